@@ -1,0 +1,158 @@
+"""The reports of the core as rich drawings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from .render import bytes_of, grid, pairs, text_of
+
+
+def construction(report: Mapping[str, Any]) -> RenderableType:
+    """What `construct` made."""
+    head = {
+        "configuration": report["configuration"],
+        "directory": f"{report['directory']} ({report['state']})",
+        **{name.replace("_", " "): value for name, value in report["build"].items()},
+    }
+    parts: list[RenderableType] = [
+        pairs(report["model_name"], head),
+        options("Configuration", report["options"]),
+        pairs("Tokenizer", {name.replace("_", " "): value for name, value in report["tokenizer"].items()}),
+        parameters(report["parameters"]),
+    ]
+    parts += [_loaded(report["loaded"])] if report["loaded"] else []
+    parts += [_saved(report["saved"])] if report["saved"] else []
+    return Group(*parts, notes(report["notes"]))
+
+
+def options(title: str, values: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """Options with their values and origins."""
+    rows = [(name, item["value"], item["origin"]) for name, item in values.items()]
+    return grid(title, ("option", "value", "from"), rows)
+
+
+def parameters(table: Mapping[str, Any]) -> RenderableType:
+    """The parameter table."""
+    rows = []
+    for row in table["rows"]:
+        shapes = ", ".join(_shape(name, shape, len(row["shapes"])) for name, shape in row["shapes"].items())
+        total = f"tied to {row['tied_to']}" if row["tied_to"] else f"{row['total']:,}"
+        rows.append((row["module"], shapes, row["modules"], total, f"{row['trainable']:,}"))
+    rows.append((Text("total", "bold"), "", "", Text(f"{table['total']:,}", "bold"), f"{table['trainable']:,}"))
+    drawn = grid("Parameters", ("module", "shape", "modules", "parameters", "trainable"), rows, right=(2, 3, 4))
+    return Group(drawn, Text(f"{bytes_of(table['bytes'])} of weights\n"))
+
+
+def _shape(name: str, shape: Sequence[int], names: int) -> str:
+    text = " x ".join(map(str, shape))
+    return text if names == 1 else f"{name} {text}"
+
+
+def _loaded(report: Mapping[str, Any]) -> RenderableType:
+    rows = [("missing", item["name"], item.get("hint") or "") for item in report["missing"]]
+    rows += [("unexpected", name, "") for name in report["unexpected"]]
+    rows += [
+        ("mismatched", item["name"], f"{item['checkpoint']} there, {item['model']} here")
+        for item in report["mismatched"]
+    ]
+    head = Text(f"Loaded {report['loaded']} tensors from {report['path']}\n")
+    return Group(head, grid("Not loaded", ("", "name", ""), rows)) if rows else head
+
+
+def _saved(report: Mapping[str, Any]) -> RenderableType:
+    files = ", ".join(report["files"])
+    return Text(f"Saved {report['tensors']} tensors, {bytes_of(report['bytes'])}, to {report['path']}: {files}\n")
+
+
+def notes(sentences: Sequence[str]) -> RenderableType:
+    """What a user must know."""
+    return Group(*(Text(f"note: {sentence}", "yellow") for sentence in sentences))
+
+
+def settings(report: Mapping[str, Any]) -> RenderableType:
+    """What `show` tells."""
+    head = {
+        "configuration": report["configuration"],
+        "directory": report["directory"],
+        "source": report["source"],
+        "parameters": f"{report['expected_parameters']:,}" if report["expected_parameters"] else None,
+    }
+    return Group(
+        pairs(report["model_name"], head),
+        options(f"Options of {report['definition']}", report["options"]),
+        options("Shared options", report["settings"]),
+    )
+
+
+def models(report: Mapping[str, Any]) -> RenderableType:
+    """What `ls` tells."""
+    parts: list[RenderableType] = []
+    for definition in report["definitions"]:
+        title = f"{definition['name']}: {definition['summary']}"
+        parts += [_presets(title, definition["presets"], definition["default_preset"]), Text()]
+    if report["configurations"]:
+        parts += [_presets("Configurations of this project", report["configurations"], None), Text()]
+    if report["broken"]:
+        parts.append(notes([f"broken plugins: {', '.join(report['broken'])} ('forgather plugins' tells why)"]))
+    return Group(*parts)
+
+
+def _presets(title: str, presets: Sequence[Mapping[str, Any]], default: str | None) -> RenderableType:
+    columns = ("-t", "parameters", "layers", "hidden", "vocab", "source")
+    rows = []
+    for row in presets:
+        name = row["name"] + (" (default)" if default and row["name"].endswith(f"/{default}") else "")
+        if "error" in row:
+            rows.append((name, "", "", "", "", Text(row["error"], "red")))
+            continue
+        numbers = [
+            f"{row[k]:,}" if row[k] is not None else ""
+            for k in ("parameters", "num_hidden_layers", "hidden_size", "vocab_size")
+        ]
+        rows.append((name, *numbers, row["source"] or (f"extends {row['extends']}" if row["extends"] else "")))
+    return grid(title, columns, rows, right=(1, 2, 3, 4))
+
+
+def plugins(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What `plugins` tells."""
+    columns = ("name", "version", "distribution", "state", "file")
+    drawn = [
+        (r["name"], r["version"], r["distribution"], _state(r["state"]), r["file"] or r["entry_point"]) for r in rows
+    ]
+    errors = [Text(f"{row['name']}: {row['error']}", "red") for row in rows if row["error"]]
+    return Group(grid("Plugins", columns, drawn), *errors)
+
+
+def _state(state: str) -> Text:
+    return Text(state, {"ok": "green", "broken": "bold red"}.get(state, "yellow"))
+
+
+def step_row(step: Mapping[str, Any]) -> tuple[str, ...]:
+    """One step of a trial, as it is printed while the trial runs."""
+    return (
+        f"{step['step']}",
+        f"{step['loss']:.4f}",
+        f"{step['grad_norm']:.4f}" if step["grad_norm"] is not None else "",
+        f"{step['tokens']:,}",
+        f"{step['tokens_per_second']:,.0f}",
+        bytes_of(step["peak_memory"]) if step["peak_memory"] is not None else "",
+    )
+
+
+STEP_COLUMNS = ("step", "loss", "grad norm", "tokens", "tokens/s", "peak memory")
+
+
+def trial(report: Mapping[str, Any]) -> RenderableType:
+    """What `test` found."""
+    steps = [step_row(step) for step in report["steps"]]
+    head = {name.replace("_", " "): text_of(value) for name, value in report["setup"].items() if value is not None}
+    return Group(
+        pairs(f"Test of {report['model_name']}", head),
+        grid("Steps", STEP_COLUMNS, steps, right=range(len(STEP_COLUMNS))),  # type: ignore[arg-type]
+        Text(report["summary"] + "\n"),
+        notes(report["notes"]),
+    )

@@ -1,0 +1,220 @@
+"""Commands whose options depend on `-t`, and their help page, over two methods of Typer's command classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from forgather_core.errors import ForgatherError
+from forgather_core.option_spec import OptionSpec, specs_of
+from forgather_core.registry import SHARED_OPTIONS, registry
+from forgather_core.shared_options import OUTPUT, TRIAL
+
+from .help_page import page
+from .options import Given, shown_default, skip_conversion, typer_parameters
+
+if TYPE_CHECKING:
+    from forgather_core.configurations import Configuration
+
+CHOOSE = "choose a model definition, for example: forgather -t llama/4M model construct ('forgather ls' lists them)"
+
+
+@dataclass
+class Session:
+    """What one call of the program has found out, kept on Typer's root context."""
+
+    configuration: Configuration | None = None
+    error: ForgatherError | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, ctx: typer.Context) -> Session:
+        """The session of this call, made at its first use."""
+        root = ctx.find_root()
+        if "forgather" not in root.meta:
+            root.meta["forgather"] = cls._begin(root.params)
+        session: Session = root.meta["forgather"]
+        return session
+
+    @classmethod
+    def _begin(cls, root: dict[str, Any]) -> Session:
+        session = cls()
+        template = root.get("template")
+        if template:
+            from forgather_core.configurations import resolve
+
+            try:
+                session.configuration = resolve(template, registry(), Path(root.get("project") or "."))
+            except ForgatherError as error:
+                session.error = error  # raised by parse_args: Typer asks for parameters while it prints an error
+        session.parameters = typer_parameters(session.specs())
+        return session
+
+    def specs(self) -> list[OptionSpec]:
+        """The options of the chosen definition, then the shared ones."""
+        own = specs_of(self.configuration.definition.options) if self.configuration else ()
+        return [*own, *(spec for group in SHARED_OPTIONS for spec in specs_of(group))]
+
+    def preset_values(self) -> dict[str, Any]:
+        """What the layers of the configuration set, unconverted: for the defaults of a help page."""
+        layers = self.configuration.layers if self.configuration else ()
+        return {name: value for layer in layers for name, value in layer.values.items()}
+
+
+class DynamicOptions:
+    """Mix-in before TyperGroup or TyperCommand."""
+
+    shown_groups: tuple[str, ...] | None = None  # titles shown by --help; None means all
+
+    def get_params(self, ctx: typer.Context) -> list[Any]:
+        """The command's own parameters and the dynamic ones, the same objects at each call."""
+        own = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in own:
+            skip_conversion(parameter)
+        return [*own[:-1], *Session.of(ctx).parameters.values(), *own[-1:]]
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Parse, and keep the values that were given; the innermost command wins."""
+        session = Session.of(ctx)
+        if session.error is not None and not ctx.resilient_parsing:
+            raise session.error
+        try:
+            rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        except Exception as error:
+            if not ctx.resilient_parsing and hasattr(error, "option_name") and hasattr(error, "possibilities"):
+                raise typer.BadParameter(_unknown_option(session, error), ctx=ctx) from None
+            raise
+        for name in session.parameters:
+            value = ctx.params.pop(name, None)  # Typer hands the callback only what its signature names
+            if isinstance(value, Given):
+                session.given[name] = value.value
+        return rest
+
+    def get_help(self, ctx: typer.Context) -> str:
+        """The help page."""
+        session = Session.of(ctx)
+        if session.error is not None:
+            raise session.error
+        sections = self._option_sections(session)
+        if isinstance(self, TyperGroup):
+            commands = [(name, _about(self.commands[name])) for name in self.list_commands(ctx)]  # type: ignore[arg-type]
+            sections.insert(0, ("Commands", commands))
+        sections.append(("Help", [("-h, --help", "Show this page")]))
+        usage = ctx.command_path + " " + " ".join(self.collect_usage_pieces(ctx))  # type: ignore[attr-defined]
+        if session.configuration is not None:
+            usage = usage.replace("forgather ", f"forgather -t {ctx.find_root().params['template']} ", 1)
+        return page(usage, _about(self), sections, self._epilog(session))
+
+    def _option_sections(self, session: Session) -> list[tuple[str, Sequence[tuple[str, str]]]]:
+        values = session.preset_values()
+        sections: dict[str, list[tuple[str, str]]] = {}
+        own_title = "Options of " + (session.configuration.name if session.configuration else "")
+        for parameter in session.parameters.values():
+            spec: OptionSpec = parameter.forgather_spec
+            title = spec.info.group or own_title
+            if self.shown_groups is None or title in self.shown_groups:
+                sections.setdefault(title, []).append((_names(parameter, spec), _explanation(spec, values)))
+        return list(sections.items())
+
+    def _epilog(self, session: Session) -> str:
+        if self.shown_groups is not None:
+            return "Every option of 'forgather model --help' may also stand here."
+        if session.configuration is None:
+            known = ", ".join(registry().plugins) or "none"
+            return f"Each definition has options of its own: forgather -t NAME model --help. Installed: {known}."
+        return "Options may stand before or after the command; the later one wins."
+
+
+class DynamicGroup(DynamicOptions, TyperGroup):
+    """A group of commands with dynamic options."""
+
+
+class DynamicCommand(DynamicOptions, TyperCommand):
+    """A command that takes its group's options too."""
+
+    shown_groups = (OUTPUT,)
+
+
+class TrialCommand(DynamicCommand):
+    """`test`: its own options are shown on its page."""
+
+    shown_groups = (TRIAL,)
+
+
+class RootGroup(TyperGroup):
+    """`forgather`: the same help page as its commands."""
+
+    def get_params(self, ctx: typer.Context) -> list[Any]:
+        """Typer's parameters, their text passed through."""
+        own = super().get_params(ctx)
+        for parameter in own:
+            skip_conversion(parameter)
+        return own
+
+    def get_help(self, ctx: typer.Context) -> str:
+        """The help page."""
+        options = [
+            (", ".join(sorted(p.opts, key=len)) + (f" {p.metavar}" if p.metavar else ""), p.help or "")
+            for p in self.get_params(ctx)
+            if not getattr(p, "hidden", False) and p.name != "help"
+        ]
+        commands = [(name, _about(self.commands[name])) for name in self.list_commands(ctx)]
+        usage = ctx.command_path + " [OPTIONS] COMMAND [ARGS]..."
+        sections = [("Commands", commands), ("Options", [*options, ("-h, --help", "Show this page")])]
+        return page(usage, _about(self), sections, EXAMPLE)
+
+
+EXAMPLE = "A first model: forgather -t llama/4M model --device cpu --save-checkpoint construct"
+
+
+class PlainCommand(TyperCommand):
+    """A command without dynamic options, with the same kind of help page."""
+
+    get_params = RootGroup.get_params
+
+    def get_help(self, ctx: typer.Context) -> str:
+        """The help page."""
+        rows = [(", ".join(p.opts), p.help or "") for p in self.get_params(ctx) if p.name != "help"]
+        usage = ctx.command_path + " [OPTIONS]"
+        return page(usage, _about(self), [("Options", [*rows, ("-h, --help", "Show this page")])])
+
+
+def _about(command: Any) -> str:
+    return " ".join((command.help or "").split())
+
+
+def _names(parameter: Any, spec: OptionSpec) -> str:
+    names = ", ".join([*sorted(parameter.opts, key=len), *parameter.secondary_opts])
+    return names if spec.kind is bool else f"{names} {spec.metavar}"
+
+
+def _explanation(spec: OptionSpec, values: dict[str, Any]) -> str:
+    default = shown_default(spec, values)
+    return spec.info.help if default is None else f"{spec.info.help} [{default}]"
+
+
+def _unknown_option(session: Session, error: Any) -> str:
+    from forgather_core.option_spec import did_you_mean
+
+    flag = error.option_name
+    if flag in {"-t", "--template", "-p", "--project"}:
+        return f"{flag} goes before 'model': forgather {flag} {'NAME' if 't' in flag else 'DIR'} model ..."
+    known = {opt for p in session.parameters.values() for opt in (*p.opts, *p.secondary_opts)}
+    hint = did_you_mean(flag, known, "{}")
+    if session.configuration is None:
+        return f"No such option: {flag}{hint}" + ("" if hint else f"; {CHOOSE}")
+    name = session.configuration.definition.name
+    owners = [
+        other.name
+        for other in registry().definitions()
+        if other.name != name and any(spec.flag == flag for spec in specs_of(other.options))
+    ]
+    if owners:
+        return f"'{name}' has no option {flag} (it belongs to: {', '.join(owners)})"
+    return f"No such option: {flag}{hint}"

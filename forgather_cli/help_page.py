@@ -1,0 +1,54 @@
+"""Help pages in two columns. No name is ever cut: a long one has a line of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+
+import typer
+
+NAME_WIDTH = 30
+WIDEST = 110
+
+
+def page(usage: str, about: str, sections: Iterable[tuple[str, Sequence[tuple[str, str]]]], epilog: str = "") -> str:
+    """Lay out a page.
+
+    Args:
+        usage: The usage line.
+        about: What the command does.
+        sections: Titles with rows of (names, explanation).
+        epilog: A closing paragraph.
+    """
+    width = max(40, min(shutil.get_terminal_size((80, 24)).columns, WIDEST))
+    parts = [_bold("Usage: ") + usage]
+    parts += [_paragraphs(about, width)] if about else []
+    parts += [_section(title, rows, width) for title, rows in sections if rows]
+    parts += [_paragraphs(epilog, width)] if epilog else []
+    return "\n\n".join(parts)
+
+
+def _section(title: str, rows: Sequence[tuple[str, str]], width: int) -> str:
+    column = max((len(name) for name, _ in rows if len(name) <= NAME_WIDTH), default=12) + 2
+    lines = [_bold(title + ":")]
+    for name, text in rows:
+        wrapped = textwrap.wrap(text, max(20, width - column - 2)) or [""]
+        if len(name) > NAME_WIDTH:
+            lines.append("  " + _bold(name))
+        else:
+            lines.append("  " + _bold(name) + " " * (column - len(name)) + wrapped.pop(0))
+        lines += [" " * (column + 2) + line for line in wrapped]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _paragraphs(text: str, width: int) -> str:
+    blocks = [" ".join(block.split()) for block in text.split("\n\n")]
+    return "\n\n".join(textwrap.fill(b, width, initial_indent="  ", subsequent_indent="  ") for b in blocks)
+
+
+def _bold(text: str) -> str:
+    wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return typer.style(text, bold=True) if wanted else text

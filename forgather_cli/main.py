@@ -1,0 +1,130 @@
+"""`forgather`: the root command, and the one place where expected errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from forgather_core.errors import ForgatherError
+from forgather_core.registry import registry
+
+from . import model
+from .dynamic import PlainCommand, RootGroup
+
+app = typer.Typer(
+    cls=RootGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=model.HELP,
+    help="Turn a model definition into a model directory that any Hugging Face tool loads.",
+)
+app.add_typer(model.app, name="model")
+
+
+def _complete_template(incomplete: str) -> Iterator[tuple[str, str]]:
+    found = registry()
+    name, slash, _ = incomplete.partition("/")
+    for plugin in found.plugins:
+        if plugin == name if slash else plugin.startswith(incomplete):
+            for definition in found.load(plugin).definitions.values():
+                names = [definition.name, *(f"{definition.name}/{p}" for p in definition.preset_names())]
+                yield from ((n, definition.summary) for n in names if n.startswith(incomplete))
+    from forgather_core.configurations import project_files
+
+    yield from ((n, str(path)) for n, path in project_files(Path()).items() if n.startswith(incomplete))
+
+
+def _complete(incomplete: str) -> list[tuple[str, str]]:
+    return list(_complete_template(incomplete))
+
+
+def _version(wanted: bool | None) -> None:
+    if wanted:
+        typer.echo(f"forgather {importlib.metadata.version('forgather')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "-t", "--template", metavar="NAME", help="Model: llama/4M, llama, or a YAML file", autocompletion=_complete
+        ),
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option("-p", "--project", metavar="DIR", help="Project directory (default: this one)")
+    ] = None,
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")
+    ] = None,
+) -> None:
+    """Turn a model definition into a model directory that any Hugging Face tool loads."""
+    if project is not None and not Path(project).is_dir():
+        raise ForgatherError(f"-p: there is no directory '{project}'")
+
+
+@app.command(cls=PlainCommand, context_settings=model.HELP)
+def ls(ctx: typer.Context, json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False) -> None:
+    """List every model definition with its presets, and this project's configurations."""
+    from forgather_core.listing import list_models
+
+    from . import drawings
+    from .render import show
+
+    report = list_models(registry(), Path(ctx.find_root().params.get("project") or "."))
+    show(report, drawings.models(report), as_json=json)
+
+
+@app.command(cls=PlainCommand, context_settings=model.HELP)
+def plugins(json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False) -> None:
+    """List the plugins that bring definitions; exit code 1 if one is broken."""
+    from forgather_core.listing import list_plugins
+
+    from . import drawings
+    from .render import show
+
+    rows = list_plugins(registry())
+    show({"plugins": rows}, drawings.plugins(rows), as_json=json)
+    if any(row["state"] == "broken" for row in rows):
+        raise typer.Exit(1)
+
+
+# Typer vendors the library of which this is the base of every usage error, and exports only its children.
+_UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+
+
+def main() -> None:
+    """Run the program; exit with 0, with 1 where a model failed, with 2 for wrong input, with 130 when interrupted."""
+    try:
+        code = app(standalone_mode=False)
+    except ForgatherError as error:
+        code = _complain(error, error.exit_code)
+    except _UsageError as error:
+        # An empty message: Typer has printed the help page of a group that was called without a command.
+        code = _complain(error, error.exit_code) if error.format_message() else 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("forgather: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing is left to say
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(error: Any, code: int) -> int:
+    if os.environ.get("FORGATHER_TRACEBACK"):
+        raise error
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    print("forgather: error: " + " ".join(text.split()), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

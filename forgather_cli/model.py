@@ -1,0 +1,135 @@
+"""`forgather model`: construct, test, show."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from forgather_core.errors import ForgatherError
+from forgather_core.option_spec import specs_of
+from forgather_core.shared_options import RunOptions, TrialOptions
+
+from .dynamic import CHOOSE, DynamicCommand, DynamicGroup, Session, TrialCommand
+
+if TYPE_CHECKING:
+    from forgather_core.settings import Settings
+
+HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(
+    cls=DynamicGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=HELP,
+    help="Construct, test or show the model of a definition.",
+)
+
+
+@app.command(cls=DynamicCommand, context_settings=HELP)
+def construct(ctx: typer.Context) -> None:
+    """Construct a model: write its directory unless it exists, build it, load and save weights if asked."""
+    asked = _Asked(ctx)
+    from forgather_core.construct import construct as run
+    from forgather_core.report import construction_report
+
+    from . import drawings
+
+    made = run(
+        asked.settings, project=asked.project, refresh=asked.run.refresh_model, keep=asked.run.keep, on_wait=_waiting
+    )
+    report = construction_report(made)
+    report["notes"] += [f"{flag} has no effect on construct: it belongs to test" for flag in asked.trial_flags]
+    asked.answer(report, drawings.construction(report))
+
+
+@app.command(cls=TrialCommand, context_settings=HELP)
+def test(ctx: typer.Context) -> None:
+    """Test model forward and backward: a few steps of SGD on random tokens or on real data."""
+    asked = _Asked(ctx)
+    from forgather_core.construct import construct as run
+    from forgather_core.trial import check_trial, run_trial_of
+
+    from . import drawings
+
+    check_trial(asked.settings, asked.trial)
+    made = run(
+        asked.settings, project=asked.project, refresh=asked.run.refresh_model, keep=asked.run.keep, on_wait=_waiting
+    )
+    report = run_trial_of(made, asked.trial, project=asked.project)
+    asked.answer(report, drawings.trial(report))
+
+
+@app.command(cls=DynamicCommand, context_settings=HELP)
+def show(ctx: typer.Context) -> None:
+    """Show the settled options, each with where its value came from. Builds nothing."""
+    asked = _Asked(ctx)
+    from forgather_core.report import settings_report
+
+    from . import drawings
+
+    report = settings_report(asked.settings, asked.project)
+    asked.answer(report, drawings.settings(report))
+
+
+class _Asked:
+    """What the command line asked for: settled, and checked where it costs nothing."""
+
+    def __init__(self, ctx: typer.Context) -> None:
+        session = Session.of(ctx)
+        if session.configuration is None:
+            raise typer.BadParameter(CHOOSE, ctx=ctx.find_root())
+        given = dict(session.given)
+        self.project = Path(ctx.find_root().params.get("project") or ".")
+        self.run: RunOptions = _take(RunOptions, given)
+        self.trial_flags = [spec.flag for spec in specs_of(TrialOptions) if spec.name in given]
+        self.trial: TrialOptions = _take(TrialOptions, given)
+        if self.run.output_file is not None:
+            from .render import check_output
+
+            check_output(self.run.output_file)
+        self._editor = _editor() if self.run.edit else []
+        from forgather_core.settings import settle
+
+        self.settings: Settings = settle(session.configuration, given)
+
+    def answer(self, report: Mapping[str, Any], drawing: Any) -> None:
+        """Print the report, write it to a file, or open it in the editor."""
+        from .render import show as print_report
+        from .render import write
+
+        title = self.settings.model_name
+        if self.run.output_file is None and not self.run.edit:
+            print_report(report, drawing, as_json=self.run.json)
+            return
+        path = self.run.output_file or Path(tempfile.mkdtemp(prefix="forgather-")) / f"{title}.txt"
+        write(report, drawing, path, title)
+        if self.run.edit:
+            subprocess.run([*self._editor, str(path)], check=False)
+        else:
+            typer.echo(f"wrote {path}", err=True)
+
+
+def _take(options: type, given: dict[str, Any]) -> Any:
+    names = [spec.name for spec in specs_of(options)]
+    return options(**{name: given.pop(name) for name in names if name in given})
+
+
+def _editor() -> list[str]:
+    for variable in ("VISUAL", "EDITOR"):
+        if os.environ.get(variable, "").strip():
+            command = shlex.split(os.environ[variable])
+            if shutil.which(command[0]) is None:
+                raise ForgatherError(f"--edit: {variable} names '{command[0]}', which is not a program here")
+            return command
+    raise ForgatherError("--edit: set VISUAL or EDITOR to your editor, for example: export EDITOR=nano")
+
+
+def _waiting() -> None:
+    typer.echo("another process holds the model directory: waiting for it", err=True)

@@ -1,0 +1,7 @@
+"""What a plugin author imports. Light: nothing here imports torch, transformers or omegaconf."""
+
+from .definition import ModelDefinition
+from .hookspecs import hookimpl
+from .option import option
+
+__all__ = ["ModelDefinition", "hookimpl", "option"]

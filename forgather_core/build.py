@@ -1,0 +1,112 @@
+"""A model directory becomes a module, always from its files: on a device, in a dtype, with or without weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .dtypes import default_dtype, parse_dtype
+from .errors import BuildError
+from .no_init import no_init_weights
+from .option_spec import did_you_mean
+from .shared_options import BuildOptions
+
+DEVICE_TYPES = ("meta", "cpu", "cuda", "mps")
+
+
+def parse_device(text: str) -> torch.device:
+    """The device of that name, if this machine has it.
+
+    Raises:
+        BuildError: No such name, or no such device here.
+    """
+    kind, _, index = text.partition(":")
+    if kind not in DEVICE_TYPES or (index and not index.isdigit()):
+        raise BuildError(
+            f"--device: '{text}' is no device; use meta, cpu, cuda, cuda:N or mps{did_you_mean(kind, DEVICE_TYPES)}"
+        )
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise BuildError(f"--device {text}: torch {torch.__version__} finds no CUDA device; use cpu or meta")
+        if index and int(index) >= count:
+            raise BuildError(f"--device {text}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise BuildError(f"--device {text}: torch {torch.__version__} finds no Metal device; use cpu or meta")
+    return torch.device(text)
+
+
+def check_attention(implementation: str | None, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Say before any work that an attention implementation cannot run.
+
+    Raises:
+        BuildError: It is not installed, or does not run on this device or in this dtype.
+    """
+    if implementation != "flash_attention_2":
+        return
+    from transformers.utils import is_flash_attn_2_available
+
+    if not is_flash_attn_2_available():
+        raise BuildError(
+            "--attn-implementation flash_attention_2: the package flash-attn is not installed or finds no GPU; "
+            "use sdpa or flex_attention"
+        )
+    if device.type == "cpu":
+        raise BuildError("--attn-implementation flash_attention_2 runs on CUDA only; use sdpa or eager")
+    if dtype not in (torch.bfloat16, torch.float16):
+        raise BuildError("--attn-implementation flash_attention_2 needs --dtype bfloat16 or float16")
+
+
+def check_build(options: BuildOptions) -> tuple[torch.device, torch.dtype | None]:
+    """The device and dtype of a build, checked with the attention implementation before any work.
+
+    Raises:
+        BuildError: One of them cannot be had.
+    """
+    device = parse_device(options.device)
+    dtype = parse_dtype(options.dtype) if options.dtype is not None else None
+    check_attention(options.attn_implementation, device, dtype)
+    return device, dtype
+
+
+def build(directory: Path, options: BuildOptions) -> nn.Module:
+    """Build the model of a directory through its own configuration and source files.
+
+    Weights are set once: construction skips them, then the table of initial weights is applied. With `no_init_weights`
+    they stay unset, and what no checkpoint brings (RoPE tables, ties) is right all the same. On meta nothing is
+    allocated.
+
+    Args:
+        directory: A model directory.
+        options: Device, dtype (default: torch's default dtype), seed, attention, gradient checkpointing.
+
+    Returns:
+        The model, in training mode as constructed.
+
+    Raises:
+        BuildError: The device, dtype or attention implementation cannot be had.
+    """
+    device, dtype = check_build(options)
+    torch.manual_seed(options.seed)
+    with device, default_dtype(dtype or torch.get_default_dtype()):
+        with no_init_weights():
+            model = _from_config(directory, options.attn_implementation, dtype or torch.get_default_dtype())
+        if not options.no_init_weights and device.type != "meta":
+            model.init_weights()
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model  # type: ignore[no-any-return]
+
+
+def _from_config(directory: Path, attention: str | None, dtype: torch.dtype) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
+    more = {"attn_implementation": attention} if attention is not None else {}
+    try:
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=dtype, **more)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise BuildError(f"there is not enough memory for this model in {dtype}; use --device meta") from None

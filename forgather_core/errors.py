@@ -1,0 +1,54 @@
+"""Errors that a user can act on. The command line prints them as one line and exits with `exit_code`.
+
+Anything else that escapes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class ForgatherError(Exception):
+    """An expected error: its text is one complete sentence for the user, naming what to do."""
+
+    exit_code = 2
+
+
+class UnknownDefinitionError(ForgatherError):
+    """No definition, preset or configuration of that name; or its plugin is broken."""
+
+
+class DefinitionError(ForgatherError):
+    """A plugin breaks the contract of `ModelDefinition` or `option()`."""
+
+
+class ConfigurationError(ForgatherError):
+    """A value of a preset, a YAML file or a flag is wrong. The text starts with where it stands."""
+
+
+class ExportError(ForgatherError):
+    """A source file cannot be exported. The text starts with file:line."""
+
+
+class DirectoryError(ForgatherError):
+    """A model directory is in the way, stale, edited, or not ours."""
+
+
+class TokenizerError(ForgatherError):
+    """A tokenizer cannot be found, read or trained."""
+
+
+class BuildError(ForgatherError):
+    """A model cannot be built on the given device, in the given dtype, with the given attention."""
+
+
+class CheckpointError(ForgatherError):
+    """A checkpoint cannot be read or written."""
+
+
+class DataError(ForgatherError):
+    """A dataset project cannot be found, read, or yields nothing."""
+
+
+class TrialError(ForgatherError):
+    """The model failed its trial: a non-finite loss, a parameter outside the graph."""
+
+    exit_code = 1

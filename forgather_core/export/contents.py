@@ -1,0 +1,177 @@
+"""What goes into a model directory: planned from the settings before anything is written, then written."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import DefinitionError
+from ..settings import Settings
+from .licence import licence_files
+from .manifest import MANIFEST, FileRecord, Manifest, OptionRecord, record
+from .model_card import model_card
+from .model_config import SettledValue, config_json, config_values, generation_config_json, option_values
+from .sources import Sources, collect_sources
+from .tokenizer import (
+    LoadedTokenizer,
+    TokenizerFacts,
+    load_tokenizer,
+    quick_facts,
+    resolve_chat_template,
+    write_tokenizer,
+)
+
+GENERATED = "generated"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What was written: the manifest, and what a user must know of it."""
+
+    manifest: Manifest
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a model directory is made of, checked, not yet written."""
+
+    settings: Settings
+    sources: Sources
+    facts: TokenizerFacts
+    loaded: LoadedTokenizer | None
+    options: Mapping[str, SettledValue]
+    chat_template: str | None
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest, as yet without files."""
+        definition = self.settings.configuration.definition
+        return Manifest(
+            configuration=self._configuration_name(),
+            definition={"name": definition.name, "config": definition.config, "model": definition.model},
+            model_name=self.settings.model_name,
+            options={name: OptionRecord(item.value, item.origin.label) for name, item in self.options.items()},
+            tokenizer={
+                "name": self.settings.directory.tokenizer,
+                "vocab_size": self.facts.vocab_size,
+                "sha256": _file_digest(self.facts.source),
+            },
+            chat_template=_digest(self.chat_template),
+            requires=self.sources.requires,
+            versions=_versions(),
+        )
+
+    def _configuration_name(self) -> str:
+        layers = self.settings.configuration.layers
+        last = layers[-1] if layers else None
+        is_file = last is not None and last.file is not None and last.label == str(last.file)
+        return last.file.name if is_file and last is not None and last.file else self.settings.configuration.name
+
+    def changed_options(self, old: Manifest) -> list[str]:
+        """The options in which a directory with the manifest `old` differs: "hidden_size (256 there, 512 here)"."""
+        there: dict[str, Any] = {name: item.value for name, item in old.options.items()}
+        here: dict[str, Any] = {name: item.value for name, item in self.manifest.options.items()}
+        for name in ("definition", "model_name", "tokenizer"):
+            there[name], here[name] = _shown(getattr(old, name)), _shown(getattr(self.manifest, name))
+        names = sorted(there.keys() | here.keys())
+        changed = [f"{n} ({there.get(n)} there, {here.get(n)} here)" for n in names if there.get(n) != here.get(n)]
+        return changed + (["chat_template"] if old.chat_template != self.manifest.chat_template else [])
+
+    def changed_sources(self, old: Manifest) -> list[str]:
+        """The source files that are not those that a directory with the manifest `old` was built from."""
+        here = {file.name: record(file.name, file.text, "").sha256 for file in self.sources.files}
+        there = {name: item.sha256 for name, item in old.files.items() if name.endswith(".py")}
+        return sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+
+
+def plan_contents(settings: Settings) -> Plan:
+    """Find and check everything: sources, tokenizer, chat template, rules. Writes nothing.
+
+    Raises:
+        ExportError, TokenizerError, ConfigurationError: Something is missing or wrong.
+    """
+    definition = settings.configuration.definition
+    entries = [definition.config.partition(":")[0], definition.model.partition(":")[0]]
+    sources = collect_sources(list(dict.fromkeys(entries)))
+    directory = settings.directory
+    base = settings.base_of("tokenizer")
+    facts, loaded = quick_facts(directory.tokenizer, base=base), None
+    if facts is None:
+        loaded = load_tokenizer(directory.tokenizer, base=base)
+        facts = loaded.facts
+    template = directory.chat_template
+    text = resolve_chat_template(template, settings.base_of("chat_template")) if template else None
+    return Plan(settings, sources, facts, loaded, option_values(settings, facts), text)
+
+
+def write_contents(plan: Plan, directory: Path) -> Contents:
+    """Write the model directory's files into an empty directory."""
+    settings = plan.settings
+    definition = settings.configuration.definition
+    origins: dict[str, str] = {}
+    for source in plan.sources.files:
+        _write(directory, source.name, source.text, origins, source.module)
+    loaded = plan.loaded or load_tokenizer(settings.directory.tokenizer, base=settings.base_of("tokenizer"))
+    for name in write_tokenizer(loaded, directory, chat_template=plan.chat_template):
+        origins[name] = f"tokenizer {settings.directory.tokenizer}"
+    config = config_json(definition, config_values(definition, plan.options, plan.facts))
+    _write(directory, "config.json", config, origins)
+    _write(directory, "generation_config.json", generation_config_json(plan.facts), origins)
+    for name, text in licence_files(definition).items():
+        _write(directory, name, text, origins)
+    _write(directory, "README.md", model_card(plan.manifest, definition, json.loads(config)), origins)
+    files = _records(directory, origins)
+    manifest = replace(plan.manifest, files=files)
+    (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    requires = ", ".join(plan.sources.requires)
+    notes = (f"the model's source needs these packages beside torch and transformers: {requires}",) if requires else ()
+    return Contents(manifest, notes)
+
+
+def _write(directory: Path, name: str, data: str | bytes, origins: dict[str, str], origin: str = GENERATED) -> None:
+    if name in origins:
+        raise DefinitionError(f"a source file may not be called {name}: the model directory has a file of that name")
+    (directory / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    origins[name] = origin
+
+
+def _records(directory: Path, origins: Mapping[str, str]) -> dict[str, FileRecord]:
+    return {name: record(name, (directory / name).read_bytes(), origins[name]) for name in sorted(origins)}
+
+
+def _file_digest(directory: Path | str) -> str | None:
+    """The digest of a local tokenizer, so that a changed one is noticed; a hub's has none."""
+    file = Path(directory) / "tokenizer.json"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if isinstance(directory, Path) and file.is_file() else None
+
+
+def _digest(text: str | None) -> str | None:
+    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    digest = value.get("sha256")
+    return f"{value['name']}, sha256 {digest[:12]}" if digest else str(value["name"])
+
+
+def _versions() -> dict[str, str]:
+    names = ("forgather", "torch", "transformers", "tokenizers")
+    found = {name: _version(name) for name in names}
+    return {"python": platform.python_version()} | found
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

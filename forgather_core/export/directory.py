@@ -1,0 +1,153 @@
+"""The model directory: written whole or not at all, reused when it fits, rebuilt without losing a foreign file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DirectoryError
+from ..files import carry_over, directory_lock, replace_directory, staging_directory, sweep_stale
+from ..settings import Settings
+from .contents import Contents, Plan, plan_contents, write_contents
+from .manifest import MANIFEST, Manifest, edited_files, read_manifest
+
+EDITED = "edited"
+WEIGHT_GLOBS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """A model directory that is ready to be loaded.
+
+    Args:
+        path: Where it is.
+        state: `created`, `reused`, `rebuilt` or `kept` (used as it is, although it differs).
+        manifest: What it was built from.
+        notes: What a user must know, a sentence each.
+    """
+
+    path: Path
+    state: str
+    manifest: Manifest
+    notes: tuple[str, ...] = ()
+
+
+def prepare_directory(
+    settings: Settings,
+    target: Path,
+    *,
+    refresh: bool = False,
+    keep: bool = False,
+    on_wait: Callable[[], None] | None = None,
+) -> ModelDirectory:
+    """Make sure that `target` is the model directory of these settings.
+
+    Args:
+        settings: The settled options.
+        target: The model directory, there or not.
+        refresh: Rebuild it if it exists.
+        keep: Use it as it is if it exists, whatever it was built from.
+        on_wait: Called when another process holds the directory.
+
+    Raises:
+        DirectoryError: It is not ours, was edited by hand, or was built from other options or sources.
+        ExportError, ConfigurationError, TokenizerError: It cannot be built; nothing was written.
+    """
+    if refresh and keep:
+        raise DirectoryError("--refresh-model and --keep exclude each other: rebuild the directory, or use it as it is")
+    plan = plan_contents(settings)
+    with directory_lock(target, on_wait=on_wait):
+        manifest = _own(target)
+        if manifest is None:
+            return _write(plan, target, None)
+        if refresh:
+            return _write(plan, target, manifest)
+        differences = _differences(plan, manifest, target)
+        if differences and not keep:
+            raise DirectoryError(
+                f"{target} is not what these settings would build: {'; '.join(differences)}. Rebuild it with "
+                "--refresh-model (-r), use it as it is with --keep, or choose another --output-dir"
+            )
+        notes = tuple(f"kept although different: {difference}" for difference in differences)
+        return ModelDirectory(target, "kept" if differences else "reused", manifest, notes)
+
+
+def _own(target: Path) -> Manifest | None:
+    """The manifest of an existing directory of ours; None where there is nothing yet."""
+    if not target.exists():
+        if target.is_symlink():
+            raise DirectoryError(f"{target} is a link that leads nowhere: choose another --output-dir")
+        return None
+    if not target.is_dir():
+        raise DirectoryError(f"{target} is not a directory: choose another --output-dir")
+    manifest = read_manifest(target)
+    if manifest is None and any(target.iterdir()):
+        raise DirectoryError(
+            f"{target} exists and is no model directory of Forgather's (it has no {MANIFEST}): choose another "
+            "--output-dir"
+        )
+    return manifest
+
+
+def _differences(plan: Plan, manifest: Manifest, target: Path) -> list[str]:
+    found = []
+    edited = edited_files(target, manifest.files)
+    for state in (EDITED, "missing"):
+        names = [name for name, how in edited.items() if how == state]
+        found += [f"{state} since it was built: {', '.join(sorted(names))}"] if names else []
+    changed = plan.changed_options(manifest)
+    found += [f"built from other options: {', '.join(changed)}"] if changed else []
+    sources = plan.changed_sources(manifest)
+    found += [f"built from other sources: {', '.join(sources)}"] if sources else []
+    return found
+
+
+def _write(plan: Plan, target: Path, old: Manifest | None) -> ModelDirectory:
+    sweep_stale(target)
+    with staging_directory(target) as staging:
+        contents = write_contents(plan, staging)
+        notes = _keep_what_is_not_ours(contents, target, old, staging) if target.exists() else []
+        replace_directory(staging, target)
+    state = "rebuilt" if old is not None else "created"
+    return ModelDirectory(target, state, contents.manifest, (*contents.notes, *notes))
+
+
+def _keep_what_is_not_ours(contents: Contents, target: Path, old: Manifest | None, staging: Path) -> list[str]:
+    """Bring along every file that Forgather did not write, and a copy of those that were edited since."""
+    ours = set(old.files) | {MANIFEST} if old is not None else set()
+    foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in ours)
+    notes = []
+    for name in [name for name in foreign if (staging / name).exists()]:
+        contents_new = staging / name  # a foreign file stands where the new model needs one of its own
+        moved = _free_name(target, staging, name)
+        shutil.copy2(target / name, staging / moved, follow_symlinks=False)
+        notes.append(f"your {name} was in the way of {contents_new.name}: it is kept as {moved}")
+        foreign.remove(name)
+    carry_over(target, staging, foreign)
+    if old is None:
+        return notes
+    edited = [name for name, how in edited_files(target, old.files).items() if how == EDITED]
+    for name in edited:
+        moved = _free_name(target, staging, name)
+        shutil.copy2(target / name, staging / moved)
+        notes.append(f"{name} had been edited: your version is kept as {moved}")
+    weights = sorted({p.name for pattern in WEIGHT_GLOBS for p in staging.glob(pattern)})
+    if weights and _model_changed(contents.manifest, old):
+        notes.append(f"the weights in {target} are from before this rebuild: {', '.join(weights)}")
+    return notes
+
+
+def _model_changed(new: Manifest, old: Manifest) -> bool:
+    def of(manifest: Manifest) -> dict[str, str]:
+        files = {n: f for n, f in manifest.files.items() if n == "config.json" or n.endswith(".py")}
+        return {name: file.meaning or file.sha256 for name, file in files.items()}
+
+    return of(new) != of(old)
+
+
+def _free_name(target: Path, staging: Path, name: str) -> str:
+    """`modeling_x.py.edited`, or with a number behind it: no name of either directory."""
+    candidates = (f"{name}.{EDITED}{n or ''}" for n in range(1_000_000))
+    return next(c for c in candidates if not (staging / c).exists() and not (target / c).exists())

@@ -1,0 +1,34 @@
+"""The licences of the source code in a model directory: Forgather's, and that of the plugin's distribution."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from ..definition import ModelDefinition
+
+OWN_DISTRIBUTION = "forgather"
+
+
+def licence_files(definition: ModelDefinition) -> dict[str, str]:
+    """File names and texts: `LICENSE`, and `LICENSE.NAME` for each other distribution that brings the definition."""
+    top_level = definition.model.partition(".")[0].partition(":")[0]
+    others = importlib.metadata.packages_distributions().get(top_level, [])
+    found = {"LICENSE": _licence_of(OWN_DISTRIBUTION) or ""}
+    for name in sorted(set(others) - {OWN_DISTRIBUTION}):
+        if (text := _licence_of(name)) is not None:
+            found[f"LICENSE.{name}"] = text
+    return {name: text for name, text in found.items() if text}
+
+
+def _licence_of(distribution: str) -> str | None:
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.name.upper().startswith(("LICENSE", "LICENCE", "COPYING")):
+            try:
+                return file.read_text(encoding="utf-8")
+            except OSError:
+                continue
+    return None

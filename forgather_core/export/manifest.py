@@ -1,0 +1,126 @@
+"""`forgather.json`: what a model directory was built from, and a digest of every file that Forgather wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import DirectoryError
+
+MANIFEST = "forgather.json"
+FORMAT = 1
+
+# transformers rewrites these files when it saves weights beside them. The values it may change say nothing about what
+# the model is; everything else in the file must stay.
+REWRITTEN_BY_TRANSFORMERS = ("config.json", "generation_config.json")
+_VOLATILE = frozenset(
+    {"transformers_version", "dtype", "torch_dtype", "architectures", "_from_model_config", "_name_or_path"}
+)
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file: the digest of its bytes, where it comes from, and (for JSON that others rewrite) of its meaning."""
+
+    sha256: str
+    origin: str
+    meaning: str | None = None
+
+
+@dataclass(frozen=True)
+class OptionRecord:
+    """The settled value of an option, and where it came from."""
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of `forgather.json`. Equal inputs give equal manifests: no time, no path of a machine."""
+
+    configuration: str
+    definition: Mapping[str, str]
+    model_name: str
+    options: Mapping[str, OptionRecord]
+    tokenizer: Mapping[str, Any]
+    chat_template: str | None
+    requires: tuple[str, ...]
+    versions: Mapping[str, str]
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def record(name: str, data: bytes, origin: str) -> FileRecord:
+    """The record of a file with these bytes."""
+    meaning = _meaning(data) if name in REWRITTEN_BY_TRANSFORMERS else None
+    return FileRecord(hashlib.sha256(data).hexdigest(), origin, meaning)
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest of a model directory, or None where there is none.
+
+    Raises:
+        DirectoryError: There is one, but it cannot be understood.
+    """
+    file = directory / MANIFEST
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DirectoryError(f"{file} cannot be read ({error}); choose another --output-dir") from None
+    try:
+        if data["format"] != FORMAT:
+            raise DirectoryError(
+                f"{file} has format {data['format']}; this Forgather knows {FORMAT}: update it, or choose another "
+                "--output-dir"
+            )
+        data["options"] = {name: OptionRecord(**item) for name, item in data["options"].items()}
+        data["files"] = {name: FileRecord(**item) for name, item in data["files"].items()}
+        data["requires"] = tuple(data["requires"])
+        return Manifest(**data)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DirectoryError(f"{file} is damaged ({error!r}); choose another --output-dir") from None
+
+
+def edited_files(
+    directory: Path, files: Mapping[str, FileRecord], names: Iterable[str] | None = None
+) -> dict[str, str]:
+    """The files that are no longer as Forgather wrote them: name -> "edited" or "missing"."""
+    found: dict[str, str] = {}
+    for name in names if names is not None else files:
+        try:
+            data = (directory / name).read_bytes()
+        except OSError:
+            found[name] = "missing"
+            continue
+        if not _same(files[name], data):
+            found[name] = "edited"
+    return found
+
+
+def _same(old: FileRecord, data: bytes) -> bool:
+    if hashlib.sha256(data).hexdigest() == old.sha256:
+        return True
+    return old.meaning is not None and _meaning(data) == old.meaning
+
+
+def _meaning(data: bytes) -> str | None:
+    """A digest of a JSON object without the values that say nothing about the model; None where it is no object."""
+    try:
+        content = json.loads(data)
+    except ValueError:
+        return None
+    if not isinstance(content, dict):
+        return None
+    kept = {key: value for key, value in content.items() if key not in _VOLATILE and value is not None}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,120 @@
+"""`config.json` and `generation_config.json`: options and tokenizer become a Hugging Face configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..definition import ModelDefinition
+from ..errors import ConfigurationError, DefinitionError
+from ..option_spec import specs_of
+from ..settings import DERIVED, Origin, Settings, derived_values
+from .tokenizer import TokenizerFacts
+
+TOKENIZER = "tokenizer"
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclasses.dataclass(frozen=True)
+class SettledValue:
+    """A value of the configuration, and where it came from."""
+
+    value: Any
+    origin: Origin
+
+
+def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str, SettledValue]:
+    """The values of a definition's own options: as set, from the tokenizer, or derived from others.
+
+    Args:
+        settings: The settled options.
+        facts: The tokenizer's facts, or None where it is not known yet: what comes from it stays None.
+
+    Raises:
+        ConfigurationError: The vocabulary is set smaller than the tokenizer's.
+    """
+    options = settings.options
+    values = {s.name: SettledValue(getattr(options, s.name), settings.origins[s.name]) for s in specs_of(type(options))}
+    for name, value in derived_values(options).items():
+        values[name] = SettledValue(value, Origin(DERIVED, DERIVED))
+    if facts is None:
+        return values
+    found = {"vocab_size": facts.vocab_size, "max_position_embeddings": facts.model_max_length}
+    for name, value in found.items():
+        if name in values and values[name].value is None and value is not None:
+            values[name] = SettledValue(value, Origin(TOKENIZER, TOKENIZER))
+    vocab = values.get("vocab_size")
+    if vocab is not None and vocab.value < facts.vocab_size:
+        raise ConfigurationError(
+            f"{vocab.origin.where}: vocab_size: {vocab.value} is smaller than the {facts.vocab_size} entries of the "
+            f"tokenizer '{facts.name}'"
+        )
+    return values
+
+
+def config_values(
+    definition: ModelDefinition, values: Mapping[str, SettledValue], facts: TokenizerFacts
+) -> dict[str, Any]:
+    """What the configuration class is called with: the options that have a value, vocabulary, positions, token ids."""
+    fields = {f.name for f in dataclasses.fields(import_object(definition.config, definition))}
+    known = {name: item.value for name, item in values.items() if item.value is not None or name in fields}
+    known = {name: value for name, value in known.items() if value is not None or not _tokenizer_gives(name)}
+    known.setdefault("vocab_size", facts.vocab_size)
+    if "max_position_embeddings" in fields and facts.model_max_length is not None:
+        known.setdefault("max_position_embeddings", facts.model_max_length)
+    return known | {name: getattr(facts, name) for name in _TOKEN_IDS}
+
+
+def _tokenizer_gives(name: str) -> bool:
+    return name in {"vocab_size", "max_position_embeddings"}
+
+
+def import_object(target: str, definition: ModelDefinition) -> Any:
+    """Import what a definition names as `"package.module:Name"`."""
+    module, _, name = target.partition(":")
+    found = getattr(importlib.import_module(module), name, None)
+    if found is None:
+        raise DefinitionError(f"the definition '{definition.name}' names '{target}', but '{module}' has no '{name}'")
+    return found
+
+
+def config_json(definition: ModelDefinition, values: Mapping[str, Any]) -> str:
+    """The text of `config.json`, with the auto_map that makes the directory load by itself."""
+    config_class = import_object(definition.config, definition)
+    model_class = import_object(definition.model, definition)
+    try:
+        config = config_class(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{definition.name}: {str(error).splitlines()[0]}") from None
+    config.architectures = [model_class.__name__]
+    config.auto_map = _auto_map(config_class, model_class)
+    content = config.to_diff_dict() | {name: getattr(config, name) for name in values}
+    content = {"model_type": config_class.model_type} | {k: v for k, v in content.items() if k != "dtype"}
+    return json.dumps(_head_first(content), indent=2, ensure_ascii=False) + "\n"
+
+
+def _head_first(content: dict[str, Any]) -> dict[str, Any]:
+    head = ("model_type", "architectures", "auto_map")
+    return {k: content[k] for k in head} | {k: content[k] for k in sorted(content) if k not in head}
+
+
+def _auto_map(config_class: type, model_class: type) -> dict[str, str]:
+    def target(cls: type) -> str:
+        return f"{cls.__module__.rsplit('.', 1)[-1]}.{cls.__name__}"
+
+    base = getattr(model_class, "decoder_class", None)  # the headless model, which vLLM and AutoModel ask for
+    found = {"AutoConfig": target(config_class)}
+    if base is not None:
+        found["AutoModel"] = target(base)
+    return found | {"AutoModelForCausalLM": target(model_class)}
+
+
+def generation_config_json(facts: TokenizerFacts) -> str:
+    """The text of `generation_config.json`: the token ids with which `generate` starts, stops and pads."""
+    from transformers import GenerationConfig
+
+    ids = {name: getattr(facts, name) for name in _TOKEN_IDS if getattr(facts, name) is not None}
+    return GenerationConfig(**ids).to_json_string(use_diff=True).rstrip("\n") + "\n"

@@ -1,0 +1,74 @@
+"""`option()`: a dataclass field that carries its command-line option.
+
+Standard library only, and exported with every model: the options file of a definition imports it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+METADATA_KEY = "forgather.option"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptionInfo:
+    """What a field declares beside its name, type and default.
+
+    Args:
+        help: One line, shown by `--help`.
+        group: Title of the group it is listed under; None means the options of its definition.
+        flags: Further spellings, such as `("-o",)`.
+        ge, gt, le, lt: Bounds of a number.
+        metavar: Placeholder of the value in `--help`.
+        negatable: For a bool: whether `--no-NAME` exists beside `--NAME`.
+        merge: For a mapping: True merges a given mapping into the old one key by key; False replaces it.
+    """
+
+    help: str
+    group: str | None = None
+    flags: tuple[str, ...] = ()
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    metavar: str | None = None
+    negatable: bool = True
+    merge: bool = False
+
+    def complaint(self, value: Any) -> str | None:
+        """What is wrong with the size of `value`, or None. Bounds hold for numbers only."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        if self.ge is not None and not value >= self.ge:
+            return f"{value} is below {self.ge:g}"
+        if self.gt is not None and not value > self.gt:
+            return f"{value} is not above {self.gt:g}"
+        if self.le is not None and not value <= self.le:
+            return f"{value} is above {self.le:g}"
+        if self.lt is not None and not value < self.lt:
+            return f"{value} is not below {self.lt:g}"
+        return None
+
+
+def option(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | None = None, **info: Any) -> Any:
+    """Declare a field of an options dataclass and, with it, its command-line option.
+
+    Args:
+        default: The default value. A mutable one is copied for every instance.
+        factory: Called for the default instead.
+        **info: The fields of `OptionInfo`; `help` is required.
+
+    Example:
+        >>> @dataclasses.dataclass(kw_only=True)
+        ... class TinyOptions:
+        ...     hidden_size: int = option(64, help="Model hidden dimension size (d_model)", ge=1)
+        >>> TinyOptions().hidden_size
+        64
+    """
+    metadata = {METADATA_KEY: OptionInfo(**info)}
+    if factory is None and isinstance(default, (dict, list)):
+        value = default
+        factory = lambda: type(value)(value)  # noqa: E731 - a fresh copy for every instance
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)

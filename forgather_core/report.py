@@ -1,0 +1,178 @@
+"""What `construct` and `show` tell, as plain data: settled options, tokenizer, parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .export.model_config import SettledValue, option_values
+from .export.tokenizer import TokenizerFacts, quick_facts
+from .option_spec import specs_of
+from .settings import Settings
+from .shared_options import BuildOptions, DirectoryOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .construct import Construction
+
+
+@dataclass(frozen=True)
+class ParameterRow:
+    """The parameters of one kind: equal modules of all layers are one row.
+
+    Args:
+        module: Name of the module, layer numbers as `*`.
+        shapes: Shape of each parameter by its name in the module.
+        modules: How many modules of that kind there are.
+        total: Elements in all of them.
+        trainable: Those that require a gradient.
+        tied_to: Name of the parameter with which this one is shared; then it counts there.
+    """
+
+    module: str
+    shapes: Mapping[str, tuple[int, ...]]
+    modules: int
+    total: int
+    trainable: int
+    tied_to: str | None = None
+
+
+@dataclass(frozen=True)
+class ParameterTable:
+    """The parameters of a model, shared ones counted once."""
+
+    rows: tuple[ParameterRow, ...]
+    total: int
+    trainable: int
+    bytes: int
+
+
+def parameter_table(model: nn.Module) -> ParameterTable:
+    """Count the parameters of a model, by kind of module. Works on meta."""
+    first: dict[int, str] = {}
+    kinds: dict[str, list[tuple[str, Any, str | None]]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        tied_to = first.get(id(parameter))
+        first.setdefault(id(parameter), name)
+        module, _, leaf = name.rpartition(".")
+        kinds.setdefault(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", module), []).append((leaf, parameter, tied_to))
+    rows = tuple(_row(kind, members) for kind, members in kinds.items())
+    unique = list(model.parameters())
+    return ParameterTable(
+        rows,
+        total=sum(p.numel() for p in unique),
+        trainable=sum(p.numel() for p in unique if p.requires_grad),
+        bytes=sum(p.numel() * p.element_size() for p in unique),
+    )
+
+
+def _row(kind: str, members: list[tuple[str, Any, str | None]]) -> ParameterRow:
+    shapes = {leaf: tuple(parameter.shape) for leaf, parameter, _ in members}
+    own = [parameter for _, parameter, tied_to in members if tied_to is None]
+    tied = next((tied_to for _, _, tied_to in members if tied_to is not None), None)
+    return ParameterRow(
+        kind,
+        shapes,
+        modules=len(members) // len(shapes),
+        total=sum(p.numel() for p in own),
+        trainable=sum(p.numel() for p in own if p.requires_grad),
+        tied_to=tied,
+    )
+
+
+def settings_report(settings: Settings, project: Path = Path()) -> dict[str, Any]:
+    """The settled options with their origins, as `model show` prints them. Imports no torch.
+
+    What comes from a tokenizer that is not at hand (a hub's) is null, with the origin `tokenizer`.
+    """
+    facts = quick_facts(settings.directory.tokenizer, base=settings.base_of("tokenizer"))
+    return {
+        "configuration": settings.configuration.name,
+        "definition": settings.configuration.definition.name,
+        "model_name": settings.model_name,
+        "directory": str(settings.target(project)),
+        "options": _with_origins(option_values(settings, facts)),
+        "settings": _with_origins(_shared_values(settings)),
+        "source": settings.configuration.notes.get("source"),
+        "expected_parameters": settings.configuration.notes.get("parameters"),
+    }
+
+
+def _with_origins(values: Mapping[str, SettledValue]) -> dict[str, Any]:
+    return {name: {"value": _plain(item.value), "origin": item.origin.label} for name, item in values.items()}
+
+
+def _shared_values(settings: Settings) -> dict[str, SettledValue]:
+    pairs = ((DirectoryOptions, settings.directory), (BuildOptions, settings.build))
+    return {
+        spec.name: SettledValue(getattr(values, spec.name), settings.origins[spec.name])
+        for group, values in pairs
+        for spec in specs_of(group)
+    }
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def construction_report(made: Construction) -> dict[str, Any]:
+    """Everything `construct` tells: the directory, options, tokenizer, parameters, what was loaded and saved."""
+    from .export.tokenizer import load_tokenizer
+
+    table = parameter_table(made.model)
+    facts = load_tokenizer(str(made.directory.path)).facts
+    manifest = made.directory.manifest
+    first = next(made.model.parameters(), None)
+    return {
+        "configuration": manifest.configuration,
+        "definition": dict(manifest.definition),
+        "model_name": manifest.model_name,
+        "directory": str(made.directory.path),
+        "state": made.directory.state,
+        "notes": [*made.directory.notes, *_parameter_note(made.settings, table)],
+        "options": {name: asdict(item) for name, item in manifest.options.items()},
+        "tokenizer": _tokenizer(facts, manifest.tokenizer["name"]),
+        "build": {
+            "class": type(made.model).__name__,
+            "device": str(first.device) if first is not None else None,
+            "dtype": str(first.dtype).removeprefix("torch.") if first is not None else None,
+            "attention": made.model.config._attn_implementation,  # type: ignore[union-attr]
+            "gradient_checkpointing": bool(made.model.is_gradient_checkpointing),
+            "initial_weights": _initial_weights(made.settings.build),
+        },
+        "parameters": asdict(table),
+        "loaded": made.loaded.as_dict() if made.loaded is not None else None,
+        "saved": made.saved.as_dict() if made.saved is not None else None,
+    }
+
+
+def _tokenizer(facts: TokenizerFacts, name: str) -> dict[str, Any]:
+    ids = {key: getattr(facts, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")}
+    return {
+        "name": name,
+        "vocab_size": facts.vocab_size,
+        "model_max_length": facts.model_max_length,
+        **ids,
+        "chat_template": facts.chat_template is not None,
+    }
+
+
+def _initial_weights(options: BuildOptions) -> str:
+    if options.device == "meta":
+        return "none: nothing is allocated on meta"
+    if options.no_init_weights:
+        return "none: --no-init-weights leaves them unset"
+    return f"from the definition's table, seed {options.seed}"
+
+
+def _parameter_note(settings: Settings, table: ParameterTable) -> list[str]:
+    """A preset says how many parameters it has; that only holds while nothing is laid over it."""
+    expected = settings.configuration.notes.get("parameters")
+    on_top = [o for name, o in settings.origins.items() if o.label.startswith("--") and hasattr(settings.options, name)]
+    if expected is None or on_top or expected == table.total:
+        return []
+    return [f"the configuration promises {expected:,} parameters; the model has {table.total:,}"]

@@ -1,0 +1,191 @@
+"""Settles options: defaults < preset < YAML files < flags, interpolation resolved, the origin of every value kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .configurations import Configuration, Layer
+from .errors import ConfigurationError
+from .option_spec import OptionSpec, did_you_mean, specs_of
+from .shared_options import BuildOptions, DirectoryOptions
+
+DEFAULT = "default"
+DERIVED = "derived"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value came from: `label` for a person, `where` with file and line for an error."""
+
+    label: str
+    where: str
+    base: Path | None = None  # the directory that relative paths in the value start from
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything settled: what to write, what to build.
+
+    Args:
+        configuration: Where it came from.
+        options: The definition's own options, an instance of `definition.options`.
+        directory: What the model directory is made of beside them.
+        build: How an instance is made.
+        origins: The origin of every option, by name.
+    """
+
+    configuration: Configuration
+    options: Any
+    directory: DirectoryOptions
+    build: BuildOptions
+    origins: Mapping[str, Origin]
+
+    @property
+    def model_name(self) -> str:
+        """The model's name: the option, else definition_preset, else the file's stem, in lower case."""
+        return self.directory.model_name or self.configuration.default_model_name
+
+    def target(self, project: Path = Path()) -> Path:
+        """The model directory. On the command line a relative path starts here, in a file at the project directory."""
+        given = self.directory.output_dir
+        if given is None:
+            return project / "output_models" / self.model_name
+        on_command_line = self.origins["output_dir"].base is None
+        return given if given.is_absolute() or on_command_line else project / given
+
+    def base_of(self, name: str) -> Path | None:
+        """The directory of the file in which the option was set, if it was set in one."""
+        return self.origins[name].base
+
+
+def schema(options: type) -> dict[str, OptionSpec]:
+    """Every option a configuration of this definition may set, by name."""
+    return {spec.name: spec for group in (options, DirectoryOptions, BuildOptions) for spec in specs_of(group)}
+
+
+def settle(configuration: Configuration, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Merge the layers of a configuration and the flags over the defaults.
+
+    Args:
+        configuration: From `configurations.resolve`.
+        flags: Option names to values given on the command line; unknown names are the caller's mistake.
+
+    Raises:
+        ConfigurationError: An unknown key, a value that does not fit, an interpolation that leads nowhere, or a broken
+            rule between options. The text begins with file, line and column, or with the flag.
+    """
+    definition = configuration.definition
+    specs = schema(definition.options)
+    layers = [*configuration.layers, Layer("command line", flags or {})]
+    origins = {name: Origin(DEFAULT, DEFAULT) for name in specs}
+    merged: dict[str, Any] = {name: spec.default for name, spec in specs.items()}
+    for layer in layers:
+        for key, value in layer.values.items():
+            spec = _known(key, specs, layer, definition.name)
+            old = merged[key] if spec.info.merge and isinstance(value, dict) else None
+            merged[key] = {**old, **value} if isinstance(old, dict) else value
+            origins[key] = _origin(layer, spec)
+    resolved = _interpolate(merged, origins, layers)
+    values = {name: _convert(spec, resolved[name], origins[name]) for name, spec in specs.items()}
+
+    def instance(options: type) -> Any:
+        return options(**{f.name: values[f.name] for f in dataclasses.fields(options) if f.name in values})
+
+    settings = Settings(
+        configuration, instance(definition.options), instance(DirectoryOptions), instance(BuildOptions), origins
+    )
+    _check_rules(settings)
+    _check_model_name(settings)
+    return settings
+
+
+def derived_values(options: Any) -> dict[str, Any]:
+    """The values that stand for options left at null, where the definition derives them from others."""
+    derive = getattr(options, "derived", None)
+    values = derive() if derive is not None else {}
+    return {name: value for name, value in values.items() if getattr(options, name, None) is None}
+
+
+def _known(key: str, specs: Mapping[str, OptionSpec], layer: Layer, definition: str) -> OptionSpec:
+    if key in specs:
+        return specs[key]
+    hint = did_you_mean(str(key).replace("-", "_"), specs)
+    raise ConfigurationError(f"{layer.where(str(key))}: {key}: no such option of '{definition}'{hint}")
+
+
+def _origin(layer: Layer, spec: OptionSpec) -> Origin:
+    if layer.text is None:
+        return Origin(spec.flag, spec.flag)
+    line, _ = layer.text.place(spec.name)
+    is_file = layer.file is not None and layer.label == str(layer.file)
+    label = f"{layer.file.name}:{line}" if is_file and layer.file is not None else layer.label
+    return Origin(label, layer.where(spec.name), layer.file.parent if layer.file is not None else None)
+
+
+def _interpolate(merged: dict[str, Any], origins: Mapping[str, Origin], layers: Sequence[Layer]) -> dict[str, Any]:
+    if not any(_has_interpolation(value) for value in merged.values()):
+        return merged  # the common case needs no OmegaConf
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in merged.items()}
+    try:
+        config = OmegaConf.create(plain)
+        resolved = {name: _resolve(config, name) for name in plain}
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "").split(".")[0].split("[")[0]
+        where = origins[key].where if key in origins else layers[-1].label
+        raise ConfigurationError(f"{where}: {key}: {_first_line(error)}") from None
+    except RecursionError:
+        name = next(name for name, value in merged.items() if _has_interpolation(value))
+        raise ConfigurationError(f"{origins[name].where}: {name}: the interpolation leads back to itself") from None
+    return {name: merged[name] if not _has_interpolation(merged[name]) else resolved[name] for name in merged}
+
+
+def _resolve(config: Any, name: str) -> Any:
+    from omegaconf import OmegaConf
+
+    value = config[name]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _has_interpolation(value: Any) -> bool:
+    if isinstance(value, str):
+        return "${" in value
+    if isinstance(value, dict):
+        return any(_has_interpolation(item) for item in value.values())
+    return isinstance(value, (list, tuple)) and any(_has_interpolation(item) for item in value)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _convert(spec: OptionSpec, value: Any, origin: Origin) -> Any:
+    if origin.label == DEFAULT:
+        return value
+    try:
+        return spec.convert(value)
+    except ValueError as error:
+        raise ConfigurationError(f"{origin.where}: {spec.name}: {error}") from None
+
+
+def _check_rules(settings: Settings) -> None:
+    problems: Iterable[tuple[str, str]] = getattr(settings.options, "problems", tuple)()
+    for name, sentence in problems:
+        origin = settings.origins.get(name)
+        where = "" if origin is None or origin.label == DEFAULT else f"{origin.where}: "
+        raise ConfigurationError(f"{where}{name}: {sentence}")
+
+
+def _check_model_name(settings: Settings) -> None:
+    name = settings.model_name
+    if name in {".", ".."} or "/" in name or "\\" in name or not name.isprintable() or name != name.strip():
+        raise ConfigurationError(
+            f"{settings.origins['model_name'].where}: model_name: '{name}' is not a plain name; "
+            "give a path with output_dir"
+        )

@@ -1,0 +1,107 @@
+"""The options that every definition shares. A definition's own options may not reuse their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .option import option
+
+DIRECTORY = "Model directory"
+BUILD = "Build"
+CHECKPOINT = "Checkpoint"
+OUTPUT = "Output"
+TRIAL = "Options of test"
+
+AttentionImplementation = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
+
+
+@dataclass(kw_only=True)
+class DirectoryOptions:
+    """What a model directory is made of, beside the options of its definition."""
+
+    model_name: str | None = option(
+        None, help="Model name; the directory is called after it (default: definition_preset)", group=DIRECTORY
+    )
+    output_dir: Path | None = option(
+        None, help="Model output directory (default: output_models/MODEL_NAME)", group=DIRECTORY
+    )
+    tokenizer: str = option(
+        "bpe-8k", help="Tokenizer: a shipped one (bpe-2k, bpe-8k, bytes), a directory, or a hub id", group=DIRECTORY
+    )
+    chat_template: str | None = option(
+        None, help="Chat template: a Jinja file or a shipped one (chatml); null keeps the tokenizer's", group=DIRECTORY
+    )
+
+
+@dataclass(kw_only=True)
+class BuildOptions:
+    """How an instance of the model is made from its directory."""
+
+    device: str = option("meta", help="Device to construct model on: meta, cpu, cuda, cuda:N, mps", group=BUILD)
+    dtype: str | None = option(
+        None, help="Construct with default torch dtype (e.g., bfloat16, float32)", group=BUILD, metavar="DTYPE"
+    )
+    no_init_weights: bool = option(
+        False,
+        help="Skip the initial weights: only what a checkpoint would overwrite is left unset",
+        group=BUILD,
+        negatable=False,
+    )
+    seed: int = option(0, help="Seed of the initial weights and of test's data", group=BUILD, ge=0, lt=2**63)
+    attn_implementation: AttentionImplementation | None = option(
+        None, help="Attention implementation (default: what transformers chooses, sdpa)", group=BUILD
+    )
+    gradient_checkpointing: bool = option(
+        False, help="Enable gradient checkpointing: recompute activations in backward to save memory", group=BUILD
+    )
+    load_from_checkpoint: Path | None = option(
+        None, help="Load model weights from checkpoint (a directory or a file)", group=CHECKPOINT
+    )
+    save_checkpoint: bool = option(False, help="Save model checkpoint", group=CHECKPOINT, negatable=False)
+    safetensors: bool = option(False, help="Save using safetensors (default: .bin)", group=CHECKPOINT, negatable=False)
+    max_shard_size: str = option(
+        "5GB", help="Largest size of one saved weight file (e.g., 500MB)", group=CHECKPOINT, metavar="SIZE"
+    )
+
+
+@dataclass(kw_only=True)
+class RunOptions:
+    """Options of one run: they stand on the command line only."""
+
+    refresh_model: bool = option(
+        False,
+        help="Rebuild the model directory from sources; files that Forgather did not write stay",
+        group=DIRECTORY,
+        flags=("-r",),
+        negatable=False,
+    )
+    keep: bool = option(
+        False, help="Use the model directory as it is, even if edited or stale", group=DIRECTORY, negatable=False
+    )
+    output_file: Path | None = option(
+        None, help="Write output to file: .txt, .json, .html or .svg", group=OUTPUT, flags=("-o",), metavar="FILE"
+    )
+    edit: bool = option(
+        False, help="Write output to a temporary file and open in editor", group=OUTPUT, flags=("-e",), negatable=False
+    )
+    json: bool = option(False, help="Print the report as JSON", group=OUTPUT, negatable=False)
+
+
+@dataclass(kw_only=True)
+class TrialOptions:
+    """What `test` does with the model."""
+
+    batch_size: int = option(2, help="Batch size", group=TRIAL, ge=1)
+    sequence_length: int = option(512, help="Sequence length", group=TRIAL, ge=2)
+    steps: int = option(1, help="Number of train steps", group=TRIAL, ge=1)
+    lr: float = option(0.01, help="Learning rate", group=TRIAL, ge=0)
+    dataset_project: str | None = option(
+        None, help="Dataset project: a directory, or stdlib (built in); random tokens without", group=TRIAL
+    )
+    dataset_config: str | None = option(None, help="Dataset config name", group=TRIAL)
+    packed: bool = option(False, help="Enable packed sequences in data collator", group=TRIAL, negatable=False)
+    fuse_optim_with_backward: bool = option(
+        False, help="Combine backward with optimizer step to save memory", group=TRIAL, negatable=False
+    )
