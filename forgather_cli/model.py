@@ -53,8 +53,9 @@ def construct(ctx: typer.Context) -> None:
 def test(ctx: typer.Context) -> None:
     """Test model forward and backward: a few steps of SGD on random tokens or on real data."""
     asked = _Asked(ctx)
-    from forgather_core.construct import construct as run
     from forgather_core.trial import check_trial, run_trial_of
+
+    from forgather_core.construct import construct as run
 
     from . import drawings
 

@@ -1,0 +1,1 @@
+"""What models are fed: dataset projects, packing, random tokens, shipped tokenizers and chat templates."""

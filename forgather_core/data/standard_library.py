@@ -1,0 +1,57 @@
+"""The Python standard library as text: real text that is on every machine that runs Python."""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import DataError
+
+# Tests and generated tables would make up half of the text, and teach little of what people write.
+_LEFT_OUT = frozenset(
+    {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "encodings", "__pycache__", "pydoc_data"}
+)
+
+
+def standard_library_texts() -> Iterator[str]:
+    """The source files of the standard library, one document each, in the order of their names.
+
+    Raises:
+        DataError: This Python came without its sources.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    found = False
+    for path in sorted(root.rglob("*.py")):
+        if _LEFT_OUT.isdisjoint(path.relative_to(root).parts):
+            try:
+                text = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError):
+                continue
+            if text.strip():
+                found = True
+                yield text
+    if not found:
+        raise DataError(f"this Python has no standard library sources in {root}: name another --dataset-project")
+
+
+def standard_library_docstrings() -> Iterator[str]:
+    """The documentation strings of the standard library, one document each: prose rather than code.
+
+    Raises:
+        DataError: This Python came without its sources.
+    """
+    for text in standard_library_texts():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old escapes in old files
+            try:
+                tree = ast.parse(text)
+            except SyntaxError:
+                continue
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                doc = ast.get_docstring(node)
+                if doc and len(doc) >= 80:
+                    yield doc + "\n"

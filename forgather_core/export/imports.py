@@ -1,0 +1,124 @@
+"""Import statements of a source file, with the exact bytes of the module name in each."""
+
+from __future__ import annotations
+
+import ast
+import codecs
+import io
+import itertools
+import re
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ExportError
+
+# How transformers finds the helper files of remote code: a regular expression over the raw text, line by line.
+LOADER_PATTERNS = (
+    re.compile(r"^\s*import\s+\.(\S+)\s*$", re.MULTILINE),
+    re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE),
+)
+
+
+@dataclass(frozen=True)
+class ImportFrom:
+    """`from MODULE import NAMES`.
+
+    Args:
+        module: The dotted module as written, without leading dots.
+        level: The number of leading dots.
+        names: The imported names with their aliases.
+        line: Line number, from 1.
+        start, end: Byte span of the dots and module in the source.
+    """
+
+    module: str
+    level: int
+    names: tuple[tuple[str, str | None], ...]
+    line: int
+    start: int
+    end: int
+
+    @property
+    def written(self) -> str:
+        """The module as written, with its dots."""
+        return "." * self.level + self.module
+
+
+class SourceText:
+    """A source file, parsed once: its bytes, its tree, its import statements.
+
+    Raises:
+        ExportError: It is not UTF-8, or no valid Python.
+    """
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self.path, self.data = path, data
+        try:
+            encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+            if encoding not in {"utf-8", "utf-8-sig"}:
+                raise ExportError(f"{path}:1: the file is {encoding}; save it as UTF-8")
+            self.text = data.decode("utf-8-sig")
+            if "\r" in self.text.replace("\r\n", ""):
+                raise ExportError(f"{path}:1: a carriage return without a line feed; save it with one kind of line end")
+            self.tree = ast.parse(data)
+        except SyntaxError as error:
+            raise ExportError(f"{path}:{error.lineno or 1}: {error.msg}") from None
+        except UnicodeDecodeError:
+            raise ExportError(f"{path}:1: the file is not UTF-8 text") from None
+
+    def error(self, line: int, text: str) -> ExportError:
+        """An error at a line of this file."""
+        return ExportError(f"{self.path}:{line}: {text}")
+
+    def imports_from(self) -> Iterator[ImportFrom]:
+        """Every `from ... import ...`, wherever it stands."""
+        spans = _module_spans(self.data)
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.ImportFrom):
+                start, end = spans[node.lineno, node.col_offset]
+                names = tuple((alias.name, alias.asname) for alias in node.names)
+                yield ImportFrom(node.module or "", node.level, names, node.lineno, start, end)
+
+    def imports(self) -> Iterator[tuple[str, int]]:
+        """The module and line of every plain `import ...`."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from ((alias.name, node.lineno) for alias in node.names)
+
+
+def loader_finds(text: str) -> Iterator[tuple[str, int]]:
+    """The relative modules that transformers' loader sees in a text, with their lines."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # it reads files with universal newlines
+    for pattern in LOADER_PATTERNS:
+        for match in pattern.finditer(text):
+            yield match.group(1), text.count("\n", 0, match.start(1)) + 1
+
+
+def _module_spans(data: bytes) -> dict[tuple[int, int], tuple[int, int]]:
+    """Byte spans of dots and module name, by the line and byte column of their `from`, as `ast` counts them."""
+    body = data.removeprefix(codecs.BOM_UTF8)
+    lines = body.split(b"\n")
+    starts = list(itertools.accumulate((len(line) + 1 for line in lines), initial=len(data) - len(body)))
+
+    def column(row: int, characters: int) -> int:
+        return len(lines[row - 1].decode()[:characters].encode())
+
+    spans: dict[tuple[int, int], tuple[int, int]] = {}
+    begin: tuple[int, int] | None = None
+    places: list[int] = []
+    for token in tokenize.tokenize(io.BytesIO(data).readline):
+        row, place = token.start[0], column(*token.start) if token.start[0] <= len(lines) and token.start[0] else 0
+        if begin is None:
+            if token.type == tokenize.NAME and token.string == "from":
+                begin, places = (row, place), []
+        elif token.type == tokenize.NAME and token.string == "import":
+            spans[begin] = (places[0], places[-1])
+            begin = None
+        elif token.type == tokenize.NAME or set(token.string) == {"."}:
+            start = starts[row - 1] + place
+            places += [start, start + len(token.string.encode())]
+        else:
+            begin = None  # `yield from x`, `raise y from z`
+    return spans

@@ -1,0 +1,244 @@
+"""The source files of a model directory: the import closure of a definition, its import lines made flat.
+
+Every file is copied byte for byte; only the module names in imports of our own packages change, to `.name`. What the
+loader of transformers could not follow is refused here, with file and line.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ExportError
+from .imports import ImportFrom, SourceText, loader_finds
+from .modules import CORE, Packages, entry_file, is_package, module_file
+
+_PROVIDED = {"torch", "transformers"}  # every reader of a model directory has these
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One source file of a model directory.
+
+    Args:
+        name: Its name there, `attention.py`.
+        module: The module it is here, `forgather_core.parts.attention`.
+        path: Where it is here.
+        text: Its content there.
+    """
+
+    name: str
+    module: str
+    path: Path
+    text: bytes
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All source files of a model directory, and the packages they need beside torch and transformers."""
+
+    files: tuple[SourceFile, ...]
+    requires: tuple[str, ...]
+
+
+def collect_sources(entries: Sequence[str]) -> Sources:
+    """Follow the imports of some modules and make them flat.
+
+    Args:
+        entries: Dotted names of the modules that `auto_map` names.
+
+    Raises:
+        ExportError: A form of import that cannot be exported; the text begins with file and line.
+    """
+    packages = Packages(list(entries))
+    files: dict[str, SourceFile] = {}
+    requires: set[str] = set()
+    waiting = [(entry, entry_file(entry)) for entry in entries]
+    while waiting:
+        module, path = waiting.pop()
+        name = module.rpartition(".")[2] + ".py"
+        if name in files:
+            if files[name].module != module:
+                raise ExportError(
+                    f"{path}:1: '{module}' and '{files[name].module}' would both be {name} in the flat model directory: "
+                    "rename one"
+                )
+            continue
+        exporter = _Exporter(module, SourceText(path, path.read_bytes()), packages)
+        files[name] = SourceFile(name, module, path, exporter.rewritten())
+        requires |= exporter.requires
+        waiting += exporter.needs.items()
+    found = tuple(files[name] for name in sorted(files))
+    _check_as_the_loader_would(found, {entry.rpartition(".")[2] for entry in entries})
+    return Sources(found, tuple(sorted(requires)))
+
+
+class _Exporter:
+    """One module: what it imports of ours, and its text with flat imports."""
+
+    def __init__(self, module: str, source: SourceText, packages: Packages) -> None:
+        self.module, self.source, self.packages = module, source, packages
+        self.needs: dict[str, Path] = {}
+        self.requires: set[str] = set()
+        self._edits: list[tuple[int, int, bytes]] = []
+        self._refuse_plain_and_dynamic_imports()
+        for statement in source.imports_from():
+            self._follow(statement)
+
+    def rewritten(self) -> bytes:
+        """The bytes with every edit made."""
+        data = self.source.data
+        for start, end, replacement in sorted(self._edits, reverse=True):
+            data = data[:start] + replacement + data[end:]
+        return data
+
+    # --- one statement -----------------------------------------------------------------------------------------------
+
+    def _follow(self, statement: ImportFrom) -> None:
+        target = self._absolute(statement)
+        if not self.packages.owns(target):
+            self._require(target)
+            return
+        if any(name == "*" for name, _ in statement.names):
+            raise self._error(statement, f"'from {statement.written} import *': name what you import")
+        modules = {self._home(target, name, statement) for name, _ in statement.names}
+        if len(modules) > 1:
+            lines = "; ".join(f"from {m} import ..." for m in sorted(m for m, _ in modules))
+            raise self._error(statement, f"these names come from several modules, import each from its own: {lines}")
+        home, as_module = modules.pop()
+        for name, _ in statement.names:
+            self._need(f"{home}.{name}" if as_module else home, statement)
+        flat = b"." if as_module else b"." + home.rpartition(".")[2].encode()
+        if b"\\" in self._statement_bytes(statement):
+            raise self._error(statement, "a backslash continues this import, and the loader cannot follow: use parentheses")
+        self._edits.append((statement.start, statement.end, flat))
+
+    def _absolute(self, statement: ImportFrom) -> str:
+        if statement.level == 0:
+            return statement.module
+        is_init = self.source.path.name == "__init__.py"
+        parts = self.module.split(".")
+        parts = parts[: len(parts) - statement.level + (1 if is_init else 0)]
+        if not parts:
+            raise self._error(statement, f"'from {statement.written}' leads out of the package")
+        return ".".join([*parts, statement.module] if statement.module else parts)
+
+    def _home(self, target: str, name: str, statement: ImportFrom) -> tuple[str, bool]:
+        """The module in which `name` of `target` is defined, and whether it is a module itself."""
+        if module_file(target) is None:
+            raise self._error(statement, f"the module '{target}' does not exist")
+        if not is_package(target):
+            return target, False
+        defined = _re_exported(target, name, self.packages)
+        if defined is not None:
+            return defined, False
+        if module_file(f"{target}.{name}") is not None:
+            return target, True
+        raise self._error(
+            statement,
+            f"'{name}' is defined in the package file of '{target}', which is not exported: move it into a module",
+        )
+
+    def _need(self, module: str, statement: ImportFrom) -> None:
+        if not self.packages.exportable(module):
+            allowed = f"{CORE}.option and {CORE}.parts"
+            raise self._error(statement, f"'{module}' cannot be exported: of Forgather only {allowed} can")
+        path = module_file(module)
+        if path is None or path.name == "__init__.py":
+            raise self._error(statement, f"'{module}' is no module with a source file")
+        self.needs[module] = path
+
+    def _statement_bytes(self, statement: ImportFrom) -> bytes:
+        end = self.source.data.find(b"import", statement.end)
+        return self.source.data[statement.start : end if end >= 0 else statement.end]
+
+    # --- what cannot be exported -------------------------------------------------------------------------------------
+
+    def _refuse_plain_and_dynamic_imports(self) -> None:
+        for module, line in self.source.imports():
+            if self.packages.owns(module):
+                raise self.source.error(line, f"'import {module}' cannot be made flat: write 'from {module} import ...'")
+            self._require(module)
+        for node in ast.walk(self.source.tree):
+            if isinstance(node, ast.Call):
+                self._refuse_call(node)
+
+    def _refuse_call(self, node: ast.Call) -> None:
+        function = ast.unparse(node.func)
+        argument = node.args[0] if node.args else None
+        text = argument.value if isinstance(argument, ast.Constant) and isinstance(argument.value, str) else None
+        if function.rpartition(".")[2] in {"import_module", "__import__"} and (
+            text is None or text.startswith(".") or self.packages.owns(text)
+        ):
+            raise self.source.error(
+                node.lineno, f"{function}(...) of a module of ours or one known only at run time cannot be exported"
+            )
+        if function.startswith(("importlib.resources.", "resources.", "pkgutil.")) or function == "files":
+            owned = text is not None and self.packages.owns(text)
+            if owned or (isinstance(argument, ast.Name) and argument.id in {"__package__", "__name__"}):
+                raise self.source.error(node.lineno, f"{function}(...) reads data of a package, which is not exported")
+
+    def _require(self, module: str) -> None:
+        top = module.partition(".")[0]
+        if top not in sys.stdlib_module_names and top not in _PROVIDED:
+            self.requires.add(top)
+
+    def _error(self, statement: ImportFrom, text: str) -> ExportError:
+        return self.source.error(statement.line, text)
+
+
+def _re_exported(package: str, name: str, packages: Packages, depth: int = 0) -> str | None:
+    """The module that a package's `__init__.py` takes `name` from, by a static import, under the same name."""
+    file = module_file(package)
+    if file is None or depth > 8:
+        return None
+    source = SourceText(file, file.read_bytes())
+    for statement in source.imports_from():
+        if (name, None) in statement.names or (name, name) in statement.names:
+            parts = package.split(".")
+            base = parts[: len(parts) - statement.level + 1] if statement.level else []
+            target = ".".join([*base, statement.module] if statement.module else base)
+            if target == package or not packages.owns(target) or module_file(target) is None:
+                continue
+            return _re_exported(target, name, packages, depth + 1) if is_package(target) else target
+    return None
+
+
+def _check_as_the_loader_would(files: tuple[SourceFile, ...], entries: set[str]) -> None:
+    """Follow the written files by the loader's own rule, and compare with what they really import."""
+    by_name = {file.name.removesuffix(".py"): file for file in files}
+    seen: dict[str, set[str]] = {}
+    for name, file in by_name.items():
+        found = dict(loader_finds(file.text.decode("utf-8-sig")))
+        source = SourceText(file.path, file.text)
+        imported = dict(_flat_imports(source))
+        for module, line in found.items():
+            if module not in by_name or module not in imported:
+                raise source.error(line, f"the loader would take this line for an import of '.{module}': reword it")
+        for module, line in imported.items():
+            if module not in found:
+                raise source.error(
+                    line,
+                    f"the loader does not see this import of '{module}': give it a line of its own, "
+                    f"'from .{module} import ...'",
+                )
+        seen[name] = set(found)
+    reached: set[str] = set()
+    waiting = list(entries)
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += seen[name]
+    assert reached == set(by_name), f"the loader would not reach {set(by_name) - reached}"
+
+
+def _flat_imports(source: SourceText) -> Iterator[tuple[str, int]]:
+    """The sibling modules that a written file imports, with lines: `from .x import y` and `from . import x`."""
+    for statement in source.imports_from():
+        if statement.level:
+            names = [statement.module] if statement.module else [name for name, _ in statement.names]
+            yield from ((name, statement.line) for name in names)

@@ -1,0 +1,257 @@
+"""The tokenizer of a model directory: found by name, directory or hub id; its facts read; its files written."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import TokenizerError
+from ..option_spec import did_you_mean
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+_UNLIMITED = 10**9  # transformers writes a number of thirty digits where there is no limit
+_OF_THIS_MACHINE = ("name_or_path", "_name_or_path", "is_local", "local_files_only", "tokenizer_file", "vocab_file")
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What a model takes from its tokenizer.
+
+    Args:
+        name: What the user asked for.
+        source: The directory it lies in, or its hub id.
+        vocab_size: The highest token id plus one: added tokens are counted.
+        model_max_length: The longest text in tokens, None without a limit.
+        chat_template: The Jinja text, None without one.
+    """
+
+    name: str
+    source: Path | str
+    vocab_size: int
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+    unk_token_id: int | None
+    model_max_length: int | None
+    chat_template: str | None
+
+
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """A transformers tokenizer and its facts."""
+
+    tokenizer: Any
+    facts: TokenizerFacts
+
+
+def shipped_tokenizers() -> dict[str, Path]:
+    """The directories of the shipped tokenizers, by name."""
+    root = Path(str(files("forgather_core") / "data" / "tokenizers"))
+    return {p.name: p for p in sorted(root.iterdir()) if (p / "tokenizer.json").is_file()}
+
+
+def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None:
+    """The facts of a tokenizer that lies here as `tokenizer.json`, without transformers; None where that is not enough.
+
+    Raises:
+        TokenizerError: There is no such tokenizer here, and the name cannot be a hub's.
+    """
+    place = _find(spec, base)
+    if isinstance(place, str) or not (place / "tokenizer.json").is_file():
+        return None
+    try:
+        content = json.loads((place / "tokenizer.json").read_text(encoding="utf-8"))
+        config = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
+        ids = dict(content["model"]["vocab"]) | {item["content"]: item["id"] for item in content["added_tokens"]}
+        named = {name: _token_text(config.get(name)) for name in SPECIAL_TOKENS}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # transformers may know better
+    if any(text is not None and text not in ids for text in named.values()):
+        return None
+    template = place / "chat_template.jinja"
+    return TokenizerFacts(
+        name=spec,
+        source=place,
+        vocab_size=max(ids.values()) + 1,
+        model_max_length=_limit(config.get("model_max_length")),
+        chat_template=template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template"),
+        **{f"{name}_id": ids.get(named[name] or "") for name in ("bos_token", "eos_token", "pad_token", "unk_token")},
+    )
+
+
+def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
+    """Load a tokenizer with transformers. Code of a tokenizer's repository is never run.
+
+    Args:
+        spec: A shipped name, a directory, or a hub id.
+        base: Where relative directories start, before the working directory.
+
+    Raises:
+        TokenizerError: There is none, it cannot be read, or the hub cannot be reached.
+    """
+    place = _find(spec, base)
+    from transformers import AutoTokenizer
+
+    try:
+        # Without a hub, one that was fetched earlier still loads.
+        local = isinstance(place, Path) or not _hub_answers()
+        tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False, local_files_only=local)
+    except Exception as error:
+        raise TokenizerError(_why(spec, place, error)) from None
+    ids = {f"{n}_id": getattr(tokenizer, f"{n}_id") for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    template = tokenizer.chat_template
+    facts = TokenizerFacts(
+        name=spec,
+        source=place,
+        vocab_size=max(tokenizer.get_vocab().values()) + 1,
+        model_max_length=_limit(tokenizer.model_max_length),
+        chat_template=template if isinstance(template, str) else None,
+        **ids,
+    )
+    return LoadedTokenizer(tokenizer, facts)
+
+
+def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: str | None = None) -> list[str]:
+    """Write a tokenizer's files; nothing in them tells of this machine.
+
+    Args:
+        loaded: The tokenizer; it is not changed.
+        directory: An existing directory.
+        chat_template: The template to write; None writes the tokenizer's own, if it has one.
+
+    Returns:
+        The names of the files.
+    """
+    tokenizer = loaded.tokenizer
+    before = set(os.listdir(directory))  # noqa: PTH208 - names are all that is needed
+    old_template = tokenizer.chat_template
+    try:
+        if chat_template is not None:
+            tokenizer.chat_template = chat_template
+        tokenizer.save_pretrained(str(directory))
+    finally:
+        tokenizer.chat_template = old_template
+    config_file = directory / "tokenizer_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    _write_json(config_file, {key: config[key] for key in sorted(config) if key not in _OF_THIS_MACHINE})
+    # transformers 5 no longer writes this file; older tools still look for it.
+    _write_json(directory / "special_tokens_map.json", _special_tokens(tokenizer))
+    return sorted(set(os.listdir(directory)) - before)  # noqa: PTH208
+
+
+def resolve_chat_template(spec: str, base: Path | None = None) -> str:
+    """The text of a chat template: a shipped one (`chatml`), or a file.
+
+    Raises:
+        TokenizerError: There is none of that name, or its Jinja is wrong.
+    """
+    root = Path(str(files("forgather_core") / "data" / "chat_templates"))
+    shipped = {p.name: p for p in sorted(root.glob("*.jinja"))}
+    path = next((p for p in _candidates(spec, base) if p.is_file()), None)
+    path = path or shipped.get(spec) or shipped.get(f"{spec}.jinja")
+    if path is None:
+        names = [name.removesuffix(".jinja") for name in shipped]
+        hint = did_you_mean(spec, names)
+        raise TokenizerError(f"chat_template: '{spec}' is no file, and none of the shipped ones ({', '.join(names)}){hint}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"chat_template: {path} cannot be read: {error}") from None
+    _check_template(text, path)
+    return text
+
+
+def _check_template(text: str, path: Path) -> None:
+    from jinja2 import TemplateSyntaxError
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):  # transformers' own tag, which marks what the assistant says
+        tags = {"generation"}  # noqa: RUF012 - jinja2 wants a plain set
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    try:
+        ImmutableSandboxedEnvironment(extensions=[loopcontrols, Generation]).parse(text)
+    except TemplateSyntaxError as error:
+        raise TokenizerError(f"{path}:{error.lineno}: chat_template: {error.message}") from None
+
+
+def _candidates(spec: str, base: Path | None) -> list[Path]:
+    path = Path(spec).expanduser()
+    return [base / path, path] if base is not None else [path]
+
+
+def _find(spec: str, base: Path | None) -> Path | str:
+    """A directory that exists, or a text that may be a hub id."""
+    shipped = shipped_tokenizers()
+    if spec in shipped:
+        return shipped[spec]
+    for path in _candidates(spec, base):
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise TokenizerError(f"tokenizer: {path} is a file; name its directory")
+    parts = spec.split("/")
+    if len(parts) == 2 and all(parts) and not spec.startswith((".", "~")):
+        return spec
+    hint = did_you_mean(spec, shipped) or f": take a shipped one ({', '.join(shipped)}), a directory, or org/name of a hub"
+    raise TokenizerError(f"tokenizer: there is no '{spec}'{hint}")
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached at all: its own library would try again for most of a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # only the proxy knows
+    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        with socket.create_connection((address.hostname or "", address.port or 443), timeout=3):
+            return True
+    except OSError:
+        return False
+
+
+def _why(spec: str, place: Path | str, error: Exception) -> str:
+    if isinstance(place, Path):
+        if not any((place / name).exists() for name in (*FILES, "tokenizer.model", "vocab.json", "vocab.txt")):
+            return f"tokenizer: the directory {place} holds no tokenizer files (tokenizer.json)"
+        return f"tokenizer: {place} cannot be read: {_first_line(error)}"
+    shipped = ", ".join(shipped_tokenizers())
+    reason = "is gated: log in with 'hf auth login'" if "gated" in str(error).lower() else "cannot be had from the hub"
+    return (
+        f"tokenizer: '{spec}' {reason} (offline, misspelt or private); take a shipped one ({shipped}) "
+        "or a directory with --tokenizer"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _token_text(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _limit(length: Any) -> int | None:
+    return int(length) if isinstance(length, (int, float)) and 0 < length < _UNLIMITED else None
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, Any]:
+    named = {name: str(getattr(tokenizer, name)) for name in SPECIAL_TOKENS if getattr(tokenizer, name, None) is not None}
+    extra = [token for token in tokenizer.all_special_tokens if token not in named.values()]
+    return named | ({"additional_special_tokens": extra} if extra else {})
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,239 @@
+"""Files and directories that are there whole or not at all. A kill at any instant leaves the old state or the new one.
+
+A directory is written as a sibling `.NAME.tmp-PID-RANDOM`, made durable, and takes its place by one rename. Temporaries of
+dead processes are swept by the next writer: the living hold a lock on theirs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import DirectoryError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_WAIT_NOTICE = 1.0  # seconds before a waiting process says so
+
+
+@contextmanager
+def staging_directory(target: Path) -> Iterator[Path]:
+    """A new, empty sibling of `target`, removed at the end unless it has been renamed away.
+
+    Raises:
+        DirectoryError: It cannot be made, or the disk fails within the block.
+    """
+    target = _resolved(target)
+    with _os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = target.parent / f".{_short(target.name)}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+        staging.mkdir()
+        descriptor = os.open(staging, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # tells a sweeping process that we live
+            yield staging
+        finally:
+            os.close(descriptor)
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_directory(staging: Path, target: Path) -> None:
+    """Put `staging` in the place of `target`, which may exist, durably.
+
+    On return the new directory is on disk under its name. What stood there is removed afterwards.
+
+    Raises:
+        DirectoryError: The operating system refuses; `target` is as it was.
+    """
+    target = _resolved(target)
+    with _os_errors(target):
+        sync_tree(staging)
+        if not target.exists():
+            staging.rename(target)
+            sync_directory(target.parent)
+            return
+        if not _exchange(staging, target):
+            # No such call here: between these two renames only the old one exists, and sweep_stale() puts it back.
+            old = _old(target)
+            target.rename(old)
+            staging.rename(target)
+            staging = old
+        sync_directory(target.parent)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _old(target: Path) -> Path:
+    return target.parent / f".{_short(target.name)}.old"
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two directories in one step; False where the system has no such call."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def carry_over(old: Path, staging: Path, names: Iterable[str]) -> None:
+    """Bring entries of `old` into `staging`: files by hard link where that works, links as links, directories whole."""
+    for name in names:
+        source, destination = old / name, staging / name
+        if source.is_dir() and not source.is_symlink():
+            shutil.copytree(source, destination, symlinks=True, copy_function=_link_or_copy)
+        else:
+            _link_or_copy(source, destination)
+
+
+def _link_or_copy(source: str | Path, destination: str | Path, *, follow_symlinks: bool = False) -> str:
+    try:
+        os.link(source, destination, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, destination, follow_symlinks=False)
+    return str(destination)
+
+
+def sweep_stale(target: Path) -> None:
+    """Mend what dead processes left beside `target`. What a living one holds stays. Call it under the lock."""
+    target = _resolved(target)
+    old = _old(target)
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+    elif old.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+    pattern = re.compile(rf"\.{re.escape(_short(target.name))}\.tmp-\d+-[0-9a-f]{{8}}")
+    if not target.parent.is_dir():
+        return
+    for entry in target.parent.iterdir():
+        if pattern.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink() and _is_abandoned(entry):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _is_abandoned(directory: Path) -> bool:
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+@contextmanager
+def directory_lock(target: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold `target` alone: one process after the other. Death releases the lock.
+
+    Args:
+        target: The directory, there or not.
+        on_wait: Called once, after a second, while another process holds it.
+
+    Raises:
+        DirectoryError: The lock file beside `target` cannot be made.
+    """
+    target = _resolved(target)
+    with _os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _locked(target.parent / f".{_short(target.name)}.lock", on_wait)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # unlinked while held: who waits for it sees that and takes a new one
+            (target.parent / f".{_short(target.name)}.lock").unlink()
+        os.close(descriptor)
+
+
+def _locked(path: Path, on_wait: Callable[[], None] | None) -> int:
+    notice: float | None = time.monotonic() + _WAIT_NOTICE
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                    return descriptor
+        except BlockingIOError:
+            if notice is not None and time.monotonic() > notice:
+                notice = None
+                if on_wait is not None:
+                    on_wait()
+            time.sleep(0.02)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace one file durably: a temporary beside it, fsync, rename, fsync of the directory."""
+    temporary = path.parent / f".{_short(path.name)}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            sync_file(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_file(descriptor: int) -> None:
+    """Make a file's content durable."""
+    os.fsync(descriptor)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a directory's entries durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(root: Path) -> None:
+    """Make every file and directory below `root` durable, then `root`."""
+    for directory, _, files in os.walk(root, topdown=False):
+        for name in files:
+            path = Path(directory) / name
+            if not path.is_symlink():
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    sync_file(descriptor)
+                finally:
+                    os.close(descriptor)
+        sync_directory(Path(directory))
+
+
+def _resolved(target: Path) -> Path:
+    """The place itself: a link is followed, so that the link stays and what it names is replaced."""
+    return target.expanduser().resolve()
+
+
+def _short(name: str) -> str:
+    return name[:200]  # a temporary's name is longer, and 255 bytes are the limit
+
+
+@contextmanager
+def _os_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or target
+        raise DirectoryError(f"{target} cannot be written: {error.strerror or error} ({place})") from None

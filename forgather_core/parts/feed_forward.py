@@ -1,0 +1,25 @@
+"""Feed-forward layers."""
+
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+
+class GatedFeedForward(nn.Module):
+    """Gated linear unit (arXiv:2002.05202, sec. 2): down(act(gate(x)) * up(x)), without biases.
+
+    Args:
+        hidden_size: Size of input and output.
+        intermediate_size: Size between.
+        activation: A name that transformers knows: "silu" gives SwiGLU, "relu" ReGLU.
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int, *, activation: str) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.act_fn = ACT2FN[activation]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[B, T, hidden_size] -> [B, T, hidden_size]."""
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))

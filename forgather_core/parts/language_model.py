@@ -1,0 +1,78 @@
+"""A decoder with a head over the vocabulary: token ids in, logits and loss out."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from forgather_core.parts.decoder import Decoder, DecoderBase
+from forgather_core.parts.initial_weights import Table
+
+
+class CausalLM(DecoderBase, GenerationMixin):
+    """A decoder and a head that gives a score to every token of the vocabulary.
+
+    A definition sets `config_class` and `decoder_class`.
+    """
+
+    decoder_class: ClassVar[type[Decoder]]
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan: ClassVar[dict[str, str]] = {"lm_head": "colwise_gather_output"}
+    _pp_plan: ClassVar[dict[str, Any]] = {"lm_head": (["hidden_states"], ["logits"])}
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model = self.decoder_class(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def initial_weights(self) -> Table:
+        """The decoder's table: it names the head too."""
+        return self.model.initial_weights()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, T, V], and the loss where labels are given.
+
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: As for the decoder.
+            labels: [B, T], not shifted; -100 is no target. The loss is the mean over targets, or their sum over
+                `num_items_in_batch` where that is given.
+            logits_to_keep: The last so many positions, or the positions of an index tensor; 0 keeps all.
+            **kwargs: Handed on to the decoder and the loss.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, keep, :])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )

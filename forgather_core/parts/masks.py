@@ -1,0 +1,142 @@
+"""Which keys a query sees: causal, sliding window, padding, and documents packed into one row.
+
+transformers detects packing only without an attention mask and without a cache, and a cache is its default. Here it is
+never lost: a document begins where position_ids break, and no query sees a key before the begin of its document.
+
+Shapes: B batch, T query length, S key length (cached keys included), D hidden size.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+
+def decoder_mask(
+    config: Any,
+    inputs_embeds: Tensor,
+    *,
+    attention_mask: Any,
+    past_key_values: Cache | None,
+    position_ids: Tensor | None,
+    sliding_window: int | None,
+) -> tuple[Any, dict[str, Any]]:
+    """The mask for the attention implementation in use, and what else its function must be told.
+
+    Args:
+        config: The model's; its attention implementation decides the form of the mask.
+        inputs_embeds: [B, T, D].
+        attention_mask: [B, S], 0 on padding; or a mask [B, 1, T, S] made by the caller, used as it is; or None.
+        past_key_values: The cache before this call.
+        position_ids: [B, T] as the caller gave them; None when the caller gave none, and nothing is packed.
+        sliding_window: How many keys a query sees, itself included; None means all.
+
+    Raises:
+        ValueError: Packing in a form that flash attention cannot be told.
+    """
+    overlay, more = None, {}
+    ready = attention_mask is not None and len(attention_mask.shape) == 4
+    if position_ids is not None and not ready:
+        real = attention_mask.to(position_ids.device, torch.bool) if attention_mask is not None else None
+        past_length = _length(past_key_values)
+        starts = document_starts(position_ids.expand(inputs_embeds.shape[0], -1), past_length, real)
+        if "flash" in config._attn_implementation:
+            if _packed(starts):
+                attention_mask, more = None, flash_documents(starts, past_length, real)
+        elif torch.compiler.is_compiling() or starts.is_meta or _packed(starts):  # values not to be had: may be packed
+            overlay = _same_document(starts, past_length)
+    create = create_causal_mask if sliding_window is None else create_sliding_window_causal_mask
+    # position_ids are kept from it: what it would make of them is less than the overlay.
+    mask = create(
+        config=config,
+        inputs_embeds=inputs_embeds,
+        attention_mask=attention_mask,
+        past_key_values=past_key_values,
+        and_mask_function=overlay,
+    )
+    return mask, more
+
+
+def _length(past_key_values: Cache | None) -> int | Tensor:
+    length = past_key_values.get_seq_length() if past_key_values is not None else 0
+    # A static cache hands out its own counter, which moves on while the layers run.
+    return length.clone() if isinstance(length, Tensor) else length
+
+
+def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tensor | None = None) -> Tensor:
+    """The index, cached keys counted, at which the document of each query begins.
+
+    A document goes on from one token to the next while its position grows by one; padding between them is skipped, and
+    its positions may have been counted or not. Up to the first break, queries go on with the last cached document,
+    which began as many tokens ago as their position says.
+
+    Args:
+        position_ids: [B, T], given by the caller.
+        past_length: How many keys the cache holds.
+        real: [B, S] of bool, False on padding; None when there is none.
+
+    Returns:
+        [B, T], never decreasing along a row; 0 where there is nothing to hide.
+    """
+    step = torch.arange(position_ids.shape[1], device=position_ids.device).expand_as(position_ids)
+    if real is None:
+        breaks = torch.diff(position_ids, dim=-1, prepend=position_ids[:, :1] - 1) != 1
+        begun = (past_length - position_ids[:, :1]).clamp(min=0)
+        return torch.where(breaks, step + past_length, begun).cummax(dim=-1).values
+
+    last = real.shape[1] - 1
+    is_real = real.gather(1, (step + past_length).clamp(max=last))
+    latest = torch.where(is_real, step, -1).cummax(dim=-1).values
+    previous = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)  # the real token before each, -1 if none here
+    grown = position_ids - position_ids.gather(1, previous.clamp(min=0))
+    breaks = is_real & (previous >= 0) & (grown != 1) & (grown != step - previous)
+
+    count = real.long().cumsum(dim=-1)  # real tokens up to each key, itself included
+    first = is_real.int().argmax(dim=-1, keepdim=True)
+    cached = count.gather(1, (first + past_length).clamp(max=last)) - is_real.gather(1, first).long()
+    older = (cached - position_ids.gather(1, first)).clamp(min=0)  # real tokens of documents before the current one
+    begun = torch.where(older > 0, (count <= older).sum(dim=-1, keepdim=True), 0)
+    return torch.where(breaks, step + past_length, begun).cummax(dim=-1).values
+
+
+def _packed(starts: Tensor) -> bool:
+    return bool((starts > 0).any())
+
+
+def _same_document(starts: Tensor, past_length: int | Tensor) -> Callable[..., Any]:
+    def sees(batch_idx: Any, head_idx: Any, q_idx: Any, kv_idx: Any) -> Any:
+        return kv_idx >= starts[batch_idx, q_idx - past_length]
+
+    return sees
+
+
+def flash_documents(starts: Tensor, past_length: int | Tensor, real: Tensor | None) -> dict[str, Any]:
+    """What flash attention must be told of packed rows: all documents of the batch, laid end to end.
+
+    transformers reads documents from position_ids for a batch of one row only, and not where there is a mask. Padding
+    becomes documents of its own, which no real token sees.
+
+    Args:
+        starts: [B, T], from `document_starts`.
+        past_length: How many keys the cache holds.
+        real: [B, T] of bool, False on padding; None when there is none.
+
+    Raises:
+        ValueError: The cache holds tokens already, of which these lengths can say nothing.
+    """
+    if past_length > 0:
+        raise ValueError(
+            "flash attention cannot go on with packed documents from a filled cache: "
+            "choose attn_implementation='sdpa' or 'flex_attention', or pass the documents in one call"
+        )
+    begins = starts == torch.arange(starts.shape[1], device=starts.device)
+    if real is not None:
+        begins[:, 1:] |= real[:, 1:] != real[:, :-1]
+    begins[:, 0] = True
+    ends = torch.cat((begins.flatten().nonzero().flatten(), torch.tensor([starts.numel()], device=starts.device)))
+    longest = int(ends.diff().max())
+    ends = ends.to(torch.int32)
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}

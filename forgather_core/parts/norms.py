@@ -1,0 +1,29 @@
+"""Normalisation layers."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Root mean square layer normalisation (arXiv:1910.07467, eq. 4): x / sqrt(mean(x^2) + eps) * weight.
+
+    The mean is taken in float32 whatever the dtype of x.
+
+    Args:
+        hidden_size: Size of the last dimension.
+        eps: Added to the mean square.
+    """
+
+    def __init__(self, hidden_size: int, *, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[..., hidden_size] -> the same shape and dtype."""
+        x = hidden_states.float()
+        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * x.to(hidden_states.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}, eps={self.eps}"

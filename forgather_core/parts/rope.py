@@ -1,0 +1,104 @@
+"""Rotary position embedding (RoFormer, arXiv:2104.09864, sec. 3.4.2), in the half-split form of the HF checkpoints."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+
+@dataclass(frozen=True)
+class RopeNumbers:
+    """Stands where transformers' RoPE functions expect a model's configuration."""
+
+    head_dim: int
+    max_position_embeddings: int
+    rope_parameters: dict[str, Any]
+    num_attention_heads: int = 1
+
+    @property
+    def hidden_size(self) -> int:
+        """Of one head: some of the functions compute hidden_size / num_attention_heads before they look at head_dim."""
+        return self.head_dim
+
+    def standardize_rope_params(self) -> None:
+        """The functions ask for this; the parameters are in the standard form already."""
+
+
+class Rope(nn.Module):
+    """Cosines and sines by which heads are rotated: angle of pair i at position m is m * theta^(-2i / head_dim).
+
+    The scaled variants (linear, dynamic, yarn, longrope, llama3) are transformers' own. The angles are float32 whatever
+    the dtype of the model, and depend on nothing but the positions of the call: dynamic and longrope choose their
+    frequencies by the longest sequence of each call, and keep no state between calls.
+
+    Args:
+        head_dim: Size of a head, even.
+        max_position_embeddings: The length the model is made for; dynamic changes beyond it.
+        rope_parameters: `rope_type`, `rope_theta`, and what the type needs besides.
+    """
+
+    inv_freq: Tensor
+    long_inv_freq: Tensor | None
+
+    def __init__(self, head_dim: int, *, max_position_embeddings: int, rope_parameters: dict[str, Any]) -> None:
+        super().__init__()
+        self.numbers = RopeNumbers(head_dim, max_position_embeddings, rope_parameters)
+        self.rope_type = rope_parameters["rope_type"]
+        inv_freq, self.attention_scaling = self._frequencies()
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("long_inv_freq", self._long_frequencies(), persistent=False)
+
+    def _frequencies(
+        self, device: torch.device | None = None, length: int | Tensor | None = None
+    ) -> tuple[Tensor, float]:
+        """Frequencies [head_dim / 2] in float32, and the factor of cosines and sines."""
+        if self.rope_type != "default":
+            return ROPE_INIT_FUNCTIONS[self.rope_type](self.numbers, device, seq_len=length)
+        pairs = torch.arange(0, self.numbers.head_dim, 2, dtype=torch.float32, device=device)
+        return 1.0 / self.numbers.rope_parameters["rope_theta"] ** (pairs / self.numbers.head_dim), 1.0
+
+    def _long_frequencies(self, device: torch.device | None = None) -> Tensor | None:
+        if self.rope_type != "longrope":
+            return None
+        return self._frequencies(device, self.numbers.rope_parameters["original_max_position_embeddings"] + 1)[0]
+
+    def reset_buffers(self) -> None:
+        """Compute the buffers anew on their device: after meta, and after a load, they hold nothing."""
+        device = self.inv_freq.device
+        self.inv_freq = self._frequencies(device)[0]
+        self.long_inv_freq = self._long_frequencies(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rope":
+        was_meta = self.inv_freq.is_meta
+        super()._apply(fn, recurse)
+        # model.to(bfloat16) means the weights, not the angles; to_empty() brings a buffer that holds anything.
+        if was_meta or self.inv_freq.dtype != torch.float32:
+            self.reset_buffers()
+        return self
+
+    def _frequencies_at(self, position_ids: Tensor) -> Tensor:
+        inv_freq, last = self.inv_freq.to(position_ids.device), position_ids.max()
+        if self.rope_type == "dynamic":
+            scaled, _ = self._frequencies(position_ids.device, last.float() + 1)
+            return torch.where(last >= self.numbers.max_position_embeddings, scaled, inv_freq)
+        if self.long_inv_freq is not None:
+            limit = self.numbers.rope_parameters["original_max_position_embeddings"]
+            return torch.where(last >= limit, self.long_inv_freq.to(position_ids.device), inv_freq)
+        return inv_freq
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, each [B, T, head_dim], for position_ids [B, T], in the dtype of x."""
+        angles = position_ids[..., None].float() * self._frequencies_at(position_ids)
+        angles = torch.cat((angles, angles), dim=-1)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(x.dtype), sin.to(x.dtype)
+
+
+def rotate(x_BHTK: Tensor, cos_BTK: Tensor, sin_BTK: Tensor) -> Tensor:
+    """Rotate each pair (i, i + K/2) of the head dimension K by its angle."""
+    low, high = x_BHTK.chunk(2, dim=-1)
+    return x_BHTK * cos_BTK.unsqueeze(1) + torch.cat((-high, low), dim=-1) * sin_BTK.unsqueeze(1)

@@ -1,0 +1,72 @@
+"""Llama: pre-norm decoder, rotary positions, grouped-query attention, gated feed-forward (arXiv:2302.13971)."""
+
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM
+
+from forgather_core.parts.attention import Attention
+from forgather_core.parts.blocks import PreNormBlock
+from forgather_core.parts.decoder import Decoder
+from forgather_core.parts.feed_forward import GatedFeedForward
+from forgather_core.parts.initial_weights import Table, normal, ones, truncated_normal
+from forgather_core.parts.language_model import CausalLM
+from forgather_core.parts.norms import RMSNorm
+from forgather_core.parts.rope import Rope
+
+from .configuration_llama import LlamaConfig
+
+
+class LlamaModel(Decoder):
+    """The decoder: h = embed(ids); for each layer h += attn(norm(h)), h += mlp(norm(h)); norm(h)."""
+
+    config_class = LlamaConfig
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        c = config
+        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size, c.pad_token_id)
+        self.rotary_emb = Rope(
+            c.head_dim, max_position_embeddings=c.max_position_embeddings, rope_parameters=c.rope_parameters
+        )
+        self.layers = nn.ModuleList(
+            PreNormBlock(
+                input_layernorm=RMSNorm(c.hidden_size, eps=c.rms_norm_eps),
+                self_attn=Attention(
+                    c.hidden_size,
+                    layer_idx=i,
+                    num_heads=c.num_attention_heads,
+                    num_key_value_heads=c.num_key_value_heads,
+                    head_dim=c.head_dim,
+                    dropout=c.attention_dropout,
+                    sliding_window=c.sliding_window,
+                ),
+                post_attention_layernorm=RMSNorm(c.hidden_size, eps=c.rms_norm_eps),
+                mlp=GatedFeedForward(c.hidden_size, c.intermediate_size, activation="silu"),
+            )
+            for i in range(c.num_hidden_layers)
+        )
+        self.norm = RMSNorm(c.hidden_size, eps=c.rms_norm_eps)
+        self.post_init()
+
+    def initial_weights(self) -> Table:
+        """Residual branches start small, by the depth they add up over (arXiv:1901.08149 does so at their ends)."""
+        c = self.config
+        depth = (2 * c.num_hidden_layers) ** -0.5
+        yield r"norm", ones()
+        yield r"embed_tokens", normal(std=c.hidden_size**-0.5 if c.tie_word_embeddings else 1.0, zero_row=c.pad_token_id)
+        yield r"(q|k|v|up)_proj", truncated_normal(std=0.02)
+        yield r"(o|gate|down)_proj", truncated_normal(std=0.02 * depth)
+        yield r"lm_head", truncated_normal(std=c.hidden_size**-0.5, cut=3)
+
+
+class LlamaForCausalLM(CausalLM):
+    """The decoder with a head over the vocabulary."""
+
+    config_class = LlamaConfig
+    decoder_class = LlamaModel
+
+
+LlamaConfig.register_for_auto_class("AutoConfig")
+LlamaModel.register_for_auto_class("AutoModel")
+LlamaForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+AutoModel.register(LlamaConfig, LlamaModel, exist_ok=True)
+AutoModelForCausalLM.register(LlamaConfig, LlamaForCausalLM, exist_ok=True)
