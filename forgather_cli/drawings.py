@@ -37,7 +37,7 @@ def options(title: str, values: Mapping[str, Mapping[str, Any]]) -> RenderableTy
 
 def parameters(table: Mapping[str, Any]) -> RenderableType:
     """The parameter table."""
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for row in table["rows"]:
         shapes = ", ".join(_shape(name, shape, len(row["shapes"])) for name, shape in row["shapes"].items())
         total = f"tied to {row['tied_to']}" if row["tied_to"] else f"{row['total']:,}"
@@ -55,10 +55,6 @@ def _shape(name: str, shape: Sequence[int], names: int) -> str:
 def _loaded(report: Mapping[str, Any]) -> RenderableType:
     rows = [("missing", item["name"], item.get("hint") or "") for item in report["missing"]]
     rows += [("unexpected", name, "") for name in report["unexpected"]]
-    rows += [
-        ("mismatched", item["name"], f"{item['checkpoint']} there, {item['model']} here")
-        for item in report["mismatched"]
-    ]
     head = Text(f"Loaded {report['loaded']} tensors from {report['path']}\n")
     return Group(head, grid("Not loaded", ("", "name", ""), rows)) if rows else head
 

@@ -92,7 +92,7 @@ def skip_conversion(parameter: Any) -> None:
 
 
 def shown_default(spec: OptionSpec, values: Mapping[str, Any]) -> str | None:
-    """The default as a help page shows it, the preset's value where it sets one; None where there is nothing to show."""
+    """The default as a help page shows it, the preset's where it sets one; None where there is nothing to show."""
     value = values.get(spec.name, spec.default)
     if spec.kind is bool and not spec.info.negatable:
         return None

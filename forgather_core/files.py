@@ -1,7 +1,7 @@
 """Files and directories that are there whole or not at all. A kill at any instant leaves the old state or the new one.
 
-A directory is written as a sibling `.NAME.tmp-PID-RANDOM`, made durable, and takes its place by one rename. Temporaries of
-dead processes are swept by the next writer: the living hold a lock on theirs.
+A directory is written as a sibling `.NAME.tmp-PID-RANDOM`, made durable, and takes its place by one rename. Temporaries
+of dead processes are swept by the next writer: the living hold a lock on theirs.
 """
 
 from __future__ import annotations

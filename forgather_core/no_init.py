@@ -25,8 +25,8 @@ RANDOM_INITIALISERS = (
 def no_init_weights() -> Iterator[None]:
     """Skip random initial weights of modules built within the block.
 
-    Whatever a checkpoint brings is left unset, uninitialised memory that may hold NaN. The rest is right: RoPE tables and
-    other buffers, constants, tied pairs. That last is where this differs from transformers' own context manager, which
+    Whatever a checkpoint brings is left unset, uninitialised memory that may hold NaN. The rest is right: RoPE tables
+    and other buffers, constants, tied pairs. That last is where this differs from transformers' own manager, which
     replaces `init_weights` whole and leaves tied weights apart. Works for any torch module, nests, and restores
     everything on the way out. Not for concurrent use by threads: it replaces functions of torch.
     """

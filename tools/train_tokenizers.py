@@ -2,8 +2,8 @@
 
     python tools/train_tokenizers.py [DIRECTORY]
 
-Other releases of Python have other sources, and so give slightly other merges: the shipped ones were made with the release
-that forgather_core/data/tokenizers/README.md names, and stay as they are so that models keep their meaning.
+Other releases of Python have other sources, and so give slightly other merges: the shipped ones were made with the
+release that forgather_core/data/tokenizers/README.md names, and stay as they are so that models keep their meaning.
 """
 
 from __future__ import annotations

@@ -11,9 +11,8 @@ from pathlib import Path
 from ..errors import DataError
 
 # Tests and generated tables would make up half of the text, and teach little of what people write.
-_LEFT_OUT = frozenset(
-    {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "encodings", "__pycache__", "pydoc_data"}
-)
+_NO_TEXT = {"site-packages", "dist-packages", "__pycache__"}
+_LEFT_OUT = frozenset(_NO_TEXT | {"test", "tests", "idle_test", "lib2to3", "encodings", "pydoc_data"})
 
 
 def standard_library_texts() -> Iterator[str]:

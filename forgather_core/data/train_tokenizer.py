@@ -43,7 +43,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) 
     from tokenizers import models, pre_tokenizers, trainers
 
     if vocab_size < SMALLEST:
-        raise TokenizerError(f"a vocabulary of {vocab_size} cannot hold 256 bytes and the special tokens: take {SMALLEST}")
+        raise TokenizerError(f"a vocabulary of {vocab_size} is less than 256 bytes and the special tokens: {SMALLEST}")
     tokenizer = _byte_level(models.BPE(byte_fallback=True))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

@@ -22,8 +22,8 @@ tags:
 
 {summary}
 
-Built by [Forgather](https://pypi.org/project/forgather/) {forgather} from `{configuration}`. The directory holds all the
-source code of the model: it loads with Hugging Face transformers, and without Forgather.
+Built by [Forgather](https://pypi.org/project/forgather/) {forgather} from `{configuration}`. The directory holds all
+the source code of the model: it loads with Hugging Face transformers, and without Forgather.
 
 ## Options
 

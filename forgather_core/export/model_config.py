@@ -37,7 +37,7 @@ def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str,
         ConfigurationError: The vocabulary is set smaller than the tokenizer's.
     """
     options = settings.options
-    values = {s.name: SettledValue(getattr(options, s.name), settings.origins[s.name]) for s in specs_of(type(options))}
+    values = {s.name: SettledValue(getattr(options, s.name), settings.origins[s.name]) for s in specs_of(type(options))}  # type: ignore[arg-type]
     for name, value in derived_values(options).items():
         values[name] = SettledValue(value, Origin(DERIVED, DERIVED))
     if facts is None:
@@ -117,4 +117,5 @@ def generation_config_json(facts: TokenizerFacts) -> str:
     from transformers import GenerationConfig
 
     ids = {name: getattr(facts, name) for name in _TOKEN_IDS if getattr(facts, name) is not None}
-    return GenerationConfig(**ids).to_json_string(use_diff=True).rstrip("\n") + "\n"
+    text: str = GenerationConfig(**ids).to_json_string(use_diff=True)
+    return text.rstrip("\n") + "\n"

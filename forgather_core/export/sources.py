@@ -63,8 +63,8 @@ def collect_sources(entries: Sequence[str]) -> Sources:
         if name in files:
             if files[name].module != module:
                 raise ExportError(
-                    f"{path}:1: '{module}' and '{files[name].module}' would both be {name} in the flat model directory: "
-                    "rename one"
+                    f"{path}:1: '{module}' and '{files[name].module}' would both be {name} in the flat model "
+                    "directory: rename one"
                 )
             continue
         exporter = _Exporter(module, SourceText(path, path.read_bytes()), packages)
@@ -113,7 +113,7 @@ class _Exporter:
             self._need(f"{home}.{name}" if as_module else home, statement)
         flat = b"." if as_module else b"." + home.rpartition(".")[2].encode()
         if b"\\" in self._statement_bytes(statement):
-            raise self._error(statement, "a backslash continues this import, and the loader cannot follow: use parentheses")
+            raise self._error(statement, "the loader cannot follow an import with a backslash: use parentheses")
         self._edits.append((statement.start, statement.end, flat))
 
     def _absolute(self, statement: ImportFrom) -> str:
@@ -160,7 +160,7 @@ class _Exporter:
     def _refuse_plain_and_dynamic_imports(self) -> None:
         for module, line in self.source.imports():
             if self.packages.owns(module):
-                raise self.source.error(line, f"'import {module}' cannot be made flat: write 'from {module} import ...'")
+                raise self.source.error(line, f"'import {module}' cannot be flat: write 'from {module} import ...'")
             self._require(module)
         for node in ast.walk(self.source.tree):
             if isinstance(node, ast.Call):

@@ -158,8 +158,8 @@ def resolve_chat_template(spec: str, base: Path | None = None) -> str:
     path = path or shipped.get(spec) or shipped.get(f"{spec}.jinja")
     if path is None:
         names = [name.removesuffix(".jinja") for name in shipped]
-        hint = did_you_mean(spec, names)
-        raise TokenizerError(f"chat_template: '{spec}' is no file, and none of the shipped ones ({', '.join(names)}){hint}")
+        known = f"{', '.join(names)}){did_you_mean(spec, names)}"
+        raise TokenizerError(f"chat_template: '{spec}' is no file, and none of the shipped ones ({known}")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -204,7 +204,8 @@ def _find(spec: str, base: Path | None) -> Path | str:
     parts = spec.split("/")
     if len(parts) == 2 and all(parts) and not spec.startswith((".", "~")):
         return spec
-    hint = did_you_mean(spec, shipped) or f": take a shipped one ({', '.join(shipped)}), a directory, or org/name of a hub"
+    ways = f": take a shipped one ({', '.join(shipped)}), a directory, or org/name of a hub"
+    hint = did_you_mean(spec, shipped) or ways
     raise TokenizerError(f"tokenizer: there is no '{spec}'{hint}")
 
 
@@ -248,7 +249,8 @@ def _limit(length: Any) -> int | None:
 
 
 def _special_tokens(tokenizer: Any) -> dict[str, Any]:
-    named = {name: str(getattr(tokenizer, name)) for name in SPECIAL_TOKENS if getattr(tokenizer, name, None) is not None}
+    tokens = {name: getattr(tokenizer, name, None) for name in SPECIAL_TOKENS}
+    named = {name: str(token) for name, token in tokens.items() if token is not None}
     extra = [token for token in tokenizer.all_special_tokens if token not in named.values()]
     return named | ({"additional_special_tokens": extra} if extra else {})
 

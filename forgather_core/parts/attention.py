@@ -13,7 +13,7 @@ from forgather_core.parts.rope import rotate
 
 
 def eager_attention(
-    module: nn.Module,
+    module: Any,
     query_BHTK: Tensor,
     key_BGSK: Tensor,
     value_BGSK: Tensor,
@@ -47,8 +47,8 @@ def eager_attention(
 class Attention(nn.Module):
     """Causal self-attention without biases: o(softmax(rope(q(x)) rope(k(x))^T / sqrt(K)) v(x)).
 
-    Which function computes it (eager, sdpa, flash, flex, or a server's own) is handed in at each call, so that it can be
-    changed at run time. Such functions read `layer_idx`, `num_key_value_groups`, `scaling`, `is_causal` and `config`.
+    Which function computes it (eager, sdpa, flash, flex, or a server's own) is handed in at each call, so that it can
+    be changed at run time. Such functions read `layer_idx`, `num_key_value_groups`, `scaling`, `is_causal`, `config`.
 
     Args:
         hidden_size: D.

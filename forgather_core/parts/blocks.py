@@ -7,7 +7,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class Block(GradientCheckpointingLayer):
-    """One layer of a decoder: [B, T, D] -> [B, T, D], its activations recomputed in backward where that is asked for."""
+    """One layer of a decoder: [B, T, D] -> [B, T, D], recomputed in backward where that is asked for."""
 
 
 class PreNormBlock(Block):

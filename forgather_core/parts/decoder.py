@@ -67,7 +67,8 @@ class DecoderBase(PreTrainedModel):
 
 
 class Decoder(DecoderBase):
-    """Embeddings, layers, final norm. A definition sets `embed_tokens`, `layers`, `norm`, and `rotary_emb` if it rotates.
+    """Embeddings, layers, final norm. A definition sets `embed_tokens`, `layers`, `norm` and, if it rotates,
+    `rotary_emb`.
 
     `sliding_window` is read from the configuration where there is one.
     """
@@ -115,7 +116,7 @@ class Decoder(DecoderBase):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         if inputs_embeds is None:
-            inputs_embeds = self.embed(input_ids)
+            inputs_embeds = self.embed(input_ids)  # type: ignore[arg-type]
         if self.gradient_checkpointing and self.training:
             if past_key_values is not None and past_key_values.get_seq_length() > 0:
                 raise ValueError("gradient checkpointing recomputes layers and cannot train upon a filled cache")
@@ -132,7 +133,8 @@ class Decoder(DecoderBase):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_length).unsqueeze(0)
+            steps = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
+            position_ids = (steps + past_length).unsqueeze(0)
         if (rotary_emb := getattr(self, "rotary_emb", None)) is not None:
             more["position_embeddings"] = rotary_emb(inputs_embeds, position_ids)
         attention_function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)

@@ -10,7 +10,7 @@ from forgather_core.parts.initial_weights import Rule, Table
 
 
 @torch.no_grad()
-def initialise_module(model: Any, module: nn.Module) -> None:
+def initialise_module(model: Any, module: Any) -> None:
     """Fill the parameters that a module itself owns, and let it compute its buffers.
 
     What a checkpoint has filled, which transformers marks, stays; so does the target of a tie, which is about to become

@@ -51,8 +51,9 @@ class LlamaModel(Decoder):
         """Residual branches start small, by the depth they add up over (arXiv:1901.08149 does so at their ends)."""
         c = self.config
         depth = (2 * c.num_hidden_layers) ** -0.5
+        embedding = c.hidden_size**-0.5 if c.tie_word_embeddings else 1.0
         yield r"norm", ones()
-        yield r"embed_tokens", normal(std=c.hidden_size**-0.5 if c.tie_word_embeddings else 1.0, zero_row=c.pad_token_id)
+        yield r"embed_tokens", normal(std=embedding, zero_row=c.pad_token_id)
         yield r"(q|k|v|up)_proj", truncated_normal(std=0.02)
         yield r"(o|gate|down)_proj", truncated_normal(std=0.02 * depth)
         yield r"lm_head", truncated_normal(std=c.hidden_size**-0.5, cut=3)

@@ -173,8 +173,8 @@ def _flash_stand_in(
         seen = torch.ones(len(q), len(q), dtype=torch.bool).tril()
         if sliding_window is not None:
             seen &= ~seen.tril(-sliding_window)
-        k, v = (x.transpose(0, 1).repeat_interleave(groups, 0) for x in (k, v))
-        out = nn.functional.scaled_dot_product_attention(q.transpose(0, 1), k, v, attn_mask=seen, scale=scaling)
+        keys, values = (x.transpose(0, 1).repeat_interleave(groups, 0) for x in (k, v))
+        out = nn.functional.scaled_dot_product_attention(q.transpose(0, 1), keys, values, attn_mask=seen, scale=scaling)
         results.append(out.transpose(0, 1))
     return torch.cat(results).view(query.shape[0], -1, query.shape[1], query.shape[3]), None
 

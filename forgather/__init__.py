@@ -1,0 +1,1 @@
+"""The documented import names of Forgather's Python interface."""

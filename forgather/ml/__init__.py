@@ -1,0 +1,1 @@
+"""Models: building without initial weights, default dtypes, checkpoints. The code is forgather_core's."""
