@@ -6,8 +6,10 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from .dynamic import CHOOSE, DynamicCommand, DynamicGroup, Session, TrialCommand
 
 if TYPE_CHECKING:
     from forgather_core.settings import Settings
+    from forgather_core.trial import Step
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -53,9 +56,8 @@ def construct(ctx: typer.Context) -> None:
 def test(ctx: typer.Context) -> None:
     """Test model forward and backward: a few steps of SGD on random tokens or on real data."""
     asked = _Asked(ctx)
-    from forgather_core.trial import check_trial, run_trial_of
-
     from forgather_core.construct import construct as run
+    from forgather_core.trial import check_trial, run_trial_of
 
     from . import drawings
 
@@ -63,7 +65,8 @@ def test(ctx: typer.Context) -> None:
     made = run(
         asked.settings, project=asked.project, refresh=asked.run.refresh_model, keep=asked.run.keep, on_wait=_waiting
     )
-    report = run_trial_of(made, asked.trial, project=asked.project)
+    with _progress(asked.trial.steps) as on_step:
+        report = run_trial_of(made, asked.trial, on_step=on_step)
     asked.answer(report, drawings.trial(report))
 
 
@@ -130,6 +133,21 @@ def _editor() -> list[str]:
                 raise ForgatherError(f"--edit: {variable} names '{command[0]}', which is not a program here")
             return command
     raise ForgatherError("--edit: set VISUAL or EDITOR to your editor, for example: export EDITOR=nano")
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Callable[[Step], None] | None]:
+    """A bar on the terminal while steps run; nothing where nobody watches."""
+    if not sys.stderr.isatty() or steps == 1:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=steps, loss="")
+        yield lambda step: progress.update(task, completed=step.step, loss=f"{step.loss:.4f}")
 
 
 def _waiting() -> None:

@@ -97,8 +97,19 @@ def build(directory: Path, options: BuildOptions) -> nn.Module:
         if not options.no_init_weights and device.type != "meta":
             model.init_weights()
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        _enable_checkpointing(model)
     return model  # type: ignore[no-any-return]
+
+
+def is_checkpointing(model: nn.Module) -> bool:
+    """Whether gradient checkpointing is on: layers recompute their activations in backward."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def _enable_checkpointing(model: Any) -> None:
+    # Newer releases of transformers call it activation checkpointing, and warn of the old name.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
 
 
 def _from_config(directory: Path, attention: str | None, dtype: torch.dtype) -> Any:

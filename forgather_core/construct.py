@@ -73,6 +73,9 @@ def construct(
         if checkpoint is not None:
             checkpoint.close()
     saved = None
+    if loaded is not None and loaded.missing and options.no_init_weights:
+        names = ", ".join(item.name for item in loaded.missing[:3]) + (", ..." if len(loaded.missing) > 3 else "")
+        raise BuildError(f"{loaded.path} lacks {names}, which --no-init-weights leaves unset: drop that flag")
     if options.save_checkpoint:
         saved = save_checkpoint(directory.path, model, safetensors=options.safetensors, max_shard_size=shard_size)
     return Construction(settings, directory, model, loaded, saved)

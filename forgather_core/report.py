@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .export.model_config import SettledValue, option_values
-from .export.tokenizer import TokenizerFacts, quick_facts
+from .export.tokenizer import TokenizerFacts, load_tokenizer, quick_facts
 from .option_spec import specs_of
 from .settings import Settings
 from .shared_options import BuildOptions, DirectoryOptions
@@ -121,10 +121,11 @@ def _plain(value: Any) -> Any:
 
 def construction_report(made: Construction) -> dict[str, Any]:
     """Everything `construct` tells: the directory, options, tokenizer, parameters, what was loaded and saved."""
-    from .export.tokenizer import load_tokenizer
+    from .build import is_checkpointing
 
     table = parameter_table(made.model)
-    facts = load_tokenizer(str(made.directory.path)).facts
+    path = str(made.directory.path)
+    facts = quick_facts(path) or load_tokenizer(path).facts
     manifest = made.directory.manifest
     first = next(made.model.parameters(), None)
     return {
@@ -141,7 +142,7 @@ def construction_report(made: Construction) -> dict[str, Any]:
             "device": str(first.device) if first is not None else None,
             "dtype": str(first.dtype).removeprefix("torch.") if first is not None else None,
             "attention": made.model.config._attn_implementation,  # type: ignore[union-attr]
-            "gradient_checkpointing": bool(made.model.is_gradient_checkpointing),
+            "gradient_checkpointing": is_checkpointing(made.model),
             "initial_weights": _initial_weights(made.settings.build),
         },
         "parameters": asdict(table),

@@ -46,8 +46,8 @@ def save_checkpoint(
 ) -> SaveReport:
     """Save a model's parameters and persistent buffers in Hugging Face's sharded format.
 
-    The index is the commit: until it is replaced, the directory's old checkpoint is the one that loads, whole. On return
-    the new one is durable, and the files of the old one, of either format, are gone. Tied tensors are saved once.
+    The index is the commit: until it is replaced, the directory's old checkpoint is the one that loads, whole. On
+    return the new one is durable, and the files of the old one, of either format, are gone. Ties are saved once.
 
     Args:
         path: The directory; it is made if need be.
@@ -56,7 +56,7 @@ def save_checkpoint(
         max_shard_size: Bytes, or a size such as "500MB". A larger tensor has a file of its own.
 
     Raises:
-        CheckpointError: The model is on meta, or the directory cannot be written: its old checkpoint stands.
+        CheckpointError: The model is on meta, or the directory cannot be written; the old one stands then.
     """
     limit = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
     tensors = unique_tensors(model)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -102,7 +104,8 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
     try:
         # Without a hub, one that was fetched earlier still loads.
         local = isinstance(place, Path) or not _hub_answers()
-        tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False, local_files_only=local)
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False, local_files_only=local)
     except Exception as error:
         raise TokenizerError(_why(spec, place, error)) from None
     ids = {f"{n}_id": getattr(tokenizer, f"{n}_id") for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
@@ -116,6 +119,19 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
         **ids,
     )
     return LoadedTokenizer(tokenizer, facts)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Beside a model that transformers does not have, it warns of the model's type, which is none of a tokenizer's."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: str | None = None) -> list[str]:

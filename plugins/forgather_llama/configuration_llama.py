@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 from .options import LlamaOptions
 
 if TYPE_CHECKING:  # this line makes transformers copy the file beside this one
-    pass
+    from .modeling_llama import LlamaForCausalLM  # noqa: F401
 
 
 class LlamaConfig(LlamaOptions, PreTrainedConfig):

@@ -30,6 +30,10 @@ class Net(nn.Module):
             self._tied_weights_keys = self.all_tied_weights_keys = {"head.weight": "embed.weight"}
 
 
+def names(directory: Path) -> set[str]:
+    return {entry.name for entry in directory.iterdir()}
+
+
 def same(a: nn.Module, b: nn.Module) -> bool:
     mine, other = a.state_dict(), b.state_dict()
     return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
@@ -41,7 +45,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 def test_a_round_trip(tmp_path: Path, safetensors: bool, tied: bool, limit: str) -> None:
     model, other = Net(tied=tied), Net(tied=tied)
     saved = save_checkpoint(tmp_path, model, safetensors=safetensors, max_shard_size=limit)
-    assert sorted(saved.files) == sorted(os.listdir(tmp_path))
+    assert sorted(saved.files) == sorted(names(tmp_path))
     report = load_checkpoint(tmp_path, other)
     assert same(model, other)
     assert (report.loaded, report.missing, report.unexpected) == (5, (), ())
@@ -77,7 +81,7 @@ def test_a_save_replaces_what_was_there_whatever_its_format(tmp_path: Path, safe
     saved = save_checkpoint(tmp_path, new, safetensors=safetensors)
     load_checkpoint(tmp_path, loaded)
     assert same(new, loaded)
-    assert sorted(os.listdir(tmp_path)) == sorted([*saved.files, notes.name])
+    assert sorted(names(tmp_path)) == sorted([*saved.files, notes.name])
 
 
 @pytest.mark.parametrize("safetensors", [False, True])
@@ -86,7 +90,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(
 ) -> None:
     old, loaded = Net(), Net()
     before = save_checkpoint(tmp_path, old, safetensors=safetensors, max_shard_size=600)
-    calls = 0
+    calls = fail_at = 0
 
     def failing(descriptor: int) -> None:
         nonlocal calls
@@ -97,14 +101,14 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr("forgather_core.checkpoint.save.sync_file", failing)
         patch.setattr(files, "sync_file", failing)
-        for fail_at in range(1, 5):  # each of three shards, and the index
-            calls = 0
+        for number in range(1, 5):  # each of three shards, and the index
+            calls, fail_at = 0, number
             with pytest.raises(CheckpointError, match="No space left"):
                 save_checkpoint(tmp_path, Net(), safetensors=not safetensors, max_shard_size=600)
             load_checkpoint(tmp_path, loaded)
             assert same(old, loaded)
     after = save_checkpoint(tmp_path, Net(), safetensors=safetensors)
-    assert sorted(os.listdir(tmp_path)) == sorted(after.files)
+    assert sorted(names(tmp_path)) == sorted(after.files)
     assert before.files != after.files
 
 

@@ -1,0 +1,6 @@
+"""`test`: a few steps of training that tell whether a model works."""
+
+from .loop import Step
+from .run import check_trial, run_trial_of
+
+__all__ = ["Step", "check_trial", "run_trial_of"]
