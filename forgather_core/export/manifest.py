@@ -16,10 +16,14 @@ FORMAT = 1
 
 # transformers rewrites these files when it saves weights beside them. The values it may change say nothing about what
 # the model is; everything else in the file must stay.
-REWRITTEN_BY_TRANSFORMERS = ("config.json", "generation_config.json")
 _VOLATILE = frozenset(
     {"transformers_version", "dtype", "torch_dtype", "architectures", "_from_model_config", "_name_or_path"}
 )
+REWRITTEN_BY_TRANSFORMERS = {
+    "config.json": _VOLATILE,
+    # A model made by from_config has a generation configuration made from its own, with these defaults spelt out.
+    "generation_config.json": _VOLATILE | {"use_cache", "output_attentions", "output_hidden_states"},
+}
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,7 @@ class Manifest:
 
 def record(name: str, data: bytes, origin: str) -> FileRecord:
     """The record of a file with these bytes."""
-    meaning = _meaning(data) if name in REWRITTEN_BY_TRANSFORMERS else None
-    return FileRecord(hashlib.sha256(data).hexdigest(), origin, meaning)
+    return FileRecord(hashlib.sha256(data).hexdigest(), origin, _meaning(name, data))
 
 
 def read_manifest(directory: Path) -> Manifest | None:
@@ -103,24 +106,27 @@ def edited_files(
         except OSError:
             found[name] = "missing"
             continue
-        if not _same(files[name], data):
+        if not _same(name, files[name], data):
             found[name] = "edited"
     return found
 
 
-def _same(old: FileRecord, data: bytes) -> bool:
+def _same(name: str, old: FileRecord, data: bytes) -> bool:
     if hashlib.sha256(data).hexdigest() == old.sha256:
         return True
-    return old.meaning is not None and _meaning(data) == old.meaning
+    return old.meaning is not None and _meaning(name, data) == old.meaning
 
 
-def _meaning(data: bytes) -> str | None:
-    """A digest of a JSON object without the values that say nothing about the model; None where it is no object."""
+def _meaning(name: str, data: bytes) -> str | None:
+    """A digest of a JSON object without the values that say nothing about the model; None for all other files."""
+    if name not in REWRITTEN_BY_TRANSFORMERS:
+        return None
+    volatile = REWRITTEN_BY_TRANSFORMERS[name]
     try:
         content = json.loads(data)
     except ValueError:
         return None
     if not isinstance(content, dict):
         return None
-    kept = {key: value for key, value in content.items() if key not in _VOLATILE and value is not None}
+    kept = {key: value for key, value in content.items() if key not in volatile and value is not None}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
