@@ -152,10 +152,7 @@ class RootGroup(TyperGroup):
 
     def get_params(self, ctx: typer.Context) -> list[Any]:
         """Typer's parameters, their text passed through."""
-        own = super().get_params(ctx)
-        for parameter in own:
-            skip_conversion(parameter)
-        return own
+        return _unconverted(super().get_params(ctx))
 
     def get_help(self, ctx: typer.Context) -> str:
         """The help page."""
@@ -176,13 +173,21 @@ EXAMPLE = "A first model: forgather -t llama/4M model --device cpu --save-checkp
 class PlainCommand(TyperCommand):
     """A command without dynamic options, with the same kind of help page."""
 
-    get_params = RootGroup.get_params
+    def get_params(self, ctx: typer.Context) -> list[Any]:
+        """Typer's parameters, their text passed through."""
+        return _unconverted(super().get_params(ctx))
 
     def get_help(self, ctx: typer.Context) -> str:
         """The help page."""
         rows = [(", ".join(p.opts), p.help or "") for p in self.get_params(ctx) if p.name != "help"]
         usage = ctx.command_path + " [OPTIONS]"
         return page(usage, _about(self), [("Options", [*rows, ("-h, --help", "Show this page")])])
+
+
+def _unconverted(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        skip_conversion(parameter)
+    return parameters
 
 
 def _about(command: Any) -> str:

@@ -90,11 +90,11 @@ def build(directory: Path, options: BuildOptions) -> nn.Module:
         BuildError: The device, dtype or attention implementation cannot be had.
     """
     device, dtype = check_build(options)
-    torch.manual_seed(options.seed)
     with device, default_dtype(dtype or torch.get_default_dtype()):
         with no_init_weights():
             model = _from_config(directory, options.attn_implementation, dtype or torch.get_default_dtype())
         if not options.no_init_weights and device.type != "meta":
+            torch.manual_seed(options.seed)  # now, and not before: imports on the way may have drawn numbers
             model.init_weights()
     if options.gradient_checkpointing:
         _enable_checkpointing(model)

@@ -1,0 +1,74 @@
+"""A package of somebody else's is a full citizen; a broken one beside it harms nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+pytestmark = pytest.mark.slow
+PACKAGES = Path(__file__).parent.parent / "packages"
+
+
+@pytest.fixture
+def environment(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """With both packages installed."""
+    site = tmp_path / "site"
+    for name in ("parallel_lm", "broken_lm"):
+        source = tmp_path / "sources" / name  # a build leaves files beside what it builds
+        shutil.copytree(PACKAGES / name, source)
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+        subprocess.run([*pip, "--target", str(site), str(source)], check=True, capture_output=True)
+    path = [str(site), *filter(None, [environment.get("PYTHONPATH")])]
+    return environment | {"PYTHONPATH": ":".join(path)}
+
+
+def test_it_is_listed_helps_constructs_trains_and_loads(forgather: Run, python: Run, tmp_path: Path) -> None:
+    listed = json.loads(forgather("ls", "--json").stdout)
+    assert {d["name"] for d in listed["definitions"]} >= {"llama", "parallel"}
+    assert listed["broken"] == ["broken"]
+    plugins = {p["name"]: p for p in json.loads(forgather("plugins", "--json", code=1).stdout)["plugins"]}
+    assert (plugins["parallel"]["version"], plugins["parallel"]["distribution"]) == ("1.2.3", "parallel-lm")
+    assert plugins["broken"]["state"] == "broken"
+    assert "a_package_that_nobody_has" in plugins["broken"]["error"]
+
+    page = forgather("-t", "parallel", "model", "--help").stdout
+    assert "--branch-scale FLOAT" in page
+    assert "--rope-parameters" not in page
+    wrong = forgather("-t", "parallel", "model", "--rope-parameters", "{}", "show", code=2).stderr
+    assert "'parallel' has no option --rope-parameters (it belongs to: llama)" in wrong
+    assert "broken" in forgather("-t", "broken", "model", "show", code=2).stderr
+
+    options = ("--branch-scale", "0.25", "--activation", "relu", "--tie-word-embeddings")
+    parallel = ("-t", "parallel/small", "model", "--device", "cpu", *options)
+    forgather(*parallel, "--save-checkpoint", "--safetensors", "construct")
+    forgather(*parallel, "test", "--sequence-length", "32", "--packed")
+    directory = tmp_path / "output_models" / "parallel_small"
+    assert (directory / "parallel_block.py").is_file()
+    python(
+        """
+import torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("output_models/parallel_small", trust_remote_code=True)
+assert model.model.layers[0].scale == 0.25
+assert model.lm_head.weight is model.model.embed_tokens.weight
+ids = torch.arange(10)[None]
+together = torch.cat((ids, ids), 1)
+packed = model(together, position_ids=torch.cat((ids, ids), 1)).logits
+assert torch.allclose(packed[:, 10:], model(ids).logits, atol=1e-5)
+"""
+    )
+
+
+def test_the_broken_one_is_said_where_it_matters_only(forgather: Run) -> None:
+    assert "broken" not in forgather("-t", "llama/4M", "model", "show").stdout
+    shown = forgather("ls").stdout
+    assert "broken plugins: broken" in shown
+    off = forgather("plugins", "--json", FORGATHER_DISABLE_PLUGINS="broken")
+    assert {p["name"]: p["state"] for p in json.loads(off.stdout)["plugins"]}["broken"] == "disabled"

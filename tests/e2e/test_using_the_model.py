@@ -1,0 +1,114 @@
+"""The documented way to use a model directory, as printed, where Forgather is not installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+pytestmark = pytest.mark.slow
+
+LOAD = """
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+model_path = "output_models/llama_4m"
+tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=True)
+config = AutoConfig.from_pretrained(model_path, trust_remote_code=True)
+"""
+
+
+@pytest.fixture
+def built(forgather: Run) -> None:
+    forgather("-t", "llama/4M", "model", "construct")
+
+
+@pytest.mark.usefixtures("built")
+def test_a_new_model_is_made_saved_and_loaded(python: Run, forgather: Run) -> None:
+    python(
+        LOAD
+        + """
+model = AutoModelForCausalLM.from_config(config)
+assert 0.9 < model.model.embed_tokens.weight.std() < 1.1  # the definition's own initial weights
+model.save_pretrained(model_path)
+model.save_pretrained(model_path, safe_serialization=False)
+again = AutoModelForCausalLM.from_pretrained(model_path, trust_remote_code=True)
+assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+ids = tokenizer("def main():", return_tensors="pt")
+with torch.no_grad():
+    assert torch.equal(model.eval()(**ids).logits, again.eval()(**ids).logits)
+assert again.generate(**ids, max_new_tokens=5, do_sample=False).shape[1] == ids["input_ids"].shape[1] + 5
+assert isinstance(again.config, type(config))
+"""
+    )
+    report = json.loads(forgather("-t", "llama/4M", "model", "--json", "construct").stdout)
+    assert report["state"] == "reused"  # saving beside the sources is no edit
+
+
+@pytest.mark.usefixtures("built")
+def test_bfloat16_after_a_save_and_the_checkpoint_interface(python: Run) -> None:
+    python(
+        LOAD
+        + """
+model = AutoModelForCausalLM.from_config(config)
+model.save_pretrained(model_path)  # writes float32 into the very config
+from forgather.ml.no_init_weights import no_init_weights
+from forgather.ml.utils import default_dtype
+with no_init_weights(), default_dtype(torch.bfloat16):
+    model = AutoModelForCausalLM.from_config(config)
+assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+device = "cpu"
+model.to(device=device)
+from forgather.ml.sharded_checkpoint import load_checkpoint, save_checkpoint
+report = load_checkpoint(model_path, model, device=device)
+assert not report.missing and not report.unexpected
+save_checkpoint(model_path, model)
+again = AutoModelForCausalLM.from_pretrained(model_path, trust_remote_code=True, dtype=torch.bfloat16)
+assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+""",
+        alone=False,
+    )
+
+
+@pytest.mark.usefixtures("built")
+def test_the_headless_model_loads_and_its_buffers_are_right(forgather: Run, python: Run) -> None:
+    forgather("-t", "llama/4M", "model", "--device", "cpu", "--save-checkpoint", "--safetensors", "construct")
+    python(
+        LOAD
+        + """
+from transformers import AutoModel
+whole = AutoModelForCausalLM.from_pretrained(model_path, trust_remote_code=True)
+base = AutoModel.from_pretrained(model_path, trust_remote_code=True)
+ids = torch.arange(12)[None]
+assert torch.equal(base(ids).last_hidden_state, whole.model(ids).last_hidden_state)
+torch.testing.assert_close(base.rotary_emb.inv_freq, 10000.0 ** -(torch.arange(0, 64, 2) / 64))
+"""
+    )
+
+
+def test_old_weights_move_to_changed_code_in_one_step(forgather: Run, tmp_path: Path) -> None:
+    llama = ("-t", "llama/4M", "model", "--device", "cpu", "--json")
+    forgather(*llama, "--save-checkpoint", "construct")
+    directory = tmp_path / "output_models" / "llama_4m"
+    (directory / "notes.txt").write_text("mine")
+    changed = ("-r", "--sliding-window", "64", "--save-checkpoint", "--safetensors", "--load-from-checkpoint")
+    report = json.loads(forgather(*llama, *changed, str(directory), "construct").stdout)
+    assert (report["state"], report["loaded"]["loaded"], report["loaded"]["missing"]) == ("rebuilt", 39, [])
+    assert (directory / "notes.txt").read_text() == "mine"
+    assert json.loads((directory / "config.json").read_text())["sliding_window"] == 64
+    assert not list(directory.glob("*.bin*"))
+
+
+def test_a_trial_on_real_text_carries_on_from_a_checkpoint(forgather: Run) -> None:
+    llama = ("-t", "llama/4M", "model", "--device", "cpu", "--json")
+    forgather(*llama, "--save-checkpoint", "construct")
+    load = ("--load-from-checkpoint", "output_models/llama_4m")
+    trial = ("--dataset-project", "stdlib", "--steps", "2", "--sequence-length", "64", "--packed")
+    report = json.loads(forgather(*llama, *load, "test", *trial).stdout)
+    assert [step["step"] for step in report["steps"]] == [1, 2]
+    assert report["setup"]["data"] == "stdlib/default"
+    fresh = json.loads(forgather(*llama, "test", *trial).stdout)
+    assert [step["loss"] for step in fresh["steps"]] == [step["loss"] for step in report["steps"]]  # the same seed
