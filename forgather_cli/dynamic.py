@@ -212,14 +212,16 @@ def _unknown_option(session: Session, error: Any) -> str:
         return f"{flag} goes before 'model': forgather {flag} {'NAME' if 't' in flag else 'DIR'} model ..."
     known = {opt for p in session.parameters.values() for opt in (*p.opts, *p.secondary_opts)}
     hint = did_you_mean(flag, known, "{}")
-    if session.configuration is None:
-        return f"No such option: {flag}{hint}" + ("" if hint else f"; {CHOOSE}")
-    name = session.configuration.definition.name
+    name = session.configuration.definition.name if session.configuration is not None else None
     owners = [
         other.name
         for other in registry().definitions()
         if other.name != name and any(spec.flag == flag for spec in specs_of(other.options))
     ]
+    if name is None:
+        if owners:
+            return f"{flag} is an option of {', '.join(owners)}: say which with -t before 'model'"
+        return f"No such option: {flag}{hint}" + ("" if hint else f"; {CHOOSE}")
     if owners:
         return f"'{name}' has no option {flag} (it belongs to: {', '.join(owners)})"
     return f"No such option: {flag}{hint}"

@@ -107,8 +107,7 @@ def main() -> None:
     except ForgatherError as error:
         code = _complain(error, error.exit_code)
     except _UsageError as error:
-        # An empty message: Typer has printed the help page of a group that was called without a command.
-        code = _complain(error, error.exit_code) if error.format_message() else 2
+        code = _complain(error, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("forgather: interrupted", file=sys.stderr)
         code = 130
@@ -119,9 +118,14 @@ def main() -> None:
 
 
 def _complain(error: Any, code: int) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: its text is the help page
+        print(error.format_message(), file=sys.stderr)
+        return code
     if os.environ.get("FORGATHER_TRACEBACK"):
         raise error
-    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    # Typer puts "Invalid value for '--x':" before a text of ours, which names the flag itself.
+    text = str(error) if isinstance(error, ForgatherError) else error.format_message()
+    text = error.message if type(error) is typer.BadParameter else text
     print("forgather: error: " + " ".join(text.split()), file=sys.stderr)
     return code
 

@@ -74,7 +74,14 @@ def _export(page: Console, suffix: str, title: str) -> str:
 
 def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[int] = ()) -> Table:
     """A table. Columns whose numbers are in `right` are aligned to the right; no cell is ever cut."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=_box(), pad_edge=False, header_style="dim")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=_box(),
+        pad_edge=not sys.stdout.isatty(),
+        header_style="dim",
+    )
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number in right else "left", overflow="fold")
     for row in rows:

@@ -25,6 +25,10 @@ class Origin:
     where: str
     base: Path | None = None  # the directory that relative paths in the value start from
 
+    def of(self, name: str) -> str:
+        """The beginning of an error about the option `name`: a flag names it by itself, a file does not."""
+        return self.where if self.where.startswith("--") else f"{self.where}: {name}"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -142,7 +146,7 @@ def _interpolate(merged: dict[str, Any], origins: Mapping[str, Origin], layers: 
         raise ConfigurationError(f"{where}: {key}: {_first_line(error)}") from None
     except RecursionError:
         name = next(name for name, value in merged.items() if _has_interpolation(value))
-        raise ConfigurationError(f"{origins[name].where}: {name}: the interpolation leads back to itself") from None
+        raise ConfigurationError(f"{origins[name].of(name)}: the interpolation leads back to itself") from None
     return {name: merged[name] if not _has_interpolation(merged[name]) else resolved[name] for name in merged}
 
 
@@ -171,21 +175,21 @@ def _convert(spec: OptionSpec, value: Any, origin: Origin) -> Any:
     try:
         return spec.convert(value)
     except ValueError as error:
-        raise ConfigurationError(f"{origin.where}: {spec.name}: {error}") from None
+        raise ConfigurationError(f"{origin.of(spec.name)}: {error}") from None
 
 
 def _check_rules(settings: Settings) -> None:
     problems: Iterable[tuple[str, str]] = getattr(settings.options, "problems", tuple)()
     for name, sentence in problems:
         origin = settings.origins.get(name)
-        where = "" if origin is None or origin.label == DEFAULT else f"{origin.where}: "
-        raise ConfigurationError(f"{where}{name}: {sentence}")
+        where = name if origin is None or origin.label == DEFAULT else origin.of(name)
+        raise ConfigurationError(f"{where}: {sentence}")
 
 
 def _check_model_name(settings: Settings) -> None:
     name = settings.model_name
     if name in {".", ".."} or "/" in name or "\\" in name or not name.isprintable() or name != name.strip():
         raise ConfigurationError(
-            f"{settings.origins['model_name'].where}: model_name: '{name}' is not a plain name; "
+            f"{settings.origins['model_name'].of('model_name')}: '{name}' is not a plain name; "
             "give a path with output_dir"
         )

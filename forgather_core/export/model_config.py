@@ -49,7 +49,7 @@ def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str,
     vocab = values.get("vocab_size")
     if vocab is not None and vocab.value < facts.vocab_size:
         raise ConfigurationError(
-            f"{vocab.origin.where}: vocab_size: {vocab.value} is smaller than the {facts.vocab_size} entries of the "
+            f"{vocab.origin.of('vocab_size')}: {vocab.value} is smaller than the {facts.vocab_size} entries of the "
             f"tokenizer '{facts.name}'"
         )
     return values

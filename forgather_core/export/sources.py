@@ -1,7 +1,8 @@
 """The source files of a model directory: the import closure of a definition, its import lines made flat.
 
-Every file is copied byte for byte; only the module names in imports of our own packages change, to `.name`. What the
-loader of transformers could not follow is refused here, with file and line.
+Every file is copied byte for byte; only the module names in imports of our own packages change, to `.name`, and the
+configuration file names all others (`naming.py`). What the loader of transformers could not follow is refused here,
+with file and line.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ExportError
 from .imports import ImportFrom, SourceText, loader_finds
 from .modules import CORE, Packages, entry_file, is_package, module_file
+from .naming import name_all_files
 
 _PROVIDED = {"torch", "transformers"}  # every reader of a model directory has these
 
@@ -48,7 +50,7 @@ def collect_sources(entries: Sequence[str]) -> Sources:
     """Follow the imports of some modules and make them flat.
 
     Args:
-        entries: Dotted names of the modules that `auto_map` names.
+        entries: Dotted names of the modules that `auto_map` names, that of the configuration first.
 
     Raises:
         ExportError: A form of import that cannot be exported; the text begins with file and line.
@@ -71,6 +73,9 @@ def collect_sources(entries: Sequence[str]) -> Sources:
         files[name] = SourceFile(name, module, path, exporter.rewritten())
         requires |= exporter.requires
         waiting += exporter.needs.items()
+    first = entries[0].rpartition(".")[2]
+    flat = {name.removesuffix(".py"): SourceText(file.path, file.text) for name, file in files.items()}
+    files[f"{first}.py"] = replace(files[f"{first}.py"], text=name_all_files(first, flat))
     found = tuple(files[name] for name in sorted(files))
     _check_as_the_loader_would(found, {entry.rpartition(".")[2] for entry in entries})
     return Sources(found, tuple(sorted(requires)))

@@ -90,7 +90,7 @@ class Attention(nn.Module):
         *,
         attention_mask: Any,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         attention_function: Callable[..., tuple[Tensor, Tensor | None]] = eager_attention,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
@@ -100,7 +100,7 @@ class Attention(nn.Module):
             hidden_states: [B, T, D].
             attention_mask: Whatever the attention function takes: a tensor, a block mask, None.
             position_embeddings: Cosines and sines, [B, T, K] each; None rotates nothing.
-            past_key_values: Keys and values of earlier calls, to which this call's are added.
+            cache: Keys and values of earlier calls, to which this call's are added.
             attention_function: One of transformers' attention interface.
             **kwargs: Handed on to it.
 
@@ -113,8 +113,8 @@ class Attention(nn.Module):
         value_BGSK = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         if position_embeddings is not None:
             query_BHTK, key_BGSK = rotate(query_BHTK, *position_embeddings), rotate(key_BGSK, *position_embeddings)
-        if past_key_values is not None:
-            key_BGSK, value_BGSK = past_key_values.update(key_BGSK, value_BGSK, self.layer_idx)
+        if cache is not None:
+            key_BGSK, value_BGSK = cache.update(key_BGSK, value_BGSK, self.layer_idx)
         result_BTHK, weights = attention_function(
             self,
             query_BHTK,

@@ -17,6 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from forgather_core.parts.attention import Attention, eager_attention
 from forgather_core.parts.blocks import Block
+from forgather_core.parts.cache_name import CACHE, the_cache
 from forgather_core.parts.initial_weights import Table
 from forgather_core.parts.masks import decoder_mask
 from forgather_core.parts.table_init import initialise_module
@@ -32,7 +33,7 @@ class DecoderBase(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cache"]
     _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": Block, "attentions": Attention}
     _constructed = False
 
@@ -100,6 +101,7 @@ class Decoder(DecoderBase):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, T, D] of token ids [B, T] or of embeddings [B, T, D].
@@ -108,31 +110,32 @@ class Decoder(DecoderBase):
             input_ids: Token ids, or None where `inputs_embeds` is given.
             attention_mask: [B, S], 0 on padding, cached tokens counted; or a ready mask [B, 1, T, S].
             position_ids: [B, T]. Where they restart, a new document begins, and sees nothing before it.
-            past_key_values: Keys and values of earlier tokens.
+            past_key_values, cache: Keys and values of earlier tokens, by either name.
             inputs_embeds: Embeddings instead of token ids.
             use_cache: Whether to return a cache. Gradient checkpointing recomputes layers, and goes without one.
             **kwargs: Handed on to attention.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
+        cache = the_cache(past_key_values, cache)
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids)  # type: ignore[arg-type]
         if self.gradient_checkpointing and self.training:
-            if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            if cache is not None and cache.get_seq_length() > 0:
                 raise ValueError("gradient checkpointing recomputes layers and cannot train upon a filled cache")
-            use_cache, past_key_values = False, None
+            use_cache, cache = False, None
         attention_mask, more = decoder_mask(
             self.config,
             inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             position_ids=position_ids,
             sliding_window=self.sliding_window,
         )
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
+            past_length = cache.get_seq_length() if cache is not None else 0
             steps = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
             position_ids = (steps + past_length).unsqueeze(0)
         if (rotary_emb := getattr(self, "rotary_emb", None)) is not None:
@@ -144,8 +147,8 @@ class Decoder(DecoderBase):
                 hidden_states,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
+                cache=cache,
                 attention_function=attention_function,
                 **(more | kwargs),  # document lengths given by the caller win
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})

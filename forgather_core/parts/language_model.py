@@ -8,6 +8,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from forgather_core.parts.cache_name import CACHE, the_cache
 from forgather_core.parts.decoder import Decoder, DecoderBase
 from forgather_core.parts.initial_weights import Table
 
@@ -44,12 +45,14 @@ class CausalLM(DecoderBase, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, V], and the loss where labels are given.
 
         Args:
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: As for the decoder.
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, cache: As for the
+                decoder.
             labels: [B, T], not shifted; -100 is no target. The loss is the mean over targets, or their sum over
                 `num_items_in_batch` where that is given.
             logits_to_keep: The last so many positions, or the positions of an index tensor; 0 keeps all.
@@ -59,7 +62,7 @@ class CausalLM(DecoderBase, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=the_cache(past_key_values, cache),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -72,7 +75,7 @@ class CausalLM(DecoderBase, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.get(CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -14,13 +14,15 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
+from forgather_core.parts.cache_name import CACHE
+
 
 def decoder_mask(
     config: Any,
     inputs_embeds: Tensor,
     *,
     attention_mask: Any,
-    past_key_values: Cache | None,
+    cache: Cache | None,
     position_ids: Tensor | None,
     sliding_window: int | None,
 ) -> tuple[Any, dict[str, Any]]:
@@ -30,7 +32,7 @@ def decoder_mask(
         config: The model's; its attention implementation decides the form of the mask.
         inputs_embeds: [B, T, D].
         attention_mask: [B, S], 0 on padding; or a mask [B, 1, T, S] made by the caller, used as it is; or None.
-        past_key_values: The cache before this call.
+        cache: The cache before this call.
         position_ids: [B, T] as the caller gave them; None when the caller gave none, and nothing is packed.
         sliding_window: How many keys a query sees, itself included; None means all.
 
@@ -41,7 +43,7 @@ def decoder_mask(
     ready = attention_mask is not None and len(attention_mask.shape) == 4
     if position_ids is not None and not ready:
         real = attention_mask.to(position_ids.device, torch.bool) if attention_mask is not None else None
-        past_length = _length(past_key_values)
+        past_length = _length(cache)
         starts = document_starts(position_ids.expand(inputs_embeds.shape[0], -1), past_length, real)
         if "flash" in config._attn_implementation:
             if _packed(starts):
@@ -54,14 +56,14 @@ def decoder_mask(
         config=config,
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask,
-        past_key_values=past_key_values,
+        **{CACHE: cache},
         and_mask_function=overlay,
     )
     return mask, more
 
 
-def _length(past_key_values: Cache | None) -> int | Tensor:
-    length = past_key_values.get_seq_length() if past_key_values is not None else 0
+def _length(cache: Cache | None) -> int | Tensor:
+    length = cache.get_seq_length() if cache is not None else 0
     # A static cache hands out its own counter, which moves on while the layers run.
     return length.clone() if isinstance(length, Tensor) else length
 

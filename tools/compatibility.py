@@ -1,0 +1,107 @@
+"""Load one exported model on the oldest and the newest transformers of the tested range, and compare the logits.
+
+python tools/compatibility.py [DIRECTORY]
+
+Makes a virtual environment for each release in DIRECTORY (default: a temporary one), without Forgather in it. The model
+is exported by the environment that runs this script. Exit code 1 where logits differ by more than 1e-5.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+RELEASES = {"oldest": "transformers==5.4.0", "newest": "transformers>=5.4,<6"}
+TORCH = "torch>=2.10,<2.14"
+TOLERANCE = 1e-5
+MODELS = {
+    "llama": [],
+    "llama, grouped, tied, window, llama3 RoPE": [
+        "--num-key-value-heads=2",
+        "--tie-word-embeddings",
+        "--sliding-window=24",
+        "--rope-parameters={rope_type: llama3, rope_theta: 5e5, factor: 8, low_freq_factor: 1, high_freq_factor: 4,"
+        " original_max_position_embeddings: 32}",
+    ],
+}
+PROBE = """
+import importlib.util, json, sys
+import torch, transformers
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+assert importlib.util.find_spec("forgather_core") is None, "Forgather is installed here"
+where = sys.argv[1]
+tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=True)
+config = AutoConfig.from_pretrained(where, trust_remote_code=True)
+fresh = AutoModelForCausalLM.from_config(config)
+model = AutoModelForCausalLM.from_pretrained(where, trust_remote_code=True).eval()
+base = AutoModel.from_pretrained(where, trust_remote_code=True).eval()
+ids = tokenizer("def main():\\n    return [x for x in range(10)]\\n" * 3, return_tensors="pt")["input_ids"]
+with torch.no_grad():
+    logits = model(ids).logits
+    assert torch.equal(base(ids).last_hidden_state, model.model(ids).last_hidden_state)
+    new = model.generate(ids, max_new_tokens=8, do_sample=False, min_new_tokens=8)[0, -8:]
+    fresh.save_pretrained(sys.argv[2])
+    again = AutoModelForCausalLM.from_pretrained(sys.argv[2], trust_remote_code=True).eval()
+    assert torch.equal(again(ids).logits, fresh.eval()(ids).logits)
+print(json.dumps({
+    "transformers": transformers.__version__, "torch": torch.__version__, "python": sys.version.split()[0],
+    "logits": logits[0].tolist(), "tokens": new.tolist(), "ids": ids[0].tolist(),
+}))
+"""
+
+
+def main() -> int:
+    """Export, load everywhere, compare."""
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
+        environments = {name: _environment(work / name, release) for name, release in RELEASES.items()}
+        worst = 0.0
+        for number, (title, options) in enumerate(MODELS.items()):
+            exported = Path(temporary) / f"model_{number}"
+            _export(exported, options)
+            found = {name: _probe(python, exported, Path(temporary)) for name, python in environments.items()}
+            old, new = found["oldest"], found["newest"]
+            assert old["ids"] == new["ids"], "the tokenizers differ"
+            pairs = zip(old["logits"], new["logits"], strict=True)
+            error = max(abs(a - b) for row in pairs for a, b in zip(*row, strict=True))
+            worst = max(worst, error)
+            assert old["tokens"] == new["tokens"], f"generated: {old['tokens']} and {new['tokens']}"
+            versions = " and ".join(f["transformers"] for f in found.values())
+            print(f"{title}: transformers {versions}: {len(old['ids'])} tokens, logits differ by {error:.1e} at most")
+        print(f"torch {new['torch']}, Python {new['python']}")
+    return int(worst > TOLERANCE)
+
+
+def _environment(directory: Path, release: str) -> Path:
+    python = directory / "bin" / "python"
+    if not python.exists():
+        venv.create(directory, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", TORCH, release], check=True)
+    return python
+
+
+def _export(directory: Path, options: list[str]) -> None:
+    weights = ["--device", "cpu", "--save-checkpoint", "--safetensors"]
+    command = [sys.executable, "-m", "forgather_cli.main", "-t", "llama/4M", "model", *weights, *options]
+    subprocess.run([*command, "--output-dir", str(directory), "construct"], check=True, stdout=subprocess.DEVNULL)
+
+
+def _probe(python: Path, exported: Path, work: Path) -> dict[str, object]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(work / python.parts[-3])}
+    with tempfile.TemporaryDirectory(dir=work) as saved:
+        command = [python, "-c", PROBE, exported, saved]
+        done = subprocess.run(command, env=environment, cwd=work, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{python}: {done.stderr}")
+    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())
