@@ -43,7 +43,9 @@ def parameters(table: Mapping[str, Any]) -> RenderableType:
         total = f"tied to {row['tied_to']}" if row["tied_to"] else f"{row['total']:,}"
         rows.append((row["module"], shapes, row["modules"], total, f"{row['trainable']:,}"))
     rows.append((Text("total", "bold"), "", "", Text(f"{table['total']:,}", "bold"), f"{table['trainable']:,}"))
-    drawn = grid("Parameters", ("module", "shape", "modules", "parameters", "trainable"), rows, right=(2, 3, 4))
+    drawn = grid(
+        "Parameters", ("module", "shape", "modules", "parameters", "trainable"), rows, right=(2, 3, 4), dense=True
+    )
     return Group(drawn, Text(f"{bytes_of(table['bytes'])} of weights\n"))
 
 
@@ -109,7 +111,8 @@ def _presets(title: str, presets: Sequence[Mapping[str, Any]], default: str | No
             f"{row[k]:,}" if row[k] is not None else ""
             for k in ("parameters", "num_hidden_layers", "hidden_size", "vocab_size")
         ]
-        rows.append((name, *numbers, row["source"] or (f"extends {row['extends']}" if row["extends"] else "")))
+        source = (row["source"] or "").removeprefix("https://")
+        rows.append((name, *numbers, source or (f"extends {row['extends']}" if row["extends"] else "")))
     return grid(title, columns, rows, right=(1, 2, 3, 4))
 
 

@@ -72,25 +72,38 @@ def _export(page: Console, suffix: str, title: str) -> str:
     return page.export_text()
 
 
-def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[int] = ()) -> Table:
-    """A table. Columns whose numbers are in `right` are aligned to the right; no cell is ever cut."""
+def grid(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    right: Sequence[int] = (),
+    dense: bool = False,
+) -> Table:
+    """A table. No cell is ever cut: where it is too wide, columns after the first are folded.
+
+    Args:
+        title: Above the table.
+        columns: Their headings.
+        rows: Cells, one for each column.
+        right: Numbers of the columns that are aligned to the right.
+        dense: One space between columns on a terminal, not two.
+    """
+    watched = sys.stdout.isatty()
     table = Table(
         title=title,
         title_justify="left",
         title_style="bold",
-        box=_box(),
-        pad_edge=not sys.stdout.isatty(),
+        box=box.SIMPLE_HEAD if watched else box.ASCII2,
+        show_edge=not watched,
+        padding=(0, 0 if dense and watched else 1, 0, 0) if watched else (0, 1),
         header_style="dim",
     )
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number in right else "left", overflow="fold")
+        table.add_column(column, justify="right" if number in right else "left", overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(text_of(cell)) for cell in row))
     return table
-
-
-def _box() -> box.Box:
-    return box.SIMPLE_HEAD if sys.stdout.isatty() else box.ASCII2
 
 
 def pairs(title: str, values: Mapping[str, Any]) -> Group:
