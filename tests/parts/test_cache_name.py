@@ -1,0 +1,41 @@
+"""A cache is taken by either of its names, and handed back by the installed release's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from forgather_core.parts.cache_name import CACHE, the_cache
+from tests.plugins.llama.tiny import TOLERANCE, difference, tiny, tokens
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+@torch.no_grad()
+def test_models_go_on_from_a_cache_by_either_name(name: str) -> None:
+    model, ids = tiny(), tokens(1, 12)
+    first = model(ids[:, :7], **{name: DynamicCache(config=model.config)})
+    rest = model(ids[:, 7:], **{name: first[CACHE]}).logits
+    assert difference(rest, model(ids).logits[:, 7:]) <= TOLERANCE
+    headless = model.model(ids[:, :7], **{name: DynamicCache(config=model.config)})
+    assert headless[CACHE].get_seq_length() == 7
+
+
+def test_two_caches_are_refused() -> None:
+    one, other = DynamicCache(), DynamicCache()
+    assert the_cache(one, one) is one
+    assert the_cache(None, one) is one
+    assert the_cache(None, None) is None
+    with pytest.raises(ValueError, match="two names of one thing"):
+        the_cache(one, other)
+
+
+@pytest.mark.parametrize("kind", ["greedy", "beams"])
+@torch.no_grad()
+def test_generate_uses_the_cache_and_loses_nothing(kind: str) -> None:
+    model, ids = tiny(), tokens(2, 9)
+    more = {"num_beams": 3} if kind == "beams" else {}
+    settings = {"max_new_tokens": 10, "do_sample": False, "min_new_tokens": 10, **more}
+    with_cache = model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=True, **settings)
+    without = model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=False, **settings)
+    assert torch.equal(with_cache, without)
