@@ -113,7 +113,7 @@ def test_errors_name_file_line_and_mend(registry: Registry, tmp_path: Path, text
 
 
 def test_a_flag_is_named_as_it_is_typed(registry: Registry, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"^--num-attention-heads: num_attention_heads: 3 does not divide"):
+    with pytest.raises(ConfigurationError, match=r"^--num-attention-heads: 3 does not divide"):
         settled(registry, "sample", tmp_path, num_attention_heads="3")
 
 
