@@ -11,6 +11,7 @@ from typing import Any
 from .definition import ModelDefinition
 from .errors import ConfigurationError, UnknownDefinitionError
 from .option_spec import did_you_mean
+from .paths import expanded
 from .registry import Registry
 from .yaml_text import YamlError, YamlText, parse_yaml
 
@@ -96,7 +97,7 @@ def is_configuration(path: Path) -> bool:
 
 
 def _find_file(template: str, registry: Registry, project: Path) -> Path | None:
-    path = Path(template).expanduser()
+    path = expanded(template)
     if path.suffix in YAML_SUFFIXES:
         for candidate in (path, project / path, project / "configs" / path):
             if candidate.is_file():

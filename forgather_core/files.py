@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import DirectoryError
+from .paths import expanded
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -223,7 +224,7 @@ def sync_tree(root: Path) -> None:
 
 def _resolved(target: Path) -> Path:
     """The place itself: a link is followed, so that the link stays and what it names is replaced."""
-    return target.expanduser().resolve()
+    return expanded(target).resolve()
 
 
 def _short(name: str) -> str:

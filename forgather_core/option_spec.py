@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import DefinitionError
 from .option import METADATA_KEY, OptionInfo
+from .paths import expanded
 
 NULL_WORDS = frozenset({"null", "none", "~"})
 TRUE_WORDS = frozenset({"true", "yes", "on", "1"})
@@ -121,7 +122,7 @@ def _to_path(spec: OptionSpec, value: Any) -> Path:
     text = _to_str(spec, value)
     if not text:
         raise ValueError("the path is empty")
-    return Path(text).expanduser()
+    return expanded(text)
 
 
 def _to_choice(spec: OptionSpec, value: Any) -> Any:

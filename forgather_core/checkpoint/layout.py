@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..paths import expanded
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -103,7 +104,7 @@ def find_entry(path: Path) -> Path:
     Raises:
         CheckpointError: There is none.
     """
-    path = path.expanduser()
+    path = expanded(path)
     if path.is_file():
         return path
     if not path.exists():

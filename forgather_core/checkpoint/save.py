@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, DirectoryError
 from ..files import directory_lock, staging_directory, sweep_stale, sync_directory, sync_file, write_atomic
+from ..paths import expanded
 from .layout import BIN, ENTRIES, SAFETENSORS, Format, free_generation, index_json, parse_size, superseded
 
 
@@ -60,7 +61,7 @@ def save_checkpoint(
     """
     limit = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
     tensors = unique_tensors(model)
-    directory = Path(path).expanduser()
+    directory = expanded(path)
     format = SAFETENSORS if safetensors else BIN
     try:
         directory.mkdir(parents=True, exist_ok=True)

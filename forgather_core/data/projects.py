@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..option_spec import did_you_mean
+from ..paths import expanded
 from ..yaml_text import YamlError, parse_yaml
 from .standard_library import standard_library_docstrings, standard_library_texts
 
@@ -57,7 +58,7 @@ def open_corpus(project: str, config: str | None = None) -> Corpus:
     if project in BUILT_IN and not Path(project).is_dir():
         chosen = _choose(BUILT_IN[project], config, project)
         return Corpus(f"{project}/{chosen}", BUILT_IN[project][chosen])
-    directory = Path(project).expanduser()
+    directory = expanded(project)
     if not directory.is_dir():
         built_in = ", ".join(BUILT_IN)
         hint = did_you_mean(project, BUILT_IN)
@@ -124,7 +125,7 @@ def _load(file: Path, keys: dict[str, Any]) -> Any:
     if (source in BUILDERS) != ("files" in keys):
         wanted = "needs 'files'" if source in BUILDERS else f"takes no 'files': that is for {', '.join(BUILDERS)}"
         raise DataError(f"{file}: source '{source}' {wanted}")
-    directory = file.parent / Path(source).expanduser()
+    directory = file.parent / expanded(source)
     try:
         if source in BUILDERS:
             more = {"sample_by": "document"} if source == "text" else {}
@@ -147,7 +148,7 @@ def _files(file: Path, patterns: Any) -> list[str]:
     patterns = patterns if isinstance(patterns, list) else [patterns]
     found: list[str] = []
     for pattern in map(str, patterns):
-        base = Path(pattern).expanduser()
+        base = expanded(pattern)
         matches = [base] if base.is_absolute() and base.is_file() else sorted(file.parent.glob(pattern))
         if not matches:
             raise DataError(f"{file}: files: there is no '{pattern}' beside it")

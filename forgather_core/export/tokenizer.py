@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from ..errors import TokenizerError
 from ..option_spec import did_you_mean
+from ..paths import expanded
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
@@ -203,7 +204,7 @@ def _check_template(text: str, path: Path) -> None:
 
 
 def _candidates(spec: str, base: Path | None) -> list[Path]:
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     return [base / path, path] if base is not None else [path]
 
 
