@@ -126,9 +126,10 @@ class _Exporter:
             return statement.module
         is_init = self.source.path.name == "__init__.py"
         parts = self.module.split(".")
-        parts = parts[: len(parts) - statement.level + (1 if is_init else 0)]
-        if not parts:
+        depth = len(parts) - statement.level + (1 if is_init else 0)
+        if depth < 1:
             raise self._error(statement, f"'from {statement.written}' leads out of the package")
+        parts = parts[:depth]
         return ".".join([*parts, statement.module] if statement.module else parts)
 
     def _home(self, target: str, name: str, statement: ImportFrom) -> tuple[str, bool]:

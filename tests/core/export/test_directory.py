@@ -1,0 +1,219 @@
+"""A model directory is made, reused, rebuilt or refused, and no file of the user's is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from forgather_core.errors import DirectoryError, ExportError
+from forgather_core.export import directory as module
+from forgather_core.export.directory import ModelDirectory, prepare_directory
+from forgather_core.export.manifest import MANIFEST
+
+from .conftest import Settle
+
+JSON = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+WRITTEN = JSON | {"LICENSE", "README.md", MANIFEST, "configuration_llama.py", "modeling_llama.py", "attention.py"}
+Make = Callable[..., ModelDirectory]
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "models" / "small"
+
+
+@pytest.fixture
+def make(small: Settle, target: Path) -> Make:
+    def run(*, refresh: bool = False, keep: bool = False, **flags: object) -> ModelDirectory:
+        return prepare_directory(small(**flags), target, refresh=refresh, keep=keep)
+
+    return run
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_it_is_made_then_reused(make: Make, target: Path) -> None:
+    assert make().state == "created"
+    assert names(target) >= WRITTEN
+    before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+    assert make().state == "reused"
+    assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == before
+    assert names(target.parent) == {"small"}
+
+
+def test_two_builds_are_equal_to_the_byte(make: Make, small: Settle, target: Path, tmp_path: Path) -> None:
+    make()
+    prepare_directory(small(), tmp_path / "again")
+    assert names(target) == names(tmp_path / "again")
+    for path in target.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"hidden_size": 64}, r"head_dim \(8 there, 16 here\), hidden_size \(32 there, 64 here\)"),
+        ({"tokenizer": "bpe-2k"}, "tokenizer"),
+        ({"chat_template": "chatml"}, "chat_template"),
+        ({"model_name": "other"}, "model_name"),
+        ({"sliding_window": 16}, r"sliding_window \(None there, 16 here\)"),
+    ],
+)
+def test_other_options_are_named(make: Make, flags: dict[str, object], said: str) -> None:
+    make()
+    with pytest.raises(DirectoryError, match=said):
+        make(**flags)
+    assert make(keep=True, **flags).state == "kept"
+    assert make(refresh=True, **flags).state == "rebuilt"
+    assert make(**flags).state == "reused"
+
+
+def test_what_does_not_make_the_directory_is_no_difference(make: Make) -> None:
+    make()
+    assert make(device="cpu", seed=3, dtype="bfloat16").state == "reused"
+
+
+def test_an_edited_file_is_said_and_kept_beside_the_new_one(make: Make, target: Path) -> None:
+    make()
+    original = (target / "norms.py").read_bytes()
+    (target / "norms.py").write_bytes(original + b"# mine\n")
+    (target / "blocks.py").unlink()
+    with pytest.raises(DirectoryError, match=r"edited since it was built: norms\.py; missing .*: blocks\.py"):
+        make()
+    found = make(refresh=True)
+    assert (target / "norms.py").read_bytes() == original
+    assert (target / "norms.py.edited").read_bytes() == original + b"# mine\n"
+    assert any("norms.py.edited" in note for note in found.notes)
+    (target / "norms.py").write_bytes(b"# again\n")
+    make(refresh=True)
+    assert (target / "norms.py.edited").read_bytes() == original + b"# mine\n"
+    assert (target / "norms.py.edited1").read_bytes() == b"# again\n"
+
+
+def test_changed_sources_are_named(make: Make, target: Path) -> None:
+    make()
+    manifest = json.loads((target / MANIFEST).read_text())
+    old = b"# an older release\n"
+    (target / "rope.py").write_bytes(old)
+    manifest["files"]["rope.py"] = {"sha256": hashlib.sha256(old).hexdigest()}
+    manifest["files"]["rope.py"] |= {"origin": "forgather_core.parts.rope", "meaning": None}
+    (target / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(DirectoryError, match=r"built from other sources: rope\.py"):
+        make()
+
+
+def test_a_rebuild_keeps_every_foreign_file(make: Make, target: Path) -> None:
+    make()
+    (target / "notes.txt").write_text("mine")
+    (target / "runs" / "one").mkdir(parents=True)
+    (target / "runs" / "one" / "log").write_text("log")
+    (target / "best").symlink_to("runs/one")
+    (target / "model.safetensors").write_bytes(b"weights")
+    inode = (target / "model.safetensors").stat().st_ino
+    found = make(refresh=True, hidden_size=64)
+    assert (target / "notes.txt").read_text() == "mine"
+    assert (target / "runs" / "one" / "log").read_text() == "log"
+    assert (target / "best").readlink() == Path("runs/one")
+    assert (target / "model.safetensors").stat().st_ino == inode  # not copied
+    assert any("before this rebuild: model.safetensors" in note for note in found.notes)
+    assert json.loads((target / "config.json").read_text())["hidden_size"] == 64
+
+
+def test_a_foreign_file_that_is_in_the_way_is_renamed(make: Make, target: Path) -> None:
+    make()
+    (target / "chat_template.jinja").write_text("mine")
+    found = make(refresh=True, chat_template="chatml")
+    assert (target / "chat_template.jinja.edited").read_text() == "mine"
+    assert any("chat_template.jinja.edited" in note for note in found.notes)
+
+
+def test_what_is_not_ours_is_not_taken_over(make: Make, target: Path) -> None:
+    target.mkdir(parents=True)
+    assert make().state == "created"  # an empty directory is nobody's
+    (target / MANIFEST).unlink()
+    for refresh in (False, True):
+        with pytest.raises(DirectoryError, match="no model directory of Forgather's"):
+            make(refresh=refresh)
+
+
+def test_files_and_dead_links_are_not_taken_over(make: Make, target: Path) -> None:
+    target.parent.mkdir()
+    target.write_text("a file")
+    with pytest.raises(DirectoryError, match="not a directory"):
+        make()
+    target.unlink()
+    target.symlink_to("nowhere")
+    with pytest.raises(DirectoryError, match="leads nowhere"):
+        make()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 99}', '{"format": 1}'])
+def test_a_manifest_that_cannot_be_read_is_said(make: Make, target: Path, text: str) -> None:
+    make()
+    (target / MANIFEST).write_text(text)
+    with pytest.raises(DirectoryError, match=MANIFEST):
+        make()
+
+
+def test_what_transformers_writes_by_itself_is_no_edit(make: Make, target: Path) -> None:
+    make()
+    config = AutoConfig.from_pretrained(target, trust_remote_code=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(target)
+    GenerationConfig.from_pretrained(target).save_pretrained(target)
+    assert make().state == "reused"
+    content = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(content | {"rms_norm_eps": 0.5}))
+    with pytest.raises(DirectoryError, match=r"edited since it was built: config\.json"):
+        make()
+
+
+@pytest.mark.parametrize("before", ["nothing", "an old directory"])
+def test_a_failure_midway_changes_nothing(
+    make: Make, target: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    if before != "nothing":
+        make()
+    old = {path.name: path.read_bytes() for path in target.iterdir()} if target.exists() else {}
+
+    def fail(*_: object) -> None:
+        raise ExportError("midway")
+
+    monkeypatch.setattr(module, "replace_directory", fail)
+    with pytest.raises(ExportError, match="midway"):
+        make(refresh=before != "nothing", hidden_size=64)
+    assert ({path.name: path.read_bytes() for path in target.iterdir()} if target.exists() else {}) == old
+    assert names(target.parent) == ({"small"} if old else set())
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+from forgather_core.configurations import resolve
+from forgather_core.export.directory import prepare_directory
+from forgather_core.registry import Registry
+from forgather_core.settings import settle
+settings = settle(resolve("llama/4M", Registry(), Path()), {"tokenizer": "bytes"})
+print(prepare_directory(settings, Path(sys.argv[1]), refresh="-r" in sys.argv).state)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["-r"]], ids=["construct", "rebuild"])
+def test_processes_that_make_one_directory_at_once_all_end_well(target: Path, more: list[str]) -> None:
+    command = [sys.executable, "-c", PROCESS, str(target), *more]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    ends = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], ends
+    states = sorted(out.strip() for out, _ in ends)
+    assert states == ["created", *(["rebuilt"] if more else ["reused"]) * 2]
+    assert names(target.parent) == {"small"}
+    AutoConfig.from_pretrained(target, trust_remote_code=True)

@@ -1,0 +1,176 @@
+"""Directories and files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from forgather_core import files
+from forgather_core.errors import DirectoryError
+
+
+def fill(directory: Path, **texts: str) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (directory / name).write_text(text)
+    return directory
+
+
+def content(directory: Path) -> dict[str, str]:
+    return {p.name: p.read_text() for p in directory.iterdir() if p.is_file()}
+
+
+def swap(target: Path, **texts: str) -> None:
+    with files.staging_directory(target) as staging:
+        fill(staging, **texts)
+        files.replace_directory(staging, target)
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["renameat2", "two renames"])
+def test_a_directory_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    target = tmp_path / "below" / "model"
+    swap(target, a="1")
+    swap(target, b="2")
+    assert content(target) == {"b": "2"}
+    assert [p.name for p in target.parent.iterdir()] == ["model"]
+
+
+def test_what_fails_leaves_no_trace(tmp_path: Path) -> None:
+    target = fill(tmp_path / "model", a="1")
+
+    def fail() -> None:
+        with files.staging_directory(target) as staging:
+            fill(staging, b="2")
+            raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        fail()
+    assert content(target) == {"a": "1"}
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_link_to_the_directory_stays_a_link(tmp_path: Path) -> None:
+    real = fill(tmp_path / "elsewhere" / "model", a="1")
+    (tmp_path / "model").symlink_to(real)
+    swap(tmp_path / "model", b="2")
+    assert (tmp_path / "model").is_symlink()
+    assert content(real) == {"b": "2"}
+
+
+def test_an_interrupted_pair_of_renames_is_mended(tmp_path: Path) -> None:
+    fill(tmp_path / ".model.old", a="1")  # the first rename had happened, the second not
+    files.sweep_stale(tmp_path / "model")
+    assert content(tmp_path / "model") == {"a": "1"}
+
+
+def test_the_dead_are_swept_and_the_living_are_not(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    dead = fill(tmp_path / ".model.tmp-1-00000000", a="1")
+    other = fill(tmp_path / ".models.tmp-1-00000000", a="1")
+    mine = fill(tmp_path / ".model.tmp-notes", a="1")
+    with files.staging_directory(target) as living:
+        files.sweep_stale(target)
+        assert living.is_dir()
+    assert not dead.exists()
+    assert other.is_dir()
+    assert mine.is_dir()
+
+
+def test_foreign_files_come_along_without_being_copied(tmp_path: Path) -> None:
+    old = fill(tmp_path / "old", big="weights")
+    fill(old / "runs" / "one", log="text")
+    (old / "link").symlink_to("big")
+    new = fill(tmp_path / "new")
+    files.carry_over(old, new, ["big", "runs", "link"])
+    assert (new / "big").samefile(old / "big")
+    assert (new / "runs" / "one" / "log").read_text() == "text"
+    assert (new / "link").readlink() == Path("big")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from forgather_core.files import directory_lock
+with directory_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def hold(target: Path, seconds: float) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(target), str(seconds)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_lock_is_waited_for_and_death_releases_it(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    holder = hold(target, 60)
+    waiting = threading.Event()
+    threading.Timer(1.6, holder.kill).start()
+    with files.directory_lock(target, on_wait=waiting.set):
+        assert waiting.is_set()
+        assert holder.wait() != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_one_holds_a_lock(tmp_path: Path) -> None:
+    inside, most = 0, 0
+    guard = threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most
+        with files.directory_lock(tmp_path / "model"):
+            with guard:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.01)
+            with guard:
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "index.json"
+    files.write_atomic(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync_file", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(OSError, match="full"):
+            files.write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_that_cannot_be_written_is_said_by_a_user(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(DirectoryError, match="cannot be written"), files.directory_lock(tmp_path / "model"):
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    target = tmp_path / "file" / "model"
+    with pytest.raises(DirectoryError, match="cannot be written"), files.directory_lock(target):
+        pass
+    with pytest.raises(DirectoryError, match="cannot be written"), files.staging_directory(target):
+        pass
