@@ -31,6 +31,7 @@ def no_init_weights() -> Iterator[None]:
     everything on the way out. Not for concurrent use by threads: it replaces functions of torch.
     """
     import torch
+    from transformers import modeling_utils  # imported within the block, its models would draw
 
     patched: list[tuple[Any, str, Any]] = []
 
@@ -46,9 +47,7 @@ def no_init_weights() -> Iterator[None]:
             for name in RANDOM_INITIALISERS:
                 if id(vars(module).get(name)) in originals:
                     patch(module, name, _leave_unset)
-        transformers = sys.modules.get("transformers.modeling_utils")
-        if transformers is not None:
-            patch(transformers.PreTrainedModel, "init_weights", _only_tie)
+        patch(modeling_utils.PreTrainedModel, "init_weights", _only_tie)
         yield
     finally:
         for owner, name, value in reversed(patched):

@@ -67,7 +67,7 @@ def open_corpus(project: str, config: str | None = None) -> Corpus:
     found = [path for folder in folders for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern)]
     if not found:
         raise DataError(f"--dataset-project: {directory} holds no YAML configuration, for example default.yaml")
-    files = {path.stem: path for path in sorted(found)}
+    files = {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
     chosen = _choose(files, config, str(directory))
     file = files[chosen]
     keys = _read(file)

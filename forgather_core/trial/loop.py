@@ -86,7 +86,7 @@ def train(
         _check_gradients(norms, number)
         untouched -= norms.keys()
         tokens = int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
-        norm = float(torch.stack([*norms.values()]).norm()) if norms else 0.0
+        norm = float(torch.stack([norms[name] for name in sorted(norms)]).norm()) if norms else 0.0
         done.append(Step(number, loss.item(), norm, tokens, tokens / max(seconds, 1e-9), _peak(device)))
         if on_step is not None:
             on_step(done[-1])

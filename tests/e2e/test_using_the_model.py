@@ -112,3 +112,29 @@ def test_a_trial_on_real_text_carries_on_from_a_checkpoint(forgather: Run) -> No
     assert report["setup"]["data"] == "stdlib/default"
     fresh = json.loads(forgather(*llama, "test", *trial).stdout)
     assert [step["loss"] for step in fresh["steps"]] == [step["loss"] for step in report["steps"]]  # the same seed
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(("skip", "times"), [(False, 1), (True, 0)], ids=["initialised", "--no-init-weights"])
+def test_a_process_that_begins_with_building_draws_each_weight_once(python: Run, skip: bool, times: int) -> None:
+    python(
+        f"""
+import torch
+from pathlib import Path
+from torch.overrides import TorchFunctionMode
+from forgather_core.build import build
+from forgather_core.shared_options import BuildOptions
+
+filled = []
+class Counting(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.normal_ and args[0].numel() >= 2**16:
+            filled.append(args[0].numel())
+        return func(*args, **kwargs or {{}})
+
+with Counting():
+    model = build(Path("output_models/llama_4m"), BuildOptions(device="cpu", no_init_weights={skip}))
+assert sorted(filled) == sorted(p.numel() for p in model.parameters() if p.dim() == 2) * {times}
+""",
+        alone=False,
+    )

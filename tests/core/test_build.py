@@ -1,0 +1,215 @@
+"""A model is built from its directory: on a device, in a dtype, its weights set once or left unset, the rest right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from forgather_core.build import build, is_checkpointing, parse_device
+from forgather_core.checkpoint import save_checkpoint
+from forgather_core.construct import construct
+from forgather_core.dtypes import default_dtype, parse_dtype
+from forgather_core.errors import BuildError, CheckpointError, ForgatherError
+from forgather_core.no_init import no_init_weights
+from forgather_core.report import construction_report, parameter_table
+from forgather_core.shared_options import BuildOptions
+
+from .export.conftest import Settle, small  # noqa: F401 - a fixture
+
+ANGLES = 10000.0 ** -(torch.arange(0, 8, 2) / 8)
+
+
+@pytest.fixture
+def directory(small: Settle, tmp_path: Path) -> Path:  # noqa: F811
+    """The directory of a small tied llama."""
+    return construct(small(tie_word_embeddings=True), project=tmp_path).directory.path
+
+
+def options(**more: Any) -> BuildOptions:
+    return BuildOptions(**{"device": "cpu"} | more)
+
+
+def test_on_meta_nothing_is_allocated(directory: Path) -> None:
+    model = build(directory, BuildOptions())
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert parameter_table(model).total == parameter_table(build(directory, options())).total
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bf16", "torch.float16", "fp64"])
+def test_weights_have_the_dtype_and_angles_are_float32(directory: Path, dtype: str) -> None:
+    model = build(directory, options(dtype=dtype))
+    assert {p.dtype for p in model.parameters()} == {parse_dtype(dtype)}
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_one_seed_gives_one_model_whatever_was_drawn_before(directory: Path) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.rand(int(torch.randint(1, 9, ())))
+        return build(directory, options(seed=seed)).model.layers[1].mlp.up_proj.weight
+
+    assert torch.equal(weights(3), weights(3))
+    assert not torch.equal(weights(3), weights(4))
+
+
+def test_every_weight_is_drawn_once(directory: Path) -> None:
+    filled: list[int] = []
+
+    class Counting(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.Tensor.normal_:
+                filled.append(args[0].numel())
+            return func(*args, **kwargs or {})
+
+    with Counting():
+        model = build(directory, options())
+    matrices = [p.numel() for p in model.parameters() if p.dim() == 2]
+    assert sorted(n for n in filled if n >= 32 * 32) == sorted(matrices)  # smaller ones draw outliers anew
+
+
+def test_without_initial_weights_only_what_a_checkpoint_brings_is_unset(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a weight was drawn")
+
+    for name in ("normal_", "uniform_"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    model = build(directory, options(no_init_weights=True))
+    torch.testing.assert_close(model.model.rotary_emb.inv_freq, ANGLES)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert all(torch.equal(m.weight, torch.ones(32)) for n, m in model.named_modules() if n.endswith("norm"))
+
+
+def test_attention_and_checkpointing_are_as_asked(directory: Path) -> None:
+    model = build(directory, options(attn_implementation="eager", gradient_checkpointing=True))
+    assert model.config._attn_implementation == "eager"
+    assert is_checkpointing(model)
+    assert not is_checkpointing(build(directory, options()))
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:a", "cuda:99", ""])
+def test_devices_that_are_none(name: str) -> None:
+    with pytest.raises(BuildError, match="--device"):
+        parse_device(name)
+
+
+@pytest.mark.parametrize("name", ["int8", "float", "bfloat17", ""])
+def test_dtypes_that_are_none(name: str) -> None:
+    if name == "float":
+        assert parse_dtype(name) == torch.float32
+        return
+    with pytest.raises(BuildError, match="--dtype"):
+        parse_dtype(name)
+
+
+def test_the_default_dtype_comes_back_after_a_failure() -> None:
+    with pytest.raises(KeyError), default_dtype(torch.bfloat16):
+        assert torch.empty(1).dtype == torch.bfloat16
+        raise KeyError
+    assert torch.get_default_dtype() == torch.float32
+
+
+class Everything(nn.Module):
+    """Some of everything that torch initialises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm, self.embed = nn.Linear(4, 4), nn.LayerNorm(4), nn.Embedding(9, 4, padding_idx=2)
+        self.attention, self.lstm, self.conv = nn.MultiheadAttention(4, 2), nn.LSTM(4, 4), nn.Conv1d(4, 4, 2)
+        self.register_buffer("angles", torch.arange(4.0))
+
+
+def test_no_module_of_torch_draws_within_no_init_weights() -> None:
+    state = torch.get_rng_state()
+    before = nn.init.normal_
+    with no_init_weights():
+        with no_init_weights():
+            Everything()
+        module = Everything()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert nn.init.normal_ is before
+    assert torch.equal(module.norm.weight, torch.ones(4))
+    assert torch.equal(module.angles, torch.arange(4.0))
+    with pytest.raises(KeyError), no_init_weights():
+        raise KeyError
+    Everything()
+    assert not torch.equal(torch.get_rng_state(), state)
+
+
+# --- construct -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"save_checkpoint": True}, "--save-checkpoint needs a real device"),
+        ({"load_from_checkpoint": "x"}, "--load-from-checkpoint needs a real device"),
+        ({"device": "cpu", "save_checkpoint": True, "no_init_weights": True}, "unset memory"),
+        ({"device": "cpu", "safetensors": True}, "--safetensors is a format"),
+        ({"device": "cpu", "load_from_checkpoint": "nowhere"}, "there is no checkpoint"),
+        ({"device": "cpu", "max_shard_size": "big"}, "no size"),
+        ({"device": "cpux"}, "--device"),
+        ({"dtype": "int8"}, "--dtype"),
+        ({"attn_implementation": "flash_attention_2"}, "flash"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    small: Settle,  # noqa: F811
+    tmp_path: Path,
+    flags: dict[str, Any],
+    said: str,
+) -> None:
+    with pytest.raises(ForgatherError, match=said):
+        construct(small(**flags), project=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_old_weights_move_into_a_rebuilt_directory_of_the_same_name(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    first = construct(small(device="cpu", save_checkpoint=True, seed=5), project=tmp_path)
+    where = str(first.directory.path)
+    flags = {"device": "cpu", "no_init_weights": True, "load_from_checkpoint": where, "save_checkpoint": True}
+    second = construct(small(**flags, safetensors=True, sliding_window=8), project=tmp_path, refresh=True)
+    assert second.directory.state == "rebuilt"
+    assert second.loaded is not None
+    assert not second.loaded.missing
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name])
+
+
+def test_a_checkpoint_that_lacks_something_is_not_completed_with_unset_memory(
+    small: Settle,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    first = construct(small(device="cpu", save_checkpoint=True, num_hidden_layers=1), project=tmp_path / "one")
+    flags: dict[str, Any] = {"device": "cpu", "load_from_checkpoint": str(first.directory.path)}
+    with pytest.raises(BuildError, match=r"lacks model\.layers\.1.*drop that flag"):
+        construct(small(**flags, no_init_weights=True), project=tmp_path / "two")
+    found = construct(small(**flags), project=tmp_path / "two")
+    assert found.loaded is not None
+    assert {item.name.split(".")[2] for item in found.loaded.missing} == {"1"}
+
+
+def test_a_checkpoint_of_another_size_is_refused(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    save_checkpoint(tmp_path / "other", nn.Sequential(nn.Linear(2, 2)))
+    flags = {"device": "cpu", "load_from_checkpoint": str(tmp_path / "other")}
+    with pytest.raises(CheckpointError, match="of another model"):
+        construct(small(**flags), project=tmp_path)
+
+
+def test_the_report_counts_shared_parameters_once(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    made = construct(small(tie_word_embeddings=True), project=tmp_path)
+    report = construction_report(made)
+    rows = {row["module"]: row for row in report["parameters"]["rows"]}
+    total = sum(p.numel() for p in made.model.parameters())
+    assert report["parameters"]["total"] == total == sum(row["total"] for row in rows.values())
+    assert rows["lm_head"]["tied_to"] == "model.embed_tokens.weight"
+    assert rows["lm_head"]["total"] == 0
+    assert rows["model.layers.*.self_attn.q_proj"]["modules"] == 2
+    assert report["tokenizer"]["vocab_size"] == 262
+    assert report["options"]["hidden_size"] == {"value": 32, "origin": "--hidden-size"}
