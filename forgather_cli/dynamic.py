@@ -220,7 +220,7 @@ def _unknown_option(session: Session, error: Any) -> str:
     ]
     if name is None:
         if owners:
-            return f"{flag} is an option of {', '.join(owners)}: say which with -t before 'model'"
+            return f"{flag} belongs to: {', '.join(owners)}; say which definition with -t before 'model'"
         return f"No such option: {flag}{hint}" + ("" if hint else f"; {CHOOSE}")
     if owners:
         return f"'{name}' has no option {flag} (it belongs to: {', '.join(owners)})"

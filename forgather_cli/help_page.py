@@ -7,11 +7,13 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import typer
 
 NAME_WIDTH = 30
 WIDEST = 110
+_INDENTED: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
 
 
 def page(usage: str, about: str, sections: Iterable[tuple[str, Sequence[tuple[str, str]]]], epilog: str = "") -> str:
@@ -35,7 +37,8 @@ def _section(title: str, rows: Sequence[tuple[str, str]], width: int) -> str:
     column = max((len(name) for name, _ in rows if len(name) <= NAME_WIDTH), default=12) + 2
     lines = [_bold(title + ":")]
     for name, text in rows:
-        wrapped = textwrap.wrap(text, max(20, width - column - 2)) or [""]
+        room = max(20, width - column - 2)
+        wrapped = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
         if len(name) > NAME_WIDTH:
             lines.append("  " + _bold(name))
         else:
@@ -46,7 +49,7 @@ def _section(title: str, rows: Sequence[tuple[str, str]], width: int) -> str:
 
 def _paragraphs(text: str, width: int) -> str:
     blocks = [" ".join(block.split()) for block in text.split("\n\n")]
-    return "\n\n".join(textwrap.fill(b, width, initial_indent="  ", subsequent_indent="  ") for b in blocks)
+    return "\n\n".join(textwrap.fill(b, width, **_INDENTED) for b in blocks)
 
 
 def _bold(text: str) -> str:

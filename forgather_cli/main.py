@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from forgather_core.errors import ForgatherError
+from forgather_core.option_spec import did_you_mean
 from forgather_core.registry import registry
 
 from . import model
@@ -27,21 +30,19 @@ app = typer.Typer(
 app.add_typer(model.app, name="model")
 
 
-def _complete_template(incomplete: str) -> Iterator[tuple[str, str]]:
-    found = registry()
-    name, slash, _ = incomplete.partition("/")
-    for plugin in found.plugins:
-        if plugin == name if slash else plugin.startswith(incomplete):
-            for definition in found.load(plugin).definitions.values():
-                names = [definition.name, *(f"{definition.name}/{p}" for p in definition.preset_names())]
-                yield from ((n, definition.summary) for n in names if n.startswith(incomplete))
+def _templates(project: Path) -> Iterator[tuple[str, str]]:
+    """Everything that `-t` takes, with a word on it."""
     from forgather_core.configurations import project_files
 
-    yield from ((n, str(path)) for n, path in project_files(Path()).items() if n.startswith(incomplete))
+    for definition in registry().definitions():
+        yield definition.name, definition.summary
+        yield from ((f"{definition.name}/{preset}", definition.summary) for preset in definition.preset_names())
+    yield from ((name, str(path)) for name, path in project_files(project).items())
 
 
-def _complete(incomplete: str) -> list[tuple[str, str]]:
-    return list(_complete_template(incomplete))
+def _complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    project = Path(ctx.params.get("project") or ".")
+    return [(name, about) for name, about in _templates(project) if name.startswith(incomplete)]
 
 
 def _version(wanted: bool | None) -> None:
@@ -100,21 +101,48 @@ def plugins(json: Annotated[bool, typer.Option("--json", help="Print as JSON")] 
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 
+# What the system refuses for reasons of the user's: a full disk, a path too long, no permission.
+_NO_BUGS = {
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ELOOP,
+}
+
+
+INTERRUPTED = 130
+
+
 def main() -> None:
     """Run the program; exit with 0, with 1 where a model failed, with 2 for wrong input, with 130 when interrupted."""
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except ForgatherError as error:
         code = _complain(error, error.exit_code)
     except _UsageError as error:
         code = _complain(error, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("forgather: interrupted", file=sys.stderr)
-        code = 130
+        code = INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing is left to say
+        _discard_output()
         code = 1
+    except OSError as error:
+        if error.errno not in _NO_BUGS:
+            raise
+        code = _complain(error, 2)
+    if code == INTERRUPTED:  # newer releases of Typer return it
+        print("forgather: interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _discard_output() -> None:
+    """Nobody reads what is still to be written: do not fail of it again at the end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(error: Any, code: int) -> int:
@@ -124,8 +152,15 @@ def _complain(error: Any, code: int) -> int:
     if os.environ.get("FORGATHER_TRACEBACK"):
         raise error
     # Typer puts "Invalid value for '--x':" before a text of ours, which names the flag itself.
-    text = str(error) if isinstance(error, ForgatherError) else error.format_message()
-    text = error.message if type(error) is typer.BadParameter else text
+    if isinstance(error, typer.BadParameter):
+        text = error.message
+    elif hasattr(error, "possibilities"):  # an option that is misspelt
+        text = f"No such option: {error.option_name}{did_you_mean(error.option_name, error.possibilities or [], '{}')}"
+    elif isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        _discard_output()
+    else:
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
     print("forgather: error: " + " ".join(text.split()), file=sys.stderr)
     return code
 

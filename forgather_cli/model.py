@@ -128,7 +128,10 @@ def _take(options: type, given: dict[str, Any]) -> Any:
 def _editor() -> list[str]:
     for variable in ("VISUAL", "EDITOR"):
         if os.environ.get(variable, "").strip():
-            command = shlex.split(os.environ[variable])
+            try:
+                command = shlex.split(os.environ[variable])
+            except ValueError as error:
+                raise ForgatherError(f"--edit: {variable} is no command: {error}") from None
             if shutil.which(command[0]) is None:
                 raise ForgatherError(f"--edit: {variable} names '{command[0]}', which is not a program here")
             return command

@@ -60,6 +60,9 @@ class Configuration:
     notes: Mapping[str, Any] = field(default_factory=dict)  # source, parameters, description: of the top file only
 
 
+NOTES = {"source": str, "parameters": int, "description": str}  # said of a configuration, not settings
+
+
 def resolve(template: str, registry: Registry, project: Path = Path()) -> Configuration:
     """Find what `-t` names.
 
@@ -125,8 +128,8 @@ def _from_definition(template: str, registry: Registry) -> Configuration:
         return Configuration(name, definition, (), name.lower())
     names = definition.preset_names()
     if preset not in names:
-        full = [f"{name}/{p}" for p in names]
-        hint = did_you_mean(template, full) or f". It has: {', '.join(full) or 'none'}."
+        full = ", ".join(f"{name}/{p}" for p in names)
+        hint = did_you_mean(preset, names, f"'{name}/{{}}'") or f". It has: {full or 'none'}"
         raise UnknownDefinitionError(f"'{name}' has no preset '{preset}'{hint}")
     assert definition.presets is not None
     file = definition.presets / f"{preset}.yaml"
@@ -177,5 +180,9 @@ def _read(file: Path | Traversable, label: str) -> Layer:
 
 
 def _split_notes(layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:
-    notes = {key: layer.values[key] for key in ("source", "parameters", "description") if key in layer.values}
+    notes = {key: layer.values[key] for key in NOTES if key in layer.values}
+    for key, value in notes.items():
+        if type(value) is not NOTES[key]:
+            wanted = "a whole number" if NOTES[key] is int else "text"
+            raise ConfigurationError(f"{layer.where(key)}: {key}: {value!r} is not {wanted}")
     return {key: value for key, value in layer.values.items() if key not in notes}, notes

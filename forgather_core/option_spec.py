@@ -115,7 +115,10 @@ def _to_float(spec: OptionSpec, value: Any) -> float:
 def _to_str(spec: OptionSpec, value: Any) -> str:
     if isinstance(value, (dict, list, bool)):
         raise _wrong(spec, value, "text")
-    return str(value)
+    text = str(value)
+    if "\0" in text:
+        raise ValueError("a NUL is no part of a name or path")
+    return text
 
 
 def _to_path(spec: OptionSpec, value: Any) -> Path:

@@ -68,8 +68,8 @@ class LlamaOptions:
 def rope_problems(given: Mapping[str, Any], head_dim: int) -> Iterator[str]:
     """What is wrong with a mapping of RoPE parameters, a sentence each."""
     kind = given.get("rope_type", "default")
-    if kind not in ROPE_TYPES:
-        yield f"rope_type '{kind}' is none of {', '.join(ROPE_TYPES)}"
+    if not isinstance(kind, str) or kind not in ROPE_TYPES:
+        yield f"rope_type {kind!r} is none of {', '.join(ROPE_TYPES)}"
         return
     required, allowed = ROPE_TYPES[kind]
     required = required | {"rope_theta"}

@@ -1,0 +1,304 @@
+"""A wrong input gets one line that says what to do, exit code 2, and leaves nothing on disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from forgather_core.errors import TrialError
+
+from .conftest import LLAMA, Cli, nothing_on_disk, start
+
+LONG = "a" * 300
+OF_LLAMA = [
+    # options
+    ("--hidden-sze 3 show", r"No such option: --hidden-sze\. Did you mean --hidden-size\?"),
+    ("show --hidden-sze 3", r"No such option: --hidden-sze\. Did you mean --hidden-size\?"),
+    ("--hidden 3 show", r"No such option: --hidden\."),  # an abbreviation is no option: it may change its meaning
+    ("--no-no-init-weights show", r"No such option: --no-no-init-weights\. Did you mean --no-init-weights\?"),
+    ("--zzz show", "No such option: --zzz"),
+    ("-t llama show", "-t goes before 'model'"),
+    ("show -t llama", "-t goes before 'model': forgather -t NAME model"),
+    ("show -p x", "-p goes before 'model': forgather -p DIR model"),
+    ("show extra", "unexpected extra argument"),
+    ("shw", r"No such command 'shw'\. Did you mean 'show'\?"),
+    ("show --hidden-size", "'--hidden-size' requires an argument"),
+    ("show --json=yes", "'--json' does not take a value"),
+    # values
+    ("--hidden-size many show", "--hidden-size: 'many' is not a whole number"),
+    ("--hidden-size 1.5 show", "'1.5' is not a whole number"),
+    ("--hidden-size 1e400 show", "'1e400' is not a whole number"),
+    ("--hidden-size null show", "'null' is not a whole number"),
+    ("--sliding-window x show", "'x' is not a whole number or null"),
+    ("--hidden-size 0 show", "0 is below 1"),
+    ("--attention-dropout 1 show", "1.0 is not below 1"),
+    ("--rms-norm-eps 0 show", "0.0 is not above 0"),
+    ("--lr nan test", "--lr: 'nan' is not a number"),
+    ("--steps 0 test", "--steps: 0 is below 1"),
+    ("--attn-implementation sdpaa show", r"'sdpaa' is not one of eager, sdpa, .*Did you mean 'sdpa'\?"),
+    ("--rope-parameters {a show", "not valid YAML at column 3"),
+    ("--rope-parameters [1] show", "expected a YAML mapping"),
+    ("--output-dir= show", "the path is empty"),
+    ("--model-name a/b show", "'a/b' is not a plain name; give a path with output_dir"),
+    ("--model-name ${nope} show", "--model-name: model_name: Interpolation key 'nope' not found"),
+    ("--tokenizer nope show", r"tokenizer: there is no 'nope': take a shipped one \(bpe-2k"),
+    # rules between options
+    ("--num-attention-heads 3 show", r"--num-attention-heads: 3 does not divide hidden_size \(256\)"),
+    ("--num-key-value-heads 3 show", r"--num-key-value-heads: 3 does not divide num_attention_heads \(4\)"),
+    ("--head-dim 3 show", "3 is odd, and RoPE rotates pairs"),
+    ("--rope-parameters {rope_type:\u00a0x} show", "expected a YAML mapping|rope_type"),
+    ("--rope-parameters {} show", "needs rope_theta"),
+    # output
+    ("-o x.pdf show", "'x.pdf' ends in none of .txt, .json, .html, .svg"),
+    ("-o no/x.txt show", "the directory no does not exist"),
+    ("-o .. show", "is a directory; name a file"),
+    ("-e show", "set VISUAL or EDITOR"),
+]
+OF_CONSTRUCTION = [
+    ("--save-checkpoint construct", "--save-checkpoint needs a real device.*add --device cpu"),
+    ("--load-from-checkpoint x construct", "--load-from-checkpoint needs a real device.*add --device cpu"),
+    ("--device cpu --load-from-checkpoint x construct", "there is no checkpoint 'x'"),
+    ("--device cpu --safetensors construct", "--safetensors is a format of --save-checkpoint"),
+    ("--device cpu --no-init-weights --save-checkpoint construct", "would save unset memory"),
+    ("--device cpuu construct", r"'cpuu' is no device; use meta, cpu, cuda, cuda:N or mps\. Did you mean 'cpu'\?"),
+    ("--device cuda:x construct", "'cuda:x' is no device"),
+    ("--device cuda:99 construct", "--device cuda:99: "),
+    ("--dtype float33 construct", r"'float33' is none of float32, .*Did you mean 'float32'\?"),
+    ("--dtype int8 construct", "'int8' is none of float32"),
+    ("--device cpu --save-checkpoint --max-shard-size big construct", "'big' is no size; write for example 500MB"),
+    ("--attn-implementation flash_attention_2 --device cpu construct", "--attn-implementation flash_attention_2"),
+    ("--tokenizer nope construct", "there is no 'nope'"),
+    ("--chat-template nope construct", "'nope' is no file, and none of the shipped ones"),
+    ("--vocab-size 10 construct", "10 is smaller than the 2000 entries of the tokenizer"),
+    ("-o x.pdf construct", "'x.pdf' ends in none of"),
+    ("test", "on meta it has no numbers: add --device cpu"),
+    ("--device cpu --no-init-weights test", "would train unset memory"),
+    ("--device cpu --attn-implementation flex_attention test", "has no backward pass on the CPU"),
+    ("--device cpu test --dataset-project nope", "'nope' is no directory and no built-in project"),
+    ("--device cpu test --dataset-project stdlb", "Did you mean 'stdlib'"),
+    ("--device cpu test --dataset-project stdlib --dataset-config x", "stdlib has no configuration 'x'"),
+    ("--device cpu test --dataset-config x", "add that option"),
+]
+OF_THE_ROOT = [
+    ("-t llama/4m model show", r"'llama' has no preset '4m'\. Did you mean 'llama/4M'\?"),
+    ("-t llama/zzz model show", r"'llama' has no preset 'zzz'\. It has: llama/4M, "),
+    ("-t lama model show", r"no model definition named 'lama'\. Did you mean 'llama'\?"),
+    ("-t zzz model show", r"no model definition named 'zzz'\. Installed: .*llama"),
+    ("-t zzz model --help", "no model definition named 'zzz'"),
+    ("-t zzz.yaml model show", "there is no configuration file 'zzz.yaml'"),
+    ("-t / model show", "no model definition named ''"),
+    ("-t", "'-t' requires an argument"),
+    ("-t llama", "Missing command"),
+    ("model show", "choose a model definition, for example: forgather -t llama/4M"),
+    ("model construct", "choose a model definition"),
+    ("modle show", r"No such command 'modle'\. Did you mean 'model'\?"),
+    ("zzz", "No such command 'zzz'"),
+    ("--zzz ls", "No such option: --zzz"),
+    ("ls extra", "unexpected extra argument"),
+    ("-p nowhere ls", "there is no directory 'nowhere'"),
+]
+FILES = [
+    ("hiden_size: 3", r"exp\.yaml:2:1: hiden_size: no such option of 'llama'\. Did you mean 'hidden_size'\?"),
+    ("hidden-size: 3", r"exp\.yaml:2:1: hidden-size: no such option .*Did you mean 'hidden_size'\?"),
+    ("steps: 3", r"exp\.yaml:2:1: steps: no such option of 'llama'"),
+    ("3: 4", r"exp\.yaml:2:1: 3: no such option"),
+    ("model_name: x\n  hidden_size: [3", r"exp\.yaml:3:"),
+    ("hidden_size: [3", r"exp\.yaml:\d:\d+: expected ',' or ']'"),
+    ("hidden_size: 3\nhidden_size: 4", r"exp\.yaml:3:1: duplicate key 'hidden_size'"),
+    ("hidden_size: big", r"exp\.yaml:2:1: hidden_size: 'big' is not a whole number"),
+    ("hidden_size: 0", r"exp\.yaml:2:1: hidden_size: 0 is below 1"),
+    ("hidden_size: true", r"exp\.yaml:2:1: hidden_size: 'True' is not a whole number"),
+    ("hidden_size:", r"exp\.yaml:2:1: hidden_size: null is not a value"),
+    ("attn_implementation: fast", r"exp\.yaml:2:1: attn_implementation: 'fast' is not one of eager"),
+    ("rope_parameters: 3", r"exp\.yaml:2:1: rope_parameters: expected a YAML mapping"),
+    ("num_attention_heads: 3", r"exp\.yaml:2:1: num_attention_heads: 3 does not divide"),
+    ("hidden_size: ${nope}", r"exp\.yaml:2:1: hidden_size: Interpolation key 'nope' not found"),
+    ("hidden_size: ${oops", r"exp\.yaml:2:1: hidden_size: "),
+    ("hidden_size: ${zzz:1}", r"exp\.yaml:2:1: hidden_size: Unsupported interpolation type zzz"),
+    ("seed: ${hidden_size}\nhidden_size: ${seed}", r"exp\.yaml:\d:1: \w+: .*[Rr]ecursive"),
+    ("hidden_size: ${oc.env:NO_SUCH_VARIABLE}", r"exp\.yaml:2:1: hidden_size: .*NO_SUCH_VARIABLE"),
+    ("hidden_size: !!python/object:os.system {}", r"exp\.yaml:2:14: .*python/object"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), OF_LLAMA + OF_CONSTRUCTION)
+def test_of_a_model(cli: Cli, words: str, message: str) -> None:
+    assert re.search(message, cli(*LLAMA, *words.split(" ")).error)
+    assert nothing_on_disk()
+
+
+@pytest.mark.parametrize(("words", "message"), OF_THE_ROOT)
+def test_of_the_root(cli: Cli, words: str, message: str) -> None:
+    assert re.search(message, cli(*words.split()).error)
+    assert nothing_on_disk()
+
+
+@pytest.mark.parametrize("command", ["show", "construct"])
+@pytest.mark.parametrize(("text", "message"), FILES)
+def test_of_a_file(cli: Cli, text: str, message: str, command: str) -> None:
+    Path("exp.yaml").write_text(f"extends: llama/4M\n{text}\n")
+    assert re.match(message, cli("-t", "exp.yaml", "model", command).error)
+    assert [path.name for path in Path().iterdir()] == ["exp.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"hidden_size: 3\n", r"exp\.yaml:1:1: 'extends' is missing"),
+        (b"", "'extends' is missing"),
+        (b"extends: [a]\n", "'extends' is missing"),
+        (b"- 3\n", r"exp\.yaml:1:1: expected a mapping"),
+        (b"extends: exp\n", r"exp\.yaml:1:1: extends: 'exp' leads back to this file"),
+        (b"extends: llama/5M\n", r"exp\.yaml:1:1: extends: 'llama' has no preset '5M'\. It has: llama/4M, "),
+        (b"extends: nowhere.yaml\n", r"exp\.yaml:1:1: extends: there is no configuration file 'nowhere\.yaml'"),
+        (b"extends: llama/4M\nmodel_name: \xe9\n", "the file is not UTF-8 text"),
+    ],
+)
+def test_of_a_whole_file(cli: Cli, text: bytes, message: str) -> None:
+    Path("exp.yaml").write_bytes(text)
+    assert re.search(message, cli("-t", "exp", "model", "show").error)
+
+
+def test_files_that_extend_each_other(cli: Cli) -> None:
+    for name, parent in (("a", "b.yaml"), ("b", "c"), ("c", "a")):
+        Path(f"{name}.yaml").write_text(f"# one line above\nextends: {parent}\n")
+    assert cli("-t", "a", "model", "show").error == "c.yaml:2:1: extends: 'a' leads back to this file"
+
+
+def test_an_option_of_another_definition_names_its_owner(site: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    site("other", "other_lm", OTHER, other="other_lm")  # type: ignore[operator]
+    done = start("-t", "other", "model", "--rope-parameters", "{}", "show")
+    assert done.returncode == 2
+    assert "'other' has no option --rope-parameters (it belongs to: llama)" in done.stderr
+
+
+OTHER = """
+from dataclasses import dataclass
+from forgather_core import ModelDefinition, hookimpl, option
+
+@dataclass(kw_only=True)
+class Options:
+    width: int = option(8, help="Width")
+
+@hookimpl
+def forgather_models():
+    yield ModelDefinition(name="other", summary="Another", options=Options, config="x:C", model="x:M")
+"""
+
+
+def test_a_file_that_cannot_be_written_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert cli(*LLAMA, "show", "-o", "x.txt").error == "--output-file: x.txt cannot be written: Permission denied"
+
+
+def test_the_environment_asks_for_a_traceback() -> None:
+    done = start(*LLAMA, "--hidden-size", "0", "show", env={"FORGATHER_TRACEBACK": "1"})
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "0 is below 1" in done.stderr
+
+
+def test_a_bug_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("forgather_core.settings.settle", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        cli(*LLAMA, "show")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [(TrialError("the loss is nan"), 1, "forgather: error: the loss is nan\n"), (KeyboardInterrupt(), 130, None)],
+)
+def test_exit_codes(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str | None
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("forgather_core.settings.settle", fail)
+    done = cli(*LLAMA, "show")
+    assert (done.code, done.err) == (code, text or "forgather: interrupted\n")
+    assert done.out == ""
+
+
+def test_a_flag_is_named_once(cli: Cli) -> None:
+    assert cli(*LLAMA, "--hidden-size", "0", "show").error.count("--hidden-size") == 1
+
+
+@pytest.mark.parametrize("words", ["-t llama model --zzz show", "model show", "model -t llama show"])
+def test_what_is_no_value_is_not_called_one(cli: Cli, words: str) -> None:
+    assert "Invalid value" not in cli(*words.split()).error
+
+
+def test_an_option_without_a_definition_asks_for_one(cli: Cli) -> None:
+    error = cli("model", "--hidden-size", "3", "show").error
+    assert "choose a model definition" in error or "belongs to: llama" in error
+    assert "Did you mean --batch-size" not in error
+
+
+@pytest.mark.parametrize(("words", "name"), [("--tempalte llama ls", "--template"), ("ls --jsno", "--json")])
+def test_every_misspelt_option_gets_the_same_hint(cli: Cli, words: str, name: str) -> None:
+    assert f"Did you mean {name}?" in cli(*words.split()).error
+
+
+@pytest.mark.parametrize("words", ["", "model", "-t llama model"])
+def test_a_group_without_a_command_prints_its_page(cli: Cli, words: str) -> None:
+    done = cli(*words.split())
+    page = done.out + done.err
+    assert done.code == 2
+    assert "forgather: error" not in page
+    assert page.startswith("Usage: forgather")
+    assert "\n\nCommands:\n" in page
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"{' '.join(LLAMA)} show -o {LONG}.txt",
+        f"{' '.join(LLAMA)} show --tokenizer {LONG}",
+        f"{' '.join(LLAMA)} construct --model-name {LONG}",
+        f"{' '.join(LLAMA)} --device cpu construct --load-from-checkpoint {LONG}",
+        f"{' '.join(LLAMA)} --device cpu test --dataset-project {LONG}",
+        f"-t {LONG} model show",
+        f"-p {LONG} ls",
+    ],
+)
+def test_a_path_that_is_too_long(cli: Cli, words: str) -> None:
+    assert "too long" in cli(*words.split()).error
+
+
+def test_a_rope_type_of_the_wrong_kind(cli: Cli) -> None:
+    assert "rope_type" in cli(*LLAMA, "--rope-parameters", "{rope_theta: 1.0, rope_type: [x]}", "show").error
+
+
+@pytest.mark.parametrize("words", ["-t exp model show", "ls"])
+def test_notes_of_the_wrong_kind(cli: Cli, words: str) -> None:
+    Path("exp.yaml").write_text("extends: llama/4M\nparameters: many\n")
+    done = cli(*words.split())
+    assert "exp.yaml:2:1: parameters" in done.out + done.err
+
+
+def test_an_editor_with_an_open_quote(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDITOR", 'vi "')
+    assert "EDITOR" in cli(*LLAMA, "show", "-e").error
+
+
+def test_a_path_with_a_nul(cli: Cli) -> None:
+    Path("exp.yaml").write_text('extends: llama/4M\noutput_dir: "a\\0b"\n')
+    assert "output_dir" in cli("-t", "exp", "model", "construct").error
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")  # noqa: PTH110
+def test_standard_output_that_is_full() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = start("--version", stdout=full)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,68 @@
+"""What is asked of a shell prompt imports nothing heavy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import LLAMA, SCRIPT, start
+
+HEAVY = ("torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
+SETTLING = ("omegaconf", "pydantic", "antlr4")
+DRAWING = ("rich.table", "rich.console")
+TELL = "import atexit, sys; atexit.register(lambda: print('IMPORTED', *sys.modules, file=sys.stderr)); "
+
+
+def imported(*arguments: str, **env: str) -> set[str]:
+    """The modules that a run has imported in the end."""
+    import os
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, "-c", TELL + SCRIPT, *arguments],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stderr.startswith("IMPORTED"), done.stderr
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [
+        (("--help",), {}),
+        (("--version",), {}),
+        (("model", "--help"), {}),
+        ((*LLAMA, "--help"), {}),
+        ((*LLAMA, "construct", "--help"), {}),
+        ((*LLAMA, "test", "--help"), {}),
+        ((), {"_FORGATHER_COMPLETE": "complete_bash", "COMP_WORDS": "forgather -t llama/", "COMP_CWORD": "2"}),
+        ((), {"_FORGATHER_COMPLETE": "complete_bash", "COMP_WORDS": "forgather -t llama model --h", "COMP_CWORD": "4"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else value.get("COMP_WORDS", ""),
+)
+def test_help_and_completion_import_nothing_heavy(arguments: tuple[str, ...], env: dict[str, str]) -> None:
+    modules = imported(*arguments, **env)
+    assert "typer" in modules
+    assert not modules & {*HEAVY, *SETTLING, *DRAWING}
+
+
+@pytest.mark.parametrize("arguments", [("ls",), ("plugins",), (*LLAMA, "show"), (*LLAMA, "show", "--json")])
+def test_what_tells_without_building_imports_no_torch(arguments: tuple[str, ...]) -> None:
+    assert not imported(*arguments) & set(HEAVY)
+
+
+def test_the_help_of_a_file_needs_no_omegaconf_either() -> None:
+    Path("exp.yaml").write_text("extends: llama/4M\nhidden_size: ${vocab_size}\n")
+    assert not imported("-t", "exp", "model", "--help") & {*HEAVY, *SETTLING}
+
+
+def test_one_definition_imports_one_plugin(site: object) -> None:
+    site("other", "other_lm", "raise SystemExit('imported')", other="other_lm")  # type: ignore[operator]
+    assert "other_lm" not in imported(*LLAMA, "--help")
+    assert start(*LLAMA, "show").returncode == 0
