@@ -127,7 +127,9 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
     _write(directory, "generation_config.json", generation_config_json(plan.facts), origins)
     for name, text in licence_files(definition).items():
         _write(directory, name, text, origins)
-    _write(directory, "README.md", model_card(plan.manifest, definition, json.loads(config)), origins)
+    _write(
+        directory, "README.md", model_card(plan.manifest, definition, json.loads(config), plan.sources.files), origins
+    )
     files = _records(directory, origins)
     manifest = replace(plan.manifest, files=files)
     (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

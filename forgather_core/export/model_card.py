@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..definition import ModelDefinition
 from .manifest import Manifest
+from .sources import SourceFile
 
 _CARD = """\
 ---
@@ -22,8 +24,14 @@ tags:
 
 {summary}
 
-Built by [Forgather](https://pypi.org/project/forgather/) {forgather} from `{configuration}`. The directory holds all
-the source code of the model: it loads with Hugging Face transformers, and without Forgather.
+Built by Forgather {forgather} from `{configuration}`. The directory holds all the source code of the model: it loads
+with Hugging Face transformers, and without Forgather.
+
+## Architecture
+
+{about}
+
+{files}
 
 ## Options
 
@@ -55,14 +63,23 @@ model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)
 """
 
 
-def model_card(manifest: Manifest, definition: ModelDefinition, config: Mapping[str, Any]) -> str:
+_BLANK = "\n\n"
+
+
+def model_card(
+    manifest: Manifest, definition: ModelDefinition, config: Mapping[str, Any], sources: Sequence[SourceFile]
+) -> str:
     """The text of the card.
 
     Args:
         manifest: The manifest, files not needed.
         definition: The definition.
         config: The content of `config.json`.
+        sources: The source files; what their docstrings say is said here.
     """
+    model_file = definition.model.partition(":")[0].rsplit(".", 1)[-1] + ".py"
+    docstrings = {file.name: ast.get_docstring(ast.parse(file.text)) or "" for file in sources}
+    files = [f"- `{name}`: {' '.join(text.partition(_BLANK)[0].split())}" for name, text in docstrings.items() if text]
     rows = [f"| `{n}` | {_cell(config.get(n, o.value))} | {_cell(o.origin)} |" for n, o in manifest.options.items()]
     packages = ", ".join(f"`{name}`" for name in manifest.requires)
     return _CARD.format(
@@ -74,7 +91,9 @@ def model_card(manifest: Manifest, definition: ModelDefinition, config: Mapping[
         rows="\n".join(rows),
         tokenizer=manifest.tokenizer["name"],
         vocab_size=manifest.tokenizer["vocab_size"],
-        model_file=definition.model.partition(":")[0].rsplit(".", 1)[-1] + ".py",
+        model_file=model_file,
+        about=docstrings.get(model_file) or definition.summary,
+        files="\n".join(files),
         requires=f"The source code also needs {packages}.\n\n" if packages else "",
     )
 
