@@ -1,9 +1,11 @@
-"""Load one exported model on the oldest and the newest transformers of the tested range, and compare the logits.
+"""Load exported models on the oldest and the newest transformers of the tested range, and compare their logits.
 
 python tools/compatibility.py [DIRECTORY]
 
-Makes a virtual environment for each release in DIRECTORY (default: a temporary one), without Forgather in it. The model
-is exported by the environment that runs this script. Exit code 1 where logits differ by more than 1e-5.
+Makes a virtual environment for each release in DIRECTORY (default: a temporary one), without Forgather in it. Models are
+exported by the environment that runs this script. Then the numerical tests (parity with transformers' own classes,
+packing, caches, weights) run on each release, from the sources. Exit code 1 where logits differ by more than 1e-5, or a
+test fails.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import tempfile
 import venv
 from pathlib import Path
 
-RELEASES = {"oldest": "transformers==5.4.0", "newest": "transformers>=5.4,<6"}
+RELEASES = {"oldest": "transformers==5.4.0", "between": "transformers==5.13.0", "newest": "transformers>=5.4,<6"}
+NUMERICAL_TESTS = ["tests/parts", *(f"tests/plugins/llama/test_{name}.py" for name in ("parity", "packing", "weights"))]
+ROOT = Path(__file__).parent.parent
 TORCH = "torch>=2.10,<2.14"
 TOLERANCE = 1e-5
 MODELS = {
@@ -66,16 +70,18 @@ def main() -> int:
             exported = Path(temporary) / f"model_{number}"
             _export(exported, options)
             found = {name: _probe(python, exported, Path(temporary)) for name, python in environments.items()}
-            old, new = found["oldest"], found["newest"]
-            assert old["ids"] == new["ids"], "the tokenizers differ"
-            pairs = zip(old["logits"], new["logits"], strict=True)
-            error = max(abs(a - b) for row in pairs for a, b in zip(*row, strict=True))
-            worst = max(worst, error)
-            assert old["tokens"] == new["tokens"], f"generated: {old['tokens']} and {new['tokens']}"
-            versions = " and ".join(f["transformers"] for f in found.values())
-            print(f"{title}: transformers {versions}: {len(old['ids'])} tokens, logits differ by {error:.1e} at most")
+            new = found["newest"]
+            for old in found.values():
+                assert old["ids"] == new["ids"], "the tokenizers differ"
+                assert old["tokens"] == new["tokens"], f"generated: {old['tokens']} and {new['tokens']}"
+                pairs = zip(old["logits"], new["logits"], strict=True)
+                error = max(abs(a - b) for row in pairs for a, b in zip(*row, strict=True))
+                worst = max(worst, error)
+            versions = ", ".join(f["transformers"] for f in found.values())
+            print(f"{title}: transformers {versions}: {len(new['ids'])} tokens, logits differ by {worst:.1e} at most")
+        failed = [name for name, python in environments.items() if not _numerical_tests(python, name)]
         print(f"torch {new['torch']}, Python {new['python']}")
-    return int(worst > TOLERANCE)
+    return int(worst > TOLERANCE or bool(failed))
 
 
 def _environment(directory: Path, release: str) -> Path:
@@ -84,6 +90,15 @@ def _environment(directory: Path, release: str) -> Path:
         venv.create(directory, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "-q", TORCH, release], check=True)
     return python
+
+
+def _numerical_tests(python: Path, name: str) -> bool:
+    subprocess.run([python, "-m", "pip", "install", "-q", "pytest", "hypothesis", "pluggy"], check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "-W", "ignore", *NUMERICAL_TESTS]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    print(f"numerical tests on the {name}: " + (done.stdout.strip().splitlines() or ["did not run"])[-1].strip("= "))
+    return done.returncode == 0
 
 
 def _export(directory: Path, options: list[str]) -> None:

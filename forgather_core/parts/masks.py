@@ -64,8 +64,8 @@ def decoder_mask(
 
 def _length(cache: Cache | None) -> int | Tensor:
     length = cache.get_seq_length() if cache is not None else 0
-    # A static cache hands out its own counter, which moves on while the layers run.
-    return length.clone() if isinstance(length, Tensor) else length
+    # A static cache hands out its own counter, which moves on while the layers run; of one element, in some releases.
+    return length.clone().reshape(()) if isinstance(length, Tensor) else length
 
 
 def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tensor | None = None) -> Tensor:
