@@ -2,8 +2,8 @@
 
 python tools/compatibility.py [DIRECTORY]
 
-Makes a virtual environment for each release in DIRECTORY (default: a temporary one), without Forgather in it. Models are
-exported by the environment that runs this script. Then the numerical tests (parity with transformers' own classes,
+Makes a virtual environment for each release in DIRECTORY (default: a temporary one), without Forgather in it. Models
+are exported by the environment that runs this script. Then the numerical tests (parity with transformers' own classes,
 packing, caches, weights) run on each release, from the sources. Exit code 1 where logits differ by more than 1e-5, or a
 test fails.
 """

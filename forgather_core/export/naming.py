@@ -1,6 +1,6 @@
 """Names every file of a model directory in its configuration file.
 
-transformers 5.23 follows the imports of remote code from file to file. Older releases copy, from a local directory,
+transformers follows the imports of remote code from file to file. Release 5.4 copies, from a local directory,
 only what the entry file itself names: their loader then stops at the first file that is missing. So the entry file's
 block `if TYPE_CHECKING:`, which is read by loaders and run by nobody, gets one import line for each file it lacks.
 """

@@ -1,70 +1,153 @@
-"""`ls` and `plugins`: what is there, what is broken, and what this project has."""
+"""`ls` and `plugins`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from .conftest import Cli, start
 
-Site = Callable[..., Path]
+GOOD = """
+from dataclasses import dataclass
+from forgather_core import ModelDefinition, hookimpl, option
+
+@dataclass(kw_only=True)
+class Options:
+    hidden_size: int = option(8, help="Width", ge=1)
+
+@hookimpl
+def forgather_models():
+    yield ModelDefinition(name="good", summary="A good one", options=Options, config="x:C", model="x:M")
+"""
+BAD = "import no_such_module\n"
 
 
-def test_definitions_with_their_presets(cli: Cli) -> None:
-    (llama,) = [d for d in cli("ls", "--json").json["definitions"] if d["name"] == "llama"]
+def definitions(told: dict[str, Any]) -> dict[str, Any]:
+    return {definition["name"]: definition for definition in told["definitions"]}
+
+
+def test_ls_tells_every_preset_with_its_numbers(cli: Cli) -> None:
+    llama = definitions(cli("ls", "--json").json)["llama"]
     rows = {row["name"]: row for row in llama["presets"]}
-    assert rows["llama/4M"] == {
-        "name": "llama/4M",
-        "definition": "llama",
-        "extends": None,
-        "parameters": 4434176,
-        "num_hidden_layers": 4,
-        "hidden_size": 256,
-        "vocab_size": 2000,
-        "tokenizer": "bpe-2k",
-        "source": "https://arxiv.org/abs/2302.13971",
-    }
-    page = cli("ls").out
-    assert all(name in page for name in rows)
-    assert "6,738,415,616" in page
+    assert list(rows) == ["llama/4M", "llama/30M", "llama/117M", "llama/llama3.2-1B", "llama/llama2-7B"]
+    assert (llama["default_preset"], llama["summary"].split(":")[0]) == ("4M", "Llama")
+    small = rows["llama/4M"]
+    assert (small["parameters"], small["num_hidden_layers"], small["hidden_size"], small["vocab_size"]) == (
+        4434176, 4, 256, 2000,
+    )  # fmt: skip
+    assert all(row["source"].startswith("https://") and "error" not in row for row in rows.values())
 
 
-def test_configurations_of_the_project_good_and_bad(cli: Cli) -> None:
-    Path("there/configs").mkdir(parents=True)
-    Path("there/good.yaml").write_text("extends: llama/4M\nhidden_size: 512\n")
-    Path("there/configs/bad.yaml").write_text("extends: llama/4M\nhiden_size: 512\n")
-    Path("there/compose.yaml").write_text("services: {}\n")  # not one of ours
-    rows = {Path(row["name"]).name: row for row in cli("-p", "there", "ls", "--json").json["configurations"]}
-    assert rows.keys() == {"good.yaml", "bad.yaml"}
-    assert (rows["good.yaml"]["hidden_size"], rows["good.yaml"]["extends"]) == (512, "llama/4M")
-    assert "Did you mean 'hidden_size'" in rows["bad.yaml"]["error"]
-    page = cli("-p", "there", "ls").out
-    assert "extends llama/4M" in page
+def test_ls_as_text(cli: Cli) -> None:
+    done = cli("ls")
+    assert (done.code, done.err) == (0, "")
+    assert "llama/4M (default)" in done.out
+    assert "4,434,176" in done.out
+    assert "https://huggingface.co/meta-llama/Llama-3.2-1B" in done.out
+    assert "\x1b" not in done.out
+    assert "Configurations of this project" not in done.out
+
+
+def test_ls_tells_the_configurations_of_the_project(cli: Cli, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "configs").mkdir(parents=True)
+    (project / "wide.yaml").write_text("extends: llama/4M\nhidden_size: 512\n")
+    (project / "configs" / "wrong.yaml").write_text("extends: llama/4M\nhiden_size: 512\n")
+    (project / "configs" / "torn.yaml").write_text("extends: [\n")
+    (project / "docker-compose.yaml").write_text("services: {}\n")
+    (project / "notes.txt").write_text("extends: llama/4M\n")
+    rows = {Path(row["name"]).name: row for row in cli("-p", str(project), "ls", "--json").json["configurations"]}
+    assert sorted(rows) == ["torn.yaml", "wide.yaml", "wrong.yaml"]
+    assert (rows["wide.yaml"]["hidden_size"], rows["wide.yaml"]["extends"]) == (512, "llama/4M")
+    assert "Did you mean 'hidden_size'?" in rows["wrong.yaml"]["error"]
+    assert "torn.yaml:" in rows["torn.yaml"]["error"]
+    text = cli("-p", str(project), "ls")
+    assert text.code == 0
+    assert "Did you mean 'hidden_size'?" in " ".join(text.out.split())
     assert cli("ls", "--json").json["configurations"] == []
 
 
-def test_plugins(cli: Cli) -> None:
-    (llama,) = [p for p in cli("plugins", "--json").json["plugins"] if p["name"] == "llama"]
+def test_plugins_tells_where_each_comes_from(cli: Cli) -> None:
+    rows = {row["name"]: row for row in cli("plugins", "--json").json["plugins"]}
+    llama = rows["llama"]
     assert (llama["distribution"], llama["state"], llama["definitions"]) == ("forgather", "ok", ["llama"])
     assert llama["file"].endswith("forgather_llama/plugin.py")
-    assert llama["error"] is None
-    assert "forgather_llama/plugin.py" in cli("plugins").out.replace("\n", "")
+    text = cli("plugins")
+    assert (text.code, text.err) == (0, "")
+    assert "forgather_llama/plugin.py" in text.out
 
 
-def test_a_broken_plugin_is_named_and_changes_the_exit_code(site: Site) -> None:
-    site("bad-dist", "bad_lm", "raise RuntimeError('no luck')", bad="bad_lm")
-    done = start("plugins", "--json")
-    assert done.returncode == 1
-    rows = {p["name"]: p for p in json.loads(done.stdout)["plugins"]}
-    assert (rows["bad"]["state"], rows["bad"]["error"]) == ("broken", "RuntimeError: no luck")
-    assert (rows["bad"]["distribution"], rows["bad"]["version"]) == ("bad-dist", "1.2")
-    assert rows["llama"]["state"] == "ok"
-    assert "bad: RuntimeError: no luck" in start("plugins").stdout
-    assert "broken plugins: bad" in start("ls").stdout
-    off = start("plugins", "--json", env={"FORGATHER_DISABLE_PLUGINS": "bad"})
-    assert off.returncode == 0
-    assert {p["name"]: p["state"] for p in json.loads(off.stdout)["plugins"]}["bad"] == "disabled"
-    asked = start("-t", "bad", "model", "show")
+def test_a_good_plugin_from_elsewhere_is_a_full_citizen(site: Any) -> None:
+    site("good-dist", "good_lm", GOOD, good="good_lm")
+    rows = {row["name"]: row for row in json.loads(start("plugins", "--json").stdout)["plugins"]}
+    assert (rows["good"]["version"], rows["good"]["distribution"], rows["good"]["state"]) == ("1.2", "good-dist", "ok")
+    assert definitions(json.loads(start("ls", "--json").stdout))["good"]["presets"] == []
+    shown = start("-t", "good", "model", "show", "--hidden-size", "16", "--json")
+    assert json.loads(shown.stdout)["options"]["hidden_size"]["value"] == 16
+    assert "--hidden-size INT" in start("-t", "good", "model", "--help").stdout
+    assert "'good' has no preset 'x'. It has: none." in start("-t", "good/x", "model", "show").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (BAD, "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("def broken(:", "SyntaxError"),
+        (GOOD.replace("hidden_size", "device"), "the option 'device' of 'good' clashes with a shared option"),
+        (GOOD.replace("def forgather_models", "def forgather_model"), "forgather_model"),
+        (GOOD.replace('name="good"', 'name="llama"'), "the definition 'llama' is offered by the plugin 'llama'"),
+    ],
+)
+def test_a_broken_plugin_harms_nobody(site: Any, text: str, error: str) -> None:
+    site("bad-dist", "other_lm", text, zbad="other_lm")
+    told = start("plugins", "--json")
+    rows = {row["name"]: row for row in json.loads(told.stdout)["plugins"]}
+    assert told.returncode == 1
+    assert (rows["zbad"]["state"], rows["llama"]["state"]) == ("broken", "ok")
+    assert error in rows["zbad"]["error"]
+    listed = start("ls", "--json")
+    assert listed.returncode == 0
+    assert json.loads(listed.stdout)["broken"] == ["zbad"]
+    asked = start("-t", "zbad", "model", "show")
     assert asked.returncode == 2
-    assert "RuntimeError: no luck" in asked.stderr
+    assert asked.stderr.count("\n") == 1
+    assert "the plugin 'zbad' (bad-dist 1.2, other_lm) cannot be loaded" in asked.stderr
+    assert start("-t", "llama/4M", "model", "show").returncode == 0
+
+
+def test_a_broken_plugin_in_the_text(site: Any) -> None:
+    site("bad-dist", "bad_lm", BAD, bad="bad_lm")
+    told = start("plugins")
+    assert told.returncode == 1
+    assert "bad: ModuleNotFoundError: No module named 'no_such_module'" in told.stdout
+    assert "broken plugins: bad ('forgather plugins' tells why)" in start("ls").stdout
+
+
+def test_two_distributions_of_one_name(site: Any) -> None:
+    site("one", "one_lm", GOOD, good="one_lm")
+    site("two", "two_lm", GOOD, good="two_lm")
+    told = start("plugins", "--json")
+    assert told.returncode == 1
+    (row,) = [row for row in json.loads(told.stdout)["plugins"] if row["name"] == "good"]
+    assert "'one' and 'two'" in row["error"]
+
+
+@pytest.mark.parametrize("names", ["bad", " bad , nobody", "bad,,"])
+def test_plugins_are_switched_off(site: Any, names: str) -> None:
+    site("bad-dist", "bad_lm", BAD, bad="bad_lm")
+    off = {"FORGATHER_DISABLE_PLUGINS": names}
+    told = start("plugins", "--json", env=off)
+    assert told.returncode == 0
+    assert {row["name"]: row["state"] for row in json.loads(told.stdout)["plugins"]}["bad"] == "disabled"
+    assert json.loads(start("ls", "--json", env=off).stdout)["broken"] == []
+    assert "switched off by FORGATHER_DISABLE_PLUGINS" in start("-t", "bad", "model", "show", env=off).stderr
+
+
+def test_a_shipped_plugin_is_switched_off(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORGATHER_DISABLE_PLUGINS", "llama")
+    assert "llama" not in definitions(cli("ls", "--json").json)
+    assert "switched off" in cli("-t", "llama/4M", "model", "show").error

@@ -1,59 +1,107 @@
-"""Where a report goes: the screen, JSON, a file by its suffix, the editor; a reader that leaves early."""
+"""Terminals, pipes, and readers that leave."""
 
 from __future__ import annotations
 
-import json
+import os
+import pty
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .conftest import LLAMA, SCRIPT, Cli, start
+from .conftest import LLAMA, SCRIPT, start
+
+COMMANDS = [("ls",), ("plugins",), (*LLAMA, "show"), (*LLAMA, "show", "--json"), ("--help",), (*LLAMA, "--help")]
+COLOUR = re.compile(r"\x1b\[[0-9;]*\b(3[0-7]|9[0-7]|38|48)[;m]")
 
 
-def test_json_is_what_the_page_draws(cli: Cli) -> None:
-    report = cli(*LLAMA, "--hidden-size", "512", "show", "--json").json
-    assert report["options"]["hidden_size"] == {"value": 512, "origin": "--hidden-size"}
-    assert report["options"]["vocab_size"] == {"value": 2000, "origin": "tokenizer"}
-    page = cli(*LLAMA, "--hidden-size", "512", "show").out
-    for name, item in report["options"].items():
-        (line,) = [line for line in page.splitlines() if f"| {name} " in line]
-        assert item["origin"] in line
+def on_a_terminal(*arguments: str, **env: str) -> str:
+    """What a run prints on a terminal of 100 columns."""
+    outer, inner = pty.openpty()
+    env = {"TERM": "xterm-256color", "COLUMNS": "100", **env}
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        env=os.environ | env, stdin=inner, stdout=inner, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        os.close(inner)
+        said = b""
+        while True:
+            try:
+                some = os.read(outer, 65536)
+            except OSError:  # Linux: the other end is closed
+                break
+            if not some:
+                break
+            said += some
+    os.close(outer)
+    assert process.returncode in (0, 2), said
+    return said.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize(
-    ("suffix", "begins"), [("txt", "llama_4m"), ("json", "{"), ("html", "<!DOCTYPE html>"), ("svg", "<svg")]
-)
-def test_a_file_by_its_suffix(cli: Cli, suffix: str, begins: str) -> None:
-    done = cli(*LLAMA, "show", "-o", f"report.{suffix}")
-    assert (done.code, done.out, done.err) == (0, "", f"wrote report.{suffix}\n")
-    text = Path(f"report.{suffix}").read_text()
-    assert text.startswith(begins)
-    assert "rope_parameters" in text
-    assert "\x1b" not in text
-    if suffix == "json":
-        assert json.loads(text)["model_name"] == "llama_4m"
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_reader_that_has_gone_gets_no_traceback(arguments: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = start(*arguments, stdout=writer)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode in (0, 1)
 
 
-def test_the_editor_opens_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("editor").write_text('#!/bin/sh\ncp "$2" seen.txt; echo "$1" > flags.txt\n')
-    Path("editor").chmod(0o755)
-    monkeypatch.setenv("EDITOR", "nobody-has-this")
-    monkeypatch.setenv("VISUAL", f"{Path('editor').resolve()} --wait")
-    done = start(*LLAMA, "show", "-e")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert "hidden_size" in Path("seen.txt").read_text()
-    assert Path("flags.txt").read_text() == "--wait\n"
-
-
-def test_a_reader_that_leaves_early_sees_no_traceback() -> None:
-    command = f'{sys.executable} -c "{SCRIPT}" -t llama/4M model --help | head -1'
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=60)
-    assert done.stdout.startswith("Usage: forgather")
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_head_takes_one_line() -> None:
+    pipeline = f'set -o pipefail; "{sys.executable}" -c "{SCRIPT}" ls | head -n 1'
+    done = subprocess.run(["bash", "-c", pipeline], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.count("\n") == 1
     assert done.stderr == ""
 
 
-def test_a_pipe_gets_no_colours(cli: Cli) -> None:
-    assert "\x1b" not in cli(*LLAMA, "show").out
-    assert "\x1b" not in cli("--help").out
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_pipe_gets_plain_text(arguments: tuple[str, ...]) -> None:
+    done = start(*arguments)
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    assert "\u2026" not in done.stdout
+
+
+def test_a_terminal_gets_a_drawing() -> None:
+    shown = on_a_terminal(*LLAMA, "show")
+    assert "\x1b[1m" in shown
+    assert "\u2500" in shown
+    assert "\x1b[1m" in on_a_terminal(*LLAMA, "--help")
+
+
+@pytest.mark.parametrize("arguments", [("ls",), ("plugins",), (*LLAMA, "show"), ("--help",)], ids=" ".join)
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+def test_no_colour_where_none_is_wanted(arguments: tuple[str, ...], env: dict[str, str]) -> None:
+    shown = on_a_terminal(*arguments, **env)
+    assert not COLOUR.search(shown)
+    if "TERM" in env or arguments == ("--help",):
+        assert "\x1b" not in shown
+
+
+def test_colour_where_it_is() -> None:
+    assert COLOUR.search(on_a_terminal("plugins"))
+
+
+def test_an_error_on_a_terminal_is_one_plain_line() -> None:
+    shown = on_a_terminal(*LLAMA, "--hidden-size", "0", "show")
+    assert shown == "forgather: error: --hidden-size: 0 is below 1\n"
+
+
+@pytest.mark.parametrize("columns", ["30", "60", "100"])
+def test_a_narrow_terminal_folds_and_cuts_nothing(columns: str) -> None:
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(*LLAMA, "show", COLUMNS=columns)).splitlines()
+    assert max(map(len, lines)) <= int(columns)
+    assert "\u2026" not in "".join(lines)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_encoding_will_do(encoding: str) -> None:
+    Path("é.yaml").write_text("extends: llama/4M\nmodel_name: modèle\n")
+    for arguments in (("ls",), ("-t", "llama/4M", "model", "show"), ("--help",)):
+        done = start(*arguments, env={"PYTHONIOENCODING": encoding}, encoding=encoding)
+        assert (done.returncode, done.stderr) == (0, "")
