@@ -1,8 +1,8 @@
 """Names every file of a model directory in its configuration file.
 
-transformers follows the imports of remote code from file to file. Release 5.4 copies, from a local directory,
-only what the entry file itself names: their loader then stops at the first file that is missing. So the entry file's
-block `if TYPE_CHECKING:`, which is read by loaders and run by nobody, gets one import line for each file it lacks.
+transformers follows the imports of remote code from file to file. Release 5.4 copies, from a local directory, only what
+the entry file itself names, and then stops at the first file that is missing. So the entry file's block
+`if TYPE_CHECKING:`, which is read by loaders and run by nobody, gets one import line for each file it lacks.
 """
 
 from __future__ import annotations
