@@ -113,7 +113,7 @@ class _Asked:
             print_report(report, drawing, as_json=self.run.json)
             return
         path = self.run.output_file or Path(tempfile.mkdtemp(prefix="forgather-")) / f"{title}.txt"
-        write(report, drawing, path, title)
+        write(report, drawing, path, title, as_json=self.run.json)
         if self.run.edit:
             subprocess.run([*self._editor, str(path)], check=False)
         else:

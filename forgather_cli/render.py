@@ -49,9 +49,9 @@ def check_output(path: Path) -> None:
         raise ForgatherError(f"--output-file: the directory {path.parent} does not exist")
 
 
-def write(report: Mapping[str, Any], drawing: RenderableType, path: Path, title: str) -> None:
+def write(report: Mapping[str, Any], drawing: RenderableType, path: Path, title: str, *, as_json: bool = False) -> None:
     """Write a report into a file: text, JSON, HTML or SVG by its suffix."""
-    if path.suffix.lower() == ".json":
+    if as_json or path.suffix.lower() == ".json":
         text = json.dumps(report, indent=2, ensure_ascii=False, default=str) + "\n"
     else:
         with Path("/dev/null").open("w", encoding="utf-8") as nowhere:
