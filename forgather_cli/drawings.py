@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from .render import bytes_of, grid, pairs, text_of
+from .render import bytes_of, grid, link, pairs, text_of
 
 
 def construction(report: Mapping[str, Any]) -> RenderableType:
@@ -101,19 +101,19 @@ def models(report: Mapping[str, Any]) -> RenderableType:
 
 def _presets(title: str, presets: Sequence[Mapping[str, Any]], default: str | None) -> RenderableType:
     columns = ("-t", "parameters", "layers", "hidden", "vocab", "source")
-    rows = []
+    rows, wrong = [], []
     for row in presets:
         name = row["name"] + (" (default)" if default and row["name"].endswith(f"/{default}") else "")
         if "error" in row:
-            rows.append((name, "", "", "", "", Text(row["error"], "red")))
+            wrong.append(Text(f"{name}: {row['error']}", "red"))  # below the table, where no column folds it
             continue
         numbers = [
             f"{row[k]:,}" if row[k] is not None else ""
             for k in ("parameters", "num_hidden_layers", "hidden_size", "vocab_size")
         ]
-        source = (row["source"] or "").removeprefix("https://")
-        rows.append((name, *numbers, source or (f"extends {row['extends']}" if row["extends"] else "")))
-    return grid(title, columns, rows, right=(1, 2, 3, 4))
+        extends = f"extends {row['extends']}" if row["extends"] else ""
+        rows.append((name, *numbers, link(row["source"]) if row["source"] else extends))
+    return Group(grid(title, columns, rows, right=(1, 2, 3, 4)), *wrong)
 
 
 def plugins(rows: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -118,6 +118,9 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the program; exit with 0, with 1 where a model failed, with 2 for wrong input, with 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # a terminal of another encoding shows escapes, and no traceback
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()

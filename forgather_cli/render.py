@@ -117,6 +117,11 @@ def pairs(title: str, values: Mapping[str, Any]) -> Group:
     return Group(Text(title, "bold"), table, Text())
 
 
+def link(url: str) -> Text:
+    """An address: short on a terminal, which leads there by a click; else in full."""
+    return Text(url.removeprefix("https://"), f"link {url}") if sys.stdout.isatty() else Text(url)
+
+
 def text_of(value: Any) -> str:
     """A value as a person reads it: numbers with separators, null, true, {key: value}."""
     if value is None:

@@ -129,7 +129,7 @@ def _from_definition(template: str, registry: Registry) -> Configuration:
     names = definition.preset_names()
     if preset not in names:
         full = ", ".join(f"{name}/{p}" for p in names)
-        hint = did_you_mean(preset, names, f"'{name}/{{}}'") or f". It has: {full or 'none'}"
+        hint = did_you_mean(preset, names, f"'{name}/{{}}'") or f". It has: {full or 'none'}."
         raise UnknownDefinitionError(f"'{name}' has no preset '{preset}'{hint}")
     assert definition.presets is not None
     file = definition.presets / f"{preset}.yaml"

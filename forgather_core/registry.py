@@ -27,7 +27,7 @@ class Plugin:
 
     name: str
     entry_point: EntryPoint
-    state: str = "found"  # found (not imported) | loaded | broken | disabled
+    state: str = "found"  # found (not imported) | loading | loaded | broken | disabled
     error: str | None = None
     file: str | None = None
     definitions: dict[str, ModelDefinition] = field(default_factory=dict)
@@ -74,6 +74,7 @@ class Registry:
         plugin = self.plugins[name]
         if plugin.state != "found":
             return plugin
+        plugin.state = "loading"
         try:
             module = plugin.entry_point.load()
             plugin.file = getattr(module, "__file__", None)
@@ -105,6 +106,8 @@ class Registry:
         return found
 
     def _refuse_twins(self, plugin: Plugin) -> None:
+        for name in plugin.definitions.keys() & self.plugins.keys():
+            self.load(name)  # who has the name as its own keeps it, in whatever order they are asked for
         for other in self.plugins.values():
             if other.state == "loaded" and other.file != plugin.file:
                 for name in plugin.definitions.keys() & other.definitions.keys():
@@ -129,19 +132,25 @@ class Registry:
         plugin = self.plugins.get(name)
         if plugin is not None:
             self.load(name)
-            if plugin.state == "broken":
-                where = f"{plugin.distribution} {plugin.version}, {plugin.entry_point.value}"
-                raise UnknownDefinitionError(f"the plugin '{name}' ({where}) cannot be loaded: {plugin.error}")
-            if plugin.state == "disabled":
-                raise UnknownDefinitionError(f"the plugin '{name}' is switched off by {DISABLE_VARIABLE}")
+            self._refuse_unusable(plugin)
             if name in plugin.definitions:
                 return plugin
         for other in self.load_all():
             if name in other.definitions:
                 return other
+        if plugin is not None:
+            self._refuse_unusable(plugin)  # a clash with another plugin's definition shows only now
         known = list(self.names())
         hint = did_you_mean(name, known) or ". Installed: " + (", ".join(known) or "none") + "."
         raise UnknownDefinitionError(f"no model definition named '{name}'{hint}")
+
+    @staticmethod
+    def _refuse_unusable(plugin: Plugin) -> None:
+        if plugin.state == "broken":
+            where = f"{plugin.distribution} {plugin.version}, {plugin.entry_point.value}"
+            raise UnknownDefinitionError(f"the plugin '{plugin.name}' ({where}) cannot be loaded: {plugin.error}")
+        if plugin.state == "disabled":
+            raise UnknownDefinitionError(f"the plugin '{plugin.name}' is switched off by {DISABLE_VARIABLE}")
 
     def names(self) -> Iterator[str]:
         """The names of all definitions that work."""

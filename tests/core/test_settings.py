@@ -121,7 +121,7 @@ def test_a_flag_is_named_as_it_is_typed(registry: Registry, tmp_path: Path) -> N
     ("template", "error"),
     [
         ("sample/Small", "Did you mean 'sample/small'?"),
-        ("sample/zzzzzz", "It has: sample/tiny-2M, sample/small"),
+        ("sample/zzzzzz", "It has: sample/tiny-2M, sample/small."),
         ("sampel", "Did you mean 'sample'?"),
         ("nowhere.yaml", "there is no configuration file 'nowhere.yaml'"),
         ("", "no model definition named ''"),
