@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import BuildError
+from .errors import BuildError, DirectoryError
 from .export.directory import ModelDirectory, prepare_directory
+from .export.manifest import read_manifest
+from .files import directory_lock
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -77,8 +79,19 @@ def construct(
         names = ", ".join(item.name for item in loaded.missing[:3]) + (", ..." if len(loaded.missing) > 3 else "")
         raise BuildError(f"{loaded.path} lacks {names}, which --no-init-weights leaves unset: drop that flag")
     if options.save_checkpoint:
-        saved = save_checkpoint(directory.path, model, safetensors=options.safetensors, max_shard_size=shard_size)
+        with directory_lock(directory.path, on_wait=on_wait):
+            _refuse_changed(directory)
+            saved = save_checkpoint(directory.path, model, safetensors=options.safetensors, max_shard_size=shard_size)
     return Construction(settings, directory, model, loaded, saved)
+
+
+def _refuse_changed(directory: ModelDirectory) -> None:
+    """Weights go into the directory that the model was built from, and no other that took its place meanwhile."""
+    now = read_manifest(directory.path)
+    if now is None or now.to_json() != directory.manifest.to_json():
+        raise DirectoryError(
+            f"another process rebuilt {directory.path} while this one built its model: nothing was saved, run it again"
+        )
 
 
 def _refuse_meta_weights(settings: Settings) -> None:

@@ -14,7 +14,8 @@ from forgather_core.build import build, is_checkpointing, parse_device
 from forgather_core.checkpoint import save_checkpoint
 from forgather_core.construct import construct
 from forgather_core.dtypes import default_dtype, parse_dtype
-from forgather_core.errors import BuildError, CheckpointError, ForgatherError
+from forgather_core.errors import BuildError, CheckpointError, DirectoryError, ForgatherError
+from forgather_core.export.directory import prepare_directory
 from forgather_core.no_init import no_init_weights
 from forgather_core.report import construction_report, parameter_table
 from forgather_core.shared_options import BuildOptions
@@ -193,6 +194,22 @@ def test_a_checkpoint_that_lacks_something_is_not_completed_with_unset_memory(
     found = construct(small(**flags), project=tmp_path / "two")
     assert found.loaded is not None
     assert {item.name.split(".")[2] for item in found.loaded.missing} == {"1"}
+
+
+def test_weights_are_not_saved_into_a_directory_that_was_rebuilt_meanwhile(
+    small: Settle,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build_late(directory: Path, options: BuildOptions) -> nn.Module:
+        model = build(directory, options)
+        prepare_directory(small(sliding_window=4), directory, refresh=True)  # as another process might
+        return model
+
+    monkeypatch.setattr("forgather_core.build.build", build_late)
+    with pytest.raises(DirectoryError, match="another process rebuilt"):
+        construct(small(device="cpu", save_checkpoint=True), project=tmp_path)
+    assert not list(tmp_path.glob("output_models/*/*.bin"))
 
 
 def test_a_checkpoint_of_another_size_is_refused(small: Settle, tmp_path: Path) -> None:  # noqa: F811
