@@ -2,6 +2,6 @@
 
 from .definition import ModelDefinition
 from .hookspecs import hookimpl
-from .option import option
+from .option import inherited, option
 
-__all__ = ["ModelDefinition", "hookimpl", "option"]
+__all__ = ["ModelDefinition", "hookimpl", "inherited", "option"]

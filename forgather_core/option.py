@@ -72,3 +72,16 @@ def option(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | N
     if factory is not None:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def inherited(options: type, name: str, default: Any) -> Any:
+    """The option `name` of a base class, with another default.
+
+    Example:
+        >>> @dataclasses.dataclass(kw_only=True)
+        ... class SmallOptions(TinyOptions):
+        ...     hidden_size: int = inherited(TinyOptions, "hidden_size", 32)
+    """
+    found = next(field for field in dataclasses.fields(options) if field.name == name)
+    info: OptionInfo = found.metadata[METADATA_KEY]
+    return option(default, **{field.name: getattr(info, field.name) for field in dataclasses.fields(info)})

@@ -31,6 +31,7 @@ class ImportFrom:
         names: The imported names with their aliases.
         line: Line number, from 1.
         start, end: Byte span of the dots and module in the source.
+        tried: Whether it stands in a `try`, and so may fail.
     """
 
     module: str
@@ -39,6 +40,7 @@ class ImportFrom:
     line: int
     start: int
     end: int
+    tried: bool = False
 
     @property
     def written(self) -> str:
@@ -74,18 +76,24 @@ class SourceText:
 
     def imports_from(self) -> Iterator[ImportFrom]:
         """Every `from ... import ...`, wherever it stands."""
-        spans = _module_spans(self.data)
+        spans, tried = _module_spans(self.data), self._tried()
         for node in ast.walk(self.tree):
             if isinstance(node, ast.ImportFrom):
                 start, end = spans[node.lineno, node.col_offset]
                 names = tuple((alias.name, alias.asname) for alias in node.names)
-                yield ImportFrom(node.module or "", node.level, names, node.lineno, start, end)
+                yield ImportFrom(node.module or "", node.level, names, node.lineno, start, end, node in tried)
 
-    def imports(self) -> Iterator[tuple[str, int]]:
-        """The module and line of every plain `import ...`."""
+    def imports(self) -> Iterator[tuple[str, int, bool]]:
+        """The module and line of every plain `import ...`, and whether it stands in a `try`."""
+        tried = self._tried()
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
-                yield from ((alias.name, node.lineno) for alias in node.names)
+                yield from ((alias.name, node.lineno, node in tried) for alias in node.names)
+
+    def _tried(self) -> set[ast.AST]:
+        """Everything in the body of a `try`: an import there may fail, to loaders too."""
+        blocks = (node for node in ast.walk(self.tree) if isinstance(node, ast.Try) and node.handlers)
+        return {node for block in blocks for statement in block.body for node in ast.walk(statement)}
 
 
 def loader_finds(text: str) -> Iterator[tuple[str, int]]:

@@ -105,7 +105,7 @@ class _Exporter:
     def _follow(self, statement: ImportFrom) -> None:
         target = self._absolute(statement)
         if not self.packages.owns(target):
-            self._require(target)
+            self._require(target, statement.tried)
             return
         if any(name == "*" for name, _ in statement.names):
             raise self._error(statement, f"'from {statement.written} import *': name what you import")
@@ -164,10 +164,10 @@ class _Exporter:
     # --- what cannot be exported -------------------------------------------------------------------------------------
 
     def _refuse_plain_and_dynamic_imports(self) -> None:
-        for module, line in self.source.imports():
+        for module, line, tried in self.source.imports():
             if self.packages.owns(module):
                 raise self.source.error(line, f"'import {module}' cannot be flat: write 'from {module} import ...'")
-            self._require(module)
+            self._require(module, tried)
         for node in ast.walk(self.source.tree):
             if isinstance(node, ast.Call):
                 self._refuse_call(node)
@@ -187,9 +187,9 @@ class _Exporter:
             if owned or (isinstance(argument, ast.Name) and argument.id in {"__package__", "__name__"}):
                 raise self.source.error(node.lineno, f"{function}(...) reads data of a package, which is not exported")
 
-    def _require(self, module: str) -> None:
+    def _require(self, module: str, tried: bool) -> None:
         top = module.partition(".")[0]
-        if top not in sys.stdlib_module_names and top not in _PROVIDED:
+        if top not in sys.stdlib_module_names and top not in _PROVIDED and not tried:
             self.requires.add(top)
 
     def _error(self, statement: ImportFrom, text: str) -> ExportError:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -11,13 +12,14 @@ class Block(GradientCheckpointingLayer):
 
 
 class PreNormBlock(Block):
-    """Pre-norm residual block (arXiv:2002.04745, fig. 1b): x = x + attn(norm(x)); x = x + mlp(norm(x)).
+    """Pre-norm residual block (arXiv:2002.04745, fig. 1b): x = x + drop(attn(norm(x))); x = x + drop(mlp(norm(x))).
 
     Args:
         input_layernorm: Before attention.
         self_attn: Returns its result and its weights.
         post_attention_layernorm: Before the feed-forward layer.
         mlp: The feed-forward layer.
+        dropout: Of what either sub-layer adds, while training.
     """
 
     def __init__(
@@ -27,15 +29,70 @@ class PreNormBlock(Block):
         self_attn: nn.Module,
         post_attention_layernorm: nn.Module,
         mlp: nn.Module,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.self_attn = self_attn
         self.mlp = mlp
         self.input_layernorm = input_layernorm
         self.post_attention_layernorm = post_attention_layernorm
+        self.drop = nn.Dropout(dropout)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """[B, T, D] -> [B, T, D]; `kwargs` are attention's."""
         attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
-        hidden_states = hidden_states + attended
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        hidden_states = hidden_states + self.drop(attended)
+        return hidden_states + self.drop(self.mlp(self.post_attention_layernorm(hidden_states)))
+
+
+class PostNormBlock(Block):
+    """Post-norm residual block (arXiv:1706.03762, sec. 3.1): x = norm(x + drop(attn(x))); x = norm(x + drop(mlp(x))).
+
+    Args:
+        self_attn: Returns its result and its weights.
+        post_attention_layernorm: After attention and its residual.
+        mlp: The feed-forward layer.
+        post_feedforward_layernorm: After the feed-forward layer and its residual.
+        dropout: Of what either sub-layer adds, while training.
+    """
+
+    alpha = 1.0  # weight of the residual
+
+    def __init__(
+        self,
+        *,
+        self_attn: nn.Module,
+        post_attention_layernorm: nn.Module,
+        mlp: nn.Module,
+        post_feedforward_layernorm: nn.Module,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.self_attn = self_attn
+        self.mlp = mlp
+        self.post_attention_layernorm = post_attention_layernorm
+        self.post_feedforward_layernorm = post_feedforward_layernorm
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """[B, T, D] -> [B, T, D]; `kwargs` are attention's."""
+        attended, _ = self.self_attn(hidden_states, **kwargs)
+        hidden_states = self.post_attention_layernorm(self.add(hidden_states, self.drop(attended)))
+        return self.post_feedforward_layernorm(self.add(hidden_states, self.drop(self.mlp(hidden_states))))
+
+    def add(self, residual: Tensor, branch: Tensor) -> Tensor:
+        """alpha * residual + branch, in one pass."""
+        return torch.add(branch, residual, alpha=self.alpha)
+
+
+class DeepNormBlock(PostNormBlock):
+    """DeepNorm (arXiv:2203.00555, sec. 3): x = norm(alpha * x + drop(attn(x))); x = norm(alpha * x + drop(mlp(x))).
+
+    Args:
+        alpha: Weight of the residual; above 1 it keeps the model's update bounded however deep it is.
+        **parts: Those of PostNormBlock.
+    """
+
+    def __init__(self, *, alpha: float, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.alpha = alpha

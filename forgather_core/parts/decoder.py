@@ -15,11 +15,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from forgather_core.parts.attention import Attention, eager_attention
+from forgather_core.parts.attention import AttentionFunction, SelfAttention, eager_attention
 from forgather_core.parts.blocks import Block
 from forgather_core.parts.cache_name import CACHE, the_cache
 from forgather_core.parts.initial_weights import Table
-from forgather_core.parts.masks import decoder_mask
+from forgather_core.parts.masks import cached_length, decoder_mask
 from forgather_core.parts.table_init import initialise_module
 
 
@@ -34,7 +34,8 @@ class DecoderBase(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cache"]
-    _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": Block, "attentions": Attention}
+    _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": Block, "attentions": SelfAttention}
+    _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"alibi"}
     _constructed = False
 
     def initial_weights(self) -> Table:
@@ -68,35 +69,52 @@ class DecoderBase(PreTrainedModel):
 
 
 class Decoder(DecoderBase):
-    """Embeddings, layers, final norm. A definition sets `embed_tokens`, `layers`, `norm` and, if it rotates,
-    `rotary_emb`.
+    """Embeddings, layers, final norm.
 
-    `sliding_window` is read from the configuration where there is one.
+    A definition sets `embed_tokens`, `layers`, `norm` and, if it rotates, `rotary_emb`; what its embeddings go through
+    before the first layer it says in `prepare`.
     """
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.gradient_checkpointing = False
-        self.sliding_window: int | None = getattr(config, "sliding_window", None)
+        self._refuse_attention(config._attn_implementation)
 
     def post_init(self) -> None:
         """transformers' last step of construction, once all layers are there."""
         self._no_split_modules = sorted({type(layer).__name__ for layer in self.layers})
-        for module in self.modules():
-            if isinstance(module, Attention):
-                module.config = self.config
+        attentions = [module for module in self.modules() if isinstance(module, SelfAttention)]
+        for attention in attentions:
+            attention.config = self.config
+        # The class: it says what all of its instances need at each call, and what attention does with it.
+        self._alibi: Any = next((type(a.alibi) for a in attentions if a.alibi is not None), None)
+        self._windows = [_window_of(layer) for layer in self.layers]
         super().post_init()
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """[B, T] -> [B, T, D]. A definition that scales its embeddings does so here."""
-        return self.embed_tokens(input_ids)
+    def prepare(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
+        """What embeddings [B, T, D] go through before the first layer, at positions [B, T]."""
+        return inputs_embeds
+
+    def set_attn_implementation(self, attn_implementation: Any, **kwargs: Any) -> None:
+        """Change the attention implementation; one that this model cannot have is refused.
+
+        Raises:
+            ValueError: The text names what to choose instead.
+        """
+        self._refuse_attention(attn_implementation)
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
+    def _refuse_attention(self, implementation: Any) -> None:
+        refused: dict[str, str] = getattr(self.config, "unsupported_attention", dict)()
+        if isinstance(implementation, str) and implementation in refused:
+            raise ValueError(f"attn_implementation '{implementation}': {refused[implementation]}")
 
     @merge_with_config_defaults
     @capture_outputs
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Any = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
@@ -108,10 +126,11 @@ class Decoder(DecoderBase):
 
         Args:
             input_ids: Token ids, or None where `inputs_embeds` is given.
-            attention_mask: [B, S], 0 on padding, cached tokens counted; or a ready mask [B, 1, T, S].
+            attention_mask: [B, S], 0 on padding, cached tokens counted; or a ready mask [B, 1, T, S], or one for each
+                kind of layer by transformers' name for it.
             position_ids: [B, T]. Where they restart, a new document begins, and sees nothing before it.
             past_key_values, cache: Keys and values of earlier tokens, by either name.
-            inputs_embeds: Embeddings instead of token ids.
+            inputs_embeds: What `embed_tokens` gives, instead of token ids.
             use_cache: Whether to return a cache. Gradient checkpointing recomputes layers, and goes without one.
             **kwargs: Handed on to attention.
         """
@@ -119,36 +138,83 @@ class Decoder(DecoderBase):
             raise ValueError("give either input_ids or inputs_embeds")
         cache = the_cache(past_key_values, cache)
         if inputs_embeds is None:
-            inputs_embeds = self.embed(input_ids)  # type: ignore[arg-type]
+            inputs_embeds = self.embed_tokens(input_ids)
         if self.gradient_checkpointing and self.training:
             if cache is not None and cache.get_seq_length() > 0:
                 raise ValueError("gradient checkpointing recomputes layers and cannot train upon a filled cache")
             use_cache, cache = False, None
-        attention_mask, more = decoder_mask(
-            self.config,
-            inputs_embeds,
-            attention_mask=attention_mask,
-            cache=cache,
-            position_ids=position_ids,
-            sliding_window=self.sliding_window,
-        )
+        masks = self._masks(inputs_embeds, attention_mask, position_ids, cache)
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if position_ids is None:
-            past_length = cache.get_seq_length() if cache is not None else 0
-            steps = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
-            position_ids = (steps + past_length).unsqueeze(0)
-        if (rotary_emb := getattr(self, "rotary_emb", None)) is not None:
-            more["position_embeddings"] = rotary_emb(inputs_embeds, position_ids)
-        attention_function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+            position_ids = positions(inputs_embeds, attention_mask, cached_length(cache))
         hidden_states = inputs_embeds
-        for layer in self.layers:
+        if isinstance(self.layers[0], Block):  # a later stage of a pipeline is given hidden states, prepared long ago
+            hidden_states = self.prepare(inputs_embeds, position_ids)
+        if (rotary_emb := getattr(self, "rotary_emb", None)) is not None:
+            kwargs = {"position_embeddings": rotary_emb(inputs_embeds, position_ids)} | kwargs
+        attention_function = self._attention_function()
+        for layer, window in zip(self.layers, self._windows, strict=True):
+            mask, more = masks[window]
             hidden_states = layer(
                 hidden_states,
-                attention_mask=attention_mask,
+                attention_mask=mask,
                 position_ids=position_ids,
                 cache=cache,
                 attention_function=attention_function,
                 **(more | kwargs),  # document lengths given by the caller win
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
+
+    def _masks(
+        self, inputs_embeds: Tensor, attention_mask: Any, position_ids: Tensor | None, cache: Cache | None
+    ) -> dict[int | None, tuple[Any, dict[str, Any]]]:
+        """For each sliding window among the layers: its mask, and what else attention must be told."""
+        masks = {}
+        for window in dict.fromkeys(self._windows):
+            given = attention_mask
+            if isinstance(given, dict):  # made by generate(), for a cache that is compiled
+                given = given["full_attention" if window is None else "sliding_attention"]
+            mask, more = decoder_mask(
+                self.config,
+                inputs_embeds,
+                attention_mask=given,
+                cache=cache,
+                position_ids=position_ids,
+                sliding_window=window,
+                always=self._alibi is not None,
+            )
+            if self._alibi is not None:
+                layer = self._windows.index(window)
+                where = {"cache": cache, "past_length": cached_length(cache), "layer_idx": layer}
+                more |= self._alibi.arguments(inputs_embeds, given, **where)
+            masks[window] = (mask, more)
+        return masks
+
+    def _attention_function(self) -> AttentionFunction:
+        implementation = self.config._attn_implementation
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
+        return self._alibi.attention_function(function, implementation) if self._alibi is not None else function
+
+
+def _window_of(layer: nn.Module) -> int | None:
+    windows = [module.sliding_window for module in layer.modules() if isinstance(module, SelfAttention)]
+    return windows[0] if windows else None
+
+
+def positions(inputs_embeds: Tensor, attention_mask: Any, past_length: int | Tensor) -> Tensor:
+    """The position of each token where the caller gave none: how many real tokens stand before it.
+
+    Args:
+        inputs_embeds: [B, T, D].
+        attention_mask: [B, up to now], 0 on padding; anything else tells nothing of padding.
+        past_length: How many tokens the cache holds.
+
+    Returns:
+        [B, T], or [1, T] where all rows have the same.
+    """
+    steps = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_length
+    if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
+        return steps.unsqueeze(0)
+    counted = attention_mask.to(steps.device).long().cumsum(-1)
+    return (counted[:, steps.clamp(max=counted.shape[1] - 1)] - 1).clamp(min=0)

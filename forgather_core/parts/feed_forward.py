@@ -4,6 +4,28 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 
+class FeedForward(nn.Module):
+    """Position-wise feed-forward layer (arXiv:1706.03762, eq. 2): down(act(up(x))), with biases.
+
+    Args:
+        hidden_size: Size of input and output.
+        intermediate_size: Size between.
+        activation: A name that transformers knows: "relu" as in the paper.
+        dropout: After the activation, while training.
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int, *, activation: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(hidden_size, intermediate_size)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size)
+        self.act_fn = ACT2FN[activation]
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[B, T, hidden_size] -> [B, T, hidden_size]."""
+        return self.down_proj(self.drop(self.act_fn(self.up_proj(hidden_states))))
+
+
 class GatedFeedForward(nn.Module):
     """Gated linear unit (arXiv:2002.05202, sec. 2): down(act(gate(x)) * up(x)), without biases.
 

@@ -1,17 +1,18 @@
 """Initial weights as a table: a pattern on parameter names, and the rule that fills what it matches.
 
 A definition yields `(pattern, rule)` pairs; the first pattern found in a parameter's name wins. Each rule states the
-standard deviation it promises, so that a test can hold it to that.
+standard deviation it promises, so that a test can hold it to that. Weights of linear layers are [fan_out, fan_in].
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 Table = Iterable[tuple[str, "Rule"]]
+Shape = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,8 @@ class Rule:
 
     zero_row: int | None = None
 
-    @property
-    def std(self) -> float:
-        """The standard deviation that the filled tensor has, apart from a zero row."""
+    def std(self, shape: Shape) -> float:
+        """The standard deviation that a tensor of this shape has once filled, apart from a zero row."""
         raise NotImplementedError
 
     def fill(self, tensor: Tensor) -> None:
@@ -37,20 +37,23 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Constant(Rule):
-    """Every element is `value`."""
+class Values(Rule):
+    """The values given, one for each element; a single one for all."""
 
-    value: float = 0.0
+    values: tuple[float, ...] = (0.0,)
 
-    @property
-    def std(self) -> float:
-        return 0.0
+    def std(self, shape: Shape) -> float:
+        mean = sum(self.values) / len(self.values)
+        return math.sqrt(sum((value - mean) ** 2 for value in self.values) / len(self.values))
 
     def draw(self, tensor: Tensor) -> None:
-        tensor.fill_(self.value)
+        if len(self.values) == 1:
+            tensor.fill_(self.values[0])
+        else:
+            tensor.copy_(torch.tensor(self.values, dtype=torch.float32))
 
     def __str__(self) -> str:
-        return f"{self.value:g}"
+        return ", ".join(f"{value:.4g}" for value in self.values)
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,7 @@ class Normal(Rule):
 
     scale: float = 1.0
 
-    @property
-    def std(self) -> float:
+    def std(self, shape: Shape) -> float:
         return self.scale
 
     def draw(self, tensor: Tensor) -> None:
@@ -77,8 +79,7 @@ class TruncatedNormal(Rule):
     scale: float = 1.0
     cut: float = 3.0
 
-    @property
-    def std(self) -> float:
+    def std(self, shape: Shape) -> float:
         # Variance of the truncated normal: 1 - 2 c phi(c) / (2 Phi(c) - 1), with phi and Phi of the unit normal.
         density = math.exp(-0.5 * self.cut**2) / math.sqrt(2 * math.pi)
         inside = math.erf(self.cut / math.sqrt(2))
@@ -95,14 +96,51 @@ class TruncatedNormal(Rule):
         return f"truncated normal, std {self.scale:.4g}, cut at {self.cut:g} std"
 
 
+@dataclass(frozen=True)
+class XavierNormal(Rule):
+    """N(0, gain^2 * 2 / (fan_in + fan_out)) (Glorot and Bengio 2010, eq. 12)."""
+
+    gain: float = 1.0
+
+    def std(self, shape: Shape) -> float:
+        fan_out, fan_in = shape
+        return self.gain * math.sqrt(2 / (fan_in + fan_out))
+
+    def draw(self, tensor: Tensor) -> None:
+        tensor.normal_(0.0, self.std(tensor.shape))
+
+    def __str__(self) -> str:
+        return f"Xavier normal, gain {self.gain:.4g}"
+
+
+@dataclass(frozen=True)
+class FanInUniform(Rule):
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+
+    def std(self, shape: Shape) -> float:
+        return math.sqrt(1 / (3 * shape[1]))
+
+    def draw(self, tensor: Tensor) -> None:
+        bound = tensor.shape[1] ** -0.5
+        tensor.uniform_(-bound, bound)
+
+    def __str__(self) -> str:
+        return "uniform, +-1/sqrt(fan_in)"
+
+
 def zeros() -> Rule:
     """All zero."""
-    return Constant(value=0.0)
+    return Values(values=(0.0,))
 
 
 def ones() -> Rule:
     """All one."""
-    return Constant(value=1.0)
+    return Values(values=(1.0,))
+
+
+def values(given: Iterable[float]) -> Rule:
+    """These values, one for each element."""
+    return Values(values=tuple(given))
 
 
 def normal(*, std: float, zero_row: int | None = None) -> Rule:
@@ -113,3 +151,13 @@ def normal(*, std: float, zero_row: int | None = None) -> Rule:
 def truncated_normal(*, std: float, cut: float = 3.0) -> Rule:
     """Normal with mean 0, cut at `cut` standard deviations on either side."""
     return TruncatedNormal(scale=std, cut=cut)
+
+
+def xavier_normal(*, gain: float = 1.0) -> Rule:
+    """Normal with mean 0 and a spread by the sum of both fans."""
+    return XavierNormal(gain=gain)
+
+
+def fan_in_uniform() -> Rule:
+    """Uniform within 1/sqrt(fan_in) on either side of 0, as torch's linear layers begin."""
+    return FanInUniform()

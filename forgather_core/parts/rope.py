@@ -1,12 +1,13 @@
 """Rotary position embedding (RoFormer, arXiv:2104.09864, sec. 3.4.2), in the half-split form of the HF checkpoints."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from forgather_core.parts.computed_buffers import ComputedBuffers
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class RopeNumbers:
         """The functions ask for this; the parameters are in the standard form already."""
 
 
-class Rope(nn.Module):
+class Rope(ComputedBuffers):
     """Cosines and sines by which heads are rotated: angle of pair i at position m is m * theta^(-2i / head_dim).
 
     The scaled variants (linear, dynamic, yarn, longrope, llama3) are transformers' own. The angles are float32 whatever
@@ -66,18 +67,10 @@ class Rope(nn.Module):
         return self._frequencies(device, self.numbers.rope_parameters["original_max_position_embeddings"] + 1)[0]
 
     def reset_buffers(self) -> None:
-        """Compute the buffers anew on their device: after meta, and after a load, they hold nothing."""
+        """Compute the frequencies anew."""
         device = self.inv_freq.device
         self.inv_freq = self._frequencies(device)[0]
         self.long_inv_freq = self._long_frequencies(device)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rope":
-        was_meta = self.inv_freq.is_meta
-        super()._apply(fn, recurse)
-        # model.to(bfloat16) means the weights, not the angles; to_empty() brings a buffer that holds anything.
-        if was_meta or self.inv_freq.dtype != torch.float32:
-            self.reset_buffers()
-        return self
 
     def _frequencies_at(self, position_ids: Tensor) -> Tensor:
         inv_freq, last = self.inv_freq.to(position_ids.device), position_ids.max()

@@ -7,8 +7,9 @@ from forgather_core.parts.attention import Attention
 from forgather_core.parts.blocks import PreNormBlock
 from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.feed_forward import GatedFeedForward
-from forgather_core.parts.initial_weights import Table, normal, ones, truncated_normal
+from forgather_core.parts.initial_weights import Table
 from forgather_core.parts.language_model import CausalLM
+from forgather_core.parts.llama_weights import llama_weights
 from forgather_core.parts.norms import RMSNorm
 from forgather_core.parts.rope import Rope
 
@@ -48,15 +49,9 @@ class LlamaModel(Decoder):
         self.post_init()
 
     def initial_weights(self) -> Table:
-        """Residual branches start small, by the depth they add up over (arXiv:1901.08149 does so at their ends)."""
+        """Embedding, residual branches by depth, head; the table itself is in its own file, since others share it."""
         c = self.config
-        depth = (2 * c.num_hidden_layers) ** -0.5
-        embedding = c.hidden_size**-0.5 if c.tie_word_embeddings else 1.0
-        yield r"norm", ones()
-        yield r"embed_tokens", normal(std=embedding, zero_row=c.pad_token_id)
-        yield r"(q|k|v|up)_proj", truncated_normal(std=0.02)
-        yield r"(o|gate|down)_proj", truncated_normal(std=0.02 * depth)
-        yield r"lm_head", truncated_normal(std=c.hidden_size**-0.5, cut=3)
+        return llama_weights(c.hidden_size, c.num_hidden_layers, tied=c.tie_word_embeddings, pad=c.pad_token_id)
 
 
 class LlamaForCausalLM(CausalLM):

@@ -1,110 +1,18 @@
 """The options of llama: flags, YAML keys and fields of its configuration."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from forgather_core import option
-
-# What each type of RoPE needs besides rope_theta, and what it may have: transformers' own types and names.
-ROPE_TYPES: dict[str, tuple[set[str], set[str]]] = {
-    "default": (set(), set()),
-    "linear": ({"factor"}, set()),
-    "dynamic": ({"factor"}, set()),
-    "yarn": (
-        {"factor", "original_max_position_embeddings"},
-        {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
-    ),
-    "longrope": (
-        {"short_factor", "long_factor", "original_max_position_embeddings"},
-        {"attention_factor", "factor"},
-    ),
-    "llama3": ({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}, set()),
-}
+from forgather_core.parts.option_groups import GroupedHeadOptions, RMSNormOptions, WindowOptions
+from forgather_core.parts.rope_options import RopeOptions
 
 
 @dataclass(kw_only=True)
-class LlamaOptions:
+class LlamaOptions(RopeOptions, WindowOptions, RMSNormOptions, GroupedHeadOptions):
     """The defaults are those of Llama 2 7B (arXiv:2307.09288)."""
 
-    hidden_size: int = option(4096, help="Model hidden dimension size (d_model)", ge=1)
-    num_hidden_layers: int = option(32, help="Number of hidden layers", ge=1)
-    num_attention_heads: int = option(32, help="Number of query heads (and KV heads, if otherwise unspecified)", ge=1)
-    num_key_value_heads: int | None = option(None, help="Number of Key/Value heads", ge=1)
-    head_dim: int | None = option(None, help="Size of a head (default: hidden_size / num_attention_heads)", ge=2)
-    intermediate_size: int = option(11008, help="Feedforward dimension", ge=1)
-    rms_norm_eps: float = option(1e-5, help="RMS Norm eps", gt=0)
-    rope_parameters: dict[str, Any] = option(
-        {"rope_type": "default", "rope_theta": 10000.0},
-        help="RoPE parameters dict (rope_theta, rope_type, factor, etc.)",
-    )
-    sliding_window: int | None = option(None, help="Sliding window size. 'null' for disabled", ge=2)
-    attention_dropout: float = option(0.0, help="Attention dropout probability", ge=0, lt=1)
-    tie_word_embeddings: bool = option(False, help="Tie input and output word embeddings")
-    vocab_size: int | None = option(None, help="Size of the vocabulary (from the tokenizer unless set)", ge=1)
-    max_position_embeddings: int | None = option(
-        None, help="Longest sequence the model is made for (from the tokenizer unless set)", ge=1
-    )
-
-    def derived(self) -> dict[str, Any]:
-        """The values that stand for options left at null."""
-        return {
-            "num_key_value_heads": self.num_key_value_heads or self.num_attention_heads,
-            "head_dim": self.head_dim or self.hidden_size // self.num_attention_heads,
-        }
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """The rules between options that are broken, as (option, sentence)."""
-        heads, head_dim = self.num_attention_heads, self.derived()["head_dim"]
-        if self.head_dim is None and self.hidden_size % heads:
-            yield "num_attention_heads", f"{heads} does not divide hidden_size ({self.hidden_size}); or set head_dim"
-        elif head_dim % 2:
-            yield "head_dim", f"{head_dim} is odd, and RoPE rotates pairs"
-        if self.num_key_value_heads is not None and heads % self.num_key_value_heads:
-            yield "num_key_value_heads", f"{self.num_key_value_heads} does not divide num_attention_heads ({heads})"
-        yield from (("rope_parameters", sentence) for sentence in rope_problems(self.rope_parameters, head_dim))
-
-
-def rope_problems(given: Mapping[str, Any], head_dim: int) -> Iterator[str]:
-    """What is wrong with a mapping of RoPE parameters, a sentence each."""
-    kind = given.get("rope_type", "default")
-    if not isinstance(kind, str) or kind not in ROPE_TYPES:
-        yield f"rope_type {kind!r} is none of {', '.join(ROPE_TYPES)}"
-        return
-    required, allowed = ROPE_TYPES[kind]
-    required = required | {"rope_theta"}
-    if missing := sorted(required - given.keys()):
-        yield f"rope_type '{kind}' needs {', '.join(missing)}"
-    if unknown := sorted(given.keys() - required - allowed - {"rope_type"}):
-        yield f"rope_type '{kind}' does not know {', '.join(unknown)}"
-    wrong = [sentence for name, value in given.items() if (sentence := _value_problem(name, value, head_dim))]
-    yield from wrong
-    if missing or wrong:
-        return  # what follows compares sound values
-    if kind == "dynamic" and head_dim < 4:
-        yield f"rope_type 'dynamic' needs a head_dim of 4 or more, not {head_dim}"
-    for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
-        if low in given and high in given and not given[low] < given[high]:
-            yield f"{high} ({given[high]}) must be above {low} ({given[low]})"
-
-
-def _value_problem(name: str, value: Any, head_dim: int) -> str | None:
-    if name == "rope_type":
-        return None
-    if name == "truncate":
-        return None if isinstance(value, bool) else f"truncate is {value!r}, and must be true or false"
-    if name in ("short_factor", "long_factor"):
-        if isinstance(value, list) and len(value) == head_dim // 2 and all(map(_positive, value)):
-            return None
-        return f"{name} must be a list of {head_dim // 2} numbers above 0 (head_dim / 2)"
-    if not _positive(value):
-        return f"{name} is {value!r}, and must be a number above 0"
-    if name == "factor" and value < 1:
-        return f"factor is {value!r}, and must be 1 or more"
-    if name == "original_max_position_embeddings" and not isinstance(value, int):
-        return f"{name} is {value!r}, and must be an integer"
-    return None
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+    def native_problems(self) -> Iterator[str]:
+        """transformers' Llama attends to everything."""
+        yield from super().native_problems()
+        if self.sliding_window is not None:
+            yield "transformers' Llama has no sliding_window: a llama with one is a mistral (-t mistral)"

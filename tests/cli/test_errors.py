@@ -172,7 +172,7 @@ def test_an_option_of_another_definition_names_its_owner(site: object, monkeypat
     site("other", "other_lm", OTHER, other="other_lm")  # type: ignore[operator]
     done = start("-t", "other", "model", "--rope-parameters", "{}", "show")
     assert done.returncode == 2
-    assert "'other' has no option --rope-parameters (it belongs to: llama)" in done.stderr
+    assert "'other' has no option --rope-parameters (it belongs to: llama, mistral, qwen3)" in done.stderr
 
 
 OTHER = """
@@ -240,7 +240,7 @@ def test_what_is_no_value_is_not_called_one(cli: Cli, words: str) -> None:
 
 def test_an_option_without_a_definition_asks_for_one(cli: Cli) -> None:
     error = cli("model", "--hidden-size", "3", "show").error
-    assert "choose a model definition" in error or "belongs to: llama" in error
+    assert "choose a model definition" in error or "belongs to: " in error
     assert "Did you mean --batch-size" not in error
 
 

@@ -19,6 +19,7 @@ from forgather_core.shared_options import TrialOptions
 
 from .conftest import LLAMA, Cli, start
 
+BUILT_IN = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head")
 FROZEN = Path(__file__).parent / "frozen"
 PAGES = {
     "root": (),
@@ -29,7 +30,7 @@ PAGES = {
     "construct": ("model", "construct"),
     "test": ("model", "test"),
     "show_llama_4m": (*LLAMA, "show"),
-}
+} | {f"model_{name}_4m": ("-t", f"{name}/4M", "model") for name in BUILT_IN if name != "llama"}
 
 
 def shared() -> list[OptionSpec]:
@@ -41,9 +42,9 @@ def of_llama() -> list[OptionSpec]:
 
 
 @pytest.fixture(autouse=True)
-def _only_llama(monkeypatch: pytest.MonkeyPatch) -> None:
+def _only_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page lists the installed plugins: those that a frozen page was not made with are hidden."""
-    points = [point for point in registry().plugins.values() if point.name == "llama"]
+    points = [point for point in registry().plugins.values() if point.name in BUILT_IN]
     monkeypatch.setattr("forgather_core.registry.entry_points", lambda group: [p.entry_point for p in points])
 
 

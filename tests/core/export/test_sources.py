@@ -21,17 +21,23 @@ LLAMA_FILES = [
     "attention",
     "blocks",
     "cache_name",
+    "computed_buffers",
     "configuration_llama",
     "decoder",
+    "decoder_config",
     "feed_forward",
     "initial_weights",
     "language_model",
+    "llama_weights",
     "masks",
     "modeling_llama",
     "norms",
     "option",
+    "option_groups",
     "options",
+    "parallel_plans",
     "rope",
+    "rope_options",
     "table_init",
 ]
 COUNT = itertools.count()
@@ -100,6 +106,14 @@ def test_closure_through_packages_and_functions(collect: Collect) -> None:
     assert "    from .deep import deep" in texts(found)["model.py"]
     assert found.requires == ("numpy",)
     assert package not in "".join(texts(found).values())
+
+
+def test_what_is_only_tried_is_not_required(collect: Collect) -> None:
+    found, _ = collect(
+        model="try:\n    from fast_lm import fast\n    import faster_lm\nexcept ImportError:\n    import slow_lm\n"
+        "from needed import x\n"
+    )
+    assert found.requires == ("needed", "slow_lm")
 
 
 REFUSED = {

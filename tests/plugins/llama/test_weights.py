@@ -63,7 +63,7 @@ def test_the_table_states_what_it_does() -> None:
     for pattern, rule in model.initial_weights():
         found = [p.detach() for n, p in model.named_parameters() if re.search(pattern, n) and p.dim() == 2]
         for parameter in found:
-            assert parameter.std().item() == pytest.approx(rule.std, rel=0.02)
+            assert parameter.std().item() == pytest.approx(rule.std(parameter.shape), rel=0.02)
 
 
 def test_a_parameter_that_no_row_matches_is_an_error() -> None:

@@ -1,0 +1,202 @@
+"""Attention with linear biases (ALiBi, arXiv:2108.12409, sec. 3): slope_h * (k - q) is added to the score of head h.
+
+No position enters the embeddings: the farther back a key lies, the less it is seen, each head by a slope of its own.
+
+Shapes: B batch, T query length, S key length (cached keys included), H query heads, G key/value heads, K head size.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.integrations.flex_attention import compile_friendly_flex_attention
+
+from forgather_core.parts.alibi_flash import flash_attention_with_alibi
+
+
+def paper_slopes(num_heads: int) -> list[float]:
+    """2^(-8i/H) for head i = 1 ... H where H is a power of two (sec. 3).
+
+    Else, as the paper's code does, the slopes of the power of two below, and then every other one of the next power.
+    """
+    below = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2 ** (-8 * i / below) for i in range(1, below + 1)]
+    return slopes + [2 ** (-8 * i / (2 * below)) for i in range(1, 2 * below + 1, 2)][: num_heads - below]
+
+
+def half_slopes(num_heads: int) -> list[float]:
+    """2^-(1 + 7i/(H-1)) for head i = 0, 1, ... of the first half of H heads, and 0 for the rest: no position there."""
+    first = (num_heads + 1) // 2
+    return [2 ** -(1 + 7 * i / max(num_heads - 1, 1)) for i in range(first)] + [0.0] * (num_heads - first)
+
+
+class Alibi(nn.Module):
+    """The slopes of one layer's heads: a parameter `slopes` [H], float32 whatever the dtype of the model.
+
+    To a plan of tensor parallelism it is a linear layer from a distance to H biases, split as the heads are; to FSDP a
+    module that runs.
+
+    Args:
+        slopes: Their initial values, one for each head.
+        trainable: Whether they receive gradients.
+    """
+
+    def __init__(self, slopes: Sequence[float], *, trainable: bool) -> None:
+        super().__init__()
+        self.slopes = nn.Parameter(torch.tensor(slopes, dtype=torch.float32), requires_grad=trainable)
+        self.in_features, self.out_features = 1, len(slopes)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """slope * distance for a distance [1]: [H], float32."""
+        return distance * self.slopes
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Alibi":
+        exact = self.slopes.detach()
+        super()._apply(fn, recurse)
+        # model.to(bfloat16) means the weights: a slope rounded to 8 bits would be another position scheme.
+        if self.slopes.dtype != torch.float32 and self.slopes.is_floating_point():
+            self.slopes.data = exact.to(self.slopes.device, torch.float32)
+        return self
+
+    @staticmethod
+    def attention_function(function: Callable[..., Any], implementation: str) -> Callable[..., Any]:
+        """transformers' attention function made to add the biases: it takes `slopes` and `token_positions` besides.
+
+        Args:
+            function: The function of the implementation.
+            implementation: Its name.
+
+        Raises:
+            ValueError: The implementation is none that can be given a bias.
+        """
+        if implementation in ("eager", "sdpa"):
+            return _additive(function)
+        if implementation == "flex_attention":
+            return _flex
+        if "flash" in implementation:
+            return flash_attention_with_alibi
+        raise ValueError(
+            f"attention '{implementation}' cannot add the biases of ALiBi: choose eager, sdpa or flex_attention"
+        )
+
+    @staticmethod
+    def arguments(inputs_embeds: Tensor, attention_mask: Any, **where: Any) -> dict[str, Any]:
+        """What that function must be told at each call beside the slopes; `where` is that of `token_positions`."""
+        return {"token_positions": token_positions(inputs_embeds, attention_mask, **where)}
+
+    def extra_repr(self) -> str:
+        """For print(model)."""
+        return f"{self.out_features}, trainable={self.slopes.requires_grad}"
+
+
+class TokenPositions(NamedTuple):
+    """Where queries and keys stand, counted in real tokens: padding between two tokens does not move them apart.
+
+    Args:
+        query: [B or 1, T], float32.
+        key: [B or 1, S], float32.
+    """
+
+    query: Tensor
+    key: Tensor
+
+    def distance(self) -> Tensor:
+        """Key minus query, [B or 1, 1, T, S]: 0 for a token itself, negative for what is behind it."""
+        return self.key[:, None, None, :] - self.query[:, None, :, None]
+
+
+def token_positions(
+    inputs_embeds: Tensor,
+    attention_mask: Any,
+    *,
+    cache: Cache | None,
+    past_length: int | Tensor,
+    layer_idx: int,
+) -> TokenPositions:
+    """The positions of this call's queries and of the keys that a layer will see, cached ones included.
+
+    Args:
+        inputs_embeds: [B, T, D].
+        attention_mask: [B, up to now], 0 on padding; anything else (None, a ready mask) tells nothing of padding, and
+            positions are then indices.
+        cache: The cache before this call; a sliding one has forgotten its oldest keys.
+        past_length: How many tokens it has seen.
+        layer_idx: The layer, or one with the same kind of cache.
+    """
+    length, device = inputs_embeds.shape[1], inputs_embeds.device
+    key_length, key_offset = cache.get_mask_sizes(length, layer_idx) if cache is not None else (length, 0)
+    query = torch.arange(length, device=device) + past_length
+    key = torch.arange(key_length, device=device) + key_offset
+    if not _may_be_padded(attention_mask):
+        return TokenPositions(query[None].float(), key[None].float())  # one row serves the whole batch
+    counted = attention_mask.to(device).long().cumsum(-1)
+    last = counted.shape[1] - 1  # a static cache has places beyond the mask, which nobody sees
+    return TokenPositions(counted[:, query.clamp(max=last)].float(), counted[:, key.clamp(max=last)].float())
+
+
+def _may_be_padded(attention_mask: Any) -> TypeGuard[Tensor]:
+    if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
+        return False
+    return torch.compiler.is_compiling() or attention_mask.is_meta or not bool(attention_mask.all())
+
+
+def _additive(attention_function: Callable[..., Any]) -> Callable[..., Any]:
+    """Bias and mask as one additive mask [B or 1, H, T, S], made in float32."""
+
+    def attention(
+        module: Any,
+        query_BHTK: Tensor,
+        key_BGSK: Tensor,
+        value_BGSK: Tensor,
+        attention_mask: Tensor,
+        *,
+        slopes: Tensor,
+        token_positions: TokenPositions,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        bias = slopes.view(-1, 1, 1) * token_positions.distance()
+        dtype = query_BHTK.dtype
+        if attention_mask.dtype == torch.bool:
+            bias = bias.masked_fill(~attention_mask, torch.finfo(dtype).min)
+        else:
+            bias = (bias + attention_mask).clamp(min=torch.finfo(dtype).min)
+        return attention_function(module, query_BHTK, key_BGSK, value_BGSK, bias.to(dtype), **kwargs)
+
+    return attention
+
+
+def _flex(
+    module: Any,
+    query_BHTK: Tensor,
+    key_BGSK: Tensor,
+    value_BGSK: Tensor,
+    attention_mask: Any,
+    *,
+    slopes: Tensor,
+    token_positions: TokenPositions,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The bias as a score_mod, the mask as a block mask: no tensor of size T x S is ever made."""
+    if dropout > 0:
+        raise ValueError("flex_attention has no dropout: choose eager or sdpa, or set attention_dropout to 0")
+    query_position, key_position = (x.expand(query_BHTK.shape[0], -1) for x in token_positions)
+
+    def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return score + slopes[h] * (key_position[b, kv] - query_position[b, q])
+
+    result_BHTK: Any = compile_friendly_flex_attention(
+        query_BHTK,
+        key_BGSK,
+        value_BGSK,
+        score_mod=score_mod,
+        block_mask=attention_mask,
+        enable_gqa=key_BGSK.shape[1] != query_BHTK.shape[1],
+        scale=scaling,
+        training=module.training,
+    )
+    return result_BHTK.transpose(1, 2).contiguous(), None

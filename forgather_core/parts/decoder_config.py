@@ -1,0 +1,64 @@
+"""The configuration of a decoder: its options, and what transformers adds."""
+
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from forgather_core.parts.parallel_plans import STAGES
+
+
+class DecoderConfig(PreTrainedConfig):
+    """What every decoder's configuration does with its options; `class XConfig(XOptions, DecoderConfig)`.
+
+    A definition whose mathematics one of transformers' classes has names that class's model type as
+    `native_model_type`; its config.json can then be given as keywords, and the configuration can be written as one.
+
+    Raises:
+        ValueError: Options that contradict each other, or something of the native class that this model has not.
+    """
+
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
+    base_model_pp_plan: ClassVar[dict[str, Any]] = STAGES
+    native_model_type: ClassVar[str | None] = None
+    built_in: ClassVar[dict[str, Any]] = {}  # values of the native class's configuration that are not options here
+
+    vocab_size: int | None = None
+    max_position_embeddings: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    use_cache: bool = True
+    native: bool = False  # written with native_model_type, so that transformers' own class loads it too
+
+    __repr__ = PreTrainedConfig.__repr__  # JSON, not the options' dataclass form
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, value in self.built_in.items():
+            if kwargs.get(name, value) != value:
+                raise ValueError(f"{name}: this model has {value!r} built in, and not {kwargs[name]!r}")
+        self.vocab_size = self.vocab_size or 32000
+        self.max_position_embeddings = self.max_position_embeddings or 2048
+        if (rope := getattr(self, "rope_parameters", None)) is not None:
+            self.rope_parameters = dict(rope)  # not the caller's: it is about to be completed
+        super().__post_init__(**kwargs)
+        if (rope := getattr(self, "rope_parameters", None)) is not None:
+            rope.pop("type", None)  # what rope_type was called once; transformers keeps both
+        for name, sentence in getattr(self, "problems", tuple)():
+            raise ValueError(f"{name}: {sentence}")
+        for name, value in getattr(self, "derived", dict)().items():
+            setattr(self, name, value)
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The content of a config.json; one that is written for the native class says so by its model type."""
+        content, rest = super().get_config_dict(*args, **kwargs)
+        if cls.native_model_type is not None and content.get("model_type") == cls.native_model_type:
+            content = content | {"model_type": cls.model_type, "native": True}
+        return content, rest
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, in the native class's form where it is written for that one too."""
+        content = super().to_dict()
+        if content.pop("native", False):
+            content["model_type"] = self.native_model_type
+        return content

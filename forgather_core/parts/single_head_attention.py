@@ -1,0 +1,66 @@
+"""Attention of one head as wide as the model (arXiv:2108.12409; transformer-circuits.pub/2021/framework).
+
+Shapes: B batch, T query length, D hidden size, which is the head's dimension too.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from forgather_core.parts.attention import AttentionFunction, SelfAttention, eager_attention
+
+
+class SingleHeadAttention(SelfAttention):
+    """softmax(x W_qk x^T / sqrt(D) + slope * (k - q)) x W_ov: two matrices D x D, no biases.
+
+    Since head and model are equally wide, the products of query with key and of value with output are one matrix each:
+    W_qk and W_ov of "A Mathematical Framework for Transformer Circuits". It is ordinary attention with query = x W_qk,
+    key = x and value = x W_ov, so that masks, caches and every implementation work; the cached key is x itself.
+
+    Args:
+        hidden_size: D.
+        layer_idx: Which layer of the cache is this one's.
+        dropout: Of the attention weights, while training.
+        sliding_window: How many keys a query sees, itself included; None means all.
+        alibi: The slope of the head.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        layer_idx: int,
+        dropout: float = 0.0,
+        sliding_window: int | None = None,
+        alibi: nn.Module | None = None,
+    ) -> None:
+        super().__init__(
+            layer_idx=layer_idx,
+            head_dim=hidden_size,
+            num_key_value_groups=1,
+            dropout=dropout,
+            sliding_window=sliding_window,
+            alibi=alibi,
+        )
+        self.qk_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.ov_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        *,
+        attention_mask: Any,
+        cache: Cache | None = None,
+        attention_function: AttentionFunction = eager_attention,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """[B, T, D] -> [B, T, D], and the weights [B, 1, T, S] where the function gives them."""
+        query, key, value = self.qk_proj(hidden_states), hidden_states, self.ov_proj(hidden_states)
+        return self.attend(
+            *(x.unsqueeze(1) for x in (query, key, value)),
+            attention_mask=attention_mask,
+            cache=cache,
+            attention_function=attention_function,
+            **kwargs,
+        )

@@ -1,0 +1,37 @@
+"""Sinusoidal positions (arXiv:1706.03762, sec. 3.5)."""
+
+import torch
+from torch import Tensor
+
+from forgather_core.parts.computed_buffers import ComputedBuffers
+
+
+class SinusoidalPositions(ComputedBuffers):
+    """PE(pos, 2i) = sin(pos / 10000^(2i/d)), PE(pos, 2i+1) = cos(pos / 10000^(2i/d)).
+
+    Angles are float32 whatever the dtype of the model, computed for the positions of each call: there is no longest.
+
+    Args:
+        hidden_size: d; even.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.register_buffer("inv_freq", self._frequencies(), persistent=False)
+
+    def _frequencies(self, device: torch.device | None = None) -> Tensor:
+        channels = torch.arange(0, self.hidden_size, 2, dtype=torch.float32, device=device)
+        return 10000.0 ** (-channels / self.hidden_size)
+
+    def reset_buffers(self) -> None:
+        """Compute the frequencies anew."""
+        self.inv_freq = self._frequencies(self.inv_freq.device)
+
+    @torch.no_grad()
+    def forward(self, position_ids: Tensor) -> Tensor:
+        """[B, T] of positions -> [B, T, hidden_size], float32."""
+        angles = position_ids[..., None].float() * self.inv_freq.to(position_ids.device)
+        return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)

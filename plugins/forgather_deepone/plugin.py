@@ -1,0 +1,22 @@
+"""What `forgather` finds: the deepone definition, named without importing torch."""
+
+from collections.abc import Iterator
+from importlib.resources import files
+
+from forgather_core import ModelDefinition, hookimpl
+
+from .options import DeeponeOptions
+
+
+@hookimpl
+def forgather_models() -> Iterator[ModelDefinition]:
+    """Deepone."""
+    yield ModelDefinition(
+        name="deepone",
+        summary="DeepNet with ALiBi: post-norm residuals that stay stable at any depth, ReGLU",
+        options=DeeponeOptions,
+        config="forgather_deepone.configuration_deepone:DeeponeConfig",
+        model="forgather_deepone.modeling_deepone:DeeponeForCausalLM",
+        presets=files("forgather_deepone") / "presets",
+        default_preset="4M",
+    )

@@ -1,0 +1,71 @@
+"""Mistral: Llama with a sliding window, pre-norm and rotary, grouped-query, gated feed-forward (arXiv:2310.06825)."""
+
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM
+
+from forgather_core.parts.attention import Attention
+from forgather_core.parts.blocks import PreNormBlock
+from forgather_core.parts.decoder import Decoder
+from forgather_core.parts.feed_forward import GatedFeedForward
+from forgather_core.parts.initial_weights import Table
+from forgather_core.parts.language_model import CausalLM
+from forgather_core.parts.llama_weights import llama_weights
+from forgather_core.parts.norms import RMSNorm
+from forgather_core.parts.rope import Rope
+
+from .configuration_mistral import MistralConfig
+
+
+class MistralModel(Decoder):
+    """The decoder: h = embed(ids); for each layer h += attn(norm(h)), h += mlp(norm(h)); norm(h).
+
+    Query i attends to keys i - sliding_window + 1 to i, so that k layers see k times as far (sec. 2, fig. 1).
+    """
+
+    config_class = MistralConfig
+
+    def __init__(self, config: MistralConfig) -> None:
+        super().__init__(config)
+        c = config
+        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size, c.pad_token_id)
+        self.rotary_emb = Rope(
+            c.head_dim, max_position_embeddings=c.max_position_embeddings, rope_parameters=c.rope_parameters
+        )
+        self.layers = nn.ModuleList(
+            PreNormBlock(
+                input_layernorm=RMSNorm(c.hidden_size, eps=c.rms_norm_eps),
+                self_attn=Attention(
+                    c.hidden_size,
+                    layer_idx=i,
+                    num_heads=c.num_attention_heads,
+                    num_key_value_heads=c.num_key_value_heads,
+                    head_dim=c.head_dim,
+                    dropout=c.attention_dropout,
+                    sliding_window=c.sliding_window,
+                ),
+                post_attention_layernorm=RMSNorm(c.hidden_size, eps=c.rms_norm_eps),
+                mlp=GatedFeedForward(c.hidden_size, c.intermediate_size, activation="silu"),
+            )
+            for i in range(c.num_hidden_layers)
+        )
+        self.norm = RMSNorm(c.hidden_size, eps=c.rms_norm_eps)
+        self.post_init()
+
+    def initial_weights(self) -> Table:
+        """As llama's."""
+        c = self.config
+        return llama_weights(c.hidden_size, c.num_hidden_layers, tied=c.tie_word_embeddings, pad=c.pad_token_id)
+
+
+class MistralForCausalLM(CausalLM):
+    """The decoder with a head over the vocabulary."""
+
+    config_class = MistralConfig
+    decoder_class = MistralModel
+
+
+MistralConfig.register_for_auto_class("AutoConfig")
+MistralModel.register_for_auto_class("AutoModel")
+MistralForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+AutoModel.register(MistralConfig, MistralModel, exist_ok=True)
+AutoModelForCausalLM.register(MistralConfig, MistralForCausalLM, exist_ok=True)

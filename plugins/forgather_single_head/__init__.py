@@ -1,0 +1,1 @@
+"""The single_head definition."""

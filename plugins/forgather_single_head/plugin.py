@@ -1,0 +1,22 @@
+"""What `forgather` finds: the single_head definition, named without importing torch."""
+
+from collections.abc import Iterator
+from importlib.resources import files
+
+from forgather_core import ModelDefinition, hookimpl
+
+from .options import SingleHeadOptions
+
+
+@hookimpl
+def forgather_models() -> Iterator[ModelDefinition]:
+    """Single head."""
+    yield ModelDefinition(
+        name="single_head",
+        summary="One attention head a layer, as wide as the model; ALiBi; for analysis",
+        options=SingleHeadOptions,
+        config="forgather_single_head.configuration_single_head:SingleHeadConfig",
+        model="forgather_single_head.modeling_single_head:SingleHeadForCausalLM",
+        presets=files("forgather_single_head") / "presets",
+        default_preset="4M",
+    )
