@@ -23,6 +23,7 @@ def construction(report: Mapping[str, Any]) -> RenderableType:
         options("Configuration", report["options"]),
         pairs("Tokenizer", {name.replace("_", " "): value for name, value in report["tokenizer"].items()}),
         parameters(report["parameters"]),
+        loaders(report["loaders"]),
     ]
     parts += [_loaded(report["loaded"])] if report["loaded"] else []
     parts += [_saved(report["saved"])] if report["saved"] else []
@@ -54,6 +55,12 @@ def _shape(name: str, shape: Sequence[int], names: int) -> str:
     return text if names == 1 else f"{name} {text}"
 
 
+def loaders(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Who loads the directory, and how, or why not."""
+    drawn = [(row["name"], Text("yes", "green") if row["loads"] else Text("no", "yellow"), row["how"]) for row in rows]
+    return Group(grid("Loads in", ("", "", "how, or why not"), drawn), Text())
+
+
 def _loaded(report: Mapping[str, Any]) -> RenderableType:
     rows = [("missing", item["name"], item.get("hint") or "") for item in report["missing"]]
     rows += [("unexpected", name, "") for name in report["unexpected"]]
@@ -79,11 +86,24 @@ def settings(report: Mapping[str, Any]) -> RenderableType:
         "source": report["source"],
         "parameters": f"{report['expected_parameters']:,}" if report["expected_parameters"] else None,
     }
-    return Group(
+    parts = [
         pairs(report["model_name"], head),
         options(f"Options of {report['definition']}", report["options"]),
         options("Shared options", report["settings"]),
-    )
+    ]
+    return Group(*parts, *([_initial_weights(report["initial_weights"])] if "initial_weights" in report else []))
+
+
+def _initial_weights(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The table of initial weights: a pattern is shown once, beside the first weight that it fills."""
+    drawn, last = [], None
+    for row in rows:
+        rule = (row["pattern"], row["rule"])
+        shape = " x ".join(map(str, row["shape"])) + (f", {row['count']} times" if row["count"] > 1 else "")
+        frozen = "" if row["trainable"] else ", fixed"
+        drawn.append((row["weight"], shape + frozen, *(rule if rule != last else ("", "")), f"{row['std']:.4g}"))
+        last = rule
+    return grid("Initial weights, first match wins", ("weight", "shape", "pattern", "rule", "std"), drawn, right=(4,))
 
 
 def models(report: Mapping[str, Any]) -> RenderableType:

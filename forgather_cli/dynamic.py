@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from forgather_core.errors import ForgatherError
 from forgather_core.option_spec import OptionSpec, specs_of
 from forgather_core.registry import SHARED_OPTIONS, registry
-from forgather_core.shared_options import OUTPUT, TRIAL
+from forgather_core.shared_options import OUTPUT, SHOW, TRIAL
 
 from .help_page import page
 from .options import Given, shown_default, skip_conversion, typer_parameters
@@ -145,6 +145,12 @@ class TrialCommand(DynamicCommand):
     """`test`: its own options are shown on its page."""
 
     shown_groups = (TRIAL,)
+
+
+class ShowCommand(DynamicCommand):
+    """`show`: likewise."""
+
+    shown_groups = (SHOW, OUTPUT)
 
 
 class RootGroup(TyperGroup):

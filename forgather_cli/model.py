@@ -17,9 +17,9 @@ import typer
 
 from forgather_core.errors import ForgatherError
 from forgather_core.option_spec import specs_of
-from forgather_core.shared_options import RunOptions, TrialOptions
+from forgather_core.shared_options import RunOptions, ShowOptions, TrialOptions
 
-from .dynamic import CHOOSE, DynamicCommand, DynamicGroup, Session, TrialCommand
+from .dynamic import CHOOSE, DynamicCommand, DynamicGroup, Session, ShowCommand, TrialCommand
 
 if TYPE_CHECKING:
     from forgather_core.settings import Settings
@@ -48,7 +48,7 @@ def construct(ctx: typer.Context) -> None:
         asked.settings, project=asked.project, refresh=asked.run.refresh_model, keep=asked.run.keep, on_wait=_waiting
     )
     report = construction_report(made)
-    report["notes"] += [f"{flag} has no effect on construct: it belongs to test" for flag in asked.trial_flags]
+    report["notes"] += [f"{flag} has no effect on construct: it belongs to {owner}" for flag, owner in asked.idle]
     asked.answer(report, drawings.construction(report))
 
 
@@ -70,7 +70,7 @@ def test(ctx: typer.Context) -> None:
     asked.answer(report, drawings.trial(report))
 
 
-@app.command(cls=DynamicCommand, context_settings=HELP)
+@app.command(cls=ShowCommand, context_settings=HELP)
 def show(ctx: typer.Context) -> None:
     """Show the settled options, each with where its value came from. Builds nothing."""
     asked = _Asked(ctx)
@@ -79,6 +79,10 @@ def show(ctx: typer.Context) -> None:
     from . import drawings
 
     report = settings_report(asked.settings, asked.project)
+    if asked.show.init:
+        from forgather_core.initial_table import initial_table
+
+        report["initial_weights"] = initial_table(asked.settings)
     asked.answer(report, drawings.settings(report))
 
 
@@ -92,8 +96,10 @@ class _Asked:
         given = dict(session.given)
         self.project = Path(ctx.find_root().params.get("project") or ".")
         self.run: RunOptions = _take(RunOptions, given)
-        self.trial_flags = [spec.flag for spec in specs_of(TrialOptions) if spec.name in given]
+        owners = {"test": TrialOptions, "show": ShowOptions}
+        self.idle = [(s.flag, name) for name, group in owners.items() for s in specs_of(group) if s.name in given]
         self.trial: TrialOptions = _take(TrialOptions, given)
+        self.show: ShowOptions = _take(ShowOptions, given)
         if self.run.output_file is not None:
             from .render import check_output
 

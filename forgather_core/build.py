@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,22 @@ def parse_device(text: str) -> torch.device:
     return torch.device(text)
 
 
-def check_attention(implementation: str | None, device: torch.device, dtype: torch.dtype | None) -> None:
+def check_attention(
+    implementation: str | None, device: torch.device, dtype: torch.dtype | None, refused: Mapping[str, str]
+) -> None:
     """Say before any work that an attention implementation cannot run.
 
+    Args:
+        implementation: Its name.
+        device: Where the model is to be.
+        dtype: In what.
+        refused: Those that cannot compute the model at all, and why.
+
     Raises:
-        BuildError: It is not installed, or does not run on this device or in this dtype.
+        BuildError: It cannot compute the model, is not installed, or does not run on this device or in this dtype.
     """
+    if implementation is not None and implementation in refused:
+        raise BuildError(f"--attn-implementation {implementation}: {refused[implementation]}")
     if implementation != "flash_attention_2":
         return
     from transformers.utils import is_flash_attn_2_available
@@ -60,15 +71,19 @@ def check_attention(implementation: str | None, device: torch.device, dtype: tor
         raise BuildError("--attn-implementation flash_attention_2 needs --dtype bfloat16 or float16")
 
 
-def check_build(options: BuildOptions) -> tuple[torch.device, torch.dtype | None]:
+def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch.device, torch.dtype | None]:
     """The device and dtype of a build, checked with the attention implementation before any work.
+
+    Args:
+        options: How the model is to be built.
+        model_options: The definition's own; they know what attention cannot compute.
 
     Raises:
         BuildError: One of them cannot be had.
     """
     device = parse_device(options.device)
     dtype = parse_dtype(options.dtype) if options.dtype is not None else None
-    check_attention(options.attn_implementation, device, dtype)
+    check_attention(options.attn_implementation, device, dtype, getattr(model_options, "unsupported_attention", dict)())
     return device, dtype
 
 

@@ -63,7 +63,7 @@ def construct(
     from .build import build, check_build
     from .checkpoint import Checkpoint, parse_size, save_checkpoint
 
-    check_build(options)
+    check_build(options, settings.options)
     shard_size = parse_size(options.max_shard_size)
     # Opened first: the checkpoint may lie in the very directory that is rebuilt.
     checkpoint = Checkpoint.open(options.load_from_checkpoint) if options.load_from_checkpoint is not None else None

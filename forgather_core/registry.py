@@ -15,7 +15,7 @@ from .definition import ModelDefinition
 from .errors import DefinitionError, UnknownDefinitionError
 from .hookspecs import ENTRY_POINT_GROUP, PROJECT, ForgatherHooks
 from .option_spec import did_you_mean, specs_of
-from .shared_options import BuildOptions, DirectoryOptions, RunOptions, TrialOptions
+from .shared_options import BuildOptions, DirectoryOptions, RunOptions, ShowOptions, TrialOptions
 
 DISABLE_VARIABLE = "FORGATHER_DISABLE_PLUGINS"
 RESERVED_KEYS = frozenset({"extends", "source", "parameters", "description"})
@@ -184,7 +184,7 @@ def _check_definition(definition: Any) -> None:
         raise DefinitionError(f"'{name}' has no preset '{definition.default_preset}', its default one")
 
 
-SHARED_OPTIONS: tuple[type, ...] = (DirectoryOptions, BuildOptions, RunOptions, TrialOptions)
+SHARED_OPTIONS: tuple[type, ...] = (DirectoryOptions, BuildOptions, RunOptions, TrialOptions, ShowOptions)
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .export.model_config import SettledValue, option_values
 from .export.tokenizer import TokenizerFacts, load_tokenizer, quick_facts
+from .loaders import loaders
 from .option_spec import specs_of
 from .settings import Settings
 from .shared_options import BuildOptions, DirectoryOptions
@@ -97,8 +98,8 @@ def settings_report(settings: Settings, project: Path = Path()) -> dict[str, Any
         "directory": str(settings.target(project)),
         "options": _with_origins(option_values(settings, facts)),
         "settings": _with_origins(_shared_values(settings)),
-        "source": settings.configuration.notes.get("source"),
-        "expected_parameters": settings.configuration.notes.get("parameters"),
+        "source": settings.notes.get("source"),
+        "expected_parameters": settings.notes.get("parameters"),
     }
 
 
@@ -146,6 +147,7 @@ def construction_report(made: Construction) -> dict[str, Any]:
             "initial_weights": _initial_weights(made.settings.build),
         },
         "parameters": asdict(table),
+        "loaders": loaders(made.settings, made.model, manifest.native, manifest.tokenizer["name"]),
         "loaded": made.loaded.as_dict() if made.loaded is not None else None,
         "saved": made.saved.as_dict() if made.saved is not None else None,
     }
@@ -172,7 +174,7 @@ def _initial_weights(options: BuildOptions) -> str:
 
 def _parameter_note(settings: Settings, table: ParameterTable) -> list[str]:
     """A preset says how many parameters it has; that only holds while nothing is laid over it."""
-    expected = settings.configuration.notes.get("parameters")
+    expected = settings.notes.get("parameters")
     on_top = [o for name, o in settings.origins.items() if o.label.startswith("--") and hasattr(settings.options, name)]
     if expected is None or on_top or expected == table.total:
         return []

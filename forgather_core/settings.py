@@ -1,4 +1,7 @@
-"""Settles options: defaults < preset < YAML files < flags, interpolation resolved, the origin of every value kept."""
+"""Settles options: defaults < preset < YAML files < flags, interpolation resolved, the origin of every value kept.
+
+`like` puts the options of a model directory right below the layer that names it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,17 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .configurations import Configuration, Layer
+from .definition import ModelDefinition
 from .errors import ConfigurationError
 from .option_spec import OptionSpec, did_you_mean, specs_of
+from .paths import expanded
 from .shared_options import BuildOptions, DirectoryOptions
+
+if TYPE_CHECKING:
+    from .like import Likeness
 
 DEFAULT = "default"
 DERIVED = "derived"
@@ -40,6 +48,7 @@ class Settings:
         directory: What the model directory is made of beside them.
         build: How an instance is made.
         origins: The origin of every option, by name.
+        likeness: What was taken from a model directory, if one was named.
     """
 
     configuration: Configuration
@@ -47,11 +56,18 @@ class Settings:
     directory: DirectoryOptions
     build: BuildOptions
     origins: Mapping[str, Origin]
+    likeness: Likeness | None = None
 
     @property
     def model_name(self) -> str:
-        """The model's name: the option, else definition_preset, else the file's stem, in lower case."""
-        return self.directory.model_name or self.configuration.default_model_name
+        """The model's name: the option, else definition_preset, the file's stem or what it is like, in lower case."""
+        named = self.likeness or self.configuration
+        return self.directory.model_name or named.default_model_name
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What the configuration says of its model, unless that is another one's likeness."""
+        return self.configuration.notes if self.likeness is None else {}
 
     def target(self, project: Path = Path()) -> Path:
         """The model directory. On the command line a relative path starts here, in a file at the project directory."""
@@ -84,7 +100,7 @@ def settle(configuration: Configuration, flags: Mapping[str, Any] | None = None)
     """
     definition = configuration.definition
     specs = schema(definition.options)
-    layers = [*configuration.layers, Layer("command line", flags or {})]
+    layers, likeness = _with_likeness([*configuration.layers, Layer("command line", flags or {})], definition)
     origins = {name: Origin(DEFAULT, DEFAULT) for name in specs}
     merged: dict[str, Any] = {name: spec.default for name, spec in specs.items()}
     for layer in layers:
@@ -100,7 +116,12 @@ def settle(configuration: Configuration, flags: Mapping[str, Any] | None = None)
         return options(**{f.name: values[f.name] for f in dataclasses.fields(options) if f.name in values})
 
     settings = Settings(
-        configuration, instance(definition.options), instance(DirectoryOptions), instance(BuildOptions), origins
+        configuration,
+        instance(definition.options),
+        instance(DirectoryOptions),
+        instance(BuildOptions),
+        origins,
+        likeness,
     )
     _check_rules(settings)
     _check_model_name(settings)
@@ -114,6 +135,21 @@ def derived_values(options: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if getattr(options, name, None) is None}
 
 
+def _with_likeness(layers: list[Layer], definition: ModelDefinition) -> tuple[list[Layer], Likeness | None]:
+    """The layers, with those options that `like` brings right below the topmost layer that names it."""
+    at = next((i for i, layer in reversed(list(enumerate(layers))) if "like" in layer.values), None)
+    if at is None or layers[at].values["like"] is None:
+        return layers, None
+    from .like import read_likeness
+
+    given, base = expanded(str(layers[at].values["like"])), layers[at].file
+    inside = base is not None and (base.parent / given).is_dir()
+    likeness = read_likeness(definition, base.parent / given if inside and base is not None else given)
+    if not any("tokenizer" in layer.values for layer in (likeness.layer, *layers[at:])):
+        raise ConfigurationError(f"--like: {likeness.directory} holds no tokenizer: name one with --tokenizer")
+    return [*layers[:at], likeness.layer, *layers[at:]], likeness
+
+
 def _known(key: str, specs: Mapping[str, OptionSpec], layer: Layer, definition: str) -> OptionSpec:
     if key in specs:
         return specs[key]
@@ -122,7 +158,7 @@ def _known(key: str, specs: Mapping[str, OptionSpec], layer: Layer, definition: 
 
 
 def _origin(layer: Layer, spec: OptionSpec) -> Origin:
-    if layer.text is None:
+    if layer.text is None:  # the command line
         return Origin(spec.flag, spec.flag)
     line, _ = layer.text.place(spec.name)
     is_file = layer.file is not None and layer.label == str(layer.file)

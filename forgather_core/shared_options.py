@@ -13,6 +13,7 @@ BUILD = "Build"
 CHECKPOINT = "Checkpoint"
 OUTPUT = "Output"
 TRIAL = "Options of test"
+SHOW = "Options of show"
 
 AttentionImplementation = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
 
@@ -26,6 +27,14 @@ class DirectoryOptions:
     )
     output_dir: Path | None = option(
         None, help="Model output directory (default: output_models/MODEL_NAME)", group=DIRECTORY
+    )
+    like: Path | None = option(
+        None, help="Take options and tokenizer from a Hugging Face model directory", group=DIRECTORY
+    )
+    native: bool = option(
+        False,
+        help="Write a directory that transformers' own class loads too, without trust_remote_code",
+        group=DIRECTORY,
     )
     tokenizer: str = option(
         "bpe-8k", help="Tokenizer: a shipped one (bpe-2k, bpe-8k, bytes), a directory, or a hub id", group=DIRECTORY
@@ -104,4 +113,13 @@ class TrialOptions:
     packed: bool = option(False, help="Enable packed sequences in data collator", group=TRIAL, negatable=False)
     fuse_optim_with_backward: bool = option(
         False, help="Combine backward with optimizer step to save memory", group=TRIAL, negatable=False
+    )
+
+
+@dataclass(kw_only=True)
+class ShowOptions:
+    """What `show` tells."""
+
+    init: bool = option(
+        False, help="Show the initial weights too: pattern, rule, standard deviation", group=SHOW, negatable=False
     )

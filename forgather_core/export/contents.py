@@ -17,7 +17,15 @@ from ..settings import Settings
 from .licence import licence_files
 from .manifest import MANIFEST, FileRecord, Manifest, OptionRecord, record
 from .model_card import model_card
-from .model_config import SettledValue, config_json, config_values, generation_config_json, option_values
+from .model_config import (
+    SettledValue,
+    config_json,
+    config_values,
+    generation_config_json,
+    option_values,
+    token_ids,
+)
+from .native import check_native
 from .sources import Sources, collect_sources
 from .tokenizer import (
     LoadedTokenizer,
@@ -46,6 +54,7 @@ class Plan:
     settings: Settings
     sources: Sources
     facts: TokenizerFacts
+    config: Mapping[str, Any]
     loaded: LoadedTokenizer | None
     options: Mapping[str, SettledValue]
     chat_template: str | None
@@ -65,6 +74,7 @@ class Plan:
                 "sha256": _file_digest(self.facts.source),
             },
             chat_template=_digest(self.chat_template),
+            native=definition.native if self.settings.directory.native else None,
             requires=self.sources.requires,
             versions=_versions(),
         )
@@ -79,7 +89,7 @@ class Plan:
         """The options in which a directory with the manifest `old` differs: "hidden_size (256 there, 512 here)"."""
         there: dict[str, Any] = {name: item.value for name, item in old.options.items()}
         here: dict[str, Any] = {name: item.value for name, item in self.manifest.options.items()}
-        for name in ("definition", "model_name", "tokenizer"):
+        for name in ("definition", "model_name", "tokenizer", "native"):
             there[name], here[name] = _shown(getattr(old, name)), _shown(getattr(self.manifest, name))
         names = sorted(there.keys() | here.keys())
         changed = [f"{n} ({there.get(n)} there, {here.get(n)} here)" for n in names if there.get(n) != here.get(n)]
@@ -109,7 +119,11 @@ def plan_contents(settings: Settings) -> Plan:
         facts = loaded.facts
     template = directory.chat_template
     text = resolve_chat_template(template, settings.base_of("chat_template")) if template else None
-    return Plan(settings, sources, facts, loaded, option_values(settings, facts), text)
+    options = option_values(settings, facts)
+    config = config_values(definition, options, facts, token_ids(settings, facts))
+    if directory.native:
+        check_native(settings, config)
+    return Plan(settings, sources, facts, config, loaded, options, text)
 
 
 def write_contents(plan: Plan, directory: Path) -> Contents:
@@ -122,9 +136,10 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
     loaded = plan.loaded or load_tokenizer(settings.directory.tokenizer, base=settings.base_of("tokenizer"))
     for name in write_tokenizer(loaded, directory, chat_template=plan.chat_template):
         origins[name] = f"tokenizer {settings.directory.tokenizer}"
-    config = config_json(definition, config_values(definition, plan.options, plan.facts))
+    like = settings.likeness.generation if settings.likeness is not None else None
+    config = config_json(definition, plan.config, native=settings.directory.native)
     _write(directory, "config.json", config, origins)
-    _write(directory, "generation_config.json", generation_config_json(plan.facts), origins)
+    _write(directory, "generation_config.json", generation_config_json(token_ids(settings, plan.facts), like), origins)
     for name, text in licence_files(definition).items():
         _write(directory, name, text, origins)
     _write(

@@ -55,6 +55,7 @@ class Manifest:
     chat_template: str | None
     requires: tuple[str, ...]
     versions: Mapping[str, str]
+    native: str | None = None  # the class of transformers that loads the directory too
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format: int = FORMAT
 

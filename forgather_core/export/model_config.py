@@ -15,7 +15,8 @@ from ..settings import DERIVED, Origin, Settings, derived_values
 from .tokenizer import TokenizerFacts
 
 TOKENIZER = "tokenizer"
-_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+NOT_GENERATION = ("_from_model_config", "transformers_version")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +56,14 @@ def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str,
     return values
 
 
+def token_ids(settings: Settings, facts: TokenizerFacts) -> dict[str, Any]:
+    """The tokens with which a text begins, ends and is padded: the tokenizer's, or those of what it is like."""
+    found = {name: getattr(facts, name) for name in TOKEN_IDS}
+    return found | dict(settings.likeness.token_ids if settings.likeness is not None else {})
+
+
 def config_values(
-    definition: ModelDefinition, values: Mapping[str, SettledValue], facts: TokenizerFacts
+    definition: ModelDefinition, values: Mapping[str, SettledValue], facts: TokenizerFacts, ids: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the configuration class is called with: the options that have a value, vocabulary, positions, token ids."""
     fields = {f.name for f in dataclasses.fields(import_object(definition.config, definition))}
@@ -65,7 +72,7 @@ def config_values(
     known.setdefault("vocab_size", facts.vocab_size)
     if "max_position_embeddings" in fields and facts.model_max_length is not None:
         known.setdefault("max_position_embeddings", facts.model_max_length)
-    return known | {name: getattr(facts, name) for name in _TOKEN_IDS}
+    return known | dict(ids)
 
 
 def _tokenizer_gives(name: str) -> bool:
@@ -81,12 +88,18 @@ def import_object(target: str, definition: ModelDefinition) -> Any:
     return found
 
 
-def config_json(definition: ModelDefinition, values: Mapping[str, Any]) -> str:
-    """The text of `config.json`, with the auto_map that makes the directory load by itself."""
+def config_json(definition: ModelDefinition, values: Mapping[str, Any], *, native: bool = False) -> str:
+    """The text of `config.json`, with the auto_map that makes the directory load by itself.
+
+    Args:
+        definition: The definition.
+        values: What its configuration class is called with.
+        native: Give it the model type of transformers' own class, which then loads it too.
+    """
     config_class = import_object(definition.config, definition)
     model_class = import_object(definition.model, definition)
     try:
-        config = config_class(**values)
+        config = config_class(**values, **({"native": True} if native else {}))
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{definition.name}: {str(error).splitlines()[0]}") from None
     config.architectures = [model_class.__name__]
@@ -112,10 +125,16 @@ def _auto_map(config_class: type, model_class: type) -> dict[str, str]:
     return found | {"AutoModelForCausalLM": target(model_class)}
 
 
-def generation_config_json(facts: TokenizerFacts) -> str:
-    """The text of `generation_config.json`: the token ids with which `generate` starts, stops and pads."""
+def generation_config_json(ids: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> str:
+    """The text of `generation_config.json`: the token ids with which `generate` starts, stops and pads.
+
+    Args:
+        ids: By name; None where there is none.
+        given: The content of another model's file, which says more and wins.
+    """
     from transformers import GenerationConfig
 
-    ids = {name: getattr(facts, name) for name in _TOKEN_IDS if getattr(facts, name) is not None}
-    text: str = GenerationConfig(**ids).to_json_string(use_diff=True)
+    content = {name: value for name, value in ids.items() if value is not None}
+    content |= {name: value for name, value in (given or {}).items() if name not in NOT_GENERATION}
+    text: str = GenerationConfig(**content).to_json_string(use_diff=True)
     return text.rstrip("\n") + "\n"

@@ -70,6 +70,7 @@ def flash_attention_with_alibi(
         return result.view(query.shape), None
     if attention_mask is None:
         return flash_attn_func(query, key, value, **more), None
+    key, value = (x[:, : attention_mask.shape[1]] for x in (key, value))  # a static cache has places not filled yet
     seen = attention_mask[:, -key.shape[1] :].bool()
     asking = seen[:, -query.shape[1] :]
     starts_q, longest_q = _starts(asking)

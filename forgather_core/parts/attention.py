@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from forgather_core.parts.rope import rotate
+from forgather_core.parts.rotation import rotate
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 

@@ -4,6 +4,7 @@ What every decoder needs and no paper is about stands here once: positions, mask
 checkpointing, initial weights. A definition adds its layers; `language_model.py` adds a head.
 """
 
+import copy
 from typing import Any, ClassVar
 
 import torch
@@ -104,6 +105,10 @@ class Decoder(DecoderBase):
         self._refuse_attention(attn_implementation)
         super().set_attn_implementation(attn_implementation, **kwargs)
 
+    def backend_problem(self) -> str | None:
+        """Why a server's own attention, which knows queries, keys and values alone, cannot compute this model."""
+        return "it has no way to add the biases of ALiBi" if self._alibi is not None else None
+
     def _refuse_attention(self, implementation: Any) -> None:
         refused: dict[str, str] = getattr(self.config, "unsupported_attention", dict)()
         if isinstance(implementation, str) and implementation in refused:
@@ -143,18 +148,20 @@ class Decoder(DecoderBase):
             if cache is not None and cache.get_seq_length() > 0:
                 raise ValueError("gradient checkpointing recomputes layers and cannot train upon a filled cache")
             use_cache, cache = False, None
-        masks = self._masks(inputs_embeds, attention_mask, position_ids, cache)
+        here = self._layers_here()
+        filled = cache_of(here, cache)
+        masks = self._masks(inputs_embeds, attention_mask, position_ids, filled, self._windows[here])
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if position_ids is None:
-            position_ids = positions(inputs_embeds, attention_mask, cached_length(cache))
+            position_ids = positions(inputs_embeds, attention_mask, cached_length(filled))
         hidden_states = inputs_embeds
-        if isinstance(self.layers[0], Block):  # a later stage of a pipeline is given hidden states, prepared long ago
+        if here.start == 0:  # a later stage of a pipeline is given hidden states, prepared long ago
             hidden_states = self.prepare(inputs_embeds, position_ids)
         if (rotary_emb := getattr(self, "rotary_emb", None)) is not None:
             kwargs = {"position_embeddings": rotary_emb(inputs_embeds, position_ids)} | kwargs
         attention_function = self._attention_function()
-        for layer, window in zip(self.layers, self._windows, strict=True):
+        for layer, window in zip(list(self.layers)[here], self._windows[here], strict=True):
             mask, more = masks[window]
             hidden_states = layer(
                 hidden_states,
@@ -166,12 +173,22 @@ class Decoder(DecoderBase):
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
 
+    def _layers_here(self) -> slice:
+        """All layers, but in a stage of a pipeline: there identities stand for the layers of the others."""
+        here = [i for i, layer in enumerate(self.layers) if not isinstance(layer, nn.Identity)]
+        return slice(here[0], here[-1] + 1) if here else slice(len(self.layers), None)
+
     def _masks(
-        self, inputs_embeds: Tensor, attention_mask: Any, position_ids: Tensor | None, cache: Cache | None
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Any,
+        position_ids: Tensor | None,
+        cache: Cache | None,
+        windows: list[int | None],
     ) -> dict[int | None, tuple[Any, dict[str, Any]]]:
         """For each sliding window among the layers: its mask, and what else attention must be told."""
         masks = {}
-        for window in dict.fromkeys(self._windows):
+        for window in dict.fromkeys(windows):
             given = attention_mask
             if isinstance(given, dict):  # made by generate(), for a cache that is compiled
                 given = given["full_attention" if window is None else "sliding_attention"]
@@ -185,7 +202,7 @@ class Decoder(DecoderBase):
                 always=self._alibi is not None,
             )
             if self._alibi is not None:
-                layer = self._windows.index(window)
+                layer = windows.index(window)
                 where = {"cache": cache, "past_length": cached_length(cache), "layer_idx": layer}
                 more |= self._alibi.arguments(inputs_embeds, given, **where)
             masks[window] = (mask, more)
@@ -195,6 +212,15 @@ class Decoder(DecoderBase):
         implementation = self.config._attn_implementation
         function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         return self._alibi.attention_function(function, implementation) if self._alibi is not None else function
+
+
+def cache_of(layers: slice, cache: Cache | None) -> Cache | None:
+    """The cache of these layers alone: it tells its length by its first, which a stage of a pipeline may not have."""
+    if cache is None or layers.start == 0:
+        return cache
+    view = copy.copy(cache)
+    view.layers = cache.layers[layers]
+    return view
 
 
 def _window_of(layer: nn.Module) -> int | None:

@@ -20,6 +20,7 @@ class DecoderConfig(PreTrainedConfig):
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
     base_model_pp_plan: ClassVar[dict[str, Any]] = STAGES
     native_model_type: ClassVar[str | None] = None
+    also_reads: ClassVar[tuple[str, ...]] = ()  # further model types whose config.json this one understands
     built_in: ClassVar[dict[str, Any]] = {}  # values of the native class's configuration that are not options here
 
     vocab_size: int | None = None

@@ -89,9 +89,3 @@ class Rope(ComputedBuffers):
         angles = torch.cat((angles, angles), dim=-1)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)
-
-
-def rotate(x_BHTK: Tensor, cos_BTK: Tensor, sin_BTK: Tensor) -> Tensor:
-    """Rotate each pair (i, i + K/2) of the head dimension K by its angle."""
-    low, high = x_BHTK.chunk(2, dim=-1)
-    return x_BHTK * cos_BTK.unsqueeze(1) + torch.cat((-high, low), dim=-1) * sin_BTK.unsqueeze(1)

@@ -41,6 +41,12 @@ def check_trial(settings: Settings, options: TrialOptions) -> None:
         raise BuildError("test with --no-init-weights would train unset memory: load a checkpoint, or drop that flag")
     if build.attn_implementation == "flex_attention" and build.device.startswith("cpu"):
         raise BuildError("--attn-implementation flex_attention has no backward pass on the CPU: use sdpa or eager")
+    dropout = getattr(settings.options, "attention_dropout", 0.0)
+    if build.attn_implementation == "flex_attention" and dropout > 0:
+        raise BuildError(
+            f"--attn-implementation flex_attention has no dropout, and attention_dropout is {dropout}: "
+            "use sdpa or eager, or set it to 0"
+        )
     if options.dataset_config is not None and options.dataset_project is None:
         raise DataError("--dataset-config names a configuration of a --dataset-project: add that option")
     _corpus(options)

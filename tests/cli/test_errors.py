@@ -302,3 +302,39 @@ def test_standard_output_that_is_full() -> None:
         done = start("--version", stdout=full)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
+
+
+ATTENTION = {
+    "-t deepone model --attn-implementation flash_attention_2": "gives the slopes of ALiBi no gradient; use sdpa",
+    "-t single_head model --attn-implementation flash_attention_2": "gives the slope of ALiBi no gradient; use sdpa",
+    "-t llama model --head-dim 320 --attn-implementation flash_attention_2": "head_dim is 320, and its heads have 256",
+    "-t single_head model --attn-implementation flex_attention --device cpu test": "no backward pass on the CPU",
+}
+
+
+@pytest.mark.parametrize("words", ATTENTION)
+def test_attention_that_cannot_be_is_refused_before_any_work(cli: Cli, words: str) -> None:
+    command = words.split()
+    error = cli(*command, *(() if "test" in command else ("construct",))).error
+    assert error.startswith("--attn-implementation ")
+    assert ATTENTION[words] in error
+    assert re.search(r"use (sdpa|eager)", error)
+    assert nothing_on_disk()
+
+
+def test_flex_attention_with_dropout_is_refused_in_training(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "--attention-dropout 0.1 --attn-implementation flex_attention --device cuda test"
+    assert "has no dropout" in cli("-t", "llama", "model", *words.split()).error
+    assert nothing_on_disk()
+
+
+LIKE = {
+    "--like nowhere": "--like: there is no nowhere/config.json: name a Hugging Face model directory",
+    "--native --sliding-window 8": "--native: transformers' Llama has no sliding_window",
+}
+
+
+@pytest.mark.parametrize("words", LIKE)
+def test_like_and_native_are_refused_with_the_reason(cli: Cli, words: str) -> None:
+    assert cli(*LLAMA, *words.split(), "construct").error.startswith(LIKE[words])
+    assert nothing_on_disk()

@@ -181,3 +181,21 @@ def test_a_named_file_in_the_editor(cli: Cli, editor: Path, monkeypatch: pytest.
 def test_an_editor_that_is_not_there(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDITOR", "no-such-editor -w")
     assert cli(*LLAMA, "show", "-e").error == "--edit: EDITOR names 'no-such-editor', which is not a program here"
+
+
+def test_the_table_of_initial_weights_is_shown_on_request(cli: Cli) -> None:
+    assert "initial_weights" not in report(cli)
+    told = report(cli, "--init", template="deepone/4M")
+    weights = {row["weight"]: row for row in told["initial_weights"]}
+    assert weights["model.layers.*.self_attn.v_proj.weight"]["rule"] == "Xavier normal, gain 0.4204"
+    assert weights["model.layers.*.self_attn.v_proj.weight"]["count"] == 4
+    text = cli("-t", "deepone/4M", "model", "show", "--init").out
+    for name, row in weights.items():
+        assert re.search(rf"{re.escape(name)} .*{row['std']:.4g}\b", text), name
+    assert not list(Path().iterdir())
+
+
+def test_what_belongs_to_another_command_is_said(cli: Cli) -> None:
+    notes = cli(*LLAMA, "--init", "--lr", "1", "construct", "--json").json["notes"]
+    assert "--init has no effect on construct: it belongs to show" in notes
+    assert "--lr has no effect on construct: it belongs to test" in notes

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 # A process in which Forgather and the plugins cannot be imported, as if they were not installed.
-WITHOUT_FORGATHER = """
+DEFINITIONS = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head")
+OURS = ("forgather", "forgather_core", "forgather_cli", *(f"forgather_{name}" for name in DEFINITIONS), "parallel_lm")
+WITHOUT_FORGATHER = f"""
 import sys
-for name in ("forgather", "forgather_core", "forgather_cli", "forgather_llama", "parallel_lm"):
+for name in {OURS!r}:
     sys.modules[name] = None
 """
 

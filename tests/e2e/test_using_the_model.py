@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Run
+from .conftest import DEFINITIONS, Run
 
 pytestmark = pytest.mark.slow
 
@@ -25,13 +25,21 @@ def built(forgather: Run) -> None:
     forgather("-t", "llama/4M", "model", "construct")
 
 
-@pytest.mark.usefixtures("built")
-def test_a_new_model_is_made_saved_and_loaded(python: Run, forgather: Run) -> None:
+# The definition's own spread of the embedding: nothing of Hugging Face's has any of these.
+EMBEDDING = {"causal_lm": 1 / 16, "deepone": 1, "llama": 1, "mistral": 1, "qwen3": 1, "single_head": 1 / 16}
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_a_new_model_is_made_saved_and_loaded(definition: str, python: Run, forgather: Run) -> None:
+    forgather("-t", f"{definition}/4M", "model", "construct")
     python(
-        LOAD
+        LOAD.replace("llama", definition)
+        + f"std = {EMBEDDING[definition]}"
         + """
 model = AutoModelForCausalLM.from_config(config)
-assert 0.9 < model.model.embed_tokens.weight.std() < 1.1  # the definition's own initial weights
+assert 0.95 * std < model.model.embed_tokens.weight.std() < 1.05 * std
+tied = model.lm_head.weight is model.model.embed_tokens.weight
+assert tied == config.tie_word_embeddings
 model.save_pretrained(model_path)
 model.save_pretrained(model_path, safe_serialization=False)
 again = AutoModelForCausalLM.from_pretrained(model_path, trust_remote_code=True)
@@ -41,9 +49,10 @@ with torch.no_grad():
     assert torch.equal(model.eval()(**ids).logits, again.eval()(**ids).logits)
 assert again.generate(**ids, max_new_tokens=5, do_sample=False).shape[1] == ids["input_ids"].shape[1] + 5
 assert isinstance(again.config, type(config))
+assert (again.lm_head.weight is again.model.embed_tokens.weight) == tied
 """
     )
-    report = json.loads(forgather("-t", "llama/4M", "model", "--json", "construct").stdout)
+    report = json.loads(forgather("-t", f"{definition}/4M", "model", "--json", "construct").stdout)
     assert report["state"] == "reused"  # saving beside the sources is no edit
 
 
@@ -85,6 +94,43 @@ base = AutoModel.from_pretrained(model_path, trust_remote_code=True)
 ids = torch.arange(12)[None]
 assert torch.equal(base(ids).last_hidden_state, whole.model(ids).last_hidden_state)
 torch.testing.assert_close(base.rotary_emb.inv_freq, 10000.0 ** -(torch.arange(0, 64, 2) / 64))
+"""
+    )
+
+
+@pytest.mark.parametrize("definition", [name for name in DEFINITIONS if name != "llama"])
+def test_every_definition_trains_on_real_text_from_a_checkpoint(definition: str, forgather: Run) -> None:
+    model = ("-t", definition, "model", "--device", "cpu", "--json")
+    forgather(*model, "--save-checkpoint", "--safetensors", "construct")
+    trial = ("--dataset-project", "stdlib", "--steps", "2", "--sequence-length", "64", "--packed")
+    flags = ("--load-from-checkpoint", f"output_models/{definition}_4m", "--gradient-checkpointing")
+    report = json.loads(forgather(*model, *flags, "test", *trial, "--fuse-optim-with-backward").stdout)
+    assert report["notes"] == []
+    assert [step["step"] for step in report["steps"]] == [1, 2]
+
+
+def test_a_llama_of_transformers_becomes_ours_as_documented(forgather: Run, python: Run) -> None:
+    forgather("-t", "llama/4M", "model", "--native", "--device", "cpu", "--save-checkpoint", "construct")
+    python(
+        """
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained("output_models/llama_4m")
+assert type(model).__module__ == "transformers.models.llama.modeling_llama"
+model.save_pretrained("theirs")
+AutoTokenizer.from_pretrained("output_models/llama_4m").save_pretrained("theirs")
+"""
+    )
+    flags = ("--like", "theirs", "--load-from-checkpoint", "theirs", "--device", "cpu", "--save-checkpoint")
+    report = json.loads(forgather("-t", "llama", "model", *flags, "--json", "construct").stdout)
+    assert (report["loaded"]["missing"], report["loaded"]["unexpected"]) == ([], [])
+    python(
+        """
+import torch
+from transformers import AutoModelForCausalLM
+ours = AutoModelForCausalLM.from_pretrained("output_models/theirs", trust_remote_code=True)
+theirs = AutoModelForCausalLM.from_pretrained("theirs")
+ids = torch.arange(3, 40)[None]
+assert (ours(ids).logits - theirs(ids).logits).abs().max() <= 1e-5
 """
     )
 

@@ -7,13 +7,13 @@ import torch
 from transformers import DynamicCache
 
 from forgather_core.parts.cache_name import CACHE, the_cache
-from tests.plugins.llama.tiny import TOLERANCE, difference, tiny, tokens
+from tests.plugins.tiny import TOLERANCE, difference, tiny, tokens
 
 
 @pytest.mark.parametrize("name", ["past_key_values", "cache"])
 @torch.no_grad()
 def test_models_go_on_from_a_cache_by_either_name(name: str) -> None:
-    model, ids = tiny(), tokens(1, 12)
+    model, ids = tiny("llama"), tokens(1, 12)
     first = model(ids[:, :7], **{name: DynamicCache(config=model.config)})
     rest = model(ids[:, 7:], **{name: first[CACHE]}).logits
     assert difference(rest, model(ids).logits[:, 7:]) <= TOLERANCE
@@ -33,7 +33,7 @@ def test_two_caches_are_refused() -> None:
 @pytest.mark.parametrize("kind", ["greedy", "beams"])
 @torch.no_grad()
 def test_generate_uses_the_cache_and_loses_nothing(kind: str) -> None:
-    model, ids = tiny(), tokens(2, 9)
+    model, ids = tiny("llama"), tokens(2, 9)
     more = {"num_beams": 3} if kind == "beams" else {}
     settings = {"max_new_tokens": 10, "do_sample": False, "min_new_tokens": 10, **more}
     with_cache = model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=True, **settings)

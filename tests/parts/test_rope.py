@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from forgather_core.parts.attention import Attention, eager_attention
-from forgather_core.parts.rope import Rope, rotate
+from forgather_core.parts.rope import Rope
+from forgather_core.parts.rotation import rotate
 
 
 def test_rotation_is_the_papers_equation() -> None:

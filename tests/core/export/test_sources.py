@@ -38,6 +38,7 @@ LLAMA_FILES = [
     "parallel_plans",
     "rope",
     "rope_options",
+    "rotation",
     "table_init",
 ]
 COUNT = itertools.count()

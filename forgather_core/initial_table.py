@@ -1,0 +1,77 @@
+"""`show --init`: the table of initial weights, read from the definition's own code, with the weights each row fills."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .errors import DefinitionError
+from .export.model_config import config_values, import_object, option_values, token_ids
+from .export.tokenizer import load_tokenizer, quick_facts
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class InitialRow:
+    """One kind of weight: equal names of all layers are one row.
+
+    Args:
+        pattern: Of the row of the table that fills it.
+        rule: What that row says.
+        weight: The parameter's name, layer numbers as `*`.
+        count: How many layers have it.
+        shape: Of each.
+        std: The standard deviation that the rule promises for this shape.
+        trainable: Whether it receives gradients.
+    """
+
+    pattern: str
+    rule: str
+    weight: str
+    count: int
+    shape: tuple[int, ...]
+    std: float
+    trainable: bool
+
+
+def initial_table(settings: Settings) -> list[dict[str, Any]]:
+    """The rows in the order of the definition's table, as plain data. The model is made on meta: nothing is allocated.
+
+    Raises:
+        DefinitionError: The definition has no table, or no row of it matches a weight.
+    """
+    import torch
+
+    definition = settings.configuration.definition
+    place = {"base": settings.base_of("tokenizer")}
+    facts = quick_facts(settings.directory.tokenizer, **place)
+    if facts is None:
+        facts = load_tokenizer(settings.directory.tokenizer, **place).facts
+    values = config_values(definition, option_values(settings, facts), facts, token_ids(settings, facts))
+    config = import_object(definition.config, definition)(**values)
+    with torch.device("meta"):
+        model = import_object(definition.model, definition)(config)
+    if not hasattr(model, "initial_weights"):
+        raise DefinitionError(f"'{definition.name}' has no table of initial weights (initial_weights())")
+    table = list(model.initial_weights())
+    kinds: dict[str, list[Any]] = {}
+    for name, parameter in model.named_parameters():  # a tied head is the embedding, and filled as that
+        kinds.setdefault(re.sub(r"\.\d+(?=\.)", ".*", name), []).append(parameter)
+    rows = {kind: _row_of(kind, table, definition.name) for kind in kinds}
+    order = sorted(kinds, key=lambda kind: rows[kind])  # of the table, then of the model
+    return [asdict(_describe(kind, kinds[kind], *table[rows[kind]])) for kind in order]
+
+
+def _row_of(kind: str, table: list[tuple[str, Any]], definition: str) -> int:
+    found = next((number for number, (pattern, _) in enumerate(table) if re.search(pattern, kind)), None)
+    if found is None:
+        raise DefinitionError(f"no row of the table of initial weights of '{definition}' matches '{kind}'")
+    return found
+
+
+def _describe(kind: str, parameters: list[Any], pattern: str, rule: Any) -> InitialRow:
+    shape = tuple(parameters[0].shape)
+    return InitialRow(
+        pattern, str(rule), kind, len(parameters), shape, rule.std(shape), bool(parameters[0].requires_grad)
+    )

@@ -1,0 +1,108 @@
+"""`native`: a directory that transformers' own class loads too, only where both compute the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forgather_llama.modeling_llama import LlamaModel
+from transformers import AutoModelForCausalLM
+
+from forgather_core.configurations import resolve
+from forgather_core.construct import construct
+from forgather_core.errors import ConfigurationError, DirectoryError
+from forgather_core.registry import Registry
+from forgather_core.settings import Settings, settle
+
+SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48}
+IDS = torch.arange(3, 43)[None]
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 32, "factor": 2.0}
+GRANTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama, grouped, tied, wide heads": (
+        "llama",
+        {"num_key_value_heads": 2, "tie_word_embeddings": True, "head_dim": 16},
+    ),
+    "llama, one key/value head": ("llama", {"num_key_value_heads": 1}),
+    "llama, dynamic RoPE": ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
+    "llama, longrope": (
+        "llama",
+        {"rope_parameters": LONG | {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 3.0, 4.0]}},
+    ),
+    "mistral": ("mistral", {"sliding_window": 5}),
+    "mistral, no window": ("mistral", {"sliding_window": None}),
+    "qwen3": ("qwen3", {}),
+    "qwen3, window": ("qwen3", {"sliding_window": 5}),
+    "qwen3, half window": ("qwen3", {"sliding_window": 5, "max_window_layers": 1}),
+}
+
+
+def settled(definition: str, **flags: Any) -> Settings:
+    return settle(resolve(definition, Registry(), Path()), SMALL | {"tokenizer": "bytes", "native": True} | flags)
+
+
+@pytest.mark.parametrize("case", GRANTED)
+@torch.no_grad()
+def test_the_directory_loads_natively_and_as_ours(case: str, tmp_path: Path) -> None:
+    definition, options = GRANTED[case]
+    made = construct(settled(definition, device="cpu", save_checkpoint=True, **options), project=tmp_path)
+    directory = made.directory.path
+    native = AutoModelForCausalLM.from_pretrained(directory)
+    ours = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
+    assert type(native).__module__.startswith("transformers.models.")
+    assert type(ours).__module__.startswith("transformers_modules.")
+    assert made.directory.manifest.native == type(native).__name__ == type(ours).__name__
+    assert (native.eval()(IDS).logits - ours.eval()(IDS).logits).abs().max() <= 1e-5
+    for model in (ours, native):  # whoever saves it, it stays native
+        model.save_pretrained(tmp_path / "again")
+        assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "again")) is type(native)
+    assert "native" not in json.loads((directory / "config.json").read_text())
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a llama with a window": ("llama", {"sliding_window": 8}, r"has no sliding_window: .* \(-t mistral\)"),
+    "no such class": ("deepone", {}, "transformers has no class with the mathematics of 'deepone'"),
+    "a rule of the class": (
+        "llama",
+        {"hidden_size": 33, "head_dim": 8},
+        r"transformers' LlamaForCausalLM refuses it: The hidden size \(33\) is not a multiple",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refusal_says_why_and_writes_nothing(case: str, tmp_path: Path) -> None:
+    definition, options, reason = REFUSED[case]
+    with pytest.raises(ConfigurationError, match=f"--native: .*{reason}"):
+        construct(settled(definition, **options), project=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_logits_that_differ_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prepare = LlamaModel.prepare
+    monkeypatch.setattr(LlamaModel, "prepare", lambda self, x, p: prepare(self, x, p) * 1.01)
+    with pytest.raises(ConfigurationError, match=r"is another model: the logits of a small copy differ by \d"):
+        construct(settled("llama"), project=tmp_path)
+
+
+def test_a_weight_of_another_name_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    post_init = LlamaModel.post_init
+
+    def renamed(self: Any) -> None:
+        self.final_norm = self.norm
+        post_init(self)
+
+    monkeypatch.setattr(LlamaModel, "post_init", renamed)
+    with pytest.raises(ConfigurationError, match="--native: transformers' LlamaForCausalLM refuses it"):
+        construct(settled("llama"), project=tmp_path)
+
+
+def test_a_directory_that_is_not_native_is_said(tmp_path: Path) -> None:
+    construct(settled("llama", native=False), project=tmp_path)
+    with pytest.raises(DirectoryError, match=r"native \(None there, LlamaForCausalLM here\)"):
+        construct(settled("llama"), project=tmp_path)
+    construct(settled("llama"), project=tmp_path, refresh=True)
+    assert construct(settled("llama"), project=tmp_path).directory.state == "reused"
