@@ -41,13 +41,14 @@ def parameters(table: Mapping[str, Any]) -> RenderableType:
     rows: list[tuple[Any, ...]] = []
     for row in table["rows"]:
         shapes = ", ".join(_shape(name, shape, len(row["shapes"])) for name, shape in row["shapes"].items())
-        total = f"tied to {row['tied_to']}" if row["tied_to"] else f"{row['total']:,}"
+        total = "tied" if row["tied_to"] else f"{row['total']:,}"
         rows.append((row["module"], shapes, row["modules"], total, f"{row['trainable']:,}"))
     rows.append((Text("total", "bold"), "", "", Text(f"{table['total']:,}", "bold"), f"{table['trainable']:,}"))
     drawn = grid(
         "Parameters", ("module", "shape", "modules", "parameters", "trainable"), rows, right=(2, 3, 4), dense=True
     )
-    return Group(drawn, Text(f"{bytes_of(table['bytes'])} of weights\n"))
+    ties = "".join(f", {row['module']} tied to {row['tied_to']}" for row in table["rows"] if row["tied_to"])
+    return Group(drawn, Text(f"{bytes_of(table['bytes'])} of weights{ties}\n"))
 
 
 def _shape(name: str, shape: Sequence[int], names: int) -> str:
@@ -95,15 +96,23 @@ def settings(report: Mapping[str, Any]) -> RenderableType:
 
 
 def _initial_weights(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """The table of initial weights: a pattern is shown once, beside the first weight that it fills."""
-    drawn, last = [], None
-    for row in rows:
-        rule = (row["pattern"], row["rule"])
-        shape = " x ".join(map(str, row["shape"])) + (f", {row['count']} times" if row["count"] > 1 else "")
-        frozen = "" if row["trainable"] else ", fixed"
-        drawn.append((row["weight"], shape + frozen, *(rule if rule != last else ("", "")), f"{row['std']:.4g}"))
-        last = rule
-    return grid("Initial weights, first match wins", ("weight", "shape", "pattern", "rule", "std"), drawn, right=(4,))
+    """The rules of the table, numbered, and the weights that each of them fills."""
+    rules = list(dict.fromkeys((row["pattern"], row["rule"]) for row in rows))
+    drawn = [
+        (
+            str(rules.index((row["pattern"], row["rule"])) + 1),
+            row["weight"] + ("" if row["trainable"] else " (fixed)"),
+            " x ".join(map(str, row["shape"])),
+            row["count"],
+            f"{row['std']:.4g}",
+        )
+        for row in rows
+    ]
+    numbered = [(str(number), *rule) for number, rule in enumerate(rules, start=1)]
+    return Group(
+        grid("Initial weights: the first pattern in a weight's name wins", ("", "pattern", "rule"), numbered),
+        grid("", ("", "weight", "shape", "times", "std"), drawn, right=(3, 4), dense=True),
+    )
 
 
 def models(report: Mapping[str, Any]) -> RenderableType:
