@@ -46,8 +46,15 @@ class Alibi(nn.Module):
 
     def __init__(self, slopes: Sequence[float], *, trainable: bool) -> None:
         super().__init__()
+        self.trainable = trainable
         self.slopes = nn.Parameter(torch.tensor(slopes, dtype=torch.float32), requires_grad=trainable)
         self.in_features, self.out_features = 1, len(slopes)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As torch's; a loader puts a parameter of its own there, which would be trained whatever was asked for."""
+        if param is not None:
+            param.requires_grad_(self.trainable)
+        super().register_parameter(name, param)
 
     def forward(self, distance: Tensor) -> Tensor:
         """slope * distance for a distance [1]: [H], float32."""
@@ -151,18 +158,20 @@ def _additive(attention_function: Callable[..., Any]) -> Callable[..., Any]:
         query_BHTK: Tensor,
         key_BGSK: Tensor,
         value_BGSK: Tensor,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None,
         *,
         slopes: Tensor,
         token_positions: TokenPositions,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        bias = slopes.view(-1, 1, 1) * token_positions.distance()
-        dtype = query_BHTK.dtype
-        if attention_mask.dtype == torch.bool:
-            bias = bias.masked_fill(~attention_mask, torch.finfo(dtype).min)
+        distance, dtype = token_positions.distance(), query_BHTK.dtype
+        bias, least = slopes.view(-1, 1, 1) * distance, torch.finfo(dtype).min
+        if attention_mask is None:  # sdpa is to be told that it is causal, and no more
+            bias = bias.masked_fill(distance > 0, least)
+        elif attention_mask.dtype == torch.bool:
+            bias = bias.masked_fill(~attention_mask, least)
         else:
-            bias = (bias + attention_mask).clamp(min=torch.finfo(dtype).min)
+            bias = (bias + attention_mask).clamp(min=least)
         return attention_function(module, query_BHTK, key_BGSK, value_BGSK, bias.to(dtype), **kwargs)
 
     return attention

@@ -113,7 +113,8 @@ class SelfAttention(nn.Module):
             sliding_window=self.sliding_window,
             **kwargs,
         )
-        return result_BTHK.flatten(2), weights
+        batch, _, length, _ = query_BHTK.shape
+        return result_BTHK.reshape(batch, length, -1), weights  # vLLM's function gives rows of tokens, [T, H * K]
 
 
 class Attention(SelfAttention):

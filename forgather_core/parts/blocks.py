@@ -86,7 +86,7 @@ class PostNormBlock(Block):
 
 
 class DeepNormBlock(PostNormBlock):
-    """DeepNorm (arXiv:2203.00555, sec. 3): x = norm(alpha * x + drop(attn(x))); x = norm(alpha * x + drop(mlp(x))).
+    """DeepNorm (arXiv:2203.00555, fig. 2): x = norm(alpha * x + drop(attn(x))); x = norm(alpha * x + drop(mlp(x))).
 
     Args:
         alpha: Weight of the residual; above 1 it keeps the model's update bounded however deep it is.

@@ -39,6 +39,19 @@ class DecoderBase(PreTrainedModel):
     _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"alibi"}
     _constructed = False
 
+    def __init__(self, config: Any) -> None:
+        _refuse_attention(config, config._attn_implementation)  # before anybody asks for a package that would not help
+        super().__init__(config)
+
+    def set_attn_implementation(self, attn_implementation: Any, **kwargs: Any) -> None:
+        """Change the attention implementation; one that this model cannot have is refused.
+
+        Raises:
+            ValueError: The text names what to choose instead.
+        """
+        _refuse_attention(self.config, attn_implementation)
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
     def initial_weights(self) -> Table:
         """Pairs of a pattern and a rule; the first pattern that is found in a parameter's name wins."""
         raise NotImplementedError
@@ -79,7 +92,6 @@ class Decoder(DecoderBase):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.gradient_checkpointing = False
-        self._refuse_attention(config._attn_implementation)
 
     def post_init(self) -> None:
         """transformers' last step of construction, once all layers are there."""
@@ -96,23 +108,9 @@ class Decoder(DecoderBase):
         """What embeddings [B, T, D] go through before the first layer, at positions [B, T]."""
         return inputs_embeds
 
-    def set_attn_implementation(self, attn_implementation: Any, **kwargs: Any) -> None:
-        """Change the attention implementation; one that this model cannot have is refused.
-
-        Raises:
-            ValueError: The text names what to choose instead.
-        """
-        self._refuse_attention(attn_implementation)
-        super().set_attn_implementation(attn_implementation, **kwargs)
-
     def backend_problem(self) -> str | None:
         """Why a server's own attention, which knows queries, keys and values alone, cannot compute this model."""
         return "it has no way to add the biases of ALiBi" if self._alibi is not None else None
-
-    def _refuse_attention(self, implementation: Any) -> None:
-        refused: dict[str, str] = getattr(self.config, "unsupported_attention", dict)()
-        if isinstance(implementation, str) and implementation in refused:
-            raise ValueError(f"attn_implementation '{implementation}': {refused[implementation]}")
 
     @merge_with_config_defaults
     @capture_outputs
@@ -199,7 +197,6 @@ class Decoder(DecoderBase):
                 cache=cache,
                 position_ids=position_ids,
                 sliding_window=window,
-                always=self._alibi is not None,
             )
             if self._alibi is not None:
                 layer = windows.index(window)
@@ -212,6 +209,13 @@ class Decoder(DecoderBase):
         implementation = self.config._attn_implementation
         function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         return self._alibi.attention_function(function, implementation) if self._alibi is not None else function
+
+
+def _refuse_attention(config: Any, implementation: Any) -> None:
+    refused: dict[str, str] = getattr(config, "unsupported_attention", dict)()
+    kind = "flash_attention_2" if "flash" in str(implementation) else implementation  # a hub's kernels have other names
+    if isinstance(implementation, str) and kind in refused:
+        raise ValueError(f"attn_implementation '{implementation}': {refused[kind]}")
 
 
 def cache_of(layers: slice, cache: Cache | None) -> Cache | None:

@@ -6,6 +6,24 @@ from transformers import PreTrainedConfig
 
 from forgather_core.parts.parallel_plans import STAGES
 
+# What a decoder can be told in Hugging Face's vocabulary: one that does not have it must not take it and do nothing.
+ARCHITECTURE = (
+    "attention_bias",
+    "head_dim",
+    "hidden_act",
+    "layer_types",
+    "max_window_layers",
+    "mlp_bias",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "qk_norm",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "sliding_window",
+    "use_sliding_window",
+)
+
 
 class DecoderConfig(PreTrainedConfig):
     """What every decoder's configuration does with its options; `class XConfig(XOptions, DecoderConfig)`.
@@ -14,7 +32,7 @@ class DecoderConfig(PreTrainedConfig):
     `native_model_type`; its config.json can then be given as keywords, and the configuration can be written as one.
 
     Raises:
-        ValueError: Options that contradict each other, or something of the native class that this model has not.
+        ValueError: Options that contradict each other, or something of another architecture, which this model has not.
     """
 
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
@@ -37,6 +55,10 @@ class DecoderConfig(PreTrainedConfig):
         for name, value in self.built_in.items():
             if kwargs.get(name, value) != value:
                 raise ValueError(f"{name}: this model has {value!r} built in, and not {kwargs[name]!r}")
+        rotary = ("rope_scaling", "rope_theta") if hasattr(self, "rope_parameters") else ()  # folded in by transformers
+        for name in sorted(set(ARCHITECTURE) & kwargs.keys() - self.built_in.keys() - set(rotary)):
+            if (value := kwargs.pop(name)) is not None:
+                raise ValueError(f"{name}: this model has none, and it is {value!r}")
         self.vocab_size = self.vocab_size or 32000
         self.max_position_embeddings = self.max_position_embeddings or 2048
         if (rope := getattr(self, "rope_parameters", None)) is not None:

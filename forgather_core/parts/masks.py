@@ -25,7 +25,6 @@ def decoder_mask(
     cache: Cache | None,
     position_ids: Tensor | None,
     sliding_window: int | None,
-    always: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
     """The mask for the attention implementation in use, and what else its function must be told.
 
@@ -36,7 +35,6 @@ def decoder_mask(
         cache: The cache before this call.
         position_ids: [B, T] as the caller gave them; None when the caller gave none, and nothing is packed.
         sliding_window: How many keys a query sees, itself included; None means all.
-        always: Make a mask also where sdpa would not need one, because something is to be added to it.
 
     Raises:
         ValueError: Packing in a form that flash attention cannot be told.
@@ -52,8 +50,6 @@ def decoder_mask(
                 attention_mask, more = None, flash_documents(starts, past_length, real)
         elif torch.compiler.is_compiling() or starts.is_meta or _packed(starts):  # values not to be had: may be packed
             overlay = _same_document(starts, past_length)
-    if always and overlay is None and "flash" not in config._attn_implementation:
-        overlay = _everything
     create = create_causal_mask if sliding_window is None else create_sliding_window_causal_mask
     # position_ids are kept from it: what it would make of them is less than the overlay.
     mask = create(
@@ -107,10 +103,6 @@ def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tenso
     older = (cached - position_ids.gather(1, first)).clamp(min=0)  # real tokens of documents before the current one
     begun = torch.where(older > 0, (count <= older).sum(dim=-1, keepdim=True), 0)
     return torch.where(breaks, step + past_length, begun).cummax(dim=-1).values
-
-
-def _everything(batch_idx: Any, head_idx: Any, q_idx: Any, kv_idx: Any) -> Any:
-    return kv_idx >= 0
 
 
 def _packed(starts: Tensor) -> bool:

@@ -149,7 +149,11 @@ def _note_on_first_loss(model: nn.Module, build: BuildOptions, trained: Trained)
         return
     uniform = math.log(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
     if abs(trained.steps[0].loss - uniform) > FAR_FROM_UNIFORM:
+        tied = getattr(model.config, "tie_word_embeddings", False)
+        why = "its initial logits are too large, or a token sees itself"
+        if tied:  # the head is the embedding that the token itself came in by
+            why = "with tied embeddings it begins by predicting each token again; else " + why
         yield (
             f"the first loss is {trained.steps[0].loss:.2f}; a fresh model's should be near ln(vocabulary) = "
-            f"{uniform:.2f}: its initial logits are too large, or a token sees itself"
+            f"{uniform:.2f}: {why}"
         )

@@ -15,6 +15,7 @@ class TransformerConfig(TransformerOptions, DecoderConfig):
     """There is no final norm, in the plans either."""
 
     model_type = "forgather_causal_lm"
+    built_in: ClassVar[dict[str, Any]] = {"hidden_act": "relu"}
     base_model_tp_plan: ClassVar[dict[str, str]] = HEADS | FEED_FORWARD
     base_model_pp_plan: ClassVar[dict[str, Any]] = {name: STAGES[name] for name in ("embed_tokens", "layers")}
     base_model_fsdp_plan: ClassVar[dict[str, str]] = {

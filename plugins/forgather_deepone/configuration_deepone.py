@@ -1,6 +1,6 @@
 """The configuration of deepone: its options, and what transformers adds."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from forgather_core.parts.decoder_config import DecoderConfig
 from forgather_core.parts.parallel_plans import ALIBI, GATED_FEED_FORWARD, HEADS
@@ -15,6 +15,7 @@ class DeeponeConfig(DeeponeOptions, DecoderConfig):
     """Slopes are split as the heads are."""
 
     model_type = "forgather_deepone"
+    built_in: ClassVar[dict[str, Any]] = {"hidden_act": "relu"}
     base_model_tp_plan: ClassVar[dict[str, str]] = HEADS | ALIBI | GATED_FEED_FORWARD
 
 

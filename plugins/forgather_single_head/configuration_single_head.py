@@ -15,7 +15,7 @@ class SingleHeadConfig(SingleHeadOptions, DecoderConfig):
     """One head cannot be split: every device has all of attention, and some of the feed-forward channels."""
 
     model_type = "forgather_single_head"
-    built_in: ClassVar[dict[str, Any]] = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    built_in: ClassVar[dict[str, Any]] = {"hidden_act": "relu", "num_attention_heads": 1, "num_key_value_heads": 1}
     base_model_tp_plan: ClassVar[dict[str, str]] = GATED_FEED_FORWARD
 
     num_attention_heads: ClassVar[int] = 1  # asked for by caches and servers

@@ -45,6 +45,7 @@ SETTLED = [
     ("--head-dim", "32", 32),
     ("--vocab-size", "4096", 4096),
     ("--max-position-embeddings", "128", 128),
+    ("--native", None, True),
     ("--tokenizer", "bytes", "bytes"),
     ("--chat-template", "chatml", "chatml"),
     ("--seed", "7", 7),
@@ -54,6 +55,9 @@ SETTLED = [
 OF_A_RUN = ["--refresh-model", "-r", "--keep", "--output-file x.txt", "-o x.txt", "--edit", "-e", "--json"]
 OF_A_TEST = ["--batch-size 3", "--sequence-length 64", "--steps 5", "--dataset-project d", "--dataset-config c"]
 OF_A_TEST += ["--packed", "--lr 0.1", "--fuse-optim-with-backward"]
+OF_A_SHOW = ["--init"]
+OF_A_DIRECTORY = ["--like d"]  # its values are the directory's: tests/core/test_like.py
+ALL_OTHERS = [*OF_A_RUN, *OF_A_TEST, *OF_A_SHOW, *OF_A_DIRECTORY]
 
 
 def name_of(flag: str) -> str:
@@ -75,7 +79,7 @@ def test_an_option_means_the_same_before_and_after_the_command(
         assert settled(f"{flag}={text}") == before
 
 
-@pytest.mark.parametrize("words", [*OF_A_RUN, *OF_A_TEST])
+@pytest.mark.parametrize("words", ALL_OTHERS)
 @pytest.mark.parametrize("command", ["construct", "test", "show"])
 def test_every_command_takes_every_option_on_both_sides(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, words: str, command: str
@@ -96,7 +100,7 @@ def test_every_command_takes_every_option_on_both_sides(
 
 
 def test_no_option_is_left_out_of_these_tests() -> None:
-    named = {flag for flag, *_ in SETTLED} | {words.split()[0] for words in (*OF_A_RUN, *OF_A_TEST)}
+    named = {flag for flag, *_ in SETTLED} | {words.split()[0] for words in ALL_OTHERS}
     groups = (registry().definition("llama").options, *SHARED_OPTIONS)
     assert {spec.flag for group in groups for spec in specs_of(group)} == {n for n in named if n.startswith("--")}
 

@@ -58,7 +58,5 @@ def test_a_weight_without_a_row_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         post_init(self)
 
     monkeypatch.setattr(LlamaModel, "post_init", larger)
-    with pytest.raises(
-        DefinitionError, match=r"of 'llama' matches 'model\.extra'"
-    ):
+    with pytest.raises(DefinitionError, match=r"of 'llama' matches 'model\.extra'"):
         initial_table(settled("llama"))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forgather_core.data.batches import IGNORE, packed_batches, padded_batches, random_documents
-from tests.plugins.llama.tiny import tiny
+from tests.plugins.tiny import tiny
 
 documents = st.lists(st.lists(st.integers(10, 99), max_size=23), max_size=20)
 
@@ -61,7 +61,7 @@ def test_random_documents_follow_from_their_seed() -> None:
 
 
 def test_a_packed_batch_has_the_loss_of_its_documents_one_by_one() -> None:
-    model = tiny(vocab_size=97)
+    model = tiny("llama", vocab_size=97)
     texts = [torch.randint(3, 97, (n,)).tolist() for n in (7, 12, 5)]
     (batch,) = packed_batches(texts, 1, 24)
     packed = model(**batch).loss

@@ -13,7 +13,7 @@ from forgather_core.data.batches import Batch, packed_batches, random_documents
 from forgather_core.errors import TrialError
 from forgather_core.trial.loop import train
 from forgather_core.trial.optimizer import FusedSGD, PlainSGD
-from tests.plugins.llama.tiny import tiny
+from tests.plugins.tiny import tiny
 
 
 def batches() -> Iterator[Batch]:
@@ -25,7 +25,7 @@ def batches() -> Iterator[Batch]:
 def test_fused_steps_equal_plain_ones_to_the_last_bit(options: dict[str, Any], checkpointing: bool) -> None:
     results = []
     for kind in (PlainSGD, FusedSGD):
-        model = tiny(**options)
+        model = tiny("llama", **options)
         if checkpointing:
             model.gradient_checkpointing_enable()
         found = train(model, batches(), kind(model, 0.1), steps=3)
@@ -37,7 +37,7 @@ def test_fused_steps_equal_plain_ones_to_the_last_bit(options: dict[str, Any], c
 
 
 def test_a_step_is_sgd() -> None:
-    model, reference = tiny(), tiny()
+    model, reference = tiny("llama"), tiny("llama")
     batch = next(batches())
     found = train(model, iter([batch]), PlainSGD(model, 0.5), steps=1)
     loss = reference(**batch).loss
@@ -58,7 +58,7 @@ class Poison(nn.Module):
 
 
 def test_a_loss_that_is_not_finite_is_traced_to_the_first_module() -> None:
-    model = tiny()
+    model = tiny("llama")
     model.model.layers[1].mlp.act_fn = Poison()
     with pytest.raises(TrialError, match=r"step 1: the loss is nan: model\.layers\.1\.mlp\.act_fn is the first"):
         train(model, batches(), PlainSGD(model, 0.1), steps=1)
@@ -78,7 +78,7 @@ class PoisonBackward(torch.autograd.Function):
 
 @pytest.mark.parametrize("kind", [PlainSGD, FusedSGD])
 def test_a_gradient_that_is_not_finite_names_its_parameter(kind: Any) -> None:
-    model = tiny()
+    model = tiny("llama")
     model.model.layers[0].register_forward_hook(lambda _m, _i, out: PoisonBackward.apply(out))
     with pytest.raises(TrialError, match=r"the gradient of model\.(embed_tokens|layers\.0)"):
         train(model, batches(), kind(model, 0.1), steps=1)
@@ -86,14 +86,14 @@ def test_a_gradient_that_is_not_finite_names_its_parameter(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [PlainSGD, FusedSGD])
 def test_a_parameter_outside_the_graph_is_named(kind: Any) -> None:
-    model = tiny()
+    model = tiny("llama")
     model.unused = nn.Parameter(torch.ones(3))
     model.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
     assert train(model, batches(), kind(model, 0.1), steps=2).without_gradient == ("unused",)
 
 
 def test_a_batch_without_targets_is_said() -> None:
-    model = tiny()
+    model = tiny("llama")
     batch = next(batches())
     batch["labels"] = torch.full_like(batch["labels"], -100)
     with pytest.raises(TrialError, match="has the batch any target"):

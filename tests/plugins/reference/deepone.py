@@ -1,0 +1,114 @@
+"""DeepNet (arXiv:2203.00555), its decoder alone, with the positions of ALiBi (arXiv:2108.12409)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import Weights, relu_glu, rms_norm, sees, softmax
+
+
+def logits(
+    weights: Weights,
+    ids: Tensor,
+    *,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    window: int | None = None,
+    slopes: list[float] | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """x_{l+1} = LN(alpha x_l + G_l(x_l)) (DeepNorm), G_l attention or feed-forward; a norm; a head.
+
+    LN is an RMSNorm, G's feed-forward a gated one: neither is of the paper. The last norm is not, either.
+
+    Args:
+        weights: By name.
+        ids: Of one document.
+        layers, heads, kv_heads, head_dim: The shape.
+        window: How many keys a query sees.
+        slopes: Those of every layer; None for those among the weights.
+        eps: Of the norms.
+    """
+    w = weights
+    alpha = alpha_of(layers)
+    x = w["model.embed_tokens.weight"][ids]
+    for number in range(layers):
+        layer = f"model.layers.{number}."
+        of_heads = w[layer + "self_attn.alibi.slopes"] if slopes is None else slopes
+        q, k, v, o = (w[f"{layer}self_attn.{name}_proj.weight"] for name in "qkvo")
+        attended = attention(x, q, k, v, heads, kv_heads, head_dim, of_heads, window) @ o.T
+        x = rms_norm(alpha * x + attended, w[layer + "post_attention_layernorm.weight"], eps)
+        fed = relu_glu(x, *(w[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down")))
+        x = rms_norm(alpha * x + fed, w[layer + "post_feedforward_layernorm.weight"], eps)
+    return rms_norm(x, w["model.norm.weight"], eps) @ w["lm_head.weight"].T
+
+
+def attention(
+    x: Tensor,
+    w_q: Tensor,
+    w_k: Tensor,
+    w_v: Tensor,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    slopes: Tensor | list[float],
+    window: int | None,
+) -> Tensor:
+    """ALiBi, sec. 3: softmax(q_i K^T + m [-(i-1), ..., -2, -1, 0]), scores over sqrt(head_dim) before that.
+
+    Grouped queries (arXiv:2305.13245, sec. 2.2): heads / kv_heads neighbours share a key and a value head.
+    """
+    rows = []
+    for i in range(len(x)):
+        concatenated = []
+        for head in range(heads):
+            q = w_q[head * head_dim : (head + 1) * head_dim] @ x[i]
+            shared = head // (heads // kv_heads)
+            part = slice(shared * head_dim, (shared + 1) * head_dim)
+            scores = [(w_k[part] @ x[j]) @ q / math.sqrt(head_dim) - slopes[head] * (i - j) for j in sees(i, window)]
+            mixed = sum(p * (w_v[part] @ x[j]) for p, j in zip(softmax(scores), sees(i, window), strict=True))
+            concatenated.append(mixed)
+        rows.append(torch.cat(concatenated))
+    return torch.stack(rows)
+
+
+def alpha_of(layers: int) -> float:
+    """DeepNet, fig. 2, decoder-only: (2M)^(1/4), M layers."""
+    return math.sqrt(math.sqrt(2 * layers))
+
+
+def beta_of(layers: int) -> float:
+    """DeepNet, fig. 2, decoder-only: (8M)^(-1/4)."""
+    return 1 / math.sqrt(math.sqrt(8 * layers))
+
+
+def paper_slopes(heads: int) -> list[float]:
+    """ALiBi, sec. 3: the geometric sequence that starts at 2^(-8/n) and has that same value as its ratio.
+
+    For another number than a power of two, as in the authors' code: those of the nearest lower power, then every other
+    one of twice that power, from the first.
+    """
+    lower = 1
+    while 2 * lower <= heads:
+        lower *= 2
+    if lower == heads:
+        sequence = [2 ** (-8 / heads)]
+        while len(sequence) < heads:
+            sequence.append(sequence[-1] * sequence[0])
+        return sequence
+    return paper_slopes(lower) + paper_slopes(2 * lower)[::2][: heads - lower]
+
+
+def half_slopes(heads: int) -> list[float]:
+    """2^-(1 + 7i/(H-1)) for the first half of the heads, of an odd number the larger half; 0 for the others."""
+    slopes = []
+    for i in range(heads):
+        in_first_half = i < heads / 2
+        exponent = 1 + 7 * i / (heads - 1) if heads > 1 else 1
+        slopes.append(0.5**exponent if in_first_half else 0.0)
+    return slopes

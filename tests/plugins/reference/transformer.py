@@ -1,0 +1,70 @@
+"""The decoder of "Attention Is All You Need" (arXiv:1706.03762) without its attention to an encoder."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import Weights, sees, softmax
+
+
+def logits(
+    weights: Weights, ids: Tensor, *, layers: int, heads: int, window: int | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Embedding and positions, then sub-layers and their norms (sec. 3.1, fig. 1), then the output's linear layer."""
+    w = weights
+    x = torch.stack([embedding(w["model.embed_tokens.weight"], int(token), at) for at, token in enumerate(ids)])
+    for number in range(layers):
+        layer = {
+            name.removeprefix(f"model.layers.{number}."): value
+            for name, value in w.items()
+            if name.startswith(f"model.layers.{number}.")
+        }
+        x = layer_norm(x + attention(x, layer, heads, window), layer, "post_attention_layernorm", eps)
+        x = layer_norm(x + feed_forward(x, layer), layer, "post_feedforward_layernorm", eps)
+    return x @ w["lm_head.weight"].T
+
+
+def embedding(table: Tensor, token: int, position: int) -> Tensor:
+    """Sec. 3.4: the embedding times sqrt(d). Sec. 3.5: PE(pos, 2i) = sin(pos / 10000^(2i/d)), PE(pos, 2i+1) = cos."""
+    d = table.shape[1]
+    encoding = torch.empty(d, dtype=torch.float64)
+    for i in range(d // 2):
+        angle = position / 10000 ** (2 * i / d)
+        encoding[2 * i] = math.sin(angle)
+        encoding[2 * i + 1] = math.cos(angle)
+    return table[token] * math.sqrt(d) + encoding
+
+
+def attention(x: Tensor, layer: Weights, heads: int, window: int | None) -> Tensor:
+    """Sec. 3.2: head_i = softmax(Q_i K_i^T / sqrt(d_k)) V_i (eq. 1), MultiHead = Concat(head_1, ...) W^O."""
+    queries, keys, values = (x @ layer[f"self_attn.{name}_proj.weight"].T for name in "qkv")
+    d_k = x.shape[1] // heads
+    rows = []
+    for t in range(len(x)):
+        concatenated = []
+        for head in range(heads):
+            part = slice(head * d_k, (head + 1) * d_k)
+            scores = [queries[t, part] @ keys[j, part] / math.sqrt(d_k) for j in sees(t, window)]
+            mixed = sum(p * values[j, part] for p, j in zip(softmax(scores), sees(t, window), strict=True))
+            concatenated.append(mixed)
+        rows.append(torch.cat(concatenated))
+    return torch.stack(rows) @ layer["self_attn.o_proj.weight"].T
+
+
+def feed_forward(x: Tensor, layer: Weights) -> Tensor:
+    """Eq. 2: max(0, x W_1 + b_1) W_2 + b_2."""
+    inner = x @ layer["mlp.up_proj.weight"].T + layer["mlp.up_proj.bias"]
+    return (inner * (inner > 0)) @ layer["mlp.down_proj.weight"].T + layer["mlp.down_proj.bias"]
+
+
+def layer_norm(x: Tensor, layer: Weights, name: str, eps: float) -> Tensor:
+    """arXiv:1607.06450, sec. 3: (x - mean) / sqrt(variance + eps) * gain + bias, for each row."""
+    rows = []
+    for row in x:
+        centred = row - row.sum() / len(row)
+        variance = (centred * centred).sum() / len(row)
+        rows.append(centred / (variance + eps).sqrt() * layer[f"{name}.weight"] + layer[f"{name}.bias"])
+    return torch.stack(rows)

@@ -1,0 +1,369 @@
+"""The oracle is transformers' own Llama, Mistral and Qwen3: same weights, same logits, losses and gradients."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import DynamicCache, StaticCache
+
+from forgather_core.parts.cache_name import CACHE
+
+from .native import NATIVE, native
+from .tiny import DEFINITIONS, ROPE, TOLERANCE, difference, tiny, tokens
+
+ALL = {"num_key_value_heads": None}
+ONE = {"num_key_value_heads": 1}
+# A llama with a window is compared with transformers' Mistral.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama, multi-head, tied": ("llama", ALL | {"tie_word_embeddings": True}),
+    "llama, one kv head, wide heads": ("llama", ONE | {"head_dim": 16}),
+    "llama, window": ("llama", {"sliding_window": 6}),
+    "mistral": ("mistral", {}),
+    "mistral, multi-head, tied": ("mistral", ALL | {"tie_word_embeddings": True}),
+    "mistral, one kv head, wide heads, no window": ("mistral", ONE | {"head_dim": 16, "sliding_window": None}),
+    "qwen3": ("qwen3", {}),
+    "qwen3, multi-head, tied, narrow heads": ("qwen3", ALL | {"tie_word_embeddings": True, "head_dim": None}),
+    "qwen3, one kv head, window": ("qwen3", ONE | {"sliding_window": 6}),
+    "qwen3, window from the second layer on": ("qwen3", {"sliding_window": 6, "max_window_layers": 1}),
+}
+ATTENTION = ["eager", "sdpa"]
+LENGTHS = [[7, 4, 9], [3, 16, 1]]
+POSITIONS = torch.tensor([[p for n in row for p in range(n)] for row in LENGTHS])
+
+cases = pytest.mark.parametrize(("definition", "options"), CASES.values(), ids=CASES)
+attentions = pytest.mark.parametrize("attention", ATTENTION)
+
+
+def padding(kind: str, rows: int, length: int) -> Tensor | None:
+    if kind == "none":
+        return None
+    mask = torch.ones(rows, length, dtype=torch.long)
+    if kind == "left":
+        mask[0, :5] = 0
+    if kind == "right":
+        mask[1, -4:] = 0
+    return mask
+
+
+def counted(mask: Tensor | None) -> Tensor | None:
+    """Positions that skip padding, as transformers' generate() gives them; ours come so by themselves."""
+    return (mask.cumsum(-1) - 1).clamp(min=0) if mask is not None else None
+
+
+def at_tokens(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Without what stands at padding: nobody reads that."""
+    return logits if mask is None else logits[mask.bool()]
+
+
+def in_chunks(
+    model: nn.Module,
+    ids: Tensor,
+    cache: Any,
+    sizes: list[int],
+    mask: Tensor | None = None,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """The logits of a sequence that is fed piece by piece."""
+    logits, at = [], 0
+    for size in sizes:
+        here, more = slice(at, at + size), {CACHE: cache}
+        if mask is not None:
+            more["attention_mask"] = mask[:, : at + size]
+        if positions is not None:
+            more["position_ids"] = positions[:, here]
+        logits.append(model(ids[:, here], use_cache=True, **more).logits)
+        at += size
+    return torch.cat(logits, dim=1)
+
+
+@attentions
+@pytest.mark.parametrize("pad", ["none", "ones", "left", "right"])
+@cases
+@torch.no_grad()
+def test_logits_without_cache(definition: str, options: dict[str, Any], pad: str, attention: str) -> None:
+    ours = tiny(definition, attention=attention, **options)
+    theirs = native(definition, ours, **options)
+    ids, mask = tokens(2, 20), padding(pad, 2, 20)
+    a = ours(ids, attention_mask=mask, use_cache=False).logits
+    b = theirs(ids, attention_mask=mask, position_ids=counted(mask), use_cache=False).logits
+    assert difference(at_tokens(a, mask), at_tokens(b, mask)) <= TOLERANCE
+    assert a.isfinite().all()
+
+
+@attentions
+@cases
+@torch.no_grad()
+def test_packed_documents(definition: str, options: dict[str, Any], attention: str) -> None:
+    ours = tiny(definition, attention=attention, **options)
+    theirs = native(definition, ours, **options)
+    ids = tokens(2, 20)
+    # Only so does transformers keep documents apart: with a mask, or with a cache, they see each other there.
+    a, b = (model(ids, position_ids=POSITIONS, use_cache=False).logits for model in (ours, theirs))
+    assert difference(a, b) <= TOLERANCE
+    assert difference(b, theirs(ids, use_cache=False).logits) > 0.1
+
+
+@pytest.mark.parametrize("length", [12, 40, 80])
+@pytest.mark.parametrize("kind", ROPE)
+@pytest.mark.parametrize("definition", NATIVE)
+@torch.no_grad()
+def test_every_rope_type_below_and_beyond_its_length(definition: str, kind: str, length: int) -> None:
+    options = {"rope_parameters": ROPE[kind], "head_dim": 8}
+    ours = tiny(definition, **options)
+    theirs = native(definition, ours, **options)
+    ids = tokens(2, length)
+    assert difference(ours(ids).logits, theirs(ids).logits) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+@pytest.mark.parametrize("definition", NATIVE)
+@torch.no_grad()
+def test_rope_that_adapts_while_generating(definition: str, kind: str) -> None:
+    options = {"rope_parameters": ROPE[kind], "max_position_embeddings": 16, "head_dim": 8}
+    ours = tiny(definition, **options)
+    theirs = native(definition, ours, **options)
+    ids, sizes = tokens(1, 24), [14, 1, 1, 1, 1, 6]
+    a, b = (in_chunks(model, ids, DynamicCache(config=model.config), sizes) for model in (ours, theirs))
+    assert difference(a, b) <= TOLERANCE
+
+
+@attentions
+@pytest.mark.parametrize("pad", ["none", "left"])
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@cases
+@torch.no_grad()
+def test_logits_with_a_cache(definition: str, options: dict[str, Any], kind: str, pad: str, attention: str) -> None:
+    ours = tiny(definition, attention=attention, **options)
+    theirs = native(definition, ours, **options)
+    ids, mask, sizes = tokens(2, 20), padding(pad, 2, 20), [7, 1, 5, 1, 1, 5]
+    caches = [
+        DynamicCache(config=model.config) if kind == "dynamic" else StaticCache(config=model.config, max_cache_len=24)
+        for model in (ours, theirs)
+    ]
+    a = in_chunks(ours, ids, caches[0], sizes, mask)
+    b = in_chunks(theirs, ids, caches[1], sizes, mask, counted(mask))
+    assert difference(at_tokens(a, mask), at_tokens(b, mask)) <= TOLERANCE
+    whole = theirs(ids, attention_mask=mask, position_ids=counted(mask), use_cache=False).logits
+    assert difference(at_tokens(a, mask), at_tokens(whole, mask)) <= 2 * TOLERANCE  # sums in another order
+
+
+@attentions
+@cases
+def test_loss_and_the_gradient_of_every_parameter(definition: str, options: dict[str, Any], attention: str) -> None:
+    ours = tiny(definition, attention=attention, **options).train()
+    theirs = native(definition, ours, **options).train()
+    ids = tokens(2, 16)
+    labels = ids.masked_fill(torch.arange(16) < 4, -100)
+    for more in ({}, {"num_items_in_batch": 11}):
+        ours.zero_grad()
+        theirs.zero_grad()
+        a, b = ours(ids, labels=labels, **more).loss, theirs(ids, labels=labels, **more).loss
+        assert abs(a.item() - b.item()) <= TOLERANCE
+        a.backward()
+        b.backward()
+        expected = dict(theirs.named_parameters())
+        assert dict(ours.named_parameters()).keys() == expected.keys()
+        for name, parameter in ours.named_parameters():
+            assert parameter.grad.abs().max() > 1e-4, name
+            assert difference(parameter.grad, expected[name].grad) <= TOLERANCE, name
+
+
+@attentions
+@pytest.mark.parametrize("definition", NATIVE)
+def test_hidden_states_and_attentions(definition: str, attention: str) -> None:
+    ours = tiny(definition, attention=attention)
+    theirs = native(definition, ours)
+    ids = tokens(2, 9)
+    a, b = (model(ids, output_hidden_states=True, output_attentions=True) for model in (ours, theirs))
+    assert len(a.hidden_states) == 3
+    assert len(a.attentions) == len(b.attentions) == (2 if attention == "eager" else 0)
+    for mine, other in zip((*a.hidden_states, *a.attentions), (*b.hidden_states, *b.attentions), strict=True):
+        assert difference(mine, other) <= TOLERANCE
+
+
+def bfloat16_steps(a: Tensor, b: Tensor) -> float:
+    """How far apart two tensors are, in steps of bfloat16's 8 significant bits.
+
+    One step is 2^-8 of the larger of two numbers; of numbers below the tensor's root mean square, 2^-8 of that.
+    """
+    a, b = a.double(), b.double()
+    scale = torch.maximum(torch.maximum(a.abs(), b.abs()), b.square().mean().sqrt())
+    return ((a - b).abs() / scale).max().item() * 2**8
+
+
+@attentions
+@pytest.mark.parametrize("pad", ["none", "left"])
+@cases
+@torch.no_grad()
+def test_bfloat16_to_the_last_bit(definition: str, options: dict[str, Any], pad: str, attention: str) -> None:
+    """The same operations in the same order: not within two steps, but equal."""
+    ours = tiny(definition, attention=attention, **options).to(torch.bfloat16)
+    theirs = native(definition, ours, dtype=torch.bfloat16, **options)
+    assert theirs.model.rotary_emb.inv_freq.dtype == torch.float32
+    ids, mask = tokens(4, 48), padding(pad, 4, 48)
+    a = at_tokens(ours(ids, attention_mask=mask).logits, mask)
+    b = at_tokens(theirs(ids, attention_mask=mask, position_ids=counted(mask)).logits, mask)
+    assert a.dtype == b.dtype == torch.bfloat16
+    assert bfloat16_steps(a, b) <= 2
+    assert torch.equal(a, b)
+
+
+def test_steps_of_bfloat16_are_counted_right() -> None:
+    a = torch.tensor([1.0, 2.0, 0.0])
+    scale = (5 / 3) ** 0.5
+    assert bfloat16_steps(a, a) == 0
+    assert bfloat16_steps(a + torch.tensor([0, 0, 3 * 2**-8 * scale]), a) == pytest.approx(3, rel=1e-6)
+    assert bfloat16_steps(torch.tensor([1.0, 2.0 * (1 - 2**-8), 0.0]), a) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("definition", NATIVE)
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_names_of_weights_are_those_of_transformers(definition: str, tied: bool) -> None:
+    ours = tiny(definition, tie_word_embeddings=tied)
+    theirs = native(definition, ours, tie_word_embeddings=tied)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert {n: p.shape for n, p in ours.named_parameters()} == {n: p.shape for n, p in theirs.named_parameters()}
+
+
+@cases
+@torch.no_grad()
+def test_a_checkpoint_of_transformers_loads_as_it_is(tmp_path: Path, definition: str, options: dict[str, Any]) -> None:
+    theirs = native(definition, tiny(definition, **options), **options)
+    theirs.save_pretrained(tmp_path)
+    ours = DEFINITIONS[definition].model.from_pretrained(tmp_path)
+    ids = tokens(2, 20)
+    assert difference(ours(ids).logits, theirs(ids).logits) <= TOLERANCE
+    assert type(theirs).__module__.startswith("transformers.models.")
+
+
+@attentions
+@pytest.mark.parametrize("definition", DEFINITIONS)
+@torch.no_grad()
+def test_a_sliding_window_reaches_as_far_as_it_says(definition: str, attention: str) -> None:
+    model = tiny(definition, sliding_window=6, num_hidden_layers=1, attention=attention)
+    ids = tokens(1, 12)
+    changed = ids.clone()
+    changed[0, 3] = 3 + (ids[0, 3] - 2) % 94
+    moved = (model(changed).logits - model(ids).logits).abs().amax(-1)[0] > 1e-6
+    assert moved.nonzero().flatten().tolist() == [3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+@torch.no_grad()
+def test_the_cache_slides_with_the_window(definition: str) -> None:
+    cache = tiny(definition, sliding_window=6)(tokens(1, 20))[CACHE]
+    assert all(cache.is_sliding)
+    assert cache.layers[0].keys.shape[-2] == 5  # the next query makes it six
+
+
+@torch.no_grad()
+def test_the_cache_of_each_layer_slides_with_its_own_window() -> None:
+    cache = tiny("qwen3", sliding_window=6, max_window_layers=1)(tokens(1, 20))[CACHE]
+    assert [layer.keys.shape[-2] for layer in cache.layers] == [20, 5]
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_logits_to_keep_embeddings_as_input_and_tuples(definition: str) -> None:
+    model = tiny(definition)
+    ids = tokens(2, 9)
+    logits = model(ids).logits
+    assert difference(model(ids, logits_to_keep=3).logits, logits[:, -3:]) <= TOLERANCE
+    assert difference(model(ids, logits_to_keep=torch.tensor([0, 4])).logits, logits[:, [0, 4]]) <= TOLERANCE
+    assert difference(model(inputs_embeds=model.model.embed_tokens(ids)).logits, logits) <= TOLERANCE
+    assert difference(model(ids, return_dict=False)[0], logits) <= TOLERANCE
+    with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
+        model(ids, inputs_embeds=model.model.embed_tokens(ids))
+
+
+@attentions
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_a_mask_made_by_the_caller_is_used_as_it_is(definition: str, attention: str) -> None:
+    model = tiny(definition, attention=attention, sliding_window=None)
+    ids = tokens(1, 6)
+    seen = torch.ones(1, 1, 6, 6, dtype=torch.bool)
+    masks = [seen.tril(), seen]
+    if attention == "eager":  # it adds its mask
+        masks = [torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min) for mask in masks]
+    causal, everything = (model(ids, attention_mask=mask).logits for mask in masks)
+    assert difference(causal, model(ids).logits) <= TOLERANCE
+    assert difference(everything, model(ids).logits) > 1e-2
+
+
+HEADS = {"grouped": {"num_key_value_heads": 2}, "multi-head": ALL, "one kv head, wide": ONE | {"head_dim": 16}}
+WINDOWS = {
+    **{f"{d}, {w}": (d, {"sliding_window": w}) for d in NATIVE for w in (None, 5, 21)},  # the rows are 20 tokens long
+    "qwen3, 5 from the second layer on": ("qwen3", {"sliding_window": 5, "max_window_layers": 1}),
+}
+
+
+@pytest.mark.slow
+@attentions
+@pytest.mark.parametrize("kind", ROPE)
+@pytest.mark.parametrize(("definition", "window"), WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
+def test_the_whole_grid(
+    definition: str, window: dict[str, Any], heads: dict[str, Any], tied: bool, kind: str, attention: str
+) -> None:
+    """Every combination: logits with every padding, packing, caches, and gradients."""
+    options = {"head_dim": 8, "tie_word_embeddings": tied} | window | heads
+    rope = dict(ROPE[kind])
+    for name in rope.keys() & {"short_factor", "long_factor"}:
+        rope[name] = rope[name] * (options["head_dim"] // 8)
+    options["rope_parameters"] = rope
+    ours = tiny(definition, attention=attention, **options)
+    theirs = native(definition, ours, **options)
+    ids = tokens(2, 20)
+    with torch.no_grad():
+        for pad in ("none", "ones", "left", "right"):
+            mask = padding(pad, 2, 20)
+            a = ours(ids, attention_mask=mask, use_cache=False).logits
+            b = theirs(ids, attention_mask=mask, position_ids=counted(mask), use_cache=False).logits
+            assert difference(at_tokens(a, mask), at_tokens(b, mask)) <= TOLERANCE, pad
+        a, b = (model(ids, position_ids=POSITIONS, use_cache=False).logits for model in (ours, theirs))
+        assert difference(a, b) <= TOLERANCE
+        for make, pad in itertools.product((DynamicCache, StaticCache), ("none", "left")):
+            caches = [
+                make(config=model.config, **({"max_cache_len": 24} if make is StaticCache else {}))
+                for model in (ours, theirs)
+            ]
+            mask = padding(pad, 2, 20)
+            a = in_chunks(ours, ids, caches[0], [7, 1, 5, 1, 1, 5], mask)
+            b = in_chunks(theirs, ids, caches[1], [7, 1, 5, 1, 1, 5], mask, counted(mask))
+            assert difference(at_tokens(a, mask), at_tokens(b, mask)) <= TOLERANCE, (make, pad)
+    losses = [model.train()(ids, labels=ids).loss for model in (ours, theirs)]
+    assert abs(losses[0].item() - losses[1].item()) <= TOLERANCE
+    for loss in losses:
+        loss.backward()
+    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert difference(mine.grad, other.grad) <= TOLERANCE, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pad", ["none", "left"])
+@cases
+@torch.no_grad()
+def test_flex_attention(definition: str, options: dict[str, Any], pad: str) -> None:
+    torch._dynamo.reset()
+    ours = tiny(definition, **options)
+    theirs = native(definition, ours, **options)
+    ours.set_attn_implementation("flex_attention")
+    ids, mask = tokens(2, 20), padding(pad, 2, 20)
+    a = at_tokens(ours(ids, attention_mask=mask).logits, mask)
+    b = at_tokens(theirs(ids, attention_mask=mask, position_ids=counted(mask)).logits, mask)
+    assert difference(a, b) <= TOLERANCE
+
+
+def test_the_oracle_is_transformers() -> None:
+    expected = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+    for definition, name in expected.items():
+        assert type(native(definition, tiny(definition))) is getattr(transformers, name)
+    window = {"sliding_window": 6}
+    assert type(native("llama", tiny("llama", **window), **window)) is transformers.MistralForCausalLM

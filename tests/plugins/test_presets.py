@@ -1,0 +1,291 @@
+"""Presets have the sizes they promise, and options that contradict each other are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from forgather_core.configurations import resolve
+from forgather_core.option_spec import specs_of
+from forgather_core.registry import registry
+from forgather_core.settings import settle
+
+from .tiny import DEFINITIONS, OPTIONS, ROPE, config_of
+
+# What each definition's parameters add up to, of vocabulary v, hidden size d, intermediate size f, n layers, h heads,
+# g key/value heads, and heads of size k.
+
+
+def causal_lm(v: int, d: int, f: int, n: int, *, tied: bool = False) -> int:
+    attention, feed_forward, norms = 4 * d * d, d * f + f + f * d + d, 2 * (d + d)
+    return v * d + n * (attention + feed_forward + norms) + (0 if tied else d * v)
+
+
+def llama(v: int, d: int, f: int, n: int, *, h: int, g: int, k: int, tied: bool = False, of_a_layer: int = 0) -> int:
+    attention, feed_forward, norms = 2 * d * (h * k) + 2 * d * (g * k), 3 * d * f, 2 * d
+    return v * d + n * (attention + feed_forward + norms + of_a_layer) + d + (0 if tied else d * v)
+
+
+def deepone(v: int, d: int, f: int, n: int, *, h: int) -> int:
+    return llama(v, d, f, n, h=h, g=h, k=d // h, of_a_layer=h)  # a slope for each head
+
+
+def qwen3(v: int, d: int, f: int, n: int, *, h: int, g: int, k: int, tied: bool = False) -> int:
+    return llama(v, d, f, n, h=h, g=g, k=k, tied=tied, of_a_layer=2 * k)  # a norm for queries and one for keys
+
+
+def single_head(v: int, d: int, f: int, n: int) -> int:
+    return v * d + n * (2 * d * d + 3 * d * f + 2 * d + 1) + d
+
+
+PRESETS = {  # -> vocabulary, parameters, and the same by hand
+    "causal_lm/4M": (2000, 4_178_944, causal_lm(2000, 256, 1024, 4)),
+    "causal_lm/23M": (8000, 22_998_016, causal_lm(8000, 512, 2048, 6, tied=True)),
+    "causal_lm/117M": (8000, 117_121_024, causal_lm(8000, 1024, 4096, 8)),
+    "deepone/4M": (2000, 4_434_192, deepone(2000, 256, 768, 4, h=4)),
+    "deepone/117M": (8000, 119_161_920, deepone(8000, 1024, 2816, 8, h=8)),
+    "deepone/1.7B": (32000, 1_725_041_152, deepone(32000, 2048, 5376, 32, h=16)),
+    "llama/4M": (2000, 4_434_176, llama(2000, 256, 768, 4, h=4, g=4, k=64)),
+    "llama/30M": (8000, 30_321_152, llama(8000, 512, 1280, 10, h=8, g=2, k=64, tied=True)),
+    "llama/117M": (8000, 119_161_856, llama(8000, 1024, 2816, 8, h=8, g=8, k=128)),
+    "llama/llama2-7B": (32000, 6_738_415_616, llama(32000, 4096, 11008, 32, h=32, g=32, k=128)),
+    "llama/llama3.2-1B": (128256, 1_235_814_400, llama(128256, 2048, 8192, 16, h=32, g=8, k=64, tied=True)),
+    "mistral/4M": (2000, 4_434_176, llama(2000, 256, 896, 4, h=4, g=1, k=64)),
+    "mistral/7B-v0.1": (32000, 7_241_732_096, llama(32000, 4096, 14336, 32, h=32, g=8, k=128)),
+    "qwen3/4M": (2000, 4_172_544, qwen3(2000, 256, 768, 4, h=4, g=2, k=64)),
+    "qwen3/0.6B": (151936, 596_049_920, qwen3(151936, 1024, 3072, 28, h=16, g=8, k=128, tied=True)),
+    "qwen3/8B": (151936, 8_190_735_360, qwen3(151936, 4096, 12288, 36, h=32, g=8, k=128)),
+    "single_head/4M": (8000, 4_607_238, single_head(8000, 256, 384, 6)),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_has_the_parameters_it_promises(name: str) -> None:
+    vocab_size, count, by_hand = PRESETS[name]
+    configuration = resolve(name, registry(), Path())
+    assert configuration.notes["parameters"] == count == by_hand
+    assert str(configuration.notes["source"]).startswith("https://")
+    options = vars(settle(configuration).options)
+    assert options["vocab_size"] in (None, vocab_size)  # None: the tokenizer's
+    model_class = DEFINITIONS[configuration.definition.name].model
+    with torch.device("meta"):
+        model = model_class(model_class.config_class(**options | {"vocab_size": vocab_size}))
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+def test_every_preset_of_every_definition_is_tested() -> None:
+    found = {f"{name}/{preset}" for name in DEFINITIONS for preset in registry().definition(name).preset_names()}
+    assert found == set(PRESETS)
+    assert set(registry().names()) >= set(DEFINITIONS)
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_the_name_of_a_preset_tells_its_size(definition: str) -> None:
+    for preset in registry().definition(definition).preset_names():
+        size = next(word for word in preset.split("-") if word[-1] in "MB" and word[:-1].replace(".", "").isdigit())
+        told = float(size[:-1]) * {"M": 1e6, "B": 1e9}[size[-1]]
+        assert abs(PRESETS[f"{definition}/{preset}"][1] / told - 1) < 0.25
+
+
+# --- options that contradict each other ------------------------------------------------------------------------------
+
+ROTARY = ("llama", "mistral", "qwen3")
+ROPE_WRONG = {
+    "an odd head": ({"head_dim": 7}, "head_dim: 7 is odd"),
+    "an odd head, derived": (
+        {"hidden_size": 36, "num_attention_heads": 12, "num_key_value_heads": 1, "head_dim": None},
+        "head_dim: 3 is odd",
+    ),
+    "an unknown type": ({"rope_parameters": {"rope_type": "rope"}}, "none of default, linear"),
+    "a factor that is missing": ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "needs factor"),
+    "a key of another type": ({"rope_parameters": {"rope_theta": 1e4, "factor": 2.0}}, "does not know factor"),
+    "a theta below zero": ({"rope_parameters": {"rope_theta": -1.0}}, "above 0"),
+    "a factor below one": ({"rope_parameters": ROPE["linear"] | {"factor": 0.5}}, "must be 1 or more"),
+    "low above high": ({"rope_parameters": ROPE["llama3"] | {"low_freq_factor": 9.0}}, "must be above low_freq_factor"),
+    "slow above fast": (
+        {"rope_parameters": ROPE["yarn"] | {"beta_slow": 9.0, "beta_fast": 3.0}},
+        "must be above beta_slow",
+    ),
+    "a list of another length": (
+        {"head_dim": 8, "rope_parameters": ROPE["longrope"] | {"long_factor": [1.0]}},
+        "a list of 4 numbers",
+    ),
+    "half a token": (
+        {"rope_parameters": ROPE["yarn"] | {"original_max_position_embeddings": 16.5}},
+        "must be an integer",
+    ),
+    "a head too small to stretch": ({"head_dim": 2, "rope_parameters": ROPE["dynamic"]}, "a head_dim of 4 or more"),
+}
+GROUPED_WRONG = {
+    "heads do not divide": (
+        {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": None},
+        "num_attention_heads: 3 does not divide hidden_size",
+    ),
+    "KV heads do not divide": ({"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide"),
+    "more KV heads than heads": ({"num_key_value_heads": 8}, "num_key_value_heads: 8 does not divide"),
+}
+WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
+    f"{definition}, {title}": (definition, options, said)
+    for definition, wrong in (
+        *((name, GROUPED_WRONG | ROPE_WRONG) for name in ROTARY),
+        ("deepone", GROUPED_WRONG),
+        (
+            "causal_lm",
+            {
+                "heads do not divide": ({"num_attention_heads": 3}, "num_attention_heads: 3 does not divide"),
+                "an odd size": ({"hidden_size": 35, "num_attention_heads": 5}, "hidden_size: 35 is odd"),
+            },
+        ),
+    )
+    for title, (options, said) in wrong.items()
+}
+
+
+def options_of(definition: str, **options: Any) -> Any:
+    """The options of the tiny model, without what is the tokenizer's."""
+    ours = registry().definition(definition).options
+    names = {spec.name for spec in specs_of(ours)}
+    given = OPTIONS | DEFINITIONS[definition].options | options
+    return ours(**{name: value for name, value in given.items() if name in names})
+
+
+@pytest.mark.parametrize(("definition", "options", "said"), WRONG.values(), ids=WRONG)
+def test_options_that_contradict_each_other_are_refused(definition: str, options: dict[str, Any], said: str) -> None:
+    problems = options_of(definition, **options).problems()
+    assert said in " ".join(f"{name}: {sentence}" for name, sentence in problems)
+    with pytest.raises(ValueError, match=said):
+        config_of(definition, **options)
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_what_is_sound_has_no_problem(definition: str) -> None:
+    variants: list[dict[str, Any]] = [{}]
+    if definition in ROTARY:
+        variants += [{"head_dim": 8, "rope_parameters": dict(rope)} for rope in ROPE.values()]
+    for variant in variants:
+        assert list(options_of(definition, **variant).problems()) == []
+
+
+@pytest.mark.parametrize("definition", ROTARY)
+def test_a_theta_that_is_missing_is_asked_for_and_in_a_configuration_that_of_transformers(definition: str) -> None:
+    rope = {"rope_type": "default"}
+    assert ("rope_parameters", "rope_type 'default' needs rope_theta") in options_of(
+        definition, rope_parameters=rope
+    ).problems()
+    assert config_of(definition, rope_parameters=rope).rope_parameters["rope_theta"] == 10000
+
+
+BUILT_IN = {
+    "causal_lm": {"hidden_act": "gelu"},
+    "deepone": {"hidden_act": "silu"},
+    "llama": {"hidden_act": "gelu", "attention_bias": True, "mlp_bias": True},
+    "mistral": {"hidden_act": "gelu"},
+    "qwen3": {"hidden_act": "gelu", "attention_bias": True},
+    "single_head": {"hidden_act": "silu", "num_attention_heads": 4, "num_key_value_heads": 2},
+}
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_what_a_definition_has_built_in_cannot_be_otherwise(definition: str) -> None:
+    built_in = DEFINITIONS[definition].model.config_class.built_in
+    assert built_in.keys() == BUILT_IN.get(definition, {}).keys()
+    for name, value in BUILT_IN.get(definition, {}).items():
+        with pytest.raises(ValueError, match=f"{name}: this model has"):
+            config_of(definition, **{name: value})
+        config_of(definition, **{name: built_in[name]})
+
+
+FOREIGN: dict[str, dict[str, Any]] = {
+    "causal_lm": {"num_key_value_heads": 2, "head_dim": 8, "rope_parameters": {"rope_theta": 1e4}, "mlp_bias": True},
+    "deepone": {"rope_theta": 1e4, "attention_bias": True, "layer_types": ["sliding_attention"] * 2},
+    "llama": {"layer_types": ["full_attention"] * 2, "use_sliding_window": True},
+    "mistral": {"max_window_layers": 1, "attention_bias": True},
+    "qwen3": {"mlp_bias": True},
+    "single_head": {"head_dim": 8, "rope_parameters": {"rope_theta": 1e4}},
+}
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_what_another_architecture_has_is_not_taken_in_silence(definition: str) -> None:
+    for name, value in FOREIGN[definition].items():
+        with pytest.raises(ValueError, match=f"{name}: this model has none"):
+            config_of(definition, **{name: value})
+        config_of(definition, **{name: None})
+
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ({}, [FULL, FULL]),
+        ({"sliding_window": 4}, [SLIDING, SLIDING]),
+        ({"sliding_window": 4, "max_window_layers": 1}, [FULL, SLIDING]),
+        ({"sliding_window": 4, "max_window_layers": 2}, [FULL, FULL]),
+        ({"sliding_window": 4, "use_sliding_window": False}, [FULL, FULL]),
+    ],
+    ids=str,
+)
+def test_layer_types_of_qwen3_follow_from_its_window(options: dict[str, Any], kinds: list[str]) -> None:
+    config = config_of("qwen3", **options)
+    assert config.layer_types == kinds
+    assert config.use_sliding_window == (config.sliding_window is not None)
+    assert config_of("qwen3", layer_types=list(kinds), **options).layer_types == kinds
+    for wrong in (kinds[:1], [*kinds, FULL], [SLIDING if kind == FULL else FULL for kind in kinds]):
+        with pytest.raises(ValueError, match="layer_types: sliding_window and max_window_layers give"):
+            config_of("qwen3", layer_types=wrong, **options)
+
+
+# --- options without problems ----------------------------------------------------------------------------------------
+
+small = st.integers(1, 4)
+DRAWN: dict[str, st.SearchStrategy[Any]] = {
+    "hidden_size": st.integers(1, 40) | st.sampled_from([8, 16, 24]),
+    "intermediate_size": st.integers(1, 9),
+    "num_hidden_layers": st.integers(1, 3),
+    "num_attention_heads": small | st.integers(1, 12),
+    "num_key_value_heads": st.none() | small | st.integers(1, 12),
+    "head_dim": st.none() | st.sampled_from([2, 4, 8]) | st.integers(1, 12),
+    "vocab_size": st.integers(4, 9),
+    "attention_dropout": st.floats(0, 0.9),
+    "embedding_dropout": st.floats(0, 0.9),
+    "layer_dropout": st.floats(0, 0.9),
+    "activation_dropout": st.floats(0, 0.9),
+    "rms_norm_eps": st.floats(1e-7, 1.0),
+    "layer_norm_eps": st.floats(1e-7, 1.0),
+    "tie_word_embeddings": st.booleans(),
+    "sliding_window": st.none() | st.integers(2, 6),
+    "max_window_layers": st.integers(0, 4),
+    "max_position_embeddings": st.none() | st.integers(1, 64),
+    "rope_parameters": st.sampled_from(sorted(ROPE)).map(lambda kind: dict(ROPE[kind])),
+    "alibi_slopes": st.sampled_from(["paper", "half"]),
+    "alibi_trainable": st.booleans(),
+}
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_what_has_no_problem_builds_and_what_has_one_does_not(definition: str, data: st.DataObject) -> None:
+    ours, model_class = registry().definition(definition).options, DEFINITIONS[definition].model
+    options = {spec.name: data.draw(DRAWN[spec.name], label=spec.name) for spec in specs_of(ours)}
+    if list(ours(**options).problems()):
+        event("refused")
+        with pytest.raises(ValueError):
+            model_class.config_class(**options)
+        return
+    event("built")
+    for attention in ("eager", "sdpa"):
+        model = model_class(model_class.config_class(**options, attn_implementation=attention))
+        ids = torch.tensor([[1, 2, 3, 2, 1, 3, 2, 1]])
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        assert loss.isfinite()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        assert model.eval()(ids).logits.isfinite().all()
