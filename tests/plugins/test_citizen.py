@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
+from forgather_core.parts.cache_name import CACHE
+
 from .cases import ATTENDING, ATTENTION, EVERYTHING_SEEN, SLOPES, empty_cache, made
 from .tiny import CASES, DEFINITIONS, OPTIONS, ROPE, TOLERANCE, difference, tiny, tokens
 
@@ -340,6 +342,19 @@ def test_gradient_checkpointing_changes_nothing(case: str, attention: str, reent
             assert torch.equal(mine, other)
         elif mine is not None:  # sdpa takes another way where nothing asks for gradients, and rounds otherwise
             assert difference(mine, other) <= TOLERANCE / 10
+
+
+@pytest.mark.parametrize("case", DEFINITIONS)
+def test_gradient_checkpointing_goes_without_a_cache(case: str) -> None:
+    model, ids = made(case), tokens(1, 9)
+    filled = model(ids[:, :5], use_cache=True)[CACHE]
+    model.train().gradient_checkpointing_enable()
+    assert model(ids, use_cache=True)[CACHE] is None
+    assert model(ids, past_key_values=empty_cache("dynamic", model))[CACHE] is None
+    with pytest.raises(ValueError, match="cannot train upon a filled cache"):
+        model(ids[:, 5:], past_key_values=filled)
+    model.eval()  # it is for training alone
+    assert model(ids, use_cache=True)[CACHE].get_seq_length() == 9
 
 
 DROPOUTS = {

@@ -64,9 +64,9 @@ def documents_only(
     return result.view(qkv[0].shape), None
 
 
-def flash(case: str) -> Any:
+def flash(case: str, **options: Any) -> Any:
     """The model of a case, with the stand-in; the setter of its name would look for a package."""
-    model = made(case)
+    model = made(case, **options)
     model.config._attn_implementation = NAME
     return model
 
@@ -172,6 +172,24 @@ def test_gradients_are_those_of_sdpa(case: str) -> None:
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
     for name, gradient in gradients[0].items():
         assert difference(gradient, gradients[1][name]) <= TOLERANCE, name
+
+
+@pytest.mark.parametrize("way", ["plain", "padded", "packed"])
+def test_dropout_is_told_in_training_only(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    told: list[float] = []
+
+    def listening(*qkv: Tensor, dropout_p: float, **_: Any) -> Tensor:
+        told.append(dropout_p)
+        return qkv[0]
+
+    for name in ("flash_attn_func", "flash_attn_varlen_func"):
+        monkeypatch.setattr(alibi_flash, name, listening)
+    model = flash("deepone, fixed slopes", attention_dropout=0.25)
+    ids, mask = padded("left")
+    given = {"plain": {}, "padded": {"attention_mask": mask}, "packed": {"position_ids": torch.arange(20)[None] % 7}}
+    model(ids, **given[way])
+    model.train()(ids, **given[way])
+    assert told == [0.0, 0.0, 0.25, 0.25]
 
 
 @pytest.mark.parametrize("case", ["deepone", "single_head"])

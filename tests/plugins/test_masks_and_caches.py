@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from forgather_core.parts.alibi import token_positions
+
 from .cases import ATTENDING, ATTENTION, EVERYTHING_SEEN, RELATIVE, WINDOWED, empty_cache, in_chunks, made
 from .tiny import TOLERANCE, difference, tokens
 
@@ -191,6 +193,25 @@ def test_a_mask_for_each_kind_of_layer() -> None:
     assert difference(model(ids, attention_mask=masks).logits, model(ids).logits) <= TOLERANCE
     masks = {"full_attention": band, "sliding_attention": full}
     assert difference(model(ids, attention_mask=masks).logits, model(ids).logits) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.parametrize("window", [None, WINDOW])
+@torch.no_grad()
+def test_the_distance_to_a_key_is_how_many_real_tokens_it_lies_behind(window: int | None, kind: str) -> None:
+    model, ids = made("deepone", sliding_window=window), tokens(2, 14)
+    cache = empty_cache(kind, model)
+    in_chunks(model, ids[:, :9], cache, [8, 1])
+    mask = torch.ones(2, 14, dtype=torch.long)
+    mask[1, 10:12] = 0
+    call: dict[str, Any] = {"cache": cache, "past_length": cache.get_seq_length(), "layer_idx": 0}
+    embeds = model.get_input_embeddings()(ids[:, 9:])
+    first = 0 if window is None else 9 - WINDOW + 1  # that is not forgotten
+    for given, positions in ((None, [range(14)]), (mask, [range(14), [*range(10), 9, 9, *range(10, 12)]])):
+        distance = token_positions(embeds, given, **call).distance()
+        at = torch.tensor(positions)
+        expected = at[:, None, None, first:] - at[:, None, 9:, None]
+        assert torch.equal(distance[..., : 14 - first], expected.float())
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
