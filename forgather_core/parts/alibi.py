@@ -7,14 +7,14 @@ Shapes: B batch, T query length, S key length (cached keys included), H query he
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 from transformers.integrations.flex_attention import compile_friendly_flex_attention
 
 from forgather_core.parts.alibi_flash import flash_attention_with_alibi
+from forgather_core.parts.positions import TokenPositions, token_positions
 
 
 def paper_slopes(num_heads: int) -> list[float]:
@@ -97,57 +97,6 @@ class Alibi(nn.Module):
     def extra_repr(self) -> str:
         """For print(model)."""
         return f"{self.out_features}, trainable={self.slopes.requires_grad}"
-
-
-class TokenPositions(NamedTuple):
-    """Where queries and keys stand, counted in real tokens: padding between two tokens does not move them apart.
-
-    Args:
-        query: [B or 1, T], float32.
-        key: [B or 1, S], float32.
-    """
-
-    query: Tensor
-    key: Tensor
-
-    def distance(self) -> Tensor:
-        """Key minus query, [B or 1, 1, T, S]: 0 for a token itself, negative for what is behind it."""
-        return self.key[:, None, None, :] - self.query[:, None, :, None]
-
-
-def token_positions(
-    inputs_embeds: Tensor,
-    attention_mask: Any,
-    *,
-    cache: Cache | None,
-    past_length: int | Tensor,
-    layer_idx: int,
-) -> TokenPositions:
-    """The positions of this call's queries and of the keys that a layer will see, cached ones included.
-
-    Args:
-        inputs_embeds: [B, T, D].
-        attention_mask: [B, up to now], 0 on padding; anything else (None, a ready mask) tells nothing of padding, and
-            positions are then indices.
-        cache: The cache before this call; a sliding one has forgotten its oldest keys.
-        past_length: How many tokens it has seen.
-        layer_idx: The layer, or one with the same kind of cache.
-    """
-    length, device = inputs_embeds.shape[1], inputs_embeds.device
-    key_length, key_offset = cache.get_mask_sizes(length, layer_idx) if cache is not None else (length, 0)
-    query = torch.arange(length, device=device) + past_length
-    key = torch.arange(key_length, device=device) + key_offset
-    if not _may_be_padded(attention_mask):
-        return TokenPositions(query[None].float(), key[None].float())  # one row serves the whole batch
-    counted = attention_mask.to(device).long().cumsum(-1)
-    last = counted.shape[1] - 1  # a static cache has places beyond the mask, which nobody sees
-    return TokenPositions(counted[:, query.clamp(max=last)].float(), counted[:, key.clamp(max=last)].float())
-
-
-def _may_be_padded(attention_mask: Any) -> TypeGuard[Tensor]:
-    if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
-        return False
-    return torch.compiler.is_compiling() or attention_mask.is_meta or not bool(attention_mask.all())
 
 
 def _additive(attention_function: Callable[..., Any]) -> Callable[..., Any]:

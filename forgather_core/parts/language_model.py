@@ -8,12 +8,13 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from forgather_core.parts.cache_name import CACHE, the_cache
-from forgather_core.parts.decoder import Decoder, DecoderBase
+from forgather_core.parts.caches import CACHE, the_cache
+from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.initial_weights import Table
+from forgather_core.parts.pretrained import Pretrained
 
 
-class CausalLM(DecoderBase, GenerationMixin):
+class CausalLM(Pretrained, GenerationMixin):
     """A decoder and a head that gives a score to every token of the vocabulary.
 
     A definition sets `config_class` and `decoder_class`.

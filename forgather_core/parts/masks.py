@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from forgather_core.parts.cache_name import CACHE
+from forgather_core.parts.caches import CACHE, cached_length
 
 
 def decoder_mask(
@@ -60,13 +60,6 @@ def decoder_mask(
         and_mask_function=overlay,
     )
     return mask, more
-
-
-def cached_length(cache: Cache | None) -> int | Tensor:
-    """How many tokens a cache has seen."""
-    length = cache.get_seq_length() if cache is not None else 0
-    # A static cache hands out its own counter, which moves on while the layers run; of one element, in some releases.
-    return length.clone().reshape(()) if isinstance(length, Tensor) else length
 
 
 def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tensor | None = None) -> Tensor:

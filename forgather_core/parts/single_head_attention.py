@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from forgather_core.parts.attention import AttentionFunction, SelfAttention, eager_attention
+from forgather_core.parts.self_attention import AttentionFunction, SelfAttention, eager_attention
 
 
 class SingleHeadAttention(SelfAttention):

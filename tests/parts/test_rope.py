@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from forgather_core.parts.attention import Attention, eager_attention
+from forgather_core.parts.attention import Attention
 from forgather_core.parts.rope import Rope
 from forgather_core.parts.rotation import rotate
+from forgather_core.parts.self_attention import eager_attention
 
 
 def test_rotation_is_the_papers_equation() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-from forgather_core.parts.cache_name import CACHE
+from forgather_core.parts.caches import CACHE
 
 from .cases import ATTENDING, ATTENTION, EVERYTHING_SEEN, SLOPES, empty_cache, made
 from .tiny import CASES, DEFINITIONS, OPTIONS, ROPE, TOLERANCE, difference, tiny, tokens
@@ -349,8 +349,8 @@ def test_gradient_checkpointing_goes_without_a_cache(case: str) -> None:
     model, ids = made(case), tokens(1, 9)
     filled = model(ids[:, :5], use_cache=True)[CACHE]
     model.train().gradient_checkpointing_enable()
-    assert model(ids, use_cache=True)[CACHE] is None
-    assert model(ids, past_key_values=empty_cache("dynamic", model))[CACHE] is None
+    assert model(ids, use_cache=True).get(CACHE) is None
+    assert model(ids, past_key_values=empty_cache("dynamic", model)).get(CACHE) is None
     with pytest.raises(ValueError, match="cannot train upon a filled cache"):
         model(ids[:, 5:], past_key_values=filled)
     model.eval()  # it is for training alone
@@ -379,6 +379,21 @@ def test_a_dropout_acts_in_training_only(definition: str, kind: str, attention: 
     assert difference(without.train()(ids).logits, model(ids).logits) == 0
     model.train()
     assert difference(model(ids).logits, model(ids).logits) > 0.01
+
+
+@pytest.mark.parametrize("definition", [definition for definition, kinds in DROPOUTS.items() if "layer" in kinds])
+@torch.no_grad()
+def test_what_either_sub_layer_adds_is_dropped(definition: str) -> None:
+    model = made(definition, layer_dropout=0.5).train()
+    made_by: list[Tensor] = []
+    dropped: list[Tensor] = []
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_hook(lambda _, args, out: made_by.append(out[0]))
+        layer.mlp.register_forward_hook(lambda _, args, out: made_by.append(out))
+        layer.drop.register_forward_hook(lambda _, args, out: dropped.append(args[0]))
+    model(tokens(1, 9))
+    assert len(dropped) == 2 * LAYERS
+    assert all(one is other for one, other in zip(made_by, dropped, strict=True))
 
 
 def test_every_dropout_is_tested() -> None:

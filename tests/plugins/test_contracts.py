@@ -67,6 +67,7 @@ def test_no_file_is_exported_that_the_model_does_not_use(made: Construction) -> 
     name = made.settings.configuration.definition.name
     assert ("alibi" in names) == ("alibi_flash" in names) == (name in ("deepone", "single_head"))
     assert ("rope" in names) == (name in ("llama", "mistral", "qwen3"))
+    assert ("rotation" in names) == ("attention" in names) == (name != "single_head")
     assert ("sinusoidal" in names) == (name == "causal_lm")
     assert ("single_head_attention" in names) == (name == "single_head")
     assert made.directory.manifest.requires == ()

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from forgather_core.parts.alibi import token_positions
+from forgather_core.parts.caches import CACHE
+from forgather_core.parts.positions import token_positions
 
 from .cases import ATTENDING, ATTENTION, EVERYTHING_SEEN, RELATIVE, WINDOWED, empty_cache, in_chunks, made
 from .tiny import TOLERANCE, difference, tokens
@@ -106,7 +107,7 @@ def test_a_cache_filled_in_chunks_changes_nothing(case: str, attention: str, kin
 @pytest.mark.parametrize("case", WINDOWED)
 @torch.no_grad()
 def test_the_cache_slides_with_the_window(case: str) -> None:
-    cache = made(case)(tokens(1, 20), use_cache=True).past_key_values
+    cache = made(case)(tokens(1, 20), use_cache=True)[CACHE]
     half = "half" in case
     assert list(cache.is_sliding) == [not half, True]
     held = [layer.keys.shape[-2] for layer in cache.layers]

@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
-from forgather_core.parts.cache_name import CACHE
+from forgather_core.parts.caches import CACHE
 
 from .native import NATIVE, native
 from .tiny import DEFINITIONS, ROPE, TOLERANCE, difference, tiny, tokens

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from forgather_core.parts.cache_name import CACHE
+from forgather_core.parts.caches import CACHE
 
 from .tiny import CASES, DEFINITIONS, difference, tiny, tokens
 
@@ -95,14 +95,21 @@ def has_weights(model: nn.Module, name: str) -> bool:
     return any(True for _ in model.get_submodule(name).parameters())
 
 
+class Elsewhere(nn.Identity):
+    """As transformers and vLLM put it in the place of what another stage has."""
+
+    def forward(self, x: Tensor, **_: Any) -> Tensor:
+        return x
+
+
 def stages(case: str, first: int) -> list[Any]:
     """Two copies of a decoder as a pipeline makes them: of the first `first` layers, and of the others."""
     definition, options = CASES[case]
     pair = [tiny(definition, num_hidden_layers=3, **options).model for _ in range(2)]
-    pair[0].norm = nn.Identity()
-    pair[1].embed_tokens = nn.Identity()
+    pair[0].norm = Elsewhere()
+    pair[1].embed_tokens = Elsewhere()
     for i in range(3):
-        pair[i < first].layers[i] = nn.Identity()
+        pair[i < first].layers[i] = Elsewhere()
     return pair
 
 
@@ -149,3 +156,20 @@ def test_wrapped_layers_are_no_later_stage(definition: str) -> None:
     for i, layer in enumerate(model.model.layers):
         model.model.layers[i] = Wrapped(layer)
     assert difference(model(ids).logits, expected) == 0.0
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_layer_that_somebody_replaced_by_an_identity_is_no_stage(number: int) -> None:
+    model = tiny("causal_lm")
+    model.model.layers[number] = nn.Identity()
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        model(tokens(1, 9))
+
+
+@torch.no_grad()
+def test_a_model_that_has_lost_a_layer_keeps_the_windows_of_the_others() -> None:
+    model, ids = tiny("qwen3", sliding_window=3, max_window_layers=1, num_hidden_layers=3), tokens(2, 14)
+    del model.model.layers[0]
+    reference = tiny("qwen3", sliding_window=3, max_window_layers=0, num_hidden_layers=2)
+    reference.load_state_dict(model.state_dict())
+    assert difference(model(ids, use_cache=False).logits, reference(ids, use_cache=False).logits) == 0.0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
 from forgather_core.parts import alibi
-from forgather_core.parts.cache_name import CACHE
+from forgather_core.parts.caches import CACHE
 
 from .reference import deepone, float64, single_head, surprise, transformer
 from .tiny import DEFINITIONS, TOLERANCE, config_of, difference, tiny, tokens

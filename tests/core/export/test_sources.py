@@ -20,7 +20,7 @@ LLAMA = ["forgather_llama.configuration_llama", "forgather_llama.modeling_llama"
 LLAMA_FILES = [
     "attention",
     "blocks",
-    "cache_name",
+    "caches",
     "computed_buffers",
     "configuration_llama",
     "decoder",
@@ -36,9 +36,12 @@ LLAMA_FILES = [
     "option_groups",
     "options",
     "parallel_plans",
+    "positions",
+    "pretrained",
     "rope",
     "rope_options",
     "rotation",
+    "self_attention",
     "table_init",
 ]
 COUNT = itertools.count()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from forgather_core.parts.cache_name import CACHE, the_cache
+from forgather_core.parts.caches import CACHE, the_cache
 from tests.plugins.tiny import TOLERANCE, difference, tiny, tokens
 
 

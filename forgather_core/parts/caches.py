@@ -1,10 +1,13 @@
-"""The key/value cache by either of its names.
+"""The key/value cache: its names, its length, and the part of it that belongs to some layers.
 
 transformers calls it `past_key_values`, and from 5.24 on `cache`. Models take both, and answer by the name that the
 installed release uses, so that its `generate` finds the cache: nobody would miss one that is lost, but the model would
 see the last token alone.
 """
 
+import copy
+
+from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -20,3 +23,19 @@ def the_cache(past_key_values: Cache | None, cache: Cache | None) -> Cache | Non
     if past_key_values is not None and cache is not None and past_key_values is not cache:
         raise ValueError("cache and past_key_values are two names of one thing: give one of them")
     return past_key_values if past_key_values is not None else cache
+
+
+def cached_length(cache: Cache | None) -> int | Tensor:
+    """How many tokens a cache has seen."""
+    length = cache.get_seq_length() if cache is not None else 0
+    # A static cache hands out its own counter, which moves on while the layers run; of one element, in some releases.
+    return length.clone().reshape(()) if isinstance(length, Tensor) else length
+
+
+def cache_of(layers: slice, cache: Cache | None) -> Cache | None:
+    """The cache of these layers alone: it tells its length by its first, which a stage of a pipeline may not have."""
+    if cache is None or layers.start == 0:
+        return cache
+    view = copy.copy(cache)
+    view.layers = cache.layers[layers]
+    return view

@@ -1,0 +1,77 @@
+"""What transformers asks of every model of ours, with a head or without: initial weights, dtypes, attention."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from forgather_core.parts.blocks import Block
+from forgather_core.parts.initial_weights import Table
+from forgather_core.parts.self_attention import SelfAttention
+from forgather_core.parts.table_init import initialise_module
+
+
+class Pretrained(PreTrainedModel):
+    """What the decoder and the language model on top of it have in common."""
+
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cache"]
+    _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": Block, "attentions": SelfAttention}
+    _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"alibi"}
+    _constructed = False
+
+    def __init__(self, config: Any) -> None:
+        _refuse_attention(config, config._attn_implementation)  # before anybody asks for a package that would not help
+        super().__init__(config)
+
+    def set_attn_implementation(self, attn_implementation: Any, **kwargs: Any) -> None:
+        """Change the attention implementation; one that this model cannot have is refused.
+
+        Raises:
+            ValueError: The text names what to choose instead.
+        """
+        _refuse_attention(self.config, attn_implementation)
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
+    def initial_weights(self) -> Table:
+        """Pairs of a pattern and a rule; the first pattern that is found in a parameter's name wins."""
+        raise NotImplementedError
+
+    def post_init(self) -> None:
+        """transformers' last step of construction: initial weights, ties, parallel plans."""
+        super().post_init()
+        self._constructed = True
+
+    def init_weights(self) -> None:
+        """Fill what no checkpoint has filled from the table, let every part compute its buffers, tie what is tied.
+
+        Construction does so once. Called again, it starts anew: transformers by itself would skip what it has marked.
+        """
+        if self._constructed:
+            for module in self.modules():
+                module._is_hf_initialized = False
+        super().init_weights()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        initialise_module(self, module)
+
+    @classmethod
+    def _from_config(cls, config: Any, **kwargs: Any) -> Any:
+        # A configuration remembers the dtype that was last saved. A default dtype that the caller has set is newer.
+        if torch.get_default_dtype() != torch.float32 and not kwargs.keys() & {"dtype", "torch_dtype"}:
+            kwargs["dtype"] = torch.get_default_dtype()
+        return super()._from_config(config, **kwargs)
+
+
+def _refuse_attention(config: Any, implementation: Any) -> None:
+    refused: dict[str, str] = getattr(config, "unsupported_attention", dict)()
+    kind = "flash_attention_2" if "flash" in str(implementation) else implementation  # a hub's kernels have other names
+    if isinstance(implementation, str) and kind in refused:
+        raise ValueError(f"attn_implementation '{implementation}': {refused[kind]}")
