@@ -23,15 +23,24 @@ NUMERICAL_TESTS = ["tests/parts", "tests/plugins"]
 ROOT = Path(__file__).parent.parent
 TORCH = "torch>=2.10,<2.14"
 TOLERANCE = 1e-5
+# Name of a case: preset, and options over it.
 MODELS = {
-    "llama": [],
-    "llama, grouped, tied, window, llama3 RoPE": [
-        "--num-key-value-heads=2",
-        "--tie-word-embeddings",
-        "--sliding-window=24",
-        "--rope-parameters={rope_type: llama3, rope_theta: 5e5, factor: 8, low_freq_factor: 1, high_freq_factor: 4,"
-        " original_max_position_embeddings: 32}",
-    ],
+    "causal_lm": ("causal_lm/4M", []),
+    "deepone": ("deepone/4M", ["--sliding-window=24", "--num-key-value-heads=2"]),
+    "single_head": ("single_head/4M", ["--num-hidden-layers=2"]),
+    "mistral": ("mistral/4M", ["--sliding-window=24"]),
+    "qwen3, window in half of the layers": ("qwen3/4M", ["--sliding-window=24", "--max-window-layers=2"]),
+    "llama, native": ("llama/4M", ["--native"]),
+    "llama, grouped, tied, window, llama3 RoPE": (
+        "llama/4M",
+        [
+            "--num-key-value-heads=2",
+            "--tie-word-embeddings",
+            "--sliding-window=24",
+            "--rope-parameters={rope_type: llama3, rope_theta: 5e5, factor: 8, low_freq_factor: 1, high_freq_factor: 4,"
+            " original_max_position_embeddings: 32}",
+        ],
+    ),
 }
 PROBE = """
 import importlib.util, json, sys
@@ -66,9 +75,9 @@ def main() -> int:
         work = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         environments = {name: _environment(work / name, release) for name, release in RELEASES.items()}
         worst = 0.0
-        for number, (title, options) in enumerate(MODELS.items()):
+        for number, (title, (template, options)) in enumerate(MODELS.items()):
             exported = Path(temporary) / f"model_{number}"
-            _export(exported, options)
+            _export(exported, template, options)
             found = {name: _probe(python, exported, Path(temporary)) for name, python in environments.items()}
             new = found["newest"]
             for old in found.values():
@@ -101,9 +110,9 @@ def _numerical_tests(python: Path, name: str) -> bool:
     return done.returncode == 0
 
 
-def _export(directory: Path, options: list[str]) -> None:
+def _export(directory: Path, template: str, options: list[str]) -> None:
     weights = ["--device", "cpu", "--save-checkpoint", "--safetensors"]
-    command = [sys.executable, "-m", "forgather_cli.main", "-t", "llama/4M", "model", *weights, *options]
+    command = [sys.executable, "-m", "forgather_cli.main", "-t", template, "model", *weights, *options]
     subprocess.run([*command, "--output-dir", str(directory), "construct"], check=True, stdout=subprocess.DEVNULL)
 
 
