@@ -4,9 +4,9 @@ d = hidden_size, H = num_attention_heads.
 """
 
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM
 
 from forgather_core.parts.attention import Attention
+from forgather_core.parts.auto_classes import register
 from forgather_core.parts.blocks import PostNormBlock
 from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.feed_forward import FeedForward
@@ -70,8 +70,4 @@ class TransformerForCausalLM(CausalLM):
     decoder_class = TransformerModel
 
 
-TransformerConfig.register_for_auto_class("AutoConfig")
-TransformerModel.register_for_auto_class("AutoModel")
-TransformerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-AutoModel.register(TransformerConfig, TransformerModel, exist_ok=True)
-AutoModelForCausalLM.register(TransformerConfig, TransformerForCausalLM, exist_ok=True)
+register(TransformerConfig, TransformerModel, TransformerForCausalLM)

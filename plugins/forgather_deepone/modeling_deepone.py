@@ -4,10 +4,10 @@ M = num_hidden_layers, H = num_attention_heads, d = hidden_size.
 """
 
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM
 
 from forgather_core.parts.alibi import Alibi, half_slopes, paper_slopes
 from forgather_core.parts.attention import Attention
+from forgather_core.parts.auto_classes import register
 from forgather_core.parts.blocks import DeepNormBlock
 from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.feed_forward import GatedFeedForward
@@ -81,8 +81,4 @@ class DeeponeForCausalLM(CausalLM):
     decoder_class = DeeponeModel
 
 
-DeeponeConfig.register_for_auto_class("AutoConfig")
-DeeponeModel.register_for_auto_class("AutoModel")
-DeeponeForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-AutoModel.register(DeeponeConfig, DeeponeModel, exist_ok=True)
-AutoModelForCausalLM.register(DeeponeConfig, DeeponeForCausalLM, exist_ok=True)
+register(DeeponeConfig, DeeponeModel, DeeponeForCausalLM)

@@ -1,9 +1,9 @@
 """Llama: pre-norm decoder, rotary positions, grouped-query attention, gated feed-forward (arXiv:2302.13971)."""
 
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM
 
 from forgather_core.parts.attention import Attention
+from forgather_core.parts.auto_classes import register
 from forgather_core.parts.blocks import PreNormBlock
 from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.feed_forward import GatedFeedForward
@@ -61,8 +61,4 @@ class LlamaForCausalLM(CausalLM):
     decoder_class = LlamaModel
 
 
-LlamaConfig.register_for_auto_class("AutoConfig")
-LlamaModel.register_for_auto_class("AutoModel")
-LlamaForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-AutoModel.register(LlamaConfig, LlamaModel, exist_ok=True)
-AutoModelForCausalLM.register(LlamaConfig, LlamaForCausalLM, exist_ok=True)
+register(LlamaConfig, LlamaModel, LlamaForCausalLM)

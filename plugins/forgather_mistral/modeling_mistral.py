@@ -1,9 +1,9 @@
 """Mistral: Llama with a sliding window, pre-norm and rotary, grouped-query, gated feed-forward (arXiv:2310.06825)."""
 
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM
 
 from forgather_core.parts.attention import Attention
+from forgather_core.parts.auto_classes import register
 from forgather_core.parts.blocks import PreNormBlock
 from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.feed_forward import GatedFeedForward
@@ -64,8 +64,4 @@ class MistralForCausalLM(CausalLM):
     decoder_class = MistralModel
 
 
-MistralConfig.register_for_auto_class("AutoConfig")
-MistralModel.register_for_auto_class("AutoModel")
-MistralForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-AutoModel.register(MistralConfig, MistralModel, exist_ok=True)
-AutoModelForCausalLM.register(MistralConfig, MistralForCausalLM, exist_ok=True)
+register(MistralConfig, MistralModel, MistralForCausalLM)

@@ -1,9 +1,9 @@
 """Qwen3: Llama with RMSNorm on the query and key of each head (arXiv:2505.09388, sec. 2)."""
 
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM
 
 from forgather_core.parts.attention import Attention
+from forgather_core.parts.auto_classes import register
 from forgather_core.parts.blocks import PreNormBlock
 from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.feed_forward import GatedFeedForward
@@ -66,8 +66,4 @@ class Qwen3ForCausalLM(CausalLM):
     decoder_class = Qwen3Model
 
 
-Qwen3Config.register_for_auto_class("AutoConfig")
-Qwen3Model.register_for_auto_class("AutoModel")
-Qwen3ForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-AutoModel.register(Qwen3Config, Qwen3Model, exist_ok=True)
-AutoModelForCausalLM.register(Qwen3Config, Qwen3ForCausalLM, exist_ok=True)
+register(Qwen3Config, Qwen3Model, Qwen3ForCausalLM)

@@ -4,9 +4,9 @@ d = hidden_size, which is the head's dimension too; positions are the linear bia
 """
 
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM
 
 from forgather_core.parts.alibi import Alibi
+from forgather_core.parts.auto_classes import register
 from forgather_core.parts.blocks import PreNormBlock
 from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.feed_forward import GatedFeedForward
@@ -69,8 +69,4 @@ class SingleHeadForCausalLM(CausalLM):
     decoder_class = SingleHeadModel
 
 
-SingleHeadConfig.register_for_auto_class("AutoConfig")
-SingleHeadModel.register_for_auto_class("AutoModel")
-SingleHeadForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-AutoModel.register(SingleHeadConfig, SingleHeadModel, exist_ok=True)
-AutoModelForCausalLM.register(SingleHeadConfig, SingleHeadForCausalLM, exist_ok=True)
+register(SingleHeadConfig, SingleHeadModel, SingleHeadForCausalLM)

@@ -1,9 +1,9 @@
 """The model, of Forgather's parts and one block of its own."""
 
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM
 
 from forgather_core.parts.attention import Attention
+from forgather_core.parts.auto_classes import register
 from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.feed_forward import GatedFeedForward
 from forgather_core.parts.initial_weights import Table, normal, ones
@@ -57,8 +57,4 @@ class ParallelForCausalLM(CausalLM):
     config_class, decoder_class = ParallelConfig, ParallelModel
 
 
-ParallelConfig.register_for_auto_class("AutoConfig")
-ParallelModel.register_for_auto_class("AutoModel")
-ParallelForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-AutoModel.register(ParallelConfig, ParallelModel, exist_ok=True)
-AutoModelForCausalLM.register(ParallelConfig, ParallelForCausalLM, exist_ok=True)
+register(ParallelConfig, ParallelModel, ParallelForCausalLM)
