@@ -12,7 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.masking_utils import (
+    ALL_MASK_ATTENTION_FUNCTIONS,
+    create_causal_mask,
+    create_sliding_window_causal_mask,
+)
 
 from forgather_core.parts.caches import CACHE, cached_length
 
@@ -41,6 +45,8 @@ def decoder_mask(
     """
     overlay, more = None, {}
     ready = attention_mask is not None and len(attention_mask.shape) == 4
+    if config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS._global_mapping:
+        ready = True  # a server's: it takes no mask, and knows its documents by itself
     if position_ids is not None and not ready:
         real = attention_mask.to(position_ids.device, torch.bool) if attention_mask is not None else None
         past_length = cached_length(cache)
