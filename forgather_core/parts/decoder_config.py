@@ -23,6 +23,7 @@ ARCHITECTURE = (
     "sliding_window",
     "use_sliding_window",
 )
+OLD_ROPE = frozenset({"rope_scaling", "rope_theta"})  # how older files say rope_parameters
 
 
 class DecoderConfig(PreTrainedConfig):
@@ -55,14 +56,17 @@ class DecoderConfig(PreTrainedConfig):
         for name, value in self.built_in.items():
             if kwargs.get(name, value) != value:
                 raise ValueError(f"{name}: this model has {value!r} built in, and not {kwargs[name]!r}")
-        rotary = ("rope_scaling", "rope_theta") if hasattr(self, "rope_parameters") else ()  # folded in by transformers
-        for name in sorted(set(ARCHITECTURE) & kwargs.keys() - self.built_in.keys() - set(rotary)):
+        rotary = OLD_ROPE if hasattr(self, "rope_parameters") else frozenset()  # folded in by transformers
+        for name in sorted(set(ARCHITECTURE) & kwargs.keys() - self.built_in.keys() - rotary):
             if (value := kwargs.pop(name)) is not None:
                 raise ValueError(f"{name}: this model has none, and it is {value!r}")
         self.vocab_size = self.vocab_size or 32000
         self.max_position_embeddings = self.max_position_embeddings or 2048
         if (rope := getattr(self, "rope_parameters", None)) is not None:
-            self.rope_parameters = dict(rope)  # not the caller's: it is about to be completed
+            # transformers fills in what is not there: a default must not stand in the way of what an old file says.
+            left_alone = rope == type(self).__dataclass_fields__["rope_parameters"].default_factory()
+            # A copy: it is about to be completed, and may be the caller's.
+            self.rope_parameters = {} if left_alone and kwargs.keys() & rotary else dict(rope)
         super().__post_init__(**kwargs)
         if (rope := getattr(self, "rope_parameters", None)) is not None:
             rope.pop("type", None)  # what rope_type was called once; transformers keeps both

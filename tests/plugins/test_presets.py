@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig as NativeLlamaConfig
+from transformers import MistralConfig, Qwen3Config
 
 from forgather_core.configurations import resolve
 from forgather_core.option_spec import specs_of
@@ -178,6 +181,27 @@ def test_a_theta_that_is_missing_is_asked_for_and_in_a_configuration_that_of_tra
         definition, rope_parameters=rope
     ).problems()
     assert config_of(definition, rope_parameters=rope).rope_parameters["rope_theta"] == 10000
+
+
+OLD_ROPE: dict[str, dict[str, Any]] = {
+    "theta alone": {"rope_theta": 1234.0},
+    "theta, no scaling": {"rope_theta": 1234.0, "rope_scaling": None},
+    "scaling under its first name": {"rope_theta": 1234.0, "rope_scaling": {"type": "linear", "factor": 3.0}},
+    "scaling": {"rope_theta": 1234.0, "rope_scaling": {"rope_type": "dynamic", "factor": 3.0}},
+    "no scaling": {"rope_scaling": None},
+    "both forms": {"rope_theta": 1234.0, "rope_parameters": {"rope_type": "linear", "rope_theta": 5.0, "factor": 2.0}},
+}
+
+
+@pytest.mark.parametrize("said", OLD_ROPE.values(), ids=OLD_ROPE)
+@pytest.mark.parametrize("definition", ["llama", "mistral", "qwen3"])
+def test_rope_in_the_words_of_older_files_is_what_transformers_makes_of_it(
+    definition: str, said: dict[str, Any]
+) -> None:
+    native = {"llama": NativeLlamaConfig, "mistral": MistralConfig, "qwen3": Qwen3Config}[definition]
+    expected = dict(native(**copy.deepcopy(said)).rope_parameters)
+    expected.pop("type", None)  # what rope_type was called once
+    assert config_of(definition, **copy.deepcopy(said)).rope_parameters == expected
 
 
 BUILT_IN = {
