@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
+
+from .errors import DefinitionError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,15 @@ class ModelDefinition:
             return []
         found = [p.name.removesuffix(".yaml") for p in self.presets.iterdir() if p.name.endswith(".yaml")]
         return sorted(found, key=_by_size)
+
+
+def import_object(target: str, definition: ModelDefinition) -> Any:
+    """Import what a definition names as `"package.module:Name"`."""
+    module, _, name = target.partition(":")
+    found = getattr(importlib.import_module(module), name, None)
+    if found is None:
+        raise DefinitionError(f"the definition '{definition.name}' names '{target}', but '{module}' has no '{name}'")
+    return found
 
 
 def _by_size(name: str) -> tuple[float, str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
+from .definition import import_object
 from .errors import DefinitionError
-from .export.model_config import config_values, import_object, option_values, token_ids
+from .export.model_config import config_values, option_values, token_ids
 from .export.tokenizer import load_tokenizer, quick_facts
+from .kinds import kind_of
+from .parts.table_init import find_row
 from .settings import Settings
 
 
@@ -41,13 +45,10 @@ def initial_table(settings: Settings) -> list[dict[str, Any]]:
     Raises:
         DefinitionError: The definition has no table, or no row of it matches a weight.
     """
-    import torch
-
     definition = settings.configuration.definition
     place = {"base": settings.base_of("tokenizer")}
-    facts = quick_facts(settings.directory.tokenizer, **place)
-    if facts is None:
-        facts = load_tokenizer(settings.directory.tokenizer, **place).facts
+    tokenizer = settings.directory.tokenizer
+    facts = quick_facts(tokenizer, **place) or load_tokenizer(tokenizer, **place).facts
     values = config_values(definition, option_values(settings, facts), facts, token_ids(settings, facts))
     config = import_object(definition.config, definition)(**values)
     with torch.device("meta"):
@@ -57,17 +58,18 @@ def initial_table(settings: Settings) -> list[dict[str, Any]]:
     table = list(model.initial_weights())
     kinds: dict[str, list[Any]] = {}
     for name, parameter in model.named_parameters():  # a tied head is the embedding, and filled as that
-        kinds.setdefault(re.sub(r"\.\d+(?=\.)", ".*", name), []).append(parameter)
+        kinds.setdefault(kind_of(name), []).append(parameter)
     rows = {kind: _row_of(kind, table, definition.name) for kind in kinds}
     order = sorted(kinds, key=lambda kind: rows[kind])  # of the table, then of the model
     return [asdict(_describe(kind, kinds[kind], *table[rows[kind]])) for kind in order]
 
 
 def _row_of(kind: str, table: list[tuple[str, Any]], definition: str) -> int:
-    found = next((number for number, (pattern, _) in enumerate(table) if re.search(pattern, kind)), None)
-    if found is None:
-        raise DefinitionError(f"no row of the table of initial weights of '{definition}' matches '{kind}'")
-    return found
+    try:
+        return find_row(table, kind)
+    except ValueError:
+        message = f"no row of the table of initial weights of '{definition}' matches '{kind}'"
+        raise DefinitionError(message) from None
 
 
 def _describe(kind: str, parameters: list[Any], pattern: str, rule: Any) -> InitialRow:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .configurations import Layer
-from .definition import ModelDefinition
+from .definition import ModelDefinition, import_object
 from .errors import ConfigurationError
 from .option_spec import specs_of
 from .registry import registry
@@ -54,7 +53,7 @@ def read_likeness(definition: ModelDefinition, directory: Path) -> Likeness:
 
     file = directory / "config.json"
     text, content = _content(file)
-    config_class = _config_class(definition)
+    config_class = import_object(definition.config, definition)
     _check_model_type(definition, config_class, content, file)
     if content.get("quantization_config"):
         raise ConfigurationError(f"--like: {file}: the model is quantized, and a definition has plain weights")
@@ -94,11 +93,6 @@ def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
         return parse_yaml(text), content  # JSON is YAML, and this one knows the line of every key
     except YamlError:
         return YamlText(None, None), content
-
-
-def _config_class(definition: ModelDefinition) -> Any:
-    module, _, name = definition.config.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _check_model_type(definition: ModelDefinition, config_class: Any, content: Mapping[str, Any], file: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .export.model_config import SettledValue, option_values
 from .export.tokenizer import TokenizerFacts, load_tokenizer, quick_facts
+from .kinds import kind_of
 from .loaders import loaders
 from .option_spec import specs_of
 from .settings import Settings
@@ -60,7 +60,7 @@ def parameter_table(model: nn.Module) -> ParameterTable:
         tied_to = first.get(id(parameter))
         first.setdefault(id(parameter), name)
         module, _, leaf = name.rpartition(".")
-        kinds.setdefault(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", module), []).append((leaf, parameter, tied_to))
+        kinds.setdefault(kind_of(module), []).append((leaf, parameter, tied_to))
     rows = tuple(_row(kind, members) for kind, members in kinds.items())
     unique = list(model.parameters())
     return ParameterTable(

@@ -54,10 +54,19 @@ class Plan:
     settings: Settings
     sources: Sources
     facts: TokenizerFacts
-    config: Mapping[str, Any]
     loaded: LoadedTokenizer | None
     options: Mapping[str, SettledValue]
     chat_template: str | None
+
+    @cached_property
+    def token_ids(self) -> dict[str, Any]:
+        """The tokens with which a text begins, ends and is padded."""
+        return token_ids(self.settings, self.facts)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What the configuration class is called with. Imports it, which a directory that is reused has no need of."""
+        return config_values(self.settings.configuration.definition, self.options, self.facts, self.token_ids)
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -119,11 +128,10 @@ def plan_contents(settings: Settings) -> Plan:
         facts = loaded.facts
     template = directory.chat_template
     text = resolve_chat_template(template, settings.base_of("chat_template")) if template else None
-    options = option_values(settings, facts)
-    config = config_values(definition, options, facts, token_ids(settings, facts))
+    plan = Plan(settings, sources, facts, loaded, option_values(settings, facts), text)
     if directory.native:
-        check_native(settings, config)
-    return Plan(settings, sources, facts, config, loaded, options, text)
+        check_native(settings, plan.config)
+    return plan
 
 
 def write_contents(plan: Plan, directory: Path) -> Contents:
@@ -139,7 +147,7 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
     like = settings.likeness.generation if settings.likeness is not None else None
     config = config_json(definition, plan.config, native=settings.directory.native)
     _write(directory, "config.json", config, origins)
-    _write(directory, "generation_config.json", generation_config_json(token_ids(settings, plan.facts), like), origins)
+    _write(directory, "generation_config.json", generation_config_json(plan.token_ids, like), origins)
     for name, text in licence_files(definition).items():
         _write(directory, name, text, origins)
     _write(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..definition import ModelDefinition
-from ..errors import ConfigurationError, DefinitionError
+from ..definition import ModelDefinition, import_object
+from ..errors import ConfigurationError
 from ..option_spec import specs_of
 from ..settings import DERIVED, Origin, Settings, derived_values
 from .tokenizer import TokenizerFacts
@@ -77,15 +76,6 @@ def config_values(
 
 def _tokenizer_gives(name: str) -> bool:
     return name in {"vocab_size", "max_position_embeddings"}
-
-
-def import_object(target: str, definition: ModelDefinition) -> Any:
-    """Import what a definition names as `"package.module:Name"`."""
-    module, _, name = target.partition(":")
-    found = getattr(importlib.import_module(module), name, None)
-    if found is None:
-        raise DefinitionError(f"the definition '{definition.name}' names '{target}', but '{module}' has no '{name}'")
-    return found
 
 
 def config_json(definition: ModelDefinition, values: Mapping[str, Any], *, native: bool = False) -> str:

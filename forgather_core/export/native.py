@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..definition import ModelDefinition
+from ..definition import ModelDefinition, import_object
 from ..errors import ConfigurationError
 from ..settings import Settings
-from .model_config import import_object
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,12 +1,13 @@
 """Applies a definition's table of initial weights, module by module, as transformers asks for it."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from forgather_core.parts.initial_weights import Rule, Table
+from forgather_core.parts.initial_weights import Rule
 
 
 @torch.no_grad()
@@ -36,16 +37,21 @@ def initialise_module(model: Any, module: Any) -> None:
         module.reset_buffers()
 
 
-def find_rule(table: Table, name: str) -> Rule:
-    """The rule of the first pattern that is found in a parameter's name.
+def find_row(table: Sequence[tuple[str, Rule]], name: str) -> int:
+    """Which row of a table fills a parameter: the first whose pattern is found in its name.
 
     Raises:
         ValueError: There is none.
     """
-    for pattern, rule in table:
+    for number, (pattern, _) in enumerate(table):
         if re.search(pattern, name):
-            return rule
+            return number
     raise ValueError(f"no row of the table of initial weights matches the parameter '{name}'")
+
+
+def find_rule(table: Sequence[tuple[str, Rule]], name: str) -> Rule:
+    """The rule of that row; raises as `find_row`."""
+    return table[find_row(table, name)][1]
 
 
 def _name_of(model: nn.Module, module: nn.Module) -> str:

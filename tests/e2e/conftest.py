@@ -63,3 +63,24 @@ def python(tmp_path: Path, environment: dict[str, str]) -> Run:
         return done
 
     return run
+
+
+def run_in(place: Path, **environment: str) -> Callable[..., None]:
+    """Run this Python with arguments in a directory that several tests share, on the CPU; fail where it does."""
+    environment = (
+        os.environ | {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
+    )
+
+    def run(*arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=place,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run

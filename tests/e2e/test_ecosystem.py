@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+
+from .conftest import run_in
 
 pytestmark = pytest.mark.slow
 
@@ -37,15 +36,7 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """What each tool made of the definition's directory."""
     definition: str = request.param
     place = tmp_path_factory.mktemp(definition)
-    environment = os.environ | {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-    def run(*command: str) -> None:
-        command = (sys.executable, *command)
-        done = subprocess.run(
-            command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=300
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
+    run = run_in(place)
     model = ("-m", "forgather_cli.main", "-t", definition, "model", *SIZES, *OPTIONS[definition])
     run(*model, "--device", "cpu", "--save-checkpoint", "--safetensors", "--output-dir", "model", "construct")
     strengthen(place / "model")

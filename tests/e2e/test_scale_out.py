@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers.distributed import DistributedConfig
+
+from .conftest import run_in
 
 WAYS = {"tp_size", "pp_size", "fsdp_size"}
 KNOWN = {field.name for field in dataclasses.fields(DistributedConfig)}
@@ -53,20 +52,7 @@ def definition(request: pytest.FixtureRequest) -> str:
 def reports(definition: str, tmp_path_factory: pytest.TempPathFactory) -> Reports:
     """What the two processes say of the definition's directories, untied and tied."""
     place = tmp_path_factory.mktemp(definition)
-    environment = os.environ | {
-        "HF_HOME": str(place / "hf"),
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
-
-    def run(*command: str) -> None:
-        command = (sys.executable, *command)
-        done = subprocess.run(
-            command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=300
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
+    run = run_in(place, OMP_NUM_THREADS="1")
     model = ("-m", "forgather_cli.main", "-t", definition, "model", *SIZES, *OPTIONS[definition])
     checkpoint = ("--device", "cpu", "--save-checkpoint", "--safetensors")
     for tie, flag in TIES.items():
