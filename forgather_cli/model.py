@@ -6,10 +6,8 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,6 @@ from .dynamic import CHOOSE, DynamicCommand, DynamicGroup, Session, ShowCommand,
 
 if TYPE_CHECKING:
     from forgather_core.settings import Settings
-    from forgather_core.trial import Step
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -42,11 +39,12 @@ def construct(ctx: typer.Context) -> None:
     from forgather_core.construct import construct as run
     from forgather_core.report import construction_report
 
-    from . import drawings
+    from . import drawings, progress
 
-    made = run(
-        asked.settings, project=asked.project, refresh=asked.run.refresh_model, keep=asked.run.keep, on_wait=_waiting
-    )
+    with progress.watch() as watch:
+        made = run(
+            asked.settings, project=asked.project, refresh=asked.run.refresh_model, keep=asked.run.keep, watch=watch
+        )
     report = construction_report(made)
     report["notes"] += [f"{flag} has no effect on construct: it belongs to {owner}" for flag, owner in asked.idle]
     asked.answer(report, drawings.construction(report))
@@ -59,13 +57,14 @@ def test(ctx: typer.Context) -> None:
     from forgather_core.construct import construct as run
     from forgather_core.trial import check_trial, run_trial_of
 
-    from . import drawings
+    from . import drawings, progress
 
     check_trial(asked.settings, asked.trial)
-    made = run(
-        asked.settings, project=asked.project, refresh=asked.run.refresh_model, keep=asked.run.keep, on_wait=_waiting
-    )
-    with _progress(asked.trial.steps) as on_step:
+    with progress.watch() as watch:
+        made = run(
+            asked.settings, project=asked.project, refresh=asked.run.refresh_model, keep=asked.run.keep, watch=watch
+        )
+    with progress.steps(asked.trial.steps) as on_step:
         report = run_trial_of(made, asked.trial, on_step=on_step)
     asked.answer(report, drawings.trial(report))
 
@@ -142,22 +141,3 @@ def _editor() -> list[str]:
                 raise ForgatherError(f"--edit: {variable} names '{command[0]}', which is not a program here")
             return command
     raise ForgatherError("--edit: set VISUAL or EDITOR to your editor, for example: export EDITOR=nano")
-
-
-@contextmanager
-def _progress(steps: int) -> Iterator[Callable[[Step], None] | None]:
-    """A bar on the terminal while steps run; nothing where nobody watches."""
-    if not sys.stderr.isatty() or steps == 1:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=steps, loss="")
-        yield lambda step: progress.update(task, completed=step.step, loss=f"{step.loss:.4f}")
-
-
-def _waiting() -> None:
-    typer.echo("another process holds the model directory: waiting for it", err=True)

@@ -1,17 +1,17 @@
-"""`construct`: a model directory is prepared, the model built from it, weights loaded and saved."""
+"""`construct`: a model directory is prepared, the model built from it, weights loaded and saved, all in one step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import BuildError, DirectoryError
-from .export.directory import ModelDirectory, prepare_directory
-from .export.manifest import read_manifest
-from .files import directory_lock
+from .errors import BuildError
+from .export.directory import Draft, ModelDirectory, draft_directory
 from .settings import Settings
+from .shared_options import BuildOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,63 +38,97 @@ class Construction:
     saved: SaveReport | None
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who is told how things go.
+
+    Args:
+        wait: Called once, while another process holds the directory.
+        verifying, loading, saving: Called with the bytes done and the bytes in all.
+    """
+
+    wait: Callable[[], None] | None = None
+    verifying: Callable[[int, int], None] | None = None
+    loading: Callable[[int, int], None] | None = None
+    saving: Callable[[int, int], None] | None = None
+
+
 def construct(
     settings: Settings,
     *,
     project: Path = Path(),
     refresh: bool = False,
     keep: bool = False,
-    on_wait: Callable[[], None] | None = None,
+    watch: Watch = Watch(),
 ) -> Construction:
     """Prepare the directory, build the model, load and save as the settings say.
+
+    A directory that is new or rebuilt takes its place at the end, with its weights if they are saved: whatever fails
+    before leaves what stood there.
 
     Args:
         settings: The settled options.
         project: The project directory, where `output_models` lies.
         refresh: Rebuild an existing directory.
         keep: Use an existing directory as it is.
-        on_wait: Called when another process holds the directory.
+        watch: Who is told how things go.
 
     Raises:
         ForgatherError: Anything a user can mend. What does not need the directory is checked before it is touched.
     """
     options = settings.build
-    _refuse_meta_weights(settings)
+    _refuse_contradictions(settings)
     from .build import build, check_build
-    from .checkpoint import Checkpoint, parse_size, save_checkpoint
+    from .checkpoint import Checkpoint, load_into, parse_size
 
     check_build(options, settings.options)
-    shard_size = parse_size(options.max_shard_size)
-    # Opened first: the checkpoint may lie in the very directory that is rebuilt.
-    checkpoint = Checkpoint.open(options.load_from_checkpoint) if options.load_from_checkpoint is not None else None
-    try:
-        directory = prepare_directory(settings, settings.target(project), refresh=refresh, keep=keep, on_wait=on_wait)
-        model = build(directory.path, options)
-        loaded = checkpoint.load_into(model) if checkpoint is not None else None
-    finally:
-        if checkpoint is not None:
-            checkpoint.close()
-    saved = None
-    if loaded is not None and loaded.missing and options.no_init_weights:
-        names = ", ".join(item.name for item in loaded.missing[:3]) + (", ..." if len(loaded.missing) > 3 else "")
-        raise BuildError(f"{loaded.path} lacks {names}, which --no-init-weights leaves unset: drop that flag")
-    if options.save_checkpoint:
-        with directory_lock(directory.path, on_wait=on_wait):
-            _refuse_changed(directory)
-            saved = save_checkpoint(directory.path, model, safetensors=options.safetensors, max_shard_size=shard_size)
-    return Construction(settings, directory, model, loaded, saved)
-
-
-def _refuse_changed(directory: ModelDirectory) -> None:
-    """Weights go into the directory that the model was built from, and no other that took its place meanwhile."""
-    now = read_manifest(directory.path)
-    if now is None or now.to_json() != directory.manifest.to_json():
-        raise DirectoryError(
-            f"another process rebuilt {directory.path} while this one built its model: nothing was saved, run it again"
+    limit = parse_size(options.max_shard_size)
+    with ExitStack() as stack:
+        checkpoint, verified = None, None
+        if options.load_from_checkpoint is not None:
+            # Opened first: the checkpoint may lie in the very directory that is rebuilt.
+            checkpoint = stack.enter_context(Checkpoint.open(options.load_from_checkpoint))
+            verified = checkpoint.verify(watch.verifying) if options.verify_checksums else None
+        draft = stack.enter_context(
+            draft_directory(settings, settings.target(project), refresh=refresh, keep=keep, on_wait=watch.wait)
         )
+        model, loaded = build(draft.path, options), None
+        if checkpoint is not None:
+            loaded = load_into(model, checkpoint, verified=verified, on_progress=watch.loading)
+            _refuse_unset(options, loaded)
+        saved = _commit(draft, model, limit, options, watch)
+    model.config._name_or_path = str(draft.target)  # type: ignore[union-attr]
+    return Construction(settings, draft.result, model, loaded, saved)
 
 
-def _refuse_meta_weights(settings: Settings) -> None:
+def _commit(draft: Draft, model: nn.Module, limit: int, options: BuildOptions, watch: Watch) -> SaveReport | None:
+    """Directory and weights take their place in one step: a draft with them, or an index in what stands there."""
+    from .checkpoint.save import LOCK, job_of, quiet, saving_errors, superseded
+
+    target = draft.target
+    if not options.save_checkpoint:
+        with quiet(target, watch.wait):
+            draft.commit(drop={LOCK})
+        return None
+    job = job_of(model, safetensors=options.safetensors, limit=limit, on_progress=watch.saving)
+    with saving_errors(target):
+        if not draft.is_new:
+            with quiet(target, watch.wait):
+                return job.save(target)
+        written = job.write_into(draft.path)
+        with quiet(target, watch.wait):
+            draft.commit(drop=superseded(target))
+        return job.report(target, written)
+
+
+def _refuse_unset(options: BuildOptions, loaded: LoadReport) -> None:
+    unset = [*(item.name for item in loaded.missing), *(item.name for item in loaded.other_shape)]
+    if options.no_init_weights and unset:
+        names = ", ".join(unset[:3]) + (", ..." if len(unset) > 3 else "")
+        raise BuildError(f"{loaded.path} lacks {names}, which --no-init-weights leaves unset: drop that flag")
+
+
+def _refuse_contradictions(settings: Settings) -> None:
     options = settings.build
     if options.device == "meta":
         for flag, given in (
@@ -109,3 +143,5 @@ def _refuse_meta_weights(settings: Settings) -> None:
         )
     if options.safetensors and not options.save_checkpoint:
         raise BuildError("--safetensors is a format of --save-checkpoint: add that flag")
+    if options.verify_checksums and options.load_from_checkpoint is None:
+        raise BuildError("--verify-checksums reads the files of --load-from-checkpoint: add that option")

@@ -13,8 +13,9 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,19 +24,28 @@ from .paths import expanded
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_WRITE_CHUNK = 32 * 2**20  # bytes: one call of the system takes at most 2 GiB
 _WAIT_NOTICE = 1.0  # seconds before a waiting process says so
 
 
+Settle = Callable[[Path], None]
+
+
 @contextmanager
-def staging_directory(target: Path) -> Iterator[Path]:
+def staging_directory(target: Path, *, settle: Settle | None = None) -> Iterator[Path]:
     """A new, empty sibling of `target`, removed at the end unless it has been renamed away.
+
+    Args:
+        target: What is being written.
+        settle: Called with the staging directory before it is removed, also by the next process if this one dies; if it
+            fails, the directory stays for the next one.
 
     Raises:
         DirectoryError: It cannot be made, or the disk fails within the block.
     """
     target = _resolved(target)
     with _os_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent)
         staging = target.parent / f".{_short(target.name)}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
         staging.mkdir()
         descriptor = os.open(staging, os.O_RDONLY)
@@ -44,13 +54,28 @@ def staging_directory(target: Path) -> Iterator[Path]:
             yield staging
         finally:
             os.close(descriptor)
-            shutil.rmtree(staging, ignore_errors=True)
+            _discard(staging, settle)
 
 
-def replace_directory(staging: Path, target: Path) -> None:
+def _discard(staging: Path, settle: Settle | None) -> None:
+    try:
+        if settle is not None and staging.is_dir():
+            settle(staging)
+    except OSError:
+        return  # the disk fails: whoever writes here next tries again
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_directory(staging: Path, target: Path, *, known: Collection[str] | None = None) -> None:
     """Put `staging` in the place of `target`, which may exist, durably.
 
     On return the new directory is on disk under its name. What stood there is removed afterwards.
+
+    Args:
+        staging: The new directory.
+        target: Its place.
+        known: The entries of `target` when its files were carried over. What other processes have written there since
+            is brought along; without this, nothing is.
 
     Raises:
         DirectoryError: The operating system refuses; `target` is as it was.
@@ -68,8 +93,20 @@ def replace_directory(staging: Path, target: Path) -> None:
             target.rename(old)
             staging.rename(target)
             staging = old
+        if known is not None:
+            _rescue(staging, target, known)
         sync_directory(target.parent)
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _rescue(old: Path, new: Path, known: Collection[str]) -> None:
+    """Move what others have written into `old` while it was being replaced."""
+    for entry in old.iterdir():
+        there = new / entry.name
+        if entry.name not in known and not os.path.lexists(there):
+            entry.rename(there)
+        elif entry.is_dir() and not entry.is_symlink() and there.is_dir():
+            _rescue(entry, there, ())
 
 
 def _old(target: Path) -> Path:
@@ -107,8 +144,13 @@ def _link_or_copy(source: str | Path, destination: str | Path, *, follow_symlink
     return str(destination)
 
 
-def sweep_stale(target: Path) -> None:
-    """Mend what dead processes left beside `target`. What a living one holds stays. Call it under the lock."""
+def sweep_stale(target: Path, *, settle: Settle | None = None) -> None:
+    """Mend what dead processes left beside `target`. What a living one holds stays. Call it under the lock.
+
+    Args:
+        target: What they were writing.
+        settle: As of `staging_directory`.
+    """
     target = _resolved(target)
     old = _old(target)
     if old.is_dir() and not target.exists():
@@ -120,7 +162,7 @@ def sweep_stale(target: Path) -> None:
         return
     for entry in target.parent.iterdir():
         if pattern.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink() and _is_abandoned(entry):
-            shutil.rmtree(entry, ignore_errors=True)
+            _discard(entry, settle)
 
 
 def _is_abandoned(directory: Path) -> bool:
@@ -150,7 +192,7 @@ def directory_lock(target: Path, *, on_wait: Callable[[], None] | None = None) -
     """
     target = _resolved(target)
     with _os_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent)
         descriptor = _locked(target.parent / f".{_short(target.name)}.lock", on_wait)
     try:
         yield
@@ -179,6 +221,59 @@ def _locked(path: Path, on_wait: Callable[[], None] | None) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it that are missing, durably."""
+    path = _resolved(path)
+    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+    for parent in reversed(missing):
+        parent.mkdir(exist_ok=True)
+        sync_directory(parent.parent)
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor to read a regular file with; a link is followed, and a pipe is refused rather than waited for.
+
+    Raises:
+        OSError: It is missing, cannot be read, or is no regular file (EINVAL).
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return descriptor
+
+
+def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
+    """Fill `memory` with the bytes of a file from `offset` on.
+
+    Raises:
+        OSError: The disk fails, or the file ends before (EIO): it has been truncated since its size was looked at.
+    """
+    while memory.nbytes:
+        count = os.preadv(descriptor, [memory], offset)
+        if count == 0:
+            raise OSError(errno.EIO, "it ends too early: something has truncated it")
+        memory, offset = memory[count:], offset + count
+
+
+def read_bytes(descriptor: int, count: int, offset: int) -> bytes:
+    """`count` bytes of a file from `offset` on; raises as `read_into`."""
+    data = bytearray(count)
+    read_into(descriptor, memoryview(data), offset)
+    return bytes(data)
+
+
+def write_fully(descriptor: int, memory: memoryview) -> None:
+    """Append all of `memory` to a file; a disk that takes only part of it raises OSError at the next part."""
+    while memory.nbytes:
+        memory = memory[os.write(descriptor, memory[:_WRITE_CHUNK]) :]
+
+
+def replaced_by(path: Path) -> Path:
+    """Where the content of `path` is: there, or under the name that it has between the two renames of an exchange."""
+    return _old(_resolved(path)) if not os.path.lexists(path) and _old(_resolved(path)).is_dir() else path
 
 
 def write_atomic(path: Path, data: bytes) -> None:

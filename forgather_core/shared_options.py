@@ -68,6 +68,9 @@ class BuildOptions:
     load_from_checkpoint: Path | None = option(
         None, help="Load model weights from checkpoint (a directory or a file)", group=CHECKPOINT
     )
+    verify_checksums: bool = option(
+        False, help="Compare every file with its recorded SHA-256 before loading", group=CHECKPOINT, negatable=False
+    )
     save_checkpoint: bool = option(False, help="Save model checkpoint", group=CHECKPOINT, negatable=False)
     safetensors: bool = option(False, help="Save using safetensors (default: .bin)", group=CHECKPOINT, negatable=False)
     max_shard_size: str = option(

@@ -1,15 +1,18 @@
 """Weights on disk, in Hugging Face's sharded format: found, read into a model, written from one."""
 
 from .layout import parse_size
-from .load import Checkpoint, LoadReport, MissingTensor, load_checkpoint
+from .load import LoadReport, MissingTensor, OtherShape, load_checkpoint, load_into
+from .reader import Checkpoint
 from .save import SaveReport, save_checkpoint
 
 __all__ = [
     "Checkpoint",
     "LoadReport",
     "MissingTensor",
+    "OtherShape",
     "SaveReport",
     "load_checkpoint",
+    "load_into",
     "parse_size",
     "save_checkpoint",
 ]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 from ..errors import CheckpointError
+from ..files import open_regular, replaced_by
 from ..paths import expanded
+from .strict_json import LIMIT, parse_object
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -42,10 +46,10 @@ class Format:
         tag = f"-{generation}" if generation > 1 else ""
         return [f"{self.stem}{tag}-{n:05d}-of-{count:05d}{self.suffix}" for n in range(1, count + 1)]
 
-    def owns(self, name: str) -> bool:
-        """Whether a file of this name is a shard or the single file of this format."""
-        shard = rf"{self.stem}(-\d+)?-\d{{5}}-of-\d{{5}}{re.escape(self.suffix)}"
-        return name == self.single or re.fullmatch(shard, name) is not None
+    def generation(self, name: str) -> int | None:
+        """The generation of a shard of this name; None for any other name."""
+        found = re.fullmatch(rf"{self.stem}(?:-(\d+))?-\d{{5,}}-of-\d{{5,}}{re.escape(self.suffix)}", name)
+        return int(found[1] or 1) if found else None
 
 
 SAFETENSORS = Format("model", ".safetensors")
@@ -68,34 +72,80 @@ def parse_size(text: str) -> int:
     return size
 
 
-def shards_of(entry: Path) -> list[Path]:
-    """The weight files that a checkpoint's entry (an index, or a single file) stands for.
+@dataclass(frozen=True)
+class Index:
+    """Which file holds which tensor, and what is known of them: of a checkpoint of ours, its manifest.
+
+    Args:
+        weight_map: File by name of tensor.
+        metadata: `total_size` and, where Forgather wrote it, `dtype`, versions, `sha256` of each file, and
+            `non_finite`, the tensors that held NaN or an infinity when they were written.
+    """
+
+    weight_map: Mapping[str, str]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read and check an index.
+
+        Raises:
+            CheckpointError: It is damaged, or names a file outside its directory.
+        """
+        descriptor = open_checked(file)
+        with os.fdopen(descriptor, "rb") as stream:
+            data = stream.read(LIMIT + 1)
+        try:
+            content = parse_object(data)
+        except ValueError as error:
+            raise CheckpointError(f"{file} is no index of a checkpoint: {error}") from None
+        weight_map, metadata = content.get("weight_map"), content.get("metadata") or {}
+        if not isinstance(weight_map, dict) or not isinstance(metadata, dict):
+            raise CheckpointError(f"{file} is no index of a checkpoint: it has no object 'weight_map'")
+        for name in weight_map.values():
+            # The name itself is checked, not where it leads: a hub's cache is made of links.
+            if not is_file_name(name):
+                raise CheckpointError(
+                    f"{file} names {name!r}, which is not a file name: it may not leave its directory"
+                )
+        if not weight_map:
+            raise CheckpointError(f"{file} names no weights")
+        return cls(weight_map, metadata)
+
+    @property
+    def files(self) -> list[str]:
+        """The weight files, sorted."""
+        return sorted(set(self.weight_map.values()))
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 by file, where it is known."""
+        found = self.metadata.get("sha256")
+        return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
+
+    def to_json(self) -> bytes:
+        """The text of the file."""
+        content = {"metadata": dict(self.metadata), "weight_map": dict(sorted(self.weight_map.items()))}
+        return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def is_file_name(name: object) -> bool:
+    """Whether it is one plain component of a path."""
+    return isinstance(name, str) and name not in {"", ".", ".."} and not re.search(r"[/\\\0]", name)
+
+
+def open_checked(file: Path) -> int:
+    """A descriptor of a regular file, never waiting for a pipe.
 
     Raises:
-        CheckpointError: The index is damaged, names a file outside its directory, or one that is not there.
+        CheckpointError: It is missing, or is no regular file, or cannot be read.
     """
-    if not entry.name.endswith(".json"):
-        return [_regular(entry)]
     try:
-        weight_map = json.loads(entry.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{entry} is no index of a checkpoint ({type(error).__name__}: {error})") from None
-    for name in names:
-        # The name itself is checked, not where it leads: a hub's cache is made of links.
-        if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\\" in name or "\0" in name:
-            raise CheckpointError(f"{entry} names {name!r}, which is not a file name: it may not leave its directory")
-    if not names:
-        raise CheckpointError(f"{entry} names no weights")
-    return [_regular(entry.parent / name) for name in names]
-
-
-def _regular(file: Path) -> Path:
-    if not file.exists():
-        raise CheckpointError(f"{file} is missing: the checkpoint is incomplete")
-    if not file.is_file():
-        raise CheckpointError(f"{file} is no regular file")
-    return file
+        return open_regular(file)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing: the checkpoint is incomplete") from None
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def find_entry(path: Path) -> Path:
@@ -104,36 +154,44 @@ def find_entry(path: Path) -> Path:
     Raises:
         CheckpointError: There is none.
     """
-    path = expanded(path)
+    path = replaced_by(expanded(path))
     if path.is_file():
         return path
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint '{path}': name a model directory, a weight file or an index")
     if not path.is_dir():
         raise CheckpointError(f"{path} is neither a directory nor a regular file")
-    for name in ENTRIES:
-        if (path / name).exists():
-            return path / name
+    entry = entry_of(path)
+    if entry is not None:
+        return path / entry
     raise CheckpointError(f"{path} holds no weights (none of {', '.join(ENTRIES)}): save them with --save-checkpoint")
 
 
-def index_json(weight_map: Mapping[str, str], total_size: int) -> bytes:
-    """The text of an index."""
-    content = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
-    return (json.dumps(content, indent=2) + "\n").encode()
+def entry_of(directory: Path) -> str | None:
+    """Name of the entry that wins in a directory; None where there is none."""
+    return next((name for name in ENTRIES if (directory / name).exists()), None)
+
+
+def weight_files(directory: Path) -> dict[str, list[str]]:
+    """The entries of a directory, the winner first, each with the files that belong to it, itself among them.
+
+    An index that cannot be read stands alone: what it named is not known.
+    """
+    found = {}
+    for name in ENTRIES:
+        if os.path.lexists(directory / name):
+            found[name] = [name]
+            if name.endswith(".json"):
+                try:
+                    found[name] += Index.read(directory / name).files
+                except CheckpointError:
+                    continue
+    return found
 
 
 def free_generation(directory: Path, format: Format, count: int) -> int:
     """The first generation none of whose shard names is taken."""
     generation = 1
-    while any((directory / name).exists() for name in format.shards(count, generation)):
+    while any(os.path.lexists(directory / name) for name in format.shards(count, generation)):
         generation += 1
     return generation
-
-
-def superseded(directory: Path, keep: Iterable[str]) -> list[Path]:
-    """The files of older checkpoints of either format in a directory, without those named in `keep`."""
-    kept = set(keep)
-    names = [entry.name for entry in directory.iterdir()]
-    weights = [name for name in names if name not in kept and (SAFETENSORS.owns(name) or BIN.owns(name))]
-    return sorted(directory / name for name in weights)

@@ -1,23 +1,24 @@
-"""Load a checkpoint: everything is checked before the first value is copied."""
+"""Load a checkpoint into a model: all that can be checked is checked before the first value is copied."""
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .layout import find_entry, shards_of
+from .copying import Copy, copy_all, non_finite
+from .places import declared_partners, groups_of, materialise, put, slots, state_of, tie_targets
+from .reader import Checkpoint, Progress
+
+_SHOWN = 3  # names in a line of an error
 
 
 @dataclass(frozen=True)
@@ -29,134 +30,72 @@ class MissingTensor:
 
 
 @dataclass(frozen=True)
+class OtherShape:
+    """A tensor that has one shape in the checkpoint and another in the model."""
+
+    name: str
+    stored: tuple[int, ...]
+    model: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class LoadReport:
-    """What was loaded.
+    """What was loaded. Buffers count as parameters do; names of one tensor are filled together.
 
     Args:
         path: The checkpoint.
-        loaded: How many tensors of the model were filled.
+        loaded: The names of the model that were filled.
         missing: Tensors of the model that are not in the checkpoint: they are as they were.
         unexpected: Tensors of the checkpoint for which the model has no place.
+        other_shape: Tensors that were not loaded because of their shape.
+        non_finite: Tensors that were loaded and hold NaN or an infinity. None: nobody has looked (`assign`).
+        verified: Files whose SHA-256 was compared; None where that was not asked for.
+        unverified: Files that were to be verified, and of which no SHA-256 is known.
     """
 
     path: Path
-    loaded: int
+    loaded: tuple[str, ...]
     missing: tuple[MissingTensor, ...] = ()
     unexpected: tuple[str, ...] = ()
+    other_shape: tuple[OtherShape, ...] = ()
+    non_finite: tuple[str, ...] | None = ()
+    verified: tuple[str, ...] | None = None
+    unverified: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether model and checkpoint have the same tensors."""
+        return not (self.missing or self.unexpected or self.other_shape)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
         return {
             "path": str(self.path),
-            "loaded": self.loaded,
+            "loaded": len(self.loaded),
             "missing": [asdict(item) for item in self.missing],
             "unexpected": list(self.unexpected),
+            "other_shape": [
+                {"name": item.name, "stored": list(item.stored), "model": list(item.model)} for item in self.other_shape
+            ],
+            "non_finite": None if self.non_finite is None else list(self.non_finite),
+            "verified": None if self.verified is None else list(self.verified),
+            "unverified": list(self.unverified),
         }
 
-
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor in a file: shape and dtype are known, values are read when asked for."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    read: Callable[[], Tensor]
-
-
-class Checkpoint:
-    """An open checkpoint. Its files stay open, so that it outlives the directory in which it lies."""
-
-    def __init__(self, path: Path, tensors: dict[str, _Stored], stack: ExitStack) -> None:
-        self.path = path
-        self._tensors = tensors
-        self._stack = stack
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Open the checkpoint at `path`: a directory, a weight file or an index. No value is read yet.
-
-        Raises:
-            CheckpointError: There is none, or it is damaged or incomplete. The text names the file.
-        """
-        entry = find_entry(Path(path))
-        tensors: dict[str, _Stored] = {}
-        with ExitStack() as stack:
-            for shard in shards_of(entry):
-                found = _open_safetensors(shard, stack) if shard.suffix == ".safetensors" else _open_bin(shard)
-                if twice := sorted(found.keys() & tensors.keys()):
-                    raise CheckpointError(f"{shard} holds '{twice[0]}', which another shard of {entry} holds too")
-                tensors |= found
-            _check_index(entry, tensors)
-            return cls(Path(path), tensors, stack.pop_all())
-
-    def close(self) -> None:
-        """Close the files."""
-        self._tensors = {}
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def load_into(self, model: nn.Module) -> LoadReport:
-        """Copy the checkpoint's values into the model's parameters and persistent buffers, in the model's dtype.
-
-        Args:
-            model: A model on a real device.
-
-        Returns:
-            What was loaded and what was not.
-
-        Raises:
-            CheckpointError: A tensor has another shape or kind of number than the model's, or none fits. Nothing has
-                been copied then.
-        """
-        state = {name: t for name, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
-        places = {name: tensor for name, tensor in state.items() if name in self._tensors}
-        self._check(places, model)
-        ties = _ties(model, state)
-        filled: set[str] = set()
-        with torch.no_grad():
-            for name, tensor in places.items():
-                if ties.get(name) not in places:  # else the source of the tie fills both
-                    tensor.copy_(self._tensors[name].read())
-                filled.add(name)
-        reached = filled | {name for name, source in ties.items() if source in filled}
-        reached |= {source for name, source in ties.items() if name in filled}
-        missing = tuple(MissingTensor(name, self._hint(name, model)) for name in state if name not in reached)
-        unexpected = [name for name in self._tensors if name not in state]
-        unexpected += [name for name in places if ties.get(name) in places and not self._agree(name, ties[name])]
-        return LoadReport(self.path, len(reached), missing, tuple(unexpected))
-
-    def _check(self, places: dict[str, Tensor], model: nn.Module) -> None:
-        if not places:
-            example = f"it has '{next(iter(self._tensors))}'" if self._tensors else "it is empty"
-            raise CheckpointError(
-                f"{self.path} has no tensor that {type(model).__name__} has ({example}): it is of another model"
-            )
-        wrong = []
-        for name, tensor in places.items():
-            stored = self._tensors[name]
-            if tensor.is_meta:
-                raise CheckpointError(f"'{name}' of the model is on the meta device: name a real device to load to")
-            if stored.shape != tuple(tensor.shape):
-                wrong.append(f"{name} ({_shape(stored.shape)} there, {_shape(tensor.shape)} here)")
-            elif stored.dtype.is_floating_point != tensor.dtype.is_floating_point:
-                wrong.append(f"{name} ({_dtype(stored.dtype)} there, {_dtype(tensor.dtype)} here)")
-        if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise CheckpointError(f"{self.path} does not fit the model: {', '.join(wrong[:3])}{more}")
-
-    def _agree(self, name: str, source: str) -> bool:
-        return torch.equal(self._tensors[name].read(), self._tensors[source].read())
-
-    def _hint(self, name: str, model: nn.Module) -> str | None:
-        if name in (getattr(model, "_tied_weights_keys", None) or {}):
-            return "a tied model saves it once: tie this one too with --tie-word-embeddings"
-        near = get_close_matches(name, self._tensors, n=1, cutoff=0.8)
-        return f"the checkpoint has {near[0]}" if near else None
+    def problems(self) -> list[str]:
+        """A sentence for each kind of thing that was not as it should be; empty where all is well."""
+        found = []
+        if self.missing:
+            found.append(f"{_count(self.missing)} of the model missing from {self.path}: {_some(self.missing)}")
+        if self.unexpected:
+            found.append(f"{_count(self.unexpected)} of {self.path} not in the model: {_some(self.unexpected)}")
+        if self.other_shape:
+            found.append(f"{_count(self.other_shape)} of another shape in {self.path}: {_some(self.other_shape)}")
+        if self.non_finite:
+            found.append(f"{_count(self.non_finite)} loaded from {self.path} with NaN or Inf: {_some(self.non_finite)}")
+        if self.unverified:
+            found.append(f"no checksum is recorded in {self.path} of {_listed(list(self.unverified))}")
+        return found
 
 
 def load_checkpoint(
@@ -165,134 +104,256 @@ def load_checkpoint(
     *,
     device: torch.device | str | None = None,
     strict: bool = False,
+    assign: bool = False,
+    verify_checksums: bool = False,
+    on_progress: Progress | None = None,
 ) -> LoadReport:
     """Load a checkpoint of Hugging Face's format, sharded or not, safetensors or `.bin`, into a model.
 
+    Values are converted to the dtype that the model has. They are read a few megabytes at a time into their place, so
+    that no second copy of the model is ever in memory.
+
     Args:
-        path: A model directory, a weight file or an index.
-        model: The model. On the meta device it is given memory first, which needs `device`.
-        device: Where the model is moved before anything is loaded; None leaves it where it is.
-        strict: Raise where something is missing or unexpected; else warn.
+        path: A model directory, a weight file, an index, or a repository of the hub (`owner/name`).
+        model: The model. On the meta device it is given memory first, which needs `device` or `assign`.
+        device: Where the model is moved, once the checkpoint is known to fit; None leaves it where it is.
+        strict: Raise where something is missing, unexpected, or of another shape; else warn.
+        assign: Let the parameters be the pages of the files, where dtype and device allow it, rather than copy. They
+            are private to the process: training changes no file.
+        verify_checksums: Read all files first and compare their SHA-256, where the index has them.
+        on_progress: Called with the bytes done and the bytes in all.
 
     Returns:
         What was loaded and what was not.
 
     Raises:
-        CheckpointError: The checkpoint is damaged or does not fit. Nothing has been loaded then.
+        CheckpointError: The checkpoint is damaged or does not fit. The model is as it was then, unless the disk failed
+            half way.
     """
     with Checkpoint.open(path) as checkpoint:
-        if device is not None:
-            _move(model, torch.device(device))
-        report = checkpoint.load_into(model)
-    for kind, names in (("missing from", [item.name for item in report.missing]), ("not in", report.unexpected)):
-        if names:
-            sentence = f"{kind} the {'checkpoint' if kind != 'not in' else 'model'} {path}: {', '.join(names)}"
-            if strict:
-                raise CheckpointError(sentence)
-            warnings.warn(sentence, stacklevel=2)
+        verified = checkpoint.verify(on_progress) if verify_checksums else None
+        report = load_into(
+            model, checkpoint, device=device, strict=strict, assign=assign, verified=verified, on_progress=on_progress
+        )
+    for problem in report.problems():
+        warnings.warn(problem, stacklevel=2)
     return report
 
 
-def _move(model: nn.Module, device: torch.device) -> None:
-    if not any(parameter.is_meta for parameter in model.parameters()):
-        model.to(device)
-        return
-    model.to_empty(device=device)
-    if hasattr(model, "init_weights"):
-        model.init_weights()  # type: ignore[operator]  # ties, and the buffers that no checkpoint holds
+def load_into(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device | str | None = None,
+    strict: bool = False,
+    assign: bool = False,
+    verified: tuple[str, ...] | None = None,
+    on_progress: Progress | None = None,
+) -> LoadReport:
+    """Load an open checkpoint; warns of nothing. The parameters are those of `load_checkpoint`."""
+    state = state_of(model)
+    plan = _plan(model, state, checkpoint)
+    _refuse(plan, model, state, checkpoint, strict=strict)
+    target = torch.device(device) if device is not None else torch.device("cpu") if assign else None
+    _refuse_meta(model, plan, target)
+    had_meta = any(slot.tensor.is_meta for slot in slots(model))
+    if target is not None and not had_meta and device is not None:
+        model.to(target)
+    if assign:
+        _assign(model, plan, checkpoint, target)
+    if had_meta and target is not None:
+        materialise(model, target)
+    filled = state_of(model)
+    if not assign:
+        copy_all([Copy(checkpoint[source], filled[names[0]]) for names, source in plan.fills], on_progress)
+    if had_meta:
+        _complete(model, plan)
+    if plan.untied and hasattr(model, "tie_weights"):
+        model.tie_weights()  # type: ignore[operator]
+    return LoadReport(
+        checkpoint.path,
+        loaded=tuple(name for names, _ in plan.fills for name in names),
+        missing=tuple(MissingTensor(name, _hint(name, model, checkpoint)) for name in plan.missing),
+        unexpected=tuple(plan.unexpected),
+        other_shape=tuple(plan.other_shape),
+        non_finite=None if assign else _non_finite(plan, checkpoint, filled),
+        verified=verified,
+        unverified=tuple(name for name in checkpoint.files if name not in verified) if verified is not None else (),
+    )
 
 
-def _ties(model: nn.Module, state: dict[str, Tensor]) -> dict[str, str]:
-    """The names that are the same tensor as another: target -> source."""
-    named: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
-    ties = {t: s for t, s in named.items() if t in state and s in state and state[t] is state[s]}
-    first: dict[int, str] = {}
-    for name, tensor in state.items():
-        if name not in ties:
-            source = first.setdefault(id(tensor), name)
-            if source != name:
-                ties[name] = source
-    return ties
+@dataclass(frozen=True)
+class _Plan:
+    """What goes where: the names of each tensor of the model, with the name of the stored one that fills it."""
+
+    fills: list[tuple[list[str], str]]
+    missing: list[str]
+    unexpected: list[str]
+    other_shape: list[OtherShape]
+    untied: bool  # something that transformers ties is two tensors here, of which the checkpoint has one
 
 
-def _open_safetensors(shard: Path, stack: ExitStack) -> dict[str, _Stored]:
-    from safetensors import SafetensorError, safe_open
-
-    def reader(file: Any, name: str) -> Callable[[], Tensor]:
-        def read() -> Tensor:
-            try:
-                tensor: Tensor = file.get_tensor(name)
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{shard} is damaged at '{name}': {error}") from None
-            return tensor
-
-        return read
-
-    try:
-        file: Any = stack.enter_context(safe_open(shard, framework="pt"))  # type: ignore[no-untyped-call]
-        found = {}
-        for name in file.keys():  # noqa: SIM118 - it is no mapping
-            part = file.get_slice(name)
-            found[name] = _Stored(tuple(part.get_shape()), _TORCH_DTYPES[part.get_dtype()], reader(file, name))
-    except KeyError as error:
-        raise CheckpointError(f"{shard} holds numbers of a kind that is not supported: {error}") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{shard} is no safetensors file, or is damaged: {error}") from None
-    return found
+def _plan(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> _Plan:
+    fills: list[tuple[list[str], str]] = []
+    missing: list[str] = []
+    other_shape: list[OtherShape] = []
+    partners, untied = declared_partners(model), False
+    unexpected = [name for name in checkpoint if name not in state]
+    for names in groups_of(model, state):
+        stored = [name for name in names if name in checkpoint]
+        if not stored:
+            stored = [partner for name in names for partner in partners.get(name, ()) if partner in checkpoint]
+            untied |= bool(stored)
+        shape = tuple(state[names[0]].shape)
+        fitting = [name for name in stored if checkpoint[name].shape == shape]
+        if not stored:
+            missing += names
+        elif not fitting:
+            other_shape += [OtherShape(name, checkpoint[name].shape, shape) for name in stored]
+        else:
+            fills.append((names, fitting[0]))
+            # One tensor here, several there: if they are not equal, one of them is lost, and that is said.
+            unexpected += [name for name in stored if name != fitting[0] and not _equal(checkpoint, name, fitting[0])]
+    return _Plan(fills, [name for name in state if name in set(missing)], unexpected, other_shape, untied)
 
 
-_TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    a, b = checkpoint[one], checkpoint[other]
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.mapped(), b.mapped())
 
 
-def _open_bin(shard: Path) -> dict[str, _Stored]:
-    try:
-        state = _torch_load(shard)
-    except pickle.UnpicklingError:
+def _refuse(
+    plan: _Plan, model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoint, *, strict: bool
+) -> None:
+    path = checkpoint.path
+    if spread := [names[0] for names, _ in plan.fills if hasattr(state[names[0]], "full_tensor")]:
+        raise CheckpointError(f"'{spread[0]}' of the model is spread over devices: load before it is sharded")
+    wrong = [
+        f"{source} ({_dtype(checkpoint[source].dtype)} there, {_dtype(state[names[0]].dtype)} here)"
+        for names, source in plan.fills
+        if not _converts(checkpoint[source].dtype, state[names[0]].dtype)
+    ]
+    if wrong:
+        raise CheckpointError(f"{path} does not fit the model: {_listed(wrong)}")
+    shapes = [f"{x.name} ({_shape(x.stored)} there, {_shape(x.model)} here)" for x in plan.other_shape]
+    if not plan.fills and shapes:
+        raise CheckpointError(f"{path} does not fit the model: {_listed(shapes)}")
+    if not plan.fills and state:
+        example = f"it has '{next(iter(checkpoint))}'" if len(checkpoint) else "it is empty"
         raise CheckpointError(
-            f"{shard} is damaged, or holds code, which is not run: save its tensors alone, best as safetensors"
-        ) from None
-    except Exception as error:  # the reader trusts its input, and fails on garbage in any way
-        raise CheckpointError(f"{shard} is no weight file of torch, or is damaged: {_first_line(error)}") from None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise CheckpointError(f"{shard} is no mapping of names to tensors")
-    return {n: _Stored(tuple(t.shape), t.dtype, lambda t=t: t) for n, t in state.items()}  # type: ignore[misc]
+            f"{path} has no tensor that {type(model).__name__} has ({example}): it is of another model"
+        )
+    if strict:
+        problems = LoadReport(path, (), tuple(map(MissingTensor, plan.missing)), tuple(plan.unexpected)).problems()
+        problems += [f"of another shape: {_listed(shapes)}"] if shapes else []
+        if problems:
+            raise CheckpointError("; ".join(problems) + ": nothing was loaded")
 
 
-def _torch_load(shard: Path) -> Any:
-    try:
-        return torch.load(shard, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as error:
-        if "mmap can only be used" not in str(error):  # files of torch < 1.6 are no archives
-            raise
-        return torch.load(shard, map_location="cpu", weights_only=True)
+def _converts(stored: torch.dtype, model: torch.dtype) -> bool:
+    """Whether values of one dtype mean the same in another: floats round, integers must keep their value."""
+    if stored == model:
+        return True
+    if stored.is_floating_point or model.is_floating_point or stored.is_complex or model.is_complex:
+        return (stored.is_floating_point and model.is_floating_point) or (stored.is_complex and model.is_complex)
+    if torch.bool in (stored, model):
+        return False
+    inner, outer = torch.iinfo(stored), torch.iinfo(model)
+    return outer.min <= inner.min and inner.max <= outer.max
 
 
-def _check_index(entry: Path, tensors: dict[str, _Stored]) -> None:
-    if not entry.name.endswith(".json"):
+def _refuse_meta(model: nn.Module, plan: _Plan, target: torch.device | None) -> None:
+    """Before anything is changed: whatever is on meta must come from the checkpoint, or be computable."""
+    meta = [slot for slot in slots(model) if slot.tensor.is_meta]
+    if not meta:
         return
-    named = json.loads(entry.read_text(encoding="utf-8"))["weight_map"].keys()
-    if absent := sorted(named - tensors.keys()):
-        raise CheckpointError(f"{entry} promises '{absent[0]}', but no shard holds it: the checkpoint is damaged")
+    if target is None or target.type == "meta":
+        raise CheckpointError(f"'{meta[0].name}' of the model is on the meta device: name a real device to load to")
+    if hasattr(model, "initialize_weights"):
+        return  # transformers fills what no checkpoint has
+    filled = {name for names, _ in plan.fills for name in names}
+    for slot in meta:
+        if slot.name not in filled and not hasattr(slot.module, "reset_buffers"):
+            what = "missing from the checkpoint" if slot.persistent else "computed, so that no checkpoint has it"
+            raise CheckpointError(f"'{slot.name}' is on the meta device and {what}: build the model on cpu")
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _assign(model: nn.Module, plan: _Plan, checkpoint: Checkpoint, target: torch.device | None) -> None:
+    state = state_of(model)
+    sources = {id(state[name]): source for names, source in plan.fills for name in names}
+    mapped: dict[str, Tensor] = {}
+
+    def make(old: Tensor) -> Tensor | None:
+        source = sources.get(id(old))
+        if source is None:
+            return None
+        if source not in mapped:
+            mapped[source] = checkpoint[source].mapped()
+        device = target if old.is_meta and target is not None else old.device
+        return mapped[source].to(device=device, dtype=old.dtype)
+
+    put(model, make)
 
 
-def _shape(shape: Any) -> str:
+def _complete(model: nn.Module, plan: _Plan) -> None:
+    """What was on meta and no checkpoint fills: initial weights, computed buffers, ties."""
+    if hasattr(model, "initialize_weights"):
+        _initialise_rest(model, plan)
+    for slot in slots(model):
+        if not slot.persistent and hasattr(slot.module, "reset_buffers"):
+            slot.module.reset_buffers()  # type: ignore[operator]
+    if left := [slot.name for slot in slots(model) if slot.tensor.is_meta]:
+        raise CheckpointError(f"'{left[0]}' of the model is still on the meta device: build the model on cpu")
+
+
+def _initialise_rest(model: Any, plan: _Plan) -> None:
+    """What transformers does after a load of its own: what is marked as filled stays, the rest gets initial weights."""
+    from transformers.initialization import guard_torch_init_functions
+
+    state = state_of(model)
+    filled = [state[name] for names, _ in plan.fills for name in names]
+    for tensor in filled:
+        tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+    for module in model.modules():
+        module._is_hf_initialized = False
+    with torch.no_grad(), guard_torch_init_functions():
+        model.initialize_weights()
+    for tensor in filled:
+        vars(tensor).pop("_is_hf_initialized", None)
+
+
+def _non_finite(plan: _Plan, checkpoint: Checkpoint, filled: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Those with NaN or Inf: as recorded when they were written, else by looking."""
+    record = checkpoint.index.metadata.get("non_finite") if checkpoint.index is not None else None
+    found = []
+    for names, source in plan.fills:
+        target = filled[names[0]]
+        known = isinstance(record, list) and target.dtype == checkpoint[source].dtype
+        if (source in record) if known else non_finite(target):  # type: ignore[operator]
+            found.append(names[0])
+    return tuple(found)
+
+
+def _hint(name: str, model: nn.Module, checkpoint: Checkpoint) -> str | None:
+    if name in tie_targets(model):
+        return "a tied model saves it once: tie this one too with --tie-word-embeddings"
+    near = get_close_matches(name, checkpoint, n=1, cutoff=0.8)
+    return f"the checkpoint has {near[0]}" if near else None
+
+
+def _count(items: tuple[Any, ...]) -> str:
+    return "1 tensor" if len(items) == 1 else f"{len(items)} tensors"
+
+
+def _some(items: tuple[Any, ...]) -> str:
+    return _listed([item if isinstance(item, str) else item.name for item in items])
+
+
+def _listed(texts: list[str]) -> str:
+    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "scalar"
 
 

@@ -1,20 +1,30 @@
-"""Save a checkpoint: shards first, made durable; then one rename makes them the checkpoint of the directory."""
+"""Save a checkpoint: whole and durable, or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import CheckpointError, DirectoryError
-from ..files import directory_lock, staging_directory, sweep_stale, sync_directory, sync_file, write_atomic
+from ..files import carry_over, directory_lock, make_directory, replace_directory, staging_directory, sweep_stale
 from ..paths import expanded
-from .layout import BIN, ENTRIES, SAFETENSORS, Format, free_generation, index_json, parse_size, superseded
+from .commit import commit_in_place, old_files, settle
+from .companions import CONFIG, Step, changes, step_for, write_companions
+from .layout import BIN, SAFETENSORS, Format, free_generation, parse_size
+from .reader import Progress
+from .state import model_state
+from .stored import StoredTensor
+from .write import Written, main_dtype, shard_groups, write_shards
+
+STAGING = "checkpoint"  # what the lock and the staging directory within a directory are called after
+LOCK = f".{STAGING}.lock"
 
 
 @dataclass(frozen=True)
@@ -26,16 +36,27 @@ class SaveReport:
         files: The weight files and their index.
         tensors: How many tensors, shared ones counted once.
         bytes: Their size.
+        sha256: Digest by weight file.
+        notes: What a user must know, a sentence each.
     """
 
     path: Path
     files: tuple[str, ...]
     tensors: int
     bytes: int
+    sha256: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
-        return {"path": str(self.path), "files": list(self.files), "tensors": self.tensors, "bytes": self.bytes}
+        return {
+            "path": str(self.path),
+            "files": list(self.files),
+            "tensors": self.tensors,
+            "bytes": self.bytes,
+            "sha256": dict(self.sha256),
+            "notes": list(self.notes),
+        }
 
 
 def save_checkpoint(
@@ -44,131 +65,175 @@ def save_checkpoint(
     *,
     safetensors: bool = False,
     max_shard_size: int | str = "5GB",
+    on_progress: Progress | None = None,
+    on_wait: Callable[[], None] | None = None,
 ) -> SaveReport:
     """Save a model's parameters and persistent buffers in Hugging Face's sharded format.
 
-    The index is the commit: until it is replaced, the directory's old checkpoint is the one that loads, whole. On
-    return the new one is durable, and the files of the old one, of either format, are gone. Ties are saved once.
+    At every instant the directory loads as its old checkpoint or as the new one, whole; on return the new one is
+    durable, and the files of the old one, of either format, are gone. A model of transformers' brings its configuration
+    along: where the directory has another, both are exchanged in one step; where it has none, it is written, with the
+    model's own source files if it has such.
 
     Args:
         path: The directory; it is made if need be.
-        model: The model, on any real device.
+        model: The model, on any real device. Tied tensors are saved once.
         safetensors: Save as safetensors; else with `torch.save`, as `.bin`.
         max_shard_size: Bytes, or a size such as "500MB". A larger tensor has a file of its own.
+        on_progress: Called with the bytes written and the bytes in all.
+        on_wait: Called when another process is saving there: this one waits.
 
     Raises:
-        CheckpointError: The model is on meta, or the directory cannot be written; the old one stands then.
+        CheckpointError: The model is on meta, or the directory cannot be written; the old checkpoint stands then.
     """
     limit = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
-    tensors = unique_tensors(model)
+    job = job_of(model, safetensors=safetensors, limit=limit, on_progress=on_progress)
     directory = expanded(path)
-    format = SAFETENSORS if safetensors else BIN
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with directory_lock(directory / "checkpoint"):
-            return _save(directory, tensors, format, limit)
-    except (OSError, DirectoryError) as error:
-        raise CheckpointError(f"the checkpoint cannot be saved to {directory}: {error}") from None
+    with saving_errors(directory):
+        while True:
+            exchange = job.needs_exchange(directory)
+            if not exchange:
+                make_directory(directory)
+            with _locks(directory, beside=exchange, on_wait=on_wait):
+                if (
+                    job.needs_exchange(directory) == exchange
+                ):  # else another process was faster, and it is as it left it
+                    return job.save(directory)
 
 
-def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a model's state by name. Of those that are one tensor, the source of the tie stands for all.
+def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: Progress | None = None) -> Job:
+    """What saving a model means; nothing is written yet.
 
     Raises:
-        CheckpointError: One of them is on meta.
+        CheckpointError: The model has tensors without values, or of a kind that no checkpoint holds.
     """
-    state: dict[str, Tensor] = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
-    targets = getattr(model, "all_tied_weights_keys", None) or {}
-    seen: set[Any] = set()
-    unique: dict[str, Tensor] = {}
-    for name in sorted(state, key=lambda name: name in targets):  # sources before targets
-        tensor = state[name]
-        if tensor.is_meta:
-            raise CheckpointError(f"'{name}' is on the meta device and has no values to save: build the model on cpu")
-        same = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and same in seen:
-            continue
-        seen.add(same)
-        unique[name] = tensor
-    return {name: unique[name] for name in state if name in unique}
+    if limit < 1:
+        raise CheckpointError(f"max_shard_size: {limit} is no size")
+    state = model_state(model)
+    return Job(state.tensors, SAFETENSORS if safetensors else BIN, limit, on_progress, model, state.notes)
 
 
-def _save(directory: Path, tensors: Mapping[str, Tensor], format: Format, limit: int) -> SaveReport:
-    sweep_stale(directory / "checkpoint")
-    groups = _groups(tensors, limit)
-    names = format.shards(len(groups), free_generation(directory, format, len(groups)))
-    write = _write_safetensors if format is SAFETENSORS else _write_bin
-    with staging_directory(directory / "checkpoint") as staging:
-        for name, group in zip(names, groups, strict=True):
-            write({key: _plain(tensors[key]) for key in group}, staging / name)
-            _finish(staging / name)
-        for name in names:
-            (staging / name).rename(directory / name)
-    sync_directory(directory)
-    size = sum(_size(tensor) for tensor in tensors.values())
-    weight_map = {key: name for name, group in zip(names, groups, strict=True) for key in group}
-    write_atomic(directory / format.index, index_json(weight_map, size))
-    _retire(directory, format)
-    for file in superseded(directory, keep=names):
-        file.unlink()
-    sync_directory(directory)
-    return SaveReport(directory, (*names, format.index), len(tensors), size)
+@dataclass(frozen=True)
+class Job:
+    """What is to be saved, and how. Its methods are called under the directory's lock.
+
+    Args:
+        tensors: The tensors.
+        format: The format.
+        limit: Bytes of tensors in one file.
+        on_progress: Called with the bytes written and the bytes in all.
+        model: The model whose configuration belongs to the weights; None leaves what stands there.
+        notes: What a user must know, a sentence each.
+    """
+
+    tensors: Mapping[str, StoredTensor]
+    format: Format
+    limit: int
+    on_progress: Progress | None = None
+    model: Any = None
+    notes: tuple[str, ...] = ()
+
+    def save(self, directory: Path) -> SaveReport:
+        """Save, in the way that the directory's configuration asks for."""
+        return self.exchange(directory) if self.needs_exchange(directory) else self.save_in_place(directory)
+
+    def needs_exchange(self, directory: Path) -> bool:
+        """Whether the whole directory must change its place: it is new, or the configuration in it has to change."""
+        step = self._step(directory)
+        return step in (Step.REPLACE, Step.DTYPE) or (step is Step.ADD and not directory.exists())
+
+    def write(self, directory: Path, beside: Path | None = None) -> Written:
+        """Write the shards into `directory` under names that are free in `beside` (default: there)."""
+        groups = shard_groups(self.tensors, self.limit)
+        generation = free_generation(beside or directory, self.format, len(groups))
+        names = self.format.shards(len(groups), generation)
+        return write_shards(self.tensors, groups, names, directory, self.format, self.on_progress)
+
+    def save_in_place(self, directory: Path) -> SaveReport:
+        """Save into a directory that stays where it is; its index is the commit."""
+        with staging_directory(directory / STAGING, settle=partial(settle, directory)) as staging:
+            if (step := self._step(directory)) is Step.ADD:
+                write_companions(self.model, step, directory, staging, main_dtype(self.tensors))
+            written = self.write(staging, beside=directory)
+            commit_in_place(directory, staging, self.format.index, written.index.to_json())
+        return self.report(directory, written)
+
+    def exchange(self, directory: Path) -> SaveReport:
+        """Save into a new directory that takes the place of the old one, whose other files it keeps."""
+        with staging_directory(directory) as staging:
+            step = self._step(directory)
+            notes = self._notes(step, directory)
+            write_companions(self.model, step, directory, staging, main_dtype(self.tensors))
+            written = self.write_into(staging)
+            known = {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
+            new = {entry.name for entry in staging.iterdir()}
+            carry_over(directory, staging, sorted(known - new - superseded(directory)))
+            replace_directory(staging, directory, known=known)
+        return self.report(directory, written, notes)
+
+    def write_into(self, directory: Path) -> Written:
+        """Write shards and index into a directory that nobody loads from yet."""
+        written = self.write(directory)
+        (directory / self.format.index).write_bytes(written.index.to_json())
+        return written
+
+    def _step(self, directory: Path) -> Step:
+        return step_for(self.model, directory, main_dtype(self.tensors))
+
+    def _notes(self, step: Step, directory: Path) -> tuple[str, ...]:
+        if step is not Step.REPLACE or not (directory / CONFIG).is_file():
+            return ()
+        import json
+
+        try:
+            found = changes(self.model, json.loads((directory / CONFIG).read_text(encoding="utf-8")))
+        except ValueError:
+            found = ["it could not be read"]
+        return (f"{CONFIG} was of another model and has been replaced: {', '.join(found[:3])}",)
+
+    def report(self, directory: Path, written: Written, notes: tuple[str, ...] = ()) -> SaveReport:
+        """What has been saved."""
+        files = (*written.files, self.format.index)
+        return SaveReport(
+            directory, files, len(self.tensors), written.nbytes, written.index.digests, (*self.notes, *notes)
+        )
 
 
-def _retire(directory: Path, format: Format) -> None:
-    """Remove the entries of other checkpoints. The one that has won until now goes last: that makes the new one win."""
-    for name in reversed(ENTRIES):
-        if name != format.index:
-            (directory / name).unlink(missing_ok=True)
+def superseded(directory: Path) -> set[str]:
+    """What of a directory a new one with weights of its own does not take over: the old weights, and our lock."""
+    return {*old_files(directory), LOCK} if directory.is_dir() else set()
 
 
-def _groups(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:
-    groups: list[list[str]] = []
-    room = 0
-    for name, tensor in tensors.items():
-        if not groups or _size(tensor) > room:
-            groups.append([])
-            room = limit
-        groups[-1].append(name)
-        room -= _size(tensor)
-    return groups or [[]]
+@contextmanager
+def quiet(directory: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a directory, if it is there, against saves; what a dead one left in it is finished or undone."""
+    if not directory.is_dir():
+        yield
+        return
+    with directory_lock(directory / STAGING, on_wait=on_wait):
+        sweep_stale(directory / STAGING, settle=partial(settle, directory))
+        yield
 
 
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+@contextmanager
+def _locks(directory: Path, *, beside: bool, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    """The lock of the directory's place if it is to be exchanged, then the one within it, always in this order."""
+    if not beside:
+        with quiet(directory, on_wait):
+            yield
+        return
+    with directory_lock(directory, on_wait=on_wait), quiet(directory, on_wait):
+        sweep_stale(directory)
+        yield
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """On the CPU, contiguous, and owning no more memory than it shows: a view would bring along what it views."""
-    tensor = tensor.detach().to("cpu").contiguous()
-    return tensor.clone() if tensor.untyped_storage().nbytes() != _size(tensor) else tensor
-
-
-def _write_safetensors(group: dict[str, Tensor], file: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
+@contextmanager
+def saving_errors(directory: Path) -> Iterator[None]:
+    """What the disk says becomes one line that names the directory."""
     try:
-        save_file(group, file, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(str(error)) from None
-
-
-def _write_bin(group: dict[str, Tensor], file: Path) -> None:
-    try:
-        torch.save(group, file)
-    except RuntimeError as error:  # torch's writer says so when the disk is full
-        raise OSError(str(error).splitlines()[0]) from None
-
-
-def _finish(file: Path) -> None:
-    """The permissions that any new file has, which temporary files of libraries do not; then durable."""
-    example = file.with_suffix(".mode")
-    example.touch()
-    file.chmod(example.stat().st_mode)
-    example.unlink()
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        sync_file(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except DirectoryError as error:
+        raise CheckpointError(f"the checkpoint cannot be saved: {error}") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"the checkpoint cannot be saved to {directory}: {reason}") from None

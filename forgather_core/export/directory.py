@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import DirectoryError
 from ..files import carry_over, directory_lock, replace_directory, staging_directory, sweep_stale
 from ..settings import Settings
-from .contents import Contents, Plan, plan_contents, write_contents
+from .contents import Plan, plan_contents, write_contents
 from .manifest import MANIFEST, Manifest, edited_files, read_manifest
 
 EDITED = "edited"
@@ -42,7 +44,62 @@ def prepare_directory(
     keep: bool = False,
     on_wait: Callable[[], None] | None = None,
 ) -> ModelDirectory:
-    """Make sure that `target` is the model directory of these settings.
+    """Make sure that `target` is the model directory of these settings. Parameters as of `draft_directory`."""
+    with draft_directory(settings, target, refresh=refresh, keep=keep, on_wait=on_wait) as draft:
+        return draft.commit()
+
+
+@dataclass
+class Draft:
+    """A model directory that can be built from; a new one takes its place only by `commit()`.
+
+    Args:
+        path: Where its files are for now: a directory of the same name, beside its place, if it is new.
+        target: Its place.
+        result: What it will be.
+        old: The manifest of what stands at `target` and is to be replaced.
+    """
+
+    path: Path
+    target: Path
+    result: ModelDirectory
+    old: Manifest | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has yet to take its place."""
+        return self.path != self.target
+
+    def commit(self, drop: Collection[str] = ()) -> ModelDirectory:
+        """Put a new directory in its place, with every file of the old one that Forgather did not write.
+
+        Args:
+            drop: Names in the old directory that are superseded.
+
+        Raises:
+            DirectoryError: The operating system refuses; what stood there is as it was.
+        """
+        if self.is_new:
+            known, notes = None, tuple[str, ...]()
+            if self.target.exists():
+                known = {entry.name for entry in self.target.iterdir()}
+                notes = _keep_what_is_not_ours(self, known - set(drop))
+            replace_directory(self.path, self.target, known=known)
+            self.path = self.target
+            self.result = replace(self.result, notes=(*self.result.notes, *notes))
+        return self.result
+
+
+@contextmanager
+def draft_directory(
+    settings: Settings,
+    target: Path,
+    *,
+    refresh: bool = False,
+    keep: bool = False,
+    on_wait: Callable[[], None] | None = None,
+) -> Iterator[Draft]:
+    """The model directory of these settings: the one at `target`, or a draft of it. Its place is held alone.
 
     Args:
         settings: The settled options.
@@ -59,19 +116,29 @@ def prepare_directory(
         raise DirectoryError("--refresh-model and --keep exclude each other: rebuild the directory, or use it as it is")
     plan = plan_contents(settings)
     with directory_lock(target, on_wait=on_wait):
+        sweep_stale(target)
         manifest = _own(target)
-        if manifest is None:
-            return _write(plan, target, None)
-        if refresh:
-            return _write(plan, target, manifest)
-        differences = _differences(plan, manifest, target)
-        if differences and not keep:
-            raise DirectoryError(
-                f"{target} is not what these settings would build: {'; '.join(differences)}. Rebuild it with "
-                "--refresh-model (-r), use it as it is with --keep, or choose another --output-dir"
-            )
-        notes = tuple(f"kept although different: {difference}" for difference in differences)
-        return ModelDirectory(target, "kept" if differences else "reused", manifest, notes)
+        if manifest is not None and not refresh:
+            yield _as_it_stands(plan, manifest, target, keep=keep)
+            return
+        with staging_directory(target) as place:
+            # Loaders call the module that they make of the sources after the directory: the draft has the final name.
+            path = place / target.name
+            path.mkdir()
+            contents = write_contents(plan, path)
+            state = "rebuilt" if manifest is not None else "created"
+            yield Draft(path, target, ModelDirectory(target, state, contents.manifest, contents.notes), manifest)
+
+
+def _as_it_stands(plan: Plan, manifest: Manifest, target: Path, *, keep: bool) -> Draft:
+    differences = _differences(plan, manifest, target)
+    if differences and not keep:
+        raise DirectoryError(
+            f"{target} is not what these settings would build: {'; '.join(differences)}. Rebuild it with "
+            "--refresh-model (-r), use it as it is with --keep, or choose another --output-dir"
+        )
+    notes = tuple(f"kept although different: {difference}" for difference in differences)
+    return Draft(target, target, ModelDirectory(target, "kept" if differences else "reused", manifest, notes))
 
 
 def _own(target: Path) -> Manifest | None:
@@ -104,39 +171,30 @@ def _differences(plan: Plan, manifest: Manifest, target: Path) -> list[str]:
     return found
 
 
-def _write(plan: Plan, target: Path, old: Manifest | None) -> ModelDirectory:
-    sweep_stale(target)
-    with staging_directory(target) as staging:
-        contents = write_contents(plan, staging)
-        notes = _keep_what_is_not_ours(contents, target, old, staging) if target.exists() else []
-        replace_directory(staging, target)
-    state = "rebuilt" if old is not None else "created"
-    return ModelDirectory(target, state, contents.manifest, (*contents.notes, *notes))
-
-
-def _keep_what_is_not_ours(contents: Contents, target: Path, old: Manifest | None, staging: Path) -> list[str]:
+def _keep_what_is_not_ours(draft: Draft, there: Collection[str]) -> tuple[str, ...]:
     """Bring along every file that Forgather did not write, and a copy of those that were edited since."""
+    target, staging, old = draft.target, draft.path, draft.old
     ours = set(old.files) | {MANIFEST} if old is not None else set()
-    foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in ours)
+    foreign = sorted(set(there) - ours)
     notes = []
     for name in [name for name in foreign if (staging / name).exists()]:
-        contents_new = staging / name  # a foreign file stands where the new model needs one of its own
+        # A foreign file stands where the new model needs one of its own.
         moved = _free_name(target, staging, name)
         shutil.copy2(target / name, staging / moved, follow_symlinks=False)
-        notes.append(f"your {name} was in the way of {contents_new.name}: it is kept as {moved}")
+        notes.append(f"your {name} was in the way of {name}: it is kept as {moved}")
         foreign.remove(name)
     carry_over(target, staging, foreign)
     if old is None:
-        return notes
+        return tuple(notes)
     edited = [name for name, how in edited_files(target, old.files).items() if how == EDITED]
     for name in edited:
         moved = _free_name(target, staging, name)
         shutil.copy2(target / name, staging / moved)
         notes.append(f"{name} had been edited: your version is kept as {moved}")
-    weights = sorted({p.name for pattern in WEIGHT_GLOBS for p in staging.glob(pattern)})
-    if weights and _model_changed(contents.manifest, old):
+    weights = sorted(name for name in foreign if any(fnmatch(name, pattern) for pattern in WEIGHT_GLOBS))
+    if weights and _model_changed(draft.result.manifest, old):
         notes.append(f"the weights in {target} are from before this rebuild: {', '.join(weights)}")
-    return notes
+    return tuple(notes)
 
 
 def _model_changed(new: Manifest, old: Manifest) -> bool:

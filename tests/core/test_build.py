@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from forgather_core.build import build, is_checkpointing, parse_device
 from forgather_core.checkpoint import save_checkpoint
 from forgather_core.construct import construct
 from forgather_core.dtypes import default_dtype, parse_dtype
-from forgather_core.errors import BuildError, CheckpointError, DirectoryError, ForgatherError
-from forgather_core.export.directory import prepare_directory
+from forgather_core.errors import BuildError, CheckpointError, ForgatherError
+from forgather_core.files import replace_directory
 from forgather_core.no_init import no_init_weights
 from forgather_core.report import construction_report, parameter_table
 from forgather_core.shared_options import BuildOptions
@@ -196,20 +197,66 @@ def test_a_checkpoint_that_lacks_something_is_not_completed_with_unset_memory(
     assert {item.name.split(".")[2] for item in found.loaded.missing} == {"1"}
 
 
-def test_weights_are_not_saved_into_a_directory_that_was_rebuilt_meanwhile(
+def test_no_other_process_has_the_directory_while_it_is_built_and_saved(
     small: Settle,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def build_late(directory: Path, options: BuildOptions) -> nn.Module:
-        model = build(directory, options)
-        prepare_directory(small(sliding_window=4), directory, refresh=True)  # as another process might
-        return model
+    held = []
 
-    monkeypatch.setattr("forgather_core.build.build", build_late)
-    with pytest.raises(DirectoryError, match="another process rebuilt"):
-        construct(small(device="cpu", save_checkpoint=True), project=tmp_path)
-    assert not list(tmp_path.glob("output_models/*/*.bin"))
+    def build_and_look(directory: Path, options: BuildOptions) -> nn.Module:
+        with (tmp_path / "output_models" / ".llama_4m.lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(directory)
+        return build(directory, options)
+
+    monkeypatch.setattr("forgather_core.build.build", build_and_look)
+    for refresh in (False, False, True):
+        construct(small(device="cpu", save_checkpoint=True), project=tmp_path, refresh=refresh)
+    assert len(held) == 3
+
+
+def test_a_model_that_cannot_be_built_leaves_the_old_directory(
+    small: Settle,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = construct(small(device="cpu", save_checkpoint=True), project=tmp_path)
+    before = {path.name: path.read_bytes() for path in made.directory.path.iterdir()}
+
+    def fail(*_: object) -> None:
+        raise BuildError("there is not enough memory")
+
+    monkeypatch.setattr("forgather_core.build.build", fail)
+    with pytest.raises(BuildError, match="not enough memory"):
+        construct(small(device="cpu", hidden_size=64), project=tmp_path, refresh=True)
+    assert {path.name: path.read_bytes() for path in made.directory.path.iterdir()} == before
+    assert [path.name for path in made.directory.path.parent.iterdir()] == ["llama_4m"]
+
+
+def test_a_rebuild_with_weights_is_one_step(
+    small: Settle,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The directory that takes the place of the old one has its weights already, and none of the old ones."""
+    first = construct(small(device="cpu", save_checkpoint=True), project=tmp_path)
+    seen: list[set[str]] = []
+
+    def look(staging: Path, target: Path, **more: Any) -> None:
+        seen.append({path.name for path in staging.iterdir()})
+        replace_directory(staging, target, **more)
+
+    monkeypatch.setattr("forgather_core.export.directory.replace_directory", look)
+    flags: dict[str, Any] = {"device": "cpu", "save_checkpoint": True, "safetensors": True, "hidden_size": 64}
+    second = construct(small(**flags), project=tmp_path, refresh=True)
+    assert first.saved is not None
+    assert second.saved is not None
+    assert set(second.saved.files) < seen[0]
+    assert not set(first.saved.files) & seen[0]
+    assert {path.name for path in second.directory.path.iterdir()} == seen[0]
 
 
 def test_a_checkpoint_of_another_size_is_refused(small: Settle, tmp_path: Path) -> None:  # noqa: F811

@@ -184,7 +184,7 @@ def test_a_failure_midway_changes_nothing(
         make()
     old = {path.name: path.read_bytes() for path in target.iterdir()} if target.exists() else {}
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ExportError("midway")
 
     monkeypatch.setattr(module, "replace_directory", fail)

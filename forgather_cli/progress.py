@@ -1,0 +1,86 @@
+"""Bars on the terminal for what takes longer than a second; nothing where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from forgather_core.construct import Watch
+    from forgather_core.trial import Step
+
+PATIENCE = 1.0  # seconds before a bar is drawn
+
+Bytes = Callable[[int, int], None]
+
+
+@contextmanager
+def steps(count: int) -> Iterator[Callable[[Step], None] | None]:
+    """A bar while the steps of a trial run."""
+    if not sys.stderr.isatty() or count == 1:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=count, loss="")
+        yield lambda step: progress.update(task, completed=step.step, loss=f"{step.loss:.4f}")
+
+
+@contextmanager
+def watch() -> Iterator[Watch]:
+    """What `construct` tells: who holds the directory, and bars of bytes verified, loaded and saved."""
+    from forgather_core.construct import Watch
+
+    with ExitStack() as stack:
+        bars = [stack.enter_context(bytes_bar(verb)) for verb in ("verifying", "loading", "saving")]
+        yield Watch(waiting, *bars)
+
+
+def waiting() -> None:
+    """Say once that another process is at work."""
+    typer.echo("another process holds the model directory: waiting for it", err=True)
+
+
+@contextmanager
+def bytes_bar(verb: str) -> Iterator[Bytes | None]:
+    """A bar of bytes with their throughput, drawn once it has taken a second."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with ExitStack() as stack:
+        yield _Bar(verb, stack)
+
+
+class _Bar:
+    def __init__(self, verb: str, stack: ExitStack) -> None:
+        self._verb = verb
+        self._stack = stack
+        self._started: float | None = None
+        self._progress: Any = None
+        self._task: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        self._started = self._started or now
+        if self._progress is None and now - self._started > PATIENCE and done < total:
+            self._progress = self._stack.enter_context(self._draw())
+            self._task = self._progress.add_task(self._verb, total=total)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done)
+            if done >= total:
+                self._progress.stop()
+
+    def _draw(self) -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -1,0 +1,173 @@
+"""Open a checkpoint: every file, every number of a header and every promise of an index is checked before any value."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from ..errors import CheckpointError
+from .hub import is_hub_id, snapshot
+from .layout import BIN, SAFETENSORS, Format, Index, find_entry, open_checked
+from .safetensors_file import read_header
+from .stored import FileTensor, StoredTensor, WeightFile
+from .torch_file import read_tensors
+
+_CHUNK = 8 * 2**20
+_RETRIES = 5
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+class Checkpoint(Mapping[str, StoredTensor]):
+    """An open checkpoint: its tensors by name. Its files stay open, so that it outlives the directory where it lies."""
+
+    def __init__(
+        self,
+        path: Path,
+        entry: Path,
+        files: Mapping[str, WeightFile],
+        tensors: Mapping[str, Placed],
+        index: Index | None,
+    ) -> None:
+        self.path = path
+        self.entry = entry
+        self.files = files
+        self.index = index
+        self._tensors = dict(tensors)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open the checkpoint at `path`: a directory, a weight file, an index, or a repository of the hub.
+
+        No value is read yet. A directory of this machine is preferred to a repository of the same name.
+
+        Raises:
+            CheckpointError: There is none, or it is damaged or incomplete. The text names the file.
+        """
+        shown = Path(path)
+        place = snapshot(str(path)) if not shown.exists() and is_hub_id(str(path)) else shown
+        for attempt in range(_RETRIES):
+            entry = find_entry(place)
+            before = _stamp(entry)
+            try:
+                return cls._open(shown, entry)
+            except CheckpointError:
+                # Another process may have saved here meanwhile: then the new checkpoint is there, whole.
+                if attempt + 1 == _RETRIES or (_stamp(entry) == before and find_entry(place) == entry):
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    @classmethod
+    def _open(cls, path: Path, entry: Path) -> Self:
+        index = Index.read(entry) if entry.name.endswith(".json") else None
+        names = index.files if index is not None else [entry.name]
+        files: dict[str, WeightFile] = {}
+        tensors: dict[str, Placed] = {}
+        with ExitStack() as stack:
+            for name in names:
+                file = WeightFile(entry.parent / name, open_checked(entry.parent / name))
+                files[name] = file
+                stack.callback(file.close)
+                for key, tensor in _tensors(file).items():
+                    if key in tensors:
+                        raise CheckpointError(f"{file.path} holds '{key}', which {tensors[key].file} holds too")
+                    tensors[key] = Placed(name, tensor)
+            _check_index(entry, index, tensors)
+            stack.pop_all()
+        return cls(path, entry, files, tensors, index)
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        return self._tensors[name].tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def file_of(self, name: str) -> str:
+        """Name of the file that holds a tensor."""
+        return self._tensors[name].file
+
+    @property
+    def format(self) -> Format:
+        """Its format, by the name of its files."""
+        return SAFETENSORS if next(iter(self.files)).endswith(SAFETENSORS.suffix) else BIN
+
+    def verify(self, on_progress: Progress | None = None) -> tuple[str, ...]:
+        """Read every file and compare its SHA-256 with the one that was recorded as it was written.
+
+        Returns:
+            The files that have such a record, all of them unchanged.
+
+        Raises:
+            CheckpointError: A file has changed since.
+        """
+        digests = self.index.digests if self.index is not None else {}
+        known = [file for name, file in self.files.items() if name in digests]
+        done, total = 0, sum(file.size for file in known)
+        for file in known:
+            digest = hashlib.sha256()
+            buffer = memoryview(bytearray(min(_CHUNK, file.size) or 1))
+            for start in range(0, file.size, _CHUNK):
+                part = buffer[: min(_CHUNK, file.size - start)]
+                file.read(part, start)
+                digest.update(part)
+                done += part.nbytes
+                if on_progress is not None:
+                    on_progress(done, total)
+            if digest.hexdigest() != digests[file.path.name]:
+                raise CheckpointError(
+                    f"{file.path} has changed since it was saved: its SHA-256 is not the one that {self.entry} records"
+                )
+        return tuple(file.path.name for file in known)
+
+    def close(self) -> None:
+        """Close the files. Tensors that were mapped stay valid."""
+        self._tensors = {}
+        files, self.files = self.files, {}
+        for file in files.values():
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Placed:
+    """A tensor and the name of the file that holds it."""
+
+    def __init__(self, file: str, tensor: StoredTensor) -> None:
+        self.file = file
+        self.tensor = tensor
+
+
+def _tensors(file: WeightFile) -> Mapping[str, StoredTensor]:
+    if file.path.suffix != SAFETENSORS.suffix:
+        return read_tensors(file)
+    header = read_header(file.descriptor, file.path)
+    return {name: FileTensor(item.shape, item.dtype, file, item.offset) for name, item in header.items()}
+
+
+def _check_index(entry: Path, index: Index | None, tensors: Mapping[str, Placed]) -> None:
+    if index is None:
+        return
+    for name, file in index.weight_map.items():
+        if name not in tensors:
+            raise CheckpointError(f"{entry} promises '{name}', but no shard holds it: the checkpoint is damaged")
+        if tensors[name].file != file:
+            raise CheckpointError(f"{entry} says that {file} holds '{name}', but {tensors[name].file} does")
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,151 @@
+"""The safetensors format: a header read without trusting it, and one written with the same bytes for the same tensors.
+
+Eight bytes of length, that many bytes of JSON, then the data: https://github.com/huggingface/safetensors#format. The
+library's own writer neither hashes what it writes nor gives equal bytes for metadata of several keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError
+from ..files import read_bytes
+from .strict_json import LIMIT, parse_object
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+_PREFIX = struct.Struct("<Q")
+_METADATA = "__metadata__"
+_MAX_DIMENSIONS = 64
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a file: where its bytes begin, in bytes from the beginning of the file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+
+def read_header(descriptor: int, path: Path) -> dict[str, Entry]:
+    """The tensors of a file, by name, every number checked against the file's length.
+
+    Raises:
+        CheckpointError: The file is damaged, or is none of this format. The text names it and the reason.
+    """
+    try:
+        length = os.fstat(descriptor).st_size
+        if length < _PREFIX.size:
+            raise ValueError("it is shorter than the length of its header")
+        prefix = read_bytes(descriptor, _PREFIX.size, 0)
+        (size,) = _PREFIX.unpack(prefix)
+        if size > LIMIT:
+            raise ValueError(f"a header of {size:,} bytes is more than the {LIMIT:,} allowed")
+        if size > length - _PREFIX.size:
+            raise ValueError(f"it ends within its header: {length:,} bytes of {size + _PREFIX.size:,}")
+        content = parse_object(read_bytes(descriptor, size, _PREFIX.size))
+        return _checked(content, _PREFIX.size + size, length)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no safetensors file, or is damaged: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _checked(content: dict[str, Any], start: int, length: int) -> dict[str, Entry]:
+    metadata = content.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("its metadata are not a map of texts")
+    spans = []
+    found = {}
+    for name, item in content.items():
+        dtype, shape, begin, end = _fields(name, item)
+        if prod(shape) * dtype.itemsize != end - begin:
+            raise ValueError(f"'{name}' has {end - begin:,} bytes for {_product(shape)} numbers of {dtype.itemsize}")
+        spans.append((begin, end, name))
+        found[name] = Entry(dtype, shape, start + begin)
+    at = 0
+    for begin, end, name in sorted(spans):
+        if begin != at:
+            raise ValueError(f"'{name}' {'overlaps what is before it' if begin < at else 'leaves a gap before it'}")
+        at = end
+    if start + at != length:
+        what = "it is truncated" if start + at > length else "it has bytes that belong to no tensor"
+        raise ValueError(f"{what}: {length:,} bytes, and its header tells of {start + at:,}")
+    return found
+
+
+def _fields(name: str, item: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
+    if not isinstance(item, dict) or item.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"'{name}' is not described by dtype, shape and data_offsets")
+    kind, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
+    dtype = DTYPES.get(kind) if isinstance(kind, str) else None
+    if dtype is None:
+        raise ValueError(f"'{name}' holds numbers of a kind that is not known here: {str(kind)[:40]}")
+    if not _is_counts(shape) or len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"the shape of '{name}' is no list of sizes")
+    if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(f"the offsets of '{name}' are no beginning and end")
+    return dtype, tuple(shape), offsets[0], offsets[1]
+
+
+def _is_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(n) is int and 0 <= n < 2**63 for n in values)
+
+
+def _product(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape)) or "1"
+
+
+def write_order(tensors: Mapping[str, torch.dtype]) -> list[str]:
+    """The order of tensors in a file: wide numbers first, so that each is aligned, then by name."""
+    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+
+
+def header_bytes(tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]]) -> bytes:
+    """The beginning of a file that holds these tensors in this order, up to where their data start.
+
+    Raises:
+        CheckpointError: The format has no such kind of number.
+    """
+    content: dict[str, Any] = {_METADATA: {"format": "pt"}}
+    at = 0
+    for name, dtype, shape in tensors:
+        if dtype not in NAMES:
+            kind = str(dtype).removeprefix("torch.")
+            raise CheckpointError(f"'{name}' is {kind}, which safetensors cannot hold: save as .bin")
+        end = at + prod(shape) * dtype.itemsize
+        content[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return _PREFIX.pack(len(text)) + text

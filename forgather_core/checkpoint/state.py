@@ -1,0 +1,68 @@
+"""What of a model goes into a checkpoint: every tensor of its state once, by the name that loaders expect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .places import groups_of
+from .stored import LiveTensor, StoredTensor
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """The tensors to be saved, and what a user must know of them, a sentence each."""
+
+    tensors: Mapping[str, StoredTensor]
+    notes: tuple[str, ...]
+
+
+def model_state(model: nn.Module) -> ModelState:
+    """The tensors of a model's state by name. Those that are the same numbers in memory are there once.
+
+    Which of several names stands for a tied tensor is transformers' to say; where it does not know of a tie, every name
+    is kept in a model of its, whose loader would fill the others anew, and the first in any other model.
+
+    Raises:
+        CheckpointError: A tensor has no values, or is of a kind that no checkpoint holds.
+    """
+    state, notes = {}, []
+    ignored = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    for name, value in model.state_dict().items():
+        if name in ignored:
+            continue
+        if not isinstance(value, Tensor):
+            notes.append(f"'{name}' is no tensor ({type(value).__name__}), and was not saved")
+            continue
+        _check(name, value)
+        state[name] = value
+    declared: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    is_transformers = hasattr(model, "all_tied_weights_keys")
+    kept: set[str] = set()
+    for names in groups_of(model, state):
+        kept.add(names[0])
+        for name in names[1:]:
+            if is_transformers and name not in declared:
+                kept.add(name)
+                notes.append(
+                    f"'{name}' is the same memory as '{names[0]}', of which transformers does not know: both saved"
+                )
+    for target, source in declared.items():
+        if target in kept and source in kept:
+            notes.append(f"'{target}' is declared to be tied to '{source}', but holds other memory: both were saved")
+    return ModelState({name: LiveTensor(state[name]) for name in state if name in kept}, tuple(notes))
+
+
+def _check(name: str, tensor: Tensor) -> None:
+    if tensor.is_meta:
+        raise CheckpointError(f"'{name}' is on the meta device and has no values to save: build the model on cpu")
+    if hasattr(tensor, "full_tensor"):
+        raise CheckpointError(
+            f"'{name}' is spread over devices: gather the model first (get_model_state_dict of torch.distributed)"
+        )
+    if tensor.layout is not torch.strided or tensor.is_quantized or type(tensor) not in (Tensor, nn.Parameter):
+        raise CheckpointError(f"'{name}' is a {type(tensor).__name__} of a kind that a checkpoint does not hold")

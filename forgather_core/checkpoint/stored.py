@@ -1,0 +1,139 @@
+"""One tensor of a checkpoint or of a model, known by shape and dtype; its values are read when asked for."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from abc import ABC, abstractmethod
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..files import read_into
+
+
+def memory_of(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU, not copied. The tensor must outlive them."""
+    size = tensor.numel() * tensor.element_size()
+    return memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B")
+
+
+class StoredTensor(ABC):
+    """A tensor that is somewhere.
+
+    Args:
+        shape: Its shape.
+        dtype: Its dtype.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.shape = shape
+        self.dtype = dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    @abstractmethod
+    def tensor(self) -> Tensor:
+        """The values: contiguous, on the CPU, owning no more memory than they take."""
+
+    def mapped(self) -> Tensor:
+        """The values, of the file's own pages where that can be. Writing to them changes no file."""
+        return self.tensor()
+
+    def read(self, memory: memoryview, start: int) -> None:
+        """Fill `memory` with the bytes of the values from byte `start` on."""
+        memory[:] = memory_of(self.mapped())[start : start + memory.nbytes]
+
+
+class WeightFile:
+    """An open weight file. It can be read when its directory is gone."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+        self._map: mmap.mmap | None = None
+
+    def read(self, memory: memoryview, offset: int) -> None:
+        """Fill `memory` from `offset` on.
+
+        Raises:
+            CheckpointError: The disk fails, or the file has been truncated.
+        """
+        try:
+            read_into(self.descriptor, memory, offset)
+        except OSError as error:
+            raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from None
+
+    def map(self) -> mmap.mmap:
+        """Its content as memory that is private to this process. Tensors made of it keep it alive."""
+        if self._map is None:
+            self._map = mmap.mmap(self.descriptor, self.size, access=mmap.ACCESS_COPY)
+        return self._map
+
+    def close(self) -> None:
+        """Close it. Tensors that were made of its map stay valid."""
+        self._map = None
+        os.close(self.descriptor)
+
+
+class FileTensor(StoredTensor):
+    """A tensor whose bytes lie in a file from `offset` on."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, file: WeightFile, offset: int) -> None:
+        super().__init__(shape, dtype)
+        self.file = file
+        self.offset = offset
+
+    def tensor(self) -> Tensor:
+        """The values in memory of their own."""
+        values = torch.empty(self.shape, dtype=self.dtype, device="cpu")
+        self.read(memory_of(values), 0)
+        return values
+
+    def mapped(self) -> Tensor:
+        """The values as pages of the file, read when they are first touched."""
+        if self.nbytes == 0 or self.offset % self.dtype.itemsize:  # nothing to map; or a map would be misaligned
+            return self.tensor()
+        flat = torch.frombuffer(self.file.map(), dtype=self.dtype, count=prod(self.shape), offset=self.offset)
+        return flat.view(self.shape)
+
+    def read(self, memory: memoryview, start: int) -> None:
+        """Fill `memory` from the file."""
+        self.file.read(memory, self.offset + start)
+
+
+class LiveTensor(StoredTensor):
+    """A tensor that is in memory, on any device and in any layout."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__(tuple(values.shape), values.dtype)
+        self.values = values.detach()
+
+    def tensor(self) -> Tensor:
+        """On the CPU, contiguous; copied only if it is not so already, or is part of something larger."""
+        values = self.values.resolve_conj().resolve_neg().to("cpu").contiguous()
+        return values.clone() if values.untyped_storage().nbytes() != self.nbytes else values
+
+    def mapped(self) -> Tensor:
+        """On the CPU, contiguous; perhaps part of something larger."""
+        return self.values.resolve_conj().resolve_neg().to("cpu").contiguous()
+
+
+class CastTensor(StoredTensor):
+    """Another tensor in another dtype."""
+
+    def __init__(self, source: StoredTensor, dtype: torch.dtype) -> None:
+        super().__init__(source.shape, dtype)
+        self.source = source
+
+    def tensor(self) -> Tensor:
+        """Converted."""
+        return self.source.mapped().to(self.dtype)
