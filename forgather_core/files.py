@@ -157,12 +157,29 @@ def sweep_stale(target: Path, *, settle: Settle | None = None) -> None:
         old.rename(target)
     elif old.is_dir():
         shutil.rmtree(old, ignore_errors=True)
-    pattern = re.compile(rf"\.{re.escape(_short(target.name))}\.tmp-\d+-[0-9a-f]{{8}}")
     if not target.parent.is_dir():
         return
+    pattern = _temporaries(target)
     for entry in target.parent.iterdir():
         if pattern.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink() and _is_abandoned(entry):
             _discard(entry, settle)
+
+
+def is_touched(target: Path) -> bool:
+    """Whether something of ours lies beside `target`: a process is at work there, or one has died."""
+    target = _resolved(target)
+    pattern, lock = _temporaries(target), _lock_of(target)
+    ours = (lock.name, _old(target).name)
+    entries = target.parent.iterdir() if target.parent.is_dir() else ()
+    return any(entry.name in ours or pattern.fullmatch(entry.name) for entry in entries)
+
+
+def _temporaries(target: Path) -> re.Pattern[str]:
+    return re.compile(rf"\.{re.escape(_short(target.name))}\.tmp-\d+-[0-9a-f]{{8}}")
+
+
+def _lock_of(target: Path) -> Path:
+    return target.parent / f".{_short(target.name)}.lock"
 
 
 def _is_abandoned(directory: Path) -> bool:
@@ -193,12 +210,12 @@ def directory_lock(target: Path, *, on_wait: Callable[[], None] | None = None) -
     target = _resolved(target)
     with _os_errors(target):
         make_directory(target.parent)
-        descriptor = _locked(target.parent / f".{_short(target.name)}.lock", on_wait)
+        descriptor = _locked(_lock_of(target), on_wait)
     try:
         yield
     finally:
         with suppress(OSError):  # unlinked while held: who waits for it sees that and takes a new one
-            (target.parent / f".{_short(target.name)}.lock").unlink()
+            _lock_of(target).unlink()
         os.close(descriptor)
 
 

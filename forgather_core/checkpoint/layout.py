@@ -14,9 +14,14 @@ from ..errors import CheckpointError
 from ..files import open_regular, replaced_by
 from ..paths import expanded
 from .strict_json import LIMIT, parse_object
+from .wording import shown
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+_BRACKETS = 10_000  # an index has a few objects; its metadata may have more
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Index:
         with os.fdopen(descriptor, "rb") as stream:
             data = stream.read(LIMIT + 1)
         try:
-            content = parse_object(data)
+            content = parse_object(data, _BRACKETS)
         except ValueError as error:
             raise CheckpointError(f"{file} is no index of a checkpoint: {error}") from None
         weight_map, metadata = content.get("weight_map"), content.get("metadata") or {}
@@ -106,7 +111,7 @@ class Index:
             # The name itself is checked, not where it leads: a hub's cache is made of links.
             if not is_file_name(name):
                 raise CheckpointError(
-                    f"{file} names {name!r}, which is not a file name: it may not leave its directory"
+                    f"{file} names {shown(repr(name))}, which is not a file name: it may not leave its directory"
                 )
         if not weight_map:
             raise CheckpointError(f"{file} names no weights")
@@ -131,7 +136,13 @@ class Index:
 
 def is_file_name(name: object) -> bool:
     """Whether it is one plain component of a path."""
-    return isinstance(name, str) and name not in {"", ".", ".."} and not re.search(r"[/\\\0]", name)
+    return (
+        isinstance(name, str)
+        and name not in {"", ".", ".."}
+        and len(name) <= _LONGEST_NAME
+        and name.isprintable()
+        and not re.search(r"[/\\]", name)
+    )
 
 
 def open_checked(file: Path) -> int:
@@ -154,16 +165,20 @@ def find_entry(path: Path) -> Path:
     Raises:
         CheckpointError: There is none.
     """
-    path = replaced_by(expanded(path))
-    if path.is_file():
-        return path
-    if not path.exists():
-        raise CheckpointError(f"there is no checkpoint '{path}': name a model directory, a weight file or an index")
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is neither a directory nor a regular file")
-    entry = entry_of(path)
-    if entry is not None:
-        return path / entry
+    try:
+        path = replaced_by(expanded(path))
+        if path.is_file():
+            return path
+        if not path.exists():
+            raise CheckpointError(f"there is no checkpoint '{path}': name a model directory, a weight file or an index")
+        if not path.is_dir():
+            raise CheckpointError(f"{path} is neither a directory nor a regular file")
+        entry = entry_of(path)
+        if entry is not None:
+            return path / entry
+    except (OSError, RuntimeError, ValueError) as error:  # no permission, too long, links in a circle, a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"there is no checkpoint '{shown(path)}': {shown(reason)}") from None
     raise CheckpointError(f"{path} holds no weights (none of {', '.join(ENTRIES)}): save them with --save-checkpoint")
 
 

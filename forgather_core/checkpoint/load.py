@@ -17,8 +17,7 @@ from ..errors import CheckpointError
 from .copying import Copy, copy_all, non_finite
 from .places import declared_partners, groups_of, materialise, put, slots, state_of, tie_targets
 from .reader import Checkpoint, Progress
-
-_SHOWN = 3  # names in a line of an error
+from .wording import dtype_of, listed, shape_of, shown, tensors
 
 
 @dataclass(frozen=True)
@@ -84,17 +83,16 @@ class LoadReport:
 
     def problems(self) -> list[str]:
         """A sentence for each kind of thing that was not as it should be; empty where all is well."""
-        found = []
-        if self.missing:
-            found.append(f"{_count(self.missing)} of the model missing from {self.path}: {_some(self.missing)}")
-        if self.unexpected:
-            found.append(f"{_count(self.unexpected)} of {self.path} not in the model: {_some(self.unexpected)}")
-        if self.other_shape:
-            found.append(f"{_count(self.other_shape)} of another shape in {self.path}: {_some(self.other_shape)}")
-        if self.non_finite:
-            found.append(f"{_count(self.non_finite)} loaded from {self.path} with NaN or Inf: {_some(self.non_finite)}")
+        missing, other = [item.name for item in self.missing], [item.name for item in self.other_shape]
+        kinds = (
+            (missing, f"of the model missing from {self.path}"),
+            (self.unexpected, f"of {self.path} not in the model"),
+            (other, f"of another shape in {self.path}"),
+            (self.non_finite or (), f"loaded from {self.path} with NaN or Inf"),
+        )
+        found = [f"{tensors(len(names))} {what}: {listed(names)}" for names, what in kinds if names]
         if self.unverified:
-            found.append(f"no checksum is recorded in {self.path} of {_listed(list(self.unverified))}")
+            found.append(f"no checksum is recorded in {self.path} of {listed(self.unverified)}")
         return found
 
 
@@ -229,23 +227,23 @@ def _refuse(
     if spread := [names[0] for names, _ in plan.fills if hasattr(state[names[0]], "full_tensor")]:
         raise CheckpointError(f"'{spread[0]}' of the model is spread over devices: load before it is sharded")
     wrong = [
-        f"{source} ({_dtype(checkpoint[source].dtype)} there, {_dtype(state[names[0]].dtype)} here)"
+        f"{source} ({dtype_of(checkpoint[source].dtype)} there, {dtype_of(state[names[0]].dtype)} here)"
         for names, source in plan.fills
         if not _converts(checkpoint[source].dtype, state[names[0]].dtype)
     ]
     if wrong:
-        raise CheckpointError(f"{path} does not fit the model: {_listed(wrong)}")
-    shapes = [f"{x.name} ({_shape(x.stored)} there, {_shape(x.model)} here)" for x in plan.other_shape]
+        raise CheckpointError(f"{path} does not fit the model: {listed(wrong)}")
+    shapes = [f"{x.name} ({shape_of(x.stored)} there, {shape_of(x.model)} here)" for x in plan.other_shape]
     if not plan.fills and shapes:
-        raise CheckpointError(f"{path} does not fit the model: {_listed(shapes)}")
+        raise CheckpointError(f"{path} does not fit the model: {listed(shapes)}")
     if not plan.fills and state:
-        example = f"it has '{next(iter(checkpoint))}'" if len(checkpoint) else "it is empty"
+        example = f"it has '{shown(next(iter(checkpoint)))}'" if len(checkpoint) else "it is empty"
         raise CheckpointError(
             f"{path} has no tensor that {type(model).__name__} has ({example}): it is of another model"
         )
     if strict:
         problems = LoadReport(path, (), tuple(map(MissingTensor, plan.missing)), tuple(plan.unexpected)).problems()
-        problems += [f"of another shape: {_listed(shapes)}"] if shapes else []
+        problems += [f"of another shape: {listed(shapes)}"] if shapes else []
         if problems:
             raise CheckpointError("; ".join(problems) + ": nothing was loaded")
 
@@ -324,12 +322,11 @@ def _initialise_rest(model: Any, plan: _Plan) -> None:
 
 def _non_finite(plan: _Plan, checkpoint: Checkpoint, filled: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Those with NaN or Inf: as recorded when they were written, else by looking."""
-    record = checkpoint.index.metadata.get("non_finite") if checkpoint.index is not None else None
-    found = []
+    record, found = checkpoint.non_finite, []
     for names, source in plan.fills:
         target = filled[names[0]]
-        known = isinstance(record, list) and target.dtype == checkpoint[source].dtype
-        if (source in record) if known else non_finite(target):  # type: ignore[operator]
+        recorded = record is not None and target.dtype == checkpoint[source].dtype
+        if (record is not None and source in record) if recorded else non_finite(target):
             found.append(names[0])
     return tuple(found)
 
@@ -338,24 +335,4 @@ def _hint(name: str, model: nn.Module, checkpoint: Checkpoint) -> str | None:
     if name in tie_targets(model):
         return "a tied model saves it once: tie this one too with --tie-word-embeddings"
     near = get_close_matches(name, checkpoint, n=1, cutoff=0.8)
-    return f"the checkpoint has {near[0]}" if near else None
-
-
-def _count(items: tuple[Any, ...]) -> str:
-    return "1 tensor" if len(items) == 1 else f"{len(items)} tensors"
-
-
-def _some(items: tuple[Any, ...]) -> str:
-    return _listed([item if isinstance(item, str) else item.name for item in items])
-
-
-def _listed(texts: list[str]) -> str:
-    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "scalar"
-
-
-def _dtype(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return f"the checkpoint has {shown(near[0])}" if near else None

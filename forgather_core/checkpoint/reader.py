@@ -15,6 +15,7 @@ from .layout import BIN, SAFETENSORS, Format, Index, find_entry, open_checked
 from .safetensors_file import read_header
 from .stored import FileTensor, StoredTensor, WeightFile
 from .torch_file import read_tensors
+from .wording import shown
 
 _CHUNK = 8 * 2**20
 _RETRIES = 5
@@ -48,13 +49,13 @@ class Checkpoint(Mapping[str, StoredTensor]):
         Raises:
             CheckpointError: There is none, or it is damaged or incomplete. The text names the file.
         """
-        shown = Path(path)
-        place = snapshot(str(path)) if not shown.exists() and is_hub_id(str(path)) else shown
+        asked = Path(path)
+        place = snapshot(str(path)) if is_hub_id(str(path)) and not os.path.lexists(asked) else asked
         for attempt in range(_RETRIES):
             entry = find_entry(place)
             before = _stamp(entry)
             try:
-                return cls._open(shown, entry)
+                return cls._open(asked, entry)
             except CheckpointError:
                 # Another process may have saved here meanwhile: then the new checkpoint is there, whole.
                 if attempt + 1 == _RETRIES or (_stamp(entry) == before and find_entry(place) == entry):
@@ -74,7 +75,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
                 stack.callback(file.close)
                 for key, tensor in _tensors(file).items():
                     if key in tensors:
-                        raise CheckpointError(f"{file.path} holds '{key}', which {tensors[key].file} holds too")
+                        raise CheckpointError(f"{file.path} holds '{shown(key)}', which {tensors[key].file} holds too")
                     tensors[key] = Placed(name, tensor)
             _check_index(entry, index, tensors)
             stack.pop_all()
@@ -97,6 +98,18 @@ class Checkpoint(Mapping[str, StoredTensor]):
     def format(self) -> Format:
         """Its format, by the name of its files."""
         return SAFETENSORS if next(iter(self.files)).endswith(SAFETENSORS.suffix) else BIN
+
+    @property
+    def non_finite(self) -> frozenset[str] | None:
+        """The tensors that held NaN or an infinity when they were written; None where that is not known any more.
+
+        The index is written after the files that it tells of: one that is younger has been changed.
+        """
+        record = self.index.metadata.get("non_finite") if self.index is not None else None
+        if not isinstance(record, list) or (written := _stamp(self.entry)) is None:
+            return None
+        changed = any(os.fstat(file.descriptor).st_mtime_ns > written[1] for file in self.files.values())
+        return None if changed else frozenset(str(name) for name in record)
 
     def verify(self, on_progress: Progress | None = None) -> tuple[str, ...]:
         """Read every file and compare its SHA-256 with the one that was recorded as it was written.
@@ -160,9 +173,9 @@ def _check_index(entry: Path, index: Index | None, tensors: Mapping[str, Placed]
         return
     for name, file in index.weight_map.items():
         if name not in tensors:
-            raise CheckpointError(f"{entry} promises '{name}', but no shard holds it: the checkpoint is damaged")
+            raise CheckpointError(f"{entry} promises '{shown(name)}', but no shard holds it: the checkpoint is damaged")
         if tensors[name].file != file:
-            raise CheckpointError(f"{entry} says that {file} holds '{name}', but {tensors[name].file} does")
+            raise CheckpointError(f"{entry} says that {file} holds '{shown(name)}', but {tensors[name].file} does")
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

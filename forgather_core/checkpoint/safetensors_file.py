@@ -20,6 +20,7 @@ import torch
 from ..errors import CheckpointError
 from ..files import read_bytes
 from .strict_json import LIMIT, parse_object
+from .wording import shape_of, shown
 
 DTYPES = {
     "F64": torch.float64,
@@ -46,6 +47,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PREFIX = struct.Struct("<Q")
 _METADATA = "__metadata__"
 _MAX_DIMENSIONS = 64
+_SPARE_BRACKETS = 10_000  # a name may have some
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def read_header(descriptor: int, path: Path) -> dict[str, Entry]:
             raise ValueError(f"a header of {size:,} bytes is more than the {LIMIT:,} allowed")
         if size > length - _PREFIX.size:
             raise ValueError(f"it ends within its header: {length:,} bytes of {size + _PREFIX.size:,}")
-        content = parse_object(read_bytes(descriptor, size, _PREFIX.size))
+        text = read_bytes(descriptor, size, _PREFIX.size)
+        content = parse_object(text, 4 * text.count(b'"data_offsets"') + _SPARE_BRACKETS)
         return _checked(content, _PREFIX.size + size, length)
     except ValueError as error:
         raise CheckpointError(f"{path} is no safetensors file, or is damaged: {error}") from None
@@ -90,13 +93,17 @@ def _checked(content: dict[str, Any], start: int, length: int) -> dict[str, Entr
     for name, item in content.items():
         dtype, shape, begin, end = _fields(name, item)
         if prod(shape) * dtype.itemsize != end - begin:
-            raise ValueError(f"'{name}' has {end - begin:,} bytes for {_product(shape)} numbers of {dtype.itemsize}")
+            raise ValueError(
+                f"'{shown(name)}' has {end - begin:,} bytes for {shape_of(shape)} numbers of {dtype.itemsize}"
+            )
         spans.append((begin, end, name))
         found[name] = Entry(dtype, shape, start + begin)
     at = 0
     for begin, end, name in sorted(spans):
         if begin != at:
-            raise ValueError(f"'{name}' {'overlaps what is before it' if begin < at else 'leaves a gap before it'}")
+            raise ValueError(
+                f"'{shown(name)}' {'overlaps what is before it' if begin < at else 'leaves a gap before it'}"
+            )
         at = end
     if start + at != length:
         what = "it is truncated" if start + at > length else "it has bytes that belong to no tensor"
@@ -106,24 +113,20 @@ def _checked(content: dict[str, Any], start: int, length: int) -> dict[str, Entr
 
 def _fields(name: str, item: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
     if not isinstance(item, dict) or item.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"'{name}' is not described by dtype, shape and data_offsets")
+        raise ValueError(f"'{shown(name)}' is not described by dtype, shape and data_offsets")
     kind, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
     dtype = DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
-        raise ValueError(f"'{name}' holds numbers of a kind that is not known here: {str(kind)[:40]}")
+        raise ValueError(f"'{shown(name)}' holds numbers of a kind that is not known here: {shown(kind)}")
     if not _is_counts(shape) or len(shape) > _MAX_DIMENSIONS:
-        raise ValueError(f"the shape of '{name}' is no list of sizes")
+        raise ValueError(f"the shape of '{shown(name)}' is no list of sizes")
     if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ValueError(f"the offsets of '{name}' are no beginning and end")
+        raise ValueError(f"the offsets of '{shown(name)}' are no beginning and end")
     return dtype, tuple(shape), offsets[0], offsets[1]
 
 
 def _is_counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(n) is int and 0 <= n < 2**63 for n in values)
-
-
-def _product(shape: Iterable[int]) -> str:
-    return " x ".join(map(str, shape)) or "1"
 
 
 def write_order(tensors: Mapping[str, torch.dtype]) -> list[str]:
@@ -142,7 +145,7 @@ def header_bytes(tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]]) ->
     for name, dtype, shape in tensors:
         if dtype not in NAMES:
             kind = str(dtype).removeprefix("torch.")
-            raise CheckpointError(f"'{name}' is {kind}, which safetensors cannot hold: save as .bin")
+            raise CheckpointError(f"'{shown(name)}' is {kind}, which safetensors cannot hold: save as .bin")
         end = at + prod(shape) * dtype.itemsize
         content[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
         at = end

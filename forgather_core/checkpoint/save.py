@@ -13,7 +13,15 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError, DirectoryError
-from ..files import carry_over, directory_lock, make_directory, replace_directory, staging_directory, sweep_stale
+from ..files import (
+    carry_over,
+    directory_lock,
+    is_touched,
+    make_directory,
+    replace_directory,
+    staging_directory,
+    sweep_stale,
+)
 from ..paths import expanded
 from .commit import commit_in_place, old_files, settle
 from .companions import CONFIG, Step, changes, step_for, write_companions
@@ -94,7 +102,7 @@ def save_checkpoint(
             exchange = job.needs_exchange(directory)
             if not exchange:
                 make_directory(directory)
-            with _locks(directory, beside=exchange, on_wait=on_wait):
+            with _locks(directory, beside=exchange or is_touched(directory), on_wait=on_wait):
                 if (
                     job.needs_exchange(directory) == exchange
                 ):  # else another process was faster, and it is as it left it

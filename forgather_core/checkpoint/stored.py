@@ -73,9 +73,16 @@ class WeightFile:
             raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from None
 
     def map(self) -> mmap.mmap:
-        """Its content as memory that is private to this process. Tensors made of it keep it alive."""
+        """Its content as memory that is private to this process. Tensors made of it keep it alive.
+
+        Raises:
+            CheckpointError: The file has been truncated.
+        """
         if self._map is None:
-            self._map = mmap.mmap(self.descriptor, self.size, access=mmap.ACCESS_COPY)
+            try:
+                self._map = mmap.mmap(self.descriptor, self.size, access=mmap.ACCESS_COPY)
+            except (OSError, ValueError) as error:  # the file has been truncated since
+                raise CheckpointError(f"{self.path} cannot be mapped: {error}") from None
         return self._map
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from .safetensors_file import header_bytes, write_order
 from .stored import StoredTensor, memory_of
 
 _CHUNK = 8 * 2**20
+_SMALL = 256 * 2**10
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class HashedFile:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._hash = hashlib.sha256()
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="forgather-sha256")
+        self._pending = bytearray()
         self.digest = ""
 
     def write(self, data: Any) -> int:
@@ -135,20 +137,30 @@ class HashedFile:
             OSError: The disk does not take them.
         """
         memory = memoryview(data).cast("B")
-        for start in range(0, memory.nbytes, _CHUNK):
-            chunk = memory[start : start + _CHUNK]
-            hashed = self._hasher.submit(self._hash.update, chunk) if chunk.nbytes >= 2**16 else None
-            try:
-                write_fully(self._descriptor, chunk)
-            finally:
-                if hashed is not None:
-                    hashed.result()
-            if hashed is None:
-                self._hash.update(chunk)
+        if memory.nbytes < _SMALL:
+            self._pending += memory
+            if len(self._pending) >= _SMALL:
+                self._drain()
+        else:
+            self._drain()
+            self._put(memory)
         return memory.nbytes
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Small pieces are held back until there are enough of them, or the file is closed."""
+
+    def _drain(self) -> None:
+        pending, self._pending = self._pending, bytearray()
+        self._put(memoryview(pending))
+
+    def _put(self, memory: memoryview) -> None:
+        for start in range(0, memory.nbytes, _CHUNK):
+            chunk = memory[start : start + _CHUNK]
+            hashed = self._hasher.submit(self._hash.update, chunk)
+            try:
+                write_fully(self._descriptor, chunk)
+            finally:
+                hashed.result()
 
     def __enter__(self) -> Self:
         return self
@@ -158,6 +170,7 @@ class HashedFile:
     ) -> None:
         try:
             if kind is None:
+                self._drain()
                 sync_file(self._descriptor)
                 self.digest = self._hash.hexdigest()
         finally:

@@ -1,0 +1,53 @@
+"""The suite's own marker, a process that saves, and directories in the state before a save."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .scenarios import SCENARIOS, Scenario
+from .server import Server, server
+
+Restore = Callable[[str], tuple[Path, Scenario]]
+
+
+@pytest.fixture(scope="session")
+def saver() -> Iterator[Server]:
+    """A process that saves and may be killed."""
+    with server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stands in a directory before a save, made once for each scenario."""
+    place = tmp_path_factory.mktemp("states")
+    for name, scenario in SCENARIOS.items():
+        scenario.make(place / name)
+    return place
+
+
+@pytest.fixture
+def restore(states: Path, tmp_path: Path) -> Restore:
+    """A directory, alone in its parent, as it is before the save of a scenario."""
+
+    def make(name: str) -> tuple[Path, Scenario]:
+        place = tmp_path / "place"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        if (states / name).exists():
+            shutil.copytree(states / name, place / "model", symlinks=True)
+        return place / "model", SCENARIOS[name]
+
+    return make
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet() -> None:
+    """transformers draws a bar at each load."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,66 @@
+"""Ways in which one save follows another in the same directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .models import model_of, save
+
+OLD, NEW, LATER = 1, 2, 3
+FOREIGN = ("notes.txt", "runs/events.log")
+
+
+def _nothing(_: Path) -> None:
+    """A place where nothing is."""
+
+
+def _ours(directory: Path, **how: Any) -> None:
+    save(directory, OLD, **how)
+
+
+def _theirs(directory: Path) -> None:
+    model_of(OLD).save_pretrained(directory)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What stands in a directory, and what is saved over it.
+
+    Args:
+        before: Makes what stands there.
+        how: The arguments of the save.
+        old: What the directory loads as before.
+    """
+
+    before: Callable[[Path], None]
+    how: dict[str, Any] = field(default_factory=dict)
+    old: int | None = OLD
+
+    @property
+    def marked(self) -> bool:
+        """Whether the configuration tells the generation too."""
+        return bool(self.how.get("marked"))
+
+    def make(self, directory: Path) -> None:
+        """Make what stands there, with files of somebody else's."""
+        self.before(directory)
+        if self.old is not None:
+            for name in FOREIGN:
+                (directory / name).parent.mkdir(exist_ok=True)
+                (directory / name).write_text("mine")
+
+
+SHARDED: dict[str, Any] = {"safetensors": True, "max_shard_size": 20_000}
+SCENARIOS = {
+    "a new directory": Scenario(_nothing, SHARDED, old=None),
+    "safetensors, other shards": Scenario(lambda d: _ours(d, safetensors=True, max_shard_size=9_000), SHARDED),
+    "safetensors, as many shards": Scenario(lambda d: _ours(d, **SHARDED), SHARDED),
+    "bin over transformers' single file": Scenario(_theirs, {"max_shard_size": 20_000}),
+    "safetensors over bin": Scenario(lambda d: _ours(d, max_shard_size=30_000), SHARDED),
+    "bin over sharded safetensors": Scenario(lambda d: _ours(d, **SHARDED), {"max_shard_size": 20_000}),
+    "another configuration": Scenario(lambda d: _ours(d, marked=True, **SHARDED), {"marked": True, **SHARDED}),
+    "another dtype over transformers'": Scenario(_theirs, {"dtype": "bfloat16", "max_shard_size": 20_000}),
+}

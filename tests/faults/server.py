@@ -1,0 +1,105 @@
+"""A process that has imported everything and forks one child for each save, which may be killed.
+
+It reads a JSON object a line (`directory`, `generation`, `how`, `kill_at`, `fsize`, `uid`), and answers with the pid,
+then with the status of the child.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+
+class Server:
+    """The other end of it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def start(self, directory: Path, generation: int, how: dict[str, Any], **more: Any) -> int:
+        """Begin a save; the pid of the process that does it."""
+        assert self.process.stdin is not None
+        request = {"directory": str(directory), "generation": generation, "how": how, **more}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return int(self._line())
+
+    def finish(self) -> str:
+        """`ok`, `killed`, or the text of the error."""
+        return str(json.loads(self._line()))
+
+    def save(self, directory: Path, generation: int, how: dict[str, Any], **more: Any) -> str:
+        """Both."""
+        self.start(directory, generation, how, **more)
+        return self.finish()
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+
+@contextmanager
+def server() -> Iterator[Server]:
+    """Start one, and end it."""
+    command = [sys.executable, "-m", "tests.faults.server"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+        try:
+            yield Server(process)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def serve() -> None:
+    """Answer requests until there are none."""
+    from .models import model_of
+
+    model_of(0)  # whatever is imported late is imported now
+    for line in sys.stdin:
+        request = json.loads(line)
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reader)
+            text = _save(request)
+            os.write(writer, text.encode())
+            os._exit(0)
+        os.close(writer)
+        print(pid, flush=True)
+        with os.fdopen(reader, encoding="utf-8") as answer:
+            text = answer.read()
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps("killed" if os.WIFSIGNALED(status) else text), flush=True)
+
+
+def _save(request: dict[str, Any]) -> str:
+    from forgather_core.errors import CheckpointError
+
+    from .models import save
+    from .steps import Steps, die
+
+    if request.get("fsize") is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["fsize"], request["fsize"]))
+    if request.get("uid") is not None:
+        os.setuid(request["uid"])
+    at = request.get("kill_at")
+    try:
+        with Steps(at, die).counting() if at is not None else nullcontext():
+            save(Path(request["directory"]), request["generation"], **request["how"])
+    except CheckpointError as error:
+        return f"refused: {error}"
+    except BaseException as error:  # the other end shows it
+        return f"{type(error).__name__}: {error}"
+    return "ok"
+
+
+if __name__ == "__main__":
+    serve()

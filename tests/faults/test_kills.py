@@ -1,0 +1,87 @@
+"""Killed at any instant, a save leaves the old checkpoint or the new one, and the next save leaves nothing of it.
+
+The long run, 200 kills at random moments of a larger save: pytest -m faults
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import Restore
+from .models import generation_of, save, tree
+from .scenarios import FOREIGN, LATER, NEW, SCENARIOS, SHARDED, Scenario
+from .server import Server
+
+pytestmark = pytest.mark.faults
+
+
+def check(directory: Path, scenario: Scenario, saver: Server, *, acknowledged: bool = False) -> int | None:
+    """What the directory loads as; then a later save must succeed and leave nothing but itself."""
+    found = generation_of(directory, marked=scenario.marked)
+    assert found in ({NEW} if acknowledged else {scenario.old, NEW})
+    if scenario.old is not None:
+        assert all((directory / name).read_text() == "mine" for name in FOREIGN)
+    assert saver.save(directory, LATER, scenario.how) == "ok"
+    assert generation_of(directory, marked=scenario.marked) == LATER
+    clean = directory.parent / "clean"
+    save(clean / "model", LATER, **scenario.how)
+    foreign = {*FOREIGN, "runs"} if scenario.old is not None else set()
+    generations = {name.replace("-2-", "-").replace("-3-", "-") for name in tree(directory)}
+    assert generations == tree(clean / "model") | foreign
+    assert {path.name for path in directory.parent.iterdir()} == {"model", "clean"}
+    return found
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_killed_before_every_step(restore: Restore, saver: Server, name: str) -> None:
+    found = []
+    for step in range(1, 1000):
+        directory, scenario = restore(name)
+        state = saver.save(directory, NEW, scenario.how, kill_at=step)
+        assert state in {"ok", "killed"}
+        found.append(check(directory, scenario, saver, acknowledged=state == "ok"))
+        if state == "ok":
+            break
+    assert step > 20
+    assert found[0] == scenario.old
+    first_new = found.index(NEW)
+    assert set(found[first_new:]) == {NEW}, "once it is the new one, it stays the new one"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(10))
+def test_killed_at_random_moments(restore: Restore, saver: Server, number: int) -> None:
+    """Twenty kills over the whole of a save that takes longer."""
+    chance = random.Random(number)
+    name = list(SCENARIOS)[number % len(SCENARIOS)]
+    directory, scenario = restore(name)
+    how = scenario.how | {"max_shard_size": 4_000}
+    scenario = Scenario(scenario.before, how, scenario.old)
+    began = time.monotonic()
+    assert saver.save(directory, NEW, how) == "ok"
+    duration = time.monotonic() - began
+    killed = 0
+    for _ in range(20):
+        directory, _ = restore(name)
+        pid = saver.start(directory, NEW, how)
+        time.sleep(chance.uniform(0, duration))
+        os.kill(pid, signal.SIGKILL)
+        killed += saver.finish() == "killed"
+        check(directory, scenario, saver)
+    assert killed > 5
+
+
+def test_killed_twice(restore: Restore, saver: Server) -> None:
+    """What the first one left is there when the second one dies."""
+    for first in (9, 17, 26, 33):
+        for second in range(2, 40, 3):
+            directory, scenario = restore("safetensors over bin")
+            saver.save(directory, NEW, SHARDED, kill_at=first)
+            saver.save(directory, NEW, SHARDED, kill_at=second)
+            check(directory, scenario, saver)
