@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Lock
+from threading import Lock, local
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from .reader import Progress
 from .stored import FileTensor, StoredTensor, memory_of
 
 _CHUNK = 16 * 2**20  # bytes that one thread takes at once
+_CONVERTED = 2**20  # bytes that a thread converts at once; a multiple of every dtype's width
 _MAX_THREADS = 8
+_of_thread = local()
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,14 @@ def _copy_chunk(copy: Copy, start: int, size: int) -> None:
     if copy.target.device.type == "cpu" and copy.target.dtype == copy.source.dtype:
         copy.source.read(memory_of(copy.target)[start : start + size], start)
         return
-    buffer = torch.empty(size, dtype=torch.uint8)
-    copy.source.read(memory_of(buffer), start)
     width = copy.source.dtype.itemsize
-    with torch.no_grad():
-        copy.target.view(-1)[start // width : (start + size) // width].copy_(buffer.view(copy.source.dtype))
+    flat = copy.target.detach().view(-1)
+    if not hasattr(_of_thread, "buffer"):
+        _of_thread.buffer = torch.empty(_CONVERTED, dtype=torch.uint8)
+    for at in range(start, start + size, _CONVERTED):
+        part = _of_thread.buffer[: min(_CONVERTED, start + size - at)]
+        copy.source.read(memory_of(part), at)
+        flat[at // width : (at + part.numel()) // width].copy_(part.view(copy.source.dtype))
 
 
 def _in_chunks(copy: Copy) -> bool:

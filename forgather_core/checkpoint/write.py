@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from ..files import sync_file, write_fully
 from .copying import non_finite
@@ -25,6 +26,7 @@ from .stored import StoredTensor, memory_of
 
 _CHUNK = 8 * 2**20
 _SMALL = 256 * 2**10
+_MAX_BEHIND = 128 * 2**20  # bytes that may wait to be hashed, and keep their tensors
 
 
 @dataclass(frozen=True)
@@ -62,24 +64,27 @@ def write_shards(
         OSError: The disk is full, or fails.
         CheckpointError: The format has no such kind of number.
     """
-    total, done = sum(tensor.nbytes for tensor in tensors.values()), 0
+    progress = _Progress(sum(tensor.nbytes for tensor in tensors.values()), on_progress)
     digests, damaged = {}, []
-
-    def written(name: str, values: torch.Tensor) -> None:
-        nonlocal done
-        done += tensors[name].nbytes
-        if non_finite(values):
-            damaged.append(name)
-        if on_progress is not None:
-            on_progress(done, total)
-
     write = _write_safetensors if format is SAFETENSORS else _write_bin
     for file, group in zip(names, groups, strict=True):
         with HashedFile(directory / file) as stream:
-            write(stream, {name: tensors[name] for name in group}, written)
+            damaged += write(stream, {name: tensors[name] for name in group}, progress)
         digests[file] = stream.digest
     weight_map = {name: file for file, group in zip(names, groups, strict=True) for name in group}
     return Written(tuple(names), Index(weight_map, _metadata(tensors, format, digests, damaged)))
+
+
+class _Progress:
+    def __init__(self, total: int, on_progress: Progress | None) -> None:
+        self._done = 0
+        self._total = total
+        self._on_progress = on_progress
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._on_progress is not None:
+            self._on_progress(self._done, self._total)
 
 
 def shard_groups(tensors: Mapping[str, StoredTensor], limit: int) -> list[list[str]]:
@@ -121,13 +126,14 @@ def _metadata(
 
 
 class HashedFile:
-    """A new file that is hashed as it is written, on another thread, and durable when it is closed without an error."""
+    """A new file that is hashed on another thread as it is written, and durable when it is closed without an error."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._hash = hashlib.sha256()
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="forgather-sha256")
         self._pending = bytearray()
+        self._behind: deque[tuple[Future[None], int]] = deque()  # chunks that are being hashed, with their sizes
         self.digest = ""
 
     def write(self, data: Any) -> int:
@@ -143,24 +149,45 @@ class HashedFile:
                 self._drain()
         else:
             self._drain()
-            self._put(memory)
+            self._put(memory, None)
+            self._catch_up(0)
         return memory.nbytes
+
+    def write_tensor(self, values: Tensor) -> None:
+        """Append the bytes of a contiguous tensor on the CPU; it is kept until they are hashed.
+
+        Raises:
+            OSError: The disk does not take them.
+        """
+        self._drain()
+        if values.numel():
+            self._put(memory_of(values), values)
+            self._catch_up(_MAX_BEHIND)
 
     def flush(self) -> None:
         """Small pieces are held back until there are enough of them, or the file is closed."""
 
     def _drain(self) -> None:
         pending, self._pending = self._pending, bytearray()
-        self._put(memoryview(pending))
+        if pending:
+            self._put(memoryview(pending), pending)
 
-    def _put(self, memory: memoryview) -> None:
+    def _put(self, memory: memoryview, owner: object) -> None:
         for start in range(0, memory.nbytes, _CHUNK):
             chunk = memory[start : start + _CHUNK]
-            hashed = self._hasher.submit(self._hash.update, chunk)
-            try:
-                write_fully(self._descriptor, chunk)
-            finally:
-                hashed.result()
+            self._behind.append((self._hasher.submit(self._update, chunk, owner), chunk.nbytes))
+            write_fully(self._descriptor, chunk)
+
+    def _update(self, chunk: memoryview, _owner: object) -> None:
+        self._hash.update(chunk)
+
+    def _catch_up(self, allowed: int) -> None:
+        """Wait until no more than so many bytes are still to be hashed."""
+        behind = sum(size for _, size in self._behind)
+        while self._behind and (behind > allowed or self._behind[0][0].done()):
+            future, size = self._behind.popleft()
+            future.result()
+            behind -= size
 
     def __enter__(self) -> Self:
         return self
@@ -172,50 +199,54 @@ class HashedFile:
             if kind is None:
                 self._drain()
                 sync_file(self._descriptor)
-                self.digest = self._hash.hexdigest()
         finally:
-            self._hasher.shutdown()
+            self._hasher.shutdown()  # waits
             os.close(self._descriptor)
+        self.digest = self._hash.hexdigest()
 
 
-def _write_safetensors(
-    stream: HashedFile, group: Mapping[str, StoredTensor], written: Callable[[str, torch.Tensor], None]
-) -> None:
+def _write_safetensors(stream: HashedFile, group: Mapping[str, StoredTensor], progress: _Progress) -> list[str]:
+    """Write a file; the names of the tensors that are not finite."""
     order = write_order({name: tensor.dtype for name, tensor in group.items()})
     stream.write(header_bytes((name, group[name].dtype, group[name].shape) for name in order))
+    damaged = []
     for name in order:
         values = group[name].mapped()
-        if values.numel():
-            stream.write(memory_of(values))
-        written(name, values)
+        stream.write_tensor(values)
+        if non_finite(values):
+            damaged.append(name)
+        progress.add(group[name].nbytes)
+    return damaged
 
 
-def _write_bin(
-    stream: HashedFile, group: Mapping[str, StoredTensor], written: Callable[[str, torch.Tensor], None]
-) -> None:
+def _write_bin(stream: HashedFile, group: Mapping[str, StoredTensor], progress: _Progress) -> list[str]:
+    """Likewise."""
     state = {name: tensor.tensor() for name, tensor in group.items()}
     failure: list[OSError] = []
     try:
-        torch.save(state, _Reporting(stream, failure))  # type: ignore[arg-type]
+        torch.save(state, _Reporting(stream, failure, progress))  # type: ignore[arg-type]
     except RuntimeError as error:  # torch's writer hides what the disk said
         raise (failure[0] if failure else error) from None
-    for name, values in state.items():
-        written(name, values)
+    return [name for name, values in state.items() if non_finite(values)]
 
 
 class _Reporting:
     """A file for torch.save() that keeps the error of the disk: torch tells only that there was one."""
 
-    def __init__(self, stream: HashedFile, failure: list[OSError]) -> None:
+    def __init__(self, stream: HashedFile, failure: list[OSError], progress: _Progress) -> None:
         self._stream = stream
         self._failure = failure
+        self._progress = progress
 
     def write(self, data: Any) -> int:
         try:
-            return self._stream.write(data)
+            count = self._stream.write(data)
         except OSError as error:
             self._failure.append(error)
             raise
+        if count >= _SMALL:  # tensors, for the greater part
+            self._progress.add(count)
+        return count
 
     def flush(self) -> None:
         pass

@@ -1,0 +1,292 @@
+"""Saving and loading against their peers, as ratios within one run; peak memory beside the model's own.
+
+python benchmarks/checkpoint.py [--million-parameters 600] [--runs 5] [--directory DIR]
+
+Every peer ends where ours does: a save is on the disk (fsync of files and directory, where the peer leaves that to the
+operating system); a load has the values in memory (a map is touched page by page). The page cache is warm. Exit code 1
+where a bound is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from forgather_core.checkpoint import load_checkpoint, save_checkpoint
+
+BOUNDS = {
+    ("save", "forgather, safetensors"): ("safetensors.save_file + fsync", 1.3),
+    ("load into a module", "forgather, safetensors"): ("best of the peers", 1.1),
+    ("load without a copy", "forgather, assign=True"): ("mmap of the file", 1.1),
+}
+MEMORY_BOUND = 0.02  # of the model
+
+Case = Callable[[], object]
+
+
+def model_of(millions: int) -> LlamaForCausalLM:
+    """A bfloat16 Llama of about that many million parameters, its weights random."""
+    layers = max(1, round((millions - 66) / 12.6)) if millions > 80 else 1
+    config = LlamaConfig(
+        vocab_size=32_000, hidden_size=1024, intermediate_size=2816, num_hidden_layers=layers, num_attention_heads=16,
+        num_key_value_heads=16, tie_word_embeddings=False, dtype="bfloat16",
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    model = model.to(torch.bfloat16).to_empty(device="cpu")
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.02)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    return model
+
+
+def sync(directory: Path) -> None:
+    """Make what a peer has written durable."""
+    for path in (*directory.iterdir(), directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def saves(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
+    """One save each, over what the same one wrote before."""
+    state = model.state_dict()
+
+    def library() -> None:
+        save_file(state, place / "library" / "model.safetensors", metadata={"format": "pt"})
+        sync(place / "library")
+
+    def pretrained() -> None:
+        model.save_pretrained(place / "pretrained")
+        sync(place / "pretrained")
+
+    def pickled() -> None:
+        torch.save(state, place / "torch" / "pytorch_model.bin")
+        sync(place / "torch")
+
+    for name in ("library", "pretrained", "torch"):
+        (place / name).mkdir()
+    return {
+        "safetensors.save_file + fsync": library,
+        "save_pretrained + fsync": pretrained,
+        "torch.save + fsync": pickled,
+        "forgather, safetensors": lambda: save_checkpoint(place / "ours", model, safetensors=True),
+        "forgather, .bin": lambda: save_checkpoint(place / "ours-bin", model),
+    }
+
+
+def loads(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
+    """One load each, of the same numbers, into the same module where there is one."""
+    file = place / "library" / "model.safetensors"
+    into = bytearray(file.stat().st_size)
+
+    def bytes_only() -> None:
+        with file.open("rb", buffering=0) as stream:
+            view = memoryview(into)
+            while view:
+                view = view[stream.readinto(view) :]
+
+    return {
+        "read the bytes": bytes_only,
+        "load_file + load_state_dict": lambda: model.load_state_dict(load_file(file)),
+        "from_pretrained, touched": lambda: touch(AutoModelForCausalLM.from_pretrained(place / "pretrained")),
+        "torch.load(mmap) + load_state_dict": lambda: model.load_state_dict(
+            torch.load(place / "torch" / "pytorch_model.bin", mmap=True)
+        ),
+        "forgather, safetensors": lambda: load_checkpoint(place / "ours", model),
+        "forgather, .bin": lambda: load_checkpoint(place / "ours-bin", model),
+        "forgather, of another's making": lambda: load_checkpoint(file, model),
+    }
+
+
+def maps(place: Path) -> dict[str, Case]:
+    """The values as pages of the file, each touched once."""
+    file = place / "library" / "model.safetensors"
+    model = model_of(0)
+    size = json.loads((place / "pretrained" / "config.json").read_text())
+    with torch.device("meta"):
+        empty = LlamaForCausalLM(LlamaConfig(**size)).to(torch.bfloat16)
+    del model
+
+    def mapped() -> None:
+        with file.open("rb") as stream:
+            pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+            torch.frombuffer(pages, dtype=torch.uint8)[:: mmap.PAGESIZE].sum()
+
+    def ours() -> None:
+        load_checkpoint(place / "ours", empty, assign=True)
+        touch(empty)
+        empty.to("meta")
+
+    def library() -> None:
+        empty.load_state_dict(load_file(file), assign=True)
+        touch(empty)
+        empty.to("meta")
+
+    return {"mmap of the file": mapped, "load_file + assign": library, "forgather, assign=True": ours}
+
+
+def touch(model: torch.nn.Module) -> None:
+    """Read one number of every page of every parameter."""
+    for parameter in model.parameters():
+        parameter.detach().reshape(-1)[:: mmap.PAGESIZE // parameter.element_size()].view(torch.int16).sum()
+
+
+def table(title: str, cases: dict[str, Case], size: int, runs: int, peers: tuple[str, ...]) -> dict[str, float]:
+    """Time all in turns, and print them; what counts is the best of the runs.
+
+    Args:
+        title: Of the table.
+        cases: What is timed.
+        size: Bytes of the model.
+        runs: How often.
+        peers: Those of which the best is 1.00.
+    """
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(runs + 1):  # the first warms caches
+        for name, case in cases.items():
+            began = time.perf_counter()
+            case()
+            if number:
+                times[name].append(time.perf_counter() - began)
+    best = {name: min(values) for name, values in times.items()}
+    best["best of the peers"] = min(best[name] for name in peers)
+    base = best["best of the peers"]
+    print(f"\n{title:38}{'s, best':>9}{'s, median':>11}{'GB/s':>7}{'ratio':>7}")
+    for name, values in times.items():
+        median = sorted(values)[len(values) // 2]
+        print(f"{name:38}{best[name]:9.3f}{median:11.3f}{size / best[name] / 1e9:7.2f}{best[name] / base:7.2f}")
+    return best
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from checkpoint import model_of, peak_of
+import torch
+from forgather_core.checkpoint import load_checkpoint, save_checkpoint
+place, millions, what = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+model = model_of(millions)
+job = {{
+    "save, safetensors": lambda: save_checkpoint(place / "memory", model, safetensors=True),
+    "save, .bin": lambda: save_checkpoint(place / "memory-bin", model),
+    "load, safetensors": lambda: load_checkpoint(place / "ours", model),
+    "load, .bin": lambda: load_checkpoint(place / "ours-bin", model),
+    "load float32": lambda: load_checkpoint(place / "wide", model),
+    "from_pretrained": lambda: __import__("transformers").AutoModelForCausalLM.from_pretrained(place / "pretrained"),
+}}[what]
+print(peak_of(job))
+"""
+
+
+def peak_of(job: Case) -> int:
+    """Bytes by which a job raises the peak of memory that belongs to this process alone."""
+    small = model_of(0)
+    with tempfile.TemporaryDirectory() as place:  # whatever is allocated once has been
+        save_checkpoint(place, small, safetensors=True)
+        load_checkpoint(place, small)
+    before = _anonymous()
+    peak = 0
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, _anonymous())
+
+    import threading
+
+    done = threading.Event()
+    thread = threading.Thread(target=watch)
+    thread.start()
+    job()
+    peak = max(peak, _anonymous())
+    done.set()
+    thread.join()
+    return max(0, peak - before)
+
+
+def _anonymous() -> int:
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in text.splitlines() if line.startswith("RssAnon")))
+
+
+def memory(place: Path, millions: int, size: int) -> float:
+    """Print the peaks; the largest of ours, of which each runs in a process of its own, as a part of the model."""
+    print(f"\n{'extra peak memory':38}{'MB':>9}{'of model':>11}")
+    worst = 0.0
+    for what in (
+        "save, safetensors",
+        "save, .bin",
+        "load, safetensors",
+        "load, .bin",
+        "load float32",
+        "from_pretrained",
+    ):
+        program = MEMORY.format(here=str(Path(__file__).parent))
+        command = [sys.executable, "-c", program, str(place), str(millions), what]
+        peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        print(f"{what:38}{peak / 1e6:9.1f}{peak / size:11.2%}")
+        if what != "from_pretrained":
+            worst = max(worst, peak / size)
+    return worst
+
+
+def main() -> int:
+    """Print the tables; exit code 1 where a bound is broken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--million-parameters", type=int, default=600)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--directory", type=Path, default=None)
+    asked = parser.parse_args()
+    warnings.simplefilter("ignore")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    model = model_of(asked.million_parameters)
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    print(
+        f"{size / 1e6:.0f} MB in bfloat16, {asked.runs} runs, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}, safetensors {safetensors.__version__}, "
+        f"Python {platform.python_version()}"
+    )
+    failed = []
+    with tempfile.TemporaryDirectory(dir=asked.directory) as name:
+        place = Path(name)
+        best = {"save": table(
+            "save", saves(model, place), size, asked.runs, ("safetensors.save_file + fsync", "save_pretrained + fsync")
+        )}  # fmt: skip
+        peers = ("read the bytes", "load_file + load_state_dict", "from_pretrained, touched")
+        best["load into a module"] = table("load into a module", loads(model, place), size, asked.runs, peers)
+        best["load without a copy"] = table("load without a copy", maps(place), size, asked.runs, ("mmap of the file",))
+        save_checkpoint(place / "wide", model.float(), safetensors=True)
+        del model
+        worst = memory(place, asked.million_parameters, size)
+    print()
+    for (group, ours), (peer, bound) in BOUNDS.items():
+        ratio = best[group][ours] / best[group][peer]
+        print(f"{group}: {ours} / {peer} = {ratio:.2f} (bound {bound})")
+        failed += [group] if ratio > bound else []
+    print(f"extra peak memory: {worst:.2%} of the model (bound {MEMORY_BOUND:.0%})")
+    return int(bool(failed) or worst > MEMORY_BOUND)
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.exit(main())
