@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from forgather_core.kinds import kind_of
+
 from .render import bytes_of, grid, link, pairs, text_of
 
 
@@ -27,7 +29,13 @@ def construction(report: Mapping[str, Any]) -> RenderableType:
     ]
     parts += [_loaded(report["loaded"])] if report["loaded"] else []
     parts += [_saved(report["saved"])] if report["saved"] else []
-    return Group(*parts, notes(report["notes"]))
+    return Group(*parts, notes([*report["notes"], *_of_weights(report)]))
+
+
+def _of_weights(report: Mapping[str, Any]) -> list[str]:
+    """What was noted of the weights that were loaded and saved."""
+    saved = report["saved"]["notes"] if report["saved"] else []
+    return [*(report["loaded"]["problems"] if report["loaded"] else []), *saved]
 
 
 def options(title: str, values: Mapping[str, Mapping[str, Any]]) -> RenderableType:
@@ -52,7 +60,7 @@ def parameters(table: Mapping[str, Any]) -> RenderableType:
 
 
 def _shape(name: str, shape: Sequence[int], names: int) -> str:
-    text = " x ".join(map(str, shape))
+    text = _sizes(shape)
     return text if names == 1 else f"{name} {text}"
 
 
@@ -65,13 +73,66 @@ def loaders(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 def _loaded(report: Mapping[str, Any]) -> RenderableType:
     rows = [("missing", item["name"], item.get("hint") or "") for item in report["missing"]]
     rows += [("unexpected", name, "") for name in report["unexpected"]]
-    head = Text(f"Loaded {report['loaded']} tensors from {report['path']}\n")
+    rows += [
+        ("other shape", item["name"], f"{_sizes(item['stored'])} there, {_sizes(item['model'])} here")
+        for item in report["other_shape"]
+    ]
+    verified = f", {len(report['verified'])} files verified" if report["verified"] else ""
+    head = Text(f"Loaded {report['loaded']} tensors from {report['path']}{verified}\n")
     return Group(head, grid("Not loaded", ("", "name", ""), rows)) if rows else head
 
 
 def _saved(report: Mapping[str, Any]) -> RenderableType:
     files = ", ".join(report["files"])
     return Text(f"Saved {report['tensors']} tensors, {bytes_of(report['bytes'])}, to {report['path']}: {files}\n")
+
+
+def checkpoint(report: Mapping[str, Any], *, every: bool) -> RenderableType:
+    """What `checkpoint inspect` tells."""
+    head = {
+        "entry": report["entry"],
+        "format": report["format"],
+        "size": f"{bytes_of(report['bytes'])}, {report['numbers']:,} numbers",
+        "dtypes": ", ".join(f"{name} {count:,}" for name, count in report["dtypes"].items()),
+        "generation": report["generation"],
+        **{name.replace("_", " "): value for name, value in report["metadata"].items() if name not in _TOLD},
+    }
+    files = [
+        (file["name"], bytes_of(file["bytes"]), f"{file['tensors']:,}", _checksum(file)) for file in report["files"]
+    ]
+    return Group(
+        pairs(report["path"], head),
+        grid("Files", ("file", "size", "tensors", "sha256"), files, right=(1, 2)),
+        _tensors(report["tensors"], every=every),
+        notes(report["notes"]),
+    )
+
+
+_TOLD = {"format", "total_size", "total_parameters", "dtype"}  # the head has it already, from the headers
+
+
+def _checksum(file: Mapping[str, Any]) -> str:
+    if file["sha256"] is None:
+        return "not recorded"
+    return str(file["sha256"])[:12] + (", verified" if file["verified"] else "")
+
+
+def _tensors(tensors: Sequence[Mapping[str, Any]], *, every: bool) -> RenderableType:
+    kinds: dict[tuple[str, str, str], list[int]] = {}
+    for item in tensors:
+        name = item["name"] if every else kind_of(item["name"])
+        kinds.setdefault((name, _sizes(item["shape"]), item["dtype"]), []).append(item["bytes"])
+    rows = [(*kind, len(sizes), bytes_of(sum(sizes))) for kind, sizes in kinds.items()]
+    return Group(grid("Tensors", ("tensor", "shape", "dtype", "times", "size"), rows, right=(3, 4), dense=True), Text())
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def conversion(report: Mapping[str, Any]) -> RenderableType:
+    """What `checkpoint convert` made."""
+    return Group(_saved(report), notes(report["notes"]))
 
 
 def notes(sentences: Sequence[str]) -> RenderableType:

@@ -153,41 +153,55 @@ class ShowCommand(DynamicCommand):
     shown_groups = (SHOW, OUTPUT)
 
 
-class RootGroup(TyperGroup):
-    """`forgather`: the same help page as its commands."""
+class PlainPage:
+    """Mix-in before TyperGroup or TyperCommand: no dynamic options, and the same kind of help page."""
+
+    epilog_text = ""
 
     def get_params(self, ctx: typer.Context) -> list[Any]:
         """Typer's parameters, their text passed through."""
-        return _unconverted(super().get_params(ctx))
+        return _unconverted(super().get_params(ctx))  # type: ignore[misc]
 
     def get_help(self, ctx: typer.Context) -> str:
         """The help page."""
-        options = [
-            (", ".join(sorted(p.opts, key=len)) + (f" {p.metavar}" if p.metavar else ""), p.help or "")
-            for p in self.get_params(ctx)
-            if not getattr(p, "hidden", False) and p.name != "help"
+        shown = [p for p in self.get_params(ctx) if not getattr(p, "hidden", False) and p.name != "help"]
+        arguments = [p for p in shown if p.param_type_name == "argument"]
+        options = [(_plain_names(p), _plain_explanation(p)) for p in shown if p not in arguments]
+        sections = [
+            ("Arguments", [(p.metavar or p.human_readable_name, p.help or "") for p in arguments]),
+            ("Options", [*options, ("-h, --help", "Show this page")]),
         ]
-        commands = [(name, _about(self.commands[name])) for name in self.list_commands(ctx)]
-        usage = ctx.command_path + " [OPTIONS] COMMAND [ARGS]..."
-        sections = [("Commands", commands), ("Options", [*options, ("-h, --help", "Show this page")])]
-        return page(usage, _about(self), sections, EXAMPLE)
+        usage = ctx.command_path + " [OPTIONS]" + "".join(f" {p.metavar or p.human_readable_name}" for p in arguments)
+        if isinstance(self, TyperGroup):
+            commands = [(name, _about(self.commands[name])) for name in self.list_commands(ctx)]  # type: ignore[arg-type]
+            sections.insert(0, ("Commands", commands))
+            usage += " COMMAND [ARGS]..."
+        return page(usage, _about(self), sections, self.epilog_text)
 
 
-EXAMPLE = "A first model: forgather -t llama/4M model --device cpu --save-checkpoint construct"
+class PlainGroup(PlainPage, TyperGroup):
+    """A group of commands without dynamic options."""
 
 
-class PlainCommand(TyperCommand):
-    """A command without dynamic options, with the same kind of help page."""
+class RootGroup(PlainGroup):
+    """`forgather`."""
 
-    def get_params(self, ctx: typer.Context) -> list[Any]:
-        """Typer's parameters, their text passed through."""
-        return _unconverted(super().get_params(ctx))
+    epilog_text = "A first model: forgather -t llama/4M model --device cpu --save-checkpoint construct"
 
-    def get_help(self, ctx: typer.Context) -> str:
-        """The help page."""
-        rows = [(", ".join(p.opts), p.help or "") for p in self.get_params(ctx) if p.name != "help"]
-        usage = ctx.command_path + " [OPTIONS]"
-        return page(usage, _about(self), [("Options", [*rows, ("-h, --help", "Show this page")])])
+
+class PlainCommand(PlainPage, TyperCommand):
+    """A command without dynamic options."""
+
+
+def _plain_names(parameter: Any) -> str:
+    names = ", ".join(sorted(parameter.opts, key=len))
+    return f"{names} {parameter.metavar}" if parameter.metavar else names
+
+
+def _plain_explanation(parameter: Any) -> str:
+    default = parameter.default
+    told = f" [{default}]" if isinstance(default, str) else ""
+    return (parameter.help or "") + told
 
 
 def _unconverted(parameters: list[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from forgather_core.errors import ForgatherError
 from forgather_core.option_spec import did_you_mean
 from forgather_core.registry import registry
 
-from . import model
+from . import checkpoint, model
 from .dynamic import PlainCommand, RootGroup
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app = typer.Typer(
     help="Turn a model definition into a model directory that any Hugging Face tool loads.",
 )
 app.add_typer(model.app, name="model")
+app.add_typer(checkpoint.app, name="checkpoint")
 
 
 def _templates(project: Path) -> Iterator[tuple[str, str]]:

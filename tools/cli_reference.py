@@ -19,6 +19,9 @@ COMMANDS = {
     "Construct": ["-t", "llama/4M", "model", "construct"],
     "Test": ["-t", "llama/4M", "model", "test"],
     "Show": ["-t", "llama/4M", "model", "show"],
+    "Checkpoints": ["checkpoint"],
+    "Inspect a checkpoint": ["checkpoint", "inspect"],
+    "Convert a checkpoint": ["checkpoint", "convert"],
 }
 HEAD = """# Command line
 

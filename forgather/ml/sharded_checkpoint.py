@@ -1,5 +1,31 @@
-"""Load and save weights in Hugging Face's sharded checkpoint format."""
+"""Load and save weights in Hugging Face's sharded checkpoint format, and keep the checkpoints of a training run."""
 
-from forgather_core.checkpoint import LoadReport, SaveReport, load_checkpoint, save_checkpoint
+from forgather_core.checkpoint import (
+    LoadReport,
+    SaveReport,
+    StepCheckpoint,
+    convert_checkpoint,
+    find_latest_checkpoint,
+    inspect_checkpoint,
+    link_checkpoint,
+    load_checkpoint,
+    next_checkpoint_path,
+    rotate,
+    save_checkpoint,
+    step_checkpoints,
+)
 
-__all__ = ["LoadReport", "SaveReport", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "LoadReport",
+    "SaveReport",
+    "StepCheckpoint",
+    "convert_checkpoint",
+    "find_latest_checkpoint",
+    "inspect_checkpoint",
+    "link_checkpoint",
+    "load_checkpoint",
+    "next_checkpoint_path",
+    "rotate",
+    "save_checkpoint",
+    "step_checkpoints",
+]

@@ -1,10 +1,20 @@
 """Weights on disk, in Hugging Face's sharded format: found, read into a model, written from one."""
 
+from .convert import convert_checkpoint
+from .inspect import inspect_checkpoint
 from .layout import parse_size
 from .load import load_checkpoint, load_into
 from .reader import Checkpoint
 from .report import LoadReport, MissingTensor, OtherShape
 from .save import SaveReport, save_checkpoint
+from .steps import (
+    StepCheckpoint,
+    find_latest_checkpoint,
+    link_checkpoint,
+    next_checkpoint_path,
+    rotate,
+    step_checkpoints,
+)
 
 __all__ = [
     "Checkpoint",
@@ -12,8 +22,16 @@ __all__ = [
     "MissingTensor",
     "OtherShape",
     "SaveReport",
+    "StepCheckpoint",
+    "convert_checkpoint",
+    "find_latest_checkpoint",
+    "inspect_checkpoint",
+    "link_checkpoint",
     "load_checkpoint",
     "load_into",
+    "next_checkpoint_path",
     "parse_size",
+    "rotate",
     "save_checkpoint",
+    "step_checkpoints",
 ]

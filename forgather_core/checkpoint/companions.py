@@ -32,21 +32,21 @@ def step_for(model: Any, directory: Path, dtype: str | None) -> Step:
     """What has to happen to the configuration in a directory when weights of this model are saved there.
 
     Args:
-        model: A model; only transformers' have a configuration.
+        model: A model; only transformers' have a configuration. Any other may be None.
         directory: The directory, which may not exist.
         dtype: Of most of the weights.
     """
-    if not is_pretrained(model):
-        return Step.NOTHING
+    pretrained = is_pretrained(model)
     try:
         there = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(there, dict):
-            return Step.REPLACE
     except FileNotFoundError:
-        return Step.ADD if not directory.exists() or entry_of(directory) is None else Step.REPLACE
+        is_new = not directory.exists() or entry_of(directory) is None
+        return Step.NOTHING if not pretrained else Step.ADD if is_new else Step.REPLACE
     except (OSError, ValueError):
-        return Step.REPLACE
-    if changes(model, there):
+        there = None
+    if not isinstance(there, dict):
+        return Step.REPLACE if pretrained else Step.NOTHING
+    if pretrained and changes(model, there):
         return Step.REPLACE
     return Step.NOTHING if _dtype_of(there) in (None, dtype) else Step.DTYPE
 

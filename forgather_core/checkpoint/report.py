@@ -68,6 +68,7 @@ class LoadReport:
             "non_finite": None if self.non_finite is None else list(self.non_finite),
             "verified": None if self.verified is None else list(self.verified),
             "unverified": list(self.unverified),
+            "problems": self.problems(),
         }
 
     def problems(self) -> list[str]:

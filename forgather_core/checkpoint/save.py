@@ -29,6 +29,7 @@ from .layout import BIN, SAFETENSORS, Format, free_generation, parse_size
 from .reader import Progress
 from .state import model_state
 from .stored import StoredTensor
+from .wording import listed, tensors
 from .write import Written, main_dtype, shard_groups, write_shards
 
 STAGING = "checkpoint"  # what the lock and the staging directory within a directory are called after
@@ -201,6 +202,9 @@ class Job:
 
     def report(self, directory: Path, written: Written, notes: tuple[str, ...] = ()) -> SaveReport:
         """What has been saved."""
+        damaged = written.index.metadata["non_finite"]
+        if damaged:
+            notes = (*notes, f"{tensors(len(damaged))} saved with NaN or Inf: {listed(damaged)}")
         files = (*written.files, self.format.index)
         return SaveReport(
             directory, files, len(self.tensors), written.nbytes, written.index.digests, (*self.notes, *notes)

@@ -30,6 +30,9 @@ PAGES = {
     "construct": ("model", "construct"),
     "test": ("model", "test"),
     "show_llama_4m": (*LLAMA, "show"),
+    "checkpoint": ("checkpoint",),
+    "checkpoint_inspect": ("checkpoint", "inspect"),
+    "checkpoint_convert": ("checkpoint", "convert"),
 } | {f"model_{name}_4m": ("-t", f"{name}/4M", "model") for name in BUILT_IN if name != "llama"}
 
 

@@ -1,0 +1,82 @@
+"""`forgather checkpoint`: inspect, convert."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .dynamic import PlainCommand, PlainGroup
+from .model import HELP
+
+app = typer.Typer(
+    cls=PlainGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=HELP,
+    help="Look into checkpoints, and convert them.",
+)
+
+Verify = Annotated[bool, typer.Option("--verify-checksums", help="Compare every file with its recorded SHA-256")]
+Json = Annotated[bool, typer.Option("--json", help="Print as JSON")]
+
+
+@app.command(cls=PlainCommand, context_settings=HELP)
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="DIR", help="Directory, weight file, index, or a hub id")],
+    verify_checksums: Verify = False,
+    every: Annotated[bool, typer.Option("--all", help="List every tensor, not one row for all layers")] = False,
+    json: Json = False,
+) -> None:
+    """Tell what a checkpoint holds, from its headers: tensors, shapes, dtypes, files, and what is wrong with them."""
+    from forgather_core.checkpoint import inspect_checkpoint
+
+    from . import drawings, progress
+    from .render import show
+
+    with progress.bytes_bar("verifying") as bar:
+        report = inspect_checkpoint(path, verify_checksums=verify_checksums, on_progress=bar)
+    show(report, drawings.checkpoint(report, every=every), as_json=json)
+
+
+@app.command(cls=PlainCommand, context_settings=HELP)
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Directory, weight file, index, or a hub id")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="New directory; SRC itself converts in place")],
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="FORMAT", help="safetensors or bin (default: that of SRC)")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="DTYPE", help="In the place of the dtype that most numbers have"),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", metavar="PATTERN", help="Regular expression: tensors that keep their dtype"),
+    ] = None,
+    max_shard_size: Annotated[
+        str, typer.Option("--max-shard-size", metavar="SIZE", help="Largest size of one weight file")
+    ] = "5GB",
+    verify_checksums: Verify = False,
+    json: Json = False,
+) -> None:
+    """Write a checkpoint in another format, dtype or shard size, tensor by tensor; its other files come along."""
+    from forgather_core.checkpoint import convert_checkpoint
+
+    from . import drawings, progress
+    from .render import show
+
+    with progress.bytes_bar("verifying") as verifying, progress.bytes_bar("converting") as converting:
+        made = convert_checkpoint(
+            source,
+            target,
+            format=format,
+            dtype=dtype,
+            keep=keep,
+            max_shard_size=max_shard_size,
+            verify_checksums=verify_checksums,
+            on_verify=verifying,
+            on_progress=converting,
+        )
+    report = made.as_dict()
+    show(report, drawings.conversion(report), as_json=json)

@@ -1,0 +1,123 @@
+"""What a checkpoint holds, told from its headers: no value is read unless checksums are to be verified."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ..files import is_touched
+from .companions import Step, step_for
+from .layout import BIN, SAFETENSORS, weight_files
+from .reader import Checkpoint, Progress
+from .save import STAGING
+from .wording import dtype_of
+from .write import main_dtype
+
+
+def inspect_checkpoint(
+    path: str | os.PathLike[str], *, verify_checksums: bool = False, on_progress: Progress | None = None
+) -> dict[str, Any]:
+    """Open a checkpoint, which checks every header and the index, and tell what it is, as plain data.
+
+    Args:
+        path: A directory, a weight file, an index, or a repository of the hub.
+        verify_checksums: Compare every file with its recorded SHA-256.
+        on_progress: Called with the bytes read and the bytes in all.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged. The text names the file.
+    """
+    with Checkpoint.open(path) as checkpoint:
+        verified = checkpoint.verify(on_progress) if verify_checksums else None
+        digests = checkpoint.index.digests if checkpoint.index is not None else {}
+        per_file = Counter(checkpoint.file_of(name) for name in checkpoint)
+        dtypes: Counter[str] = Counter()
+        for tensor in checkpoint.values():
+            dtypes[dtype_of(tensor.dtype)] += prod(tensor.shape)
+        return {
+            "path": str(path),
+            "entry": checkpoint.entry.name,
+            "format": checkpoint.format.suffix.removeprefix("."),
+            "generation": _generation(checkpoint),
+            "bytes": sum(tensor.nbytes for tensor in checkpoint.values()),
+            "numbers": sum(prod(tensor.shape) for tensor in checkpoint.values()),
+            "dtypes": dict(dtypes.most_common()),
+            "metadata": _plain_metadata(checkpoint),
+            "files": [
+                {
+                    "name": name,
+                    "bytes": file.size,
+                    "tensors": per_file[name],
+                    "sha256": digests.get(name),
+                    "verified": None if verified is None else name in verified,
+                }
+                for name, file in checkpoint.files.items()
+            ],
+            "tensors": [
+                {
+                    "name": name,
+                    "dtype": dtype_of(tensor.dtype),
+                    "shape": list(tensor.shape),
+                    "bytes": tensor.nbytes,
+                    "file": checkpoint.file_of(name),
+                }
+                for name, tensor in checkpoint.items()
+            ],
+            "notes": [*_notes(checkpoint), *_surroundings(checkpoint)],
+        }
+
+
+def _generation(checkpoint: Checkpoint) -> int | None:
+    """How many saves one beside the other have given the files their names; None for names that count none."""
+    found = {checkpoint.format.generation(name) for name in checkpoint.files}
+    return found.pop() if len(found) == 1 else None
+
+
+def _plain_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+    metadata = checkpoint.index.metadata if checkpoint.index is not None else {}
+    return {name: value for name, value in metadata.items() if name not in {"sha256", "non_finite"}}
+
+
+def _notes(checkpoint: Checkpoint) -> list[str]:
+    notes = []
+    if checkpoint.index is not None:
+        said, size = checkpoint.index.metadata.get("total_size"), sum(t.nbytes for t in checkpoint.values())
+        if said is not None and said != size:
+            notes.append(f"the index says that the tensors have {said} bytes; they have {size}")
+        extra = [name for name in checkpoint if name not in checkpoint.index.weight_map]
+        if extra:
+            notes.append(f"{len(extra)} tensors are in a file and not in the index, such as '{extra[0]}'")
+    recorded = checkpoint.non_finite
+    if recorded:
+        notes.append(f"these held NaN or Inf when they were saved: {', '.join(sorted(recorded))}")
+    return notes
+
+
+def _surroundings(checkpoint: Checkpoint) -> list[str]:
+    """What else is in the directory that bears on it."""
+    directory = checkpoint.entry.parent
+    used = {checkpoint.entry.name, *checkpoint.files}
+    notes = []
+    for entry, files in weight_files(directory).items():
+        if entry != checkpoint.entry.name:
+            notes.append(f"{entry} is another checkpoint in this directory; loaders take {checkpoint.entry.name}")
+        used |= set(files)
+    stray = sorted(
+        name for name in _names(directory) - used if any(f.generation(name) is not None for f in (SAFETENSORS, BIN))
+    )
+    if stray:
+        notes.append(f"no index names {', '.join(stray)}")
+    if is_touched(directory / STAGING):
+        notes.append("a save is under way here, or has died; the next one clears up after it")
+    if step_for(None, directory, main_dtype(checkpoint)) is Step.DTYPE:
+        notes.append(
+            f"config.json names another dtype than {main_dtype(checkpoint)}: transformers converts to that one"
+        )
+    return notes
+
+
+def _names(directory: Path) -> set[str]:
+    return {entry.name for entry in directory.iterdir()}
