@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -237,6 +238,33 @@ def _locked(path: Path, on_wait: Callable[[], None] | None) -> int:
         except BaseException:
             os.close(descriptor)
             raise
+        os.close(descriptor)
+
+
+def remove_files(files: Iterable[Path]) -> None:
+    """Remove files whose names are gone on return; their space is freed meanwhile, which takes time for large ones."""
+    held = []
+    for file in files:
+        with suppress(OSError):
+            held.append(open_regular(file))
+        file.unlink(missing_ok=True)
+    if held:
+        threading.Thread(target=_close_all, args=(held,)).start()
+
+
+def forget_pages(files: Iterable[Path]) -> None:
+    """Let the system drop what it holds in memory of files that are to be replaced: the new ones get those pages."""
+    for file in files:
+        with suppress(OSError, AttributeError):
+            descriptor = open_regular(file)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
         os.close(descriptor)
 
 

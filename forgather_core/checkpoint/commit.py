@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..files import sync_directory, sync_file, sync_tree, write_fully
+from ..files import remove_files, sync_directory, sync_file, sync_tree, write_fully
 from .layout import BIN, ENTRIES, SAFETENSORS, entry_of, weight_files
 
 JOURNAL = "journal.json"
@@ -82,18 +82,16 @@ def settle(directory: Path, staging: Path) -> None:
 
 def _retire(directory: Path, index_name: str) -> None:
     """Remove the other entries. The one that has won until now goes last: that makes the new one win."""
-    for name in reversed(ENTRIES):
-        if name != index_name:
-            with suppress(FileNotFoundError):
-                (directory / name).unlink()
+    remove_files(directory / name for name in reversed(ENTRIES) if name != index_name)
 
 
 def _remove(directory: Path, files: dict[str, Identity], keep: Iterable[str]) -> None:
-    kept = set(keep)
+    kept, found = set(keep), []
     for name, identity in files.items():
         with suppress(FileNotFoundError):
             if name not in kept and _identity(directory / name) == identity:
-                (directory / name).unlink()
+                found.append(directory / name)
+    remove_files(found)
 
 
 def _journal(staging: Path) -> dict[str, Any] | None:

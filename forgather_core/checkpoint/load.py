@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .copying import Copy, copy_all, non_finite
+from .copying import Copy, copy_all
 from .places import Slot, materialise, put, slots, state_of
 from .plan import Plan, make_plan, refuse
 from .reader import Checkpoint, Progress
@@ -85,8 +85,10 @@ def load_into(
     if meta and target is not None:
         materialise(model, target)
         state = state_of(model)
+    damaged: tuple[str, ...] | None = None
     if not assign:
-        copy_all([Copy(checkpoint[source], state[names[0]]) for names, source in plan.fills], on_progress)
+        state = _spread(model, state, plan)
+        damaged = _copy(state, plan, checkpoint, on_progress)
     if meta:
         _complete(model, plan)
     if plan.untied and hasattr(model, "tie_weights"):
@@ -97,7 +99,7 @@ def load_into(
         missing=tuple(plan.missing),
         unexpected=tuple(plan.unexpected),
         other_shape=tuple(plan.other_shape),
-        non_finite=None if assign else _non_finite(plan, checkpoint, state),
+        non_finite=damaged,
         verified=verified,
         unverified=tuple(name for name in checkpoint.files if name not in verified) if verified is not None else (),
     )
@@ -116,6 +118,19 @@ def _refuse_meta(model: nn.Module, meta: list[Slot], plan: Plan, target: torch.d
         if slot.name not in filled and not hasattr(slot.module, "reset_buffers"):
             what = "missing from the checkpoint" if slot.persistent else "computed, so that no checkpoint has it"
             raise CheckpointError(f"'{slot.name}' is on the meta device and {what}: build the model on cpu")
+
+
+def _spread(model: nn.Module, state: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+    """Give a buffer that repeats its numbers (by a stride of 0) one place for each: there would be nowhere to write."""
+    repeated = {id(state[n]) for n in plan.filled if any(k > 1 and not s for k, s in _layout(state[n]))}
+    if not repeated:
+        return state
+    put(model, lambda old: torch.empty(old.shape, dtype=old.dtype, device=old.device) if id(old) in repeated else None)
+    return state_of(model)
+
+
+def _layout(tensor: Tensor) -> zip[tuple[int, int]]:
+    return zip(tensor.shape, tensor.stride(), strict=True)
 
 
 def _assign(
@@ -163,12 +178,16 @@ def _initialise_rest(model: Any, plan: Plan) -> None:
         vars(tensor).pop("_is_hf_initialized", None)
 
 
-def _non_finite(plan: Plan, checkpoint: Checkpoint, filled: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Those with NaN or Inf: as recorded when they were written, else by looking."""
-    record, found = checkpoint.non_finite, []
+def _copy(
+    state: Mapping[str, Tensor], plan: Plan, checkpoint: Checkpoint, on_progress: Progress | None
+) -> tuple[str, ...]:
+    """Fill the model; those with NaN or Inf, as recorded when they were written, else as seen on the way."""
+    record, copies, known = checkpoint.non_finite, [], set()
     for names, source in plan.fills:
-        target = filled[names[0]]
-        recorded = record is not None and target.dtype == checkpoint[source].dtype
-        if (record is not None and source in record) if recorded else non_finite(target):
-            found.append(names[0])
-    return tuple(found)
+        name, stored = names[0], checkpoint[source]
+        told = record is not None and state[name].dtype == stored.dtype
+        if record is not None and told and source in record:
+            known.add(name)
+        copies.append(Copy(name, stored, state[name], look=not told and stored.dtype.is_floating_point))
+    found = known | copy_all(copies, on_progress)
+    return tuple(copy.name for copy in copies if copy.name in found)

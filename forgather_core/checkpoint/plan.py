@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from .places import declared_partners, groups_of, tie_targets
 from .reader import Checkpoint
 from .report import LoadReport, MissingTensor, OtherShape
+from .stored import memory_of
 from .wording import dtype_of, listed, shape_of, shown
 
 _COMPARISONS = 20_000  # of names: about a second
@@ -60,8 +61,12 @@ def make_plan(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpo
 
 
 def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    """Whether two stored tensors are the same, to the bit: NaN is equal to itself here."""
     a, b = checkpoint[one], checkpoint[other]
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.mapped(), b.mapped())
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    x, y = a.mapped(), b.mapped()  # they must outlive their bytes
+    return memory_of(x) == memory_of(y)
 
 
 def refuse(plan: Plan, model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoint, *, strict: bool) -> None:

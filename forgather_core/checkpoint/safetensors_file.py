@@ -143,6 +143,8 @@ def header_bytes(tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]]) ->
     content: dict[str, Any] = {_METADATA: {"format": "pt"}}
     at = 0
     for name, dtype, shape in tensors:
+        if name == _METADATA:
+            raise CheckpointError(f"safetensors keeps the name '{name}' for itself: save as .bin")
         if dtype not in NAMES:
             kind = str(dtype).removeprefix("torch.")
             raise CheckpointError(f"'{shown(name)}' is {kind}, which safetensors cannot hold: save as .bin")

@@ -16,6 +16,7 @@ from ..errors import CheckpointError, DirectoryError
 from ..files import (
     carry_over,
     directory_lock,
+    forget_pages,
     is_touched,
     make_directory,
     replace_directory,
@@ -119,6 +120,8 @@ def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: Prog
     if limit < 1:
         raise CheckpointError(f"max_shard_size: {limit} is no size")
     state = model_state(model)
+    if not state.tensors:
+        raise CheckpointError(f"{type(model).__name__} has no tensors to save")
     return Job(state.tensors, SAFETENSORS if safetensors else BIN, limit, on_progress, model, state.notes)
 
 
@@ -163,6 +166,7 @@ class Job:
         with staging_directory(directory / STAGING, settle=partial(settle, directory)) as staging:
             if (step := self._step(directory)) is Step.ADD:
                 write_companions(self.model, step, directory, staging, main_dtype(self.tensors))
+            forget_pages(directory / name for name in old_files(directory))
             written = self.write(staging, beside=directory)
             commit_in_place(directory, staging, self.format.index, written.index.to_json())
         return self.report(directory, written)

@@ -39,6 +39,11 @@ class StoredTensor(ABC):
         """Bytes of its values."""
         return prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def is_resident(self) -> bool:
+        """Whether `mapped()` takes no memory of its own."""
+        return False
+
     @abstractmethod
     def tensor(self) -> Tensor:
         """The values: contiguous, on the CPU, owning no more memory than they take."""
@@ -99,6 +104,11 @@ class FileTensor(StoredTensor):
         self.file = file
         self.offset = offset
 
+    @property
+    def is_resident(self) -> bool:
+        """Pages of a file are the system's to keep or to drop."""
+        return self.offset % self.dtype.itemsize == 0
+
     def tensor(self) -> Tensor:
         """The values in memory of their own."""
         values = torch.empty(self.shape, dtype=self.dtype, device="cpu")
@@ -123,6 +133,12 @@ class LiveTensor(StoredTensor):
     def __init__(self, values: Tensor) -> None:
         super().__init__(tuple(values.shape), values.dtype)
         self.values = values.detach()
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether it can be handed on as it is."""
+        plain = self.values.device.type == "cpu" and self.values.is_contiguous()
+        return plain and not self.values.is_conj() and not self.values.is_neg()
 
     def tensor(self) -> Tensor:
         """On the CPU, contiguous; copied only if it is not so already, or is part of something larger."""

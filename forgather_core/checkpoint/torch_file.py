@@ -82,7 +82,8 @@ def _tensor(name: object, item: object, places: dict[str, tuple[int, int]], file
     if (item.offset + span) * width > size and not empty:
         raise Refused(f"'{shown(name)}' reaches beyond its {size:,} bytes of values")
     at = start + item.offset * width
-    plain = item.stride == _contiguous(item.shape) or prod(item.shape) == 1
+    strides = zip(item.shape, item.stride, _contiguous(item.shape), strict=True)
+    plain = all(n == 1 or step == usual for n, step, usual in strides)
     if empty or (plain and not item.conjugated and not item.negated):
         return FileTensor(item.shape, item.dtype, file, at)
     return _ViewTensor(item, file, at)

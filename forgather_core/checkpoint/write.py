@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from ..files import sync_file, write_fully
-from .copying import non_finite
+from .finite import non_finite
 from .layout import SAFETENSORS, Format, Index
 from .reader import Progress
 from .safetensors_file import header_bytes, write_order
 from .stored import StoredTensor, memory_of
+from .threads import serial_pool
 
 _CHUNK = 8 * 2**20
 _SMALL = 256 * 2**10
-_MAX_BEHIND = 128 * 2**20  # bytes that may wait to be hashed, and keep their tensors
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,15 @@ def write_shards(
         CheckpointError: The format has no such kind of number.
     """
     progress = _Progress(sum(tensor.nbytes for tensor in tensors.values()), on_progress)
-    digests, damaged = {}, []
+    digests: dict[str, str] = {}
     write = _write_safetensors if format is SAFETENSORS else _write_bin
-    for file, group in zip(names, groups, strict=True):
-        with HashedFile(directory / file) as stream:
-            damaged += write(stream, {name: tensors[name] for name in group}, progress)
-        digests[file] = stream.digest
+    damaged: list[str] = []
+    with serial_pool(1, "sha256") as hasher, serial_pool(1, "scan") as scanner:
+        for file, group in zip(names, groups, strict=True):
+            with HashedFile(directory / file, hasher, scanner) as stream:
+                write(stream, {name: tensors[name] for name in group}, progress)
+            digests[file] = stream.digest
+            damaged += stream.damaged
     weight_map = {name: file for file, group in zip(names, groups, strict=True) for name in group}
     return Written(tuple(names), Index(weight_map, _metadata(tensors, format, digests, damaged)))
 
@@ -126,15 +129,27 @@ def _metadata(
 
 
 class HashedFile:
-    """A new file that is hashed on another thread as it is written, and durable when it is closed without an error."""
+    """A new file that is hashed on another thread as it is written, and durable when it is closed without an error.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: Where; nothing may be there.
+        hasher: A single thread. What is handed to it is done in that order.
+        scanner: Another one, which looks whether numbers are finite.
+
+    Attributes:
+        digest: SHA-256 of all that was written, once it is closed.
+        damaged: Names of the tensors that are not finite, in the order in which they were written.
+    """
+
+    def __init__(self, path: Path, hasher: Executor, scanner: Executor) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._hash = hashlib.sha256()
-        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="forgather-sha256")
+        self._hasher = hasher
+        self._scanner = scanner
         self._pending = bytearray()
-        self._behind: deque[tuple[Future[None], int]] = deque()  # chunks that are being hashed, with their sizes
+        self._behind: list[Future[None]] = []  # what is being hashed
         self.digest = ""
+        self.damaged: list[str] = []
 
     def write(self, data: Any) -> int:
         """Append bytes; on return they need no longer be kept.
@@ -149,20 +164,34 @@ class HashedFile:
                 self._drain()
         else:
             self._drain()
-            self._put(memory, None)
-            self._catch_up(0)
+            self._put(memory)
+            self._catch_up()
         return memory.nbytes
 
-    def write_tensor(self, values: Tensor) -> None:
-        """Append the bytes of a contiguous tensor on the CPU; it is kept until they are hashed.
+    def write_tensor(self, name: str, values: Tensor, *, later: bool) -> None:
+        """Append the bytes of a contiguous tensor on the CPU, and look whether it is finite.
+
+        Args:
+            name: Its name.
+            values: The tensor, which is kept until it is hashed.
+            later: Whether that may be later: whether keeping it costs nothing.
 
         Raises:
             OSError: The disk does not take them.
         """
         self._drain()
-        if values.numel():
-            self._put(memory_of(values), values)
-            self._catch_up(_MAX_BEHIND)
+        flat, step = values.view(-1), max(1, _CHUNK // values.element_size())
+        for start in range(0, flat.numel(), step):
+            part = flat[start : start + step]
+            self._behind.append(self._hasher.submit(self._read, part))
+            write_fully(self._descriptor, memory_of(part))
+        self.look(name, values)
+        if not later:
+            self._catch_up()
+
+    def look(self, name: str, values: Tensor) -> None:
+        """Look whether a tensor is finite that is written by other means."""
+        self._behind.append(self._scanner.submit(self._scan, name, values))
 
     def flush(self) -> None:
         """Small pieces are held back until there are enough of them, or the file is closed."""
@@ -170,24 +199,25 @@ class HashedFile:
     def _drain(self) -> None:
         pending, self._pending = self._pending, bytearray()
         if pending:
-            self._put(memoryview(pending), pending)
+            self._put(memoryview(pending))
 
-    def _put(self, memory: memoryview, owner: object) -> None:
+    def _put(self, memory: memoryview) -> None:
         for start in range(0, memory.nbytes, _CHUNK):
             chunk = memory[start : start + _CHUNK]
-            self._behind.append((self._hasher.submit(self._update, chunk, owner), chunk.nbytes))
+            self._behind.append(self._hasher.submit(self._hash.update, chunk))
             write_fully(self._descriptor, chunk)
 
-    def _update(self, chunk: memoryview, _owner: object) -> None:
-        self._hash.update(chunk)
+    def _read(self, part: Tensor) -> None:
+        self._hash.update(memory_of(part))
 
-    def _catch_up(self, allowed: int) -> None:
-        """Wait until no more than so many bytes are still to be hashed."""
-        behind = sum(size for _, size in self._behind)
-        while self._behind and (behind > allowed or self._behind[0][0].done()):
-            future, size = self._behind.popleft()
-            future.result()
-            behind -= size
+    def _scan(self, name: str, values: Tensor) -> None:
+        if non_finite(values):
+            self.damaged.append(name)
+
+    def _catch_up(self) -> None:
+        """Wait until all is hashed that has been written."""
+        while self._behind:
+            self._behind.pop().result()
 
     def __enter__(self) -> Self:
         return self
@@ -200,51 +230,55 @@ class HashedFile:
                 self._drain()
                 sync_file(self._descriptor)
         finally:
-            self._hasher.shutdown()  # waits
+            self._catch_up()
             os.close(self._descriptor)
         self.digest = self._hash.hexdigest()
 
 
-def _write_safetensors(stream: HashedFile, group: Mapping[str, StoredTensor], progress: _Progress) -> list[str]:
-    """Write a file; the names of the tensors that are not finite."""
+def _write_safetensors(stream: HashedFile, group: Mapping[str, StoredTensor], progress: _Progress) -> None:
     order = write_order({name: tensor.dtype for name, tensor in group.items()})
     stream.write(header_bytes((name, group[name].dtype, group[name].shape) for name in order))
-    damaged = []
     for name in order:
-        values = group[name].mapped()
-        stream.write_tensor(values)
-        if non_finite(values):
-            damaged.append(name)
+        stream.write_tensor(name, group[name].mapped(), later=group[name].is_resident)
         progress.add(group[name].nbytes)
-    return damaged
 
 
-def _write_bin(stream: HashedFile, group: Mapping[str, StoredTensor], progress: _Progress) -> list[str]:
-    """Likewise."""
-    state = {name: tensor.tensor() for name, tensor in group.items()}
-    failure: list[OSError] = []
+def _write_bin(stream: HashedFile, group: Mapping[str, StoredTensor], progress: _Progress) -> None:
+    state: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in group.items():
+        values = tensor.tensor()
+        if values.untyped_storage().data_ptr() in storages:  # torch saves a storage once, and for one dtype
+            values = values.clone()
+        storages.add(values.untyped_storage().data_ptr())
+        state[name] = values
+    reporting = _Reporting(stream, progress)
     try:
-        torch.save(state, _Reporting(stream, failure, progress))  # type: ignore[arg-type]
+        torch.save(state, reporting)  # type: ignore[arg-type]
     except RuntimeError as error:  # torch's writer hides what the disk said
-        raise (failure[0] if failure else error) from None
-    return [name for name, values in state.items() if non_finite(values)]
+        raise (reporting.failure or error) from None
+    progress.add(sum(tensor.nbytes for tensor in group.values()) - reporting.counted)
+    for name, values in state.items():
+        stream.look(name, values)
 
 
 class _Reporting:
     """A file for torch.save() that keeps the error of the disk: torch tells only that there was one."""
 
-    def __init__(self, stream: HashedFile, failure: list[OSError], progress: _Progress) -> None:
+    def __init__(self, stream: HashedFile, progress: _Progress) -> None:
         self._stream = stream
-        self._failure = failure
         self._progress = progress
+        self.failure: OSError | None = None
+        self.counted = 0
 
     def write(self, data: Any) -> int:
         try:
             count = self._stream.write(data)
         except OSError as error:
-            self._failure.append(error)
+            self.failure = error
             raise
         if count >= _SMALL:  # tensors, for the greater part
+            self.counted += count
             self._progress.add(count)
         return count
 
