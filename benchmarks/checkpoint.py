@@ -1,6 +1,6 @@
 """Saving and loading against their peers, as ratios within one run; peak memory beside the model's own.
 
-python benchmarks/checkpoint.py [--million-parameters 600] [--runs 5] [--directory DIR]
+python benchmarks/checkpoint.py [--layers 16] [--runs 5] [--directory DIR]
 
 Every peer ends where ours does: a save is on the disk (fsync of files and directory, where the peer leaves that to the
 operating system); a load has the values in memory (a map is touched page by page). The page cache is warm. Exit code 1
@@ -41,20 +41,25 @@ MEMORY_BOUND = 0.02  # of the model
 Case = Callable[[], object]
 
 
-def model_of(millions: int) -> LlamaForCausalLM:
-    """A bfloat16 Llama of about that many million parameters, its weights random."""
-    layers = max(1, round((millions - 66) / 12.6)) if millions > 80 else 1
+def model_of(layers: int) -> LlamaForCausalLM:
+    """A bfloat16 Llama, of the sizes of Llama 3.2 1B but for the number of its layers, its weights random."""
     config = LlamaConfig(
-        vocab_size=32_000, hidden_size=1024, intermediate_size=2816, num_hidden_layers=layers, num_attention_heads=16,
-        num_key_value_heads=16, tie_word_embeddings=False, dtype="bfloat16",
+        vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=layers, num_attention_heads=32,
+        num_key_value_heads=8, tie_word_embeddings=True, dtype="bfloat16",
     )  # fmt: skip
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     model = model.to(torch.bfloat16).to_empty(device="cpu")
+    model.tie_weights()
     for parameter in model.parameters():
         parameter.data.normal_(std=0.02)
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
     return model
+
+
+def state_of(model: LlamaForCausalLM) -> dict[str, torch.Tensor]:
+    """Its weights, tied ones once."""
+    return {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
 
 
 def sync(directory: Path) -> None:
@@ -67,7 +72,7 @@ def sync(directory: Path) -> None:
 
 def saves(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
     """One save each, over what the same one wrote before."""
-    state = model.state_dict()
+    state = state_of(model)
 
     def library() -> None:
         save_file(state, place / "library" / "model.safetensors", metadata={"format": "pt"})
@@ -105,9 +110,9 @@ def loads(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
 
     return {
         "read the bytes": bytes_only,
-        "load_file + load_state_dict": lambda: model.load_state_dict(load_file(file)),
+        "load_file + load_state_dict": lambda: model.load_state_dict(load_file(file), strict=False),
         "torch.load(mmap) + load_state_dict": lambda: model.load_state_dict(
-            torch.load(place / "torch" / "pytorch_model.bin", mmap=True)
+            torch.load(place / "torch" / "pytorch_model.bin", mmap=True), strict=False
         ),
         "forgather, safetensors": lambda: load_checkpoint(place / "ours", model),
         "forgather, .bin": lambda: load_checkpoint(place / "ours-bin", model),
@@ -131,7 +136,8 @@ def maps(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
         touch(model.parameters())
 
     def library() -> None:
-        model.load_state_dict(load_file(file), assign=True)
+        model.load_state_dict(load_file(file), strict=False, assign=True)
+        model.tie_weights()
         touch(model.parameters())
 
     return {
@@ -184,8 +190,8 @@ sys.path.insert(0, {here!r})
 from checkpoint import model_of, peak_of
 import torch
 from forgather_core.checkpoint import load_checkpoint, save_checkpoint
-place, millions, what = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-model = model_of(millions)
+place, layers, what = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+model = model_of(layers)
 job = {{
     "save, safetensors": lambda: save_checkpoint(place / "memory", model, safetensors=True),
     "save, .bin": lambda: save_checkpoint(place / "memory-bin", model),
@@ -200,7 +206,7 @@ print(peak_of(job))
 
 def peak_of(job: Case) -> int:
     """Bytes by which a job raises the peak of memory that belongs to this process alone."""
-    small = model_of(0)
+    small = torch.nn.Linear(1000, 1000)
     with tempfile.TemporaryDirectory() as place:  # whatever is allocated once has been
         save_checkpoint(place, small, safetensors=True)
         load_checkpoint(place, small)
@@ -229,7 +235,7 @@ def _anonymous() -> int:
     return 1024 * int(next(line.split()[1] for line in text.splitlines() if line.startswith("RssAnon")))
 
 
-def memory(place: Path, millions: int, size: int) -> float:
+def memory(place: Path, layers: int, size: int) -> float:
     """Print the peaks; the largest of ours, of which each runs in a process of its own, as a part of the model."""
     print(f"\n{'extra peak memory':38}{'MB':>9}{'of model':>11}")
     worst = 0.0
@@ -242,7 +248,7 @@ def memory(place: Path, millions: int, size: int) -> float:
         "from_pretrained",
     ):
         program = MEMORY.format(here=str(Path(__file__).parent))
-        command = [sys.executable, "-c", program, str(place), str(millions), what]
+        command = [sys.executable, "-c", program, str(place), str(layers), what]
         peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
         print(f"{what:38}{peak / 1e6:9.1f}{peak / size:11.2%}")
         if what != "from_pretrained":
@@ -253,14 +259,14 @@ def memory(place: Path, millions: int, size: int) -> float:
 def main() -> int:
     """Print the tables; exit code 1 where a bound is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--million-parameters", type=int, default=600)
+    parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--directory", type=Path, default=None)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    model = model_of(asked.million_parameters)
+    model = model_of(asked.layers)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     print(
         f"{size / 1e6:.0f} MB in bfloat16, {asked.runs} runs, {torch.get_num_threads()} threads, "
@@ -280,7 +286,7 @@ def main() -> int:
         )
         save_checkpoint(place / "wide", model.float(), safetensors=True)
         del model
-        worst = memory(place, asked.million_parameters, size)
+        worst = memory(place, asked.layers, size)
     print()
     for (group, ours), (peer, bound) in BOUNDS.items():
         ratio = best[group][ours] / best[group][peer]

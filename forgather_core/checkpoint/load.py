@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -75,7 +76,8 @@ def load_into(
     plan = make_plan(model, state, checkpoint)
     refuse(plan, model, state, checkpoint, strict=strict)
     target = torch.device(device) if device is not None else torch.device("cpu") if assign else None
-    meta = [slot for slot in slots(model) if slot.tensor.is_meta]
+    tensors = chain(model.parameters(), model.buffers())
+    meta = [slot for slot in slots(model) if slot.tensor.is_meta] if any(t.is_meta for t in tensors) else []
     _refuse_meta(model, meta, plan, target)
     if device is not None and not meta:
         model.to(device)
