@@ -82,7 +82,11 @@ def settle(directory: Path, staging: Path) -> None:
 
 def _retire(directory: Path, index_name: str) -> None:
     """Remove the other entries. The one that has won until now goes last: that makes the new one win."""
-    remove_files(directory / name for name in reversed(ENTRIES) if name != index_name)
+    others = [name for name in reversed(ENTRIES) if name != index_name and os.path.lexists(directory / name)]
+    for name in others:
+        if name == others[-1]:
+            sync_directory(directory)  # else a power cut could bring back one of the others when this one is gone
+        remove_files([directory / name])
 
 
 def _remove(directory: Path, files: dict[str, Identity], keep: Iterable[str]) -> None:

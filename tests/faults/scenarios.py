@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .models import model_of, save
 
-OLD, NEW, LATER = 1, 2, 3
+OLD, NEW, LATER, STALE = 1, 2, 3, 7
 FOREIGN = ("notes.txt", "runs/events.log")
 
 
@@ -23,6 +25,12 @@ def _ours(directory: Path, **how: Any) -> None:
 
 def _theirs(directory: Path) -> None:
     model_of(OLD).save_pretrained(directory)
+
+
+def _two_sets(directory: Path) -> None:
+    """One that wins and, in a format that loaders prefer to the new one's index, one that must not win again."""
+    _theirs(directory)
+    torch.save(model_of(STALE).state_dict(), directory / "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ SCENARIOS = {
     "bin over transformers' single file": Scenario(_theirs, {"max_shard_size": 20_000}),
     "safetensors over bin": Scenario(lambda d: _ours(d, max_shard_size=30_000), SHARDED),
     "bin over sharded safetensors": Scenario(lambda d: _ours(d, **SHARDED), {"max_shard_size": 20_000}),
+    "bin over two older sets": Scenario(_two_sets, {"max_shard_size": 20_000}),
     "another configuration": Scenario(lambda d: _ours(d, marked=True, **SHARDED), {"marked": True, **SHARDED}),
     "another dtype over transformers'": Scenario(_theirs, {"dtype": "bfloat16", "max_shard_size": 20_000}),
 }
