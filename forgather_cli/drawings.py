@@ -77,7 +77,8 @@ def _loaded(report: Mapping[str, Any]) -> RenderableType:
         ("other shape", item["name"], f"{_sizes(item['stored'])} there, {_sizes(item['model'])} here")
         for item in report["other_shape"]
     ]
-    verified = f", {len(report['verified'])} files verified" if report["verified"] else ""
+    count = len(report["verified"] or ())
+    verified = f", {count} {'files' if count > 1 else 'file'} verified" if count else ""
     head = Text(f"Loaded {report['loaded']} tensors from {report['path']}{verified}\n")
     return Group(head, grid("Not loaded", ("", "name", ""), rows)) if rows else head
 

@@ -56,6 +56,9 @@ def _declaration(spec: OptionSpec) -> Any:
 
 def _convert_with(parameter: Any, spec: OptionSpec) -> None:
     def process_value(ctx: typer.Context, value: Any) -> Any:
+        if parameter.required and not ctx.resilient_parsing and parameter.value_is_missing(value):
+            usage = " ".join([ctx.command_path, *ctx.command.collect_usage_pieces(ctx)]).translate({0x7B: "", 0x7D: ""})
+            raise typer.BadParameter(f"Missing argument {parameter.metavar or parameter.name}: {usage}", ctx=ctx)
         if value is None:
             return None  # nobody gave it
         try:
@@ -86,6 +89,9 @@ def skip_conversion(parameter: Any) -> None:
     parameter.forgather_plain = True
 
     def process_value(ctx: typer.Context, value: Any) -> Any:
+        if parameter.required and not ctx.resilient_parsing and parameter.value_is_missing(value):
+            usage = " ".join([ctx.command_path, *ctx.command.collect_usage_pieces(ctx)]).translate({0x7B: "", 0x7D: ""})
+            raise typer.BadParameter(f"Missing argument {parameter.metavar or parameter.name}: {usage}", ctx=ctx)
         return parameter.callback(ctx, parameter, value) if parameter.callback else value
 
     parameter.process_value = process_value

@@ -53,7 +53,7 @@ def convert_checkpoint(
     Raises:
         CheckpointError: The source is damaged, or the target is there, or cannot be written.
     """
-    limit = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
+    limit = parse_size(max_shard_size)
     place = expanded(target)
     with Checkpoint.open(expanded(source)) as checkpoint:
         if verify_checksums:
@@ -65,7 +65,7 @@ def convert_checkpoint(
         with saving_errors(place):
             if place.is_dir() and origin.samefile(place):
                 return _in_place(job, place)
-            return _anew(job, origin if checkpoint.path.is_dir() else None, place)
+            return _anew(job, None if checkpoint.path.is_file() else origin, place)
 
 
 def _format(name: str) -> Format:

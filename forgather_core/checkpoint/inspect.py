@@ -13,7 +13,7 @@ from .companions import Step, step_for
 from .layout import BIN, SAFETENSORS, weight_files
 from .reader import Checkpoint, Progress
 from .save import STAGING
-from .wording import dtype_of
+from .wording import dtype_of, listed
 from .write import main_dtype
 
 
@@ -89,7 +89,7 @@ def _notes(checkpoint: Checkpoint) -> list[str]:
             notes.append(f"the index says that the tensors have {said} bytes; they have {size}")
         extra = [name for name in checkpoint if name not in checkpoint.index.weight_map]
         if extra:
-            notes.append(f"{len(extra)} tensors are in a file and not in the index, such as '{extra[0]}'")
+            notes.append(f"in a file and not in the index: {listed(extra)}")
     recorded = checkpoint.non_finite
     if recorded:
         notes.append(f"these held NaN or Inf when they were saved: {', '.join(sorted(recorded))}")

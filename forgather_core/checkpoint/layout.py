@@ -64,13 +64,13 @@ BIN = Format("pytorch_model", ".bin")
 ENTRIES = (SAFETENSORS.single, SAFETENSORS.index, BIN.single, BIN.index)
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: int | str) -> int:
     """Bytes of a size such as `500MB`, `5GB` (powers of ten, as Hugging Face has it) or `2GiB` (powers of two).
 
     Raises:
         CheckpointError: It is no size above zero.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
     size = int(float(found[1]) * _UNITS.get(found[2].upper(), 0)) if found else 0
     if size < 1:
         raise CheckpointError(f"--max-shard-size: '{text}' is no size; write for example 500MB, 5GB or 2GiB")

@@ -50,7 +50,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
             CheckpointError: There is none, or it is damaged or incomplete. The text names the file.
         """
         asked = Path(path)
-        place = snapshot(str(path)) if is_hub_id(str(path)) and not os.path.lexists(asked) else asked
+        place = snapshot(str(path)) if is_hub_id(str(path)) else asked
         for attempt in range(_RETRIES):
             entry = find_entry(place)
             before = _stamp(entry)

@@ -96,8 +96,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: The model is on meta, or the directory cannot be written; the old checkpoint stands then.
     """
-    limit = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
-    job = job_of(model, safetensors=safetensors, limit=limit, on_progress=on_progress)
+    job = job_of(model, safetensors=safetensors, limit=parse_size(max_shard_size), on_progress=on_progress)
     directory = expanded(path)
     with saving_errors(directory):
         while True:
@@ -117,8 +116,6 @@ def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: Prog
     Raises:
         CheckpointError: The model has tensors without values, or of a kind that no checkpoint holds.
     """
-    if limit < 1:
-        raise CheckpointError(f"max_shard_size: {limit} is no size")
     state = model_state(model)
     if not state.tensors:
         raise CheckpointError(f"{type(model).__name__} has no tensors to save")

@@ -25,6 +25,7 @@ from .save import STAGING, quiet, saving_errors
 
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"checkpoint-(\d+)")
+_REMOVED = re.compile(r"\.checkpoint-\d+\.removed-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def rotate(
         raise CheckpointError(f"keep {keep} checkpoints: the last one always stays, so that is at least 1")
     place = _place(directory)
     sound = [found for found in step_checkpoints(directory) if found.problem is None]
-    kept = {found.path.resolve() for found in sound[-keep:]} | _linked(place.parent)
+    kept = {found.path.resolve() for found in sound[-keep:]} | _linked(place) | _linked(place.parent)
     kept |= {expanded(best).resolve()} if best is not None else set()
     removed = []
     with saving_errors(place):
@@ -103,8 +104,9 @@ def rotate(
                 found.path.rename(doomed)
                 shutil.rmtree(doomed)
             removed.append(found.path)
-        for left in place.glob(".checkpoint-*.removed-*") if place.is_dir() else ():
-            shutil.rmtree(left)
+        for left in place.iterdir() if place.is_dir() else ():
+            if _REMOVED.fullmatch(left.name) and left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
         if removed:
             sync_directory(place)
     return tuple(removed)
@@ -130,17 +132,20 @@ def link_checkpoint(directory: str | os.PathLike[str], checkpoint: str | os.Path
     if own:
         raise CheckpointError(f"{place} has weights of its own ({own[0]}): move them away, links would replace them")
     with saving_errors(place), Checkpoint.open(target) as opened, quiet(place):
+        origin = opened.entry.parent.resolve()  # a link is followed from where it really is
+        if origin == place.resolve():
+            raise CheckpointError(f"{target} is the directory itself: name one of its checkpoints")
         names = list(opened.files)
         new = opened.format.shards(len(names), free_generation(place, opened.format, len(names)))
         renamed = dict(zip(names, new, strict=True))
         old = opened.index or Index({})
-        metadata = dict(old.metadata) | {"linked": os.path.relpath(target, place)}
+        metadata = dict(old.metadata) | {"linked": os.path.relpath(origin, place.resolve())}
         if old.digests:
             metadata["sha256"] = {renamed[name]: digest for name, digest in old.digests.items() if name in renamed}
         index = replace(old, weight_map={t: renamed[opened.file_of(t)] for t in opened}, metadata=metadata)
         with staging_directory(place / STAGING, settle=partial(settle, place)) as staging:
             for name in names:
-                (staging / renamed[name]).symlink_to(os.path.relpath(target / name, place))
+                (staging / renamed[name]).symlink_to(os.path.relpath(origin / name, place.resolve()))
             commit_in_place(place, staging, opened.format.index, index.to_json())
     return target
 

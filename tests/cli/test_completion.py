@@ -24,7 +24,7 @@ def complete(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("forgather ", ["ls", "plugins", "model"]),
+        ("forgather ", ["ls", "plugins", "model", "checkpoint"]),
         ("forgather -t llama/", PRESETS),
         ("forgather -t llama/4", ["llama/4M"]),
         ("forgather --template ll", ["llama", *PRESETS]),

@@ -31,6 +31,8 @@ from torch import Tensor, nn
 from forgather_core.checkpoint import Checkpoint, LoadReport, load_checkpoint, load_into, save_checkpoint
 from forgather_core.errors import CheckpointError
 
+pytestmark = pytest.mark.faults
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BIN = "pytorch_model.bin"

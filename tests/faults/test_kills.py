@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -63,15 +64,20 @@ def test_killed_at_random_moments(restore: Restore, saver: Server, number: int) 
     directory, scenario = restore(name)
     how = scenario.how | {"max_shard_size": 4_000}
     scenario = Scenario(scenario.before, how, scenario.old)
-    began = time.monotonic()
-    assert saver.save(directory, NEW, how) == "ok"
-    duration = time.monotonic() - began
+    durations = []
+    for _ in range(3):
+        directory, _ = restore(name)
+        began = time.monotonic()
+        assert saver.save(directory, NEW, how) == "ok"
+        durations.append(time.monotonic() - began)
+    duration = min(durations)
     killed = 0
     for _ in range(20):
         directory, _ = restore(name)
         pid = saver.start(directory, NEW, how)
         time.sleep(chance.uniform(0, duration))
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it was faster
+            os.kill(pid, signal.SIGKILL)
         killed += saver.finish() == "killed"
         check(directory, scenario, saver)
     assert killed > 5

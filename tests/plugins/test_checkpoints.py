@@ -148,6 +148,7 @@ def test_transformers_loads_what_we_save(definition: str, tied: bool, how: How, 
     check_same(by_transformers(place, dtype="auto"), model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", WAYS)
 @EVERY
 def test_a_save_over_transformers_own_is_loaded_in_the_new_dtype(definition: str, to: str, directory: Export) -> None:
@@ -212,6 +213,7 @@ def test_a_model_is_built_anew_in_a_directory_with_weights_as_in_one_without(
 # --- transformers' to ours -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrote", ["save_pretrained", "save_pretrained in shards", "torch.save"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @TIES
@@ -235,6 +237,7 @@ def test_we_load_what_transformers_saves(
 # --- into a model without memory -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @KIND

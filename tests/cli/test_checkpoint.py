@@ -1,0 +1,362 @@
+"""`forgather checkpoint`, and what `construct` tells of the weights that it loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import torch
+
+from forgather_core.checkpoint import Checkpoint
+
+from .conftest import Cli, Ran
+
+TINY = (
+    "-t", "llama/4M", "model", "--num-hidden-layers", "1", "--hidden-size", "16", "--intermediate-size", "16",
+    "--num-attention-heads", "2", "--tokenizer", "bytes", "--device", "cpu",
+)  # fmt: skip
+
+
+def read(path: str | Path) -> dict[str, torch.Tensor]:
+    with Checkpoint.open(path) as opened:
+        return {name: stored.tensor() for name, stored in opened.items()}
+
+
+def same(a: str | Path, b: str | Path) -> bool:
+    one, other = read(a), read(b)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def construct(cli: Cli, directory: str, *arguments: str) -> Ran:
+    return cli(*TINY, "--output-dir", directory, *arguments, "construct")
+
+
+def flip_a_bit(directory: str | Path) -> Path:
+    """Change the last byte of the first weight file."""
+    file = sorted(f for f in Path(directory).iterdir() if f.suffix in (".bin", ".safetensors"))[0]
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment says so too, but that is read when the package is imported, which may have been long ago."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the directory of `model` is kept, once it has been made."""
+    return tmp_path_factory.mktemp("made") / "model"
+
+
+@pytest.fixture
+def model(cli: Cli, made_once: Path) -> str:
+    """A model directory with weights, `model` of the working directory."""
+    if not made_once.exists():
+        made = construct(cli, "model", "--save-checkpoint", "--safetensors", "--max-shard-size", "20KB")
+        assert made.code == 0, made.err
+        shutil.copytree("model", made_once)
+    else:
+        shutil.copytree(made_once, "model")
+    return "model"
+
+
+# --- inspect ---------------------------------------------------------------------------------------------------------
+
+
+def test_inspect_tells_files_and_tensors(cli: Cli, model: str) -> None:
+    ran = cli("checkpoint", "inspect", model)
+    assert (ran.code, ran.err) == (0, "")
+    assert "model.safetensors.index.json" in ran.out
+    assert "model-00001-of-00003.safetensors" in ran.out
+    assert "model.layers.*.self_attn.q_proj.weight" in ran.out
+    assert "verified" not in ran.out
+    assert "note:" not in ran.out
+
+
+def test_inspect_lists_every_tensor_if_asked(cli: Cli, model: str) -> None:
+    ran = cli("checkpoint", "inspect", model, "--all")
+    assert ran.code == 0
+    assert "model.layers.0.self_attn.q_proj.weight" in ran.out
+    assert "layers.*" not in ran.out
+
+
+def test_inspect_as_json(cli: Cli, model: str) -> None:
+    report = cli("checkpoint", "inspect", model, "--json").json
+    assert (report["path"], report["format"], report["generation"]) == (model, "safetensors", 1)
+    assert len(report["files"]) == 3
+    assert [file["verified"] for file in report["files"]] == [None] * 3
+    assert {tensor["name"] for tensor in report["tensors"]} == read(model).keys()
+    assert report["notes"] == []
+
+
+def test_inspect_verifies_if_asked(cli: Cli, model: str) -> None:
+    assert cli("checkpoint", "inspect", model, "--verify-checksums").out.count(", verified") == 3
+    report = cli("checkpoint", "inspect", model, "--verify-checksums", "--json").json
+    assert [file["verified"] for file in report["files"]] == [True] * 3
+    file = flip_a_bit(model)
+    assert cli("checkpoint", "inspect", model).code == 0
+    error = cli("checkpoint", "inspect", model, "--verify-checksums").error
+    assert f"{file} has changed since it was saved" in error
+
+
+def test_inspect_takes_a_file(cli: Cli, model: str) -> None:
+    file = sorted(Path(model).glob("*.safetensors"))[0]
+    report = cli("checkpoint", "inspect", str(file), "--json").json
+    assert (report["entry"], len(report["files"])) == (file.name, 1)
+
+
+def test_inspect_prints_its_notes(cli: Cli, model: str) -> None:
+    torch.save(read(model), Path(model) / "pytorch_model.bin")
+    ran = cli("checkpoint", "inspect", model)
+    assert ran.code == 0
+    assert "note: pytorch_model.bin is another checkpoint in this directory" in ran.out
+
+
+# --- convert ---------------------------------------------------------------------------------------------------------
+
+
+def test_convert_writes_a_new_directory(cli: Cli, model: str) -> None:
+    ran = cli("checkpoint", "convert", model, "made", "--format", "bin")
+    assert (ran.code, ran.err) == (0, "")
+    assert "Saved 12 tensors" in ran.out
+    assert "to made: pytorch_model-00001-of-00001.bin, pytorch_model.bin.index.json" in ran.out.replace("\n", " ")
+    assert same(model, "made")
+    others = {file.name for file in Path(model).iterdir() if file.is_file() and "safetensors" not in file.name}
+    assert "config.json" in others
+    assert others <= {file.name for file in Path("made").iterdir()}
+
+
+def test_convert_as_json(cli: Cli, model: str) -> None:
+    config = Path(model) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}))
+    report = cli(
+        "checkpoint", "convert", model, "made", "--dtype", "bf16", "--keep", "norm", "--max-shard-size", "10KB",
+        "--verify-checksums", "--json",
+    ).json  # fmt: skip
+    assert (report["path"], report["tensors"]) == ("made", 12)
+    assert set(report["sha256"]) == {name for name in report["files"] if name.endswith(".safetensors")}
+    assert "these keep their dtype: " in report["notes"][0]
+    kept = {name for name, tensor in read("made").items() if tensor.dtype == torch.float32}
+    assert kept == {name for name in read(model) if "norm" in name}
+    assert json.loads((Path("made") / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_convert_prints_its_notes(cli: Cli, model: str) -> None:
+    ran = cli("checkpoint", "convert", model, "made", "--dtype", "bf16", "--keep", "lm_head")
+    assert "note: these keep their dtype: lm_head.weight" in ran.out
+
+
+def test_convert_in_place(cli: Cli, model: str) -> None:
+    before = read(model)
+    assert cli("checkpoint", "convert", model, f"{model}/", "--dtype", "float16").code == 0
+    assert all(torch.equal(tensor, before[name].half()) for name, tensor in read(model).items())
+    assert len(list(Path(model).glob("*.safetensors"))) == 1
+    again = construct(cli, model, "--load-from-checkpoint", model, "--json").json
+    assert again["loaded"]["problems"] == []
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments", [("inspect",), ("convert",), ("convert", "model"), ("inspect", "--json")], ids=" ".join
+)
+def test_a_missing_argument_is_one_line(cli: Cli, arguments: tuple[str, ...]) -> None:
+    error = cli("checkpoint", *arguments).error
+    assert "Missing argument" in error
+    assert {"inspect": "DIR", "convert": "SRC"}[arguments[0]] in error or "DST" in error
+
+
+def test_one_argument_too_many_is_one_line(cli: Cli, model: str) -> None:
+    assert "other" in cli("checkpoint", "inspect", model, "other").error
+    assert "other" in cli("checkpoint", "convert", model, "made", "other").error
+    assert not Path("made").exists()
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("convert",)], ids=" ".join)
+@pytest.mark.parametrize("path", ["nowhere", "./no/where/at/all", "no-owner/no-name"])
+def test_an_unknown_path_is_one_line(cli: Cli, command: tuple[str, ...], path: str) -> None:
+    target = ("made",) if command == ("convert",) else ()
+    assert f"there is no checkpoint '{path.removeprefix('./')}'" in cli("checkpoint", *command, path, *target).error
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("command", ["inspect", "convert"])
+def test_a_damaged_file_is_one_line(cli: Cli, model: str, command: str) -> None:
+    file = sorted(Path(model).glob("*.safetensors"))[1]
+    file.write_bytes(file.read_bytes()[:-1])
+    target = ("made",) if command == "convert" else ()
+    assert file.name in cli("checkpoint", command, model, *target).error
+    file.unlink()
+    assert f"{file.name} is missing" in cli("checkpoint", command, model, *target).error
+    assert not Path("made").exists()
+
+
+@pytest.mark.parametrize("command", ["inspect", "convert"])
+def test_a_directory_without_weights_is_one_line(cli: Cli, command: str) -> None:
+    Path("empty").mkdir()
+    target = ("made",) if command == "convert" else ()
+    assert "empty holds no weights" in cli("checkpoint", command, "empty", *target).error
+
+
+def test_a_target_that_is_there_is_one_line(cli: Cli, model: str) -> None:
+    Path("made").mkdir()
+    Path("made", "mine.txt").write_text("mine")
+    assert "made is there already" in cli("checkpoint", "convert", model, "made").error
+    assert [file.name for file in Path("made").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--format", "safetensor"), "Did you mean 'safetensors'?"),
+        (("--format", "gguf"), "--format: 'gguf' is none of safetensors, bin"),
+        (("--max-shard-size", "5 parsecs"), "--max-shard-size: '5 parsecs' is no size"),
+        (("--max-shard-size", "0"), "--max-shard-size: '0' is no size"),
+        (("--dtype", "bfloat61"), "Did you mean 'bfloat16'?"),
+        (("--dtype", "bf16", "--keep", "("), "--keep: '(' is no regular expression"),
+        (("--keep", "norm"), "give the others one with --dtype"),
+        (("--formt", "bin"), "Did you mean --format?"),
+        (("--dtype",), "--dtype"),
+    ],
+    ids=["format", "unknown format", "size", "no size", "dtype", "pattern", "keep alone", "option", "no value"],
+)
+def test_a_wrong_option_is_one_line(cli: Cli, model: str, options: tuple[str, ...], message: str) -> None:
+    assert message in cli("checkpoint", "convert", model, "made", *options).error
+    assert not Path("made").exists()
+
+
+def test_a_misspelt_command_or_option_is_one_line(cli: Cli) -> None:
+    assert "Did you mean 'inspect'?" in cli("checkpoint", "inspct", "x").error
+    assert "Did you mean --verify-checksums?" in cli("checkpoint", "inspect", "x", "--verify-checksum").error
+
+
+def test_a_changed_file_is_not_converted(cli: Cli, model: str) -> None:
+    file = flip_a_bit(model)
+    error = cli("checkpoint", "convert", model, "made", "--verify-checksums").error
+    assert f"{file} has changed since it was saved" in error
+    assert not Path("made").exists()
+
+
+# --- construct -------------------------------------------------------------------------------------------------------
+
+
+def test_construct_verifies_what_it_loads(cli: Cli, model: str) -> None:
+    load = ("--load-from-checkpoint", model, "--verify-checksums")
+    assert len(construct(cli, "other", *load, "--json").json["loaded"]["verified"]) == 3
+    assert "Loaded 12 tensors from model, 3 files verified" in construct(cli, "other", *load).out
+    file = flip_a_bit(model)
+    assert f"{file} has changed since it was saved" in construct(cli, "third", *load).error
+    assert not Path("third").exists()
+
+
+def test_to_verify_without_a_load_is_refused(cli: Cli) -> None:
+    assert "--load-from-checkpoint: add that option" in construct(cli, "model", "--verify-checksums").error
+    assert not list(Path().iterdir())
+
+
+def test_files_without_a_checksum_are_noted(cli: Cli, model: str) -> None:
+    torch.save(read(model), "whole.bin")
+    load = ("--load-from-checkpoint", "whole.bin", "--verify-checksums")
+    loaded = construct(cli, "other", *load, "--json").json["loaded"]
+    assert (loaded["verified"], loaded["unverified"]) == ([], ["whole.bin"])
+    assert "note: no checksum is recorded in whole.bin" in construct(cli, "other", *load).out
+
+
+def test_a_whole_load_has_no_problems(cli: Cli, model: str) -> None:
+    report = construct(cli, "other", "--load-from-checkpoint", model, "--seed", "5", "--json").json["loaded"]
+    assert report == {
+        "path": model, "loaded": 12, "missing": [], "unexpected": [], "other_shape": [], "non_finite": [],
+        "verified": None, "unverified": [], "problems": [],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def odd(model: str) -> str:
+    """Weights of which one is called otherwise, one has another shape, and one holds NaN."""
+    state: dict[str, Any] = read(model)
+    state["model.norm.wait"] = state.pop("model.norm.weight")
+    state["lm_head.weight"] = torch.ones(3, 16)
+    state["model.layers.0.mlp.up_proj.weight"][2, 1] = torch.nan
+    torch.save(state, "odd.bin")
+    return "odd.bin"
+
+
+def test_what_does_not_fit_is_in_the_report(cli: Cli, odd: str) -> None:
+    loaded = construct(cli, "other", "--load-from-checkpoint", odd, "--json").json["loaded"]
+    assert loaded["loaded"] == 10
+    assert loaded["missing"] == [{"name": "model.norm.weight", "hint": "the checkpoint has model.norm.wait"}]
+    assert loaded["unexpected"] == ["model.norm.wait"]
+    (other,) = loaded["other_shape"]
+    assert (other["name"], other["stored"]) == ("lm_head.weight", [3, 16])
+    assert loaded["non_finite"] == ["model.layers.0.mlp.up_proj.weight"]
+    assert [problem.split(":")[0] for problem in loaded["problems"]] == [
+        "1 tensor of the model missing from odd.bin",
+        "1 tensor of odd.bin not in the model",
+        "1 tensor of another shape in odd.bin",
+        "1 tensor loaded from odd.bin with NaN or Inf",
+    ]
+
+
+def test_what_does_not_fit_is_a_table_and_notes(cli: Cli, odd: str) -> None:
+    ran = construct(cli, "other", "--load-from-checkpoint", odd)
+    assert (ran.code, ran.err) == (0, "")
+    assert "Loaded 10 tensors from odd.bin" in ran.out
+    table = ran.out.partition("Not loaded")[2].partition("note:")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in table.splitlines() if line.startswith("|")]
+    assert rows[1:] == [
+        ["missing", "model.norm.weight"],
+        ["unexpected", "model.norm.wait"],
+        ["other shape", "lm_head.weight"],
+    ]
+    assert "3 x 16 there" in table
+    assert ran.out.count("note: ") == 4
+    assert "note: 1 tensor loaded from odd.bin with NaN or Inf: model.layers.0.mlp.up_proj.weight" in ran.out
+
+
+def test_nan_is_said_of_what_is_loaded_and_of_what_is_saved(cli: Cli, odd: str) -> None:
+    arguments = ("--load-from-checkpoint", odd, "--save-checkpoint")
+    out = construct(cli, "other", *arguments).out
+    assert "note: 1 tensor saved with NaN or Inf: model.layers.0.mlp.up_proj.weight" in out
+    saved = construct(cli, "third", *arguments, "--json").json["saved"]
+    assert saved["notes"] == ["1 tensor saved with NaN or Inf: model.layers.0.mlp.up_proj.weight"]
+    (note,) = cli("checkpoint", "inspect", "third", "--json").json["notes"]
+    assert note == "these held NaN or Inf when they were saved: model.layers.0.mlp.up_proj.weight"
+    again = construct(cli, "fourth", "--load-from-checkpoint", "third", "--json").json["loaded"]
+    assert again["non_finite"] == ["model.layers.0.mlp.up_proj.weight"]
+
+
+def test_weights_of_another_model_are_one_line(cli: Cli) -> None:
+    torch.save({"other": torch.ones(1)}, "whole.bin")
+    assert "it is of another model" in construct(cli, "other", "--load-from-checkpoint", "whole.bin").error
+    assert not Path("other").exists()
+
+
+@pytest.mark.parametrize("form", [(), ("--safetensors",)], ids=["bin", "safetensors"])
+def test_a_rebuilt_directory_can_keep_its_weights(cli: Cli, model: str, form: tuple[str, ...]) -> None:
+    before = read(model)
+    carried = ("-r", "--load-from-checkpoint", model, "--save-checkpoint", "--seed", "5", *form)
+    for _ in range(2):
+        report = construct(cli, model, *carried, "--json").json
+        assert report["loaded"]["problems"] == []
+        after = read(model)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        weights = {f.name for f in Path(model).iterdir() if f.name.startswith(("model", "pytorch_model"))}
+        assert {name for name in weights if not name.endswith(".py")} == set(report["saved"]["files"])
+    assert [entry.name for entry in Path().iterdir()] == [model]
+
+
+def test_a_rebuilt_directory_that_is_not_loaded_has_new_weights(cli: Cli, model: str) -> None:
+    before = read(model)
+    construct(cli, model, "-r", "--save-checkpoint", "--seed", "5")
+    assert not torch.equal(read(model)["lm_head.weight"], before["lm_head.weight"])
