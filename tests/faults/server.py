@@ -1,7 +1,8 @@
 """A process that has imported everything and forks one child for each save, which may be killed.
 
-It reads a JSON object a line (`directory`, `generation`, `how`, `kill_at`, `fsize`, `uid`), and answers with the pid,
-then with the status of the child.
+It reads a JSON object a line (`directory`, `generation`, `how`, `kill_at`, `fsize`, `uid`; or `flags` for a model
+directory that is constructed rather than a model that is saved), and answers with the pid, then with the status of the
+child.
 """
 
 from __future__ import annotations
@@ -80,8 +81,18 @@ def serve() -> None:
         print(json.dumps("killed" if os.WIFSIGNALED(status) else text), flush=True)
 
 
+def _construct(directory: Path, flags: dict[str, Any]) -> None:
+    from forgather_core.configurations import resolve
+    from forgather_core.construct import construct
+    from forgather_core.registry import registry
+    from forgather_core.settings import settle
+
+    shared = {"output_dir": directory, "device": "cpu", "save_checkpoint": True, "safetensors": True}
+    construct(settle(resolve("llama/4M", registry()), shared | flags), refresh=True)
+
+
 def _save(request: dict[str, Any]) -> str:
-    from forgather_core.errors import CheckpointError
+    from forgather_core.errors import ForgatherError
 
     from .models import save
     from .steps import Steps, die
@@ -93,8 +104,11 @@ def _save(request: dict[str, Any]) -> str:
     at = request.get("kill_at")
     try:
         with Steps(at, die).counting() if at is not None else nullcontext():
-            save(Path(request["directory"]), request["generation"], **request["how"])
-    except CheckpointError as error:
+            if "flags" in request:
+                _construct(Path(request["directory"]), request["flags"])
+            else:
+                save(Path(request["directory"]), request["generation"], **request["how"])
+    except ForgatherError as error:
         return f"refused: {error}"
     except BaseException as error:  # the other end shows it
         return f"{type(error).__name__}: {error}"
