@@ -14,18 +14,17 @@ import re
 import secrets
 import shutil
 import stat
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .disk import make_directory, sync_directory, sync_tree
 from .errors import DirectoryError
 from .paths import expanded
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-_WRITE_CHUNK = 32 * 2**20  # bytes: one call of the system takes at most 2 GiB
 _WAIT_NOTICE = 1.0  # seconds before a waiting process says so
 
 
@@ -84,7 +83,9 @@ def replace_directory(staging: Path, target: Path, *, known: Collection[str] | N
     target = _resolved(target)
     with _os_errors(target):
         sync_tree(staging)
-        if not target.exists():
+        if target.exists():
+            _take_after(target, staging)
+        else:
             staging.rename(target)
             sync_directory(target.parent)
             return
@@ -98,6 +99,14 @@ def replace_directory(staging: Path, target: Path, *, known: Collection[str] | N
             _rescue(staging, target, known)
         sync_directory(target.parent)
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _take_after(old: Path, new: Path) -> None:
+    """Give a directory the permissions of the one that it replaces, and its owner as far as the system lets us."""
+    found = old.stat()
+    with suppress(OSError):
+        os.chown(new, found.st_uid, found.st_gid)
+    new.chmod(stat.S_IMODE(found.st_mode))
 
 
 def _rescue(old: Path, new: Path, known: Collection[str]) -> None:
@@ -241,125 +250,9 @@ def _locked(path: Path, on_wait: Callable[[], None] | None) -> int:
         os.close(descriptor)
 
 
-def remove_files(files: Iterable[Path]) -> None:
-    """Remove files whose names are gone on return; their space is freed meanwhile, which takes time for large ones."""
-    held = []
-    for file in files:
-        with suppress(OSError):
-            held.append(open_regular(file))
-        file.unlink(missing_ok=True)
-    if held:
-        threading.Thread(target=_close_all, args=(held,)).start()
-
-
-def forget_pages(files: Iterable[Path]) -> None:
-    """Let the system drop what it holds in memory of files that are to be replaced: the new ones get those pages."""
-    for file in files:
-        with suppress(OSError, AttributeError):
-            descriptor = open_regular(file)
-            try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(descriptor)
-
-
-def _close_all(descriptors: Iterable[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory and those above it that are missing, durably."""
-    path = _resolved(path)
-    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
-    for parent in reversed(missing):
-        parent.mkdir(exist_ok=True)
-        sync_directory(parent.parent)
-
-
-def open_regular(path: Path) -> int:
-    """A descriptor to read a regular file with; a link is followed, and a pipe is refused rather than waited for.
-
-    Raises:
-        OSError: It is missing, cannot be read, or is no regular file (EINVAL).
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return descriptor
-
-
-def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
-    """Fill `memory` with the bytes of a file from `offset` on.
-
-    Raises:
-        OSError: The disk fails, or the file ends before (EIO): it has been truncated since its size was looked at.
-    """
-    while memory.nbytes:
-        count = os.preadv(descriptor, [memory], offset)
-        if count == 0:
-            raise OSError(errno.EIO, "it ends too early: something has truncated it")
-        memory, offset = memory[count:], offset + count
-
-
-def read_bytes(descriptor: int, count: int, offset: int) -> bytes:
-    """`count` bytes of a file from `offset` on; raises as `read_into`."""
-    data = bytearray(count)
-    read_into(descriptor, memoryview(data), offset)
-    return bytes(data)
-
-
-def write_fully(descriptor: int, memory: memoryview) -> None:
-    """Append all of `memory` to a file; a disk that takes only part of it raises OSError at the next part."""
-    while memory.nbytes:
-        memory = memory[os.write(descriptor, memory[:_WRITE_CHUNK]) :]
-
-
 def replaced_by(path: Path) -> Path:
     """Where the content of `path` is: there, or under the name that it has between the two renames of an exchange."""
     return _old(_resolved(path)) if not os.path.lexists(path) and _old(_resolved(path)).is_dir() else path
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace one file durably: a temporary beside it, fsync, rename, fsync of the directory."""
-    temporary = path.parent / f".{_short(path.name)}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            sync_file(file.fileno())
-        temporary.replace(path)
-        sync_directory(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_file(descriptor: int) -> None:
-    """Make a file's content durable."""
-    os.fsync(descriptor)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make a directory's entries durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_tree(root: Path) -> None:
-    """Make every file and directory below `root` durable, then `root`."""
-    for directory, _, files in os.walk(root, topdown=False):
-        for name in files:
-            path = Path(directory) / name
-            if not path.is_symlink():
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    sync_file(descriptor)
-                finally:
-                    os.close(descriptor)
-        sync_directory(Path(directory))
 
 
 def _resolved(target: Path) -> Path:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..files import remove_files, sync_directory, sync_file, sync_tree, write_fully
+from ..disk import remove_files, sync_directory, sync_file, sync_tree, write_fully
 from .layout import BIN, ENTRIES, SAFETENSORS, entry_of, weight_files
 
 JOURNAL = "journal.json"

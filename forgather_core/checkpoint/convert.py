@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from ..disk import make_directory
 from ..dtypes import parse_dtype
 from ..errors import CheckpointError
-from ..files import directory_lock, make_directory, replace_directory, staging_directory, sweep_stale
+from ..files import directory_lock, replace_directory, staging_directory, sweep_stale
 from ..option_spec import did_you_mean
 from ..paths import expanded
 from .companions import CONFIG, Step, step_for, write_companions

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from ..disk import open_regular
 from ..errors import CheckpointError
-from ..files import open_regular, replaced_by
+from ..files import replaced_by
 from ..paths import expanded
 from .strict_json import LIMIT, parse_object
 from .wording import shown

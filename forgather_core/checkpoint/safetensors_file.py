@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from ..disk import read_bytes
 from ..errors import CheckpointError
-from ..files import read_bytes
 from .strict_json import LIMIT, parse_object
 from .wording import shape_of, shown
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,17 +13,9 @@ from typing import Any
 
 from torch import nn
 
+from ..disk import forget_pages, make_directory
 from ..errors import CheckpointError, DirectoryError
-from ..files import (
-    carry_over,
-    directory_lock,
-    forget_pages,
-    is_touched,
-    make_directory,
-    replace_directory,
-    staging_directory,
-    sweep_stale,
-)
+from ..files import carry_over, directory_lock, is_touched, replace_directory, staging_directory, sweep_stale
 from ..paths import expanded
 from .commit import commit_in_place, old_files, settle
 from .companions import CONFIG, Step, changes, step_for, write_companions
@@ -104,10 +97,9 @@ def save_checkpoint(
             if not exchange:
                 make_directory(directory)
             with _locks(directory, beside=exchange or is_touched(directory), on_wait=on_wait):
-                if (
-                    job.needs_exchange(directory) == exchange
-                ):  # else another process was faster, and it is as it left it
+                if job.needs_exchange(directory) == exchange:
                     return job.save(directory)
+            # Another process was faster, and the directory is not what it was: what has to be locked may differ.
 
 
 def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: Progress | None = None) -> Job:
@@ -193,8 +185,6 @@ class Job:
     def _notes(self, step: Step, directory: Path) -> tuple[str, ...]:
         if step is not Step.REPLACE or not (directory / CONFIG).is_file():
             return ()
-        import json
-
         try:
             found = changes(self.model, json.loads((directory / CONFIG).read_text(encoding="utf-8")))
         except ValueError:

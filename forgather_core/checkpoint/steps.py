@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from ..disk import sync_directory
 from ..errors import CheckpointError
-from ..files import staging_directory, sync_directory
+from ..files import staging_directory
 from ..paths import expanded
 from .commit import commit_in_place, old_files, settle
 from .layout import Index, free_generation

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..disk import read_into
 from ..errors import CheckpointError
-from ..files import read_into
 
 
 def memory_of(tensor: Tensor) -> memoryview:

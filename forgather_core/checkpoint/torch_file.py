@@ -18,8 +18,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..disk import read_bytes
 from ..errors import CheckpointError
-from ..files import read_bytes
 from .stored import FileTensor, StoredTensor, WeightFile
 from .torch_pickle import Described, Refused, Storage, read_pickle
 from .wording import shown

@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..files import sync_file, write_fully
+from ..disk import sync_file, write_fully
 from .finite import non_finite
 from .layout import SAFETENSORS, Format, Index
 from .reader import Progress

@@ -149,17 +149,6 @@ def test_only_one_holds_a_lock(tmp_path: Path) -> None:
     assert most == 1
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "index.json"
-    files.write_atomic(path, b"old")
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "sync_file", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
-        with pytest.raises(OSError, match="full"):
-            files.write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_place_that_cannot_be_written_is_said_by_a_user(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
@@ -174,3 +163,46 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         pass
     with pytest.raises(DirectoryError, match="cannot be written"), files.staging_directory(target):
         pass
+
+
+def test_the_permissions_of_the_directory_stay(tmp_path: Path) -> None:
+    target = fill(tmp_path / "model", a="1")
+    target.chmod(0o750)
+    swap(target, a="2")
+    assert oct(target.stat().st_mode & 0o7777) == "0o750"
+
+
+def test_what_others_write_while_a_directory_is_replaced_is_brought_along(tmp_path: Path) -> None:
+    target = fill(tmp_path / "model", a="1", dropped="1")
+    fill(target / "runs", first="1")
+    with files.staging_directory(target) as staging:
+        known = {entry.name for entry in target.iterdir()}
+        fill(staging, a="2")
+        files.carry_over(target, staging, ["runs"])
+        fill(target, late="2", a="1")
+        fill(target / "runs", late="2")
+        fill(target / "others", late="2")
+        files.replace_directory(staging, target, known=known)
+    assert content(target) == {"a": "2", "late": "2"}
+    assert content(target / "runs") == {"first": "1", "late": "2"}
+    assert content(target / "others") == {"late": "2"}
+
+
+def test_a_staging_directory_is_settled_before_it_goes_by_whoever_comes(tmp_path: Path) -> None:
+    target, seen = tmp_path / "model", []
+    with files.staging_directory(target, settle=lambda place: seen.append(place.name)) as staging:
+        pass
+    assert seen == [staging.name]
+    left = tmp_path / f".model.tmp-{os.getpid()}-00000000"
+    left.mkdir()
+    assert files.is_touched(target)
+
+    def fail(_: Path) -> None:
+        raise OSError("the disk is gone")
+
+    files.sweep_stale(target, settle=fail)
+    assert left.is_dir()
+    files.sweep_stale(target, settle=lambda place: seen.append(place.name))
+    assert not left.exists()
+    assert seen == [staging.name, left.name]
+    assert not files.is_touched(target)

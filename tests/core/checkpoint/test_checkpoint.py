@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from forgather_core import files
 from forgather_core.checkpoint import Checkpoint, load_checkpoint, load_into, parse_size, save_checkpoint
 from forgather_core.errors import CheckpointError
 
@@ -101,8 +100,8 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr("forgather_core.checkpoint.write.sync_file", failing)
-        patch.setattr(files, "sync_file", failing)
-        for number in range(1, 4):  # each of three shards
+        patch.setattr("forgather_core.checkpoint.commit.sync_file", failing)
+        for number in range(1, 6):  # each of three shards, the journal, the index
             calls, fail_at = 0, number
             with pytest.raises(CheckpointError, match="No space left"):
                 save_checkpoint(tmp_path, Net(), safetensors=not safetensors, max_shard_size=600)
