@@ -14,7 +14,7 @@ from .reader import Progress
 from .stored import FileTensor, StoredTensor, memory_of
 from .threads import serial_pool
 
-_CHUNK = 16 * 2**20  # bytes that one thread takes at once
+_CHUNK = 32 * 2**20  # bytes that one thread takes at once
 _NEAR = 2**20  # bytes that stay in a processor's own memory for the next step; a multiple of every dtype's width
 _MAX_THREADS = 8
 _of_thread = local()

@@ -76,8 +76,8 @@ def load_into(
     plan = make_plan(model, state, checkpoint)
     refuse(plan, model, state, checkpoint, strict=strict)
     target = torch.device(device) if device is not None else torch.device("cpu") if assign else None
-    tensors = chain(model.parameters(), model.buffers())
-    meta = [slot for slot in slots(model) if slot.tensor.is_meta] if any(t.is_meta for t in tensors) else []
+    has_meta = any(tensor.is_meta for tensor in chain(state.values(), model.buffers()))
+    meta = [slot for slot in slots(model) if slot.tensor.is_meta] if has_meta else []
     _refuse_meta(model, meta, plan, target)
     if device is not None and not meta:
         model.to(device)
@@ -138,19 +138,16 @@ def _layout(tensor: Tensor) -> zip[tuple[int, int]]:
 def _assign(
     model: nn.Module, state: Mapping[str, Tensor], plan: Plan, checkpoint: Checkpoint, target: torch.device | None
 ) -> None:
-    sources = {id(state[name]): source for names, source in plan.fills for name in names}
-    mapped: dict[str, Tensor] = {}
-
-    def make(old: Tensor) -> Tensor | None:
-        source = sources.get(id(old))
-        if source is None:
-            return None
-        if source not in mapped:
-            mapped[source] = checkpoint[source].mapped()
-        device = target if old.is_meta and target is not None else old.device
-        return mapped[source].to(device=device, dtype=old.dtype)
-
-    put(model, make)
+    on_meta: dict[int, Tensor] = {}
+    for names, source in plan.fills:
+        values = checkpoint[source].mapped()
+        for old in (state[name] for name in names):
+            if old.is_meta:
+                on_meta[id(old)] = values.to(device=target, dtype=old.dtype)
+            else:
+                old.data = values.to(device=old.device, dtype=old.dtype)  # it stays the same object, for an optimizer
+    if on_meta:
+        put(model, lambda old: on_meta.get(id(old)))
 
 
 def _complete(model: nn.Module, plan: Plan) -> None:

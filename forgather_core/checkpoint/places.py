@@ -74,7 +74,7 @@ def groups_of(model: nn.Module, state: Mapping[str, Tensor]) -> list[list[str]]:
     groups: dict[Any, list[str]] = {}
     for name, tensor in state.items():
         groups.setdefault(identity(tensor), []).append(name)
-    return [sorted(names, key=lambda name: name in targets) for names in groups.values()]
+    return [sorted(n, key=lambda name: name in targets) if len(n) > 1 else n for n in groups.values()]
 
 
 def put(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -> None:
@@ -96,13 +96,12 @@ def put(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -> None:
             continue
         if slot.is_buffer:
             slot.module._buffers[slot.leaf] = new
-        elif old.is_meta or old.device != new.device:
+        elif old.is_meta:
             if not isinstance(new, nn.Parameter):
                 new = made[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad)
             slot.module._parameters[slot.leaf] = new
         else:
-            with torch.no_grad():
-                old.data = new  # the same object: an optimizer that holds it trains the new values
+            old.data = new  # the same object: an optimizer that holds it trains the new values
 
 
 def materialise(model: nn.Module, device: torch.device) -> None:
