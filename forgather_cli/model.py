@@ -20,6 +20,7 @@ from forgather_core.shared_options import RunOptions, ShowOptions, TrialOptions
 from .dynamic import CHOOSE, DynamicCommand, DynamicGroup, Session, ShowCommand, TrialCommand
 
 if TYPE_CHECKING:
+    from forgather_core.construct import Construction
     from forgather_core.settings import Settings
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -36,15 +37,11 @@ app = typer.Typer(
 def construct(ctx: typer.Context) -> None:
     """Construct a model: write its directory unless it exists, build it, load and save weights if asked."""
     asked = _Asked(ctx)
-    from forgather_core.construct import construct as run
     from forgather_core.report import construction_report
 
-    from . import drawings, progress
+    from . import drawings
 
-    with progress.watch() as watch:
-        made = run(
-            asked.settings, project=asked.project, refresh=asked.run.refresh_model, keep=asked.run.keep, watch=watch
-        )
+    made = asked.construct()
     report = construction_report(made)
     report["notes"] += [f"{flag} has no effect on construct: it belongs to {owner}" for flag, owner in asked.idle]
     asked.answer(report, drawings.construction(report))
@@ -54,16 +51,12 @@ def construct(ctx: typer.Context) -> None:
 def test(ctx: typer.Context) -> None:
     """Test model forward and backward: a few steps of SGD on random tokens or on real data."""
     asked = _Asked(ctx)
-    from forgather_core.construct import construct as run
     from forgather_core.trial import check_trial, run_trial_of
 
     from . import drawings, progress
 
     check_trial(asked.settings, asked.trial)
-    with progress.watch() as watch:
-        made = run(
-            asked.settings, project=asked.project, refresh=asked.run.refresh_model, keep=asked.run.keep, watch=watch
-        )
+    made = asked.construct()
     with progress.steps(asked.trial.steps) as on_step:
         report = run_trial_of(made, asked.trial, on_step=on_step)
     asked.answer(report, drawings.trial(report))
@@ -107,6 +100,17 @@ class _Asked:
         from forgather_core.settings import settle
 
         self.settings: Settings = settle(session.configuration, given)
+
+    def construct(self) -> Construction:
+        """Construct the model, and show how that goes."""
+        from forgather_core.construct import construct as run
+
+        from . import progress
+
+        with progress.watch() as watch:
+            return run(
+                self.settings, project=self.project, refresh=self.run.refresh_model, keep=self.run.keep, watch=watch
+            )
 
     def answer(self, report: Mapping[str, Any], drawing: Any) -> None:
         """Print the report, write it to a file, or open it in the editor."""

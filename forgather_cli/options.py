@@ -56,9 +56,6 @@ def _declaration(spec: OptionSpec) -> Any:
 
 def _convert_with(parameter: Any, spec: OptionSpec) -> None:
     def process_value(ctx: typer.Context, value: Any) -> Any:
-        if parameter.required and not ctx.resilient_parsing and parameter.value_is_missing(value):
-            usage = " ".join([ctx.command_path, *ctx.command.collect_usage_pieces(ctx)]).translate({0x7B: "", 0x7D: ""})
-            raise typer.BadParameter(f"Missing argument {parameter.metavar or parameter.name}: {usage}", ctx=ctx)
         if value is None:
             return None  # nobody gave it
         try:

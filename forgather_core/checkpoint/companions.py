@@ -8,15 +8,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from ..export.manifest import VOLATILE
 from .layout import entry_of
 
 CONFIG = "config.json"
 
 # Values that say nothing about which weights fit.
-_INDIFFERENT = {
-    "transformers_version", "dtype", "torch_dtype", "architectures", "auto_map", "use_cache",
-    "output_attentions", "output_hidden_states", "_name_or_path", "_from_model_config",
-}  # fmt: skip
+_INDIFFERENT = VOLATILE | {"auto_map", "use_cache", "output_attentions", "output_hidden_states"}
 
 
 class Step(Enum):

@@ -18,7 +18,7 @@ from ..paths import expanded
 from .companions import CONFIG, Step, step_for, write_companions
 from .layout import BIN, SAFETENSORS, Format, parse_size
 from .reader import Checkpoint, Progress
-from .save import LOCK, Job, SaveReport, quiet, saving_errors, superseded
+from .save import Job, SaveReport, save_alone, saving_errors, superseded
 from .stored import CastTensor, FileTensor, StoredTensor
 from .wording import listed
 from .write import main_dtype
@@ -65,7 +65,7 @@ def convert_checkpoint(
         origin = checkpoint.entry.parent
         with saving_errors(place):
             if place.is_dir() and origin.samefile(place):
-                return _in_place(job, place)
+                return save_alone(job, place)
             return _anew(job, None if checkpoint.path.is_file() else origin, place)
 
 
@@ -73,15 +73,6 @@ def _format(name: str) -> Format:
     if name not in FORMATS:
         raise CheckpointError(f"--format: '{name}' is none of {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}")
     return FORMATS[name]
-
-
-def _in_place(job: Job, place: Path) -> SaveReport:
-    if job.needs_exchange(place):
-        with directory_lock(place), quiet(place):
-            sweep_stale(place)
-            return job.save(place)
-    with quiet(place):
-        return job.save(place)
 
 
 def _anew(job: Job, origin: Path | None, place: Path) -> SaveReport:
@@ -100,7 +91,8 @@ def _anew(job: Job, origin: Path | None, place: Path) -> SaveReport:
 
 def _copy_others(origin: Path, staging: Path, job: Job) -> None:
     """The files beside the weights; not directories, in which other checkpoints may lie."""
-    others = [entry for entry in origin.iterdir() if entry.is_file() and entry.name not in {*superseded(origin), LOCK}]
+    left = superseded(origin)
+    others = [entry for entry in origin.iterdir() if entry.is_file() and entry.name not in left]
     for file in others:
         shutil.copy2(file, staging / file.name)
     dtype = main_dtype(job.tensors)

@@ -20,7 +20,7 @@ import torch
 from ..disk import read_bytes
 from ..errors import CheckpointError
 from .strict_json import LIMIT, parse_object
-from .wording import shape_of, shown
+from .wording import dtype_of, shape_of, shown
 
 DTYPES = {
     "F64": torch.float64,
@@ -147,8 +147,7 @@ def header_bytes(tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]]) ->
         if name == _METADATA:
             raise CheckpointError(f"safetensors keeps the name '{name}' for itself: save as .bin")
         if dtype not in NAMES:
-            kind = str(dtype).removeprefix("torch.")
-            raise CheckpointError(f"'{shown(name)}' is {kind}, which safetensors cannot hold: save as .bin")
+            raise CheckpointError(f"'{shown(name)}' is {dtype_of(dtype)}, which safetensors cannot hold: save as .bin")
         end = at + prod(shape) * dtype.itemsize
         content[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
         at = end

@@ -92,14 +92,23 @@ def save_checkpoint(
     job = job_of(model, safetensors=safetensors, limit=parse_size(max_shard_size), on_progress=on_progress)
     directory = expanded(path)
     with saving_errors(directory):
-        while True:
-            exchange = job.needs_exchange(directory)
-            if not exchange:
-                make_directory(directory)
-            with _locks(directory, beside=exchange or is_touched(directory), on_wait=on_wait):
-                if job.needs_exchange(directory) == exchange:
-                    return job.save(directory)
-            # Another process was faster, and the directory is not what it was: what has to be locked may differ.
+        return save_alone(job, directory, on_wait)
+
+
+def save_alone(job: Job, directory: Path, on_wait: Callable[[], None] | None = None) -> SaveReport:
+    """Save into a directory, new or not, under its locks.
+
+    Raises:
+        OSError, DirectoryError: It cannot be written; the old checkpoint stands then.
+    """
+    while True:
+        exchange = job.needs_exchange(directory)
+        if not exchange:
+            make_directory(directory)
+        with _locks(directory, beside=exchange or is_touched(directory), on_wait=on_wait):
+            if job.needs_exchange(directory) == exchange:
+                return job.save(directory)
+        # Another process was faster, and the directory is not what it was: what has to be locked may differ.
 
 
 def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: Progress | None = None) -> Job:

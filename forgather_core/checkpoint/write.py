@@ -24,6 +24,7 @@ from .reader import Progress
 from .safetensors_file import header_bytes, write_order
 from .stored import StoredTensor, memory_of
 from .threads import serial_pool
+from .wording import dtype_of
 
 _CHUNK = 8 * 2**20
 _SMALL = 256 * 2**10
@@ -109,7 +110,7 @@ def main_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
     for tensor in tensors.values():
         if tensor.dtype.is_floating_point:
             counts[tensor.dtype] += prod(tensor.shape)
-    return str(counts.most_common(1)[0][0]).removeprefix("torch.") if counts else None
+    return dtype_of(counts.most_common(1)[0][0]) if counts else None
 
 
 def _metadata(
@@ -192,9 +193,6 @@ class HashedFile:
     def look(self, name: str, values: Tensor) -> None:
         """Look whether a tensor is finite that is written by other means."""
         self._behind.append(self._scanner.submit(self._scan, name, values))
-
-    def flush(self) -> None:
-        """Small pieces are held back until there are enough of them, or the file is closed."""
 
     def _drain(self) -> None:
         pending, self._pending = self._pending, bytearray()

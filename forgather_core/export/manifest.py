@@ -16,13 +16,13 @@ FORMAT = 1
 
 # transformers rewrites these files when it saves weights beside them. The values it may change say nothing about what
 # the model is; everything else in the file must stay.
-_VOLATILE = frozenset(
+VOLATILE = frozenset(
     {"transformers_version", "dtype", "torch_dtype", "architectures", "_from_model_config", "_name_or_path"}
 )
 REWRITTEN_BY_TRANSFORMERS = {
-    "config.json": _VOLATILE,
+    "config.json": VOLATILE,
     # A model made by from_config has a generation configuration made from its own, with these defaults spelt out.
-    "generation_config.json": _VOLATILE | {"use_cache", "output_attentions", "output_hidden_states"},
+    "generation_config.json": VOLATILE | {"use_cache", "output_attentions", "output_hidden_states"},
 }
 
 
