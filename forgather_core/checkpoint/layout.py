@@ -108,8 +108,9 @@ class Index:
         weight_map, metadata = content.get("weight_map"), content.get("metadata") or {}
         if not isinstance(weight_map, dict) or not isinstance(metadata, dict):
             raise CheckpointError(f"{file} is no index of a checkpoint: it has no object 'weight_map'")
-        for name in weight_map.values():
-            # The name itself is checked, not where it leads: a hub's cache is made of links.
+        # The name itself is checked, not where it leads: a hub's cache is made of links.
+        texts = {name for name in weight_map.values() if isinstance(name, str)}
+        for name in (*texts, *(name for name in weight_map.values() if not isinstance(name, str))):
             if not is_file_name(name):
                 raise CheckpointError(
                     f"{file} names {shown(repr(name))}, which is not a file name: it may not leave its directory"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any
 
 import torch
@@ -76,8 +75,7 @@ def load_into(
     plan = make_plan(model, state, checkpoint)
     refuse(plan, model, state, checkpoint, strict=strict)
     target = torch.device(device) if device is not None else torch.device("cpu") if assign else None
-    has_meta = any(tensor.is_meta for tensor in chain(state.values(), model.buffers()))
-    meta = [slot for slot in slots(model) if slot.tensor.is_meta] if has_meta else []
+    meta = [slot for slot in slots(model) if slot.tensor.is_meta]
     _refuse_meta(model, meta, plan, target)
     if device is not None and not meta:
         model.to(device)
