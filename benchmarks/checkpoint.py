@@ -290,7 +290,7 @@ def main() -> int:
         del model
         worst = memory(place, asked.layers, size)
     with tempfile.TemporaryDirectory(dir=asked.directory) as name:
-        # Of the sizes of Llama 3 8B: what a map costs is little, and what does not grow with it must not be its measure.
+        # Of the sizes of Llama 3 8B: to map is quick, and what does not grow with the size must not be its measure.
         model = model_of(asked.layers, 4096, 14_336)
         size = sum(p.numel() * p.element_size() for p in model.parameters())
         best["load without a copy"] = table(

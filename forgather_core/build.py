@@ -112,7 +112,7 @@ def build(directory: Path, options: BuildOptions) -> nn.Module:
             torch.manual_seed(options.seed)  # now, and not before: imports on the way may have drawn numbers
             model.init_weights()
     if options.gradient_checkpointing:
-        _enable_checkpointing(model)
+        enable_checkpointing(model)
     return model  # type: ignore[no-any-return]
 
 
@@ -121,7 +121,8 @@ def is_checkpointing(model: nn.Module) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
-def _enable_checkpointing(model: Any) -> None:
+def enable_checkpointing(model: Any) -> None:
+    """Let layers recompute their activations in backward."""
     # Newer releases of transformers call it activation checkpointing, and warn of the old name.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()

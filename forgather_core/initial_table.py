@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from .definition import import_object
 from .errors import DefinitionError
-from .export.model_config import config_values, option_values, token_ids
-from .export.tokenizer import load_tokenizer, quick_facts
 from .kinds import kind_of
+from .meta_model import meta_model
 from .parts.table_init import find_row
 from .settings import Settings
 
@@ -46,13 +42,7 @@ def initial_table(settings: Settings) -> list[dict[str, Any]]:
         DefinitionError: The definition has no table, or no row of it matches a weight.
     """
     definition = settings.configuration.definition
-    place = {"base": settings.base_of("tokenizer")}
-    tokenizer = settings.directory.tokenizer
-    facts = quick_facts(tokenizer, **place) or load_tokenizer(tokenizer, **place).facts
-    values = config_values(definition, option_values(settings, facts), facts, token_ids(settings, facts))
-    config = import_object(definition.config, definition)(**values)
-    with torch.device("meta"):
-        model = import_object(definition.model, definition)(config)
+    model = meta_model(settings)
     if not hasattr(model, "initial_weights"):
         raise DefinitionError(f"'{definition.name}' has no table of initial weights (initial_weights())")
     table = list(model.initial_weights())

@@ -3,86 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .export.model_config import SettledValue, option_values
 from .export.tokenizer import TokenizerFacts, load_tokenizer, quick_facts
-from .kinds import kind_of
 from .loaders import loaders
 from .option_spec import specs_of
+from .parameters import ParameterTable, parameter_table
 from .settings import Settings
 from .shared_options import BuildOptions, DirectoryOptions
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from .construct import Construction
-
-
-@dataclass(frozen=True)
-class ParameterRow:
-    """The parameters of one kind: equal modules of all layers are one row.
-
-    Args:
-        module: Name of the module, layer numbers as `*`.
-        shapes: Shape of each parameter by its name in the module.
-        modules: How many modules of that kind there are.
-        total: Elements in all of them.
-        trainable: Those that require a gradient.
-        tied_to: Name of the parameter with which this one is shared; then it counts there.
-    """
-
-    module: str
-    shapes: Mapping[str, tuple[int, ...]]
-    modules: int
-    total: int
-    trainable: int
-    tied_to: str | None = None
-
-
-@dataclass(frozen=True)
-class ParameterTable:
-    """The parameters of a model, shared ones counted once."""
-
-    rows: tuple[ParameterRow, ...]
-    total: int
-    trainable: int
-    bytes: int
-
-
-def parameter_table(model: nn.Module) -> ParameterTable:
-    """Count the parameters of a model, by kind of module. Works on meta."""
-    first: dict[int, str] = {}
-    kinds: dict[str, list[tuple[str, Any, str | None]]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        tied_to = first.get(id(parameter))
-        first.setdefault(id(parameter), name)
-        module, _, leaf = name.rpartition(".")
-        kinds.setdefault(kind_of(module), []).append((leaf, parameter, tied_to))
-    rows = tuple(_row(kind, members) for kind, members in kinds.items())
-    unique = list(model.parameters())
-    return ParameterTable(
-        rows,
-        total=sum(p.numel() for p in unique),
-        trainable=sum(p.numel() for p in unique if p.requires_grad),
-        bytes=sum(p.numel() * p.element_size() for p in unique),
-    )
-
-
-def _row(kind: str, members: list[tuple[str, Any, str | None]]) -> ParameterRow:
-    shapes = {leaf: tuple(parameter.shape) for leaf, parameter, _ in members}
-    own = [parameter for _, parameter, tied_to in members if tied_to is None]
-    tied = next((tied_to for _, _, tied_to in members if tied_to is not None), None)
-    return ParameterRow(
-        kind,
-        shapes,
-        modules=len(members) // len(shapes),
-        total=sum(p.numel() for p in own),
-        trainable=sum(p.numel() for p in own if p.requires_grad),
-        tied_to=tied,
-    )
 
 
 def settings_report(settings: Settings, project: Path = Path()) -> dict[str, Any]:
@@ -123,6 +57,7 @@ def _plain(value: Any) -> Any:
 def construction_report(made: Construction) -> dict[str, Any]:
     """Everything `construct` tells: the directory, options, tokenizer, parameters, what was loaded and saved."""
     from .build import is_checkpointing
+    from .estimate import memory_of_step
 
     table = parameter_table(made.model)
     path = str(made.directory.path)
@@ -147,6 +82,7 @@ def construction_report(made: Construction) -> dict[str, Any]:
             "initial_weights": _initial_weights(made.settings.build),
         },
         "parameters": asdict(table),
+        "memory": memory_of_step(made.settings, made.directory.path),
         "loaders": loaders(made.settings, made.model, manifest.native, manifest.tokenizer["name"]),
         "loaded": made.loaded.as_dict() if made.loaded is not None else None,
         "saved": made.saved.as_dict() if made.saved is not None else None,

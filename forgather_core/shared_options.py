@@ -12,7 +12,9 @@ DIRECTORY = "Model directory"
 BUILD = "Build"
 CHECKPOINT = "Checkpoint"
 OUTPUT = "Output"
+STEP = "Training step"
 TRIAL = "Options of test"
+ESTIMATE = "Options of estimate"
 SHOW = "Options of show"
 
 AttentionImplementation = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
@@ -102,11 +104,20 @@ class RunOptions:
 
 
 @dataclass(kw_only=True)
-class TrialOptions:
+class StepOptions:
+    """A step of training: `test` takes it, `estimate` foresees it."""
+
+    batch_size: int = option(2, help="Batch size", group=STEP, ge=1)
+    sequence_length: int = option(512, help="Sequence length", group=STEP, ge=2)
+    fuse_optim_with_backward: bool = option(
+        False, help="Combine backward with optimizer step to save memory", group=STEP, negatable=False
+    )
+
+
+@dataclass(kw_only=True)
+class TrialOptions(StepOptions):
     """What `test` does with the model."""
 
-    batch_size: int = option(2, help="Batch size", group=TRIAL, ge=1)
-    sequence_length: int = option(512, help="Sequence length", group=TRIAL, ge=2)
     steps: int = option(1, help="Number of train steps", group=TRIAL, ge=1)
     lr: float = option(0.01, help="Learning rate", group=TRIAL, ge=0)
     dataset_project: str | None = option(
@@ -114,8 +125,31 @@ class TrialOptions:
     )
     dataset_config: str | None = option(None, help="Dataset config name", group=TRIAL)
     packed: bool = option(False, help="Enable packed sequences in data collator", group=TRIAL, negatable=False)
-    fuse_optim_with_backward: bool = option(
-        False, help="Combine backward with optimizer step to save memory", group=TRIAL, negatable=False
+
+
+@dataclass(kw_only=True)
+class EstimateOptions(StepOptions):
+    """What `estimate` foresees beside the step."""
+
+    optimizer: Literal["sgd", "adamw", "adamw_fused", "adam8bit", "none"] = option(
+        "adamw", help="Optimizer whose state is counted", group=ESTIMATE
+    )
+    precision: Literal["fp32", "bf16", "mixed"] | None = option(
+        None,
+        help="fp32, bf16 (weights too), or mixed (bf16 products, fp32 weights); default: by --dtype",
+        group=ESTIMATE,
+    )
+    context: int | None = option(
+        None, help="Tokens in the cache while generating (default: the positions the model is made for)",
+        group=ESTIMATE, ge=2,
+    )  # fmt: skip
+    cache: Literal["dynamic", "static"] = option("dynamic", help="Kind of key/value cache", group=ESTIMATE)
+    utilization: float = option(0.4, help="Part of a device's peak that training reaches", group=ESTIMATE, gt=0, le=1)
+    hardware: Path | None = option(
+        None,
+        help="YAML file of devices and what they have, instead of the built-in one",
+        group=ESTIMATE,
+        metavar="FILE",
     )
 
 

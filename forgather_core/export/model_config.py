@@ -55,21 +55,28 @@ def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str,
     return values
 
 
-def token_ids(settings: Settings, facts: TokenizerFacts) -> dict[str, Any]:
+def token_ids(settings: Settings, facts: TokenizerFacts | None) -> dict[str, Any]:
     """The tokens with which a text begins, ends and is padded: the tokenizer's, or those of what it is like."""
-    found = {name: getattr(facts, name) for name in TOKEN_IDS}
+    found = {name: getattr(facts, name, None) for name in TOKEN_IDS}
     return found | dict(settings.likeness.token_ids if settings.likeness is not None else {})
 
 
 def config_values(
-    definition: ModelDefinition, values: Mapping[str, SettledValue], facts: TokenizerFacts, ids: Mapping[str, Any]
+    definition: ModelDefinition,
+    values: Mapping[str, SettledValue],
+    facts: TokenizerFacts | None,
+    ids: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What the configuration class is called with: the options that have a value, vocabulary, positions, token ids."""
+    """What the configuration class is called with: the options that have a value, vocabulary, positions, token ids.
+
+    Without the tokenizer's facts, the options must say what it would.
+    """
     fields = {f.name for f in dataclasses.fields(import_object(definition.config, definition))}
     known = {name: item.value for name, item in values.items() if item.value is not None or name in fields}
     known = {name: value for name, value in known.items() if value is not None or not _tokenizer_gives(name)}
-    known.setdefault("vocab_size", facts.vocab_size)
-    if "max_position_embeddings" in fields and facts.model_max_length is not None:
+    if facts is not None:
+        known.setdefault("vocab_size", facts.vocab_size)
+    if facts is not None and "max_position_embeddings" in fields and facts.model_max_length is not None:
         known.setdefault("max_position_embeddings", facts.model_max_length)
     return known | dict(ids)
 

@@ -100,7 +100,7 @@ class Alibi(nn.Module):
 
 
 def _additive(attention_function: Callable[..., Any]) -> Callable[..., Any]:
-    """Bias and mask as one additive mask [B or 1, H, T, S], made in float32."""
+    """Bias and mask as one additive mask [B or 1, H, T, S], made in float32 at least."""
 
     def attention(
         module: Any,
@@ -114,7 +114,8 @@ def _additive(attention_function: Callable[..., Any]) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         distance, dtype = token_positions.distance(), query_BHTK.dtype
-        bias, least = slopes.view(-1, 1, 1) * distance, torch.finfo(dtype).min
+        bias = (slopes.view(-1, 1, 1) * distance).to(torch.promote_types(dtype, torch.float32))
+        least = torch.finfo(dtype).min
         if attention_mask is None:  # sdpa is to be told that it is causal, and no more
             bias = bias.masked_fill(distance > 0, least)
         elif attention_mask.dtype == torch.bool:

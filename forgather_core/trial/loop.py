@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..errors import TrialError
-from .optimizer import Norms, Stepper
+from ..optimizers import Norms, Stepper
 
 
 @dataclass(frozen=True)

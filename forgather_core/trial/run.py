@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,9 @@ from ..data.projects import Corpus, open_corpus
 from ..data.tokenized import tokenized_documents
 from ..errors import BuildError, DataError
 from ..export.tokenizer import load_tokenizer
+from ..optimizers import FusedStepper, PlainStepper
 from ..shared_options import BuildOptions, TrialOptions
 from .loop import Step, Trained, train
-from .optimizer import FusedSGD, PlainSGD
 
 if TYPE_CHECKING:
     from ..construct import Construction
@@ -75,7 +76,8 @@ def run_trial_of(
     batches, data = _batches(made, options, corpus)
     batches = chain([next(batches)], batches)  # bad data is found before anything is printed
     torch.manual_seed(build.seed)  # of dropout
-    stepper = (FusedSGD if options.fuse_optim_with_backward else PlainSGD)(model, options.lr)
+    take = FusedStepper if options.fuse_optim_with_backward else PlainStepper
+    stepper = take(model, partial(torch.optim.SGD, lr=options.lr))
     trained = train(model, batches, stepper, steps=options.steps, on_step=on_step)
     return {
         "model_name": made.settings.model_name,

@@ -1,0 +1,175 @@
+"""The estimate of a training step's memory against what a real step takes: every setting in a process of its own.
+
+python benchmarks/estimate.py [--only TEXT] [--markdown]
+
+A process imports everything and trains a tiny model of the same definition, so that code and tables that torch loads
+once are there; then the growth of its resident memory is taken, from before the model is built to the highest point
+of its third step (the kernel keeps that mark). Freed memory goes back to the system at once, by settings of glibc's
+allocator. Exit code 1 where an estimate is off by more than the bound. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import itertools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+BOUND = 0.05
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of the grid."""
+
+    template: str
+    rows: int
+    length: int
+    optimizer: str = "adamw"
+    precision: str = "fp32"
+    attention: str = "sdpa"
+    checkpointing: bool = False
+    fused: bool = False
+
+    def __str__(self) -> str:
+        more = ("checkpointing" * self.checkpointing, "fused" * self.fused)
+        shape = f"{self.rows} x {self.length}"
+        return ", ".join(filter(None, (self.template, shape, self.precision, self.attention, self.optimizer, *more)))
+
+
+def grid() -> list[Setting]:
+    """Every definition, every switch: each alone and the ones that meet."""
+    definitions = ("llama/4M", "single_head/4M", "causal_lm/4M", "deepone/4M", "mistral/4M", "qwen3/4M")
+    found = [Setting(name, 8, 512, checkpointing=c, fused=f) for name in definitions for c, f in _PAIRS]
+    found += [Setting(name, 4, 512, precision=p) for name in definitions for p in ("bf16", "mixed")]
+    found += [Setting(name, 2, 512, attention="eager") for name in definitions]
+    found += [Setting("llama/4M", rows, length) for rows, length in ((1, 2048), (32, 128), (2, 1024))]
+    found += [Setting("llama/30M", 4, 256, optimizer=o) for o in ("sgd", "adamw", "adamw_fused", "none")]
+    found += [Setting("llama/117M", 2, 512, checkpointing=c, fused=f, optimizer="sgd") for c, f in _PAIRS]
+    return found
+
+
+_PAIRS = tuple(itertools.product((False, True), repeat=2))
+
+
+def settled(setting: Setting, **more: object) -> object:
+    from forgather_core.configurations import resolve
+    from forgather_core.registry import registry
+    from forgather_core.settings import settle
+
+    return settle(resolve(setting.template, registry(), Path()), dict(more))
+
+
+def estimated(setting: Setting) -> int:
+    """Bytes that the estimate says."""
+    from forgather_core.estimate import Memory
+
+    return (
+        Memory(
+            settled(setting),
+            optimizer=setting.optimizer,
+            precision=setting.precision,
+            attention=setting.attention,
+            checkpointing=setting.checkpointing,
+            fused=setting.fused,
+            device_type="cpu",
+        )
+        .training(setting.rows, setting.length)
+        .peak.bytes
+    )
+
+
+def measured(setting: Setting) -> int:
+    """Bytes by which this process grows."""
+    import tempfile
+
+    small = {"num_hidden_layers": 1}
+    with tempfile.TemporaryDirectory() as place:
+        _steps(setting, Path(place) / "small", rows=1, length=16, steps=2, options=small)
+        _steps(setting, Path(place) / "small", rows=setting.rows, length=setting.length, steps=1, options=small)
+        ctypes.CDLL(None).malloc_trim(0)
+        before = _status("VmRSS")
+        peak = _steps(setting, Path(place) / "model", rows=setting.rows, length=setting.length, steps=3, options={})
+    return peak - before
+
+
+def _steps(setting: Setting, place: Path, *, rows: int, length: int, steps: int, options: dict[str, int]) -> int:
+    import torch
+
+    from forgather_core.construct import construct
+    from forgather_core.optimizers import FusedStepper, PlainStepper, optimizer_of
+
+    given = {
+        "output_dir": place,
+        "device": "cpu",
+        "dtype": "bfloat16" if setting.precision == "bf16" else "float32",
+        "attn_implementation": setting.attention,
+        "gradient_checkpointing": setting.checkpointing,
+    }
+    model = construct(settled(setting, **given, **options)).model
+    model.train()
+    take = FusedStepper if setting.fused else PlainStepper
+    stepper = take(model, optimizer_of(setting.optimizer, "cpu"))
+    for _ in range(steps):
+        Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark
+        batch = torch.randint(6, 1000, (rows, length))
+        with torch.autocast("cpu", torch.bfloat16, enabled=setting.precision == "mixed"):
+            loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+        stepper.step(loss)
+        del loss
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
+
+
+def in_process(what: str, setting: Setting) -> int:
+    """Run a function of this file on a setting, in a process of its own."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment |= {"MALLOC_MMAP_MAX_": "1000000", "TRANSFORMERS_VERBOSITY": "error"}
+    command = [sys.executable, __file__, "--run", what, json.dumps(asdict(setting))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{setting}: {done.stderr}")
+    return int(done.stdout.split()[-1])
+
+
+def main() -> int:
+    """Print the table; exit code 1 where a bound is broken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="settings whose text has this in it")
+    parser.add_argument("--markdown", action="store_true", help="as a table for the docs")
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.run:
+        print({"estimated": estimated, "measured": measured}[asked.run[0]](Setting(**json.loads(asked.run[1]))))
+        return 0
+    import torch
+    import transformers
+
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, Python {sys.version.split()[0]}\n")
+    line = "| {:68} | {:>9} | {:>9} | {:>6} |" if asked.markdown else "{:70} {:>9} {:>9} {:>7}"
+    print(line.format("setting", "estimate", "measured", "ratio"))
+    if asked.markdown:
+        print("|---|--:|--:|--:|")
+    worst = 0.0
+    for setting in (s for s in grid() if asked.only in str(s)):
+        told, taken = (in_process(what, setting) for what in ("estimated", "measured"))
+        worst = max(worst, abs(told / taken - 1))
+        print(
+            line.format(str(setting), f"{told / 1e6:.1f} MB", f"{taken / 1e6:.1f} MB", f"{told / taken:.3f}"),
+            flush=True,
+        )
+    print(f"\nlargest difference {worst:.1%} (bound {BOUND:.0%})")
+    return int(worst > BOUND)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+"""Parameters, memory and compute of a model before it is built: a step is run on tensors that have no memory."""
+
+from .compare import compare
+from .memory import Memory
+from .run import estimate, memory_of_step
+from .timeline import Batches, Peak, Timeline
+
+__all__ = ["Batches", "Memory", "Peak", "Timeline", "compare", "estimate", "memory_of_step"]

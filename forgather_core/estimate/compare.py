@@ -1,0 +1,105 @@
+"""Models side by side: the options in which they differ, parameters, memory, operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..export.model_config import option_values
+from ..export.tokenizer import quick_facts
+from ..kinds import kind_of
+from ..settings import Settings
+from ..shared_options import EstimateOptions
+from .run import estimate_of
+
+_ABSENT = "-"  # this definition has no such option
+
+
+def compare(
+    models: Sequence[Settings], options: EstimateOptions, on_progress: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """Compare models, each as its settings have it, in the same training step and the same generation.
+
+    Args:
+        models: Two or more.
+        options: The step, the generation.
+        on_progress: Called with what is being looked at.
+
+    Returns:
+        The report, as plain data. Every row has one value for each model, in their order.
+    """
+    tell = on_progress or (lambda _: None)
+    names = _names([settings.configuration.name for settings in models])
+    estimates = []
+    for name, settings in zip(names, models, strict=True):
+        estimates.append(estimate_of(settings, options, lambda what, name=name: tell(f"{name}: {what}")))  # type: ignore[misc]
+    shapes = [_shapes(found.model) for found in estimates]
+    reports = [found.report for found in estimates]
+    return {
+        "models": names,
+        "setups": [report["setup"] for report in reports],
+        "options": _differing([_values(settings) for settings in models]),
+        "parameters": _parameters(shapes),
+        "only": {
+            name: sorted(own.keys() - set().union(*(other.keys() for other in shapes if other is not own)))
+            for name, own in zip(names, shapes, strict=True)
+        },
+        "totals": {
+            what: [report[group][what] for report in reports] for group, whats in _TOTALS.items() for what in whats
+        },
+        "training": _side_by_side([report["training"] for report in reports]),
+        "generation": _side_by_side([report["generation"] for report in reports]),
+        "flops": _side_by_side([report["flops"] for report in reports]),
+        "notes": sorted({note for report in reports for note in report["notes"]}),
+    }
+
+
+_TOTALS = {"parameters": ("total", "trainable", "embedding", "non_embedding", "active", "bytes")}
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    """The same name twice gets a number: a variant may stand beside its preset."""
+    return [name if names.count(name) == 1 else f"{name} ({names[:n].count(name) + 1})" for n, name in enumerate(names)]
+
+
+def _values(settings: Settings) -> dict[str, Any]:
+    facts = quick_facts(settings.directory.tokenizer, base=settings.base_of("tokenizer"))
+    return {name: item.value for name, item in option_values(settings, facts).items()}
+
+
+def _differing(values: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    every = dict.fromkeys(name for found in values for name in found)
+    rows = {name: [found.get(name, _ABSENT) for found in values] for name in every}
+    return {name: row for name, row in rows.items() if any(value != row[0] for value in row)}
+
+
+def _shapes(model: Any) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes of the parameters by kind, one for each layer; a tied one by its first name alone."""
+    found: dict[str, list[tuple[int, ...]]] = {}
+    for name, parameter in model.named_parameters():
+        found.setdefault(kind_of(name), []).append(tuple(parameter.shape))
+    return found
+
+
+def _parameters(shapes: Sequence[Mapping[str, list[tuple[int, ...]]]]) -> list[dict[str, Any]]:
+    kinds = dict.fromkeys(kind for found in shapes for kind in found)
+    return [
+        {
+            "name": kind,
+            "shapes": [found[kind][0] if kind in found else None for found in shapes],
+            "layers": [len(found.get(kind, ())) for found in shapes],
+            "numbers": [sum(_numbers(shape) for shape in found.get(kind, ())) for found in shapes],
+        }
+        for kind in kinds
+    ]
+
+
+def _numbers(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _side_by_side(parts: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [part[name] for part in parts] for name in parts[0] if not isinstance(parts[0][name], dict)}

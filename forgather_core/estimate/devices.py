@@ -1,0 +1,91 @@
+"""What devices have: memory, its bandwidth, operations a second. From a YAML file that users may replace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..paths import expanded
+from ..yaml_text import YamlError, parse_yaml
+
+_GIB, _GIGA, _TERA = 2**30, 10**9, 10**12
+_FIELDS = {"memory", "bandwidth", "flops", "source"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """One kind of device.
+
+    Args:
+        name: As people call it.
+        memory: Bytes that a program can allocate from.
+        bandwidth: Bytes a second; None where it is not known.
+        flops: Operations a second in matrix products, by precision: fp32, bf16.
+        source: Where the numbers are from.
+    """
+
+    name: str
+    memory: int
+    bandwidth: float | None
+    flops: Mapping[str, float]
+    source: str | None
+
+    def flops_in(self, precision: str) -> float | None:
+        """Operations a second in fp32, bf16 or mixed; None where they are not known."""
+        return self.flops.get("bf16" if precision == "mixed" else precision)
+
+
+def load_devices(path: Path | None = None) -> list[Device]:
+    """The devices of a file, the smallest first; without one, those that Forgather knows.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or a line of it is no device.
+    """
+    shown = str(path) if path is not None else "devices.yaml"
+    source = expanded(path) if path is not None else files("forgather_core.estimate") / "devices.yaml"
+    try:
+        document = parse_yaml(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--hardware: {shown} cannot be read: {getattr(error, 'strerror', error)}") from None
+    except YamlError as error:
+        raise ConfigurationError(f"{shown}:{error}") from None
+    if not isinstance(document.value, dict) or not document.value:
+        raise ConfigurationError(f"{shown}: it must be a map from names of devices to memory, bandwidth and flops")
+    found = []
+    for name, item in document.value.items():
+        try:
+            found.append(_device(str(name), item))
+        except ValueError as error:
+            line, column = document.place(name)
+            raise ConfigurationError(f"{shown}:{line}:{column}: {name}: {error}") from None
+    return sorted(found, key=lambda device: device.memory)
+
+
+def _device(name: str, item: Any) -> Device:
+    if not isinstance(item, dict):
+        raise ValueError("memory, bandwidth and flops are missing")  # noqa: TRY004 - the content of a file is wrong
+    if unknown := sorted(map(str, item.keys() - _FIELDS)):
+        raise ValueError(f"'{unknown[0]}' is none of {', '.join(sorted(_FIELDS))}")
+    flops = item.get("flops") or {}
+    if not isinstance(flops, dict) or not flops.keys() <= {"fp32", "bf16"}:
+        raise ValueError("flops must be a map with fp32 and bf16, in TFLOP/s")
+    if item.get("memory") is None:
+        raise ValueError("memory is missing, in GiB")
+    bandwidth = item.get("bandwidth")
+    return Device(
+        name,
+        memory=int(_positive("memory", item["memory"]) * _GIB),
+        bandwidth=_positive("bandwidth", bandwidth) * _GIGA if bandwidth is not None else None,
+        flops={kind: _positive(f"flops of {kind}", value) * _TERA for kind, value in flops.items()},
+        source=str(item["source"]) if item.get("source") is not None else None,
+    )
+
+
+def _positive(what: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ValueError(f"{what} is '{value}', and must be a number above zero")
+    return float(value)

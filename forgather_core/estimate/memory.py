@@ -1,0 +1,106 @@
+"""Memory of training and of generation, for settled options."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..build import build, enable_checkpointing
+from ..meta_model import meta_model
+from ..settings import Settings
+from ..shared_options import BuildOptions
+from .stage import Stage, Training
+from .timeline import CACHE, Batches, Timeline
+
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "mixed": torch.float32, "bf16": torch.bfloat16}
+# What a fused kernel keeps is what sdpa's keeps: the result, and one number a row and head.
+_TRACED = {"flash_attention_2": "sdpa", "flex_attention": "sdpa"}
+
+
+class Memory:
+    """What a model of these settings takes; each figure is traced when it is asked for, and kept.
+
+    Args:
+        settings: The settled options.
+        optimizer: sgd, adamw, adamw_fused, adam8bit or none.
+        precision: fp32 or fp64; bf16, weights too; or mixed, where products are in bfloat16.
+        attention: The attention implementation.
+        checkpointing: Whether layers are computed again in backward.
+        fused: Whether parameters take their steps within backward.
+        device_type: Where it is to run.
+        directory: Take the model of this directory, rather than of the definition's own code.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        optimizer: str = "adamw",
+        precision: str = "fp32",
+        attention: str | None = None,
+        checkpointing: bool = False,
+        fused: bool = False,
+        device_type: str = "cuda",
+        directory: Path | None = None,
+    ) -> None:
+        self._directory = directory
+        self._settings, self._dtype, self._checkpointing = settings, DTYPES[precision], checkpointing
+        self._attention = _TRACED.get(attention or "", attention)
+        self._training = Training(optimizer, fused, precision == "mixed", device_type)
+        self._steps: dict[tuple[int, int], Timeline] = {}
+        self._generations: dict[tuple[int, int, str], Timeline] = {}
+
+    def model(self) -> Any:
+        """A new model on meta."""
+        if self._directory is None:
+            return meta_model(self._settings, dtype=self._dtype, attention=self._attention)
+        dtype = str(self._dtype).removeprefix("torch.")
+        attention: Any = self._attention
+        return build(self._directory, BuildOptions(dtype=dtype, attn_implementation=attention))
+
+    @cached_property
+    def _trained(self) -> Stage:
+        model = self.model()
+        if self._checkpointing:
+            enable_checkpointing(model)
+        return Stage(model, self._training)
+
+    @cached_property
+    def _used(self) -> Stage:
+        return Stage(self.model())
+
+    def training(self, rows: int, length: int) -> Timeline:
+        """One step of training on `rows` rows of `length` tokens."""
+        if (rows, length) not in self._steps:
+            self._steps[rows, length] = self._trained.train(rows, length)
+        return self._steps[rows, length]
+
+    def batches(self, length: int) -> Batches:
+        """Steps of any number of rows."""
+        return Batches(self.training(2, length), self.training(3, length), 2)
+
+    def generation(self, rows: int, length: int, cache: str = "dynamic") -> Timeline:
+        """A prefill and a step of generation, after which the cache holds `length` tokens, or room for them.
+
+        Args:
+            rows: Of the batch.
+            length: Tokens in each, 2 at least.
+            cache: dynamic or static.
+        """
+        key = (rows, length, cache)
+        if key not in self._generations:
+            make = None
+            if cache == "static":
+                from transformers import StaticCache
+
+                config = self._used.model.config
+                make = lambda: StaticCache(config=config, max_cache_len=length)  # noqa: E731
+            self._generations[key] = self._used.generate(rows, length, make)
+        return self._generations[key]
+
+    def cache_per_token(self) -> int:
+        """Bytes by which the cache of one row grows with a token, as long as no sliding window is full."""
+        return self.generation(1, 2).after("decode").get(CACHE, 0) // 2

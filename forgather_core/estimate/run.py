@@ -1,0 +1,243 @@
+"""An estimate from settings to report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..dtypes import parse_dtype
+from ..errors import BuildError
+from ..parameters import parameter_table
+from ..settings import Settings
+from ..shared_options import BuildOptions, EstimateOptions
+from .devices import Device, load_devices
+from .fits import Fits, devices_here
+from .memory import Memory
+from .timeline import ACTIVATIONS, BUFFERS, CACHE, GRADIENTS, INPUTS, LOGITS, OPTIMIZER, WEIGHTS, Timeline
+
+_RESERVED = "1 GiB of each device is left to its driver, to kernels' own memory and to gaps, which are not counted"
+# float16 takes what bfloat16 does, in memory and in time.
+_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "bf16", torch.float64: "fp64"}
+_UNLIMITED = 2**20  # tokens of context, for a model that states no limit
+
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What was found out of a model.
+
+    Args:
+        report: As plain data: model_name, setup, parameters, training, generation, flops, notes.
+        model: The model, on meta.
+        memory: Answers for other batches and lengths.
+        fits: Answers for devices.
+    """
+
+    report: dict[str, Any]
+    model: Any
+    memory: Memory
+    fits: Fits
+
+
+def estimate(settings: Settings, options: EstimateOptions, on_progress: Tell | None = None) -> dict[str, Any]:
+    """What a model takes, and on which devices it fits, before anything is allocated or written.
+
+    Args:
+        settings: The settled options.
+        options: The training step, the generation, the devices.
+        on_progress: Called with what is being looked at.
+
+    Returns:
+        The report of `estimate_of`, with `devices`.
+
+    Raises:
+        ForgatherError: Anything a user can mend.
+    """
+    tell = on_progress or (lambda _: None)
+    devices = [*load_devices(options.hardware), *devices_here()]
+    found = estimate_of(settings, options, tell)
+    notes = [*found.report["notes"], _RESERVED]
+    return found.report | {"devices": [_on(device, found, options, tell) for device in devices], "notes": notes}
+
+
+def estimate_of(settings: Settings, options: EstimateOptions, on_progress: Tell | None = None) -> Estimate:
+    """What a model takes. The arguments are those of `estimate`."""
+    tell = on_progress or (lambda _: None)
+    precision, build = _precision(settings, options), settings.build
+    memory = Memory(
+        settings,
+        optimizer=options.optimizer,
+        precision=precision,
+        attention=build.attn_implementation,
+        checkpointing=build.gradient_checkpointing,
+        fused=options.fuse_optim_with_backward,
+        device_type=_device_type(build),
+    )
+    tell("the model")
+    model = memory.model()
+    limit = min(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED, _UNLIMITED)
+    rows, length, context = options.batch_size, options.sequence_length, options.context or limit
+    tell("a step of training")
+    step = memory.training(rows, length)
+    tell("a generation")
+    generation = memory.generation(rows, context, options.cache)
+    report = {
+        "configuration": settings.configuration.name,
+        "definition": settings.configuration.definition.name,
+        "model_name": settings.model_name,
+        "setup": {
+            "batch": f"{rows} x {length}",
+            "precision": precision,
+            "optimizer": options.optimizer + (", fused with backward" if options.fuse_optim_with_backward else ""),
+            "attention": build.attn_implementation or model.config._attn_implementation,
+            "gradient_checkpointing": build.gradient_checkpointing,
+            "cache": f"{options.cache}, {context:,} tokens",
+            "utilization": options.utilization,
+        },
+        "parameters": _parameters(model, step, rows * length),
+        "training": _training(step),
+        "generation": _generation(generation, memory, rows, context),
+        "flops": _flops(step, rows * length),
+        "notes": list(_notes(settings, options, limit, context)),
+    }
+    fits = Fits(memory, rows=rows, length=length, limit=limit, cache=options.cache)
+    return Estimate(report, model, memory, fits)
+
+
+def memory_of_step(settings: Settings, directory: Path, rows: int = 2, length: int = 512) -> dict[str, Any]:
+    """The memory of a training step with AdamW, in short: for who constructs a model and asks for no more.
+
+    Args:
+        settings: The settled options; dtype, attention and checkpointing are theirs.
+        directory: The model's.
+        rows, length: The batch: what `test` takes if nobody says otherwise.
+    """
+    build = settings.build
+    precision = _precision(settings, EstimateOptions())
+    memory = Memory(
+        settings,
+        precision=precision,
+        attention=build.attn_implementation,
+        checkpointing=build.gradient_checkpointing,
+        device_type=_device_type(build),
+        directory=directory,
+    )
+    step = memory.training(rows, length)
+    setup = {"batch": f"{rows} x {length}", "precision": precision, "optimizer": "adamw"}
+    return {"setup": setup, **_training(step), "cache_per_token": memory.cache_per_token()}
+
+
+def _device_type(build: BuildOptions) -> str:
+    return "cuda" if build.device == "meta" else build.device.partition(":")[0]
+
+
+def _precision(settings: Settings, options: EstimateOptions) -> str:
+    dtype = parse_dtype(settings.build.dtype) if settings.build.dtype is not None else None
+    found = _PRECISIONS[dtype or torch.float32]
+    if options.precision is None:
+        return found
+    if dtype is not None and found != ("fp32" if options.precision == "mixed" else options.precision):
+        raise BuildError(
+            f"--precision {options.precision} and --dtype {settings.build.dtype} contradict each other: drop one"
+        )
+    return options.precision
+
+
+def _parameters(model: Any, step: Timeline, tokens: int) -> dict[str, Any]:
+    """Counts; `active` are those that multiply each token, found by what the forward pass computes."""
+    table = asdict(parameter_table(model))
+    ends = [end.weight for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
+    embedding = sum(p.numel() for p in {id(p): p for p in ends}.values())
+    by_dtype: dict[str, int] = {}
+    for parameter in model.parameters():
+        name = str(parameter.dtype).removeprefix("torch.")
+        by_dtype[name] = by_dtype.get(name, 0) + parameter.numel() * parameter.element_size()
+    return table | {
+        "embedding": embedding,
+        "non_embedding": table["total"] - embedding,
+        "active": step.total_flops("forward", "weights") // (2 * tokens),
+        "bytes_by_dtype": by_dtype,
+        "bytes_in": {name: table["total"] * size for name, size in (("float32", 4), ("bfloat16", 2), ("int8", 1))},
+    }
+
+
+def _training(step: Timeline) -> dict[str, Any]:
+    """The peak by what takes it, in the order in which people speak of it."""
+    peak = step.peak
+    order = (WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, LOGITS, BUFFERS, INPUTS)
+    return {
+        "peak": peak.bytes,
+        "phase": peak.phase,
+        "parts": {kind: peak.parts[kind] for kind in order if kind in peak.parts},
+        "weights": step.held[WEIGHTS],
+        "optimizer_state": step.held.get(OPTIMIZER, 0),
+        "gradients": step.most_of(GRADIENTS),
+        "activations": step.after("forward").get(ACTIVATIONS, 0),
+        "logits": step.most_of(LOGITS),
+    }
+
+
+def _generation(timeline: Timeline, memory: Memory, rows: int, context: int) -> dict[str, Any]:
+    peak, held = timeline.peak, timeline.after("decode").get(CACHE, 0)
+    return {
+        "peak": peak.bytes,
+        "phase": peak.phase,
+        "weights": timeline.held[WEIGHTS],
+        "rows": rows,
+        "context": context,
+        "cache": held,
+        "cache_per_token": memory.cache_per_token(),
+    }
+
+
+def _flops(step: Timeline, tokens: int) -> dict[str, float]:
+    """By token. Training is three times the forward pass by convention; what backward computes again is apart."""
+    weights, attention = (step.total_flops("forward", what) / tokens for what in ("weights", "attention"))
+    spent = sum(step.flops.values()) / tokens
+    return {
+        "forward": weights + attention,
+        "forward_weights": weights,
+        "forward_attention": attention,
+        "training": 3 * (weights + attention),
+        "computed": spent,
+        "step": spent * tokens,
+    }
+
+
+def _on(device: Device, found: Estimate, options: EstimateOptions, tell: Tell) -> dict[str, Any]:
+    """What a device can take, and how long it takes for it."""
+    tell(device.name)
+    rows, length, fits, report = options.batch_size, options.sequence_length, found.fits, found.report
+    speed, fitting = device.flops_in(report["setup"]["precision"]), fits.step_fits(device)
+    seconds = report["flops"]["step"] / (speed * options.utilization) if speed is not None and fitting else None
+    generation, context = report["generation"], fits.longest_generation(device)
+    read = generation["weights"] + generation["cache"]  # for each token, once
+    return {
+        "name": device.name,
+        "memory": device.memory,
+        "fits": fitting,
+        "batch": fits.most_rows(device),
+        "context": fits.longest(device),
+        "step_seconds": seconds,
+        "tokens_per_second": rows * length / seconds if seconds else None,
+        "generation_context": context,
+        "decode_tokens_per_second": (
+            rows * device.bandwidth / read if device.bandwidth and context >= generation["context"] else None
+        ),
+        "source": device.source,
+    }
+
+
+def _notes(settings: Settings, options: EstimateOptions, limit: int, context: int) -> Iterator[str]:
+    if settings.build.attn_implementation in ("flex_attention", "flash_attention_2"):
+        name = settings.build.attn_implementation
+        yield f"{name} is counted as sdpa's fused kernel, which keeps the same for backward"
+    longest = max(context, options.sequence_length)
+    if longest > limit:
+        yield f"{longest:,} tokens are more than the {limit:,} positions the model is made for"

@@ -1,0 +1,159 @@
+"""A model without memory, and what can be tried on it: a training step, a generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ..checkpoint.places import materialise
+from ..optimizers import FusedStepper, PlainStepper, Stepper, optimizer_of, state_tensors
+from .timeline import BUFFERS, CACHE, GRADIENTS, INPUTS, LOGITS, OPTIMIZER, WEIGHTS, Timeline
+from .trace import Trace
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained.
+
+    Args:
+        optimizer: sgd, adamw, adamw_fused, adam8bit or none.
+        fused: Each parameter takes its step within backward, and its gradient is freed.
+        autocast: Products in bfloat16, weights as they are.
+        device_type: Where it is trained: torch chooses an optimizer's implementation by it.
+    """
+
+    optimizer: str = "adamw"
+    fused: bool = False
+    autocast: bool = False
+    device_type: str = "cpu"
+
+
+class Stage:
+    """Tries a model; each try starts from the same state.
+
+    Args:
+        model: A causal language model on meta. It is changed: its parameters become fake ones of the CPU.
+        training: How it is trained; None where it is not.
+    """
+
+    def __init__(self, model: Any, training: Training | None = None) -> None:
+        self.model, self.training = model, training
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._trace: Trace | None = None
+        with self._fake:
+            materialise(model, torch.device("cpu"))
+            self._stepper = self._prepare(training) if training is not None else None
+        head = model.get_output_embeddings()
+        if head is not None:
+            head.register_forward_pre_hook(self._enter_head)
+
+    def train(self, rows: int, length: int) -> Timeline:
+        """One step, not the first: the optimizer has its state already.
+
+        Args:
+            rows: Of the batch.
+            length: Tokens in each, none of them padding.
+        """
+        assert self.training is not None
+        assert self._stepper is not None
+        self.model.train()
+        held = self._held() | {OPTIMIZER: state_tensors(self._stepper.optimizers)}
+        with self._fake, self._tracing(held, length) as trace:
+            trace.begin("forward")
+            with trace.making(INPUTS):
+                batch = torch.zeros(rows, length, dtype=torch.int64)
+            with torch.autocast("cpu", torch.bfloat16) if self.training.autocast else nullcontext():
+                loss = self.model(input_ids=batch, labels=batch, use_cache=False).loss
+            trace.begin("backward")
+            self._stepper.step(loss)
+            return trace.timeline()
+
+    def generate(self, rows: int, length: int, make_cache: Callable[[], Any] | None = None) -> Timeline:
+        """A prefill of all tokens but one, and the step of that one; the cache stays.
+
+        Args:
+            rows: Of the batch.
+            length: Tokens in each when the program ends, 2 at least.
+            make_cache: Makes the cache; None leaves that to the model.
+        """
+        from transformers.modeling_outputs import CausalLMOutputWithPast
+
+        name = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+        self.model.eval()
+        with self._fake, torch.no_grad(), self._tracing(self._held(), length) as trace:
+            trace.begin("prefill")
+            tokens = torch.zeros(rows, length - 1, dtype=torch.int64)
+            how = {"use_cache": True, "logits_to_keep": 1}
+            given = {name: make_cache()} if make_cache is not None else {}
+            out = self.model(input_ids=tokens, **given, **how)
+            cache = out[name]
+            del out, given
+            self._mark_cache(trace, cache)
+            trace.begin("decode")
+            out = self.model(input_ids=tokens[:, -1:], **{name: cache}, **how)
+            del out
+            self._mark_cache(trace, cache)
+            return trace.timeline()
+
+    @staticmethod
+    def _mark_cache(trace: Trace, cache: Any) -> None:
+        for layer in cache.layers:
+            for value in vars(layer).values():
+                if isinstance(value, Tensor):
+                    trace.mark(value, CACHE)
+
+    def _held(self) -> dict[str, Any]:
+        return {WEIGHTS: self.model.parameters(), BUFFERS: self.model.buffers()}
+
+    def _prepare(self, training: Training) -> Stepper:
+        """The stepper, its optimizers with the state that they have after a first step."""
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:  # before any hook of the stepper, which frees the gradient
+                parameter.register_post_accumulate_grad_hook(self._mark_gradient)
+        take = FusedStepper if training.fused else PlainStepper
+        stepper: Stepper = take(self.model, optimizer_of(training.optimizer, training.device_type))
+        for optimizer in stepper.optimizers:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                parameter.grad = torch.empty_like(parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+            if not training.fused:
+                optimizer.register_step_pre_hook(self._enter_update)
+        return stepper
+
+    @contextmanager
+    def _tracing(self, held: dict[str, Any], length: int) -> Iterator[Trace]:
+        self._trace = Trace(held, length)
+        try:
+            with self._trace:
+                yield self._trace
+        finally:
+            self._trace = None
+
+    def _mark_gradient(self, parameter: Tensor) -> None:
+        if self._trace is not None and parameter.grad is not None:
+            self._trace.mark(parameter.grad, GRADIENTS)
+
+    def _enter_update(self, *_: Any) -> None:
+        if self._trace is not None:
+            self._trace.begin("update")
+            self._trace.kind = OPTIMIZER
+
+    def _enter_head(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """From the head's input to its gradient, all that is made belongs to logits and loss."""
+        trace = self._trace
+        if trace is None:
+            return
+        kind, trace.kind = trace.kind, LOGITS
+
+        def leave(_: Tensor) -> None:
+            trace.kind = kind
+
+        if args[0].requires_grad:
+            args[0].register_hook(leave)  # type: ignore[no-untyped-call]

@@ -1,0 +1,149 @@
+"""Run a program on tensors that have no memory, and write down what it would allocate and compute.
+
+Fake tensors of torch go through the very operators that real ones of their device would, attention's choice of a
+kernel, autocast and recomputation included; a mode above them sees every tensor that comes out, and a weak reference to
+its storage tells when that goes. What stays unseen is what a kernel allocates for itself while it runs.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from .timeline import ACTIVATIONS, BUFFERS, WEIGHTS, Timeline
+
+aten: Any = torch.ops.aten
+
+
+class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches storages and counts operations while it is entered, within a `FakeTensorMode`.
+
+    Args:
+        held: The tensors that are there before, by what they are for; what tied ones share is counted once.
+        length: Tokens in a row: the answer where the program asks for an integer of a tensor, which has none. A truth
+            value is answered with no: nothing is packed, and no row is padded.
+    """
+
+    def __init__(self, held: Mapping[str, Iterable[Tensor]], length: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kind = ACTIVATIONS  # of what is made from now on
+        self._length = length
+        self._held: dict[str, int] = {}
+        self._known: dict[int, Any] = {}  # by address: the number of a storage, or None for one that is held
+        self._alive: dict[int, Any] = {}  # a reference, or for what is held the storage itself
+        self._sizes: list[int] = []
+        self._kinds: list[str] = []
+        self._events: list[int] = []
+        self._phases: dict[str, int] = {}
+        self._flops: dict[tuple[str, str], int] = {}
+        self._weights: set[int] = set()
+        for kind, tensors in held.items():
+            for tensor in tensors:
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._known:
+                    self._known[storage._cdata], self._alive[storage._cdata] = None, storage
+                    self._held[kind] = self._held.get(kind, 0) + storage.nbytes()
+                if kind in (WEIGHTS, BUFFERS):
+                    self._weights.add(storage._cdata)
+
+    def begin(self, phase: str) -> None:
+        """What follows belongs to this phase."""
+        self._phases[phase] = len(self._events)
+
+    @contextmanager
+    def making(self, kind: str) -> Iterator[None]:
+        """Storages made within the block are of this kind."""
+        before, self.kind = self.kind, kind
+        try:
+            yield
+        finally:
+            self.kind = before
+
+    def mark(self, tensor: Tensor, kind: str) -> None:
+        """Say what a tensor that exists is for."""
+        number = self._known.get(tensor.untyped_storage()._cdata)
+        if number is not None:
+            self._kinds[number - 1] = kind
+
+    def timeline(self) -> Timeline:
+        """What was seen so far."""
+        return Timeline(
+            dict(self._held),
+            tuple(self._sizes),
+            tuple(self._kinds),
+            tuple(self._events),
+            dict(self._phases),
+            dict(self._flops),
+        )
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default:
+            return self._answer(args[0].dtype)
+        result = func(*args, **kwargs)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._see(leaf.untyped_storage())
+        count = _counter(func._overloadpacket)
+        if count is not None:
+            what = (next(reversed(self._phases), ""), self._multiplied(func._overloadpacket, args))
+            self._flops[what] = self._flops.get(what, 0) + count(*args, **kwargs, out_val=result)
+        return result
+
+    def _answer(self, dtype: torch.dtype) -> bool | int | float:
+        if dtype == torch.bool:
+            return False
+        return 1.0 if dtype.is_floating_point else self._length
+
+    def _see(self, storage: Any) -> None:
+        address = storage._cdata
+        if address in self._known:
+            return
+        self._sizes.append(storage.nbytes())
+        self._kinds.append(self.kind)
+        number = self._known[address] = len(self._sizes)
+        self._events.append(number)
+
+        def gone(_: Any) -> None:
+            del self._known[address], self._alive[address]
+            self._events.append(-number)
+
+        self._alive[address] = weakref.ref(storage, gone)
+
+    def _multiplied(self, packet: Any, args: Any) -> str:
+        if packet in (aten.mm, aten.addmm, aten._scaled_mm):
+            return "weights"
+        operands = [arg for arg in args if isinstance(arg, Tensor)]
+        return "weights" if any(x.untyped_storage()._cdata in self._weights for x in operands) else "attention"
+
+
+def _counter(packet: Any) -> Callable[..., int] | None:
+    known: Mapping[Any, Any] = flop_registry
+    return _OF_CPU.get(packet) or known.get(packet)
+
+
+def _attention_forward(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    """Two products, as if every query saw every key: query [B, H, T, K], key and value [B, G, S, K]."""
+    pairs = prod(query.shape[:-1]) * key.shape[-2]
+    return 2 * pairs * (query.shape[-1] + value.shape[-1])
+
+
+def _attention_backward(_: Tensor, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> int:
+    """Five: the scores are computed again."""
+    pairs = prod(query.shape[:-1]) * key.shape[-2]
+    return 2 * pairs * (3 * query.shape[-1] + 2 * value.shape[-1])
+
+
+_OF_CPU: Mapping[Any, Callable[..., int]] = {  # which torch's own counter does not know
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}

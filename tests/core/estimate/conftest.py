@@ -1,0 +1,24 @@
+"""Settled options of a small model of a definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forgather_core.configurations import resolve
+from forgather_core.registry import registry
+from forgather_core.settings import Settings, settle
+
+Settle = Callable[..., Settings]
+DEFINITIONS = ("single_head", "causal_lm", "llama", "deepone", "mistral", "qwen3")
+
+
+@pytest.fixture
+def settled(tmp_path: Path) -> Settle:
+    def settled(template: str = "llama/4M", **given: Any) -> Settings:
+        return settle(resolve(template, registry(), tmp_path), given)
+
+    return settled

@@ -1,0 +1,74 @@
+"""Files of devices: those that Forgather knows, those of a user, and wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from forgather_core.errors import ConfigurationError
+from forgather_core.estimate.devices import load_devices
+
+
+def test_every_known_device_is_complete_and_has_a_source() -> None:
+    devices = load_devices()
+    assert [d.memory for d in devices] == sorted(d.memory for d in devices)
+    for device in devices:
+        assert device.source is not None
+        assert device.source.startswith("https://")
+        assert device.bandwidth is not None
+        fp32, bf16 = device.flops_in("fp32"), device.flops_in("bf16")
+        assert fp32 is not None
+        assert bf16 is not None
+        assert bf16 > fp32
+        assert device.flops_in("mixed") == bf16
+    h100 = next(d for d in devices if d.name.startswith("H100"))
+    assert h100.flops_in("bf16") == 989e12
+    assert h100.bandwidth == 3350e9
+
+
+def test_a_file_of_a_user_stands_for_the_known_ones(tmp_path: Path) -> None:
+    file = tmp_path / "devices.yaml"
+    file.write_text("Mine: {memory: 0.5, flops: {bf16: 10}}\n")
+    (mine,) = load_devices(file)
+    assert (mine.name, mine.memory, mine.bandwidth, mine.source) == ("Mine", 2**29, None, None)
+    assert mine.flops_in("fp32") is None
+    assert mine.flops_in("mixed") == 1e13
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "it must be a map"),
+        ("- a", "it must be a map"),
+        ("Mine: 5", "1:1: Mine: memory, bandwidth and flops are missing"),
+        ("\nMine: {memory: 1, memroy: 2}", "2:1: Mine: 'memroy' is none of bandwidth, flops, memory, source"),
+        ("Mine: {bandwidth: 1}", "memory is missing"),
+        ("Mine: {memory: -1}", "memory is '-1', and must be a number above zero"),
+        ("Mine: {memory: big}", "memory is 'big'"),
+        ("Mine: {memory: .inf}", "memory is 'inf'"),
+        ("Mine: {memory: true}", "memory is 'True'"),
+        ("Mine: {memory: 1, bandwidth: 0}", "bandwidth is '0'"),
+        ("Mine: {memory: 1, flops: 5}", "flops must be a map with fp32 and bf16"),
+        ("Mine: {memory: 1, flops: {fp8: 5}}", "flops must be a map with fp32 and bf16"),
+        ("Mine: {memory: 1, flops: {bf16: fast}}", "flops of bf16 is 'fast'"),
+        ("Mine: {memory: 1}\nMine: {memory: 2}", "Mine"),
+        ("a: [", ""),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_place(tmp_path: Path, text: str, why: str) -> None:
+    file = tmp_path / "devices.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as error:
+        load_devices(file)
+    assert str(file) in str(error.value)
+    assert why in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"--hardware: .*none\.yaml cannot be read: No such file"):
+        load_devices(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_devices(tmp_path / "binary.yaml")

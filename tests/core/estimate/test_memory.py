@@ -1,0 +1,171 @@
+"""What an estimate tells of memory and operations: exact where that can be counted otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from forgather_core.build import build
+from forgather_core.construct import construct
+from forgather_core.estimate import Memory
+from forgather_core.estimate.timeline import ACTIVATIONS, BUFFERS, CACHE, GRADIENTS, LOGITS, OPTIMIZER, WEIGHTS
+
+from .conftest import DEFINITIONS, Settle
+
+SMALL = {"num_hidden_layers": 2}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_weights_and_buffers_are_those_of_the_real_model(
+    settled: Settle, tmp_path: Path, definition: str, precision: str
+) -> None:
+    dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision]
+    settings = settled(definition, **SMALL, device="cpu", dtype=dtype, output_dir=tmp_path / "model")
+    made = construct(settings)
+    model: Any = build(made.directory.path, settings.build)
+    held = Memory(settings, precision=precision).training(2, 8).held
+    assert held[WEIGHTS] == sum(p.numel() * p.element_size() for p in model.parameters())
+    assert held.get(BUFFERS, 0) == sum(b.numel() * b.element_size() for b in model.buffers())
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters)
+    model(input_ids=torch.ones(1, 4, dtype=torch.int64), labels=torch.ones(1, 4, dtype=torch.int64)).loss.backward()
+    optimizer.step()
+    state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    assert held[OPTIMIZER] == sum(v.numel() * v.element_size() for v in state)
+
+
+def cache_of(model: Any, rows: int, length: int, kind: str) -> int:
+    """Bytes of the storages that generation really holds."""
+    from transformers import DynamicCache, StaticCache
+
+    cache = DynamicCache(config=model.config)
+    if kind == "static":
+        cache = StaticCache(config=model.config, max_cache_len=length)
+    model.generate(
+        torch.ones(rows, length - 1, dtype=torch.int64), past_key_values=cache, max_new_tokens=2, do_sample=False,
+        eos_token_id=None, attention_mask=torch.ones(rows, length - 1, dtype=torch.int64),
+    )  # fmt: skip
+    tensors = [v for layer in cache.layers for v in vars(layer).values() if isinstance(v, torch.Tensor)]
+    return sum({x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in tensors}.values())
+
+
+@pytest.mark.parametrize("length", [7, 40])
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_the_cache_is_the_real_one_to_the_byte(
+    settled: Settle, tmp_path: Path, definition: str, kind: str, length: int
+) -> None:
+    more = {"sliding_window": 16} if definition in ("llama", "deepone", "mistral", "qwen3") else {}
+    settings = settled(definition, **SMALL, **more, device="cpu", output_dir=tmp_path / "model")
+    model = construct(settings).model.eval()
+    told = Memory(settings).generation(3, length, kind).after("decode")[CACHE]
+    assert told == cache_of(model, 3, length, kind)
+
+
+def test_the_cache_of_grouped_heads_by_hand(settled: Settle) -> None:
+    memory = Memory(
+        settled("llama", num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3), precision="bf16"
+    )
+    per_token = 2 * 3 * 2 * 64 * 2  # keys and values, layers, heads, head_dim, bytes
+    assert memory.cache_per_token() == per_token
+    assert memory.generation(5, 33).after("decode")[CACHE] == 5 * 33 * per_token
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_operations_are_those_of_the_formula(settled: Settle, definition: str, attention: str) -> None:
+    rows, length = 2, 24
+    memory = Memory(settled(definition, **SMALL), attention=attention)
+    step, model = memory.training(rows, length), memory.model()
+    config = model.config
+    matrices = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embed_tokens" not in n)
+    if config.tie_word_embeddings:
+        matrices += model.get_output_embeddings().weight.numel()
+    tokens, layers = rows * length, config.num_hidden_layers
+    assert step.total_flops("forward", "weights") == 2 * matrices * tokens
+    heads = getattr(config, "num_attention_heads", 1)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    assert step.total_flops("forward", "attention") == layers * 4 * rows * heads * length**2 * head_dim
+    assert step.total_flops("backward", "weights") == 2 * step.total_flops("forward", "weights")
+
+
+CHANGES: tuple[dict[str, Any], ...] = (
+    {}, {"checkpointing": True}, {"fused": True}, {"precision": "mixed"}, {"attention": "eager"}, {"precision": "bf16"},
+)  # fmt: skip
+# Each definition once with each change is slow; a change for each is not.
+PAIRS = [
+    pytest.param(name, change, marks=[] if i == j else pytest.mark.slow, id=f"{name}-{change}")
+    for i, name in enumerate(DEFINITIONS)
+    for j, change in enumerate(CHANGES)
+]
+
+
+@pytest.mark.parametrize(("definition", "change"), PAIRS)
+def test_any_batch_is_told_by_two_as_by_itself(settled: Settle, definition: str, change: dict[str, Any]) -> None:
+    memory = Memory(settled(definition, **SMALL), device_type="cpu", **change)
+    batches = memory.batches(64)
+    assert batches.follows
+    for rows in (4, 9):
+        assert batches.peak(rows) == memory.training(rows, 64).peak.bytes
+
+
+def test_what_saves_memory_saves_it(settled: Settle) -> None:
+    settings = settled("llama/4M", num_hidden_layers=3)
+
+    def peak(**how: Any) -> int:
+        return Memory(settings, device_type="cpu", **how).training(4, 128).peak.bytes
+
+    plain = peak()
+    assert peak(checkpointing=True) < 0.8 * plain
+    assert peak(optimizer="sgd", checkpointing=True, fused=True) < peak(optimizer="sgd", checkpointing=True)
+    assert peak(precision="bf16") < 0.7 * plain
+    assert peak(attention="eager") > plain
+    states = {name: Memory(settings, optimizer=name).training(1, 16).held.get(OPTIMIZER, 0) for name in OPTIMIZERS}
+    weights = Memory(settings).training(1, 16).held[WEIGHTS]
+    assert states["sgd"] == states["none"] == 0
+    assert states["adamw"] == pytest.approx(2 * weights, rel=1e-3)
+    assert states["adamw_fused"] == states["adamw"]
+    assert states["adam8bit"] == pytest.approx(0.5 * weights, rel=0.05)
+
+
+OPTIMIZERS = ("sgd", "adamw", "adamw_fused", "adam8bit", "none")
+
+
+def test_the_parts_of_a_step_are_told_apart(settled: Settle) -> None:
+    settings = settled("llama/4M")
+    rows, length, vocab = 2, 32, 2000
+    step = Memory(settings, device_type="cpu").training(rows, length)
+    weights = step.held[WEIGHTS]
+    assert step.most_of(GRADIENTS) == weights
+    # Logits, their copy in float32 is themselves; log-probabilities; and the gradients of both.
+    assert 2 * rows * length * vocab * 4 <= step.most_of(LOGITS) <= 5 * rows * length * vocab * 4
+    assert step.after("backward")[ACTIVATIONS] < 1000  # the norms of the gradients
+    assert step.after("update")[GRADIENTS] == 0
+    assert list(step.phases) == ["forward", "backward", "update"]
+
+
+def test_on_cuda_torch_updates_all_parameters_at_once(settled: Settle) -> None:
+    settings = settled("llama/4M")
+    peaks = {
+        name: Memory(settings, optimizer=name, device_type="cuda").training(1, 2) for name in ("adamw", "adamw_fused")
+    }
+    weights = peaks["adamw"].held[WEIGHTS]
+    assert peaks["adamw"].peak.phase == "update"
+    assert peaks["adamw"].peak.bytes == pytest.approx(5 * weights, rel=0.01)
+    assert peaks["adamw_fused"].peak.bytes == pytest.approx(4 * weights, rel=0.01)
+
+
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_a_model_that_asks_for_the_value_of_a_tensor_is_traced(settled: Settle, rope: str) -> None:
+    from tests.plugins.tiny import ROPE
+
+    parameters = ROPE[rope]
+    if rope == "longrope":
+        parameters = parameters | {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32}
+    memory = Memory(settled("llama/4M", rope_parameters=parameters))
+    assert memory.training(2, 16).peak.bytes > 0
+    assert memory.generation(2, 16).peak.bytes > 0
