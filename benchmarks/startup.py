@@ -1,15 +1,20 @@
 """CPU time of help pages, as a ratio to that of a bare Typer hello-world in the same run.
 
 python benchmarks/startup.py [RUNS]
+
+The bound is for Typer from 0.29 on, which builds a pydantic adapter for each parameter: our pages need none. With older
+releases the bare program takes 0.4 of that time and our pages take what they take with 0.29.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 HELLO = """
@@ -30,38 +35,53 @@ PAGES = {
     "forgather -t llama/4M model --help": ["-t", "llama/4M", "model", "--help"],
     "forgather -t llama/4M model test --help": ["-t", "llama/4M", "model", "test", "--help"],
 }
-BOUND = 1.0
+BOUND = 0.75
 
 
 def main() -> int:
-    """Print the table; exit code 1 where a page costs more than the bare program."""
+    """Print the table; exit code 1 where a page costs more than `BOUND` of the bare program."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     with tempfile.TemporaryDirectory() as folder:
         hello = Path(folder) / "hello.py"
         hello.write_text(HELLO, encoding="utf-8")
         commands = {"bare Typer hello-world": [str(hello)]}
         commands |= {name: ["-m", "forgather_cli.main", *arguments] for name, arguments in PAGES.items()}
+        # As installed programs have it: all modules are compiled, ours in the checkout as well as Typer's.
+        env = os.environ | {"NO_COLOR": "1", "PYTHONPYCACHEPREFIX": folder}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
         times: dict[str, list[float]] = {name: [] for name in commands}
         for number in range(runs + 1):  # in turns, so that a busy moment hits all of them; the first warms caches
             for name, arguments in commands.items():
-                spent = _cpu_seconds([sys.executable, *arguments])
+                spent = _cpu_seconds([sys.executable, *arguments], env)
                 if number:
                     times[name].append(spent)
     base = min(times["bare Typer hello-world"])
-    print(f"{'':42}{'CPU ms, best':>14}{'ratio':>8}   ({runs} runs, Python {sys.version.split()[0]})")
+    print(f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, Typer {version('typer')}")
+    print(f"{'':42}{'CPU ms, best':>14}{'ratio':>8}   ({runs} runs, bound {BOUND})")
     worst = 0.0
     for name, values in times.items():
         ratio = min(values) / base
-        worst = max(worst, ratio)
+        if name in PAGES:
+            worst = max(worst, ratio)
         print(f"{name:42}{min(values) * 1000:14.1f}{ratio:8.2f}")
     return int(worst > BOUND)
 
 
-def _cpu_seconds(command: list[str]) -> float:
+def _cpu_seconds(command: list[str], env: dict[str, str]) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"NO_COLOR": "1"})
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def _processor() -> str:
+    """The processor as Linux names it; elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ def construction(report: Mapping[str, Any]) -> RenderableType:
         options("Configuration", report["options"]),
         pairs("Tokenizer", {name.replace("_", " "): value for name, value in report["tokenizer"].items()}),
         parameters(report["parameters"]),
+        memory(report["memory"]),
         loaders(report["loaders"]),
     ]
     parts += [_loaded(report["loaded"])] if report["loaded"] else []
@@ -62,6 +63,20 @@ def parameters(table: Mapping[str, Any]) -> RenderableType:
 def _shape(name: str, shape: Sequence[int], names: int) -> str:
     text = _sizes(shape)
     return text if names == 1 else f"{name} {text}"
+
+
+def memory(step: Mapping[str, Any]) -> RenderableType:
+    """The memory of a training step, in short."""
+    return pairs(
+        f"Memory of a training step: {', '.join(step['setup'].values())} (more: estimate)",
+        {
+            "weights": bytes_of(step["weights"]),
+            "gradients": bytes_of(step["gradients"]),
+            "optimizer": bytes_of(step["optimizer_state"]),
+            "activations": f"{bytes_of(step['activations'])}, logits and loss {bytes_of(step['logits'])}",
+            "peak": f"{bytes_of(step['peak'])}, in {step['phase']}",
+        },
+    )
 
 
 def loaders(rows: Sequence[Mapping[str, Any]]) -> RenderableType:

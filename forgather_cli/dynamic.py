@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from forgather_core.errors import ForgatherError
 from forgather_core.option_spec import OptionSpec, specs_of
 from forgather_core.registry import SHARED_OPTIONS, registry
-from forgather_core.shared_options import OUTPUT, SHOW, TRIAL
+from forgather_core.shared_options import ESTIMATE, OUTPUT, SHOW, STEP, TRIAL
 
 from .help_page import page
 from .options import Given, shown_default, skip_conversion, typer_parameters
@@ -21,6 +22,7 @@ from .options import Given, shown_default, skip_conversion, typer_parameters
 if TYPE_CHECKING:
     from forgather_core.configurations import Configuration
 
+_NO_BRACES = {ord("{"): "", ord("}"): ""}  # which Typer puts around what must be given
 CHOOSE = "choose a model definition, for example: forgather -t llama/4M model construct ('forgather ls' lists them)"
 
 
@@ -30,8 +32,8 @@ class Session:
 
     configuration: Configuration | None = None
     error: ForgatherError | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
+    parsing_words: bool = False  # while arguments without options are parsed: they need no parameters
 
     @classmethod
     def of(cls, ctx: typer.Context) -> Session:
@@ -53,13 +55,23 @@ class Session:
                 session.configuration = resolve(template, registry(), Path(root.get("project") or "."))
             except ForgatherError as error:
                 session.error = error  # raised by parse_args: Typer asks for parameters while it prints an error
-        session.parameters = typer_parameters(session.specs())
         return session
 
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """Typer's parameters for the options, by name; the same objects each time."""
+        return typer_parameters(self.specs)
+
+    @cached_property
     def specs(self) -> list[OptionSpec]:
         """The options of the chosen definition, then the shared ones."""
         own = specs_of(self.configuration.definition.options) if self.configuration else ()
-        return [*own, *(spec for group in SHARED_OPTIONS for spec in specs_of(group))]
+        return [*own, *self.shared.values()]
+
+    @cached_property
+    def shared(self) -> dict[str, OptionSpec]:
+        """The options that every definition has, by name."""
+        return {spec.name: spec for group in SHARED_OPTIONS for spec in specs_of(group)}
 
     def preset_values(self) -> dict[str, Any]:
         """What the layers of the configuration set, unconverted: for the defaults of a help page."""
@@ -77,20 +89,25 @@ class DynamicOptions:
         own = super().get_params(ctx)  # type: ignore[misc]
         for parameter in own:
             skip_conversion(parameter)
-        return [*own[:-1], *Session.of(ctx).parameters.values(), *own[-1:]]
+        session = Session.of(ctx)
+        return own if session.parsing_words else [*own[:-1], *session.parameters.values(), *own[-1:]]
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         """Parse, and keep the values that were given; the innermost command wins."""
         session = Session.of(ctx)
         if session.error is not None and not ctx.resilient_parsing:
             raise session.error
+        only_words = all(word[:1] != "-" or word in ctx.help_option_names for word in args)
+        session.parsing_words = only_words
         try:
             rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
         except Exception as error:
             if not ctx.resilient_parsing and hasattr(error, "option_name") and hasattr(error, "possibilities"):
                 raise typer.BadParameter(_unknown_option(session, error), ctx=ctx) from None
             raise
-        for name in session.parameters:
+        finally:
+            session.parsing_words = False
+        for name in () if only_words else session.parameters:
             value = ctx.params.pop(name, None)  # Typer hands the callback only what its signature names
             if isinstance(value, Given):
                 session.given[name] = value.value
@@ -106,7 +123,11 @@ class DynamicOptions:
             commands = [(name, _about(self.commands[name])) for name in self.list_commands(ctx)]  # type: ignore[arg-type]
             sections.insert(0, ("Commands", commands))
         sections.append(("Help", [("-h, --help", "Show this page")]))
+        arguments = [p for p in self.params if p.param_type_name == "argument"]  # type: ignore[attr-defined]
+        if arguments:
+            sections.insert(0, ("Arguments", [(p.metavar or p.human_readable_name, p.help or "") for p in arguments]))
         usage = ctx.command_path + " " + " ".join(self.collect_usage_pieces(ctx))  # type: ignore[attr-defined]
+        usage = usage.translate(_NO_BRACES)
         if session.configuration is not None:
             usage = usage.replace("forgather ", f"forgather -t {ctx.find_root().params['template']} ", 1)
         return page(usage, _about(self), sections, self._epilog(session))
@@ -115,11 +136,10 @@ class DynamicOptions:
         values = session.preset_values()
         sections: dict[str, list[tuple[str, str]]] = {}
         own_title = "Options of " + (session.configuration.name if session.configuration else "")
-        for parameter in session.parameters.values():
-            spec: OptionSpec = parameter.forgather_spec
+        for spec in session.specs:
             title = spec.info.group or own_title
             if self.shown_groups is None or title in self.shown_groups:
-                sections.setdefault(title, []).append((_names(parameter, spec), _explanation(spec, values)))
+                sections.setdefault(title, []).append((_names(spec), _explanation(spec, values)))
         return list(sections.items())
 
     def _epilog(self, session: Session) -> str:
@@ -144,7 +164,13 @@ class DynamicCommand(DynamicOptions, TyperCommand):
 class TrialCommand(DynamicCommand):
     """`test`: its own options are shown on its page."""
 
-    shown_groups = (TRIAL,)
+    shown_groups = (STEP, TRIAL)
+
+
+class EstimateCommand(DynamicCommand):
+    """`estimate` and `compare`: likewise."""
+
+    shown_groups = (STEP, ESTIMATE, OUTPUT)
 
 
 class ShowCommand(DynamicCommand):
@@ -183,12 +209,6 @@ class PlainGroup(PlainPage, TyperGroup):
     """A group of commands without dynamic options."""
 
 
-class RootGroup(PlainGroup):
-    """`forgather`."""
-
-    epilog_text = "A first model: forgather -t llama/4M model --device cpu --save-checkpoint construct"
-
-
 class PlainCommand(PlainPage, TyperCommand):
     """A command without dynamic options."""
 
@@ -214,8 +234,8 @@ def _about(command: Any) -> str:
     return " ".join((command.help or "").split())
 
 
-def _names(parameter: Any, spec: OptionSpec) -> str:
-    names = ", ".join([*sorted(parameter.opts, key=len), *parameter.secondary_opts])
+def _names(spec: OptionSpec) -> str:
+    names = ", ".join(spec.flags)
     return names if spec.kind is bool else f"{names} {spec.metavar}"
 
 
@@ -230,7 +250,7 @@ def _unknown_option(session: Session, error: Any) -> str:
     flag = error.option_name
     if flag in {"-t", "--template", "-p", "--project"}:
         return f"{flag} goes before 'model': forgather {flag} {'NAME' if 't' in flag else 'DIR'} model ..."
-    known = {opt for p in session.parameters.values() for opt in (*p.opts, *p.secondary_opts)}
+    known = [spelling for spec in session.specs for spelling in spec.flags]
     hint = did_you_mean(flag, known, "{}")
     name = session.configuration.definition.name if session.configuration is not None else None
     owners = [

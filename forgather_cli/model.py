@@ -1,4 +1,4 @@
-"""`forgather model`: construct, test, show."""
+"""`forgather model`: construct, test, show, estimate, compare."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from forgather_core.errors import ForgatherError
 from forgather_core.option_spec import specs_of
-from forgather_core.shared_options import RunOptions, ShowOptions, TrialOptions
+from forgather_core.shared_options import EstimateOptions, RunOptions, ShowOptions, TrialOptions
 
-from .dynamic import CHOOSE, DynamicCommand, DynamicGroup, Session, ShowCommand, TrialCommand
+from .dynamic import CHOOSE, DynamicCommand, DynamicGroup, EstimateCommand, Session, ShowCommand, TrialCommand
 
 if TYPE_CHECKING:
     from forgather_core.construct import Construction
@@ -29,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings=HELP,
-    help="Construct, test or show the model of a definition.",
+    help="Construct, test, show, estimate or compare models of definitions.",
 )
 
 
@@ -78,20 +78,69 @@ def show(ctx: typer.Context) -> None:
     asked.answer(report, drawings.settings(report))
 
 
-class _Asked:
-    """What the command line asked for: settled, and checked where it costs nothing."""
+@app.command(cls=EstimateCommand, context_settings=HELP)
+def estimate(ctx: typer.Context) -> None:
+    """Estimate parameters, memory and compute, and what the model fits on. Builds nothing."""
+    asked = _Asked(ctx)
+    from forgather_core.estimate import estimate as run
 
-    def __init__(self, ctx: typer.Context) -> None:
+    from . import estimate_drawings, progress
+
+    with progress.spinner() as tell:
+        report = run(asked.settings, asked.estimate, tell)
+    asked.answer(report, estimate_drawings.estimate(report))
+
+
+@app.command(cls=EstimateCommand, context_settings=HELP)
+def compare(
+    ctx: typer.Context,
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL", help="Definitions, presets or configurations, as for -t")
+    ],
+) -> None:
+    """Compare models: options that differ, parameters, memory, compute. With -t, that model is the first."""
+    first = [_Asked(ctx)] if Session.of(ctx).configuration is not None else []
+    asked = [*first, *(_Asked(ctx, name) for name in models)]
+    if len(asked) < 2:
+        raise typer.BadParameter("compare needs two models: name another, or one with -t", ctx=ctx)
+    from forgather_core.estimate import compare as run
+
+    from . import estimate_drawings, progress
+
+    with progress.spinner() as tell:
+        report = run([one.settings for one in asked], asked[0].estimate, tell)
+    asked[0].answer(report, estimate_drawings.comparison(report))
+
+
+class _Asked:
+    """What the command line asked for: settled, and checked where it costs nothing.
+
+    Args:
+        ctx: Of the command.
+        template: The model; None is that of -t. Another takes the shared options that were given, and not those of a
+            definition: they are of the model of -t.
+    """
+
+    def __init__(self, ctx: typer.Context, template: str | None = None) -> None:
         session = Session.of(ctx)
-        if session.configuration is None:
-            raise typer.BadParameter(CHOOSE, ctx=ctx.find_root())
-        given = dict(session.given)
         self.project = Path(ctx.find_root().params.get("project") or ".")
+        configuration, given = session.configuration, dict(session.given)
+        if template is not None:
+            from forgather_core.configurations import resolve
+            from forgather_core.registry import registry
+
+            configuration = resolve(template, registry(), self.project)
+            given = {name: value for name, value in given.items() if name in session.shared}
+        if configuration is None:
+            raise typer.BadParameter(CHOOSE, ctx=ctx.find_root())
         self.run: RunOptions = _take(RunOptions, given)
-        owners = {"test": TrialOptions, "show": ShowOptions}
-        self.idle = [(s.flag, name) for name, group in owners.items() for s in specs_of(group) if s.name in given]
+        self.idle = _idle(ctx.info_name, given)
         self.trial: TrialOptions = _take(TrialOptions, given)
+        self.estimate: EstimateOptions = _take(EstimateOptions, given)
         self.show: ShowOptions = _take(ShowOptions, given)
+        for group in (RunOptions, TrialOptions, EstimateOptions, ShowOptions):
+            for spec in specs_of(group):
+                given.pop(spec.name, None)
         if self.run.output_file is not None:
             from .render import check_output
 
@@ -99,7 +148,7 @@ class _Asked:
         self._editor = _editor() if self.run.edit else []
         from forgather_core.settings import settle
 
-        self.settings: Settings = settle(session.configuration, given)
+        self.settings: Settings = settle(configuration, given)
 
     def construct(self) -> Construction:
         """Construct the model, and show how that goes."""
@@ -131,7 +180,18 @@ class _Asked:
 
 def _take(options: type, given: dict[str, Any]) -> Any:
     names = [spec.name for spec in specs_of(options)]
-    return options(**{name: given.pop(name) for name in names if name in given})
+    return options(**{name: given[name] for name in names if name in given})
+
+
+def _idle(command: str | None, given: dict[str, Any]) -> list[tuple[str, str]]:
+    """The flags that were given and do nothing in this command, each with the commands that they belong to."""
+    owners: dict[str, list[str]] = {}
+    flags: dict[str, str] = {}
+    for name, group in (("test", TrialOptions), ("estimate", EstimateOptions), ("show", ShowOptions)):
+        for spec in specs_of(group):
+            owners.setdefault(spec.name, []).append(name)
+            flags[spec.name] = spec.flag
+    return [(flags[n], " and ".join(o)) for n, o in owners.items() if n in given and command not in o]
 
 
 def _editor() -> list[str]:

@@ -44,14 +44,14 @@ def _cli_type(spec: OptionSpec) -> Any:
 
 
 def _declaration(spec: OptionSpec) -> Any:
-    negation = f"/--no-{spec.flag[2:]}" if spec.kind is bool and spec.info.negatable else ""
     more: dict[str, Any] = {}
     if isinstance(spec.kind, tuple):
         choices = [str(choice) for choice in spec.kind]
         more["autocompletion"] = lambda incomplete: [c for c in choices if c.startswith(incomplete)]
     if spec.kind is not bool:
         more["metavar"] = spec.metavar
-    return typer.Option(spec.flag + negation, *spec.info.flags, help=spec.info.help, show_default=False, **more)
+    flag = f"{spec.flag}/{spec.negation}" if spec.negation else spec.flag
+    return typer.Option(flag, *spec.info.flags, help=spec.info.help, show_default=False, **more)
 
 
 def _convert_with(parameter: Any, spec: OptionSpec) -> None:
@@ -64,7 +64,6 @@ def _convert_with(parameter: Any, spec: OptionSpec) -> None:
             raise typer.BadParameter(f"{given_flag(parameter, spec)}: {error}", ctx=ctx) from None
 
     parameter.process_value = process_value
-    parameter.forgather_spec = spec
 
 
 def given_flag(parameter: Any, spec: OptionSpec) -> str:

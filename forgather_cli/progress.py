@@ -35,6 +35,18 @@ def steps(count: int) -> Iterator[Callable[[Step], None] | None]:
 
 
 @contextmanager
+def spinner() -> Iterator[Callable[[str], None] | None]:
+    """What is being looked at, on the line of the cursor."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        yield status.update
+
+
+@contextmanager
 def watch() -> Iterator[Watch]:
     """What `construct` tells: who holds the directory, and bars of bytes verified, loaded and saved."""
     from forgather_core.construct import Watch

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from .definition import ModelDefinition
 from .errors import ConfigurationError, UnknownDefinitionError
@@ -18,8 +18,7 @@ from .yaml_text import YamlError, YamlText, parse_yaml
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """Values from one place, later layers over earlier ones.
 
     Args:
@@ -42,8 +41,7 @@ class Layer:
         return f"{self.file if self.file is not None else self.label}:{line}:{column}"
 
 
-@dataclass(frozen=True)
-class Configuration:
+class Configuration(NamedTuple):
     """A definition with the layers that lie over its defaults, lowest first.
 
     Args:
@@ -57,7 +55,7 @@ class Configuration:
     definition: ModelDefinition
     layers: tuple[Layer, ...]
     default_model_name: str
-    notes: Mapping[str, Any] = field(default_factory=dict)  # source, parameters, description: of the top file only
+    notes: Mapping[str, Any] = MappingProxyType({})  # source, parameters, description: of the top file only
 
 
 NOTES = {"source": str, "parameters": int, "description": str}  # said of a configuration, not settings

@@ -6,11 +6,10 @@ import dataclasses
 import math
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from .errors import DefinitionError
 from .option import METADATA_KEY, OptionInfo
@@ -21,8 +20,7 @@ TRUE_WORDS = frozenset({"true", "yes", "on", "1"})
 FALSE_WORDS = frozenset({"false", "no", "off", "0"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class OptionSpec:
+class OptionSpec(NamedTuple):
     """One option: a field of an options dataclass, understood.
 
     Args:
@@ -43,6 +41,17 @@ class OptionSpec:
     def flag(self) -> str:
         """The flag, `--hidden-size`."""
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def negation(self) -> str | None:
+        """The flag that says no, `--no-tie-word-embeddings`, where the option has one."""
+        return f"--no-{self.flag[2:]}" if self.kind is bool and self.info.negatable else None
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Every spelling, the short ones first and the negation last."""
+        spellings = sorted((self.flag, *self.info.flags), key=len)
+        return (*spellings, self.negation) if self.negation else tuple(spellings)
 
     @property
     def metavar(self) -> str:

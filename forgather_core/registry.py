@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,7 +16,7 @@ from .definition import ModelDefinition
 from .errors import DefinitionError, UnknownDefinitionError
 from .hookspecs import ENTRY_POINT_GROUP, PROJECT, ForgatherHooks
 from .option_spec import did_you_mean, specs_of
-from .shared_options import BuildOptions, DirectoryOptions, RunOptions, ShowOptions, TrialOptions
+from .shared_options import BuildOptions, DirectoryOptions, EstimateOptions, RunOptions, ShowOptions, TrialOptions
 
 DISABLE_VARIABLE = "FORGATHER_DISABLE_PLUGINS"
 RESERVED_KEYS = frozenset({"extends", "source", "parameters", "description"})
@@ -55,8 +56,11 @@ class Registry:
         self._manager.add_hookspecs(ForgatherHooks)
         self.plugins: dict[str, Plugin] = {}
         disabled = {name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",")}
-        for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: (e.name, _dist_name(e.dist))):
-            self._add(entry_point, disabled)
+        points = list(entry_points(group=ENTRY_POINT_GROUP))
+        offers = Counter(point.name for point in points)
+        # A distribution's name is read from a file of its own, so only where two of them offer one name.
+        for point in sorted(points, key=lambda e: (e.name, _dist_name(e.dist) if offers[e.name] > 1 else "")):
+            self._add(point, disabled)
 
     def _add(self, entry_point: EntryPoint, disabled: set[str]) -> None:
         twin = self.plugins.get(entry_point.name)
@@ -184,7 +188,10 @@ def _check_definition(definition: Any) -> None:
         raise DefinitionError(f"'{name}' has no preset '{definition.default_preset}', its default one")
 
 
-SHARED_OPTIONS: tuple[type, ...] = (DirectoryOptions, BuildOptions, RunOptions, TrialOptions, ShowOptions)
+# Two of them may have an option in common, from a class that both extend.
+SHARED_OPTIONS: tuple[type, ...] = (
+    DirectoryOptions, BuildOptions, RunOptions, TrialOptions, EstimateOptions, ShowOptions,
+)  # fmt: skip
 
 
 @cache

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -18,8 +17,7 @@ class YamlError(ValueError):
         self.problem, self.line, self.column = problem, line, column
 
 
-@dataclass(frozen=True)
-class YamlText:
+class YamlText(NamedTuple):
     """A parsed document: its value, and where each part of it stands."""
 
     value: Any

@@ -19,6 +19,8 @@ COMMANDS = {
     "Construct": ["-t", "llama/4M", "model", "construct"],
     "Test": ["-t", "llama/4M", "model", "test"],
     "Show": ["-t", "llama/4M", "model", "show"],
+    "Estimate": ["-t", "llama/4M", "model", "estimate"],
+    "Compare": ["model", "compare"],
     "Checkpoints": ["checkpoint"],
     "Inspect a checkpoint": ["checkpoint", "inspect"],
     "Convert a checkpoint": ["checkpoint", "convert"],

@@ -31,7 +31,7 @@ def complete(line: str) -> list[str]:
         ("forgather -t zzz", []),
         ("forgather -t llama/zzz", []),
         ("forgather -t llama mo", ["model"]),
-        ("forgather -t llama model ", ["construct", "test", "show"]),
+        ("forgather -t llama model ", ["construct", "test", "show", "estimate", "compare"]),
         ("forgather -t llama model --hid", ["--hidden-size"]),
         ("forgather -t llama model --hidden-size 3 --num-h", ["--num-hidden-layers"]),
         ("forgather -t llama model --hidden-size nonsense --num-h", ["--num-hidden-layers"]),

@@ -95,6 +95,7 @@ OF_THE_ROOT = [
     ("model show", "choose a model definition, for example: forgather -t llama/4M"),
     ("model construct", "choose a model definition"),
     ("modle show", r"No such command 'modle'\. Did you mean 'model'\?"),
+    ("chekpoint", r"No such command 'chekpoint'\. Did you mean 'checkpoint'\?"),
     ("zzz", "No such command 'zzz'"),
     ("--zzz ls", "No such option: --zzz"),
     ("ls extra", "unexpected extra argument"),

@@ -15,7 +15,7 @@ import pytest
 
 from forgather_core.option_spec import OptionSpec, specs_of
 from forgather_core.registry import SHARED_OPTIONS, registry
-from forgather_core.shared_options import TrialOptions
+from forgather_core.shared_options import EstimateOptions, TrialOptions
 
 from .conftest import LLAMA, Cli, start
 
@@ -30,6 +30,8 @@ PAGES = {
     "construct": ("model", "construct"),
     "test": ("model", "test"),
     "show_llama_4m": (*LLAMA, "show"),
+    "estimate_llama_4m": (*LLAMA, "estimate"),
+    "compare": ("model", "compare"),
     "checkpoint": ("checkpoint",),
     "checkpoint_inspect": ("checkpoint", "inspect"),
     "checkpoint_convert": ("checkpoint", "convert"),
@@ -37,7 +39,7 @@ PAGES = {
 
 
 def shared() -> list[OptionSpec]:
-    return [spec for group in SHARED_OPTIONS for spec in specs_of(group)]
+    return list({spec.name: spec for group in SHARED_OPTIONS for spec in specs_of(group)}.values())
 
 
 def of_llama() -> list[OptionSpec]:
@@ -133,9 +135,12 @@ def test_without_a_definition_only_shared_options_are_told(cli: Cli) -> None:
     assert "forgather -t NAME model --help" in page
 
 
-def test_the_page_of_test_shows_what_only_it_takes(cli: Cli) -> None:
-    page = cli(*LLAMA, "test", "--help").out
-    assert all(spec.flag in page for spec in specs_of(TrialOptions))
+@pytest.mark.parametrize(
+    ("command", "options"), [("test", TrialOptions), ("estimate", EstimateOptions), ("compare", EstimateOptions)]
+)
+def test_the_page_of_a_command_shows_what_only_it_takes(cli: Cli, command: str, options: type) -> None:
+    page = cli(*LLAMA, command, "--help").out
+    assert all(spec.flag in page for spec in specs_of(options))
     assert "--hidden-size" not in page
 
 

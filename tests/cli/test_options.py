@@ -56,9 +56,11 @@ SETTLED = [
 OF_A_RUN = ["--refresh-model", "-r", "--keep", "--output-file x.txt", "-o x.txt", "--edit", "-e", "--json"]
 OF_A_TEST = ["--batch-size 3", "--sequence-length 64", "--steps 5", "--dataset-project d", "--dataset-config c"]
 OF_A_TEST += ["--packed", "--lr 0.1", "--fuse-optim-with-backward"]
+OF_AN_ESTIMATE = ["--optimizer sgd", "--precision bf16", "--context 128", "--cache static", "--utilization 0.3"]
+OF_AN_ESTIMATE += ["--hardware d.yaml"]
 OF_A_SHOW = ["--init"]
 OF_A_DIRECTORY = ["--like d"]  # its values are the directory's: tests/core/test_like.py
-ALL_OTHERS = [*OF_A_RUN, *OF_A_TEST, *OF_A_SHOW, *OF_A_DIRECTORY]
+ALL_OTHERS = [*OF_A_RUN, *OF_A_TEST, *OF_AN_ESTIMATE, *OF_A_SHOW, *OF_A_DIRECTORY]
 
 
 def name_of(flag: str) -> str:
@@ -81,7 +83,7 @@ def test_an_option_means_the_same_before_and_after_the_command(
 
 
 @pytest.mark.parametrize("words", ALL_OTHERS)
-@pytest.mark.parametrize("command", ["construct", "test", "show"])
+@pytest.mark.parametrize("command", ["construct", "test", "show", "estimate"])
 def test_every_command_takes_every_option_on_both_sides(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, words: str, command: str
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import LLAMA, SCRIPT, start
+from .conftest import LLAMA, SCRIPT, Cli, start
 
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
 SETTLING = ("omegaconf", "pydantic", "antlr4")
@@ -55,6 +55,24 @@ def test_help_and_completion_import_nothing_heavy(arguments: tuple[str, ...], en
 @pytest.mark.parametrize("arguments", [("ls",), ("plugins",), (*LLAMA, "show"), (*LLAMA, "show", "--json")])
 def test_what_tells_without_building_imports_no_torch(arguments: tuple[str, ...]) -> None:
     assert not imported(*arguments) & set(HEAVY)
+
+
+def test_a_page_of_model_makes_no_other_group() -> None:
+    assert "forgather_cli.checkpoint" not in imported(*LLAMA, "--help")
+    assert "forgather_cli.checkpoint" in imported("checkpoint", "--help")
+
+
+@pytest.mark.parametrize("words", [("--help",), ("-h",), ("test", "--help"), ("show",), ("show", "extra"), ("shw",)])
+def test_arguments_without_options_need_no_parameters(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    expected = cli(*LLAMA, *words)
+
+    def refuse(_: object) -> None:
+        pytest.fail("Typer's parameters were made")
+
+    monkeypatch.setattr("forgather_cli.dynamic.typer_parameters", refuse)
+    assert cli(*LLAMA, *words) == expected
 
 
 def test_the_help_of_a_file_needs_no_omegaconf_either() -> None:

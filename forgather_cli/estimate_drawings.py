@@ -1,0 +1,181 @@
+"""What `estimate` tells, as rich drawings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from .drawings import notes, parameters
+from .render import bytes_of, grid, pairs, text_of
+
+_BAR = 30  # characters of the longest bar
+
+
+def estimate(report: Mapping[str, Any]) -> RenderableType:
+    """Parameters, memory of training and generation, operations, devices."""
+    setup = {name.replace("_", " "): text_of(value) for name, value in report["setup"].items()}
+    return Group(
+        pairs(f"Estimate of {report['model_name']}", setup),
+        parameters(report["parameters"]),
+        _counts(report["parameters"]),
+        _training(report["training"]),
+        _generation(report["generation"]),
+        _flops(report["flops"]),
+        _devices(report["devices"], report["setup"]),
+        notes(report["notes"]),
+    )
+
+
+def _counts(table: Mapping[str, Any]) -> RenderableType:
+    sizes = ", ".join(f"{bytes_of(size)} in {name}" for name, size in table["bytes_in"].items())
+    return pairs(
+        "Counts",
+        {
+            "embedding": f"{table['embedding']:,} (input and head, a tied one once)",
+            "non-embedding": f"{table['non_embedding']:,}",
+            "active": f"{table['active']:,} (multiply each token)",
+            "size": sizes,
+        },
+    )
+
+
+def _training(training: Mapping[str, Any]) -> RenderableType:
+    title = f"Memory of a training step at its peak, which is in {training['phase']}"
+    return Group(
+        grid(title, ("", "size", ""), _bars(training["parts"], training["peak"]), right=(1,)),
+        Text(
+            f"gradients take {bytes_of(training['gradients'])} at most, "
+            f"activations {bytes_of(training['activations'])} after forward\n"
+        ),
+    )
+
+
+def _bars(parts: Mapping[str, int], total: int) -> list[tuple[Any, ...]]:
+    most, block = max(parts.values(), default=1), "█" if sys.stdout.isatty() else "#"
+    rows: list[tuple[Any, ...]] = [
+        (kind, bytes_of(size), Text(block * round(_BAR * size / most), "cyan")) for kind, size in parts.items()
+    ]
+    return [*rows, (Text("peak", "bold"), Text(bytes_of(total), "bold"), "")]
+
+
+def _generation(generation: Mapping[str, Any]) -> RenderableType:
+    rows, context = generation["rows"], generation["context"]
+    return pairs(
+        f"Memory of generation, {rows} x {context:,} tokens",
+        {
+            "weights": bytes_of(generation["weights"]),
+            "cache": f"{bytes_of(generation['cache'])}, {bytes_of(generation['cache_per_token'])} a token and row",
+            "peak": f"{bytes_of(generation['peak'])}, in {generation['phase']}",
+        },
+    )
+
+
+def _flops(flops: Mapping[str, float]) -> RenderableType:
+    forward, attention = flops["forward"], flops["forward_attention"]
+    return pairs(
+        "Operations a token (a multiplication and an addition are two)",
+        {
+            "forward": f"{_count(forward)}: weights {_count(flops['forward_weights'])}, attention {_count(attention)}",
+            "training": f"{_count(flops['training'])} (three times forward); computed {_count(flops['computed'])}",
+        },
+    )
+
+
+def _devices(devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> RenderableType:
+    columns = ("device", "memory", "fits", "batch", "length", "step", "tokens/s", "context", "decode/s")
+    rows = [
+        (
+            device["name"],
+            bytes_of(device["memory"]),
+            Text("yes", "green") if device["fits"] else Text("no", "yellow"),
+            _number(device["batch"]),
+            _number(device["context"]),
+            _seconds(device["step_seconds"]),
+            _count(device["tokens_per_second"]),
+            _number(device["generation_context"]),
+            _count(device["decode_tokens_per_second"]),
+        )
+        for device in devices
+    ]
+    told = (
+        f"batch: largest at this length; length: longest at this batch; step and tokens/s: training at "
+        f"{setup['utilization']:.0%} of the peak; context: longest cache; decode/s: tokens, bound by bandwidth\n"
+    )
+    return Group(grid("Fits on", columns, rows, right=range(1, len(columns)), dense=True), Text(told))  # type: ignore[arg-type]
+
+
+def comparison(report: Mapping[str, Any]) -> RenderableType:
+    """What `compare` tells: one column for each model."""
+    models = report["models"]
+    right = range(1, len(models) + 1)
+
+    def table(title: str, rows: Sequence[Sequence[Any]]) -> RenderableType:
+        return Group(grid(title, ("", *models), rows, right=right, dense=True), Text()) if rows else Text()
+
+    counts = [(name.replace("_", " "), *map(_whole, values)) for name, values in report["totals"].items()]
+    shapes = [
+        (row["name"], *(_cell(*item) for item in zip(row["shapes"], row["layers"], strict=True)))
+        for row in report["parameters"]
+    ]
+    sizes = [(name, *(map(bytes_of, report[group][key]))) for name, group, key in _SIZES]
+    flops = [(name.replace("_", " "), *map(_count, values)) for name, values in report["flops"].items()]
+    only = [f"only {name} has {', '.join(kinds)}" for name, kinds in report["only"].items() if kinds]
+    return Group(
+        table("Options that differ", [(name, *map(text_of, values)) for name, values in report["options"].items()]),
+        table("Parameters", [*shapes, *counts]),
+        Group(*(Text(sentence) for sentence in only), Text()),
+        table(f"Memory: {_setup(report['setups'][0])}", sizes),
+        table("Operations a token (step: in all)", flops),
+        notes(report["notes"]),
+    )
+
+
+_SIZES = (
+    ("weights", "training", "weights"),
+    ("optimizer state", "training", "optimizer_state"),
+    ("gradients, at most", "training", "gradients"),
+    ("activations after forward", "training", "activations"),
+    ("logits and loss, at most", "training", "logits"),
+    ("training, peak", "training", "peak"),
+    ("cache a token and row", "generation", "cache_per_token"),
+    ("generation, peak", "generation", "peak"),
+)
+
+
+def _setup(setup: Mapping[str, Any]) -> str:
+    return ", ".join(str(setup[name]) for name in ("batch", "precision", "optimizer"))
+
+
+def _whole(value: int) -> str:
+    return f"{value:,}"
+
+
+def _cell(shape: Sequence[int] | None, layers: int) -> str:
+    if shape is None:
+        return "-"
+    return " x ".join(map(str, shape)) + (f" ({layers})" if layers > 1 else "")
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}" if value else "-"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
+
+
+def _count(value: float | None) -> str:
+    """`9.9 M`."""
+    if value is None:
+        return "-"
+    for unit in ("", " k", " M", " G", " T"):
+        if value < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:,.0f} P"

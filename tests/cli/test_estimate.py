@@ -1,0 +1,84 @@
+"""`estimate` and `compare`: what they print, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import LLAMA, Cli
+
+SMALL = ("--sequence-length", "32", "--context", "32", "--num-hidden-layers", "2", "--max-position-embeddings", "64")
+
+
+@pytest.fixture
+def hardware() -> str:
+    Path("devices.yaml").write_text("Mine: {memory: 2, bandwidth: 100, flops: {fp32: 1, bf16: 2}}\n")
+    return "--hardware=devices.yaml"
+
+
+def test_an_estimate_writes_nothing_and_tells_all(cli: Cli, hardware: str) -> None:
+    done = cli(*LLAMA, *SMALL, hardware, "estimate")
+    assert (done.code, done.err) == (0, "")
+    for part in ("Parameters", "Memory of a training step", "Memory of generation", "Operations", "Fits on", "Mine"):
+        assert part in done.out
+    assert "########" in done.out
+    assert [p.name for p in Path().iterdir()] == ["devices.yaml"]
+
+
+def test_options_of_the_step_and_of_the_build_count(cli: Cli, hardware: str) -> None:
+    def training(*words: str) -> dict[str, int]:
+        return dict(cli(*LLAMA, *SMALL, hardware, *words, "estimate", "--json").json["training"])
+
+    plain = training()
+    assert training("--batch-size", "8")["activations"] == pytest.approx(4 * plain["activations"], rel=0.01)
+    assert training("--gradient-checkpointing")["activations"] < plain["activations"]
+    assert training("--optimizer", "sgd")["optimizer_state"] == 0
+    assert training("--precision", "bf16")["weights"] == plain["weights"] / 2
+    assert training("--dtype", "bfloat16")["weights"] == plain["weights"] / 2
+    assert training("--attn-implementation", "eager")["activations"] > plain["activations"]
+
+
+def test_an_estimate_goes_into_a_file(cli: Cli, hardware: str) -> None:
+    assert cli(*LLAMA, *SMALL, hardware, "estimate", "-o", "e.html").code == 0
+    assert "Fits on" in Path("e.html").read_text()
+    assert cli(*LLAMA, *SMALL, hardware, "estimate", "-o", "e.json").code == 0
+    assert json.loads(Path("e.json").read_text())["devices"][0]["name"] == "Mine"
+
+
+def test_models_are_compared(cli: Cli) -> None:
+    words = ("--sequence-length", "16", "--context", "16")
+    done = cli("model", *words, "compare", "llama/4M", "causal_lm/4M")
+    assert (done.code, done.err) == (0, "")
+    assert "only causal_lm/4M has" in done.out
+    report = cli("-t", "llama/4M", "model", *words, "--hidden-size", "128", "compare", "llama/4M", "--json").json
+    assert report["models"] == ["llama/4M (1)", "llama/4M (2)"]
+    assert report["options"]["hidden_size"] == [128, 256]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("model", "estimate"), "choose a model definition"),
+        (("model", "compare", "llama/4M"), "compare needs two models"),
+        (("model", "compare"), "Missing argument"),
+        (("model", "compare", "llama/4M", "lama"), "lama"),
+        (("model", "--hidden-size", "3", "compare", "llama/4M", "mistral/4M"), "--hidden-size belongs to"),
+        ((*LLAMA, "estimate", "--precision", "fp8"), "--precision"),
+        ((*LLAMA, "estimate", "--precision", "mixed", "--dtype", "bfloat16"), "contradict"),
+        ((*LLAMA, "estimate", "--utilization", "0"), "--utilization: 0"),
+        ((*LLAMA, "estimate", "--utilization", "2"), "--utilization: 2"),
+        ((*LLAMA, "estimate", "--context", "1"), "--context: 1 is below 2"),
+        ((*LLAMA, "estimate", "--hardware", "none.yaml"), "--hardware: none.yaml cannot be read"),
+        ((*LLAMA, "estimate", "--hidden-size", "3"), "hidden_size"),
+    ],
+)
+def test_wrong_input_gets_one_line(cli: Cli, words: tuple[str, ...], why: str) -> None:
+    assert why in cli(*words).error
+
+
+def test_construct_says_what_does_nothing_there(cli: Cli) -> None:
+    notes = cli(*LLAMA, "construct", "--optimizer", "sgd", "--batch-size", "3", "--json").json["notes"]
+    assert "--optimizer has no effect on construct: it belongs to estimate" in notes
+    assert "--batch-size has no effect on construct: it belongs to test and estimate" in notes
