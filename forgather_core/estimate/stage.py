@@ -64,7 +64,7 @@ class Stage:
         assert self._stepper is not None
         self.model.train()
         held = self._held() | {OPTIMIZER: state_tensors(self._stepper.optimizers)}
-        with self._fake, self._tracing(held, length) as trace:
+        with torch.enable_grad(), self._fake, self._tracing(held, length) as trace:  # whatever the caller has set
             trace.begin("forward")
             with trace.making(INPUTS):
                 batch = torch.zeros(rows, length, dtype=torch.int64)

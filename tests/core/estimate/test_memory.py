@@ -169,3 +169,10 @@ def test_a_model_that_asks_for_the_value_of_a_tensor_is_traced(settled: Settle, 
     memory = Memory(settled("llama/4M", rope_parameters=parameters))
     assert memory.training(2, 16).peak.bytes > 0
     assert memory.generation(2, 16).peak.bytes > 0
+
+
+def test_a_caller_without_gradients_gets_the_same(settled: Settle) -> None:
+    settings = settled("llama/4M", num_hidden_layers=1)
+    with torch.no_grad():
+        inner = Memory(settings).training(2, 16).peak
+    assert inner == Memory(settings).training(2, 16).peak
