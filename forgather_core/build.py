@@ -105,9 +105,10 @@ def build(directory: Path, options: BuildOptions) -> nn.Module:
         BuildError: The device, dtype or attention implementation cannot be had.
     """
     device, dtype = check_build(options)
-    with device, default_dtype(dtype or torch.get_default_dtype()):
-        with no_init_weights():
+    with default_dtype(dtype or torch.get_default_dtype()):
+        with device, no_init_weights():
             model = _from_config(directory, options.attn_implementation, dtype or torch.get_default_dtype())
+        # Not within `device`, where everything is by now: it slows each operation, and there are many small ones.
         if not options.no_init_weights and device.type != "meta":
             torch.manual_seed(options.seed)  # now, and not before: imports on the way may have drawn numbers
             model.init_weights()

@@ -25,7 +25,7 @@ class Stepper(Protocol):
         """Run backward, and move the parameters.
 
         Returns:
-            The norm of each parameter's gradient, a scalar in float32 at least, by name; a parameter without one is not in it.
+            The norm of each parameter's gradient by name, a scalar in float32 at least; where there is none, no name.
         """
         ...
 

@@ -10,6 +10,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import ExportError
@@ -74,25 +75,42 @@ class SourceText:
         """An error at a line of this file."""
         return ExportError(f"{self.path}:{line}: {text}")
 
-    def imports_from(self) -> Iterator[ImportFrom]:
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """Everything in the tree; walking it takes longer than parsing."""
+        return tuple(ast.walk(self.tree))
+
+    @cached_property
+    def imports_from(self) -> tuple[ImportFrom, ...]:
         """Every `from ... import ...`, wherever it stands."""
-        spans, tried = _module_spans(self.data), self._tried()
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.ImportFrom):
-                start, end = spans[node.lineno, node.col_offset]
-                names = tuple((alias.name, alias.asname) for alias in node.names)
-                yield ImportFrom(node.module or "", node.level, names, node.lineno, start, end, node in tried)
+        places = self._line_places()
+        return tuple(self._import_from(node, places) for node in self.nodes if isinstance(node, ast.ImportFrom))
+
+    def _import_from(self, node: ast.ImportFrom, places: list[int]) -> ImportFrom:
+        begin = places[node.lineno - 1] + node.col_offset
+        end = places[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
+        first, last = _module_span(self.data[begin:end])
+        names = tuple((alias.name, alias.asname) for alias in node.names)
+        return ImportFrom(
+            node.module or "", node.level, names, node.lineno, begin + first, begin + last, node in self._tried
+        )
+
+    def _line_places(self) -> list[int]:
+        """Where each line begins, in bytes: `ast` counts lines by their ends, and columns from behind the BOM."""
+        body = self.data.removeprefix(codecs.BOM_UTF8)
+        lengths = (len(line) + 1 for line in body.split(b"\n"))
+        return list(itertools.accumulate(lengths, initial=len(self.data) - len(body)))
 
     def imports(self) -> Iterator[tuple[str, int, bool]]:
         """The module and line of every plain `import ...`, and whether it stands in a `try`."""
-        tried = self._tried()
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Import):
-                yield from ((alias.name, node.lineno, node in tried) for alias in node.names)
+                yield from ((alias.name, node.lineno, node in self._tried) for alias in node.names)
 
+    @cached_property
     def _tried(self) -> set[ast.AST]:
         """Everything in the body of a `try`: an import there may fail, to loaders too."""
-        blocks = (node for node in ast.walk(self.tree) if isinstance(node, ast.Try) and node.handlers)
+        blocks = (node for node in self.nodes if isinstance(node, ast.Try) and node.handlers)
         return {node for block in blocks for statement in block.body for node in ast.walk(statement)}
 
 
@@ -104,29 +122,17 @@ def loader_finds(text: str) -> Iterator[tuple[str, int]]:
             yield match.group(1), text.count("\n", 0, match.start(1)) + 1
 
 
-def _module_spans(data: bytes) -> dict[tuple[int, int], tuple[int, int]]:
-    """Byte spans of dots and module name, by the line and byte column of their `from`, as `ast` counts them."""
-    body = data.removeprefix(codecs.BOM_UTF8)
-    lines = body.split(b"\n")
-    starts = list(itertools.accumulate((len(line) + 1 for line in lines), initial=len(data) - len(body)))
-
-    def column(row: int, characters: int) -> int:
-        return len(lines[row - 1].decode()[:characters].encode())
-
-    spans: dict[tuple[int, int], tuple[int, int]] = {}
-    begin: tuple[int, int] | None = None
+def _module_span(statement: bytes) -> tuple[int, int]:
+    """The byte span of dots and module name in a statement `from ... import ...`."""
+    lines = statement.splitlines(keepends=True)
+    starts = list(itertools.accumulate(map(len, lines), initial=0))
     places: list[int] = []
-    for token in tokenize.tokenize(io.BytesIO(data).readline):
-        row, place = token.start[0], column(*token.start) if token.start[0] <= len(lines) and token.start[0] else 0
-        if begin is None:
-            if token.type == tokenize.NAME and token.string == "from":
-                begin, places = (row, place), []
-        elif token.type == tokenize.NAME and token.string == "import":
-            spans[begin] = (places[0], places[-1])
-            begin = None
-        elif token.type == tokenize.NAME or set(token.string) == {"."}:
-            start = starts[row - 1] + place
+    for token in tokenize.tokenize(io.BytesIO(statement).readline):
+        if token.type == tokenize.NAME and token.string == "import":
+            break
+        dots = token.type == tokenize.OP and set(token.string) == {"."}
+        if dots or (token.type == tokenize.NAME and token.string != "from"):
+            row, column = token.start
+            start = starts[row - 1] + len(lines[row - 1].decode()[:column].encode())
             places += [start, start + len(token.string.encode())]
-        else:
-            begin = None  # `yield from x`, `raise y from z`
-    return spans
+    return places[0], places[-1]

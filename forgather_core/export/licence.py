@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 
 from ..definition import ModelDefinition
+from ..hookspecs import ENTRY_POINT_GROUP
 
 OWN_DISTRIBUTION = "forgather"
 
@@ -12,7 +13,10 @@ OWN_DISTRIBUTION = "forgather"
 def licence_files(definition: ModelDefinition) -> dict[str, str]:
     """File names and texts: `LICENSE`, and `LICENSE.NAME` for each other distribution that brings the definition."""
     top_level = definition.model.partition(".")[0].partition(":")[0]
-    others = importlib.metadata.packages_distributions().get(top_level, [])
+    points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    plugins = {point.dist.name for point in points if point.dist and point.module.partition(".")[0] == top_level}
+    # Which distribution a package is of can be asked only of all that are installed, file by file.
+    others = plugins or importlib.metadata.packages_distributions().get(top_level, [])
     found = {"LICENSE": _licence_of(OWN_DISTRIBUTION) or ""}
     for name in sorted(set(others) - {OWN_DISTRIBUTION}):
         if (text := _licence_of(name)) is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,10 +75,11 @@ def collect_sources(entries: Sequence[str]) -> Sources:
         waiting += exporter.needs.items()
     first = entries[0].rpartition(".")[2]
     flat = {name.removesuffix(".py"): SourceText(file.path, file.text) for name, file in files.items()}
-    files[f"{first}.py"] = replace(files[f"{first}.py"], text=name_all_files(first, flat))
-    found = tuple(files[name] for name in sorted(files))
-    _check_as_the_loader_would(found, {entry.rpartition(".")[2] for entry in entries})
-    return Sources(found, tuple(sorted(requires)))
+    text = name_all_files(first, flat)
+    files[f"{first}.py"] = replace(files[f"{first}.py"], text=text)
+    flat[first] = SourceText(files[f"{first}.py"].path, text)
+    _check_as_the_loader_would(flat, {entry.rpartition(".")[2] for entry in entries})
+    return Sources(tuple(files[name] for name in sorted(files)), tuple(sorted(requires)))
 
 
 class _Exporter:
@@ -90,7 +91,7 @@ class _Exporter:
         self.requires: set[str] = set()
         self._edits: list[tuple[int, int, bytes]] = []
         self._refuse_plain_and_dynamic_imports()
-        for statement in source.imports_from():
+        for statement in source.imports_from:
             self._follow(statement)
 
     def rewritten(self) -> bytes:
@@ -168,7 +169,7 @@ class _Exporter:
             if self.packages.owns(module):
                 raise self.source.error(line, f"'import {module}' cannot be flat: write 'from {module} import ...'")
             self._require(module, tried)
-        for node in ast.walk(self.source.tree):
+        for node in self.source.nodes:
             if isinstance(node, ast.Call):
                 self._refuse_call(node)
 
@@ -202,7 +203,7 @@ def _re_exported(package: str, name: str, packages: Packages, depth: int = 0) ->
     if file is None or depth > 8:
         return None
     source = SourceText(file, file.read_bytes())
-    for statement in source.imports_from():
+    for statement in source.imports_from:
         if (name, None) in statement.names or (name, name) in statement.names:
             parts = package.split(".")
             base = parts[: len(parts) - statement.level + 1] if statement.level else []
@@ -213,13 +214,11 @@ def _re_exported(package: str, name: str, packages: Packages, depth: int = 0) ->
     return None
 
 
-def _check_as_the_loader_would(files: tuple[SourceFile, ...], entries: set[str]) -> None:
+def _check_as_the_loader_would(by_name: Mapping[str, SourceText], entries: set[str]) -> None:
     """Follow the written files by the loader's own rule, and compare with what they really import."""
-    by_name = {file.name.removesuffix(".py"): file for file in files}
     seen: dict[str, set[str]] = {}
-    for name, file in by_name.items():
-        found = dict(loader_finds(file.text.decode("utf-8-sig")))
-        source = SourceText(file.path, file.text)
+    for name, source in sorted(by_name.items()):
+        found = dict(loader_finds(source.text))
         imported = dict(_flat_imports(source))
         for module, line in found.items():
             if module not in by_name or module not in imported:
@@ -244,7 +243,7 @@ def _check_as_the_loader_would(files: tuple[SourceFile, ...], entries: set[str])
 
 def _flat_imports(source: SourceText) -> Iterator[tuple[str, int]]:
     """The sibling modules that a written file imports, with lines: `from .x import y` and `from . import x`."""
-    for statement in source.imports_from():
+    for statement in source.imports_from:
         if statement.level:
             names = [statement.module] if statement.module else [name for name, _ in statement.names]
             yield from ((name, statement.line) for name in names)

@@ -70,7 +70,7 @@ class Attention(SelfAttention):
         Args:
             hidden_states: [B, T, D].
             attention_mask: Whatever the attention function takes: a tensor, a block mask, None.
-            position_embeddings: Cosines and sines, [B, T, K] each; None rotates nothing.
+            position_embeddings: What `Rope` gives, [B, 1, T, K] each; None rotates nothing.
             cache: Keys and values of earlier calls, to which this call's are added.
             attention_function: One of transformers' attention interface.
             **kwargs: Handed on to it.

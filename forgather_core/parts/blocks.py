@@ -36,7 +36,7 @@ class PreNormBlock(Block):
         self.mlp = mlp
         self.input_layernorm = input_layernorm
         self.post_attention_layernorm = post_attention_layernorm
-        self.drop = nn.Dropout(dropout)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """[B, T, D] -> [B, T, D]; `kwargs` are attention's."""
@@ -72,7 +72,7 @@ class PostNormBlock(Block):
         self.mlp = mlp
         self.post_attention_layernorm = post_attention_layernorm
         self.post_feedforward_layernorm = post_feedforward_layernorm
-        self.drop = nn.Dropout(dropout)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """[B, T, D] -> [B, T, D]; `kwargs` are attention's."""

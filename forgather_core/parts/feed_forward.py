@@ -19,7 +19,7 @@ class FeedForward(nn.Module):
         self.up_proj = nn.Linear(hidden_size, intermediate_size)
         self.down_proj = nn.Linear(intermediate_size, hidden_size)
         self.act_fn = ACT2FN[activation]
-        self.drop = nn.Dropout(dropout)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[B, T, hidden_size] -> [B, T, hidden_size]."""

@@ -84,24 +84,34 @@ def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tenso
         [B, T], never decreasing along a row; 0 where there is nothing to hide.
     """
     step = torch.arange(position_ids.shape[1], device=position_ids.device).expand_as(position_ids)
-    if real is None:
-        breaks = torch.diff(position_ids, dim=-1, prepend=position_ids[:, :1] - 1) != 1
-        begun = (past_length - position_ids[:, :1]).clamp(min=0)
-        return torch.where(breaks, step + past_length, begun).cummax(dim=-1).values
+    is_real = real.gather(1, (step + past_length).clamp(max=real.shape[1] - 1)) if real is not None else None
+    begun = _begun_in_cache(position_ids, past_length, real, is_real)
+    if position_ids.shape[1] == 1:  # a token of generate(): nothing stands beside it that could break
+        return begun
+    return torch.where(_breaks(position_ids, step, is_real), step + past_length, begun).cummax(dim=-1).values
 
-    last = real.shape[1] - 1
-    is_real = real.gather(1, (step + past_length).clamp(max=last))
+
+def _begun_in_cache(
+    position_ids: Tensor, past_length: int | Tensor, real: Tensor | None, is_real: Tensor | None
+) -> Tensor:
+    """The index [B, 1] at which the document begins that the first queries go on with."""
+    if real is None or is_real is None:
+        return (past_length - position_ids[:, :1]).clamp(min=0)
+    count = real.long().cumsum(dim=-1)  # real tokens up to each key, itself included
+    first = is_real.int().argmax(dim=-1, keepdim=True)
+    cached = count.gather(1, (first + past_length).clamp(max=real.shape[1] - 1)) - is_real.gather(1, first).long()
+    older = (cached - position_ids.gather(1, first)).clamp(min=0)  # real tokens of documents before the current one
+    return torch.where(older > 0, (count <= older).sum(dim=-1, keepdim=True), 0)
+
+
+def _breaks(position_ids: Tensor, step: Tensor, is_real: Tensor | None) -> Tensor:
+    """Whether another document begins at each query: [B, T] of bool."""
+    if is_real is None:
+        return torch.diff(position_ids, dim=-1, prepend=position_ids[:, :1] - 1) != 1
     latest = torch.where(is_real, step, -1).cummax(dim=-1).values
     previous = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)  # the real token before each, -1 if none here
     grown = position_ids - position_ids.gather(1, previous.clamp(min=0))
-    breaks = is_real & (previous >= 0) & (grown != 1) & (grown != step - previous)
-
-    count = real.long().cumsum(dim=-1)  # real tokens up to each key, itself included
-    first = is_real.int().argmax(dim=-1, keepdim=True)
-    cached = count.gather(1, (first + past_length).clamp(max=last)) - is_real.gather(1, first).long()
-    older = (cached - position_ids.gather(1, first)).clamp(min=0)  # real tokens of documents before the current one
-    begun = torch.where(older > 0, (count <= older).sum(dim=-1, keepdim=True), 0)
-    return torch.where(breaks, step + past_length, begun).cummax(dim=-1).values
+    return is_real & (previous >= 0) & (grown != 1) & (grown != step - previous)
 
 
 def _packed(starts: Tensor) -> bool:

@@ -73,19 +73,22 @@ class Rope(ComputedBuffers):
         self.long_inv_freq = self._long_frequencies(device)
 
     def _frequencies_at(self, position_ids: Tensor) -> Tensor:
-        inv_freq, last = self.inv_freq.to(position_ids.device), position_ids.max()
+        inv_freq = self.inv_freq.to(position_ids.device)
         if self.rope_type == "dynamic":
+            last = position_ids.max()
             scaled, _ = self._frequencies(position_ids.device, last.float() + 1)
             return torch.where(last >= self.numbers.max_position_embeddings, scaled, inv_freq)
         if self.long_inv_freq is not None:
             limit = self.numbers.rope_parameters["original_max_position_embeddings"]
-            return torch.where(last >= limit, self.long_inv_freq.to(position_ids.device), inv_freq)
+            return torch.where(position_ids.max() >= limit, self.long_inv_freq.to(position_ids.device), inv_freq)
         return inv_freq
 
     @torch.no_grad()
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, each [B, T, head_dim], for position_ids [B, T], in the dtype of x."""
-        angles = position_ids[..., None].float() * self._frequencies_at(position_ids)
-        angles = torch.cat((angles, angles), dim=-1)
+        """Cosines and sines for `rotate`, each [B, 1, T, head_dim] in the dtype of x, for position_ids [B, T].
+
+        For the pair (i, i + K/2), they are (cos, cos) and (-sin, sin).
+        """
+        angles = position_ids[:, None, :, None].float() * self._frequencies_at(position_ids)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.to(x.dtype), sin.to(x.dtype)
+        return torch.cat((cos, cos), dim=-1).to(x.dtype), torch.cat((-sin, sin), dim=-1).to(x.dtype)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -277,3 +279,20 @@ def test_the_report_counts_shared_parameters_once(small: Settle, tmp_path: Path)
     assert rows["model.layers.*.self_attn.q_proj"]["modules"] == 2
     assert report["tokenizer"]["vocab_size"] == 262
     assert report["options"]["hidden_size"] == {"value": 32, "origin": "--hidden-size"}
+
+
+def test_construct_imports_nothing_of_data_or_training(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from forgather_core.configurations import resolve
+from forgather_core.construct import construct
+from forgather_core.registry import registry
+from forgather_core.report import construction_report
+from forgather_core.settings import settle
+
+construction_report(construct(settle(resolve("llama/4M", registry(), Path()), {{}}), project=Path({str(tmp_path)!r})))
+print(*sorted({{"datasets", "pandas", "sklearn", "scipy", "pyarrow", "omegaconf"}} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

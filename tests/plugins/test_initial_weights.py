@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from forgather_core.parts.initial_weights import normal, truncated_normal
 from forgather_core.parts.table_init import find_rule
 
 from .tiny import DEFINITIONS, config_of
@@ -232,3 +233,19 @@ def test_a_fresh_tied_model_expects_its_token_again_and_knows_nothing_else(defin
     others = logits.scatter(-1, here, -math.inf)
     loss = nn.functional.cross_entropy(others.flatten(0, 1), following.flatten()).item()
     assert math.log(V) < loss < math.log(V) + 1.5
+
+
+@definitions
+def test_a_seed_means_the_same_weights_in_every_dtype(definition: str) -> None:
+    wide = dict(fresh(definition).named_parameters())
+    for name, parameter in fresh(definition, dtype=torch.bfloat16).named_parameters():
+        assert torch.equal(parameter, wide[name].to(parameter.dtype)), name
+
+
+def test_a_tensor_of_strides_and_one_of_many_pieces_are_filled_whole() -> None:
+    for rule in (normal(std=0.5), truncated_normal(std=0.5, cut=1.0)):
+        turned, long = torch.zeros(300, 200).t(), torch.zeros(3, 50_000)
+        for tensor in (turned, long):
+            rule.fill(tensor)
+            check(tensor, Drawn(rule.std(tensor.shape), 0.5 if rule.std((1,)) < 0.5 else None), str(rule))
+        assert not torch.equal(long[0], long[1])
