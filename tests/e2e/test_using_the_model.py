@@ -174,13 +174,13 @@ from forgather_core.shared_options import BuildOptions
 filled = []
 class Counting(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.normal_ and args[0].numel() >= 2**16:
+        if func is torch.Tensor.normal_ and args[0].numel() >= 2**12:  # but for outliers that are drawn anew
             filled.append(args[0].numel())
         return func(*args, **kwargs or {{}})
 
 with Counting():
     model = build(Path("output_models/llama_4m"), BuildOptions(device="cpu", no_init_weights={skip}))
-assert sorted(filled) == sorted(p.numel() for p in model.parameters() if p.dim() == 2) * {times}
+assert sum(filled) == sum(p.numel() for p in model.parameters() if p.dim() == 2) * {times}  # in pieces
 """,
         alone=False,
     )
