@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,12 +32,35 @@ def parser(text: str | None, runs: int) -> argparse.ArgumentParser:
 
 def machine() -> str:
     """Versions and processor, in a line."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
     return (
         f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, "
-        f"{torch.get_num_threads()} threads, {name}"
+        f"{torch.get_num_threads()} threads, {processor()}"
     )
+
+
+def processor() -> str:
+    """The processor as Linux names it; elsewhere what Python knows."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def children() -> float:
+    """CPU seconds of all processes that have been waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def status(name: str) -> int:
+    """Bytes of this process as Linux tells them: VmRSS, VmHWM (the highest mark), RssAnon (its own)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
+
+
+def forget_highest_mark() -> None:
+    """Let VmHWM begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def be_quiet() -> None:
@@ -45,9 +69,9 @@ def be_quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def settings(directory: Path, **options: Any) -> Settings:
-    """Of llama/4M with these options, in this directory."""
-    return settle(resolve("llama/4M", registry(), Path()), options | {"output_dir": directory})
+def settings(directory: Path, template: str = "llama/4M", **options: Any) -> Settings:
+    """Of a preset with these options, in this directory."""
+    return settle(resolve(template, registry(), Path()), options | {"output_dir": directory})
 
 
 def in_turns(

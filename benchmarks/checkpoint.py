@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import mmap
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import safetensors
 import torch
-import transformers
+from _common import be_quiet, machine, status
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -42,7 +41,7 @@ Case = Callable[[], object]
 
 
 def model_of(layers: int, hidden: int = 2048, intermediate: int = 8192) -> LlamaForCausalLM:
-    """A bfloat16 Llama, of the sizes of Llama 3.2 1B but for the number of its layers, its weights random."""
+    """A bfloat16 Llama, of the sizes of Llama 3.2 1B unless told others, its weights random numbers that repeat."""
     config = LlamaConfig(
         vocab_size=128_256, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
         num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=True, dtype="bfloat16",
@@ -54,9 +53,9 @@ def model_of(layers: int, hidden: int = 2048, intermediate: int = 8192) -> Llama
     pattern = torch.randn(10_007, dtype=torch.bfloat16)  # drawing billions of numbers takes minutes
     for parameter in model.parameters():
         flat = parameter.data.view(-1)
-        flat[: len(pattern)] = pattern[: len(flat)]
-        for filled in (len(pattern) * 2**n for n in range(64) if len(pattern) * 2**n < len(flat)):
-            flat[filled : 2 * filled] = flat[: min(filled, len(flat) - filled)]
+        whole = len(flat) // len(pattern) * len(pattern)
+        flat[:whole].view(-1, len(pattern)).copy_(pattern)
+        flat[whole:] = pattern[: len(flat) - whole]
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
     return model
 
@@ -215,13 +214,13 @@ def peak_of(job: Case) -> int:
     with tempfile.TemporaryDirectory() as place:  # whatever is allocated once has been
         save_checkpoint(place, small, safetensors=True)
         load_checkpoint(place, small)
-    before = _anonymous()
+    before = status("RssAnon")
     peak = 0
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.001):
-            peak = max(peak, _anonymous())
+            peak = max(peak, status("RssAnon"))
 
     import threading
 
@@ -229,15 +228,10 @@ def peak_of(job: Case) -> int:
     thread = threading.Thread(target=watch)
     thread.start()
     job()
-    peak = max(peak, _anonymous())
+    peak = max(peak, status("RssAnon"))
     done.set()
     thread.join()
     return max(0, peak - before)
-
-
-def _anonymous() -> int:
-    text = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in text.splitlines() if line.startswith("RssAnon")))
 
 
 def memory(place: Path, layers: int, size: int) -> float:
@@ -269,15 +263,10 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=None)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    be_quiet()
     model = model_of(asked.layers)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    print(
-        f"{size / 1e6:.0f} MB in bfloat16, {asked.runs} runs, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}, safetensors {safetensors.__version__}, "
-        f"Python {platform.python_version()}"
-    )
+    print(f"{size / 1e6:.0f} MB in bfloat16, {asked.runs} runs, safetensors {safetensors.__version__}, {machine()}")
     failed = []
     with tempfile.TemporaryDirectory(dir=asked.directory) as name:
         place = Path(name)

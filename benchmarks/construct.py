@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
-from _common import be_quiet, in_turns, machine, parser, settings, table
+from _common import be_quiet, children, forget_highest_mark, in_turns, machine, parser, settings, status, table
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
@@ -62,12 +61,6 @@ def run(arguments: list[str]) -> None:
     subprocess.run(
         [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=os.environ | {"NO_COLOR": "1"}
     )
-
-
-def children() -> float:
-    """CPU seconds of all processes that have been waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def ours(directory: Path, *, initial: bool) -> nn.Module:
@@ -145,16 +138,11 @@ def peak(what: str, directory: Path) -> int:
         prepare_directory(settings(small, hidden_size=512, intermediate_size=2048), small)
         ours(small, initial=True)
     before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark
+    forget_highest_mark()
     model = theirs() if what == "theirs" else ours(directory, initial=what == "initial")
     grown = status("VmHWM") - before
     del model
     return grown
-
-
-def status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
 
 
 def main() -> int:

@@ -20,6 +20,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from _common import forget_highest_mark, machine, settings, status
+
 BOUND = 0.05
 
 
@@ -57,21 +59,13 @@ def grid() -> list[Setting]:
 _PAIRS = tuple(itertools.product((False, True), repeat=2))
 
 
-def settled(setting: Setting, **more: object) -> object:
-    from forgather_core.configurations import resolve
-    from forgather_core.registry import registry
-    from forgather_core.settings import settle
-
-    return settle(resolve(setting.template, registry(), Path()), dict(more))
-
-
 def estimated(setting: Setting) -> int:
     """Bytes that the estimate says."""
     from forgather_core.estimate import Memory
 
     return (
         Memory(
-            settled(setting),
+            settings(Path(), setting.template),
             optimizer=setting.optimizer,
             precision=setting.precision,
             attention=setting.attention,
@@ -93,7 +87,7 @@ def measured(setting: Setting) -> int:
         _steps(setting, Path(place) / "small", rows=1, length=16, steps=2, options=small)
         _steps(setting, Path(place) / "small", rows=setting.rows, length=setting.length, steps=1, options=small)
         ctypes.CDLL(None).malloc_trim(0)
-        before = _status("VmRSS")
+        before = status("VmRSS")
         peak = _steps(setting, Path(place) / "model", rows=setting.rows, length=setting.length, steps=3, options={})
     return peak - before
 
@@ -105,29 +99,23 @@ def _steps(setting: Setting, place: Path, *, rows: int, length: int, steps: int,
     from forgather_core.optimizers import FusedStepper, PlainStepper, optimizer_of
 
     given = {
-        "output_dir": place,
         "device": "cpu",
         "dtype": "bfloat16" if setting.precision == "bf16" else "float32",
         "attn_implementation": setting.attention,
         "gradient_checkpointing": setting.checkpointing,
     }
-    model = construct(settled(setting, **given, **options)).model
+    model = construct(settings(place, setting.template, **given, **options)).model
     model.train()
     take = FusedStepper if setting.fused else PlainStepper
     stepper = take(model, optimizer_of(setting.optimizer, "cpu"))
     for _ in range(steps):
-        Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark
+        forget_highest_mark()
         batch = torch.randint(6, 1000, (rows, length))
         with torch.autocast("cpu", torch.bfloat16, enabled=setting.precision == "mixed"):
             loss = model(input_ids=batch, labels=batch, use_cache=False).loss
         stepper.step(loss)
         del loss
-    return _status("VmHWM")
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
+    return status("VmHWM")
 
 
 def in_process(what: str, setting: Setting) -> int:
@@ -151,10 +139,7 @@ def main() -> int:
     if asked.run:
         print({"estimated": estimated, "measured": measured}[asked.run[0]](Setting(**json.loads(asked.run[1]))))
         return 0
-    import torch
-    import transformers
-
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, Python {sys.version.split()[0]}\n")
+    print(f"{machine()}\n")
     line = "| {:68} | {:>9} | {:>9} | {:>6} |" if asked.markdown else "{:70} {:>9} {:>9} {:>7}"
     print(line.format("setting", "estimate", "measured", "ratio"))
     if asked.markdown:

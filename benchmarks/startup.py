@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+
+from _common import children, processor
 
 HELLO = """
 import typer
@@ -52,11 +53,12 @@ def main() -> int:
         times: dict[str, list[float]] = {name: [] for name in commands}
         for number in range(runs + 1):  # in turns, so that a busy moment hits all of them; the first warms caches
             for name, arguments in commands.items():
-                spent = _cpu_seconds([sys.executable, *arguments], env)
+                before = children()
+                subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=env)
                 if number:
-                    times[name].append(spent)
+                    times[name].append(children() - before)
     base = min(times["bare Typer hello-world"])
-    print(f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, Typer {version('typer')}")
+    print(f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, Typer {version('typer')}")
     print(f"{'':42}{'CPU ms, best':>14}{'ratio':>8}   ({runs} runs, bound {BOUND})")
     worst = 0.0
     for name, values in times.items():
@@ -65,23 +67,6 @@ def main() -> int:
             worst = max(worst, ratio)
         print(f"{name:42}{min(values) * 1000:14.1f}{ratio:8.2f}")
     return int(worst > BOUND)
-
-
-def _cpu_seconds(command: list[str], env: dict[str, str]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
-
-def _processor() -> str:
-    """The processor as Linux names it; elsewhere what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def construction(report: Mapping[str, Any]) -> RenderableType:
         options("Configuration", report["options"]),
         pairs("Tokenizer", {name.replace("_", " "): value for name, value in report["tokenizer"].items()}),
         parameters(report["parameters"]),
-        memory(report["memory"]),
+        *([memory(report["memory"])] if report["memory"] else []),
         loaders(report["loaders"]),
     ]
     parts += [_loaded(report["loaded"])] if report["loaded"] else []
@@ -61,7 +61,7 @@ def parameters(table: Mapping[str, Any]) -> RenderableType:
 
 
 def _shape(name: str, shape: Sequence[int], names: int) -> str:
-    text = _sizes(shape)
+    text = sizes(shape)
     return text if names == 1 else f"{name} {text}"
 
 
@@ -89,7 +89,7 @@ def _loaded(report: Mapping[str, Any]) -> RenderableType:
     rows = [("missing", item["name"], item.get("hint") or "") for item in report["missing"]]
     rows += [("unexpected", name, "") for name in report["unexpected"]]
     rows += [
-        ("other shape", item["name"], f"{_sizes(item['stored'])} there, {_sizes(item['model'])} here")
+        ("other shape", item["name"], f"{sizes(item['stored'])} there, {sizes(item['model'])} here")
         for item in report["other_shape"]
     ]
     count = len(report["verified"] or ())
@@ -137,12 +137,13 @@ def _tensors(tensors: Sequence[Mapping[str, Any]], *, every: bool) -> Renderable
     kinds: dict[tuple[str, str, str], list[int]] = {}
     for item in tensors:
         name = item["name"] if every else kind_of(item["name"])
-        kinds.setdefault((name, _sizes(item["shape"]), item["dtype"]), []).append(item["bytes"])
+        kinds.setdefault((name, sizes(item["shape"]), item["dtype"]), []).append(item["bytes"])
     rows = [(*kind, len(sizes), bytes_of(sum(sizes))) for kind, sizes in kinds.items()]
     return Group(grid("Tensors", ("tensor", "shape", "dtype", "times", "size"), rows, right=(3, 4), dense=True), Text())
 
 
-def _sizes(shape: Sequence[int]) -> str:
+def sizes(shape: Sequence[int]) -> str:
+    """A shape, `16 x 8`."""
     return " x ".join(map(str, shape)) or "scalar"
 
 

@@ -17,12 +17,11 @@ from forgather_core.registry import SHARED_OPTIONS, registry
 from forgather_core.shared_options import ESTIMATE, OUTPUT, SHOW, STEP, TRIAL
 
 from .help_page import page
-from .options import Given, shown_default, skip_conversion, typer_parameters
+from .options import Given, shown_default, skip_conversion, typer_parameters, usage_line
 
 if TYPE_CHECKING:
     from forgather_core.configurations import Configuration
 
-_NO_BRACES = {ord("{"): "", ord("}"): ""}  # which Typer puts around what must be given
 CHOOSE = "choose a model definition, for example: forgather -t llama/4M model construct ('forgather ls' lists them)"
 
 
@@ -123,11 +122,9 @@ class DynamicOptions:
             commands = [(name, _about(self.commands[name])) for name in self.list_commands(ctx)]  # type: ignore[arg-type]
             sections.insert(0, ("Commands", commands))
         sections.append(("Help", [("-h, --help", "Show this page")]))
-        arguments = [p for p in self.params if p.param_type_name == "argument"]  # type: ignore[attr-defined]
-        if arguments:
-            sections.insert(0, ("Arguments", [(p.metavar or p.human_readable_name, p.help or "") for p in arguments]))
-        usage = ctx.command_path + " " + " ".join(self.collect_usage_pieces(ctx))  # type: ignore[attr-defined]
-        usage = usage.translate(_NO_BRACES)
+        if arguments := _arguments(self.params):  # type: ignore[attr-defined]
+            sections.insert(0, ("Arguments", arguments))
+        usage = usage_line(ctx)
         if session.configuration is not None:
             usage = usage.replace("forgather ", f"forgather -t {ctx.find_root().params['template']} ", 1)
         return page(usage, _about(self), sections, self._epilog(session))
@@ -191,13 +188,10 @@ class PlainPage:
     def get_help(self, ctx: typer.Context) -> str:
         """The help page."""
         shown = [p for p in self.get_params(ctx) if not getattr(p, "hidden", False) and p.name != "help"]
-        arguments = [p for p in shown if p.param_type_name == "argument"]
-        options = [(_plain_names(p), _plain_explanation(p)) for p in shown if p not in arguments]
-        sections = [
-            ("Arguments", [(p.metavar or p.human_readable_name, p.help or "") for p in arguments]),
-            ("Options", [*options, ("-h, --help", "Show this page")]),
-        ]
-        usage = ctx.command_path + " [OPTIONS]" + "".join(f" {p.metavar or p.human_readable_name}" for p in arguments)
+        arguments = _arguments(shown)
+        options = [(_plain_names(p), _plain_explanation(p)) for p in shown if p.param_type_name != "argument"]
+        sections = [("Arguments", arguments), ("Options", [*options, ("-h, --help", "Show this page")])]
+        usage = ctx.command_path + " [OPTIONS]" + "".join(f" {name}" for name, _ in arguments)
         if isinstance(self, TyperGroup):
             commands = [(name, _about(self.commands[name])) for name in self.list_commands(ctx)]  # type: ignore[arg-type]
             sections.insert(0, ("Commands", commands))
@@ -211,6 +205,12 @@ class PlainGroup(PlainPage, TyperGroup):
 
 class PlainCommand(PlainPage, TyperCommand):
     """A command without dynamic options."""
+
+
+def _arguments(parameters: list[Any]) -> list[tuple[str, str]]:
+    """What stands without a flag: names and explanations."""
+    arguments = [p for p in parameters if p.param_type_name == "argument"]
+    return [(p.metavar or p.human_readable_name, p.help or "") for p in arguments]
 
 
 def _plain_names(parameter: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from .drawings import notes, parameters
+from .drawings import notes, parameters, sizes
 from .render import bytes_of, grid, pairs, text_of
 
 _BAR = 30  # characters of the longest bar
@@ -116,19 +116,19 @@ def comparison(report: Mapping[str, Any]) -> RenderableType:
     def table(title: str, rows: Sequence[Sequence[Any]]) -> RenderableType:
         return Group(grid(title, ("", *models), rows, right=right, dense=True), Text()) if rows else Text()
 
-    counts = [(name.replace("_", " "), *map(_whole, values)) for name, values in report["totals"].items()]
+    counts = [(name.replace("_", " "), *map("{:,}".format, values)) for name, values in report["totals"].items()]
     shapes = [
         (row["name"], *(_cell(*item) for item in zip(row["shapes"], row["layers"], strict=True)))
         for row in report["parameters"]
     ]
-    sizes = [(name, *(map(bytes_of, report[group][key]))) for name, group, key in _SIZES]
+    memory = [(name, *map(bytes_of, report[group][key])) for name, group, key in _SIZES]
     flops = [(name.replace("_", " "), *map(_count, values)) for name, values in report["flops"].items()]
     only = [f"only {name} has {', '.join(kinds)}" for name, kinds in report["only"].items() if kinds]
     return Group(
         table("Options that differ", [(name, *map(text_of, values)) for name, values in report["options"].items()]),
         table("Parameters", [*shapes, *counts]),
         Group(*(Text(sentence) for sentence in only), Text()),
-        table(f"Memory: {_setup(report['setups'][0])}", sizes),
+        table(f"Memory: {_setup(report['setups'][0])}", memory),
         table("Operations a token (step: in all)", flops),
         notes(report["notes"]),
     )
@@ -150,14 +150,10 @@ def _setup(setup: Mapping[str, Any]) -> str:
     return ", ".join(str(setup[name]) for name in ("batch", "precision", "optimizer"))
 
 
-def _whole(value: int) -> str:
-    return f"{value:,}"
-
-
 def _cell(shape: Sequence[int] | None, layers: int) -> str:
     if shape is None:
         return "-"
-    return " x ".join(map(str, shape)) + (f" ({layers})" if layers > 1 else "")
+    return sizes(shape) + (f" ({layers})" if layers > 1 else "")
 
 
 def _number(value: int | None) -> str:

@@ -86,11 +86,16 @@ def skip_conversion(parameter: Any) -> None:
 
     def process_value(ctx: typer.Context, value: Any) -> Any:
         if parameter.required and not ctx.resilient_parsing and parameter.value_is_missing(value):
-            usage = " ".join([ctx.command_path, *ctx.command.collect_usage_pieces(ctx)]).translate({0x7B: "", 0x7D: ""})
-            raise typer.BadParameter(f"Missing argument {parameter.metavar or parameter.name}: {usage}", ctx=ctx)
+            message = f"Missing argument {parameter.metavar or parameter.name}: {usage_line(ctx)}"
+            raise typer.BadParameter(message, ctx=ctx)
         return parameter.callback(ctx, parameter, value) if parameter.callback else value
 
     parameter.process_value = process_value
+
+
+def usage_line(ctx: typer.Context) -> str:
+    """How a command is called, without the braces that Typer puts around what must be given."""
+    return " ".join([ctx.command_path, *ctx.command.collect_usage_pieces(ctx)]).translate({0x7B: "", 0x7D: ""})
 
 
 def shown_default(spec: OptionSpec, values: Mapping[str, Any]) -> str | None:

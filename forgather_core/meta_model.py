@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from .definition import import_object
-from .errors import ConfigurationError
-from .export.model_config import config_values, option_values, token_ids
+from .export.model_config import config_values, make_config, option_values, token_ids
 from .export.tokenizer import load_tokenizer, quick_facts
 from .settings import Settings
 
@@ -33,10 +32,7 @@ def meta_model(settings: Settings, *, dtype: torch.dtype | None = None, attentio
     if facts is None and getattr(settings.options, "vocab_size", None) is None:
         facts = load_tokenizer(settings.directory.tokenizer, **place).facts
     values = config_values(definition, option_values(settings, facts), facts, token_ids(settings, facts))
-    try:
-        config = import_object(definition.config, definition)(**values)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{definition.name}: {str(error).splitlines()[0]}") from None
+    config = make_config(definition, values)
     how = {"attn_implementation": attention} if attention is not None else {}
     with torch.device("meta"):
         return import_object(definition.model, definition)._from_config(config, dtype=dtype or torch.float32, **how)

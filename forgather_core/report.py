@@ -57,9 +57,9 @@ def _plain(value: Any) -> Any:
 def construction_report(made: Construction) -> dict[str, Any]:
     """Everything `construct` tells: the directory, options, tokenizer, parameters, what was loaded and saved."""
     from .build import is_checkpointing
-    from .estimate import memory_of_step
 
     table = parameter_table(made.model)
+    memory, not_known = _memory(made)
     path = str(made.directory.path)
     facts = quick_facts(path) or load_tokenizer(path).facts
     manifest = made.directory.manifest
@@ -70,7 +70,7 @@ def construction_report(made: Construction) -> dict[str, Any]:
         "model_name": manifest.model_name,
         "directory": str(made.directory.path),
         "state": made.directory.state,
-        "notes": [*made.directory.notes, *_parameter_note(made.settings, table)],
+        "notes": [*made.directory.notes, *_parameter_note(made.settings, table), *not_known],
         "options": {name: asdict(item) for name, item in manifest.options.items()},
         "tokenizer": _tokenizer(facts, manifest.tokenizer["name"]),
         "build": {
@@ -82,11 +82,22 @@ def construction_report(made: Construction) -> dict[str, Any]:
             "initial_weights": _initial_weights(made.settings.build),
         },
         "parameters": asdict(table),
-        "memory": memory_of_step(made.settings, made.directory.path),
+        "memory": memory,
         "loaders": loaders(made.settings, made.model, manifest.native, manifest.tokenizer["name"]),
         "loaded": made.loaded.as_dict() if made.loaded is not None else None,
         "saved": made.saved.as_dict() if made.saved is not None else None,
     }
+
+
+def _memory(made: Construction) -> tuple[dict[str, Any] | None, list[str]]:
+    """The memory of a training step; or why it is not known: what does not run yet is constructed all the same."""
+    from .estimate import memory_of_step
+
+    try:
+        return memory_of_step(made.settings, made.directory.path), []
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return None, [f"the memory of a training step is not known, since one does not run: {reason}"]
 
 
 def _tokenizer(facts: TokenizerFacts, name: str) -> dict[str, Any]:

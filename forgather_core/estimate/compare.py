@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 from ..export.model_config import option_values
@@ -10,14 +11,12 @@ from ..export.tokenizer import quick_facts
 from ..kinds import kind_of
 from ..settings import Settings
 from ..shared_options import EstimateOptions
-from .run import estimate_of
+from .run import Tell, estimate_of
 
 _ABSENT = "-"  # this definition has no such option
 
 
-def compare(
-    models: Sequence[Settings], options: EstimateOptions, on_progress: Callable[[str], None] | None = None
-) -> dict[str, Any]:
+def compare(models: Sequence[Settings], options: EstimateOptions, on_progress: Tell | None = None) -> dict[str, Any]:
     """Compare models, each as its settings have it, in the same training step and the same generation.
 
     Args:
@@ -44,9 +43,7 @@ def compare(
             name: sorted(own.keys() - set().union(*(other.keys() for other in shapes if other is not own)))
             for name, own in zip(names, shapes, strict=True)
         },
-        "totals": {
-            what: [report[group][what] for report in reports] for group, whats in _TOTALS.items() for what in whats
-        },
+        "totals": {what: [report["parameters"][what] for report in reports] for what in _TOTALS},
         "training": _side_by_side([report["training"] for report in reports]),
         "generation": _side_by_side([report["generation"] for report in reports]),
         "flops": _side_by_side([report["flops"] for report in reports]),
@@ -54,7 +51,7 @@ def compare(
     }
 
 
-_TOTALS = {"parameters": ("total", "trainable", "embedding", "non_embedding", "active", "bytes")}
+_TOTALS = ("total", "trainable", "embedding", "non_embedding", "active", "bytes")
 
 
 def _names(names: Sequence[str]) -> list[str]:
@@ -88,17 +85,10 @@ def _parameters(shapes: Sequence[Mapping[str, list[tuple[int, ...]]]]) -> list[d
             "name": kind,
             "shapes": [found[kind][0] if kind in found else None for found in shapes],
             "layers": [len(found.get(kind, ())) for found in shapes],
-            "numbers": [sum(_numbers(shape) for shape in found.get(kind, ())) for found in shapes],
+            "numbers": [sum(map(prod, found.get(kind, ()))) for found in shapes],
         }
         for kind in kinds
     ]
-
-
-def _numbers(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def _side_by_side(parts: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

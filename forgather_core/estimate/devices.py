@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..errors import ConfigurationError
 from ..paths import expanded
@@ -63,6 +66,16 @@ def load_devices(path: Path | None = None) -> list[Device]:
             line, column = document.place(name)
             raise ConfigurationError(f"{shown}:{line}:{column}: {name}: {error}") from None
     return sorted(found, key=lambda device: device.memory)
+
+
+def devices_here() -> list[Device]:
+    """The devices of this machine. How fast they are is not known."""
+    found = []
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        about = torch.cuda.get_device_properties(number)
+        found.append(Device(f"here: cuda:{number}, {about.name}", about.total_memory, None, {}, None))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return [*found, Device("here: cpu", memory, None, {}, None)]
 
 
 def _device(name: str, item: Any) -> Device:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import cached_property
-
-import torch
 
 from .devices import Device
 from .memory import Memory
 from .timeline import WEIGHTS, Batches
 
 RESERVE = 2**30  # bytes for the driver's context, what kernels allocate for themselves, and gaps between allocations
-_SHORTEST = 16
 
 
 class Fits:
@@ -29,15 +25,11 @@ class Fits:
 
     def __init__(self, memory: Memory, *, rows: int, length: int, limit: int, cache: str) -> None:
         self._memory, self._rows, self._length, self._cache = memory, rows, length, cache
-        self._lengths = [2**n for n in range(4, limit.bit_length()) if _SHORTEST <= 2**n < limit] + [limit]
+        self._lengths = [2**n for n in range(4, limit.bit_length()) if 2**n < limit] + [limit]
 
     def step_fits(self, device: Device) -> bool:
         """Whether the step itself does."""
         return self._training_fits(self._length, device)
-
-    def generation_fits(self, device: Device) -> bool:
-        """Whether the weights and the shortest context do."""
-        return self.longest_generation(device) > 0
 
     @cached_property
     def _batches(self) -> Batches:
@@ -71,16 +63,6 @@ class Fits:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(self._lengths[middle]) else (low, middle)
         return self._lengths[low] if low >= 0 else 0
-
-
-def devices_here() -> list[Device]:
-    """The devices of this machine. How fast they are is not known."""
-    found = []
-    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        about = torch.cuda.get_device_properties(number)
-        found.append(Device(f"here: cuda:{number}, {about.name}", about.total_memory, None, {}, None))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return [*found, Device("here: cpu", memory, None, {}, None)]
 
 
 def _usable(device: Device) -> int:

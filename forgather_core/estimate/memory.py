@@ -62,20 +62,21 @@ class Memory:
         return build(self._directory, BuildOptions(dtype=dtype, attn_implementation=attention))
 
     @cached_property
-    def _trained(self) -> Stage:
+    def _stage(self) -> Stage:
         model = self.model()
         if self._checkpointing:
             enable_checkpointing(model)
         return Stage(model, self._training)
 
-    @cached_property
-    def _used(self) -> Stage:
-        return Stage(self.model())
+    @property
+    def traced(self) -> Any:
+        """The model that is traced. It has no numbers."""
+        return self._stage.model
 
     def training(self, rows: int, length: int) -> Timeline:
         """One step of training on `rows` rows of `length` tokens."""
         if (rows, length) not in self._steps:
-            self._steps[rows, length] = self._trained.train(rows, length)
+            self._steps[rows, length] = self._stage.train(rows, length)
         return self._steps[rows, length]
 
     def batches(self, length: int) -> Batches:
@@ -96,9 +97,9 @@ class Memory:
             if cache == "static":
                 from transformers import StaticCache
 
-                config = self._used.model.config
+                config = self.traced.config
                 make = lambda: StaticCache(config=config, max_cache_len=length)  # noqa: E731
-            self._generations[key] = self._used.generate(rows, length, make)
+            self._generations[key] = self._stage.generate(rows, length, make)
         return self._generations[key]
 
     def cache_per_token(self) -> int:

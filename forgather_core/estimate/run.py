@@ -13,9 +13,9 @@ from ..dtypes import parse_dtype
 from ..errors import BuildError
 from ..parameters import parameter_table
 from ..settings import Settings
-from ..shared_options import BuildOptions, EstimateOptions
-from .devices import Device, load_devices
-from .fits import Fits, devices_here
+from ..shared_options import EstimateOptions
+from .devices import Device, devices_here, load_devices
+from .fits import Fits
 from .memory import Memory
 from .timeline import ACTIVATIONS, BUFFERS, CACHE, GRADIENTS, INPUTS, LOGITS, OPTIMIZER, WEIGHTS, Timeline
 
@@ -34,14 +34,12 @@ class Estimate:
 
     Args:
         report: As plain data: model_name, setup, parameters, training, generation, flops, notes.
-        model: The model, on meta.
-        memory: Answers for other batches and lengths.
+        model: The model, without numbers.
         fits: Answers for devices.
     """
 
     report: dict[str, Any]
     model: Any
-    memory: Memory
     fits: Fits
 
 
@@ -69,18 +67,10 @@ def estimate(settings: Settings, options: EstimateOptions, on_progress: Tell | N
 def estimate_of(settings: Settings, options: EstimateOptions, on_progress: Tell | None = None) -> Estimate:
     """What a model takes. The arguments are those of `estimate`."""
     tell = on_progress or (lambda _: None)
-    precision, build = _precision(settings, options), settings.build
-    memory = Memory(
-        settings,
-        optimizer=options.optimizer,
-        precision=precision,
-        attention=build.attn_implementation,
-        checkpointing=build.gradient_checkpointing,
-        fused=options.fuse_optim_with_backward,
-        device_type=_device_type(build),
-    )
+    build = settings.build
     tell("the model")
-    model = memory.model()
+    memory, precision = _memory(settings, options)
+    model = memory.traced
     limit = min(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED, _UNLIMITED)
     rows, length, context = options.batch_size, options.sequence_length, options.context or limit
     tell("a step of training")
@@ -92,7 +82,7 @@ def estimate_of(settings: Settings, options: EstimateOptions, on_progress: Tell 
         "definition": settings.configuration.definition.name,
         "model_name": settings.model_name,
         "setup": {
-            "batch": f"{rows} x {length}",
+            "batch": _batch(options),
             "precision": precision,
             "optimizer": options.optimizer + (", fused with backward" if options.fuse_optim_with_backward else ""),
             "attention": build.attn_implementation or model.config._attn_implementation,
@@ -107,34 +97,41 @@ def estimate_of(settings: Settings, options: EstimateOptions, on_progress: Tell 
         "notes": list(_notes(settings, options, limit, context)),
     }
     fits = Fits(memory, rows=rows, length=length, limit=limit, cache=options.cache)
-    return Estimate(report, model, memory, fits)
+    return Estimate(report, model, fits)
 
 
-def memory_of_step(settings: Settings, directory: Path, rows: int = 2, length: int = 512) -> dict[str, Any]:
-    """The memory of a training step with AdamW, in short: for who constructs a model and asks for no more.
+def memory_of_step(settings: Settings, directory: Path) -> dict[str, Any]:
+    """The memory of a training step as `estimate` has it by default, for who constructs a model and asks for no more.
 
     Args:
         settings: The settled options; dtype, attention and checkpointing are theirs.
         directory: The model's.
-        rows, length: The batch: what `test` takes if nobody says otherwise.
     """
-    build = settings.build
-    precision = _precision(settings, EstimateOptions())
-    memory = Memory(
-        settings,
-        precision=precision,
-        attention=build.attn_implementation,
-        checkpointing=build.gradient_checkpointing,
-        device_type=_device_type(build),
-        directory=directory,
-    )
-    step = memory.training(rows, length)
-    setup = {"batch": f"{rows} x {length}", "precision": precision, "optimizer": "adamw"}
+    options = EstimateOptions()
+    memory, precision = _memory(settings, options, directory)
+    step = memory.training(options.batch_size, options.sequence_length)
+    setup = {"batch": _batch(options), "precision": precision, "optimizer": options.optimizer}
     return {"setup": setup, **_training(step), "cache_per_token": memory.cache_per_token()}
 
 
-def _device_type(build: BuildOptions) -> str:
-    return "cuda" if build.device == "meta" else build.device.partition(":")[0]
+def _memory(settings: Settings, options: EstimateOptions, directory: Path | None = None) -> tuple[Memory, str]:
+    """What answers for a model, and its precision."""
+    precision, build = _precision(settings, options), settings.build
+    memory = Memory(
+        settings,
+        optimizer=options.optimizer,
+        precision=precision,
+        attention=build.attn_implementation,
+        checkpointing=build.gradient_checkpointing,
+        fused=options.fuse_optim_with_backward,
+        device_type="cuda" if build.device == "meta" else build.device.partition(":")[0],
+        directory=directory,
+    )
+    return memory, precision
+
+
+def _batch(options: EstimateOptions) -> str:
+    return f"{options.batch_size} x {options.sequence_length}"
 
 
 def _precision(settings: Settings, options: EstimateOptions) -> str:

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..checkpoint.places import materialise
 from ..optimizers import FusedStepper, PlainStepper, Stepper, optimizer_of, state_tensors
+from ..parts.caches import CACHE as CACHE_NAME
 from .timeline import BUFFERS, CACHE, GRADIENTS, INPUTS, LOGITS, OPTIMIZER, WEIGHTS, Timeline
 from .trace import Trace
 
@@ -39,16 +40,16 @@ class Stage:
 
     Args:
         model: A causal language model on meta. It is changed: its parameters become fake ones of the CPU.
-        training: How it is trained; None where it is not.
+        training: How it is trained.
     """
 
-    def __init__(self, model: Any, training: Training | None = None) -> None:
-        self.model, self.training = model, training
+    def __init__(self, model: Any, training: Training) -> None:
+        self.model, self._autocast = model, training.autocast
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._trace: Trace | None = None
         with self._fake:
             materialise(model, torch.device("cpu"))
-            self._stepper = self._prepare(training) if training is not None else None
+            self._stepper = self._prepare(training)
         head = model.get_output_embeddings()
         if head is not None:
             head.register_forward_pre_hook(self._enter_head)
@@ -60,15 +61,13 @@ class Stage:
             rows: Of the batch.
             length: Tokens in each, none of them padding.
         """
-        assert self.training is not None
-        assert self._stepper is not None
         self.model.train()
         held = self._held() | {OPTIMIZER: state_tensors(self._stepper.optimizers)}
         with torch.enable_grad(), self._fake, self._tracing(held, length) as trace:  # whatever the caller has set
             trace.begin("forward")
             with trace.making(INPUTS):
                 batch = torch.zeros(rows, length, dtype=torch.int64)
-            with torch.autocast("cpu", torch.bfloat16) if self.training.autocast else nullcontext():
+            with torch.autocast("cpu", torch.bfloat16) if self._autocast else nullcontext():
                 loss = self.model(input_ids=batch, labels=batch, use_cache=False).loss
             trace.begin("backward")
             self._stepper.step(loss)
@@ -82,21 +81,18 @@ class Stage:
             length: Tokens in each when the program ends, 2 at least.
             make_cache: Makes the cache; None leaves that to the model.
         """
-        from transformers.modeling_outputs import CausalLMOutputWithPast
-
-        name = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
         self.model.eval()
         with self._fake, torch.no_grad(), self._tracing(self._held(), length) as trace:
             trace.begin("prefill")
             tokens = torch.zeros(rows, length - 1, dtype=torch.int64)
             how = {"use_cache": True, "logits_to_keep": 1}
-            given = {name: make_cache()} if make_cache is not None else {}
+            given = {CACHE_NAME: make_cache()} if make_cache is not None else {}
             out = self.model(input_ids=tokens, **given, **how)
-            cache = out[name]
+            cache = out[CACHE_NAME]
             del out, given
             self._mark_cache(trace, cache)
             trace.begin("decode")
-            out = self.model(input_ids=tokens[:, -1:], **{name: cache}, **how)
+            out = self.model(input_ids=tokens[:, -1:], **{CACHE_NAME: cache}, **how)
             del out
             self._mark_cache(trace, cache)
             return trace.timeline()

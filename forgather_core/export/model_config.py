@@ -85,6 +85,18 @@ def _tokenizer_gives(name: str) -> bool:
     return name in {"vocab_size", "max_position_embeddings"}
 
 
+def make_config(definition: ModelDefinition, values: Mapping[str, Any]) -> Any:
+    """The configuration of a definition, its class called with these values.
+
+    Raises:
+        ConfigurationError: It refuses one of them.
+    """
+    try:
+        return import_object(definition.config, definition)(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{definition.name}: {str(error).splitlines()[0]}") from None
+
+
 def config_json(definition: ModelDefinition, values: Mapping[str, Any], *, native: bool = False) -> str:
     """The text of `config.json`, with the auto_map that makes the directory load by itself.
 
@@ -95,10 +107,7 @@ def config_json(definition: ModelDefinition, values: Mapping[str, Any], *, nativ
     """
     config_class = import_object(definition.config, definition)
     model_class = import_object(definition.model, definition)
-    try:
-        config = config_class(**values, **({"native": True} if native else {}))
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{definition.name}: {str(error).splitlines()[0]}") from None
+    config = make_config(definition, dict(values) | ({"native": True} if native else {}))
     config.architectures = [model_class.__name__]
     config.auto_map = _auto_map(config_class, model_class)
     content = config.to_diff_dict() | {name: getattr(config, name) for name in values}

@@ -296,3 +296,13 @@ print(*sorted({{"datasets", "pandas", "sklearn", "scipy", "pyarrow", "omegaconf"
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_model_that_does_not_run_is_constructed_all_the_same(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    settings = small(device="cpu")
+    place = construct(settings, project=tmp_path).directory.path
+    part = place / "feed_forward.py"
+    part.write_text(part.read_text().replace("self.down_proj(", "self.no_such_layer("))
+    report = construction_report(construct(settings, project=tmp_path, keep=True))
+    assert report["memory"] is None
+    assert any("one does not run: AttributeError" in note and "no_such_layer" in note for note in report["notes"])
