@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import platform
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +76,42 @@ def be_quiet() -> None:
 def settings(directory: Path, template: str = "llama/4M", **options: Any) -> Settings:
     """Of a preset with these options, in this directory."""
     return settle(resolve(template, registry(), Path()), options | {"output_dir": directory})
+
+
+def pair(directory: Path, dtype: torch.dtype, **how: Any) -> dict[str, Any]:
+    """`ours`, from its directory, and `theirs`, of transformers' own Llama, with the same weights.
+
+    Args:
+        directory: A model directory of llama with saved weights.
+        dtype: Of both.
+        how: Further arguments of both, as an attention implementation.
+    """
+    ours = transformers.AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, dtype=dtype, **how)
+    config = transformers.LlamaConfig(**{name: getattr(ours.config, name) for name in _SAME})
+    theirs = transformers.LlamaForCausalLM._from_config(config, dtype=dtype, **how)
+    theirs.load_state_dict(ours.state_dict())
+    return {"theirs": theirs, "ours": ours}
+
+
+_SAME = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "rms_norm_eps", "max_position_embeddings", "tie_word_embeddings", "rope_parameters", "bos_token_id",
+    "eos_token_id", "pad_token_id",
+)  # fmt: skip
+
+
+def in_process(script: str, task: object) -> Any:
+    """Run `script --run TASK` in a process of its own, whose last line of output is the answer; both are JSON.
+
+    What the process frees goes back to the system at once, so that its resident memory is what it holds.
+    """
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment |= {"MALLOC_MMAP_MAX_": "1000000", "TRANSFORMERS_VERBOSITY": "error"}
+    command = [sys.executable, script, "--run", json.dumps(task)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{task}: {done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def in_turns(

@@ -14,13 +14,11 @@ import argparse
 import ctypes
 import itertools
 import json
-import os
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from _common import forget_highest_mark, machine, settings, status
+from _common import forget_highest_mark, in_process, machine, settings, status
 
 BOUND = 0.05
 
@@ -37,9 +35,10 @@ class Setting:
     attention: str = "sdpa"
     checkpointing: bool = False
     fused: bool = False
+    keep_logits: bool = False
 
     def __str__(self) -> str:
-        more = ("checkpointing" * self.checkpointing, "fused" * self.fused)
+        more = ("checkpointing" * self.checkpointing, "fused" * self.fused, "all logits" * self.keep_logits)
         shape = f"{self.rows} x {self.length}"
         return ", ".join(filter(None, (self.template, shape, self.precision, self.attention, self.optimizer, *more)))
 
@@ -52,6 +51,7 @@ def grid() -> list[Setting]:
     found += [Setting(name, 2, 512, attention="eager") for name in definitions]
     found += [Setting("llama/4M", rows, length) for rows, length in ((1, 2048), (32, 128), (2, 1024))]
     found += [Setting("llama/30M", 4, 256, optimizer=o) for o in ("sgd", "adamw", "adamw_fused", "none")]
+    found += [Setting(name, 8, 512, keep_logits=True) for name in definitions]
     found += [Setting("llama/117M", 2, 512, checkpointing=c, fused=f, optimizer="sgd") for c, f in _PAIRS]
     return found
 
@@ -71,6 +71,7 @@ def estimated(setting: Setting) -> int:
             attention=setting.attention,
             checkpointing=setting.checkpointing,
             fused=setting.fused,
+            keep_logits=setting.keep_logits,
             device_type="cpu",
         )
         .training(setting.rows, setting.length)
@@ -96,6 +97,7 @@ def _steps(setting: Setting, place: Path, *, rows: int, length: int, steps: int,
     import torch
 
     from forgather_core.construct import construct
+    from forgather_core.loss import loss_of
     from forgather_core.optimizers import FusedStepper, PlainStepper, optimizer_of
 
     given = {
@@ -112,21 +114,11 @@ def _steps(setting: Setting, place: Path, *, rows: int, length: int, steps: int,
         forget_highest_mark()
         batch = torch.randint(6, 1000, (rows, length))
         with torch.autocast("cpu", torch.bfloat16, enabled=setting.precision == "mixed"):
-            loss = model(input_ids=batch, labels=batch, use_cache=False).loss
-        stepper.step(loss)
+            loss = loss_of(model, {"input_ids": batch, "labels": batch}, keep_logits=setting.keep_logits)
+        stepper.backward(loss)
+        stepper.update()
         del loss
     return status("VmHWM")
-
-
-def in_process(what: str, setting: Setting) -> int:
-    """Run a function of this file on a setting, in a process of its own."""
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    environment |= {"MALLOC_MMAP_MAX_": "1000000", "TRANSFORMERS_VERBOSITY": "error"}
-    command = [sys.executable, __file__, "--run", what, json.dumps(asdict(setting))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{setting}: {done.stderr}")
-    return int(done.stdout.split()[-1])
 
 
 def main() -> int:
@@ -134,10 +126,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="settings whose text has this in it")
     parser.add_argument("--markdown", action="store_true", help="as a table for the docs")
-    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.run:
-        print({"estimated": estimated, "measured": measured}[asked.run[0]](Setting(**json.loads(asked.run[1]))))
+        what, setting = asked.run
+        print({"estimated": estimated, "measured": measured}[what](Setting(**setting)))
         return 0
     print(f"{machine()}\n")
     line = "| {:68} | {:>9} | {:>9} | {:>6} |" if asked.markdown else "{:70} {:>9} {:>9} {:>7}"
@@ -146,7 +139,7 @@ def main() -> int:
         print("|---|--:|--:|--:|")
     worst = 0.0
     for setting in (s for s in grid() if asked.only in str(s)):
-        told, taken = (in_process(what, setting) for what in ("estimated", "measured"))
+        told, taken = (in_process(__file__, [what, asdict(setting)]) for what in ("estimated", "measured"))
         worst = max(worst, abs(told / taken - 1))
         print(
             line.format(str(setting), f"{told / 1e6:.1f} MB", f"{taken / 1e6:.1f} MB", f"{told / taken:.3f}"),

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import be_quiet, in_turns, machine, parser, settings
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from _common import be_quiet, in_turns, machine, pair, parser, settings
 
 from forgather_core.construct import construct
 
@@ -34,20 +33,10 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 CASES = [("fp32", 1, False), ("fp32", 8, False), ("fp32", 8, True), ("bf16", 1, False), ("bf16", 8, False)]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SAME = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "head_dim", "rms_norm_eps", "max_position_embeddings", "tie_word_embeddings", "rope_parameters", "bos_token_id",
-    "eos_token_id", "pad_token_id",
-)  # fmt: skip
 
 
-def pair(directory: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """Ours from its directory, and transformers' with the same weights."""
-    ours = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, dtype=dtype).eval()
-    config = LlamaConfig(**{name: getattr(ours.config, name) for name in SAME})
-    theirs = LlamaForCausalLM._from_config(config, dtype=dtype).eval()
-    theirs.load_state_dict(ours.state_dict())
-    return {"theirs": theirs, "ours": ours}
+def _evaluating(models: dict[str, Any]) -> dict[str, Any]:
+    return {who: model.eval() for who, model in models.items()}
 
 
 def generated(model: Any, batch: int, padded: bool) -> torch.Tensor:
@@ -75,7 +64,7 @@ def main() -> int:
         for name, shape in SHAPES.items():
             directory = Path(place) / name
             construct(settings(directory, device="cpu", save_checkpoint=True, safetensors=True, **shape))
-            models = {kind: pair(directory, dtype) for kind, dtype in DTYPES.items()}
+            models = {kind: _evaluating(pair(directory, dtype)) for kind, dtype in DTYPES.items()}
             for kind, batch, padded in CASES:
                 if name != "4M" and padded:
                     continue

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from forgather_core.kinds import kind_of
 
-from .render import bytes_of, grid, link, pairs, text_of
+from .render import bytes_of, grid, link, pairs
 
 
 def construction(report: Mapping[str, Any]) -> RenderableType:
@@ -235,30 +235,3 @@ def plugins(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def _state(state: str) -> Text:
     return Text(state, {"ok": "green", "broken": "bold red"}.get(state, "yellow"))
-
-
-def step_row(step: Mapping[str, Any]) -> tuple[str, ...]:
-    """One step of a trial, as it is printed while the trial runs."""
-    return (
-        f"{step['step']}",
-        f"{step['loss']:.4f}",
-        f"{step['grad_norm']:.4f}" if step["grad_norm"] is not None else "",
-        f"{step['tokens']:,}",
-        f"{step['tokens_per_second']:,.0f}",
-        bytes_of(step["peak_memory"]) if step["peak_memory"] is not None else "",
-    )
-
-
-STEP_COLUMNS = ("step", "loss", "grad norm", "tokens", "tokens/s", "peak memory")
-
-
-def trial(report: Mapping[str, Any]) -> RenderableType:
-    """What `test` found."""
-    steps = [step_row(step) for step in report["steps"]]
-    head = {name.replace("_", " "): text_of(value) for name, value in report["setup"].items() if value is not None}
-    return Group(
-        pairs(f"Test of {report['model_name']}", head),
-        grid("Steps", STEP_COLUMNS, steps, right=range(len(STEP_COLUMNS))),  # type: ignore[arg-type]
-        Text(report["summary"] + "\n"),
-        notes(report["notes"]),
-    )

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from .drawings import notes, parameters, sizes
-from .render import bytes_of, grid, pairs, text_of
+from .render import bytes_of, count_of, grid, pairs, text_of
 
 _BAR = 30  # characters of the longest bar
 
@@ -75,12 +75,12 @@ def _generation(generation: Mapping[str, Any]) -> RenderableType:
 
 
 def _flops(flops: Mapping[str, float]) -> RenderableType:
-    forward, attention = flops["forward"], flops["forward_attention"]
+    forward, weights, attention = (flops[name] for name in ("forward", "forward_weights", "forward_attention"))
     return pairs(
         "Operations a token (a multiplication and an addition are two)",
         {
-            "forward": f"{_count(forward)}: weights {_count(flops['forward_weights'])}, attention {_count(attention)}",
-            "training": f"{_count(flops['training'])} (three times forward); computed {_count(flops['computed'])}",
+            "forward": f"{count_of(forward)}: weights {count_of(weights)}, attention {count_of(attention)}",
+            "training": f"{count_of(flops['training'])} (three times forward); computed {count_of(flops['computed'])}",
         },
     )
 
@@ -95,9 +95,9 @@ def _devices(devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> 
             _number(device["batch"]),
             _number(device["context"]),
             _seconds(device["step_seconds"]),
-            _count(device["tokens_per_second"]),
+            count_of(device["tokens_per_second"]),
             _number(device["generation_context"]),
-            _count(device["decode_tokens_per_second"]),
+            count_of(device["decode_tokens_per_second"]),
         )
         for device in devices
     ]
@@ -122,7 +122,7 @@ def comparison(report: Mapping[str, Any]) -> RenderableType:
         for row in report["parameters"]
     ]
     memory = [(name, *map(bytes_of, report[group][key])) for name, group, key in _SIZES]
-    flops = [(name.replace("_", " "), *map(_count, values)) for name, values in report["flops"].items()]
+    flops = [(name.replace("_", " "), *map(count_of, values)) for name, values in report["flops"].items()]
     only = [f"only {name} has {', '.join(kinds)}" for name, kinds in report["only"].items() if kinds]
     return Group(
         table("Options that differ", [(name, *map(text_of, values)) for name, values in report["options"].items()]),
@@ -164,14 +164,3 @@ def _seconds(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
-
-
-def _count(value: float | None) -> str:
-    """`9.9 M`."""
-    if value is None:
-        return "-"
-    for unit in ("", " k", " M", " G", " T"):
-        if value < 1000:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:,.0f} P"

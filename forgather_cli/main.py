@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,28 +24,31 @@ from forgather_core.registry import registry
 from . import model
 from .dynamic import PlainCommand, PlainGroup
 
+# Made where they may be meant: Typer makes all options of a group at once.
+LATE_GROUPS = ("checkpoint", "dataset", "tokenizer")
+
 
 class RootGroup(PlainGroup):
-    """`forgather`. The group `checkpoint` is made where it may be meant: Typer makes all of its options at once."""
+    """`forgather`, with groups that are made late."""
 
     epilog_text = "A first model: forgather -t llama/4M model --device cpu --save-checkpoint construct"
 
     def get_command(self, ctx: Any, name: str) -> Any:
         """The command of that name."""
         if name not in self.commands:
-            self._add_checkpoint()
+            self._add([name] if name in LATE_GROUPS else LATE_GROUPS)  # a misspelt name is compared with all
         return super().get_command(ctx, name)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of all commands."""
-        self._add_checkpoint()
+        self._add(LATE_GROUPS)
         return super().list_commands(ctx)
 
-    def _add_checkpoint(self) -> None:
-        if "checkpoint" not in self.commands:
-            from .checkpoint import app as checkpoint
-
-            self.commands["checkpoint"] = typer.main.get_group(checkpoint)
+    def _add(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.commands:
+                group = importlib.import_module(f".{name}", __package__)
+                self.commands[name] = typer.main.get_group(group.app)
 
 
 app = typer.Typer(

@@ -53,13 +53,13 @@ def test(ctx: typer.Context) -> None:
     asked = _Asked(ctx)
     from forgather_core.trial import check_trial, run_trial_of
 
-    from . import drawings, progress
+    from . import progress, trial_drawings
 
     check_trial(asked.settings, asked.trial)
     made = asked.construct()
     with progress.steps(asked.trial.steps) as on_step:
         report = run_trial_of(made, asked.trial, on_step=on_step)
-    asked.answer(report, drawings.trial(report))
+    asked.answer(report, trial_drawings.trial(report))
 
 
 @app.command(cls=ShowCommand, context_settings=HELP)

@@ -86,7 +86,13 @@ def skip_conversion(parameter: Any) -> None:
 
     def process_value(ctx: typer.Context, value: Any) -> Any:
         if parameter.required and not ctx.resilient_parsing and parameter.value_is_missing(value):
-            message = f"Missing argument {parameter.metavar or parameter.name}: {usage_line(ctx)}"
+            is_option = parameter.param_type_name != "argument"
+            what = (
+                f"option {max(parameter.opts, key=len)}"
+                if is_option
+                else f"argument {parameter.metavar or parameter.name}"
+            )
+            message = f"Missing {what}: {usage_line(ctx)}"
             raise typer.BadParameter(message, ctx=ctx)
         return parameter.callback(ctx, parameter, value) if parameter.callback else value
 

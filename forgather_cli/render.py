@@ -143,3 +143,14 @@ def bytes_of(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def count_of(value: float | None) -> str:
+    """`9.9 M`."""
+    if value is None:
+        return "-"
+    for unit in ("", " k", " M", " G", " T"):
+        if value < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:,.0f} P"

@@ -16,17 +16,23 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 class Stepper(Protocol):
     """What takes a step for a model whose loss is given."""
 
+    fused: bool  # whether parameters move within backward
+
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Those that hold the state of the parameters."""
         ...
 
-    def step(self, loss: Tensor) -> Norms:
-        """Run backward, and move the parameters.
+    def backward(self, loss: Tensor) -> Norms:
+        """Run backward.
 
         Returns:
             The norm of each parameter's gradient by name, a scalar in float32 at least; where there is none, no name.
         """
+        ...
+
+    def update(self) -> None:
+        """Move what backward has not moved."""
         ...
 
 
@@ -38,18 +44,22 @@ class PlainStepper:
         make: Makes their optimizer.
     """
 
+    fused = False
+
     def __init__(self, model: nn.Module, make: MakeOptimizer) -> None:
         self.parameters = _trainable(model)
         self.optimizers = [make(self.parameters.values())]
 
-    def step(self, loss: Tensor) -> Norms:
-        """Backward, step, and gradients freed."""
+    def backward(self, loss: Tensor) -> Norms:
+        """Backward alone: gradients stay."""
         loss.backward()  # type: ignore[no-untyped-call]
-        norms = {name: _norm(p.grad) for name, p in self.parameters.items() if p.grad is not None}
+        return {name: _norm(p.grad) for name, p in self.parameters.items() if p.grad is not None}
+
+    def update(self) -> None:
+        """The step; gradients are freed."""
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        return norms
 
 
 class FusedStepper:
@@ -58,6 +68,8 @@ class FusedStepper:
     At no time do all gradients exist. For an optimizer that looks at one parameter alone, the result is the plain one
     to the last bit. The arguments are those of `PlainStepper`.
     """
+
+    fused = True
 
     def __init__(self, model: nn.Module, make: MakeOptimizer) -> None:
         self._norms: Norms = {}
@@ -75,11 +87,14 @@ class FusedStepper:
 
         return step
 
-    def step(self, loss: Tensor) -> Norms:
+    def backward(self, loss: Tensor) -> Norms:
         """Backward, in which the parameters step."""
         self._norms.clear()
         loss.backward()  # type: ignore[no-untyped-call]
         return dict(self._norms)
+
+    def update(self) -> None:
+        """Nothing is left to move."""
 
 
 class BlockwiseAdam(torch.optim.Optimizer):

@@ -112,6 +112,12 @@ class StepOptions:
     fuse_optim_with_backward: bool = option(
         False, help="Combine backward with optimizer step to save memory", group=STEP, negatable=False
     )
+    keep_logits: bool = option(
+        False,
+        help="Compute all logits at once, not a part at a time: what trainers that look at them make a model do",
+        group=STEP,
+        negatable=False,
+    )
 
 
 @dataclass(kw_only=True)
@@ -125,6 +131,12 @@ class TrialOptions(StepOptions):
     )
     dataset_config: str | None = option(None, help="Dataset config name", group=TRIAL)
     packed: bool = option(False, help="Enable packed sequences in data collator", group=TRIAL, negatable=False)
+    packing: Literal["greedy", "first-fit", "best-fit"] | None = option(
+        None,
+        help="How --packed fills rows: greedy (documents are cut where a row ends), or with whole documents",
+        group=TRIAL,
+    )
+    compile: bool = option(False, help="Compile the model with torch.compile", group=TRIAL, negatable=False)
 
 
 @dataclass(kw_only=True)

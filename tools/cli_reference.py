@@ -24,6 +24,11 @@ COMMANDS = {
     "Checkpoints": ["checkpoint"],
     "Inspect a checkpoint": ["checkpoint", "inspect"],
     "Convert a checkpoint": ["checkpoint", "convert"],
+    "Datasets": ["dataset"],
+    "List dataset projects": ["dataset", "ls"],
+    "Show a dataset": ["dataset", "show"],
+    "Tokenizers": ["tokenizer"],
+    "Train a tokenizer": ["tokenizer", "train"],
 }
 HEAD = """# Command line
 

@@ -12,7 +12,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-from forgather_core.data.standard_library import standard_library_docstrings, standard_library_texts
+from forgather_core.data.projects import open_corpus
 from forgather_core.data.train_tokenizer import byte_tokenizer, save_tokenizer, train_bpe
 
 SIZES = {"bpe-2k": 2000, "bpe-8k": 8000}
@@ -23,8 +23,8 @@ HERE = Path(__file__).resolve().parent.parent / "forgather_core" / "data" / "tok
 def main(directory: Path = HERE) -> None:
     """Train and write every tokenizer below `directory`."""
     for name, size in SIZES.items():
-        corpus = chain(standard_library_texts(), standard_library_docstrings())
-        tokenizer = train_bpe(corpus, size, progress=sys.stderr.isatty())
+        texts = chain.from_iterable(open_corpus("stdlib", config).texts() for config in ("default", "docstrings"))
+        tokenizer = train_bpe(texts, size, progress=sys.stderr.isatty())
         save_tokenizer(tokenizer, directory / name, model_max_length=MODEL_MAX_LENGTH)
         print(f"{directory / name}: {size} entries")
     save_tokenizer(byte_tokenizer(), directory / "bytes", model_max_length=MODEL_MAX_LENGTH)

@@ -33,7 +33,7 @@ def standard_library_texts() -> Iterator[str]:
                 found = True
                 yield text
     if not found:
-        raise DataError(f"this Python has no standard library sources in {root}: name another --dataset-project")
+        raise DataError(f"this Python has no standard library sources in {root}: name another dataset project")
 
 
 def standard_library_docstrings() -> Iterator[str]:

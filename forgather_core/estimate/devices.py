@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -76,6 +77,16 @@ def devices_here() -> list[Device]:
         found.append(Device(f"here: cuda:{number}, {about.name}", about.total_memory, None, {}, None))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [*found, Device("here: cpu", memory, None, {}, None)]
+
+
+def known_device(device: torch.device) -> Device | None:
+    """What is known of a device of this machine: only where torch calls it by all the words of a name in the file."""
+    if device.type != "cuda":
+        return None
+    words = set(re.findall(r"\w+", torch.cuda.get_device_name(device)))
+    if "Laptop" in words:  # of the same name, and another device
+        return None
+    return next((known for known in load_devices() if words >= set(known.name.split())), None)
 
 
 def _device(name: str, item: Any) -> Device:

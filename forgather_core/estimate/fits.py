@@ -37,7 +37,17 @@ class Fits:
 
     def most_rows(self, device: Device) -> int | None:
         """The largest batch of the asked length; None where it cannot be told."""
-        return self._batches.most_rows(_usable(device)) if self._batches.follows else None
+        if not self._batches.follows:
+            return None
+        usable = _usable(device)
+        most = self._batches.most_rows(usable)
+        # Of fewer rows than those, the parts of a loss may be larger than these two batches tell: such a one is traced.
+        while 0 < most < self._batches.least_rows and not self._rows_fit(most, usable):
+            most -= 1
+        return most
+
+    def _rows_fit(self, rows: int, usable: int) -> bool:
+        return self._memory.training(rows, self._length).peak.bytes <= usable
 
     def longest(self, device: Device) -> int:
         """The longest row of training, a power of two or the model's limit, in a batch of the asked size."""

@@ -10,6 +10,7 @@ import torch
 
 from ..build import build, enable_checkpointing
 from ..meta_model import meta_model
+from ..parts.linear_cross_entropy import ENOUGH, MOST_PARTS
 from ..settings import Settings
 from ..shared_options import BuildOptions
 from .stage import Stage, Training
@@ -30,6 +31,7 @@ class Memory:
         attention: The attention implementation.
         checkpointing: Whether layers are computed again in backward.
         fused: Whether parameters take their steps within backward.
+        keep_logits: Whether the logits of all tokens are computed, where the model can do without.
         device_type: Where it is to run.
         directory: Take the model of this directory, rather than of the definition's own code.
     """
@@ -43,13 +45,14 @@ class Memory:
         attention: str | None = None,
         checkpointing: bool = False,
         fused: bool = False,
+        keep_logits: bool = False,
         device_type: str = "cuda",
         directory: Path | None = None,
     ) -> None:
         self._directory = directory
         self._settings, self._dtype, self._checkpointing = settings, DTYPES[precision], checkpointing
         self._attention = _TRACED.get(attention or "", attention)
-        self._training = Training(optimizer, fused, precision == "mixed", device_type)
+        self._training = Training(optimizer, fused, keep_logits, precision == "mixed", device_type)
         self._steps: dict[tuple[int, int], Timeline] = {}
         self._generations: dict[tuple[int, int, str], Timeline] = {}
 
@@ -79,9 +82,15 @@ class Memory:
             self._steps[rows, length] = self._stage.train(rows, length)
         return self._steps[rows, length]
 
+    def forward(self, rows: int, length: int) -> Timeline:
+        """A forward pass over such a batch, for its operations: a loss may compute gradients while it runs forward."""
+        return self._stage.forward(rows, length)
+
     def batches(self, length: int) -> Batches:
         """Steps of any number of rows."""
-        return Batches(self.training(2, length), self.training(3, length), 2)
+        # From here on a loss in parts has all of its parts, and that many rows more give each part the same.
+        rows = max(2, -(-MOST_PARTS * ENOUGH // length))
+        return Batches(self.training(rows, length), self.training(rows + MOST_PARTS, length), rows, MOST_PARTS)
 
     def generation(self, rows: int, length: int, cache: str = "dynamic") -> Timeline:
         """A prefill and a step of generation, after which the cache holds `length` tokens, or room for them.

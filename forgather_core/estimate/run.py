@@ -69,12 +69,12 @@ def estimate_of(settings: Settings, options: EstimateOptions, on_progress: Tell 
     tell = on_progress or (lambda _: None)
     build = settings.build
     tell("the model")
-    memory, precision = _memory(settings, options)
+    memory, precision = memory_of(settings, options)
     model = memory.traced
     limit = min(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED, _UNLIMITED)
     rows, length, context = options.batch_size, options.sequence_length, options.context or limit
     tell("a step of training")
-    step = memory.training(rows, length)
+    step, forward = memory.training(rows, length), memory.forward(rows, length)
     tell("a generation")
     generation = memory.generation(rows, context, options.cache)
     report = {
@@ -90,10 +90,10 @@ def estimate_of(settings: Settings, options: EstimateOptions, on_progress: Tell 
             "cache": f"{options.cache}, {context:,} tokens",
             "utilization": options.utilization,
         },
-        "parameters": _parameters(model, step, rows * length),
+        "parameters": _parameters(model, forward, rows * length),
         "training": _training(step),
         "generation": _generation(generation, memory, rows, context),
-        "flops": _flops(step, rows * length),
+        "flops": _flops(step, forward, rows * length),
         "notes": list(_notes(settings, options, limit, context)),
     }
     fits = Fits(memory, rows=rows, length=length, limit=limit, cache=options.cache)
@@ -108,14 +108,20 @@ def memory_of_step(settings: Settings, directory: Path) -> dict[str, Any]:
         directory: The model's.
     """
     options = EstimateOptions()
-    memory, precision = _memory(settings, options, directory)
+    memory, precision = memory_of(settings, options, directory)
     step = memory.training(options.batch_size, options.sequence_length)
     setup = {"batch": _batch(options), "precision": precision, "optimizer": options.optimizer}
     return {"setup": setup, **_training(step), "cache_per_token": memory.cache_per_token()}
 
 
-def _memory(settings: Settings, options: EstimateOptions, directory: Path | None = None) -> tuple[Memory, str]:
-    """What answers for a model, and its precision."""
+def memory_of(settings: Settings, options: EstimateOptions, directory: Path | None = None) -> tuple[Memory, str]:
+    """What answers for a model, and its precision: fp32, bf16, mixed or fp64.
+
+    Args:
+        settings: The settled options; dtype, attention and checkpointing are theirs.
+        options: The training step.
+        directory: The model's; None takes the definition's own code.
+    """
     precision, build = _precision(settings, options), settings.build
     memory = Memory(
         settings,
@@ -124,6 +130,7 @@ def _memory(settings: Settings, options: EstimateOptions, directory: Path | None
         attention=build.attn_implementation,
         checkpointing=build.gradient_checkpointing,
         fused=options.fuse_optim_with_backward,
+        keep_logits=options.keep_logits,
         device_type="cuda" if build.device == "meta" else build.device.partition(":")[0],
         directory=directory,
     )
@@ -146,7 +153,7 @@ def _precision(settings: Settings, options: EstimateOptions) -> str:
     return options.precision
 
 
-def _parameters(model: Any, step: Timeline, tokens: int) -> dict[str, Any]:
+def _parameters(model: Any, forward: Timeline, tokens: int) -> dict[str, Any]:
     """Counts; `active` are those that multiply each token, found by what the forward pass computes."""
     table = asdict(parameter_table(model))
     ends = [end.weight for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
@@ -158,7 +165,7 @@ def _parameters(model: Any, step: Timeline, tokens: int) -> dict[str, Any]:
     return table | {
         "embedding": embedding,
         "non_embedding": table["total"] - embedding,
-        "active": step.total_flops("forward", "weights") // (2 * tokens),
+        "active": forward.total_flops("forward", "weights") // (2 * tokens),
         "bytes_by_dtype": by_dtype,
         "bytes_in": {name: table["total"] * size for name, size in (("float32", 4), ("bfloat16", 2), ("int8", 1))},
     }
@@ -193,9 +200,9 @@ def _generation(timeline: Timeline, memory: Memory, rows: int, context: int) -> 
     }
 
 
-def _flops(step: Timeline, tokens: int) -> dict[str, float]:
+def _flops(step: Timeline, forward: Timeline, tokens: int) -> dict[str, float]:
     """By token. Training is three times the forward pass by convention; what backward computes again is apart."""
-    weights, attention = (step.total_flops("forward", what) / tokens for what in ("weights", "attention"))
+    weights, attention = (forward.total_flops("forward", what) / tokens for what in ("weights", "attention"))
     spent = sum(step.flops.values()) / tokens
     return {
         "forward": weights + attention,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..checkpoint.places import materialise
+from ..loss import loss_of
 from ..optimizers import FusedStepper, PlainStepper, Stepper, optimizer_of, state_tensors
 from ..parts.caches import CACHE as CACHE_NAME
 from .timeline import BUFFERS, CACHE, GRADIENTS, INPUTS, LOGITS, OPTIMIZER, WEIGHTS, Timeline
@@ -25,12 +26,14 @@ class Training:
     Args:
         optimizer: sgd, adamw, adamw_fused, adam8bit or none.
         fused: Each parameter takes its step within backward, and its gradient is freed.
+        keep_logits: The logits of all tokens are computed, where the model can do without.
         autocast: Products in bfloat16, weights as they are.
         device_type: Where it is trained: torch chooses an optimizer's implementation by it.
     """
 
     optimizer: str = "adamw"
     fused: bool = False
+    keep_logits: bool = False
     autocast: bool = False
     device_type: str = "cpu"
 
@@ -44,15 +47,14 @@ class Stage:
     """
 
     def __init__(self, model: Any, training: Training) -> None:
-        self.model, self._autocast = model, training.autocast
+        self.model, self._how = model, training
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._trace: Trace | None = None
         with self._fake:
             materialise(model, torch.device("cpu"))
             self._stepper = self._prepare(training)
-        head = model.get_output_embeddings()
-        if head is not None:
-            head.register_forward_pre_hook(self._enter_head)
+        if model.base_model is not model:
+            model.base_model.register_forward_hook(self._leave_decoder)
 
     def train(self, rows: int, length: int) -> Timeline:
         """One step, not the first: the optimizer has its state already.
@@ -67,10 +69,20 @@ class Stage:
             trace.begin("forward")
             with trace.making(INPUTS):
                 batch = torch.zeros(rows, length, dtype=torch.int64)
-            with torch.autocast("cpu", torch.bfloat16) if self._autocast else nullcontext():
-                loss = self.model(input_ids=batch, labels=batch, use_cache=False).loss
+            inputs = {"input_ids": batch, "labels": batch}
+            with torch.autocast("cpu", torch.bfloat16) if self._how.autocast else nullcontext():
+                loss = loss_of(self.model, inputs, keep_logits=self._how.keep_logits)
             trace.begin("backward")
-            self._stepper.step(loss)
+            self._stepper.backward(loss)
+            self._stepper.update()
+            return trace.timeline()
+
+    def forward(self, rows: int, length: int) -> Timeline:
+        """A forward pass alone, which gives the logits of all tokens. The arguments are those of `train`."""
+        self.model.train()
+        with torch.no_grad(), self._fake, self._tracing(self._held(), length) as trace:
+            trace.begin("forward")
+            self.model(input_ids=torch.zeros(rows, length, dtype=torch.int64), use_cache=False)
             return trace.timeline()
 
     def generate(self, rows: int, length: int, make_cache: Callable[[], Any] | None = None) -> Timeline:
@@ -141,9 +153,9 @@ class Stage:
             self._trace.begin("update")
             self._trace.kind = OPTIMIZER
 
-    def _enter_head(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        """From the head's input to its gradient, all that is made belongs to logits and loss."""
-        trace = self._trace
+    def _leave_decoder(self, _: nn.Module, __: Any, output: Any) -> None:
+        """From the last hidden states to their gradient, all that is made belongs to logits and loss."""
+        trace, hidden_states = self._trace, output[0]
         if trace is None:
             return
         kind, trace.kind = trace.kind, LOGITS
@@ -151,5 +163,5 @@ class Stage:
         def leave(_: Tensor) -> None:
             trace.kind = kind
 
-        if args[0].requires_grad:
-            args[0].register_hook(leave)  # type: ignore[no-untyped-call]
+        if hidden_states.requires_grad:
+            hidden_states.register_hook(leave)

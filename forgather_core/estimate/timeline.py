@@ -92,23 +92,24 @@ class Batches:
 
     Args:
         one: The timeline of `rows` rows.
-        other: The timeline of one row more.
+        other: The timeline of `apart` rows more.
         rows: At least 2: of one row, torch may pass by copies that any other number needs.
+        apart: How many.
     """
 
-    def __init__(self, one: Timeline, other: Timeline, rows: int) -> None:
+    def __init__(self, one: Timeline, other: Timeline, rows: int, apart: int = 1) -> None:
         self.follows = len(one.sizes) == len(other.sizes) and list(one.events) == list(other.events)
-        self._rows, self._held = rows, one.least
+        self.least_rows, self._held = rows, one.least
         if self.follows:
             events = torch.tensor(one.events, dtype=torch.int64)
             sizes = torch.stack([torch.tensor(t.sizes, dtype=torch.float64) for t in (one, other)])
             changes = sizes[:, events.abs() - 1] * events.sign()
             self._base, step = changes.cumsum(dim=1)
-            self._step = step - self._base
+            self._step = (step - self._base) / apart
 
     def peak(self, rows: int) -> int:
         """Bytes at most for that many rows."""
-        return self._held + max(0, int((self._base + (rows - self._rows) * self._step).max()))
+        return self._held + max(0, int((self._base + (rows - self.least_rows) * self._step).max()))
 
     def most_rows(self, memory: int) -> int:
         """The largest number of rows that stays within so many bytes; 0 where not even one does."""

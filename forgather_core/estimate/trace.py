@@ -120,7 +120,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive[address] = weakref.ref(storage, gone)
 
     def _multiplied(self, packet: Any, args: Any) -> str:
-        if packet in (aten.mm, aten.addmm, aten._scaled_mm):
+        if packet in (aten.mm, aten.addmm, aten.addmm_, aten._scaled_mm):
             return "weights"
         operands = [arg for arg in args if isinstance(arg, Tensor)]
         return "weights" if any(x.untyped_storage()._cdata in self._weights for x in operands) else "attention"
@@ -128,7 +128,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _counter(packet: Any) -> Callable[..., int] | None:
     known: Mapping[Any, Any] = flop_registry
-    return _OF_CPU.get(packet) or known.get(packet)
+    return _MORE.get(packet) or known.get(packet)
 
 
 def _attention_forward(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
@@ -143,7 +143,8 @@ def _attention_backward(_: Tensor, query: Tensor, key: Tensor, value: Tensor, *_
     return 2 * pairs * (3 * query.shape[-1] + 2 * value.shape[-1])
 
 
-_OF_CPU: Mapping[Any, Callable[..., int]] = {  # which torch's own counter does not know
+_MORE: Mapping[Any, Callable[..., int]] = {  # which torch's own counter does not know
+    aten.addmm_: flop_registry[aten.addmm],
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }

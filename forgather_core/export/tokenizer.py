@@ -104,7 +104,7 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
 
     try:
         # Without a hub, one that was fetched earlier still loads.
-        local = isinstance(place, Path) or not _hub_answers()
+        local = isinstance(place, Path) or not hub_answers()
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False, local_files_only=local)
     except Exception as error:
@@ -226,7 +226,7 @@ def _find(spec: str, base: Path | None) -> Path | str:
     raise TokenizerError(f"tokenizer: there is no '{spec}'{hint}")
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the hub can be reached at all: its own library would try again for most of a minute."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return False

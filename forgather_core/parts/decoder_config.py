@@ -48,6 +48,7 @@ class DecoderConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
     use_cache: bool = True
+    skip_logits: bool = False  # in training: a loss without logits, for trainers that do not look at them
     native: bool = False  # written with native_model_type, so that transformers' own class loads it too
 
     __repr__ = PreTrainedConfig.__repr__  # JSON, not the options' dataclass form

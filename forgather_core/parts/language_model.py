@@ -5,12 +5,14 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from forgather_core.parts.caches import CACHE, the_cache
 from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.initial_weights import Table
+from forgather_core.parts.linear_cross_entropy import linear_cross_entropy
 from forgather_core.parts.pretrained import Pretrained
 
 
@@ -47,6 +49,7 @@ class CausalLM(Pretrained, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         cache: Cache | None = None,
+        skip_logits: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, V], and the loss where labels are given.
@@ -57,6 +60,8 @@ class CausalLM(Pretrained, GenerationMixin):
             labels: [B, T], not shifted; -100 is no target. The loss is the mean over targets, or their sum over
                 `num_items_in_batch` where that is given.
             logits_to_keep: The last so many positions, or the positions of an index tensor; 0 keeps all.
+            skip_logits: Whether labels are given for the loss alone: it is computed for some tokens at a time, and
+                logits are None. None leaves that to the configuration in training; else logits are there.
             **kwargs: Handed on to the decoder and the loss.
         """
         outputs = self.model(
@@ -68,10 +73,16 @@ class CausalLM(Pretrained, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, keep, :])
-        loss = None
-        if labels is not None:
+        hidden_states = outputs.last_hidden_state
+        if skip_logits is None:
+            skip_logits = self.training and self.config.skip_logits
+        logits = loss = None
+        if labels is None or not skip_logits or not self._takes_parts(logits_to_keep):
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden_states[:, keep, :])
+        if labels is not None and logits is None:
+            loss = linear_cross_entropy(hidden_states, self.lm_head.weight, labels, **_of_loss(kwargs))
+        elif labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
@@ -80,3 +91,18 @@ class CausalLM(Pretrained, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _takes_parts(self, logits_to_keep: int | Tensor) -> bool:
+        """Whether the loss can be had without all logits: the usual one, of the head's own weight and nothing else.
+
+        Where tools have laid hands on the head (adapters, tensor parallelism, offloading), the head itself is called.
+        """
+        head = self.lm_head
+        usual = isinstance(logits_to_keep, int) and logits_to_keep == 0 and self.loss_function is ForCausalLMLoss
+        # A tensor of other tensors, as those of parallelism and of quantization are, has its own way to multiply.
+        bare = type(head) is nn.Linear and head.bias is None and not hasattr(head.weight, "__tensor_flatten__")
+        return usual and bare and not (head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
+
+
+def _of_loss(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in ("num_items_in_batch", "ignore_index", "shift_labels") if name in kwargs}

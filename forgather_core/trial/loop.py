@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +11,12 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..errors import TrialError
+from ..loss import loss_of
 from ..optimizers import Norms, Stepper
+from . import measure
+from .diagnosis import RandomState, exploding, first_not_finite
+
+_SMALLER = "try a smaller --lr, or --dtype float32"
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,20 @@ class Step:
         loss: Mean cross-entropy of the batch, in nats a token.
         grad_norm: Euclidean norm of all gradients.
         tokens: Tokens of the batch without padding.
+        utilization: Their part in all places of the batch.
         tokens_per_second: Forward, backward and update.
-        peak_memory: Bytes: what CUDA allocated at most in this step; elsewhere the most the process has held so far.
+        device_memory: Bytes that torch allocated on the device at most; None where it does not count them.
+        host_memory: Bytes that the process held at most.
     """
 
     step: int
     loss: float
     grad_norm: float
     tokens: int
+    utilization: float
     tokens_per_second: float
-    peak_memory: int | None
+    device_memory: int | None
+    host_memory: int
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -44,10 +50,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a loop found: its steps, and the parameters that no gradient ever reached."""
+    """What a loop found.
+
+    Args:
+        steps: The steps.
+        without_gradient: The parameters that no gradient ever reached.
+        exploding: Which module of a fresh model makes numbers large; None if none does.
+    """
 
     steps: tuple[Step, ...]
     without_gradient: tuple[str, ...]
+    exploding: str | None = None
 
 
 def train(
@@ -56,92 +69,90 @@ def train(
     stepper: Stepper,
     *,
     steps: int,
+    keep_logits: bool = False,
+    fresh: bool = False,
     on_step: Callable[[Step], None] | None = None,
 ) -> Trained:
     """Train a model for a few steps.
 
     Args:
         model: A causal language model of transformers: given labels, it returns a loss.
-        batches: Keyword arguments of the model, on the CPU.
+        batches: What it is called with, on the CPU.
         stepper: Runs backward and moves the parameters.
         steps: How many.
+        keep_logits: Whether logits of all tokens are computed even if the model can do without.
+        fresh: Whether the weights are the initial ones, so that no module should make numbers large.
         on_step: Called after each.
 
     Raises:
-        TrialError: A loss or gradient is not finite. The text names where that began.
+        TrialError: A loss or gradient is not finite. The text names where that began; unless parameters move within
+            backward, they are still those that failed.
     """
     device = next(model.parameters()).device
     model.train()
     done: list[Step] = []
+    large: str | None = None
     untouched = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for number in range(1, steps + 1):
-        batch = {name: tensor.to(device) for name, tensor in next(batches).items()}
-        _reset_peak(device)
-        started = _now(device)
-        loss = model(**batch, use_cache=False).loss
-        if not torch.isfinite(loss):
-            raise TrialError(f"step {number}: the loss is {loss.item()}: {_first_bad_output(model, batch)}")
-        norms = stepper.step(loss)
-        seconds = _now(device) - started
-        _check_gradients(norms, number)
+        batch = next(batches)
+        inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+        if number == 1 and fresh:
+            large = _eagerly(exploding, model, inputs)
+        rng = RandomState.take(device)
+        began = measure.begin(device)
+        loss = loss_of(model, inputs, keep_logits=keep_logits)
+        if stepper.fused and not loss.isfinite():  # backward would move the weights
+            raise TrialError(_about_loss(model, inputs, rng, number, loss))
+        norms = stepper.backward(loss)
+        norm = _total(norms, device)
+        if not (loss.isfinite() & norm.isfinite()):
+            raise TrialError(_about_failure(model, inputs, rng, number, loss, norms if stepper.fused else None))
+        stepper.update()
+        seconds = measure.now(device) - began
         untouched -= norms.keys()
-        tokens = int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
-        norm = float(torch.stack([norms[name] for name in sorted(norms)]).norm()) if norms else 0.0
-        done.append(Step(number, loss.item(), norm, tokens, tokens / max(seconds, 1e-9), _peak(device)))
+        done.append(
+            Step(
+                step=number,
+                loss=loss.item(),
+                grad_norm=norm.item(),
+                tokens=batch.tokens,
+                utilization=batch.tokens / inputs["input_ids"].numel(),
+                tokens_per_second=batch.tokens / max(seconds, 1e-9),
+                device_memory=measure.device_peak(device),
+                host_memory=measure.host_peak(),
+            )
+        )
         if on_step is not None:
             on_step(done[-1])
-    return Trained(tuple(done), tuple(name for name, _ in model.named_parameters() if name in untouched))
+    without = tuple(name for name, _ in model.named_parameters() if name in untouched)
+    return Trained(tuple(done), without, large)
 
 
-def _check_gradients(norms: Norms, step: int) -> None:
-    bad = [name for name, norm in norms.items() if not torch.isfinite(norm)]
-    if bad:
-        more = f" and of {len(bad) - 1} more parameters" if len(bad) > 1 else ""
-        raise TrialError(
-            f"step {step}: the gradient of {bad[0]}{more} is not finite; try a smaller --lr, or --dtype float32"
+def _total(norms: Norms, device: torch.device) -> Tensor:
+    # By name, not in the order of backward: a fused step must give the very number of a plain one.
+    ordered = [norms[name] for name in sorted(norms)]
+    return torch.stack(ordered).norm() if ordered else torch.zeros((), device=device)
+
+
+def _about_failure(
+    model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor, moved: Norms | None
+) -> str:
+    if not loss.isfinite():
+        return _about_loss(model, inputs, rng, step, loss)
+    if moved is not None:  # in the order of backward
+        first = next((name for name, norm in moved.items() if not norm.isfinite()), None)
+        return (
+            f"step {step}: the gradient of {first or 'all parameters'} is the first in backward that is not finite; "
+            f"{_SMALLER}, or drop --fuse-optim-with-backward to see which module made it so"
         )
+    return f"step {step}: a gradient is not finite: {_eagerly(first_not_finite, model, inputs, rng=rng)}; {_SMALLER}"
 
 
-@torch.no_grad()
-def _first_bad_output(model: nn.Module, batch: Batch) -> str:
-    """Run the model once more, and see which module is the first whose output is not finite."""
-    bad: list[str] = []
-    handles = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: _note(bad, name, output))  # type: ignore[misc]
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        model(**batch, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if bad:
-        return f"{bad[0]} is the first module whose output is not finite"
-    return "every module's output is finite, so that the loss itself fails (has the batch any target?)"
+def _about_loss(model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor) -> str:
+    return f"step {step}: the loss is {loss.item()}: {_eagerly(first_not_finite, model, inputs, rng=rng)}"
 
 
-def _note(bad: list[str], name: str, output: Any) -> None:
-    tensors = output if isinstance(output, (tuple, list)) else [output]
-    if any(isinstance(t, Tensor) and t.is_floating_point() and not torch.isfinite(t).all() for t in tensors):
-        bad.append(name)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-    return time.perf_counter()
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return held if sys.platform == "darwin" else held * 1024  # Linux counts KiB
+def _eagerly(look: Callable[..., Any], model: nn.Module, inputs: dict[str, Tensor], **how: Any) -> Any:
+    """Watch a pass of the model's modules, which a compiled model does not call."""
+    with torch.compiler.set_stance("force_eager"):  # type: ignore[no-untyped-call]
+        return look(model, inputs, **how)

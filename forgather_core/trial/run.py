@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
-from ..build import is_checkpointing
 from ..data.batches import Batch, packed_batches, padded_batches, random_documents
-from ..data.projects import Corpus, open_corpus
+from ..data.corpus import Corpus
+from ..data.projects import open_corpus
 from ..data.tokenized import tokenized_documents
-from ..errors import BuildError, DataError
+from ..errors import BuildError, DataError, TrialError
 from ..export.tokenizer import load_tokenizer
 from ..optimizers import FusedStepper, PlainStepper
-from ..shared_options import BuildOptions, TrialOptions
+from ..shared_options import TrialOptions
+from . import measure
+from .findings import report_of
 from .loop import Step, Trained, train
 
 if TYPE_CHECKING:
     from ..construct import Construction
     from ..settings import Settings
-
-FAR_FROM_UNIFORM = 1.5  # nats: logits of variance v put the first loss about v / 2 above ln(V)
 
 
 def check_trial(settings: Settings, options: TrialOptions) -> None:
@@ -36,9 +34,7 @@ def check_trial(settings: Settings, options: TrialOptions) -> None:
         DataError: There is no such dataset project or configuration.
     """
     build = settings.build
-    if build.device == "meta":
-        raise BuildError("test runs the model, and on meta it has no numbers: add --device cpu (or cuda)")
-    if build.no_init_weights and build.load_from_checkpoint is None:
+    if build.no_init_weights and build.load_from_checkpoint is None and build.device != "meta":
         raise BuildError("test with --no-init-weights would train unset memory: load a checkpoint, or drop that flag")
     if build.attn_implementation == "flex_attention" and build.device.startswith("cpu"):
         raise BuildError("--attn-implementation flex_attention has no backward pass on the CPU: use sdpa or eager")
@@ -50,13 +46,15 @@ def check_trial(settings: Settings, options: TrialOptions) -> None:
         )
     if options.dataset_config is not None and options.dataset_project is None:
         raise DataError("--dataset-config names a configuration of a --dataset-project: add that option")
+    if options.packing is not None and not options.packed:
+        raise DataError("--packing tells how --packed fills rows: add that option")
     _corpus(options)
 
 
 def run_trial_of(
     made: Construction, options: TrialOptions, *, on_step: Callable[[Step], None] | None = None
 ) -> dict[str, Any]:
-    """Train what `construct` made for a few steps.
+    """Train what `construct` made for a few steps; on meta, only tell what a step would take.
 
     Args:
         made: The construction; its model's weights change.
@@ -64,50 +62,56 @@ def run_trial_of(
         on_step: Called after each step.
 
     Returns:
-        The report, as plain data: model_name, setup, steps, summary, notes.
+        The report, as plain data: model_name, setup, parameters, steps, loss, speed, memory, notes.
 
     Raises:
-        TrialError: A loss or gradient is not finite.
+        TrialError: A loss or gradient is not finite, or the model cannot be compiled.
         DataError: The dataset cannot be read.
     """
-    model, build = made.model, made.settings.build
-    first = next(model.parameters())
-    corpus = _corpus(options)
-    batches, data = _batches(made, options, corpus)
+    if next(made.model.parameters()).is_meta:
+        return report_of(made, options)
+    batches = _batches(made, options)
     batches = chain([next(batches)], batches)  # bad data is found before anything is printed
-    torch.manual_seed(build.seed)  # of dropout
+    before = measure.host_now()
+    trained = _train(made, options, batches, on_step)
+    return report_of(made, options, trained, host_before=before)
+
+
+def _train(
+    made: Construction, options: TrialOptions, batches: Iterator[Batch], on_step: Callable[[Step], None] | None
+) -> Trained:
+    model = made.model
     take = FusedStepper if options.fuse_optim_with_backward else PlainStepper
     stepper = take(model, partial(torch.optim.SGD, lr=options.lr))
-    trained = train(model, batches, stepper, steps=options.steps, on_step=on_step)
-    return {
-        "model_name": made.settings.model_name,
-        "setup": {
-            "directory": str(made.directory.path),
-            "device": str(first.device),
-            "dtype": str(first.dtype).removeprefix("torch."),
-            "attention": model.config._attn_implementation,  # type: ignore[union-attr]
-            "gradient_checkpointing": is_checkpointing(model),
-            "data": data,
-            "batch": f"{options.batch_size} x {options.sequence_length}" + (", packed" if options.packed else ""),
-            "optimizer": f"SGD, lr {options.lr:g}"
-            + (", fused with backward" if options.fuse_optim_with_backward else ""),
-        },
-        "steps": [step.as_dict() for step in trained.steps],
-        "summary": _summary(trained),
-        "notes": [*made.directory.notes, *_notes(made, options, trained)],
+    torch.manual_seed(made.settings.build.seed)  # of dropout
+    how: dict[str, Any] = {
+        "steps": options.steps,
+        "keep_logits": options.keep_logits,
+        "fresh": made.settings.build.load_from_checkpoint is None,
+        "on_step": on_step,
     }
+    if not options.compile:
+        return train(model, batches, stepper, **how)
+    from torch._dynamo.exc import TorchDynamoException
+
+    model.compile()
+    try:
+        return train(model, batches, stepper, **how)
+    except TorchDynamoException as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise TrialError(f"--compile: torch cannot compile this model here: {reason}") from error
 
 
 def _corpus(options: TrialOptions) -> Corpus | None:
     return open_corpus(options.dataset_project, options.dataset_config) if options.dataset_project else None
 
 
-def _batches(made: Construction, options: TrialOptions, corpus: Corpus | None) -> tuple[Iterator[Batch], str]:
-    rows, length = options.batch_size, options.sequence_length
+def _batches(made: Construction, options: TrialOptions) -> Iterator[Batch]:
+    rows, length, corpus = options.batch_size, options.sequence_length, _corpus(options)
     vocab_size: int = made.model.config.vocab_size  # type: ignore[union-attr, assignment]
     if corpus is None:
         documents = random_documents(vocab_size, length, seed=made.settings.build.seed, packed=options.packed)
-        pad_id, data = 0, "random tokens"  # none is ever padded
+        pad_id = 0  # any: it is never a target
     else:
         loaded = load_tokenizer(str(made.directory.path))
         facts = loaded.facts
@@ -116,46 +120,7 @@ def _batches(made: Construction, options: TrialOptions, corpus: Corpus | None) -
                 f"the tokenizer has {facts.vocab_size} entries, and the model's vocabulary only {vocab_size}"
             )
         documents = tokenized_documents(corpus, loaded.tokenizer, longest=None if options.packed else length)
-        pad_id, data = facts.pad_token_id if facts.pad_token_id is not None else 0, corpus.name
+        pad_id = facts.pad_token_id if facts.pad_token_id is not None else 0
     if options.packed:
-        return packed_batches(documents, rows, length), data
-    return padded_batches(documents, rows, length, pad_id), data
-
-
-def _summary(trained: Trained) -> str:
-    steps = trained.steps
-    tokens = sum(step.tokens for step in steps)
-    seconds = sum(step.tokens / step.tokens_per_second for step in steps)
-    head = f"{len(steps)} step{'s' * (len(steps) > 1)}, {tokens:,} tokens in {seconds:.1f} s"
-    if len(steps) == 1:
-        return f"{head}: loss {steps[0].loss:.4f}, and every gradient is finite"
-    change = steps[-1].loss - steps[0].loss
-    return f"{head}: loss {steps[0].loss:.4f} to {steps[-1].loss:.4f} ({change:+.4f}), and every gradient is finite"
-
-
-def _notes(made: Construction, options: TrialOptions, trained: Trained) -> Iterator[str]:
-    model, build = made.model, made.settings.build
-    if trained.without_gradient:
-        names = ", ".join(trained.without_gradient)
-        yield f"no gradient reached these parameters, which are outside the graph: {names}"
-    yield from _note_on_first_loss(model, build, trained)
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(longest, int) and options.sequence_length > longest:
-        yield f"the sequence is longer than the {longest} positions the model is made for"
-    if made.saved is not None:
-        yield "the saved checkpoint holds the weights from before the test"
-
-
-def _note_on_first_loss(model: nn.Module, build: BuildOptions, trained: Trained) -> Iterator[str]:
-    if build.load_from_checkpoint is not None:
-        return
-    uniform = math.log(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
-    if abs(trained.steps[0].loss - uniform) > FAR_FROM_UNIFORM:
-        tied = getattr(model.config, "tie_word_embeddings", False)
-        why = "its initial logits are too large, or a token sees itself"
-        if tied:  # the head is the embedding that the token itself came in by
-            why = "with tied embeddings it begins by predicting each token again; else " + why
-        yield (
-            f"the first loss is {trained.steps[0].loss:.2f}; a fresh model's should be near ln(vocabulary) = "
-            f"{uniform:.2f}: {why}"
-        )
+        return packed_batches(documents, rows, length, strategy=options.packing or "greedy", pad_id=pad_id)
+    return padded_batches(documents, rows, length, pad_id)

@@ -24,7 +24,11 @@ def complete(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("forgather ", ["ls", "plugins", "model", "checkpoint"]),
+        ("forgather ", ["ls", "plugins", "model", "checkpoint", "dataset", "tokenizer"]),
+        ("forgather dataset ", ["ls", "show"]),
+        ("forgather dataset show s", ["stdlib"]),
+        ("forgather dataset show stdlib --tokenizer bpe", ["bpe-2k", "bpe-8k"]),
+        ("forgather tokenizer train --dataset-project ", ["stdlib"]),
         ("forgather -t llama/", PRESETS),
         ("forgather -t llama/4", ["llama/4M"]),
         ("forgather --template ll", ["llama", *PRESETS]),

@@ -74,7 +74,7 @@ OF_CONSTRUCTION = [
     ("--chat-template nope construct", "'nope' is no file, and none of the shipped ones"),
     ("--vocab-size 10 construct", "10 is smaller than the 2000 entries of the tokenizer"),
     ("-o x.pdf construct", "'x.pdf' ends in none of"),
-    ("test", "on meta it has no numbers: add --device cpu"),
+    ("--device cpu test --packing best-fit", "how --packed fills rows: add that option"),
     ("--device cpu --no-init-weights test", "would train unset memory"),
     ("--device cpu --attn-implementation flex_attention test", "has no backward pass on the CPU"),
     ("--device cpu test --dataset-project nope", "'nope' is no directory and no built-in project"),

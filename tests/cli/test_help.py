@@ -35,6 +35,11 @@ PAGES = {
     "checkpoint": ("checkpoint",),
     "checkpoint_inspect": ("checkpoint", "inspect"),
     "checkpoint_convert": ("checkpoint", "convert"),
+    "dataset": ("dataset",),
+    "dataset_ls": ("dataset", "ls"),
+    "dataset_show": ("dataset", "show"),
+    "tokenizer": ("tokenizer",),
+    "tokenizer_train": ("tokenizer", "train"),
 } | {f"model_{name}_4m": ("-t", f"{name}/4M", "model") for name in BUILT_IN if name != "llama"}
 
 

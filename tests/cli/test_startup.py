@@ -41,6 +41,8 @@ def imported(*arguments: str, **env: str) -> set[str]:
         ((*LLAMA, "--help"), {}),
         ((*LLAMA, "construct", "--help"), {}),
         ((*LLAMA, "test", "--help"), {}),
+        (("dataset", "show", "--help"), {}),
+        (("tokenizer", "train", "--help"), {}),
         ((), {"_FORGATHER_COMPLETE": "complete_bash", "COMP_WORDS": "forgather -t llama/", "COMP_CWORD": "2"}),
         ((), {"_FORGATHER_COMPLETE": "complete_bash", "COMP_WORDS": "forgather -t llama model --h", "COMP_CWORD": "4"}),
     ],
@@ -52,14 +54,17 @@ def test_help_and_completion_import_nothing_heavy(arguments: tuple[str, ...], en
     assert not modules & {*HEAVY, *SETTLING, *DRAWING}
 
 
-@pytest.mark.parametrize("arguments", [("ls",), ("plugins",), (*LLAMA, "show"), (*LLAMA, "show", "--json")])
+@pytest.mark.parametrize(
+    "arguments", [("ls",), ("plugins",), ("dataset", "ls"), (*LLAMA, "show"), (*LLAMA, "show", "--json")]
+)
 def test_what_tells_without_building_imports_no_torch(arguments: tuple[str, ...]) -> None:
     assert not imported(*arguments) & set(HEAVY)
 
 
 def test_a_page_of_model_makes_no_other_group() -> None:
-    assert "forgather_cli.checkpoint" not in imported(*LLAMA, "--help")
-    assert "forgather_cli.checkpoint" in imported("checkpoint", "--help")
+    late = {f"forgather_cli.{group}" for group in ("checkpoint", "dataset", "tokenizer")}
+    assert not late & imported(*LLAMA, "--help")
+    assert late & imported("checkpoint", "--help") == {"forgather_cli.checkpoint"}
 
 
 @pytest.mark.parametrize("words", [("--help",), ("-h",), ("test", "--help"), ("show",), ("show", "extra"), ("shw",)])

@@ -2,37 +2,68 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
 from itertools import islice
 from pathlib import Path
 
+import datasets
+import huggingface_hub.utils
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
-from forgather_core.data.projects import Corpus, open_corpus
-from forgather_core.data.tokenized import tokenized_documents
+from forgather_core.data.projects import open_corpus
 from forgather_core.errors import DataError
-from tests.core.export.test_tokenizer import LOADED
 
-ROWS = {"text": ["one", "two\nlines", "three"], "number": [1, 2, 3]}
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+ROWS = {"text": ["one", "two\nlines", "three"], "number": [1, 2, 3], "chat": [CHAT] * 3}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One dataset in every format, and what is broken."""
+    folder = tmp_path_factory.mktemp("made")
+    data = Dataset.from_dict(ROWS)
+    data.to_json(folder / "rows.jsonl")
+    data.remove_columns("chat").to_csv(folder / "rows.csv")
+    data.to_parquet(folder / "rows.parquet")
+    data.save_to_disk(folder / "saved")
+    DatasetDict({"train": data, "test": data.select([1])}).save_to_disk(folder / "splits")
+    (folder / "files").mkdir()
+    data.to_parquet(folder / "files/train.parquet")
+    data.select([1]).to_parquet(folder / "files/test.parquet")
+    data.select([]).to_parquet(folder / "none.parquet")
+    for number, text in enumerate(ROWS["text"]):
+        (folder / f"{number}.txt").write_text(str(text))
+    (folder / "a[1].txt").write_text("brackets")
+    (folder / "nulls.jsonl").write_text('{"text": null}\n{"text": "x"}\n{"text": " "}\n')
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image", "text": None}]}]
+    (folder / "parts.jsonl").write_text(json.dumps({"chat": [*parts, {"role": "assistant", "content": []}]}))
+    (folder / "numbers.jsonl").write_text(json.dumps({"chat": [{"role": "user", "content": 3}]}))
+    (folder / "nothing").mkdir()
+    (folder / "empty.jsonl").write_text("")
+    (folder / "bad.jsonl").write_text('{"text": "a"}\n{"text": b\n')
+    (folder / "bad.csv").write_text("text,x\na,1\nb,2,3,4\n")
+    (folder / "bad.parquet").write_text("no parquet")
+    (folder / "latin.txt").write_bytes(b"\xe9t\xe9")
+    return folder
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """One dataset in every format."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    data = Dataset.from_dict(ROWS)
-    data.to_json(folder / "rows.jsonl")
-    data.to_csv(folder / "rows.csv")
-    data.to_parquet(folder / "rows.parquet")
-    data.save_to_disk(folder / "saved")
-    for number, text in enumerate(ROWS["text"]):
-        (folder / f"{number}.txt").write_text(str(text))
-    return folder
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return Path(shutil.copytree(made, tmp_path / "project"))
 
 
 def configure(project: Path, name: str, text: str) -> None:
     (project / f"{name}.yaml").write_text(text)
+
+
+def documents(project: Path, text: str) -> list[object]:
+    configure(project, "default", text)
+    return list(open_corpus(str(project)).documents())
 
 
 @pytest.mark.parametrize(
@@ -41,15 +72,82 @@ def configure(project: Path, name: str, text: str) -> None:
         "source: json\nfiles: rows.jsonl",
         "source: csv\nfiles: rows.csv",
         "source: parquet\nfiles: [rows.parquet]",
-        "source: text\nfiles: '*.txt'",
+        "source: parquet\nfiles: rows.parquet\nstreaming: false",
+        "source: text\nfiles: '[0-9].txt'",
+        "source: text\nfiles: ../project/?.txt",
         "source: saved",
+        "source: splits",
+        "source: splits\nsplit: train",
+        "source: files",
+        "source: files\nstreaming: false",
     ],
 )
-def test_every_source_gives_its_documents_each_time(project: Path, text: str) -> None:
+def test_every_source_gives_its_documents_each_time(
+    project: Path, text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     configure(project, "default", text)
     corpus = open_corpus(str(project))
-    assert list(corpus.texts()) == list(corpus.texts()) == ROWS["text"]
+    assert list(corpus.documents()) == list(corpus.texts()) == ROWS["text"]
     assert corpus.name == "project/default"
+    assert capfd.readouterr() == ("", "")  # neither bars nor warnings
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("source: splits\nsplit: test", ["two\nlines"]),
+        ("source: files\nsplit: test", ["two\nlines"]),
+        ("source: text\nfiles: a[1].txt", ["brackets"]),
+        ("source: text\nfiles: [2.txt, 0.txt]", ["three", "one"]),
+        ("source: json\nfiles: nulls.jsonl", ["x"]),
+        ("source: json\nfiles: rows.jsonl\ntake: 2", ["one", "two\nlines"]),
+        ("source: json\nfiles: rows.jsonl\nskip: 1\ntake: 1", ["two\nlines"]),
+        ("source: saved\nskip: 2", ["three"]),
+        ("source: parquet\nfiles: rows.parquet\nmessages: chat", [CHAT] * 3),
+        ("source: json\nfiles: rows.jsonl\nmessages: chat", [CHAT] * 3),
+    ],
+)
+def test_what_is_chosen(project: Path, text: str, expected: list[object]) -> None:
+    assert documents(project, text) == expected
+
+
+def test_a_chat_is_text_too(project: Path) -> None:
+    configure(project, "default", "source: saved\nmessages: chat\ntake: 1")
+    assert list(open_corpus(str(project)).texts()) == ["Hi\nYo"]
+    configure(project, "default", "source: json\nfiles: parts.jsonl\nmessages: chat")
+    assert list(open_corpus(str(project)).texts()) == ["Hi"]
+
+
+@pytest.mark.parametrize("text", ["source: json\nfiles: rows.jsonl", "source: saved"])
+def test_a_seed_is_an_order(project: Path, text: str) -> None:
+    orders = [documents(project, f"{text}\nshuffle: {seed}") for seed in ("false", "true", 0, 1, 2, 3, 4)]
+    assert all(sorted(map(str, order)) == sorted(map(str, ROWS["text"])) for order in orders)
+    assert orders[1] == orders[2]
+    assert len(set(map(str, orders))) > 2
+    assert documents(project, f"{text}\nshuffle: 3") == orders[5]
+    if "json" in text:
+        first = documents(project, f"{text}\nshuffle: 3\nbuffer: 1")
+        assert first == ROWS["text"]  # one row to choose from
+
+
+def test_columns_have_types(project: Path) -> None:
+    for text in ("source: json\nfiles: rows.jsonl", "source: saved"):
+        configure(project, "default", text)
+        assert open_corpus(str(project)).columns() == {
+            "text": "string",
+            "number": "int64",
+            "chat": "list of {role, content}",
+        }
+
+
+def test_the_libraries_are_silent_only_meanwhile(project: Path) -> None:
+    before = [logging.getLogger(name).level for name in ("datasets", "huggingface_hub")]
+    with pytest.raises(DataError):
+        documents(project, "source: json\nfiles: bad.jsonl")
+    documents(project, "source: saved")
+    assert [logging.getLogger(name).level for name in ("datasets", "huggingface_hub")] == before
+    assert not datasets.are_progress_bars_disabled()
+    assert not huggingface_hub.utils.are_progress_bars_disabled()
 
 
 def test_the_standard_library_is_built_in() -> None:
@@ -69,27 +167,69 @@ def test_a_configuration_is_chosen_by_name(project: Path) -> None:
     assert list(open_corpus(str(project), "two").texts()) == ["two\nlines"]
 
 
+ROW = "source: json\nfiles: rows.jsonl\n"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("source: text\nfile: x.txt", r"default\.yaml:2:1: file: no such key\. Did you mean 'files'"),
-        ("files: x.txt", "needs 'source'"),
-        ("source: text", "needs 'files'"),
-        ("source: saved\nfiles: x", "takes no 'files'"),
-        ("source: text\nfiles: nothing*.txt", r"there is no 'nothing\*\.txt'"),
-        ("source: json\nfiles: rows.jsonl\ntext_column: texts", "no column 'texts'. Did you mean 'text'"),
-        ("source: json\nfiles: rows.jsonl\ntext_column: number", "'number' holds int, not text"),
-        ("source: nobody/nothing", "'nobody/nothing' cannot be loaded"),
-        ("a: [", r"default\.yaml:\d+:\d+: "),
+        ("files: x.txt", "needs 'source': text, json"),
         ("- text", "needs 'source'"),
+        ("a: [", r"default\.yaml:\d+:\d+: "),
+        ("source: 3", r"yaml:1:1: source: 3 is not text"),
+        ("source: text", "yaml:1:1: source: 'text' needs 'files'"),
+        ("source: jsn\nfiles: rows.jsonl", r"yaml:1:1: source: there is no 'jsn'\. Did you mean 'json'"),
+        ("source: saved\nfiles: x", "yaml:2:1: files: source 'saved' takes none"),
+        ("source: text\nfiles: []", r"yaml:2:1: files: \[\] is not a path or a list of paths"),
+        ("source: text\nfiles: [1]", r"files: \[1\] is not a path or a list of paths"),
+        ("source: text\nfiles: nothing*.txt", r"there is no 'nothing\*\.txt'"),
+        ("source: text\nfiles: saved", "there is no 'saved'"),
+        (ROW + "name: en", "yaml:3:1: name: source 'json' has no configurations of its own"),
+        (ROW + "split: [a]", r"yaml:3:1: split: \['a'\] is not text"),
+        (ROW + "text_column: texts", "no column 'texts'. Did you mean 'text'.*columns: text, number, chat"),
+        (ROW + "text_column: number", "text_column: 'number' holds int, not text"),
+        (ROW + "text_column: chat", "'chat' holds list, not text: for chats write 'messages'"),
+        (ROW + "messages: text", "messages: 'text' holds str, not lists of {role, content}"),
+        ("source: json\nfiles: numbers.jsonl\nmessages: chat", "'chat' holds list, not lists of {role, content}"),
+        ("source: nothing", "'nothing' cannot be read: "),
+        (ROW + "messages: chats", "messages: there is no column 'chats'. Did you mean 'chat'"),
+        (ROW + "messages: chat\ntext_column: text", "yaml:3:1: messages: take this or text_column, not both"),
+        (ROW + "streaming: 1", "streaming: 1 is not true or false"),
+        (ROW + "shuffle: yesterday", "shuffle: 'yesterday' is not true, false or a seed"),
+        (ROW + "shuffle: -1", "shuffle: -1 is not true, false or a seed"),
+        (ROW + "take: 0", "take: 0 is not a whole number above 0"),
+        (ROW + "take: true", "take: True is not a whole number"),
+        (ROW + "skip: 1.5", "skip: 1.5 is not a whole number"),
+        (ROW + "skip: 3", "'rows.jsonl' has no rows after the 3 that 'skip' leaves out"),
+        (ROW + "buffer: 3", "buffer: it is for shuffling: add shuffle"),
+        (ROW + "shuffle: true\nstreaming: false\nbuffer: 3", "yaml:5:1: buffer: without streaming all rows"),
+        ("source: saved\nstreaming: true", "streaming: a directory of save_to_disk is read in place"),
+        ("source: saved\nsplit: test", "split: 'saved' has no splits: leave it out"),
+        ("source: splits\nsplit: tets", r"split: there is no 'tets'\. Did you mean 'test'\? \(splits: train, test\)"),
+        ("source: files\nsplit: valid", r"split: there is no 'valid' \(splits: train, test\)"),
+        ("source: json\nfiles: empty.jsonl", "'empty.jsonl' has no rows"),
+        ("source: parquet\nfiles: none.parquet", "'none.parquet' has no rows"),
+        ("source: json\nfiles: bad.jsonl", "'bad.jsonl' cannot be read: JSON parse error: Invalid value"),
+        ("source: json\nfiles: bad.jsonl\nstreaming: false", "'bad.jsonl' cannot be read: JSON parse error"),
+        ("source: csv\nfiles: [rows.csv, bad.csv]", "one of the files cannot be read: .*Expected 2 fields in line 3"),
+        ("source: parquet\nfiles: bad.parquet", "'bad.parquet' cannot be read: Parquet"),
+        ("source: text\nfiles: latin.txt", "'latin.txt' cannot be read: 'utf-8' codec"),
+        ("source: nobody/nothing", "'nobody/nothing' cannot be read: "),
     ],
 )
-def test_every_mistake_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    configure(project, "default", text)
+def test_every_mistake_is_one_line(project: Path, text: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match=said) as error:
-        list(open_corpus(str(project)).texts())
+        documents(project, text)
     assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("forgather_core.data.sources.hub_answers", lambda: False)
+    with pytest.raises(DataError, match="no directory 'nobody/nothing', and the hub cannot be reached"):
+        documents(project, "source: nobody/nothing")
 
 
 def test_projects_and_configurations_that_are_not_there(tmp_path: Path) -> None:
@@ -99,14 +239,7 @@ def test_projects_and_configurations_that_are_not_there(tmp_path: Path) -> None:
         open_corpus(str(tmp_path))
     with pytest.raises(DataError, match=r"no configuration 'doc'.*default, docstrings"):
         open_corpus("stdlib", "doc")
-
-
-def test_documents_are_closed_cut_and_begin_again() -> None:
-    corpus = Corpus("two", lambda: iter(["ab", "c" * 50]))
-    tokenizer = LOADED["bytes"]
-    found = list(islice(tokenized_documents(corpus, tokenizer, longest=6), 4))
-    assert found[0] == [0, *tokenizer("ab", add_special_tokens=False)["input_ids"], 2]
-    assert [len(d) for d in found] == [4, 6, 4, 6]
-    assert found[:2] == found[2:]
-    with pytest.raises(DataError, match="holds no text"):
-        next(iter(tokenized_documents(Corpus("none", lambda: iter([])), tokenizer)))
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps({"source": "text"}))
+    with pytest.raises(DataError, match="is a file: name its directory, and 'mine' as config"):
+        open_corpus(str(file))

@@ -80,21 +80,25 @@ def test_the_cache_of_grouped_heads_by_hand(settled: Settle) -> None:
 def test_operations_are_those_of_the_formula(settled: Settle, definition: str, attention: str) -> None:
     rows, length = 2, 24
     memory = Memory(settled(definition, **SMALL), attention=attention)
-    step, model = memory.training(rows, length), memory.model()
+    forward, model = memory.forward(rows, length), memory.model()
     config = model.config
     matrices = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embed_tokens" not in n)
     if config.tie_word_embeddings:
         matrices += model.get_output_embeddings().weight.numel()
     tokens, layers = rows * length, config.num_hidden_layers
-    assert step.total_flops("forward", "weights") == 2 * matrices * tokens
+    assert forward.total_flops("forward", "weights") == 2 * matrices * tokens
     heads = getattr(config, "num_attention_heads", 1)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    assert step.total_flops("forward", "attention") == layers * 4 * rows * heads * length**2 * head_dim
-    assert step.total_flops("backward", "weights") == 2 * step.total_flops("forward", "weights")
+    assert forward.total_flops("forward", "attention") == layers * 4 * rows * heads * length**2 * head_dim
+    for keep_logits in (False, True):  # no product is computed twice, wherever the loss does its part of backward
+        step = Memory(settled(definition, **SMALL), attention=attention, keep_logits=keep_logits).training(rows, length)
+        spent = sum(step.total_flops(phase, "weights") for phase in ("forward", "backward"))
+        assert spent == 3 * forward.total_flops("forward", "weights")
 
 
 CHANGES: tuple[dict[str, Any], ...] = (
-    {}, {"checkpointing": True}, {"fused": True}, {"precision": "mixed"}, {"attention": "eager"}, {"precision": "bf16"},
+    {}, {"keep_logits": True}, {"checkpointing": True}, {"fused": True}, {"precision": "mixed"}, {"attention": "eager"},
+    {"precision": "bf16"},
 )  # fmt: skip
 # Each definition once with each change is slow; a change for each is not.
 PAIRS = [
@@ -109,8 +113,21 @@ def test_any_batch_is_told_by_two_as_by_itself(settled: Settle, definition: str,
     memory = Memory(settled(definition, **SMALL), device_type="cpu", **change)
     batches = memory.batches(64)
     assert batches.follows
-    for rows in (4, 9):
+    for more in (0, 1, 37):
+        rows = batches.least_rows + more
         assert batches.peak(rows) == memory.training(rows, 64).peak.bytes
+
+
+def test_a_loss_in_parts_saves_the_logits(settled: Settle) -> None:
+    settings = settled("llama/4M", vocab_size=50000, num_hidden_layers=2)
+    kept, parted = (
+        Memory(settings, device_type="cpu", optimizer="sgd", keep_logits=keep).training(8, 512)
+        for keep in (True, False)
+    )
+    logits = 8 * 512 * 50000 * 4
+    assert kept.most_of(LOGITS) == pytest.approx(3 * logits, rel=0.01)
+    assert parted.most_of(LOGITS) < logits / 6 + settings.options.hidden_size * 50000 * 4
+    assert parted.peak.bytes < 0.27 * kept.peak.bytes
 
 
 def test_what_saves_memory_saves_it(settled: Settle) -> None:

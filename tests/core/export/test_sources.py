@@ -29,6 +29,7 @@ LLAMA_FILES = [
     "feed_forward",
     "initial_weights",
     "language_model",
+    "linear_cross_entropy",
     "llama_weights",
     "masks",
     "modeling_llama",

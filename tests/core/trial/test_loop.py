@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from forgather_core.data.batches import Batch, packed_batches, random_documents
+from forgather_core.data.batches import Batch, packed_batches, padded_batches, random_documents
 from forgather_core.errors import TrialError
 from forgather_core.optimizers import FusedStepper, PlainStepper, Stepper
 from forgather_core.trial.loop import train
@@ -45,7 +45,7 @@ def test_a_step_is_sgd() -> None:
     model, reference = tiny("llama"), tiny("llama")
     batch = next(batches())
     found = train(model, iter([batch]), sgd(model, 0.5), steps=1)
-    loss = reference(**batch).loss
+    loss = reference(**batch.inputs, skip_logits=True).loss
     loss.backward()
     gradients = torch.cat([p.grad.flatten() for p in reference.parameters()])
     assert found.steps[0].loss == loss.item()
@@ -60,7 +60,7 @@ def test_norms_are_not_less_exact_than_gradients(dtype: torch.dtype) -> None:
     model = tiny("deepone").to(dtype)  # whose slopes stay in float32
     found = train(model, batches(), sgd(model, 0.1), steps=1)
     reference = tiny("deepone").double()
-    reference(**next(batches())).loss.backward()
+    reference(**next(batches()).inputs).loss.backward()
     gradients = torch.cat([p.grad.double().flatten() for p in reference.parameters()])
     assert found.steps[0].grad_norm == pytest.approx(gradients.norm().item(), rel=0.05)
 
@@ -91,12 +91,71 @@ class PoisonBackward(torch.autograd.Function):
         return gradients[0] * float("nan")
 
 
+class Poisoned(nn.Module):
+    """Passes its input on, and a gradient of NaN back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return PoisonBackward.apply(x)
+
+
+PLACES = {
+    PlainStepper: r"a gradient is not finite: model\.layers\.1\.mlp\.act_fn is the first module in backward",
+    # The weights have moved by then: the names of parameters are all there is.
+    FusedStepper: r"gradient of model\.layers\.1\.mlp\.gate_proj\.weight is the first in backward .*drop --fuse-optim",
+}
+
+
 @pytest.mark.parametrize("take", [PlainStepper, FusedStepper])
-def test_a_gradient_that_is_not_finite_names_its_parameter(take: Any) -> None:
+def test_a_gradient_that_is_not_finite_is_traced_to_where_it_began(take: Any) -> None:
     model = tiny("llama")
-    model.model.layers[0].register_forward_hook(lambda _m, _i, out: PoisonBackward.apply(out))
-    with pytest.raises(TrialError, match=r"the gradient of model\.(embed_tokens|layers\.0)"):
+    model.model.layers[1].mlp.act_fn = Poisoned()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(TrialError, match=PLACES[take]):
         train(model, batches(), sgd(model, 0.1, take), steps=1)
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert moved == [] or take is FusedStepper
+
+
+@pytest.mark.parametrize("take", [PlainStepper, FusedStepper])
+def test_a_loss_that_is_not_finite_moves_nothing(take: Any) -> None:
+    model = tiny("llama")
+    model.model.layers[1].mlp.act_fn = Poison()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(TrialError, match="act_fn is the first"):
+        train(model, batches(), sgd(model, 0.1, take), steps=1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("take", [PlainStepper, FusedStepper])
+def test_an_exploding_initialisation_is_named(take: Any) -> None:
+    model = tiny("llama")
+    assert train(model, batches(), sgd(model, 0.0), steps=1, fresh=True).exploding is None
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight *= 1000
+    assert train(model, batches(), sgd(model, 0.0), steps=1).exploding is None, "who knows what was loaded"
+    found = train(model, batches(), sgd(model, 0.0, take), steps=2, fresh=True).exploding
+    assert found is not None
+    assert found.startswith("model.layers.1.mlp.down_proj multiplies its input")
+
+
+def test_padding_counts_as_no_token() -> None:
+    model = tiny("llama")
+    found = train(model, padded_batches([[5] * 12, [7] * 6], 2, 12, pad_id=1), sgd(model, 0.1), steps=1)
+    assert (found.steps[0].tokens, found.steps[0].utilization) == (18, 0.75)
+
+
+@pytest.mark.parametrize("keep_logits", [False, True])
+def test_logits_are_computed_where_somebody_wants_them(keep_logits: bool) -> None:
+    model, calls = tiny("llama"), []
+
+    def seen(linear: nn.Linear, x: Tensor) -> Tensor:
+        calls.append(linear)
+        return nn.functional.linear(x, linear.weight)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Linear, "forward", seen)
+        train(model, batches(), sgd(model, 0.1), steps=1, keep_logits=keep_logits)
+    assert (model.lm_head in calls) is keep_logits
 
 
 @pytest.mark.parametrize("take", [PlainStepper, FusedStepper])
@@ -110,6 +169,6 @@ def test_a_parameter_outside_the_graph_is_named(take: Any) -> None:
 def test_a_batch_without_targets_is_said() -> None:
     model = tiny("llama")
     batch = next(batches())
-    batch["labels"] = torch.full_like(batch["labels"], -100)
-    with pytest.raises(TrialError, match="has the batch any target"):
+    batch.inputs["labels"] = torch.full_like(batch.inputs["labels"], -100)
+    with pytest.raises(TrialError, match="the batch has no target"):
         train(model, iter([batch]), sgd(model, 0.1), steps=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from forgather_core.construct import construct
 from forgather_core.errors import ForgatherError
-from forgather_core.shared_options import TrialOptions
+from forgather_core.estimate import estimate
+from forgather_core.shared_options import EstimateOptions, TrialOptions
 from forgather_core.trial import Step, check_trial, run_trial_of
 from tests.core.export.conftest import Settle, small  # noqa: F401 - a fixture
 
@@ -28,9 +30,94 @@ def test_the_report(small: Settle, tmp_path: Path) -> None:  # noqa: F811
     assert [step.tokens for step in seen] == [48] * 3
     setup = report["setup"]
     assert (setup["attention"], setup["gradient_checkpointing"]) == ("eager", True)
-    assert (setup["batch"], setup["data"]) == ("3 x 16, packed", "random tokens")
+    assert (setup["batch"], setup["data"]) == ("3 x 16, packed greedy", "random tokens")
+    assert (setup["loss"], setup["compiled"]) == ("in parts, without logits", False)
     assert setup["optimizer"] == "SGD, lr 0.01, fused with backward"
-    assert report["notes"] == []
+    assert report["notes"] == ["the mask of packed documents is not in the estimate of memory"]
+    losses = [step.loss for step in seen]
+    assert report["loss"] == {
+        "first": losses[0],
+        "last": losses[-1],
+        "change": losses[-1] - losses[0],
+        "uniform": pytest.approx(math.log(262)),
+    }
+    assert report["parameters"]["total"] == sum(p.numel() for p in made.model.parameters())
+
+
+def test_speed_and_memory_beside_the_estimate(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    report = trial(small, tmp_path, steps=3)
+    settings = small(device="cpu")
+    told = estimate(settings, EstimateOptions(optimizer="sgd", sequence_length=32))
+    assert report["memory"]["estimated"] == told["training"]["peak"]
+    assert report["memory"]["parts"] == told["training"]["parts"]
+    assert report["memory"]["host_peak"] >= report["memory"]["host_before"] > 0
+    assert report["memory"]["device_peak"] is None
+    speed, flops = report["speed"], told["flops"]["training"]
+    assert speed["flops_per_token"] == flops
+    steady = sorted(step["tokens_per_second"] for step in report["steps"][1:])
+    assert speed["tokens_per_second"] == pytest.approx(sum(steady) / 2)
+    assert speed["flops_per_second"] == pytest.approx(flops * sum(steady) / 2)
+    assert speed["model_flops_utilization"] is None, "nobody knows how fast this processor is"
+
+
+def test_what_each_switch_saves_is_the_difference_of_two_estimates(
+    small: Settle,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    size: dict[str, Any] = {"sequence_length": 32}
+    flags = {"gradient_checkpointing": True, "vocab_size": 5000}
+    report = trial(small, tmp_path, flags, fuse_optim_with_backward=True, **size)
+
+    def peak(checkpointing: bool = True, fused: bool = True, keep: bool = False) -> int:
+        settings = small(device="cpu", **flags | {"gradient_checkpointing": checkpointing})
+        options = EstimateOptions(optimizer="sgd", fuse_optim_with_backward=fused, keep_logits=keep, **size)
+        return estimate(settings, options)["training"]["peak"]
+
+    assert report["memory"]["saved"] == {
+        "gradient_checkpointing": peak(checkpointing=False) - peak(),
+        "fuse_optim_with_backward": peak(fused=False) - peak(),
+        "loss_in_parts": peak(keep=True) - peak(),
+    }
+    assert trial(small, tmp_path, flags | {"gradient_checkpointing": False}, keep_logits=True)["memory"]["saved"] == {}
+
+
+def test_on_meta_a_step_is_foreseen(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    made = construct(small(), project=tmp_path)
+    report = run_trial_of(made, TrialOptions(sequence_length=32))
+    real = trial(small, tmp_path)
+    assert (report["steps"], report["loss"]) == ([], None)
+    assert report["speed"]["flops_per_token"] == real["speed"]["flops_per_token"]
+    assert report["parameters"] == real["parameters"]
+    assert any("on meta nothing is trained" in note for note in report["notes"])
+
+
+def test_a_model_that_is_no_model_fails_on_meta_too(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    made = construct(small(), project=tmp_path)
+    file = made.directory.path / "modeling_llama.py"
+    file.write_text(
+        file.read_text().replace("self.norm = RMSNorm(c.hidden_size", "self.norm = RMSNorm(c.hidden_size + 1")
+    )
+    made = construct(small(), project=tmp_path, keep=True)
+    with pytest.raises(RuntimeError, match="broadcast"):
+        run_trial_of(made, TrialOptions(sequence_length=32))
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    plain, compiled = (
+        trial(small, tmp_path, steps=3, packed=True, lr=0.3, dataset_project="stdlib", compile=c)["steps"]
+        for c in (False, True)
+    )
+    assert [step["loss"] for step in compiled] == pytest.approx([step["loss"] for step in plain], rel=1e-4)
+
+
+@pytest.mark.parametrize("packing", [None, "greedy", "first-fit", "best-fit"])
+def test_rows_are_filled_as_asked(small: Settle, tmp_path: Path, packing: Any) -> None:  # noqa: F811
+    options: dict[str, Any] = {"dataset_project": "stdlib", "dataset_config": "docstrings", "steps": 2}
+    report = trial(small, tmp_path, packed=packing is not None, packing=packing, sequence_length=256, **options)
+    used = report["speed"]["batch_utilization"]
+    assert used == 1 if packing == "greedy" else used > 0.95 if packing else 0.2 < used < 0.9
+    assert report["setup"]["batch"] == "2 x 256" + (f", packed {packing}" if packing else "")
 
 
 def test_one_seed_gives_one_trial_and_options_do_something(small: Settle, tmp_path: Path) -> None:  # noqa: F811
@@ -58,12 +145,15 @@ def test_a_first_loss_far_from_uniform_is_explained(small: Settle, tmp_path: Pat
     made.model.lm_head.weight.data *= 50
     report = run_trial_of(made, TrialOptions(sequence_length=32))
     assert any("should be near ln(vocabulary) = 5.57" in note for note in report["notes"])
+    made.model.model.layers[0].mlp.up_proj.weight.data *= 1000
+    report = run_trial_of(made, TrialOptions(sequence_length=32))
+    assert any("model.layers.0.mlp.up_proj multiplies its input" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize(
     ("flags", "options", "said"),
     [
-        ({}, {}, "on meta it has no numbers"),
+        ({"device": "cpu"}, {"packing": "first-fit"}, "how --packed fills rows"),
         ({"device": "cpu", "no_init_weights": True}, {}, "unset memory"),
         ({"device": "cpu", "attn_implementation": "flex_attention"}, {}, "no backward pass on the CPU"),
         ({"device": "cpu"}, {"dataset_config": "x"}, "add that option"),

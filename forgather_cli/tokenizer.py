@@ -1,0 +1,68 @@
+"""`forgather tokenizer`: train."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .counts import whole
+from .dataset import PROJECT, complete_projects
+from .dynamic import PlainCommand, PlainGroup
+from .model import HELP
+
+NEEDED = " [required]"
+
+app = typer.Typer(
+    cls=PlainGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=HELP,
+    help="Train tokenizers.",
+)
+
+
+@app.callback()
+def tokenizer() -> None:
+    """Train tokenizers."""
+
+
+@app.command(cls=PlainCommand, context_settings=HELP)
+def train(
+    dataset_project: Annotated[
+        str,
+        typer.Option("--dataset-project", metavar="PROJECT", help=PROJECT + NEEDED, autocompletion=complete_projects),
+    ],
+    vocab_size: Annotated[
+        str,
+        typer.Option("--vocab-size", metavar="N", help="Entries in all: special tokens, 256 bytes, merges" + NEEDED),
+    ],
+    output_dir: Annotated[str, typer.Option("-o", "--output-dir", metavar="DIR", help="New directory" + NEEDED)],
+    dataset_config: Annotated[
+        str | None, typer.Option("--dataset-config", metavar="NAME", help="Configuration of the dataset project")
+    ] = None,
+    model_max_length: Annotated[
+        str, typer.Option("--model-max-length", metavar="N", help="Longest text of its models, in tokens")
+    ] = "2048",
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False,
+) -> None:
+    """Train a byte-level BPE tokenizer on a dataset project, for the option --tokenizer of models."""
+    entries = whole(vocab_size, "--vocab-size")
+    longest = whole(model_max_length, "--model-max-length")
+
+    from forgather_core.data.make_tokenizer import make_tokenizer
+
+    from . import data_drawings
+    from .render import show
+
+    report = make_tokenizer(
+        dataset_project,
+        dataset_config,
+        vocab_size=entries,
+        directory=Path(output_dir),
+        model_max_length=longest,
+        progress=sys.stderr.isatty(),
+    )
+    show(report, data_drawings.tokenizer(report), as_json=json)

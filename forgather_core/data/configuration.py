@@ -1,0 +1,202 @@
+"""A dataset configuration: a YAML file over Hugging Face's datasets.
+
+source: text                  # a builder (text, json, csv, parquet, arrow), a directory, or a hub id
+files: corpus/*.txt           # for a builder; relative to this file
+name: en                      # the source's own configuration, if it has several
+split: train
+text_column: text             # or messages: the column that holds chats
+shuffle: true                 # or a seed
+take: 1000
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from glob import glob
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import DataError
+from ..option_spec import did_you_mean
+from ..paths import expanded
+from ..yaml_text import YamlError, YamlText, parse_yaml
+
+BUILDERS = ("text", "json", "csv", "parquet", "arrow")
+SAVED = ("state.json", "dataset_dict.json")  # by which a directory of save_to_disk is known
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfiguration:
+    """The keys of a configuration.
+
+    Args:
+        file: The YAML file.
+        source: A builder's name, a directory, or a hub id.
+        files: For a builder: a path or pattern, or several, relative to the YAML file.
+        name: The source's own configuration.
+        split: None is `train`, or the only one.
+        text_column: The column that holds texts; None is `text`.
+        messages: The column that holds chats, each a list of {role, content}.
+        streaming: Whether rows are read as they are wanted, the default, rather than prepared in datasets' cache.
+        shuffle: Whether rows come in a random order, or the seed of one.
+        buffer: With `streaming`, among how many rows each is chosen at random.
+        skip: How many rows are left out at the beginning, of the shuffled ones.
+        take: How many rows come after those; None takes all.
+    """
+
+    file: Path
+    source: str
+    files: tuple[str, ...] = ()
+    name: str | None = None
+    split: str | None = None
+    text_column: str | None = None
+    messages: str | None = None
+    streaming: bool | None = None
+    shuffle: bool | int = False
+    buffer: int | None = None
+    skip: int = 0
+    take: int | None = None
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory that is the source; None for a builder or a hub id."""
+        place = self.file.parent / expanded(self.source)
+        return place if self.source not in BUILDERS and place.is_dir() else None
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the source is a directory written by save_to_disk."""
+        return self.directory is not None and any((self.directory / mark).is_file() for mark in SAVED)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether rows come from a hub."""
+        return self.source not in BUILDERS and self.directory is None
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether rows are read as they are wanted."""
+        return not self.is_saved and self.streaming is not False
+
+    @property
+    def column(self) -> str:
+        """The column that is read."""
+        return self.messages or self.text_column or "text"
+
+    def given(self) -> dict[str, Any]:
+        """The keys that the file sets, for a report."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)[1:]}
+        return {name: value for name, (value, default) in values.items() if value is not default}  # 0 is a seed
+
+    def paths(self) -> list[str]:
+        """The files that are meant.
+
+        Raises:
+            DataError: There is none of a name or pattern.
+        """
+        found: list[str] = []
+        base = self.file.parent
+        for pattern in map(str, map(expanded, self.files)):
+            names = [pattern]
+            if not (base / pattern).is_file():
+                names = sorted(glob(pattern, root_dir=base, recursive=True))  # noqa: PTH207 - Path's takes no absolute ones
+            matches = [str(base / name) for name in names if (base / name).is_file()]
+            if not matches:
+                raise DataError(f"{self.file}: files: there is no '{pattern}' beside it")
+            found += matches
+        return found
+
+
+class _Kind(NamedTuple):
+    wanted: str
+    fits: Callable[[Any], bool]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_whole(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+_TEXT = _Kind("text", _is_text)
+_COUNT = _Kind("a whole number above 0", lambda value: _is_whole(value, 1))
+KEYS: Mapping[str, _Kind] = {
+    "source": _TEXT,
+    "files": _Kind(
+        "a path or a list of paths",
+        lambda value: _is_text(value) or (isinstance(value, list) and bool(value) and all(map(_is_text, value))),
+    ),
+    "name": _TEXT,
+    "split": _TEXT,
+    "text_column": _TEXT,
+    "messages": _TEXT,
+    "streaming": _Kind("true or false", lambda value: isinstance(value, bool)),
+    "shuffle": _Kind("true, false or a seed", lambda value: isinstance(value, bool) or _is_whole(value)),
+    "buffer": _COUNT,
+    "skip": _Kind("a whole number", _is_whole),
+    "take": _COUNT,
+}
+
+
+def read_configuration(file: Path) -> DatasetConfiguration:
+    """Read and check a configuration.
+
+    Raises:
+        DataError: It is no valid YAML, a key is unknown, has a wrong value or does nothing, or files are missing.
+    """
+    try:
+        document = parse_yaml(file.read_text(encoding="utf-8"))
+    except YamlError as error:
+        raise DataError(f"{file}:{error.line}:{error.column}: {error.problem}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from None
+    keys = document.value
+    if not isinstance(keys, dict) or "source" not in keys:
+        raise DataError(
+            f"{file}: a dataset configuration needs 'source': {', '.join(BUILDERS)}, a directory or a hub id"
+        )
+    for key, value in keys.items():
+        if key not in KEYS:
+            raise DataError(f"{_place(file, document, key)}: no such key{did_you_mean(str(key), KEYS)}")
+        if not KEYS[key].fits(value):
+            raise DataError(f"{_place(file, document, key)}: {value!r} is not {KEYS[key].wanted}")
+    if "files" in keys:
+        keys["files"] = tuple(keys["files"]) if isinstance(keys["files"], list) else (keys["files"],)
+    made = DatasetConfiguration(file=file, **keys)
+    for key, problem in _problems(made):
+        raise DataError(f"{_place(file, document, key)}: {problem}")
+    made.paths()
+    return made
+
+
+def _place(file: Path, document: YamlText, key: Any) -> str:
+    line, column = document.place(str(key))
+    return f"{file}:{line}:{column}: {key}"
+
+
+def _problems(made: DatasetConfiguration) -> list[tuple[str, str]]:
+    """Keys that contradict each other, or would do nothing."""
+    is_builder = made.source in BUILDERS
+    near = did_you_mean(made.source, BUILDERS) if "/" not in made.source else ""
+    found = [
+        (made.is_remote and near, "source", f"there is no '{made.source}'{near}"),
+        (is_builder and not made.files, "source", f"'{made.source}' needs 'files'"),
+        (
+            made.files and not is_builder,
+            "files",
+            f"source '{made.source}' takes none: they are for {', '.join(BUILDERS)}",
+        ),
+        (
+            made.name and (is_builder or made.is_saved),
+            "name",
+            f"source '{made.source}' has no configurations of its own",
+        ),
+        (made.text_column and made.messages, "messages", "take this or text_column, not both"),
+        (made.is_saved and made.streaming is not None, "streaming", "a directory of save_to_disk is read in place"),
+        (made.buffer and made.shuffle is False, "buffer", "it is for shuffling: add shuffle"),
+        (made.buffer and not made.is_streaming, "buffer", "without streaming all rows are shuffled"),
+    ]
+    return [(key, problem) for wrong, key, problem in found if wrong]

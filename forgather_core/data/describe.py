@@ -1,0 +1,121 @@
+"""What dataset projects hold: their configurations, and of one its columns, counts and first documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ..errors import DataError
+from ..export.tokenizer import load_tokenizer, resolve_chat_template
+from .built_in import BUILT_IN
+from .configuration import read_configuration
+from .corpus import Document, spoken
+from .projects import configuration_files, is_built_in, open_corpus
+from .tokenized import token_ids
+
+
+def list_datasets(project: str | None = None) -> dict[str, Any]:
+    """The configurations of a project; of the built-in ones, if none is named.
+
+    Args:
+        project: A built-in name, or a directory.
+
+    Returns:
+        `configurations`, each with its project, its name, and a summary or the keys of its file, or an error.
+
+    Raises:
+        DataError: There is no such project.
+    """
+    if project is None:
+        rows = [row for name in BUILT_IN for row in _built_in(name)]
+    elif is_built_in(project):
+        rows = list(_built_in(project))
+    else:
+        rows = [
+            {"project": project, "config": name} | _keys(file) for name, file in configuration_files(project).items()
+        ]
+    return {"project": project, "configurations": rows}
+
+
+def _built_in(project: str) -> Iterator[dict[str, Any]]:
+    for name, config in BUILT_IN[project].items():
+        yield {"project": project, "config": name, "summary": config.summary}
+
+
+def _keys(file: Path) -> dict[str, Any]:
+    try:
+        return {"file": str(file)} | read_configuration(file).given()
+    except DataError as error:
+        return {"file": str(file), "error": str(error)}
+
+
+def describe_dataset(
+    project: str,
+    config: str | None = None,
+    *,
+    tokenizer: str = "bpe-8k",
+    chat_template: str | None = None,
+    examples: int = 3,
+    limit: int | None = 1000,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Read documents of a dataset and count them.
+
+    Args:
+        project: A built-in name, or a directory.
+        config: One of its configurations; None takes `default`, or the only one.
+        tokenizer: A shipped one, a directory, or a hub id.
+        chat_template: A Jinja file or a shipped one; None takes the tokenizer's.
+        examples: How many of the first documents are told in full.
+        limit: How many documents are read; None reads all.
+        on_progress: Called with the number of documents read.
+
+    Returns:
+        The report, as plain data: dataset, source, tokenizer, columns, counted, examples.
+
+    Raises:
+        DataError: The dataset cannot be read, or the tokenizer has no chat template for it.
+        TokenizerError: There is no such tokenizer or chat template.
+    """
+    corpus = open_corpus(project, config)
+    loaded = load_tokenizer(tokenizer)
+    if chat_template is not None:
+        loaded.tokenizer.chat_template = resolve_chat_template(chat_template)
+    documents = corpus.documents()
+    lengths: list[int] = []
+    shown: list[dict[str, Any]] = []
+    characters = 0
+    for document in islice(documents, limit):
+        ids = token_ids(document, loaded.tokenizer)
+        lengths.append(len(ids))
+        characters += _characters(document)
+        if len(shown) < examples:
+            shown.append({"tokens": len(ids), "text": loaded.tokenizer.decode(ids)})
+        if on_progress is not None:
+            on_progress(len(lengths))
+    if not lengths:
+        raise DataError(f"the dataset {corpus.name} holds no text")
+    return {
+        "dataset": corpus.name,
+        "source": corpus.origin,
+        "tokenizer": {"name": tokenizer, "vocab_size": loaded.facts.vocab_size},
+        "columns": [{"name": name, "type": kind} for name, kind in corpus.columns().items()],
+        "counted": {
+            "documents": len(lengths),
+            "all": next(documents, None) is None,
+            "characters": characters,
+            "tokens": sum(lengths),
+            "characters_per_token": round(characters / sum(lengths), 3),
+            "shortest": min(lengths),
+            "median": int(median(lengths)),
+            "longest": max(lengths),
+        },
+        "examples": shown,
+    }
+
+
+def _characters(document: Document) -> int:
+    return len(document) if isinstance(document, str) else sum(map(len, spoken(document)))

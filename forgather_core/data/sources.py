@@ -1,0 +1,191 @@
+"""Rows of a dataset configuration, read by Hugging Face's datasets; every failure becomes one line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from glob import escape
+from typing import Any
+
+from ..errors import DataError
+from ..export.tokenizer import hub_answers
+from ..option_spec import did_you_mean
+from .configuration import BUILDERS, DatasetConfiguration
+from .corpus import Corpus, Document
+
+BUFFER = 10_000  # rows among which a shuffled stream chooses
+SEED = 0
+
+
+def configured_corpus(name: str, configuration: DatasetConfiguration) -> Corpus:
+    """The documents that a configuration tells of. Nothing is read before they are wanted."""
+    return Corpus(
+        name,
+        documents=lambda: _documents(configuration),
+        columns=lambda: _columns(configuration),
+        origin=configuration.given(),
+    )
+
+
+def _documents(configuration: DatasetConfiguration) -> Iterator[Document]:
+    column, is_chat = configuration.column, configuration.messages is not None
+    key = f"{configuration.file}: " + ("messages" if is_chat else "text_column")
+    for row in _rows(configuration):
+        if column not in row:
+            hint = did_you_mean(column, row)
+            raise DataError(f"{key}: there is no column '{column}'{hint} (columns: {', '.join(row)})")
+        value = row[column]
+        if value is None:
+            continue
+        if is_chat and not _is_chat(value):
+            raise DataError(f"{key}: '{column}' holds {type(value).__name__}, not lists of {{role, content}}")
+        if not is_chat and not isinstance(value, str):
+            chats = ": for chats write 'messages' in the place of text_column" if _is_chat(value) else ""
+            raise DataError(f"{key}: '{column}' holds {type(value).__name__}, not text{chats}")
+        if value.strip() if isinstance(value, str) else value:
+            yield value
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_message, value))
+
+
+def _is_message(item: Any) -> bool:
+    if not isinstance(item, dict) or not {"role", "content"} <= item.keys():
+        return False
+    return item["content"] is None or isinstance(item["content"], (str, list))
+
+
+def _columns(configuration: DatasetConfiguration) -> dict[str, str]:
+    import pyarrow
+
+    with _errors(configuration):
+        rows = _split(replace(configuration, shuffle=False, skip=0, take=None))
+        known = rows.features
+        schema = known.arrow_schema if known else pyarrow.Table.from_pylist([next(iter(rows))]).schema
+    return {field.name: _named(field.type) for field in schema}
+
+
+def _named(kind: Any) -> str:
+    from pyarrow import types
+
+    if types.is_list(kind) or types.is_large_list(kind):
+        return f"list of {_named(kind.value_type)}"
+    if types.is_struct(kind):
+        return "{" + ", ".join(kind.field(number).name for number in range(kind.num_fields)) + "}"
+    return str(kind).removeprefix("large_")
+
+
+def _rows(configuration: DatasetConfiguration) -> Iterator[dict[str, Any]]:
+    """The rows of a configuration's split.
+
+    Raises:
+        DataError: They cannot be had, or there are none.
+    """
+    found = False
+    with _errors(configuration):
+        for row in _split(configuration):
+            found = True
+            yield row
+    if not found:
+        raise _no_rows(configuration)
+
+
+@contextmanager
+def _errors(configuration: DatasetConfiguration) -> Iterator[None]:
+    """Make a line of what datasets raises, and silence the rest."""
+    with _silent():
+        try:
+            yield
+        except DataError:
+            raise
+        except Exception as error:  # datasets has no common base of its errors
+            if StopIteration in (type(error), type(error.__cause__)):  # how it says that a JSON file is empty
+                raise _no_rows(configuration) from None
+            raise DataError(f"{configuration.file}: {_what(configuration)} cannot be read: {_reason(error)}") from None
+
+
+def _split(configuration: DatasetConfiguration) -> Any:
+    rows = _chosen(configuration, _load(configuration))
+    if configuration.shuffle is not False:
+        seed = SEED if configuration.shuffle is True else configuration.shuffle
+        more = {"buffer_size": configuration.buffer or BUFFER} if configuration.is_streaming else {}
+        rows = rows.shuffle(seed=seed, **more)
+    if configuration.skip:
+        rows = rows.skip(configuration.skip)
+    return rows if configuration.take is None else rows.take(configuration.take)
+
+
+def _load(configuration: DatasetConfiguration) -> Any:
+    """A dataset, or several by the names of their splits."""
+    import datasets
+
+    source, streaming = configuration.source, configuration.is_streaming
+    if source in BUILDERS:
+        more = {"sample_by": "document"} if source == "text" else {}
+        files = {configuration.split or "train": [escape(path) for path in configuration.paths()]}
+        return datasets.load_dataset(source, data_files=files, streaming=streaming, **more)
+    if configuration.is_saved:
+        return datasets.load_from_disk(str(configuration.directory))
+    if configuration.is_remote and not datasets.config.HF_HUB_OFFLINE and not hub_answers():  # it would try for long
+        raise DataError(
+            f"{configuration.file}: source: there is no directory '{source}', and the hub cannot be reached "
+            "(HF_HUB_OFFLINE=1 takes what was fetched earlier)"
+        )
+    return datasets.load_dataset(str(configuration.directory or source), name=configuration.name, streaming=streaming)
+
+
+def _chosen(configuration: DatasetConfiguration, loaded: Any) -> Any:
+    if not isinstance(loaded, dict) and loaded.split is None:  # saved as rows without a name
+        if configuration.split is not None:
+            raise DataError(f"{configuration.file}: split: '{configuration.source}' has no splits: leave it out")
+        return loaded
+    known = loaded if isinstance(loaded, dict) else {str(loaded.split): loaded}
+    default = "train" if "train" in known or len(known) > 1 else next(iter(known))
+    split = configuration.split or default
+    if split not in known:
+        hint = did_you_mean(split, known)
+        raise DataError(f"{configuration.file}: split: there is no '{split}'{hint} (splits: {', '.join(known)})")
+    return known[split]
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What the libraries would log or draw, an error's line says."""
+    import datasets
+    from huggingface_hub import utils as hub
+
+    drawing = [library for library in (datasets, hub) if not library.are_progress_bars_disabled()]
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    before = [logger.level for logger in loggers]
+    for library in drawing:
+        library.disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+        for library in drawing:
+            library.enable_progress_bars()
+
+
+def _what(configuration: DatasetConfiguration) -> str:
+    """What the rows are read from, as a sentence begins."""
+    if len(configuration.files) == 1:
+        return f"'{configuration.files[0]}'"
+    return "one of the files" if configuration.files else f"'{configuration.source}'"
+
+
+def _no_rows(configuration: DatasetConfiguration) -> DataError:
+    skipped = f" after the {configuration.skip} that 'skip' leaves out" if configuration.skip else ""
+    return DataError(f"{configuration.file}: {_what(configuration)} has no rows{skipped}")
+
+
+def _reason(error: Exception) -> str:
+    if type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,99 @@
+"""`forgather tokenizer train`, up to a model that is constructed and trained with what it made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from .conftest import Cli
+
+TRAIN = ("tokenizer", "train", "--dataset-project", "project", "--vocab-size", "320", "-o", "made")
+TEXTS = [
+    f"The {word} fox jumps over the {word} dog, and {number} times more.\n" for number, word in enumerate("abcde" * 40)
+]
+SHIPPED = Path(__file__).parents[2] / "forgather_core/data/tokenizers/bpe-2k"
+
+
+@pytest.fixture(autouse=True)
+def _project() -> None:
+    Path("project").mkdir()
+    for number, text in enumerate(TEXTS):
+        Path(f"project/{number:03}.txt").write_text(text)
+    Path("project/default.yaml").write_text("source: text\nfiles: '*.txt'\n")
+    Path("project/small.yaml").write_text("source: text\nfiles: 000.txt\n")
+    Path("project/wrong.yaml").write_text("source: text\nfiles: 000.txt\ntext_column: txt\n")
+
+
+def test_a_tokenizer_is_made_and_a_model_trains_with_it(cli: Cli) -> None:
+    ran = cli(*TRAIN, "--model-max-length", "64")
+    assert (ran.code, ran.err) == (0, "")
+    assert "project/default: 200 documents" in ran.out
+    assert ran.out.endswith("Use it with: forgather -t llama/4M model --tokenizer made construct\n")
+    tokenizer = AutoTokenizer.from_pretrained("made")
+    assert (len(tokenizer), tokenizer.model_max_length) == (320, 64)
+    assert tokenizer.decode(tokenizer(TEXTS[0])["input_ids"]) == "<|BOS|>" + TEXTS[0]
+    assert sorted(path.name for path in Path("made").iterdir()) == sorted(path.name for path in SHIPPED.iterdir())
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        made, shipped = (json.loads((place / file).read_text()) for place in (Path("made"), SHIPPED))
+        assert made | {"model_max_length": 0} == shipped | {"model_max_length": 0}
+    model = ("-t", "llama/4M", "model", "--tokenizer", "made", "--device", "cpu", "--num-hidden-layers", "1")
+    trial = ("test", "--dataset-project", "project", "--sequence-length", "32", "--steps", "2", "--packed")
+    assert cli(*model, *trial).code == 0
+    config = json.loads(Path("output_models/llama_4m/config.json").read_text())
+    assert (config["vocab_size"], config["max_position_embeddings"]) == (320, 64)
+
+
+def test_the_report(cli: Cli) -> None:
+    report = cli(*TRAIN, "--json").json
+    assert report.pop("bytes_per_token") > 2
+    assert report.pop("seconds") >= 0
+    assert report == {
+        "directory": "made",
+        "dataset": "project/default",
+        "entries": 320,
+        "special_tokens": {"<|BOS|>": 0, "<|PAD|>": 1, "<|EOS|>": 2, "<|UNK|>": 3, "<|im_start|>": 4, "<|im_end|>": 5},
+        "model_max_length": 2048,
+        "documents": 200,
+        "characters": sum(map(len, TEXTS)),
+        "measured_on": 200,
+    }
+
+
+def test_what_is_there_stays(cli: Cli) -> None:
+    Path("made").mkdir()
+    assert cli(*TRAIN).code == 0  # it was empty
+    before = {path: path.read_bytes() for path in Path("made").iterdir()}
+    assert "made is there already: remove it, or name a new directory with -o" in cli(*TRAIN).error
+    assert {path: path.read_bytes() for path in Path("made").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--vocab-size many", "--vocab-size: 'many' is not a whole number"),
+        ("--vocab-size 200", "a vocabulary of 200 is less than 256 bytes and the special tokens: 262"),
+        ("--vocab-size 5000", "entries only: take a larger one, or a smaller vocabulary"),
+        ("--dataset-config small", "entries only: take a larger one, or a smaller vocabulary"),
+        ("--dataset-config wrong", "no column 'txt'. Did you mean 'text'"),
+        ("--dataset-config none", "has no configuration 'none'"),
+        ("--dataset-project stdlb", "Did you mean 'stdlib'"),
+        ("--model-max-length 0", "--model-max-length: 0 is below 1"),
+        ("-o project/000.txt", "project/000.txt is there already"),
+        ("-o project/000.txt/x", "project/000.txt/x cannot be written"),
+        ("--vocab-sze 3", "No such option: --vocab-sze. Did you mean --vocab-size?"),
+    ],
+)
+def test_every_mistake_is_one_line_and_leaves_nothing(cli: Cli, words: str, said: str) -> None:
+    before = sorted(Path().rglob("*"))
+    assert said in cli(*TRAIN, *words.split()).error
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("flag", ["--dataset-project", "--vocab-size", "-o"])
+def test_what_must_be_given(cli: Cli, flag: str) -> None:
+    at = TRAIN.index(flag)
+    name = "--output-dir" if flag == "-o" else flag
+    assert cli(*TRAIN[:at], *TRAIN[at + 2 :]).error == f"Missing option {name}: forgather tokenizer train [OPTIONS]"
