@@ -98,7 +98,8 @@ def _train(
     try:
         return train(model, batches, stepper, **how)
     except TorchDynamoException as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2]) or type(error).__name__  # who raised, and what
         raise TrialError(f"--compile: torch cannot compile this model here: {reason}") from error
 
 
