@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from forgather_core.errors import ForgatherError
 from forgather_core.option_spec import OptionSpec, specs_of
 from forgather_core.registry import SHARED_OPTIONS, registry
-from forgather_core.shared_options import ESTIMATE, OUTPUT, SHOW, STEP, TRIAL
+from forgather_core.shared_options import ESTIMATE, OUTPUT, SHOW, STEP, TRIAL, VERIFY
 
 from .help_page import page
 from .options import Given, shown_default, skip_conversion, typer_parameters, usage_line
@@ -168,6 +168,12 @@ class EstimateCommand(DynamicCommand):
     """`estimate` and `compare`: likewise."""
 
     shown_groups = (STEP, ESTIMATE, OUTPUT)
+
+
+class VerifyCommand(DynamicCommand):
+    """`verify`: likewise."""
+
+    shown_groups = (VERIFY, OUTPUT)
 
 
 class ShowCommand(DynamicCommand):

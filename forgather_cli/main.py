@@ -25,7 +25,7 @@ from . import model
 from .dynamic import PlainCommand, PlainGroup
 
 # Made where they may be meant: Typer makes all options of a group at once.
-LATE_GROUPS = ("checkpoint", "dataset", "tokenizer")
+LATE_GROUPS = ("checkpoint", "dataset", "tokenizer", "plugin")
 
 
 class RootGroup(PlainGroup):
@@ -112,6 +112,36 @@ def ls(ctx: typer.Context, json: Annotated[bool, typer.Option("--json", help="Pr
 
     report = list_models(registry(), Path(ctx.find_root().params.get("project") or "."))
     show(report, drawings.models(report), as_json=json)
+
+
+@app.command(cls=PlainCommand, context_settings=model.HELP)
+def verify(
+    directory: Annotated[
+        str, typer.Argument(metavar="DIR", help="Model directory: an exported one, or any causal LM's of Hugging Face")
+    ],
+    check: Annotated[
+        str | None, typer.Option("--check", metavar="NAMES", help="Checks to try, joined by commas (default: all)")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out checks that take long")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Check the model as it is, not a small one with the same features")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False,
+) -> None:
+    """Verify that a model directory keeps the promises of a causal language model; exit code 1 where it does not."""
+    from forgather_core.checks import asked_for
+    from forgather_core.checks import verify as run
+    from forgather_core.paths import expanded
+    from forgather_core.shared_options import VerifyOptions
+
+    from . import progress, verify_drawings
+    from .render import show
+
+    chosen = asked_for(VerifyOptions(check=check, quick=quick))
+    with progress.spinner() as tell:
+        report = run(expanded(directory), chosen, full=full, on_check=tell)
+    show(report, verify_drawings.verification(report), as_json=json)
+    raise typer.Exit(1 if report["failed"] else 0)
 
 
 @app.command(cls=PlainCommand, context_settings=model.HELP)

@@ -1,4 +1,4 @@
-"""`forgather model`: construct, test, show, estimate, compare."""
+"""`forgather model`: construct, test, verify, show, estimate, compare."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ import typer
 
 from forgather_core.errors import ForgatherError
 from forgather_core.option_spec import specs_of
-from forgather_core.shared_options import EstimateOptions, RunOptions, ShowOptions, TrialOptions
+from forgather_core.shared_options import EstimateOptions, RunOptions, ShowOptions, TrialOptions, VerifyOptions
 
-from .dynamic import CHOOSE, DynamicCommand, DynamicGroup, EstimateCommand, Session, ShowCommand, TrialCommand
+from .dynamic import (
+    CHOOSE,
+    DynamicCommand,
+    DynamicGroup,
+    EstimateCommand,
+    Session,
+    ShowCommand,
+    TrialCommand,
+    VerifyCommand,
+)
 
 if TYPE_CHECKING:
     from forgather_core.construct import Construction
@@ -29,7 +38,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings=HELP,
-    help="Construct, test, show, estimate or compare models of definitions.",
+    help="Construct, test, verify, show, estimate or compare models of definitions.",
 )
 
 
@@ -60,6 +69,33 @@ def test(ctx: typer.Context) -> None:
     with progress.steps(asked.trial.steps) as on_step:
         report = run_trial_of(made, asked.trial, on_step=on_step)
     asked.answer(report, trial_drawings.trial(report))
+
+
+@app.command(cls=VerifyCommand, context_settings=HELP)
+def verify(ctx: typer.Context) -> None:
+    """Verify that the model keeps the promises of a causal language model; exit code 1 where it does not."""
+    asked = _Asked(ctx)
+    from forgather_core.checks import asked_for, verify_settings
+
+    from . import progress, verify_drawings
+
+    chosen = asked_for(asked.verify)
+    if asked.verify.list:
+        listed = {"checks": [{"name": check.name, "promise": check.promise} for check in chosen]}
+        asked.answer(listed, verify_drawings.checks(listed["checks"]))
+        return
+    with progress.spinner() as tell:
+        report = verify_settings(
+            asked.settings,
+            chosen,
+            project=asked.project,
+            refresh=asked.run.refresh_model,
+            keep=asked.run.keep,
+            full=asked.verify.full,
+            on_check=tell,
+        )
+    asked.answer(report, verify_drawings.verification(report))
+    raise typer.Exit(1 if report["failed"] else 0)
 
 
 @app.command(cls=ShowCommand, context_settings=HELP)
@@ -138,7 +174,8 @@ class _Asked:
         self.trial: TrialOptions = _take(TrialOptions, given)
         self.estimate: EstimateOptions = _take(EstimateOptions, given)
         self.show: ShowOptions = _take(ShowOptions, given)
-        for group in (RunOptions, TrialOptions, EstimateOptions, ShowOptions):
+        self.verify: VerifyOptions = _take(VerifyOptions, given)
+        for group in (RunOptions, *_OWNERS.values()):
             for spec in specs_of(group):
                 given.pop(spec.name, None)
         if self.run.output_file is not None:
@@ -178,6 +215,9 @@ class _Asked:
             typer.echo(f"wrote {path}", err=True)
 
 
+_OWNERS = {"test": TrialOptions, "verify": VerifyOptions, "estimate": EstimateOptions, "show": ShowOptions}
+
+
 def _take(options: type, given: dict[str, Any]) -> Any:
     names = [spec.name for spec in specs_of(options)]
     return options(**{name: given[name] for name in names if name in given})
@@ -187,7 +227,7 @@ def _idle(command: str | None, given: dict[str, Any]) -> list[tuple[str, str]]:
     """The flags that were given and do nothing in this command, each with the commands that they belong to."""
     owners: dict[str, list[str]] = {}
     flags: dict[str, str] = {}
-    for name, group in (("test", TrialOptions), ("estimate", EstimateOptions), ("show", ShowOptions)):
+    for name, group in _OWNERS.items():
         for spec in specs_of(group):
             owners.setdefault(spec.name, []).append(name)
             flags[spec.name] = spec.flag

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from .drawings import notes
 from .render import bytes_of, count_of, grid, pairs, text_of
@@ -27,7 +28,7 @@ def trial(report: Mapping[str, Any]) -> RenderableType:
     head["parameters"] = f"{weights['total']:,}, {bytes_of(weights['bytes'])}"
     return Group(
         pairs(f"Test of {report['model_name']}", head),
-        *([_steps(report["steps"])] if report["steps"] else []),
+        *([_steps(report["steps"]), Text()] if report["steps"] else []),
         pairs("Summary", dict(_summary(report, memory))),
         notes(report["notes"]),
     )

@@ -52,3 +52,7 @@ class TrialError(ForgatherError):
     """The model failed its trial: a non-finite loss, a parameter outside the graph."""
 
     exit_code = 1
+
+
+class CheckError(ForgatherError):
+    """A check that does not exist, or a directory that cannot be checked."""

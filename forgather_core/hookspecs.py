@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pluggy
 
 from .definition import ModelDefinition
+
+if TYPE_CHECKING:
+    from .checks import Check
 
 PROJECT = "forgather"
 ENTRY_POINT_GROUP = "forgather.models"
@@ -24,4 +28,12 @@ class ForgatherHooks:
 
         Called once a process, and only when a definition of the plugin is asked for.
         The module must not import torch: name the configuration and model classes as strings.
+        """
+
+    @hookspec
+    def forgather_checks(self) -> Iterable[Check]:  # type: ignore[empty-body]
+        """Yield further checks, for `forgather model verify` and the tests of `forgather_core.testing`.
+
+        Called by these alone, and may import torch within. They are tried on every model, also on other plugins': a
+        check of what only some models promise raises `DoesNotApply` for the rest. No two may have one name.
         """

@@ -16,7 +16,15 @@ from .definition import ModelDefinition
 from .errors import DefinitionError, UnknownDefinitionError
 from .hookspecs import ENTRY_POINT_GROUP, PROJECT, ForgatherHooks
 from .option_spec import did_you_mean, specs_of
-from .shared_options import BuildOptions, DirectoryOptions, EstimateOptions, RunOptions, ShowOptions, TrialOptions
+from .shared_options import (
+    BuildOptions,
+    DirectoryOptions,
+    EstimateOptions,
+    RunOptions,
+    ShowOptions,
+    TrialOptions,
+    VerifyOptions,
+)
 
 DISABLE_VARIABLE = "FORGATHER_DISABLE_PLUGINS"
 RESERVED_KEYS = frozenset({"extends", "source", "parameters", "description"})
@@ -121,6 +129,21 @@ class Registry:
         """Import every plugin, those that broke included."""
         return [self.load(name) for name in self.plugins]
 
+    def yielded(self, hook: str) -> Iterator[tuple[Plugin, list[Any] | Exception]]:
+        """What each plugin that implements an optional hook yields for it, or what it fails with; broken ones too."""
+        for plugin in self.load_all():
+            if plugin.state == "broken":
+                yield plugin, DefinitionError(f"it cannot be loaded: {plugin.error}")
+            if not self._manager.has_plugin(plugin.name):
+                continue
+            module = self._manager.get_plugin(plugin.name)
+            others = [other for other in self._manager.get_plugins() if other is not module]
+            try:
+                for found in self._manager.subset_hook_caller(hook, others)():
+                    yield plugin, list(found)
+            except Exception as error:
+                yield plugin, error
+
     # --- look-up -----------------------------------------------------------------------------------------------------
 
     def definition(self, name: str) -> ModelDefinition:
@@ -190,7 +213,7 @@ def _check_definition(definition: Any) -> None:
 
 # Two of them may have an option in common, from a class that both extend.
 SHARED_OPTIONS: tuple[type, ...] = (
-    DirectoryOptions, BuildOptions, RunOptions, TrialOptions, EstimateOptions, ShowOptions,
+    DirectoryOptions, BuildOptions, RunOptions, TrialOptions, EstimateOptions, ShowOptions, VerifyOptions,
 )  # fmt: skip
 
 

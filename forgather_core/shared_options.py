@@ -16,6 +16,7 @@ STEP = "Training step"
 TRIAL = "Options of test"
 ESTIMATE = "Options of estimate"
 SHOW = "Options of show"
+VERIFY = "Options of verify"
 
 AttentionImplementation = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
 
@@ -163,6 +164,18 @@ class EstimateOptions(StepOptions):
         group=ESTIMATE,
         metavar="FILE",
     )
+
+
+@dataclass(kw_only=True)
+class VerifyOptions:
+    """What `verify` tries."""
+
+    check: str | None = option(None, help="Checks to try, joined by commas (default: all)", group=VERIFY)
+    quick: bool = option(False, help="Leave out checks that take long", group=VERIFY, negatable=False)
+    full: bool = option(
+        False, help="Check the model as it is, not a small one with the same features", group=VERIFY, negatable=False
+    )
+    list: bool = option(False, help="List the checks", group=VERIFY, negatable=False)
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,8 @@ COMMANDS = {
     "Models": ["-t", "llama/4M", "model"],
     "Construct": ["-t", "llama/4M", "model", "construct"],
     "Test": ["-t", "llama/4M", "model", "test"],
+    "Verify": ["-t", "llama/4M", "model", "verify"],
+    "Verify a directory": ["verify"],
     "Show": ["-t", "llama/4M", "model", "show"],
     "Estimate": ["-t", "llama/4M", "model", "estimate"],
     "Compare": ["model", "compare"],
@@ -29,6 +31,8 @@ COMMANDS = {
     "Show a dataset": ["dataset", "show"],
     "Tokenizers": ["tokenizer"],
     "Train a tokenizer": ["tokenizer", "train"],
+    "Write plugins": ["plugin"],
+    "Write a plugin": ["plugin", "new"],
 }
 HEAD = """# Command line
 

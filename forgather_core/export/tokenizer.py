@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +14,7 @@ from urllib.parse import urlsplit
 from ..errors import TokenizerError
 from ..option_spec import did_you_mean
 from ..paths import expanded
+from ..quiet import quiet_transformers
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
@@ -105,7 +104,8 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
     try:
         # Without a hub, one that was fetched earlier still loads.
         local = isinstance(place, Path) or not hub_answers()
-        with _quiet():
+        # It warns of the type of a model that stands beside the tokenizer, and is none of its own.
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False, local_files_only=local)
     except Exception as error:
         raise TokenizerError(_why(spec, place, error)) from None
@@ -120,19 +120,6 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
         **ids,
     )
     return LoadedTokenizer(tokenizer, facts)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Beside a model that transformers does not have, it warns of the model's type, which is none of a tokenizer's."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: str | None = None) -> list[str]:

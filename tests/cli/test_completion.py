@@ -24,8 +24,9 @@ def complete(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("forgather ", ["ls", "plugins", "model", "checkpoint", "dataset", "tokenizer"]),
+        ("forgather ", ["ls", "verify", "plugins", "model", "checkpoint", "dataset", "tokenizer", "plugin"]),
         ("forgather dataset ", ["ls", "show"]),
+        ("forgather plugin ", ["new"]),
         ("forgather dataset show s", ["stdlib"]),
         ("forgather dataset show stdlib --tokenizer bpe", ["bpe-2k", "bpe-8k"]),
         ("forgather tokenizer train --dataset-project ", ["stdlib"]),
@@ -35,7 +36,7 @@ def complete(line: str) -> list[str]:
         ("forgather -t zzz", []),
         ("forgather -t llama/zzz", []),
         ("forgather -t llama mo", ["model"]),
-        ("forgather -t llama model ", ["construct", "test", "show", "estimate", "compare"]),
+        ("forgather -t llama model ", ["construct", "test", "verify", "show", "estimate", "compare"]),
         ("forgather -t llama model --hid", ["--hidden-size"]),
         ("forgather -t llama model --hidden-size 3 --num-h", ["--num-hidden-layers"]),
         ("forgather -t llama model --hidden-size nonsense --num-h", ["--num-hidden-layers"]),

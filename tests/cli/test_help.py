@@ -29,6 +29,8 @@ PAGES = {
     "model_without_definition": ("model",),
     "construct": ("model", "construct"),
     "test": ("model", "test"),
+    "verify_llama_4m": (*LLAMA, "verify"),
+    "verify_directory": ("verify",),
     "show_llama_4m": (*LLAMA, "show"),
     "estimate_llama_4m": (*LLAMA, "estimate"),
     "compare": ("model", "compare"),
@@ -40,6 +42,8 @@ PAGES = {
     "dataset_show": ("dataset", "show"),
     "tokenizer": ("tokenizer",),
     "tokenizer_train": ("tokenizer", "train"),
+    "plugin": ("plugin",),
+    "plugin_new": ("plugin", "new"),
 } | {f"model_{name}_4m": ("-t", f"{name}/4M", "model") for name in BUILT_IN if name != "llama"}
 
 

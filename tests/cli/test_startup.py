@@ -43,6 +43,7 @@ def imported(*arguments: str, **env: str) -> set[str]:
         ((*LLAMA, "test", "--help"), {}),
         (("dataset", "show", "--help"), {}),
         (("tokenizer", "train", "--help"), {}),
+        (("plugin", "new", "--help"), {}),
         ((), {"_FORGATHER_COMPLETE": "complete_bash", "COMP_WORDS": "forgather -t llama/", "COMP_CWORD": "2"}),
         ((), {"_FORGATHER_COMPLETE": "complete_bash", "COMP_WORDS": "forgather -t llama model --h", "COMP_CWORD": "4"}),
     ],
@@ -62,7 +63,7 @@ def test_what_tells_without_building_imports_no_torch(arguments: tuple[str, ...]
 
 
 def test_a_page_of_model_makes_no_other_group() -> None:
-    late = {f"forgather_cli.{group}" for group in ("checkpoint", "dataset", "tokenizer")}
+    late = {f"forgather_cli.{group}" for group in ("checkpoint", "dataset", "tokenizer", "plugin")}
     assert not late & imported(*LLAMA, "--help")
     assert late & imported("checkpoint", "--help") == {"forgather_cli.checkpoint"}
 

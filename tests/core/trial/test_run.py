@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from forgather_core.configurations import resolve
 from forgather_core.construct import construct
 from forgather_core.errors import ForgatherError
-from forgather_core.estimate import estimate
+from forgather_core.estimate import estimate, memory_of
+from forgather_core.registry import registry
+from forgather_core.settings import settle
 from forgather_core.shared_options import EstimateOptions, TrialOptions
 from forgather_core.trial import Step, check_trial, run_trial_of
 from tests.core.export.conftest import Settle, small  # noqa: F401 - a fixture
@@ -71,7 +74,7 @@ def test_what_each_switch_saves_is_the_difference_of_two_estimates(
     def peak(checkpointing: bool = True, fused: bool = True, keep: bool = False) -> int:
         settings = small(device="cpu", **flags | {"gradient_checkpointing": checkpointing})
         options = EstimateOptions(optimizer="sgd", fuse_optim_with_backward=fused, keep_logits=keep, **size)
-        return estimate(settings, options)["training"]["peak"]
+        return memory_of(settings, options)[0].training(2, 32).peak.bytes
 
     assert report["memory"]["saved"] == {
         "gradient_checkpointing": peak(checkpointing=False) - peak(),
@@ -171,9 +174,10 @@ def test_what_cannot_run_is_refused(
 
 
 @pytest.mark.slow
-def test_the_loss_falls_on_real_text(small: Settle, tmp_path: Path) -> None:  # noqa: F811
-    flags = {"hidden_size": 128, "intermediate_size": 256}
-    options: dict[str, Any] = {"steps": 20, "lr": 0.3, "sequence_length": 128, "packed": True}
-    steps = trial(small, tmp_path, flags, dataset_project="stdlib", **options)["steps"]
-    losses = [step["loss"] for step in steps]
-    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.2
+@pytest.mark.parametrize("definition", ["single_head", "causal_lm", "llama", "deepone", "mistral", "qwen3"])
+def test_every_default_preset_learns_from_real_text(tmp_path: Path, definition: str) -> None:
+    settings = settle(resolve(definition, registry(), tmp_path), {"device": "cpu"})
+    made = construct(settings, project=tmp_path)
+    options = TrialOptions(steps=20, lr=0.1, sequence_length=256, packed=True, dataset_project="stdlib")
+    losses = [step["loss"] for step in run_trial_of(made, options)["steps"]]
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.02

@@ -1,0 +1,89 @@
+"""Draws what `verify` found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import isnan
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from .drawings import notes
+from .render import grid
+
+_COLOURS = {"passed": "green", "failed": "bold red"}
+_MOST = 6  # cases of one check that are told one by one
+
+
+def verification(report: Mapping[str, Any]) -> RenderableType:
+    """A row for each check, then what is wrong with those that failed."""
+    checks = report["checks"]
+    shape = "as it is" if report["full"] else "in a small copy with the same features"
+    count = f"{report['passed']} passed, {report['failed']} failed, {report['skipped']} do not apply"
+    seconds = sum(check["seconds"] for check in checks)
+    return Group(
+        Text(f"{report['directory']}, {shape}", "bold"),
+        grid("", ("check", "result", "cases", "error", "allowed", "time"), _rows(checks), right=(2, 3, 4, 5)),
+        *(line for check in checks if check["result"] == "failed" for line in _failure(check)),
+        *(Text(f"{check['name']} does not apply: {check['reason']}", "dim") for check in checks if _skipped(check)),
+        Text(f"\n{count}, in {seconds:.1f} s\n", "bold red" if report["failed"] else "bold green"),
+        notes(report.get("notes", ())),
+    )
+
+
+def _skipped(check: Mapping[str, Any]) -> bool:
+    return check["result"] not in _COLOURS
+
+
+def _rows(checks: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    rows = []
+    for check in checks:
+        result = Text(check["result"], _COLOURS.get(check["result"], "yellow"))
+        error, allowed = _worst(check["measured"])
+        rows.append((check["name"], result, len(check["measured"]) or "", error, allowed, f"{check['seconds']:.2f} s"))
+    return rows
+
+
+def _worst(measured: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The measured error that comes nearest to what is allowed, or exceeds it most."""
+    if not measured:
+        return "", ""
+    worst = max(measured, key=lambda one: _excess(one["error"], one["tolerance"]))
+    return _number(worst["error"]), "equal" if worst["tolerance"] == 0 else _number(worst["tolerance"])
+
+
+def _excess(error: float, tolerance: float) -> float:
+    if isnan(error):
+        return float("inf")
+    return error / tolerance if tolerance else float("inf") if error else 0.0
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}"
+
+
+def _failure(check: Mapping[str, Any]) -> Iterator[Text]:
+    yield Text(f"\n{check['name']}: {check['promise']}", "bold red")
+    if check["reason"]:
+        yield Text(f"  it ended with {check['reason']}")
+    failed = [one for one in check["measured"] if not one["holds"]]
+    for one in failed[:_MOST]:
+        yield Text(f"  {told(one)}")
+    if len(failed) > _MOST:
+        yield Text(f"  and {len(failed) - _MOST} more cases")
+    yield Text(f"  usual cause: {check['cause']}", "yellow")
+
+
+def told(one: Mapping[str, Any]) -> str:
+    """A case that failed, in a line."""
+    where = f", at {one['where']}" if one["where"] else ""
+    if one["tolerance"] == 0 and one["error"] == 1:
+        return f"{one['what']}: not so{where}"
+    allowed = f", allowed {_number(one['tolerance'])}" if one["tolerance"] else ""
+    return f"{one['what']}: off by {_number(one['error'])}{allowed}{where}"
+
+
+def checks(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What `--list` tells."""
+    return grid("Checks", ("check", "promise"), [(row["name"], row["promise"]) for row in rows])

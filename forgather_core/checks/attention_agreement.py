@@ -1,0 +1,89 @@
+"""Attention implementations agree: eager, sdpa and flex_attention are ways to compute one model.
+
+eager is the reference: it computes in the open. Each of the others must have its logits, with every kind of mask
+(causal, windows, padding, packed documents, a cache), and sdpa its gradients too. flex_attention is not compiled here,
+since that takes long: its masks and biases are the same, computed one operation after the other.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attentions import forward_implementations
+from .caching import UNEQUAL, empty, fed
+from .check import DoesNotApply, Measured, check
+from .packing import packed
+from .padding import counted, padded, padded_labels
+from .subject import Subject
+from .tolerance import gradient_error, gradients_of, position_of, relative, rounding
+
+
+@check("attention-agreement", cause="a mask, bias or scaling that one implementation is not told of")
+def attention_agreement(subject: Subject) -> Iterator[Measured]:
+    """Every attention implementation has the logits and gradients that eager has, with every kind of mask."""
+    names = forward_implementations(subject)
+    if "eager" not in names or len(names) < 2:
+        raise DoesNotApply(f"there are no two implementations to compare, but {', '.join(names) or 'none'}")
+    model = subject.model(attention="eager")
+    tolerance = rounding(model)
+    expected = _logits(subject, model)
+    gradients = _gradients(subject, "eager")
+    for attention in names:
+        if attention == "eager":
+            continue
+        with _uncompiled() if attention == "flex_attention" else nullcontext():
+            found = _logits(subject, subject.model(attention=attention))
+        for what, logits in found.items():
+            error, where = relative(logits, expected[what]), position_of(logits, expected[what])
+            yield Measured(f"{attention}, {what}", error, tolerance, where)
+        if attention != "flex_attention":  # which has no gradients on CPU
+            for what, one in _gradients(subject, attention).items():
+                error, where = gradient_error(one, gradients[what])
+                yield Measured(f"{attention}, {what}, gradients", error, 2 * tolerance, where)
+
+
+@torch.no_grad()
+def _logits(subject: Subject, model: Any) -> dict[str, Tensor]:
+    """The logits of each case; 0 on padding."""
+    text = subject.tokens(2)
+    found = {"causal" if subject.window is None else "a window": model(text, use_cache=False).logits}
+    found["a mask of ones"] = model(text, attention_mask=torch.ones_like(text)).logits
+    for side in ("left", "right"):
+        ids, mask = padded(subject, side)
+        logits = model(ids, attention_mask=mask, position_ids=counted(mask)).logits
+        found[f"padding on the {side}"] = torch.where(mask.bool()[..., None], logits, 0.0)
+    documents, position_ids = packed(subject)
+    found["packed documents"] = model(documents, position_ids=position_ids, use_cache=False).logits
+    found["cached, in unequal pieces"], _ = fed(model, text, UNEQUAL, empty("dynamic", model))
+    return found
+
+
+def _gradients(subject: Subject, attention: str) -> dict[str, dict[str, Tensor]]:
+    model = subject.model(attention=attention, **subject.no_dropout).train()
+    text, (documents, position_ids) = subject.tokens(2), packed(subject)
+    ids, mask = padded(subject, "left")
+    cases: dict[str, dict[str, Tensor]] = {
+        "no mask": {"input_ids": text, "labels": text},
+        "padding": {"input_ids": ids, "attention_mask": mask, "labels": padded_labels(ids, mask)},
+        "packed documents": {"input_ids": documents, "position_ids": position_ids, "labels": documents},
+    }
+    found = {}
+    for what, inputs in cases.items():
+        model.zero_grad()
+        model(**inputs, use_cache=False).loss.backward()
+        found[what] = gradients_of(model)
+    return found
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Everything that is compiled runs as it is written."""
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.simplefilter("ignore")  # torch says that it is slow
+        yield

@@ -1,0 +1,79 @@
+"""Buffers: what no checkpoint brings, such as the frequencies of RoPE, is right however a model came to be.
+
+Memory is filled with NaN wherever a way leaves it unset, so that nothing is right by luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..build import build
+from ..checkpoint import load_checkpoint, save_checkpoint
+from ..shared_options import BuildOptions
+from .check import Measured, check, must
+from .subject import Subject
+from .tolerance import position_of
+
+
+@check("buffers", cause="a buffer that is computed in the constructor only, or cast with the weights")
+def buffers(subject: Subject) -> Iterator[Measured]:
+    """Buffers are those of a new model, to the last bit, after every way to make, load and cast one."""
+    from transformers import AutoModelForCausalLM
+
+    model, text = subject.model(), subject.tokens(2)
+    load = AutoModelForCausalLM.from_pretrained
+    with subject.scratch() as place:
+        saved = subject.save(model, place)
+        yield from _same("from_pretrained", load(saved, trust_remote_code=True, dtype=torch.float32), model, text)
+        low = load(saved, trust_remote_code=True, dtype=torch.bfloat16)
+        yield from _same("from_pretrained in bfloat16", low, model)
+    yield from _same("meta, to_empty, init_weights", _from_nothing(subject), model)
+    with subject.scratch() as place:
+        save_checkpoint(place / "saved", model, safetensors=True)
+        for device in ("cpu", "meta"):
+            built = build(subject.place, BuildOptions(device=device, dtype="float32", no_init_weights=True)).eval()
+            _spoil(built.parameters())
+            load_checkpoint(place / "saved", built, device="cpu", strict=True)
+            yield from _same(f"build on {device}, no_init_weights, load_checkpoint", built, model, text)
+    if not subject.is_builtin:  # transformers' own promise float32 after from_pretrained only
+        cast = subject.model().to(torch.bfloat16)
+        yield from _same("model.to(bfloat16)", cast, model)
+        yield from _same("and back", cast.to(torch.float32), model)
+
+
+def _from_nothing(subject: Subject) -> Any:
+    with torch.device("meta"):
+        model = subject.initial()
+    model.to_empty(device="cpu")
+    _spoil([*model.parameters(), *model.buffers()])
+    if subject.is_builtin:  # transformers' own skip what they have marked, and say so
+        for one in (*model.modules(), *model.parameters(), *model.buffers()):
+            one._is_hf_initialized = False
+    model.init_weights()
+    return model
+
+
+def _spoil(tensors: Any) -> None:
+    with torch.no_grad():
+        for tensor in tensors:
+            if tensor.is_floating_point() and not tensor.is_meta:
+                tensor.fill_(torch.nan)
+
+
+def _same(way: str, found: Any, expected: nn.Module, text: Tensor | None = None) -> Iterator[Measured]:
+    mine, theirs = dict(found.named_buffers()), dict(expected.named_buffers())
+    names = sorted(mine.keys() | theirs.keys())
+    unlike = [n for n in names if not (n in mine and n in theirs and _identical(mine[n], theirs[n]))]
+    yield must(f"{way}: {len(names)} buffers", not unlike, ", ".join(unlike[:3]))
+    if text is not None:
+        with torch.no_grad():
+            logits, right = found.eval()(text).logits, expected(text).logits
+        yield Measured(f"{way}: logits", float((logits - right).abs().max()), where=position_of(logits, right))
+
+
+def _identical(found: Tensor, expected: Tensor) -> bool:
+    return found.dtype == expected.dtype and found.device == expected.device and torch.equal(found, expected)

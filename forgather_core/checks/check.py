@@ -1,0 +1,99 @@
+"""What a check is: a promise of a causal language model, and a way to try it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .subject import Subject
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One thing that was tried.
+
+    Args:
+        what: The case, in a few words: "dynamic cache, a token at a time".
+        error: What was measured; not a number fails.
+        tolerance: What it may be at most. It is derived from a dtype and a size, or 0 where equality is promised.
+        where: Where the error is: module, layer, position. Told of what failed only.
+    """
+
+    what: str
+    error: float
+    tolerance: float = 0.0
+    where: str | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the promise is kept."""
+        return self.error <= self.tolerance
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "what": self.what,
+            "error": self.error,
+            "tolerance": self.tolerance,
+            "holds": self.holds,
+            "where": None if self.holds else self.where,
+        }
+
+
+def must(what: str, holds: bool, where: str | None = None) -> Measured:
+    """Something that is so or is not."""
+    return Measured(what, 0.0 if holds else 1.0, 0.0, where)
+
+
+class DoesNotApply(Exception):  # noqa: N818 - it is an answer, and no error
+    """The model does not make this promise; the text says why."""
+
+
+Try = Callable[["Subject"], Iterator[Measured]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A promise and how it is tried.
+
+    Args:
+        name: For `--check`.
+        promise: What is proved, in a sentence.
+        cause: What is usually wrong where it fails.
+        quick: Whether `--quick` tries it too.
+        run: Tries it, and yields what it measures.
+    """
+
+    name: str
+    promise: str
+    cause: str
+    quick: bool
+    run: Try
+
+
+def check(name: str, *, cause: str, quick: bool = True) -> Callable[[Try], Check]:
+    """Make a check of a function; the first sentence of its docstring is the promise.
+
+    Args:
+        name: For `--check`: words joined by hyphens.
+        cause: What is usually wrong where it fails.
+        quick: Whether `--quick` tries it too: it takes less than two seconds.
+
+    Example:
+        >>> @check("finite", cause="an initialisation that explodes")
+        ... def finite(subject):
+        ...     \"\"\"Logits are finite.\"\"\"
+        ...     logits = subject.model()(subject.tokens(2, 8)).logits
+        ...     yield must("random tokens", bool(logits.isfinite().all()))
+        >>> finite.promise
+        'Logits are finite.'
+    """
+
+    def make(run: Try) -> Check:
+        promise = (inspect.getdoc(run) or "").partition("\n\n")[0].replace("\n", " ")
+        return Check(name, promise, cause, quick, run)
+
+    return make

@@ -1,0 +1,102 @@
+"""Initial weights: their spread is measured, over all weights of a kind, and held to what the definition's table says.
+
+A standard deviation of n numbers has itself one of std / sqrt(2n) for the normal distribution, less for those with
+shorter tails; a mean one of std / sqrt(n). Six of them are allowed: less than one in 10^8 right models fails.
+
+A model without a table says nothing to hold it to; its weights must have been drawn at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..build import build
+from ..kinds import kind_of
+from ..parts.table_init import find_rule
+from ..shared_options import BuildOptions
+from .check import Measured, check, must
+from .subject import Subject
+
+SIGMAS = 6
+# Rules of parts/initial_weights.py with mean 0. The exported copy has classes of its own, by the same names.
+_SYMMETRIC = ("Normal", "TruncatedNormal", "XavierNormal", "FanInUniform")
+
+
+@check("initial-weights", cause="an initialisation that never ran, ran twice, or with another rule than the table's")
+def initial_weights(subject: Subject) -> Iterator[Measured]:
+    """Initial weights are those that the definition's table promises, by whichever way the model is made."""
+    yield from _measured("from_config", subject.initial())
+    options = BuildOptions(device="cpu", dtype="float32", seed=subject.seed)
+    yield from _measured("build", build(subject.place, options))
+
+
+def _measured(way: str, model: Any) -> Iterator[Measured]:
+    kinds: dict[str, dict[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        kinds.setdefault(kind_of(name), {})[name] = parameter
+    bare = next((name for name, p in model.named_parameters() if p.is_meta or not p.isfinite().all()), None)
+    yield must(f"{way}: all weights are there", bare is None, bare)
+    if bare is not None:
+        return
+    table = list(model.initial_weights()) if hasattr(model, "initial_weights") else None
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    for kind, parameters in kinds.items():
+        if table is None:
+            yield from _drawn(f"{way}: {kind}", parameters)
+            continue
+        try:
+            rules = [find_rule(table, tied.get(name, name)) for name in parameters]
+        except ValueError as error:
+            yield must(f"{way}: {error}", False, kind)
+            continue
+        yield from _as_promised(f"{way}: {kind}", rules, list(parameters.values()))
+    yield from _padding(way, model)
+
+
+def _as_promised(what: str, rules: list[Any], parameters: list[nn.Parameter]) -> Iterator[Measured]:
+    rule, shape = rules[0], parameters[0].shape
+    if hasattr(rule, "values"):
+        error = max(_farthest(p.detach(), r.values) for r, p in zip(rules, parameters, strict=True))
+        yield Measured(f"{what}: {rule}, exactly", error)
+        return
+    pieces = [
+        _without(p.detach(), r.zero_row).flatten().double() / r.std(p.shape)
+        for r, p in zip(rules, parameters, strict=True)
+    ]
+    drawn = torch.cat(pieces)  # each in units of its promised deviation
+    count, mean = drawn.numel(), float(drawn.mean())
+    error = abs(float((drawn - mean).square().mean().sqrt()) - 1)
+    std = rule.std(shape)
+    found = f"{what.partition(': ')[2]} has {std * float(drawn.std()):.4g}" if count > 1 else None
+    yield Measured(f"{what}: std {std:.4g}", error, SIGMAS / math.sqrt(2 * count) + 1 / count, found)
+    if type(rule).__name__ in _SYMMETRIC:
+        yield Measured(f"{what}: mean 0, in units of std", abs(mean), SIGMAS / math.sqrt(count))
+
+
+def _farthest(tensor: Tensor, values: tuple[float, ...]) -> float:
+    expected = torch.tensor(values, dtype=torch.float32)
+    if len(values) not in (1, tensor.numel()):
+        return math.inf
+    return float((tensor - expected.to(tensor.dtype).view(-1 if len(values) == 1 else tensor.shape)).abs().max())
+
+
+def _without(tensor: Tensor, row: int | None) -> Tensor:
+    return tensor if row is None else torch.cat((tensor[:row], tensor[row + 1 :]))
+
+
+def _drawn(what: str, parameters: dict[str, nn.Parameter]) -> Iterator[Measured]:
+    """A matrix is random; a vector may be constant, as the scales of norms and biases are."""
+    alike = [name for name, p in parameters.items() if p.dim() >= 2 and min(p.shape) > 1 and p.std() == 0]
+    yield must(f"{what}: was drawn", not alike, next(iter(alike), None))
+
+
+def _padding(way: str, model: nn.Module) -> Iterator[Measured]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            row = module.weight.detach()[module.padding_idx]
+            yield Measured(f"{way}: {name}: row {module.padding_idx}, of padding, is 0", float(row.abs().max()))

@@ -1,0 +1,166 @@
+"""Checks are run, timed and reported."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckError
+from ..option_spec import did_you_mean
+from ..quiet import quiet_transformers
+from .check import Check, DoesNotApply, Measured
+from .subject import Subject
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+    from ..shared_options import VerifyOptions
+
+PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
+
+
+def asked_for(options: VerifyOptions) -> list[Check]:
+    """The checks that options name, in the order in which they are known; plugins' are among them.
+
+    Raises:
+        CheckError: There is no check of such a name.
+    """
+    from .known import known_checks
+
+    names = [name.strip() for name in (options.check or "").split(",") if name.strip()]
+    return choose(known_checks(), names, quick=options.quick)
+
+
+def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = False) -> list[Check]:
+    """Those of these names, or all, in the order in which they are known.
+
+    Args:
+        checks: All that there are.
+        names: Empty takes all.
+        quick: Leave out those that take long, unless they are named.
+
+    Raises:
+        CheckError: There is no check of such a name.
+    """
+    known = {check.name: check for check in checks}
+    for name in names:
+        if name not in known:
+            raise CheckError(f"--check: there is no check '{name}'{did_you_mean(name, known)} (--list tells them)")
+    return [check for name, check in known.items() if (name in names if names else check.quick or not quick)]
+
+
+def verify(
+    directory: Path,
+    checks: Sequence[Check],
+    *,
+    settings: Settings | None = None,
+    full: bool = False,
+    seed: int = 0,
+    on_check: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Try promises on a model directory.
+
+    Args:
+        directory: Ours, or any causal language model's of Hugging Face.
+        checks: What to try.
+        settings: What the directory was made of, where a definition is checked.
+        full: Take the configuration as it is, rather than a small one with the same features.
+        seed: Of weights and texts.
+        on_check: Called with the name of each before it is tried.
+
+    Returns:
+        The report, as plain data: directory, full, seed, checks (name, promise, result, measured, reason, cause,
+        seconds), passed, failed, skipped.
+
+    Raises:
+        CheckError: It is no model directory.
+    """
+    if not (directory / "config.json").is_file():
+        raise CheckError(f"{directory} is no model directory: it has no config.json")
+    with ExitStack() as stack:
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="forgather-verify-"))
+        stack.enter_context(quiet_transformers())
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        subject = Subject(directory, Path(place), settings=settings, full=full, seed=seed)
+        rows = []
+        for check in checks:
+            if on_check is not None:
+                on_check(check.name)
+            rows.append(try_check(check, subject))
+    count = {result: sum(row["result"] == result for row in rows) for result in (PASSED, FAILED, SKIPPED)}
+    return {
+        "directory": str(directory),
+        "full": full,
+        "seed": seed,
+        "checks": rows,
+        "passed": count[PASSED],
+        "failed": count[FAILED],
+        "skipped": count[SKIPPED],
+    }
+
+
+def verify_settings(
+    settings: Settings,
+    checks: Sequence[Check],
+    *,
+    project: Path = Path(),
+    refresh: bool = False,
+    keep: bool = False,
+    full: bool = False,
+    on_check: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Try promises on the model directory of settled options, which is written where there is none.
+
+    Args:
+        settings: The settled options; their seed is that of weights and texts.
+        checks: What to try.
+        project: The project directory, where `output_models` lies.
+        refresh: Rebuild an existing directory.
+        keep: Use an existing directory as it is.
+        full: As for `verify`.
+        on_check: Likewise.
+
+    Returns:
+        The report of `verify`, with model_name and notes.
+    """
+    from ..export.directory import prepare_directory
+
+    directory = prepare_directory(settings, settings.target(project), refresh=refresh, keep=keep)
+    report = verify(directory.path, checks, settings=settings, full=full, seed=settings.build.seed, on_check=on_check)
+    return {"model_name": settings.model_name, **report, "notes": list(directory.notes)}
+
+
+def try_check(check: Check, subject: Subject) -> dict[str, Any]:
+    """One check, as a row of the report. A check that raises has failed: its text is the reason."""
+    began = time.perf_counter()
+    measured: list[Measured] = []
+    reason = None
+    try:
+        measured.extend(check.run(subject))
+        result = PASSED if all(one.holds for one in measured) else FAILED
+    except DoesNotApply as error:
+        result, reason = (FAILED if any(not one.holds for one in measured) else SKIPPED), str(error)
+    except Exception as error:
+        result, reason = FAILED, _told(error)
+    return {
+        "name": check.name,
+        "promise": check.promise,
+        "result": result,
+        "measured": [one.as_dict() for one in measured],
+        "reason": reason,
+        "cause": check.cause if result == FAILED else None,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _told(error: Exception) -> str:
+    """The error, and the line that raised it: of the model's own files where one of them is on the way."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "transformers_modules" in frame.filename] or frames
+    place = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({place})"

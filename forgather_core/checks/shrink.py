@@ -1,0 +1,83 @@
+"""A small configuration with all the features of a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LAYERS, HIDDEN, WINDOW, VOCABULARY = 3, 64, 6, 300
+_LARGEST_HEAD = 32
+
+
+def shrunk(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """What to change in a configuration so that a model of it is small: widths, depth, vocabulary, windows.
+
+    Grouped heads stay grouped, a head size apart from the hidden size stays so, windows are so short that texts of some
+    tokens are longer, and each kind of layer remains.
+
+    Args:
+        config: As plain data.
+        names: What this configuration calls by another name than Hugging Face's usual one (`attribute_map`).
+
+    Returns:
+        New values, by the configuration's own names.
+    """
+    new: dict[str, Any] = {}
+
+    def get(name: str) -> Any:
+        return config.get(names.get(name, name))
+
+    def put(name: str, value: Any) -> None:
+        if names.get(name, name) in config:
+            new[names.get(name, name)] = value
+
+    layers = min(get("num_hidden_layers") or LAYERS, LAYERS)
+    put("num_hidden_layers", layers)
+    if get("layer_types"):
+        put("layer_types", _kinds(get("layer_types"), layers))
+    if (switch := get("max_window_layers")) is not None:
+        put("max_window_layers", layers if switch >= (get("num_hidden_layers") or 0) else min(switch, 1))
+    if get("sliding_window") is not None:
+        put("sliding_window", min(get("sliding_window"), WINDOW))
+    special = [get(f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")]
+    ids = [i for item in special for i in (item if isinstance(item, list) else [item]) if isinstance(i, int)]
+    put("vocab_size", min(get("vocab_size") or VOCABULARY, max([*ids, 0]) + VOCABULARY))
+    _shrink_widths(get, put)
+    return new
+
+
+def _shrink_widths(get: Any, put: Any) -> None:
+    heads, hidden = get("num_attention_heads"), get("hidden_size")
+    if hidden is None:
+        return
+    if heads is None:
+        put("hidden_size", min(hidden, HIDDEN))
+        width = min(hidden, HIDDEN)
+    else:
+        groups = get("num_key_value_heads") or heads
+        grouped = heads // groups
+        key_heads = min(groups, 2)
+        few = key_heads * min(grouped, 2)
+        size = get("head_dim") or hidden // heads
+        rope = get("rope_parameters") or get("rope_scaling") or {}
+        by_dimension = any(isinstance(value, list) for value in rope.values())  # factors for each: they fix the size
+        small = size if by_dimension else min(size, _LARGEST_HEAD)
+        apart = heads * size != hidden
+        width = few * small + (small if apart else 0)
+        put("num_attention_heads", few)
+        if get("num_key_value_heads") is not None:
+            put("num_key_value_heads", key_heads)
+        if get("head_dim") is not None:
+            put("head_dim", small)
+        put("hidden_size", width)
+    if get("intermediate_size") is not None:
+        put("intermediate_size", min(get("intermediate_size"), 2 * width + 8))
+
+
+def _kinds(kinds: list[str], layers: int) -> list[str]:
+    """So many layers, with every kind that there is, in the order in which they come first; the last fills up.
+
+    As `max_window_layers` has it, which some configurations hold them to.
+    """
+    different = list(dict.fromkeys(kinds))[:layers]
+    return different + different[-1:] * (layers - len(different))

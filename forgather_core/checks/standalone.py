@@ -1,0 +1,150 @@
+"""Standing alone: a directory needs transformers and nothing else. A process tries it that refuses our packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .check import Measured, check, must
+from .subject import Subject
+from .tolerance import position_of, relative, rounding
+
+_LONGEST = 300  # seconds
+
+_PROGRAM = """
+import json, sys
+import torch
+
+told = json.loads(sys.argv[1])
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top in told["refused"] or top.startswith("forgather"):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+
+sys.meta_path.insert(0, Refuse())
+torch.set_num_threads(told["threads"])
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+place, saved, remote = told["place"], told["saved"], {"trust_remote_code": True} if told["remote"] else {}
+text = torch.load(told["text"])
+found = {}
+
+
+def attempt(name):
+    def take(step):
+        try:
+            with torch.no_grad():
+                step()
+            found[name] = None
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return take
+
+
+@attempt("AutoConfig")
+def _():
+    global config
+    config = AutoConfig.from_pretrained(place, **remote)
+
+
+if told["tokenizer"]:
+    @attempt("AutoTokenizer")
+    def _():
+        tokenizer = AutoTokenizer.from_pretrained(place, **remote)
+        assert tokenizer("def main():")["input_ids"], "no tokens"
+
+
+@attempt("AutoModelForCausalLM.from_config, bare")
+def _():
+    assert AutoModelForCausalLM.from_config(config)(text).logits.isfinite().all(), "logits are not finite"
+
+
+if remote:
+    @attempt("AutoModelForCausalLM.from_config, trust_remote_code")
+    def _():
+        assert AutoModelForCausalLM.from_config(config, **remote)(text).logits.isfinite().all(), "logits are not finite"
+
+
+@attempt("AutoModel.from_config")
+def _():
+    assert AutoModel.from_config(config, **remote)(text).last_hidden_state.isfinite().all(), "states are not finite"
+
+
+@attempt("AutoModel.from_pretrained")
+def _():
+    model, info = AutoModel.from_pretrained(saved, output_loading_info=True, **remote)
+    assert not info["missing_keys"], f"missing: {sorted(info['missing_keys'])}"
+
+
+@attempt("AutoModelForCausalLM.from_pretrained")
+def _():
+    model = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32, **remote)
+    torch.save(model(text).logits, told["logits"])
+
+
+@attempt("nothing of Forgather was imported")
+def _():
+    ours = [n for n in sys.modules if n.partition(".")[0] in told["refused"] or n.startswith("forgather")]
+    assert not ours, ", ".join(ours)
+
+
+print("\\n" + json.dumps(found))
+"""
+
+
+@check("standalone", cause="an import of what is not in the directory, a file that a loader does not copy", quick=False)
+def standalone(subject: Subject) -> Iterator[Measured]:
+    """The directory loads and computes the same where transformers is, and neither Forgather nor its plugins are."""
+    model, text = subject.model(), subject.tokens(2)
+    with torch.no_grad():
+        right = model(text).logits
+    with subject.scratch() as place:
+        torch.save(text, place / "text.pt")
+        told = {
+            "place": str(subject.place),
+            "saved": str(subject.save(model, place)),
+            "text": str(place / "text.pt"),
+            "logits": str(place / "logits.pt"),
+            "refused": sorted({point.module.partition(".")[0] for point in entry_points(group="forgather.models")}),
+            "remote": not subject.is_builtin,
+            "tokenizer": (subject.place / "tokenizer_config.json").is_file(),
+            "threads": torch.get_num_threads(),
+        }
+        for name, problem in _run(told, place).items():
+            yield must(name, problem is None, problem)
+        if (place / "logits.pt").is_file():
+            logits = torch.load(place / "logits.pt")
+            yield Measured("the same logits", relative(logits, right), rounding(model), position_of(logits, right))
+
+
+def _run(told: dict[str, Any], place: Path) -> dict[str, str | None]:
+    """What each step of the program came to: None, or an error."""
+    environment = os.environ | {"HF_MODULES_CACHE": str(place / "modules"), "HF_HUB_OFFLINE": "1"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM, json.dumps(told)],
+            cwd=place,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"the process ends": f"it runs for more than {_LONGEST} s"}
+    if done.returncode:
+        return {"the process ends well": next(iter(done.stderr.strip().splitlines()[-1:]), f"exit {done.returncode}")}
+    found: dict[str, str | None] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found

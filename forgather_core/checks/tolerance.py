@@ -1,0 +1,79 @@
+"""How far two computations of the same numbers may differ, by dtype and size, and how far they do.
+
+A sum of n terms in another order differs by about eps sqrt(n) of the size of its terms (rounding errors are as likely
+up as down; Higham and Mary 2019, doi:10.1137/18M1226312). A layer has some ten such sums and products one after
+another, each over no more terms than the widest weight has, and the errors of layers add up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_A_LAYER = 10  # sums and products one after another
+
+
+def rounding(model: Any, dtype: torch.dtype = torch.float32) -> float:
+    """The relative error that two ways to compute the logits of a model may differ by.
+
+    Args:
+        model: Its depth and its widest weight count.
+        dtype: In which both compute.
+    """
+    config = model.config.get_text_config()
+    layers = getattr(config, "num_hidden_layers", None) or 1
+    widest = max((max(p.shape) for p in model.parameters() if p.dim() == 2), default=1)
+    return float(torch.finfo(dtype).eps) * _A_LAYER * (layers + 1) * math.sqrt(widest)
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, as a part of the root mean square of what is expected; inf where shapes differ."""
+    if found.shape != expected.shape:
+        return math.inf
+    found, expected = found.detach().double(), expected.detach().double()
+    size = expected.square().mean().sqrt().clamp_min(1e-30)
+    return float((found - expected).abs().max() / size) if expected.numel() else 0.0
+
+
+def position_of(found: Tensor, expected: Tensor, names: tuple[str, ...] = ("row", "position")) -> str | None:
+    """Where the two differ most: "row 1, position 7"."""
+    if found.shape != expected.shape:
+        return f"shape {tuple(found.shape)}, and not {tuple(expected.shape)}"
+    worst = int((found.detach().double() - expected.detach().double()).abs().nan_to_num(torch.inf).argmax())
+    place = torch.unravel_index(torch.tensor(worst), found.shape)
+    return ", ".join(f"{name} {int(at)}" for name, at in zip(names, place, strict=False)) or None
+
+
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    """The gradients of all parameters that have one."""
+    return {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def gradient_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[float, str | None]:
+    """The largest difference of two gradients, and the parameter that has it; inf where one has a parameter more.
+
+    A difference is a part of the root mean square of the parameter's own gradient or, where that is larger, of the
+    gradient of all parameters: the terms of a sum may be of that size although they cancel, as those of the bias of
+    keys do. Zeros do not count: they are the rows of an embedding whose tokens do not occur. Rounding errors of a
+    gradient are at most twice those of logits: it is computed of activations, and backwards through as many sums again.
+    """
+    if found.keys() != expected.keys():
+        return math.inf, ", ".join(sorted(found.keys() ^ expected.keys()))
+    whole = _size(torch.cat([gradient.double().flatten() for gradient in expected.values()]))
+    worst, where = 0.0, None
+    for name, gradient in expected.items():
+        error = float((found[name].double() - gradient.double()).abs().max()) / max(_size(gradient), whole, 1e-30)
+        if not error <= worst:
+            worst, where = error, name
+        if math.isnan(error):
+            break
+    return worst, where
+
+
+def _size(gradient: Tensor) -> float:
+    """The root mean square of what is not zero."""
+    return float((gradient.double().square().sum() / gradient.count_nonzero().clamp_min(1)).sqrt())

@@ -1,0 +1,134 @@
+"""`plugin new`: writes a package with a definition that works, for an author to change.
+
+The package stands beside this file as it is written, of a definition named `newmodel`; its names are replaced.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from ..errors import DefinitionError, DirectoryError
+from ..files import directory_lock, replace_directory, staging_directory, sweep_stale
+from ..paths import expanded
+from ..registry import Registry, registry
+
+_TEMPLATE, _NAME, _CLASS, _DISTRIBUTION = "forgather-newmodel", "newmodel", "NewModel", "new-model"
+_RENAMED = {"gitignore": ".gitignore"}  # under its real name it would be obeyed here
+_LONGEST_NAME = 32
+_ABOUT = {  # in the order in which one reads them
+    "README.md": "what the model is, for people",
+    "pyproject.toml": "the package, and the entry point by which Forgather finds it",
+    "forgather_newmodel/__init__.py": "",
+    "forgather_newmodel/plugin.py": "the definition: its name, options, classes, presets",
+    "forgather_newmodel/options.py": "the options: flags, YAML keys and fields of the configuration",
+    "forgather_newmodel/configuration_newmodel.py": "the configuration class",
+    "forgather_newmodel/modeling_newmodel.py": "the model, of parts, and its table of initial weights",
+    "forgather_newmodel/scaled_block.py": "a part of the package's own",
+    "forgather_newmodel/presets/4M.yaml": "values of the options, and the number of parameters",
+    "tests/test_newmodel.py": "every check of `verify` as a test, and the presets' sizes",
+    "gitignore": "",
+}
+
+
+def new_plugin(name: str, directory: str | Path | None = None, *, plugins: Registry | None = None) -> dict[str, Any]:
+    """Write a package that pip installs, with one definition, its tests, and a preset.
+
+    Args:
+        name: Of the definition: what `-t` will take.
+        directory: Where; None is `forgather-NAME`, here.
+        plugins: Whose names are taken; None takes the registry of this process.
+
+    Returns:
+        The report, as plain data: name, distribution, module, directory, files (path, about), next (commands).
+
+    Raises:
+        DefinitionError: The name is none, or is taken.
+        DirectoryError: The directory exists, or cannot be written.
+    """
+    _check_name(name, plugins or registry())
+    new = {_NAME: name, _CLASS: _camel_case(name), _DISTRIBUTION: name.replace("_", "-")}
+    distribution = f"forgather-{new[_DISTRIBUTION]}"
+    target = expanded(directory) if directory is not None else Path(distribution)
+    template = files(__name__) / _TEMPLATE
+    texts = {_replaced(path, new): _replaced(_read(template, path), new) for path in _ABOUT}
+    _refuse_existing(target)
+    with directory_lock(target):
+        _refuse_existing(target)
+        sweep_stale(target)
+        with staging_directory(target) as staging:
+            for path, text in texts.items():
+                file = staging / _RENAMED.get(path, path)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+            replace_directory(staging, target)
+    where = shlex.quote(str(target) if target.is_absolute() else f".{os.sep}{target}")
+    return {
+        "name": name,
+        "distribution": distribution,
+        "module": f"forgather_{name}",
+        "directory": str(target),
+        "files": [
+            {"path": _RENAMED.get(path, _replaced(path, new)), "about": about or None} for path, about in _ABOUT.items()
+        ],
+        "next": [
+            f"pip install -e {where}",
+            f"forgather -t {name} model construct",
+            f"forgather -t {name} model --device cpu test",
+            f"forgather -t {name} model verify",
+            f"pip install pytest && pytest {where}",
+        ],
+    }
+
+
+def _read(template: Traversable, path: str) -> str:
+    return template.joinpath(*path.split("/")).read_text(encoding="utf-8")
+
+
+def _replaced(text: str, new: dict[str, str]) -> str:
+    return re.sub("|".join(new), lambda found: new[found[0]], text)
+
+
+def _camel_case(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def _check_name(name: str, plugins: Registry) -> None:
+    problem = next(_problems(name, plugins), None)
+    if problem is not None:
+        raise DefinitionError(f"'{name}' cannot be the name of a new definition: {problem}")
+
+
+def _problems(name: str, plugins: Registry) -> Iterator[str]:
+    """What is wrong with a name; each rule takes the ones before it as kept."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        yield "it takes lower-case letters and digits, words joined by '_', a letter first, such as my_model"
+    if len(name) > _LONGEST_NAME:
+        yield f"it has {len(name)} letters, and names of files and classes are made of it: {_LONGEST_NAME} at most"
+    if keyword.iskeyword(name):
+        yield "it is a word of Python's own"
+    if name in plugins.plugins:
+        yield f"the plugin '{name}' of {plugins.plugins[name].distribution} has it"
+    for plugin in plugins.load_all():
+        if name in plugin.definitions:
+            yield f"the plugin '{plugin.name}' of {plugin.distribution} has it"
+    module = f"forgather_{name}"
+    if importlib.util.find_spec(module) is not None:
+        yield f"there is a package '{module}' already"
+    ours = {word for path in _ABOUT for word in re.findall(r"\w+", _read(files(__name__) / _TEMPLATE, path))}
+    for kind in ("Options", "Config", "Model", "ForCausalLM"):
+        if (made := _camel_case(name) + kind) in ours:
+            yield f"its class '{made}' would be called like one of Forgather's"
+
+
+def _refuse_existing(target: Path) -> None:
+    if os.path.lexists(target):
+        raise DirectoryError(f"{target} exists: choose another --output-dir, or remove it")

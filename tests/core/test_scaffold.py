@@ -1,0 +1,193 @@
+"""`new_plugin` writes a package that works without a change, or refuses in a line and writes nothing."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forgather_core import scaffold
+from forgather_core.errors import DefinitionError, DirectoryError
+from forgather_core.registry import registry
+from forgather_core.scaffold import new_plugin
+
+from .conftest import PLUGIN, MakeRegistry
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def texts(package: Path) -> dict[str, str]:
+    return {str(file.relative_to(package)): file.read_text() for file in package.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "camel", "distribution"),
+    [("my_model", "MyModel", "forgather-my-model"), ("gpt9", "Gpt9", "forgather-gpt9"), ("x", "X", "forgather-x")],
+)
+def test_every_name_is_the_new_one(name: str, camel: str, distribution: str) -> None:
+    report = new_plugin(name)
+    package = Path(distribution)
+    assert (report["distribution"], report["directory"], report["module"]) == (
+        distribution,
+        distribution,
+        f"forgather_{name}",
+    )
+    written = texts(package)
+    assert {file["path"] for file in report["files"]} == set(written)
+    assert not re.search("new_?-?model", " ".join([*written, *written.values()]), re.IGNORECASE)
+    project = tomllib.loads(written["pyproject.toml"])
+    assert project["project"]["name"] == distribution
+    assert project["project"]["entry-points"]["forgather.models"] == {name: f"forgather_{name}.plugin"}
+    assert f"class {camel}ForCausalLM(CausalLM):" in written[f"forgather_{name}/modeling_{name}.py"]
+    assert f"class Test{camel}(DefinitionTests):" in written[f"tests/test_{name}.py"]
+    assert "output_models/" in written[".gitignore"]
+    for path, text in written.items():
+        if path.endswith(".py"):
+            assert ast.get_docstring(ast.parse(text, path)), path
+            assert max(map(len, text.splitlines())) <= 120
+    assert list(Path().iterdir()) == [package]
+
+
+def test_the_commands_that_follow_name_the_directory(tmp_path: Path) -> None:
+    assert new_plugin("my_model", "deep/er place")["next"] == [
+        "pip install -e './deep/er place'",
+        "forgather -t my_model model construct",
+        "forgather -t my_model model --device cpu test",
+        "forgather -t my_model model verify",
+        "pip install pytest && pytest './deep/er place'",
+    ]
+    assert new_plugin("my_model", tmp_path / "there")["next"][0] == f"pip install -e {tmp_path / 'there'}"
+    assert texts(Path("deep/er place")) == texts(tmp_path / "there")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "it takes lower-case letters and digits"),
+        ("My", "it takes lower-case letters and digits"),
+        ("my-model", "it takes lower-case letters and digits"),
+        ("9lives", "it takes lower-case letters and digits"),
+        ("_x", "it takes lower-case letters and digits"),
+        ("a__b", "it takes lower-case letters and digits"),
+        ("../up", "it takes lower-case letters and digits"),
+        ("grün", "it takes lower-case letters and digits"),
+        ("x" * 33, "it has 33 letters"),
+        ("lambda", "it is a word of Python's own"),
+        ("llama", "the plugin 'llama' of forgather has it"),
+        ("core", "there is a package 'forgather_core' already"),
+        ("decoder", "its class 'DecoderOptions' would be called like one of Forgather's"),
+        ("grouped_head", "its class 'GroupedHeadOptions' would be called like"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(name: str, said: str) -> None:
+    with pytest.raises(DefinitionError, match=re.escape(f"'{name}' cannot be the name of a new definition: {said}")):
+        new_plugin(name)
+    assert not list(Path().iterdir())
+
+
+def test_a_name_is_taken_by_a_definition_and_by_a_plugin_that_is_broken(make_registry: MakeRegistry) -> None:
+    plugins = make_registry(pack=PLUGIN.replace("NAME", "alpha"), beta="import no_such_module")
+    for name, said in (("alpha", "the plugin 'pack' of dist-pack has it"), ("beta", "the plugin 'beta' of dist-beta")):
+        with pytest.raises(DefinitionError, match=said):
+            new_plugin(name, plugins=plugins)
+
+
+def test_what_exists_is_refused_and_left_alone(tmp_path: Path) -> None:
+    Path("forgather-mine").mkdir()
+    Path("file").write_text("mine")
+    Path("link").symlink_to("nowhere")
+    for place in (None, "file", "link"):
+        with pytest.raises(DirectoryError, match=r"exists: choose another --output-dir, or remove it"):
+            new_plugin("mine", place)
+    assert sorted(p.name for p in Path().iterdir()) == ["file", "forgather-mine", "link"]
+    assert not list(Path("forgather-mine").iterdir())
+
+
+def test_it_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    write, left = Path.write_text, [3]
+
+    def full(path: Path, *arguments: Any, **more: Any) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DirectoryError, match="No space left"):
+        new_plugin("mine")
+    assert not list(Path().iterdir())
+
+
+@pytest.fixture
+def imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The plugin module of a new package, imported where it was written."""
+    new_plugin("fresh")
+    monkeypatch.syspath_prepend(str(Path("forgather-fresh").resolve()))
+    yield importlib.import_module("forgather_fresh.plugin")
+    for name in [name for name in sys.modules if name.startswith("forgather_fresh")]:
+        del sys.modules[name]
+
+
+def test_the_preset_has_the_parameters_that_it_tells(imported: Any, make_registry: MakeRegistry) -> None:
+    from forgather_core.configurations import resolve
+    from forgather_core.meta_model import meta_model
+    from forgather_core.settings import settle
+
+    source = Path(imported.__file__).read_text().replace("from .options", "from forgather_fresh.options")
+    configuration = resolve("fresh", make_registry(fresh=source))
+    model = meta_model(settle(configuration))
+    assert sum(p.numel() for p in model.parameters()) == configuration.notes["parameters"] == 4_172_032
+    assert model.model.layers[0].scale == 8**-0.5  # derived: 4 layers
+    assert meta_model(settle(configuration, {"residual_scale": 0.5})).model.layers[0].scale == 0.5
+    assert type(meta_model(settle(configuration, {"activation": "relu"})).model.layers[0].mlp.act_fn).__name__ == "ReLU"
+
+
+def test_its_model_type_is_none_of_transformers(imported: Any) -> None:
+    from transformers import CONFIG_MAPPING
+
+    model_type = importlib.import_module("forgather_fresh.configuration_fresh").FreshConfig.model_type
+    assert model_type == "forgather_fresh"
+    assert not [name for name in CONFIG_MAPPING if name.startswith("forgather_")]
+    assert scaffold.__name__ == "forgather_core.scaffold"
+
+
+@pytest.mark.slow
+def test_the_package_works_as_it_is_written(tmp_path: Path) -> None:
+    """Installed as pip does it: constructed, trained, verified, and its own tests pass."""
+    new_plugin("my_model")
+    package, site = Path("forgather-my-model").resolve(), tmp_path / "site"
+    source = tmp_path / "source"  # a build leaves files beside what it builds
+    shutil.copytree(package, source)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    path = ":".join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    more = {"PYTHONPATH": path, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+
+    def run(*command: str, place: Path = tmp_path) -> str:
+        done = subprocess.run(
+            command, cwd=place, env=os.environ | more, capture_output=True, text=True, check=False, timeout=900
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(*pip, "--target", str(site), str(source))
+    forgather = (sys.executable, "-m", "forgather_cli.main", "-t", "my_model", "model")
+    assert "4,172,032" in run(*forgather, "construct")
+    run(*forgather, "--device", "cpu", "test", "--sequence-length", "32", "--packed")
+    assert "0 failed" in run(*forgather, "verify")
+    told = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", place=package)
+    assert " passed" in told
+    assert "my_model" not in registry().plugins  # nothing was left in this environment
