@@ -137,7 +137,7 @@ def verify(
     from . import progress, verify_drawings
     from .render import show
 
-    chosen = asked_for(VerifyOptions(check=check, quick=quick))
+    chosen = asked_for(VerifyOptions(check=check, quick=quick), progress.note)
     with progress.spinner() as tell:
         report = run(expanded(directory), chosen, full=full, on_check=tell)
     show(report, verify_drawings.verification(report), as_json=json)

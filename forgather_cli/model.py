@@ -79,7 +79,7 @@ def verify(ctx: typer.Context) -> None:
 
     from . import progress, verify_drawings
 
-    chosen = asked_for(asked.verify)
+    chosen = asked_for(asked.verify, progress.note)
     if asked.verify.list:
         listed = {"checks": [{"name": check.name, "promise": check.promise} for check in chosen]}
         asked.answer(listed, verify_drawings.checks(listed["checks"]))

@@ -56,6 +56,11 @@ def watch() -> Iterator[Watch]:
         yield Watch(waiting, *bars)
 
 
+def note(sentence: str) -> None:
+    """Say something beside the report."""
+    typer.echo(f"forgather: note: {sentence}", err=True)
+
+
 def waiting() -> None:
     """Say once that another process is at work."""
     typer.echo("another process holds the model directory: waiting for it", err=True)

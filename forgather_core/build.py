@@ -13,6 +13,7 @@ from .dtypes import default_dtype, parse_dtype
 from .errors import BuildError
 from .no_init import no_init_weights
 from .option_spec import did_you_mean
+from .parts.table_init import find_row
 from .shared_options import BuildOptions
 
 DEVICE_TYPES = ("meta", "cpu", "cuda", "mps")
@@ -102,12 +103,14 @@ def build(directory: Path, options: BuildOptions) -> nn.Module:
         The model, in training mode as constructed.
 
     Raises:
-        BuildError: The device, dtype or attention implementation cannot be had.
+        BuildError: The device, dtype or attention implementation cannot be had, or no initial weight is promised to a
+            parameter.
     """
     device, dtype = check_build(options)
     with default_dtype(dtype or torch.get_default_dtype()):
         with device, no_init_weights():
             model = _from_config(directory, options.attn_implementation, dtype or torch.get_default_dtype())
+        _check_table(model)
         # Not within `device`, where everything is by now: it slows each operation, and there are many small ones.
         if not options.no_init_weights and device.type != "meta":
             torch.manual_seed(options.seed)  # now, and not before: imports on the way may have drawn numbers
@@ -115,6 +118,18 @@ def build(directory: Path, options: BuildOptions) -> nn.Module:
     if options.gradient_checkpointing:
         enable_checkpointing(model)
     return model  # type: ignore[no-any-return]
+
+
+def _check_table(model: Any) -> None:
+    """Say on every device what would come to light where initial weights are drawn alone."""
+    if not hasattr(model, "initial_weights"):
+        return
+    table = list(model.initial_weights())
+    for name, _ in model.named_parameters():
+        try:
+            find_row(table, name)
+        except ValueError as error:
+            raise BuildError(f"{type(model).__name__}: {error} (initial_weights() of its decoder)") from None
 
 
 def is_checkpointing(model: nn.Module) -> bool:

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
 
 
-def asked_for(options: VerifyOptions) -> list[Check]:
+def asked_for(options: VerifyOptions, on_broken: Callable[[str], object] = warnings.warn) -> list[Check]:
     """The checks that options name, in the order in which they are known; plugins' are among them.
+
+    Args:
+        options: Names; whether all are meant.
+        on_broken: Told, in a sentence, of a plugin whose checks cannot be had.
 
     Raises:
         CheckError: There is no check of such a name.
@@ -33,7 +37,7 @@ def asked_for(options: VerifyOptions) -> list[Check]:
     from .known import known_checks
 
     names = [name.strip() for name in (options.check or "").split(",") if name.strip()]
-    return choose(known_checks(), names, quick=options.quick)
+    return choose(known_checks(on_broken=on_broken), names, quick=options.quick)
 
 
 def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = False) -> list[Check]:

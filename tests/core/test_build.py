@@ -306,3 +306,15 @@ def test_a_model_that_does_not_run_is_constructed_all_the_same(small: Settle, tm
     report = construction_report(construct(settings, project=tmp_path, keep=True))
     assert report["memory"] is None
     assert any("one does not run: AttributeError" in note and "no_such_layer" in note for note in report["notes"])
+
+
+def test_a_weight_without_a_rule_is_said_on_every_device(directory: Path) -> None:
+    file = directory / "llama_weights.py"
+    text = file.read_text()
+    try:
+        file.write_text(text.replace('yield r"norm"', 'yield r"nrom"'))
+        for device in ("meta", "cpu"):
+            with pytest.raises(BuildError, match=r"no row of the table .* 'model\.layers\.0\.input_layernorm\.weight'"):
+                build(directory, BuildOptions(device=device))
+    finally:
+        file.write_text(text)
