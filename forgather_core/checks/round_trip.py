@@ -14,6 +14,7 @@ from ..build import build
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..shared_options import BuildOptions
 from .check import Measured, check, must
+from .options_matter import options_of
 from .subject import Subject
 from .tolerance import position_of
 
@@ -23,6 +24,8 @@ _WAYS = ((torch.float32, False), (torch.bfloat16, True))  # a dtype, and whether
 @check("round-trip", cause="tied weights that are saved or loaded apart, names that a loader does not find")
 def round_trip(subject: Subject) -> Iterator[Measured]:
     """A model that is saved and loaded is the same: weights, ties, dtypes and logits, to the last bit."""
+    if any(option.name == "tie_word_embeddings" for option in options_of(subject.config())):
+        yield from _tied(subject)
     text = subject.tokens(2)
     for dtype, in_shards in _WAYS:
         model = subject.model()
@@ -42,6 +45,14 @@ def round_trip(subject: Subject) -> Iterator[Measured]:
                 save_checkpoint(place / "saved", model, safetensors=form == "safetensors", max_shard_size=limit)
                 what = f"save_checkpoint, {form}, {kind}"
                 yield from _loaded(what, subject, place / "saved", model, text, logits)
+
+
+def _tied(subject: Subject) -> Iterator[Measured]:
+    """Head and embedding are one tensor where the configuration says so, and two where it does not."""
+    for tied in (False, True):
+        model = subject.initial_of(subject.constructed({"tie_word_embeddings": tied}))
+        one = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        yield must(f"tie_word_embeddings {tied}: head and embedding are {'one' if tied else 'two'}", one == tied)
 
 
 def _stored(subject: Subject, model: Any, dtype: torch.dtype) -> Any:

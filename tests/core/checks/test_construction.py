@@ -135,7 +135,7 @@ def test_all_right_models_pass_all(make: Make, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_no_seed_raises_a_false_alarm(make: Make, name: str) -> None:
-    for seed in range(1, 21):
+    for seed in range(1, 4):  # tools/false_alarms.py tries twenty
         assert results(make(name), *STATISTICAL, seed=seed) == expected(name, *STATISTICAL), seed
 
 

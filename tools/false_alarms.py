@@ -1,0 +1,83 @@
+"""Verifies every built-in definition, and transformers' own models, with many seeds: nothing may fail.
+
+    python tools/false_alarms.py [--seeds 20] [--first 0] [--all]
+
+Prints what failed, and for each check how much of its tolerance was used at most. Exit code 1 where anything failed.
+Without `--all` the checks that do not depend on a seed (files, processes of their own, compilation) are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from forgather_core.checks import CHECKS, choose, verify
+from forgather_core.configurations import resolve
+from forgather_core.construct import construct
+from forgather_core.registry import registry
+from forgather_core.settings import settle
+
+UNSEEDED = {"manifest", "estimates", "standalone", "compile"}
+SIZES: dict[str, Any] = {
+    "vocab_size": 2000, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
+}  # fmt: skip
+THEIRS: dict[str, dict[str, Any]] = {
+    "Llama": SIZES,
+    "Mistral": SIZES | {"sliding_window": 64},
+    "Qwen3": SIZES | {"head_dim": 64},
+    "GPT2": {"vocab_size": 2000, "n_embd": 256, "n_layer": 6, "n_head": 8, "bos_token_id": 0, "eos_token_id": 2},
+}
+
+
+def directories(place: Path) -> dict[str, tuple[Path, Any]]:
+    """A directory of each, and the settings of ours."""
+    found: dict[str, tuple[Path, Any]] = {}
+    for definition in registry().definitions():
+        settings = settle(resolve(definition.name, registry(), place), {"output_dir": place / definition.name})
+        found[definition.name] = (construct(settings).directory.path, settings)
+    for name, options in THEIRS.items():
+        config = getattr(transformers, f"{name}Config")(**options)
+        config.architectures = [f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"]
+        config.save_pretrained(place / f"their_{name}")
+        found[f"transformers' {name}"] = (place / f"their_{name}", None)
+    return found
+
+
+def main() -> int:
+    """Print the table; exit code 1 where anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20, help="how many (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="the first of them (default: %(default)s)")
+    parser.add_argument("--all", action="store_true", help="all checks")
+    asked = parser.parse_args()
+    chosen = [check for check in choose(CHECKS) if asked.all or check.name not in UNSEEDED]
+    used: dict[str, tuple[float, str]] = {}
+    failed = 0
+    with tempfile.TemporaryDirectory() as place:
+        subjects = directories(Path(place))
+        for seed in range(asked.first, asked.first + asked.seeds):
+            for name, (directory, settings) in subjects.items():
+                for row in verify(directory, chosen, settings=settings, seed=seed)["checks"]:
+                    if row["result"] == "failed":
+                        failed += 1
+                        wrong = [one for one in row["measured"] if not one["holds"]]
+                        print(f"FAILED: {name}, seed {seed}, {row['name']}: {row['reason'] or wrong}", flush=True)
+                    for one in row["measured"]:
+                        if one["tolerance"]:
+                            part = one["error"] / one["tolerance"]
+                            used[row["name"]] = max(used.get(row["name"], (0.0, "")), (part, f"{name}: {one['what']}"))
+            print(f"seed {seed}: {failed} failed so far", file=sys.stderr, flush=True)
+    for check, (part, what) in sorted(used.items(), key=lambda item: -item[1][0]):
+        print(f"{check:24}{part:6.2f} of its tolerance at most ({what})")
+    print(f"{failed} failed, of {len(subjects)} models, {len(chosen)} checks, {asked.seeds} seeds")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
