@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..export.manifest import MANIFEST
 from ..option import METADATA_KEY
 from .shrink import shrunk
 
 if TYPE_CHECKING:
     from ..settings import Settings
 
-MANIFEST = "forgather.json"
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
 LENGTH = 20  # tokens of a text: longer than a shrunk window, and no multiple of anything
 

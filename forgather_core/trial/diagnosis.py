@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from ..data.batches import IGNORE
+
 Inputs = Mapping[str, Any]
 
-IGNORED = -100  # a label that is no target
 # Numbers in a network that trains stay near 1: initial weights keep that size, and norms give it, even to the smallest
 # numbers. As logits, numbers of RMS 10 put the loss 50 nats above ln(vocabulary).
 LARGE_RMS = 10.0
@@ -184,8 +185,8 @@ def _fault_of_forward(model: nn.Module, inputs: Inputs) -> str | None:
 def _fault_of_loss(model: nn.Module, inputs: Inputs) -> str:
     labels, shifted = inputs.get("labels"), inputs.get("shift_labels")
     targets = shifted if shifted is not None else labels[..., 1:] if labels is not None else None
-    if targets is not None and not (targets != IGNORED).any():
-        return f"the batch has no target, since every label is {IGNORED}"
+    if targets is not None and not (targets != IGNORE).any():
+        return f"the batch has no target, since every label is {IGNORE}"
     if weight := _flawed_weight(model.named_parameters()):  # one that is used without its module
         return weight
     half = any(parameter.dtype == torch.float16 for parameter in model.parameters())
