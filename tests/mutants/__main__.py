@@ -1,0 +1,133 @@
+"""`python -m tests.mutants`: every mistake of the catalogue is made, and every check is asked.
+
+Exit code 1 where fewer than 95 of 100 are caught, or a check fails where there is no mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+ENOUGH = 0.95
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--only", metavar="TEXT", help="mutants with this in their name, group or definition; several by commas"
+    )
+    parser.add_argument("--check", metavar="NAMES", default="", help="these checks alone, joined by commas")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--all", action="store_true", help="costly checks too on what another has caught")
+    how.add_argument("--first", action="store_true", help="leave each mutant at the first check that catches it")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes side by side (2)")
+    parser.add_argument("--json", action="store_true", help="the outcome as JSON")
+    parser.add_argument("--markdown", action="store_true", help="the table as Markdown")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="forgather-modules-") as modules:
+        # Before transformers is imported, which reads it then.
+        os.environ |= {"HF_MODULES_CACHE": modules, "TOKENIZERS_PARALLELISM": "false"}
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import transformers
+
+    from .apply import OUR_OWN, How, checks, run
+    from .catalogue import GROUPS
+
+    transformers.utils.logging.set_verbosity_error()
+    chosen = [
+        mutant
+        for group, mutants in GROUPS.items()
+        for mutant in mutants
+        if any(text in f"{mutant.name} {group} {mutant.definition}" for text in (arguments.only or "").split(","))
+    ]
+    todo = checks([name for name in arguments.check.split(",") if name])
+    alarms: dict[str, dict[str, str]] = {}
+    rows = []
+    how: How = "all" if arguments.all else "first" if arguments.first else "thrifty"
+    for mutant, outcome in run(chosen, todo, jobs=arguments.jobs, how=how):
+        if mutant is None:
+            if outcome.failed:
+                alarms[outcome.name] = outcome.failed
+        else:
+            told = {"caught_by": list(outcome.failed), "told": outcome.failed, "seconds": outcome.seconds}
+            rows.append(asdict(mutant) | told)
+        _tell(outcome.name, list(outcome.failed), sum(outcome.seconds.values()))
+    order = {mutant.name: number for number, mutant in enumerate(chosen)}
+    rows.sort(key=lambda row: order[row["name"]])
+    caught = sum(bool(row["caught_by"]) for row in rows)
+    own = [check.name for check in OUR_OWN]
+    by_verify = sum(bool(row["told"].keys() - {*own}) for row in rows)
+    figure = f"caught {caught} of {len(rows)}; {by_verify} by the checks of `verify`, the others by {' and '.join(own)}"
+    if arguments.json:
+        print(json.dumps({"mutants": rows, "false_alarms": alarms, "caught": caught, "by_verify": by_verify}, indent=2))
+    elif arguments.markdown:
+        print(f"{_markdown(rows)}\n\n{figure}")
+    else:
+        _draw(rows, alarms, figure)
+    return 0 if caught >= ENOUGH * len(rows) and not alarms else 1
+
+
+def _tell(name: str, failed: list[str], seconds: float) -> None:
+    print(f"{name}: {', '.join(failed) or 'none'} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+
+
+def _draw(rows: list[dict[str, object]], alarms: dict[str, dict[str, str]], figure: str) -> None:
+    console = Console()
+    table = Table("mutant", "of", "caught by")
+    for row in rows:
+        by = row["caught_by"]
+        assert isinstance(by, list)
+        table.add_row(str(row["name"]), str(row["definition"]), ", ".join(by) or "[bold red]MISSED[/]")
+    console.print(table)
+    counts = Table("check", "catches", "alone")
+    catches, alone = _counts(rows)
+    for name, count in catches.most_common():
+        counts.add_row(name, str(count), str(alone[name]))
+    console.print(counts)
+    missed = [str(row["name"]) for row in rows if not row["caught_by"]]
+    console.print(figure)
+    if missed:
+        console.print(f"[bold red]missed[/]: {', '.join(missed)}")
+    for name, failed in alarms.items():
+        for check, what in failed.items():
+            console.print(f"[bold red]false alarm[/] of {check} on {escape(name)}: {escape(what)}")
+
+
+def _counts(rows: list[dict[str, object]]) -> tuple[Counter[str], Counter[str]]:
+    """For each check, how many mutants it catches, and how many it alone does."""
+    catches, alone = Counter[str](), Counter[str]()
+    for row in rows:
+        by = row["caught_by"]
+        assert isinstance(by, list)
+        catches.update(by)
+        alone.update(by if len(by) == 1 else ())
+    return catches, alone
+
+
+def _markdown(rows: list[dict[str, object]]) -> str:
+    lines = ["| mutant | of | mistake | caught by |", "|---|---|---|---|"]
+    for row in rows:
+        by = row["caught_by"]
+        assert isinstance(by, list)
+        mistake = str(row["mistake"]).replace("|", "\\|")
+        lines.append(f"| {row['name']} | {row['definition']} | {mistake} | {', '.join(by) or '**missed**'} |")
+    catches, alone = _counts(rows)
+    lines += ["", "| check | catches | alone |", "|---|---|---|"]
+    lines += [f"| {name} | {count} | {alone[name]} |" for name, count in catches.most_common()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

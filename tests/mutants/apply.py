@@ -1,0 +1,195 @@
+"""Model directories with a mistake, and the checks that catch it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, field
+from io import StringIO
+from multiprocessing import connection, get_context
+from pathlib import Path
+from typing import Any, Literal
+
+from forgather_core.checks import CHECKS, FAILED, Check, verify
+from forgather_core.configurations import resolve
+from forgather_core.construct import construct
+from forgather_core.registry import registry
+from forgather_core.settings import Settings, settle
+
+from .catalogue import Mutant
+from .paper import paper, promised_weights
+
+PROVES_NOTHING = "manifest"  # digests tell of any change whatever
+COSTLY = ("attention-agreement", "round-trip", "compile", "options-matter", "standalone")  # most of all the time
+OUR_OWN = (paper, promised_weights)
+LONGEST = 900.0  # seconds for one directory; what takes longer hangs
+
+How = Literal["all", "thrifty", "first"]  # thrifty: costly checks where none of the others of `verify` has caught it
+
+
+def checks(names: Sequence[str] = ()) -> list[Check]:
+    """Those of these names, or all that prove something: of `verify`, and this repository's own."""
+    known = (*CHECKS, *OUR_OWN)
+    return [check for check in known if (check.name in names if names else check.name != PROVES_NOTHING)]
+
+
+@dataclass(frozen=True)
+class Original:
+    """A directory without a mistake, and what it was made of."""
+
+    name: str
+    path: Path
+    settings: Settings
+
+
+class Originals:
+    """Makes each directory once.
+
+    Args:
+        place: Where they go.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.made: dict[str, Original] = {}
+
+    def of(self, mutant: Mutant) -> Original:
+        """The directory that a mutant changes."""
+        options = ", ".join(f"{name}={value}" for name, value in mutant.options.items())
+        name = f"{mutant.definition} ({options})" if options else mutant.definition
+        if name not in self.made:
+            path = self.place / f"original_{len(self.made)}"
+            flags = {"output_dir": path, **mutant.options}
+            settings = settle(resolve(mutant.definition, registry(), Path()), flags)
+            self.made[name] = Original(name, construct(settings).directory.path, settings)
+        return self.made[name]
+
+
+def mutated(mutant: Mutant, original: Original, place: Path) -> Path:
+    """A copy of the directory with the mistake.
+
+    Raises:
+        ValueError: The text that the mutant replaces is not there.
+    """
+    path = place / mutant.name.replace("-", "_")  # the name of a Python package, once loaded
+    shutil.copytree(original.path, path)
+    file = path / mutant.file
+    file.write_text(mutant.applied(file.read_text(encoding="utf-8")), encoding="utf-8")
+    return path
+
+
+@dataclass
+class Outcome:
+    """What the checks say of a directory.
+
+    Args:
+        name: Of the mutant or of the original.
+        failed: The checks that failed, and what they say.
+        seconds: How long each check took.
+    """
+
+    name: str
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def tried(name: str, path: Path, settings: Settings, todo: Iterable[Check], how: How = "all") -> Outcome:
+    """Try checks on a directory, the costly ones last. What raises has failed."""
+    outcome = Outcome(name)
+    for check in sorted(todo, key=lambda check: check.name in COSTLY):
+        caught = outcome.failed.keys() - {own.name for own in OUR_OWN} if how == "thrifty" else outcome.failed
+        if caught and (how == "first" or (how == "thrifty" and check.name in COSTLY)):
+            break
+        began = time.perf_counter()
+        try:
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                row = verify(path, [check], settings=settings)["checks"][0]
+            failed = _what_failed(row) if row["result"] == FAILED else None
+        except Exception as error:  # not even a configuration can be had
+            failed = f"{type(error).__name__}: {error}"
+        outcome.seconds[check.name] = time.perf_counter() - began
+        if failed is not None:
+            outcome.failed[check.name] = failed
+    return outcome
+
+
+def _what_failed(row: dict[str, Any]) -> str:
+    broken = next((one for one in row["measured"] if not one["holds"]), None)
+    if broken is None:
+        return str(row["reason"])
+    return f"{broken['what']}: {broken['error']:.3g}, at most {broken['tolerance']:.3g}"
+
+
+def run(
+    mutants: Sequence[Mutant], todo: Sequence[Check], *, jobs: int, how: How = "all"
+) -> Iterator[tuple[Mutant | None, Outcome]]:
+    """Try the checks on each directory without a mistake, for which there is no mutant, and then on each mutant.
+
+    A check that fails where there is no mistake proves nothing where there is one, and is left out; the others are
+    tried in the order of what they cost. Each directory has a process of its own, forked from this one: nothing is
+    left behind, and what kills or hangs a process is told as such.
+    """
+    with tempfile.TemporaryDirectory(prefix="forgather-mutants-") as name:
+        place = Path(name)
+        originals = Originals(place)
+        plain = {(one := originals.of(mutant)).name: one for mutant in mutants}
+        trustworthy = {}
+        work = [_Work(one.name, one.path, one.settings, todo) for one in plain.values()]
+        for _, outcome in _in_processes(work, place, jobs=jobs):
+            sound = [check for check in todo if check.name not in outcome.failed]
+            trustworthy[outcome.name] = sorted(sound, key=lambda check: outcome.seconds.get(check.name, 0.0))
+            yield None, outcome
+        work = []
+        for mutant in mutants:
+            one = originals.of(mutant)
+            path = mutated(mutant, one, place)
+            work.append(_Work(mutant.name, path, one.settings, trustworthy[one.name], how, mutant))
+        yield from _in_processes(work, place, jobs=jobs)
+
+
+@dataclass(frozen=True)
+class _Work:
+    name: str
+    path: Path
+    settings: Settings
+    todo: Sequence[Check]
+    how: How = "all"
+    mutant: Mutant | None = None
+
+
+def _in_processes(work: Iterable[_Work], place: Path, *, jobs: int) -> Iterator[tuple[Mutant | None, Outcome]]:
+    context = get_context("fork")  # torch and transformers are imported once
+    waiting, running = list(work)[::-1], dict[Any, tuple[Any, _Work, Path, float]]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            one = waiting.pop()
+            answer = place / f"{one.path.name}.json"
+            process = context.Process(target=_answer, args=(one, answer))
+            process.start()
+            running[process.sentinel] = (process, one, answer, time.monotonic())
+        connection.wait(list(running), timeout=1.0)
+        for sentinel, (process, one, answer, began) in list(running.items()):
+            hangs = time.monotonic() - began > LONGEST
+            if process.is_alive() and not hangs:
+                continue
+            del running[sentinel]
+            if hangs:
+                process.kill()
+            process.join()
+            yield one.mutant, _read(one.name, answer, hangs=hangs)
+
+
+def _answer(work: _Work, file: Path) -> None:
+    outcome = tried(work.name, work.path, work.settings, work.todo, work.how)
+    file.with_suffix(".part").write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    file.with_suffix(".part").rename(file)
+
+
+def _read(name: str, answer: Path, *, hangs: bool) -> Outcome:
+    if answer.exists():
+        return Outcome(**json.loads(answer.read_text(encoding="utf-8")))
+    return Outcome(name, {"process": "it hangs" if hangs else "it ended without an answer"})
