@@ -75,7 +75,7 @@ class CausalLM(Pretrained, GenerationMixin):
         )
         hidden_states = outputs.last_hidden_state
         if skip_logits is None:
-            skip_logits = self.training and self.config.skip_logits
+            skip_logits = self.training and getattr(self.config, "skip_logits", False)
         logits = loss = None
         if labels is None or not skip_logits or not self._takes_parts(logits_to_keep):
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
