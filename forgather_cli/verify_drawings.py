@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from forgather_core.checks.check import told
+
 from .drawings import notes
 from .render import grid
 
@@ -73,15 +75,6 @@ def _failure(check: Mapping[str, Any]) -> Iterator[Text]:
     if len(failed) > _MOST:
         yield Text(f"  and {len(failed) - _MOST} more cases")
     yield Text(f"  usual cause: {check['cause']}", "yellow")
-
-
-def told(one: Mapping[str, Any]) -> str:
-    """A case that failed, in a line."""
-    where = f", at {one['where']}" if one["where"] else ""
-    if one["tolerance"] == 0 and one["error"] == 1:
-        return f"{one['what']}: not so{where}"
-    allowed = f", allowed {_number(one['tolerance'])}" if one["tolerance"] else ""
-    return f"{one['what']}: off by {_number(one['error'])}{allowed}{where}"
 
 
 def checks(rows: Sequence[Mapping[str, Any]]) -> RenderableType:

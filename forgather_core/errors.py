@@ -6,6 +6,11 @@ Anything else that escapes is a bug and keeps its traceback.
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, in a line; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class ForgatherError(Exception):
     """An expected error: its text is one complete sentence for the user, naming what to do."""
 

@@ -57,6 +57,26 @@ def staging_directory(target: Path, *, settle: Settle | None = None) -> Iterator
             _discard(staging, settle)
 
 
+@contextmanager
+def new_directory(target: Path, refuse: Callable[[], None]) -> Iterator[Path]:
+    """A staging directory that takes the place of `target`, whole, when the block ends well.
+
+    Args:
+        target: Its place; its parents are made.
+        refuse: Raises where something is in the way; called while nobody else can write there.
+
+    Raises:
+        DirectoryError: The operating system refuses.
+    """
+    make_directory(target.parent)
+    with directory_lock(target):
+        sweep_stale(target)  # first: it may bring back what a dead process was replacing
+        refuse()
+        with staging_directory(target) as staging:
+            yield staging
+            replace_directory(staging, target)
+
+
 def _discard(staging: Path, settle: Settle | None) -> None:
     try:
         if settle is not None and staging.is_dir():

@@ -10,7 +10,7 @@ from typing import Any
 
 from .configurations import Layer
 from .definition import ModelDefinition, import_object
-from .errors import ConfigurationError
+from .errors import ConfigurationError, first_line
 from .option_spec import specs_of
 from .registry import registry
 from .yaml_text import YamlError, YamlText, parse_yaml
@@ -60,7 +60,7 @@ def read_likeness(definition: ModelDefinition, directory: Path) -> Likeness:
     try:
         config = _config(config_class, content, directory)
     except (StrictDataclassError, TypeError, ValueError, KeyError, OSError) as error:
-        raise ConfigurationError(f"--like: {file}: {_first_line(error.__cause__ or error)}") from None
+        raise ConfigurationError(f"--like: {file}: {first_line(error.__cause__ or error)}") from None
     values = {spec.name: getattr(config, spec.name) for spec in specs_of(definition.options)}
     if (dtype := content.get("dtype") or content.get("torch_dtype")) is not None:
         values["dtype"] = str(dtype).removeprefix("torch.")
@@ -86,7 +86,7 @@ def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
         hint = "" if where.is_dir() else f"; a model of a hub must be downloaded first: hf download {where}"
         raise ConfigurationError(f"--like: there is no {file}: name a Hugging Face model directory{hint}") from None
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"--like: {file} cannot be read: {_first_line(error)}") from None
+        raise ConfigurationError(f"--like: {file} cannot be read: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise ConfigurationError(f"--like: {file} is no JSON object")
     try:
@@ -114,7 +114,3 @@ def _config(config_class: Any, content: Mapping[str, Any], directory: Path) -> A
 
     native = AutoConfig.from_pretrained(directory, trust_remote_code=False)  # knows what the file leaves out
     return config_class(**{key: value for key, value in native.to_dict().items() if key != "model_type"})
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import first_line
 from .export.model_config import SettledValue, option_values
 from .export.tokenizer import TokenizerFacts, load_tokenizer, quick_facts
 from .loaders import loaders
@@ -96,7 +97,7 @@ def _memory(made: Construction) -> tuple[dict[str, Any] | None, list[str]]:
     try:
         return memory_of_step(made.settings, made.directory.path), []
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         return None, [f"the memory of a training step is not known, since one does not run: {reason}"]
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pytest
 
 from .checks import SKIPPED, Check, Subject, choose, try_check
+from .checks.check import told
 from .checks.known import known_checks
 from .configurations import resolve
 from .errors import ForgatherError
@@ -81,20 +82,12 @@ def failure(row: Mapping[str, Any]) -> str | None:
     if row["cause"] is None:
         return None
     wrong = [one for one in row["measured"] if not one["holds"]]
-    lines = [f"{row['name']}: {row['promise']}", *(f"  {_told(one)}" for one in wrong[:_FAILURES])]
+    lines = [f"{row['name']}: {row['promise']}", *(f"  {told(one)}" for one in wrong[:_FAILURES])]
     if len(wrong) > _FAILURES:
         lines.append(f"  and {len(wrong) - _FAILURES} more of {len(row['measured'])}")
     if row["reason"]:
         lines.append(f"  {row['reason']}")
     return "\n".join([*lines, f"usual cause: {row['cause']}"])
-
-
-def _told(one: Mapping[str, Any]) -> str:
-    where = f", at {one['where']}" if one["where"] else ""
-    if one["tolerance"] == 0 and one["error"] == 1:
-        return f"{one['what']}: not so{where}"
-    allowed = f", allowed {one['tolerance']:.2g}" if one["tolerance"] else ""
-    return f"{one['what']}: off by {one['error']:.2g}{allowed}{where}"
 
 
 def presets(definition: str) -> list[str]:

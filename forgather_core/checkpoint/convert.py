@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ..disk import make_directory
 from ..dtypes import parse_dtype
 from ..errors import CheckpointError
-from ..files import directory_lock, replace_directory, staging_directory, sweep_stale
+from ..files import new_directory
 from ..option_spec import did_you_mean
 from ..paths import expanded
 from .companions import CONFIG, Step, step_for, write_companions
@@ -76,17 +75,16 @@ def _format(name: str) -> Format:
 
 
 def _anew(job: Job, origin: Path | None, place: Path) -> SaveReport:
-    make_directory(place.parent)
-    with directory_lock(place):
-        if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
-            raise CheckpointError(f"{place} is there already: choose a new directory, or convert the source in place")
-        sweep_stale(place)
-        with staging_directory(place) as staging:
-            if origin is not None:
-                _copy_others(origin, staging, job)
-            written = job.write_into(staging)
-            replace_directory(staging, place)
+    with new_directory(place, lambda: _refuse_taken(place)) as staging:
+        if origin is not None:
+            _copy_others(origin, staging, job)
+        written = job.write_into(staging)
     return job.report(place, written)
+
+
+def _refuse_taken(place: Path) -> None:
+    if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
+        raise CheckpointError(f"{place} is there already: choose a new directory, or convert the source in place")
 
 
 def _copy_others(origin: Path, staging: Path, job: Job) -> None:

@@ -21,7 +21,7 @@ from .check import DoesNotApply, Measured, check
 from .packing import packed
 from .padding import counted, padded, padded_labels
 from .subject import Subject
-from .tolerance import gradient_error, gradients_of, position_of, relative, rounding
+from .tolerance import compared, gradients_compared, gradients_of, rounding
 
 
 @check("attention-agreement", cause="a mask, bias or scaling that one implementation is not told of")
@@ -40,12 +40,10 @@ def attention_agreement(subject: Subject) -> Iterator[Measured]:
         with _uncompiled() if attention == "flex_attention" else nullcontext():
             found = _logits(subject, subject.model(attention=attention))
         for what, logits in found.items():
-            error, where = relative(logits, expected[what]), position_of(logits, expected[what])
-            yield Measured(f"{attention}, {what}", error, tolerance, where)
+            yield compared(f"{attention}, {what}", logits, expected[what], tolerance)
         if attention != "flex_attention":  # which has no gradients on CPU
             for what, one in _gradients(subject, attention).items():
-                error, where = gradient_error(one, gradients[what])
-                yield Measured(f"{attention}, {what}, gradients", error, 2 * tolerance, where)
+                yield gradients_compared(f"{attention}, {what}, gradients", one, gradients[what], tolerance)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from ..checkpoint import load_checkpoint, save_checkpoint
 from ..shared_options import BuildOptions
 from .check import Measured, check, must
 from .subject import Subject
-from .tolerance import position_of
+from .tolerance import compared, unlike
 
 
 @check("buffers", cause="a buffer that is computed in the constructor only, or cast with the weights")
@@ -66,14 +66,9 @@ def _spoil(tensors: Any) -> None:
 
 def _same(way: str, found: Any, expected: nn.Module, text: Tensor | None = None) -> Iterator[Measured]:
     mine, theirs = dict(found.named_buffers()), dict(expected.named_buffers())
-    names = sorted(mine.keys() | theirs.keys())
-    unlike = [n for n in names if not (n in mine and n in theirs and _identical(mine[n], theirs[n]))]
-    yield must(f"{way}: {len(names)} buffers", not unlike, ", ".join(unlike[:3]))
+    wrong = unlike(mine, theirs)
+    yield must(f"{way}: {len(mine.keys() | theirs.keys())} buffers", not wrong, ", ".join(wrong[:3]))
     if text is not None:
         with torch.no_grad():
             logits, right = found.eval()(text).logits, expected(text).logits
-        yield Measured(f"{way}: logits", float((logits - right).abs().max()), where=position_of(logits, right))
-
-
-def _identical(found: Tensor, expected: Tensor) -> bool:
-    return found.dtype == expected.dtype and found.device == expected.device and torch.equal(found, expected)
+        yield compared(f"{way}: logits", logits, right)

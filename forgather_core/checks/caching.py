@@ -18,9 +18,9 @@ from transformers import DynamicCache, StaticCache
 from ..parts.caches import CACHE
 from .attentions import implementations
 from .check import DoesNotApply, Measured, check, must
-from .padding import counted, padded, rows_alone
+from .padding import given_positions, padded, rows_alone
 from .subject import LENGTH, Subject
-from .tolerance import position_of, relative, rounding
+from .tolerance import compared, position_of, relative, rounding
 
 SINGLE = (1,) * LENGTH
 UNEQUAL = (7, 1, 5, LENGTH - 13)  # below a shrunk window, on it, and across
@@ -47,7 +47,7 @@ def caching(subject: Subject) -> Iterator[Measured]:
                 cache = None if kind == "its own cache" else empty(kind, model)
                 logits, cache = fed(model, text, sizes, cache)
                 what = f"{attention}, {kind}, {name}"
-                yield Measured(what, relative(logits, whole), rounding(model), position_of(logits, whole))
+                yield compared(what, logits, whole, rounding(model))
                 yield from _lengths(what, model, cache, kind)
         yield from _padded(subject, model, attention)
         yield from _exchanged(subject, model, attention)
@@ -116,11 +116,8 @@ def _padded(subject: Subject, model: Any, attention: str) -> Iterator[Measured]:
     ids, mask = padded(subject, "left", (LENGTH, LENGTH - HALF + 2, LENGTH - HALF + 1))
     alone = rows_alone(model, ids, mask)
     sizes = (HALF, *(1,) * (LENGTH - HALF))
-    ways: dict[str, dict[str, Tensor]] = {"positions as generate() gives them": {"position_ids": counted(mask)}}
-    if subject.is_ours:
-        ways["no positions"] = {}
     for kind in ("dynamic", "static"):
-        for name, rows in ways.items():
+        for name, rows in given_positions(subject, mask).items():
             logits, _ = fed(model, ids, sizes, empty(kind, model), mask, **rows)
             expected = torch.zeros_like(logits)
             expected[mask.bool()] = alone
@@ -144,7 +141,7 @@ def _exchanged(subject: Subject, model: Any, attention: str) -> Iterator[Measure
         position_ids = torch.arange(HALF, LENGTH).expand(3, -1)
         logits, _ = fed(model, text[:, HALF:], (1, LENGTH - HALF - 1), cache, position_ids=position_ids)
         what = f"{attention}, {kind}, rows exchanged by {method}"
-        yield Measured(what, relative(logits, expected), rounding(model), position_of(logits, expected))
+        yield compared(what, logits, expected, rounding(model))
 
 
 def _taken_back(subject: Subject, model: Any, attention: str) -> Iterator[Measured]:
@@ -165,4 +162,4 @@ def _taken_back(subject: Subject, model: Any, attention: str) -> Iterator[Measur
     yield must(f"{attention}, three tokens taken back: as many are left", seen == HALF, f"{seen} of {HALF}")
     logits, _ = fed(model, text[:, HALF:], (LENGTH - HALF,), cache)
     what = f"{attention}, three tokens taken back and others fed"
-    yield Measured(what, relative(logits, expected), rounding(model), position_of(logits, expected))
+    yield compared(what, logits, expected, rounding(model))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from .attentions import implementations
-from .check import Measured, check
+from .check import Measured, check, must
 from .subject import Subject
-from .tolerance import position_of
+from .tolerance import compared, position_of
 
 
 @check("causality", cause="a mask that is dropped, off by one, or applied before something that undoes it")
@@ -30,11 +30,10 @@ def causality(subject: Subject) -> Iterator[Measured]:
                 other = text.clone()
                 other[:, place:] = subject.tokens(2, length - place, seed=place)
                 logits = model(other).logits
-                error = float((logits[:, :place] - before[:, :place]).abs().max())
-                where = position_of(logits[:, :place], before[:, :place])
-                yield Measured(f"{attention}, tokens from {place} on replaced", error, where=where)
-                changed = float((logits[:, place:] - before[:, place:]).abs().amax(-1).min())
-                yield Measured(f"{attention}, they matter from {place} on", float(changed == 0), where=where)
+                what = f"{attention}, tokens from {place} on replaced"
+                yield compared(what, logits[:, :place], before[:, :place])
+                changed = (logits[:, place:] - before[:, place:]).abs().amax(-1)
+                yield must(f"{attention}, they matter from {place} on", bool(changed.min() != 0))
         embeds = model.get_input_embeddings()(text).detach().requires_grad_()
         place = length // 2
         model(inputs_embeds=embeds, use_cache=False).logits[:, :place].sum().backward()

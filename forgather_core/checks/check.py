@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,19 @@ class Measured:
             "holds": self.holds,
             "where": None if self.holds else self.where,
         }
+
+
+def told(one: Mapping[str, Any]) -> str:
+    """What a case that failed says, in a line.
+
+    Args:
+        one: From `Measured.as_dict`.
+    """
+    where = f", at {one['where']}" if one["where"] else ""
+    if one["tolerance"] == 0 and one["error"] == 1:
+        return f"{one['what']}: not so{where}"
+    allowed = f", allowed {one['tolerance']:.2g}" if one["tolerance"] else ""
+    return f"{one['what']}: off by {one['error']:.2g}{allowed}{where}"
 
 
 def must(what: str, holds: bool, where: str | None = None) -> Measured:

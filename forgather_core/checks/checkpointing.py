@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from .attentions import implementations
 from .check import DoesNotApply, Measured, check, must
+from .layers import layers_of
 from .subject import Subject
-from .tolerance import gradient_error, gradients_of, relative, rounding
+from .tolerance import gradients_compared, gradients_of, relative, rounding
 
 Step = tuple[Tensor, dict[str, Tensor], list[int]]
 
@@ -43,22 +44,12 @@ def checkpointing(subject: Subject) -> Iterator[Measured]:
             rounds = reentrant and attention != "eager"
             tolerance = rounding(model) if rounds else 0.0
             yield Measured(f"{what}: loss", relative(again[0], loss), tolerance)
-            error, where = gradient_error(again[1], gradients)
-            yield Measured(f"{what}: gradients", error, 2 * tolerance, where)
+            yield gradients_compared(f"{what}: gradients", again[1], gradients, tolerance)
             once = [index for index, (n, m) in enumerate(zip(again[2], calls, strict=True)) if n != 2 * m or not m]
             where = ", ".join(f"layer {index}: {again[2][index]} calls, {calls[index]} without" for index in once)
             yield must(f"{what}: every layer is computed twice", not once, where)
         found = _step(model, layers, text)
         yield must(f"{attention}: disabled, layers are computed once", found[2] == calls, str(found[2]))
-
-
-def layers_of(model: Any) -> nn.ModuleList:
-    """The layers of a model: the first list of modules that is as long as its depth."""
-    depth = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return module
-    raise DoesNotApply(f"the model has no list of {depth} layers to count the calls of")
 
 
 def _step(model: Any, layers: nn.ModuleList, text: Tensor) -> Step:

@@ -15,7 +15,7 @@ import torch
 from .check import Measured, check, must
 from .packing import packed
 from .subject import LENGTH, Subject
-from .tolerance import gradient_error, gradients_of, position_of, relative, rounding
+from .tolerance import compared, gradients_compared, gradients_of, relative, rounding
 
 
 @check("compile", cause="Python that looks at the values of tensors, or that hides them from the tracer", quick=False)
@@ -47,11 +47,9 @@ def compiling(subject: Subject) -> Iterator[Measured]:
                 break
             yield must(f"{what}: one graph", True)
             found.loss.backward()
-            where = position_of(found.logits, expected.logits)
-            yield Measured(f"{what}: logits", relative(found.logits, expected.logits), rounding(model), where)
+            yield compared(f"{what}: logits", found.logits, expected.logits, rounding(model))
             yield Measured(f"{what}: loss", relative(found.loss, expected.loss), rounding(model))
-            error, where = gradient_error(gradients_of(model), gradients)
-            yield Measured(f"{what}: gradients", error, 2 * rounding(model), where)
+            yield gradients_compared(f"{what}: gradients", gradients_of(model), gradients, rounding(model))
     torch._dynamo.reset()  # type: ignore[no-untyped-call]
 
 

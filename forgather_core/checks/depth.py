@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .check import DoesNotApply, Measured, check, must
+from .check import Measured, check, must
+from .layers import layers_of
 from .subject import Subject
 
 LAYERS = 16
@@ -45,14 +46,6 @@ def depth(subject: Subject) -> Iterator[Measured]:
     yield from _steady("activations", sizes, last_first=True)
     # Gradients of weights: those of hidden states are freed, and of a layer that is not trained there are none.
     yield from _steady("gradients", [_gradient(layer) for layer in layers], last_first=False)
-
-
-def layers_of(model: Any) -> nn.ModuleList:
-    """The layers of a decoder: its longest list of modules."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise DoesNotApply("the model has no list of layers")
-    return max(lists, key=len)
 
 
 def _deep(subject: Subject) -> Any:

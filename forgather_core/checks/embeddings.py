@@ -9,7 +9,7 @@ import torch
 
 from .check import Measured, check, must
 from .subject import Subject
-from .tolerance import position_of, relative
+from .tolerance import compared
 
 
 @check("inputs-embeds", cause="something done to embeddings on one of the two ways only")
@@ -21,7 +21,7 @@ def embeddings(subject: Subject) -> Iterator[Measured]:
     with torch.no_grad():
         expected = model(text).logits
         logits = model(inputs_embeds=embeds).logits
-    yield Measured("inputs_embeds instead of input_ids", relative(logits, expected), 0, position_of(logits, expected))
+    yield compared("inputs_embeds instead of input_ids", logits, expected)
     leaf = embeds.clone().requires_grad_()
     model(inputs_embeds=leaf, use_cache=False).logits[:, -1].sum().backward()
     reached = leaf.grad is not None and bool(leaf.grad[:, -1].abs().sum() > 0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..loss import can_skip_logits
 from .check import Measured, check, must
 from .subject import LENGTH, Subject
-from .tolerance import gradient_error, gradients_of, position_of, relative, rounding
+from .tolerance import compared, gradients_compared, gradients_of, relative, rounding
 
 LONG = 300  # two rows of it are several parts of the loss without logits
 
@@ -68,8 +68,7 @@ def _kept(model: Any, text: Tensor, tolerance: float) -> Iterator[Measured]:
         ("an index tensor", places, whole[:, places]),
     ):
         logits = model(text, logits_to_keep=keep).logits
-        where = position_of(logits, expected)
-        yield Measured(f"logits_to_keep {what}", relative(logits, expected), tolerance, where)
+        yield compared(f"logits_to_keep {what}", logits, expected, tolerance)
 
 
 def _skipped(subject: Subject, model: Any) -> Iterator[Measured]:
@@ -90,8 +89,7 @@ def _skipped(subject: Subject, model: Any) -> Iterator[Measured]:
                 losses.append(outputs.loss.detach())
                 gradients.append(gradients_of(model))
             yield Measured(f"{what}: the same loss", relative(losses[1], losses[0]), tolerance)
-            error, where = gradient_error(gradients[1], gradients[0])
-            yield Measured(f"{what}: the same gradients", error, 2 * tolerance, where)
+            yield gradients_compared(f"{what}: the same gradients", gradients[1], gradients[0], tolerance)
     if hasattr(model.config, "skip_logits"):
         text, model.config.skip_logits = subject.tokens(2), True
         for training in (False, True):

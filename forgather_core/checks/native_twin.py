@@ -14,7 +14,7 @@ import torch
 
 from .check import DoesNotApply, Measured, check, must
 from .subject import Subject
-from .tolerance import gradient_error, gradients_of, position_of, relative, rounding
+from .tolerance import compared, gradients_compared, gradients_of, rounding
 
 EPS = "rms_norm_eps"
 LARGE = 0.1
@@ -67,8 +67,7 @@ def _compared(subject: Subject, model: Any, twin: Any, where: str) -> Iterator[M
     for what, more in (("logits", {}), (f"logits around position {limit}", {"position_ids": far})):
         with torch.no_grad():
             found, right = (one(text, **more).logits for one in (model, twin))
-        yield Measured(f"{what}{where}", relative(found, right), rounding(model), position_of(found, right))
+        yield compared(f"{what}{where}", found, right, rounding(model))
     for one in (model, twin):
         one.train()(text, labels=text).loss.backward()
-    error, parameter = gradient_error(gradients_of(model), gradients_of(twin))
-    yield Measured(f"gradients{where}", error, 2 * rounding(model), parameter)
+    yield gradients_compared(f"gradients{where}", gradients_of(model), gradients_of(twin), rounding(model))

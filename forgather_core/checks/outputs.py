@@ -8,7 +8,7 @@ import torch
 
 from .check import Measured, check, must
 from .subject import Subject
-from .tolerance import rounding
+from .tolerance import compared, rounding
 
 
 @check("outputs", cause="output_hidden_states or output_attentions that is accepted and leads nowhere")
@@ -20,7 +20,7 @@ def outputs(subject: Subject) -> Iterator[Measured]:
     plain = model(text, use_cache=False)
     given = model(text, use_cache=False, output_hidden_states=True, output_attentions=True)
     yield must("neither unasked", plain.get("hidden_states") is None and plain.get("attentions") is None)
-    yield Measured("the same logits", float((given.logits - plain.logits).abs().max()))
+    yield compared("the same logits", given.logits, plain.logits)
     layers = model.config.get_text_config().num_hidden_layers
     states, weights = given.get("hidden_states") or (), given.get("attentions") or ()
     yield must("hidden states of the embeddings and of every layer", len(states) == layers + 1, f"{len(states)}")

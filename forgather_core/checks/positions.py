@@ -18,7 +18,7 @@ from torch import Tensor
 from .attentions import implementations
 from .check import Measured, check, must
 from .subject import LENGTH, Subject
-from .tolerance import position_of, relative, rounding
+from .tolerance import compared, relative, rounding
 
 SHIFT = 5
 _RELATIVE = re.compile(r"rotary|rope|alibi", re.IGNORECASE)
@@ -36,8 +36,7 @@ def positions(subject: Subject) -> Iterator[Measured]:
         model = subject.model(attention=attention)
         logits = model(text).logits
         explicit = model(text, position_ids=torch.arange(LENGTH).expand(2, -1)).logits
-        where = position_of(explicit, logits)
-        yield Measured(f"{attention}, 0, 1, 2, ... given", relative(explicit, logits), 0.0, where)
+        yield compared(f"{attention}, 0, 1, 2, ... given", explicit, logits)
         shallow = subject.model(attention=attention, **_one_layer(subject))
         exchanged = few.clone()
         exchanged[:, -3:-1] = few[:, -3:-1].flip(1)
@@ -47,12 +46,11 @@ def positions(subject: Subject) -> Iterator[Measured]:
         if kind is None or shift <= 0:
             continue
         later = model(text, position_ids=torch.arange(shift, LENGTH + shift).expand(2, -1)).logits
-        error = relative(later, logits)
         what = f"{attention}, {kind} positions, all {shift} later"
         if kind == "relative":
-            yield Measured(what, error, _angles(model, LENGTH + shift), position_of(later, logits))
+            yield compared(what, later, logits, _angles(model, LENGTH + shift))
         else:
-            yield must(f"{what}: that matters", error > _CLEAR * rounding(model))
+            yield must(f"{what}: that matters", relative(later, logits) > _CLEAR * rounding(model))
 
 
 def _few(subject: Subject) -> Tensor:

@@ -16,7 +16,7 @@ from ..shared_options import BuildOptions
 from .check import Measured, check, must
 from .options_matter import options_of
 from .subject import Subject
-from .tolerance import position_of
+from .tolerance import compared, unlike
 
 _WAYS = ((torch.float32, False), (torch.bfloat16, True))  # a dtype, and whether in shards
 
@@ -86,20 +86,15 @@ def _loaded(what: str, subject: Subject, saved: Path, model: Any, text: Tensor, 
         warnings.simplefilter("ignore")
         report = load_checkpoint(saved, loaded)
     yield must(f"{what}: nothing missing, nothing unexpected", report.complete, "; ".join(report.problems()))
-    if (
-        model.dtype == torch.float32 or not subject.is_builtin
-    ):  # transformers' own compute angles in the dtype they are made in
+    # transformers' own compute angles in the dtype that they are made in.
+    if model.dtype == torch.float32 or not subject.is_builtin:
         yield from _same(what, loaded.eval(), model, text, logits)
 
 
 def _same(what: str, loaded: Any, model: Any, text: Tensor, logits: Tensor) -> Iterator[Measured]:
     mine, theirs = _named(loaded), _named(model)
-    unlike = [
-        n
-        for n in sorted(mine.keys() | theirs.keys())
-        if not (n in mine and n in theirs and mine[n].dtype == theirs[n].dtype and torch.equal(mine[n], theirs[n]))
-    ]
-    yield must(f"{what}: {len(theirs)} weights and their dtypes", not unlike, ", ".join(unlike[:3]))
+    wrong = unlike(mine, theirs)
+    yield must(f"{what}: {len(theirs)} weights and their dtypes", not wrong, ", ".join(wrong[:3]))
     yield must(f"{what}: what is tied", _ties(mine) == _ties(theirs), f"{_ties(mine)}, and not {_ties(theirs)}")
     if (head := loaded.get_output_embeddings()) is not None:
         tied = head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
@@ -109,8 +104,7 @@ def _same(what: str, loaded: Any, model: Any, text: Tensor, logits: Tensor) -> I
     yield must(f"{what}: what is trained", not trained, ", ".join(trained[:3]))
     with torch.no_grad():
         found = loaded(text).logits
-    error = float((found.double() - logits.double()).abs().max())
-    yield Measured(f"{what}: logits", error, where=position_of(found, logits))
+    yield compared(f"{what}: logits", found, logits)
 
 
 def _named(model: Any) -> dict[str, torch.nn.Parameter]:

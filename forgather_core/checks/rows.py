@@ -10,7 +10,7 @@ from .attentions import implementations
 from .check import Measured, check
 from .packing import packed
 from .subject import LENGTH, Subject
-from .tolerance import position_of, relative, rounding
+from .tolerance import compared, position_of, relative, rounding
 
 
 @check("rows", cause="a mean, a maximum or a statistic that is taken over the batch")
@@ -32,11 +32,9 @@ def rows(subject: Subject) -> Iterator[Measured]:
                 error = relative(found[1:], before[1:])
                 yield Measured(f"{how}, row 0 replaced", error, 0.0, _from(found, before))
                 found = model(text[order]).logits
-                where = position_of(found, before[order])
-                yield Measured(f"{how}, rows in another order", relative(found, before[order]), rounding(model), where)
+                yield compared(f"{how}, rows in another order", found, before[order], rounding(model))
                 found = model(text[1:2]).logits
-                error = relative(found, before[1:2])
-                yield Measured(f"{how}, row 1 alone", error, rounding(model), position_of(found, before[1:2]))
+                yield compared(f"{how}, row 1 alone", found, before[1:2], rounding(model))
                 position_ids = torch.arange(LENGTH).repeat(3, 1)
                 position_ids[0] = packed(subject)[1][0]
                 found = model(text, position_ids=position_ids, use_cache=False).logits

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
 
 from .check import Measured, check, must
 from .subject import Subject, strengthen
-from .tolerance import position_of
+from .tolerance import compared, unlike
 
 HALF = 0.5
 _ENDINGS = ("dropout", "pdrop")
@@ -20,7 +19,8 @@ _ENDINGS = ("dropout", "pdrop")
 def same_seed(subject: Subject) -> Iterator[Measured]:
     """The same seed gives the same weights, another seed others, and nothing is random but dropout in training."""
     first, again, other = subject.initial(), subject.initial(), subject.initial(seed=subject.seed + 1)
-    yield from _same_bits("the same seed, the same weights", first, again)
+    wrong = unlike(dict(first.named_parameters()), dict(again.named_parameters()))
+    yield must("the same seed, the same weights", not wrong, ", ".join(wrong[:3]))
     drawn = {name for name, p in first.named_parameters() if p.dim() >= 2 and p.std() > 0}
     alike = [name for name in drawn if torch.equal(first.get_parameter(name), other.get_parameter(name))]
     yield must("another seed, other weights", not alike, ", ".join(sorted(alike)))
@@ -29,20 +29,18 @@ def same_seed(subject: Subject) -> Iterator[Measured]:
     text = subject.tokens(2)
     with torch.no_grad():
         plain = without.eval()(text).logits
-        yield _equal("eval, twice", without(text).logits, plain)
+        yield compared("eval, twice", without(text).logits, plain)
         without.train()
-        yield _equal("training without dropout, and eval", without(text, use_cache=False).logits, plain)
+        yield compared("training without dropout, and eval", without(text, use_cache=False).logits, plain)
         # transformers' own have some that are for other heads: there, all at once.
         for names in filter(None, [options] if subject.is_builtin else [[name] for name in options]):
-            what, dropping = (
-                ", ".join(names),
-                _strong(subject, dict.fromkeys(options, 0.0) | dict.fromkeys(names, HALF)),
-            )
-            yield _equal(f"eval, {what} at {HALF}, and at 0", dropping.eval()(text).logits, plain)
+            what = ", ".join(names)
+            dropping = _strong(subject, dict.fromkeys(options, 0.0) | dict.fromkeys(names, HALF))
+            yield compared(f"eval, {what} at {HALF}, and at 0", dropping.eval()(text).logits, plain)
             dropping.train()
             one, two = (dropping(text, use_cache=False).logits for _ in range(2))
             yield must(f"training with {what}, twice: not the same", not torch.equal(one, two), what)
-            yield _equal(f"eval after training with {what}", dropping.eval()(text).logits, plain)
+            yield compared(f"eval after training with {what}", dropping.eval()(text).logits, plain)
 
 
 def dropouts(config: Any) -> list[str]:
@@ -55,17 +53,3 @@ def _strong(subject: Subject, changes: dict[str, float]) -> Any:
     model = subject.initial_of(subject.constructed(changes))
     strengthen(model, subject.seed)
     return model
-
-
-def _same_bits(what: str, model: nn.Module, other: nn.Module) -> Iterator[Measured]:
-    mine, theirs = dict(model.named_parameters()), dict(other.named_parameters())
-    unlike = [n for n in mine.keys() | theirs.keys() if not _equal_tensors(mine.get(n), theirs.get(n))]
-    yield must(what, not unlike, ", ".join(sorted(unlike)[:3]))
-
-
-def _equal_tensors(one: Any, two: Any) -> bool:
-    return one is not None and two is not None and torch.equal(one, two)
-
-
-def _equal(what: str, found: torch.Tensor, expected: torch.Tensor) -> Measured:
-    return Measured(what, float((found - expected).abs().max()), where=position_of(found, expected))

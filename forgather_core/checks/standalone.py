@@ -15,7 +15,7 @@ import torch
 
 from .check import Measured, check, must
 from .subject import Subject
-from .tolerance import position_of, relative, rounding
+from .tolerance import compared, rounding
 
 _LONGEST = 300  # seconds
 
@@ -126,7 +126,7 @@ def standalone(subject: Subject) -> Iterator[Measured]:
             yield must(name, problem is None, problem)
         if (place / "logits.pt").is_file():
             logits = torch.load(place / "logits.pt")
-            yield Measured("the same logits", relative(logits, right), rounding(model), position_of(logits, right))
+            yield compared("the same logits", logits, right, rounding(model))
 
 
 def _run(told: dict[str, Any], place: Path) -> dict[str, str | None]:

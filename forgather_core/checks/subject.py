@@ -106,22 +106,23 @@ class Subject:
             if METADATA_KEY not in field.metadata and field.default is None and not name.endswith(given)
         }
 
-    def initial_of(self, config: Any, *, seed: int | None = None) -> Any:
-        """As `initial`, of a configuration."""
-        from transformers import AutoModelForCausalLM
+    def initial_of(self, config: Any, *, seed: int | None = None, attention: str | None = None) -> Any:
+        """A new float32 model of a configuration with its initial weights, in training mode.
 
-        torch.manual_seed(self.seed if seed is None else seed)
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=torch.float32).train()
-
-    def initial(self, *, seed: int | None = None, attention: str | None = None, **changes: Any) -> Any:
-        """A new float32 model with its initial weights, in training mode. The arguments are those of `model`."""
+        Args:
+            config: From `config` or `constructed`.
+            seed: Of its weights; None takes the subject's.
+            attention: The attention implementation; None takes transformers' choice.
+        """
         from transformers import AutoModelForCausalLM
 
         how = {"attn_implementation": attention} if attention is not None else {}
         torch.manual_seed(self.seed if seed is None else seed)
-        return AutoModelForCausalLM.from_config(
-            self.config(**changes), trust_remote_code=True, dtype=torch.float32, **how
-        ).train()
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=torch.float32, **how).train()
+
+    def initial(self, *, seed: int | None = None, attention: str | None = None, **changes: Any) -> Any:
+        """The same of the copy's configuration, with changes."""
+        return self.initial_of(self.config(**changes), seed=seed, attention=attention)
 
     def model(self, *, seed: int | None = None, attention: str | None = None, **changes: Any) -> Any:
         """A new float32 model with strong weights, in eval mode.
@@ -173,15 +174,6 @@ class Subject:
         for source in self.place.glob("*.py"):
             if not (target / source.name).exists():
                 shutil.copy(source, target)
-        return target
-
-    def changed(self, place: Path, changes: Mapping[str, Any]) -> Path:
-        """A copy of the copy, with changes to its config.json, in an empty directory."""
-        target = place / self.place.name
-        shutil.copytree(self.place, target)
-        file = target / "config.json"
-        content = json.loads(file.read_text(encoding="utf-8")) | dict(changes)
-        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         return target
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .check import Measured
+
 _A_LAYER = 10  # sums and products one after another
 
 
@@ -48,6 +50,27 @@ def position_of(found: Tensor, expected: Tensor, names: tuple[str, ...] = ("row"
     return ", ".join(f"{name} {int(at)}" for name, at in zip(names, place, strict=False)) or None
 
 
+def compared(
+    what: str,
+    found: Tensor,
+    expected: Tensor,
+    tolerance: float = 0.0,
+    names: tuple[str, ...] = ("row", "position"),
+) -> Measured:
+    """Two tensors that should be equal, to the last bit or within a relative error, and where they are not."""
+    return Measured(what, relative(found, expected), tolerance, position_of(found, expected, names))
+
+
+def unlike(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """The names under which two tensors are not the same: in kind, place, or any bit; or of which one has none."""
+
+    def same(one: Tensor, two: Tensor) -> bool:
+        return one.dtype == two.dtype and one.device == two.device and torch.equal(one, two)
+
+    names = sorted(found.keys() | expected.keys())
+    return [n for n in names if not (n in found and n in expected and same(found[n], expected[n]))]
+
+
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
     """The gradients of all parameters that have one."""
     return {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -72,6 +95,14 @@ def gradient_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
         if math.isnan(error):
             break
     return worst, where
+
+
+def gradients_compared(
+    what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float
+) -> Measured:
+    """Two gradients, held to twice the tolerance of the logits they are of."""
+    error, where = gradient_error(found, expected)
+    return Measured(what, error, 2 * tolerance, where)
 
 
 def _size(gradient: Tensor) -> float:

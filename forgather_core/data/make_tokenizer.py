@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, TokenizerError
-from ..files import directory_lock, replace_directory, staging_directory, sweep_stale
+from ..files import new_directory
 from ..paths import expanded
 from .corpus import Corpus
 from .projects import open_corpus
@@ -49,12 +49,8 @@ def make_tokenizer(
     _refuse_taken(directory)
     seen = _Seen(open_corpus(project, config))
     tokenizer = train_bpe(seen.texts(), vocab_size, progress=progress)
-    with directory_lock(directory):
-        sweep_stale(directory)
-        _refuse_taken(directory)
-        with staging_directory(directory) as staging:
-            save_tokenizer(tokenizer, staging, model_max_length=model_max_length)
-            replace_directory(staging, directory)
+    with new_directory(directory, lambda: _refuse_taken(directory)) as staging:
+        save_tokenizer(tokenizer, staging, model_max_length=model_max_length)
     tokens = sum(len(encoded.ids) for encoded in tokenizer.encode_batch(seen.sample, add_special_tokens=False))
     size = sum(len(text.encode()) for text in seen.sample)
     return {

@@ -17,8 +17,6 @@ from .configuration import read_configuration
 from .corpus import Corpus
 from .sources import configured_corpus
 
-__all__ = ("Corpus", "configuration_files", "is_built_in", "open_corpus")
-
 DEFAULT = "default"
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from glob import escape
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, first_line
 from ..export.tokenizer import hub_answers
 from ..option_spec import did_you_mean
 from .configuration import BUILDERS, DatasetConfiguration
@@ -188,4 +188,4 @@ def _no_rows(configuration: DatasetConfiguration) -> DataError:
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return first_line(error)

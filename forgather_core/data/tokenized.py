@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, first_line
 from .corpus import Corpus, Document
 
 
@@ -54,6 +54,6 @@ def _rendered(messages: Document, tokenizer: Any) -> str:
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False)
     except Exception as error:  # a template raises what it likes
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise DataError(f"the tokenizer's chat template refuses a chat of the dataset: {reason}") from None
     return text

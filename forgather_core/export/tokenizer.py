@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import TokenizerError
+from ..errors import TokenizerError, first_line
 from ..option_spec import did_you_mean
 from ..paths import expanded
 from ..quiet import quiet_transformers
@@ -231,17 +231,13 @@ def _why(spec: str, place: Path | str, error: Exception) -> str:
     if isinstance(place, Path):
         if not any((place / name).exists() for name in (*FILES, "tokenizer.model", "vocab.json", "vocab.txt")):
             return f"tokenizer: the directory {place} holds no tokenizer files (tokenizer.json)"
-        return f"tokenizer: {place} cannot be read: {_first_line(error)}"
+        return f"tokenizer: {place} cannot be read: {first_line(error)}"
     shipped = ", ".join(shipped_tokenizers())
     reason = "is gated: log in with 'hf auth login'" if "gated" in str(error).lower() else "cannot be had from the hub"
     return (
         f"tokenizer: '{spec}' {reason} (offline, misspelt or private); take a shipped one ({shipped}) "
         "or a directory with --tokenizer"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _token_text(token: Any) -> str | None:

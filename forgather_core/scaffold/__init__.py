@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DefinitionError, DirectoryError
-from ..files import directory_lock, replace_directory, staging_directory, sweep_stale
+from ..files import new_directory
 from ..paths import expanded
 from ..registry import Registry, registry
 
@@ -61,15 +61,11 @@ def new_plugin(name: str, directory: str | Path | None = None, *, plugins: Regis
     template = files(__name__) / _TEMPLATE
     texts = {_replaced(path, new): _replaced(_read(template, path), new) for path in _ABOUT}
     _refuse_existing(target)
-    with directory_lock(target):
-        _refuse_existing(target)
-        sweep_stale(target)
-        with staging_directory(target) as staging:
-            for path, text in texts.items():
-                file = staging / _RENAMED.get(path, path)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text, encoding="utf-8")
-            replace_directory(staging, target)
+    with new_directory(target, lambda: _refuse_existing(target)) as staging:
+        for path, text in texts.items():
+            file = staging / _RENAMED.get(path, path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
     where = shlex.quote(str(target) if target.is_absolute() else f".{os.sep}{target}")
     return {
         "name": name,

@@ -21,6 +21,7 @@ from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from ..data.batches import IGNORE
+from ..errors import first_line
 
 Inputs = Mapping[str, Any]
 
@@ -93,7 +94,7 @@ def first_not_finite(model: nn.Module, inputs: Inputs, *, rng: RandomState | Non
             with _as_found(model, rng):
                 found = _fault_of_backward(model, inputs)
     except RuntimeError as error:  # no memory without checkpointing, or a model that cannot be differentiated so
-        return f"a second pass, to find where that began, fails: {str(error).partition(chr(10))[0]}"
+        return f"a second pass, to find where that began, fails: {first_line(error)}"
     return found or "a second pass over the same batch is finite throughout, so that the failure does not repeat itself"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..build import is_checkpointing
+from ..errors import first_line
 from ..estimate import known_device
 from ..loss import can_skip_logits
 from ..parameters import parameter_table
@@ -26,6 +27,7 @@ FAR_FROM_UNIFORM = 1.5  # nats: logits of variance v put the first loss about v 
 def report_of(
     made: Construction,
     options: TrialOptions,
+    data: str,
     trained: Trained | None = None,
     *,
     host_before: int | None = None,
@@ -34,7 +36,8 @@ def report_of(
 
     Args:
         made: The construction.
-        options: Steps, batch, data.
+        options: Steps, batch.
+        data: What it is trained on.
         trained: What the loop found; None on meta, where only a step's operations and memory are told.
         host_before: Bytes that the process held before the first step.
 
@@ -45,7 +48,7 @@ def report_of(
     table = parameter_table(made.model)
     return {
         "model_name": made.settings.model_name,
-        "setup": _setup(made, options),
+        "setup": _setup(made, options, data),
         "parameters": {"total": table.total, "trainable": table.trainable, "bytes": table.bytes},
         "steps": [step.as_dict() for step in trained.steps] if trained else [],
         "loss": _loss(made.model, trained) if trained else None,
@@ -62,11 +65,11 @@ def _foresight(made: Construction, options: TrialOptions) -> tuple[Foresight | N
     except Exception as error:
         if next(made.model.parameters()).is_meta:
             raise  # there it is the whole of the trial
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         return None, [f"memory and operations of a step are not known, since it cannot be traced: {reason}"]
 
 
-def _setup(made: Construction, options: TrialOptions) -> dict[str, Any]:
+def _setup(made: Construction, options: TrialOptions, data: str) -> dict[str, Any]:
     model = made.model
     first = next(model.parameters())
     packed = f", packed {options.packing or 'greedy'}" if options.packed else ""
@@ -78,19 +81,11 @@ def _setup(made: Construction, options: TrialOptions) -> dict[str, Any]:
         "attention": model.config._attn_implementation,  # type: ignore[union-attr]
         "gradient_checkpointing": is_checkpointing(model),
         "compiled": options.compile,
-        "data": _data(options),
+        "data": data,
         "batch": f"{options.batch_size} x {options.sequence_length}{packed}",
         "loss": "in parts, without logits" if in_parts else "of all logits",
         "optimizer": f"SGD, lr {options.lr:g}" + (", fused with backward" if options.fuse_optim_with_backward else ""),
     }
-
-
-def _data(options: TrialOptions) -> str:
-    if options.dataset_project is None:
-        return "random tokens"
-    from ..data.projects import open_corpus
-
-    return open_corpus(options.dataset_project, options.dataset_config).name
 
 
 def _loss(model: nn.Module, trained: Trained) -> dict[str, float]:

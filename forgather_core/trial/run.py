@@ -68,13 +68,15 @@ def run_trial_of(
         TrialError: A loss or gradient is not finite, or the model cannot be compiled.
         DataError: The dataset cannot be read.
     """
+    corpus = _corpus(options)
+    data = corpus.name if corpus is not None else "random tokens"
     if next(made.model.parameters()).is_meta:
-        return report_of(made, options)
-    batches = _batches(made, options)
+        return report_of(made, options, data)
+    batches = _batches(made, options, corpus)
     batches = chain([next(batches)], batches)  # bad data is found before anything is printed
     before = measure.host_now()
     trained = _train(made, options, batches, on_step)
-    return report_of(made, options, trained, host_before=before)
+    return report_of(made, options, data, trained, host_before=before)
 
 
 def _train(
@@ -107,8 +109,8 @@ def _corpus(options: TrialOptions) -> Corpus | None:
     return open_corpus(options.dataset_project, options.dataset_config) if options.dataset_project else None
 
 
-def _batches(made: Construction, options: TrialOptions) -> Iterator[Batch]:
-    rows, length, corpus = options.batch_size, options.sequence_length, _corpus(options)
+def _batches(made: Construction, options: TrialOptions, corpus: Corpus | None) -> Iterator[Batch]:
+    rows, length = options.batch_size, options.sequence_length
     vocab_size: int = made.model.config.vocab_size  # type: ignore[union-attr, assignment]
     if corpus is None:
         documents = random_documents(vocab_size, length, seed=made.settings.build.seed, packed=options.packed)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from forgather_core.checks import CHECKS, FAILED, Check, verify
+from forgather_core.checks.check import told
 from forgather_core.configurations import resolve
 from forgather_core.construct import construct
 from forgather_core.registry import registry
@@ -121,7 +122,7 @@ def _what_failed(row: dict[str, Any]) -> str:
     broken = next((one for one in row["measured"] if not one["holds"]), None)
     if broken is None:
         return str(row["reason"])
-    return f"{broken['what']}: {broken['error']:.3g}, at most {broken['tolerance']:.3g}"
+    return told(broken)
 
 
 def run(

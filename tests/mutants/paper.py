@@ -17,7 +17,7 @@ from torch import Tensor
 
 from forgather_core.checks import DoesNotApply, Measured, Subject, check
 from forgather_core.checks.attentions import implementations
-from forgather_core.checks.tolerance import gradient_error, gradients_of, position_of, relative, rounding
+from forgather_core.checks.tolerance import compared, gradients_compared, gradients_of, rounding
 
 from ..plugins.reference import deepone, float64, single_head, surprise, transformer
 
@@ -45,14 +45,12 @@ def paper(subject: Subject) -> Iterator[Measured]:
             expected = _logits(weights, text[0], model.config)
             outputs = model(text, labels=text)
             logits = outputs.logits[0]
-            where = position_of(logits, expected, ("position",))
-            yield Measured(f"{what}: logits", relative(logits, expected), rounding(model), where)
+            yield compared(f"{what}: logits", logits, expected, rounding(model), ("position",))
             surprise(expected, text[0]).mean().backward()  # type: ignore[no-untyped-call]
             outputs.loss.backward()
             found = gradients_of(model)
             right = {n: grad for n, weight in weights.items() if n in found and (grad := weight.grad) is not None}
-            error, where = gradient_error(found, right)
-            yield Measured(f"{what}: gradients", error, 2 * rounding(model), where)
+            yield gradients_compared(f"{what}: gradients", found, right, rounding(model))
 
 
 def _logits(weights: dict[str, Tensor], ids: Tensor, config: Any) -> Tensor:
