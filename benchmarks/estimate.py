@@ -38,9 +38,11 @@ class Setting:
     checkpointing: bool = False
     fused: bool = False
     keep_logits: bool = False
+    packed: bool = False
 
     def __str__(self) -> str:
-        more = ("checkpointing" * self.checkpointing, "fused" * self.fused, "all logits" * self.keep_logits)
+        more = ["checkpointing" * self.checkpointing, "fused" * self.fused]
+        more += ["all logits" * self.keep_logits, "packed" * self.packed]
         shape = f"{self.rows} x {self.length}"
         return ", ".join(filter(None, (self.template, shape, self.precision, self.attention, self.optimizer, *more)))
 
@@ -54,6 +56,7 @@ def grid() -> list[Setting]:
     found += [Setting("llama/4M", rows, length) for rows, length in ((1, 2048), (32, 128), (2, 1024))]
     found += [Setting("llama/30M", 4, 256, optimizer=o) for o in ("sgd", "adamw", "adamw_fused", "none")]
     found += [Setting(name, 8, 512, keep_logits=True) for name in definitions]
+    found += [Setting(name, 2, 1024, packed=True) for name in definitions]
     found += [Setting("llama/117M", 2, 512, checkpointing=c, fused=f, optimizer="sgd") for c, f in _PAIRS]
     return found
 
@@ -74,6 +77,7 @@ def estimated(setting: Setting, device: str = "cpu") -> int:
             checkpointing=setting.checkpointing,
             fused=setting.fused,
             keep_logits=setting.keep_logits,
+            packed=setting.packed,
             device_type=device,
         )
         .training(setting.rows, setting.length)
@@ -118,7 +122,10 @@ def _steps(
             torch.cuda.reset_peak_memory_stats()
         batch = torch.randint(6, 1000, (rows, length)).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=setting.precision == "mixed"):
-            loss = loss_of(model, {"input_ids": batch, "labels": batch}, keep_logits=setting.keep_logits)
+            inputs = {"input_ids": batch, "labels": batch}
+            if setting.packed:
+                inputs["position_ids"] = (torch.arange(length, device=device) % (length // 4)).expand(rows, -1)
+            loss = loss_of(model, inputs, keep_logits=setting.keep_logits)
         stepper.backward(loss)
         stepper.update()
         del loss

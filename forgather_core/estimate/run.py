@@ -114,13 +114,16 @@ def memory_of_step(settings: Settings, directory: Path) -> dict[str, Any]:
     return {"setup": setup, **_training(step), "cache_per_token": memory.cache_per_token()}
 
 
-def memory_of(settings: Settings, options: EstimateOptions, directory: Path | None = None) -> tuple[Memory, str]:
+def memory_of(
+    settings: Settings, options: EstimateOptions, directory: Path | None = None, *, packed: bool = False
+) -> tuple[Memory, str]:
     """What answers for a model, and its precision: fp32, bf16, mixed or fp64.
 
     Args:
         settings: The settled options; dtype, attention and checkpointing are theirs.
         options: The training step.
         directory: The model's; None takes the definition's own code.
+        packed: Whether rows hold several documents.
     """
     precision, build = _precision(settings, options), settings.build
     memory = Memory(
@@ -131,6 +134,7 @@ def memory_of(settings: Settings, options: EstimateOptions, directory: Path | No
         checkpointing=build.gradient_checkpointing,
         fused=options.fuse_optim_with_backward,
         keep_logits=options.keep_logits,
+        packed=packed,
         device_type="cuda" if build.device == "meta" else build.device.partition(":")[0],
         directory=directory,
     )

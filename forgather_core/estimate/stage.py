@@ -27,6 +27,7 @@ class Training:
         optimizer: sgd, adamw, adamw_fused, adam8bit or none.
         fused: Each parameter takes its step within backward, and its gradient is freed.
         keep_logits: The logits of all tokens are computed, where the model can do without.
+        packed: Rows hold several documents, which a mask keeps apart.
         autocast: Products in bfloat16, weights as they are.
         device_type: Where it is trained: torch chooses an optimizer's implementation by it.
     """
@@ -34,6 +35,7 @@ class Training:
     optimizer: str = "adamw"
     fused: bool = False
     keep_logits: bool = False
+    packed: bool = False
     autocast: bool = False
     device_type: str = "cpu"
 
@@ -64,14 +66,17 @@ class Stage:
             length: Tokens in each, none of them padding.
         """
         self.model.train()
-        held = self._held() | {OPTIMIZER: state_tensors(self._stepper.optimizers)}
-        with torch.enable_grad(), self._fake, self._tracing(held, length) as trace:  # whatever the caller has set
+        held, how = self._held() | {OPTIMIZER: state_tensors(self._stepper.optimizers)}, self._how
+        # Gradients whatever the caller has set.
+        with torch.enable_grad(), self._fake, self._tracing(held, length, packed=how.packed) as trace:
             trace.begin("forward")
             with trace.making(INPUTS):
                 batch = torch.zeros(rows, length, dtype=torch.int64)
-            inputs = {"input_ids": batch, "labels": batch}
-            with torch.autocast("cpu", torch.bfloat16) if self._how.autocast else nullcontext():
-                loss = loss_of(self.model, inputs, keep_logits=self._how.keep_logits)
+                inputs = {"input_ids": batch, "labels": batch}
+                if how.packed:
+                    inputs["position_ids"] = torch.zeros_like(batch)
+            with torch.autocast("cpu", torch.bfloat16) if how.autocast else nullcontext():
+                loss = loss_of(self.model, inputs, keep_logits=how.keep_logits)
             trace.begin("backward")
             self._stepper.backward(loss)
             self._stepper.update()
@@ -136,8 +141,8 @@ class Stage:
         return stepper
 
     @contextmanager
-    def _tracing(self, held: dict[str, Any], length: int) -> Iterator[Trace]:
-        self._trace = Trace(held, length)
+    def _tracing(self, held: dict[str, Any], length: int, *, packed: bool = False) -> Iterator[Trace]:
+        self._trace = Trace(held, length, packed=packed)
         try:
             with self._trace:
                 yield self._trace

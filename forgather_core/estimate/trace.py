@@ -29,14 +29,14 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         held: The tensors that are there before, by what they are for; what tied ones share is counted once.
-        length: Tokens in a row: the answer where the program asks for an integer of a tensor, which has none. A truth
-            value is answered with no: nothing is packed, and no row is padded.
+        length: Tokens in a row: the answer where the program asks for an integer of a tensor, which has none.
+        packed: The answer where it asks for a truth value: what it asks is whether rows are packed, or padded.
     """
 
-    def __init__(self, held: Mapping[str, Iterable[Tensor]], length: int) -> None:
+    def __init__(self, held: Mapping[str, Iterable[Tensor]], length: int, *, packed: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kind = ACTIVATIONS  # of what is made from now on
-        self._length = length
+        self._length, self._packed = length, packed
         self._held: dict[str, int] = {}
         self._known: dict[int, Any] = {}  # by address: the number of a storage, or None for one that is held
         self._alive: dict[int, Any] = {}  # a reference, or for what is held the storage itself
@@ -101,7 +101,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _answer(self, dtype: torch.dtype) -> bool | int | float:
         if dtype == torch.bool:
-            return False
+            return self._packed
         return 1.0 if dtype.is_floating_point else self._length
 
     def _see(self, storage: Any) -> None:

@@ -146,8 +146,6 @@ def _notes(made: Construction, options: TrialOptions, trained: Trained | None) -
         yield f"no gradient reached these parameters, which are outside the graph: {names}"
     if made.settings.build.load_from_checkpoint is None:
         yield from _about_initial_weights(model, trained)
-    if options.packed:
-        yield "the mask of packed documents is not in the estimate of memory"
     if made.saved is not None:
         yield "the saved checkpoint holds the weights from before the test"
 

@@ -42,12 +42,12 @@ def foresee(settings: Settings, options: TrialOptions, directory: Path) -> Fores
         **{field.name: getattr(options, field.name) for field in fields(StepOptions)}, optimizer="sgd"
     )
 
-    here, precision = memory_of(settings, step, directory)
+    here, precision = memory_of(settings, step, directory, packed=options.packed)
     found = here.training(rows, length).peak
     saved: dict[str, int] = {}
 
     def without(switch: str, settings: Settings = settings, step: EstimateOptions = step) -> None:
-        other, _ = memory_of(settings, step, directory)
+        other, _ = memory_of(settings, step, directory, packed=options.packed)
         saved[switch] = other.training(rows, length).peak.bytes - found.bytes
 
     if settings.build.gradient_checkpointing:

@@ -118,6 +118,17 @@ def test_any_batch_is_told_by_two_as_by_itself(settled: Settle, definition: str,
         assert batches.peak(rows) == memory.training(rows, 64).peak.bytes
 
 
+@pytest.mark.parametrize(("attention", "copies"), [("eager", 0), ("sdpa", 1)])
+def test_packed_rows_have_a_mask(settled: Settle, attention: str, copies: int) -> None:
+    settings = settled("llama/4M", num_hidden_layers=2)
+    plain, packed = (
+        Memory(settings, device_type="cpu", optimizer="sgd", attention=attention, packed=packed).training(2, 512)
+        for packed in (False, True)
+    )
+    assert packed.flops[("forward", "weights")] == plain.flops[("forward", "weights")]
+    assert packed.peak.bytes >= plain.peak.bytes + copies * 2 * 512**2  # a truth value for each pair of tokens
+
+
 def test_a_loss_in_parts_saves_the_logits(settled: Settle) -> None:
     settings = settled("llama/4M", vocab_size=50000, num_hidden_layers=2)
     kept, parted = (

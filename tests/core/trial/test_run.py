@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from forgather_core.configurations import resolve
 from forgather_core.construct import construct
@@ -36,7 +37,7 @@ def test_the_report(small: Settle, tmp_path: Path) -> None:  # noqa: F811
     assert (setup["batch"], setup["data"]) == ("3 x 16, packed greedy", "random tokens")
     assert (setup["loss"], setup["compiled"]) == ("in parts, without logits", False)
     assert setup["optimizer"] == "SGD, lr 0.01, fused with backward"
-    assert report["notes"] == ["the mask of packed documents is not in the estimate of memory"]
+    assert report["notes"] == []
     losses = [step.loss for step in seen]
     assert report["loss"] == {
         "first": losses[0],
@@ -107,6 +108,7 @@ def test_a_model_that_is_no_model_fails_on_meta_too(small: Settle, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_compiled_model_learns_the_same(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    torch._dynamo.reset()  # it takes code of equal text for the same, and other tests compile the sources it is from
     plain, compiled = (
         trial(small, tmp_path, steps=3, packed=True, lr=0.3, dataset_project="stdlib", compile=c)["steps"]
         for c in (False, True)
