@@ -26,6 +26,8 @@ class ModelDefinition:
         presets: Directory of `NAME.yaml` files.
         default_preset: The preset that a bare name stands for; None means the defaults of `options`.
         native: Name of the transformers class with the same mathematics, if there is one.
+        reference: `"package.module:NAME"` of a `forgather_core.reference.Reference`, to which `verify` holds the model:
+            its equations and initial weights, written a second time; imported only by that.
     """
 
     name: str
@@ -36,6 +38,7 @@ class ModelDefinition:
     presets: Path | Traversable | None = None
     default_preset: str | None = None
     native: str | None = None
+    reference: str | None = None
 
     def preset_names(self) -> list[str]:
         """The names of the presets, the smallest-looking first ("4M" before "30M" before "1B")."""

@@ -197,10 +197,11 @@ def _check_definition(definition: Any) -> None:
     name = definition.name
     if not name or not all(c.isalnum() or c in "_-." for c in name):
         raise DefinitionError(f"the definition name '{name}' may hold letters, digits, '_', '-' and '.' only")
-    for target in (definition.config, definition.model):
+    targets = (definition.config, definition.model, definition.reference)
+    for target in (target for target in targets if target is not None):
         module, colon, attribute = target.partition(":")
         if not (module and colon and attribute):
-            raise DefinitionError(f"'{name}' names '{target}'; write it as 'package.module:Class'")
+            raise DefinitionError(f"'{name}' names '{target}'; write it as 'package.module:Name'")
     shared = {spec.name for group in SHARED_OPTIONS for spec in specs_of(group)}
     flags = {flag for group in SHARED_OPTIONS for spec in specs_of(group) for flag in spec.info.flags}
     for spec in specs_of(definition.options):

@@ -1,5 +1,6 @@
 """`verify`: checks that prove that a causal language model keeps its promises."""
 
+from .against_reference import equations, spreads
 from .attention_agreement import attention_agreement
 from .buffers import buffers
 from .caching import caching
@@ -57,6 +58,8 @@ CHECKS: tuple[Check, ...] = (
     manifest,
     options_matter,
     native_twin,
+    equations,
+    spreads,
     estimates,
 )
 

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..export.manifest import MANIFEST
+from ..errors import UnknownDefinitionError
+from ..export.manifest import MANIFEST, read_manifest
 from ..option import METADATA_KEY
+from ..registry import registry
 from .shrink import shrunk
 
 if TYPE_CHECKING:
+    from ..definition import ModelDefinition
     from ..settings import Settings
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
@@ -64,6 +67,17 @@ class Subject:
         """Whether the model is a class of transformers itself: the directory has no code of its own."""
         content = json.loads((self.place / "config.json").read_text(encoding="utf-8"))
         return not self.is_ours and "auto_map" not in content
+
+    @cached_property
+    def definition(self) -> ModelDefinition | None:
+        """The definition that the directory was made of; None for another's directory, or where it is not installed."""
+        if self.settings is not None:
+            return self.settings.configuration.definition
+        manifest = read_manifest(self.directory)
+        try:
+            return None if manifest is None else registry().definition(manifest.definition["name"])
+        except UnknownDefinitionError:
+            return None
 
     @cached_property
     def no_dropout(self) -> dict[str, Any]:

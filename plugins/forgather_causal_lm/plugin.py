@@ -19,4 +19,5 @@ def forgather_models() -> Iterator[ModelDefinition]:
         model="forgather_causal_lm.modeling_causal_lm:TransformerForCausalLM",
         presets=files("forgather_causal_lm") / "presets",
         default_preset="4M",
+        reference="forgather_causal_lm.reference:REFERENCE",
     )

@@ -19,4 +19,5 @@ def forgather_models() -> Iterator[ModelDefinition]:
         model="forgather_deepone.modeling_deepone:DeeponeForCausalLM",
         presets=files("forgather_deepone") / "presets",
         default_preset="4M",
+        reference="forgather_deepone.reference:REFERENCE",
     )

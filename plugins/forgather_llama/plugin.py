@@ -20,4 +20,5 @@ def forgather_models() -> Iterator[ModelDefinition]:
         presets=files("forgather_llama") / "presets",
         default_preset="4M",
         native="LlamaForCausalLM",
+        reference="forgather_llama.reference:REFERENCE",
     )

@@ -20,4 +20,5 @@ def forgather_models() -> Iterator[ModelDefinition]:
         presets=files("forgather_mistral") / "presets",
         default_preset="4M",
         native="MistralForCausalLM",
+        reference="forgather_mistral.reference:REFERENCE",
     )

@@ -20,4 +20,5 @@ def forgather_models() -> Iterator[ModelDefinition]:
         presets=files("forgather_qwen3") / "presets",
         default_preset="4M",
         native="Qwen3ForCausalLM",
+        reference="forgather_qwen3.reference:REFERENCE",
     )

@@ -19,4 +19,5 @@ def forgather_models() -> Iterator[ModelDefinition]:
         model="forgather_single_head.modeling_single_head:SingleHeadForCausalLM",
         presets=files("forgather_single_head") / "presets",
         default_preset="4M",
+        reference="forgather_single_head.reference:REFERENCE",
     )

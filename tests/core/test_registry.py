@@ -39,7 +39,7 @@ def test_discovery_imports_nothing_and_asking_imports_one(make_registry: MakeReg
         (RESERVED, "the option 'extends'"),
         (WRONG, "forgather_models() gave a int, not a ModelDefinition"),
         (NO_HOOK, "it has no forgather_models()"),
-        (BAD_TARGET, "write it as 'package.module:Class'"),
+        (BAD_TARGET, "write it as 'package.module:Name'"),
         (NO_PRESET, "has no preset 'huge'"),
         ("def broken(:", "SyntaxError"),
     ],

@@ -22,20 +22,17 @@ from forgather_core.registry import registry
 from forgather_core.settings import Settings, settle
 
 from .catalogue import Mutant
-from .paper import paper, promised_weights
 
 PROVES_NOTHING = "manifest"  # digests tell of any change whatever
 COSTLY = ("attention-agreement", "round-trip", "compile", "options-matter", "standalone")  # most of all the time
-OUR_OWN = (paper, promised_weights)
 LONGEST = 900.0  # seconds for one directory; what takes longer hangs
 
-How = Literal["all", "thrifty", "first"]  # thrifty: costly checks where none of the others of `verify` has caught it
+How = Literal["all", "thrifty", "first"]  # thrifty: costly checks where none of the others has caught it
 
 
 def checks(names: Sequence[str] = ()) -> list[Check]:
-    """Those of these names, or all that prove something: of `verify`, and this repository's own."""
-    known = (*CHECKS, *OUR_OWN)
-    return [check for check in known if (check.name in names if names else check.name != PROVES_NOTHING)]
+    """Those of these names, or all that prove something."""
+    return [check for check in CHECKS if (check.name in names if names else check.name != PROVES_NOTHING)]
 
 
 @dataclass(frozen=True)
@@ -102,8 +99,7 @@ def tried(name: str, path: Path, settings: Settings, todo: Iterable[Check], how:
     """Try checks on a directory, the costly ones last. What raises has failed."""
     outcome = Outcome(name)
     for check in sorted(todo, key=lambda check: check.name in COSTLY):
-        caught = outcome.failed.keys() - {own.name for own in OUR_OWN} if how == "thrifty" else outcome.failed
-        if caught and (how == "first" or (how == "thrifty" and check.name in COSTLY)):
+        if outcome.failed and (how == "first" or (how == "thrifty" and check.name in COSTLY)):
             break
         began = time.perf_counter()
         try:

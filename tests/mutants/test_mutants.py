@@ -17,6 +17,8 @@ SAMPLE = {
     "packing-ignored-with-cache": "packing-isolation",
     "cached-keys-not-rotated": "cache",
     "rope-interleaved": "native-twin",
+    "activation-missing": "equations",
+    "init-not-by-depth": "spreads",
     "init-draws-another-std": "initial-weights",
     "loss-in-parts-keeps-one-gradient": "labels",
     "alibi-slopes-outside-the-graph": "gradients",

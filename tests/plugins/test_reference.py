@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from forgather_causal_lm import reference as transformer
+from forgather_deepone import reference as deepone
 from forgather_deepone.modeling_deepone import DeeponeModel
+from forgather_single_head import reference as single_head
 from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
 from forgather_core.parts import alibi
 from forgather_core.parts.caches import CACHE
+from forgather_core.reference import float64, surprise
 
-from .reference import deepone, float64, single_head, surprise, transformer
 from .tiny import DEFINITIONS, TOLERANCE, config_of, difference, tiny, tokens
 
 

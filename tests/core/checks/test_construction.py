@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+from forgather_core.checks.against_reference import equations, spreads
 from forgather_core.checks.buffers import buffers
 from forgather_core.checks.check import Check
 from forgather_core.checks.depth import depth
@@ -42,12 +43,15 @@ CHECKS = (
     manifest,
     options_matter,
     native_twin,
+    equations,
+    spreads,
     estimates,
 )
 QUICK = [check for check in CHECKS if check.quick]
-STATISTICAL = (initial_weights, depth, same_seed, precision)
+STATISTICAL = (initial_weights, depth, same_seed, precision, spreads)
 DEFINITIONS = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head")
 TWINS = ("llama", "mistral", "qwen3")
+IN_EQUATIONS = ("causal_lm", "deepone", "single_head")
 SIZES = {
     "vocab_size": 500,
     "hidden_size": 64,
@@ -117,6 +121,8 @@ def expected(name: str, *checks: Check) -> dict[str, str]:
         options_matter.name: DEFINITIONS,
         estimates.name: DEFINITIONS,
         native_twin.name: TWINS,
+        equations.name: IN_EQUATIONS,
+        spreads.name: DEFINITIONS,
     }
     return {check.name: PASSED if name in elsewhere.get(check.name, EVERY) else SKIPPED for check in checks}
 
@@ -185,6 +191,12 @@ QUICK_MISTAKES = {
         options_matter, "deepone", "modeling_deepone.py", "trainable=c.alibi_trainable", "trainable=True"
     ),
     "a rotation the other way": Mistake(native_twin, "llama", "rope.py", "(-sin, sin)", "(sin, -sin)"),
+    "another activation": Mistake(
+        equations, "deepone", "modeling_deepone.py", 'activation="relu"', 'activation="silu"'
+    ),
+    "residual branches that begin as large as others": Mistake(
+        spreads, "qwen3", "llama_weights.py", "truncated_normal(std=0.02 * depth)", "truncated_normal(std=0.02)"
+    ),
     "another size than the settings'": Mistake(
         estimates, "llama", "config.json", '"intermediate_size": 768', '"intermediate_size": 770'
     ),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import Weights, sees, softmax
+from forgather_core.reference import Reference, Spread, Weights, layer_norm, sees, softmax, uniform_by_inputs
 
 
 def logits(
@@ -22,8 +23,8 @@ def logits(
             for name, value in w.items()
             if name.startswith(f"model.layers.{number}.")
         }
-        x = layer_norm(x + attention(x, layer, heads, window), layer, "post_attention_layernorm", eps)
-        x = layer_norm(x + feed_forward(x, layer), layer, "post_feedforward_layernorm", eps)
+        x = _normed(x + attention(x, layer, heads, window), layer, "post_attention_layernorm", eps)
+        x = _normed(x + feed_forward(x, layer), layer, "post_feedforward_layernorm", eps)
     return x @ w["lm_head.weight"].T
 
 
@@ -60,11 +61,23 @@ def feed_forward(x: Tensor, layer: Weights) -> Tensor:
     return (inner * (inner > 0)) @ layer["mlp.down_proj.weight"].T + layer["mlp.down_proj.bias"]
 
 
-def layer_norm(x: Tensor, layer: Weights, name: str, eps: float) -> Tensor:
-    """arXiv:1607.06450, sec. 3: (x - mean) / sqrt(variance + eps) * gain + bias, for each row."""
-    rows = []
-    for row in x:
-        centred = row - row.sum() / len(row)
-        variance = (centred * centred).sum() / len(row)
-        rows.append(centred / (variance + eps).sqrt() * layer[f"{name}.weight"] + layer[f"{name}.bias"])
-    return torch.stack(rows)
+def _normed(x: Tensor, layer: Weights, name: str, eps: float) -> Tensor:
+    return layer_norm(x, layer[f"{name}.weight"], layer[f"{name}.bias"], eps)
+
+
+def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
+    layers, heads, eps = config.num_hidden_layers, config.num_attention_heads, config.layer_norm_eps
+    return logits(weights, ids, layers=layers, heads=heads, window=config.sliding_window, eps=eps)
+
+
+def spreads(config: Any) -> dict[str, Spread]:
+    """Linear layers as torch draws them, without biases; embeddings of variance 1/d, which sec. 3.4 scales up to 1."""
+    return {
+        "bias": [0.0],
+        "norm": [1.0],
+        "embed_tokens": 1 / math.sqrt(config.hidden_size),
+        "_proj|lm_head": uniform_by_inputs,
+    }
+
+
+REFERENCE = Reference(logits=_of, spreads=spreads)

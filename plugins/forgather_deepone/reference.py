@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import Weights, relu_glu, rms_norm, sees, softmax
+from forgather_core.reference import Reference, Spread, Weights, relu_glu, rms_norm, sees, softmax, without_tails
 
 
 def logits(
@@ -112,3 +113,37 @@ def half_slopes(heads: int) -> list[float]:
         exponent = 1 + 7 * i / (heads - 1) if heads > 1 else 1
         slopes.append(0.5**exponent if in_first_half else 0.0)
     return slopes
+
+
+def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
+    return logits(
+        weights,
+        ids,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        window=config.sliding_window,
+        eps=config.rms_norm_eps,
+    )
+
+
+def spreads(config: Any) -> dict[str, Spread]:
+    """DeepNet, fig. 2: Xavier's normal distribution with gain beta, with 1 for queries and keys. The rest is ours."""
+    beta, head = beta_of(config.num_hidden_layers), 1 / math.sqrt(config.hidden_size)
+    slopes = paper_slopes if config.alibi_slopes == "paper" else half_slopes
+    return {
+        "slopes": slopes(config.num_attention_heads),
+        "norm": [1.0],
+        "(q|k)_proj": _xavier,
+        "_proj": lambda outputs, inputs: beta * _xavier(outputs, inputs),
+        "embed_tokens": head if config.tie_word_embeddings else 1.0,
+        "lm_head": without_tails(head),
+    }
+
+
+def _xavier(outputs: int, inputs: int) -> float:
+    return math.sqrt(2 / (inputs + outputs))
+
+
+REFERENCE = Reference(logits=_of, spreads=spreads)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import Weights, relu_glu, rms_norm, sees, softmax
+from forgather_core.reference import Reference, Spread, Weights, relu_glu, rms_norm, sees, softmax, uniform_by_inputs
 
 
 def logits(weights: Weights, ids: Tensor, *, layers: int, window: int | None = None, eps: float = 1e-5) -> Tensor:
@@ -37,3 +38,21 @@ def attention(x: Tensor, w_qk: Tensor, w_ov: Tensor, slope: Tensor, window: int 
         scores = [(w_qk @ x[i]) @ x[j] / math.sqrt(x.shape[1]) - slope * (i - j) for j in sees(i, window)]
         rows.append(sum(p * (w_ov @ x[j]) for p, j in zip(softmax(scores), sees(i, window), strict=True)))
     return torch.stack(rows)
+
+
+def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
+    layers, window, eps = config.num_hidden_layers, config.sliding_window, config.rms_norm_eps
+    return logits(weights, ids, layers=layers, window=window, eps=eps)
+
+
+def spreads(config: Any) -> dict[str, Spread]:
+    """Linear layers as torch draws them, a slope of 1/2, embeddings of variance 1/d, which the model scales up to 1."""
+    return {
+        "slopes": [0.5],
+        "norm": [1.0],
+        "embed_tokens": 1 / math.sqrt(config.hidden_size),
+        "_proj|lm_head": uniform_by_inputs,
+    }
+
+
+REFERENCE = Reference(logits=_of, spreads=spreads)

@@ -1,0 +1,111 @@
+"""What a definition is to compute, written a second time: slow, short, and of no line of a model.
+
+`verify` holds a model to the `Reference` that its definition names. The functions here are what references are made of:
+sums and products of float64, in the order in which a paper has them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Weights = Mapping[str, Tensor]
+Spread = float | list[float] | Callable[[int, int], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a model of a definition is to compute, and how its weights begin.
+
+    Args:
+        logits: Of weights by name [...], float64; the token ids of one document [T]; and the configuration: [T, V].
+            None where a class of transformers says it (`native`).
+        spreads: Of the configuration: a pattern, of which the first that is found in a parameter's name counts, and the
+            standard deviation of what is drawn for it around 0; or its function of (rows, columns); or the values, one
+            for all or one for each. None where nothing is promised.
+    """
+
+    logits: Callable[[Weights, Tensor, Any], Tensor] | None = None
+    spreads: Callable[[Any], Mapping[str, Spread]] | None = None
+
+
+def float64(state_dict: Weights, *, trainable: bool = False) -> dict[str, Tensor]:
+    """Copies of the weights in float64; `trainable` to take gradients of them."""
+    return {name: value.detach().double().requires_grad_(trainable) for name, value in state_dict.items()}
+
+
+def surprise(logits: Tensor, ids: Tensor) -> Tensor:
+    """-log p(token t+1 | tokens up to t) for each token but the first, [T - 1]."""
+    losses = [logits.new_zeros(0)]
+    for row, following in zip(logits[:-1], ids[1:], strict=True):
+        highest = row.max()
+        losses.append((highest + (row - highest).exp().sum().log() - row[following])[None])
+    return torch.cat(losses)
+
+
+def softmax(scores: list[Tensor]) -> list[Tensor]:
+    """exp(s_j) / sum_k exp(s_k), of scalars."""
+    highest = max(score.item() for score in scores)
+    exponentials = [(score - highest).exp() for score in scores]
+    total = torch.stack(exponentials).sum()
+    return [exponential / total for exponential in exponentials]
+
+
+def sees(query: int, window: int | None) -> range:
+    """The keys that a query sees: itself and what is before it, `window` in all."""
+    return range(0 if window is None else max(0, query - window + 1), query + 1)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """arXiv:1910.07467, eq. 4, for each row: a_i / RMS(a) * g_i, RMS(a) = sqrt(mean(a^2)); eps below the root."""
+    rows = [row / ((row * row).sum() / len(row) + eps).sqrt() * weight for row in x]
+    return torch.stack(rows)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """arXiv:1607.06450, sec. 3: (x - mean) / sqrt(variance + eps) * gain + bias, for each row."""
+    rows = []
+    for row in x:
+        centred = row - row.sum() / len(row)
+        variance = (centred * centred).sum() / len(row)
+        rows.append(centred / (variance + eps).sqrt() * weight + bias)
+    return torch.stack(rows)
+
+
+def relu_glu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """arXiv:2002.05202, eq. 6: (max(0, x W) * (x V)) W_2, here with matrices [out, in]."""
+    gated = x @ gate.T
+    return ((gated * (gated > 0)) * (x @ up.T)) @ down.T
+
+
+def uniform_by_inputs(outputs: int, inputs: int) -> float:
+    """The deviation of numbers drawn evenly within 1/sqrt(inputs), as torch's linear layers draw them."""
+    del outputs
+    return 1 / math.sqrt(3 * inputs)
+
+
+def without_tails(std: float, cut: float = 3.0) -> float:
+    """The deviation that a normal distribution has left when what lies beyond `cut` deviations is drawn again."""
+    density = math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi)
+    return std * math.sqrt(1 - 2 * cut * density / math.erf(cut / math.sqrt(2)))
+
+
+def llama_spreads(config: Any) -> dict[str, Spread]:
+    """Those of llama and of definitions built like it: what adds to the residual begins smaller, by the depth.
+
+    Args:
+        config: Of which hidden_size, num_hidden_layers and tie_word_embeddings are read.
+    """
+    head = 1 / math.sqrt(config.hidden_size)
+    return {
+        "norm": [1.0],
+        "embed_tokens": head if config.tie_word_embeddings else 1.0,
+        "(q|k|v|up)_proj": without_tails(0.02),
+        "(o|gate|down)_proj": without_tails(0.02 / math.sqrt(2 * config.num_hidden_layers)),
+        "lm_head": without_tails(head),
+    }
