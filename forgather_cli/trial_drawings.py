@@ -58,6 +58,10 @@ def _summary(report: Mapping[str, Any], memory: Mapping[str, Any]) -> Iterator[t
         losses = [step["loss"] for step in report["steps"]]
         change = f" to {loss['last']:.4f} ({loss['change']:+.4f})" if len(losses) > 1 else ""
         yield "loss", f"{loss['first']:.4f}{change}; ln(vocabulary) is {loss['uniform']:.4f}"
+        yield (
+            "learned",
+            f"{loss['learned']:.4f}: the loss of the first batch is {loss['again']:.4f} after the last step",
+        )
         if len(losses) > 2:
             yield "course", sparkline(losses)
         yield "gradients", "all finite"

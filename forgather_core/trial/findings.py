@@ -94,6 +94,8 @@ def _loss(model: nn.Module, trained: Trained) -> dict[str, float]:
         "first": steps[0].loss,
         "last": steps[-1].loss,
         "change": steps[-1].loss - steps[0].loss,
+        "again": trained.again,
+        "learned": steps[0].loss - trained.again,
         "uniform": math.log(model.config.vocab_size),  # type: ignore[union-attr, arg-type]
     }
 
@@ -141,6 +143,13 @@ def _notes(made: Construction, options: TrialOptions, trained: Trained | None) -
     if trained is None:
         yield "on meta nothing is trained: --device cpu (or cuda) trains; steps, data and learning rate matter there"
         return
+    if trained.again >= trained.steps[0].loss:
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        rounding = "" if dtype in ("float32", "float64") else f", or so small that {dtype} rounds the steps away"
+        yield (
+            f"nothing was learned: the loss of the first batch was {trained.steps[0].loss:.4f}, and is "
+            f"{trained.again:.4f} after the last step: --lr is too large{rounding}, or a gradient is wrong"
+        )
     if trained.without_gradient:
         names = ", ".join(trained.without_gradient)
         yield f"no gradient reached these parameters, which are outside the graph: {names}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -54,11 +55,14 @@ class Trained:
 
     Args:
         steps: The steps.
+        again: The loss of the first batch after the last step, with the dropout of the first one: what differs is the
+            weights alone, where the losses of steps differ by their batches too.
         without_gradient: The parameters that no gradient ever reached.
         exploding: Which module of a fresh model makes numbers large; None if none does.
     """
 
     steps: tuple[Step, ...]
+    again: float
     without_gradient: tuple[str, ...]
     exploding: str | None = None
 
@@ -92,6 +96,7 @@ def train(
     model.train()
     done: list[Step] = []
     large: str | None = None
+    first: tuple[dict[str, Tensor], RandomState] | None = None
     untouched = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for number in range(1, steps + 1):
         batch = next(batches)
@@ -99,6 +104,7 @@ def train(
         if number == 1 and fresh:
             large = _eagerly(exploding, model, inputs)
         rng = RandomState.take(device)
+        first = (inputs, rng) if number == 1 else first
         began = measure.begin(device)
         loss = loss_of(model, inputs, keep_logits=keep_logits)
         if stepper.fused and not loss.isfinite():  # backward would move the weights
@@ -125,7 +131,15 @@ def train(
         if on_step is not None:
             on_step(done[-1])
     without = tuple(name for name, _ in model.named_parameters() if name in untouched)
-    return Trained(tuple(done), without, large)
+    again = _loss_again(model, *first, keep_logits=keep_logits) if first is not None else math.nan
+    return Trained(tuple(done), again, without, large)
+
+
+@torch.no_grad()
+def _loss_again(model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, keep_logits: bool) -> float:
+    rng.restore()
+    loss: Tensor = _eagerly(loss_of, model, inputs, keep_logits=keep_logits)
+    return loss.item()
 
 
 def _total(norms: Norms, device: torch.device) -> Tensor:

@@ -39,13 +39,34 @@ def test_the_report(small: Settle, tmp_path: Path) -> None:  # noqa: F811
     assert setup["optimizer"] == "SGD, lr 0.01, fused with backward"
     assert report["notes"] == []
     losses = [step.loss for step in seen]
+    again = report["loss"]["again"]
+    assert again < losses[0]
     assert report["loss"] == {
+        "again": again,
+        "learned": losses[0] - again,
         "first": losses[0],
         "last": losses[-1],
         "change": losses[-1] - losses[0],
         "uniform": pytest.approx(math.log(262)),
     }
     assert report["parameters"]["total"] == sum(p.numel() for p in made.model.parameters())
+
+
+def test_what_is_learned_is_told_of_one_batch(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    """With the dropout of the first step: where nothing moves, the loss of its batch is the same to the last bit."""
+    report = trial(small, tmp_path, {"attention_dropout": 0.3}, steps=3, lr=1e-30)
+    assert report["loss"]["learned"] == 0
+    assert report["loss"]["change"] != 0, "the last step has another batch"
+    assert [note.partition(":")[0] for note in report["notes"]] == ["nothing was learned"]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"), [({"lr": 100.0}, "--lr is too large, or a"), ({}, "")], ids=["large", "usual"]
+)
+def test_a_loss_that_does_not_fall_is_noted(options: dict[str, Any], why: str, small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    notes = [note for note in trial(small, tmp_path, steps=2, **options)["notes"] if "nothing was learned" in note]
+    assert bool(notes) == bool(why)
+    assert all(why in note for note in notes)
 
 
 def test_speed_and_memory_beside_the_estimate(small: Settle, tmp_path: Path) -> None:  # noqa: F811
