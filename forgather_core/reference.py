@@ -77,10 +77,62 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return torch.stack(rows)
 
 
-def relu_glu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """arXiv:2002.05202, eq. 6: (max(0, x W) * (x V)) W_2, here with matrices [out, in]."""
-    gated = x @ gate.T
-    return ((gated * (gated > 0)) * (x @ up.T)) @ down.T
+def attention(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    window: int | None = None,
+    bias: Callable[[int, int], Tensor | float] = lambda i, j: 0.0,
+) -> Tensor:
+    """arXiv:1706.03762, eq. 1, of one head: softmax(q_i k_j / sqrt(d) + bias(i, j)) v_j, over the keys that i sees.
+
+    Args:
+        queries, keys: [T, d].
+        values: [T, any].
+        window: How many keys a query sees.
+        bias: Of a query's place and a key's.
+    """
+    rows = []
+    for i in range(len(queries)):
+        seen = sees(i, window)
+        weights = softmax([queries[i] @ keys[j] / math.sqrt(len(keys[j])) + bias(i, j) for j in seen])
+        rows.append(torch.stack([weight * values[j] for weight, j in zip(weights, seen, strict=True)]).sum(0))
+    return torch.stack(rows)
+
+
+def rotated(x: Tensor, theta: float) -> Tensor:
+    """arXiv:2104.09864, eq. 15: the pairs of row t turned by the angles t theta^(-2i/d).
+
+    The pair of channel i is channel i + d/2, as transformers has it; in the paper it is the next one.
+    """
+    rows, half = [], x.shape[1] // 2
+    for t, row in enumerate(x):
+        angles = torch.tensor([t * theta ** (-i / half) for i in range(half)], dtype=torch.float64)
+        first, second = row[:half], row[half:]
+        rows.append(first * angles.cos() - second * angles.sin())
+        rows.append(second * angles.cos() + first * angles.sin())
+    return torch.cat(rows).view(x.shape)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(0, x)."""
+    return x * (x > 0)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x / (1 + e^-x) (arXiv:1606.08415, sec. 4)."""
+    return x / (1 + (-x).exp())
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x P(X <= x) for a normal X (arXiv:1606.08415, eq. 1)."""
+    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+
+def gated(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """arXiv:2002.05202, eq. 6: (activation(x W) * (x V)) W_2, here with matrices [out, in]."""
+    return (activation(x @ gate.T) * (x @ up.T)) @ down.T
 
 
 def uniform_by_inputs(outputs: int, inputs: int) -> float:

@@ -33,6 +33,7 @@ _ABOUT = {  # in the order in which one reads them
     "forgather_newmodel/configuration_newmodel.py": "the configuration class",
     "forgather_newmodel/modeling_newmodel.py": "the model, of parts, and its table of initial weights",
     "forgather_newmodel/scaled_block.py": "a part of the package's own",
+    "forgather_newmodel/reference.py": "what the model is to compute, written a second time for `verify`",
     "forgather_newmodel/presets/4M.yaml": "values of the options, and the number of parameters",
     "tests/test_newmodel.py": "every check of `verify` as a test, and the presets' sizes",
     "gitignore": "",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forgather_core.reference import Reference, Spread, Weights, layer_norm, sees, softmax, uniform_by_inputs
+from forgather_core.reference import Reference, Spread, Weights, attention, layer_norm, relu, uniform_by_inputs
 
 
 def logits(
@@ -23,7 +23,7 @@ def logits(
             for name, value in w.items()
             if name.startswith(f"model.layers.{number}.")
         }
-        x = _normed(x + attention(x, layer, heads, window), layer, "post_attention_layernorm", eps)
+        x = _normed(x + _attended(x, layer, heads, window), layer, "post_attention_layernorm", eps)
         x = _normed(x + feed_forward(x, layer), layer, "post_feedforward_layernorm", eps)
     return x @ w["lm_head.weight"].T
 
@@ -39,26 +39,18 @@ def embedding(table: Tensor, token: int, position: int) -> Tensor:
     return table[token] * math.sqrt(d) + encoding
 
 
-def attention(x: Tensor, layer: Weights, heads: int, window: int | None) -> Tensor:
+def _attended(x: Tensor, layer: Weights, heads: int, window: int | None) -> Tensor:
     """Sec. 3.2: head_i = softmax(Q_i K_i^T / sqrt(d_k)) V_i (eq. 1), MultiHead = Concat(head_1, ...) W^O."""
     queries, keys, values = (x @ layer[f"self_attn.{name}_proj.weight"].T for name in "qkv")
-    d_k = x.shape[1] // heads
-    rows = []
-    for t in range(len(x)):
-        concatenated = []
-        for head in range(heads):
-            part = slice(head * d_k, (head + 1) * d_k)
-            scores = [queries[t, part] @ keys[j, part] / math.sqrt(d_k) for j in sees(t, window)]
-            mixed = sum(p * values[j, part] for p, j in zip(softmax(scores), sees(t, window), strict=True))
-            concatenated.append(mixed)
-        rows.append(torch.cat(concatenated))
-    return torch.stack(rows) @ layer["self_attn.o_proj.weight"].T
+    parts = (part.chunk(heads, dim=1) for part in (queries, keys, values))
+    mixed = [attention(q, k, v, window=window) for q, k, v in zip(*parts, strict=True)]
+    return torch.cat(mixed, dim=1) @ layer["self_attn.o_proj.weight"].T
 
 
 def feed_forward(x: Tensor, layer: Weights) -> Tensor:
     """Eq. 2: max(0, x W_1 + b_1) W_2 + b_2."""
     inner = x @ layer["mlp.up_proj.weight"].T + layer["mlp.up_proj.bias"]
-    return (inner * (inner > 0)) @ layer["mlp.down_proj.weight"].T + layer["mlp.down_proj.bias"]
+    return relu(inner) @ layer["mlp.down_proj.weight"].T + layer["mlp.down_proj.bias"]
 
 
 def _normed(x: Tensor, layer: Weights, name: str, eps: float) -> Tensor:

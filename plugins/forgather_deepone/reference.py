@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forgather_core.reference import Reference, Spread, Weights, relu_glu, rms_norm, sees, softmax, without_tails
+from forgather_core.reference import Reference, Spread, Weights, attention, gated, relu, rms_norm, without_tails
 
 
 def logits(
@@ -42,14 +42,14 @@ def logits(
         layer = f"model.layers.{number}."
         of_heads = w[layer + "self_attn.alibi.slopes"] if slopes is None else slopes
         q, k, v, o = (w[f"{layer}self_attn.{name}_proj.weight"] for name in "qkvo")
-        attended = attention(x, q, k, v, heads, kv_heads, head_dim, of_heads, window) @ o.T
+        attended = _attended(x, q, k, v, heads, kv_heads, head_dim, of_heads, window) @ o.T
         x = rms_norm(alpha * x + attended, w[layer + "post_attention_layernorm.weight"], eps)
-        fed = relu_glu(x, *(w[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down")))
+        fed = gated(x, *(w[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down")), relu)
         x = rms_norm(alpha * x + fed, w[layer + "post_feedforward_layernorm.weight"], eps)
     return rms_norm(x, w["model.norm.weight"], eps) @ w["lm_head.weight"].T
 
 
-def attention(
+def _attended(
     x: Tensor,
     w_q: Tensor,
     w_k: Tensor,
@@ -64,18 +64,13 @@ def attention(
 
     Grouped queries (arXiv:2305.13245, sec. 2.2): heads / kv_heads neighbours share a key and a value head.
     """
-    rows = []
-    for i in range(len(x)):
-        concatenated = []
-        for head in range(heads):
-            q = w_q[head * head_dim : (head + 1) * head_dim] @ x[i]
-            shared = head // (heads // kv_heads)
-            part = slice(shared * head_dim, (shared + 1) * head_dim)
-            scores = [(w_k[part] @ x[j]) @ q / math.sqrt(head_dim) - slopes[head] * (i - j) for j in sees(i, window)]
-            mixed = sum(p * (w_v[part] @ x[j]) for p, j in zip(softmax(scores), sees(i, window), strict=True))
-            concatenated.append(mixed)
-        rows.append(torch.cat(concatenated))
-    return torch.stack(rows)
+    mixed = []
+    for head in range(heads):
+        shared = head // (heads // kv_heads)
+        own, part = (slice(n * head_dim, (n + 1) * head_dim) for n in (head, shared))
+        q, k, v = x @ w_q[own].T, x @ w_k[part].T, x @ w_v[part].T
+        mixed.append(attention(q, k, v, window=window, bias=lambda i, j, slope=slopes[head]: -slope * (i - j)))
+    return torch.cat(mixed, dim=1)
 
 
 def alpha_of(layers: int) -> float:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from forgather_core.reference import Reference, Spread, Weights, relu_glu, rms_norm, sees, softmax, uniform_by_inputs
+from forgather_core.reference import Reference, Spread, Weights, attention, gated, relu, rms_norm, uniform_by_inputs
 
 
 def logits(weights: Weights, ids: Tensor, *, layers: int, window: int | None = None, eps: float = 1e-5) -> Tensor:
@@ -20,24 +19,20 @@ def logits(weights: Weights, ids: Tensor, *, layers: int, window: int | None = N
         layer = f"model.layers.{number}."
         normed = rms_norm(x, w[layer + "input_layernorm.weight"], eps)
         attn = layer + "self_attn."
-        x = x + attention(
+        x = x + _attended(
             normed, w[attn + "qk_proj.weight"], w[attn + "ov_proj.weight"], w[attn + "alibi.slopes"][0], window
         )
         normed = rms_norm(x, w[layer + "post_attention_layernorm.weight"], eps)
-        x = x + relu_glu(normed, *(w[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down")))
+        x = x + gated(normed, *(w[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down")), relu)
     return rms_norm(x, w["model.norm.weight"], eps) @ w["lm_head.weight"].T
 
 
-def attention(x: Tensor, w_qk: Tensor, w_ov: Tensor, slope: Tensor, window: int | None) -> Tensor:
+def _attended(x: Tensor, w_qk: Tensor, w_ov: Tensor, slope: Tensor, window: int | None) -> Tensor:
     """The attention pattern is softmax(x^T W_QK x), what it moves is W_OV x ("Attention Heads are Independent").
 
     Scores are divided by sqrt(d), and ALiBi's -slope (i - j) is added (sec. 3).
     """
-    rows = []
-    for i in range(len(x)):
-        scores = [(w_qk @ x[i]) @ x[j] / math.sqrt(x.shape[1]) - slope * (i - j) for j in sees(i, window)]
-        rows.append(sum(p * (w_ov @ x[j]) for p, j in zip(softmax(scores), sees(i, window), strict=True)))
-    return torch.stack(rows)
+    return attention(x @ w_qk.T, x, x @ w_ov.T, window=window, bias=lambda i, j: -slope * (i - j))
 
 
 def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:

@@ -19,4 +19,5 @@ def forgather_models() -> Iterator[ModelDefinition]:
         model="forgather_newmodel.modeling_newmodel:NewModelForCausalLM",
         presets=files("forgather_newmodel") / "presets",
         default_preset="4M",
+        reference="forgather_newmodel.reference:REFERENCE",
     )

@@ -1,0 +1,134 @@
+"""A model is held to the reference of its definition: what is said where that is not one, or not whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forgather_single_head import reference as single_head
+from torch import Tensor
+
+from forgather_core.checks import FAILED, PASSED, SKIPPED, Check, Subject, try_check
+from forgather_core.checks.against_reference import equations, spreads
+from forgather_core.configurations import resolve
+from forgather_core.construct import construct
+from forgather_core.reference import Reference, Weights
+from forgather_core.registry import registry
+from forgather_core.settings import settle
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("reference") / "single_head"
+    settings = settle(resolve("single_head", registry(), Path()), {"output_dir": path})
+    return construct(settings).directory.path
+
+
+def tried(directory: Path, place: Path, check: Check, reference: str | None) -> dict[str, Any]:
+    subject = Subject(directory, place)
+    assert subject.definition is not None
+    subject.__dict__["definition"] = dataclasses.replace(subject.definition, reference=reference)
+    return try_check(check, subject)
+
+
+def broken(row: dict[str, Any]) -> list[str]:
+    return [measured["what"] for measured in row["measured"] if not measured["holds"]]
+
+
+def zeros(weights: Weights, ids: Tensor, config: Any) -> Tensor:
+    """Depends on one of the weights only."""
+    return single_head.REFERENCE.logits(weights, ids, config).detach() + 0 * weights["lm_head.weight"].sum()  # type: ignore[misc]
+
+
+def without_slopes(config: Any) -> dict[str, Any]:
+    return {pattern: spread for pattern, spread in single_head.spreads(config).items() if pattern != "slopes"}
+
+
+def of_two_slopes(config: Any) -> dict[str, Any]:
+    return single_head.spreads(config) | {"slopes": [0.5, 0.5]}
+
+
+def twice_as_wide(config: Any) -> dict[str, Any]:
+    return single_head.spreads(config) | {"embed_tokens": 2 / config.hidden_size**0.5}
+
+
+NOTHING = Reference()
+UNUSED = Reference(logits=zeros)
+NO_SLOPES = Reference(spreads=without_slopes)
+TWO_SLOPES = Reference(spreads=of_two_slopes)
+WIDE = Reference(spreads=twice_as_wide)
+
+
+def test_a_right_model_passes_beside_the_definition_that_its_manifest_names(directory: Path, tmp_path: Path) -> None:
+    subject = Subject(directory, tmp_path)
+    assert [try_check(check, subject)["result"] for check in (equations, spreads)] == [PASSED] * 2
+
+
+@pytest.mark.parametrize("check", [equations, spreads], ids=["equations", "spreads"])
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [(None, "the definition 'single_head' names no reference"), (f"{__name__}:NOTHING", "the definition's reference")],
+    ids=["none", "empty"],
+)
+def test_what_is_not_promised_does_not_apply(
+    directory: Path, tmp_path: Path, check: Check, reference: str | None, reason: str
+) -> None:
+    row = tried(directory, tmp_path, check, reference)
+    assert row["result"] == SKIPPED
+    assert row["reason"].startswith(reason)
+
+
+def test_a_definition_that_is_not_installed_promises_nothing(directory: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(directory, other)
+    manifest = json.loads((other / "forgather.json").read_text())
+    manifest["definition"]["name"] = "not_installed"
+    (other / "forgather.json").write_text(json.dumps(manifest))
+    (tmp_path / "place").mkdir()
+    row = try_check(equations, Subject(other, tmp_path / "place"))
+    assert (row["result"], row["reason"]) == (SKIPPED, "the directory is of no definition that is installed here")
+
+
+def test_a_reference_that_is_not_there_fails(directory: Path, tmp_path: Path) -> None:
+    row = tried(directory, tmp_path, equations, "forgather_single_head.reference:OTHER")
+    assert row["result"] == FAILED
+    assert "has no 'OTHER'" in row["reason"]
+
+
+def test_a_parameter_that_the_reference_does_not_use_is_named(directory: Path, tmp_path: Path) -> None:
+    row = tried(directory, tmp_path, equations, f"{__name__}:UNUSED")
+    assert row["result"] == FAILED
+    (first, *_) = [measured for measured in row["measured"] if not measured["holds"]]
+    assert first["what"].endswith("the reference uses every parameter")
+    assert first["where"] == "model.layers.0.self_attn.alibi.slopes"  # the embedding is the head
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("NO_SLOPES", "the reference tells it"),
+        ("TWO_SLOPES", "0.5, 0.5"),
+        ("WIDE", "std"),
+    ],
+)
+def test_initial_weights_that_are_others(directory: Path, tmp_path: Path, reference: str, told: str) -> None:
+    row = tried(directory, tmp_path, spreads, f"{__name__}:{reference}")
+    assert row["result"] == FAILED
+    assert all(told in what for what in broken(row))
+    assert {what.partition(":")[0].rpartition(".")[2] for what in broken(row)} <= {"slopes", "weight"}
+
+
+def test_tied_weights_are_one_in_the_reference_too(tmp_path: Path) -> None:
+    flags = {"output_dir": tmp_path / "tied", "tie_word_embeddings": True}
+    settings = settle(resolve("deepone", registry(), Path()), flags)
+    path = construct(settings).directory.path
+    (tmp_path / "place").mkdir()
+    subject = Subject(path, tmp_path / "place", settings=settings)
+    model = subject.model()
+    assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
+    assert [try_check(check, subject)["result"] for check in (equations, spreads)] == [PASSED] * 2
