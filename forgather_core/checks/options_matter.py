@@ -37,6 +37,9 @@ def options_matter(subject: Subject) -> Iterator[Measured]:
     others = {option.name: list(looking.valid(_others(option, looking.value(option.name)))) for option in options}
     for option in options:
         name, values = option.name, others[option.name]
+        if values and all(looking.is_default(value) for value in values):
+            yield must(f"{name}: null means {_told(looking.value(name))}, and every other value is refused", True)
+            continue
         if not values:
             known = bool([*_others(option, looking.value(name))])
             yield must(f"{name}: {'every other value is refused' if known else 'no other value is known'}", not known)
@@ -103,6 +106,10 @@ class _Looking:
         except Exception:  # of transformers' rules as of the definition's
             return False
         return True
+
+    def is_default(self, value: Values) -> bool:
+        """Whether it is null, from which the configuration derives what the option is already."""
+        return [*value.values()] == [None] and self._construct(value).to_dict() == self._construct({}).to_dict()
 
     def valid(self, values: Iterable[Values]) -> Iterator[Values]:
         """Those that the configuration accepts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-LAYERS, HIDDEN, WINDOW, VOCABULARY = 3, 64, 6, 300
+LAYERS, HIDDEN, WINDOW, VOCABULARY, POSITIONS = 3, 64, 6, 300, 64
 _LARGEST_HEAD = 32
 
 
@@ -13,7 +13,7 @@ def shrunk(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
     """What to change in a configuration so that a model of it is small: widths, depth, vocabulary, windows.
 
     Grouped heads stay grouped, a head size apart from the hidden size stays so, windows are so short that texts of some
-    tokens are longer, and each kind of layer remains.
+    tokens are longer, and each kind of layer remains. Positions are made enough for the texts where they are fewer.
 
     Args:
         config: As plain data.
@@ -39,6 +39,8 @@ def shrunk(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
         put("max_window_layers", layers if switch >= (get("num_hidden_layers") or 0) else min(switch, 1))
     if get("sliding_window") is not None:
         put("sliding_window", min(get("sliding_window"), WINDOW))
+    if get("max_position_embeddings") is not None:
+        put("max_position_embeddings", max(get("max_position_embeddings"), POSITIONS))
     special = [get(f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")]
     ids = [i for item in special for i in (item if isinstance(item, list) else [item]) if isinstance(i, int)]
     put("vocab_size", min(get("vocab_size") or VOCABULARY, max([*ids, 0]) + VOCABULARY))

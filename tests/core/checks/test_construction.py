@@ -326,3 +326,23 @@ def test_what_is_derived_is_derived_anew(make: Make, tmp_path: Path) -> None:
     assert json.loads((subject.place / "config.json").read_text())["num_hidden_layers"] == 3
     torch.manual_seed(0)
     assert subject.initial_of(config).config.num_hidden_layers == 5
+
+
+def test_an_option_that_another_one_fixes_is_no_dead_one(tmp_path: Path) -> None:
+    """The factors of longrope leave the head one size, which null stands for too."""
+    factors = {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32, "original_max_position_embeddings": 256}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0} | factors
+    settings = settle(resolve("llama", registry(), Path()), {"output_dir": tmp_path / "x", "rope_parameters": rope})
+    construct(settings)
+    (row,) = verify(tmp_path / "x", [options_matter], settings=settings)["checks"]
+    assert row["result"] == PASSED
+    told = [measured["what"] for measured in row["measured"] if measured["what"].startswith("head_dim")]
+    assert told == ["head_dim: null means 64, and every other value is refused"]
+
+
+def test_a_small_copy_has_positions_for_the_texts(tmp_path: Path) -> None:
+    config = NATIVE["GPT2Config"]()
+    config.n_positions = 16
+    config.save_pretrained(tmp_path / "short")
+    (tmp_path / "place").mkdir()
+    assert Subject(tmp_path / "short", tmp_path / "place").config().n_positions == 64
