@@ -1,8 +1,27 @@
-"""Tests run side by side share the processor: each has one thread, before anything has loaded torch."""
+"""Tests run side by side share the processor: each has one thread, before anything has loaded torch.
+
+Of a test with many cases, `@pytest.mark.few(N)` leaves N that are tried each time; the others are slow tests.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from zlib import crc32
+
+import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)  # before cases are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow all but N cases of a test, whichever a digest of their names puts first: some of each parameter."""
+    cases: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if (few := item.get_closest_marker("few")) is not None:
+            cases[item.nodeid.partition("[")[0], few.args[0]].append(item)
+    for (_, keep), found in cases.items():
+        for item in sorted(found, key=lambda item: crc32(item.name.encode()))[keep:]:
+            item.add_marker(pytest.mark.slow)

@@ -21,6 +21,7 @@ def complete(line: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize(
     ("line", "offered"),
     [

@@ -27,6 +27,7 @@ def test_an_estimate_writes_nothing_and_tells_all(cli: Cli, hardware: str) -> No
     assert [p.name for p in Path().iterdir()] == ["devices.yaml"]
 
 
+@pytest.mark.slow
 def test_options_of_the_step_and_of_the_build_count(cli: Cli, hardware: str) -> None:
     def training(*words: str) -> dict[str, int]:
         return dict(cli(*LLAMA, *SMALL, hardware, *words, "estimate", "--json").json["training"])
@@ -47,6 +48,7 @@ def test_an_estimate_goes_into_a_file(cli: Cli, hardware: str) -> None:
     assert json.loads(Path("e.json").read_text())["devices"][0]["name"] == "Mine"
 
 
+@pytest.mark.slow
 def test_models_are_compared(cli: Cli) -> None:
     words = ("--sequence-length", "16", "--context", "16")
     done = cli("model", *words, "compare", "llama/4M", "causal_lm/4M")

@@ -91,6 +91,7 @@ def test_a_good_plugin_from_elsewhere_is_a_full_citizen(site: Any) -> None:
     assert "'good' has no preset 'x'. It has: none." in start("-t", "good/x", "model", "show").stderr
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("text", "error"),
     [

@@ -68,6 +68,7 @@ def name_of(flag: str) -> str:
     return flag[2:].replace("-", "_")
 
 
+@pytest.mark.few(16)
 @pytest.mark.parametrize(("flag", "text", "value"), SETTLED)
 def test_an_option_means_the_same_before_and_after_the_command(
     settled: Settled, flag: str, text: str | None, value: Any
@@ -83,6 +84,7 @@ def test_an_option_means_the_same_before_and_after_the_command(
         assert settled(f"{flag}={text}") == before
 
 
+@pytest.mark.few(50)
 @pytest.mark.parametrize("words", ALL_OTHERS)
 @pytest.mark.parametrize("command", ["construct", "test", "show", "estimate"])
 def test_every_command_takes_every_option_on_both_sides(

@@ -111,6 +111,7 @@ def test_names_and_the_full_model_are_asked_for(tried: Tried) -> None:
     assert SEEN[0].config().hidden_size == 256
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("body", "said"),
     [

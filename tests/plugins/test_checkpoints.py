@@ -133,6 +133,7 @@ def check_same(model: Any, other: Any) -> None:
 # --- ours to transformers --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(16)
 @HOW
 @TIES
 @EVERY
@@ -166,6 +167,7 @@ def test_a_save_over_transformers_own_is_loaded_in_the_new_dtype(definition: str
     check_same(by_transformers(place), model)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("installed", [False, True], ids=["from a directory", "installed"])
 @EVERY
 def test_a_new_directory_gets_configuration_and_sources(
@@ -291,6 +293,7 @@ def test_what_the_checkpoint_lacks_gets_initial_weights_on_meta(definition: str,
 # --- the configuration beside the weights ----------------------------------------------------------------------------
 
 
+@pytest.mark.few(5)
 @TIES
 @EVERY
 def test_a_directorys_configuration_is_that_of_its_models(definition: str, tied: bool, directory: Export) -> None:

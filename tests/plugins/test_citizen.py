@@ -207,6 +207,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = CASES | {
 }
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize(("definition", "options"), KINDS.values(), ids=KINDS)
 @torch.no_grad()
 def test_buffers_and_slopes_are_exact_however_a_model_came_to_be(

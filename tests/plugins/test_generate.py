@@ -34,6 +34,7 @@ def likeliest(model: Any, ids: Tensor) -> Tensor:
     return ids
 
 
+@pytest.mark.few(40)
 @pytest.mark.parametrize("how", ["dynamic", "static", "no cache"])
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("case", ATTENDING)
@@ -114,6 +115,7 @@ def test_beams_have_the_scores_that_the_model_gives_them(case: str) -> None:
 TAKES_BACK_BEYOND_A_WINDOW = hasattr(DynamicCache, "activate_past_recording")  # older releases cannot
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("case", ATTENDING if TAKES_BACK_BEYOND_A_WINDOW else EVERYTHING_SEEN)
 def test_an_assistant_changes_nothing(case: str) -> None:
     model, given = made(case), prompt(1, 12)

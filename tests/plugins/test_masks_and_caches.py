@@ -39,6 +39,7 @@ def as_generate_gives(mask: Tensor, fill: int) -> Tensor:
     return (mask.cumsum(-1) - 1).masked_fill(mask == 0, fill)
 
 
+@pytest.mark.few(75)
 @pytest.mark.parametrize("positions", [None, 0, 1], ids=["no positions", "0 on padding", "1 on padding"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("attention", ATTENTION)
@@ -61,6 +62,7 @@ def test_padding_that_is_not_masked_is_seen(case: str) -> None:
     assert difference(model(ids).logits[mask.bool()], rows_alone(model, ids, mask)) > 0.1
 
 
+@pytest.mark.few(40)
 @pytest.mark.parametrize("given", [False, True], ids=["no positions", "positions"])
 @pytest.mark.parametrize(("attention", "kind"), [("sdpa", "dynamic"), ("eager", "static"), ("sdpa", "static")])
 @pytest.mark.parametrize("case", ATTENDING)
@@ -96,6 +98,7 @@ def chunked() -> list[Any]:
     return [pytest.param(*row, id="-".join(map(str, row))) for row in grid]
 
 
+@pytest.mark.few(45)
 @pytest.mark.parametrize(("case", "attention", "kind", "sizes"), chunked())
 @torch.no_grad()
 def test_a_cache_filled_in_chunks_changes_nothing(case: str, attention: str, kind: str, sizes: list[int]) -> None:

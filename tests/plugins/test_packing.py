@@ -38,6 +38,7 @@ def every_case(few: list[Any], many: list[Any], thorough: list[str]) -> Any:
     return [pytest.param(*row, id="-".join(map(str, row))) for row in grid]
 
 
+@pytest.mark.few(75)
 @pytest.mark.parametrize(
     ("case", "attention", "mode", "use_cache", "ones"),
     every_case(FEW_WAYS, WAYS, ["llama, window", "deepone", "qwen3, half window"]),
@@ -57,6 +58,7 @@ def test_without_position_ids_nothing_is_packed(case: str) -> None:
     assert difference(made(case)(IDS).logits, each_alone(case)) > 0.1
 
 
+@pytest.mark.few(50)
 @pytest.mark.parametrize(
     ("case", "attention", "kind", "sizes", "ones"),
     every_case(FEW_CHUNKINGS, CHUNKINGS, ["llama", "deepone, window"]),
@@ -71,6 +73,7 @@ def test_documents_are_isolated_in_a_cache_filled_in_chunks(
     assert difference(logits, each_alone(case)) <= TOLERANCE
 
 
+@pytest.mark.few(75)
 @pytest.mark.parametrize("counted", ["skipped", "counted"])
 @pytest.mark.parametrize("where", ["left", "right", "between"])
 @pytest.mark.parametrize("attention", ATTENTION)

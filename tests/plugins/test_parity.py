@@ -134,6 +134,7 @@ def test_rope_that_adapts_while_generating(definition: str, kind: str) -> None:
     assert difference(a, b) <= TOLERANCE
 
 
+@pytest.mark.few(44)
 @attentions
 @pytest.mark.parametrize("pad", ["none", "left"])
 @pytest.mark.parametrize("kind", ["dynamic", "static"])

@@ -293,6 +293,7 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("definition", DEFINITIONS)
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)

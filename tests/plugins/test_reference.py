@@ -152,6 +152,7 @@ def test_logits_are_those_of_the_equations(name: str, attention: str) -> None:
         assert difference(model(document[None]).logits[0], expected) <= TOLERANCE
 
 
+@pytest.mark.few(12)
 @attentions
 @cases
 def test_loss_and_gradients_are_those_of_the_equations(name: str, attention: str) -> None:
@@ -166,6 +167,7 @@ def test_loss_and_gradients_are_those_of_the_equations(name: str, attention: str
     gradients_agree(model, name)
 
 
+@pytest.mark.few(16)
 @attentions
 @pytest.mark.parametrize("side", ["left", "right"])
 @cases
@@ -204,6 +206,7 @@ def test_packed_rows_are_their_documents_alone(name: str, ones: bool, use_cache:
     gradients_agree(model, name)
 
 
+@pytest.mark.few(16)
 @attentions
 @pytest.mark.parametrize("sizes", [[5, 1, 1, 3, 2], pytest.param([1] * 12, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("make", [DynamicCache, StaticCache])

@@ -127,6 +127,7 @@ def expected(name: str, *checks: Check) -> dict[str, str]:
     return {check.name: PASSED if name in elsewhere.get(check.name, EVERY) else SKIPPED for check in checks}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["single_head", "GPT2Config"])
 def test_right_models_pass(make: Make, name: str) -> None:
     assert results(make(name), *QUICK) == expected(name, *QUICK)
@@ -287,6 +288,7 @@ def plant(made: Made, mistake: Mistake, place: Path) -> Made:
     return Made(path, made.settings)
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("mistake", QUICK_MISTAKES.values(), ids=QUICK_MISTAKES)
 def test_a_mistake_is_found(make: Make, mistake: Mistake, tmp_path: Path) -> None:
     wrong = plant(make(mistake.definition), mistake, tmp_path)

@@ -18,6 +18,7 @@ from .conftest import DEFINITIONS, Settle
 SMALL = {"num_hidden_layers": 2}
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_weights_and_buffers_are_those_of_the_real_model(
@@ -53,6 +54,7 @@ def cache_of(model: Any, rows: int, length: int, kind: str) -> int:
     return sum({x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in tensors}.values())
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("length", [7, 40])
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 @pytest.mark.parametrize("definition", DEFINITIONS)
@@ -75,6 +77,7 @@ def test_the_cache_of_grouped_heads_by_hand(settled: Settle) -> None:
     assert memory.generation(5, 33).after("decode")[CACHE] == 5 * 33 * per_token
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_operations_are_those_of_the_formula(settled: Settle, definition: str, attention: str) -> None:
@@ -108,6 +111,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(("definition", "change"), PAIRS)
 def test_any_batch_is_told_by_two_as_by_itself(settled: Settle, definition: str, change: dict[str, Any]) -> None:
     memory = Memory(settled(definition, **SMALL), device_type="cpu", **change)
@@ -141,6 +145,7 @@ def test_a_loss_in_parts_saves_the_logits(settled: Settle) -> None:
     assert parted.peak.bytes < 0.27 * kept.peak.bytes
 
 
+@pytest.mark.slow
 def test_what_saves_memory_saves_it(settled: Settle) -> None:
     settings = settled("llama/4M", num_hidden_layers=3)
 

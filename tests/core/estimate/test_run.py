@@ -56,6 +56,7 @@ def test_a_report_agrees_with_itself(settled: Settle, devices: Path) -> None:
     assert here["name"] == "here: cpu"
 
 
+@pytest.mark.slow
 def test_what_is_said_to_fit_does_and_one_more_does_not(settled: Settle) -> None:
     memory = Memory(settled("llama/4M", num_hidden_layers=2, max_position_embeddings=2048))
     fits = Fits(memory, rows=3, length=128, limit=2048, cache="dynamic")
@@ -78,6 +79,7 @@ def test_a_model_whose_tokenizer_is_on_the_hub_is_estimated(settled: Settle) -> 
         Memory(settled("llama/4M", tokenizer="nobody/nothing")).model()
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("dtype", "precision", "told"),
     [(None, None, "fp32"), ("bfloat16", None, "bf16"), ("fp16", None, "bf16"), (None, "mixed", "mixed"),
@@ -109,6 +111,7 @@ def test_notes_tell_of_what_is_beyond_the_model_and_of_kernels(settled: Settle, 
     assert any("flex_attention is counted as sdpa's" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_two_models_side_by_side(settled: Settle) -> None:
     options = EstimateOptions(sequence_length=16, context=16)
     models = [settled("llama/4M"), settled("llama/4M", hidden_size=128, head_dim=32), settled("causal_lm/4M")]

@@ -58,6 +58,7 @@ def test_two_builds_are_equal_to_the_byte(make: Make, small: Settle, target: Pat
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

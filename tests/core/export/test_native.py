@@ -44,6 +44,7 @@ def settled(definition: str, **flags: Any) -> Settings:
     return settle(resolve(definition, Registry(), Path()), SMALL | {"tokenizer": "bytes", "native": True} | flags)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("case", GRANTED)
 @torch.no_grad()
 def test_the_directory_loads_natively_and_as_ours(case: str, tmp_path: Path) -> None:

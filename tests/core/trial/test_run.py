@@ -85,6 +85,7 @@ def test_speed_and_memory_beside_the_estimate(small: Settle, tmp_path: Path) -> 
     assert speed["model_flops_utilization"] is None, "nobody knows how fast this processor is"
 
 
+@pytest.mark.slow
 def test_what_each_switch_saves_is_the_difference_of_two_estimates(
     small: Settle,  # noqa: F811
     tmp_path: Path,
@@ -137,6 +138,7 @@ def test_a_compiled_model_learns_the_same(small: Settle, tmp_path: Path) -> None
     assert [step["loss"] for step in compiled] == pytest.approx([step["loss"] for step in plain], rel=1e-4)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("packing", [None, "greedy", "first-fit", "best-fit"])
 def test_rows_are_filled_as_asked(small: Settle, tmp_path: Path, packing: Any) -> None:  # noqa: F811
     options: dict[str, Any] = {"dataset_project": "stdlib", "dataset_config": "docstrings", "steps": 2}
@@ -146,6 +148,7 @@ def test_rows_are_filled_as_asked(small: Settle, tmp_path: Path, packing: Any) -
     assert report["setup"]["batch"] == "2 x 256" + (f", packed {packing}" if packing else "")
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_trial_and_options_do_something(small: Settle, tmp_path: Path) -> None:  # noqa: F811
     def losses(flags: dict[str, Any] | None = None, **options: Any) -> list[float]:
         return [step["loss"] for step in trial(small, tmp_path, flags, steps=2, **options)["steps"]]
