@@ -34,8 +34,8 @@ def main() -> int:
     parser.add_argument("--markdown", action="store_true", help="the table as Markdown")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="forgather-modules-") as modules:
-        # Before transformers is imported, which reads it then.
-        os.environ |= {"HF_MODULES_CACHE": modules, "TOKENIZERS_PARALLELISM": "false"}
+        # Before torch and transformers are imported, which read it then. Jobs share the processor.
+        os.environ |= {"HF_MODULES_CACHE": modules, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
         return _run(arguments)
 
 
