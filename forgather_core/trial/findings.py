@@ -143,7 +143,7 @@ def _notes(made: Construction, options: TrialOptions, trained: Trained | None) -
     if trained is None:
         yield "on meta nothing is trained: --device cpu (or cuda) trains; steps, data and learning rate matter there"
         return
-    if trained.again >= trained.steps[0].loss:
+    if trained.again >= trained.steps[0].loss and options.lr > 0:
         dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         rounding = "" if dtype in ("float32", "float64") else f", or so small that {dtype} rounds the steps away"
         yield (

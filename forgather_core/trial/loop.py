@@ -89,8 +89,8 @@ def train(
         on_step: Called after each.
 
     Raises:
-        TrialError: A loss or gradient is not finite. The text names where that began; unless parameters move within
-            backward, they are still those that failed.
+        TrialError: A loss or gradient is not finite, or the loss of the first batch after the last step. The text names
+            where that began; unless parameters move within backward, they are still those that failed.
     """
     device = next(model.parameters()).device
     model.train()
@@ -135,10 +135,13 @@ def train(
     return Trained(tuple(done), again, without, large)
 
 
-@torch.no_grad()
 def _loss_again(model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, keep_logits: bool) -> float:
     rng.restore()
-    loss: Tensor = _eagerly(loss_of, model, inputs, keep_logits=keep_logits)
+    with torch.no_grad():
+        loss: Tensor = _eagerly(loss_of, model, inputs, keep_logits=keep_logits)
+    if not loss.isfinite():
+        reason = _eagerly(first_not_finite, model, inputs, rng=rng)
+        raise TrialError(f"after the last step the loss of the first batch is {loss.item()}: {reason}; {_SMALLER}")
     return loss.item()
 
 

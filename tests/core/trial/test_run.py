@@ -11,7 +11,7 @@ import torch
 
 from forgather_core.configurations import resolve
 from forgather_core.construct import construct
-from forgather_core.errors import ForgatherError
+from forgather_core.errors import ForgatherError, TrialError
 from forgather_core.estimate import estimate, memory_of
 from forgather_core.registry import registry
 from forgather_core.settings import settle
@@ -67,6 +67,18 @@ def test_a_loss_that_does_not_fall_is_noted(options: dict[str, Any], why: str, s
     notes = [note for note in trial(small, tmp_path, steps=2, **options)["notes"] if "nothing was learned" in note]
     assert bool(notes) == bool(why)
     assert all(why in note for note in notes)
+
+
+def test_a_rate_of_zero_is_no_finding(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    report = trial(small, tmp_path, steps=1, lr=0.0)
+    assert (report["loss"]["learned"], report["notes"]) == (0, [])
+
+
+def test_a_last_step_that_breaks_the_model_fails(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    with pytest.raises(
+        TrialError, match=r"after the last step the loss of the first batch is nan: .* try a smaller --lr"
+    ):
+        trial(small, tmp_path, steps=1, lr=1e30)
 
 
 def test_speed_and_memory_beside_the_estimate(small: Settle, tmp_path: Path) -> None:  # noqa: F811
