@@ -14,6 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+
+class DoesNotApply(Exception):  # noqa: N818 - it is an answer, and no error
+    """The model does not make this promise, or a reference has not what it has; the text says why."""
+
+
 Weights = Mapping[str, Tensor]
 Spread = float | list[float] | Callable[[int, int], float]
 
@@ -24,10 +29,10 @@ class Reference:
 
     Args:
         logits: Of weights by name [...], float64; the token ids of one document [T]; and the configuration: [T, V].
-            None where a class of transformers says it (`native`).
+            It may raise `DoesNotApply`. None where nothing is said of it.
         spreads: Of the configuration: a pattern, of which the first that is found in a parameter's name counts, and the
-            standard deviation of what is drawn for it around 0; or its function of (rows, columns); or the values, one
-            for all or one for each. None where nothing is promised.
+            standard deviation of what is drawn for it around 0; or its function of the last two sizes (rows, columns);
+            or the values, one for all or one for each. None where nothing is promised.
     """
 
     logits: Callable[[Weights, Tensor, Any], Tensor] | None = None
@@ -121,18 +126,60 @@ def relu(x: Tensor) -> Tensor:
 
 
 def silu(x: Tensor) -> Tensor:
-    """x / (1 + e^-x) (arXiv:1606.08415, sec. 4)."""
-    return x / (1 + (-x).exp())
+    """x / (1 + e^-x) (arXiv:1606.08415, sec. 2)."""
+    return x * torch.sigmoid(x)  # whose gradient is finite everywhere
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x P(X <= x) for a normal X (arXiv:1606.08415, eq. 1)."""
+    """x P(X <= x) for a normal X (arXiv:1606.08415, sec. 2)."""
     return x * (1 + torch.erf(x / math.sqrt(2))) / 2
 
 
 def gated(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
     """arXiv:2002.05202, eq. 6: (activation(x W) * (x V)) W_2, here with matrices [out, in]."""
     return (activation(x @ gate.T) * (x @ up.T)) @ down.T
+
+
+def llama_logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
+    """Llama and what is built like it: h += attention(norm(h)), h += mlp(norm(h)); norm(h) H^T. [T] -> [T, V].
+
+    RoPE, grouped heads (arXiv:2305.13245, sec. 2.2), a gated layer with SiLU; queries and keys are normed by head where
+    there are weights for it (arXiv:2505.09388, sec. 2); layers see all or a window, as layer_types says where it is.
+
+    Raises:
+        DoesNotApply: RoPE is scaled.
+    """
+    if config.rope_parameters["rope_type"] != "default":
+        raise DoesNotApply("the reference has no other rope_type than 'default'")
+    eps, kinds = config.rms_norm_eps, getattr(config, "layer_types", None)
+    x = weights["model.embed_tokens.weight"][ids]
+    for number in range(config.num_hidden_layers):
+        prefix = f"model.layers.{number}."
+        layer = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        slides = kinds is None or kinds[number] == "sliding_attention"
+        normed = rms_norm(x, layer["input_layernorm.weight"], eps)
+        x = x + _grouped_attention(normed, layer, config, config.sliding_window if slides else None)
+        normed = rms_norm(x, layer["post_attention_layernorm.weight"], eps)
+        gate, up, down = (layer[f"mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
+        x = x + gated(normed, gate, up, down, silu)
+    return rms_norm(x, weights["model.norm.weight"], eps) @ weights["lm_head.weight"].T
+
+
+def _grouped_attention(x: Tensor, layer: Weights, config: Any, window: int | None) -> Tensor:
+    theta, eps = config.rope_parameters["rope_theta"], config.rms_norm_eps
+    found: dict[str, list[Tensor]] = {}
+    for name in "qkv":
+        every = x @ layer[f"self_attn.{name}_proj.weight"].T
+        heads = every.chunk(every.shape[1] // config.head_dim, dim=1)
+        scale = layer.get(f"self_attn.{name}_norm.weight")
+        normed = [head if scale is None else rms_norm(head, scale, eps) for head in heads]
+        found[name] = normed if name == "v" else [rotated(head, theta) for head in normed]
+    shared = len(found["q"]) // len(found["k"])
+    mixed = [
+        attention(query, found["k"][number // shared], found["v"][number // shared], window=window)
+        for number, query in enumerate(found["q"])
+    ]
+    return torch.cat(mixed, dim=1) @ layer["self_attn.o_proj.weight"].T
 
 
 def uniform_by_inputs(outputs: int, inputs: int) -> float:

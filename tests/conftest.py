@@ -17,10 +17,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(tryfirst=True)  # before cases are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow all but N cases of a test, whichever a digest of their names puts first: some of each parameter."""
+    """Mark as slow all but N cases of a test, whichever a digest of their names puts first."""
     cases: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if (few := item.get_closest_marker("few")) is not None:
+        if (few := item.get_closest_marker("few")) is not None and item.get_closest_marker("slow") is None:
             cases[item.nodeid.partition("[")[0], few.args[0]].append(item)
     for (_, keep), found in cases.items():
         for item in sorted(found, key=lambda item: crc32(item.name.encode()))[keep:]:

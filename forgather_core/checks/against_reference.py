@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..definition import import_object
+from ..errors import DefinitionError
 from ..reference import Reference, Spread, Weights, surprise
 from .attentions import implementations
 from .check import DoesNotApply, Measured, check, must
@@ -39,19 +40,23 @@ def equations(subject: Subject) -> Iterator[Measured]:
         where = "".join(f", {name} {value}" for name, value in changes.items())
         for attention in implementations(subject):
             model = subject.model(attention=attention, **changes, **subject.no_dropout)
-            weights, trained = _twice(model)
-            expected = logits(weights, text[0], model.config)
-            outputs = model(text, labels=text)
-            yield compared(f"{attention}{where}: logits", outputs.logits[0], expected, rounding(model), ("position",))
-            surprise(expected, text[0]).mean().backward()  # type: ignore[no-untyped-call]
-            outputs.loss.backward()
-            found = gradients_of(model)
-            right = {name: trained[name].grad for name in found}
-            unused = next((name for name, gradient in right.items() if gradient is None), None)
-            yield must(f"{attention}{where}: the reference uses every parameter", unused is None, unused)
-            if unused is None:
-                kept = {name: gradient for name, gradient in right.items() if gradient is not None}
-                yield gradients_compared(f"{attention}{where}: gradients", found, kept, rounding(model))
+            yield from _held_to(logits, model, text, f"{attention}{where}")
+
+
+def _held_to(logits: Any, model: Any, text: Tensor, what: str) -> Iterator[Measured]:
+    """Logits and gradients of one model."""
+    weights, trained = _twice(model)
+    expected = logits(weights, text[0], model.config)
+    outputs = model(text, labels=text)
+    yield compared(f"{what}: logits", outputs.logits[0], expected, rounding(model), ("position",))
+    surprise(expected, text[0]).mean().backward()  # type: ignore[no-untyped-call]
+    outputs.loss.backward()
+    right = {name: trained[name].grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    unused = next((name for name, gradient in right.items() if gradient is None), None)
+    yield must(f"{what}: the reference uses every parameter", unused is None, unused)
+    if unused is None:
+        kept = {name: gradient for name, gradient in right.items() if gradient is not None}
+        yield gradients_compared(f"{what}: gradients", gradients_of(model), kept, rounding(model))
 
 
 @check("spreads", cause="a table of initial weights that is not what its definition promises")
@@ -62,11 +67,13 @@ def spreads(subject: Subject) -> Iterator[Measured]:
         raise DoesNotApply("the definition's reference tells no initial weights")
     model = subject.initial()
     rows = promised(model.config)
+    embedding = model.get_input_embeddings()
     for name, parameter in model.named_parameters():
         row = next((spread for pattern, spread in rows.items() if re.search(pattern, name)), None)
         yield must(f"{name}: the reference tells it", row is not None, name)
         if row is not None:
-            yield _as_told(name, parameter.detach().double(), row)
+            padding = embedding.padding_idx if parameter is embedding.weight else None
+            yield _as_told(name, parameter.detach(), row, padding)
 
 
 def _reference(subject: Subject) -> Reference:
@@ -75,7 +82,11 @@ def _reference(subject: Subject) -> Reference:
         raise DoesNotApply("the directory is of no definition that is installed here")
     if definition.reference is None:
         raise DoesNotApply(f"the definition '{definition.name}' names no reference")
-    found: Reference = import_object(definition.reference, definition)
+    found = import_object(definition.reference, definition)
+    if not isinstance(found, Reference):
+        raise DefinitionError(
+            f"the definition '{definition.name}' names '{definition.reference}', which is no Reference"
+        )
     return found
 
 
@@ -87,16 +98,26 @@ def _twice(model: Any) -> tuple[Weights, dict[str, Tensor]]:
     return {n: trained[names[t]] if t in names else t.detach().double() for n, t in saved.items()}, trained
 
 
-def _as_told(name: str, values: Tensor, spread: Spread) -> Measured:
-    if isinstance(spread, list):
-        right = torch.tensor(spread, dtype=torch.float64)
-        fits = right.numel() in (1, values.numel())
-        error = (
-            float((values - right.view(-1 if right.numel() == 1 else values.shape)).abs().max()) if fits else math.inf
-        )
-        shown = ", ".join(f"{value:.4g}" for value in spread[:4]) + (", ..." if len(spread) > 4 else "")
-        return Measured(f"{name}: {shown}", error, 1e-6, name)
-    std = spread(*values.shape) if callable(spread) else spread
-    drawn = values[values.abs().sum(-1) > 0] if values.dim() > 1 else values  # without the row of padding
-    error = abs(float(drawn.square().mean().sqrt()) / std - 1)
-    return Measured(f"{name}: std {std:.4g}", error, SIGMAS / math.sqrt(2 * max(drawn.numel(), 1)), name)
+def _as_told(name: str, values: Tensor, spread: Spread, padding: int | None) -> Measured:
+    if callable(spread):
+        if values.dim() < 2:
+            return must(f"{name}: the reference has a function of rows and columns for a vector", False, name)
+        spread = spread(*values.shape[-2:])
+    if isinstance(spread, list) or spread == 0:
+        return _equal(name, values, spread if isinstance(spread, list) else [0.0])
+    if padding is not None:  # is zero
+        values = torch.cat((values[:padding], values[padding + 1 :]))
+    error = abs(float(values.double().square().mean().sqrt()) / spread - 1)
+    return Measured(f"{name}: std {spread:.4g}", error, SIGMAS / math.sqrt(2 * max(values.numel(), 1)), name)
+
+
+def _equal(name: str, values: Tensor, told: list[float]) -> Measured:
+    """Values that are told; those of a formula in float64, of which the model's may be the nearest but one."""
+    shown = ", ".join(f"{value:.4g}" for value in told[:4]) + (", ..." if len(told) > 4 else "")
+    right = torch.tensor(told, dtype=torch.float64)
+    if right.numel() not in (1, values.numel()):
+        return Measured(f"{name}: {shown}", math.inf, 0.0, f"{name}: {values.numel()} values")
+    error = (values.double() - right.view(-1 if right.numel() == 1 else values.shape)).abs().max()
+    return Measured(
+        f"{name}: {shown}", float(error), 2 * float(torch.finfo(values.dtype).eps * right.abs().max()), name
+    )

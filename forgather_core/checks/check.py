@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..reference import DoesNotApply
+
 if TYPE_CHECKING:
     from .subject import Subject
+
+__all__ = ["Check", "DoesNotApply", "Measured", "check", "must", "told"]
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,6 @@ def told(one: Mapping[str, Any]) -> str:
 def must(what: str, holds: bool, where: str | None = None) -> Measured:
     """Something that is so or is not."""
     return Measured(what, 0.0 if holds else 1.0, 0.0, where)
-
-
-class DoesNotApply(Exception):  # noqa: N818 - it is an answer, and no error
-    """The model does not make this promise; the text says why."""
 
 
 Try = Callable[["Subject"], Iterator[Measured]]

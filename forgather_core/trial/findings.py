@@ -143,12 +143,16 @@ def _notes(made: Construction, options: TrialOptions, trained: Trained | None) -
     if trained is None:
         yield "on meta nothing is trained: --device cpu (or cuda) trains; steps, data and learning rate matter there"
         return
-    if trained.again >= trained.steps[0].loss and options.lr > 0:
-        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-        rounding = "" if dtype in ("float32", "float64") else f", or so small that {dtype} rounds the steps away"
+    first, dtype = trained.steps[0].loss, str(next(model.parameters()).dtype).removeprefix("torch.")
+    if trained.again == first and options.lr > 0:
         yield (
-            f"nothing was learned: the loss of the first batch was {trained.steps[0].loss:.4f}, and is "
-            f"{trained.again:.4f} after the last step: --lr is too large{rounding}, or a gradient is wrong"
+            f"nothing was learned: the loss of the first batch is {first:.4f} as before, to the last bit: steps of "
+            f"--lr {options.lr:g} are lost in the rounding of {dtype}, or no gradient arrives"
+        )
+    if trained.again > first:
+        yield (
+            f"nothing was learned: the loss of the first batch was {first:.4f}, and is {trained.again:.4f} after the "
+            f"last step: --lr {options.lr:g} is too large for these batches, or a gradient is wrong"
         )
     if trained.without_gradient:
         names = ", ".join(trained.without_gradient)

@@ -137,8 +137,7 @@ def train(
 
 def _loss_again(model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, keep_logits: bool) -> float:
     rng.restore()
-    with torch.no_grad():
-        loss: Tensor = _eagerly(loss_of, model, inputs, keep_logits=keep_logits)
+    loss = loss_of(model, inputs, keep_logits=keep_logits).detach()  # as in a step: another mode would compile anew
     if not loss.isfinite():
         reason = _eagerly(first_not_finite, model, inputs, rng=rng)
         raise TrialError(f"after the last step the loss of the first batch is {loss.item()}: {reason}; {_SMALLER}")

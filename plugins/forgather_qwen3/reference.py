@@ -1,5 +1,5 @@
-"""How weights begin. What is computed of them, a class of transformers says."""
+"""What qwen3 is to compute, and how its weights begin."""
 
-from forgather_core.reference import Reference, llama_spreads
+from forgather_core.reference import Reference, llama_logits, llama_spreads
 
-REFERENCE = Reference(spreads=llama_spreads)
+REFERENCE = Reference(logits=llama_logits, spreads=llama_spreads)

@@ -14,7 +14,7 @@ from forgather_single_head import reference as single_head
 from torch import Tensor
 
 from forgather_core.checks import FAILED, PASSED, SKIPPED, Check, Subject, try_check
-from forgather_core.checks.against_reference import equations, spreads
+from forgather_core.checks.against_reference import _as_told, equations, spreads
 from forgather_core.configurations import resolve
 from forgather_core.construct import construct
 from forgather_core.reference import Reference, Weights
@@ -57,7 +57,16 @@ def twice_as_wide(config: Any) -> dict[str, Any]:
     return single_head.spreads(config) | {"embed_tokens": 2 / config.hidden_size**0.5}
 
 
+def a_function_for_a_vector(config: Any) -> dict[str, Any]:
+    return single_head.spreads(config) | {"slopes": lambda rows, columns: 1 / columns}
+
+
+def slopes_of_zero(config: Any) -> dict[str, Any]:
+    return single_head.spreads(config) | {"slopes": 0.0}
+
+
 NOTHING = Reference()
+FUNCTION, ZERO = Reference(spreads=a_function_for_a_vector), Reference(spreads=slopes_of_zero)
 UNUSED = Reference(logits=zeros)
 NO_SLOPES = Reference(spreads=without_slopes)
 TWO_SLOPES = Reference(spreads=of_two_slopes)
@@ -109,18 +118,54 @@ def test_a_parameter_that_the_reference_does_not_use_is_named(directory: Path, t
 
 
 @pytest.mark.parametrize(
-    ("reference", "told"),
+    ("reference", "told", "where"),
     [
-        ("NO_SLOPES", "the reference tells it"),
-        ("TWO_SLOPES", "0.5, 0.5"),
-        ("WIDE", "std"),
+        ("NO_SLOPES", "the reference tells it", "alibi.slopes"),
+        ("TWO_SLOPES", "0.5, 0.5", "alibi.slopes"),
+        ("FUNCTION", "a function of rows and columns for a vector", "alibi.slopes"),
+        ("ZERO", "0", "alibi.slopes"),
+        ("WIDE", "std", "embed_tokens.weight"),
     ],
 )
-def test_initial_weights_that_are_others(directory: Path, tmp_path: Path, reference: str, told: str) -> None:
+def test_initial_weights_that_are_others(
+    directory: Path, tmp_path: Path, reference: str, told: str, where: str
+) -> None:
     row = tried(directory, tmp_path, spreads, f"{__name__}:{reference}")
     assert row["result"] == FAILED
-    assert all(told in what for what in broken(row))
-    assert {what.partition(":")[0].rpartition(".")[2] for what in broken(row)} <= {"slopes", "weight"}
+    found = broken(row)
+    assert found
+    assert all(told in what.partition(":")[2] for what in found)
+    names = {measured["what"].partition(":")[0] for measured in row["measured"]}
+    assert {what.partition(":")[0] for what in found} == {name for name in names if name.endswith(where)}
+
+
+def told(spread: Any, values: Tensor, padding: int | None = None) -> bool:
+    return _as_told("w", values, spread, padding).holds
+
+
+def test_told_values_are_equal_but_for_their_rounding() -> None:
+    assert told([1e-6], torch.full((9,), 1e-6))
+    assert not told([1e-6], torch.zeros(9))
+    assert told(0.0, torch.zeros(9, 2))
+    assert not told(0.0, torch.full((9, 2), 1e-20))
+    assert told([0.1, 0.2], torch.tensor([0.1, 0.2]))
+    assert not told([0.1, 0.2], torch.tensor([0.2, 0.1]))
+
+
+def test_a_spread_is_that_of_all_but_the_padding() -> None:
+    values = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    assert told(1.0, values)
+    assert told(lambda rows, columns: rows / columns, values.expand(3, 64, 64))
+    values[5] = 0
+    assert told(1.0, values, 5)
+    values[32:] = 0
+    assert not told(1.0, values, 5)
+
+
+def test_what_is_no_reference_is_said(directory: Path, tmp_path: Path) -> None:
+    row = tried(directory, tmp_path, equations, f"{__name__}:zeros")
+    assert row["result"] == FAILED
+    assert "which is no Reference" in row["reason"]
 
 
 def test_tied_weights_are_one_in_the_reference_too(tmp_path: Path) -> None:

@@ -52,19 +52,20 @@ def test_the_report(small: Settle, tmp_path: Path) -> None:  # noqa: F811
     assert report["parameters"]["total"] == sum(p.numel() for p in made.model.parameters())
 
 
-def test_what_is_learned_is_told_of_one_batch(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "compiled"])
+def test_what_is_learned_is_told_of_one_batch(small: Settle, tmp_path: Path, compiled: bool) -> None:  # noqa: F811
     """With the dropout of the first step: where nothing moves, the loss of its batch is the same to the last bit."""
-    report = trial(small, tmp_path, {"attention_dropout": 0.3}, steps=3, lr=1e-30)
+    torch._dynamo.reset()  # equal code of another test
+    report = trial(small, tmp_path, {"attention_dropout": 0.3}, steps=3, lr=1e-30, compile=compiled)
     assert report["loss"]["learned"] == 0
     assert report["loss"]["change"] != 0, "the last step has another batch"
-    assert [note.partition(":")[0] for note in report["notes"]] == ["nothing was learned"]
+    (note,) = [note for note in report["notes"] if note.startswith("nothing was learned")]
+    assert "steps of --lr 1e-30 are lost in the rounding of float32, or no gradient arrives" in note
 
 
-@pytest.mark.parametrize(
-    ("options", "why"), [({"lr": 100.0}, "--lr is too large, or a"), ({}, "")], ids=["large", "usual"]
-)
-def test_a_loss_that_does_not_fall_is_noted(options: dict[str, Any], why: str, small: Settle, tmp_path: Path) -> None:  # noqa: F811
-    notes = [note for note in trial(small, tmp_path, steps=2, **options)["notes"] if "nothing was learned" in note]
+@pytest.mark.parametrize(("lr", "why"), [(100.0, "--lr 100 is too large for these batches"), (0.01, "")], ids=str)
+def test_a_loss_that_does_not_fall_is_noted(lr: float, why: str, small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    notes = [note for note in trial(small, tmp_path, steps=2, lr=lr)["notes"] if "nothing was learned" in note]
     assert bool(notes) == bool(why)
     assert all(why in note for note in notes)
 

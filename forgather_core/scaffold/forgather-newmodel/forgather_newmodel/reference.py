@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forgather_core.checks import DoesNotApply
 from forgather_core.reference import (
+    DoesNotApply,
     Reference,
     Spread,
     Weights,
