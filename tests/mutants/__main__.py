@@ -42,7 +42,7 @@ def main() -> int:
 def _run(arguments: argparse.Namespace) -> int:
     import transformers
 
-    from .apply import How, checks, run
+    from .apply import OF_REFERENCES, How, checks, run
     from .catalogue import GROUPS
 
     transformers.utils.logging.set_verbosity_error()
@@ -67,9 +67,14 @@ def _run(arguments: argparse.Namespace) -> int:
     order = {mutant.name: number for number, mutant in enumerate(chosen)}
     rows.sort(key=lambda row: order[row["name"]])
     caught = sum(bool(row["caught_by"]) for row in rows)
-    figure = f"caught {caught} of {len(rows)}"
+    without = sum(bool(row["told"].keys() - OF_REFERENCES) for row in rows)
+    figure = f"caught {caught} of {len(rows)}; {without} where a definition names no reference"
     if arguments.json:
-        print(json.dumps({"mutants": rows, "false_alarms": alarms, "caught": caught}, indent=2))
+        print(
+            json.dumps(
+                {"mutants": rows, "false_alarms": alarms, "caught": caught, "without_reference": without}, indent=2
+            )
+        )
     elif arguments.markdown:
         print(f"{_markdown(rows)}\n\n{figure}")
     else:

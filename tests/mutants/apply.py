@@ -25,9 +25,10 @@ from .catalogue import Mutant
 
 PROVES_NOTHING = "manifest"  # digests tell of any change whatever
 COSTLY = ("attention-agreement", "round-trip", "compile", "options-matter", "standalone")  # most of all the time
+OF_REFERENCES = ("equations", "spreads")  # nothing where a definition names none
 LONGEST = 900.0  # seconds for one directory; what takes longer hangs
 
-How = Literal["all", "thrifty", "first"]  # thrifty: costly checks where none of the others has caught it
+How = Literal["all", "thrifty", "first"]  # thrifty: costly checks where no other has that needs no reference
 
 
 def checks(names: Sequence[str] = ()) -> list[Check]:
@@ -99,7 +100,8 @@ def tried(name: str, path: Path, settings: Settings, todo: Iterable[Check], how:
     """Try checks on a directory, the costly ones last. What raises has failed."""
     outcome = Outcome(name)
     for check in sorted(todo, key=lambda check: check.name in COSTLY):
-        if outcome.failed and (how == "first" or (how == "thrifty" and check.name in COSTLY)):
+        caught = outcome.failed.keys() - OF_REFERENCES if how == "thrifty" else outcome.failed
+        if caught and (how == "first" or (how == "thrifty" and check.name in COSTLY)):
             break
         began = time.perf_counter()
         try:
