@@ -192,6 +192,8 @@ def _read_legacy(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
         raise Refused("its list of storages is damaged")
     at, places = data.tell(), {}
     for key in keys:
+        if at + _LEGACY_SIZE.size > file.size:  # a storage without numbers may be the last one
+            raise Refused("it is truncated")
         (count,) = _LEGACY_SIZE.unpack(read_bytes(file.descriptor, _LEGACY_SIZE.size, at))
         storage = storages.get(key)
         if storage is None or storage.dtype is None or count != storage.count:

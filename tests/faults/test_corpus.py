@@ -725,9 +725,9 @@ def saved(content: Callable[[], object], *, old: bool = False) -> Builder:
     return build
 
 
-def saved_bytes(*, old: bool = False) -> bytes:
+def saved_bytes(state: State | None = None, *, old: bool = False) -> bytes:
     stream = io.BytesIO()
-    torch.save(values(), stream, _use_new_zipfile_serialization=not old)
+    torch.save(values() if state is None else state, stream, _use_new_zipfile_serialization=not old)
     return stream.getvalue()
 
 
@@ -852,6 +852,10 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
     "bin: truncated, before torch 1.6": (
         file(BIN, lambda: saved_bytes(old=True)[:-1]),
         Refused(BIN, "damaged"),
+    ),
+    "bin: truncated, before torch 1.6, where a storage without numbers is the last": (
+        file(BIN, lambda: saved_bytes({"nothing": torch.empty(0, 3)}, old=True)[:-1]),
+        Refused(BIN, "it is truncated"),
     ),
     "bin: half, before torch 1.6": (
         file(BIN, lambda: saved_bytes(old=True)[: len(saved_bytes(old=True)) // 2]),
