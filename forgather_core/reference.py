@@ -7,8 +7,9 @@ sums and products of float64, in the order in which a paper has them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +43,12 @@ class Reference:
 def float64(state_dict: Weights, *, trainable: bool = False) -> dict[str, Tensor]:
     """Copies of the weights in float64; `trainable` to take gradients of them."""
     return {name: value.detach().double().requires_grad_(trainable) for name, value in state_dict.items()}
+
+
+def layer_weights(weights: Weights, number: int) -> dict[str, Tensor]:
+    """Those of a layer, by their names within it."""
+    prefix = f"model.layers.{number}."
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def surprise(logits: Tensor, ids: Tensor) -> Tensor:
@@ -106,6 +113,42 @@ def attention(
     return torch.stack(rows)
 
 
+def attention_of_heads(
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    *,
+    window: int | None = None,
+    bias: Callable[[int, int, int], Tensor | float] = lambda head, i, j: 0.0,
+) -> Tensor:
+    """What all heads give, side by side. Groups of neighbours share keys and values (arXiv:2305.13245, sec. 2.2).
+
+    Args:
+        queries, keys, values: For each head [T, d]; of keys and values there may be fewer.
+        window: How many keys a query sees.
+        bias: Of a head, a query's place and a key's.
+    """
+    group = len(queries) // len(keys)
+    return torch.cat(
+        [
+            attention(query, keys[n // group], values[n // group], window=window, bias=partial(bias, n))
+            for n, query in enumerate(queries)
+        ],
+        dim=1,
+    )
+
+
+def rope_theta(config: Any) -> float:
+    """The base of RoPE's angles.
+
+    Raises:
+        DoesNotApply: They are scaled, which `rotated` is not.
+    """
+    if config.rope_parameters["rope_type"] != "default":
+        raise DoesNotApply("the reference has no other rope_type than 'default'")
+    return float(config.rope_parameters["rope_theta"])
+
+
 def rotated(x: Tensor, theta: float) -> Tensor:
     """arXiv:2104.09864, eq. 15: the pairs of row t turned by the angles t theta^(-2i/d).
 
@@ -143,19 +186,16 @@ def gated(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: Callabl
 def llama_logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     """Llama and what is built like it: h += attention(norm(h)), h += mlp(norm(h)); norm(h) H^T. [T] -> [T, V].
 
-    RoPE, grouped heads (arXiv:2305.13245, sec. 2.2), a gated layer with SiLU; queries and keys are normed by head where
+    RoPE, grouped heads, a gated layer with SiLU; queries and keys are normed by head where
     there are weights for it (arXiv:2505.09388, sec. 2); layers see all or a window, as layer_types says where it is.
 
     Raises:
         DoesNotApply: RoPE is scaled.
     """
-    if config.rope_parameters["rope_type"] != "default":
-        raise DoesNotApply("the reference has no other rope_type than 'default'")
     eps, kinds = config.rms_norm_eps, getattr(config, "layer_types", None)
     x = weights["model.embed_tokens.weight"][ids]
     for number in range(config.num_hidden_layers):
-        prefix = f"model.layers.{number}."
-        layer = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        layer = layer_weights(weights, number)
         slides = kinds is None or kinds[number] == "sliding_attention"
         normed = rms_norm(x, layer["input_layernorm.weight"], eps)
         x = x + _grouped_attention(normed, layer, config, config.sliding_window if slides else None)
@@ -166,7 +206,7 @@ def llama_logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
 
 
 def _grouped_attention(x: Tensor, layer: Weights, config: Any, window: int | None) -> Tensor:
-    theta, eps = config.rope_parameters["rope_theta"], config.rms_norm_eps
+    theta, eps = rope_theta(config), config.rms_norm_eps
     found: dict[str, list[Tensor]] = {}
     for name in "qkv":
         every = x @ layer[f"self_attn.{name}_proj.weight"].T
@@ -174,12 +214,8 @@ def _grouped_attention(x: Tensor, layer: Weights, config: Any, window: int | Non
         scale = layer.get(f"self_attn.{name}_norm.weight")
         normed = [head if scale is None else rms_norm(head, scale, eps) for head in heads]
         found[name] = normed if name == "v" else [rotated(head, theta) for head in normed]
-    shared = len(found["q"]) // len(found["k"])
-    mixed = [
-        attention(query, found["k"][number // shared], found["v"][number // shared], window=window)
-        for number, query in enumerate(found["q"])
-    ]
-    return torch.cat(mixed, dim=1) @ layer["self_attn.o_proj.weight"].T
+    mixed = attention_of_heads(found["q"], found["k"], found["v"], window=window)
+    return mixed @ layer["self_attn.o_proj.weight"].T
 
 
 def uniform_by_inputs(outputs: int, inputs: int) -> float:

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from ..definition import import_object
 from ..errors import DefinitionError
-from ..reference import Reference, Spread, Weights, surprise
+from ..reference import Reference, Spread, Weights, float64, surprise
 from .attentions import implementations
 from .check import DoesNotApply, Measured, check, must
+from .initial_weights import SIGMAS
 from .subject import Subject
 from .tolerance import compared, gradients_compared, gradients_of, rounding
 
 LENGTH = 12  # twice a shrunk window; a reference is slow
 EPS = 0.1  # so large that where it stands matters
-SIGMAS = 6  # of the deviation of a deviation, as in `initial-weights`
 
 
 @check("equations", cause="an equation that was read or written wrongly; or a model that is another one on purpose")
@@ -92,7 +92,7 @@ def _reference(subject: Subject) -> Reference:
 
 def _twice(model: Any) -> tuple[Weights, dict[str, Tensor]]:
     """Copies in float64 of all that a model saves, tied where it is tied; and those that are trained."""
-    trained = {name: p.detach().double().requires_grad_() for name, p in model.named_parameters()}
+    trained = float64(dict(model.named_parameters()), trainable=True)
     names = {p: name for name, p in model.named_parameters()}
     saved = model.state_dict(keep_vars=True)
     return {n: trained[names[t]] if t in names else t.detach().double() for n, t in saved.items()}, trained

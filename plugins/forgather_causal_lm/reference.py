@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forgather_core.reference import Reference, Spread, Weights, attention, layer_norm, relu, uniform_by_inputs
+from forgather_core.reference import (
+    Reference,
+    Spread,
+    Weights,
+    attention_of_heads,
+    layer_norm,
+    layer_weights,
+    relu,
+    uniform_by_inputs,
+)
 
 
 def logits(
@@ -18,11 +27,7 @@ def logits(
     w = weights
     x = torch.stack([embedding(w["model.embed_tokens.weight"], int(token), at) for at, token in enumerate(ids)])
     for number in range(layers):
-        layer = {
-            name.removeprefix(f"model.layers.{number}."): value
-            for name, value in w.items()
-            if name.startswith(f"model.layers.{number}.")
-        }
+        layer = layer_weights(w, number)
         x = _normed(x + _attended(x, layer, heads, window), layer, "post_attention_layernorm", eps)
         x = _normed(x + feed_forward(x, layer), layer, "post_feedforward_layernorm", eps)
     return x @ w["lm_head.weight"].T
@@ -43,8 +48,7 @@ def _attended(x: Tensor, layer: Weights, heads: int, window: int | None) -> Tens
     """Sec. 3.2: head_i = softmax(Q_i K_i^T / sqrt(d_k)) V_i (eq. 1), MultiHead = Concat(head_1, ...) W^O."""
     queries, keys, values = (x @ layer[f"self_attn.{name}_proj.weight"].T for name in "qkv")
     parts = (part.chunk(heads, dim=1) for part in (queries, keys, values))
-    mixed = [attention(q, k, v, window=window) for q, k, v in zip(*parts, strict=True)]
-    return torch.cat(mixed, dim=1) @ layer["self_attn.o_proj.weight"].T
+    return attention_of_heads(*parts, window=window) @ layer["self_attn.o_proj.weight"].T
 
 
 def feed_forward(x: Tensor, layer: Weights) -> Tensor:

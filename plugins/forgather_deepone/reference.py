@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from forgather_core.reference import Reference, Spread, Weights, attention, gated, relu, rms_norm, without_tails
+from forgather_core.reference import (
+    Reference,
+    Spread,
+    Weights,
+    attention_of_heads,
+    gated,
+    relu,
+    rms_norm,
+    without_tails,
+)
 
 
 def logits(
@@ -60,17 +68,10 @@ def _attended(
     slopes: Tensor | list[float],
     window: int | None,
 ) -> Tensor:
-    """ALiBi, sec. 3: softmax(q_i K^T + m [-(i-1), ..., -2, -1, 0]), scores over sqrt(head_dim) before that.
-
-    Grouped queries (arXiv:2305.13245, sec. 2.2): heads / kv_heads neighbours share a key and a value head.
-    """
-    mixed = []
-    for head in range(heads):
-        shared = head // (heads // kv_heads)
-        own, part = (slice(n * head_dim, (n + 1) * head_dim) for n in (head, shared))
-        q, k, v = x @ w_q[own].T, x @ w_k[part].T, x @ w_v[part].T
-        mixed.append(attention(q, k, v, window=window, bias=lambda i, j, slope=slopes[head]: -slope * (i - j)))
-    return torch.cat(mixed, dim=1)
+    """ALiBi, sec. 3: softmax(q_i K^T + m [-(i-1), ..., -2, -1, 0]), scores over sqrt(head_dim) before that."""
+    assert (len(w_q), len(w_k), len(w_v)) == (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
+    parts = ((x @ w.T).split(head_dim, dim=1) for w in (w_q, w_k, w_v))
+    return attention_of_heads(*parts, window=window, bias=lambda head, i, j: -slopes[head] * (i - j))
 
 
 def alpha_of(layers: int) -> float:

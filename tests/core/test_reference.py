@@ -59,6 +59,30 @@ def test_attention_takes_values_of_another_size() -> None:
     assert reference.attention(queries, keys, drawn(ROWS, 3)).shape == (ROWS, 3)
 
 
+def test_heads_share_keys_and_values_in_groups_of_neighbours() -> None:
+    queries, keys, values = drawn(4, ROWS, SIZE), drawn(2, ROWS, SIZE, seed=1), drawn(2, ROWS, SIZE, seed=2)
+    distance = (torch.arange(ROWS)[:, None] - torch.arange(ROWS)).double()
+    mask = torch.stack([torch.where(distance >= 0, -head * distance, -math.inf) for head in range(4)])
+    expected = functional.scaled_dot_product_attention(
+        queries[None], keys[None], values[None], attn_mask=mask[None], enable_gqa=True
+    )
+    found = reference.attention_of_heads(
+        list(queries), list(keys), list(values), bias=lambda head, i, j: -head * float(i - j)
+    )
+    agree(found, expected[0].transpose(0, 1).flatten(1))
+
+
+def test_scaled_angles_are_not_had() -> None:
+    assert reference.rope_theta(SimpleNamespace(rope_parameters={"rope_type": "default", "rope_theta": 50})) == 50.0
+    with pytest.raises(reference.DoesNotApply, match="no other rope_type"):
+        reference.rope_theta(SimpleNamespace(rope_parameters={"rope_type": "linear", "rope_theta": 50, "factor": 2}))
+
+
+def test_the_weights_of_a_layer_are_not_those_of_another() -> None:
+    weights = {f"model.layers.{n}.mlp.w": torch.tensor(float(n)) for n in (1, 10)} | {"model.norm.w": torch.ones(1)}
+    assert reference.layer_weights(weights, 1) == {"mlp.w": torch.tensor(1.0)}
+
+
 def test_rotation() -> None:
     config = LlamaConfig(
         hidden_size=SIZE, num_attention_heads=1, rope_parameters={"rope_type": "default", "rope_theta": 50.0}

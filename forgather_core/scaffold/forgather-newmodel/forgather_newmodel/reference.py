@@ -6,19 +6,19 @@
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from forgather_core.reference import (
-    DoesNotApply,
     Reference,
     Spread,
     Weights,
-    attention,
+    attention_of_heads,
     gated,
     gelu,
+    layer_weights,
     relu,
     rms_norm,
+    rope_theta,
     rotated,
     silu,
     without_tails,
@@ -29,13 +29,10 @@ ACTIVATIONS = {"gelu": gelu, "relu": relu, "silu": silu}
 
 def logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     """h = E[ids]; for each layer h += s attention(norm(h)), h += s mlp(norm(h)); norm(h) H^T. [T] -> [T, V]."""
-    if config.rope_parameters["rope_type"] != "default":
-        raise DoesNotApply("the reference has no other rope_type than 'default'")
     s, eps = config.residual_scale, config.rms_norm_eps
     x = weights["model.embed_tokens.weight"][ids]
     for number in range(config.num_hidden_layers):
-        prefix = f"model.layers.{number}."
-        layer = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        layer = layer_weights(weights, number)
         x = x + s * attended(rms_norm(x, layer["input_layernorm.weight"], eps), layer, config)
         normed = rms_norm(x, layer["post_attention_layernorm.weight"], eps)
         mlp = (layer[f"mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
@@ -47,13 +44,9 @@ def attended(x: Tensor, layer: Weights, config: Any) -> Tensor:
     """Each head of queries, with the keys and values of its group, rotated; their results side by side, projected."""
     q, k, v, o = (layer[f"self_attn.{name}_proj.weight"] for name in "qkvo")
     queries, keys, values = ((x @ w.T).split(config.head_dim, dim=1) for w in (q, k, v))
-    theta = config.rope_parameters["rope_theta"]
+    theta = rope_theta(config)
     queries, keys = ([rotated(head, theta) for head in every] for every in (queries, keys))
-    heads = []
-    for number, query in enumerate(queries):
-        group = number // (len(queries) // len(keys))
-        heads.append(attention(query, keys[group], values[group], window=config.sliding_window))
-    return torch.cat(heads, dim=1) @ o.T
+    return attention_of_heads(queries, keys, values, window=config.sliding_window) @ o.T
 
 
 def spreads(config: Any) -> dict[str, Spread]:
