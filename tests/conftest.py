@@ -1,6 +1,7 @@
 """Tests run side by side share the processor: each has one thread, before anything has loaded torch.
 
 Of a test with many cases, `@pytest.mark.few(N)` leaves N that are tried each time; the others are slow tests.
+The entries of `@pytest.mark.regression` go into pytest's XML report, where tools/regressions.py reads them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(tryfirst=True)  # before cases are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow all but N cases of a test, whichever a digest of their names puts first."""
+    """Mark as slow all but N cases of a test, whichever a digest of their names puts first; report regressions."""
     cases: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
         if (few := item.get_closest_marker("few")) is not None and item.get_closest_marker("slow") is None:
@@ -25,3 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for (_, keep), found in cases.items():
         for item in sorted(found, key=lambda item: crc32(item.name.encode()))[keep:]:
             item.add_marker(pytest.mark.slow)
+    for item in items:
+        for mark in item.iter_markers("regression"):
+            item.user_properties += [("regression", entry) for entry in mark.args]
