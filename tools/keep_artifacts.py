@@ -1,7 +1,7 @@
-"""Keep what the installed version writes, so that later versions are tested against it: `... keep_artifacts.py VERSION`.
+"""Keep what the installed version writes for the tests of later ones: `python tools/keep_artifacts.py VERSION`.
 
-Writes tests/artifacts/VERSION.tar.xz: one small directory of each definition with weights in both formats, the directory
-of a killed save, a YAML configuration, a third party's plugin, and the logits that the models gave.
+Writes tests/artifacts/VERSION.tar.xz: a small directory of each definition with weights in one of the formats, the
+directory of a killed save, a YAML configuration, a third party's plugin, and the logits that the models gave.
 """
 
 from __future__ import annotations

@@ -83,8 +83,9 @@ def test_a_directory_loads_rebuilds_and_keeps_its_weights(
 
 
 def test_a_killed_save_is_the_old_checkpoint_and_the_next_save_cleans_up(kept: Path, tmp_path: Path) -> None:
-    from forgather.ml.sharded_checkpoint import load_checkpoint, save_checkpoint
     from transformers import AutoModelForCausalLM
+
+    from forgather.ml.sharded_checkpoint import load_checkpoint, save_checkpoint
 
     place = tmp_path / "killed"
     shutil.copytree(kept / "killed", place)
