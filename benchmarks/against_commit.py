@@ -1,0 +1,167 @@
+"""This tree against an older commit, in turns: start-up, construct, checkpoint, train, generate.
+
+python benchmarks/against_commit.py COMMIT [--runs 7] [--only WORD]
+
+The older commit is checked out beside this tree. Each tree has a process of its own that runs one case after the other;
+the two take turns, so that a busy moment hits both. Only documented interfaces are used. Exit code 1 where a median is
+more than 5 % worse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BOUND = 1.05
+
+
+def main() -> int:
+    """Print the table; exit code 1 where a median is worse than `BOUND`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("commit", help="the commit before")
+    parser.add_argument("--runs", type=int, default=7, help="runs of each case and tree (default: %(default)s)")
+    parser.add_argument("--only", default="", help="run the cases with this word in their names")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        old = Path(work) / "tree"
+        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", old, asked.commit], cwd=ROOT, check=True)
+        try:
+            return _compare(Path(work), {"before": old, "now": ROOT}, asked.runs, asked.only)
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", old], cwd=ROOT, check=True)
+
+
+def _compare(work: Path, trees: dict[str, Path], runs: int, only: str) -> int:
+    workers = {who: _start(work / who, tree) for who, tree in trees.items()}
+    names = [name for name in _ask(workers["now"], "cases").split(";") if only in name]
+    print(f"{'median of ' + str(runs) + ' runs in turns, ms':44}{'before':>10}{'now':>10}{'ratio':>8}")
+    worst = 0.0
+    for name in names:
+        times: dict[str, list[float]] = {who: [] for who in workers}
+        for number in range(runs + 1):  # the first warms caches
+            for who in workers if number % 2 else reversed(workers):
+                spent = float(_ask(workers[who], name))
+                if number:
+                    times[who].append(spent)
+        before, now = (1000 * statistics.median(times[who]) for who in ("before", "now"))
+        worst = max(worst, now / before)
+        print(f"{name:44}{before:10.2f}{now:10.2f}{now / before:8.3f}", flush=True)
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    return int(worst > BOUND)
+
+
+def _start(place: Path, tree: Path) -> subprocess.Popen[str]:
+    place.mkdir()
+    path = os.pathsep.join((str(tree), str(tree / "plugins")))
+    env = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hf"), "NO_COLOR": "1"}
+    env |= {"PYTHONPYCACHEPREFIX": str(place / "compiled"), "TRANSFORMERS_VERBOSITY": "error"}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed programs have it
+    command = [sys.executable, __file__, "--worker"]
+    return subprocess.Popen(command, cwd=place, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _ask(worker: subprocess.Popen[str], word: str) -> str:
+    worker.stdin.write(word + "\n")
+    worker.stdin.flush()
+    answer = worker.stdout.readline().strip()
+    if not answer:
+        raise SystemExit(f"{word}: the process that runs {worker.args} ended")
+    return answer
+
+
+def work() -> None:
+    """Answer each line, the name of a case, with its seconds."""
+    cases, answers = _cases(), sys.stdout
+    for line in sys.stdin:
+        name = line.strip()
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            answer = ";".join(cases) if name == "cases" else str(cases[name]())
+        print(answer, file=answers, flush=True)
+
+
+def _cases() -> dict[str, Callable[[], float]]:
+    import torch
+    import transformers
+    from _common import children
+
+    from forgather.ml.sharded_checkpoint import load_checkpoint, save_checkpoint
+    from forgather_cli.main import main as program
+
+    transformers.utils.logging.disable_progress_bar()
+
+    def command(*arguments: str) -> None:
+        sys.argv = ["forgather", *arguments]
+        printed = StringIO()
+        try:
+            with redirect_stdout(printed), redirect_stderr(printed):
+                program()
+        except SystemExit as ended:
+            if ended.code:
+                raise RuntimeError(f"{arguments}: {printed.getvalue()}") from ended
+
+    def timed(function: Callable[[], Any]) -> float:
+        began = time.perf_counter()
+        function()
+        return time.perf_counter() - began
+
+    def started(*arguments: str) -> float:
+        began = children()
+        subprocess.run([sys.executable, "-m", "forgather_cli.main", *arguments], check=True, stdout=subprocess.DEVNULL)
+        return children() - began
+
+    build = ("--device", "cpu", "--save-checkpoint", "--safetensors")
+    command("-t", "llama/4M", "model", *build, "--output-dir", "small", "construct")
+    command("-t", "llama/117M", "model", "--dtype", "bf16", *build, "--output-dir", "large", "construct")
+    auto = transformers.AutoModelForCausalLM
+    small = auto.from_pretrained("small", trust_remote_code=True)
+    large = auto.from_pretrained("large", trust_remote_code=True)
+    config = transformers.AutoConfig.from_pretrained("large", trust_remote_code=True)
+    ids = torch.randint(5, 1000, (4, 128), generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.SGD(small.parameters(), lr=1e-3)
+
+    def train() -> None:
+        small.train()
+        for _ in range(8):
+            small(ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def generate() -> None:
+        small.eval().generate(ids[:, :32], max_new_tokens=96, min_new_tokens=96, do_sample=False)
+
+    construct = ("-t", "llama/4M", "model", "-r", "--output-dir", "again")
+    return {
+        "start-up: --help (CPU)": lambda: started("--help"),
+        "start-up: -t llama/4M model --help (CPU)": lambda: started("-t", "llama/4M", "model", "--help"),
+        "start-up: -t llama/4M model show (CPU)": lambda: started("-t", "llama/4M", "model", "show"),
+        "construct -r, meta": lambda: timed(lambda: command(*construct, "construct")),
+        "construct -r, cpu": lambda: timed(lambda: command(*construct, "--device", "cpu", "construct")),
+        "initial weights, 117M": lambda: timed(lambda: auto.from_config(config, trust_remote_code=True)),
+        "save, 234 MB, safetensors": lambda: timed(lambda: save_checkpoint("large", large, safetensors=True)),
+        "save, 234 MB, bin": lambda: timed(lambda: save_checkpoint("large-bin", large)),
+        "load, 234 MB, safetensors": lambda: timed(lambda: load_checkpoint("large", large)),
+        "load, 234 MB, bin": lambda: timed(lambda: load_checkpoint("large-bin", large)),
+        "from_pretrained, 4M": lambda: timed(lambda: auto.from_pretrained("small", trust_remote_code=True)),
+        "train, 8 steps, 4M": lambda: timed(train),
+        "generate, 96 tokens, 4M": lambda: timed(generate),
+    }
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--worker"]:
+        work()
+    else:
+        sys.exit(main())
