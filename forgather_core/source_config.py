@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .definition import ModelDefinition, import_object
@@ -78,24 +81,32 @@ def read_source(definition: ModelDefinition, content: Mapping[str, Any], *, own_
             if content["model_type"] == config_class.model_type:
                 native, config = None, config_class.from_dict(copy.deepcopy(dict(content)))
             else:
-                native = _native(content)
-                config = config_class(**_native_values(native))
-        except (StrictDataclassError, TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError) as error:
+                native = native_config(content)
+                config = config_class(**_native_values(native, config_class))
+        except (StrictDataclassError, TypeError, ValueError, KeyError, OSError, ArithmeticError) as error:
             raise ConfigurationError(first_line(error.__cause__ or error)) from None
     reader = config if native is None else native
     return SourceConfig(config, native, dict(_unread(content, reader, config, definition, own_code)))
 
 
-def _native(content: Mapping[str, Any]) -> Any:
-    from transformers import CONFIG_MAPPING
+def native_config(content: Mapping[str, Any]) -> Any:
+    """Read the content of a config.json as AutoConfig does, which may choose a class by more than the model_type.
 
-    try:
-        return CONFIG_MAPPING[content["model_type"]].from_dict(copy.deepcopy(dict(content)))
-    except AttributeError as error:  # a dtype that torch does not have, say
-        raise ValueError(first_line(error)) from None
+    Raises:
+        ValueError, TypeError, KeyError, OSError, StrictDataclassError: transformers refuses it.
+    """
+    from transformers import AutoConfig
+
+    plain = {name: value for name, value in content.items() if name != "auto_map"}  # no code of the directory is run
+    with tempfile.TemporaryDirectory(prefix="forgather-config-") as place:
+        (Path(place) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+        try:
+            return AutoConfig.from_pretrained(place, trust_remote_code=False)
+        except AttributeError as error:  # a dtype that torch does not have, say
+            raise ValueError(first_line(error)) from None
 
 
-def _native_values(native: Any) -> dict[str, Any]:
+def _native_values(native: Any, config_class: Any) -> dict[str, Any]:
     """The values that transformers' class declares and uses. Other attributes come from keys that it ignores."""
     declared = _declared(native)
     values = {name: value for name, value in native.to_dict().items() if name in declared}
@@ -103,6 +114,12 @@ def _native_values(native: Any) -> dict[str, Any]:
         values["rope_parameters"] = _effective_rope(native)
     if (activation := values.get("hidden_act")) in _SAME_ACTIVATION:
         values["hidden_act"] = _SAME_ACTIVATION[activation]
+    if "layer_types" not in {field.name for field in dataclasses.fields(config_class)}:
+        kinds = set(values.pop("layer_types", None) or ())
+        if len(kinds) > 1:
+            raise ValueError(f"layer_types: this model has layers of one kind, not {', '.join(sorted(kinds))}")
+        if kinds == {"full_attention"}:
+            values["sliding_window"] = None
     if values.get("attention_dropout", 0.0) is None:
         values["attention_dropout"] = 0.0
     return values
@@ -161,7 +178,7 @@ def _unread(
             continue
         elif key not in declared:
             yield key, ignored
-        elif key not in here:
+        elif key not in here and key != "layer_types":  # which is refused unless the window says the same
             yield key, f"'{definition.name}' has no such option"
 
 

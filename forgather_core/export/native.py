@@ -1,8 +1,7 @@
-"""Hold a definition to transformers' own class: before `--native` claims that class, and after `--like` reads its file."""
+"""Compare a definition with transformers' own class: before `--native` claims it, and when `--like` reads its file."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,7 @@ from ..definition import ModelDefinition, import_object
 from ..errors import ConfigurationError, first_line
 from ..quiet import quiet_transformers
 from ..settings import Settings
-from ..source_config import WITHOUT_EFFECT, read_source
-
+from ..source_config import WITHOUT_EFFECT, native_config, read_source
 from .twin import TOLERANCE, logits_difference, shrunk_values
 
 if TYPE_CHECKING:
@@ -94,11 +92,11 @@ def check_source(definition: ModelDefinition, likeness: Likeness) -> None:
     if not likeness.native:
         return
     content, where = likeness.content, f"--like: {likeness.directory / 'config.json'}"
-    name = _native_class_of(content).__name__
     with quiet_transformers():
         problem = _source_problem(definition, content)
         if problem is None:
             return
+        name = _native_class_of(native_config(content)).__name__
         keys = [key for key in content if key not in WITHOUT_EFFECT][:MOST_KEYS]
         others = {key: {name: value for name, value in content.items() if name != key} for key in keys}
         guilty = [key for key in keys if _source_problem(definition, others[key]) is None]
@@ -137,7 +135,7 @@ def _pair(definition: ModelDefinition, content: Mapping[str, Any]) -> tuple[Any,
     source = read_source(definition, content)
     source.config.dtype = source.native.dtype = torch.float32
     source.config._attn_implementation = source.native._attn_implementation = None  # transformers' choice
-    return import_object(definition.model, definition)(source.config), _native_class_of(content)(source.native)
+    return import_object(definition.model, definition)(source.config), _native_class_of(source.native)(source.native)
 
 
 def _parameters(model: Any) -> dict[str, tuple[int, ...]]:
@@ -146,13 +144,11 @@ def _parameters(model: Any) -> dict[str, tuple[int, ...]]:
 
 def _sizes(content: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes of transformers' class for a config.json, those that the file leaves out included."""
-    from transformers import CONFIG_MAPPING
-
-    native = CONFIG_MAPPING[content["model_type"]].from_dict(copy.deepcopy(dict(content)))
+    native = native_config(content)
     return {name: getattr(native, name) for name in SIZES if hasattr(native, name)}
 
 
-def _native_class_of(content: Mapping[str, Any]) -> Any:
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+def _native_class_of(config: Any) -> Any:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    return MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[content["model_type"]]]
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
