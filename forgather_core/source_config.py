@@ -34,6 +34,7 @@ WITHOUT_EFFECT = frozenset(
         "pretraining_tp",
         "quantization_config",  # refused where it is not empty
         "return_dict",
+        "skip_logits",  # of our own directories: what training returns
         "torch_dtype",
         "transformers_version",
         "use_cache",
@@ -84,7 +85,9 @@ def read_source(definition: ModelDefinition, content: Mapping[str, Any], *, own_
                 native = native_config(content)
                 config = config_class(**_native_values(native, config_class))
         except (StrictDataclassError, TypeError, ValueError, KeyError, OSError, ArithmeticError) as error:
-            raise ConfigurationError(first_line(error.__cause__ or error)) from None
+            cause = error.__cause__ or error
+            prefix = f"{type(cause).__name__}: " if isinstance(cause, (ArithmeticError, KeyError)) else ""
+            raise ConfigurationError(f"{prefix}{first_line(cause)}") from None
     reader = config if native is None else native
     return SourceConfig(config, native, dict(_unread(content, reader, config, definition, own_code)))
 
@@ -103,7 +106,7 @@ def native_config(content: Mapping[str, Any]) -> Any:
         try:
             return AutoConfig.from_pretrained(place, trust_remote_code=False)
         except AttributeError as error:  # a dtype that torch does not have, say
-            raise ValueError(first_line(error)) from None
+            raise ValueError(f"transformers cannot read it: {first_line(error)}") from None
 
 
 def _native_values(native: Any, config_class: Any) -> dict[str, Any]:

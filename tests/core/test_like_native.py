@@ -8,16 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from forgather_llama.modeling_llama import LlamaModel
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from forgather_core.configurations import resolve
+from forgather_core.construct import construct
 from forgather_core.definition import import_object
+from forgather_core.errors import ConfigurationError
 from forgather_core.export.model_config import config_values, option_values
 from forgather_core.export.tokenizer import quick_facts
+from forgather_core.parts.rope import Rope
 from forgather_core.registry import Registry
+from forgather_core.report import construction_report
 from forgather_core.settings import Settings, settle
 
 BASE: dict[str, Any] = {
@@ -205,11 +210,144 @@ def test_any_file_has_the_logits_that_its_own_class_gives_it(kind: str, tmp_path
         directory = write(tmp_path, kind, **content)
         try:
             native = native_of(directory)
-            native(torch.arange(LENGTH)[None])
-        except (ValueError, TypeError, RuntimeError, StrictDataclassError):
+            native(torch.arange(LENGTH)[None], use_cache=False)
+        except (AttributeError, ValueError, TypeError, RuntimeError, StrictDataclassError):
             return  # transformers cannot compute it either
         computed.append(content)
         assert compared(ours_of(like(directory, kind)), native) <= TOLERANCE, content
 
     holds()
     assert len(computed) > 5
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "parameters by kind of layer": (
+        "llama",
+        {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("full_attention", "x")}},
+        "rope_parameters",
+    ),
+    "a part of a head": (
+        "qwen3",
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "partial_rotary_factor": 0.5}},
+        "partial_rotary_factor: rope_type 'yarn'",
+    ),
+    "layers of two kinds": ("mistral", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    "a dtype that torch does not have": ("mistral", {"torch_dtype": "auto"}, "'auto'"),
+    "no heads": ("llama", {"num_attention_heads": 0}, "Error: "),
+    "not a number": ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_computed_as_the_native_class_does_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    kind, content, reason = REFUSED[case]
+    with pytest.raises(ConfigurationError, match=reason) as refused:
+        like(write(tmp_path, kind, **content), kind)
+    assert "\n" not in str(refused.value) and "config.json" in str(refused.value)
+
+
+UNREAD: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "a class without windows": ("llama", {"sliding_window": 7}, {"sliding_window"}),
+    "a field of another class": ("mistral", {"attention_bias": False, "qk_norm": True}, {"attention_bias", "qk_norm"}),
+    "the default RoPE has no factor": (
+        "qwen3",
+        {"rope_scaling": {"type": "default", "factor": 4.0, "beta_fast": None}},
+        {"rope_scaling.factor"},
+    ),
+    "a scaling that another one replaces": (
+        "llama",
+        {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
+        {"rope_parameters"},
+    ),
+    "a theta that another one replaces": (
+        "llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rope_theta": 1e6},
+        {"rope_theta"},
+    ),
+    "a length that the type does not use": ("llama", {"original_max_position_embeddings": 32}, {"original_max_posit"}),
+    "rotation of a part": ("mistral", {"partial_rotary_factor": 0.5}, {"partial_rotary_factor"}),
+    "somebody's code": ("llama", {"auto_map": {"AutoConfig": "configuration_x.XConfig"}}, {"auto_map"}),
+    "settings of generation": ("llama", {"temperature": 0.5}, {"temperature"}),
+    "nothing": (
+        "llama",
+        {
+            "initializer_range": 0.1,
+            "pretraining_tp": 2,
+            "use_cache": False,
+            "torch_dtype": "bfloat16",
+            "rope_scaling": None,
+        }
+        | {"_name_or_path": "x", "transformers_version": "4.38.0", "partial_rotary_factor": 1.0, "qk_norm": None},
+        set(),
+    ),
+}
+
+
+@pytest.mark.regression("like-native")
+@pytest.mark.parametrize("case", UNREAD)
+def test_construct_reports_keys_that_are_not_read(case: str, tmp_path: Path) -> None:
+    kind, content, names = UNREAD[case]
+    settings = like(write(tmp_path / "theirs", kind, **content), kind)
+    notes = [
+        note for note in construction_report(construct(settings, project=tmp_path))["notes"] if "is not read" in note
+    ]
+    assert len(notes) == len(names)
+    assert all(any(name in note for note in notes) for name in names)
+
+
+def test_many_unread_keys_are_counted(tmp_path: Path) -> None:
+    notes = like(write(tmp_path, "llama", **{f"key_{i}": i for i in range(1000)}), "llama").likeness.notes
+    assert len(notes) == 21
+    assert notes[-1] == "--like: 980 more keys are not read"
+
+
+def changed_prepare(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = LlamaModel.prepare
+    monkeypatch.setattr(LlamaModel, "prepare", lambda self, x, p: prepare(self, x * factor, p))
+
+
+@pytest.mark.regression("like-native")
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+def test_other_logits_than_the_native_class_are_refused(
+    factor: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    changed_prepare(factor, monkeypatch)
+    settings = like(write(tmp_path / "theirs", "llama"), "llama")  # `show` gets here, and builds nothing
+    with pytest.raises(ConfigurationError, match=r"--like: .*config.json: .*LlamaForCausalLM.*logits of a small copy"):
+        construct(settings, project=tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["theirs"]
+
+
+@pytest.mark.regression("like-native")
+def test_the_key_that_is_read_differently_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    frequencies = Rope._frequencies
+
+    def without_scaling(self: Rope, *args: Any) -> Any:
+        kept, self.rope_type = self.rope_type, "default"
+        try:
+            return frequencies(self, *args)
+        finally:
+            self.rope_type = kept
+
+    monkeypatch.setattr(Rope, "_frequencies", without_scaling)
+    content = {"rope_scaling": {"type": "linear", "factor": 4.0}, "rms_norm_eps": 1e-5}
+    with pytest.raises(ConfigurationError, match=r"without rope_scaling they agree"):
+        construct(like(write(tmp_path / "theirs", "llama", **content), "llama"), project=tmp_path)
+
+
+def test_parameters_are_compared_at_full_width(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from forgather_core import source_config
+
+    values = source_config._native_values
+    monkeypatch.setattr(source_config, "_native_values", lambda *args: values(*args) | {"vocab_size": 299})
+    with pytest.raises(ConfigurationError, match=r"lm_head.weight, model.embed_tokens.weight differ in shape"):
+        construct(like(write(tmp_path / "theirs", "llama"), "llama", tokenizer="bytes"), project=tmp_path)
+
+
+def test_a_native_directory_of_ours_has_no_unread_keys(tmp_path: Path) -> None:
+    options = {name: BASE[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")}
+    first = settle(resolve("qwen3/4M", Registry(), tmp_path), {"tokenizer": "bytes", "native": True} | options)
+    made = construct(first, project=tmp_path)
+    again = like(made.directory.path, "qwen3")
+    assert again.likeness is not None and again.likeness.notes == ()
+    assert ours_of(again).config.to_dict() == ours_of(first).config.to_dict()
