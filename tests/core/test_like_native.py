@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from forgather_llama.configuration_llama import LlamaConfig
 from forgather_llama.modeling_llama import LlamaModel
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import HealthCheck, given, settings
@@ -97,9 +98,15 @@ def compared(ours: Any, native: Any) -> float:
     return float(torch.stack(worst).max())
 
 
-@pytest.mark.regression("R5")
 @pytest.mark.parametrize("spelling", ["type", "rope_type", "rope_parameters"])
-@pytest.mark.parametrize("rope", SCALED)
+@pytest.mark.parametrize(
+    "rope",
+    [
+        *(pytest.param(rope, marks=pytest.mark.regression("R5")) for rope in ("yarn", "longrope", "llama3")),
+        "dynamic",  # which is computed with max_position_embeddings
+        "linear",
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_length_of_pretraining_may_stand_beside_the_scaling(
     kind: str, rope: str, spelling: str, tmp_path: Path
@@ -107,6 +114,15 @@ def test_the_length_of_pretraining_may_stand_beside_the_scaling(
     key, name = ("rope_parameters", "rope_type") if spelling == "rope_parameters" else ("rope_scaling", spelling)
     content = {key: {name: rope, **SCALED[rope]}, "original_max_position_embeddings": 32, "rope_theta": 5000.0}
     assert difference(write(tmp_path, kind, **content), kind) <= TOLERANCE
+
+
+@pytest.mark.regression("R5")
+def test_the_configuration_takes_the_length_as_a_keyword_too() -> None:
+    config = LlamaConfig(rope_scaling={"type": "yarn", "factor": 4.0}, original_max_position_embeddings=32)
+    assert config.rope_parameters["original_max_position_embeddings"] == 32
+    assert "original_max_position_embeddings" not in config.to_dict()
+    again = LlamaConfig(**config.to_dict())
+    assert again.rope_parameters == config.rope_parameters
 
 
 @pytest.mark.regression("R6")
