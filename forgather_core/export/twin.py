@@ -90,7 +90,8 @@ def _cases(ids: Tensor, config: Any) -> Iterator[dict[str, Tensor]]:
     padded[0, :5] = 0
     yield {"attention_mask": padded}
     rope = getattr(config, "rope_parameters", None) or {}
-    limits = {getattr(config, "max_position_embeddings", None), rope.get("original_max_position_embeddings")} - {None}
+    lengths = (getattr(config, "max_position_embeddings", None), rope.get("original_max_position_embeddings"))
+    limits = [length for length in lengths if length is not None]
     ends = {end for limit in limits for end in (limit, limit + 1, limit + LENGTH // 2, 2 * limit)}
     for end in sorted(end for end in ends if end >= LENGTH):
         yield {"position_ids": torch.arange(end - LENGTH, end).expand(2, -1)}
