@@ -93,10 +93,10 @@ def test_what_is_no_measurement_fails_with_its_type(wrong: Any, llama: Path) -> 
 
 
 @pytest.mark.regression("no-measurement")
-@pytest.mark.parametrize("error", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("tolerance", [0.0, 1.0, math.inf, math.nan])
-def test_an_error_that_is_not_finite_never_holds(error: float, tolerance: float) -> None:
-    assert not Measured("anything", error, tolerance).holds
+def test_an_error_that_is_not_finite_never_holds() -> None:
+    errors, tolerances = (math.nan, math.inf, -math.inf), (0.0, 1.0, math.inf, math.nan)
+    held = [(error, t) for error in errors for t in tolerances if Measured("anything", error, t).holds]
+    assert held == []
 
 
 @pytest.mark.regression("no-measurement")
