@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4  # float32, relative to the root mean square of the logits
 LENGTH = 24  # tokens, several times a shrunk window
 _LAYERS, _WINDOW, _VOCABULARY = 3, 7, 64
+_SHARED, _HEAD = 8, 1024  # far above usual models: they bound the memory of a copy
 
 
 def shrunk_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,11 +34,11 @@ def shrunk_values(values: Mapping[str, Any]) -> dict[str, Any]:
     }
     if heads := values.get("num_attention_heads"):
         shared = heads // (values.get("num_key_value_heads") or heads)  # query heads to a key/value head
-        groups = min(heads // shared, 2)
+        groups, shared = min(heads // shared, 2), min(shared, _SHARED)
         small |= {
             "num_attention_heads": groups * shared,
             "num_key_value_heads": groups,
-            "head_dim": values.get("head_dim") or values["hidden_size"] // heads,
+            "head_dim": min(values.get("head_dim") or values["hidden_size"] // heads, _HEAD),
             "hidden_size": 8 * groups * shared,
         }
     if values.get("sliding_window") is not None:
