@@ -29,9 +29,15 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
         grid("", ("check", "result", "cases", "error", "allowed", "time"), _rows(checks), right=(2, 3, 4, 5)),
         *(line for check in checks if check["result"] == "failed" for line in _failure(check)),
         *(Text(f"{check['name']} does not apply: {check['reason']}", "dim") for check in checks if _skipped(check)),
-        Text(f"\n{count}, in {seconds:.1f} s\n", "bold red" if report["failed"] else "bold green"),
+        Text(f"\n{count}, in {seconds:.1f} s\n", _colour(report)),
         notes(report.get("notes", ())),
     )
+
+
+def _colour(report: Mapping[str, Any]) -> str:
+    if report["failed"]:
+        return "bold red"
+    return "bold green" if report["passed"] else "bold yellow"  # nothing was proved
 
 
 def _skipped(check: Mapping[str, Any]) -> bool:

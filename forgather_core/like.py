@@ -13,9 +13,12 @@ from .definition import ModelDefinition, import_object
 from .errors import ConfigurationError, first_line
 from .option_spec import specs_of
 from .registry import registry
+from .source_config import read_source
 from .yaml_text import YamlError, YamlText, parse_yaml
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+MANIFEST = "forgather.json"
+MOST_NOTES = 20
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,18 @@ class Likeness:
         layer: Its options, its dtype, and the directory as tokenizer where it holds one, as a layer of a configuration.
         token_ids: Of its config.json, those that it has.
         generation: The content of its generation_config.json; None without one.
+        content: The content of its config.json.
+        native: Whether transformers' own class gives the file its meaning, and not the definition's.
+        notes: Which keys of config.json are not read, a sentence each.
     """
 
     directory: Path
     layer: Layer
     token_ids: Mapping[str, Any]
     generation: Mapping[str, Any] | None
+    content: Mapping[str, Any]
+    native: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def default_model_name(self) -> str:
@@ -49,8 +58,6 @@ def read_likeness(definition: ModelDefinition, directory: Path) -> Likeness:
     Raises:
         ConfigurationError: It is none, it is another model, or it has what this definition has not.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
     file = directory / "config.json"
     text, content = _content(file)
     config_class = import_object(definition.config, definition)
@@ -58,9 +65,10 @@ def read_likeness(definition: ModelDefinition, directory: Path) -> Likeness:
     if content.get("quantization_config"):
         raise ConfigurationError(f"--like: {file}: the model is quantized, and a definition has plain weights")
     try:
-        config = _config(config_class, content, directory)
-    except (StrictDataclassError, TypeError, ValueError, KeyError, OSError) as error:
-        raise ConfigurationError(f"--like: {file}: {first_line(error.__cause__ or error)}") from None
+        source = read_source(definition, content, own_code=(directory / MANIFEST).is_file())
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--like: {file}: {error}") from None
+    config = source.config
     values = {spec.name: getattr(config, spec.name) for spec in specs_of(definition.options)}
     if (dtype := content.get("dtype") or content.get("torch_dtype")) is not None:
         values["dtype"] = str(dtype).removeprefix("torch.")
@@ -74,7 +82,16 @@ def read_likeness(definition: ModelDefinition, directory: Path) -> Likeness:
         Layer(f"like {directory}", values, text, file),
         ids,
         _content(generation)[1] if generation.is_file() else None,
+        content,
+        source.native is not None,
+        _notes(source.unread),
     )
+
+
+def _notes(unread: Mapping[str, str]) -> tuple[str, ...]:
+    shown = [f"--like: {name} is not read: {reason}" for name, reason in [*unread.items()][:MOST_NOTES]]
+    more = len(unread) - len(shown)
+    return (*shown, f"--like: {more} more keys are not read") if more else tuple(shown)
 
 
 def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
@@ -105,12 +122,3 @@ def _check_model_type(definition: ModelDefinition, config_class: Any, content: M
     others = [d.name for d in registry().definitions() if d.native is not None and d.native == architecture]
     hint = f": take -t {others[0]}" if others else f", which '{definition.name}' cannot be"
     raise ConfigurationError(f"--like: {file}: the model_type is '{kind}'{hint}")
-
-
-def _config(config_class: Any, content: Mapping[str, Any], directory: Path) -> Any:
-    if content["model_type"] == config_class.model_type:
-        return config_class.from_pretrained(directory)
-    from transformers import AutoConfig
-
-    native = AutoConfig.from_pretrained(directory, trust_remote_code=False)  # knows what the file leaves out
-    return config_class(**{key: value for key, value in native.to_dict().items() if key != "model_type"})

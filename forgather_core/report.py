@@ -71,7 +71,7 @@ def construction_report(made: Construction) -> dict[str, Any]:
         "model_name": manifest.model_name,
         "directory": str(made.directory.path),
         "state": made.directory.state,
-        "notes": [*made.directory.notes, *_parameter_note(made.settings, table), *not_known],
+        "notes": [*made.directory.notes, *_unread(made.settings), *_parameter_note(made.settings, table), *not_known],
         "options": {name: asdict(item) for name, item in manifest.options.items()},
         "tokenizer": _tokenizer(facts, manifest.tokenizer["name"]),
         "build": {
@@ -88,6 +88,10 @@ def construction_report(made: Construction) -> dict[str, Any]:
         "loaded": made.loaded.as_dict() if made.loaded is not None else None,
         "saved": made.saved.as_dict() if made.saved is not None else None,
     }
+
+
+def _unread(settings: Settings) -> tuple[str, ...]:
+    return settings.likeness.notes if settings.likeness is not None else ()
 
 
 def _memory(made: Construction) -> tuple[dict[str, Any] | None, list[str]]:

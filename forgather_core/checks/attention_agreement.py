@@ -7,15 +7,14 @@ since that takes long: its masks and biases are the same, computed one operation
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .attentions import forward_implementations
+from .attentions import forward_implementations, uncompiled
 from .caching import UNEQUAL, empty, fed
 from .check import DoesNotApply, Measured, check
 from .packing import packed
@@ -37,7 +36,7 @@ def attention_agreement(subject: Subject) -> Iterator[Measured]:
     for attention in names:
         if attention == "eager":
             continue
-        with _uncompiled() if attention == "flex_attention" else nullcontext():
+        with uncompiled() if attention == "flex_attention" else nullcontext():
             found = _logits(subject, subject.model(attention=attention))
         for what, logits in found.items():
             yield compared(f"{attention}, {what}", logits, expected[what], tolerance)
@@ -77,11 +76,3 @@ def _gradients(subject: Subject, attention: str) -> dict[str, dict[str, Tensor]]
         model(**inputs, use_cache=False).loss.backward()
         found[what] = gradients_of(model)
     return found
-
-
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Everything that is compiled runs as it is written."""
-    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
-        warnings.simplefilter("ignore")  # torch says that it is slow
-        yield

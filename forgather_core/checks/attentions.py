@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-from .subject import Subject
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from .check import DoesNotApply
+from .subject import ATTENTIONS, FLEX, Subject
 
 
 def implementations(subject: Subject) -> list[str]:
-    """eager and sdpa: those that the model does not refuse."""
-    refused: dict[str, str] = getattr(subject.config(), "unsupported_attention", dict)()
-    return [name for name in ("eager", "sdpa") if name not in refused]
+    """Return those of eager and sdpa that neither the model nor transformers refuses.
+
+    Raises:
+        DoesNotApply: Both are refused. A check that tries each of them would measure nothing.
+    """
+    refused = subject.refused_attention
+    found: list[str] = [name for name in ATTENTIONS if name not in refused and name != FLEX]
+    if not found:
+        reasons = "; ".join(f"{name}: {refused[name]}" for name in ATTENTIONS if name != FLEX)
+        raise DoesNotApply(f"the model refuses eager and sdpa, with which this check is made ({reasons})")
+    return found
 
 
 def forward_implementations(subject: Subject) -> list[str]:
-    """The same and flex_attention, of forward passes alone: what neither the model nor transformers refuses."""
-    refused: dict[str, str] = getattr(subject.config(), "unsupported_attention", dict)()
-    found = implementations(subject)
-    if "flex_attention" in refused:
-        return found
-    try:
-        subject.initial(attention="flex_attention")
-    except (ValueError, ImportError):  # transformers' own refusal
-        return found
-    return [*found, "flex_attention"]
+    """Return the same and flex_attention, which computes forward passes alone on CPU; there may be none."""
+    return [name for name in ATTENTIONS if name not in subject.refused_attention]
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run everything as it is written, flex_attention too, which takes long to compile."""
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.simplefilter("ignore")  # torch says that it is slow
+        yield
+
+
+def needs_dropout(subject: Subject) -> None:
+    """Raise DoesNotApply where the only implementation left is flex_attention, which has no dropout."""
+    if subject.default_attention == FLEX:
+        raise DoesNotApply(f"the model refuses eager and sdpa, and {FLEX} has no dropout")

@@ -28,14 +28,17 @@ def buffers(subject: Subject) -> Iterator[Measured]:
     load = AutoModelForCausalLM.from_pretrained
     with subject.scratch() as place:
         saved = subject.save(model, place)
-        yield from _same("from_pretrained", load(saved, trust_remote_code=True, dtype=torch.float32), model, text)
-        low = load(saved, trust_remote_code=True, dtype=torch.bfloat16)
+        yield from _same("from_pretrained", load(saved, dtype=torch.float32, **subject.loading), model, text)
+        low = load(saved, dtype=torch.bfloat16, **subject.loading)
         yield from _same("from_pretrained in bfloat16", low, model)
     yield from _same("meta, to_empty, init_weights", _from_nothing(subject), model)
     with subject.scratch() as place:
         save_checkpoint(place / "saved", model, safetensors=True)
         for device in ("cpu", "meta"):
-            built = build(subject.place, BuildOptions(device=device, dtype="float32", no_init_weights=True)).eval()
+            options = BuildOptions(
+                device=device, dtype="float32", no_init_weights=True, attn_implementation=subject.default_attention
+            )
+            built = build(subject.place, options).eval()
             _spoil(built.parameters())
             load_checkpoint(place / "saved", built, device="cpu", strict=True)
             yield from _same(f"build on {device}, no_init_weights, load_checkpoint", built, model, text)

@@ -33,7 +33,8 @@ def causality(subject: Subject) -> Iterator[Measured]:
                 what = f"{attention}, tokens from {place} on replaced"
                 yield compared(what, logits[:, :place], before[:, :place])
                 changed = (logits[:, place:] - before[:, place:]).abs().amax(-1)
-                yield must(f"{attention}, they matter from {place} on", bool(changed.min() != 0))
+                matter = bool(changed.isfinite().all() and changed.min() > 0)
+                yield must(f"{attention}, they matter from {place} on", matter)
         embeds = model.get_input_embeddings()(text).detach().requires_grad_()
         place = length // 2
         model(inputs_embeds=embeds, use_cache=False).logits[:, :place].sum().backward()

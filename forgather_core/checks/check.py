@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ class Measured:
 
     Args:
         what: The case, in a few words: "dynamic cache, a token at a time".
-        error: What was measured; not a number fails.
+        error: What was measured; NaN and infinity fail.
         tolerance: What it may be at most. It is derived from a dtype and a size, or 0 where equality is promised.
         where: Where the error is: module, layer, position. Told of what failed only.
     """
@@ -33,8 +34,8 @@ class Measured:
 
     @property
     def holds(self) -> bool:
-        """Whether the promise is kept."""
-        return self.error <= self.tolerance
+        """Whether the promise is kept. NaN and infinity are never within a tolerance."""
+        return math.isfinite(self.error) and self.error <= self.tolerance
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -77,7 +78,7 @@ class Check:
         promise: What is proved, in a sentence.
         cause: What is usually wrong where it fails.
         quick: Whether `--quick` tries it too.
-        run: Tries it, and yields what it measures.
+        run: Tries it, and yields what it measures. A check that yields nothing does not count as passed.
     """
 
     name: str

@@ -31,7 +31,10 @@ def estimates(subject: Subject) -> Iterator[Measured]:
     for precision, dtype in (("fp32", "float32"), ("bf16", "bfloat16")):
         memory = Memory(subject.settings, precision=precision, directory=subject.place)
         held = memory.generation(1, 2).held
-        model: Any = build(subject.place, BuildOptions(device="cpu", dtype=dtype, seed=subject.seed)).eval()
+        options = BuildOptions(
+            device="cpu", dtype=dtype, seed=subject.seed, attn_implementation=subject.default_attention
+        )
+        model: Any = build(subject.place, options).eval()
         yield _equal(f"{dtype}: parameters", parameter_table(memory.model()).total, _count(model))
         yield _equal(f"{dtype}: bytes of weights", held[WEIGHTS], _bytes(model.parameters()))
         yield _equal(f"{dtype}: bytes of buffers", held.get(BUFFERS, 0), _bytes(model.buffers()))

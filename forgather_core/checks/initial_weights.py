@@ -31,7 +31,9 @@ _SYMMETRIC = ("Normal", "TruncatedNormal", "XavierNormal", "FanInUniform")
 def initial_weights(subject: Subject) -> Iterator[Measured]:
     """Initial weights are those that the definition's table promises, by whichever way the model is made."""
     yield from _measured("from_config", subject.initial())
-    options = BuildOptions(device="cpu", dtype="float32", seed=subject.seed)
+    options = BuildOptions(
+        device="cpu", dtype="float32", seed=subject.seed, attn_implementation=subject.default_attention
+    )
     yield from _measured("build", build(subject.place, options))
 
 
@@ -39,6 +41,7 @@ def _measured(way: str, model: Any) -> Iterator[Measured]:
     kinds: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         kinds.setdefault(kind_of(name), {})[name] = parameter
+    yield must(f"{way}: the model has weights", bool(kinds))
     bare = next((name for name, p in model.named_parameters() if p.is_meta or not p.isfinite().all()), None)
     yield must(f"{way}: all weights are there", bare is None, bare)
     if bare is not None:

@@ -15,7 +15,7 @@ def layers_of(model: Any) -> nn.ModuleList:
     Raises:
         DoesNotApply: It has no list of modules.
     """
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     if not lists:
         raise DoesNotApply("the model has no list of layers")
     depth = model.config.get_text_config().num_hidden_layers

@@ -15,6 +15,7 @@ def manifest(subject: Subject) -> Iterator[Measured]:
     written = read_manifest(subject.directory)
     if written is None:
         raise DoesNotApply("Forgather did not write the directory: it has no forgather.json")
+    yield must("the manifest lists files", bool(written.files))
     edited = edited_files(subject.directory, written.files)
     for name in written.files:
         yield must(name, name not in edited, f"{name} is {edited.get(name)}")

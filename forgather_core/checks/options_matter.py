@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..option import METADATA_KEY
+from .attentions import needs_dropout
 from .check import DoesNotApply, Measured, check, must
 from .subject import Subject, strengthen
 
@@ -33,18 +34,24 @@ def options_matter(subject: Subject) -> Iterator[Measured]:
     options = options_of(subject.config())
     if not options:
         raise DoesNotApply("the configuration declares no options")
+    needs_dropout(subject)
     looking = _Looking(subject)
     others = {option.name: list(looking.valid(_others(option, looking.value(option.name)))) for option in options}
+    unknown = []
     for option in options:
         name, values = option.name, others[option.name]
         if values and all(looking.is_default(value) for value in values):
             yield must(f"{name}: null means {_told(looking.value(name))}, and every other value is refused", True)
             continue
         if not values:
-            known = bool([*_others(option, looking.value(name))])
-            yield must(f"{name}: {'every other value is refused' if known else 'no other value is known'}", not known)
+            if [*_others(option, looking.value(name))]:
+                yield must(f"{name}: every other value is refused", False)
+            else:
+                unknown.append(name)  # nothing to try, which proves nothing
             continue
         yield must(*_verdict(looking, name, values, others), name)
+    if len(unknown) == len(options):
+        raise DoesNotApply(f"no other value is known of {', '.join(unknown)}")
 
 
 def options_of(config: Any) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .check import Measured, check, must
+from .check import DoesNotApply, Measured, check, must
 from .subject import Subject
 from .tolerance import compared, rounding
 
@@ -15,6 +15,9 @@ from .tolerance import compared, rounding
 @torch.no_grad()
 def outputs(subject: Subject) -> Iterator[Measured]:
     """Hidden states and attention weights are there when they are asked for, of every layer, and weights sum to 1."""
+    if "eager" in subject.refused_attention:
+        reason = subject.refused_attention["eager"]
+        raise DoesNotApply(f"only eager returns attention weights, and the model refuses it: {reason}")
     text = subject.tokens(2)
     model = subject.model(attention="eager")
     plain = model(text, use_cache=False)

@@ -8,6 +8,7 @@ ALiBi) are distances: all tokens may stand later. Absolute ones are not.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -41,7 +42,8 @@ def positions(subject: Subject) -> Iterator[Measured]:
         exchanged = few.clone()
         exchanged[:, -3:-1] = few[:, -3:-1].flip(1)
         change = relative(shallow(exchanged).logits[:, -1], shallow(few).logits[:, -1])
-        yield must(f"{attention}, one layer, two tokens exchanged: the next knows", change > _CLEAR * rounding(shallow))
+        knows = _clear(change, shallow)
+        yield must(f"{attention}, one layer, two tokens exchanged: the next knows", knows)
         kind, shift = kind_of(model), _shift(subject)
         if kind is None or shift <= 0:
             continue
@@ -50,7 +52,12 @@ def positions(subject: Subject) -> Iterator[Measured]:
         if kind == "relative":
             yield compared(what, later, logits, _angles(model, LENGTH + shift))
         else:
-            yield must(f"{what}: that matters", relative(later, logits) > _CLEAR * rounding(model))
+            yield must(f"{what}: that matters", _clear(relative(later, logits), model))
+
+
+def _clear(change: float, model: Any) -> bool:
+    """Whether logits have changed by more than rounding, to other finite numbers."""
+    return _CLEAR * rounding(model) < change < math.inf
 
 
 def _few(subject: Subject) -> Tensor:

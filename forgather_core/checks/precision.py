@@ -61,7 +61,7 @@ def _low(subject: Subject, model: Any) -> Any:
 
     with subject.scratch() as place:
         saved = subject.save(model, place)
-        return AutoModelForCausalLM.from_pretrained(saved, trust_remote_code=True, dtype=LOW).eval()
+        return AutoModelForCausalLM.from_pretrained(saved, dtype=LOW, **subject.loading).eval()
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ def round_trip(subject: Subject) -> Iterator[Measured]:
             saved = subject.save(model, place, max_shard_size=limit)
             several = len([*saved.glob("*.safetensors")]) > 1
             yield must(f"save_pretrained, {kind}: so many files", several == in_shards)
-            yield from _pretrained(f"save_pretrained, {kind}", saved, model, text, logits)
+            yield from _pretrained(f"save_pretrained, {kind}", subject, saved, model, text, logits)
         for form in ("safetensors", "bin"):
             with subject.scratch() as place:
                 save_checkpoint(place / "saved", model, safetensors=form == "safetensors", max_shard_size=limit)
@@ -61,14 +61,16 @@ def _stored(subject: Subject, model: Any, dtype: torch.dtype) -> Any:
 
     with subject.scratch() as place:
         saved = subject.save(model, place)
-        return AutoModelForCausalLM.from_pretrained(saved, trust_remote_code=True, dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(saved, dtype=dtype, **subject.loading)
 
 
-def _pretrained(what: str, saved: Path, model: Any, text: Tensor, logits: Tensor) -> Iterator[Measured]:
+def _pretrained(
+    what: str, subject: Subject, saved: Path, model: Any, text: Tensor, logits: Tensor
+) -> Iterator[Measured]:
     from transformers import AutoModelForCausalLM
 
     loaded, told = AutoModelForCausalLM.from_pretrained(
-        saved, trust_remote_code=True, dtype="auto", output_loading_info=True
+        saved, dtype="auto", output_loading_info=True, **subject.loading
     )
     told = {name: sorted(map(str, found)) for name, found in told.items() if found}
     yield must(f"{what}: nothing missing, nothing unexpected", not told, str(told))
@@ -78,7 +80,10 @@ def _pretrained(what: str, saved: Path, model: Any, text: Tensor, logits: Tensor
 
 def _loaded(what: str, subject: Subject, saved: Path, model: Any, text: Tensor, logits: Tensor) -> Iterator[Measured]:
     dtype = str(model.dtype).removeprefix("torch.")
-    loaded: Any = build(subject.place, BuildOptions(device="cpu", dtype=dtype, no_init_weights=True))
+    options = BuildOptions(
+        device="cpu", dtype=dtype, no_init_weights=True, attn_implementation=subject.default_attention
+    )
+    loaded: Any = build(subject.place, options)
     with torch.no_grad():
         for parameter in loaded.parameters():
             parameter.fill_(torch.nan)

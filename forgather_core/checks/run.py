@@ -6,22 +6,26 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckError
 from ..option_spec import did_you_mean
 from ..quiet import quiet_transformers
+from .attentions import uncompiled
 from .check import Check, DoesNotApply, Measured
-from .subject import Subject
+from .subject import FLEX, Subject
 
 if TYPE_CHECKING:
     from ..settings import Settings
     from ..shared_options import VerifyOptions
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
+NOTHING = "it measured nothing"
+NO_GRADIENTS = f"the model refuses eager and sdpa, and {FLEX} has no gradients on CPU"
 
 
 def asked_for(options: VerifyOptions, on_broken: Callable[[str], object] = warnings.warn) -> list[Check]:
@@ -140,15 +144,26 @@ def verify_settings(
 
 
 def try_check(check: Check, subject: Subject) -> dict[str, Any]:
-    """One check, as a row of the report. A check that raises has failed: its text is the reason."""
+    """Run one check, and return its row of the report.
+
+    A check passes only if it has measured something and everything holds. One that raises has failed, with the text of
+    the error as its reason. One that measures nothing does not apply.
+    """
     began = time.perf_counter()
     measured: list[Measured] = []
     reason = None
     try:
-        measured.extend(check.run(subject))
+        with uncompiled() if _has_flex_alone(subject) else nullcontext():
+            measured.extend(_measurements(check, subject))
+        if not measured:
+            raise DoesNotApply(NOTHING)
         result = PASSED if all(one.holds for one in measured) else FAILED
     except DoesNotApply as error:
         result, reason = (FAILED if any(not one.holds for one in measured) else SKIPPED), str(error)
+    except NotImplementedError as error:
+        # flex_attention is taken only where the model refuses the others.
+        limited = _has_flex_alone(subject) and all(one.holds for one in measured)
+        result, reason = (SKIPPED, NO_GRADIENTS) if limited else (FAILED, _told(error))
     except Exception as error:
         result, reason = FAILED, _told(error)
     return {
@@ -160,6 +175,21 @@ def try_check(check: Check, subject: Subject) -> dict[str, Any]:
         "cause": check.cause if result == FAILED else None,
         "seconds": time.perf_counter() - began,
     }
+
+
+def _has_flex_alone(subject: Subject) -> bool:
+    try:
+        return subject.default_attention == FLEX
+    except Exception:  # the model cannot be made at all, which the check has met too
+        return False
+
+
+def _measurements(check: Check, subject: Subject) -> Iterator[Measured]:
+    """What a check yields, which must be measurements whose errors are numbers."""
+    for one in check.run(subject) or ():
+        if not isinstance(one, Measured):
+            raise TypeError(f"the check '{check.name}' yielded a {type(one).__name__}, expected a Measured")
+        yield replace(one, error=float(one.error), tolerance=float(one.tolerance))
 
 
 def _told(error: Exception) -> str:

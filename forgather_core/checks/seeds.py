@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .attentions import needs_dropout
 from .check import Measured, check, must
 from .subject import Subject, strengthen
 from .tolerance import compared, unlike
@@ -22,8 +23,10 @@ def same_seed(subject: Subject) -> Iterator[Measured]:
     wrong = unlike(dict(first.named_parameters()), dict(again.named_parameters()))
     yield must("the same seed, the same weights", not wrong, ", ".join(wrong[:3]))
     drawn = {name for name, p in first.named_parameters() if p.dim() >= 2 and p.std() > 0}
+    yield must("some weights are drawn at random", bool(drawn))
     alike = [name for name in drawn if torch.equal(first.get_parameter(name), other.get_parameter(name))]
     yield must("another seed, other weights", not alike, ", ".join(sorted(alike)))
+    needs_dropout(subject)
     options = dropouts(subject.config())
     without = _strong(subject, dict.fromkeys(options, 0.0))
     text = subject.tokens(2)

@@ -9,15 +9,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnknownDefinitionError
+from ..errors import UnknownDefinitionError, first_line
 from ..export.manifest import MANIFEST, read_manifest
 from ..option import METADATA_KEY
 from ..registry import registry
+from ..shared_options import AttentionImplementation
 from .shrink import shrunk
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
+FLEX: Literal["flex_attention"] = "flex_attention"
+ATTENTIONS: tuple[AttentionImplementation, ...] = ("eager", "sdpa", FLEX)  # those that run on CPU
 LENGTH = 20  # tokens of a text: longer than a shrunk window, and no multiple of anything
 
 
@@ -91,6 +94,39 @@ class Subject:
 
         return AutoConfig.from_pretrained(self.place, trust_remote_code=True, **changes)
 
+    @cached_property
+    def refused_attention(self) -> dict[str, str]:
+        """The attention implementations that the model or transformers refuses: name -> reason.
+
+        Raises:
+            ValueError, ImportError: The model cannot be constructed with any, which is no refusal but a fault.
+        """
+        refused = dict(getattr(self.config(), "unsupported_attention", dict)())
+        last: Exception | None = None
+        for name in ATTENTIONS:
+            if name in refused:
+                continue
+            try:
+                self._made(self.config(), attention=name)
+            except (ValueError, ImportError) as error:
+                last, refused[name] = error, first_line(error)
+        if last is not None and refused.keys() >= set(ATTENTIONS):
+            raise last
+        return refused
+
+    @cached_property
+    def default_attention(self) -> AttentionImplementation | None:
+        """The implementation that checks take unless they name one: transformers' choice, unless that is refused."""
+        if "sdpa" not in self.refused_attention:
+            return None
+        return next((name for name in ATTENTIONS if name not in self.refused_attention), None)
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained`: the directory's code, and an attention implementation where it needs one."""
+        default = {} if self.default_attention is None else {"attn_implementation": self.default_attention}
+        return {"trust_remote_code": True} | default
+
     def constructed(self, changes: Mapping[str, Any]) -> Any:
         """A new configuration of the copy, made with changes, so that it sees whether they go together.
 
@@ -126,12 +162,17 @@ class Subject:
         Args:
             config: From `config` or `constructed`.
             seed: Of its weights; None takes the subject's.
-            attention: The attention implementation; None takes transformers' choice.
+            attention: The attention implementation; None takes the subject's default.
         """
+        attention = attention or self.default_attention
+        torch.manual_seed(self.seed if seed is None else seed)
+        return self._made(config, attention)
+
+    @staticmethod
+    def _made(config: Any, attention: str | None) -> Any:
         from transformers import AutoModelForCausalLM
 
         how = {"attn_implementation": attention} if attention is not None else {}
-        torch.manual_seed(self.seed if seed is None else seed)
         return AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=torch.float32, **how).train()
 
     def initial(self, *, seed: int | None = None, attention: str | None = None, **changes: Any) -> Any:

@@ -33,18 +33,25 @@ def rounding(model: Any, dtype: torch.dtype = torch.float32) -> float:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a part of the root mean square of what is expected; inf where shapes differ."""
+    """The largest difference, as a part of the root mean square of what is expected.
+
+    inf where shapes differ; NaN where anything is not finite, or where nothing is compared.
+    """
     if found.shape != expected.shape:
         return math.inf
     found, expected = found.detach().double(), expected.detach().double()
+    if not expected.numel():
+        return math.nan
     size = expected.square().mean().sqrt().clamp_min(1e-30)
-    return float((found - expected).abs().max() / size) if expected.numel() else 0.0
+    return float((found - expected).abs().max() / size)
 
 
 def position_of(found: Tensor, expected: Tensor, names: tuple[str, ...] = ("row", "position")) -> str | None:
     """Where the two differ most: "row 1, position 7"."""
     if found.shape != expected.shape:
         return f"shape {tuple(found.shape)}, and not {tuple(expected.shape)}"
+    if not found.numel():
+        return "nothing is compared"
     worst = int((found.detach().double() - expected.detach().double()).abs().nan_to_num(torch.inf).argmax())
     place = torch.unravel_index(torch.tensor(worst), found.shape)
     return ", ".join(f"{name} {int(at)}" for name, at in zip(names, place, strict=False)) or None
@@ -84,6 +91,8 @@ def gradient_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     keys do. Zeros do not count: they are the rows of an embedding whose tokens do not occur. Rounding errors of a
     gradient are at most twice those of logits: it is computed of activations, and backwards through as many sums again.
     """
+    if not expected:
+        return math.nan, "no gradients are compared"
     if found.keys() != expected.keys():
         return math.inf, ", ".join(sorted(found.keys() ^ expected.keys()))
     whole = _size(torch.cat([gradient.double().flatten() for gradient in expected.values()]))

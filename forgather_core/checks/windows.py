@@ -29,6 +29,7 @@ def window(subject: Subject) -> Iterator[Measured]:
         embeds = model.get_input_embeddings()(text).detach().requires_grad_()
         model(inputs_embeds=embeds, use_cache=False).logits[:, -1].sum().backward()
         assert embeds.grad is not None
+        yield must(f"{attention}, gradients are finite", bool(embeds.grad.isfinite().all()))
         seen = (embeds.grad != 0).any(-1)
         due = torch.arange(LENGTH) >= LENGTH - 1 - reach
         for what, wrong in (("nothing farther", seen & ~due), ("all of them", due & ~seen)):

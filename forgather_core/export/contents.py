@@ -25,7 +25,7 @@ from .model_config import (
     option_values,
     token_ids,
 )
-from .native import check_native
+from .native import check_native, check_source
 from .sources import Sources, collect_sources
 from .tokenizer import (
     LoadedTokenizer,
@@ -129,6 +129,8 @@ def plan_contents(settings: Settings) -> Plan:
     template = directory.chat_template
     text = resolve_chat_template(template, settings.base_of("chat_template")) if template else None
     plan = Plan(settings, sources, facts, loaded, option_values(settings, facts), text)
+    if settings.likeness is not None:
+        check_source(definition, settings.likeness)
     if directory.native:
         check_native(settings, plan.config)
     return plan

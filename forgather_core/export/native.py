@@ -1,4 +1,4 @@
-"""Whether a directory may claim to be a model of transformers' own: granted only after their logits agree."""
+"""Compare a definition with transformers' own class: before `--native` claims it, and when `--like` reads its file."""
 
 from __future__ import annotations
 
@@ -6,14 +6,27 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..definition import ModelDefinition, import_object
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, first_line
+from ..quiet import quiet_transformers
 from ..settings import Settings
+from ..source_config import WITHOUT_EFFECT, native_config, read_source
+from .twin import TOLERANCE, logits_difference, shrunk_values
 
 if TYPE_CHECKING:
-    from torch import nn
+    from ..like import Likeness
 
-TOLERANCE = 1e-4  # float32, of the logits' own size
-LENGTH = 24
+
+DEPTH = ("num_hidden_layers", "layer_types", "max_window_layers")
+SIZES = (
+    *DEPTH,
+    "head_dim",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "pad_token_id",
+    "sliding_window",
+)
+MOST_KEYS = 30  # that are tried, one left out at a time, to name what is read differently
 
 
 def check_native(settings: Settings, values: Mapping[str, Any]) -> None:
@@ -35,13 +48,14 @@ def check_native(settings: Settings, values: Mapping[str, Any]) -> None:
     try:
         whole = config_class(**values, native=True).to_dict()
         native.config_class(**whole)  # it has rules of its own for sizes
-        small = config_class(**_small(values), native=True)
-        difference = _difference(import_object(definition.model, definition)(small), native, small.to_dict())
+        small = config_class(**{**values, **shrunk_values(values)}, native=True)
+        twin = native(native.config_class(**small.to_dict()))
+        difference = logits_difference(import_object(definition.model, definition)(small), twin)
     except (StrictDataclassError, TypeError, ValueError, RuntimeError) as error:
         cause = error.__cause__ or error  # of a rule of the class, the sentence without its frame
         reason = next(iter(str(cause).splitlines()), type(cause).__name__)
         raise ConfigurationError(f"--native: transformers' {definition.native} refuses it: {reason}") from None
-    if difference > TOLERANCE:
+    if not difference <= TOLERANCE:  # NaN is no agreement
         raise ConfigurationError(
             f"--native: with these options transformers' {definition.native} is another model: the logits of a small "
             f"copy differ by {difference:.1e} of their size"
@@ -64,48 +78,77 @@ def _native_class(definition: ModelDefinition) -> Any:
     return found
 
 
-def _small(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same options in a small size: what is not a size (RoPE, head_dim, ties, eps) stays as it is."""
-    heads = values["num_attention_heads"]
-    shared = heads // (values.get("num_key_value_heads") or heads)  # query heads to a key/value head
-    groups = min(heads // shared, 2)
-    small: dict[str, Any] = dict(values) | {
-        "num_attention_heads": groups * shared,
-        "num_key_value_heads": groups,
-        "head_dim": values.get("head_dim") or values["hidden_size"] // heads,
-        "hidden_size": 8 * groups * shared,
-        "intermediate_size": 40,
-        "num_hidden_layers": min(values["num_hidden_layers"], 3),
-        "vocab_size": 64,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None if values.get("pad_token_id") is None else 1,
-    }
-    if values.get("sliding_window") is not None:
-        small["sliding_window"] = min(values["sliding_window"], 7)
-    if values.get("max_window_layers"):
-        small["max_window_layers"] = 1 if values["max_window_layers"] < values["num_hidden_layers"] else 3
-    return small
+def check_source(definition: ModelDefinition, likeness: Likeness) -> None:
+    """Hold what was read of a config.json to transformers' class for it: parameters, and logits of a small copy.
+
+    Args:
+        definition: The definition that reads it.
+        likeness: The directory. One that the definition itself has written has no other class to compare with.
+
+    Raises:
+        ConfigurationError: transformers' class cannot compute the file, or computes something else; the text names the
+            keys.
+    """
+    if not likeness.native:
+        return
+    content, where = likeness.content, f"--like: {likeness.directory / 'config.json'}"
+    with quiet_transformers():
+        problem = _source_problem(definition, content)
+        if problem is None:
+            return
+        name = _native_class_of(native_config(content)).__name__
+        keys = [key for key in content if key not in WITHOUT_EFFECT][:MOST_KEYS]
+        others = {key: {name: value for name, value in content.items() if name != key} for key in keys}
+        guilty = [key for key in keys if _source_problem(definition, others[key]) is None]
+    named = f"without {' or '.join(guilty)} they agree" if guilty else f"no single key of {', '.join(keys)} explains it"
+    raise ConfigurationError(
+        f"{where}: '{definition.name}' does not compute what transformers' {name} computes with this file: {problem} "
+        f"({named}); remove the key from a copy of the file, or set the options without --like"
+    )
 
 
-def _difference(ours: nn.Module, native: Any, config: Mapping[str, Any]) -> float:
-    """The largest difference of logits, in units of their root mean square: plain, padded, and at far positions."""
+def _source_problem(definition: ModelDefinition, content: Mapping[str, Any]) -> str | None:
+    """What differs between the definition's model and transformers' for this config.json, or None."""
     import torch
 
-    theirs = native(native.config_class(**config))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in ours.parameters():  # far from any initial weights, so that nothing is lost in symmetry
-            drawn = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.2 * drawn if parameter.dim() == 1 else drawn * 1.5 * parameter.shape[-1] ** -0.5)
-        theirs.load_state_dict(ours.state_dict())
-        ids = torch.randint(2, 64, (2, LENGTH), generator=generator)
-        padded = torch.ones_like(ids)
-        padded[0, :5] = 0
-        last: int = config["max_position_embeddings"]
-        far = torch.arange(LENGTH).expand(2, -1) + max(last - LENGTH // 2, 0)
-        worst = 0.0
-        for more in ({}, {"attention_mask": padded}, {"position_ids": far}):
-            a, b = (model.eval()(ids, use_cache=False, **more).logits[:, 5:] for model in (ours, theirs))
-            worst = max(worst, ((a - b).abs().max() / b.square().mean().sqrt()).item())
-    return worst
+    try:
+        small = {**content, **shrunk_values(_sizes(content))}
+        depth = {name: small[name] for name in DEPTH if name in small}
+        with torch.device("meta"):
+            ours, theirs = (_parameters(model) for model in _pair(definition, {**content, **depth}))
+        if other := sorted(dict(ours.items() ^ theirs.items())):
+            return f"{', '.join(other[:3])} differ in shape or exist in one of them only"
+        difference = logits_difference(*_pair(definition, small))
+    except ConfigurationError as error:
+        return str(error)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        return f"a small copy fails with {type(error).__name__}: {first_line(error)}"
+    if difference <= TOLERANCE:
+        return None
+    return f"the logits of a small copy differ by {difference:.1e} of their size"
+
+
+def _pair(definition: ModelDefinition, content: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The model of the definition and that of transformers, both made of one config.json, in float32."""
+    import torch
+
+    source = read_source(definition, content)
+    source.config.dtype = source.native.dtype = torch.float32
+    source.config._attn_implementation = source.native._attn_implementation = None  # transformers' choice
+    return import_object(definition.model, definition)(source.config), _native_class_of(source.native)(source.native)
+
+
+def _parameters(model: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _sizes(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of transformers' class for a config.json, those that the file leaves out included."""
+    native = native_config(content)
+    return {name: getattr(native, name) for name in SIZES if hasattr(native, name)}
+
+
+def _native_class_of(config: Any) -> Any:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]

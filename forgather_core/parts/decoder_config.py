@@ -23,6 +23,7 @@ ARCHITECTURE = (
     "sliding_window",
     "use_sliding_window",
 )
+ORIGINAL_LENGTH = "original_max_position_embeddings"  # may be beside rope_parameters, as Phi-3 has it, and then wins
 OLD_ROPE = frozenset({"rope_scaling", "rope_theta"})  # how older files say rope_parameters
 
 
@@ -63,7 +64,9 @@ class DecoderConfig(PreTrainedConfig):
                 raise ValueError(f"{name}: this model has none, and it is {value!r}")
         self.vocab_size = self.vocab_size or 32000
         self.max_position_embeddings = self.max_position_embeddings or 2048
+        original_length = None
         if (rope := getattr(self, "rope_parameters", None)) is not None:
+            original_length = kwargs.pop(ORIGINAL_LENGTH, None)
             # transformers fills in what is not there: a default must not stand in the way of what an old file says.
             left_alone = rope == type(self).__dataclass_fields__["rope_parameters"].default_factory()
             # A copy: it is about to be completed, and may be the caller's.
@@ -71,6 +74,8 @@ class DecoderConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if (rope := getattr(self, "rope_parameters", None)) is not None:
             rope.pop("type", None)  # what rope_type was called once; transformers keeps both
+            if original_length is not None and ORIGINAL_LENGTH in rope:  # transformers has set it for types that use it
+                rope[ORIGINAL_LENGTH] = original_length
         for name, sentence in getattr(self, "problems", tuple)():
             raise ValueError(f"{name}: {sentence}")
         for name, value in getattr(self, "derived", dict)().items():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from forgather_core.configurations import resolve
 from forgather_core.construct import construct
+from forgather_core.loaders import loaders
 from forgather_core.registry import Registry
 from forgather_core.report import construction_report
 from forgather_core.settings import settle
@@ -55,3 +58,83 @@ def test_a_native_directory_loads_natively(tmp_path: Path) -> None:
 def test_llama_cpp_may_know_a_tokenizer_that_is_not_ours(tmp_path: Path) -> None:
     save_native("Llama", tmp_path / "theirs")
     assert table("llama", tmp_path, native=True, tokenizer=str(tmp_path / "theirs"))["llama.cpp"][0]
+
+
+def vllm_of(model: Any, settings: Any) -> tuple[bool, str]:
+    """The row of vLLM."""
+    row = next(row for row in loaders(settings, model, None, "bytes") if row["name"].startswith("vLLM"))
+    return row["loads"], row["how"]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    project = tmp_path_factory.mktemp("llama")
+    return construct(settle(resolve("llama", Registry(), project), SMALL), project=project)
+
+
+def linear_attention(model: Any) -> None:
+    model.config.layer_types = ["full_attention", "linear_attention"]
+
+
+def recurrence(model: Any) -> None:
+    model.model.layers[1].self_attn = nn.GRU(32, 32)
+
+
+def recurrence_beside_attention(model: Any) -> None:
+    model.model.layers[1].short_convolution = nn.Conv1d(32, 32, 4, groups=32)
+
+
+def another_attention(model: Any) -> None:
+    model.model.layers[0].self_attn = nn.MultiheadAttention(32, 4)
+
+
+def two_attentions_in_a_layer(model: Any) -> None:
+    model.model.layers[1].second = copy.deepcopy(model.model.layers[1].self_attn)
+
+
+def one_index_for_two_layers(model: Any) -> None:
+    model.model.layers[1].self_attn.layer_idx = 0
+
+
+def no_layers(model: Any) -> None:
+    model.model.layers = nn.ModuleList()
+
+
+STATEFUL = {
+    linear_attention: "linear_attention",
+    recurrence: "GRU",
+    recurrence_beside_attention: "Conv1d",
+    another_attention: "SelfAttention",
+    two_attentions_in_a_layer: "has 2",
+    one_index_for_two_layers: "number 0",
+    no_layers: "no list of layers",
+}
+
+
+@pytest.mark.regression("R13")
+@pytest.mark.parametrize("change", STATEFUL, ids=lambda change: change.__name__)
+def test_vllm_is_claimed_only_for_layers_of_attention(change: Any, llama: Any) -> None:
+    model = copy.deepcopy(llama.model)
+    assert vllm_of(model, llama.settings)[0]
+    change(model)
+    loads, how = vllm_of(model, llama.settings)
+    assert not loads and STATEFUL[change] in how
+
+
+@pytest.mark.regression("R13")
+def test_a_class_that_no_server_is_known_to_have_is_not_claimed(llama: Any) -> None:
+    found = {row["name"]: row for row in loaders(llama.settings, llama.model, "SomeNewForCausalLM", "mine")}
+    assert found["transformers, natively"]["loads"]
+    assert not found["vLLM, transformers backend"]["loads"] and not found["llama.cpp"]["loads"]
+
+
+@pytest.mark.regression("R13")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sliding_window", 8), ("rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})],
+)
+def test_llama_cpp_is_claimed_only_for_what_it_is_known_to_compute(name: str, value: Any, llama: Any) -> None:
+    model = copy.deepcopy(llama.model)
+    setattr(model.config, name, value)
+    row = loaders(llama.settings, model, "MistralForCausalLM", "mine")[-1]
+    assert not row["loads"] and name.partition("_")[0] in row["how"].lower()

@@ -1,0 +1,98 @@
+"""Compare a model with transformers' class of the same mathematics, on small copies with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TOLERANCE = 1e-4  # float32, relative to the root mean square of the logits
+LENGTH = 24  # tokens, several times a shrunk window
+_LAYERS, _WINDOW, _VOCABULARY = 3, 7, 64
+_SHARED, _HEAD = 8, 1024  # far above usual models: they bound the memory of a copy
+
+
+def shrunk_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Reduce the sizes of a configuration; whatever is no size (RoPE, head_dim, ties, eps) keeps its value.
+
+    Args:
+        values: Option names of Hugging Face's vocabulary to values.
+
+    Returns:
+        The values that change.
+    """
+    layers = min(values["num_hidden_layers"], _LAYERS)
+    small: dict[str, Any] = {
+        "intermediate_size": 40,
+        "num_hidden_layers": layers,
+        "vocab_size": _VOCABULARY,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None if values.get("pad_token_id") is None else 1,
+    }
+    if heads := values.get("num_attention_heads"):
+        shared = heads // (values.get("num_key_value_heads") or heads)  # query heads to a key/value head
+        groups, shared = min(heads // shared, 2), min(shared, _SHARED)
+        small |= {
+            "num_attention_heads": groups * shared,
+            "num_key_value_heads": groups,
+            "head_dim": min(values.get("head_dim") or values["hidden_size"] // heads, _HEAD),
+            "hidden_size": 8 * groups * shared,
+        }
+    if values.get("sliding_window") is not None:
+        small["sliding_window"] = min(values["sliding_window"], _WINDOW)
+    if values.get("max_window_layers"):
+        small["max_window_layers"] = 1 if values["max_window_layers"] < values["num_hidden_layers"] else _LAYERS
+    if kinds := values.get("layer_types"):
+        different = list(dict.fromkeys(kinds))[:layers]  # each kind once, the last one for the other layers
+        small["layer_types"] = different + different[-1:] * (layers - len(different))
+    return small
+
+
+def logits_difference(ours: nn.Module, theirs: nn.Module) -> float:
+    """Give both models the same random weights, and return the largest difference of their logits.
+
+    Rows are tried without a mask, with padding, and at positions that end before, at, across and far beyond every
+    length at which RoPE may change, from the shortest to the longest: transformers' dynamic RoPE remembers those.
+
+    Args:
+        ours: A small model; its configuration has the lengths.
+        theirs: Of transformers' class.
+
+    Returns:
+        Relative to the root mean square of the logits; NaN if any of them is not finite.
+
+    Raises:
+        RuntimeError: The names or shapes of their weights differ.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    worst = [torch.zeros(())]
+    with torch.no_grad():
+        for parameter in ours.parameters():  # far from any initial weights, so that nothing is lost in symmetry
+            drawn = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.2 * drawn if parameter.dim() == 1 else drawn * 1.5 * parameter.shape[-1] ** -0.5)
+        theirs.load_state_dict(ours.state_dict())
+        ids = torch.randint(2, _VOCABULARY, (2, LENGTH), generator=generator)
+        for more in _cases(ids, ours.config):
+            a, b = (model.eval()(ids, use_cache=False, **more).logits[:, 5:] for model in (ours, theirs))
+            worst.append((a - b).abs().max() / b.square().mean().sqrt().clamp_min(1e-30))
+    return float(torch.stack(worst).max())  # unlike Python's, torch's maximum keeps a NaN
+
+
+def _cases(ids: Tensor, config: Any) -> Iterator[dict[str, Tensor]]:
+    import torch
+
+    yield {}
+    padded = torch.ones_like(ids)
+    padded[0, :5] = 0
+    yield {"attention_mask": padded}
+    rope = getattr(config, "rope_parameters", None) or {}
+    lengths = (getattr(config, "max_position_embeddings", None), rope.get("original_max_position_embeddings"))
+    limits = [length for length in lengths if length is not None]
+    ends = {end for limit in limits for end in (limit, limit + 1, limit + LENGTH // 2, 2 * limit)}
+    for end in sorted(end for end in ends if end >= LENGTH):
+        yield {"position_ids": torch.arange(end - LENGTH, end).expand(2, -1)}
