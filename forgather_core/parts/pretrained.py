@@ -1,5 +1,6 @@
 """What transformers asks of every model of ours, with a head or without: initial weights, dtypes, attention."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel
 from forgather_core.parts.blocks import Block
 from forgather_core.parts.initial_weights import Table
 from forgather_core.parts.self_attention import SelfAttention
-from forgather_core.parts.table_init import initialise_module, initialization
+from forgather_core.parts.table_init import initialise_module, initialization, mark_filled
 
 
 class Pretrained(PreTrainedModel):
@@ -56,11 +57,8 @@ class Pretrained(PreTrainedModel):
         finally:
             self._in_post_init = False
         for module in self.modules():  # also those that `no_init_weights` has left unset: a checkpoint will fill them
-            if not any(
-                tensor.is_meta
-                for tensor in (*module._parameters.values(), *module._buffers.values())
-                if tensor is not None
-            ):
+            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+            if not any(tensor.is_meta for tensor in own):
                 module._is_hf_initialized = True
 
     def init_weights(self) -> None:
@@ -73,6 +71,12 @@ class Pretrained(PreTrainedModel):
             for module in self.modules():  # transformers by itself would skip what it has marked
                 module._is_hf_initialized = False
         super().init_weights()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load weights, as torch does; `post_init()` keeps them."""
+        result = super().load_state_dict(state_dict, *args, **kwargs)
+        mark_filled(self, state_dict)
+        return result
 
     def initialize_weights(self) -> None:
         """Fill the parameters of all modules that transformers has not marked as initialized."""

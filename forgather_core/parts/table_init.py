@@ -1,7 +1,7 @@
 """Applies a definition's table of initial weights, module by module, as transformers asks for it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -104,6 +104,20 @@ def initialise_module(model: Any, module: Any) -> None:
         work.add(model, module)
     if hasattr(module, "reset_buffers"):
         module.reset_buffers()
+
+
+def mark_filled(model: nn.Module, names: Iterable[str]) -> None:
+    """Mark modules whose parameters a checkpoint has filled, so that `post_init()` does not fill them again.
+
+    Args:
+        model: The model.
+        names: The parameters that are filled.
+    """
+    filled = set(names)
+    for path, module in model.named_modules():
+        own = [f"{path}.{leaf}".removeprefix(".") for leaf, _ in module.named_parameters(recurse=False)]
+        if own and filled.issuperset(own):
+            module._is_hf_initialized = True  # type: ignore[assignment]
 
 
 def find_row(table: Sequence[tuple[str, Rule]], name: str) -> int:
