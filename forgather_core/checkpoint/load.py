@@ -92,7 +92,8 @@ def load_into(
         damaged = _copy(state, plan, checkpoint, on_progress)
     if meta:
         _complete(model, plan)
-    mark_filled(model, plan.filled)
+    if hasattr(model, "initialize_weights"):
+        mark_filled(model, plan.filled)
     if plan.untied and hasattr(model, "tie_weights"):
         model.tie_weights()  # type: ignore[operator]
     return LoadReport(
