@@ -91,10 +91,9 @@ def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch
 def build(directory: Path, options: BuildOptions) -> nn.Module:
     """Build the model of a directory through its own configuration and source files.
 
-    Weights are set once: construction skips them, then the table of initial weights is applied, after
-    `torch.manual_seed(seed)`: they are those that `from_config` gives after that call, on every device and in every
-    dtype. With `no_init_weights` they stay unset, and what no checkpoint brings (RoPE tables, ties) is right all the same. On meta nothing is
-    allocated.
+    Weights are set once: construction skips them, then `torch.manual_seed(seed)` and the table of initial weights. They
+    are those that `from_config` gives after that seed, on every device and in every dtype. With `no_init_weights` they
+    stay unset; what no checkpoint brings (RoPE tables, ties) is right all the same. On meta nothing is allocated.
 
     Args:
         directory: A model directory.

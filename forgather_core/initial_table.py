@@ -51,7 +51,7 @@ def initial_table(settings: Settings) -> list[dict[str, Any]]:
         kinds.setdefault(kind_of(name), []).append(parameter)
     rows = {kind: _row_of(kind, table, definition.name) for kind in kinds}
     order = sorted(kinds, key=lambda kind: rows[kind])  # of the table, then of the model
-    return [asdict(_describe(kind, kinds[kind], *table[rows[kind]], definition.name)) for kind in order]
+    return [asdict(_describe(definition.name, kind, kinds[kind], *table[rows[kind]])) for kind in order]
 
 
 def _row_of(kind: str, table: list[tuple[str, Any]], definition: str) -> int:
@@ -62,7 +62,7 @@ def _row_of(kind: str, table: list[tuple[str, Any]], definition: str) -> int:
         raise DefinitionError(message) from None
 
 
-def _describe(kind: str, parameters: list[Any], pattern: str, rule: Any, definition: str) -> InitialRow:
+def _describe(definition: str, kind: str, parameters: list[Any], pattern: str, rule: Any) -> InitialRow:
     shape = tuple(parameters[0].shape)
     try:
         rule.check(shape)
