@@ -78,6 +78,14 @@ class Pretrained(PreTrainedModel):
         mark_filled(self, state_dict)
         return result
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """Change the size of the vocabulary, as transformers does; `post_init()` keeps old rows and new ones."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        for module in (self.get_input_embeddings(), self.get_output_embeddings()):
+            if module is not None:
+                module._is_hf_initialized = True
+        return embeddings
+
     def initialize_weights(self) -> None:
         """Fill the parameters of all modules that transformers has not marked as initialized."""
         seed = getattr(self.base_model, "_base_seed", None) if self._in_post_init else None

@@ -36,6 +36,9 @@ class _Initialization:
 
     def add(self, model: Any, module: nn.Module) -> None:
         """Plan to fill the parameters that a module itself owns."""
+        self.modules.append(module)
+        if not any(True for _ in module.parameters(recurse=False)):
+            return
         if id(model) not in self._models:
             self._models[id(model)] = _names(model), list(model.initial_weights())
         names, table = self._models[id(model)]
@@ -48,7 +51,6 @@ class _Initialization:
             if not skip:
                 name = f"{within}.{leaf}".removeprefix(".").removeprefix(self._prefix)
                 self.fills.setdefault(id(parameter), Fill(rule, parameter, name))
-        self.modules.append(module)
 
     def fill(self) -> None:
         """Fill them."""
