@@ -137,8 +137,8 @@ def in_turns(
     return best
 
 
-def table(title: str, best: dict[str, float], peer: str) -> None:
+def table(title: str, best: dict[str, float], peer: str, unit: str = "ms, best") -> None:
     """Print the time of each case, and how many times that of the peer it is."""
-    print(f"\n{title:62}{'ms, best':>10}{'ratio':>8}")
+    print(f"\n{title:62}{unit:>10}{'ratio':>8}")
     for name, seconds in best.items():
         print(f"{name:62}{seconds * 1000:10.2f}{seconds / best[peer]:8.2f}", flush=True)

@@ -13,7 +13,7 @@ from .dtypes import default_dtype, parse_dtype
 from .errors import BuildError
 from .no_init import no_init_weights
 from .option_spec import did_you_mean
-from .parts.table_init import find_row
+from .parts.table_init import find_rule
 from .shared_options import BuildOptions
 
 DEVICE_TYPES = ("meta", "cpu", "cuda", "mps")
@@ -91,9 +91,9 @@ def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch
 def build(directory: Path, options: BuildOptions) -> nn.Module:
     """Build the model of a directory through its own configuration and source files.
 
-    Weights are set once: construction skips them, then the table of initial weights is applied. With `no_init_weights`
-    they stay unset, and what no checkpoint brings (RoPE tables, ties) is right all the same. On meta nothing is
-    allocated.
+    Weights are set once: construction skips them, then `torch.manual_seed(seed)` and the table of initial weights. They
+    are those that `from_config` gives after that seed, on every device and in every dtype. With `no_init_weights` they
+    stay unset; what no checkpoint brings (RoPE tables, ties) is right all the same. On meta nothing is allocated.
 
     Args:
         directory: A model directory.
@@ -125,11 +125,21 @@ def _check_table(model: Any) -> None:
     if not hasattr(model, "initial_weights"):
         return
     table = list(model.initial_weights())
-    for name, _ in model.named_parameters():
+    for name, parameter in model.named_parameters():
         try:
-            find_row(table, name)
+            rule = find_rule(table, name)
         except ValueError as error:
             raise BuildError(f"{type(model).__name__}: {error} (initial_weights() of its decoder)") from None
+        try:
+            getattr(rule, "check", _anything)(parameter.shape)  # sources of an older export have no such method
+        except ValueError as error:
+            raise BuildError(
+                f"{type(model).__name__}: the rule of '{name}' does not fit: {error} (initial_weights() of its decoder)"
+            ) from None
+
+
+def _anything(shape: torch.Size) -> None:
+    """Accept every shape."""
 
 
 def is_checkpointing(model: nn.Module) -> bool:

@@ -39,7 +39,7 @@ def initial_table(settings: Settings) -> list[dict[str, Any]]:
     """The rows in the order of the definition's table, as plain data. The model is made on meta: nothing is allocated.
 
     Raises:
-        DefinitionError: The definition has no table, or no row of it matches a weight.
+        DefinitionError: The definition has no table, no row of it matches a weight, or a rule does not fit a weight.
     """
     definition = settings.configuration.definition
     model = meta_model(settings)
@@ -51,7 +51,7 @@ def initial_table(settings: Settings) -> list[dict[str, Any]]:
         kinds.setdefault(kind_of(name), []).append(parameter)
     rows = {kind: _row_of(kind, table, definition.name) for kind in kinds}
     order = sorted(kinds, key=lambda kind: rows[kind])  # of the table, then of the model
-    return [asdict(_describe(kind, kinds[kind], *table[rows[kind]])) for kind in order]
+    return [asdict(_describe(definition.name, kind, kinds[kind], *table[rows[kind]])) for kind in order]
 
 
 def _row_of(kind: str, table: list[tuple[str, Any]], definition: str) -> int:
@@ -62,8 +62,13 @@ def _row_of(kind: str, table: list[tuple[str, Any]], definition: str) -> int:
         raise DefinitionError(message) from None
 
 
-def _describe(kind: str, parameters: list[Any], pattern: str, rule: Any) -> InitialRow:
+def _describe(definition: str, kind: str, parameters: list[Any], pattern: str, rule: Any) -> InitialRow:
     shape = tuple(parameters[0].shape)
+    try:
+        rule.check(shape)
+    except ValueError as error:
+        message = f"the table of initial weights of '{definition}' has a rule that does not fit '{kind}': {error}"
+        raise DefinitionError(message) from None
     return InitialRow(
         pattern, str(rule), kind, len(parameters), shape, rule.std(shape), bool(parameters[0].requires_grad)
     )

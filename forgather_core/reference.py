@@ -231,7 +231,7 @@ def without_tails(std: float, cut: float = 3.0) -> float:
 
 
 def llama_spreads(config: Any) -> dict[str, Spread]:
-    """Those of llama and of definitions built like it: what adds to the residual begins smaller, by the depth.
+    """Those of llama and of definitions built like it: what writes to the residual stream is smaller by the depth.
 
     Args:
         config: Of which hidden_size, num_hidden_layers and tie_word_embeddings are read.
@@ -240,7 +240,7 @@ def llama_spreads(config: Any) -> dict[str, Spread]:
     return {
         "norm": [1.0],
         "embed_tokens": head if config.tie_word_embeddings else 1.0,
-        "(q|k|v|up)_proj": without_tails(0.02),
-        "(o|gate|down)_proj": without_tails(0.02 / math.sqrt(2 * config.num_hidden_layers)),
+        "(q|k|v|gate|up)_proj": without_tails(0.02),
+        "(o|down)_proj": without_tails(0.02 / math.sqrt(2 * config.num_hidden_layers)),
         "lm_head": without_tails(head),
     }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..parts.table_init import mark_filled
 from .copying import Copy, copy_all
 from .places import Slot, materialise, put, slots, state_of
 from .plan import Plan, make_plan, refuse
@@ -91,6 +92,8 @@ def load_into(
         damaged = _copy(state, plan, checkpoint, on_progress)
     if meta:
         _complete(model, plan)
+    if hasattr(model, "initialize_weights"):
+        mark_filled(model, plan.filled)
     if plan.untied and hasattr(model, "tie_weights"):
         model.tie_weights()  # type: ignore[operator]
     return LoadReport(

@@ -6,6 +6,7 @@ checkpointing, stages of a pipeline. A definition adds its layers; `language_mod
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -18,6 +19,7 @@ from forgather_core.parts.masks import decoder_mask
 from forgather_core.parts.positions import positions
 from forgather_core.parts.pretrained import Pretrained
 from forgather_core.parts.self_attention import AttentionFunction, SelfAttention, eager_attention
+from forgather_core.parts.weight_pieces import draw_seed
 
 
 class Decoder(Pretrained):
@@ -29,6 +31,8 @@ class Decoder(Pretrained):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        if torch.get_default_device().type != "meta":
+            self._base_seed = draw_seed()  # now: torch's own modules will draw numbers that nothing should depend on
         self.gradient_checkpointing = False
 
     def post_init(self) -> None:

@@ -4,7 +4,7 @@ from forgather_core.parts.initial_weights import Table, normal, ones, truncated_
 
 
 def llama_weights(hidden_size: int, num_hidden_layers: int, *, tied: bool, pad: int | None) -> Table:
-    """Residual branches start small, by the depth they add up over (arXiv:1901.08149 does so at their ends).
+    """What writes to the residual stream starts smaller, by the depth it adds up over (GPT-2, sec. 2.3).
 
     Args:
         hidden_size: Of the model.
@@ -15,6 +15,6 @@ def llama_weights(hidden_size: int, num_hidden_layers: int, *, tied: bool, pad: 
     depth = (2 * num_hidden_layers) ** -0.5
     yield r"norm", ones()
     yield r"embed_tokens", normal(std=hidden_size**-0.5 if tied else 1.0, zero_row=pad)
-    yield r"(q|k|v|up)_proj", truncated_normal(std=0.02)
-    yield r"(o|gate|down)_proj", truncated_normal(std=0.02 * depth)
+    yield r"(q|k|v|gate|up)_proj", truncated_normal(std=0.02)
+    yield r"(o|down)_proj", truncated_normal(std=0.02 * depth)
     yield r"lm_head", truncated_normal(std=hidden_size**-0.5, cut=3)

@@ -1,5 +1,6 @@
 """What transformers asks of every model of ours, with a head or without: initial weights, dtypes, attention."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel
 from forgather_core.parts.blocks import Block
 from forgather_core.parts.initial_weights import Table
 from forgather_core.parts.self_attention import SelfAttention
-from forgather_core.parts.table_init import initialise_module
+from forgather_core.parts.table_init import initialise_module, initialization, mark_filled
 
 
 class Pretrained(PreTrainedModel):
@@ -25,7 +26,8 @@ class Pretrained(PreTrainedModel):
     _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cache"]
     _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": Block, "attentions": SelfAttention}
     _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"alibi"}
-    _constructed = False
+    _base_seed: int | None = None  # of initial weights; a decoder takes one before anything else is drawn
+    _in_post_init = False
 
     def __init__(self, config: Any) -> None:
         _refuse_attention(config, config._attn_implementation)  # before anybody asks for a package that would not help
@@ -45,19 +47,50 @@ class Pretrained(PreTrainedModel):
         raise NotImplementedError
 
     def post_init(self) -> None:
-        """transformers' last step of construction: initial weights, ties, parallel plans."""
-        super().post_init()
-        self._constructed = True
+        """transformers' last step of construction: initial weights, ties, parallel plans.
+
+        Called again, it fills only modules that were added since, as transformers' own models do.
+        """
+        self._in_post_init = True
+        try:
+            super().post_init()
+        finally:
+            self._in_post_init = False
+        for module in self.modules():  # also those that `no_init_weights` has left unset: a checkpoint will fill them
+            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+            if not any(tensor.is_meta for tensor in own):
+                module._is_hf_initialized = True
 
     def init_weights(self) -> None:
-        """Fill what no checkpoint has filled from the table, let every part compute its buffers, tie what is tied.
+        """Fill all weights from the table, let every part compute its buffers, tie what is tied.
 
-        Construction does so once. Called again, it starts anew: transformers by itself would skip what it has marked.
+        Parameters that `from_pretrained` has filled, which transformers marks, stay. The base seed comes from torch's
+        global generator: `torch.manual_seed` decides, and two calls give two sets of weights.
         """
-        if self._constructed:
-            for module in self.modules():
+        if not self._in_post_init:
+            for module in self.modules():  # transformers by itself would skip what it has marked
                 module._is_hf_initialized = False
         super().init_weights()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load weights, as torch does; `post_init()` keeps them."""
+        result = super().load_state_dict(state_dict, *args, **kwargs)
+        mark_filled(self, state_dict)
+        return result
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """Change the size of the vocabulary, as transformers does; `post_init()` keeps old rows and new ones."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        for module in (self.get_input_embeddings(), self.get_output_embeddings()):
+            if module is not None:
+                module._is_hf_initialized = True
+        return embeddings
+
+    def initialize_weights(self) -> None:
+        """Fill the parameters of all modules that transformers has not marked as initialized."""
+        seed = getattr(self.base_model, "_base_seed", None) if self._in_post_init else None
+        with initialization(self, seed):
+            super().initialize_weights()
 
     def _init_weights(self, module: nn.Module) -> None:
         initialise_module(self, module)

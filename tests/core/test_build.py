@@ -318,3 +318,24 @@ def test_a_weight_without_a_rule_is_said_on_every_device(directory: Path) -> Non
                 build(directory, BuildOptions(device=device))
     finally:
         file.write_text(text)
+
+
+@pytest.mark.regression("R11")
+def test_a_rule_that_does_not_fit_a_weight_is_reported_on_every_device(directory: Path) -> None:
+    file = directory / "llama_weights.py"
+    text = file.read_text()
+    try:
+        right = 'yield r"norm", ones()'
+        assert right in text
+        file.write_text(
+            text.replace("ones, truncated_normal", "truncated_normal, values").replace(
+                right, 'yield r"norm", values([1, 2])'
+            )
+        )
+        for device in ("meta", "cpu"):
+            with pytest.raises(
+                BuildError, match=r"rule of 'model\.layers\.0\.input_layernorm\.weight' .* 2 values for"
+            ):
+                build(directory, BuildOptions(device=device))
+    finally:
+        file.write_text(text)

@@ -61,3 +61,19 @@ def test_a_weight_without_a_row_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(LlamaModel, "post_init", larger)
     with pytest.raises(DefinitionError, match=r"of 'llama' matches 'model\.extra'"):
         initial_table(settled("llama"))
+
+
+@pytest.mark.regression("R11")
+def test_a_rule_that_does_not_fit_a_weight_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from forgather_llama.modeling_llama import LlamaModel
+
+    from forgather_core.parts.initial_weights import fan_in_uniform, ones
+
+    table = [(r"norm|embed|head", ones()), (r"", fan_in_uniform())]
+    monkeypatch.setattr(LlamaModel, "initial_weights", lambda self: table)
+    assert initial_table(settled("llama"))
+    table[0] = (r"embed|head", ones())
+    with pytest.raises(
+        DefinitionError, match=r"does not fit 'model\.layers\.\*\.input_layernorm\.weight': shape \(128,\)"
+    ):
+        initial_table(settled("llama"))

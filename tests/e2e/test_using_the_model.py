@@ -178,6 +178,7 @@ class Counting(TorchFunctionMode):
             filled.append(args[0].numel())
         return func(*args, **kwargs or {{}})
 
+torch.set_num_threads(1)  # what other threads draw would not be counted
 with Counting():
     model = build(Path("output_models/llama_4m"), BuildOptions(device="cpu", no_init_weights={skip}))
 assert sum(filled) == sum(p.numel() for p in model.parameters() if p.dim() == 2) * {times}  # in pieces

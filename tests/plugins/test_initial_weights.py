@@ -44,7 +44,7 @@ NORMS = {"input_layernorm.weight": ONE, "post_attention_layernorm.weight": ONE, 
 
 
 def llama_like(tied: bool) -> dict[str, Any]:
-    """Residual branches are smaller by the root of their number, two a layer."""
+    """What writes to the residual stream is smaller by the root of the number of branches, two a layer."""
     depth = math.sqrt(2 * LAYERS)
     return NORMS | {
         "embed_tokens.weight": Drawn(1 / math.sqrt(D) if tied else 1.0),
@@ -53,7 +53,7 @@ def llama_like(tied: bool) -> dict[str, Any]:
         "self_attn.v_proj.weight": cut_normal(0.02),
         "self_attn.o_proj.weight": cut_normal(0.02 / depth),
         "mlp.up_proj.weight": cut_normal(0.02),
-        "mlp.gate_proj.weight": cut_normal(0.02 / depth),
+        "mlp.gate_proj.weight": cut_normal(0.02),
         "mlp.down_proj.weight": cut_normal(0.02 / depth),
         "lm_head.weight": cut_normal(1 / math.sqrt(D)),
     }

@@ -158,16 +158,24 @@ class Mistake(NamedTuple):
 SUPPORTS = "    supports_gradient_checkpointing = True"
 QUICK_MISTAKES = {
     "a spread of ten percent more": Mistake(
-        initial_weights, "llama", "initial_weights.py", "normal_(0.0, self.scale))", "normal_(0.0, 1.1 * self.scale))"
+        initial_weights,
+        "llama",
+        "initial_weights.py",
+        "normal_(0.0, self.scale, generator=generator)\n\n",
+        "normal_(0.0, 1.1 * self.scale, generator=generator)\n\n",
     ),
     "an initialisation that never runs": Mistake(
-        initial_weights, "llama", "table_init.py", "            rule.fill(parameter)", "            pass"
+        initial_weights, "llama", "table_init.py", "        work.fill()", "        pass"
     ),
     "residuals that double": Mistake(
         depth, "llama", "blocks.py", "hidden_states + self.drop(attended)", "2 * hidden_states + self.drop(attended)"
     ),
     "randomness beside the seed": Mistake(
-        same_seed, "llama", "table_init.py", "rule.fill(parameter)", "(torch.seed(), rule.fill(parameter))"
+        same_seed,
+        "llama",
+        "weight_pieces.py",
+        "    for fill in fills:\n        try:",
+        "    torch.seed()\n    seed = None\n    for fill in fills:\n        try:",
     ),
     "frequencies that are not computed again": Mistake(
         buffers, "llama", "rope.py", "self.inv_freq = self._frequencies(device)[0]", "pass"
@@ -208,11 +216,11 @@ MISTAKES = {
         initial_weights,
         "causal_lm",
         "initial_weights.py",
-        "uniform_(-bound, bound)",
-        "uniform_(-0.9 * bound, 1.1 * bound)",
+        "uniform_(-bound, bound,",
+        "uniform_(-0.9 * bound, 1.1 * bound,",
     ),
     "a constant that is another": Mistake(
-        initial_weights, "deepone", "initial_weights.py", "tensor.fill_(self.values[0])", "tensor.fill_(0.99)"
+        initial_weights, "deepone", "initial_weights.py", "numbers.fill_(self.values[0])", "numbers.fill_(0.99)"
     ),
     "slopes that are others": Mistake(
         initial_weights,
@@ -222,10 +230,10 @@ MISTAKES = {
         "copy_(0.9 * torch.tensor(self.values",
     ),
     "padding that is drawn": Mistake(
-        initial_weights, "qwen3", "initial_weights.py", "tensor[self.zero_row].zero_()", "pass"
+        initial_weights, "qwen3", "weight_pieces.py", "run[lo - first : hi - first].zero_()", "pass"
     ),
     "a parameter without a row": Mistake(
-        initial_weights, "llama", "llama_weights.py", r"(q|k|v|up)_proj", r"(q|k|v)_proj"
+        initial_weights, "llama", "llama_weights.py", r"(q|k|v|gate|up)_proj", r"(q|k|v|up)_proj"
     ),
     "a head with large rows": Mistake(
         depth,

@@ -45,6 +45,7 @@ LLAMA_FILES = [
     "rotation",
     "self_attention",
     "table_init",
+    "weight_pieces",
 ]
 COUNT = itertools.count()
 Collect = Callable[..., tuple[Sources, str]]
