@@ -64,6 +64,8 @@ BIN = Format("pytorch_model", ".bin")
 # The order in which transformers looks: the first that is there wins.
 ENTRIES = (SAFETENSORS.single, SAFETENSORS.index, BIN.single, BIN.index)
 
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_config.json")  # PEFT's
+
 
 def parse_size(text: int | str) -> int:
     """Bytes of a size such as `500MB`, `5GB` (powers of ten, as Hugging Face has it) or `2GiB` (powers of two).
@@ -181,6 +183,11 @@ def find_entry(path: Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # no permission, too long, links in a circle, a zero byte
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"there is no checkpoint '{shown(path)}': {shown(reason)}") from None
+    if any((path / name).exists() for name in _ADAPTERS):
+        raise CheckpointError(
+            f"{path} is an adapter, not a model: load it with PEFT on top of its base model, call merge_and_unload(), "
+            f"and save that model"
+        )
     raise CheckpointError(f"{path} holds no weights (none of {', '.join(ENTRIES)}): save them with --save-checkpoint")
 
 
