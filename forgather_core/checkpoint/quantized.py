@@ -16,7 +16,7 @@ from .layout import open_checked
 from .reader import Checkpoint
 from .stored import StoredTensor
 from .strict_json import LIMIT, parse_object
-from .wording import listed, shown, tensors
+from .wording import listed, shown
 
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 
@@ -126,8 +126,8 @@ def refuse_lost_scales(unscaled: Sequence[str], path: Path) -> None:
     """
     if unscaled:
         raise CheckpointError(
-            f"{path} is quantized (fp8), but {tensors(len(unscaled))} in float8 have no scale (NAME_scale_inv or "
-            f"NAME_scale): {listed(unscaled)}: the checkpoint is incomplete"
+            f"{path} is quantized (fp8), and no scale (NAME_scale_inv or NAME_scale) was found for "
+            f"{listed(unscaled)}: the checkpoint is incomplete"
         )
 
 
