@@ -28,6 +28,7 @@ class Contents(Mapping[str, StoredTensor]):
         unused: Names of scales that are not needed.
         notes: How the checkpoint was read, a sentence each.
         warnings: What may be wrong, a sentence each.
+        non_finite: Names of the tensors that hold NaN or Inf, where that is proven; None if it is not known.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class Contents(Mapping[str, StoredTensor]):
         unused: tuple[str, ...] = (),
         notes: tuple[str, ...] = (),
         warnings: tuple[str, ...] = (),
+        non_finite: frozenset[str] | None = None,
     ) -> None:
         self.path = path
         self.unused = unused
         self.notes = notes
         self.warnings = warnings
+        self.non_finite = non_finite
         self._stored = stored
 
     def __getitem__(self, name: str) -> StoredTensor:
@@ -89,12 +92,14 @@ def contents_for(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Chec
             f"{tensors(len(unmerged))} of an adapter in {path} not applied: {listed(unmerged)}; merge them with "
             f"PEFT's merge_and_unload() and save the model"
         )
+    known = checkpoint.known_non_finite
     return Contents(
         path,
         {matching.names.get(name, name): tensor for name, tensor in stored.items() if name not in dropped},
         unused=unused,
         notes=tuple(notes),
         warnings=tuple(warnings),
+        non_finite=frozenset(matching.names.get(name, name) for name in known) if known is not None else None,
     )
 
 

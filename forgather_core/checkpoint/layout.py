@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -88,10 +89,12 @@ class Index:
         weight_map: File by name of tensor.
         metadata: `total_size` and, where Forgather wrote it, `dtype`, versions, `sha256` of each file, and
             `non_finite`, the tensors that held NaN or an infinity when they were written.
+        digest: SHA-256 of the text that it was read from; "" if it was not read.
     """
 
     weight_map: Mapping[str, str]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -119,7 +122,7 @@ class Index:
                 )
         if not weight_map:
             raise CheckpointError(f"{file} names no weights")
-        return cls(weight_map, metadata)
+        return cls(weight_map, metadata, hashlib.sha256(data).hexdigest())
 
     @property
     def files(self) -> list[str]:

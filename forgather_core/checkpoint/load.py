@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from .contents import Contents, contents_for
 from .copying import Copy, copy_all
+from .fp8 import ScaledTensor
 from .places import Slot, materialise, put, slots, state_of
 from .plan import Plan, few_matched, make_plan, refuse
 from .reader import Checkpoint, Progress
@@ -203,10 +204,13 @@ def _initialise_rest(model: Any, plan: Plan) -> None:
 
 
 def _copy(state: Mapping[str, Tensor], plan: Plan, contents: Contents, on_progress: Progress | None) -> tuple[str, ...]:
-    """Fill the model, and look at each number on the way: what an index records may be of other files."""
-    copies = [
-        Copy(names[0], contents[source], state[names[0]], look=contents[source].dtype.is_floating_point)
-        for names, source in plan.fills
-    ]
-    found = copy_all(copies, on_progress)
-    return tuple(copy.name for copy in copies if copy.name in found)
+    """Fill the model. Numbers are looked at on the way, unless it is proven that they are those that were saved."""
+    known, copies, damaged = contents.non_finite, [], set()
+    for names, source in plan.fills:
+        stored, place = contents[source], state[names[0]]
+        is_known = known is not None and stored.dtype == place.dtype and not isinstance(stored, ScaledTensor)
+        if is_known and source in (known or ()):
+            damaged.add(names[0])
+        copies.append(Copy(names[0], stored, place, look=not is_known and stored.dtype.is_floating_point))
+    damaged |= copy_all(copies, on_progress)
+    return tuple(copy.name for copy in copies if copy.name in damaged)

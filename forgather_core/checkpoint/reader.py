@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from .hub import is_hub_id, snapshot
 from .layout import BIN, SAFETENSORS, Format, Index, find_entry, open_checked
 from .safetensors_file import read_header
+from .seal import is_sealed
 from .stored import FileTensor, StoredTensor, WeightFile
 from .torch_file import read_tensors
 from .wording import shown
@@ -109,6 +110,15 @@ class Checkpoint(Mapping[str, StoredTensor]):
         """The tensors that the index lists as NaN or Inf when they were written. The files may have changed since."""
         record = self.index.metadata.get("non_finite") if self.index is not None else None
         return tuple(str(name) for name in record) if isinstance(record, list) else ()
+
+    @property
+    def known_non_finite(self) -> frozenset[str] | None:
+        """The tensors that hold NaN or Inf, as recorded by a save since which nothing has changed; None if unknown."""
+        if self.index is None or not isinstance(self.index.metadata.get("non_finite"), list):
+            return None
+        descriptors = {name: file.descriptor for name, file in self.files.items()}
+        sealed = is_sealed(self.entry, self.index.digest, descriptors)
+        return frozenset(self.recorded_non_finite) if sealed else None
 
     @property
     def is_changed(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,75 @@ def test_a_shard_that_is_copied_over_is_looked_at(tmp_path: Path) -> None:
     assert target.stat().st_mtime_ns < index.stat().st_mtime_ns
     with pytest.warns(UserWarning, match="NaN or Inf: weight"):
         load_checkpoint(tmp_path / "good", nn.Linear(8, 8))
+
+
+@pytest.fixture
+def sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint that holds NaN, of which a seal proves that it is as it was saved."""
+    monkeypatch.setattr("forgather_core.checkpoint.save.MINIMUM", 0)
+    save_checkpoint(tmp_path / "sealed", damaged(nn.Linear(8, 8), torch.nan), safetensors=True)
+    if not is_trusted(tmp_path / "sealed"):
+        pytest.skip("the file system has no extended attributes")
+    return tmp_path / "sealed"
+
+
+def is_trusted(directory: Path) -> bool:
+    from forgather_core.checkpoint import Checkpoint
+
+    with Checkpoint.open(directory) as checkpoint:
+        return checkpoint.known_non_finite is not None
+
+
+def rewrite(file: Path) -> None:
+    """Write the same bytes again, and restore the time."""
+    status = file.stat()
+    file.write_bytes(file.read_bytes())
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replace(file: Path) -> None:
+    copy = Path(shutil.copy2(file, file.with_suffix(".copy")))
+    copy.replace(file)
+
+
+def touch_index(file: Path) -> None:
+    (index,) = file.parent.glob("*.index.json")
+    index.write_text(index.read_text() + " ")
+
+
+CHANGES = {
+    "rewritten": rewrite,
+    "replaced": replace,
+    "touched": lambda file: os.utime(file, ns=(1, 1)),
+    "linked": lambda file: os.link(file, file.with_suffix(".copy")),
+    "another index": touch_index,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_any_change_breaks_the_seal(sealed: Path, change: Callable[[Path], object]) -> None:
+    (shard,) = sealed.glob("*.safetensors")
+    with pytest.warns(UserWarning, match="NaN or Inf: weight"):
+        load_checkpoint(sealed, nn.Linear(8, 8))
+    change(shard)
+    assert not is_trusted(sealed)
+    with pytest.warns(UserWarning, match="NaN or Inf: weight"):
+        load_checkpoint(sealed, nn.Linear(8, 8))
+
+
+def test_a_copy_has_no_seal_and_a_moved_directory_has(sealed: Path) -> None:
+    assert not is_trusted(Path(shutil.copytree(sealed, sealed.parent / "copy")))
+    assert is_trusted(sealed.rename(sealed.parent / "moved"))
+
+
+def test_a_sealed_record_counts_for_unconverted_numbers_only(sealed: Path) -> None:
+    with pytest.warns(UserWarning, match="NaN or Inf: weight"):
+        load_checkpoint(sealed, nn.Linear(8, 8).half())
+    model = nn.Linear(8, 8)
+    model.weight.data[1, 1] = 1e30
+    save_checkpoint(sealed, model, safetensors=True)
+    with pytest.warns(UserWarning, match="NaN or Inf: weight"):
+        load_checkpoint(sealed, nn.Linear(8, 8).half())
 
 
 def test_a_record_of_nan_that_is_not_there_is_not_repeated(tmp_path: Path) -> None:
