@@ -80,9 +80,10 @@ def contents_for(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Chec
         unused = quantization.unused
         dropped = {*unused, *quantization.scales.values()}
         count = sum(isinstance(tensor, ScaledTensor) for tensor in stored.values())
-        notes.append(f"quantized (fp8): dequantized {tensors(count)}")
+        if count:
+            notes.append(f"quantized (fp8): dequantized {tensors(count)}")
         if unused:
-            notes.append(f"{tensors(len(unused))} of activation scales not used: {listed(unused)}")
+            notes.append(f"{len(unused)} activation scales not used: {listed(unused)}")
     if plain := _plain_casts(checkpoint, state, matching, stored):
         # save_checkpoint and convert write no scales; of others' files they may have been lost.
         text = f"{tensors(len(plain))} of {path} in float8 without scales, taken as plain numbers: {listed(plain)}"
