@@ -36,7 +36,8 @@ def construction(report: Mapping[str, Any]) -> RenderableType:
 def _of_weights(report: Mapping[str, Any]) -> list[str]:
     """What was noted of the weights that were loaded and saved."""
     saved = report["saved"]["notes"] if report["saved"] else []
-    return [*(report["loaded"]["problems"] if report["loaded"] else []), *saved]
+    loaded = [*report["loaded"]["notes"], *report["loaded"]["problems"]] if report["loaded"] else []
+    return [*loaded, *saved]
 
 
 def options(title: str, values: Mapping[str, Mapping[str, Any]]) -> RenderableType:
@@ -110,6 +111,7 @@ def checkpoint(report: Mapping[str, Any], *, every: bool) -> RenderableType:
         "format": report["format"],
         "size": f"{bytes_of(report['bytes'])}, {report['numbers']:,} numbers",
         "dtypes": ", ".join(f"{name} {count:,}" for name, count in report["dtypes"].items()),
+        **({"weights": f"quantized ({report['quantized']})"} if report["quantized"] else {}),
         "generation": report["generation"],
         **{name.replace("_", " "): value for name, value in report["metadata"].items() if name not in _TOLD},
     }

@@ -94,7 +94,13 @@ def construct(
         )
         model, loaded = build(draft.path, options), None
         if checkpoint is not None:
-            loaded = load_into(model, checkpoint, verified=verified, on_progress=watch.loading)
+            loaded = load_into(
+                model,
+                checkpoint,
+                ignore_mismatched_sizes=options.ignore_mismatched_sizes,
+                verified=verified,
+                on_progress=watch.loading,
+            )
             _refuse_unset(options, loaded)
         saved = _commit(draft, model, limit, options, watch)
     model.config._name_or_path = str(draft.target)  # type: ignore[union-attr]
@@ -145,3 +151,5 @@ def _refuse_contradictions(settings: Settings) -> None:
         raise BuildError("--safetensors is a format of --save-checkpoint: add that flag")
     if options.verify_checksums and options.load_from_checkpoint is None:
         raise BuildError("--verify-checksums reads the files of --load-from-checkpoint: add that option")
+    if options.ignore_mismatched_sizes and options.load_from_checkpoint is None:
+        raise BuildError("--ignore-mismatched-sizes requires --load-from-checkpoint")

@@ -71,6 +71,12 @@ class BuildOptions:
     load_from_checkpoint: Path | None = option(
         None, help="Load model weights from checkpoint (a directory or a file)", group=CHECKPOINT
     )
+    ignore_mismatched_sizes: bool = option(
+        False,
+        help="Load a checkpoint even if tensors have another shape: these keep their initial weights",
+        group=CHECKPOINT,
+        negatable=False,
+    )
     verify_checksums: bool = option(
         False, help="Compare every file with its recorded SHA-256 before loading", group=CHECKPOINT, negatable=False
     )

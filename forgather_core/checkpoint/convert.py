@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,11 +17,22 @@ from ..files import new_directory
 from ..option_spec import did_you_mean
 from ..paths import expanded
 from .companions import CONFIG, Step, step_for, write_companions
+from .fp8 import DTYPES as FP8
+from .fp8 import ScaledTensor
 from .layout import BIN, SAFETENSORS, Format, parse_size
+from .quantized import (
+    QUANTIZATION_KEYS,
+    Quantization,
+    quantization_config,
+    quantization_of,
+    refuse_lost_scales,
+    refuse_packed,
+)
 from .reader import Checkpoint, Progress
 from .save import Job, SaveReport, save_alone, saving_errors, superseded
 from .stored import CastTensor, FileTensor, StoredTensor
 from .wording import listed
+from .wording import tensors as counted
 from .write import main_dtype
 
 FORMATS = {"safetensors": SAFETENSORS, "bin": BIN}
@@ -39,6 +52,8 @@ def convert_checkpoint(
 ) -> SaveReport:
     """Write a checkpoint anew.
 
+    FP8 weights with scales are kept as they are without `dtype`, and dequantized with it.
+
     Args:
         source: A directory, a weight file, an index, or a repository of the hub.
         target: A new directory, which gets the other files of the source's too; or the source itself.
@@ -51,7 +66,8 @@ def convert_checkpoint(
         on_verify, on_progress: Called with the bytes done and the bytes in all.
 
     Raises:
-        CheckpointError: The source is damaged, or the target is there, or cannot be written.
+        CheckpointError: The source is damaged or quantized in another format, or the target is there, or cannot be
+            written.
     """
     limit = parse_size(max_shard_size)
     place = expanded(target)
@@ -59,9 +75,13 @@ def convert_checkpoint(
         if verify_checksums:
             checkpoint.verify(on_verify)
         chosen = _format(format) if format is not None else checkpoint.format
-        tensors, notes = _converted(checkpoint, dtype, keep)
+        quantization = quantization_of(checkpoint)
+        refuse_packed(quantization, checkpoint.path)
+        tensors, notes = _converted(checkpoint, dtype, keep, quantization)
         job = Job(tensors, chosen, limit, on_progress, notes=(*notes, *_shared(checkpoint)))
         origin = checkpoint.entry.parent
+        if quantization is not None and dtype is not None and place.is_dir() and origin.samefile(place):
+            raise CheckpointError(f"{place} is quantized (fp8): --dtype dequantizes it into a new directory only")
         with saving_errors(place):
             if place.is_dir() and origin.samefile(place):
                 return save_alone(job, place)
@@ -97,10 +117,30 @@ def _copy_others(origin: Path, staging: Path, job: Job) -> None:
     if step_for(None, origin, dtype) is Step.DTYPE:
         (staging / CONFIG).unlink()
         write_companions(None, Step.DTYPE, origin, staging, dtype)
+    if not _has_fp8(job.tensors):
+        _declare_plain(staging / CONFIG)
+
+
+def _has_fp8(tensors: Mapping[str, StoredTensor]) -> bool:
+    return any(tensor.dtype in FP8 for tensor in tensors.values())
+
+
+def _declare_plain(config: Path) -> None:
+    """Remove `quantization_config` from a config.json: the weights beside it are plain numbers."""
+    if not quantization_config(config.parent):
+        return
+    content = json.loads(config.read_text(encoding="utf-8"))
+    for part in (content, content.get("text_config")):
+        for key in QUANTIZATION_KEYS:
+            if isinstance(part, dict):
+                part.pop(key, None)
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    config.unlink()
+    config.write_text(text, encoding="utf-8")
 
 
 def _converted(
-    checkpoint: Checkpoint, dtype: str | None, keep: str | None
+    checkpoint: Checkpoint, dtype: str | None, keep: str | None, quantization: Quantization | None
 ) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     tensors: dict[str, StoredTensor] = dict(checkpoint)
     if dtype is None:
@@ -113,13 +153,43 @@ def _converted(
         pattern = re.compile(keep) if keep is not None else None
     except re.error as error:
         raise CheckpointError(f"--keep: '{keep}' is no regular expression: {error}") from None
+    notes: tuple[str, ...] = ()
     kept = []
+    if quantization is not None:
+        tensors, notes = _dequantized(checkpoint, quantization, new, pattern)
+    elif plain := [name for name, tensor in tensors.items() if tensor.dtype in FP8]:
+        notes = (f"{counted(len(plain))} in float8 without scales, taken as plain numbers: {listed(plain)}",)
     for name, tensor in tensors.items():
-        if tensor.dtype != old or (pattern is not None and pattern.search(name)):
+        if isinstance(tensor, ScaledTensor):
+            tensors[name] = CastTensor(tensor, new)
+        elif tensor.dtype != old or (pattern is not None and pattern.search(name)):
             kept += [name] if tensor.dtype.is_floating_point and tensor.dtype != new else []
         else:
             tensors[name] = CastTensor(tensor, new)
-    return tensors, ((f"these keep their dtype: {listed(kept)}",) if kept else ())
+    return tensors, (*notes, *((f"these keep their dtype: {listed(kept)}",) if kept else ()))
+
+
+def _dequantized(
+    checkpoint: Checkpoint, quantization: Quantization, new: torch.dtype, keep: re.Pattern[str] | None
+) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+    """The tensors without scales, FP8 weights with theirs applied, and a note.
+
+    Raises:
+        CheckpointError: A scale is missing or wrong, or the new dtype or `keep` would leave FP8 without a scale.
+    """
+    path, scales = checkpoint.path, quantization.scales
+    if kept := [name for name in scales if keep is not None and keep.search(name)]:
+        raise CheckpointError(f"{path} is quantized (fp8), and --keep would leave {listed(kept)} without a scale")
+    refuse_lost_scales(quantization.unscaled, path)
+    dropped = {*scales.values(), *quantization.unused}
+    wide = torch.float64 if new is torch.float64 else torch.float32
+    tensors: dict[str, StoredTensor] = {n: tensor for n, tensor in checkpoint.items() if n not in dropped}
+    for name, scale in scales.items():
+        tensors[name] = ScaledTensor(name, checkpoint[name], checkpoint[scale], blocks=quantization.blocks, dtype=wide)
+    notes = [f"quantized (fp8): dequantized {counted(len(scales))}"]
+    if quantization.unused:
+        notes.append(f"scales of activations dropped: {listed(quantization.unused)}")
+    return tensors, tuple(notes)
 
 
 def _shared(checkpoint: Checkpoint) -> tuple[str, ...]:

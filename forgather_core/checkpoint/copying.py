@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .finite import non_finite
 from .reader import Progress
-from .stored import FileTensor, StoredTensor, memory_of
+from .stored import StoredTensor, memory_of
 from .threads import serial_pool
 
 _CHUNK = 32 * 2**20  # bytes that one thread takes at once
@@ -109,4 +109,4 @@ def _copy_chunk(copy: Copy, start: int, size: int) -> bool:
 def _in_chunks(copy: Copy) -> bool:
     target = copy.target
     plain = target.is_contiguous() and not target.is_conj() and not target.is_neg()
-    return plain and isinstance(copy.source, FileTensor)
+    return plain and copy.source.streams

@@ -7,41 +7,36 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from .stored import memory_of
-
 _NEAR = 2**20  # bytes that stay in a processor's own memory from one pass to the next
+
+# Of numbers with a sign bit first, the bits of those that are not finite are the largest: of each sign, from here on.
+_LIMITS = {
+    torch.float64: (torch.int64, 0x7FF0_0000_0000_0000),
+    torch.float32: (torch.int32, 0x7F80_0000),
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float16: (torch.int16, 0x7C00),
+    torch.float8_e5m2: (torch.int8, 0x7C),
+    torch.float8_e4m3fn: (torch.int8, 0x7F),
+}
 
 
 def non_finite(tensor: Tensor) -> bool:
-    """Whether a tensor of floating-point numbers has NaN or an infinity in it."""
+    """Return whether a floating-point tensor of any device and layout holds NaN or an infinity."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return False
+    if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype in _LIMITS:
+        step = _NEAR // tensor.element_size()
+        return any(map(_has_large_bits, torch.split(tensor.detach().view(-1), step)))
     if tensor.dtype.itemsize == 1:  # torch has no reductions over 8-bit floats
         return not bool(torch.isfinite(tensor.float()).all())
-    if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype in (torch.float32, torch.bfloat16):
-        step = _NEAR // tensor.element_size()
-        flat = tensor.detach().view(-1)
-        return any(_is_suspicious(part) and _has_non_finite(part) for part in torch.split(flat, step))
-    return _has_non_finite(tensor)
-
-
-def _has_non_finite(tensor: Tensor) -> bool:
     low, high = torch.aminmax(tensor)
     return not (isfinite(low.item()) and isfinite(high.item()))
 
 
-def _is_suspicious(part: Tensor) -> bool:
-    """Whether a sum over the numbers is not finite: because one of them is not, or because together they are too large.
-
-    To sum is the fastest that processors can do with numbers, of float32. Two bfloat16 make a float32 with the exponent
-    of the second, which is what tells infinity and NaN: pairs are summed from the first number on, and from the next.
-    """
-    if part.dtype is torch.float32:
-        return not isfinite(part.sum().item())
-    count = part.numel() // 2
-    if count < 2:
-        return True
-    memory = memory_of(part)
-    pairs = torch.frombuffer(memory, dtype=torch.float32, count=count)
-    others = torch.frombuffer(memory, dtype=torch.float32, count=(part.numel() - 1) // 2, offset=2)
-    return not isfinite(pairs.sum().item() + others.sum().item() + part[0].item())
+def _has_large_bits(part: Tensor) -> bool:
+    """Compare bits as integers, which processors do fastest: signed, negative numbers are the smallest; unsigned, the
+    largest."""
+    integers, limit = _LIMITS[part.dtype]
+    signed = part.view(integers).numpy()
+    unsigned = signed.view(f"u{signed.dtype.name}")
+    return bool(signed.max() >= limit) or bool(unsigned.max() >= limit + (1 << 8 * part.element_size() - 1))

@@ -11,9 +11,10 @@ from typing import Any
 from ..files import is_touched
 from .companions import Step, step_for
 from .layout import BIN, SAFETENSORS, weight_files
+from .quantized import quantization_of
 from .reader import Checkpoint, Progress
 from .save import STAGING
-from .wording import dtype_of, listed
+from .wording import dtype_of, listed, shown
 from .write import main_dtype
 
 
@@ -32,6 +33,7 @@ def inspect_checkpoint(
     """
     with Checkpoint.open(path) as checkpoint:
         verified = checkpoint.verify(on_progress) if verify_checksums else None
+        quantization = quantization_of(checkpoint)
         digests = checkpoint.index.digests if checkpoint.index is not None else {}
         per_file = Counter(checkpoint.file_of(name) for name in checkpoint)
         dtypes: Counter[str] = Counter()
@@ -45,6 +47,7 @@ def inspect_checkpoint(
             "bytes": sum(tensor.nbytes for tensor in checkpoint.values()),
             "numbers": sum(prod(tensor.shape) for tensor in checkpoint.values()),
             "dtypes": dict(dtypes.most_common()),
+            "quantized": quantization.method if quantization is not None else None,
             "metadata": _plain_metadata(checkpoint),
             "files": [
                 {
@@ -66,7 +69,7 @@ def inspect_checkpoint(
                 }
                 for name, tensor in checkpoint.items()
             ],
-            "notes": [*_notes(checkpoint), *_surroundings(checkpoint)],
+            "notes": [*_notes(checkpoint, bool(verified)), *_surroundings(checkpoint)],
         }
 
 
@@ -81,17 +84,24 @@ def _plain_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     return {name: value for name, value in metadata.items() if name not in {"sha256", "non_finite"}}
 
 
-def _notes(checkpoint: Checkpoint) -> list[str]:
+def _notes(checkpoint: Checkpoint, verified: bool) -> list[str]:
     notes = []
     if checkpoint.index is not None:
         said, size = checkpoint.index.metadata.get("total_size"), sum(t.nbytes for t in checkpoint.values())
         if said is not None and said != size:
             notes.append(f"the index says that the tensors have {said} bytes; they have {size}")
+        facts = {
+            "total_parameters": sum(prod(tensor.shape) for tensor in checkpoint.values()),
+            "dtype": main_dtype(checkpoint),
+        }
+        for key, fact in facts.items() if checkpoint.is_own else ():  # others count parameters in other ways
+            if (claim := checkpoint.index.metadata.get(key)) is not None and claim != fact:
+                notes.append(f"the index says {key} {shown(claim)}; the tensors have {fact}")
         extra = [name for name in checkpoint if name not in checkpoint.index.weight_map]
         if extra:
             notes.append(f"in a file and not in the index: {listed(extra)}")
-    recorded = checkpoint.non_finite
-    if recorded:
+    recorded = checkpoint.recorded_non_finite
+    if recorded and (verified or not checkpoint.is_changed):
         notes.append(f"these held NaN or Inf when they were saved: {', '.join(sorted(recorded))}")
     return notes
 

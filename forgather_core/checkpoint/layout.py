@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -64,6 +65,8 @@ BIN = Format("pytorch_model", ".bin")
 # The order in which transformers looks: the first that is there wins.
 ENTRIES = (SAFETENSORS.single, SAFETENSORS.index, BIN.single, BIN.index)
 
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_config.json")  # PEFT's
+
 
 def parse_size(text: int | str) -> int:
     """Bytes of a size such as `500MB`, `5GB` (powers of ten, as Hugging Face has it) or `2GiB` (powers of two).
@@ -86,10 +89,12 @@ class Index:
         weight_map: File by name of tensor.
         metadata: `total_size` and, where Forgather wrote it, `dtype`, versions, `sha256` of each file, and
             `non_finite`, the tensors that held NaN or an infinity when they were written.
+        digest: SHA-256 of the text that it was read from; "" if it was not read.
     """
 
     weight_map: Mapping[str, str]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -117,7 +122,7 @@ class Index:
                 )
         if not weight_map:
             raise CheckpointError(f"{file} names no weights")
-        return cls(weight_map, metadata)
+        return cls(weight_map, metadata, hashlib.sha256(data).hexdigest())
 
     @property
     def files(self) -> list[str]:
@@ -181,6 +186,11 @@ def find_entry(path: Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # no permission, too long, links in a circle, a zero byte
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"there is no checkpoint '{shown(path)}': {shown(reason)}") from None
+    if any((path / name).exists() for name in _ADAPTERS):
+        raise CheckpointError(
+            f"{path} is an adapter, not a model: load it with PEFT on top of its base model, call merge_and_unload(), "
+            f"and save that model"
+        )
     raise CheckpointError(f"{path} holds no weights (none of {', '.join(ENTRIES)}): save them with --save-checkpoint")
 
 

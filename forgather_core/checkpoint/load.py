@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..parts.table_init import mark_filled
+from .contents import Contents, contents_for
 from .copying import Copy, copy_all
+from .fp8 import ScaledTensor
 from .places import Slot, materialise, put, slots, state_of
-from .plan import Plan, make_plan, refuse
+from .plan import Plan, few_matched, make_plan, refuse
 from .reader import Checkpoint, Progress
 from .report import LoadReport
+from .stored import FileTensor, StoredTensor
 
 
 def load_checkpoint(
@@ -25,6 +28,7 @@ def load_checkpoint(
     *,
     device: torch.device | str | None = None,
     strict: bool = False,
+    ignore_mismatched_sizes: bool = False,
     assign: bool = False,
     verify_checksums: bool = False,
     on_progress: Progress | None = None,
@@ -32,13 +36,15 @@ def load_checkpoint(
     """Load a checkpoint of Hugging Face's format, sharded or not, safetensors or `.bin`, into a model.
 
     Values are converted to the dtype that the model has. They are read a few megabytes at a time into their place, so
-    that no second copy of the model is ever in memory.
+    that no second copy of the model is ever in memory. FP8 weights that have scales are dequantized on the way. Names
+    may have the prefixes of wrappers (`module.`, `_orig_mod.`, ...), or lack or have that of a base model.
 
     Args:
         path: A model directory, a weight file, an index, or a repository of the hub (`owner/name`).
         model: The model. On the meta device it is given memory first, which needs `device` or `assign`.
         device: Where the model is moved, once the checkpoint is known to fit; None leaves it where it is.
-        strict: Raise where something is missing, unexpected, or of another shape; else warn.
+        strict: Raise where something is missing or unexpected; else warn.
+        ignore_mismatched_sizes: Leave tensors of another shape as they are in the model; else they are an error.
         assign: Let the parameters be the pages of the files, where dtype and device allow it, rather than copy. They
             are private to the process: training changes no file.
         verify_checksums: Read all files first and compare their SHA-256, where the index has them.
@@ -54,7 +60,14 @@ def load_checkpoint(
     with Checkpoint.open(path) as checkpoint:
         verified = checkpoint.verify(on_progress) if verify_checksums else None
         report = load_into(
-            model, checkpoint, device=device, strict=strict, assign=assign, verified=verified, on_progress=on_progress
+            model,
+            checkpoint,
+            device=device,
+            strict=strict,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            assign=assign,
+            verified=verified,
+            on_progress=on_progress,
         )
     for problem in report.problems():
         warnings.warn(problem, stacklevel=2)
@@ -67,14 +80,17 @@ def load_into(
     *,
     device: torch.device | str | None = None,
     strict: bool = False,
+    ignore_mismatched_sizes: bool = False,
     assign: bool = False,
     verified: tuple[str, ...] | None = None,
     on_progress: Progress | None = None,
 ) -> LoadReport:
     """Load an open checkpoint; warns of nothing. The parameters are those of `load_checkpoint`."""
     state = state_of(model)
-    plan = make_plan(model, state, checkpoint)
-    refuse(plan, model, state, checkpoint, strict=strict)
+    contents = contents_for(model, state, checkpoint)
+    plan = make_plan(model, state, contents)
+    refuse(plan, model, state, contents, strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    few = few_matched(plan, state, checkpoint.path)
     target = torch.device(device) if device is not None else torch.device("cpu") if assign else None
     meta = [slot for slot in slots(model) if slot.tensor.is_meta]
     _refuse_meta(model, meta, plan, target)
@@ -82,14 +98,14 @@ def load_into(
         model.to(device)
         state = state_of(model)
     if assign:
-        _assign(model, state, plan, checkpoint, target)
+        _assign(model, state, plan, contents, target)
     if meta and target is not None:
         materialise(model, target)
         state = state_of(model)
     damaged: tuple[str, ...] | None = None
     if not assign:
         state = _spread(model, state, plan)
-        damaged = _copy(state, plan, checkpoint, on_progress)
+        damaged = _copy(state, plan, contents, on_progress)
     if meta:
         _complete(model, plan)
     if hasattr(model, "initialize_weights"):
@@ -105,6 +121,9 @@ def load_into(
         non_finite=damaged,
         verified=verified,
         unverified=tuple(name for name in checkpoint.files if name not in verified) if verified is not None else (),
+        unused=contents.unused,
+        notes=contents.notes,
+        warnings=(*contents.warnings, *([few] if few is not None else [])),
     )
 
 
@@ -137,11 +156,11 @@ def _layout(tensor: Tensor) -> zip[tuple[int, int]]:
 
 
 def _assign(
-    model: nn.Module, state: Mapping[str, Tensor], plan: Plan, checkpoint: Checkpoint, target: torch.device | None
+    model: nn.Module, state: Mapping[str, Tensor], plan: Plan, contents: Contents, target: torch.device | None
 ) -> None:
     on_meta: dict[int, Tensor] = {}
     for names, source in plan.fills:
-        values = checkpoint[source].mapped()
+        values = _values(contents[source], state[names[0]].dtype)
         for old in (state[name] for name in names):
             if old.is_meta:
                 on_meta[id(old)] = values.to(device=target, dtype=old.dtype)
@@ -149,6 +168,15 @@ def _assign(
                 old.data = values.to(device=old.device, dtype=old.dtype)  # it stays the same object, for an optimizer
     if on_meta:
         put(model, lambda old: on_meta.get(id(old)))
+
+
+def _values(source: StoredTensor, dtype: torch.dtype) -> Tensor:
+    """Pages of a file where they hold the values; else the values in a dtype, made without a wider copy."""
+    if isinstance(source, FileTensor) or not source.streams:
+        return source.mapped()
+    values = torch.empty(source.shape, dtype=dtype)
+    copy_all([Copy("", source, values)])
+    return values
 
 
 def _complete(model: nn.Module, plan: Plan) -> None:
@@ -178,16 +206,14 @@ def _initialise_rest(model: Any, plan: Plan) -> None:
         vars(tensor).pop("_is_hf_initialized", None)
 
 
-def _copy(
-    state: Mapping[str, Tensor], plan: Plan, checkpoint: Checkpoint, on_progress: Progress | None
-) -> tuple[str, ...]:
-    """Fill the model; those with NaN or Inf, as recorded when they were written, else as seen on the way."""
-    record, copies, known = checkpoint.non_finite, [], set()
+def _copy(state: Mapping[str, Tensor], plan: Plan, contents: Contents, on_progress: Progress | None) -> tuple[str, ...]:
+    """Fill the model. Numbers are looked at on the way, unless it is proven that they are those that were saved."""
+    known, copies, damaged = contents.non_finite, [], set()
     for names, source in plan.fills:
-        name, stored = names[0], checkpoint[source]
-        told = record is not None and state[name].dtype == stored.dtype
-        if record is not None and told and source in record:
-            known.add(name)
-        copies.append(Copy(name, stored, state[name], look=not told and stored.dtype.is_floating_point))
-    found = known | copy_all(copies, on_progress)
-    return tuple(copy.name for copy in copies if copy.name in found)
+        stored, place = contents[source], state[names[0]]
+        is_known = known is not None and stored.dtype == place.dtype and not isinstance(stored, ScaledTensor)
+        if is_known and source in (known or ()):
+            damaged.add(names[0])
+        copies.append(Copy(names[0], stored, place, look=not is_known and stored.dtype.is_floating_point))
+    damaged |= copy_all(copies, on_progress)
+    return tuple(copy.name for copy in copies if copy.name in damaged)

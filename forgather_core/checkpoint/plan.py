@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .contents import Contents, equal_bits
+from .names import mismatch_hint
 from .places import declared_partners, groups_of, tie_targets
-from .reader import Checkpoint
 from .report import LoadReport, MissingTensor, OtherShape
-from .stored import memory_of
-from .wording import dtype_of, listed, shape_of, shown
+from .wording import dtype_of, listed, shape_of, shown, tensors
 
+_IGNORE = "--ignore-mismatched-sizes (ignore_mismatched_sizes=True) loads the others"
 _COMPARISONS = 20_000  # of names: about a second
 
 
@@ -35,12 +36,16 @@ class Plan:
         return tuple(name for names, _ in self.fills for name in names)
 
 
-def make_plan(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> Plan:
+def make_plan(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Contents) -> Plan:
     """Find out what fills what; reads no values but those of several stored tensors that are one in the model."""
     fills: list[tuple[list[str], str]] = []
     missing: list[str] = []
     other_shape: list[OtherShape] = []
     partners, untied = declared_partners(model), False
+
+    def differs(one: str, other: str) -> bool:
+        return not equal_bits(checkpoint[one], checkpoint[other])
+
     unexpected = [name for name in checkpoint if name not in state]
     for names in groups_of(model, state):
         stored = [name for name in names if name in checkpoint]
@@ -56,24 +61,24 @@ def make_plan(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpo
         else:
             fills.append((names, fitting[0]))
             # One tensor here, several there: if they are not equal, one of them is lost, and that is said.
-            unexpected += [name for name in stored if name != fitting[0] and not _equal(checkpoint, name, fitting[0])]
+            unexpected += [name for name in stored if name != fitting[0] and differs(name, fitting[0])]
     return Plan(fills, _with_hints(missing, model, state, checkpoint, unexpected), unexpected, other_shape, untied)
 
 
-def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
-    """Whether two stored tensors are the same, to the bit: NaN is equal to itself here."""
-    a, b = checkpoint[one], checkpoint[other]
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    x, y = a.mapped(), b.mapped()  # they must outlive their bytes
-    return memory_of(x) == memory_of(y)
-
-
-def refuse(plan: Plan, model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoint, *, strict: bool) -> None:
+def refuse(
+    plan: Plan,
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    checkpoint: Contents,
+    *,
+    strict: bool,
+    ignore_mismatched_sizes: bool = False,
+) -> None:
     """Refuse what cannot be right, before anything is changed.
 
     Raises:
-        CheckpointError: Nothing fits, a number would change its kind, or, if `strict`, not all is as it should be.
+        CheckpointError: Nothing fits, a number would change its kind, a shape differs (unless
+            `ignore_mismatched_sizes`), or, if `strict`, not all is as it should be.
     """
     path = checkpoint.path
     if spread := [names[0] for names, _ in plan.fills if hasattr(state[names[0]], "full_tensor")]:
@@ -85,19 +90,43 @@ def refuse(plan: Plan, model: nn.Module, state: Mapping[str, Tensor], checkpoint
     ]
     if wrong:
         raise CheckpointError(f"{path} does not fit the model: {listed(wrong)}")
-    shapes = [f"{x.name} ({shape_of(x.stored)} there, {shape_of(x.model)} here)" for x in plan.other_shape]
-    if not plan.fills and shapes:
-        raise CheckpointError(f"{path} does not fit the model: {listed(shapes)}")
+    if plan.other_shape and (strict or not ignore_mismatched_sizes or not plan.fills):
+        count = len(plan.other_shape)
+        raise CheckpointError(
+            f"{path} does not fit the model: {tensors(count)} of another shape: "
+            f"{listed([_difference(item) for item in plan.other_shape])}; nothing was loaded"
+            + ("" if strict or not plan.fills else f"; {_IGNORE}")
+        )
     if not plan.fills and state:
         example = f"it has '{shown(next(iter(checkpoint)))}'" if len(checkpoint) else "it is empty"
         raise CheckpointError(
-            f"{path} has no tensor that {type(model).__name__} has ({example}): it is of another model"
+            f"{path} has no tensor that {type(model).__name__} has ({example}, the model has "
+            f"'{shown(next(iter(state)))}'): {_advice(plan, state)}"
         )
     if strict:
         problems = LoadReport(path, (), tuple(plan.missing), tuple(plan.unexpected)).problems()
-        problems += [f"of another shape: {listed(shapes)}"] if shapes else []
         if problems:
             raise CheckpointError("; ".join(problems) + ": nothing was loaded")
+
+
+def few_matched(plan: Plan, state: Mapping[str, Tensor], path: object) -> str | None:
+    """A warning where less than half of a model's tensors were filled; None otherwise."""
+    count = len(plan.filled)
+    if 2 * count >= len(state) or not plan.missing or not plan.unexpected:
+        return None
+    return f"only {count} of the model's {tensors(len(state))} were filled from {path}: {_advice(plan, state)}"
+
+
+def _advice(plan: Plan, state: Mapping[str, Tensor]) -> str:
+    """Why names may not match, and what to do."""
+    hint = mismatch_hint(plan.unexpected, state.keys())
+    return hint if hint is not None else "it is of another model, or its tensors must be renamed"
+
+
+def _difference(item: OtherShape) -> str:
+    transposed = len(item.stored) > 1 and item.stored == item.model[::-1]
+    what = ", transposed" if transposed else ""
+    return f"{item.name} ({shape_of(item.stored)} there, {shape_of(item.model)} here{what})"
 
 
 def _converts(stored: torch.dtype, model: torch.dtype) -> bool:
@@ -113,7 +142,7 @@ def _converts(stored: torch.dtype, model: torch.dtype) -> bool:
 
 
 def _with_hints(
-    missing: list[str], model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoint, unexpected: list[str]
+    missing: list[str], model: nn.Module, state: Mapping[str, Tensor], checkpoint: Contents, unexpected: list[str]
 ) -> list[MissingTensor]:
     """What may explain that a tensor is missing: a tie, or a name that nothing else claims, of the same shape first."""
     targets, left = tie_targets(model), _COMPARISONS

@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from .hub import is_hub_id, snapshot
 from .layout import BIN, SAFETENSORS, Format, Index, find_entry, open_checked
 from .safetensors_file import read_header
+from .seal import is_sealed
 from .stored import FileTensor, StoredTensor, WeightFile
 from .torch_file import read_tensors
 from .wording import shown
@@ -100,16 +101,30 @@ class Checkpoint(Mapping[str, StoredTensor]):
         return SAFETENSORS if next(iter(self.files)).endswith(SAFETENSORS.suffix) else BIN
 
     @property
-    def non_finite(self) -> frozenset[str] | None:
-        """The tensors that held NaN or an infinity when they were written; None where that is not known any more.
+    def is_own(self) -> bool:
+        """Whether its index says that Forgather wrote it."""
+        return self.index is not None and "forgather_version" in self.index.metadata
 
-        The index is written after the files that it tells of: one that is younger has been changed.
-        """
+    @property
+    def recorded_non_finite(self) -> tuple[str, ...]:
+        """The tensors that the index lists as NaN or Inf when they were written. The files may have changed since."""
         record = self.index.metadata.get("non_finite") if self.index is not None else None
-        if not isinstance(record, list) or (written := _stamp(self.entry)) is None:
+        return tuple(str(name) for name in record) if isinstance(record, list) else ()
+
+    @property
+    def known_non_finite(self) -> frozenset[str] | None:
+        """The tensors that hold NaN or Inf, as recorded by a save since which nothing has changed; None if unknown."""
+        if self.index is None or not isinstance(self.index.metadata.get("non_finite"), list):
             return None
-        changed = any(os.fstat(file.descriptor).st_mtime_ns > written[1] for file in self.files.values())
-        return None if changed else frozenset(str(name) for name in record)
+        descriptors = {name: file.descriptor for name, file in self.files.items()}
+        sealed = is_sealed(self.entry, self.index.digest, descriptors)
+        return frozenset(self.recorded_non_finite) if sealed else None
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a file is known to be younger than the index. A file that is older may have changed just as well."""
+        written = _stamp(self.entry)
+        return written is None or any(os.fstat(f.descriptor).st_mtime_ns > written[1] for f in self.files.values())
 
     def verify(self, on_progress: Progress | None = None) -> tuple[str, ...]:
         """Read every file and compare its SHA-256 with the one that was recorded as it was written.

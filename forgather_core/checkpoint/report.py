@@ -39,6 +39,9 @@ class LoadReport:
         non_finite: Tensors that were loaded and hold NaN or an infinity. None: nobody has looked (`assign`).
         verified: Files whose SHA-256 was compared; None where that was not asked for.
         unverified: Files that were to be verified, and of which no SHA-256 is known.
+        unused: Scales of activations in a quantized checkpoint, which dequantized weights do not need.
+        notes: How the checkpoint was read, a sentence each: names that were matched, weights that were dequantized.
+        warnings: What may be wrong beside the above, a sentence each.
     """
 
     path: Path
@@ -49,6 +52,9 @@ class LoadReport:
     non_finite: tuple[str, ...] | None = ()
     verified: tuple[str, ...] | None = None
     unverified: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -68,6 +74,8 @@ class LoadReport:
             "non_finite": None if self.non_finite is None else list(self.non_finite),
             "verified": None if self.verified is None else list(self.verified),
             "unverified": list(self.unverified),
+            "unused": list(self.unused),
+            "notes": list(self.notes),
             "problems": self.problems(),
         }
 
@@ -83,4 +91,4 @@ class LoadReport:
         found = [f"{tensors(len(names))} {what}: {listed(names)}" for names, what in kinds if names]
         if self.unverified:
             found.append(f"no checksum is recorded in {self.path} of {listed(self.unverified)}")
-        return found
+        return [*found, *self.warnings]

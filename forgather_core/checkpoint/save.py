@@ -21,6 +21,7 @@ from .commit import commit_in_place, old_files, settle
 from .companions import CONFIG, Step, changes, step_for, write_companions
 from .layout import BIN, SAFETENSORS, Format, free_generation, parse_size
 from .reader import Progress
+from .seal import MINIMUM, seal
 from .state import model_state
 from .stored import StoredTensor
 from .wording import listed, tensors
@@ -201,11 +202,14 @@ class Job:
         return (f"{CONFIG} was of another model and has been replaced: {', '.join(found[:3])}",)
 
     def report(self, directory: Path, written: Written, notes: tuple[str, ...] = ()) -> SaveReport:
-        """What has been saved."""
+        """Seal and describe what has been saved."""
         damaged = written.index.metadata["non_finite"]
         if damaged:
             notes = (*notes, f"{tensors(len(damaged))} saved with NaN or Inf: {listed(damaged)}")
         files = (*written.files, self.format.index)
+        if written.nbytes >= MINIMUM:
+            shards = {name: directory / name for name in written.files}
+            seal(directory / self.format.index, written.index.to_json(), shards)
         return SaveReport(
             directory, files, len(self.tensors), written.nbytes, written.index.digests, (*self.notes, *notes)
         )

@@ -44,6 +44,11 @@ class StoredTensor(ABC):
         """Whether `mapped()` takes no memory of its own."""
         return False
 
+    @property
+    def streams(self) -> bool:
+        """Whether `read()` of a part costs no more than that part."""
+        return False
+
     @abstractmethod
     def tensor(self) -> Tensor:
         """The values: contiguous, on the CPU, owning no more memory than they take."""
@@ -108,6 +113,11 @@ class FileTensor(StoredTensor):
     def is_resident(self) -> bool:
         """Pages of a file are the system's to keep or to drop."""
         return self.offset % self.dtype.itemsize == 0
+
+    @property
+    def streams(self) -> bool:
+        """Any part of a file can be read."""
+        return True
 
     def tensor(self) -> Tensor:
         """The values in memory of their own."""

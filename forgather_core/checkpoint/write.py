@@ -19,6 +19,8 @@ from torch import Tensor
 
 from ..disk import sync_file, write_fully
 from .finite import non_finite
+from .fp8 import DTYPES as FP8
+from .fp8 import has_scale
 from .layout import SAFETENSORS, Format, Index
 from .reader import Progress
 from .safetensors_file import header_bytes, write_order
@@ -105,10 +107,13 @@ def shard_groups(tensors: Mapping[str, StoredTensor], limit: int) -> list[list[s
 
 
 def main_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
-    """The floating-point dtype that most numbers have, by name: what transformers takes for that of the model."""
+    """The floating-point dtype that most numbers have, by name: what transformers takes for that of the model.
+
+    FP8 weights with scales do not count: they stand for numbers of another dtype.
+    """
     counts: Counter[torch.dtype] = Counter()
-    for tensor in tensors.values():
-        if tensor.dtype.is_floating_point:
+    for name, tensor in tensors.items():
+        if tensor.dtype.is_floating_point and not (tensor.dtype in FP8 and has_scale(name, tensors)):
             counts[tensor.dtype] += prod(tensor.shape)
     return dtype_of(counts.most_common(1)[0][0]) if counts else None
 

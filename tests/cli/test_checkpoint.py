@@ -19,6 +19,7 @@ TINY = (
     "-t", "llama/4M", "model", "--num-hidden-layers", "1", "--hidden-size", "16", "--intermediate-size", "16",
     "--num-attention-heads", "2", "--tokenizer", "bytes", "--device", "cpu",
 )  # fmt: skip
+IGNORE = "--ignore-mismatched-sizes"
 
 
 def read(path: str | Path) -> dict[str, torch.Tensor]:
@@ -276,7 +277,7 @@ def test_a_whole_load_has_no_problems(cli: Cli, model: str) -> None:
     report = construct(cli, "other", "--load-from-checkpoint", model, "--seed", "5", "--json").json["loaded"]
     assert report == {
         "path": model, "loaded": 12, "missing": [], "unexpected": [], "other_shape": [], "non_finite": [],
-        "verified": None, "unverified": [], "problems": [],
+        "verified": None, "unverified": [], "unused": [], "notes": [], "problems": [],
     }  # fmt: skip
 
 
@@ -292,7 +293,7 @@ def odd(model: str) -> str:
 
 
 def test_what_does_not_fit_is_in_the_report(cli: Cli, odd: str) -> None:
-    loaded = construct(cli, "other", "--load-from-checkpoint", odd, "--json").json["loaded"]
+    loaded = construct(cli, "other", "--load-from-checkpoint", odd, IGNORE, "--json").json["loaded"]
     assert loaded["loaded"] == 10
     assert loaded["missing"] == [{"name": "model.norm.weight", "hint": "the checkpoint has model.norm.wait"}]
     assert loaded["unexpected"] == ["model.norm.wait"]
@@ -308,7 +309,7 @@ def test_what_does_not_fit_is_in_the_report(cli: Cli, odd: str) -> None:
 
 
 def test_what_does_not_fit_is_a_table_and_notes(cli: Cli, odd: str) -> None:
-    ran = construct(cli, "other", "--load-from-checkpoint", odd)
+    ran = construct(cli, "other", "--load-from-checkpoint", odd, IGNORE)
     assert (ran.code, ran.err) == (0, "")
     assert "Loaded 10 tensors from odd.bin" in ran.out
     table = ran.out.partition("Not loaded")[2].partition("note:")[0]
@@ -324,7 +325,7 @@ def test_what_does_not_fit_is_a_table_and_notes(cli: Cli, odd: str) -> None:
 
 
 def test_nan_is_said_of_what_is_loaded_and_of_what_is_saved(cli: Cli, odd: str) -> None:
-    arguments = ("--load-from-checkpoint", odd, "--save-checkpoint")
+    arguments = ("--load-from-checkpoint", odd, IGNORE, "--save-checkpoint")
     out = construct(cli, "other", *arguments).out
     assert "note: 1 tensor saved with NaN or Inf: model.layers.0.mlp.up_proj.weight" in out
     saved = construct(cli, "third", *arguments, "--json").json["saved"]
@@ -333,6 +334,62 @@ def test_nan_is_said_of_what_is_loaded_and_of_what_is_saved(cli: Cli, odd: str) 
     assert note == "these held NaN or Inf when they were saved: model.layers.0.mlp.up_proj.weight"
     again = construct(cli, "fourth", "--load-from-checkpoint", "third", "--json").json["loaded"]
     assert again["non_finite"] == ["model.layers.0.mlp.up_proj.weight"]
+
+
+@pytest.mark.regression("R8")
+@pytest.mark.parametrize("shape", [(3, 16), (16, 262)], ids=["other", "transposed"])
+@pytest.mark.parametrize("command", ["construct", "test"])
+def test_a_tensor_of_another_shape_is_an_error(cli: Cli, model: str, shape: tuple[int, int], command: str) -> None:
+    torch.save(read(model) | {"lm_head.weight": torch.ones(shape)}, "odd.bin")
+    error = cli(*TINY, "--output-dir", "other", "--load-from-checkpoint", "odd.bin", "--save-checkpoint", command).error
+    assert f"1 tensor of another shape: lm_head.weight ({shape[0]} x {shape[1]} there, 262 x 16 here" in error
+    assert ("transposed" in error) == (shape == (16, 262))
+    assert IGNORE in error
+    assert not Path("other").exists()
+
+
+def test_ignore_mismatched_sizes_requires_a_checkpoint(cli: Cli) -> None:
+    assert construct(cli, "other", IGNORE).error == f"{IGNORE} requires --load-from-checkpoint"
+
+
+@pytest.mark.regression("R10")
+def test_wrapped_names_are_loaded_and_noted(cli: Cli, model: str) -> None:
+    torch.save({f"model._orig_mod.{n.removeprefix('model.')}": t for n, t in read(model).items()}, "wrapped.bin")
+    ran = construct(cli, "other", "--load-from-checkpoint", "wrapped.bin", "--save-checkpoint", "--json")
+    assert (ran.json["loaded"]["loaded"], ran.json["loaded"]["problems"]) == (12, [])
+    assert "without '_orig_mod.'" in " ".join(ran.json["loaded"]["notes"])
+    assert same("other", model)
+
+
+QUANTIZED = {
+    "gptq": {"q_proj.qweight": torch.int32, "q_proj.qzeros": torch.int32, "q_proj.scales": torch.float16,
+             "q_proj.g_idx": torch.int32},
+    "bitsandbytes": {"q_proj.weight": torch.uint8, "q_proj.weight.absmax": torch.float32,
+                     "q_proj.weight.quant_map": torch.float32,
+                     "q_proj.weight.quant_state.bitsandbytes__nf4": torch.uint8},
+}  # fmt: skip
+
+
+@pytest.mark.regression("R7")
+@pytest.mark.parametrize("method", QUANTIZED)
+def test_other_quantized_formats_are_refused_by_name(cli: Cli, model: str, method: str) -> None:
+    config = json.loads(Path(model, "config.json").read_text()) | {"quantization_config": {"quant_method": method}}
+    Path("quantized").mkdir()
+    Path("quantized", "config.json").write_text(json.dumps(config))
+    state = read(model)
+    del state["model.layers.0.self_attn.q_proj.weight"]
+    packed = {
+        f"model.layers.0.self_attn.{name}": torch.ones(8, 2, dtype=dtype) for name, dtype in QUANTIZED[method].items()
+    }
+    torch.save(state | packed, "quantized/pytorch_model.bin")
+    for error in (
+        construct(cli, "other", "--load-from-checkpoint", "quantized").error,
+        cli("checkpoint", "convert", "quantized", "converted", "--dtype", "bf16").error,
+    ):
+        assert f"quantized is quantized ({method}" in error
+    assert not Path("other").exists()
+    assert not Path("converted").exists()
+    assert f"quantized ({method}" in cli("checkpoint", "inspect", "quantized").out
 
 
 def test_weights_of_another_model_are_one_line(cli: Cli) -> None:

@@ -23,6 +23,7 @@ SETTLED = [
     ("--no-init-weights", None, True),
     ("--load-from-checkpoint", "some/where", "some/where"),
     ("--gradient-checkpointing", None, True),
+    ("--ignore-mismatched-sizes", None, True),
     ("--verify-checksums", None, True),
     ("--save-checkpoint", None, True),
     ("--safetensors", None, True),

@@ -359,3 +359,50 @@ def test_another_models_configuration_is_replaced_and_that_is_said(definition: s
     assert [note for note in saved.notes if "intermediate_size (48 there, 40 here)" in note] == list(saved.notes)
     assert len(saved.notes) == 1
     check_same(by_transformers(place), model)
+
+
+# --- names and quantized weights of other programs -------------------------------------------------------------------
+
+RENAMES = {
+    "wrapped": lambda prefix, name: f"module._orig_mod.{name}",
+    "wrapped layers": lambda prefix, name: name.replace("layers.0.", "layers.0._checkpoint_wrapped_module."),
+    "base": lambda prefix, name: name.removeprefix(f"{prefix}."),
+}
+
+
+@pytest.mark.regression("R10")
+@EVERY
+@pytest.mark.parametrize("rename", RENAMES.values(), ids=RENAMES)
+def test_other_names_of_the_same_weights_load(
+    directory: Export, tmp_path: Path, definition: str, rename: Callable[[str, str], str]
+) -> None:
+    place = directory(definition)
+    model, other = fresh(place), fresh(place, 1)
+    prefix = model.base_model_prefix
+    torch.save({rename(prefix, n): t for n, t in model.state_dict().items()}, tmp_path / "pytorch_model.bin")
+    report = load_checkpoint(tmp_path, other)
+    assert report.complete
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.regression("R7")
+@EVERY
+def test_fp8_weights_with_blocks_load(directory: Export, tmp_path: Path, definition: str) -> None:
+    place = directory(definition)
+    model, other = fresh(place), fresh(place, 1)
+    stored, expected = {}, {}
+    for name, tensor in model.state_dict().items():
+        expected[name] = stored[name] = tensor
+        if tensor.dim() == 2 and "layers" in name:
+            blocks = [-(-size // 16) for size in tensor.shape]
+            scale = torch.rand(blocks) * 1e-3 + 1e-4
+            factors = scale.repeat_interleave(16, 0).repeat_interleave(16, 1)[: tensor.shape[0], : tensor.shape[1]]
+            stored[name] = (tensor / factors).clamp(-448, 448).to(torch.float8_e4m3fn)
+            stored[f"{name}_scale_inv"] = scale
+            expected[name] = stored[name].float() * factors
+    torch.save(stored, tmp_path / "pytorch_model.bin")
+    quantization = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": quantization}))
+    assert load_checkpoint(tmp_path, other).complete
+    for name, tensor in expected.items():
+        torch.testing.assert_close(other.state_dict()[name], tensor, rtol=1e-6, atol=0)

@@ -645,7 +645,11 @@ def test_what_does_not_fit_is_told_and_strict_refuses_it_before_anything_is_chan
             load(directory, other, strict=True, assign=assign)
         assert odd.name in str(refused.value)
         assert (state(other), unsaved(other), addresses(other)) == (before, left_alone, places)
-        report = load_and_listen(directory, other, assign=assign)
+        if what == "other shape":
+            with pytest.raises(CheckpointError, match="ignore_mismatched_sizes"):
+                load(directory, other, assign=assign)
+            assert (state(other), unsaved(other), addresses(other)) == (before, left_alone, places)
+        report = load_and_listen(directory, other, ignore_mismatched_sizes=True, assign=assign)
     assert [item.name for item in report.missing] == ([odd.name] if what == "missing" else [])
     assert list(report.unexpected) == ([odd.name] if what == "unexpected" else [])
     assert [(item.name, item.stored, item.model) for item in report.other_shape] == (
