@@ -13,7 +13,7 @@ from .definition import ModelDefinition, import_object
 from .errors import ConfigurationError, first_line
 from .option_spec import specs_of
 from .registry import registry
-from .source_config import read_source
+from .source_config import FP8_METHODS, read_source
 from .yaml_text import YamlError, YamlText, parse_yaml
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
@@ -30,7 +30,7 @@ class Likeness:
         layer: Its options, its dtype, and the directory as tokenizer where it holds one, as a layer of a configuration.
         token_ids: Of its config.json, those that it has.
         generation: The content of its generation_config.json; None without one.
-        content: The content of its config.json.
+        content: The content of its config.json, without its quantization.
         native: Whether transformers' own class gives the file its meaning, and not the definition's.
         notes: Which keys of config.json are not read, a sentence each.
     """
@@ -62,10 +62,9 @@ def read_likeness(definition: ModelDefinition, directory: Path) -> Likeness:
     text, content = _content(file)
     config_class = import_object(definition.config, definition)
     _check_model_type(definition, config_class, content, file)
-    if content.get("quantization_config"):
-        raise ConfigurationError(f"--like: {file}: the model is quantized, and a definition has plain weights")
+    plain = _without_quantization(content, file)
     try:
-        source = read_source(definition, content, own_code=(directory / MANIFEST).is_file())
+        source = read_source(definition, plain, own_code=(directory / MANIFEST).is_file())
     except ConfigurationError as error:
         raise ConfigurationError(f"--like: {file}: {error}") from None
     config = source.config
@@ -82,10 +81,22 @@ def read_likeness(definition: ModelDefinition, directory: Path) -> Likeness:
         Layer(f"like {directory}", values, text, file),
         ids,
         _content(generation)[1] if generation.is_file() else None,
-        content,
+        plain,
         source.native is not None,
         _notes(source.unread),
     )
+
+
+def _without_quantization(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The content for plain weights. FP8 weights are dequantized while loading; no other format can be."""
+    given = content.get("quantization_config")
+    method = given.get("quant_method") if isinstance(given, dict) else None
+    if given and str(method).lower() not in FP8_METHODS:
+        raise ConfigurationError(
+            f"--like: {file}: the model is quantized ({method or 'unknown'}), which is not supported: "
+            "use the directory of the unquantized model"
+        )
+    return {name: value for name, value in content.items() if name != "quantization_config"}
 
 
 def _notes(unread: Mapping[str, str]) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ WITHOUT_EFFECT = frozenset(
         "output_attentions",
         "output_hidden_states",
         "pretraining_tp",
-        "quantization_config",  # refused where it is not empty
+        "quantization_config",  # refused unless the weights can be dequantized
         "return_dict",
         "skip_logits",  # of our own directories: what training returns
         "torch_dtype",
@@ -40,6 +40,8 @@ WITHOUT_EFFECT = frozenset(
         "use_cache",
     }
 )
+# Values of quantization_config.quant_method whose weights may be FP8 with scales, which are dequantized while loading.
+FP8_METHODS = frozenset({"fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "quark", "mxfp8"})
 ORIGINAL_LENGTH = "original_max_position_embeddings"
 _ROPE_KEYS = ("rope_scaling", "rope_parameters")  # where both are present, transformers takes the first
 _ZERO_IS_ABSENT = {"mscale", "mscale_all_dim", "beta_fast", "beta_slow"}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..source_config import FP8_METHODS
 from .fp8 import DTYPES, Blocks, scale_of
 from .layout import open_checked
 from .reader import Checkpoint
@@ -23,8 +24,6 @@ QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 _CONFIG = "config.json"
 _BRACKETS = 100_000
 
-# Values of quantization_config.quant_method that may mean FP8; the tensors decide. All others are refused.
-_MAY_BE_FP8 = frozenset({"fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "quark", "mxfp8"})
 _INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 # Packed tensors, by what their names end in, and what must be beside one of them: the first format that fits counts.
@@ -95,7 +94,7 @@ def quantization_of(checkpoint: Checkpoint, places: Container[str] = ()) -> Quan
     """
     config = quantization_config(checkpoint.entry.parent)
     method = _declared(config)
-    if method is not None and method.lower() not in _MAY_BE_FP8:
+    if method is not None and method.lower() not in FP8_METHODS:
         return Quantization(method, {}, (), (), None)
     if (found := _packed(checkpoint, places)) is not None:
         return Quantization(f"{method}, {found}" if method and method != found else found, {}, (), (), None)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forgather_core.configurations import resolve
@@ -134,6 +135,28 @@ def test_what_a_definition_cannot_be_is_refused(case: str, tmp_path: Path) -> No
     text = str(refused.value)
     assert text.startswith(f"--like: {tmp_path / 'theirs' / 'config.json'}: ")
     assert reason in text
+
+
+@pytest.mark.regression("R7")
+@torch.no_grad()
+def test_an_fp8_model_becomes_a_dequantized_one_in_one_step(tmp_path: Path) -> None:
+    source = tmp_path / "theirs"
+    theirs = save_native("Llama", source)
+    state = load_file(source / "model.safetensors")
+    for name in [name for name in state if name.endswith("_proj.weight")]:
+        weight = state[name]
+        scale = weight.abs().max() / 448
+        state[name] = (weight / scale).to(torch.float8_e4m3fn)
+        state[name + "_scale_inv"] = scale.expand(-(-weight.shape[0] // 16), -(-weight.shape[1] // 16)).contiguous()
+        theirs.get_parameter(name).copy_(state[name].float() * scale)
+    save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    content = json.loads((source / "config.json").read_text())
+    content["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+    (source / "config.json").write_text(json.dumps(content))
+    made = construct(like(source, device="cpu", load_from_checkpoint=source, save_checkpoint=True), project=tmp_path)
+    assert "quantization_config" not in json.loads((made.directory.path / "config.json").read_text())
+    ours = AutoModelForCausalLM.from_pretrained(made.directory.path, trust_remote_code=True).eval()
+    assert (ours(IDS).logits - theirs(IDS).logits).abs().max() <= 1e-5
 
 
 def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
