@@ -20,7 +20,7 @@ def remove_files(files: Iterable[Path]) -> None:
     held = []
     for file in files:
         with suppress(OSError):
-            held.append(open_regular(file))
+            held.append(open_regular(file, follow=False))
         file.unlink(missing_ok=True)
     if held:
         threading.Thread(target=_close_all, args=(held,)).start()
@@ -51,7 +51,7 @@ def make_directory(path: Path) -> None:
         sync_directory(parent.parent)
 
 
-class UnsuitableFile(OSError):
+class UnsuitableFile(OSError):  # noqa: N818 - it names the file, as FileNotFoundError does
     """A file that is there, but is not a regular one or is too large. Its text is a reason, without the path."""
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
         UnsuitableFile: It is not a regular file (EINVAL).
         OSError: It is missing or cannot be read.
     """
-    if not stat.S_ISREG(os.stat(path, follow_symlinks=follow).st_mode):  # before opening: some devices act on that
+    if not stat.S_ISREG(path.stat(follow_symlinks=follow).st_mode):  # before opening: some devices act on that
         raise UnsuitableFile(errno.EINVAL, _NOT_REGULAR, str(path))
     links = 0 if follow else os.O_NOFOLLOW
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | links)
@@ -95,7 +95,7 @@ def read_regular(path: Path, limit: int, *, follow: bool = True) -> bytes:
     try:
         size = os.fstat(descriptor).st_size
         data = bytearray()
-        while size <= limit and len(data) <= limit:  # files of /proc have size 0, and others may grow
+        while size <= limit and len(data) <= limit:  # files of /proc have size 0, and any may grow
             part = os.read(descriptor, min(_READ_CHUNK, limit + 1 - len(data)))
             if not part:
                 return bytes(data)
@@ -149,11 +149,14 @@ def sync_tree(root: Path) -> None:
     """Make every file and directory below `root` durable, then `root`."""
     for directory, _, files in os.walk(root, topdown=False):
         for name in files:
-            path = Path(directory) / name
-            if not path.is_symlink():
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    sync_file(descriptor)
-                finally:
-                    os.close(descriptor)
+            # Files of others are links here, whose content is on disk as far as they saw to it: a pipe, or a file that
+            # may not be read, is no reason to fail.
+            try:
+                descriptor = open_regular(Path(directory) / name, follow=False)
+            except (UnsuitableFile, PermissionError):
+                continue
+            try:
+                sync_file(descriptor)
+            finally:
+                os.close(descriptor)
         sync_directory(Path(directory))
