@@ -1,9 +1,9 @@
 """Temporary directories beside a target, the mark that they carry, and what is done about those of dead processes.
 
-A temporary directory `.NAME.tmp-PID-RANDOM` holds a directory NAME, which is written and renamed away, and an empty file
-whose name contains the inode of the temporary directory. Nothing is removed without this mark: a user's directory never
-has it, nor does a copy or an unpacked archive. The mark is made first and removed last, so that a kill at any instant
-leaves a directory that is either marked or empty.
+A temporary directory `.NAME.tmp-PID-RANDOM` holds a directory NAME, which is written and renamed away, and an empty
+file whose name contains the inode of the temporary directory. Nothing is removed without this mark: a user's directory
+never has it, nor does a copy or an unpacked archive. The mark is made first and removed last, so that a kill at any
+instant leaves a directory that is either marked or empty.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def _remove(place: Path) -> None:
         if entry == mark:
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
+            with suppress(OSError):
+                shutil.rmtree(entry)
         else:
             with suppress(OSError):
                 entry.unlink()

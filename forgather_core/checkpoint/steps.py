@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -101,6 +102,7 @@ def rotate(
                 # Renamed first: a removal that is interrupted leaves no half checkpoint under a checkpoint's name.
                 with staging_directory(found.path) as doomed:
                     found.path.rename(doomed)
+                    shutil.rmtree(doomed)
             removed.append(found.path)
         if place.is_dir():
             sweep_marked(place, re.compile(r"checkpoint-\d+"))

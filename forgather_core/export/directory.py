@@ -159,12 +159,9 @@ def _own(target: Path) -> Manifest | None:
 def _differences(plan: Plan, manifest: Manifest, target: Path) -> list[str]:
     found = []
     edited = edited_files(target, manifest.files)
-    for state, text in (
-        (EDITED, "edited since it was built"),
-        (MISSING, "missing since it was built"),
-        (SPECIAL, SPECIAL),
-    ):
+    for state in (EDITED, MISSING, SPECIAL):
         names = [name for name, how in edited.items() if how == state]
+        text = state if state == SPECIAL else f"{state} since it was built"
         found += [f"{text}: {', '.join(sorted(names))}"] if names else []
     changed = plan.changed_options(manifest)
     found += [f"built from other options: {', '.join(changed)}"] if changed else []

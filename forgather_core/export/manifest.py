@@ -92,8 +92,8 @@ def read_manifest(directory: Path) -> Manifest | None:
     try:
         if data["format"] != FORMAT:
             raise DirectoryError(
-                f"{file} has format {str(data['format'])[:20]!r}; this Forgather knows {FORMAT}: update it, or choose another "
-                "--output-dir"
+                f"{file} has format {str(data['format'])[:20]!r}; this Forgather knows {FORMAT}: "
+                "update it, or choose another --output-dir"
             )
         data["options"] = {name: OptionRecord(**item) for name, item in data["options"].items()}
         data["files"] = {name: FileRecord(**item) for name, item in data["files"].items()}
@@ -114,8 +114,8 @@ def edited_files(
 ) -> dict[str, str]:
     """The files that are no longer as Forgather wrote them: name -> EDITED, MISSING or SPECIAL.
 
-    SPECIAL is anything that is there and is not a readable regular file: a directory, a pipe, a dangling link. A pipe or
-    a device is not opened.
+    SPECIAL is anything that is there and is not a readable regular file: a directory, a pipe, a dangling link.
+    A pipe or a device is not opened.
     """
     found: dict[str, str] = {}
     for name in names if names is not None else files:
