@@ -109,6 +109,7 @@ def construct(
 
 def _commit(draft: Draft, model: nn.Module, limit: int, options: BuildOptions, watch: Watch) -> SaveReport | None:
     """Directory and weights take their place in one step: a draft with them, or an index in what stands there."""
+    from .checkpoint.commit import refuse_special
     from .checkpoint.save import LOCK, job_of, quiet, saving_errors, superseded
 
     target = draft.target
@@ -121,6 +122,7 @@ def _commit(draft: Draft, model: nn.Module, limit: int, options: BuildOptions, w
         if not draft.is_new:
             with quiet(target, watch.wait):
                 return job.save(target)
+        refuse_special(target)
         written = job.write_into(draft.path)
         with quiet(target, watch.wait):
             draft.commit(drop=superseded(target))

@@ -8,25 +8,39 @@ journal in the staging directory says which files are whose: whoever comes next 
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ..disk import remove_files, sync_directory, sync_file, sync_tree, write_fully
+from ..errors import CheckpointError
+from ..leftovers import is_marked
+from .journal import JOURNAL, Identity, Journal, identity_of, index_of
 from .layout import BIN, ENTRIES, SAFETENSORS, entry_of, weight_files
 
-JOURNAL = "journal.json"
-
-Identity = list[int]  # inode, time of change of the content in nanoseconds, size
+_log = logging.getLogger(__name__)
 
 
 def old_files(directory: Path) -> list[str]:
     """The files of all checkpoints in a directory, of either format: what a save makes superfluous."""
     found = {name for names in weight_files(directory).values() for name in names}
     return sorted(n for n in found if n in ENTRIES or n.endswith((SAFETENSORS.suffix, BIN.suffix)))
+
+
+def refuse_special(directory: Path) -> None:
+    """Refuse a directory where something that is not a file has the name of a weight file: a save would remove it.
+
+    Raises:
+        CheckpointError: A directory, pipe, socket or device is in the way.
+    """
+    for name in old_files(directory):
+        with suppress(FileNotFoundError):
+            mode = (directory / name).lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+                raise CheckpointError(f"{directory / name} is in the way, because it is not a regular file: move it")
 
 
 def commit_in_place(directory: Path, staging: Path, index_name: str, index: bytes) -> None:
@@ -38,15 +52,13 @@ def commit_in_place(directory: Path, staging: Path, index_name: str, index: byte
         OSError: The disk fails. Unless the last step was done, the old checkpoint stands, and settle() removes the new.
     """
     names = sorted(entry.name for entry in staging.iterdir())
-    journal = {
-        "index": index_name,
-        "digest": hashlib.sha256(index).hexdigest(),
-        "new": {name: _identity(staging / name) for name in names},
-        "old": {
-            name: _identity(directory / name) for name in old_files(directory) if os.path.lexists(directory / name)
-        },
-    }
-    _write(staging / JOURNAL, json.dumps(journal).encode())
+    journal = Journal(
+        index=index_name,
+        digest=hashlib.sha256(index).hexdigest(),
+        new={name: identity_of(staging / name) for name in names},
+        old={n: identity_of(directory / n) for n in old_files(directory) if os.path.lexists(directory / n)},
+    )
+    _write(staging / JOURNAL, journal.to_json())
     sync_tree(staging)
     sync_directory(directory)
     for name in names:
@@ -62,22 +74,42 @@ def commit_in_place(directory: Path, staging: Path, index_name: str, index: byte
 def settle(directory: Path, staging: Path) -> None:
     """Finish or undo a save: remove the old files if the new checkpoint is the one that loads, else the new ones.
 
+    A journal that a save cannot have written is reported and not obeyed.
+
+    Args:
+        directory: The directory that was saved into.
+        staging: Where the files were written: in a marked temporary directory, or one of an earlier release.
+
     Raises:
         OSError: The disk fails.
     """
-    journal = _journal(staging)
+    try:
+        journal = Journal.read(staging)
+    except ValueError as error:
+        _log.warning("%s is ignored, because Forgather did not write it: %s", staging / JOURNAL, error)
+        return
     if journal is None:
         return  # nothing has left the staging directory
-    index = directory / journal["index"]
-    is_ours = _digest(index) == journal["digest"]
-    if is_ours and entry_of(directory) == index.name:
-        _remove(directory, journal["old"], keep={index.name})
+    named = {name for names in weight_files(directory).values() for name in names}
+    digest, shards = index_of(directory / journal.index)
+    # Only a save whose shards are all there can have put its index in place.
+    is_ours = digest == journal.digest and shards == journal.shards.keys() and _is_there(directory, journal.shards)
+    if is_ours and entry_of(directory) == journal.index:
+        _remove(directory, journal.old, keep=shards | {journal.index})
+    elif is_ours:
+        (directory / journal.index).unlink()
+        _undo(directory, staging, journal, keep=named - shards)
     else:
-        if is_ours:
-            index.unlink()
-        named = {name for names in weight_files(directory).values() for name in names}
-        _remove(directory, journal["new"], keep=named)
+        _undo(directory, staging, journal, keep=named)
     sync_directory(directory)
+    if not is_marked(staging.parent):
+        _clear(staging, journal)
+
+
+def _undo(directory: Path, staging: Path, journal: Journal, keep: Collection[str]) -> None:
+    """Remove the new files. Configuration and sources go only if a marked directory proves that a save wrote them."""
+    is_known = is_marked(staging.parent)
+    _remove(directory, {n: i for n, i in journal.new.items() if is_known or n in journal.shards}, keep=keep)
 
 
 def _retire(directory: Path, index_name: str) -> None:
@@ -89,32 +121,29 @@ def _retire(directory: Path, index_name: str) -> None:
         remove_files([directory / name])
 
 
-def _remove(directory: Path, files: dict[str, Identity], keep: Iterable[str]) -> None:
-    kept, found = set(keep), []
+def _remove(directory: Path, files: dict[str, Identity], keep: Collection[str]) -> None:
+    found = []
     for name, identity in files.items():
         with suppress(FileNotFoundError):
-            if name not in kept and _identity(directory / name) == identity:
-                found.append(directory / name)
+            file = directory / name
+            if name not in keep and identity_of(file) == identity and not stat.S_ISDIR(file.lstat().st_mode):
+                found.append(file)
     remove_files(found)
 
 
-def _journal(staging: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((staging / JOURNAL).read_bytes())  # type: ignore[no-any-return]
-    except (FileNotFoundError, ValueError):  # it was not durable yet, and nothing was moved before it was
-        return None
+def _is_there(directory: Path, files: dict[str, Identity]) -> bool:
+    """Whether all of the files are in the directory, as they were when the journal was written."""
+    with suppress(OSError):
+        return all(identity_of(directory / name) == identity for name, identity in files.items())
+    return False
 
 
-def _identity(file: Path) -> Identity:
-    found = file.lstat()
-    return [found.st_ino, found.st_mtime_ns, found.st_size]
-
-
-def _digest(file: Path) -> str | None:
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
-        return None
+def _clear(staging: Path, journal: Journal) -> None:
+    """Remove what a save of an earlier release left in its staging directory, which has no mark: its own files."""
+    _remove(staging, journal.new, keep=())
+    if index_of(staging / journal.index)[0] == journal.digest:
+        (staging / journal.index).unlink()
+    (staging / JOURNAL).unlink()
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from ..disk import UnsuitableFile, read_regular
+from ..errors import CheckpointError
 from ..export.manifest import VOLATILE
 from .layout import entry_of
 
 CONFIG = "config.json"
+_LIMIT = 16 * 2**20  # bytes
 
 # Values that say nothing about which weights fit.
 _INDIFFERENT = VOLATILE | {"auto_map", "use_cache", "output_attentions", "output_hidden_states"}
@@ -33,20 +38,49 @@ def step_for(model: Any, directory: Path, dtype: str | None) -> Step:
         model: A model; only transformers' have a configuration. Any other may be None.
         directory: The directory, which may not exist.
         dtype: Of most of the weights.
+
+    Raises:
+        CheckpointError: A configuration has to be written, and what is there cannot be read or is not a regular file.
     """
     pretrained = is_pretrained(model)
     try:
-        there = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        there = read_config(directory)
+    except OSError as error:
+        if not pretrained:
+            return Step.NOTHING
+        reason = error.strerror or error
+        raise CheckpointError(f"{directory / CONFIG} is in the way: {reason}. Move it, or save elsewhere") from None
+    except ValueError:
+        return Step.REPLACE if pretrained else Step.NOTHING
+    if there is None:
         is_new = not directory.exists() or entry_of(directory) is None
         return Step.NOTHING if not pretrained else Step.ADD if is_new else Step.REPLACE
-    except (OSError, ValueError):
-        there = None
-    if not isinstance(there, dict):
-        return Step.REPLACE if pretrained else Step.NOTHING
     if pretrained and changes(model, there):
         return Step.REPLACE
     return Step.NOTHING if _dtype_of(there) in (None, dtype) else Step.DTYPE
+
+
+def read_config(directory: Path) -> dict[str, Any] | None:
+    """The configuration of a directory; None where there is none.
+
+    Raises:
+        OSError: It cannot be read, or is not a regular file, or a dangling link (EINVAL).
+        ValueError: It is not a JSON object.
+    """
+    file = directory / CONFIG
+    try:
+        data = read_regular(file, _LIMIT)
+    except FileNotFoundError:
+        if os.path.lexists(file):
+            raise UnsuitableFile(errno.EINVAL, "it is a link that leads nowhere", str(file)) from None
+        return None
+    try:
+        content = json.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - the content is wrong, not a type of the program
+    return content
 
 
 def is_pretrained(model: Any) -> bool:
@@ -72,14 +106,14 @@ def changes(model: Any, there: dict[str, Any]) -> list[str]:
 def write_companions(model: Any, step: Step, old: Path, staging: Path, dtype: str | None) -> None:
     """Write what has to stand beside the weights into `staging`; what `old` has already, other than CONFIG, is not."""
     if step is Step.DTYPE:
-        there = json.loads((old / CONFIG).read_text(encoding="utf-8"))
+        there = read_config(old) or {}
         key = "dtype" if "dtype" in there else "torch_dtype"
         text = json.dumps(there | {key: dtype}, indent=2, ensure_ascii=False) + "\n"
         (staging / CONFIG).write_text(text, encoding="utf-8")
     elif step in (Step.ADD, Step.REPLACE):
         _write_all(model, staging, dtype)
         for file in list(staging.iterdir()):
-            if file.name != CONFIG and (old / file.name).exists():
+            if file.name != CONFIG and os.path.lexists(old / file.name):
                 file.unlink()
 
 

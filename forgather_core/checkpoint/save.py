@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ from ..disk import forget_pages, make_directory
 from ..errors import CheckpointError, DirectoryError
 from ..files import carry_over, directory_lock, is_touched, replace_directory, staging_directory, sweep_stale
 from ..paths import expanded
-from .commit import commit_in_place, old_files, settle
-from .companions import CONFIG, Step, changes, step_for, write_companions
+from .commit import commit_in_place, old_files, refuse_special, settle
+from .companions import CONFIG, Step, changes, read_config, step_for, write_companions
 from .layout import BIN, SAFETENSORS, Format, free_generation, parse_size
 from .reader import Progress
 from .seal import MINIMUM, seal
@@ -145,7 +144,12 @@ class Job:
     notes: tuple[str, ...] = ()
 
     def save(self, directory: Path) -> SaveReport:
-        """Save, in the way that the directory's configuration asks for."""
+        """Save, in the way that the directory's configuration asks for.
+
+        Raises:
+            CheckpointError: Something that is not a file is in the way.
+        """
+        refuse_special(directory)
         return self.exchange(directory) if self.needs_exchange(directory) else self.save_in_place(directory)
 
     def needs_exchange(self, directory: Path) -> bool:
@@ -196,7 +200,8 @@ class Job:
         if step is not Step.REPLACE or not (directory / CONFIG).is_file():
             return ()
         try:
-            found = changes(self.model, json.loads((directory / CONFIG).read_text(encoding="utf-8")))
+            there = read_config(directory)
+            found = changes(self.model, there if there is not None else {})
         except ValueError:
             found = ["it could not be read"]
         return (f"{CONFIG} was of another model and has been replaced: {', '.join(found[:3])}",)

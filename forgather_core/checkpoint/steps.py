@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from ..disk import sync_directory
 from ..errors import CheckpointError
 from ..files import staging_directory
+from ..leftovers import sweep_marked
 from ..paths import expanded
 from .commit import commit_in_place, old_files, settle
 from .layout import Index, free_generation
@@ -26,7 +26,6 @@ from .save import STAGING, quiet, saving_errors
 
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"checkpoint-(\d+)")
-_REMOVED = re.compile(r"\.checkpoint-\d+\.removed-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -101,13 +100,12 @@ def rotate(
                 found.path.unlink()
             else:
                 # Renamed first: a removal that is interrupted leaves no half checkpoint under a checkpoint's name.
-                doomed = place / f".{found.path.name}.removed-{secrets.token_hex(4)}"
-                found.path.rename(doomed)
-                shutil.rmtree(doomed)
+                with staging_directory(found.path) as doomed:
+                    found.path.rename(doomed)
+                    shutil.rmtree(doomed)
             removed.append(found.path)
-        for left in place.iterdir() if place.is_dir() else ():
-            if _REMOVED.fullmatch(left.name) and left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left)
+        if place.is_dir():
+            sweep_marked(place, re.compile(r"checkpoint-\d+"))
         if removed:
             sync_directory(place)
     return tuple(removed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,13 +10,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import DirectoryError
-from ..files import carry_over, directory_lock, replace_directory, staging_directory, sweep_stale
+from ..files import carry, carry_over, directory_lock, replace_directory, staging_directory, sweep_stale
 from ..settings import Settings
 from .contents import Plan, plan_contents, write_contents
-from .manifest import MANIFEST, Manifest, edited_files, read_manifest
+from .manifest import EDITED, MANIFEST, MISSING, SPECIAL, Manifest, edited_files, read_manifest
 
-EDITED = "edited"
 WEIGHT_GLOBS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
+_CHANGED = {EDITED: "had been edited", SPECIAL: "is not a regular file"}
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,8 @@ def draft_directory(
         if manifest is not None and not refresh:
             yield _as_it_stands(plan, manifest, target, keep=keep)
             return
-        with staging_directory(target) as place:
-            # Loaders call the module that they make of the sources after the directory: the draft has the final name.
-            path = place / target.name
-            path.mkdir()
+        # Loaders call the module that they make of the sources after the directory: the draft has the final name.
+        with staging_directory(target) as path:
             contents = write_contents(plan, path)
             state = "rebuilt" if manifest is not None else "created"
             yield Draft(path, target, ModelDirectory(target, state, contents.manifest, contents.notes), manifest)
@@ -161,9 +159,10 @@ def _own(target: Path) -> Manifest | None:
 def _differences(plan: Plan, manifest: Manifest, target: Path) -> list[str]:
     found = []
     edited = edited_files(target, manifest.files)
-    for state in (EDITED, "missing"):
+    for state in (EDITED, MISSING, SPECIAL):
         names = [name for name, how in edited.items() if how == state]
-        found += [f"{state} since it was built: {', '.join(sorted(names))}"] if names else []
+        text = state if state == SPECIAL else f"{state} since it was built"
+        found += [f"{text}: {', '.join(sorted(names))}"] if names else []
     changed = plan.changed_options(manifest)
     found += [f"built from other options: {', '.join(changed)}"] if changed else []
     sources = plan.changed_sources(manifest)
@@ -174,27 +173,32 @@ def _differences(plan: Plan, manifest: Manifest, target: Path) -> list[str]:
 def _keep_what_is_not_ours(draft: Draft, there: Collection[str]) -> tuple[str, ...]:
     """Bring along every file that Forgather did not write, and a copy of those that were edited since."""
     target, staging, old = draft.target, draft.path, draft.old
-    ours = set(old.files) | {MANIFEST} if old is not None else set()
+    # Weights are never Forgather's to drop here, whatever a manifest lists.
+    ours = {name for name in old.files if not _is_weights(name)} | {MANIFEST} if old is not None else set()
     foreign = sorted(set(there) - ours)
     notes = []
-    for name in [name for name in foreign if (staging / name).exists()]:
+    for name in [name for name in foreign if os.path.lexists(staging / name)]:
         # A foreign file stands where the new model needs one of its own.
         moved = _free_name(target, staging, name)
-        shutil.copy2(target / name, staging / moved, follow_symlinks=False)
+        carry(target / name, staging / moved)
         notes.append(f"your {name} was in the way of {name}: it is kept as {moved}")
         foreign.remove(name)
     carry_over(target, staging, foreign)
     if old is None:
         return tuple(notes)
-    edited = [name for name, how in edited_files(target, old.files).items() if how == EDITED]
-    for name in edited:
-        moved = _free_name(target, staging, name)
-        shutil.copy2(target / name, staging / moved)
-        notes.append(f"{name} had been edited: your version is kept as {moved}")
-    weights = sorted(name for name in foreign if any(fnmatch(name, pattern) for pattern in WEIGHT_GLOBS))
+    for name, how in edited_files(target, {name: old.files[name] for name in ours & old.files.keys()}).items():
+        if how != MISSING:
+            moved = _free_name(target, staging, name)
+            carry(target / name, staging / moved)
+            notes.append(f"{name} {_CHANGED[how]}: your version is kept as {moved}")
+    weights = sorted(name for name in foreign if _is_weights(name))
     if weights and _model_changed(draft.result.manifest, old):
         notes.append(f"the weights in {target} are from before this rebuild: {', '.join(weights)}")
     return tuple(notes)
+
+
+def _is_weights(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in WEIGHT_GLOBS)
 
 
 def _model_changed(new: Manifest, old: Manifest) -> bool:
@@ -208,4 +212,4 @@ def _model_changed(new: Manifest, old: Manifest) -> bool:
 def _free_name(target: Path, staging: Path, name: str) -> str:
     """`modeling_x.py.edited`, or with a number behind it: no name of either directory."""
     candidates = (f"{name}.{EDITED}{n or ''}" for n in range(1_000_000))
-    return next(c for c in candidates if not (staging / c).exists() and not (target / c).exists())
+    return next(c for c in candidates if not os.path.lexists(staging / c) and not os.path.lexists(target / c))

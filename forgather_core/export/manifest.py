@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DirectoryError
+from ..disk import read_regular
+from ..errors import DirectoryError, first_line
 
 MANIFEST = "forgather.json"
 FORMAT = 1
+EDITED, MISSING, SPECIAL = "edited", "missing", "not a regular file"
+
+_LIMIT = 16 * 2**20  # bytes of JSON that are read
+_LARGEST = 256 * 2**20  # bytes of a file that Forgather may have written: a tokenizer's vocabulary is the largest
 
 # transformers rewrites these files when it saves weights beside them. The values it may change say nothing about what
 # the model is; everything else in the file must stay.
@@ -77,38 +84,49 @@ def read_manifest(directory: Path) -> Manifest | None:
     """
     file = directory / MANIFEST
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(read_regular(file, _LIMIT).decode("utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise DirectoryError(f"{file} cannot be read ({error}); choose another --output-dir") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DirectoryError(f"{file} cannot be read ({first_line(error)}); choose another --output-dir") from None
     try:
         if data["format"] != FORMAT:
             raise DirectoryError(
-                f"{file} has format {data['format']}; this Forgather knows {FORMAT}: update it, or choose another "
-                "--output-dir"
+                f"{file} has format {str(data['format'])[:20]!r}; this Forgather knows {FORMAT}: "
+                "update it, or choose another --output-dir"
             )
         data["options"] = {name: OptionRecord(**item) for name, item in data["options"].items()}
         data["files"] = {name: FileRecord(**item) for name, item in data["files"].items()}
         data["requires"] = tuple(data["requires"])
+        if bad := next((name for name in data["files"] if not _is_plain(name)), None):
+            raise ValueError(f"{bad[:100]!r} is not the name of a file in the directory")
         return Manifest(**data)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DirectoryError(f"{file} is damaged ({error!r}); choose another --output-dir") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DirectoryError(f"{file} is damaged ({repr(error)[:200]}); choose another --output-dir") from None
+
+
+def _is_plain(name: str) -> bool:
+    return name.isprintable() and "/" not in name and name not in ("", ".", "..")
 
 
 def edited_files(
     directory: Path, files: Mapping[str, FileRecord], names: Iterable[str] | None = None
 ) -> dict[str, str]:
-    """The files that are no longer as Forgather wrote them: name -> "edited" or "missing"."""
+    """The files that are no longer as Forgather wrote them: name -> EDITED, MISSING or SPECIAL.
+
+    SPECIAL is anything that is there and is not a readable regular file: a directory, a pipe, a dangling link.
+    A pipe or a device is not opened.
+    """
     found: dict[str, str] = {}
     for name in names if names is not None else files:
         try:
-            data = (directory / name).read_bytes()
-        except OSError:
-            found[name] = "missing"
+            data = read_regular(directory / name, _LARGEST)
+        except OSError as error:
+            too_large = error.errno == errno.EFBIG
+            found[name] = EDITED if too_large else SPECIAL if os.path.lexists(directory / name) else MISSING
             continue
         if not _same(name, files[name], data):
-            found[name] = "edited"
+            found[name] = EDITED
     return found
 
 
@@ -123,9 +141,11 @@ def _meaning(name: str, data: bytes) -> str | None:
     if name not in REWRITTEN_BY_TRANSFORMERS:
         return None
     volatile = REWRITTEN_BY_TRANSFORMERS[name]
+    if len(data) > _LIMIT:
+        return None
     try:
         content = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(content, dict):
         return None

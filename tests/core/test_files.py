@@ -68,14 +68,91 @@ def test_a_link_to_the_directory_stays_a_link(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_pair_of_renames_is_mended(tmp_path: Path) -> None:
-    fill(tmp_path / ".model.old", a="1")  # the first rename had happened, the second not
+    """As releases before the mark left it: the first rename had happened, the second not."""
+    fill(tmp_path / ".model.old", a="1")
+    fill(tmp_path / ".model.tmp-1-00000000", a="2")
     files.sweep_stale(tmp_path / "model")
     assert content(tmp_path / "model") == {"a": "1"}
 
 
+def test_a_failed_pair_of_renames_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    target = fill(tmp_path / "model", a="1")
+    rename = Path.rename
+
+    def fail(self: Path, place: Path) -> Path:
+        if place == target and self.parent.name.startswith(".model.tmp-") and self.name == "model":
+            raise OSError(5, "the disk is gone")
+        return rename(self, place)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(DirectoryError, match="the disk is gone"):
+        swap(target, b="2")
+    assert content(target) == {"a": "1"}
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.regression("H2")
+@pytest.mark.parametrize("exists", [True, False], ids=["over a model", "new"])
+@pytest.mark.parametrize("name", [".model.old", ".model.tmp-1-00000000", ".model.replaced"])
+def test_a_directory_of_a_user_beside_the_target_stays(tmp_path: Path, name: str, exists: bool) -> None:
+    if exists:
+        fill(tmp_path / "model", a="1")
+    fill(tmp_path / name, precious="1")
+    with files.directory_lock(tmp_path / "model"):
+        files.sweep_stale(tmp_path / "model")
+        swap(tmp_path / "model", b="2")
+    assert content(tmp_path / name) == {"precious": "1"}
+    assert content(tmp_path / "model") == {"b": "2"}
+
+
+@pytest.mark.regression("H12")
+def test_a_lock_that_is_a_dangling_link_does_not_create_its_target(tmp_path: Path) -> None:
+    (tmp_path / ".model.lock").symlink_to(tmp_path / "outside")
+    with pytest.raises(DirectoryError, match="move or remove it"), files.directory_lock(tmp_path / "model"):
+        pass
+    assert not (tmp_path / "outside").exists()
+    assert (tmp_path / ".model.lock").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "link"])
+def test_what_is_in_the_way_of_a_lock_is_named_and_stays(tmp_path: Path, kind: str) -> None:
+    lock = tmp_path / ".model.lock"
+    make = {"pipe": os.mkfifo, "directory": Path.mkdir, "link": lambda path: path.symlink_to(tmp_path)}
+    make[kind](lock)  # type: ignore[operator]
+    with pytest.raises(DirectoryError, match="not a regular file"), files.directory_lock(tmp_path / "model"):
+        pass
+    assert os.path.lexists(lock)
+
+
+@pytest.mark.regression("H2")
+def test_a_file_of_a_user_with_the_name_of_the_lock_stays(tmp_path: Path) -> None:
+    (tmp_path / ".model.lock").write_text("mine")
+    with files.directory_lock(tmp_path / "model"):
+        pass
+    assert (tmp_path / ".model.lock").read_text() == "mine"
+
+
+@pytest.mark.regression("H8")
+def test_pipes_and_sockets_come_along_unopened(tmp_path: Path) -> None:
+    target = fill(tmp_path / "model", a="1")
+    (target / "runs").mkdir()
+    for pipe in (target / "pipe", target / "runs" / "pipe"):
+        os.mkfifo(pipe)
+    with files.staging_directory(target) as staging:
+        files.carry_over(target, staging, ["pipe", "runs"])
+        files.replace_directory(staging, target, known={"a", "pipe", "runs"})
+    assert (target / "pipe").is_fifo()
+    assert (target / "runs" / "pipe").is_fifo()
+
+
 def test_the_dead_are_swept_and_the_living_are_not(tmp_path: Path) -> None:
     target = tmp_path / "model"
-    dead = fill(tmp_path / ".model.tmp-1-00000000", a="1")
+    dead = tmp_path / ".model.tmp-1-00000000"
+    dead.mkdir()
+    fill(dead / "model", a="1")
+    mark = dead / f".forgather-temporary-{dead.stat().st_ino}"
+    mark.touch()
     other = fill(tmp_path / ".models.tmp-1-00000000", a="1")
     mine = fill(tmp_path / ".model.tmp-notes", a="1")
     with files.staging_directory(target) as living:
@@ -194,7 +271,8 @@ def test_a_staging_directory_is_settled_before_it_goes_by_whoever_comes(tmp_path
         pass
     assert seen == [staging.name]
     left = tmp_path / f".model.tmp-{os.getpid()}-00000000"
-    left.mkdir()
+    (left / "model").mkdir(parents=True)
+    (left / f".forgather-temporary-{left.stat().st_ino}").touch()
     assert files.is_touched(target)
 
     def fail(_: Path) -> None:
@@ -204,5 +282,5 @@ def test_a_staging_directory_is_settled_before_it_goes_by_whoever_comes(tmp_path
     assert left.is_dir()
     files.sweep_stale(target, settle=lambda place: seen.append(place.name))
     assert not left.exists()
-    assert seen == [staging.name, left.name]
+    assert seen == [staging.name, "model"]
     assert not files.is_touched(target)

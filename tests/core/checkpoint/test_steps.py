@@ -240,7 +240,7 @@ def test_a_removal_that_dies_leaves_no_half_checkpoint_and_the_next_one_ends_it(
         patch.setattr(shutil, "rmtree", _dies_half_way)
         with pytest.raises(KeyboardInterrupt):
             rotate(tmp_path, 1)
-    left = [name for name in names(place) if name.startswith(".checkpoint-1.removed-")]
+    left = [name for name in names(place) if name.startswith(".checkpoint-1.tmp-")]
     assert len(left) == 1
     assert names(place) == [*left, "checkpoint-2", "checkpoint-3"]
     assert [found.step for found in step_checkpoints(tmp_path)] == [2, 3]
