@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from ..data.projects import open_corpus
 from ..data.tokenized import tokenized_documents
 from ..errors import BuildError, DataError, TrialError
 from ..export.tokenizer import load_tokenizer
-from ..optimizers import FusedStepper, PlainStepper
+from ..optimizers import FusedStepper, PlainStepper, Stepper, optimizer_of
 from ..shared_options import TrialOptions
 from . import measure
 from .findings import report_of
@@ -44,10 +43,6 @@ def check_trial(settings: Settings, options: TrialOptions) -> None:
             f"--attn-implementation flex_attention has no dropout, and attention_dropout is {dropout}: "
             "use sdpa or eager, or set it to 0"
         )
-    if options.dataset_config is not None and options.dataset_project is None:
-        raise DataError("--dataset-config names a configuration of a --dataset-project: add that option")
-    if options.packing is not None and not options.packed:
-        raise DataError("--packing tells how --packed fills rows: add that option")
     _corpus(options)
 
 
@@ -84,7 +79,7 @@ def _train(
 ) -> Trained:
     model = made.model
     take = FusedStepper if options.fuse_optim_with_backward else PlainStepper
-    stepper = take(model, partial(torch.optim.SGD, lr=options.lr))
+    device_type = next(model.parameters()).device.type
     torch.manual_seed(made.settings.build.seed)  # of dropout
     how: dict[str, Any] = {
         "steps": options.steps,
@@ -92,8 +87,11 @@ def _train(
         "fresh": made.settings.build.load_from_checkpoint is None,
         "on_step": on_step,
     }
-    if not options.compile:
-        return train(model, batches, stepper, **how)
+    with take(model, optimizer_of(options.optimizer, device_type, lr=options.lr)) as stepper:
+        return _compiled(model, batches, stepper, how) if options.compile else train(model, batches, stepper, **how)
+
+
+def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, how: dict[str, Any]) -> Trained:
     from torch._dynamo.exc import TorchDynamoException
 
     model.compile()
