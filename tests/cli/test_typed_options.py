@@ -17,8 +17,8 @@ COMPUTED, STEP = {CONSTRUCT, TEST, SHOW, ESTIMATE, COMPARE}, {TEST, ESTIMATE, CO
 SCOPES: dict[str, set[str]] = {
     "--model-name m": set(COMMANDS), "--output-dir o": WRITTEN, "--like d": set(COMMANDS), "--native": WRITTEN,
     "--tokenizer bytes": set(COMMANDS), "--chat-template chatml": WRITTEN, "--device cpu": COMPUTED,
-    "--dtype bfloat16": COMPUTED, "--no-init-weights": BUILT, "--seed 3": WRITTEN, "--attn-implementation eager": COMPUTED,
-    "--gradient-checkpointing": COMPUTED, "--load-from-checkpoint c": BUILT, "--verify-checksums": BUILT,
+    "--dtype bfloat16": COMPUTED, "--no-init-weights": BUILT, "--seed 3": WRITTEN,
+    "--attn-implementation eager": COMPUTED, "--gradient-checkpointing": COMPUTED, "--load-from-checkpoint c": BUILT, "--verify-checksums": BUILT,
     "--save-checkpoint": BUILT, "--safetensors": BUILT, "--max-shard-size 1MB": BUILT,
     "--refresh-model": WRITTEN - {SHOW}, "--keep": WRITTEN - {SHOW}, "--output-file x.txt": set(COMMANDS),
     "--edit": set(COMMANDS), "--json": set(COMMANDS), "--batch-size 3": STEP, "--sequence-length 64": STEP,
@@ -112,7 +112,6 @@ def test_the_optimizer_trains_and_is_counted(cli: Cli) -> None:
         return dict(json.loads(cli(*LLAMA, *SMALL, "test", *STEPS, *words).out))
 
     sgd, adamw, fused = run(), run("--optimizer", "adamw"), run("--optimizer", "adamw", "--fuse-optim-with-backward")
-    assert sgd == sgd | {"setup": run("--optimizer", "sgd")["setup"]}
     assert sgd["steps"][1]["loss"] != adamw["steps"][1]["loss"] == fused["steps"][1]["loss"]
     assert adamw["setup"]["optimizer"] == "AdamW, lr 0.01"
     assert sgd["memory"]["estimated"] < adamw["memory"]["estimated"]

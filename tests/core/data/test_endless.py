@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import subprocess
+import sys
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -97,3 +99,19 @@ def test_a_half_read_stream_silences_nothing(tmp_path: Path) -> None:
         assert loggers[0].level == logging.ERROR
     finally:
         loggers[0].setLevel(before[0][0])
+
+
+@pytest.mark.regression("exit-noise")
+def test_a_half_read_stream_is_silent_at_exit(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "texts.jsonl").write_text('{"text": "one"}\n' * 50)
+    (tmp_path / "default.yaml").write_text("source: json\nfiles: texts.jsonl\nstreaming: true\n")
+    code = (
+        "import sys, forgather_core.data.sources\n"
+        "from forgather_core.data.projects import open_corpus\n"
+        "documents = open_corpus(sys.argv[1]).documents()\n"
+        "print(next(documents))\n"
+        "sys.modules['kept'] = documents\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "one\n", "")
