@@ -30,7 +30,7 @@ def _model_commands(flag: str) -> Iterator[str]:
                 yield from (f"model {command}" for command in commands_of(spec))
 
 
-def _plain_commands(group: Any, ctx: typer.Context, flag: str, path: str = "") -> Iterator[str]:
+def _plain_commands(group: Any, ctx: Any, flag: str, path: str = "") -> Iterator[str]:
     for name in group.list_commands(ctx):
         command = group.get_command(ctx, name)
         if hasattr(command, "list_commands"):

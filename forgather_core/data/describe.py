@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -89,7 +89,9 @@ def describe_dataset(
     lengths: list[int] = []
     shown: list[dict[str, Any]] = []
     characters = 0
-    with closing(documents):  # at the end of the program its libraries may be gone
+    with ExitStack() as stack:
+        if isinstance(documents, Generator):  # at the end of the program its libraries may be gone
+            stack.callback(documents.close)
         for document in islice(documents, limit):
             ids = token_ids(document, loaded.tokenizer)
             lengths.append(len(ids))
