@@ -174,7 +174,7 @@ def _differences(plan: Plan, manifest: Manifest, target: Path) -> list[str]:
 def _keep_what_is_not_ours(draft: Draft, there: Collection[str]) -> tuple[str, ...]:
     """Bring along every file that Forgather did not write, and a copy of those that were edited since."""
     target, staging, old = draft.target, draft.path, draft.old
-    ours = set(old.files) | {MANIFEST} if old is not None else set()
+    ours = {name.partition("/")[0] for name in old.files} | {MANIFEST} if old is not None else set()
     foreign = sorted(set(there) - ours)
     notes = []
     for name in [name for name in foreign if (staging / name).exists()]:
