@@ -12,9 +12,20 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from forgather_core.errors import ForgatherError
+from forgather_core.option_scope import commands_of
 from forgather_core.option_spec import OptionSpec, specs_of
 from forgather_core.registry import SHARED_OPTIONS, registry
-from forgather_core.shared_options import ESTIMATE, OUTPUT, SHOW, STEP, TRIAL, VERIFY
+from forgather_core.shared_options import (
+    ESTIMATE,
+    SHOW,
+    STEP,
+    TRIAL,
+    VERIFY,
+    EstimateOptions,
+    ShowOptions,
+    TrialOptions,
+    VerifyOptions,
+)
 
 from .help_page import page
 from .options import Given, shown_default, skip_conversion, typer_parameters, usage_line
@@ -23,6 +34,15 @@ if TYPE_CHECKING:
     from forgather_core.configurations import Configuration
 
 CHOOSE = "choose a model definition, for example: forgather -t llama/4M model construct ('forgather ls' lists them)"
+
+# The options that only some commands use, by command.
+COMMAND_OPTIONS: dict[str, type] = {
+    "test": TrialOptions,
+    "verify": VerifyOptions,
+    "show": ShowOptions,
+    "estimate": EstimateOptions,
+    "compare": EstimateOptions,
+}
 
 
 @dataclass
@@ -72,6 +92,17 @@ class Session:
         """The options that every definition has, by name."""
         return {spec.name: spec for group in SHARED_OPTIONS for spec in specs_of(group)}
 
+    def of_command(self, command: str) -> dict[str, OptionSpec]:
+        """The options that a command uses, by name, with its own choices and defaults; the shared ones come first."""
+        group = COMMAND_OPTIONS.get(command)
+        found = {spec.name: spec for spec in [*self.shared.values(), *(specs_of(group) if group else ())]}
+        found |= {spec.name: spec for spec in self.specs if spec.name not in found}
+        return {name: spec for name, spec in found.items() if command in commands_of(spec)}
+
+    def typed(self) -> list[OptionSpec]:
+        """The options that stand on the command line."""
+        return [spec for spec in self.specs if spec.name in self.given]
+
     def preset_values(self) -> dict[str, Any]:
         """What the layers of the configuration set, unconverted: for the defaults of a help page."""
         layers = self.configuration.layers if self.configuration else ()
@@ -81,7 +112,7 @@ class Session:
 class DynamicOptions:
     """Mix-in before TyperGroup or TyperCommand."""
 
-    shown_groups: tuple[str, ...] | None = None  # titles shown by --help; None means all
+    first_groups: tuple[str, ...] = ()  # titles that --help shows first
 
     def get_params(self, ctx: typer.Context) -> list[Any]:
         """The command's own parameters and the dynamic ones, the same objects at each call."""
@@ -102,7 +133,7 @@ class DynamicOptions:
             rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
         except Exception as error:
             if not ctx.resilient_parsing and hasattr(error, "option_name") and hasattr(error, "possibilities"):
-                raise typer.BadParameter(_unknown_option(session, error), ctx=ctx) from None
+                raise typer.BadParameter(_unknown(ctx, session, error), ctx=ctx) from None
             raise
         finally:
             session.parsing_words = False
@@ -117,7 +148,8 @@ class DynamicOptions:
         session = Session.of(ctx)
         if session.error is not None:
             raise session.error
-        sections = self._option_sections(session)
+        command = None if isinstance(self, TyperGroup) else ctx.info_name
+        sections = self._option_sections(session, command)
         if isinstance(self, TyperGroup):
             commands = [(name, _about(self.commands[name])) for name in self.list_commands(ctx)]  # type: ignore[arg-type]
             sections.insert(0, ("Commands", commands))
@@ -127,25 +159,26 @@ class DynamicOptions:
         usage = usage_line(ctx)
         if session.configuration is not None:
             usage = usage.replace("forgather ", f"forgather -t {ctx.find_root().params['template']} ", 1)
-        return page(usage, _about(self), sections, self._epilog(session))
+        return page(usage, _about(self), sections, self._epilog(session, command))
 
-    def _option_sections(self, session: Session) -> list[tuple[str, Sequence[tuple[str, str]]]]:
+    def _option_sections(self, session: Session, command: str | None) -> list[tuple[str, Sequence[tuple[str, str]]]]:
+        """The options of the group, or those shared ones that a command uses."""
         values = session.preset_values()
-        sections: dict[str, list[tuple[str, str]]] = {}
         own_title = "Options of " + (session.configuration.name if session.configuration else "")
-        for spec in session.specs:
-            title = spec.info.group or own_title
-            if self.shown_groups is None or title in self.shown_groups:
-                sections.setdefault(title, []).append((_names(spec), _explanation(spec, values)))
-        return list(sections.items())
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in self.first_groups}
+        for spec in session.specs if command is None else session.of_command(command).values():
+            if command is None or spec.info.group is not None:
+                row = _names(spec), _explanation(spec, values)
+                sections.setdefault(spec.info.group or own_title, []).append(row)
+        return [(title, rows) for title, rows in sections.items() if rows]
 
-    def _epilog(self, session: Session) -> str:
-        if self.shown_groups is not None:
-            return "Every option of 'forgather model --help' may also stand here."
+    def _epilog(self, session: Session, command: str | None) -> str:
+        if command is not None:
+            return "The options of the model's definition may also stand here: forgather -t NAME model --help."
         if session.configuration is None:
             known = ", ".join(registry().plugins) or "none"
             return f"Each definition has options of its own: forgather -t NAME model --help. Installed: {known}."
-        return "Options may stand before or after the command; the later one wins."
+        return "Options may stand before or after the command; the later one wins. COMMAND --help lists those it uses."
 
 
 class DynamicGroup(DynamicOptions, TyperGroup):
@@ -155,31 +188,29 @@ class DynamicGroup(DynamicOptions, TyperGroup):
 class DynamicCommand(DynamicOptions, TyperCommand):
     """A command that takes its group's options too."""
 
-    shown_groups = (OUTPUT,)
-
 
 class TrialCommand(DynamicCommand):
-    """`test`: its own options are shown on its page."""
+    """`test`: its own options come first on its page."""
 
-    shown_groups = (STEP, TRIAL)
+    first_groups = (STEP, TRIAL)
 
 
 class EstimateCommand(DynamicCommand):
     """`estimate` and `compare`: likewise."""
 
-    shown_groups = (STEP, ESTIMATE, OUTPUT)
+    first_groups = (STEP, ESTIMATE)
 
 
 class VerifyCommand(DynamicCommand):
     """`verify`: likewise."""
 
-    shown_groups = (VERIFY, OUTPUT)
+    first_groups = (VERIFY,)
 
 
 class ShowCommand(DynamicCommand):
     """`show`: likewise."""
 
-    shown_groups = (SHOW, OUTPUT)
+    first_groups = (SHOW,)
 
 
 class PlainPage:
@@ -250,24 +281,7 @@ def _explanation(spec: OptionSpec, values: dict[str, Any]) -> str:
     return spec.info.help if default is None else f"{spec.info.help} [{default}]"
 
 
-def _unknown_option(session: Session, error: Any) -> str:
-    from forgather_core.option_spec import did_you_mean
+def _unknown(ctx: typer.Context, session: Session, error: Any) -> str:
+    from .owners import unknown_option
 
-    flag = error.option_name
-    if flag in {"-t", "--template", "-p", "--project"}:
-        return f"{flag} goes before 'model': forgather {flag} {'NAME' if 't' in flag else 'DIR'} model ..."
-    known = [spelling for spec in session.specs for spelling in spec.flags]
-    hint = did_you_mean(flag, known, "{}")
-    name = session.configuration.definition.name if session.configuration is not None else None
-    owners = [
-        other.name
-        for other in registry().definitions()
-        if other.name != name and any(spec.flag == flag for spec in specs_of(other.options))
-    ]
-    if name is None:
-        if owners:
-            return f"{flag} belongs to: {', '.join(owners)}; say which definition with -t before 'model'"
-        return f"No such option: {flag}{hint}" + ("" if hint else f"; {CHOOSE}")
-    if owners:
-        return f"'{name}' has no option {flag} (it belongs to: {', '.join(owners)})"
-    return f"No such option: {flag}{hint}"
+    return unknown_option(ctx, session, error.option_name)

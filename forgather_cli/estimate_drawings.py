@@ -128,7 +128,7 @@ def comparison(report: Mapping[str, Any]) -> RenderableType:
         table("Options that differ", [(name, *map(text_of, values)) for name, values in report["options"].items()]),
         table("Parameters", [*shapes, *counts]),
         Group(*(Text(sentence) for sentence in only), Text()),
-        table(f"Memory: {_setup(report['setups'][0])}", memory),
+        table(f"Memory: {_setup(report['setups'])}", [*_setup_rows(report["setups"]), *memory]),
         table("Operations a token (step: in all)", flops),
         notes(report["notes"]),
     )
@@ -146,8 +146,18 @@ _SIZES = (
 )
 
 
-def _setup(setup: Mapping[str, Any]) -> str:
-    return ", ".join(str(setup[name]) for name in ("batch", "precision", "optimizer"))
+_SETUP = ("batch", "precision", "optimizer")
+
+
+def _setup(setups: Sequence[Mapping[str, Any]]) -> str:
+    """What all models have in common."""
+    return ", ".join(str(setups[0][name]) for name in _SETUP if len({setup[name] for setup in setups}) == 1)
+
+
+def _setup_rows(setups: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """What differs between the models, a row each."""
+    rows = [(name, *(str(setup[name]) for setup in setups)) for name in _SETUP]
+    return [row for row in rows if len({*row[1:]}) > 1]
 
 
 def _cell(shape: Sequence[int] | None, layers: int) -> str:

@@ -221,7 +221,11 @@ def _complain(error: Any, code: int) -> int:
     if isinstance(error, typer.BadParameter):
         text = error.message
     elif hasattr(error, "possibilities"):  # an option that is misspelt
-        text = f"No such option: {error.option_name}{did_you_mean(error.option_name, error.possibilities or [], '{}')}"
+        from .owners import other_commands
+
+        elsewhere = other_commands(error.ctx, error.option_name) if error.ctx is not None else None
+        hint = did_you_mean(error.option_name, error.possibilities or [], "{}")
+        text = elsewhere or f"No such option: {error.option_name}{hint}"
     elif isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
         _discard_output()

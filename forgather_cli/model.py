@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from forgather_core.errors import ForgatherError
+from forgather_core.option_scope import ESTIMATING, refuse_other_commands, refuse_without_effect
 from forgather_core.option_spec import specs_of
 from forgather_core.shared_options import EstimateOptions, RunOptions, ShowOptions, TrialOptions, VerifyOptions
 
 from .dynamic import (
     CHOOSE,
+    COMMAND_OPTIONS,
     DynamicCommand,
     DynamicGroup,
     EstimateCommand,
@@ -52,13 +54,12 @@ def construct(ctx: typer.Context) -> None:
 
     made = asked.construct()
     report = construction_report(made)
-    report["notes"] += [f"{flag} has no effect on construct: it belongs to {owner}" for flag, owner in asked.idle]
     asked.answer(report, drawings.construction(report))
 
 
 @app.command(cls=TrialCommand, context_settings=HELP)
 def test(ctx: typer.Context) -> None:
-    """Test model forward and backward: a few steps of SGD on random tokens or on real data."""
+    """Test model forward and backward: a few training steps on random tokens or on real data."""
     asked = _Asked(ctx)
     from forgather_core.trial import check_trial, run_trial_of
 
@@ -169,13 +170,14 @@ class _Asked:
             given = {name: value for name, value in given.items() if name in session.shared}
         if configuration is None:
             raise typer.BadParameter(CHOOSE, ctx=ctx.find_root())
+        command, typed = str(ctx.info_name), session.typed()
+        refuse_other_commands(command, typed)
         self.run: RunOptions = _take(RunOptions, given)
-        self.idle = _idle(ctx.info_name, given)
-        self.trial: TrialOptions = _take(TrialOptions, given)
-        self.estimate: EstimateOptions = _take(EstimateOptions, given)
+        self.trial: TrialOptions = _take(TrialOptions, given, command == "test")
+        self.estimate: EstimateOptions = _take(EstimateOptions, given, command in ESTIMATING)
         self.show: ShowOptions = _take(ShowOptions, given)
         self.verify: VerifyOptions = _take(VerifyOptions, given)
-        for group in (RunOptions, *_OWNERS.values()):
+        for group in (RunOptions, *COMMAND_OPTIONS.values()):
             for spec in specs_of(group):
                 given.pop(spec.name, None)
         if self.run.output_file is not None:
@@ -186,6 +188,9 @@ class _Asked:
         from forgather_core.settings import settle
 
         self.settings: Settings = settle(configuration, given)
+        parts = (self.run, self.trial, self.show, self.verify, self.settings.directory, self.settings.build)
+        values = {name: value for part in (self.settings.options, *parts) for name, value in vars(part).items()}
+        refuse_without_effect(command, typed, values)
 
     def construct(self) -> Construction:
         """Construct the model, and show how that goes."""
@@ -215,23 +220,24 @@ class _Asked:
             typer.echo(f"wrote {path}", err=True)
 
 
-_OWNERS = {"test": TrialOptions, "verify": VerifyOptions, "estimate": EstimateOptions, "show": ShowOptions}
+def _take(options: type, given: dict[str, Any], chosen: bool = True) -> Any:
+    """Make an options object of what was given.
 
-
-def _take(options: type, given: dict[str, Any]) -> Any:
-    names = [spec.name for spec in specs_of(options)]
-    return options(**{name: given[name] for name in names if name in given})
-
-
-def _idle(command: str | None, given: dict[str, Any]) -> list[tuple[str, str]]:
-    """The flags that were given and do nothing in this command, each with the commands that they belong to."""
-    owners: dict[str, list[str]] = {}
-    flags: dict[str, str] = {}
-    for name, group in _OWNERS.items():
-        for spec in specs_of(group):
-            owners.setdefault(spec.name, []).append(name)
-            flags[spec.name] = spec.flag
-    return [(flags[n], " and ".join(o)) for n, o in owners.items() if n in given and command not in o]
+    Args:
+        options: Its class.
+        given: Values by option.
+        chosen: Whether the command uses it: commands may share an option, and differ in its choices.
+    """
+    if not chosen:
+        return options()
+    values = {}
+    for spec in specs_of(options):
+        if spec.name in given:
+            try:
+                values[spec.name] = spec.convert(given[spec.name]) if isinstance(spec.kind, tuple) else given[spec.name]
+            except ValueError as error:
+                raise typer.BadParameter(f"{spec.flag}: {error}") from None
+    return options(**values)
 
 
 def _editor() -> list[str]:

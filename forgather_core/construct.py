@@ -149,9 +149,3 @@ def _refuse_contradictions(settings: Settings) -> None:
         raise BuildError(
             "--save-checkpoint with --no-init-weights would save unset memory: load a checkpoint, or drop one"
         )
-    if options.safetensors and not options.save_checkpoint:
-        raise BuildError("--safetensors is a format of --save-checkpoint: add that flag")
-    if options.verify_checksums and options.load_from_checkpoint is None:
-        raise BuildError("--verify-checksums reads the files of --load-from-checkpoint: add that option")
-    if options.ignore_mismatched_sizes and options.load_from_checkpoint is None:
-        raise BuildError("--ignore-mismatched-sizes requires --load-from-checkpoint")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,22 @@ class Stepper(Protocol):
         ...
 
 
-class PlainStepper:
+class _Closable:
+    """A stepper as a context manager."""
+
+    def close(self) -> None:
+        """Detach from the model."""
+
+    def __enter__(self) -> Self:
+        """Return the stepper."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Detach from the model."""
+        self.close()
+
+
+class PlainStepper(_Closable):
     """Backward first, then the step.
 
     Args:
@@ -62,11 +78,13 @@ class PlainStepper:
             optimizer.zero_grad()
 
 
-class FusedStepper:
+class FusedStepper(_Closable):
     """Each parameter takes its step as soon as its gradient is there, which is then freed.
 
     At no time do all gradients exist. For an optimizer that looks at one parameter alone, the result is the plain one
     to the last bit. The arguments are those of `PlainStepper`.
+
+    The steps are hooks of the parameters. `close()`, the end of a `with` block or the end of the stepper removes them.
     """
 
     fused = True
@@ -74,18 +92,22 @@ class FusedStepper:
     def __init__(self, model: nn.Module, make: MakeOptimizer) -> None:
         self._norms: Norms = {}
         self.optimizers: list[torch.optim.Optimizer] = []
-        for name, parameter in _trainable(model).items():
-            self.optimizers.append(make([parameter]))
-            parameter.register_post_accumulate_grad_hook(self._hook(name, self.optimizers[-1]))  # type: ignore[no-untyped-call]
+        handles: list[Any] = []
+        # The hooks do not refer to the stepper: a parameter would keep it alive, and its own hooks with it.
+        self._finalizer = weakref.finalize(self, _remove, handles)
+        self._finalizer.atexit = False
+        try:
+            for name, parameter in _trainable(model).items():
+                self.optimizers.append(make([parameter]))
+                hook = _fused_step(name, self.optimizers[-1], self._norms)
+                handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
+        except BaseException:
+            self.close()
+            raise
 
-    def _hook(self, name: str, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None]:
-        def step(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            self._norms[name] = _norm(parameter.grad)
-            optimizer.step()
-            optimizer.zero_grad()
-
-        return step
+    def close(self) -> None:
+        """Remove the hooks from the parameters."""
+        self._finalizer()
 
     def backward(self, loss: Tensor) -> Norms:
         """Backward, in which the parameters step."""
@@ -95,6 +117,22 @@ class FusedStepper:
 
     def update(self) -> None:
         """Nothing is left to move."""
+
+
+def _fused_step(name: str, optimizer: torch.optim.Optimizer, norms: Norms) -> Callable[[Tensor], None]:
+    def step(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        norms[name] = _norm(parameter.grad)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()
+    handles.clear()
 
 
 class BlockwiseAdam(torch.optim.Optimizer):
@@ -135,18 +173,19 @@ class _Still(torch.optim.Optimizer):
         """Nothing."""
 
 
-def optimizer_of(name: str, device_type: str) -> MakeOptimizer:
+def optimizer_of(name: str, device_type: str, *, lr: float = 0.01) -> MakeOptimizer:
     """What makes the optimizer of that name, in the implementation that torch takes by itself on such a device.
 
     Args:
         name: sgd, adamw, adamw_fused, adam8bit or none.
         device_type: `cpu`, `cuda`, ...; on CUDA torch works on all parameters at once, which needs a copy of them.
+        lr: The learning rate of sgd, adamw and adamw_fused.
     """
     foreach = device_type == "cuda"
     makers: dict[str, MakeOptimizer] = {
-        "sgd": partial(torch.optim.SGD, lr=0.01, foreach=foreach),
-        "adamw": partial(torch.optim.AdamW, foreach=foreach),
-        "adamw_fused": partial(torch.optim.AdamW, fused=True),
+        "sgd": partial(torch.optim.SGD, lr=lr, foreach=foreach),
+        "adamw": partial(torch.optim.AdamW, lr=lr, foreach=foreach),
+        "adamw_fused": partial(torch.optim.AdamW, lr=lr, fused=True),
         "adam8bit": BlockwiseAdam,
         "none": _Still,
     }

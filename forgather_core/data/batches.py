@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import DataError
 from .packing import Ints, Strategy, packed
 
 WINDOW = 32  # batches: more fill rows no better, and the first batch waits for the whole of the first window
 WIDEST = 1 << 20  # tokens of a window that has more than one batch
+MOST_SHORT = 100_000  # documents of less than two tokens in a row, after which a stream is taken to have no others
 IGNORE = -100  # transformers' loss leaves out targets of this value
 
 
@@ -44,11 +46,13 @@ def padded_batches(documents: Iterable[Sequence[int]], rows: int, length: int, p
 
     Yields:
         `input_ids`, `attention_mask` and `labels`.
+
+    Raises:
+        DataError: A long run of documents has less than two tokens each.
     """
     waiting: list[Tensor] = []
-    for document in documents:
-        if len(document) > 1:
-            waiting.append(torch.tensor(document[:length]))
+    for document in _of_two_tokens(documents):
+        waiting.append(torch.tensor(document[:length]))
         if len(waiting) == rows:
             lengths = torch.tensor([len(row) for row in waiting])
             mask = torch.arange(length) < lengths[:, None]
@@ -83,6 +87,9 @@ def packed_batches(
 
     Yields:
         `input_ids`, `position_ids` and `labels`.
+
+    Raises:
+        DataError: A long run of documents has less than two tokens each.
     """
     batch = rows * length
     wanted = batch if strategy == "greedy" else max(batch, min(batch * WINDOW, WIDEST))
@@ -97,14 +104,33 @@ def packed_batches(
         ids, lengths = ids[~tokens], lengths[~goes]
 
 
+def _of_two_tokens(documents: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
+    """Yield the documents that have at least two tokens.
+
+    Raises:
+        DataError: A long run of documents has none: a stream without end would never fill a row.
+    """
+    short = 0
+    for document in documents:
+        if len(document) > 1:
+            short = 0
+            yield document
+            continue
+        short += 1
+        if short == MOST_SHORT:
+            raise DataError(
+                f"{short:,} documents in a row have less than two tokens, which leaves nothing to predict: "
+                "use another dataset or tokenizer"
+            )
+
+
 def _windows(documents: Iterable[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:
     """Lists of documents that have so many tokens together, the last one fewer."""
     window: list[Sequence[int]] = []
     count = 0
-    for document in documents:
-        if len(document) > 1:
-            window.append(document)
-            count += len(document)
+    for document in _of_two_tokens(documents):
+        window.append(document)
+        count += len(document)
         if count >= tokens:
             yield window
             window, count = [], 0

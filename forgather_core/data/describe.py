@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -88,14 +89,18 @@ def describe_dataset(
     lengths: list[int] = []
     shown: list[dict[str, Any]] = []
     characters = 0
-    for document in islice(documents, limit):
-        ids = token_ids(document, loaded.tokenizer)
-        lengths.append(len(ids))
-        characters += _characters(document)
-        if len(shown) < examples:
-            shown.append({"tokens": len(ids), "text": loaded.tokenizer.decode(ids)})
-        if on_progress is not None:
-            on_progress(len(lengths))
+    with ExitStack() as stack:
+        if isinstance(documents, Generator):  # at the end of the program its libraries may be gone
+            stack.callback(documents.close)
+        for document in islice(documents, limit):
+            ids = token_ids(document, loaded.tokenizer)
+            lengths.append(len(ids))
+            characters += _characters(document)
+            if len(shown) < examples:
+                shown.append({"tokens": len(ids), "text": loaded.tokenizer.decode(ids)})
+            if on_progress is not None:
+                on_progress(len(lengths))
+        is_all = next(documents, None) is None
     if not lengths:
         raise DataError(f"the dataset {corpus.name} holds no text")
     return {
@@ -105,7 +110,7 @@ def describe_dataset(
         "columns": [{"name": name, "type": kind} for name, kind in corpus.columns().items()],
         "counted": {
             "documents": len(lengths),
-            "all": next(documents, None) is None,
+            "all": is_all,
             "characters": characters,
             "tokens": sum(lengths),
             "characters_per_token": round(characters / sum(lengths), 3),

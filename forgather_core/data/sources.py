@@ -84,13 +84,16 @@ def _rows(configuration: DatasetConfiguration) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: They cannot be had, or there are none.
     """
-    found = False
+    # Nothing is silenced while the caller has control, nor by a generator that is dropped half-read.
     with _errors(configuration):
-        for row in _split(configuration):
-            found = True
-            yield row
-    if not found:
+        rows = iter(_split(configuration))
+        row = next(rows, None)
+    if row is None:
         raise _no_rows(configuration)
+    while row is not None:
+        yield row
+        with _errors(configuration):
+            row = next(rows, None)
 
 
 @contextmanager

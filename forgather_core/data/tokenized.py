@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from ..errors import DataError, first_line
 from .corpus import Corpus, Document
 
+MARGIN = 64  # tokens before a cut that may depend on what follows it
+NEAR = 256  # characters in which a cut looks for white space
 
-def tokenized_documents(corpus: Corpus, tokenizer: Any, *, longest: int | None = None) -> Iterator[Sequence[int]]:
+
+def tokenized_documents(
+    corpus: Corpus, tokenizer: Any, *, longest: int | None = None
+) -> Generator[Sequence[int], None, None]:
     """The documents of a corpus as token ids, each closed by the tokenizer's end token, again and again.
 
     Args:
@@ -32,9 +37,7 @@ def tokenized_documents(corpus: Corpus, tokenizer: Any, *, longest: int | None =
 def token_ids(document: Document, tokenizer: Any, *, longest: int | None = None) -> list[int]:
     """One document as `tokenized_documents` gives it."""
     if isinstance(document, str):
-        # More characters than this cannot be needed: a token is one character at least, bar a few of normalization.
-        text = document if longest is None else document[: 16 * longest + 1024]
-        ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
+        ids = _beginning(document, tokenizer, longest)
         closed = bool(ids) and ids[-1] == tokenizer.eos_token_id
     else:
         text = _rendered(document, tokenizer)
@@ -43,6 +46,36 @@ def token_ids(document: Document, tokenizer: Any, *, longest: int | None = None)
     if not closed and tokenizer.eos_token_id is not None:
         ids = [*ids, tokenizer.eos_token_id]
     return ids[:longest]
+
+
+def _beginning(text: str, tokenizer: Any, longest: int | None) -> list[int]:
+    """The token ids of a text; of a long one, `longest` ids at least of its beginning, equal to those of the whole.
+
+    A token may stand for any number of characters, so no number of characters is enough by itself. Beginnings of
+    growing length are tokenized until two agree, with a margin for what the cut changes; if none do, the whole text is.
+    """
+
+    def encoded(part: str) -> list[int]:
+        ids: list[int] = tokenizer(part, verbose=False)["input_ids"]
+        return ids
+
+    if longest is None:
+        return encoded(text)
+    size, known = 8 * longest + 1024, None
+    while 2 * size < len(text):
+        ids = encoded(text[: _word_end(text, size)])
+        enough = len(ids) >= longest + MARGIN
+        if enough and known == ids[:longest]:
+            return ids
+        known = ids[:longest] if enough else None
+        size *= 2
+    return encoded(text)
+
+
+def _word_end(text: str, size: int) -> int:
+    """A place to cut a text near `size`: before white space, where there is any. Tokens rarely cross it."""
+    spaces = (at for at in range(size, max(size - NEAR, 1), -1) if text[at].isspace() and not text[at - 1].isspace())
+    return next(spaces, size)
 
 
 def _rendered(messages: Document, tokenizer: Any) -> str:

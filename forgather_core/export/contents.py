@@ -37,6 +37,11 @@ from .tokenizer import (
 )
 
 GENERATED = "generated"
+# What transformers reads of a tokenizer's directory beside tokenizer.json.
+TOKENIZER_GLOBS = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "chat_template.json", "additional_chat_templates/*.jinja", "vocab.*", "merges.txt", "*.model", "*.tiktoken",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Plan:
                 "name": self.settings.directory.tokenizer,
                 "vocab_size": self.facts.vocab_size,
                 "sha256": _file_digest(self.facts.source),
+                "files": _other_files(self.facts.source),
             },
             chat_template=_digest(self.chat_template),
             native=definition.native if self.settings.directory.native else None,
@@ -100,6 +106,11 @@ class Plan:
         here: dict[str, Any] = {name: item.value for name, item in self.manifest.options.items()}
         for name in ("definition", "model_name", "tokenizer", "native"):
             there[name], here[name] = _shown(getattr(old, name)), _shown(getattr(self.manifest, name))
+        before, now = old.tokenizer.get("files"), self.manifest.tokenizer["files"]
+        if before is not None and now is not None and there["tokenizer"] == here["tokenizer"]:  # older ones lack them
+            files = sorted(file for file in before.keys() | now.keys() if before.get(file) != now.get(file))
+            if files:
+                here["tokenizer"] += f", changed: {', '.join(files)}"
         names = sorted(there.keys() | here.keys())
         changed = [f"{n} ({there.get(n)} there, {here.get(n)} here)" for n in names if there.get(n) != here.get(n)]
         return changed + (["chat_template"] if old.chat_template != self.manifest.chat_template else [])
@@ -178,6 +189,18 @@ def _file_digest(directory: Path | str) -> str | None:
     """The digest of a local tokenizer, so that a changed one is noticed; a hub's has none."""
     file = Path(directory) / "tokenizer.json"
     return hashlib.sha256(file.read_bytes()).hexdigest() if isinstance(directory, Path) and file.is_file() else None
+
+
+def _other_files(directory: Path | str) -> dict[str, str] | None:
+    """The digests of the other files of a local tokenizer by name; None for a hub's."""
+    if not isinstance(directory, Path):
+        return None
+    return {
+        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for pattern in TOKENIZER_GLOBS
+        for path in sorted(directory.glob(pattern))
+        if path.is_file()
+    }
 
 
 def _digest(text: str | None) -> str | None:

@@ -131,7 +131,7 @@ def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: 
         chat_template: The template to write; None writes the tokenizer's own, if it has one.
 
     Returns:
-        The names of the files.
+        The paths of the files in the directory: several chat templates have a directory of their own.
     """
     tokenizer = loaded.tokenizer
     before = set(os.listdir(directory))  # noqa: PTH208 - names are all that is needed
@@ -147,7 +147,9 @@ def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: 
     _write_json(config_file, {key: config[key] for key in sorted(config) if key not in _OF_THIS_MACHINE})
     # transformers 5 no longer writes this file; older tools still look for it.
     _write_json(directory / "special_tokens_map.json", _special_tokens(tokenizer))
-    return sorted(set(os.listdir(directory)) - before)  # noqa: PTH208
+    made = [directory / name for name in set(os.listdir(directory)) - before]  # noqa: PTH208
+    files = [file for path in made for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+    return sorted(file.relative_to(directory).as_posix() for file in files)
 
 
 def resolve_chat_template(spec: str, base: Path | None = None) -> str:

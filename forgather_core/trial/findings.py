@@ -84,8 +84,23 @@ def _setup(made: Construction, options: TrialOptions, data: str) -> dict[str, An
         "data": data,
         "batch": f"{options.batch_size} x {options.sequence_length}{packed}",
         "loss": "in parts, without logits" if in_parts else "of all logits",
-        "optimizer": f"SGD, lr {options.lr:g}" + (", fused with backward" if options.fuse_optim_with_backward else ""),
+        "weights": _weights(made),
+        "optimizer": f"{_OPTIMIZERS[options.optimizer]}, lr {options.lr:g}"
+        + (", fused with backward" if options.fuse_optim_with_backward else ""),
     }
+
+
+_OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
+
+
+def _weights(made: Construction) -> str:
+    """Where the trained weights come from."""
+    build = made.settings.build
+    if next(made.model.parameters()).is_meta:
+        return "none, on meta"
+    if build.load_from_checkpoint is not None:
+        return f"loaded from {build.load_from_checkpoint}"
+    return f"fresh, seed {build.seed}"
 
 
 def _loss(model: nn.Module, trained: Trained) -> dict[str, float]:

@@ -30,7 +30,7 @@ class Foresight:
 
 
 def foresee(settings: Settings, options: TrialOptions, directory: Path) -> Foresight:
-    """Estimate a step of SGD.
+    """Estimate a training step.
 
     Args:
         settings: The settled options.
@@ -38,9 +38,8 @@ def foresee(settings: Settings, options: TrialOptions, directory: Path) -> Fores
         directory: The model's.
     """
     rows, length = options.batch_size, options.sequence_length
-    step = EstimateOptions(
-        **{field.name: getattr(options, field.name) for field in fields(StepOptions)}, optimizer="sgd"
-    )
+    taken = {field.name: getattr(options, field.name) for field in fields(StepOptions)}
+    step = EstimateOptions(**taken, optimizer=options.optimizer)
 
     here, precision = memory_of(settings, step, directory, packed=options.packed)
     found = here.training(rows, length).peak

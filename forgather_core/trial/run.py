@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from contextlib import ExitStack
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from ..data.projects import open_corpus
 from ..data.tokenized import tokenized_documents
 from ..errors import BuildError, DataError, TrialError
 from ..export.tokenizer import load_tokenizer
-from ..optimizers import FusedStepper, PlainStepper
+from ..optimizers import FusedStepper, PlainStepper, Stepper, optimizer_of
 from ..shared_options import TrialOptions
 from . import measure
 from .findings import report_of
@@ -45,9 +45,9 @@ def check_trial(settings: Settings, options: TrialOptions) -> None:
             "use sdpa or eager, or set it to 0"
         )
     if options.dataset_config is not None and options.dataset_project is None:
-        raise DataError("--dataset-config names a configuration of a --dataset-project: add that option")
+        raise DataError("--dataset-config requires --dataset-project")
     if options.packing is not None and not options.packed:
-        raise DataError("--packing tells how --packed fills rows: add that option")
+        raise DataError("--packing requires --packed")
     _corpus(options)
 
 
@@ -72,10 +72,11 @@ def run_trial_of(
     data = corpus.name if corpus is not None else "random tokens"
     if next(made.model.parameters()).is_meta:
         return report_of(made, options, data)
-    batches = _batches(made, options, corpus)
-    batches = chain([next(batches)], batches)  # bad data is found before anything is printed
-    before = measure.host_now()
-    trained = _train(made, options, batches, on_step)
+    with ExitStack() as stack:
+        batches = _batches(made, options, corpus, stack)
+        batches = chain([next(batches)], batches)  # bad data is found before anything is printed
+        before = measure.host_now()
+        trained = _train(made, options, batches, on_step)
     return report_of(made, options, data, trained, host_before=before)
 
 
@@ -84,7 +85,7 @@ def _train(
 ) -> Trained:
     model = made.model
     take = FusedStepper if options.fuse_optim_with_backward else PlainStepper
-    stepper = take(model, partial(torch.optim.SGD, lr=options.lr))
+    device_type = next(model.parameters()).device.type
     torch.manual_seed(made.settings.build.seed)  # of dropout
     how: dict[str, Any] = {
         "steps": options.steps,
@@ -92,8 +93,11 @@ def _train(
         "fresh": made.settings.build.load_from_checkpoint is None,
         "on_step": on_step,
     }
-    if not options.compile:
-        return train(model, batches, stepper, **how)
+    with take(model, optimizer_of(options.optimizer, device_type, lr=options.lr)) as stepper:
+        return _compiled(model, batches, stepper, how) if options.compile else train(model, batches, stepper, **how)
+
+
+def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, how: dict[str, Any]) -> Trained:
     from torch._dynamo.exc import TorchDynamoException
 
     model.compile()
@@ -109,7 +113,8 @@ def _corpus(options: TrialOptions) -> Corpus | None:
     return open_corpus(options.dataset_project, options.dataset_config) if options.dataset_project else None
 
 
-def _batches(made: Construction, options: TrialOptions, corpus: Corpus | None) -> Iterator[Batch]:
+def _batches(made: Construction, options: TrialOptions, corpus: Corpus | None, stack: ExitStack) -> Iterator[Batch]:
+    """The batches of a trial; what reads the corpus is closed with `stack`, before its libraries are gone."""
     rows, length = options.batch_size, options.sequence_length
     vocab_size: int = made.model.config.vocab_size  # type: ignore[union-attr, assignment]
     if corpus is None:
@@ -123,6 +128,7 @@ def _batches(made: Construction, options: TrialOptions, corpus: Corpus | None) -
                 f"the tokenizer has {facts.vocab_size} entries, and the model's vocabulary only {vocab_size}"
             )
         documents = tokenized_documents(corpus, loaded.tokenizer, longest=None if options.packed else length)
+        stack.callback(documents.close)
         pad_id = facts.pad_token_id if facts.pad_token_id is not None else 0
     if options.packed:
         return packed_batches(documents, rows, length, strategy=options.packing or "greedy", pad_id=pad_id)

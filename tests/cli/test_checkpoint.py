@@ -261,7 +261,7 @@ def test_construct_verifies_what_it_loads(cli: Cli, model: str) -> None:
 
 
 def test_to_verify_without_a_load_is_refused(cli: Cli) -> None:
-    assert "--load-from-checkpoint: add that option" in construct(cli, "model", "--verify-checksums").error
+    assert "--verify-checksums requires --load-from-checkpoint" in construct(cli, "model", "--verify-checksums").error
     assert not list(Path().iterdir())
 
 

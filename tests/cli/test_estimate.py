@@ -78,9 +78,3 @@ def test_models_are_compared(cli: Cli) -> None:
 )
 def test_wrong_input_gets_one_line(cli: Cli, words: tuple[str, ...], why: str) -> None:
     assert why in cli(*words).error
-
-
-def test_construct_says_what_does_nothing_there(cli: Cli) -> None:
-    notes = cli(*LLAMA, "construct", "--optimizer", "sgd", "--batch-size", "3", "--json").json["notes"]
-    assert "--optimizer has no effect on construct: it belongs to estimate" in notes
-    assert "--batch-size has no effect on construct: it belongs to test and estimate" in notes

@@ -148,8 +148,11 @@ def test_without_a_definition_only_shared_options_are_told(cli: Cli) -> None:
     ("command", "options"), [("test", TrialOptions), ("estimate", EstimateOptions), ("compare", EstimateOptions)]
 )
 def test_the_page_of_a_command_shows_what_only_it_takes(cli: Cli, command: str, options: type) -> None:
+    from forgather_core.option_scope import commands_of
+
     page = cli(*LLAMA, command, "--help").out
-    assert all(spec.flag in page for spec in specs_of(options))
+    for spec in [*shared(), *specs_of(options)]:
+        assert bool(re.search(rf" {spec.flag}\b(?!-)", page)) == (command in commands_of(spec)), spec.flag
     assert "--hidden-size" not in page
 
 

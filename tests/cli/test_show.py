@@ -193,9 +193,3 @@ def test_the_table_of_initial_weights_is_shown_on_request(cli: Cli) -> None:
     for name, row in weights.items():
         assert re.search(rf"{re.escape(name)} .*{row['std']:.4g}\b", text), name
     assert not list(Path().iterdir())
-
-
-def test_what_belongs_to_another_command_is_said(cli: Cli) -> None:
-    notes = cli(*LLAMA, "--init", "--lr", "1", "construct", "--json").json["notes"]
-    assert "--init has no effect on construct: it belongs to show" in notes
-    assert "--lr has no effect on construct: it belongs to test" in notes

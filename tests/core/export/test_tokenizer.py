@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from forgather_core.errors import TokenizerError
+from forgather_core.errors import DirectoryError, TokenizerError
+from forgather_core.export.directory import prepare_directory
 from forgather_core.export.tokenizer import load_tokenizer, quick_facts, resolve_chat_template, write_tokenizer
+from tests.core.export.conftest import Settle
 
 SIZES = {"bpe-2k": 2000, "bpe-8k": 8000, "bytes": 262}
 SPECIAL = ["BOS", "PAD", "EOS", "UNK"]
@@ -104,3 +107,36 @@ def test_a_wrong_chat_template_is_said_with_its_line(tmp_path: Path) -> None:
         resolve_chat_template("mine.jinja", tmp_path)
     with pytest.raises(TokenizerError, match="Did you mean 'chatml'"):
         resolve_chat_template("chatlm")
+
+
+@pytest.mark.regression("tokenizer-config")
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "additional_chat_templates/rag.jinja"],
+)
+def test_a_changed_file_of_a_tokenizer_is_noticed(small: Settle, tmp_path: Path, name: str) -> None:
+    place, target = tmp_path / "tokenizer", tmp_path / "model"
+    place.mkdir()
+    write_tokenizer(load_tokenizer("bytes"), place, chat_template="{{ messages }}")
+    settings = small(tokenizer=str(place))
+    assert prepare_directory(settings, target).state == "created"
+    assert prepare_directory(settings, target).state == "reused"
+    file = place / name
+    file.parent.mkdir(exist_ok=True)
+    if file.suffix == ".json":
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": "right"}))
+    else:
+        file.write_text("{{ messages }} changed")
+    with pytest.raises(DirectoryError, match=rf"tokenizer .*changed: {re.escape(name)}"):
+        prepare_directory(settings, target)
+    assert prepare_directory(settings, target, refresh=True).state == "rebuilt"
+    assert prepare_directory(settings, target).state == "reused"
+
+
+def test_a_directory_without_those_digests_is_reused(small: Settle, tmp_path: Path) -> None:
+    prepare_directory(small(), tmp_path / "model")
+    manifest = tmp_path / "model" / "forgather.json"
+    content = json.loads(manifest.read_text())
+    del content["tokenizer"]["files"]
+    manifest.write_text(json.dumps(content))
+    assert prepare_directory(small(), tmp_path / "model").state == "reused"

@@ -195,10 +195,10 @@ def test_a_first_loss_far_from_uniform_is_explained(small: Settle, tmp_path: Pat
 @pytest.mark.parametrize(
     ("flags", "options", "said"),
     [
-        ({"device": "cpu"}, {"packing": "first-fit"}, "how --packed fills rows"),
+        ({"device": "cpu"}, {"packing": "first-fit"}, "--packing requires --packed"),
         ({"device": "cpu", "no_init_weights": True}, {}, "unset memory"),
         ({"device": "cpu", "attn_implementation": "flex_attention"}, {}, "no backward pass on the CPU"),
-        ({"device": "cpu"}, {"dataset_config": "x"}, "add that option"),
+        ({"device": "cpu"}, {"dataset_config": "x"}, "--dataset-config requires --dataset-project"),
         ({"device": "cpu"}, {"dataset_project": "nowhere"}, "no built-in project"),
     ],
 )

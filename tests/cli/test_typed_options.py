@@ -1,0 +1,142 @@
+"""An option that is typed has an effect, or is refused with the commands that have it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import LLAMA, Cli
+
+CONSTRUCT, TEST, VERIFY, SHOW, ESTIMATE, COMPARE = "construct", "test", "verify", "show", "estimate", "compare"
+COMMANDS = (CONSTRUCT, TEST, VERIFY, SHOW, ESTIMATE, COMPARE)
+BUILT, WRITTEN = {CONSTRUCT, TEST, SHOW}, {CONSTRUCT, TEST, VERIFY, SHOW}
+COMPUTED, STEP = {CONSTRUCT, TEST, SHOW, ESTIMATE, COMPARE}, {TEST, ESTIMATE, COMPARE}
+# Each shared option as typed, and the commands that use it: written down here, not read from the program.
+SCOPES: dict[str, set[str]] = {
+    "--model-name m": set(COMMANDS), "--output-dir o": WRITTEN, "--like d": set(COMMANDS), "--native": WRITTEN,
+    "--tokenizer bytes": set(COMMANDS), "--chat-template chatml": WRITTEN, "--device cpu": COMPUTED,
+    "--dtype bfloat16": COMPUTED, "--no-init-weights": BUILT, "--seed 3": WRITTEN,
+    "--attn-implementation eager": COMPUTED, "--gradient-checkpointing": COMPUTED, "--load-from-checkpoint c": BUILT,
+    "--verify-checksums": BUILT, "--ignore-mismatched-sizes": BUILT,
+    "--save-checkpoint": BUILT, "--safetensors": BUILT, "--max-shard-size 1MB": BUILT,
+    "--refresh-model": WRITTEN - {SHOW}, "--keep": WRITTEN - {SHOW}, "--output-file x.txt": set(COMMANDS),
+    "--edit": set(COMMANDS), "--json": set(COMMANDS), "--batch-size 3": STEP, "--sequence-length 64": STEP,
+    "--fuse-optim-with-backward": STEP, "--keep-logits": STEP, "--steps 5": {TEST}, "--optimizer sgd": STEP,
+    "--lr 3": {TEST}, "--dataset-project d": {TEST}, "--dataset-config c": {TEST}, "--packed": {TEST},
+    "--packing greedy": {TEST}, "--compile": {TEST}, "--precision bf16": {ESTIMATE, COMPARE},
+    "--context 9": {ESTIMATE, COMPARE}, "--cache static": {ESTIMATE, COMPARE}, "--utilization 0.3": {ESTIMATE},
+    "--hardware no.yaml": {ESTIMATE}, "--check rows": {VERIFY}, "--quick": {VERIFY}, "--full": {VERIFY},
+    "--list": {VERIFY}, "--init": {SHOW},
+}  # fmt: skip
+
+
+def test_every_shared_option_is_in_the_table() -> None:
+    from forgather_core.option_scope import commands_of
+    from forgather_core.option_spec import specs_of
+    from forgather_core.registry import SHARED_OPTIONS
+
+    table = {words.split()[0]: commands for words, commands in SCOPES.items()}
+    assert {spec.flag: set(commands_of(spec)) for group in SHARED_OPTIONS for spec in specs_of(group)} == table
+
+
+@pytest.mark.regression("typed-options")
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_of_other_commands_is_refused(cli: Cli, command: str, before: bool) -> None:
+    for words, commands in SCOPES.items():
+        if command in commands:
+            continue
+        model = ["llama/30M"] if command == COMPARE else []
+        typed = [*words.split(), command, *model] if before else [command, *model, *words.split()]
+        error = cli(*LLAMA, *typed).error
+        flag, *owners = words.split()[0], *(name for name in COMMANDS if name in commands)
+        assert error.startswith(f"{flag} has no effect on '{command}'; it belongs to "), error
+        assert [name for name in COMMANDS if f"'{name}'" in error.partition("belongs to")[2]] == owners
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.regression("typed-options")
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("--device cpu --safetensors construct", "--safetensors requires --save-checkpoint"),
+        ("--device cpu --max-shard-size 1MB construct", "--max-shard-size requires --save-checkpoint"),
+        ("--device cpu construct --verify-checksums", "--verify-checksums requires --load-from-checkpoint"),
+        ("construct --seed 3", "--seed requires a real device: add --device cpu"),
+        ("--no-init-weights construct", "--no-init-weights requires a real device: add --device cpu"),
+        ("--device cpu --no-init-weights --seed 1 construct", "--seed requires initial weights"),
+        ("test --lr 0.1", "--lr requires a real device: add --device cpu"),
+        ("test --steps 3", "--steps requires a real device: add --device cpu"),
+        ("test --dataset-project stdlib", "--dataset-project requires a real device"),
+        ("--device cpu test --dataset-config x", "--dataset-config requires --dataset-project"),
+        ("--device cpu test --packing best-fit", "--packing requires --packed"),
+        ("verify --list --full", "--full requires a run of the checks"),
+    ],
+)
+def test_an_option_without_effect_is_refused(cli: Cli, words: str, error: str) -> None:
+    assert cli(*LLAMA, *words.split()).error.startswith(error)
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.regression("typed-options")
+def test_values_of_a_file_are_not_refused(cli: Cli) -> None:
+    text = "extends: llama/4M\nhidden_size: 32\nnum_hidden_layers: 1\ndevice: cpu\nsafetensors: true\n"
+    Path("mine.yaml").write_text(text + "verify_checksums: true\nmax_shard_size: 1MB\nseed: 4\n")
+    for command in (("construct",), ("show",), ("estimate", "--sequence-length", "8", "--context", "8")):
+        assert cli("-t", "mine", "model", *command).code == 0
+
+
+@pytest.mark.regression("typed-options")
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("ls --device cpu", "--device has no effect on 'ls'; it belongs to 'model construct', 'model test'"),
+        ("dataset ls --examples 3", "--examples has no effect on 'dataset ls'; it belongs to 'dataset show'"),
+        ("checkpoint inspect x --lr 3", "--lr has no effect on 'checkpoint inspect'; it belongs to 'model test'"),
+        ("-t llama/4M model show --format bin", "--format has no effect on 'model show'; it belongs to 'checkpoint"),
+    ],
+)
+def test_other_groups_name_the_command_too(cli: Cli, words: str, error: str) -> None:
+    assert cli(*words.split()).error.startswith(error)
+
+
+SMALL = ("--hidden-size", "32", "--num-hidden-layers", "1", "--intermediate-size", "32", "--tokenizer", "bytes")
+STEPS = ("--device", "cpu", "--steps", "2", "--sequence-length", "8", "--json")
+
+
+@pytest.mark.regression("test-optimizer")
+@pytest.mark.regression("R12")
+def test_the_optimizer_trains_and_is_counted(cli: Cli) -> None:
+    def run(*words: str) -> dict:  # type: ignore[type-arg]
+        return dict(json.loads(cli(*LLAMA, *SMALL, "test", *STEPS, *words).out))
+
+    sgd, adamw, fused = run(), run("--optimizer", "adamw"), run("--optimizer", "adamw", "--fuse-optim-with-backward")
+    assert sgd["steps"][1]["loss"] != adamw["steps"][1]["loss"] == fused["steps"][1]["loss"]
+    assert adamw["setup"]["optimizer"] == "AdamW, lr 0.01"
+    assert sgd["memory"]["estimated"] < adamw["memory"]["estimated"]
+    assert sgd["setup"]["weights"] == "fresh, seed 0"
+    assert "'adam8bit' is not one of sgd, adamw" in cli(*LLAMA, "test", "--optimizer", "adam8bit").error
+
+
+@pytest.mark.regression("R12")
+def test_the_report_names_the_weights(cli: Cli) -> None:
+    assert cli(*LLAMA, *SMALL, "--device", "cpu", "--save-checkpoint", "construct").code == 0
+    words = (*LLAMA, *SMALL, "--device", "cpu", "test", "--sequence-length", "8")
+    assert cli(*words, "--seed", "3", "--json").json["setup"].get("weights") == "fresh, seed 3"
+    ran = cli(*words, "--load-from-checkpoint", "output_models/llama_4m").out
+    assert "weights                 loaded from output_models/llama_4m" in ran
+
+
+@pytest.mark.regression("compare-dtype")
+def test_compare_states_the_precision_of_each_model(cli: Cli) -> None:
+    for name, dtype in (("one", "float32"), ("two", "bfloat16")):
+        Path(f"{name}.yaml").write_text(f"extends: llama/4M\nhidden_size: 32\nnum_hidden_layers: 1\ndtype: {dtype}\n")
+    words = ("model", "compare", "one", "two", "--sequence-length", "8", "--context", "8")
+    out = cli(*words).out
+    head = next(line for line in out.splitlines() if line.startswith("Memory"))
+    assert "fp32" not in head
+    assert any(line.split() == ["|", "precision", "|", "fp32", "|", "bf16", "|"] for line in out.splitlines()), out
+    same = cli("model", "compare", "two", "two", "--sequence-length", "8", "--context", "8").out
+    assert "Memory: 2 x 8, bf16, adamw" in same

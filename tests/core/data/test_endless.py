@@ -1,0 +1,117 @@
+"""Streams without end, long words, and what a half-read stream leaves silenced."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import subprocess
+import sys
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forgather_core.data import batches
+from forgather_core.data.batches import packed_batches, padded_batches
+from forgather_core.data.projects import open_corpus
+from forgather_core.data.tokenized import token_ids
+from forgather_core.errors import DataError
+from tests.core.export.test_tokenizer import LOADED
+
+
+@pytest.mark.regression("endless-stream")
+@pytest.mark.parametrize("document", [[], [5]], ids=["empty", "one token"])
+@pytest.mark.parametrize("strategy", ["greedy", "first-fit", "best-fit", None])
+def test_a_stream_without_text_ends_with_a_line(document: list[int], strategy: Any) -> None:
+    class Endless:
+        """Stops a program that would read forever."""
+
+        def __iter__(self) -> Any:
+            yield from repeat(document, 200_000)
+            pytest.fail("200,000 documents were read")
+
+    with pytest.raises(DataError, match="in a row have less than two tokens"):
+        if strategy is None:
+            next(padded_batches(Endless(), 1, 4, 0))  # type: ignore[arg-type]
+        else:
+            next(packed_batches(Endless(), 1, 4, strategy=strategy))  # type: ignore[arg-type]
+
+
+def test_short_documents_between_others_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "MOST_SHORT", 3)
+    documents = [[1], [2], [3, 4], [5], [6], [7, 8]]
+    (batch,) = packed_batches(documents, 1, 4)
+    assert batch.inputs["input_ids"].tolist() == [[3, 4, 7, 8]]
+
+
+@pytest.mark.regression("tokenizing")
+@pytest.mark.parametrize("name", LOADED)
+def test_a_long_word_is_tokenized_to_its_length(name: str) -> None:
+    tokenizer = LOADED[name]
+    text = "#" * 40_000
+    assert token_ids(text, tokenizer, longest=128) == token_ids(text, tokenizer)[:128]
+
+
+def _wordy() -> Any:
+    """A tokenizer of which one token stands for many characters: whole words, and an unknown one."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"[UNK]": 0, "ab": 1, "a": 2, "##a": 3, "##b": 4, "</s>": 5}
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=50))  # type: ignore[call-arg]
+    made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("zz", "")])  # type: ignore[list-item]
+    made.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="[UNK]")
+
+
+TOKENIZERS = {**LOADED, "wordpiece": _wordy()}
+PIECES = st.sampled_from(
+    ["#", " ", "a", "ab ", "ﬃ", "é", "e\u0301", "zz", "<|EOS|>", "</s>", "\n", "\U0001f600", "word "]
+)
+
+
+@pytest.mark.regression("tokenizing")
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(st.lists(st.tuples(PIECES, st.integers(1, 6000)), min_size=1, max_size=4), st.sampled_from([2, 9, 64]))
+@settings(max_examples=12, deadline=None)
+def test_the_beginning_is_that_of_the_whole(name: str, parts: list[tuple[str, int]], longest: int) -> None:
+    text = "".join(piece * count for piece, count in parts)
+    assert token_ids(text, TOKENIZERS[name], longest=longest) == token_ids(text, TOKENIZERS[name])[:longest]
+
+
+@pytest.mark.regression("datasets-logger")
+def test_a_half_read_stream_silences_nothing(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "texts.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "default.yaml").write_text("source: json\nfiles: texts.jsonl\nstreaming: true\n")
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    before = [logger.level for logger in loggers], datasets.are_progress_bars_disabled()
+    documents = open_corpus(str(tmp_path)).documents()
+    assert next(documents) == "one"
+    assert ([logger.level for logger in loggers], datasets.are_progress_bars_disabled()) == before
+    loggers[0].setLevel(logging.ERROR)  # what the caller sets meanwhile stays
+    try:
+        assert list(documents) == ["two"]
+        gc.collect()
+        assert loggers[0].level == logging.ERROR
+    finally:
+        loggers[0].setLevel(before[0][0])
+
+
+@pytest.mark.regression("exit-noise")
+def test_a_half_read_stream_is_silent_at_exit(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "texts.jsonl").write_text('{"text": "one"}\n' * 50)
+    (tmp_path / "default.yaml").write_text("source: json\nfiles: texts.jsonl\nstreaming: true\n")
+    code = (
+        "import sys, forgather_core.data.sources\n"
+        "from forgather_core.data.projects import open_corpus\n"
+        "documents = open_corpus(sys.argv[1]).documents()\n"
+        "print(next(documents))\n"
+        "sys.modules['kept'] = documents\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "one\n", "")
