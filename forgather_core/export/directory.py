@@ -174,7 +174,9 @@ def _keep_what_is_not_ours(draft: Draft, there: Collection[str]) -> tuple[str, .
     """Bring along every file that Forgather did not write, and a copy of those that were edited since."""
     target, staging, old = draft.target, draft.path, draft.old
     # Weights are never Forgather's to drop here, whatever a manifest lists.
-    ours = set() if old is None else {name.partition("/")[0] for name in old.files if not _is_weights(name)} | {MANIFEST}
+    ours = (
+        set() if old is None else {name.partition("/")[0] for name in old.files if not _is_weights(name)} | {MANIFEST}
+    )
     foreign = sorted(set(there) - ours)
     notes = []
     for name in [name for name in foreign if os.path.lexists(staging / name)]:
