@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _WRITE_CHUNK = 32 * 2**20  # bytes: one call of the system takes at most 2 GiB
+_READ_CHUNK = 4 * 2**20  # bytes
+_NOT_REGULAR = "it is no regular file"
 
 
 def remove_files(files: Iterable[Path]) -> None:
@@ -49,17 +51,58 @@ def make_directory(path: Path) -> None:
         sync_directory(parent.parent)
 
 
-def open_regular(path: Path) -> int:
-    """A descriptor to read a regular file with; a link is followed, and a pipe is refused rather than waited for.
+class UnsuitableFile(OSError):
+    """A file that is there, but is not a regular one or is too large. Its text is a reason, without the path."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def open_regular(path: Path, *, follow: bool = True) -> int:
+    """A descriptor to read a regular file with. Nothing else is opened, so that no pipe or device can block.
+
+    Args:
+        path: The file.
+        follow: Whether a symbolic link is followed; otherwise it is refused.
 
     Raises:
-        OSError: It is missing, cannot be read, or is no regular file (EINVAL).
+        UnsuitableFile: It is not a regular file (EINVAL).
+        OSError: It is missing or cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.stat(path, follow_symlinks=follow).st_mode):  # before opening: some devices act on that
+        raise UnsuitableFile(errno.EINVAL, _NOT_REGULAR, str(path))
+    links = 0 if follow else os.O_NOFOLLOW
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | links)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise UnsuitableFile(errno.EINVAL, _NOT_REGULAR, str(path))
     return descriptor
+
+
+def read_regular(path: Path, limit: int, *, follow: bool = True) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Args:
+        path: The file.
+        limit: Largest size that is read, in bytes.
+        follow: As in `open_regular`.
+
+    Raises:
+        UnsuitableFile: It is not a regular file (EINVAL), or is larger than `limit` (EFBIG).
+        OSError: It is missing or cannot be read.
+    """
+    descriptor = open_regular(path, follow=follow)
+    try:
+        size = os.fstat(descriptor).st_size
+        data = bytearray()
+        while size <= limit and len(data) <= limit:  # files of /proc have size 0, and others may grow
+            part = os.read(descriptor, min(_READ_CHUNK, limit + 1 - len(data)))
+            if not part:
+                return bytes(data)
+            data += part
+    finally:
+        os.close(descriptor)
+    raise UnsuitableFile(errno.EFBIG, f"it has more than the {limit:,} bytes that are read", str(path))
 
 
 def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
