@@ -92,7 +92,7 @@ def _notes(checkpoint: Checkpoint) -> list[str]:
             notes.append(f"in a file and not in the index: {listed(extra)}")
     recorded = checkpoint.non_finite
     if recorded:
-        notes.append(f"these held NaN or Inf when they were saved: {', '.join(sorted(recorded))}")
+        notes.append(f"these held NaN or Inf when they were saved: {listed(sorted(recorded))}")
     return notes
 
 
@@ -109,7 +109,7 @@ def _surroundings(checkpoint: Checkpoint) -> list[str]:
         name for name in _names(directory) - used if any(f.generation(name) is not None for f in (SAFETENSORS, BIN))
     )
     if stray:
-        notes.append(f"no index names {', '.join(stray)}")
+        notes.append(f"no index names {listed(stray)}")
     if is_touched(directory / STAGING):
         notes.append("a save is under way here, or has died; the next one clears up after it")
     if step_for(None, directory, main_dtype(checkpoint)) is Step.DTYPE:

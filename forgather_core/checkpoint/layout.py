@@ -14,7 +14,8 @@ from ..disk import open_regular
 from ..errors import CheckpointError
 from ..files import replaced_by
 from ..paths import expanded
-from .strict_json import LIMIT, parse_object
+from .foreign import describe_directory
+from .strict_json import DEPTH, LIMIT, parse_object
 from .wording import shown
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -102,7 +103,7 @@ class Index:
         with os.fdopen(descriptor, "rb") as stream:
             data = stream.read(LIMIT + 1)
         try:
-            content = parse_object(data, _BRACKETS)
+            content = parse_object(data, _BRACKETS, depth=DEPTH)
         except ValueError as error:
             raise CheckpointError(f"{file} is no index of a checkpoint: {error}") from None
         weight_map, metadata = content.get("weight_map"), content.get("metadata") or {}
@@ -178,10 +179,12 @@ def find_entry(path: Path) -> Path:
         entry = entry_of(path)
         if entry is not None:
             return path / entry
+        found = describe_directory(path)
     except (OSError, RuntimeError, ValueError) as error:  # no permission, too long, links in a circle, a zero byte
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"there is no checkpoint '{shown(path)}': {shown(reason)}") from None
-    raise CheckpointError(f"{path} holds no weights (none of {', '.join(ENTRIES)}): save them with --save-checkpoint")
+    advice = found or "save them with --save-checkpoint"
+    raise CheckpointError(f"{path} holds no weights (none of {', '.join(ENTRIES)}): {advice}")
 
 
 def entry_of(directory: Path) -> str | None:

@@ -117,8 +117,8 @@ def _with_hints(
 ) -> list[MissingTensor]:
     """What may explain that a tensor is missing: a tie, or a name that nothing else claims, of the same shape first."""
     targets, left = tie_targets(model), _COMPARISONS
-    found = []
-    for name in [name for name in state if name in set(missing)]:
+    found, absent = [], set(missing)
+    for name in [name for name in state if name in absent]:
         hint = None
         if name in targets:
             hint = "a tied model saves it once: tie this one too with --tie-word-embeddings"
