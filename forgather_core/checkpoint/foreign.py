@@ -28,7 +28,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "is a pointer of git-lfs, not the weights: run 'git lfs pull' in its repository"),
     (
         b"\x89HDF\r\n\x1a\n",
-        "is an HDF5 file of TensorFlow or Keras: save the model as safetensors in its own framework",
+        "is an HDF5 file of TensorFlow or Keras: save its model as safetensors there",
     ),
     (b"\x93NUMPY", "is an array of NumPy, not a checkpoint"),
     (b"%PDF", "is a PDF document, not weights"),

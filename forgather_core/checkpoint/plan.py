@@ -76,6 +76,8 @@ def refuse(plan: Plan, model: nn.Module, state: Mapping[str, Tensor], checkpoint
         CheckpointError: Nothing fits, a number would change its kind, or, if `strict`, not all is as it should be.
     """
     path = checkpoint.path
+    for _, source in plan.fills:
+        checkpoint[source].check()
     if spread := [names[0] for names, _ in plan.fills if hasattr(state[names[0]], "full_tensor")]:
         raise CheckpointError(f"'{spread[0]}' of the model is spread over devices: load before it is sharded")
     wrong = [

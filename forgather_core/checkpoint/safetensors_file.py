@@ -81,9 +81,9 @@ def read_header(descriptor: int, path: Path) -> dict[str, Entry]:
         content = parse_object(text, 4 * text.count(b'"data_offsets"') + _SPARE_BRACKETS)
         return _checked(content, _PREFIX.size + size, length)
     except ValueError as error:
-        if (foreign := _foreign(descriptor, path)) is not None:
-            raise CheckpointError(f"{path} {foreign}") from None
-        raise CheckpointError(f"{path} is no safetensors file, or is damaged: {error}") from None
+        foreign = _foreign(descriptor, path)
+        reason = f"it {foreign}" if foreign is not None else error
+        raise CheckpointError(f"{path} is no safetensors file, or is damaged: {reason}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
 

@@ -44,6 +44,13 @@ class StoredTensor(ABC):
         """Whether `mapped()` takes no memory of its own."""
         return False
 
+    def check(self) -> None:  # noqa: B027 - most can
+        """Check, before anything is changed, that the values can be read.
+
+        Raises:
+            CheckpointError: They cannot; the text names the file.
+        """
+
     @abstractmethod
     def tensor(self) -> Tensor:
         """The values: contiguous, on the CPU, owning no more memory than they take."""
@@ -156,6 +163,9 @@ class CastTensor(StoredTensor):
     def __init__(self, source: StoredTensor, dtype: torch.dtype) -> None:
         super().__init__(source.shape, dtype)
         self.source = source
+
+    def check(self) -> None:
+        self.source.check()
 
     def tensor(self) -> Tensor:
         """Converted."""

@@ -41,15 +41,13 @@ def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
         head = read_bytes(file.descriptor, min(file.size, HEAD), 0)
         archive = is_archive(file)
         if not archive and (foreign := describe(head, file.size, file.path.suffix)) is not None:
-            raise CheckpointError(f"{file.path} {foreign}")
+            raise Refused(f"it {foreign}")
         described, places = _read_zip(file) if archive else _read_legacy(file)
         if not isinstance(described, dict):
             raise Refused("it is no mapping of names to tensors")
         found = {name: _tensor(name, item, places, file) for name, item in described.items()}
         _check_repeated(found, file)
         return found
-    except CheckpointError:
-        raise
     except (Refused, DamagedZip) as error:
         raise CheckpointError(f"{file.path} is no weight file of torch, or is damaged: {error}") from None
     except OSError as error:
@@ -60,14 +58,14 @@ def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
 
 
 def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:
-    """Bound the memory of tensors that repeat values of the file (by strides of 0, or that overlap themselves)."""
+    """Refuse the values of tensors that repeat those of the file without bound (by strides of 0 or overlapping)."""
     left = file.size + _REPEATED
     for name, tensor in tensors.items():
         if isinstance(tensor, _ViewTensor) and tensor.nbytes > tensor.stored_bytes:
             left -= tensor.nbytes
             if left < 0:
-                raise Refused(
-                    f"'{shown(name)}' repeats {tensor.stored_bytes:,} bytes of values to a shape of "
+                tensor.refused = (
+                    f"{file.path}: '{shown(name)}' repeats {tensor.stored_bytes:,} bytes of values to a shape of "
                     f"{shape_of(tensor.shape)}, which is not supported: save it with contiguous()"
                 )
 
@@ -81,6 +79,12 @@ class _ViewTensor(StoredTensor):
         self._file = file
         self._offset = offset
 
+        self.refused: str | None = None
+
+    def check(self) -> None:
+        if self.refused is not None:
+            raise CheckpointError(self.refused)
+
     @property
     def _span(self) -> int:
         of = self._described
@@ -93,6 +97,7 @@ class _ViewTensor(StoredTensor):
 
     def tensor(self) -> Tensor:
         """Contiguous."""
+        self.check()
         of = self._described
         flat = FileTensor((self._span,), of.dtype, self._file, self._offset).tensor()
         values = flat.as_strided(of.shape, of.stride)

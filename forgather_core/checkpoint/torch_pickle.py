@@ -20,12 +20,13 @@ from .wording import shown
 
 _MAX_DIMENSIONS = 64
 
-# A tensor takes about 55 operations, 20 of which put something into the memo; many may share a storage.
+# A tensor takes about 30 operations, 8 of which put something into the memo; many may share a storage.
 _BASE_OPERATIONS = 2_000_000
 _OPERATIONS_PER_STORAGE = 80
 _OPERATIONS_PER_MEMO = 2
 _MOST_STACKED = 10_000  # a pickler hands over 1,000 items at a time
 _MOST_MARKS = 1_000
+_CHECKED = 1023  # operations between two checks, and a mask
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -187,20 +188,23 @@ _OPERATIONS = (
 )
 
 
-class _Bounded(dict[int, Callable[[Any], None]]):
-    """The operations of a reader, which checks its limits whenever one is looked up."""
+class _Bounded:
+    """The operations of a reader, counted as they are looked up; every so often its other limits are checked."""
+
+    __slots__ = ("_left", "_operations", "_reader")
 
     def __init__(self, operations: dict[int, Callable[[Any], None]], reader: _Reader, most: int) -> None:
-        super().__init__(operations)
+        self._operations = operations
         self._reader = reader
         self._left = most
 
     def __getitem__(self, operation: int) -> Callable[[Any], None]:
-        self._left -= 1
-        reader = self._reader
-        if self._left < 0 or len(reader.stack) > _MOST_STACKED or len(reader.metastack) > _MOST_MARKS:
-            raise Refused("its pickle has more operations than the tensors in it can need")
-        return super().__getitem__(operation)
+        self._left = left = self._left - 1
+        if not left & _CHECKED:
+            reader = self._reader
+            if left <= 0 or len(reader.stack) > _MOST_STACKED or len(reader.metastack) > _MOST_MARKS:
+                raise Refused("its pickle has more operations than the tensors in it can need")
+        return self._operations[operation]
 
 
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one in Python: its operations can be chosen
@@ -216,7 +220,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
         self._storages = storages
         most = _BASE_OPERATIONS + _OPERATIONS_PER_STORAGE * records
         self._most_indices = most // _OPERATIONS_PER_MEMO
-        self.dispatch = _Bounded(type(self).dispatch, self, most)  # type: ignore[misc]
+        self.dispatch = _Bounded(type(self).dispatch, self, most - most % (_CHECKED + 1))  # type: ignore[misc]
 
     memo: dict[int, Any]
     metastack: list[list[Any]]

@@ -29,7 +29,7 @@ _LARGE = 0xFFFFFFFF
 _ZIP64 = 1  # kind of an extra field
 
 
-class DamagedZip(ValueError):
+class DamagedZip(ValueError):  # noqa: N818 - it never leaves the readers of .bin files
     """A reason, as part of a sentence."""
 
 
@@ -51,7 +51,7 @@ class Record:
 
 
 class _Directory(NamedTuple):
-    count: int
+    records: int
     size: int
     offset: int
     end: int
@@ -72,13 +72,13 @@ def read_directory(file: WeightFile) -> list[Record]:
     place = _place(file)
     if place.offset + place.size > place.end:
         raise DamagedZip("the directory of its archive reaches beyond the file")
-    if place.count > MOST_RECORDS:
-        raise DamagedZip(f"its archive has {place.count:,} records; at most {MOST_RECORDS:,} are read")
-    if place.size > _MOST_DIRECTORY or place.size < place.count * _ENTRY.size:
-        raise DamagedZip(f"the directory of its archive has {place.size:,} bytes for {place.count:,} records")
+    if place.records > MOST_RECORDS:
+        raise DamagedZip(f"its archive has {place.records:,} records; at most {MOST_RECORDS:,} are read")
+    if place.size > _MOST_DIRECTORY or place.size < place.records * _ENTRY.size:
+        raise DamagedZip(f"the directory of its archive has {place.size:,} bytes for {place.records:,} records")
     data = read_bytes(file.descriptor, place.size, place.offset)
     records, at = [], 0
-    for _ in range(place.count):
+    for _ in range(place.records):
         if at + _ENTRY.size > len(data):
             raise DamagedZip("the directory of its archive ends too early")
         record, at = _record(data, at)
@@ -147,7 +147,8 @@ def _place(file: WeightFile) -> _Directory:
             fields = _END_64.unpack(read_bytes(file.descriptor, _END_64.size, place))
             if fields[0] != b"PK\x06\x06":
                 raise DamagedZip("the directory of its archive is damaged")
-            return _Directory(*fields[-3:], place)
+            _, records, total, start = fields[-4:]
+            return _Directory(records, total, start, place)
     return _Directory(count, size, offset, at)
 
 
