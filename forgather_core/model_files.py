@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .disk import UnsuitableFile, read_regular
@@ -42,6 +44,26 @@ def read_text(file: Path, limit: int = TEXT_BYTES) -> str:
         UnicodeDecodeError: It is not UTF-8.
     """
     return read_regular(file, limit).decode("utf-8")
+
+
+def skip_unsuitable(patterns: Sequence[str]) -> Callable[[str, list[str]], set[str]]:
+    """Return what `shutil.copytree` ignores: names of these patterns, and what is not a regular file or too large."""
+    by_name = shutil.ignore_patterns(*patterns)
+
+    def ignored(directory: str, names: list[str]) -> set[str]:
+        found = set(by_name(directory, names))
+        for name in names:
+            try:
+                kind = (Path(directory) / name).stat()
+            except OSError:
+                found.add(name)
+                continue
+            too_large = stat.S_ISREG(kind.st_mode) and kind.st_size > TOKENIZER_BYTES
+            if too_large or not (stat.S_ISREG(kind.st_mode) or stat.S_ISDIR(kind.st_mode)):
+                found.add(name)
+        return found
+
+    return ignored
 
 
 def check_files(directory: Path, error: type[ForgatherError]) -> None:

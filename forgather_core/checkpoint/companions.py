@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..export.manifest import VOLATILE
+from ..strict_json import read_object
 from .layout import entry_of
 
 CONFIG = "config.json"
@@ -36,7 +37,7 @@ def step_for(model: Any, directory: Path, dtype: str | None) -> Step:
     """
     pretrained = is_pretrained(model)
     try:
-        there = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        there = read_object(directory / CONFIG)
     except FileNotFoundError:
         is_new = not directory.exists() or entry_of(directory) is None
         return Step.NOTHING if not pretrained else Step.ADD if is_new else Step.REPLACE
@@ -72,7 +73,7 @@ def changes(model: Any, there: dict[str, Any]) -> list[str]:
 def write_companions(model: Any, step: Step, old: Path, staging: Path, dtype: str | None) -> None:
     """Write what has to stand beside the weights into `staging`; what `old` has already, other than CONFIG, is not."""
     if step is Step.DTYPE:
-        there = json.loads((old / CONFIG).read_text(encoding="utf-8"))
+        there = read_object(old / CONFIG)
         key = "dtype" if "dtype" in there else "torch_dtype"
         text = json.dumps(there | {key: dtype}, indent=2, ensure_ascii=False) + "\n"
         (staging / CONFIG).write_text(text, encoding="utf-8")

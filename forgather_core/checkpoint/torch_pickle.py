@@ -220,7 +220,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
         self._storages = storages
         most = _BASE_OPERATIONS + _OPERATIONS_PER_STORAGE * records
         self._most_indices = most // _OPERATIONS_PER_MEMO
-        self.dispatch = _Bounded(type(self).dispatch, self, most - most % (_CHECKED + 1))  # type: ignore[misc]
+        self.dispatch = _Bounded(type(self).dispatch, self, most - most % (_CHECKED + 1))  # type: ignore[assignment, misc]
 
     memo: dict[int, Any]
     metastack: list[list[Any]]
