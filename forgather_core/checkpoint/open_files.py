@@ -27,7 +27,7 @@ class _OpenFiles:
         self._lock = threading.Lock()
 
     def add(self, file: object, descriptor: int) -> int:
-        """Own a descriptor of a file, and return the one to use. The files used least recently are closed where there are too many."""
+        """Own a descriptor of a file, and return the one to use. Of too many, those used least recently are closed."""
         most = min(_MOST, max(_FEWEST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
         with self._lock:
             known = self._descriptors.setdefault(file, descriptor)

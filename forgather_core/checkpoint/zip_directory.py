@@ -122,7 +122,13 @@ def _start(file: WeightFile, record: Record) -> int:
 
 def _end(file: WeightFile) -> tuple[int, tuple[int, ...]] | None:
     """Where the end record begins, and its numbers."""
-    size = min(file.size, _END.size + _LONGEST_COMMENT)
+    for comment in (0, _LONGEST_COMMENT):  # torch writes none
+        if (found := _end_within(file, min(file.size, _END.size + comment))) is not None:
+            return found
+    return None
+
+
+def _end_within(file: WeightFile, size: int) -> tuple[int, tuple[int, ...]] | None:
     tail = read_bytes(file.descriptor, size, file.size - size)
     at = len(tail)
     while (at := tail.rfind(b"PK\x05\x06", 0, at)) >= 0:
