@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Group, RenderableType
-from rich.text import Text
 
-from .render import console, grid, pairs, text_of
+from forgather_core.printable import printable
+
+from .render import Text, console, grid, pairs, text_of
 
 EXAMPLE_LINES = 7  # and the last one
 
@@ -60,7 +61,7 @@ def _excerpt(text: str) -> Iterator[Text]:
     left_out = len(lines) - EXAMPLE_LINES - 1
     for number, line in enumerate(lines):
         if number < EXAMPLE_LINES or left_out < 1 or number == len(lines) - 1:
-            yield Text("  " + _fitting(_printable(line)))
+            yield Text("  " + _fitting(printable(line.expandtabs(4))))
         elif number == EXAMPLE_LINES:
             yield Text(f"  … {left_out:,} more line{'s' * (left_out > 1)} …", "dim")
 
@@ -68,12 +69,6 @@ def _excerpt(text: str) -> Iterator[Text]:
 def _fitting(line: str) -> str:
     width = console().width - 2
     return line if cell_len(line) <= width else set_cell_size(line, width - 2) + " …"
-
-
-def _printable(line: str) -> str:
-    """What would move the cursor or ring the bell, as an escape."""
-    shown = (char if char.isprintable() else repr(char)[1:-1] for char in line.expandtabs(4))
-    return "".join(shown)
 
 
 def tokenizer(report: Mapping[str, Any]) -> RenderableType:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from forgather_core.kinds import kind_of
+from forgather_core.printable import shortened
 
-from .render import bytes_of, grid, link, pairs
+from .render import LONGEST_CELL, MOST_NOTES, Text, bytes_of, grid, link, notes, pairs
 
 
 def construction(report: Mapping[str, Any]) -> RenderableType:
@@ -96,11 +96,11 @@ def _loaded(report: Mapping[str, Any]) -> RenderableType:
     count = len(report["verified"] or ())
     verified = f", {count} {'files' if count > 1 else 'file'} verified" if count else ""
     head = Text(f"Loaded {report['loaded']} tensors from {report['path']}{verified}\n")
-    return Group(head, grid("Not loaded", ("", "name", ""), rows)) if rows else head
+    return Group(head, grid("Not loaded", ("", "name", ""), rows, most=MOST_NOTES)) if rows else head
 
 
 def _saved(report: Mapping[str, Any]) -> RenderableType:
-    files = ", ".join(report["files"])
+    files = shortened(", ".join(report["files"]), LONGEST_CELL)
     return Text(f"Saved {report['tensors']} tensors, {bytes_of(report['bytes'])}, to {report['path']}: {files}\n")
 
 
@@ -120,7 +120,7 @@ def checkpoint(report: Mapping[str, Any], *, every: bool) -> RenderableType:
     ]
     return Group(
         pairs(report["path"], head),
-        grid("Files", ("file", "size", "tensors", "sha256"), files, right=(1, 2)),
+        grid("Files", ("file", "size", "tensors", "sha256"), files, right=(1, 2), most=100),
         _tensors(report["tensors"], every=every),
         notes(report["notes"]),
     )
@@ -152,11 +152,6 @@ def sizes(shape: Sequence[int]) -> str:
 def conversion(report: Mapping[str, Any]) -> RenderableType:
     """What `checkpoint convert` made."""
     return Group(_saved(report), notes(report["notes"]))
-
-
-def notes(sentences: Sequence[str]) -> RenderableType:
-    """What a user must know."""
-    return Group(*(Text(f"note: {sentence}", "yellow") for sentence in sentences))
 
 
 def settings(report: Mapping[str, Any]) -> RenderableType:

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
-from .drawings import notes, parameters, sizes
-from .render import bytes_of, count_of, grid, pairs, text_of
+from .drawings import parameters, sizes
+from .render import Text, bytes_of, count_of, grid, notes, pairs, text_of
 
 _BAR = 30  # characters of the longest bar
 

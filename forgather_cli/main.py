@@ -7,8 +7,10 @@ import errno
 import gc
 import importlib
 import importlib.metadata
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,7 @@ import typer.main
 
 from forgather_core.errors import ForgatherError
 from forgather_core.option_spec import did_you_mean
+from forgather_core.printable import one_line, printable, shortened
 from forgather_core.registry import registry
 
 from . import model
@@ -181,6 +184,7 @@ def main() -> None:
     """Run the program; exit with 0, with 1 where a model failed, with 2 for wrong input, with 130 when interrupted."""
     # At the end the system takes all memory back at once; Python would free every object first: 17 of a page's 107 ms.
     atexit.register(gc.freeze)
+    _make_messages_printable()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # a terminal of another encoding shows escapes, and no traceback
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -203,6 +207,29 @@ def main() -> None:
     if code == INTERRUPTED:  # newer releases of Typer return it
         print("forgather: interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _PrintableRecord(logging.LogRecord):
+    """A message of any library's log: it may quote a file."""
+
+    def getMessage(self) -> str:  # noqa: N802 - a name of the standard library's
+        return printable(shortened(super().getMessage()), keep="\n\t")
+
+
+def _make_messages_printable() -> None:
+    """Escape control characters in what Python's warnings and logs print."""
+
+    def formatted(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        return f"{filename}:{lineno}: {category.__name__}: {one_line(str(message))}\n"
+
+    warnings.formatwarning = formatted
+    logging.setLogRecordFactory(_PrintableRecord)
 
 
 def _discard_output() -> None:
@@ -231,7 +258,7 @@ def _complain(error: Any, code: int) -> int:
         _discard_output()
     else:
         text = error.format_message() if hasattr(error, "format_message") else str(error)
-    print("forgather: error: " + " ".join(text.split()), file=sys.stderr)
+    print("forgather: error: " + one_line(text), file=sys.stderr)
     return code
 
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
-from .render import grid
+from .render import Text, grid
 
 
 def package(report: Mapping[str, Any]) -> RenderableType:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from forgather_core.printable import one_line
+
 if TYPE_CHECKING:
     from forgather_core.construct import Watch
     from forgather_core.trial import Step
@@ -25,11 +27,12 @@ def steps(count: int) -> Iterator[Callable[[Step], None] | None]:
     if not sys.stderr.isatty() or count == 1:
         yield None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from .render import console
+
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=count, loss="")
         yield lambda step: progress.update(task, completed=step.step, loss=f"{step.loss:.4f}")
 
@@ -40,10 +43,10 @@ def spinner() -> Iterator[Callable[[str], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
+    from .render import Text, console
 
-    with Console(stderr=True).status("") as status:
-        yield status.update
+    with console(stderr=True).status("") as status:
+        yield lambda text: status.update(Text(text))
 
 
 @contextmanager
@@ -58,7 +61,7 @@ def watch() -> Iterator[Watch]:
 
 def note(sentence: str) -> None:
     """Say something beside the report."""
-    typer.echo(f"forgather: note: {sentence}", err=True)
+    typer.echo(f"forgather: note: {one_line(sentence)}", err=True)
 
 
 def waiting() -> None:
@@ -96,8 +99,9 @@ class _Bar:
                 self._progress.stop()
 
     def _draw(self) -> Any:
-        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+        from .render import console
+
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        return Progress(*columns, console=Console(stderr=True), transient=True)
+        return Progress(*columns, console=console(stderr=True), transient=True)

@@ -7,10 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
-from .drawings import notes
-from .render import bytes_of, count_of, grid, pairs, text_of
+from .render import Text, bytes_of, count_of, grid, notes, pairs, text_of
 
 _SWITCHES = {
     "gradient_checkpointing": "gradient checkpointing",

@@ -7,12 +7,10 @@ from math import isnan
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from forgather_core.checks.check import told
 
-from .drawings import notes
-from .render import grid
+from .render import Text, grid, notes
 
 _COLOURS = {"passed": "green", "failed": "bold red"}
 _MOST = 6  # cases of one check that are told one by one

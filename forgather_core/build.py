@@ -11,6 +11,7 @@ from torch import nn
 
 from .dtypes import default_dtype, parse_dtype
 from .errors import BuildError
+from .model_files import check_files
 from .no_init import no_init_weights
 from .option_spec import did_you_mean
 from .parts.table_init import find_rule
@@ -157,6 +158,7 @@ def enable_checkpointing(model: Any) -> None:
 def _from_config(directory: Path, attention: str | None, dtype: torch.dtype) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    check_files(directory, BuildError)
     config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
     more = {"attn_implementation": attention} if attention is not None else {}
     try:

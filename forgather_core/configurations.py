@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from .definition import ModelDefinition
 from .errors import ConfigurationError, UnknownDefinitionError
+from .model_files import read_text
 from .option_spec import did_you_mean
 from .paths import expanded
 from .registry import Registry
@@ -89,7 +90,7 @@ def project_files(project: Path) -> dict[str, Path]:
 def is_configuration(path: Path) -> bool:
     """Whether a YAML file is meant for us: a mapping with `extends`. A project holds other YAML files as well."""
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8")).value
+        values = parse_yaml(read_text(path)).value
     except (OSError, UnicodeDecodeError):
         return False
     except YamlError:
@@ -162,7 +163,7 @@ def _from_file(file: Path, registry: Registry, above: tuple[Path, ...]) -> Confi
 
 def _read(file: Path | Traversable, label: str) -> Layer:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file) if isinstance(file, Path) else file.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{file}: {error.strerror or error}") from None
     except UnicodeDecodeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 from .configurations import Layer
 from .definition import ModelDefinition, import_object
 from .errors import ConfigurationError, first_line
+from .model_files import check_files
 from .option_spec import specs_of
 from .registry import registry
 from .source_config import FP8_METHODS, read_source
+from .strict_json import parse_file
 from .yaml_text import YamlError, YamlText, parse_yaml
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
@@ -60,6 +61,7 @@ def read_likeness(definition: ModelDefinition, directory: Path) -> Likeness:
     """
     file = directory / "config.json"
     text, content = _content(file)
+    check_files(directory, ConfigurationError)
     config_class = import_object(definition.config, definition)
     _check_model_type(definition, config_class, content, file)
     plain = _without_quantization(content, file)
@@ -107,16 +109,14 @@ def _notes(unread: Mapping[str, str]) -> tuple[str, ...]:
 
 def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
     try:
-        text = file.read_text(encoding="utf-8")
-        content = json.loads(text)
+        data, content = parse_file(file)
+        text = data.decode("utf-8")
     except FileNotFoundError:
         where = file.parent
         hint = "" if where.is_dir() else f"; a model of a hub must be downloaded first: hf download {where}"
         raise ConfigurationError(f"--like: there is no {file}: name a Hugging Face model directory{hint}") from None
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"--like: {file} cannot be read: {first_line(error)}") from None
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"--like: {file} is no JSON object")
     try:
         return parse_yaml(text), content  # JSON is YAML, and this one knows the line of every key
     except YamlError:

@@ -10,13 +10,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..disk import UnsuitableFile, read_regular
+from ..disk import UnsuitableFile
 from ..errors import CheckpointError
 from ..export.manifest import VOLATILE
+from ..strict_json import read_object
 from .layout import entry_of
 
 CONFIG = "config.json"
-_LIMIT = 16 * 2**20  # bytes
 
 # Values that say nothing about which weights fit.
 _INDIFFERENT = VOLATILE | {"auto_map", "use_cache", "output_attentions", "output_hidden_states"}
@@ -69,18 +69,11 @@ def read_config(directory: Path) -> dict[str, Any] | None:
     """
     file = directory / CONFIG
     try:
-        data = read_regular(file, _LIMIT)
+        return read_object(file)
     except FileNotFoundError:
         if os.path.lexists(file):
             raise UnsuitableFile(errno.EINVAL, "it is a link that leads nowhere", str(file)) from None
         return None
-    try:
-        content = json.loads(data.decode("utf-8"))
-    except RecursionError:
-        raise ValueError("its JSON is nested too deeply") from None
-    if not isinstance(content, dict):
-        raise ValueError("it is not a JSON object")  # noqa: TRY004 - the content is wrong, not a type of the program
-    return content
 
 
 def is_pretrained(model: Any) -> bool:

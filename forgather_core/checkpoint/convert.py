@@ -72,6 +72,8 @@ def convert_checkpoint(
     limit = parse_size(max_shard_size)
     place = expanded(target)
     with Checkpoint.open(expanded(source)) as checkpoint:
+        for tensor in checkpoint.values():
+            tensor.check()
         if verify_checksums:
             checkpoint.verify(on_verify)
         chosen = _format(format) if format is not None else checkpoint.format

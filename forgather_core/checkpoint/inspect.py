@@ -102,7 +102,7 @@ def _notes(checkpoint: Checkpoint, verified: bool) -> list[str]:
             notes.append(f"in a file and not in the index: {listed(extra)}")
     recorded = checkpoint.recorded_non_finite
     if recorded and (verified or not checkpoint.is_changed):
-        notes.append(f"these held NaN or Inf when they were saved: {', '.join(sorted(recorded))}")
+        notes.append(f"these held NaN or Inf when they were saved: {listed(sorted(recorded))}")
     return notes
 
 
@@ -119,7 +119,7 @@ def _surroundings(checkpoint: Checkpoint) -> list[str]:
         name for name in _names(directory) - used if any(f.generation(name) is not None for f in (SAFETENSORS, BIN))
     )
     if stray:
-        notes.append(f"no index names {', '.join(stray)}")
+        notes.append(f"no index names {listed(stray)}")
     if is_touched(directory / STAGING):
         notes.append("a save is under way here, or has died; the next one clears up after it")
     if step_for(None, directory, main_dtype(checkpoint)) is Step.DTYPE:

@@ -15,7 +15,8 @@ from ..disk import open_regular
 from ..errors import CheckpointError
 from ..files import replaced_by
 from ..paths import expanded
-from .strict_json import LIMIT, parse_object
+from .foreign import describe_directory
+from .strict_json import DEPTH, LIMIT, parse_object
 from .wording import shown
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -65,8 +66,6 @@ BIN = Format("pytorch_model", ".bin")
 # The order in which transformers looks: the first that is there wins.
 ENTRIES = (SAFETENSORS.single, SAFETENSORS.index, BIN.single, BIN.index)
 
-_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_config.json")  # PEFT's
-
 
 def parse_size(text: int | str) -> int:
     """Bytes of a size such as `500MB`, `5GB` (powers of ten, as Hugging Face has it) or `2GiB` (powers of two).
@@ -107,7 +106,7 @@ class Index:
         with os.fdopen(descriptor, "rb") as stream:
             data = stream.read(LIMIT + 1)
         try:
-            content = parse_object(data, _BRACKETS)
+            content = parse_object(data, _BRACKETS, depth=DEPTH)
         except ValueError as error:
             raise CheckpointError(f"{file} is no index of a checkpoint: {error}") from None
         weight_map, metadata = content.get("weight_map"), content.get("metadata") or {}
@@ -183,15 +182,12 @@ def find_entry(path: Path) -> Path:
         entry = entry_of(path)
         if entry is not None:
             return path / entry
+        found = describe_directory(path)
     except (OSError, RuntimeError, ValueError) as error:  # no permission, too long, links in a circle, a zero byte
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"there is no checkpoint '{shown(path)}': {shown(reason)}") from None
-    if any((path / name).exists() for name in _ADAPTERS):
-        raise CheckpointError(
-            f"{path} is an adapter, not a model: load it with PEFT on top of its base model, call merge_and_unload(), "
-            f"and save that model"
-        )
-    raise CheckpointError(f"{path} holds no weights (none of {', '.join(ENTRIES)}): save them with --save-checkpoint")
+    advice = found or "save them with --save-checkpoint"
+    raise CheckpointError(f"{path} holds no weights (none of {', '.join(ENTRIES)}): {advice}")
 
 
 def entry_of(directory: Path) -> str | None:

@@ -81,6 +81,8 @@ def refuse(
             `ignore_mismatched_sizes`), or, if `strict`, not all is as it should be.
     """
     path = checkpoint.path
+    for _, source in plan.fills:
+        checkpoint[source].check()
     if spread := [names[0] for names, _ in plan.fills if hasattr(state[names[0]], "full_tensor")]:
         raise CheckpointError(f"'{spread[0]}' of the model is spread over devices: load before it is sharded")
     wrong = [
@@ -146,8 +148,8 @@ def _with_hints(
 ) -> list[MissingTensor]:
     """What may explain that a tensor is missing: a tie, or a name that nothing else claims, of the same shape first."""
     targets, left = tie_targets(model), _COMPARISONS
-    found = []
-    for name in [name for name in state if name in set(missing)]:
+    found, absent = [], set(missing)
+    for name in [name for name in state if name in absent]:
         hint = None
         if name in targets:
             hint = "a tied model saves it once: tie this one too with --tie-word-embeddings"

@@ -116,8 +116,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
         """The tensors that hold NaN or Inf, as recorded by a save since which nothing has changed; None if unknown."""
         if self.index is None or not isinstance(self.index.metadata.get("non_finite"), list):
             return None
-        descriptors = {name: file.descriptor for name, file in self.files.items()}
-        sealed = is_sealed(self.entry, self.index.digest, descriptors)
+        files = {name: os.fstat(file.descriptor) for name, file in self.files.items()}  # one at a time: few are open
+        sealed = is_sealed(self.entry, self.index.digest, files)
         return frozenset(self.recorded_non_finite) if sealed else None
 
     @property

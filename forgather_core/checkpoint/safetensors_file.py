@@ -19,6 +19,7 @@ import torch
 
 from ..disk import read_bytes
 from ..errors import CheckpointError
+from .foreign import HEAD, describe
 from .strict_json import LIMIT, parse_object
 from .wording import dtype_of, shape_of, shown
 
@@ -81,9 +82,16 @@ def read_header(descriptor: int, path: Path) -> dict[str, Entry]:
         content = parse_object(text, 4 * text.count(b'"data_offsets"') + _SPARE_BRACKETS)
         return _checked(content, _PREFIX.size + size, length)
     except ValueError as error:
-        raise CheckpointError(f"{path} is no safetensors file, or is damaged: {error}") from None
+        foreign = _foreign(descriptor, path)
+        reason = f"it {foreign}" if foreign is not None else error
+        raise CheckpointError(f"{path} is no safetensors file, or is damaged: {reason}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _foreign(descriptor: int, path: Path) -> str | None:
+    size = os.fstat(descriptor).st_size
+    return describe(read_bytes(descriptor, min(size, HEAD), 0), size, path.suffix)
 
 
 def _checked(content: dict[str, Any], start: int, length: int) -> dict[str, Entry]:

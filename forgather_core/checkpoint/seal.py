@@ -46,19 +46,18 @@ def seal(index: Path, text: bytes, files: Mapping[str, Path]) -> None:
         return
 
 
-def is_sealed(index: Path, text_digest: str, descriptors: Mapping[str, int]) -> bool:
+def is_sealed(index: Path, text_digest: str, files: Mapping[str, os.stat_result]) -> bool:
     """Return whether nothing has changed since a checkpoint was sealed.
 
     Args:
         index: The index.
         text_digest: SHA-256 of its text as it was read.
-        descriptors: The open weight files by name.
+        files: What the system says of the weight files, by name.
     """
     if not hasattr(os, "getxattr"):
         return False
     try:
-        found = {name: os.fstat(descriptor) for name, descriptor in descriptors.items()}
-        return os.getxattr(index, _ATTRIBUTE) == _digest(text_digest, found).encode()
+        return os.getxattr(index, _ATTRIBUTE) == _digest(text_digest, files).encode()
     except OSError:
         return False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 from abc import ABC, abstractmethod
 from math import prod
@@ -12,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..disk import read_into
+from ..disk import open_regular, read_into
 from ..errors import CheckpointError
+from .open_files import OPEN_FILES, Mapping, identity, map_privately
 
 
 def memory_of(tensor: Tensor) -> memoryview:
@@ -49,6 +49,13 @@ class StoredTensor(ABC):
         """Whether `read()` of a part costs no more than that part."""
         return False
 
+    def check(self) -> None:  # noqa: B027 - most can
+        """Check, before anything is changed, that the values can be read.
+
+        Raises:
+            CheckpointError: They cannot; the text names the file.
+        """
+
     @abstractmethod
     def tensor(self) -> Tensor:
         """The values: contiguous, on the CPU, owning no more memory than they take."""
@@ -63,13 +70,40 @@ class StoredTensor(ABC):
 
 
 class WeightFile:
-    """An open weight file. It can be read when its directory is gone."""
+    """A weight file. It can be read when its directory is gone, unless it is one of very many.
+
+    Args:
+        path: Where it lies.
+        descriptor: Its descriptor, which it owns. Once many files are open, the one that was used least recently is
+            closed, and opened again when it is needed.
+    """
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
-        self.descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
-        self._map: mmap.mmap | None = None
+        found = os.fstat(descriptor)
+        self.size = found.st_size
+        self._identity = identity(found)
+        self._map: Mapping | None = None
+        OPEN_FILES.add(self, descriptor)
+
+    @property
+    def descriptor(self) -> int:
+        """A descriptor for reading. It stays open until many other files have been used.
+
+        Raises:
+            CheckpointError: The file had to be opened again, and is gone or has been replaced.
+        """
+        descriptor = OPEN_FILES.get(self)
+        if descriptor is None:
+            try:
+                descriptor = open_regular(self.path)
+            except OSError as error:
+                raise CheckpointError(f"{self.path} cannot be read any more: {error.strerror}") from None
+            if identity(os.fstat(descriptor)) != self._identity:
+                os.close(descriptor)
+                raise CheckpointError(f"{self.path} has been replaced while it was read: start again")
+            return OPEN_FILES.add(self, descriptor)
+        return descriptor
 
     def read(self, memory: memoryview, offset: int) -> None:
         """Fill `memory` from `offset` on.
@@ -78,11 +112,12 @@ class WeightFile:
             CheckpointError: The disk fails, or the file has been truncated.
         """
         try:
-            read_into(self.descriptor, memory, offset)
+            with OPEN_FILES.pinned(self):
+                read_into(self.descriptor, memory, offset)
         except OSError as error:
             raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from None
 
-    def map(self) -> mmap.mmap:
+    def map(self) -> Mapping:
         """Its content as memory that is private to this process. Tensors made of it keep it alive.
 
         Raises:
@@ -90,7 +125,9 @@ class WeightFile:
         """
         if self._map is None:
             try:
-                self._map = mmap.mmap(self.descriptor, self.size, access=mmap.ACCESS_COPY)
+                with OPEN_FILES.pinned(self):
+                    descriptor = self.descriptor
+                    self._map = map_privately(descriptor, self.size)
             except (OSError, ValueError) as error:  # the file has been truncated since
                 raise CheckpointError(f"{self.path} cannot be mapped: {error}") from None
         return self._map
@@ -98,7 +135,7 @@ class WeightFile:
     def close(self) -> None:
         """Close it. Tensors that were made of its map stay valid."""
         self._map = None
-        os.close(self.descriptor)
+        OPEN_FILES.close(self)
 
 
 class FileTensor(StoredTensor):
@@ -166,6 +203,10 @@ class CastTensor(StoredTensor):
     def __init__(self, source: StoredTensor, dtype: torch.dtype) -> None:
         super().__init__(source.shape, dtype)
         self.source = source
+
+    def check(self) -> None:
+        """Check the other tensor."""
+        self.source.check()
 
     def tensor(self) -> Tensor:
         """Converted."""

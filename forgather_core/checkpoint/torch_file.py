@@ -10,9 +10,7 @@ The format: torch/serialization.py, torch/_utils.py; the older one is `_legacy_s
 from __future__ import annotations
 
 import io
-import os
 import struct
-import zipfile
 from math import prod
 from typing import Any
 
@@ -20,11 +18,15 @@ from torch import Tensor
 
 from ..disk import read_bytes
 from ..errors import CheckpointError
+from .foreign import HEAD, describe
 from .stored import FileTensor, StoredTensor, WeightFile
 from .torch_pickle import Described, Refused, Storage, read_pickle
-from .wording import shown
+from .wording import shape_of, shown
+from .zip_directory import MOST_RECORDS, DamagedZip, Record, is_archive, places, read_directory
 
-_PICKLE_LIMIT = 100_000_000  # bytes
+_PICKLE_LIMIT = 64_000_000  # bytes
+_REPEATED = 16 * 2**20  # bytes of tensors that repeat their values, beyond the size of the file
+_LEGACY_STORAGE = 64  # bytes that a storage and its description take at least
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_SIZE = struct.Struct("<q")
 
@@ -36,17 +38,36 @@ def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
         CheckpointError: It is damaged, holds anything but tensors, or tensors of a kind that no weight is.
     """
     try:
-        described, places = _read_zip(file) if zipfile.is_zipfile(_Source(file)) else _read_legacy(file)
+        head = read_bytes(file.descriptor, min(file.size, HEAD), 0)
+        archive = is_archive(file)
+        if not archive and (foreign := describe(head, file.size, file.path.suffix)) is not None:
+            raise Refused(f"it {foreign}")
+        described, places = _read_zip(file) if archive else _read_legacy(file)
         if not isinstance(described, dict):
             raise Refused("it is no mapping of names to tensors")
-        return {name: _tensor(name, item, places, file) for name, item in described.items()}
-    except Refused as error:
+        found = {name: _tensor(name, item, places, file) for name, item in described.items()}
+        _check_repeated(found, file)
+        return found
+    except (Refused, DamagedZip) as error:
         raise CheckpointError(f"{file.path} is no weight file of torch, or is damaged: {error}") from None
     except OSError as error:
         raise CheckpointError(f"{file.path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # what reads pickles and archives fails on garbage in any way
         reason = shown(error) or type(error).__name__
         raise CheckpointError(f"{file.path} is no weight file of torch, or is damaged: {reason}") from None
+
+
+def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:
+    """Refuse the values of tensors that repeat those of the file without bound (by strides of 0 or overlapping)."""
+    left = file.size + _REPEATED
+    for name, tensor in tensors.items():
+        if isinstance(tensor, _ViewTensor) and tensor.nbytes > tensor.stored_bytes:
+            left -= tensor.nbytes
+            if left < 0:
+                tensor.refused = (
+                    f"{file.path}: '{shown(name)}' repeats {tensor.stored_bytes:,} bytes of values to a shape of "
+                    f"{shape_of(tensor.shape)}, which is not supported: save it with contiguous()"
+                )
 
 
 class _ViewTensor(StoredTensor):
@@ -58,11 +79,27 @@ class _ViewTensor(StoredTensor):
         self._file = file
         self._offset = offset
 
+        self.refused: str | None = None
+
+    def check(self) -> None:
+        if self.refused is not None:
+            raise CheckpointError(self.refused)
+
+    @property
+    def _span(self) -> int:
+        of = self._described
+        return 1 + sum((n - 1) * step for n, step in zip(of.shape, of.stride, strict=True))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the file from its first to its last element."""
+        return self._span * self.dtype.itemsize
+
     def tensor(self) -> Tensor:
         """Contiguous."""
+        self.check()
         of = self._described
-        span = 1 + sum((n - 1) * step for n, step in zip(of.shape, of.stride, strict=True))
-        flat = FileTensor((span,), of.dtype, self._file, self._offset).tensor()
+        flat = FileTensor((self._span,), of.dtype, self._file, self._offset).tensor()
         values = flat.as_strided(of.shape, of.stride)
         values = values.conj().resolve_conj() if of.conjugated else values
         return (-values if of.negated else values).contiguous().clone()
@@ -97,97 +134,50 @@ def _kind(item: object) -> str:
     return "a storage" if isinstance(item, Storage) else f"of type {type(item).__name__}"
 
 
-class _Source(io.RawIOBase):
-    """A weight file as a stream for zipfile, which asks for a few bytes here and there."""
-
-    def __init__(self, file: WeightFile) -> None:
-        self._file = file
-        self._at: int = 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._file.size - self._at)
-        count = left if size is None or size < 0 else min(size, left)
-        data = read_bytes(self._file.descriptor, count, self._at)
-        self._at += count
-        return data
-
-
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
-
-
 def _read_zip(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
     """The pickle of an archive, and where each storage begins and how many bytes it has."""
-    with zipfile.ZipFile(_Source(file)) as archive:  # type: ignore[arg-type]
-        records = archive.infolist()
-    pickles = [record for record in records if record.filename.split("/", 1)[-1] == "data.pkl"]
+    records = read_directory(file)
+    pickles = [record for record in records if record.name.split("/", 1)[-1] == "data.pkl"]
     if len(pickles) != 1:
         raise Refused("it has no pickle of tensors" if not pickles else "it has several pickles")
-    if any(record.filename.endswith("/constants.pkl") for record in records):
+    if any(record.name.endswith("/constants.pkl") for record in records):
         raise Refused("it is a program of TorchScript")
-    root = pickles[0].filename.removesuffix("data.pkl")
-    places: dict[str, tuple[int, int]] = {}
-    for record in records:
-        if not record.filename.startswith(root):
-            raise Refused(f"it holds '{shown(record.filename)}', which is outside of '{shown(root)}'")
-        name = record.filename.removeprefix(root)
-        if (
-            record.compress_type != zipfile.ZIP_STORED
-            or record.compress_size != record.file_size
-            or record.flag_bits & 1
-        ):
+    root = pickles[0].name.removesuffix("data.pkl")
+    found: dict[str, tuple[int, int]] = {}
+    description = b""
+    for record, start in zip(records, places(file, records), strict=True):
+        if not record.name.startswith(root):
+            raise Refused(f"it holds '{shown(record.name)}', which is outside of '{shown(root)}'")
+        name = record.name.removeprefix(root)
+        if not record.is_plain:
             raise Refused(f"'{shown(name)}' is compressed or encrypted, which torch's files are not")
-        if name == "byteorder" and _record(file, record) not in {b"little"}:
+        if name == "byteorder" and _content(file, record, start) != b"little":
             raise Refused("its numbers are not little-endian")
+        if record is pickles[0]:
+            description = _content(file, record, start)
         if name.startswith("data/"):
-            key = name.removeprefix("data/")
-            if key in places:
-                raise Refused(f"it holds '{shown(name)}' twice")
-            places[key] = (_start(file, record), record.file_size)
-    return read_pickle(io.BytesIO(_record(file, pickles[0]))), places
+            found[name.removeprefix("data/")] = (start, record.size)
+    return read_pickle(io.BytesIO(description), len(found)), found
 
 
-def _record(file: WeightFile, record: zipfile.ZipInfo) -> bytes:
-    if record.file_size > _PICKLE_LIMIT:
-        raise Refused(f"its '{shown(record.filename)}' of {record.file_size:,} bytes is too large")
-    return read_bytes(file.descriptor, record.file_size, _start(file, record))
-
-
-def _start(file: WeightFile, record: zipfile.ZipInfo) -> int:
-    """Where the bytes of a record begin; they lie within the file."""
-    head = _LOCAL_HEADER.unpack(read_bytes(file.descriptor, _LOCAL_HEADER.size, record.header_offset))
-    if head[0] != b"PK\x03\x04":
-        raise Refused(f"'{shown(record.filename)}' is not where its directory says")
-    start: int = record.header_offset + _LOCAL_HEADER.size + head[1] + head[2]
-    if start + record.file_size > file.size:
-        raise Refused("it is truncated")
-    return start
+def _content(file: WeightFile, record: Record, start: int) -> bytes:
+    if record.size > _PICKLE_LIMIT:
+        raise Refused(f"its '{shown(record.name)}' of {record.size:,} bytes is too large")
+    return read_bytes(file.descriptor, record.size, start)
 
 
 def _read_legacy(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
     """The same of a file by torch before 1.6: five pickles, then the storages in the order of the last one."""
     data = io.BytesIO(read_bytes(file.descriptor, min(file.size, _PICKLE_LIMIT), 0))
-    if read_pickle(data) != _LEGACY_MAGIC:
+    most = min(MOST_RECORDS, file.size // _LEGACY_STORAGE)
+    if read_pickle(data, 0) != _LEGACY_MAGIC:
         raise Refused("it does not begin as such a file does")
-    read_pickle(data)  # the version of the protocol
-    if (system := read_pickle(data)) and isinstance(system, dict) and system.get("little_endian") is False:
+    read_pickle(data, 0)  # the version of the protocol
+    if (system := read_pickle(data, 0)) and isinstance(system, dict) and system.get("little_endian") is False:
         raise Refused("its numbers are not little-endian")
     storages: dict[str, Storage] = {}
-    described = read_pickle(data, storages)
-    keys = read_pickle(data)
+    described = read_pickle(data, most, storages)
+    keys = read_pickle(data, most)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
         raise Refused("its list of storages is damaged")
     at, places = data.tell(), {}

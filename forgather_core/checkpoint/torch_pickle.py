@@ -20,6 +20,14 @@ from .wording import shown
 
 _MAX_DIMENSIONS = 64
 
+# A tensor takes about 30 operations, 8 of which put something into the memo; many may share a storage.
+_BASE_OPERATIONS = 2_000_000
+_OPERATIONS_PER_STORAGE = 80
+_OPERATIONS_PER_MEMO = 2
+_MOST_STACKED = 10_000  # a pickler hands over 1,000 items at a time
+_MOST_MARKS = 1_000
+_CHECKED = 1023  # operations between two checks, and a mask
+
 _STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -49,7 +57,7 @@ class Refused(Exception):  # noqa: N818 - it never leaves the readers of .bin fi
     """A reason, as part of a sentence."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Storage:
     """What a pickle says of a storage: which one, and of what numbers (None: of bytes)."""
 
@@ -58,7 +66,7 @@ class Storage:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Described:
     """What a pickle says of a tensor."""
 
@@ -71,18 +79,19 @@ class Described:
     negated: bool = False
 
 
-def read_pickle(data: io.BytesIO, storages: dict[str, Storage] | None = None) -> Any:
+def read_pickle(data: io.BytesIO, records: int, storages: dict[str, Storage] | None = None) -> Any:
     """What the pickle at the current place of `data` says: plain values, and `Described` for tensors.
 
     Args:
         data: The bytes; read up to the end of the pickle.
+        records: How many storages the file can hold, which bounds what its pickle needs.
         storages: Is given the storages that are named, by their keys.
 
     Raises:
         Refused: It says what no state dict says.
         Exception: Of any kind, on garbage.
     """
-    return _Reader(data, {} if storages is None else storages).load()
+    return _Reader(data, {} if storages is None else storages, records).load()
 
 
 # What stands for the callables that a pickle may name.
@@ -180,6 +189,25 @@ _OPERATIONS = (
 )
 
 
+class _Bounded:
+    """The operations of a reader, counted as they are looked up; every so often its other limits are checked."""
+
+    __slots__ = ("_left", "_operations", "_reader")
+
+    def __init__(self, operations: dict[int, Callable[[Any], None]], reader: _Reader, most: int) -> None:
+        self._operations = operations
+        self._reader = reader
+        self._left = most
+
+    def __getitem__(self, operation: int) -> Callable[[Any], None]:
+        self._left = left = self._left - 1
+        if not left & _CHECKED:
+            reader = self._reader
+            if left <= 0 or len(reader.stack) > _MOST_STACKED or len(reader.metastack) > _MOST_MARKS:
+                raise Refused("its pickle has more operations than the tensors in it can need")
+        return self._operations[operation]
+
+
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one in Python: its operations can be chosen
     """Reads what a state dict consists of, and refuses the rest of what a pickle can say."""
 
@@ -188,11 +216,18 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
         for operation in _OPERATIONS
     }
 
-    def __init__(self, data: io.BytesIO, storages: dict[str, Storage]) -> None:
+    def __init__(self, data: io.BytesIO, storages: dict[str, Storage], records: int) -> None:
         super().__init__(data, encoding="ascii")
         self._storages = storages
+        most = _BASE_OPERATIONS + _OPERATIONS_PER_STORAGE * records
+        self._most_indices = most // _OPERATIONS_PER_MEMO
+        self.dispatch = _Bounded(type(self).dispatch, self, most - most % (_CHECKED + 1))  # type: ignore[assignment, misc]
 
+    memo: dict[int, Any]
+    metastack: list[list[Any]]
     stack: list[Any]  # of the base class, which is not documented: what has been read and not yet used
+    read: Callable[[int], bytes]
+    readline: Callable[[], bytes]
     pop_mark: Callable[[], list[Any]]
     append: Callable[[Any], None]
 
@@ -251,13 +286,35 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
         self._set(content, items[0::2], items[1::2])
         self.append(content)
 
-    @staticmethod
-    def _set(target: Any, names: Iterable[Any], values: Iterable[Any]) -> None:
+    def _is_index(self, number: int) -> bool:
+        """Others may collide in a dictionary, which then takes quadratic time."""
+        return 0 <= number < self._most_indices
+
+    def _remember(self, index: int) -> None:
+        if not self._is_index(index) or len(self.memo) >= self._most_indices:
+            raise Refused("its pickle keeps more values than the tensors in it can need")
+        self.memo[index] = self.stack[-1]
+
+    def _put(self) -> None:
+        self._remember(int(self.readline()[:-1]))
+
+    def _put_byte(self) -> None:
+        self._remember(self.read(1)[0])
+
+    def _put_long(self) -> None:
+        self._remember(int.from_bytes(self.read(4), "little"))
+
+    def _memoize(self) -> None:
+        self._remember(len(self.memo))
+
+    def _set(self, target: Any, names: Iterable[Any], values: Iterable[Any]) -> None:
         if type(target) is not dict:
             raise Refused("it is no mapping of names to tensors")
         for name, value in zip(names, values, strict=True):
             if type(name) not in (str, int):  # to hash anything deeper may exhaust the stack
                 raise Refused("it is no mapping of names to tensors: a name is no text")
+            if type(name) is int and not self._is_index(name):
+                raise Refused(f"it has the number {shown(name)} for a name, which is no index")
             if name in target:
                 raise Refused(f"it holds '{shown(name)}' twice")
             target[name] = value
@@ -267,3 +324,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
     dispatch[pickle.SETITEMS[0]] = _set_items
     dispatch[pickle.SETITEM[0]] = _set_item
     dispatch[pickle.DICT[0]] = _dict
+    dispatch[pickle.PUT[0]] = _put
+    dispatch[pickle.BINPUT[0]] = _put_byte
+    dispatch[pickle.LONG_BINPUT[0]] = _put_long
+    dispatch[pickle.MEMOIZE[0]] = _memoize

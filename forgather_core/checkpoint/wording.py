@@ -6,19 +6,21 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from ..printable import printable
+
 _LONGEST = 120  # characters of a name
 _SHOWN = 3  # names in a line
 
 
 def shown(text: object) -> str:
     """A name as it can be printed: what is not printable is escaped, what is long is cut."""
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)[:_LONGEST])
-    return plain + ("..." if len(str(text)) > _LONGEST else "")
+    whole = str(text)
+    return printable(whole[:_LONGEST]) + ("..." if len(whole) > _LONGEST else "")
 
 
 def listed(names: Sequence[object]) -> str:
     """The first few of them."""
-    return ", ".join(map(shown, names[:_SHOWN])) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return ", ".join(map(shown, names[:_SHOWN])) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
 
 
 def tensors(count: int) -> str:

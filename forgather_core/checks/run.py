@@ -88,7 +88,7 @@ def verify(
     Raises:
         CheckError: It is no model directory.
     """
-    if not (directory / "config.json").is_file():
+    if not (directory / "config.json").exists():
         raise CheckError(f"{directory} is no model directory: it has no config.json")
     with ExitStack() as stack:
         place = stack.enter_context(tempfile.TemporaryDirectory(prefix="forgather-verify-"))

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnknownDefinitionError, first_line
+from ..errors import CheckError, UnknownDefinitionError, first_line
 from ..export.manifest import MANIFEST, read_manifest
+from ..model_files import check_files, skip_unsuitable
 from ..option import METADATA_KEY
 from ..registry import registry
 from ..shared_options import AttentionImplementation
+from ..strict_json import read_object
 from .shrink import shrunk
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class Subject:
     ) -> None:
         self.directory, self.settings, self.full, self.seed = directory, settings, full, seed
         self.place = place / directory.resolve().name  # loaders call the module of the sources after it
-        shutil.copytree(directory, self.place, ignore=shutil.ignore_patterns(*WEIGHTS))
+        check_files(directory, CheckError)
+        shutil.copytree(directory, self.place, ignore=skip_unsuitable(WEIGHTS))
         if not full:
             self._shrink()
 
@@ -55,7 +58,7 @@ class Subject:
         from transformers import AutoConfig
 
         file = self.place / "config.json"
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_object(file)
         config = AutoConfig.from_pretrained(self.directory, trust_remote_code=True)
         content |= shrunk(config.to_dict(), config.attribute_map)
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -68,7 +71,7 @@ class Subject:
     @cached_property
     def is_builtin(self) -> bool:
         """Whether the model is a class of transformers itself: the directory has no code of its own."""
-        content = json.loads((self.place / "config.json").read_text(encoding="utf-8"))
+        content = read_object(self.place / "config.json")
         return not self.is_ours and "auto_map" not in content
 
     @cached_property
@@ -132,7 +135,7 @@ class Subject:
 
         Unlike `config`, which changes it afterwards, and tells no rule of it.
         """
-        content = json.loads((self.place / "config.json").read_text(encoding="utf-8")) | dict(changes)
+        content = read_object(self.place / "config.json") | dict(changes)
         config = self._config_class.from_dict(content)
         config.name_or_path = str(self.place)
         return config

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
+from ..model_files import read_text
 from ..option_spec import did_you_mean
 from ..paths import expanded
 from ..yaml_text import YamlError, YamlText, parse_yaml
@@ -148,7 +149,7 @@ def read_configuration(file: Path) -> DatasetConfiguration:
         DataError: It is no valid YAML, a key is unknown, has a wrong value or does nothing, or files are missing.
     """
     try:
-        document = parse_yaml(file.read_text(encoding="utf-8"))
+        document = parse_yaml(read_text(file))
     except YamlError as error:
         raise DataError(f"{file}:{error.line}:{error.column}: {error.problem}") from None
     except (OSError, UnicodeDecodeError) as error:

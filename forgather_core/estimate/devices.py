@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import ConfigurationError
+from ..model_files import read_text
 from ..paths import expanded
 from ..yaml_text import YamlError, parse_yaml
 
@@ -52,7 +53,7 @@ def load_devices(path: Path | None = None) -> list[Device]:
     shown = str(path) if path is not None else "devices.yaml"
     source = expanded(path) if path is not None else files("forgather_core.estimate") / "devices.yaml"
     try:
-        document = parse_yaml(source.read_text(encoding="utf-8"))
+        document = parse_yaml(read_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"--hardware: {shown} cannot be read: {getattr(error, 'strerror', error)}") from None
     except YamlError as error:

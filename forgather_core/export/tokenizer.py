@@ -12,9 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import TokenizerError, first_line
+from ..model_files import check_files, read_text
 from ..option_spec import did_you_mean
 from ..paths import expanded
 from ..quiet import quiet_transformers
+from ..strict_json import read_object
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
@@ -66,11 +68,13 @@ def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None
         TokenizerError: There is no such tokenizer here, and the name cannot be a hub's.
     """
     place = _find(spec, base)
+    if isinstance(place, Path):
+        check_files(place, TokenizerError)
     if isinstance(place, str) or not (place / "tokenizer.json").is_file():
         return None
     try:
-        content = json.loads((place / "tokenizer.json").read_text(encoding="utf-8"))
-        config = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
+        content = read_object(place / "tokenizer.json")
+        config = read_object(place / "tokenizer_config.json")
         ids = dict(content["model"]["vocab"]) | {item["content"]: item["id"] for item in content["added_tokens"]}
         named = {name: _token_text(config.get(name)) for name in SPECIAL_TOKENS}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -83,7 +87,7 @@ def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None
         source=place,
         vocab_size=max(ids.values()) + 1,
         model_max_length=_limit(config.get("model_max_length")),
-        chat_template=template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template"),
+        chat_template=read_text(template) if template.is_file() else config.get("chat_template"),
         **{f"{name}_id": ids.get(named[name] or "") for name in ("bos_token", "eos_token", "pad_token", "unk_token")},
     )
 
@@ -99,6 +103,8 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
         TokenizerError: There is none, it cannot be read, or the hub cannot be reached.
     """
     place = _find(spec, base)
+    if isinstance(place, Path):
+        check_files(place, TokenizerError)
     from transformers import AutoTokenizer
 
     try:
@@ -167,7 +173,7 @@ def resolve_chat_template(spec: str, base: Path | None = None) -> str:
         known = f"{', '.join(names)}){did_you_mean(spec, names)}"
         raise TokenizerError(f"chat_template: '{spec}' is no file, and none of the shipped ones ({known}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise TokenizerError(f"chat_template: {path} cannot be read: {error}") from None
     _check_template(text, path)

@@ -181,7 +181,7 @@ def test_a_directory_without_a_tokenizer_asks_for_one(tmp_path: Path) -> None:
     [
         (None, "there is no .*config.json: name a Hugging Face model directory"),
         ("{", "cannot be read"),
-        ("[1]", "is no JSON object"),
+        ("[1]", "is not a JSON object"),
         ("{}", "the model_type is 'None'"),
         ('{"model_type": "llama", "hidden_size": "wide"}', "config.json: "),
     ],

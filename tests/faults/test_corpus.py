@@ -227,7 +227,7 @@ HEADERS: dict[str, tuple[Builder, Outcome]] = {
     ),
     "zeros without end": (
         lambda directory: sparse(directory / SINGLE, 2**40),
-        Refused(SINGLE, "not JSON"),
+        Refused(SINGLE, "begins with zeros"),
     ),
     "one byte of data too few": (file(SINGLE, lambda: intact()[:-1]), Refused(SINGLE, "truncated")),
     "half of its header": (file(SINGLE, lambda: intact()[:200]), Refused(SINGLE, "ends within its header")),

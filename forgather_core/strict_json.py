@@ -1,0 +1,126 @@
+"""Strict JSON of unknown origin: limits on size and nesting, no name twice in one object, no NaN."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .disk import read_regular
+from .printable import printable, shortened
+
+LIMIT = 100_000_000  # bytes; the safetensors format has the same bound for its header
+DEPTH = 100  # objects and lists within each other
+
+CONFIG_BYTES = 16_000_000
+CONFIG_BRACKETS = 400_000
+CONFIG_VALUES = 1_000_000
+TOKENIZER_BYTES = 64_000_000
+TOKENIZER_BRACKETS = 2_000_000  # a merge of two tokens is a list
+TOKENIZER_VALUES = 4_000_000
+
+
+def parse_object(
+    data: bytes, brackets: int, *, values: int | None = None, infinite: bool = False, depth: int | None = None
+) -> dict[str, Any]:
+    """Parse the JSON object in `data`.
+
+    Args:
+        data: The text.
+        brackets: How many objects and lists there may be: each takes far more memory than it has text.
+        values: How many values there may be; None for any number.
+        infinite: Accept `Infinity` and `-Infinity`, which transformers 4 writes into some configurations.
+        depth: How many objects and lists may contain each other; None for as many as Python parses.
+
+    Raises:
+        ValueError: It is not a JSON object, or it is beyond a limit, or a name occurs twice in one object. The text is
+            a reason.
+    """
+    if len(data) > LIMIT:
+        raise ValueError(f"{len(data):,} bytes of JSON are more than the {LIMIT:,} allowed")
+    if data.count(b"[") + data.count(b"{") > brackets:
+        raise ValueError("it has more lists and objects than it can have use for")
+    if values is not None and data.count(b",") > values:
+        raise ValueError("it has more values than it can have use for")
+    try:
+        content = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_once,
+            parse_constant=_only_infinity if infinite else _refuse_constant,
+        )
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON ({error.msg} at byte {error.pos})") from None
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - the content is wrong, not a type of the program
+    if depth is not None:
+        check_depth(content, depth)
+    return content
+
+
+def check_depth(value: Any, depth: int = DEPTH) -> None:
+    """Check how deeply objects and lists are nested.
+
+    Raises:
+        ValueError: They are nested more than `depth` deep. The text is a reason.
+    """
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            item
+            for outer in level
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return
+    raise ValueError(f"its JSON is nested too deeply (more than {depth} levels)")
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON file of a model directory, such as config.json.
+
+    Raises:
+        OSError: It is missing, or not a regular file, or too large, or cannot be read.
+        ValueError: Its content is not a JSON object, or is beyond the limits. The text is a reason.
+    """
+    return parse_file(file)[1]
+
+
+def parse_file(file: Path) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of a JSON file of a model directory, and its content; raises as `read_object`."""
+    large = is_tokenizer(file.name)
+    data = read_regular(file, TOKENIZER_BYTES if large else CONFIG_BYTES)
+    content = parse_object(
+        data,
+        TOKENIZER_BRACKETS if large else CONFIG_BRACKETS,
+        values=TOKENIZER_VALUES if large else CONFIG_VALUES,
+        infinite=True,
+        depth=DEPTH,
+    )
+    return data, content
+
+
+def is_tokenizer(name: str) -> bool:
+    """Whether a JSON file of this name holds a vocabulary, which is larger than a configuration."""
+    return name in {"tokenizer.json", "vocab.json"}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"'{printable(shortened(twice, 120))}' occurs twice")
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _only_infinity(name: str) -> float:
+    return float(name) if name != "NaN" else _refuse_constant(name)

@@ -1,0 +1,411 @@
+"""Files made to harm whoever reads them: each command ends soon, in little memory, with little and clean output."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.faults.test_corpus import BIN, INDEX, SINGLE, framed, parts, sparse
+
+pytestmark = pytest.mark.faults
+
+SECONDS = 30
+MEMORY = 1_000_000_000  # bytes, resident
+OUTPUT = 100_000  # bytes
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def both(self) -> str:
+        return self.out + self.err
+
+
+def forgather(*arguments: str | Path, cwd: Path, raw: bool = False) -> Done:
+    """Run a command within the limits, and check what it prints."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "forgather_cli.main", *map(str, arguments)]
+    out, err = cwd.parent / "out.txt", cwd.parent / "err.txt"
+    with out.open("wb") as o, err.open("wb") as e:
+        start = time.monotonic()
+        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=o, stderr=e)
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            if time.monotonic() - start > SECONDS or _resident(process.pid) > 2 * MEMORY:
+                process.send_signal(signal.SIGKILL)
+                os.wait4(process.pid, 0)
+                pytest.fail(f"{arguments}: more than {SECONDS} s, or {2 * MEMORY:,} bytes")
+            time.sleep(0.02)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert usage.ru_maxrss * 1024 < MEMORY
+    done = Done(process.returncode, out.read_bytes().decode(), err.read_bytes().decode())
+    assert "Traceback" not in done.err, done.err[-2000:]
+    if not raw:
+        assert len(done.out) + len(done.err) < OUTPUT
+    odd = {c for c in done.both if c != "\n" and not c.isprintable()}
+    assert not odd
+    return done
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def refused(done: Done, *patterns: str) -> None:
+    assert done.code == 2, done.both[-2000:]
+    assert done.err.count("\n") == 1
+    for pattern in patterns:
+        assert re.search(pattern, done.err), done.err
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A directory with weights and nothing else."""
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / SINGLE).write_bytes(framed(*parts({"a.weight": torch.ones(2, 3)})))
+    return directory
+
+
+# H3 ------------------------------------------------------------------------------------------------------------------
+
+
+def fifo(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def unix_socket(file: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        before = Path.cwd()
+        os.chdir(file.parent)  # the path of a socket is short
+        server.bind(file.name)
+        os.chdir(before)
+
+
+def device(file: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
+def huge(file: Path) -> None:
+    sparse(file, 2**32)
+
+
+def nested(file: Path) -> None:
+    file.write_text('{"model_type": ' + "[" * 200_000)
+
+
+def nested_900(file: Path) -> None:
+    file.write_text('{"model_type": "llama", "x": ' + "[" * 900 + "]" * 900 + "}")
+
+
+def twice(file: Path) -> None:
+    file.write_text('{"model_type": "llama", "model_type": "llama"}')
+
+
+def nan(file: Path) -> None:
+    file.write_text('{"model_type": "llama", "rms_norm_eps": NaN}')
+
+
+ODD_FILES: dict[str, Callable[[Path], None]] = {
+    made.__name__: made for made in (fifo, unix_socket, device, huge, nested, nested_900, twice, nan)
+}
+
+
+@pytest.mark.regression("H3")
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_odd_config_json_is_refused_by_like_and_verify(model: Path, kind: str) -> None:
+    ODD_FILES[kind](model / "config.json")
+    refused(forgather("-t", "llama", "model", "--like", model, "show", cwd=model), "config.json")
+    refused(forgather("verify", model, cwd=model), "config.json")
+
+
+@pytest.mark.regression("H3")
+@pytest.mark.parametrize("kind", ["fifo", "huge", "nested"])
+def test_odd_config_json_does_not_keep_weights_from_being_read(model: Path, kind: str) -> None:
+    ODD_FILES[kind](model / "config.json")
+    assert "a.weight" in forgather("checkpoint", "inspect", model, cwd=model).out
+
+
+@pytest.mark.regression("H3")
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("kind", ["fifo", "huge"])
+def test_odd_files_beside_config_json_are_refused(model: Path, kind: str, name: str) -> None:
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    ODD_FILES[kind](model / name)
+    refused(forgather("-t", "llama", "model", "--like", model, "show", cwd=model), name)
+
+
+@pytest.mark.regression("H3")
+@pytest.mark.parametrize("kind", ["fifo", "device", "huge"])
+def test_odd_yaml_and_templates_are_refused(model: Path, kind: str) -> None:
+    ODD_FILES[kind](model / "mine.yaml")
+    refused(forgather("-t", "mine.yaml", "model", "show", cwd=model), "mine")
+    refused(forgather("-t", "llama", "model", "--hardware", "mine.yaml", "estimate", cwd=model), "mine.yaml")
+
+
+# H4 ------------------------------------------------------------------------------------------------------------------
+
+
+def archive(file: Path, description: bytes) -> None:
+    with zipfile.ZipFile(file, "w") as written:
+        written.writestr("archive/data.pkl", description)
+        written.writestr("archive/byteorder", "little")
+
+
+def _long(number: int) -> bytes:
+    return pickle.LONG1 + b"\x0a" + number.to_bytes(10, "little", signed=True)
+
+
+PRIME = 2**61 - 1  # Python's hash of an integer is its remainder
+PICKLES: dict[str, bytes] = {
+    "colliding names": b"\x80\x02}(" + b"".join(_long(n * PRIME) + b"N" for n in range(1, 40_000)) + b"u.",
+    "negative names": b"\x80\x02}(" + b"".join(_long(-n * PRIME) + b"N" for n in range(1, 40_000)) + b"u.",
+    "colliding memo": b"\x80\x02}" + b"".join(b"p%d\n" % (n * PRIME) for n in range(1, 40_000)) + b".",
+    "lists": b"\x80\x02" + b"]" * 45_000_000 + b".",
+    "marks": b"\x80\x02" + b"(" * 45_000_000 + b".",
+    "memo": b"\x80\x04}" + b"\x94" * 45_000_000 + b".",
+    "a list of lists": b"\x80\x02]" + b"]a" * 22_000_000 + b".",
+    "dictionaries": b"\x80\x02]" + b"}a" * 22_000_000 + b".",
+    "a long text": b"\x80\x02X" + struct.pack("<I", 2**31) + b"x.",
+    "a number of a megabyte": b"\x80\x02L" + b"9" * 2**20 + b"L\n.",
+}
+
+
+@pytest.mark.regression("H4")
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("name", PICKLES)
+def test_pickles_are_bounded(model: Path, name: str, old: bool) -> None:
+    file = model / BIN
+    if old:
+        file.write_bytes(b"".join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {})) + PICKLES[name])
+    else:
+        archive(file, PICKLES[name])
+    refused(forgather("checkpoint", "inspect", file, cwd=model), BIN)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_thousands_of_tensors_load(model: Path, shared: bool) -> None:
+    one = torch.zeros(4)
+    torch.save({f"experts.{n}.weight": one[:2] if shared else torch.zeros(2) for n in range(20_000)}, model / BIN)
+    assert "20000" in forgather("checkpoint", "inspect", model / BIN, cwd=model).out.replace(",", "")
+
+
+# H5 ------------------------------------------------------------------------------------------------------------------
+
+
+def zip64(size: int, count: int, start: int) -> bytes:
+    end = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, start)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, start + size, 1)
+    return end + locator + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 65535, 65535, 2**32 - 1, 2**32 - 1, 0)
+
+
+@pytest.mark.regression("H5")
+@pytest.mark.parametrize("count", [1, 2**32, 65_000_000])
+def test_a_directory_of_gigabytes_is_refused(model: Path, count: int) -> None:
+    with (model / BIN).open("wb") as file:
+        file.write(b"PK\x03\x04")
+        file.seek(3 * 10**9)
+        file.write(zip64(3 * 10**9, count, 0))
+    refused(forgather("checkpoint", "inspect", model / BIN, cwd=model), "archive")
+
+
+@pytest.mark.regression("H5")
+def test_very_many_records_are_refused(model: Path) -> None:
+    entry = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0)
+    records = b"".join(entry + b"d%07d" % n for n in range(700_000))
+    (model / BIN).write_bytes(b"PK\x03\x04" + b"\0" * 26 + records + zip64(len(records), 700_000, 30))
+    refused(forgather("checkpoint", "inspect", model / BIN, cwd=model), "700,000 records")
+
+
+# H6, H9 --------------------------------------------------------------------------------------------------------------
+
+NASTY = ["[/x]", "[red]", "\x1b[2J", "\x9b2J", "\x00", "\x7f", "\n", "\r"]
+NASTY += ["\u202e", "\u2066", "\u200b", "\u2028", "\ud800"]
+
+
+@pytest.fixture
+def nasty(model: Path) -> Path:
+    """An index and names full of what controls a terminal."""
+    (model / SINGLE).unlink()
+    names = [f"t{text}.weight" for text in NASTY]
+    (model / "model-1.safetensors").write_bytes(framed(*parts({name: torch.ones(1) for name in names})))
+    metadata = {f"k{text}": f"v{text}" for text in NASTY} | {"n": 1e999, "total_size": "\x1b[31m"}
+    text = json.dumps({"metadata": metadata, "weight_map": dict.fromkeys(names, "model-1.safetensors")})
+    (model / INDEX).write_text(text.replace("Infinity", "1e999"))
+    return model
+
+
+@pytest.mark.regression("H6")
+@pytest.mark.parametrize("options", [(), ("--all",), ("--json",)])
+def test_nothing_in_a_checkpoint_reaches_the_terminal(nasty: Path, options: tuple[str, ...]) -> None:
+    done = forgather("checkpoint", "inspect", nasty, *options, cwd=nasty)
+    assert done.code == 0
+    assert "[/x]" in done.out
+    if options == ("--json",):
+        report = json.loads(done.out, parse_constant=pytest.fail)
+        assert {item["name"] for item in report["tensors"]} == {f"t{text}.weight" for text in NASTY}
+        assert done.out.isascii()
+
+
+@pytest.mark.regression("H6")
+def test_deeply_nested_metadata_is_no_traceback(nasty: Path) -> None:
+    content = json.loads((nasty / INDEX).read_text())
+    deep = '{"a":' * 900 + "1" + "}" * 900
+    content["metadata"] = {"x": "DEEP"}
+    (nasty / INDEX).write_text(json.dumps(content).replace('"DEEP"', deep))
+    for options in ((), ("--json",)):
+        refused(forgather("checkpoint", "inspect", nasty, *options, cwd=nasty), "nested too deeply")
+
+
+@pytest.mark.regression("H9")
+def test_a_report_on_very_many_names_is_short(model: Path) -> None:
+    header, data = {}, b"\0" * 400_000
+    for n in range(100_000):
+        header[f"u{n}x"] = {"dtype": "F16", "shape": [1], "data_offsets": [2 * n, 2 * n + 2]}
+    header["lm_head.weight"] = {"dtype": "F16", "shape": [100_000], "data_offsets": [200_000, 400_000]}
+    (model / SINGLE).write_bytes(framed(header, data))
+    done = forgather("checkpoint", "inspect", model, "--all", cwd=model)
+    assert done.code == 0
+    assert re.search(r"and \d+,\d+ more; --json lists all", done.out)
+    done = forgather("checkpoint", "inspect", model, "--json", cwd=model, raw=True)
+    assert len(json.loads(done.out)["tensors"]) == 100_001
+
+
+@pytest.mark.regression("H9")
+def test_very_many_non_finite_names_are_cut(model: Path) -> None:
+    (model / SINGLE).rename(model / "model-1.safetensors")
+    metadata = {"non_finite": [f"name{n}" for n in range(200_000)]}
+    index = {"metadata": metadata, "weight_map": {"a.weight": "model-1.safetensors"}}
+    (model / INDEX).write_text(json.dumps(index))
+    done = forgather("checkpoint", "inspect", model, cwd=model)
+    assert done.code == 0
+    assert "more" in done.out
+
+
+# H10, H11 ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.regression("H10")
+@pytest.mark.parametrize(
+    "make", [lambda: torch.zeros(1).expand(2**20, 2**20), lambda: torch.zeros(2**20).as_strided((2**19, 2**19), (1, 1))]
+)
+def test_expanded_tensors_are_not_written_in_full(model: Path, make: Callable[[], torch.Tensor]) -> None:
+    torch.save({"w": make()}, model / BIN)
+    refused(forgather("checkpoint", "convert", model / BIN, model.parent / "new", cwd=model), BIN, "'w' repeats")
+    assert not (model.parent / "new").exists()
+
+
+def test_small_expanded_tensors_are_converted(model: Path) -> None:
+    torch.save({"w": torch.arange(3.0).expand(4, 3)}, model / BIN)
+    done = forgather("checkpoint", "convert", model / BIN, model.parent / "new", "--format", "safetensors", cwd=model)
+    assert done.code == 0, done.err
+
+
+@pytest.mark.regression("H11")
+@pytest.mark.parametrize("limit", [1024, 256])
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_more_shards_than_descriptors(model: Path, suffix: str, limit: int) -> None:
+    (model / SINGLE).unlink()
+    entry, weight_map = (INDEX if suffix == ".safetensors" else BIN + ".index.json"), {}
+    for n in range(1500):
+        name = f"{'model' if suffix == '.safetensors' else 'pytorch_model'}-{n:05d}{suffix}"
+        state = {f"{n}.weight": torch.full((3,), float(n))}
+        if suffix == ".bin":
+            torch.save(state, model / name)
+        else:
+            (model / name).write_bytes(framed(*parts(state)))
+        weight_map[f"{n}.weight"] = name
+    (model / entry).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    program = f"""
+import resource, sys, torch
+resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
+from torch import nn
+from forgather_core.checkpoint import convert_checkpoint, inspect_checkpoint, load_checkpoint
+def net():
+    return nn.ModuleList(nn.ParameterDict({{"weight": nn.Parameter(torch.zeros(3))}}) for _ in range(1500))
+for assign in (False, True):
+    model = net()
+    assert load_checkpoint(sys.argv[1], model, assign=assign).complete
+    assert all(bool((p == n).all()) for n, p in enumerate(model.parameters()))
+assert len(inspect_checkpoint(sys.argv[1], verify_checksums=True)["files"]) == 1500
+convert_checkpoint(sys.argv[1], sys.argv[2], max_shard_size="1B")
+assert load_checkpoint(sys.argv[2], net(), verify_checksums=True).complete
+"""
+    command = [sys.executable, "-c", program, str(model), str(model.parent / "new")]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+
+
+# H12 -----------------------------------------------------------------------------------------------------------------
+
+FOREIGN = {
+    "GGUF": (b"GGUF\x03\0\0\0" + b"\0" * 100, "GGUF"),
+    "gzip": (b"\x1f\x8b\x08\0" + b"x" * 100, "gzip"),
+    "zeros": (b"\0" * 5000, "zeros"),
+    "html": (b"<!DOCTYPE html>\n<html></html>", "web page"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "git lfs pull"),
+    "zip": (b"PK\x03\x04" + b"\0" * 100, "truncated|rename it to .bin"),
+}
+
+
+@pytest.mark.regression("H12")
+@pytest.mark.parametrize("file", [SINGLE, BIN])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_foreign_files_are_named(model: Path, kind: str, file: str) -> None:
+    content, pattern = FOREIGN[kind]
+    (model / file).write_bytes(content)
+    refused(forgather("checkpoint", "inspect", model / file, cwd=model), pattern)
+
+
+@pytest.mark.regression("H12")
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("__0_0.distcp", "format_utils dcp_to_torch"),
+        ("global_step10", "zero_to_fp32"),
+        ("zero_pp_rank_0_mp_rank_00_optim_states.pt", "DeepSpeed"),
+        ("adapter_model.safetensors", "merge_and_unload"),
+        ("tf_model.h5", "TensorFlow"),
+        ("flax_model.msgpack", "Flax"),
+        ("checkpoint-10", "checkpoint-10"),
+        ("x.gguf", "GGUF"),
+    ],
+)
+def test_foreign_directories_are_named(model: Path, name: str, pattern: str) -> None:
+    (model / SINGLE).unlink()
+    if "." in name:
+        (model / name).write_bytes(b"x")
+    else:
+        (model / name).mkdir()
+    refused(forgather("checkpoint", "inspect", model, cwd=model), "holds no weights", pattern)
