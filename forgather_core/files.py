@@ -88,8 +88,8 @@ def replace_directory(staging: Path, target: Path, *, known: Collection[str] | N
     Args:
         staging: The new directory, from `staging_directory(target)`.
         target: Its place.
-        known: The entries of `target` when its files were carried over. What other processes have written there since
-            is brought along; without this, nothing is.
+        known: The entries of `target` when its files were carried over, `FOLDER/NAME` within folders. What other
+            processes have written there since is brought along; without this, nothing is.
 
     Raises:
         DirectoryError: The operating system refuses; `target` is as it was.
@@ -129,7 +129,8 @@ def _rescue(old: Path, new: Path, known: Collection[str]) -> None:
         if (entry.name not in known or _is_special(entry)) and not os.path.lexists(there):
             entry.rename(there)
         elif entry.is_dir() and not entry.is_symlink() and there.is_dir():
-            _rescue(entry, there, ())
+            inside = f"{entry.name}/"
+            _rescue(entry, there, {name.removeprefix(inside) for name in known if name.startswith(inside)})
 
 
 def _is_special(path: Path) -> bool:

@@ -13,7 +13,7 @@ from ..errors import DirectoryError
 from ..files import carry, carry_over, directory_lock, replace_directory, staging_directory, sweep_stale
 from ..settings import Settings
 from .contents import Plan, plan_contents, write_contents
-from .manifest import EDITED, MANIFEST, MISSING, SPECIAL, Manifest, edited_files, read_manifest
+from .manifest import EDITED, MANIFEST, MISSING, SPECIAL, TEMPLATES, Manifest, edited_files, read_manifest
 
 WEIGHT_GLOBS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
 _CHANGED = {EDITED: "had been edited", SPECIAL: "is not a regular file"}
@@ -83,6 +83,8 @@ class Draft:
             known, notes = None, tuple[str, ...]()
             if self.target.exists():
                 known = {entry.name for entry in self.target.iterdir()}
+                if _is_folder(self.target / TEMPLATES):
+                    known |= {f"{TEMPLATES}/{entry.name}" for entry in (self.target / TEMPLATES).iterdir()}
                 notes = _keep_what_is_not_ours(self, known - set(drop))
             replace_directory(self.path, self.target, known=known)
             self.path = self.target
@@ -174,10 +176,15 @@ def _keep_what_is_not_ours(draft: Draft, there: Collection[str]) -> tuple[str, .
     """Bring along every file that Forgather did not write, and a copy of those that were edited since."""
     target, staging, old = draft.target, draft.path, draft.old
     # Weights are never Forgather's to drop here, whatever a manifest lists.
-    ours = (
-        set() if old is None else {name.partition("/")[0] for name in old.files if not _is_weights(name)} | {MANIFEST}
-    )
+    ours = {name for name in old.files if not _is_weights(name)} | {MANIFEST} if old is not None else set()
+    inside = {name for name in there if name.startswith(f"{TEMPLATES}/")}
+    if any(name.startswith(f"{TEMPLATES}/") for name in ours) or os.path.lexists(staging / TEMPLATES):
+        there = set(there) - ({TEMPLATES} if inside else set())
+    else:
+        there = set(there) - inside  # the folder is not Forgather's: it is carried along as a whole
     foreign = sorted(set(there) - ours)
+    if any(name.startswith(f"{TEMPLATES}/") for name in foreign):
+        (staging / TEMPLATES).mkdir(exist_ok=True)
     notes = []
     for name in [name for name in foreign if os.path.lexists(staging / name)]:
         # A foreign file stands where the new model needs one of its own.
@@ -197,6 +204,10 @@ def _keep_what_is_not_ours(draft: Draft, there: Collection[str]) -> tuple[str, .
     if weights and _model_changed(draft.result.manifest, old):
         notes.append(f"the weights in {target} are from before this rebuild: {', '.join(weights)}")
     return tuple(notes)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _is_weights(name: str) -> bool:

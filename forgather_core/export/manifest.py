@@ -15,6 +15,7 @@ from ..disk import read_regular
 from ..errors import DirectoryError, first_line
 
 MANIFEST = "forgather.json"
+TEMPLATES = "additional_chat_templates"  # transformers' name: the one folder of a model directory with files of ours
 FORMAT = 1
 EDITED, MISSING, SPECIAL = "edited", "missing", "not a regular file"
 
@@ -98,11 +99,16 @@ def read_manifest(directory: Path) -> Manifest | None:
         data["options"] = {name: OptionRecord(**item) for name, item in data["options"].items()}
         data["files"] = {name: FileRecord(**item) for name, item in data["files"].items()}
         data["requires"] = tuple(data["requires"])
-        if bad := next((name for name in data["files"] if not _is_plain(name)), None):
+        if bad := next((name for name in data["files"] if not _is_own(name)), None):
             raise ValueError(f"{bad[:100]!r} is not the name of a file in the directory")
         return Manifest(**data)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DirectoryError(f"{file} is damaged ({repr(error)[:200]}); choose another --output-dir") from None
+
+
+def _is_own(name: str) -> bool:
+    """Whether Forgather may have written a file of this name, relative to the directory."""
+    return _is_plain(name.removeprefix(f"{TEMPLATES}/"))
 
 
 def _is_plain(name: str) -> bool:

@@ -155,7 +155,6 @@ def test_no_module_of_torch_draws_within_no_init_weights() -> None:
         ({"save_checkpoint": True}, "--save-checkpoint needs a real device"),
         ({"load_from_checkpoint": "x"}, "--load-from-checkpoint needs a real device"),
         ({"device": "cpu", "save_checkpoint": True, "no_init_weights": True}, "unset memory"),
-        ({"device": "cpu", "safetensors": True}, "--safetensors is a format"),
         ({"device": "cpu", "load_from_checkpoint": "nowhere"}, "there is no checkpoint"),
         ({"device": "cpu", "max_shard_size": "big"}, "no size"),
         ({"device": "cpux"}, "--device"),

@@ -115,7 +115,7 @@ def test_the_deviation_of_a_linear_layer() -> None:
 def test_llama_spreads(tied: bool, embedding: float) -> None:
     rows = reference.llama_spreads(SimpleNamespace(hidden_size=64, num_hidden_layers=8, tie_word_embeddings=tied))
     assert rows["embed_tokens"] == embedding
-    inner, outer = rows["(q|k|v|up)_proj"], rows["(o|gate|down)_proj"]
+    inner, outer = rows["(q|k|v|gate|up)_proj"], rows["(o|down)_proj"]
     assert isinstance(inner, float)
     assert outer == pytest.approx(inner / 4)
 

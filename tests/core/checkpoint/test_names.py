@@ -202,7 +202,7 @@ def test_an_adapter_alone_is_named_as_such(tmp_path: Path) -> None:
         load_checkpoint(saved(tmp_path, adapter(base=False)), Net())
     (tmp_path / "pytorch_model.bin").unlink()
     save_file(adapter(base=False), tmp_path / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match=r"is an adapter, .*merge_and_unload"):
+    with pytest.raises(CheckpointError, match=r"holds a PEFT adapter \(adapter_model.safetensors\).*merge_and_unload"):
         load_checkpoint(tmp_path, Net())
 
 

@@ -133,6 +133,40 @@ def test_a_changed_file_of_a_tokenizer_is_noticed(small: Settle, tmp_path: Path,
     assert prepare_directory(settings, target).state == "reused"
 
 
+def test_a_rebuild_keeps_what_the_user_has_among_the_templates(small: Settle, tmp_path: Path) -> None:
+    place, target = tmp_path / "tokenizer", tmp_path / "model"
+    place.mkdir()
+    write_tokenizer(load_tokenizer("bytes"), place, chat_template="{{ messages }}")
+    templates = place / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "rag.jinja").write_text("{{ messages }} rag")
+    settings = small(tokenizer=str(place))
+    prepare_directory(settings, target)
+    ours = target / "additional_chat_templates"
+    assert (ours / "rag.jinja").read_text() == "{{ messages }} rag"
+    (ours / "mine.jinja").write_text("mine")
+    (ours / "rag.jinja").write_text("edited")
+    prepare_directory(settings, target, refresh=True)
+    kept = {path.name: path.read_text() for path in ours.iterdir()}
+    assert kept == {"mine.jinja": "mine", "rag.jinja": "{{ messages }} rag", "rag.jinja.edited": "edited"}
+    (templates / "rag.jinja").unlink()
+    assert "rag" not in str(load_tokenizer(str(place)).tokenizer.chat_template)
+    prepare_directory(settings, target, refresh=True)
+    kept.pop("rag.jinja")
+    assert {path.name: path.read_text() for path in ours.iterdir()} == kept
+
+
+@pytest.mark.parametrize("name", ["runs/log", "/etc/x", "../x", "additional_chat_templates/../config.json", "a/b/c"])
+def test_a_manifest_names_no_file_elsewhere(small: Settle, tmp_path: Path, name: str) -> None:
+    prepare_directory(small(), tmp_path / "model")
+    manifest = tmp_path / "model" / "forgather.json"
+    content = json.loads(manifest.read_text())
+    content["files"][name] = content["files"]["config.json"]
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(DirectoryError, match="is not the name of a file in the directory"):
+        prepare_directory(small(), tmp_path / "model", refresh=True)
+
+
 def test_a_directory_without_those_digests_is_reused(small: Settle, tmp_path: Path) -> None:
     prepare_directory(small(), tmp_path / "model")
     manifest = tmp_path / "model" / "forgather.json"
