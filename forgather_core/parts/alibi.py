@@ -143,10 +143,11 @@ def _flex(
     """The bias as a score_mod, the mask as a block mask: no tensor of size T x S is ever made."""
     if dropout > 0:
         raise ValueError("flex_attention has no dropout: choose eager or sdpa, or set attention_dropout to 0")
-    query_position, key_position = (x.expand(query_BHTK.shape[0], -1) for x in token_positions)
+    query_position, key_position = (x.expand(query_BHTK.shape[0], *x.shape[1:]) for x in token_positions)
 
     def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return score + slopes[h] * (key_position[b, kv] - query_position[b, q])
+        key = key_position[b, kv] if key_position.dim() == 2 else key_position[b, q, kv]
+        return score + slopes[h] * (key - query_position[b, q])
 
     result_BHTK: Any = compile_friendly_flex_attention(
         query_BHTK,

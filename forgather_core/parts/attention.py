@@ -80,8 +80,10 @@ class Attention(SelfAttention):
         """
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)  # by head_dim: a tensor-parallel rank has fewer heads
         query_BTHK, key_BTGK = self.q_proj(hidden_states).view(heads), self.k_proj(hidden_states).view(heads)
-        if self.q_norm is not None and self.k_norm is not None:
-            query_BTHK, key_BTGK = self.q_norm(query_BTHK), self.k_norm(key_BTGK)
+        if self.q_norm is not None:
+            query_BTHK = self.q_norm(query_BTHK)
+        if self.k_norm is not None:
+            key_BTGK = self.k_norm(key_BTGK)
         query_BHTK, key_BGTK = query_BTHK.transpose(1, 2), key_BTGK.transpose(1, 2)
         value_BGTK = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         if position_embeddings is not None:
