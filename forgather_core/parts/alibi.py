@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.integrations.flex_attention import compile_friendly_flex_attention
 
 from forgather_core.parts.alibi_flash import flash_attention_with_alibi
+from forgather_core.parts.arguments import positive
 from forgather_core.parts.positions import TokenPositions, token_positions
 
 
@@ -22,6 +23,7 @@ def paper_slopes(num_heads: int) -> list[float]:
 
     Else, as the paper's code does, the slopes of the power of two below, and then every other one of the next power.
     """
+    positive(num_heads=num_heads)
     below = 2 ** math.floor(math.log2(num_heads))
     slopes = [2 ** (-8 * i / below) for i in range(1, below + 1)]
     return slopes + [2 ** (-8 * i / (2 * below)) for i in range(1, 2 * below + 1, 2)][: num_heads - below]
@@ -29,6 +31,7 @@ def paper_slopes(num_heads: int) -> list[float]:
 
 def half_slopes(num_heads: int) -> list[float]:
     """2^-(1 + 7i/(H-1)) for head i = 0, 1, ... of the first half of H heads, and 0 for the rest: no position there."""
+    positive(num_heads=num_heads)
     first = (num_heads + 1) // 2
     return [2 ** -(1 + 7 * i / max(num_heads - 1, 1)) for i in range(first)] + [0.0] * (num_heads - first)
 
@@ -46,6 +49,8 @@ class Alibi(nn.Module):
 
     def __init__(self, slopes: Sequence[float], *, trainable: bool) -> None:
         super().__init__()
+        if len(slopes) == 0 or any(not math.isfinite(slope) for slope in slopes):
+            raise ValueError(f"slopes must be at least one finite number, got {list(slopes)}")
         self.trainable = trainable
         self.slopes = nn.Parameter(torch.tensor(slopes, dtype=torch.float32), requires_grad=trainable)
         self.in_features, self.out_features = 1, len(slopes)
