@@ -90,9 +90,8 @@ def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tenso
     begun = _begun_in_cache(position_ids, past_length, real, is_real)
     if position_ids.shape[1] == 1:  # a token of generate(): nothing stands beside it that could break
         return begun
-    return (
-        torch.where(_breaks(position_ids, step, past_length, is_real), step + past_length, begun).cummax(dim=-1).values
-    )
+    breaks = _breaks(position_ids, step, past_length, is_real)
+    return torch.where(breaks, step + past_length, begun).cummax(dim=-1).values
 
 
 def _begun_in_cache(

@@ -42,7 +42,9 @@ def eager_attention(
     scores_BHTS = query_BHTK @ key_BHSK.transpose(-1, -2) * scaling
     if attention_mask is not None:
         scores_BHTS = scores_BHTS + attention_mask
-    weights_BHTS = scores_BHTS.float().softmax(-1).to(query_BHTK.dtype)
+    # At least float32; a float64 mask in float32 would be -inf, and a row that sees nothing NaN.
+    scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
+    weights_BHTS = scores_BHTS.softmax(-1).to(query_BHTK.dtype)
     weights_BHTS = nn.functional.dropout(weights_BHTS, dropout, module.training)
     return (weights_BHTS @ value_BHSK).transpose(1, 2).contiguous(), weights_BHTS
 
