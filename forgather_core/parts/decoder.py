@@ -90,7 +90,8 @@ class Decoder(Pretrained):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            use_cache, cache = False, _without(cache)
+            _check_unused(cache)
+            use_cache, cache = False, None
         here = self._layers_here()
         filled, layers = cache_of(here, cache), list(self.layers)[here]
         windows = [_window_of(layer) for layer in layers]
@@ -157,8 +158,8 @@ class Decoder(Pretrained):
         return self._alibi.attention_function(function, implementation) if self._alibi is not None else function
 
 
-def _without(cache: Cache | None) -> None:
-    """Drop a cache that gradient checkpointing cannot use: it would be filled a second time in backward."""
+def _check_unused(cache: Cache | None) -> None:
+    """Check that gradient checkpointing can go without a cache: backward would fill it a second time."""
     if cache is None:
         return
     if cache.get_seq_length() > 0:
