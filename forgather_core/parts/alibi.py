@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.integrations.flex_attention import compile_friendly_flex_attention
 
 from forgather_core.parts.alibi_flash import flash_attention_with_alibi
+from forgather_core.parts.arguments import positive
 from forgather_core.parts.positions import TokenPositions, token_positions
 
 
@@ -22,6 +23,7 @@ def paper_slopes(num_heads: int) -> list[float]:
 
     Else, as the paper's code does, the slopes of the power of two below, and then every other one of the next power.
     """
+    positive(num_heads=num_heads)
     below = 2 ** math.floor(math.log2(num_heads))
     slopes = [2 ** (-8 * i / below) for i in range(1, below + 1)]
     return slopes + [2 ** (-8 * i / (2 * below)) for i in range(1, 2 * below + 1, 2)][: num_heads - below]
@@ -29,6 +31,7 @@ def paper_slopes(num_heads: int) -> list[float]:
 
 def half_slopes(num_heads: int) -> list[float]:
     """2^-(1 + 7i/(H-1)) for head i = 0, 1, ... of the first half of H heads, and 0 for the rest: no position there."""
+    positive(num_heads=num_heads)
     first = (num_heads + 1) // 2
     return [2 ** -(1 + 7 * i / max(num_heads - 1, 1)) for i in range(first)] + [0.0] * (num_heads - first)
 
@@ -46,6 +49,8 @@ class Alibi(nn.Module):
 
     def __init__(self, slopes: Sequence[float], *, trainable: bool) -> None:
         super().__init__()
+        if len(slopes) == 0 or any(not math.isfinite(slope) for slope in slopes):
+            raise ValueError(f"slopes must be at least one finite number, got {list(slopes)}")
         self.trainable = trainable
         self.slopes = nn.Parameter(torch.tensor(slopes, dtype=torch.float32), requires_grad=trainable)
         self.in_features, self.out_features = 1, len(slopes)
@@ -143,10 +148,11 @@ def _flex(
     """The bias as a score_mod, the mask as a block mask: no tensor of size T x S is ever made."""
     if dropout > 0:
         raise ValueError("flex_attention has no dropout: choose eager or sdpa, or set attention_dropout to 0")
-    query_position, key_position = (x.expand(query_BHTK.shape[0], -1) for x in token_positions)
+    query_position, key_position = (x.expand(query_BHTK.shape[0], *x.shape[1:]) for x in token_positions)
 
     def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return score + slopes[h] * (key_position[b, kv] - query_position[b, q])
+        key = key_position[b, kv] if key_position.dim() == 2 else key_position[b, q, kv]
+        return score + slopes[h] * (key - query_position[b, q])
 
     result_BHTK: Any = compile_friendly_flex_attention(
         query_BHTK,

@@ -50,7 +50,7 @@ def flash_attention_with_alibi(
         [B, T, H, K] and no weights.
 
     Raises:
-        ValueError: Slopes are to be trained.
+        ValueError: Slopes are to be trained, or the mask has four dimensions.
         ImportError: flash-attn is not installed.
     """
     if slopes.requires_grad:
@@ -58,6 +58,8 @@ def flash_attention_with_alibi(
             "flash attention gives ALiBi's slopes no gradient: choose attn_implementation='sdpa' or 'flex_attention', "
             "or fixed slopes with alibi_trainable=False"
         )
+    if attention_mask is not None and attention_mask.dim() == 4:
+        raise ValueError("flash attention takes no mask of four dimensions: choose attn_implementation='sdpa'")
     if flash_attn_func is None:
         raise ImportError("ALiBi with flash attention needs the package flash-attn: choose 'sdpa' or 'flex_attention'")
     query, key, value = (x.transpose(1, 2) for x in (query_BHTK, key_BGSK, value_BGSK))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from forgather_core.parts.arguments import divisible, positive
 from forgather_core.parts.rotation import rotate
 from forgather_core.parts.self_attention import AttentionFunction, SelfAttention, eager_attention
 
@@ -25,6 +26,9 @@ class Attention(SelfAttention):
         sliding_window: How many keys a query sees, itself included; None means all.
         q_norm, k_norm: Applied to each head's query and key [B, T, heads, K] before they are rotated.
         alibi: Slopes of the H heads.
+
+    Raises:
+        ValueError: A size is not above 0, G does not divide H, or the slopes are not H.
     """
 
     def __init__(
@@ -41,9 +45,12 @@ class Attention(SelfAttention):
         k_norm: nn.Module | None = None,
         alibi: nn.Module | None = None,
     ) -> None:
+        positive(hidden_size=hidden_size)
+        divisible("num_heads", num_heads, "num_key_value_heads", num_key_value_heads)
         super().__init__(
             layer_idx=layer_idx,
             head_dim=head_dim,
+            num_heads=num_heads,
             num_key_value_groups=num_heads // num_key_value_heads,
             dropout=dropout,
             sliding_window=sliding_window,
@@ -80,8 +87,10 @@ class Attention(SelfAttention):
         """
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)  # by head_dim: a tensor-parallel rank has fewer heads
         query_BTHK, key_BTGK = self.q_proj(hidden_states).view(heads), self.k_proj(hidden_states).view(heads)
-        if self.q_norm is not None and self.k_norm is not None:
-            query_BTHK, key_BTGK = self.q_norm(query_BTHK), self.k_norm(key_BTGK)
+        if self.q_norm is not None:
+            query_BTHK = self.q_norm(query_BTHK)
+        if self.k_norm is not None:
+            key_BTGK = self.k_norm(key_BTGK)
         query_BHTK, key_BGTK = query_BTHK.transpose(1, 2), key_BTGK.transpose(1, 2)
         value_BGTK = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         if position_embeddings is not None:

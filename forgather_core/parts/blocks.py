@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from forgather_core.parts.arguments import positive, probability
+
 
 class Block(GradientCheckpointingLayer):
     """One layer of a decoder: [B, T, D] -> [B, T, D], recomputed in backward where that is asked for."""
@@ -32,6 +34,7 @@ class PreNormBlock(Block):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        probability(dropout=dropout)
         self.self_attn = self_attn
         self.mlp = mlp
         self.input_layernorm = input_layernorm
@@ -68,6 +71,7 @@ class PostNormBlock(Block):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        probability(dropout=dropout)
         self.self_attn = self_attn
         self.mlp = mlp
         self.post_attention_layernorm = post_attention_layernorm
@@ -95,4 +99,5 @@ class DeepNormBlock(PostNormBlock):
 
     def __init__(self, *, alpha: float, **parts: Any) -> None:
         super().__init__(**parts)
+        positive(alpha=alpha)
         self.alpha = alpha

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -20,6 +21,8 @@ from forgather_core.parts.positions import positions
 from forgather_core.parts.pretrained import Pretrained
 from forgather_core.parts.self_attention import AttentionFunction, SelfAttention, eager_attention
 from forgather_core.parts.weight_pieces import draw_seed
+
+logger = logging.get_logger(__name__)
 
 
 class Decoder(Pretrained):
@@ -77,17 +80,20 @@ class Decoder(Pretrained):
             position_ids: [B, T]. Where they restart, a new document begins, and sees nothing before it.
             past_key_values, cache: Keys and values of earlier tokens, by either name.
             inputs_embeds: What `embed_tokens` gives, instead of token ids.
-            use_cache: Whether to return a cache. Gradient checkpointing recomputes layers, and goes without one.
+            use_cache: Whether to return a cache. While gradients are recorded, gradient checkpointing recomputes
+                layers and uses no cache.
             **kwargs: Handed on to attention.
+
+        Raises:
+            ValueError: Gradient checkpointing records gradients, and the given cache holds tokens.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         cache = the_cache(past_key_values, cache)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if self.gradient_checkpointing and self.training:
-            if cache is not None and cache.get_seq_length() > 0:
-                raise ValueError("gradient checkpointing recomputes layers and cannot train upon a filled cache")
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            _check_unused(cache)
             use_cache, cache = False, None
         here = self._layers_here()
         filled, layers = cache_of(here, cache), list(self.layers)[here]
@@ -145,7 +151,7 @@ class Decoder(Pretrained):
             if self._alibi is not None:
                 layer = windows.index(window)
                 where = {"cache": cache, "past_length": cached_length(cache), "layer_idx": layer}
-                more |= self._alibi.arguments(inputs_embeds, given, **where)
+                more |= self._alibi.arguments(inputs_embeds, given, position_ids=position_ids, **where)
             masks[window] = (mask, more)
         return masks
 
@@ -153,6 +159,18 @@ class Decoder(Pretrained):
         implementation = self.config._attn_implementation
         function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         return self._alibi.attention_function(function, implementation) if self._alibi is not None else function
+
+
+def _check_unused(cache: Cache | None) -> None:
+    """Check that gradient checkpointing can go without a cache: backward would fill it a second time."""
+    if cache is None:
+        return
+    if cache.get_seq_length() > 0:
+        raise ValueError(
+            "gradient checkpointing recomputes layers and cannot train upon a filled cache: "
+            "pass no cache, call gradient_checkpointing_disable(), or use torch.no_grad()"
+        )
+    logger.warning_once("gradient checkpointing does not fill the cache while gradients are recorded")
 
 
 def _window_of(layer: Any) -> int | None:

@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from forgather_core.parts.arguments import positive, probability
+
 
 class FeedForward(nn.Module):
     """Position-wise feed-forward layer (arXiv:1706.03762, eq. 2): down(act(up(x))), with biases.
@@ -16,9 +18,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, *, activation: str, dropout: float = 0.0) -> None:
         super().__init__()
+        positive(hidden_size=hidden_size, intermediate_size=intermediate_size)
+        probability(dropout=dropout)
         self.up_proj = nn.Linear(hidden_size, intermediate_size)
         self.down_proj = nn.Linear(intermediate_size, hidden_size)
-        self.act_fn = ACT2FN[activation]
+        self.act_fn = _activation(activation)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -37,11 +41,18 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, *, activation: str) -> None:
         super().__init__()
+        positive(hidden_size=hidden_size, intermediate_size=intermediate_size)
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
-        self.act_fn = ACT2FN[activation]
+        self.act_fn = _activation(activation)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[B, T, hidden_size] -> [B, T, hidden_size]."""
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in ACT2FN:
+        raise ValueError(f"activation must be one that transformers knows, such as 'silu' or 'relu'; got {name!r}")
+    return ACT2FN[name]

@@ -72,8 +72,10 @@ def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tenso
     """The index, cached keys counted, at which the document of each query begins.
 
     A document goes on from one token to the next while its position grows by one; padding between them is skipped, and
-    its positions may have been counted or not. Up to the first break, queries go on with the last cached document,
-    which began as many tokens ago as their position says.
+    its positions may have been counted or not. After padding, a document begins only at the position with which the
+    row begins: generate() continues from the position of the last token, even if that is padding (0, 1, 2, 0, 0 | 1).
+    Up to the first break, queries go on with the last cached document, which began as many tokens ago as their
+    position says.
 
     Args:
         position_ids: [B, T], given by the caller.
@@ -88,7 +90,8 @@ def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tenso
     begun = _begun_in_cache(position_ids, past_length, real, is_real)
     if position_ids.shape[1] == 1:  # a token of generate(): nothing stands beside it that could break
         return begun
-    return torch.where(_breaks(position_ids, step, is_real), step + past_length, begun).cummax(dim=-1).values
+    breaks = _breaks(position_ids, step, past_length, is_real)
+    return torch.where(breaks, step + past_length, begun).cummax(dim=-1).values
 
 
 def _begun_in_cache(
@@ -100,18 +103,27 @@ def _begun_in_cache(
     count = real.long().cumsum(dim=-1)  # real tokens up to each key, itself included
     first = is_real.int().argmax(dim=-1, keepdim=True)
     cached = count.gather(1, (first + past_length).clamp(max=real.shape[1] - 1)) - is_real.gather(1, first).long()
-    older = (cached - position_ids.gather(1, first)).clamp(min=0)  # real tokens of documents before the current one
-    return torch.where(older > 0, (count <= older).sum(dim=-1, keepdim=True), 0)
+    position = position_ids.gather(1, first)
+    older = (cached - position).clamp(min=0)  # real tokens of documents before the current one
+    column = torch.arange(real.shape[1], device=real.device)
+    padding = torch.where(real | (column >= first + past_length), -1, column).amax(dim=-1, keepdim=True)
+    beyond = position - (first + past_length - 1 - padding)  # the position, less the real tokens since the padding
+    # Positions that continue from a padding's 0 or 1 count from there: they are no evidence of another document.
+    packed = (older > 0) & (beyond != 1) & (beyond != 2)
+    return torch.where(packed, (count <= older).sum(dim=-1, keepdim=True), 0)
 
 
-def _breaks(position_ids: Tensor, step: Tensor, is_real: Tensor | None) -> Tensor:
+def _breaks(position_ids: Tensor, step: Tensor, past_length: int | Tensor, is_real: Tensor | None) -> Tensor:
     """Whether another document begins at each query: [B, T] of bool."""
     if is_real is None:
         return torch.diff(position_ids, dim=-1, prepend=position_ids[:, :1] - 1) != 1
     latest = torch.where(is_real, step, -1).cummax(dim=-1).values
     previous = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)  # the real token before each, -1 if none here
     grown = position_ids - position_ids.gather(1, previous.clamp(min=0))
-    return is_real & (previous >= 0) & (grown != 1) & (grown != step - previous)
+    first = position_ids.gather(1, is_real.int().argmax(dim=-1, keepdim=True))
+    first = torch.where(torch.as_tensor(past_length, device=first.device) == 0, first, 0)
+    may_begin = (step - previous == 1) | (position_ids == first)
+    return is_real & (previous >= 0) & (grown != 1) & (grown != step - previous) & may_begin
 
 
 def _packed(starts: Tensor) -> bool:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from forgather_core.parts.arguments import positive
+
 
 class RMSNorm(nn.Module):
     """Root mean square layer normalisation (arXiv:1910.07467, eq. 4): x / sqrt(mean(x^2) + eps) * weight.
@@ -16,6 +18,9 @@ class RMSNorm(nn.Module):
 
     def __init__(self, hidden_size: int, *, eps: float) -> None:
         super().__init__()
+        positive(hidden_size=hidden_size)
+        if not 0 <= eps < float("inf"):
+            raise ValueError(f"eps must be at least 0 and finite, got {eps}")
         self.weight = nn.Parameter(torch.ones(hidden_size))
         self.eps = eps
 

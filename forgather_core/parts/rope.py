@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from forgather_core.parts.arguments import positive
 from forgather_core.parts.computed_buffers import ComputedBuffers
 
 
@@ -46,6 +47,9 @@ class Rope(ComputedBuffers):
 
     def __init__(self, head_dim: int, *, max_position_embeddings: int, rope_parameters: dict[str, Any]) -> None:
         super().__init__()
+        positive(max_position_embeddings=max_position_embeddings, head_dim=head_dim)
+        if head_dim % 2:
+            raise ValueError(f"head_dim must be even, got {head_dim}")
         self.numbers = RopeNumbers(head_dim, max_position_embeddings, rope_parameters)
         self.rope_type = rope_parameters["rope_type"]
         inv_freq, self.attention_scaling = self._frequencies()

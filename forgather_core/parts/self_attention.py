@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from forgather_core.parts.arguments import positive, probability
+
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
 
@@ -40,7 +42,9 @@ def eager_attention(
     scores_BHTS = query_BHTK @ key_BHSK.transpose(-1, -2) * scaling
     if attention_mask is not None:
         scores_BHTS = scores_BHTS + attention_mask
-    weights_BHTS = scores_BHTS.float().softmax(-1).to(query_BHTK.dtype)
+    # At least float32; a float64 mask in float32 would be -inf, and a row that sees nothing NaN.
+    scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
+    weights_BHTS = scores_BHTS.softmax(-1).to(query_BHTK.dtype)
     weights_BHTS = nn.functional.dropout(weights_BHTS, dropout, module.training)
     return (weights_BHTS @ value_BHSK).transpose(1, 2).contiguous(), weights_BHTS
 
@@ -58,6 +62,10 @@ class SelfAttention(nn.Module):
         dropout: Of the attention weights, while training.
         sliding_window: How many keys a query sees, itself included; None means all.
         alibi: The slopes by which a head sees distant keys less; None for none.
+        num_heads: H, with which the slopes are compared; None compares nothing.
+
+    Raises:
+        ValueError: A size is not above 0, the dropout is not in [0, 1), or the slopes are not H.
     """
 
     is_causal = True
@@ -72,8 +80,18 @@ class SelfAttention(nn.Module):
         dropout: float,
         sliding_window: int | None,
         alibi: nn.Module | None,
+        num_heads: int | None = None,
     ) -> None:
         super().__init__()
+        positive(head_dim=head_dim, num_key_value_groups=num_key_value_groups)
+        probability(dropout=dropout)
+        if layer_idx < 0:
+            raise ValueError(f"layer_idx must be at least 0, got {layer_idx}")
+        if sliding_window is not None:
+            positive(sliding_window=sliding_window)
+        slopes = getattr(alibi, "out_features", num_heads)
+        if num_heads is not None and slopes != num_heads:
+            raise ValueError(f"alibi must have one slope for each head, got {slopes} for num_heads={num_heads}")
         self.layer_idx, self.head_dim, self.dropout = layer_idx, head_dim, dropout
         self.num_key_value_groups, self.sliding_window = num_key_value_groups, sliding_window
         self.scaling = head_dim**-0.5

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from forgather_core.parts.arguments import positive
 from forgather_core.parts.self_attention import AttentionFunction, SelfAttention, eager_attention
 
 
@@ -35,9 +36,11 @@ class SingleHeadAttention(SelfAttention):
         sliding_window: int | None = None,
         alibi: nn.Module | None = None,
     ) -> None:
+        positive(hidden_size=hidden_size)
         super().__init__(
             layer_idx=layer_idx,
             head_dim=hidden_size,
+            num_heads=1,
             num_key_value_groups=1,
             dropout=dropout,
             sliding_window=sliding_window,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from forgather_core.parts.arguments import positive
 from forgather_core.parts.computed_buffers import ComputedBuffers
 
 
@@ -19,6 +20,9 @@ class SinusoidalPositions(ComputedBuffers):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
+        positive(hidden_size=hidden_size)
+        if hidden_size % 2:
+            raise ValueError(f"hidden_size must be even, got {hidden_size}")
         self.hidden_size = hidden_size
         self.register_buffer("inv_freq", self._frequencies(), persistent=False)
 
