@@ -18,6 +18,7 @@ from forgather_core.export.sources import Sources, collect_sources
 
 LLAMA = ["forgather_llama.configuration_llama", "forgather_llama.modeling_llama"]
 LLAMA_FILES = [
+    "arguments",
     "attention",
     "auto_classes",
     "blocks",
