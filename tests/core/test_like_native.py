@@ -98,6 +98,7 @@ def compared(ours: Any, native: Any) -> float:
     return float(torch.stack(worst).max())
 
 
+@pytest.mark.few(15)
 @pytest.mark.parametrize("spelling", ["type", "rope_type", "rope_parameters"])
 @pytest.mark.parametrize(
     "rope",
@@ -301,6 +302,7 @@ UNREAD: dict[str, tuple[str, dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.regression("like-native")
+@pytest.mark.few(4)
 @pytest.mark.parametrize("case", UNREAD)
 def test_construct_reports_keys_that_are_not_read(case: str, tmp_path: Path) -> None:
     kind, content, names = UNREAD[case]

@@ -133,7 +133,7 @@ def check_same(model: Any, other: Any) -> None:
 # --- ours to transformers --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.few(16)
+@pytest.mark.few(6)
 @HOW
 @TIES
 @EVERY
@@ -167,7 +167,7 @@ def test_a_save_over_transformers_own_is_loaded_in_the_new_dtype(definition: str
     check_same(by_transformers(place), model)
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("installed", [False, True], ids=["from a directory", "installed"])
 @EVERY
 def test_a_new_directory_gets_configuration_and_sources(
@@ -257,6 +257,7 @@ def test_a_model_on_meta_becomes_the_saved_one(
     assert all((p.grad is not None) == p.requires_grad for p in empty.parameters())
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
 @TIES
 @EVERY

@@ -121,7 +121,7 @@ def cases(names: Any, checks: Any) -> list[Any]:
     return [pytest.param(name, check, id=f"{name}-{check.name}") for name in names for check in checks]
 
 
-@pytest.mark.few(10)
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("case", "check"), cases(["deepone", "Mistral"], QUICK))
 def test_a_right_model_passes(case: str, check: Check, directory: Callable[[str], Path]) -> None:
     row = outcome(directory(case), check)
@@ -289,7 +289,7 @@ def mistaken(directory: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     return make
 
 
-@pytest.mark.few(12)
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("mistake", "name"), PLANTS)
 def test_a_planted_mistake_is_found(mistake: str, name: str, mistaken: Callable[[str], Path]) -> None:
     row = outcome(mistaken(mistake), BY_NAME[name])

@@ -295,7 +295,7 @@ def plant(made: Made, mistake: Mistake, place: Path) -> Made:
     return Made(path, made.settings)
 
 
-@pytest.mark.few(7)
+@pytest.mark.few(4)
 @pytest.mark.parametrize("mistake", QUICK_MISTAKES.values(), ids=QUICK_MISTAKES)
 def test_a_mistake_is_found(make: Make, mistake: Mistake, tmp_path: Path) -> None:
     wrong = plant(make(mistake.definition), mistake, tmp_path)

@@ -18,7 +18,7 @@ from .conftest import DEFINITIONS, Settle
 SMALL = {"num_hidden_layers": 2}
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_weights_and_buffers_are_those_of_the_real_model(
@@ -54,7 +54,7 @@ def cache_of(model: Any, rows: int, length: int, kind: str) -> int:
     return sum({x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in tensors}.values())
 
 
-@pytest.mark.few(8)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("length", [7, 40])
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 @pytest.mark.parametrize("definition", DEFINITIONS)
@@ -77,7 +77,7 @@ def test_the_cache_of_grouped_heads_by_hand(settled: Settle) -> None:
     assert memory.generation(5, 33).after("decode")[CACHE] == 5 * 33 * per_token
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_operations_are_those_of_the_formula(settled: Settle, definition: str, attention: str) -> None:
@@ -107,7 +107,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 PAIRS = [pytest.param(name, change, id=f"{name}-{change}") for name in DEFINITIONS for change in CHANGES]
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("definition", "change"), PAIRS)
 def test_any_batch_is_told_by_two_as_by_itself(settled: Settle, definition: str, change: dict[str, Any]) -> None:
     memory = Memory(settled(definition, **SMALL), device_type="cpu", **change)

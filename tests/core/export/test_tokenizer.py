@@ -110,6 +110,7 @@ def test_a_wrong_chat_template_is_said_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.regression("tokenizer-config")
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "name",
     ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "additional_chat_templates/rag.jinja"],
@@ -156,6 +157,7 @@ def test_a_rebuild_keeps_what_the_user_has_among_the_templates(small: Settle, tm
     assert {path.name: path.read_text() for path in ours.iterdir()} == kept
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", ["runs/log", "/etc/x", "../x", "additional_chat_templates/../config.json", "a/b/c"])
 def test_a_manifest_names_no_file_elsewhere(small: Settle, tmp_path: Path, name: str) -> None:
     prepare_directory(small(), tmp_path / "model")
