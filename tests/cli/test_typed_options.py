@@ -73,6 +73,8 @@ def test_an_option_of_other_commands_is_refused(cli: Cli, command: str, before: 
         ("--device cpu test --dataset-config x", "--dataset-config requires --dataset-project"),
         ("--device cpu test --packing best-fit", "--packing requires --packed"),
         ("verify --list --full", "--full requires a run of the checks"),
+        ("verify --list -r", "--refresh-model requires a run of the checks"),
+        ("verify --list --seed 3", "--seed requires a run of the checks"),
     ],
 )
 def test_an_option_without_effect_is_refused(cli: Cli, words: str, error: str) -> None:
@@ -95,6 +97,9 @@ def test_values_of_a_file_are_not_refused(cli: Cli) -> None:
         ("ls --device cpu", "--device has no effect on 'ls'; it belongs to 'model construct', 'model test'"),
         ("dataset ls --examples 3", "--examples has no effect on 'dataset ls'; it belongs to 'dataset show'"),
         ("checkpoint inspect x --lr 3", "--lr has no effect on 'checkpoint inspect'; it belongs to 'model test'"),
+        ("-t llama/4M verify x", "-t has no effect on 'verify'; it belongs to 'model'"),
+        ("-t llama/4M ls", "-t has no effect on 'ls'; it belongs to 'model'"),
+        ("-p . dataset ls", "-p has no effect on 'dataset'; it belongs to 'model' and 'ls'"),
         ("-t llama/4M model show --format bin", "--format has no effect on 'model show'; it belongs to 'checkpoint"),
     ],
 )
