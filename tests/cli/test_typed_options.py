@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from .conftest import LLAMA, Cli
 
@@ -127,11 +128,18 @@ def test_the_optimizer_trains_and_is_counted(cli: Cli) -> None:
 
 @pytest.mark.regression("R12")
 def test_the_report_names_the_weights(cli: Cli) -> None:
-    assert cli(*LLAMA, *SMALL, "--device", "cpu", "--save-checkpoint", "construct").code == 0
+    assert cli(*LLAMA, *SMALL, "--device", "cpu", "--save-checkpoint", "--safetensors", "construct").code == 0
     words = (*LLAMA, *SMALL, "--device", "cpu", "test", "--sequence-length", "8")
     assert cli(*words, "--seed", "3", "--json").json["setup"].get("weights") == "fresh, seed 3"
     ran = cli(*words, "--load-from-checkpoint", "output_models/llama_4m").out
     assert "weights                 loaded from output_models/llama_4m" in ran
+    file = Path("output_models/llama_4m")
+    tensors = load_file(*file.glob("*.safetensors"))
+    tensors.pop("model.norm.weight")
+    save_file(tensors, "part.safetensors")
+    part = cli(*words, "--load-from-checkpoint", "part.safetensors", "--json").json
+    assert part["setup"]["weights"] == f"loaded from part.safetensors; 1 of {len(tensors) + 1} tensors fresh, seed 0"
+    assert any("missing from part.safetensors: model.norm.weight" in note for note in part["notes"])
 
 
 @pytest.mark.regression("compare-dtype")
