@@ -20,6 +20,7 @@ import typer
 import typer.main
 
 from forgather_core.errors import ForgatherError
+from forgather_core.option_scope import listed
 from forgather_core.option_spec import did_you_mean
 from forgather_core.printable import one_line, printable, shortened
 from forgather_core.registry import registry
@@ -85,8 +86,13 @@ def _version(wanted: bool | None) -> None:
         raise typer.Exit()
 
 
+# The commands that use an option of the root.
+ROOT_SCOPES = {"-t": ("model",), "-p": ("model", "ls")}
+
+
 @app.callback()
 def root(
+    ctx: typer.Context,
     template: Annotated[
         str | None,
         typer.Option(
@@ -101,6 +107,10 @@ def root(
     ] = None,
 ) -> None:
     """Turn a model definition into a model directory that any Hugging Face tool loads."""
+    for flag, value in (("-t", template), ("-p", project)):
+        if value is not None and ctx.invoked_subcommand not in ROOT_SCOPES[flag]:
+            owners = listed(repr(name) for name in ROOT_SCOPES[flag])
+            raise ForgatherError(f"{flag} has no effect on '{ctx.invoked_subcommand}'; it belongs to {owners}")
     if project is not None and not Path(project).is_dir():
         raise ForgatherError(f"-p: there is no directory '{project}'")
 

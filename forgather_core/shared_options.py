@@ -102,7 +102,7 @@ class BuildOptions:
         ge=0,
         lt=2**63,
         commands=WRITTEN,
-        needs=(REAL_DEVICE, INITIALIZING),
+        needs=(REAL_DEVICE, INITIALIZING, LISTING),
     )
     attn_implementation: AttentionImplementation | None = option(
         None, help="Attention implementation (default: what transformers chooses, sdpa)", group=BUILD, commands=COMPUTED
@@ -164,6 +164,7 @@ class RunOptions:
         flags=("-r",),
         negatable=False,
         commands=WRITING,
+        needs=(LISTING,),
     )
     keep: bool = option(
         False,
@@ -171,6 +172,7 @@ class RunOptions:
         group=DIRECTORY,
         negatable=False,
         commands=WRITING,
+        needs=(LISTING,),
     )
     output_file: Path | None = option(
         None, help="Write output to file: .txt, .json, .html or .svg", group=OUTPUT, flags=("-o",), metavar="FILE"

@@ -44,6 +44,10 @@ begins with `forgather: error:`; 130, interrupted. Anything else is a bug and sh
 
 `-t` takes `llama/4M`, `llama` (its default preset), a YAML file, or the name of one in the project directory (`-p DIR`)
 or its `configs/`. Options of a model stand before or after the command; the later one wins. A value of `null` unsets.
+
+An option that is typed for a command that does not use it is refused, with the commands that do: `--steps has no
+effect on 'show'; it belongs to 'test'`. So is one that has no effect with the others: `--safetensors requires
+--save-checkpoint`. Values in YAML files are not refused, since one file may serve several commands.
 """
 
 

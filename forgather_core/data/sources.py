@@ -17,6 +17,7 @@ from .corpus import Corpus, Document
 
 BUFFER = 10_000  # rows among which a shuffled stream chooses
 SEED = 0
+MOST_BLANK = 1_000_000  # empty rows in succession, after which a stream is taken to have no others
 
 
 def configured_corpus(name: str, configuration: DatasetConfiguration) -> Corpus:
@@ -32,20 +33,24 @@ def configured_corpus(name: str, configuration: DatasetConfiguration) -> Corpus:
 def _documents(configuration: DatasetConfiguration) -> Iterator[Document]:
     column, is_chat = configuration.column, configuration.messages is not None
     key = f"{configuration.file}: " + ("messages" if is_chat else "text_column")
+    blank = 0
     for row in _rows(configuration):
         if column not in row:
             hint = did_you_mean(column, row)
             raise DataError(f"{key}: there is no column '{column}'{hint} (columns: {', '.join(row)})")
         value = row[column]
-        if value is None:
+        if value is None or value == [] or (isinstance(value, str) and not value.strip()):
+            blank += 1
+            if blank == MOST_BLANK:
+                raise DataError(f"{key}: {blank:,} rows in succession are empty in '{column}': use another column")
             continue
+        blank = 0
         if is_chat and not _is_chat(value):
             raise DataError(f"{key}: '{column}' holds {type(value).__name__}, not lists of {{role, content}}")
         if not is_chat and not isinstance(value, str):
             chats = ": for chats write 'messages' in the place of text_column" if _is_chat(value) else ""
             raise DataError(f"{key}: '{column}' holds {type(value).__name__}, not text{chats}")
-        if value.strip() if isinstance(value, str) else value:
-            yield value
+        yield value
 
 
 def _is_chat(value: Any) -> bool:

@@ -10,6 +10,9 @@ from .corpus import Corpus, Document
 
 MARGIN = 64  # tokens before a cut that may depend on what follows it
 NEAR = 256  # characters in which a cut looks for white space
+# Models whose tokens depend on nearby text only. Unigram chooses the best split of a whole text: the end of a long run
+# of equal characters may decide how its beginning is split.
+LOCAL_MODELS = {"BPE", "WordLevel", "WordPiece"}
 
 
 def tokenized_documents(
@@ -53,13 +56,15 @@ def _beginning(text: str, tokenizer: Any, longest: int | None) -> list[int]:
 
     A token may stand for any number of characters, so no number of characters is enough by itself. Beginnings of
     growing length are tokenized until two agree, with a margin for what the cut changes; if none do, the whole text is.
+    So is every text of a tokenizer that is not one of `LOCAL_MODELS`.
     """
 
     def encoded(part: str) -> list[int]:
         ids: list[int] = tokenizer(part, verbose=False)["input_ids"]
         return ids
 
-    if longest is None:
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if longest is None or type(model).__name__ not in LOCAL_MODELS:
         return encoded(text)
     size, known = 8 * longest + 1024, None
     while 2 * size < len(text):

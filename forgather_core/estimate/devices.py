@@ -40,8 +40,8 @@ class Device:
     source: str | None
 
     def flops_in(self, precision: str) -> float | None:
-        """Operations a second in fp32, bf16 or mixed; None where they are not known."""
-        return self.flops.get("bf16" if precision == "mixed" else precision)
+        """Operations a second in a precision; None where they are not known. Those of fp16 equal those of bf16."""
+        return self.flops.get("bf16" if precision in {"mixed", "fp16"} else precision)
 
 
 def load_devices(path: Path | None = None) -> list[Device]:

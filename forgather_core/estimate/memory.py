@@ -16,7 +16,13 @@ from ..shared_options import BuildOptions
 from .stage import Stage, Training
 from .timeline import CACHE, Batches, Timeline
 
-DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "mixed": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "mixed": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 # What a fused kernel keeps is what sdpa's keeps: the result, and one number a row and head.
 _TRACED = {"flash_attention_2": "sdpa", "flex_attention": "sdpa"}
 
@@ -27,7 +33,7 @@ class Memory:
     Args:
         settings: The settled options.
         optimizer: sgd, adamw, adamw_fused, adam8bit or none.
-        precision: fp32 or fp64; bf16, weights too; or mixed, where products are in bfloat16.
+        precision: fp32 or fp64; bf16 or fp16, weights too; or mixed, where products are in bfloat16.
         attention: The attention implementation.
         checkpointing: Whether layers are computed again in backward.
         fused: Whether parameters take their steps within backward.

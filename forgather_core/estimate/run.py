@@ -21,7 +21,7 @@ from .timeline import ACTIVATIONS, BUFFERS, CACHE, GRADIENTS, INPUTS, LOGITS, OP
 
 _RESERVED = "1 GiB of each device is left to its driver, to kernels' own memory and to gaps, which are not counted"
 # float16 takes what bfloat16 does, in memory and in time.
-_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "bf16", torch.float64: "fp64"}
+_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 _UNLIMITED = 2**20  # tokens of context, for a model that states no limit
 
 
@@ -117,7 +117,7 @@ def memory_of_step(settings: Settings, directory: Path) -> dict[str, Any]:
 def memory_of(
     settings: Settings, options: EstimateOptions, directory: Path | None = None, *, packed: bool = False
 ) -> tuple[Memory, str]:
-    """What answers for a model, and its precision: fp32, bf16, mixed or fp64.
+    """What answers for a model, and its precision: fp32, bf16, fp16, mixed or fp64.
 
     Args:
         settings: The settled options; dtype, attention and checkpointing are theirs.

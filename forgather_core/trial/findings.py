@@ -98,8 +98,10 @@ def _weights(made: Construction) -> str:
     build = made.settings.build
     if next(made.model.parameters()).is_meta:
         return "none, on meta"
-    if build.load_from_checkpoint is not None:
-        return f"loaded from {build.load_from_checkpoint}"
+    if made.loaded is not None:
+        left = len(made.loaded.missing) + len(made.loaded.other_shape)
+        fresh = f"; {left} of {left + len(made.loaded.loaded)} tensors fresh, seed {build.seed}" if left else ""
+        return f"loaded from {build.load_from_checkpoint}{fresh}"
     return f"fresh, seed {build.seed}"
 
 
@@ -172,7 +174,9 @@ def _notes(made: Construction, options: TrialOptions, trained: Trained | None) -
     if trained.without_gradient:
         names = ", ".join(trained.without_gradient)
         yield f"no gradient reached these parameters, which are outside the graph: {names}"
-    if made.settings.build.load_from_checkpoint is None:
+    if made.loaded is not None:
+        yield from (*made.loaded.notes, *made.loaded.problems())
+    else:
         yield from _about_initial_weights(model, trained)
     if made.saved is not None:
         yield "the saved checkpoint holds the weights from before the test"

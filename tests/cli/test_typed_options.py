@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from .conftest import LLAMA, Cli
 
@@ -73,6 +74,8 @@ def test_an_option_of_other_commands_is_refused(cli: Cli, command: str, before: 
         ("--device cpu test --dataset-config x", "--dataset-config requires --dataset-project"),
         ("--device cpu test --packing best-fit", "--packing requires --packed"),
         ("verify --list --full", "--full requires a run of the checks"),
+        ("verify --list -r", "--refresh-model requires a run of the checks"),
+        ("verify --list --seed 3", "--seed requires a run of the checks"),
     ],
 )
 def test_an_option_without_effect_is_refused(cli: Cli, words: str, error: str) -> None:
@@ -95,6 +98,9 @@ def test_values_of_a_file_are_not_refused(cli: Cli) -> None:
         ("ls --device cpu", "--device has no effect on 'ls'; it belongs to 'model construct', 'model test'"),
         ("dataset ls --examples 3", "--examples has no effect on 'dataset ls'; it belongs to 'dataset show'"),
         ("checkpoint inspect x --lr 3", "--lr has no effect on 'checkpoint inspect'; it belongs to 'model test'"),
+        ("-t llama/4M verify x", "-t has no effect on 'verify'; it belongs to 'model'"),
+        ("-t llama/4M ls", "-t has no effect on 'ls'; it belongs to 'model'"),
+        ("-p . dataset ls", "-p has no effect on 'dataset'; it belongs to 'model' and 'ls'"),
         ("-t llama/4M model show --format bin", "--format has no effect on 'model show'; it belongs to 'checkpoint"),
     ],
 )
@@ -122,11 +128,18 @@ def test_the_optimizer_trains_and_is_counted(cli: Cli) -> None:
 
 @pytest.mark.regression("R12")
 def test_the_report_names_the_weights(cli: Cli) -> None:
-    assert cli(*LLAMA, *SMALL, "--device", "cpu", "--save-checkpoint", "construct").code == 0
+    assert cli(*LLAMA, *SMALL, "--device", "cpu", "--save-checkpoint", "--safetensors", "construct").code == 0
     words = (*LLAMA, *SMALL, "--device", "cpu", "test", "--sequence-length", "8")
     assert cli(*words, "--seed", "3", "--json").json["setup"].get("weights") == "fresh, seed 3"
     ran = cli(*words, "--load-from-checkpoint", "output_models/llama_4m").out
     assert "weights                 loaded from output_models/llama_4m" in ran
+    file = Path("output_models/llama_4m")
+    tensors = load_file(*file.glob("*.safetensors"))
+    tensors.pop("model.norm.weight")
+    save_file(tensors, "part.safetensors")
+    part = cli(*words, "--load-from-checkpoint", "part.safetensors", "--json").json
+    assert part["setup"]["weights"] == f"loaded from part.safetensors; 1 of {len(tensors) + 1} tensors fresh, seed 0"
+    assert any("missing from part.safetensors: model.norm.weight" in note for note in part["notes"])
 
 
 @pytest.mark.regression("compare-dtype")

@@ -14,12 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forgather_core.data import batches
+from forgather_core.data import batches, sources
 from forgather_core.data.batches import packed_batches, padded_batches
+from forgather_core.data.configuration import DatasetConfiguration
 from forgather_core.data.projects import open_corpus
 from forgather_core.data.tokenized import token_ids
 from forgather_core.errors import DataError
 from tests.core.export.test_tokenizer import LOADED
+
+CHAT = [{"role": "user", "content": "x"}]
 
 
 @pytest.mark.regression("endless-stream")
@@ -80,6 +83,30 @@ PIECES = st.sampled_from(
 def test_the_beginning_is_that_of_the_whole(name: str, parts: list[tuple[str, int]], longest: int) -> None:
     text = "".join(piece * count for piece, count in parts)
     assert token_ids(text, TOKENIZERS[name], longest=longest) == token_ids(text, TOKENIZERS[name])[:longest]
+
+
+@pytest.mark.regression("tokenizing")
+def test_the_end_of_a_text_may_decide_the_tokens_of_its_beginning() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.Unigram([("<unk>", -20.0), ("a", -2.0), ("aaa", -2.1)], unk_id=0))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+    for size in range(30_000, 30_003):
+        assert token_ids("a" * size, tokenizer, longest=100) == token_ids("a" * size, tokenizer)[:100]
+
+
+@pytest.mark.parametrize(("column", "value"), [("text", " "), ("text", None), ("chat", [])])
+def test_a_stream_of_empty_rows_ends_with_a_line(monkeypatch: pytest.MonkeyPatch, column: str, value: Any) -> None:
+    monkeypatch.setattr(sources, "MOST_BLANK", 50)
+    rows: Any = iter([{column: value}] * 49 + [{column: "x" if column == "text" else CHAT}] + [{column: value}] * 60)
+    monkeypatch.setattr(sources, "_rows", lambda _: rows)
+    keys = {"messages": "chat"} if column == "chat" else {}
+    configuration = DatasetConfiguration(file=Path("c.yaml"), source="json", **keys)
+    documents = sources.configured_corpus("c", configuration).documents()
+    assert next(documents)
+    with pytest.raises(DataError, match="50 rows in succession are empty"):
+        next(documents)
 
 
 @pytest.mark.regression("datasets-logger")

@@ -82,7 +82,7 @@ def test_a_model_whose_tokenizer_is_on_the_hub_is_estimated(settled: Settle) -> 
 @pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("dtype", "precision", "told"),
-    [(None, None, "fp32"), ("bfloat16", None, "bf16"), ("fp16", None, "bf16"), (None, "mixed", "mixed"),
+    [(None, None, "fp32"), ("bfloat16", None, "bf16"), ("fp16", None, "fp16"), (None, "mixed", "mixed"),
      ("float32", "mixed", "mixed"), ("bf16", "bf16", "bf16"),
      ("float64", None, "fp64")],
 )  # fmt: skip
@@ -90,14 +90,14 @@ def test_precision_follows_dtype(settled: Settle, devices: Path, dtype: str, pre
     options = EstimateOptions(hardware=devices, sequence_length=8, context=8, precision=precision)
     report = estimate(settled("llama/4M", dtype=dtype, **SHORT), options)
     assert report["setup"]["precision"] == told
-    width = {"bf16": 2, "fp64": 8}.get(told, 4)
+    width = {"bf16": 2, "fp16": 2, "fp64": 8}.get(told, 4)
     assert report["training"]["weights"] == width * report["parameters"]["total"]
 
 
 @pytest.mark.parametrize(
     ("dtype", "precision", "why"),
     [("bfloat16", "fp32", "contradict"), ("bfloat16", "mixed", "contradict"), ("float32", "bf16", "contradict"),
-     ("float64", "fp32", "contradict")],
+     ("float64", "fp32", "contradict"), ("float16", "bf16", "contradict")],
 )  # fmt: skip
 def test_a_contradiction_is_refused(settled: Settle, devices: Path, dtype: str, precision: Any, why: str) -> None:
     with pytest.raises(BuildError, match=why):
