@@ -167,6 +167,25 @@ def test_odd_yaml_and_templates_are_refused(model: Path, kind: str) -> None:
     refused(forgather("-t", "llama", "model", "--hardware", "mine.yaml", "estimate", cwd=model), "mine.yaml")
 
 
+@pytest.mark.regression("H3")
+def test_huge_config_json_is_not_copied(model: Path) -> None:
+    ODD_FILES["huge"](model / "config.json")
+    refused(forgather("checkpoint", "convert", model, "converted", cwd=model), "config.json")
+
+
+@pytest.mark.regression("H3")
+def test_yaml_and_json_of_very_many_values_are_refused(model: Path) -> None:
+    (model / "mine.yaml").write_text(
+        "extends: llama\na0: &a0 [x]\n"
+        + "".join(f"a{n + 1}: &a{n + 1} [{','.join([f'*a{n}'] * 9)}]\n" for n in range(12))
+    )
+    refused(forgather("-t", "mine.yaml", "model", "show", cwd=model), "mine.yaml:")
+    metadata = ",".join(f'"{n}":""' for n in range(6_000_000)).encode()
+    header = b'{"__metadata__":{' + metadata + b"}}"
+    (model / SINGLE).write_bytes(struct.pack("<Q", len(header)) + header)
+    assert "more values" in forgather("checkpoint", "inspect", model, cwd=model).both
+
+
 # H4 ------------------------------------------------------------------------------------------------------------------
 
 
