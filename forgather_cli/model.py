@@ -16,6 +16,7 @@ import typer
 from forgather_core.errors import ForgatherError
 from forgather_core.option_scope import ESTIMATING, refuse_other_commands, refuse_without_effect
 from forgather_core.option_spec import specs_of
+from forgather_core.printable import printable
 from forgather_core.shared_options import EstimateOptions, RunOptions, ShowOptions, TrialOptions, VerifyOptions
 
 from .dynamic import (
@@ -217,7 +218,7 @@ class _Asked:
         if self.run.edit:
             subprocess.run([*self._editor, str(path)], check=False)
         else:
-            typer.echo(f"wrote {path}", err=True)
+            typer.echo(f"wrote {printable(str(path))}", err=True)
 
 
 def _take(options: type, given: dict[str, Any], chosen: bool = True) -> Any:

@@ -23,7 +23,7 @@ PAGE_WIDTH = 110
 
 LONGEST_CELL = 500  # characters
 MOST_ROWS = 1000
-MOST_TEXT = 40_000  # characters of one table
+MOST_TEXT = 30_000  # characters of one table
 MOST_NOTES = 40
 
 _NO_MARKUP: Any = {"markup": False, "emoji": False, "highlight": False}  # data is never interpreted

@@ -11,6 +11,7 @@ from .printable import printable, shortened
 
 LIMIT = 100_000_000  # bytes; the safetensors format has the same bound for its header
 DEPTH = 100  # objects and lists within each other
+VALUES = 1_500_000  # a value may take 300 bytes of memory
 
 CONFIG_BYTES = 16_000_000
 CONFIG_BRACKETS = 400_000
@@ -21,14 +22,14 @@ TOKENIZER_VALUES = 4_000_000
 
 
 def parse_object(
-    data: bytes, brackets: int, *, values: int | None = None, infinite: bool = False, depth: int | None = None
+    data: bytes, brackets: int, *, values: int = VALUES, infinite: bool = False, depth: int | None = None
 ) -> dict[str, Any]:
     """Parse the JSON object in `data`.
 
     Args:
         data: The text.
         brackets: How many objects and lists there may be: each takes far more memory than it has text.
-        values: How many values there may be; None for any number.
+        values: How many values there may be.
         infinite: Accept `Infinity` and `-Infinity`, which transformers 4 writes into some configurations.
         depth: How many objects and lists may contain each other; None for as many as Python parses.
 
@@ -40,7 +41,7 @@ def parse_object(
         raise ValueError(f"{len(data):,} bytes of JSON are more than the {LIMIT:,} allowed")
     if data.count(b"[") + data.count(b"{") > brackets:
         raise ValueError("it has more lists and objects than it can have use for")
-    if values is not None and data.count(b",") > values:
+    if data.count(b",") > values:
         raise ValueError("it has more values than it can have use for")
     try:
         content = json.loads(

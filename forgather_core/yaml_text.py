@@ -8,6 +8,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+_LONGEST = 500_000  # characters; PyYAML reads about 100,000 in a second
+_DEPTH = 50  # mappings and sequences within each other
+_NODES = 100_000  # with those that aliases repeat
+_LONGEST_NUMBER = 4_000  # characters; 1:1:1... is a number of base 60 in YAML 1.1, read in quadratic time
+
 
 class YamlError(ValueError):
     """The text is no valid YAML: `problem` at `line` and `column`, both counted from 1."""
@@ -42,6 +47,7 @@ _FLOAT = re.compile(
     r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
 _FLOAT_TAG = "tag:yaml.org,2002:float"
+_NUMBERS = (_FLOAT_TAG, "tag:yaml.org,2002:int")
 
 
 @cache
@@ -61,20 +67,25 @@ def parse_yaml(text: str) -> YamlText:
     """Parse one document.
 
     Raises:
-        YamlError: A syntax error, an unsafe tag, a duplicate key, or a key that is not text.
+        YamlError: A syntax error, an unsafe tag, a duplicate key, a key that is not text, or more than a configuration
+            can need.
     """
+    if len(text) > _LONGEST:
+        raise YamlError(f"a text of {len(text):,} characters is too long; at most {_LONGEST:,} are read")
     loader = None
     try:
         loader = _loader()(text)
         node = loader.get_single_node()
         if node is None:
             return YamlText(None, None)
-        _refuse_duplicates(node, frozenset())
+        _check(node, _NODES, frozenset())
         return YamlText(loader.construct_document(node), node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         raise YamlError(error.problem or str(error).splitlines()[0], line, column) from None
+    except RecursionError:
+        raise YamlError("lists and mappings are nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, YamlError):
             raise
@@ -84,9 +95,27 @@ def parse_yaml(text: str) -> YamlText:
             loader.dispose()
 
 
-def _refuse_duplicates(node: yaml.Node, above: frozenset[int]) -> None:
+def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
+    """Refuse duplicate keys, keys that are not text, and too many or too deeply nested nodes.
+
+    Args:
+        node: The node to check, with all that is in it.
+        left: How many nodes there may be.
+        above: The nodes that contain it.
+
+    Returns:
+        How many more nodes there may be.
+    """
+    line, column = node.start_mark.line + 1, node.start_mark.column + 1
     if id(node) in above:
-        raise YamlError("an alias that contains itself", node.start_mark.line + 1, node.start_mark.column + 1)
+        raise YamlError("an alias that contains itself", line, column)
+    if len(above) > _DEPTH:
+        raise YamlError("lists and mappings are nested too deeply", line, column)
+    left -= 1
+    if left < 0:
+        raise YamlError("it has more values than a configuration can need", line, column)
+    if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+        raise YamlError(f"a number of {len(node.value):,} characters is too long", line, column)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
@@ -96,7 +125,8 @@ def _refuse_duplicates(node: yaml.Node, above: frozenset[int]) -> None:
             if key.value in seen and key.value != "<<":
                 raise YamlError(f"duplicate key '{key.value}'", mark.line + 1, mark.column + 1)
             seen.add(key.value)
-            _refuse_duplicates(value, above | {id(node)})
+            left = _check(value, left, above | {id(node)})
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_duplicates(item, above | {id(node)})
+            left = _check(item, left, above | {id(node)})
+    return left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from ..errors import CheckpointError
 from ..files import new_directory
 from ..option_spec import did_you_mean
 from ..paths import expanded
-from .companions import CONFIG, Step, step_for, write_companions
+from .companions import CONFIG, Step, read_config, step_for, write_companions
 from .fp8 import DTYPES as FP8
 from .fp8 import ScaledTensor
 from .layout import BIN, SAFETENSORS, Format, parse_size
@@ -111,6 +112,7 @@ def _refuse_taken(place: Path) -> None:
 
 def _copy_others(origin: Path, staging: Path, job: Job) -> None:
     """The files beside the weights; not directories, in which other checkpoints may lie."""
+    _refuse_large_config(origin)
     left = superseded(origin)
     others = [entry for entry in origin.iterdir() if entry.is_file() and entry.name not in left]
     for file in others:
@@ -121,6 +123,17 @@ def _copy_others(origin: Path, staging: Path, job: Job) -> None:
         write_companions(None, Step.DTYPE, origin, staging, dtype)
     if not _has_fp8(job.tensors):
         _declare_plain(staging / CONFIG)
+
+
+def _refuse_large_config(directory: Path) -> None:
+    """Raise CheckpointError for a config.json that nothing can read: a sparse one would fill the disk."""
+    try:
+        read_config(directory)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise CheckpointError(f"{directory / CONFIG} cannot be read: {error.strerror}") from None
+    except ValueError:
+        return
 
 
 def _has_fp8(tensors: Mapping[str, StoredTensor]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,15 @@ import torch
 
 from ..errors import CheckpointError
 from ..source_config import FP8_METHODS
+from ..strict_json import read_object
 from .fp8 import DTYPES, Blocks, scale_of
-from .layout import open_checked
 from .reader import Checkpoint
 from .stored import StoredTensor
-from .strict_json import LIMIT, parse_object
 from .wording import listed, shown
 
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 
 _CONFIG = "config.json"
-_BRACKETS = 100_000
 
 _INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
@@ -133,9 +130,8 @@ def refuse_lost_scales(unscaled: Sequence[str], path: Path) -> None:
 def quantization_config(directory: Path) -> Mapping[str, Any]:
     """Return the `quantization_config` of the config.json in a directory; empty if it has none or is unreadable."""
     try:
-        with os.fdopen(open_checked(directory / _CONFIG), "rb") as stream:
-            content = parse_object(stream.read(LIMIT + 1), _BRACKETS)
-    except (CheckpointError, OSError, ValueError):
+        content = read_object(directory / _CONFIG)
+    except (OSError, ValueError):
         return {}
     for part in (content, content.get("text_config")):
         for key in QUANTIZATION_KEYS:

@@ -51,6 +51,7 @@ _ALIGNED = 64  # bytes: a line of a processor's cache, at which copies are faste
 _METADATA = "__metadata__"
 _MAX_DIMENSIONS = 64
 _SPARE_BRACKETS = 10_000  # a name may have some
+_MOST_TENSORS = 131_072  # as many as a `.bin` file may have
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ def read_header(descriptor: int, path: Path) -> dict[str, Entry]:
         if size > length - _PREFIX.size:
             raise ValueError(f"it ends within its header: {length:,} bytes of {size + _PREFIX.size:,}")
         text = read_bytes(descriptor, size, _PREFIX.size)
-        content = parse_object(text, 4 * text.count(b'"data_offsets"') + _SPARE_BRACKETS)
+        count = text.count(b'"data_offsets"')
+        if count > _MOST_TENSORS:
+            raise ValueError(f"it has {count:,} tensors; at most {_MOST_TENSORS:,} are read from one file")
+        content = parse_object(text, 4 * count + _SPARE_BRACKETS)
         return _checked(content, _PREFIX.size + size, length)
     except ValueError as error:
         foreign = _foreign(descriptor, path)

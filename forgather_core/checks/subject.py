@@ -59,8 +59,11 @@ class Subject:
 
         file = self.place / "config.json"
         content = read_object(file)
-        config = AutoConfig.from_pretrained(self.directory, trust_remote_code=True)
-        content |= shrunk(config.to_dict(), config.attribute_map)
+        try:
+            config = AutoConfig.from_pretrained(self.directory, trust_remote_code=True)
+            content |= shrunk(config.to_dict(), config.attribute_map)
+        except Exception as error:  # a foreign configuration fails in any way
+            raise CheckError(f"{self.directory / file.name} cannot be loaded: {first_line(error)}") from None
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @property

@@ -35,6 +35,15 @@ def test_every_python_float_is_read_as_itself(number: float) -> None:
         ("a: &x [*x]\n", "contains itself", 1),
         ("a: 1\n---\nb: 2\n", "another document", 2),
         ("a: \x00\n", "unacceptable character", 1),
+        ("[" * 10_000, "nested too deeply", 1),
+        ("a: 1\nb: " + "[" * 60 + "]" * 60, "nested too deeply", 2),
+        (
+            "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{','.join([f'*a{n}'] * 9)}]\n" for n in range(9)),
+            "more values than a configuration can need",
+            1,
+        ),
+        ("# " + "x" * 500_000, "too long", 1),
+        ("a: " + "1:" * 4_000 + "1", "number of 8,001 characters", 1),
     ],
 )
 def test_errors_say_where(text: str, problem: str, line: int) -> None:

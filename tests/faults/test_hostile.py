@@ -167,6 +167,34 @@ def test_odd_yaml_and_templates_are_refused(model: Path, kind: str) -> None:
     refused(forgather("-t", "llama", "model", "--hardware", "mine.yaml", "estimate", cwd=model), "mine.yaml")
 
 
+@pytest.mark.regression("H3")
+def test_huge_config_json_is_not_copied(model: Path) -> None:
+    ODD_FILES["huge"](model / "config.json")
+    refused(forgather("checkpoint", "convert", model, "converted", cwd=model), "config.json")
+
+
+@pytest.mark.regression("H6")
+def test_control_characters_of_config_json_do_not_reach_the_terminal_from_verify(model: Path) -> None:
+    (model / "config.json").write_text('{"model_type": "\\u001b[2J\\u202e"}')
+    refused(forgather("verify", model, cwd=model), "config.json", r"x1b\[2J")
+
+
+@pytest.mark.regression("H3")
+def test_yaml_and_json_of_very_many_values_are_refused(model: Path) -> None:
+    (model / "mine.yaml").write_text(
+        "extends: llama\na0: &a0 [x]\n"
+        + "".join(f"a{n + 1}: &a{n + 1} [{','.join([f'*a{n}'] * 9)}]\n" for n in range(12))
+    )
+    refused(forgather("-t", "mine.yaml", "model", "show", cwd=model), "mine.yaml:")
+    count = 6_000_000  # written a piece at a time: a process starts with the peak memory of the one that starts it
+    with (model / SINGLE).open("wb") as file:
+        file.write(struct.pack("<Q", 13 * count + 19) + b'{"__metadata__":{')
+        for n in range(0, count, 10_000):
+            file.write(b"".join(b'"%07x":"",' % k for k in range(n, n + 10_000)))
+        file.write(b"}}")
+    assert "more values" in forgather("checkpoint", "inspect", model, cwd=model).both
+
+
 # H4 ------------------------------------------------------------------------------------------------------------------
 
 
