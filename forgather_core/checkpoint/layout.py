@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..disk import open_regular
-from ..errors import CheckpointError
+from ..errors import CheckpointError, DirectoryError
 from ..files import replaced_by
 from ..paths import expanded
 from .foreign import describe_directory
@@ -183,7 +183,7 @@ def find_entry(path: Path) -> Path:
         if entry is not None:
             return path / entry
         found = describe_directory(path)
-    except (OSError, RuntimeError, ValueError) as error:  # no permission, too long, links in a circle, a zero byte
+    except (DirectoryError, OSError, RuntimeError, ValueError) as error:  # no permission, too long, links in a circle
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"there is no checkpoint '{shown(path)}': {shown(reason)}") from None
     advice = found or "save them with --save-checkpoint"
