@@ -109,7 +109,7 @@ def _begun_in_cache(
     padding = torch.where(real | (column >= first + past_length), -1, column).amax(dim=-1, keepdim=True)
     beyond = position - (first + past_length - 1 - padding)  # the position, less the real tokens since the padding
     # Positions that continue from a padding's 0 or 1 count from there: they are no evidence of another document.
-    packed = (older > 0) & (beyond != 1) & (beyond != 2)
+    packed = (older > 0) & (beyond != 1) & (beyond != 2) & is_real.any(dim=-1, keepdim=True)
     return torch.where(packed, (count <= older).sum(dim=-1, keepdim=True), 0)
 
 

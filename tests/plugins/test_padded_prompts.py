@@ -66,6 +66,31 @@ def test_padded_prompts_give_the_logits_of_transformers_llama(padding: str, how:
     assert difference(logits_of(model, ids, mask, how, **more), expected) <= TOLERANCE
 
 
+@pytest.mark.few(6)
+@pytest.mark.regression("R2")
+@pytest.mark.parametrize("size", [2, 3, 4, 6])
+@pytest.mark.parametrize("padding", MASKS)
+@pytest.mark.parametrize("case", ATTENDING)
+def test_a_padded_prompt_may_be_read_in_chunks(case: str, padding: str, size: int) -> None:
+    mask = torch.tensor(MASKS[padding])
+    ids = tokens(2, 7).masked_fill(mask == 0, 1)
+    model = made(case).double()
+    expected = logits_of(model, ids, mask, "no cache")
+    assert difference(logits_of(model, ids, mask, "dynamic", prefill_chunk_size=size), expected) <= TOLERANCE
+
+
+@pytest.mark.few(4)
+@pytest.mark.regression("R2")
+@pytest.mark.parametrize("padding", MASKS)
+@pytest.mark.parametrize("case", ATTENDING)
+def test_beams_of_padded_prompts_are_the_same_with_a_cache(case: str, padding: str) -> None:
+    mask = torch.tensor(MASKS[padding])
+    ids = tokens(2, 7).masked_fill(mask == 0, 1)
+    model, settings = made(case).double(), {"max_new_tokens": 5, "num_beams": 3, "num_return_sequences": 2}
+    cached, plain = (model.generate(ids, attention_mask=mask, use_cache=use, **settings) for use in (True, False))
+    assert torch.equal(cached, plain)
+
+
 @pytest.mark.regression("R2")
 @pytest.mark.parametrize("cut", [0, 7, 8, 9])
 def test_positions_that_continue_from_padding_begin_no_document(cut: int) -> None:
