@@ -1,13 +1,16 @@
 """Tests run side by side share the processor: each has one thread, before anything has loaded torch.
 
 Of a test with many cases, `@pytest.mark.few(N)` leaves N that are tried each time; the others are slow tests.
-The entries of `@pytest.mark.regression` go into pytest's XML report, where tools/regressions.py reads them.
+The entries of `@pytest.mark.regression` go into pytest's XML report, where tools/regressions.py reads them. It sets
+FORGATHER_TEST_SECONDS, after which a test fails: on an older commit some would wait forever.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from collections import defaultdict
+from collections.abc import Iterator
 from zlib import crc32
 
 import pytest
@@ -29,3 +32,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("regression"):
             item.user_properties += [("regression", entry) for entry in mark.args]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that takes longer than is allowed."""
+    seconds = int(os.environ.get("FORGATHER_TEST_SECONDS", "0"))
+    if seconds:
+        signal.signal(signal.SIGALRM, _too_long)
+        signal.alarm(seconds)
+    try:
+        return (yield)
+    finally:
+        if seconds:
+            signal.alarm(0)
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError("the test took too long")

@@ -19,6 +19,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
+SECONDS = "90"  # of one test
 sys.path.insert(0, str(ROOT))
 
 from tests.regressions import FAULTS, KEPT  # noqa: E402
@@ -70,6 +71,7 @@ def _run(tree: Path, processes: str) -> list[Outcome]:
         report = Path(work) / "report.xml"
         # The installed distribution still names the entry points; its modules come from the tree.
         env = os.environ | {"PYTHONPATH": os.pathsep.join((str(tree), str(tree / "plugins"))), "HF_HUB_OFFLINE": "1"}
+        env["FORGATHER_TEST_SECONDS"] = SECONDS
         command = [sys.executable, "-m", "pytest", "-q", "-m", "regression", "-n", processes, f"--junitxml={report}"]
         command += ["--continue-on-collection-errors", "-p", "no:cacheprovider"]
         subprocess.run(command, cwd=tree, env=env, check=False, stdout=subprocess.DEVNULL)
