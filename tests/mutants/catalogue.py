@@ -480,8 +480,8 @@ ATTENTION = [
         "qk-norms-swapped",
         "qwen3",
         "attention.py",
-        "self.q_norm, self.k_norm = q_norm, k_norm",
-        "self.q_norm, self.k_norm = k_norm, q_norm",
+        "query_BTHK = self.q_norm(query_BTHK)",
+        "query_BTHK = self.k_norm(query_BTHK)",
         "queries are normed with the scales of keys",
     ),
     Mutant(
@@ -939,8 +939,8 @@ WEIGHTS = [
         "tied-head-has-its-own-rule",
         "single_head",
         "table_init.py",
-        'skip = f"{path}.{leaf}" in tied or getattr',
-        "skip = getattr",
+        "self.fills.setdefault(id(parameter), Fill(rule, parameter, name))",
+        'self.fills[id(parameter)] = Fill(table[-1][1] if "embed" in name else rule, parameter, name)',
         "a tied embedding is filled again by the rule of the head (seen elsewhere)",
     ),
     Mutant(
