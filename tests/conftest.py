@@ -1,8 +1,9 @@
 """Tests run side by side share the processor: each has one thread, before anything has loaded torch.
 
 Of a test with many cases, `@pytest.mark.few(N)` leaves N that are tried each time; the others are slow tests.
-The entries of `@pytest.mark.regression` go into pytest's XML report, where tools/regressions.py reads them. It sets
-FORGATHER_TEST_SECONDS, after which a test fails: on an older commit some would wait forever.
+The entries of `@pytest.mark.regression` go into pytest's XML report, where tools/regressions.py reads them. It
+sets FORGATHER_REGRESSIONS, the entries whose tests are run, and FORGATHER_TEST_SECONDS, after which a test fails: on an
+older commit some would wait forever.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("regression"):
             item.user_properties += [("regression", entry) for entry in mark.args]
+    if chosen := os.environ.get("FORGATHER_REGRESSIONS"):
+        kept = {("regression", entry) for entry in chosen.split(",")}
+        items[:] = [item for item in items if kept.intersection(item.user_properties)]
 
 
 @pytest.hookimpl(wrapper=True)
