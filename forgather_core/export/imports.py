@@ -15,6 +15,8 @@ from pathlib import Path
 
 from ..errors import ExportError
 
+_LEAVES = (ast.expr_context, ast.operator, ast.cmpop, ast.boolop, ast.unaryop, ast.Constant, ast.Name)
+
 # How transformers finds the helper files of remote code: a regular expression over the raw text, line by line.
 LOADER_PATTERNS = (
     re.compile(r"^\s*import\s+\.(\S+)\s*$", re.MULTILINE),
@@ -77,8 +79,15 @@ class SourceText:
 
     @cached_property
     def nodes(self) -> tuple[ast.AST, ...]:
-        """Everything in the tree; walking it takes longer than parsing."""
-        return tuple(ast.walk(self.tree))
+        """Everything in the tree, in the order of `ast.walk`, but for names and constants, which hold no imports."""
+        found: list[ast.AST] = [self.tree]
+        for node in found:  # grows as it is read: ast.walk takes three times as long
+            for field in node._fields:
+                value = getattr(node, field, None)
+                for item in value if isinstance(value, list) else (value,):
+                    if isinstance(item, ast.AST) and not isinstance(item, _LEAVES):
+                        found.append(item)
+        return tuple(found)
 
     @cached_property
     def imports_from(self) -> tuple[ImportFrom, ...]:
