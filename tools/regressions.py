@@ -19,7 +19,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = "90"  # of one test
+SECONDS = "30"  # of one test
 sys.path.insert(0, str(ROOT))
 
 from tests.regressions import FAULTS, KEPT  # noqa: E402
