@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,7 +77,7 @@ def model_card(
         sources: The source files; what their docstrings say is said here.
     """
     model_file = definition.model.partition(":")[0].rsplit(".", 1)[-1] + ".py"
-    docstrings = {file.name: ast.get_docstring(ast.parse(file.text)) or "" for file in sources}
+    docstrings = {file.name: file.docstring for file in sources}
     files = [f"- `{name}`: {' '.join(text.partition(_BLANK)[0].split())}" for name, text in docstrings.items() if text]
     rows = [f"| `{n}` | {_cell(config.get(n, o.value))} | {_cell(o.origin)} |" for n, o in manifest.options.items()]
     packages = ", ".join(f"`{name}`" for name in manifest.requires)

@@ -30,12 +30,14 @@ class SourceFile:
         module: The module it is here, `forgather_core.parts.attention`.
         path: Where it is here.
         text: Its content there.
+        docstring: Of the module; empty without one.
     """
 
     name: str
     module: str
     path: Path
     text: bytes
+    docstring: str
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,10 @@ def collect_sources(entries: Sequence[str]) -> Sources:
                     "directory: rename one"
                 )
             continue
-        exporter = _Exporter(module, SourceText(path, path.read_bytes()), packages)
-        files[name] = SourceFile(name, module, path, exporter.rewritten())
+        source = SourceText(path, path.read_bytes())
+        exporter = _Exporter(module, source, packages)
+        docstring = ast.get_docstring(source.tree) or ""
+        files[name] = SourceFile(name, module, path, exporter.rewritten(), docstring)
         requires |= exporter.requires
         waiting += exporter.needs.items()
     first = entries[0].rpartition(".")[2]

@@ -84,6 +84,9 @@ def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tenso
 
     Returns:
         [B, T], never decreasing along a row; 0 where there is nothing to hide.
+
+    One case cannot be told from a padded prompt that `generate` continues: a call with a cache that begins one or two
+    tokens into a packed document and right behind padding within that document. It sees the documents before it.
     """
     step = torch.arange(position_ids.shape[1], device=position_ids.device).expand_as(position_ids)
     is_real = real.gather(1, (step + past_length).clamp(max=real.shape[1] - 1)) if real is not None else None
