@@ -174,6 +174,7 @@ def test_fake_tensors_are_left_alone() -> None:
 
 
 SCRIPT = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -224,7 +225,7 @@ try:
 except ValueError as error:
     assert "'w' is sharded as" in str(error), error
 dist.barrier()
-dist.destroy_process_group()
+os._exit(0)  # gloo's threads sometimes abort an orderly end
 """
 
 
