@@ -28,6 +28,7 @@ from forgather_core.shared_options import (
 )
 
 from .help_page import page
+from .messages import PrintableLogs
 from .options import Given, shown_default, skip_conversion, typer_parameters, usage_line
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ class DynamicGroup(DynamicOptions, TyperGroup):
     """A group of commands with dynamic options."""
 
 
-class DynamicCommand(DynamicOptions, TyperCommand):
+class DynamicCommand(PrintableLogs, DynamicOptions, TyperCommand):
     """A command that takes its group's options too."""
 
 
@@ -240,7 +241,7 @@ class PlainGroup(PlainPage, TyperGroup):
     """A group of commands without dynamic options."""
 
 
-class PlainCommand(PlainPage, TyperCommand):
+class PlainCommand(PrintableLogs, PlainPage, TyperCommand):
     """A command without dynamic options."""
 
 

@@ -7,10 +7,8 @@ import errno
 import gc
 import importlib
 import importlib.metadata
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,11 +20,12 @@ import typer.main
 from forgather_core.errors import ForgatherError
 from forgather_core.option_scope import listed
 from forgather_core.option_spec import did_you_mean
-from forgather_core.printable import one_line, printable, shortened
+from forgather_core.printable import one_line
 from forgather_core.registry import registry
 
 from . import model
 from .dynamic import PlainCommand, PlainGroup
+from .messages import make_warnings_printable
 
 # Made where they may be meant: Typer makes all options of a group at once.
 LATE_GROUPS = ("checkpoint", "dataset", "tokenizer", "plugin")
@@ -194,7 +193,7 @@ def main() -> None:
     """Run the program; exit with 0, with 1 where a model failed, with 2 for wrong input, with 130 when interrupted."""
     # At the end the system takes all memory back at once; Python would free every object first: 17 of a page's 107 ms.
     atexit.register(gc.freeze)
-    _make_messages_printable()
+    make_warnings_printable()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # a terminal of another encoding shows escapes, and no traceback
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -217,29 +216,6 @@ def main() -> None:
     if code == INTERRUPTED:  # newer releases of Typer return it
         print("forgather: interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-class _PrintableRecord(logging.LogRecord):
-    """A message of any library's log: it may quote a file."""
-
-    def getMessage(self) -> str:  # noqa: N802 - a name of the standard library's
-        return printable(shortened(super().getMessage()), keep="\n\t")
-
-
-def _make_messages_printable() -> None:
-    """Escape control characters in what Python's warnings and logs print."""
-
-    def formatted(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        line: str | None = None,
-    ) -> str:
-        return f"{filename}:{lineno}: {category.__name__}: {one_line(str(message))}\n"
-
-    warnings.formatwarning = formatted
-    logging.setLogRecordFactory(_PrintableRecord)
 
 
 def _discard_output() -> None:

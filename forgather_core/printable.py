@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -47,6 +46,8 @@ def to_json(report: Mapping[str, Any], *, indent: int | None = 2) -> str:
 
     Numbers that JSON does not have become the texts "NaN", "Infinity" and "-Infinity".
     """
+    import json  # not for a help page
+
     return json.dumps(_finite(report), indent=indent, allow_nan=False, default=str)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,8 @@ def parse_object(
         ValueError: It is not a JSON object, or it is beyond a limit, or a name occurs twice in one object. The text is
             a reason.
     """
+    import json  # not for a help page
+
     if len(data) > LIMIT:
         raise ValueError(f"{len(data):,} bytes of JSON are more than the {LIMIT:,} allowed")
     if data.count(b"[") + data.count(b"{") > brackets:
