@@ -148,7 +148,7 @@ def _unmerged(names: Collection[str], matching: Matching, path: Path) -> list[st
         CheckpointError: The weights that it adapts are not in the checkpoint.
     """
     found = [name for name in names if name not in matching.names and is_adapter(name)]
-    loaded = {bare(place).rpartition(".")[0] for place in matching.names.values()}
+    loaded = {bare(place).rpartition(".")[0] for place in matching.names.values()} if found else set()
     if found and not any(adapted_module(name) in loaded for name in found):
         raise CheckpointError(
             f"{path} is an adapter ({listed(found[:1])}), not a model: load it with PEFT on top of its base model, "

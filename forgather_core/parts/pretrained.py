@@ -57,8 +57,8 @@ class Pretrained(PreTrainedModel):
         finally:
             self._in_post_init = False
         for module in self.modules():  # also those that `no_init_weights` has left unset: a checkpoint will fill them
-            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-            if not any(tensor.is_meta for tensor in own):
+            own = (*module._parameters.values(), *module._buffers.values())
+            if not any(tensor is not None and tensor.is_meta for tensor in own):
                 module._is_hf_initialized = True
 
     def init_weights(self) -> None:

@@ -117,7 +117,8 @@ def mark_filled(model: nn.Module, names: Iterable[str]) -> None:
     """
     filled = set(names)
     for path, module in model.named_modules():
-        own = [f"{path}.{leaf}".removeprefix(".") for leaf, _ in module.named_parameters(recurse=False)]
+        prefix = f"{path}." if path else ""
+        own = [prefix + leaf for leaf, parameter in module._parameters.items() if parameter is not None]
         if own and filled.issuperset(own):
             module._is_hf_initialized = True  # type: ignore[assignment]
 
