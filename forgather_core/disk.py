@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from .posix import CLOEXEC, NOFOLLOW, UNBLOCKED
+
 _WRITE_CHUNK = 32 * 2**20  # bytes: one call of the system takes at most 2 GiB
 _READ_CHUNK = 4 * 2**20  # bytes
 _NOT_REGULAR = "it is no regular file"
@@ -71,8 +73,8 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
     """
     if not stat.S_ISREG(path.stat(follow_symlinks=follow).st_mode):  # before opening: some devices act on that
         raise UnsuitableFile(errno.EINVAL, _NOT_REGULAR, str(path))
-    links = 0 if follow else os.O_NOFOLLOW
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | links)
+    links = 0 if follow else NOFOLLOW
+    descriptor = os.open(path, os.O_RDONLY | UNBLOCKED | CLOEXEC | links)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise UnsuitableFile(errno.EINVAL, _NOT_REGULAR, str(path))

@@ -8,7 +8,6 @@ instant leaves a directory that is either marked or empty.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from .locks import lock_of
 from .paths import resolved, short
+from .posix import CLOEXEC, DIRECTORY, lock_file, require_posix
 
 Settle = Callable[[Path], None]
 
@@ -34,14 +34,16 @@ def make_temporary(target: Path) -> tuple[Path, int]:
         The directory, and a descriptor that holds its lock while this process lives.
 
     Raises:
+        ForgatherError: The system has no locks.
         OSError: It cannot be made.
     """
+    require_posix("writing directories")
     place = target.parent / f".{short(target.name)}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     place.mkdir()
-    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(place, os.O_RDONLY | DIRECTORY | CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.close(os.open(mark_of(place), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        lock_file(descriptor, wait=True)
+        os.close(os.open(mark_of(place), os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOEXEC, 0o666))
     except OSError:
         os.close(descriptor)
         with suppress(OSError):
@@ -183,11 +185,11 @@ def _temporaries(target: Path) -> re.Pattern[str]:
 
 def _is_abandoned(directory: Path) -> bool:
     try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(directory, os.O_RDONLY | DIRECTORY | CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(descriptor)
     except OSError:
         return False
     finally:

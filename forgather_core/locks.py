@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from .disk import make_directory
 from .errors import DirectoryError
 from .paths import directory_errors, resolved, short
+from .posix import CLOEXEC, NOFOLLOW, UNBLOCKED, lock_file, require_posix
 
 _WAIT_NOTICE = 1.0  # seconds before a waiting process says so
 
@@ -32,8 +32,10 @@ def directory_lock(target: Path, *, on_wait: Callable[[], None] | None = None) -
         on_wait: Called once, after a second, while another process holds it.
 
     Raises:
+        ForgatherError: The system has no locks.
         DirectoryError: The lock file beside `target` cannot be made, or something that is not a regular file is there.
     """
+    require_posix("writing model directories and checkpoints")
     path = lock_of(resolved(target))
     with directory_errors(target):
         make_directory(path.parent)
@@ -54,7 +56,7 @@ def _locked(path: Path, on_wait: Callable[[], None] | None) -> int:
     while True:
         descriptor = _open(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(descriptor)
             if _is_same(path, descriptor):
                 return descriptor
         except BlockingIOError:
@@ -71,7 +73,7 @@ def _locked(path: Path, on_wait: Callable[[], None] | None) -> int:
 
 def _open(path: Path) -> int:
     """Open or create a lock. Links are not followed: a dangling one would create its target."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | UNBLOCKED | CLOEXEC
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):  # before opening: some devices act on that
             raise _in_the_way(path)

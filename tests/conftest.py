@@ -15,6 +15,11 @@ from collections.abc import Iterator
 from zlib import crc32
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine makes examples slow to draw and to run; tests check behaviour, never time.
+settings.register_profile("forgather", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("forgather")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import resource
 import sys
 import threading
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from ..posix import descriptor_limit, require_posix
 
 _FEWEST, _MOST = 32, 512
 
@@ -28,7 +29,7 @@ class _OpenFiles:
 
     def add(self, file: object, descriptor: int) -> int:
         """Own a descriptor of a file, and return the one to use. Of too many, those used least recently are closed."""
-        most = min(_MOST, max(_FEWEST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+        most = min(_MOST, max(_FEWEST, descriptor_limit() // 4))
         with self._lock:
             known = self._descriptors.setdefault(file, descriptor)
             closed = [descriptor] if known != descriptor else []  # another thread has opened it too
@@ -82,6 +83,7 @@ def map_privately(descriptor: int, size: int) -> Mapping:
         OSError: It cannot be mapped.
         ValueError: It has been truncated.
     """
+    require_posix("reading checkpoints")
     if sys.version_info >= (3, 13):
         return mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY, trackfd=False)
     return _map_by_system(descriptor, size)  # before Python 3.13, a map keeps a descriptor

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import resource
-import sys
+import mmap
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+from ..posix import peak_memory
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -46,8 +47,7 @@ def host_peak() -> int:
         lines = _STATUS.read_text(encoding="ascii").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
     except (OSError, StopIteration):
-        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return held if sys.platform == "darwin" else held * 1024  # Linux counts KiB
+        return peak_memory()
 
 
 def host_now() -> int | None:
@@ -56,4 +56,4 @@ def host_now() -> int | None:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
         return None
-    return pages * resource.getpagesize()
+    return pages * mmap.PAGESIZE

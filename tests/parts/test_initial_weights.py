@@ -55,7 +55,7 @@ def test_an_error_names_the_parameter() -> None:
         initialise_module(model, model.experts)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 3).flatmap(
         lambda n: st.tuples(st.permutations("oi" + "k" * n), st.tuples(*[st.integers(1, 20)] * (n + 2)))

@@ -22,7 +22,7 @@ def positions_of(lengths: list[int], size: int) -> tuple[list[int], list[int]]:
 
 
 @given(rows, st.integers(0, 20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_starts_of_packed_rows_read_at_once_or_in_two_parts(lengths: list[list[int]], cut: int) -> None:
     size = min(sum(row) for row in lengths)
     wanted = [positions_of(row, size) for row in lengths]
@@ -38,7 +38,7 @@ def test_starts_of_packed_rows_read_at_once_or_in_two_parts(lengths: list[list[i
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 4), st.integers(0, 4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_padding_on_either_side_belongs_to_no_document(lengths: list[int], left: int, right: int) -> None:
     positions, starts = positions_of(lengths, 100)
     padded = torch.tensor([[0] * left + positions + [0] * right])

@@ -44,7 +44,7 @@ def filled(
 
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("kind", RULES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shape=st.tuples(*[st.integers(2, 9)] * 3), ends=st.tuples(st.integers(0, 729), st.integers(0, 729)))
 def test_a_slice_has_the_numbers_of_the_whole(kind: str, shape: Any, ends: tuple[int, int]) -> None:
     from forgather_core.parts.weight_pieces import fill_slice
@@ -59,7 +59,7 @@ def test_a_slice_has_the_numbers_of_the_whole(kind: str, shape: Any, ends: tuple
 
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("kind", RULES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shape=st.tuples(*[st.integers(2, 9)] * 3),
     order=st.permutations(range(3)),

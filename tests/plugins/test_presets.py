@@ -296,7 +296,7 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
 @pytest.mark.few(2)
 @pytest.mark.parametrize("definition", DEFINITIONS)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_has_no_problem_builds_and_what_has_one_does_not(definition: str, data: st.DataObject) -> None:
     ours, model_class = registry().definition(definition).options, DEFINITIONS[definition].model
     options = {spec.name: data.draw(DRAWN[spec.name], label=spec.name) for spec in specs_of(ours)}

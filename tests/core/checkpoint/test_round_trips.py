@@ -281,7 +281,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def few(examples: int) -> settings:
-    return settings(max_examples=examples, deadline=None)
+    return settings(max_examples=examples)
 
 
 # --- save and load ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ documents = st.lists(st.lists(st.integers(10, 99), max_size=23), max_size=20)
 
 
 @given(documents, st.integers(1, 3), st.integers(2, 9))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_padding(texts: list[list[int]], rows: int, length: int) -> None:
     batches = list(padded_batches(texts, rows, length, pad_id=1))
     kept = [text[:length] for text in texts if len(text) > 1]

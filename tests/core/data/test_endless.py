@@ -79,7 +79,7 @@ PIECES = st.sampled_from(
 @pytest.mark.regression("tokenizing")
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(st.lists(st.tuples(PIECES, st.integers(1, 6000)), min_size=1, max_size=4), st.sampled_from([2, 9, 64]))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_the_beginning_is_that_of_the_whole(name: str, parts: list[tuple[str, int]], longest: int) -> None:
     text = "".join(piece * count for piece, count in parts)
     assert token_ids(text, TOKENIZERS[name], longest=longest) == token_ids(text, TOKENIZERS[name])[:longest]

@@ -49,7 +49,7 @@ def check(batch: Batch, rows: int, length: int) -> None:
 
 
 @given(lengths, rows_of_a_batch, row_length)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_greedy_rows_are_one_stream(sizes: list[int], rows: int, length: int) -> None:
     texts = [text for text in numbered(sizes) if len(text) > 1]
     batches = list(packed_batches(numbered(sizes), rows, length))
@@ -66,7 +66,7 @@ def test_greedy_rows_are_one_stream(sizes: list[int], rows: int, length: int) ->
 
 @pytest.mark.parametrize("strategy", WHOLE)
 @given(lengths, rows_of_a_batch, row_length)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_documents_stay_whole(strategy: Strategy, sizes: list[int], rows: int, length: int) -> None:
     texts = [tuple(text) for text in numbered(sizes) if len(text) > 1]
     batches = list(packed_batches(numbered(sizes), rows, length, strategy=strategy, pad_id=PAD))
@@ -109,7 +109,7 @@ def plain_fit(sizes: list[int], length: int, *, best: bool) -> list[int]:
 
 
 @given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(1, n), max_size=60))))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_fits_are_what_their_names_say(case: tuple[int, list[int]]) -> None:
     length, sizes = case
     for fit, best in ((first_fit, False), (best_fit, True)):

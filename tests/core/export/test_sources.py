@@ -173,7 +173,7 @@ NOISE = [
 
 
 @given(st.lists(st.sampled_from(IMPORTS + NOISE), max_size=8), st.sampled_from(["\n", "\r\n"]), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nothing_but_module_names_changes(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], end: str, bom: bool
 ) -> None:
