@@ -63,6 +63,7 @@ def _summary(report: Mapping[str, Any], memory: Mapping[str, Any]) -> Iterator[t
         if len(losses) > 2:
             yield "course", sparkline(losses)
         yield "gradients", "all finite"
+        yield "trained weights", report["trained_weights"]
         padding = f", {speed['batch_utilization']:.1%} of each batch is text" * (speed["batch_utilization"] < 1)
         yield "speed", f"{speed['tokens_per_second']:,.0f} tokens/s{padding}"
     else:

@@ -42,7 +42,7 @@ def report_of(
         host_before: Bytes that the process held before the first step.
 
     Returns:
-        model_name, setup, parameters, steps, loss, speed, memory, notes.
+        model_name, setup, parameters, steps, loss, trained_weights, speed, memory, notes.
     """
     foresight, unknown = _foresight(made, options)
     table = parameter_table(made.model)
@@ -52,6 +52,7 @@ def report_of(
         "parameters": {"total": table.total, "trainable": table.trainable, "bytes": table.bytes},
         "steps": [step.as_dict() for step in trained.steps] if trained else [],
         "loss": _loss(made.model, trained) if trained else None,
+        "trained_weights": _trained_weights(made) if trained else None,
         "speed": _speed(made.model, trained, foresight),
         "memory": _memory(trained, foresight, host_before),
         "notes": [*made.directory.notes, *unknown, *_notes(made, options, trained)],
@@ -103,6 +104,15 @@ def _weights(made: Construction) -> str:
         fresh = f"; {left} of {left + len(made.loaded.loaded)} tensors fresh, seed {build.seed}" if left else ""
         return f"loaded from {build.load_from_checkpoint}{fresh}"
     return f"fresh, seed {build.seed}"
+
+
+def _trained_weights(made: Construction) -> str:
+    """What becomes of the weights that were trained."""
+    if made.saved is not None:
+        return f"discarded; {made.directory.path} holds the weights from before the test"
+    if made.loaded is not None:
+        return f"discarded; {made.settings.build.load_from_checkpoint} is unchanged"
+    return "discarded; test does not save them"
 
 
 def _loss(model: nn.Module, trained: Trained) -> dict[str, float]:
@@ -178,8 +188,6 @@ def _notes(made: Construction, options: TrialOptions, trained: Trained | None) -
         yield from (*made.loaded.notes, *made.loaded.problems())
     else:
         yield from _about_initial_weights(model, trained)
-    if made.saved is not None:
-        yield "the saved checkpoint holds the weights from before the test"
 
 
 def _about_initial_weights(model: nn.Module, trained: Trained) -> Iterator[str]:

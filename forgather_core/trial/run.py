@@ -62,7 +62,8 @@ def run_trial_of(
         on_step: Called after each step.
 
     Returns:
-        The report, as plain data: model_name, setup, parameters, steps, loss, speed, memory, notes.
+        The report, as plain data: model_name, setup, parameters, steps, loss, trained_weights, speed, memory,
+        notes.
 
     Raises:
         TrialError: A loss or gradient is not finite, or the model cannot be compiled.

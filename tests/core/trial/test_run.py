@@ -179,7 +179,16 @@ def test_one_seed_gives_one_trial_and_options_do_something(small: Settle, tmp_pa
 def test_what_a_user_must_know_is_noted(small: Settle, tmp_path: Path) -> None:  # noqa: F811
     report = trial(small, tmp_path, {"save_checkpoint": True, "max_position_embeddings": 16})
     assert any("longer than the 16 positions" in note for note in report["notes"])
-    assert any("from before the test" in note for note in report["notes"])
+
+
+@pytest.mark.regression("P17")
+def test_what_becomes_of_the_trained_weights_is_reported(small: Settle, tmp_path: Path) -> None:  # noqa: F811
+    saved = trial(small, tmp_path, {"save_checkpoint": True}, sequence_length=8)
+    directory = saved["setup"]["directory"]
+    assert saved["trained_weights"] == f"discarded; {directory} holds the weights from before the test"
+    loaded = trial(small, tmp_path, {"load_from_checkpoint": directory}, sequence_length=8)
+    assert loaded["trained_weights"] == f"discarded; {directory} is unchanged"
+    assert trial(small, tmp_path, sequence_length=8)["trained_weights"] == "discarded; test does not save them"
 
 
 def test_a_first_loss_far_from_uniform_is_explained(small: Settle, tmp_path: Path) -> None:  # noqa: F811
