@@ -11,6 +11,7 @@ from torch import nn
 
 from .dtypes import default_dtype, parse_dtype
 from .errors import BuildError
+from .extras import install_hint
 from .model_files import check_files
 from .no_init import no_init_weights
 from .option_spec import did_you_mean
@@ -63,9 +64,9 @@ def check_attention(
     from transformers.utils import is_flash_attn_2_available
 
     if not is_flash_attn_2_available():
+        reason = "the package flash-attn is not installed or finds no GPU"
         raise BuildError(
-            "--attn-implementation flash_attention_2: the package flash-attn is not installed or finds no GPU; "
-            "use sdpa or flex_attention"
+            f"--attn-implementation flash_attention_2: {reason}; use sdpa or flex_attention{install_hint(reason)}"
         )
     if device.type == "cpu":
         raise BuildError("--attn-implementation flash_attention_2 runs on CUDA only; use sdpa or eager")

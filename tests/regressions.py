@@ -49,8 +49,17 @@ FAULTS = {
     "residual-init": "gate_proj, which does not write to the residual stream, is scaled by depth",
     "seeded-pieces": "Initial weights depend on the order and the piece size in which they are drawn",
     "fresh-seeds": "Two models initialized in one process do not follow torch's global generator",
+    # The program and the tools around it
+    "P13": "Hypothesis fails tests on a busy machine",
+    "P15": "A code block of the documentation does not work as it is printed",
+    "P17": "README's main command ends on a rising loss, and does not say what became of the weights",
+    "windows": "Importing fails on Windows",
     "old-artifacts": "Directories, checkpoints, YAML files and plugins of the version before load",
 }
 
 # Entries that hold before and after: what must not be broken by the others.
-KEPT = {"old-artifacts"}
+KEPT = {
+    "old-artifacts",
+    "P13",  # a fault of the tests' own conftest.py, which comes with them
+    "P15",  # a fault of the documentation, which the tests read in their own tree
+}

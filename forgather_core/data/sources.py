@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import DataError, first_line
 from ..export.tokenizer import hub_answers
+from ..extras import install_hint
 from ..option_spec import did_you_mean
 from .configuration import BUILDERS, DatasetConfiguration
 from .corpus import Corpus, Document
@@ -196,4 +197,5 @@ def _no_rows(configuration: DatasetConfiguration) -> DataError:
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return first_line(error)
+    reason = first_line(error)
+    return f"{reason}{install_hint(reason)}"

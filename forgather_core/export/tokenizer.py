@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import TokenizerError, first_line
+from ..extras import install_hint
 from ..model_files import check_files, read_text
 from ..option_spec import did_you_mean
 from ..paths import expanded
@@ -239,7 +240,8 @@ def _why(spec: str, place: Path | str, error: Exception) -> str:
     if isinstance(place, Path):
         if not any((place / name).exists() for name in (*FILES, "tokenizer.model", "vocab.json", "vocab.txt")):
             return f"tokenizer: the directory {place} holds no tokenizer files (tokenizer.json)"
-        return f"tokenizer: {place} cannot be read: {first_line(error)}"
+        reason = first_line(error)
+        return f"tokenizer: {place} cannot be read: {reason}{install_hint(reason)}"
     shipped = ", ".join(shipped_tokenizers())
     reason = "is gated: log in with 'hf auth login'" if "gated" in str(error).lower() else "cannot be had from the hub"
     return (

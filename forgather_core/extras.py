@@ -1,0 +1,33 @@
+"""Optional packages, and the extra of this distribution that installs each."""
+
+from __future__ import annotations
+
+import importlib.util
+
+# What an error may call a missing package: its import name, and the extra in pyproject.toml.
+_EXTRAS = {
+    "flash-attn": ("flash_attn", "flash-attention"),
+    "sentencepiece": ("sentencepiece", "tokenizers"),
+    "protobuf": ("google.protobuf", "tokenizers"),
+    "tiktoken": ("tiktoken", "tokenizers"),
+    "zstd": ("zstandard", "compression"),
+}
+
+
+def install_hint(reason: str) -> str:
+    """Return how to install the optional package that an error names, or "" if it names none that is missing.
+
+    Args:
+        reason: Text of the error, of whatever library.
+    """
+    for name, (module, extra) in _EXTRAS.items():
+        if name in reason.lower() and not _is_installed(module):
+            return f"; install it with: pip install 'forgather[{extra}]'"
+    return ""
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # a parent package is missing
+        return False

@@ -1,0 +1,110 @@
+"""The code blocks of a Markdown page, run in their order.
+
+    bash      each command is run and must exit with 0
+    $ ...     a block that begins with `$ `: commands, each followed by what it prints; `...` stands for lines left
+              out, and numbers may differ
+    python    run after the Python blocks before it
+    diff      hunks, separated by lines `@@`, applied to the file that the comment before the block names
+
+A comment on the line before a block says what else it is:
+
+    <!-- file: PATH -->   the block is the content of this file
+    <!-- edit: PATH -->   the block is a diff of this file
+    <!-- try: PATH -->    the same, undone at the next `try`, heading or bold paragraph
+    <!-- not run: WHY --> the block is left out
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_INSTALL = ("pip install .", "pip install pytest", "git clone", "python3 -m venv", "cd ", ". .venv")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block.
+
+    Args:
+        line: Where it begins, counted from 1.
+        language: What follows the opening fence.
+        directive: The comment on the line before it: its name and its value.
+        text: The content.
+    """
+
+    line: int
+    language: str
+    directive: tuple[str, str]
+    text: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where an attempt ends: a heading, or a paragraph that begins in bold."""
+
+
+def parts(page: str) -> Iterator[Block | Mark]:
+    """The blocks of a page, and the marks between them."""
+    lines = page.splitlines()
+    number = 0
+    while number < len(lines):
+        line = lines[number]
+        if line.startswith("```"):
+            end = lines.index("```", number + 1)
+            found = re.fullmatch(r"<!-- ([a-z ]+): (.*) -->", lines[number - 1])
+            directive = (found[1], found[2]) if found else ("", "")
+            yield Block(number + 1, line.removeprefix("```"), directive, "\n".join(lines[number + 1 : end]) + "\n")
+            number = end
+        elif line.startswith(("#", "**")):
+            yield Mark()
+        number += 1
+
+
+def commands(block: str) -> Iterator[str]:
+    """The commands of a bash block, without comments and installations."""
+    for line in block.replace("\\\n", " ").splitlines():
+        for command in re.sub(r"\s#\s.*", "", line).split("&&"):
+            if command.strip() and not command.strip().startswith(_INSTALL):
+                yield " ".join(command.split())
+
+
+def sessions(block: str) -> Iterator[tuple[str, str]]:
+    """The commands of a block of `$ ` lines, and what each prints."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, _, output = part.partition("\n")
+        yield command, output
+
+
+def is_printed(expected: str, output: str) -> bool:
+    """Whether a program printed what a page shows.
+
+    Line breaks and runs of spaces do not matter, since pages and terminals have different widths; numbers are compared
+    by there being one.
+    """
+    found = _plain(output)
+    for part in re.split(r"^ *\.\.\.$", expected, flags=re.MULTILINE):
+        wanted = _plain(part)
+        if wanted not in found:
+            return False
+        found = found[found.index(wanted) + len(wanted) :]
+    return True
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s|+-]*\s[\s|+-]*", " ", re.sub(r"\d[\d.,]*(e[+-]?\d+)?", "0", text)).strip()
+
+
+def apply(diff: str, file: Path) -> str:
+    """Apply the hunks of a diff block to a file; returns the text before."""
+    before = text = file.read_text(encoding="utf-8")
+    for hunk in re.split(r"^@@.*\n", diff, flags=re.MULTILINE):
+        lines = [line or " " for line in hunk.splitlines()]
+        old = "".join(line[1:] + "\n" for line in lines if line[0] in " -")
+        new = "".join(line[1:] + "\n" for line in lines if line[0] in " +")
+        assert text.count(old) == 1, f"{file}: this is there {text.count(old)} times:\n{old}"
+        text = text.replace(old, new)
+    file.write_text(text, encoding="utf-8")
+    return before

@@ -1,0 +1,166 @@
+"""What README and the pages under docs/ show, works as they show it: `pages.py` says how blocks are run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .pages import Block, apply, commands, is_printed, parts, sessions
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent.parent
+# The computer of a test has no GPU, and `verify` needs no more than two checks to show that a command is right.
+REPLACED = {"--device cuda": "--device cpu", "$EDITOR": "true"}
+FEW_CHECKS = " --check causality,cache"
+PROGRAM = "import sys; sys.argv[0] = 'forgather'; from forgather_cli.main import main; main()"
+
+
+class Reader:
+    """Somebody who does what a page says, in a directory of their own."""
+
+    def __init__(self, place: Path, environment: dict[str, str], names: dict[str, str]) -> None:
+        self.place = place
+        self.environment = environment | {"COLUMNS": "120", "PYTHONPYCACHEPREFIX": str(place / "compiled")}
+        self.replaced = REPLACED | names
+        self.program = ""
+        self.undone: tuple[Path, str] | None = None
+
+    def read(self, page: Path) -> None:
+        for part in parts(page.read_text(encoding="utf-8")):
+            if not isinstance(part, Block):
+                self.undo()
+                continue
+            try:
+                self.do(part)
+            except AssertionError as error:
+                raise AssertionError(f"{page.relative_to(ROOT)}:{part.line}: {error}") from None
+
+    def do(self, block: Block) -> None:
+        what, value = block.directive
+        if what == "not run":
+            return
+        if what == "file":
+            (self.place / value).parent.mkdir(parents=True, exist_ok=True)
+            (self.place / value).write_text(block.text, encoding="utf-8")
+        elif block.language == "diff":
+            assert what in ("edit", "try"), "a diff needs to know its file"
+            self.undo()
+            before = apply(block.text, self.place / value)
+            self.undone = (self.place / value, before) if what == "try" else None
+        elif block.language == "bash":
+            for command in commands(block.text):
+                few = FEW_CHECKS * (" verify" in command and "--check" not in command)
+                self.run(command + few, codes=(0,))
+        elif block.language == "python":
+            self.program += block.text
+            self.execute([sys.executable, "-c", self.program], codes=(0,))
+        elif block.text.startswith("$ "):
+            for command, expected in sessions(block.text):
+                printed = self.run(command, codes=(2,) if "error: " in expected else (0, 1))
+                assert is_printed(expected, printed), f"'{command}' printed:\n{printed}"
+
+    def run(self, command: str, codes: tuple[int, ...]) -> str:
+        for name, value in self.replaced.items():
+            command = re.sub(rf"(?<![\w/-]){re.escape(name)}(?!\w)", value, command)
+        if command == "pip install -e ./forgather-my-model":
+            return self.install("my_model")
+        if command.startswith("forgather "):
+            arguments = ["-c", PROGRAM, *command.split()[1:]]
+        elif command.startswith("pytest "):
+            arguments = ["-m", "pytest", "-q", "-k", "causality or preset", *command.split()[1:]]
+        else:
+            raise AssertionError(f"no program of that name is known here: {command}")
+        return self.execute([sys.executable, *arguments], codes)
+
+    def install(self, name: str) -> str:
+        """What an editable installation leaves, beside the place of the package on the path."""
+        information = self.place / "site" / f"forgather_{name}-0.1.0.dist-info"
+        information.mkdir(parents=True)
+        (information / "entry_points.txt").write_text(f"[forgather.models]\n{name} = forgather_{name}.plugin\n")
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: forgather-{name}\nVersion: 0.1.0\n")
+        return ""
+
+    def execute(self, command: list[str], codes: tuple[int, ...]) -> str:
+        ran = subprocess.run(
+            command, cwd=self.place, env=self.environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        printed = ran.stdout + ran.stderr
+        assert ran.returncode in codes, f"{command[3:]} exits with {ran.returncode}:\n{printed}"
+        return printed
+
+    def undo(self) -> None:
+        if self.undone is not None:
+            file, text = self.undone
+            file.write_text(text, encoding="utf-8")
+            self.undone = None
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory whose name is that of the README's."""
+    (tmp_path / "here").mkdir()
+    return tmp_path / "here"
+
+
+def test_readme(place: Path, environment: dict[str, str]) -> None:
+    (place / "my_llama.yaml").write_text("extends: llama/4M\nhidden_size: 64\nnum_attention_heads: 2\n")
+    built = "output_models/llama_4m"
+    reader = Reader(place, environment, {"OLD": built, "DIR": built, "-t qwen3 model": "-t llama model -r"})
+    reader.read(ROOT / "README.md")
+
+
+@pytest.mark.regression("P17")
+def test_the_main_command_ends_on_a_falling_loss(place: Path, environment: dict[str, str]) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    main = next(part for part in parts(text) if isinstance(part, Block) and part.text.startswith("pip install ."))
+    reader = Reader(place, environment, {})
+    construct, trial = commands(main.text)
+    reader.run(construct, codes=(0,))
+    report = json.loads(reader.run(f"{trial} --json", codes=(0,)))
+    losses = [step["loss"] for step in report["steps"]]
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.5
+    assert report["loss"]["learned"] > 1
+
+
+def test_tutorial(place: Path, environment: dict[str, str]) -> None:
+    reader = Reader(place, environment, {})
+    flags = "--device cpu --save-checkpoint --native --output-dir Qwen3-0.6B"
+    reader.run(f"forgather -t qwen3 model {flags} construct", codes=(0,))
+    reader.read(ROOT / "docs" / "tutorial.md")
+
+
+@pytest.mark.regression("P15")
+def test_write_a_plugin(place: Path, environment: dict[str, str]) -> None:
+    path = [str(place / "forgather-my-model"), str(place / "site"), *filter(None, [environment.get("PYTHONPATH")])]
+    reader = Reader(place, environment | {"PYTHONPATH": os.pathsep.join(path)}, {})
+    reader.read(ROOT / "docs" / "write-a-plugin.md")
+
+
+def test_checkpoints(place: Path, environment: dict[str, str]) -> None:
+    built = "output_models/llama_4m"
+    reader = Reader(place, environment, {"SRC": built, "DST": "converted", "DIR": built})
+    reader.run("forgather -t llama/4M model --device cpu --save-checkpoint construct", codes=(0,))
+    reader.program = f"""
+from transformers import AutoModelForCausalLM
+model, step = AutoModelForCausalLM.from_pretrained("{built}", trust_remote_code=True), 500
+"""
+    reader.read(ROOT / "docs" / "checkpoints.md")
+
+
+def test_testing(place: Path, environment: dict[str, str]) -> None:
+    reader = Reader(place, environment, {})
+    reader.run("forgather -t llama/4M model --device cpu --save-checkpoint construct", codes=(0,))
+    reader.program = """
+import torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("output_models/llama_4m", trust_remote_code=True)
+ids = torch.arange(8)[None]
+"""
+    reader.read(ROOT / "docs" / "testing.md")
