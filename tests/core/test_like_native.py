@@ -337,6 +337,32 @@ def test_other_logits_than_the_native_class_are_refused(
     assert [entry.name for entry in tmp_path.iterdir()] == ["theirs"]
 
 
+NOT_COMPUTED: dict[str, tuple[dict[str, Any], str]] = {
+    "padding beyond the vocabulary": ({"pad_token_id": 300}, "AssertionError: Padding_idx.*without.* pad_token_id"),
+    # Without hidden_size, whose default is no multiple of 9, transformers' class refuses the file.
+    "a key that no class declares": (
+        {"is_causal": False, "hidden_size": 36, "num_attention_heads": 9, "num_key_value_heads": 3},
+        r"\(without is_causal they agree\)",
+    ),
+}
+
+
+@pytest.mark.regression("like-native")
+@pytest.mark.parametrize("case", NOT_COMPUTED)
+def test_what_cannot_be_computed_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
+    content, reason = NOT_COMPUTED[case]
+    settings = like(write(tmp_path / "theirs", "llama", head_dim=None, **content), "llama")
+    with pytest.raises(ConfigurationError, match=rf"--like: .*config.json: .*{reason}") as refused:
+        construct(settings, project=tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_form_of_outputs_does_not_matter(tmp_path: Path) -> None:
+    settings = like(write(tmp_path / "theirs", "llama", return_dict=False), "llama")
+    assert settings.likeness is not None and settings.likeness.notes == ()
+    construct(settings, project=tmp_path)
+
+
 @pytest.mark.regression("like-native")
 def test_the_key_that_is_read_differently_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     frequencies = Rope._frequencies
