@@ -10,6 +10,8 @@ import pytest
 import torch
 from forgather_llama.configuration_llama import LlamaConfig
 from forgather_llama.modeling_llama import LlamaModel
+from forgather_mistral.configuration_mistral import MistralConfig
+from forgather_qwen3.configuration_qwen3 import Qwen3Config
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -132,6 +134,22 @@ def test_what_the_native_class_ignores_takes_no_effect(stray: dict[str, Any], tm
     directory = write(tmp_path, "llama", **stray)
     assert like(directory, "llama").options.sliding_window is None
     assert difference(directory, "llama") <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "config_class",
+    [*(pytest.param(one, marks=pytest.mark.regression("R6")) for one in (LlamaConfig, Qwen3Config)), MistralConfig],
+)
+def test_the_configuration_class_reads_the_window_of_a_native_file_as_transformers_does(
+    config_class: Any, tmp_path: Path
+) -> None:
+    kind = config_class.native_model_type
+    for window in ({}, {"sliding_window": None}, {"sliding_window": 7}):
+        directory = write(tmp_path, kind, **window)
+        found, native = config_class.from_pretrained(directory), AutoConfig.from_pretrained(directory)
+        expected = None if kind == "llama" else native.sliding_window
+        assert found.native and found.sliding_window == expected
+        assert getattr(found, "layer_types", None) == getattr(native, "layer_types", None)
 
 
 # What a config.json may say beside sizes. "absent" leaves a key out: its class has a default.
