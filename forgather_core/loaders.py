@@ -85,6 +85,10 @@ def _vllm_problems(model: Any) -> Iterator[str]:
                 f"layer {index} ({type(layer).__name__}) needs one SelfAttention of its own, number {index}, which "
                 f"vLLM's attention replaces; it {found}"
             )
+    within = {id(module) for layer in layers for module in layer.modules()}
+    for name, module in model.named_modules():
+        if id(module) not in within and (_keeps_a_state(module) or _is_self_attention(module)):
+            yield f"{name} ({type(module).__name__}) stands outside the layers, where vLLM has no state for it"
     if not layers:
         yield "the model has no list of layers in which vLLM's attention could be put"
     if not getattr(model, "_supports_attention_backend", False):

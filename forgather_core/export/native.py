@@ -26,6 +26,8 @@ SIZES = (
     "pad_token_id",
     "sliding_window",
 )
+# Errors of a model whose configuration does not fit; torch asserts that padding is within the vocabulary.
+_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 MOST_KEYS = 30  # that are tried, one left out at a time, to name what is read differently
 
 
@@ -110,6 +112,7 @@ def check_source(definition: ModelDefinition, likeness: Likeness) -> None:
 def _source_problem(definition: ModelDefinition, content: Mapping[str, Any]) -> str | None:
     """What differs between the definition's model and transformers' for this config.json, or None."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
 
     try:
         small = {**content, **shrunk_values(_sizes(content))}
@@ -121,8 +124,9 @@ def _source_problem(definition: ModelDefinition, content: Mapping[str, Any]) -> 
         difference = logits_difference(*_pair(definition, small))
     except ConfigurationError as error:
         return str(error)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        return f"a small copy fails with {type(error).__name__}: {first_line(error)}"
+    except (StrictDataclassError, *_FAULTS) as error:
+        cause = error.__cause__ or error  # of a rule of the class, the sentence without its frame
+        return f"a small copy fails with {type(cause).__name__}: {first_line(cause)}"
     if difference <= TOLERANCE:
         return None
     return f"the logits of a small copy differ by {difference:.1e} of their size"
@@ -135,6 +139,7 @@ def _pair(definition: ModelDefinition, content: Mapping[str, Any]) -> tuple[Any,
     source = read_source(definition, content)
     source.config.dtype = source.native.dtype = torch.float32
     source.config._attn_implementation = source.native._attn_implementation = None  # transformers' choice
+    source.config.return_dict = source.native.return_dict = True  # without effect on the logits
     return import_object(definition.model, definition)(source.config), _native_class_of(source.native)(source.native)
 
 

@@ -43,6 +43,9 @@ class DecoderConfig(PreTrainedConfig):
     also_reads: ClassVar[tuple[str, ...]] = ()  # further model types whose config.json this one understands
     built_in: ClassVar[dict[str, Any]] = {}  # values of the native class's configuration that are not options here
 
+    native_ignores: ClassVar[tuple[str, ...]] = ()  # options here that the native class does not have
+    native_defaults: ClassVar[dict[str, Any]] = {}  # of the native class, where a file that leaves them out needs them
+
     vocab_size: int | None = None
     max_position_embeddings: int | None = None
     bos_token_id: int | None = None
@@ -86,7 +89,8 @@ class DecoderConfig(PreTrainedConfig):
         """The content of a config.json; one that is written for the native class says so by its model type."""
         content, rest = super().get_config_dict(*args, **kwargs)
         if cls.native_model_type is not None and content.get("model_type") == cls.native_model_type:
-            content = content | {"model_type": cls.model_type, "native": True}
+            read = {name: value for name, value in content.items() if name not in cls.native_ignores}
+            content = cls.native_defaults | read | {"model_type": cls.model_type, "native": True}
         return content, rest
 
     def to_dict(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Rule:
 
     def draw(self, tensor: Tensor) -> None:
         """Fill a whole float32 tensor on the CPU, from torch's global generator, which has a seed of its own here."""
-        raise NotImplementedError
+        self.sample(tensor.view(-1), tuple(tensor.shape) or (1,), 0, torch.default_generator)
 
     def fill(self, tensor: Tensor, *, seed: int | None = None, name: str = "") -> None:
         """Fill a tensor in place, in its own dtype and on its own device.
@@ -105,7 +105,8 @@ class Values(Rule):
         if len(self.values) == 1:
             numbers.fill_(self.values[0])
         else:
-            numbers.copy_(torch.tensor(self.values[start : start + len(numbers)], dtype=torch.float32))
+            given = self.values[start : start + len(numbers)]
+            numbers.copy_(torch.tensor(given, dtype=torch.float32, device="cpu"))
 
     def __str__(self) -> str:
         return ", ".join(f"{value:.4g}" for value in self.values)

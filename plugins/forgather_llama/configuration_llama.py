@@ -16,6 +16,7 @@ class LlamaConfig(LlamaOptions, DecoderConfig):
 
     model_type = "forgather_llama"
     native_model_type: ClassVar[str] = "llama"
+    native_ignores: ClassVar[tuple[str, ...]] = ("sliding_window",)
     also_reads: ClassVar[tuple[str, ...]] = ("mistral",)
     built_in: ClassVar[dict[str, Any]] = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
     base_model_tp_plan: ClassVar[dict[str, str]] = HEADS | GATED_FEED_FORWARD

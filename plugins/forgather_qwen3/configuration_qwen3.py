@@ -16,6 +16,7 @@ class Qwen3Config(Qwen3Options, DecoderConfig):
 
     model_type = "forgather_qwen3"
     native_model_type: ClassVar[str] = "qwen3"
+    native_defaults: ClassVar[dict[str, Any]] = {"use_sliding_window": False}
     built_in: ClassVar[dict[str, Any]] = {"hidden_act": "silu", "attention_bias": False}
     base_model_tp_plan: ClassVar[dict[str, str]] = HEADS | HEAD_NORMS | GATED_FEED_FORWARD
 

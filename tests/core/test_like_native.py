@@ -10,6 +10,8 @@ import pytest
 import torch
 from forgather_llama.configuration_llama import LlamaConfig
 from forgather_llama.modeling_llama import LlamaModel
+from forgather_mistral.configuration_mistral import MistralConfig
+from forgather_qwen3.configuration_qwen3 import Qwen3Config
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -132,6 +134,22 @@ def test_what_the_native_class_ignores_takes_no_effect(stray: dict[str, Any], tm
     directory = write(tmp_path, "llama", **stray)
     assert like(directory, "llama").options.sliding_window is None
     assert difference(directory, "llama") <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "config_class",
+    [*(pytest.param(one, marks=pytest.mark.regression("R6")) for one in (LlamaConfig, Qwen3Config)), MistralConfig],
+)
+def test_the_configuration_class_reads_the_window_of_a_native_file_as_transformers_does(
+    config_class: Any, tmp_path: Path
+) -> None:
+    kind = config_class.native_model_type
+    for window in ({}, {"sliding_window": None}, {"sliding_window": 7}):
+        directory = write(tmp_path, kind, **window)
+        found, native = config_class.from_pretrained(directory), AutoConfig.from_pretrained(directory)
+        expected = None if kind == "llama" else native.sliding_window
+        assert found.native and found.sliding_window == expected
+        assert getattr(found, "layer_types", None) == getattr(native, "layer_types", None)
 
 
 # What a config.json may say beside sizes. "absent" leaves a key out: its class has a default.
@@ -335,6 +353,32 @@ def test_other_logits_than_the_native_class_are_refused(
     with pytest.raises(ConfigurationError, match=r"--like: .*config.json: .*LlamaForCausalLM.*logits of a small copy"):
         construct(settings, project=tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["theirs"]
+
+
+NOT_COMPUTED: dict[str, tuple[dict[str, Any], str]] = {
+    "padding beyond the vocabulary": ({"pad_token_id": 300}, "AssertionError: Padding_idx.*without.* pad_token_id"),
+    # Without hidden_size, whose default is no multiple of 9, transformers' class refuses the file.
+    "a key that no class declares": (
+        {"is_causal": False, "hidden_size": 36, "num_attention_heads": 9, "num_key_value_heads": 3},
+        r"\(without is_causal they agree\)",
+    ),
+}
+
+
+@pytest.mark.regression("like-native")
+@pytest.mark.parametrize("case", NOT_COMPUTED)
+def test_what_cannot_be_computed_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
+    content, reason = NOT_COMPUTED[case]
+    settings = like(write(tmp_path / "theirs", "llama", head_dim=None, **content), "llama")
+    with pytest.raises(ConfigurationError, match=rf"--like: .*config.json: .*{reason}") as refused:
+        construct(settings, project=tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_form_of_outputs_does_not_matter(tmp_path: Path) -> None:
+    settings = like(write(tmp_path / "theirs", "llama", return_dict=False), "llama")
+    assert settings.likeness is not None and settings.likeness.notes == ()
+    construct(settings, project=tmp_path)
 
 
 @pytest.mark.regression("like-native")

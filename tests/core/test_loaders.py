@@ -96,6 +96,14 @@ def one_index_for_two_layers(model: Any) -> None:
     model.model.layers[1].self_attn.layer_idx = 0
 
 
+def convolution_before_the_layers(model: Any) -> None:
+    model.model.convolution = nn.Conv1d(32, 32, 4, groups=32)
+
+
+def attention_after_the_layers(model: Any) -> None:
+    model.attention = copy.deepcopy(model.model.layers[1].self_attn)
+
+
 def no_layers(model: Any) -> None:
     model.model.layers = nn.ModuleList()
 
@@ -107,6 +115,8 @@ STATEFUL = {
     another_attention: "SelfAttention",
     two_attentions_in_a_layer: "has 2",
     one_index_for_two_layers: "number 0",
+    convolution_before_the_layers: "model.convolution (Conv1d) stands outside the layers",
+    attention_after_the_layers: "attention (Attention) stands outside the layers",
     no_layers: "no list of layers",
 }
 

@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from forgather_core.parts.initial_weights import Rule, normal, ones, truncated_normal, values, xavier_normal, zeros
+from forgather_core.parts.initial_weights import (
+    Normal,
+    Rule,
+    normal,
+    ones,
+    truncated_normal,
+    values,
+    xavier_normal,
+    zeros,
+)
 
 SMALL = 96  # elements of a piece in the tests that need many pieces
 NORMAL = normal(std=0.5)
@@ -162,6 +171,18 @@ def test_a_rule_that_needs_the_whole_weight_is_seeded_by_name_and_leaves_the_glo
     torch.testing.assert_close(one @ one.T, torch.eye(20), atol=1e-5, rtol=0)
     assert not torch.equal(one, filled(Orthogonal(), 20, 20, name="b.weight"))
     assert (filled(Orthogonal(zero_row=3), 20, 20)[3] == 0).all()
+
+
+def test_a_rule_of_the_version_before_may_change_what_another_one_draws() -> None:
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Halved(Normal):
+        def draw(self, tensor: Tensor) -> None:
+            super().draw(tensor)
+            tensor.mul_(0.5)
+
+    assert filled(Halved(scale=1.0), 200, 300).std() == pytest.approx(0.5, rel=0.02)
 
 
 def test_fake_tensors_are_left_alone() -> None:

@@ -148,6 +148,17 @@ def test_what_flex_attention_cannot_compute_is_no_failure(name: str, flex_only: 
     assert "refuse" in row["reason"]
 
 
+def test_what_the_model_itself_leaves_out_is_a_failure(flex_only: Path) -> None:
+    @check("unwritten", cause="nothing")
+    def raises(subject: Subject) -> Iterator[Measured]:
+        """The model does not do it yet."""
+        yield must("something", True)
+        raise NotImplementedError("the cache is not written yet")
+
+    row = row_of(flex_only, raises)
+    assert row["result"] == FAILED and "not written yet" in row["reason"]
+
+
 @pytest.mark.parametrize("name", ["initial-weights", "buffers", "precision"])
 def test_what_flex_attention_can_compute_is_measured(name: str, flex_only: Path) -> None:
     row = row_of(flex_only, BY_NAME[name])
