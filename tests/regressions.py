@@ -49,6 +49,11 @@ FAULTS = {
     "residual-init": "gate_proj, which does not write to the residual stream, is scaled by depth",
     "seeded-pieces": "Initial weights depend on the order and the piece size in which they are drawn",
     "fresh-seeds": "Two models initialized in one process do not follow torch's global generator",
+    # The program and the tools around it
+    "P11": "Several chat templates of a tokenizer are not carried, and a change of them is not noticed",
+    "E5": "The shipped chat templates do not mark what the assistant writes",
+    "E6": "generate() runs on after the token that ends a turn of the chat template",
+    "E11": "The shipped tokenizers split text as no tokenizer that llama.cpp knows",
     "old-artifacts": "Directories, checkpoints, YAML files and plugins of the version before load",
 }
 
