@@ -112,7 +112,7 @@ def _tokenizer(facts: TokenizerFacts, name: str) -> dict[str, Any]:
         "vocab_size": facts.vocab_size,
         "model_max_length": facts.model_max_length,
         **ids,
-        "chat_template": facts.chat_template is not None,
+        "chat_template": bool(facts.chat_templates),
     }
 
 
