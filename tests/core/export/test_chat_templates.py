@@ -63,7 +63,7 @@ SEVERAL: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.regression("P11")
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("case", SEVERAL)
 def test_a_tokenizer_with_several_templates_is_carried_and_watched(case: str, small: Settle, tmp_path: Path) -> None:
     place = made_tokenizer(tmp_path / "tokenizer", **SEVERAL[case])
@@ -101,7 +101,7 @@ def test_chat_template_sets_the_default_and_keeps_the_others(small: Settle, tmp_
         prepare_directory(small(tokenizer=str(place), chat_template="rga"), target)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "..", "\x1b[31m"])
 def test_a_template_whose_name_is_not_a_file_is_one_line(name: str, small: Settle, tmp_path: Path) -> None:
     place = made_tokenizer(tmp_path / "tokenizer", [{"name": name, "template": RAG}])
@@ -111,6 +111,7 @@ def test_a_template_whose_name_is_not_a_file_is_one_line(name: str, small: Settl
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer"]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("templates", [[{"name": "x"}], [3], [{"name": "default", "template": 3}], 5])
 def test_malformed_templates_are_one_line(templates: Any, tmp_path: Path) -> None:
     place = made_tokenizer(tmp_path / "tokenizer", templates)
@@ -123,7 +124,7 @@ def test_malformed_templates_are_one_line(templates: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.regression("E6")
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("tokenizer", LOADED)
 def test_generation_stops_where_chatml_ends_a_turn(tokenizer: str, small: Settle, tmp_path: Path) -> None:
     made = prepare_directory(small(tokenizer=tokenizer, chat_template="chatml"), tmp_path / "model")
@@ -173,7 +174,7 @@ TEMPLATES = {
 
 
 @pytest.mark.regression("E6")
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("case", TEMPLATES)
 def test_generation_stops_where_a_template_ends_a_turn(case: str, small: Settle, tmp_path: Path) -> None:
     template, expected = TEMPLATES[case]
