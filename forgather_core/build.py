@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .dtypes import default_dtype, parse_dtype
-from .errors import BuildError
+from .errors import BuildError, first_line
 from .extras import install_hint
 from .model_files import check_files
 from .no_init import no_init_weights
@@ -163,6 +163,20 @@ def _from_config(directory: Path, attention: str | None, dtype: torch.dtype) -> 
     config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
     more = {"attn_implementation": attention} if attention is not None else {}
     try:
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=dtype, **more)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=dtype, **more)
     except (torch.OutOfMemoryError, MemoryError):
         raise BuildError(f"there is not enough memory for this model in {dtype}; use --device meta") from None
+    _set_generation(model, directory / "generation_config.json")
+    return model
+
+
+def _set_generation(model: Any, file: Path) -> None:
+    """Let `generate` start and stop as the directory's file says, as in a model from `from_pretrained`."""
+    from transformers import GenerationConfig
+
+    if not file.is_file() or not model.can_generate():
+        return
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(file.parent)
+    except (OSError, ValueError, TypeError) as error:
+        raise BuildError(f"{file} cannot be used: {first_line(error)}") from None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from .export.native import native_problems
 from .export.tokenizer import shipped_tokenizers
+from .llama_cpp import tokenizer_conversion
 from .settings import Settings
 
 # Claims need positive evidence: whatever is not listed here is not claimed.
@@ -31,7 +33,9 @@ class Loader:
     how: str
 
 
-def loaders(settings: Settings, model: Any, native: str | None, tokenizer: str) -> list[dict[str, Any]]:
+def loaders(
+    settings: Settings, model: Any, native: str | None, tokenizer: str, directory: Path | None = None
+) -> list[dict[str, Any]]:
     """The ways to load a directory, as plain data.
 
     Args:
@@ -39,8 +43,15 @@ def loaders(settings: Settings, model: Any, native: str | None, tokenizer: str) 
         model: Its model.
         native: The class of transformers that it claims to be, after `check_native`.
         tokenizer: Name of its tokenizer.
+        directory: The directory with the tokenizer's files; without it, only a shipped tokenizer is known.
     """
-    rows = (_transformers(), _natively(settings, native), _vllm(model, native), _llama_cpp(model, native, tokenizer))
+    files = directory or shipped_tokenizers().get(tokenizer)
+    rows = (
+        _transformers(),
+        _natively(settings, native),
+        _vllm(model, native),
+        _llama_cpp(model, native, tokenizer, files),
+    )
     return [asdict(row) for row in rows]
 
 
@@ -107,7 +118,7 @@ def _is_self_attention(module: Any) -> bool:
     return any(kind.__name__ == "SelfAttention" for kind in type(module).__mro__)
 
 
-def _llama_cpp(model: Any, native: str | None, tokenizer: str) -> Loader:
+def _llama_cpp(model: Any, native: str | None, tokenizer: str, files: Path | None) -> Loader:
     name = "llama.cpp"
     if native is None:
         return Loader(name, False, "it converts transformers' own classes only (--native)")
@@ -119,8 +130,5 @@ def _llama_cpp(model: Any, native: str | None, tokenizer: str) -> Loader:
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in CONVERTED_ROPE:
         return Loader(name, False, f"its converter is not known to keep RoPE of the type '{rope}'")
-    if tokenizer in shipped_tokenizers():
-        return Loader(
-            name, False, f"its converter knows {native}, but tokenizers by a list, and '{tokenizer}' is not in it"
-        )
-    return Loader(name, True, f"as {native}, if its converter knows the tokenizer")
+    converts, how = tokenizer_conversion(files, tokenizer)
+    return Loader(name, converts, f"as {native}; {how}" if converts else f"its converter knows {native}, but {how}")

@@ -84,7 +84,7 @@ def construction_report(made: Construction) -> dict[str, Any]:
         },
         "parameters": asdict(table),
         "memory": memory,
-        "loaders": loaders(made.settings, made.model, manifest.native, manifest.tokenizer["name"]),
+        "loaders": loaders(made.settings, made.model, manifest.native, manifest.tokenizer["name"], made.directory.path),
         "loaded": made.loaded.as_dict() if made.loaded is not None else None,
         "saved": made.saved.as_dict() if made.saved is not None else None,
     }
@@ -112,7 +112,7 @@ def _tokenizer(facts: TokenizerFacts, name: str) -> dict[str, Any]:
         "vocab_size": facts.vocab_size,
         "model_max_length": facts.model_max_length,
         **ids,
-        "chat_template": facts.chat_template is not None,
+        "chat_template": bool(facts.chat_templates),
     }
 
 

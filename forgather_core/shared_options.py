@@ -67,7 +67,7 @@ class DirectoryOptions:
     )
     chat_template: str | None = option(
         None,
-        help="Chat template: a Jinja file or a shipped one (chatml); null keeps the tokenizer's",
+        help="Chat template: a Jinja file, chatml, or one that the tokenizer has; null keeps its own",
         group=DIRECTORY,
         commands=WRITTEN,
     )

@@ -54,6 +54,10 @@ FAULTS = {
     "P15": "A code block of the documentation does not work as it is printed",
     "P17": "README's main command ends on a rising loss, and does not say what became of the weights",
     "windows": "Importing fails on Windows",
+    "P11": "Several chat templates of a tokenizer are not carried, and a change of them is not noticed",
+    "E5": "The shipped chat templates do not mark what the assistant writes",
+    "E6": "generate() runs on after the token that ends a turn of the chat template",
+    "E11": "The shipped tokenizers split text as no tokenizer that llama.cpp knows",
     "old-artifacts": "Directories, checkpoints, YAML files and plugins of the version before load",
 }
 

@@ -6,8 +6,8 @@ import errno
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from ..errors import CheckpointError
 from ..files import new_directory
 from ..option_spec import did_you_mean
 from ..paths import expanded
+from .carried import copy_others
 from .companions import CONFIG, Step, read_config, step_for, write_companions
 from .fp8 import DTYPES as FP8
 from .fp8 import ScaledTensor
@@ -57,7 +58,8 @@ def convert_checkpoint(
 
     Args:
         source: A directory, a weight file, an index, or a repository of the hub.
-        target: A new directory, which gets the other files of the source's too; or the source itself.
+        target: A new directory, which gets the other files of the source's too, and its subdirectories without weights;
+            or the source itself.
         format: `safetensors` or `bin`; None keeps the source's.
         dtype: A floating-point dtype. It replaces the one that most numbers have; tensors of another, such as float32
             among bfloat16, are so for a reason and stay.
@@ -100,7 +102,7 @@ def _format(name: str) -> Format:
 def _anew(job: Job, origin: Path | None, place: Path) -> SaveReport:
     with new_directory(place, lambda: _refuse_taken(place)) as staging:
         if origin is not None:
-            _copy_others(origin, staging, job)
+            job = replace(job, notes=(*job.notes, *_copy_others(origin, staging, job)))
         written = job.write_into(staging)
     return job.report(place, written)
 
@@ -110,19 +112,17 @@ def _refuse_taken(place: Path) -> None:
         raise CheckpointError(f"{place} is there already: choose a new directory, or convert the source in place")
 
 
-def _copy_others(origin: Path, staging: Path, job: Job) -> None:
-    """The files beside the weights; not directories, in which other checkpoints may lie."""
+def _copy_others(origin: Path, staging: Path, job: Job) -> tuple[str, ...]:
+    """Copy what stands beside the weights, with a configuration that fits the new ones; return notes."""
     _refuse_large_config(origin)
-    left = superseded(origin)
-    others = [entry for entry in origin.iterdir() if entry.is_file() and entry.name not in left]
-    for file in others:
-        shutil.copy2(file, staging / file.name)
+    notes = copy_others(origin, staging, superseded(origin))
     dtype = main_dtype(job.tensors)
     if step_for(None, origin, dtype) is Step.DTYPE:
         (staging / CONFIG).unlink()
         write_companions(None, Step.DTYPE, origin, staging, dtype)
     if not _has_fp8(job.tensors):
         _declare_plain(staging / CONFIG)
+    return notes
 
 
 def _refuse_large_config(directory: Path) -> None:

@@ -69,7 +69,7 @@ def describe_dataset(
         project: A built-in name, or a directory.
         config: One of its configurations; None takes `default`, or the only one.
         tokenizer: A shipped one, a directory, or a hub id.
-        chat_template: A Jinja file or a shipped one; None takes the tokenizer's.
+        chat_template: A Jinja file, a shipped one, or the name of one of the tokenizer's; None takes the tokenizer's.
         examples: How many of the first documents are told in full.
         limit: How many documents are read; None reads all.
         on_progress: Called with the number of documents read.
@@ -84,7 +84,7 @@ def describe_dataset(
     corpus = open_corpus(project, config)
     loaded = load_tokenizer(tokenizer)
     if chat_template is not None:
-        loaded.tokenizer.chat_template = resolve_chat_template(chat_template)
+        loaded.tokenizer.chat_template = resolve_chat_template(chat_template, own=loaded.facts.chat_templates)
     documents = corpus.documents()
     lengths: list[int] = []
     shown: list[dict[str, Any]] = []

@@ -19,9 +19,17 @@ CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 ALL_SPECIAL = (*SPECIAL_TOKENS.values(), *CHAT_TOKENS)
 SMALLEST = 256 + len(ALL_SPECIAL)
 
-# Words with their leading space, numbers in groups of up to three digits, runs of punctuation, and runs of white space
-# that leave the last space to the word behind them: indentation becomes one token.
-PRE_TOKENS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Llama 3's split pattern: contractions, words with one character before them, digits in groups of up to three, runs of
+# punctuation, and white space whose last space belongs to the next word. llama.cpp implements it under this name.
+LLAMA_CPP_NAME = "llama-bpe"
+PRE_TOKENS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# llama.cpp takes a whole word that is an entry before it merges, for this pattern.
+# All bytes are entries: none falls back.
+_BPE: dict[str, Any] = {"ignore_merges": True, "byte_fallback": False}
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) -> Any:
@@ -44,7 +52,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) 
 
     if vocab_size < SMALLEST:
         raise TokenizerError(f"a vocabulary of {vocab_size} is less than 256 bytes and the special tokens: {SMALLEST}")
-    tokenizer = _byte_level(models.BPE(byte_fallback=True))
+    tokenizer = _byte_level(models.BPE(**_BPE))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(ALL_SPECIAL),
@@ -65,7 +73,7 @@ def byte_tokenizer() -> Any:
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*ALL_SPECIAL, *alphabet])}
-    tokenizer = _byte_level(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    tokenizer = _byte_level(models.BPE(vocab=vocabulary, merges=[], **_BPE))
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ALL_SPECIAL])
     return _with_bos(tokenizer)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import DefinitionError
 from ..settings import Settings
+from .chat_templates import resolve_chat_template, turn_ends
 from .licence import licence_files
 from .manifest import MANIFEST, FileRecord, Manifest, OptionRecord, record
 from .model_card import model_card
@@ -32,8 +33,8 @@ from .tokenizer import (
     TokenizerFacts,
     load_tokenizer,
     quick_facts,
-    resolve_chat_template,
     write_tokenizer,
+    written_templates,
 )
 
 GENERATED = "generated"
@@ -138,7 +139,9 @@ def plan_contents(settings: Settings) -> Plan:
         loaded = load_tokenizer(directory.tokenizer, base=base)
         facts = loaded.facts
     template = directory.chat_template
-    text = resolve_chat_template(template, settings.base_of("chat_template")) if template else None
+    text = None
+    if template:
+        text = resolve_chat_template(template, settings.base_of("chat_template"), facts.chat_templates)
     plan = Plan(settings, sources, facts, loaded, option_values(settings, facts), text)
     if settings.likeness is not None:
         check_source(definition, settings.likeness)
@@ -157,10 +160,11 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
     loaded = plan.loaded or load_tokenizer(settings.directory.tokenizer, base=settings.base_of("tokenizer"))
     for name in write_tokenizer(loaded, directory, chat_template=plan.chat_template):
         origins[name] = f"tokenizer {settings.directory.tokenizer}"
+    stops, unknown = turn_ends(loaded.tokenizer, written_templates(loaded.facts, plan.chat_template))
     like = settings.likeness.generation if settings.likeness is not None else None
     config = config_json(definition, plan.config, native=settings.directory.native)
     _write(directory, "config.json", config, origins)
-    _write(directory, "generation_config.json", generation_config_json(plan.token_ids, like), origins)
+    _write(directory, "generation_config.json", generation_config_json(plan.token_ids, like, stops), origins)
     for name, text in licence_files(definition).items():
         _write(directory, name, text, origins)
     _write(
@@ -171,7 +175,7 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
     (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     requires = ", ".join(plan.sources.requires)
     notes = (f"the model's source needs these packages beside torch and transformers: {requires}",) if requires else ()
-    return Contents(manifest, notes)
+    return Contents(manifest, (*notes, *unknown))
 
 
 def _write(directory: Path, name: str, data: str | bytes, origins: dict[str, str], origin: str = GENERATED) -> None:

@@ -201,8 +201,9 @@ def _keep_what_is_not_ours(draft: Draft, there: Collection[str]) -> tuple[str, .
             carry(target / name, staging / moved)
             notes.append(f"{name} {_CHANGED[how]}: your version is kept as {moved}")
     weights = sorted(name for name in foreign if _is_weights(name))
-    if weights and _model_changed(draft.result.manifest, old):
-        notes.append(f"the weights in {target} are from before this rebuild: {', '.join(weights)}")
+    if weights and _weights_are_stale(draft.result.manifest, old):
+        other = " and another tokenizer" if _tokens_changed(draft.result.manifest, old) else ""
+        notes.append(f"the weights in {target} are from before this rebuild{other}: {', '.join(weights)}")
     return tuple(notes)
 
 
@@ -214,12 +215,19 @@ def _is_weights(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in WEIGHT_GLOBS)
 
 
-def _model_changed(new: Manifest, old: Manifest) -> bool:
+def _weights_are_stale(new: Manifest, old: Manifest) -> bool:
+    """Whether the model is another one, or its token ids stand for other texts."""
+
     def of(manifest: Manifest) -> dict[str, str]:
         files = {n: f for n, f in manifest.files.items() if n == "config.json" or n.endswith(".py")}
         return {name: file.meaning or file.sha256 for name, file in files.items()}
 
-    return of(new) != of(old)
+    return of(new) != of(old) or _tokens_changed(new, old)
+
+
+def _tokens_changed(new: Manifest, old: Manifest) -> bool:
+    before, now = (manifest.files.get("tokenizer.json") for manifest in (old, new))
+    return before is not None and now is not None and before.sha256 != now.sha256
 
 
 def _free_name(target: Path, staging: Path, name: str) -> str:

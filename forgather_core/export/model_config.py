@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..definition import ModelDefinition, import_object
@@ -131,16 +131,29 @@ def _auto_map(config_class: type, model_class: type) -> dict[str, str]:
     return found | {"AutoModelForCausalLM": target(model_class)}
 
 
-def generation_config_json(ids: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> str:
+def generation_config_json(
+    ids: Mapping[str, Any], given: Mapping[str, Any] | None = None, turn_ends: Sequence[int] = ()
+) -> str:
     """The text of `generation_config.json`: the token ids with which `generate` starts, stops and pads.
 
     Args:
         ids: By name; None where there is none.
         given: The content of another model's file, which says more and wins.
+        turn_ends: Token ids with which the chat templates end a turn; `generate` stops at these too.
     """
     from transformers import GenerationConfig
 
     content = {name: value for name, value in ids.items() if value is not None}
     content |= {name: value for name, value in (given or {}).items() if name not in NOT_GENERATION}
+    content |= _eos(content.get("eos_token_id"), turn_ends)
     text: str = GenerationConfig(**content).to_json_string(use_diff=True)
     return text.rstrip("\n") + "\n"
+
+
+def _eos(eos: Any, turn_ends: Sequence[int]) -> dict[str, Any]:
+    """`eos_token_id` with the ends of turns behind it: a number for one token, a list for several."""
+    known = [] if eos is None else list(eos) if isinstance(eos, list | tuple) else [eos]
+    new = [token for token in turn_ends if token not in known]
+    if not new:
+        return {}
+    return {"eos_token_id": [*known, *new] if len(known) + len(new) > 1 else new[0]}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,23 @@ from urllib.parse import urlsplit
 
 from ..errors import TokenizerError, first_line
 from ..extras import install_hint
-from ..model_files import check_files, read_text
+from ..model_files import check_files
 from ..option_spec import did_you_mean
-from ..paths import expanded
 from ..quiet import quiet_transformers
 from ..strict_json import read_object
+from .chat_templates import DEFAULT, candidates, check_names, named, resolve_chat_template, templates_in
+
+__all__ = [
+    "LoadedTokenizer",
+    "TokenizerFacts",
+    "hub_answers",
+    "load_tokenizer",
+    "quick_facts",
+    "resolve_chat_template",
+    "shipped_tokenizers",
+    "write_tokenizer",
+    "written_templates",
+]
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
@@ -34,7 +47,8 @@ class TokenizerFacts:
         source: The directory it lies in, or its hub id.
         vocab_size: The highest token id plus one: added tokens are counted.
         model_max_length: The longest text in tokens, None without a limit.
-        chat_template: The Jinja text, None without one.
+        chat_template: The Jinja text of the default template, None without one.
+        chat_templates: The text of every template by name; the default one is `default`.
     """
 
     name: str
@@ -46,6 +60,7 @@ class TokenizerFacts:
     unk_token_id: int | None
     model_max_length: int | None
     chat_template: str | None
+    chat_templates: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,19 +92,20 @@ def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None
         content = read_object(place / "tokenizer.json")
         config = read_object(place / "tokenizer_config.json")
         ids = dict(content["model"]["vocab"]) | {item["content"]: item["id"] for item in content["added_tokens"]}
-        named = {name: _token_text(config.get(name)) for name in SPECIAL_TOKENS}
+        special = {name: _token_text(config.get(name)) for name in SPECIAL_TOKENS}
+        templates = templates_in(place, config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # transformers may know better
-    if any(text is not None and text not in ids for text in named.values()):
+    if any(text is not None and text not in ids for text in special.values()):
         return None
-    template = place / "chat_template.jinja"
     return TokenizerFacts(
         name=spec,
         source=place,
         vocab_size=max(ids.values()) + 1,
         model_max_length=_limit(config.get("model_max_length")),
-        chat_template=read_text(template) if template.is_file() else config.get("chat_template"),
-        **{f"{name}_id": ids.get(named[name] or "") for name in ("bos_token", "eos_token", "pad_token", "unk_token")},
+        chat_template=templates.get(DEFAULT),
+        chat_templates=templates,
+        **{f"{name}_id": ids.get(special[name] or "") for name in ("bos_token", "eos_token", "pad_token", "unk_token")},
     )
 
 
@@ -114,19 +130,26 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
         # It warns of the type of a model that stands beside the tokenizer, and is none of its own.
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False, local_files_only=local)
+        templates = named(tokenizer.chat_template)
     except Exception as error:
         raise TokenizerError(_why(spec, place, error)) from None
     ids = {f"{n}_id": getattr(tokenizer, f"{n}_id") for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    template = tokenizer.chat_template
     facts = TokenizerFacts(
         name=spec,
         source=place,
         vocab_size=max(tokenizer.get_vocab().values()) + 1,
         model_max_length=_limit(tokenizer.model_max_length),
-        chat_template=template if isinstance(template, str) else None,
+        chat_template=templates.get(DEFAULT),
+        chat_templates=templates,
         **ids,
     )
     return LoadedTokenizer(tokenizer, facts)
+
+
+def written_templates(facts: TokenizerFacts, chat_template: str | None = None) -> dict[str, str]:
+    """Return the chat templates of a model directory: the tokenizer's, with another default one if it is given."""
+    given = {} if chat_template is None else {DEFAULT: chat_template}
+    return {**facts.chat_templates, **given}
 
 
 def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: str | None = None) -> list[str]:
@@ -135,17 +158,22 @@ def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: 
     Args:
         loaded: The tokenizer; it is not changed.
         directory: An existing directory.
-        chat_template: The template to write; None writes the tokenizer's own, if it has one.
+        chat_template: The default template to write; None writes the tokenizer's own, if it has one. Templates of
+            other names are written as well.
 
     Returns:
         The paths of the files in the directory: several chat templates have a directory of their own.
+
+    Raises:
+        TokenizerError: The name of a chat template cannot be the name of a file.
     """
     tokenizer = loaded.tokenizer
+    templates = written_templates(loaded.facts, chat_template)
+    check_names(templates)
     before = set(os.listdir(directory))  # noqa: PTH208 - names are all that is needed
     old_template = tokenizer.chat_template
     try:
-        if chat_template is not None:
-            tokenizer.chat_template = chat_template
+        tokenizer.chat_template = templates[DEFAULT] if list(templates) == [DEFAULT] else templates or None
         tokenizer.save_pretrained(str(directory))
     finally:
         tokenizer.chat_template = old_template
@@ -159,57 +187,12 @@ def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: 
     return sorted(file.relative_to(directory).as_posix() for file in files)
 
 
-def resolve_chat_template(spec: str, base: Path | None = None) -> str:
-    """The text of a chat template: a shipped one (`chatml`), or a file.
-
-    Raises:
-        TokenizerError: There is none of that name, or its Jinja is wrong.
-    """
-    root = Path(str(files("forgather_core") / "data" / "chat_templates"))
-    shipped = {p.name: p for p in sorted(root.glob("*.jinja"))}
-    path = next((p for p in _candidates(spec, base) if p.is_file()), None)
-    path = path or shipped.get(spec) or shipped.get(f"{spec}.jinja")
-    if path is None:
-        names = [name.removesuffix(".jinja") for name in shipped]
-        known = f"{', '.join(names)}){did_you_mean(spec, names)}"
-        raise TokenizerError(f"chat_template: '{spec}' is no file, and none of the shipped ones ({known}")
-    try:
-        text = read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"chat_template: {path} cannot be read: {error}") from None
-    _check_template(text, path)
-    return text
-
-
-def _check_template(text: str, path: Path) -> None:
-    from jinja2 import TemplateSyntaxError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):  # transformers' own tag, which marks what the assistant says
-        tags = {"generation"}  # noqa: RUF012 - jinja2 wants a plain set
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    try:
-        ImmutableSandboxedEnvironment(extensions=[loopcontrols, Generation]).parse(text)
-    except TemplateSyntaxError as error:
-        raise TokenizerError(f"{path}:{error.lineno}: chat_template: {error.message}") from None
-
-
-def _candidates(spec: str, base: Path | None) -> list[Path]:
-    path = expanded(spec)
-    return [base / path, path] if base is not None else [path]
-
-
 def _find(spec: str, base: Path | None) -> Path | str:
     """A directory that exists, or a text that may be a hub id."""
     shipped = shipped_tokenizers()
     if spec in shipped:
         return shipped[spec]
-    for path in _candidates(spec, base):
+    for path in candidates(spec, base):
         if path.is_dir():
             return path
         if path.exists():

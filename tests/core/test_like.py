@@ -84,6 +84,15 @@ def test_token_ids_and_generation_are_the_models(tmp_path: Path) -> None:
     assert (generation["temperature"], generation["do_sample"], generation["eos_token_id"]) == (0.6, True, [2, 5])
 
 
+@pytest.mark.regression("E6")
+def test_generation_stops_at_the_models_tokens_and_at_those_of_another_template(tmp_path: Path) -> None:
+    theirs = save_native("Llama", tmp_path / "theirs", eos_token_id=2)
+    theirs.generation_config.update(eos_token_id=[2, 7])
+    theirs.generation_config.save_pretrained(tmp_path / "theirs")
+    made = construct(like(tmp_path / "theirs", chat_template="chatml", vocab_size=2100), project=tmp_path)
+    assert json.loads((made.directory.path / "generation_config.json").read_text())["eos_token_id"] == [2, 7, 5]
+
+
 def test_one_of_our_directories_can_be_liked_too(tmp_path: Path) -> None:
     settings = settle(
         resolve("deepone/4M", Registry(), tmp_path),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,46 @@ def test_a_native_directory_loads_natively(tmp_path: Path) -> None:
     assert found["transformers, natively"] == (True, "as Qwen3ForCausalLM, without trust_remote_code")
     assert found["vLLM, transformers backend"][0]
     loads, how = found["llama.cpp"]
-    assert not loads and "'bytes'" in how  # a tokenizer that its converter has never seen
+    assert not loads and "with merges, and 'bytes' has none: take bpe-2k" in how
+
+
+def byte_pairs(pattern: str, merges: bool = True) -> dict[str, Any]:
+    """The parts of a tokenizer.json that decide whether llama.cpp's converter takes it."""
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    pre_tokenizer = {"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel"}]}
+    return {"pre_tokenizer": pre_tokenizer, "model": {"type": "BPE", "merges": [["a", "b"]] if merges else []}}
+
+
+FORMER = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TOKENIZERS = {
+    "another pattern": (byte_pairs("a"), True, "if its converter knows the tokenizer"),
+    "0.1.0": (byte_pairs(FORMER), False, "which an earlier Forgather made: take a shipped tokenizer or train one"),
+    "no merges": (byte_pairs("a", merges=False), False, "'mine' has none: take bpe-2k or bpe-8k"),
+    "unigram": ({"model": {"type": "Unigram"}}, False, "'mine' is a Unigram: take bpe-2k or bpe-8k"),
+    "no pattern": ({"model": {"type": "BPE", "merges": ["a b"]}}, True, "if its converter knows the tokenizer"),
+    "nothing": ({}, True, "if its converter knows the tokenizer"),
+    "malformed": ({"model": 3, "pre_tokenizer": {"pretokenizers": 5}}, True, "if its converter knows"),
+    "malformed pattern": ({"model": {"type": "BPE", "merges": [1]}, "pre_tokenizer": {"pretokenizers": 5}}, True, ""),
+}
+
+
+@pytest.mark.parametrize("case", TOKENIZERS)
+def test_llama_cpp_is_claimed_for_tokenizers_that_can_be_converted(case: str, llama: Any, tmp_path: Path) -> None:
+    content, loads, reason = TOKENIZERS[case]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    row = loaders(llama.settings, llama.model, "LlamaForCausalLM", "mine", tmp_path)[-1]
+    assert (row["loads"], reason in row["how"]) == (loads, True), row["how"]
+    (tmp_path / "tokenizer.model").touch()  # which the converter prefers
+    assert loaders(llama.settings, llama.model, "LlamaForCausalLM", "mine", tmp_path)[-1]["loads"]
+
+
+@pytest.mark.regression("E11")
+@pytest.mark.parametrize("name", ["bpe-2k", "bpe-8k"])
+def test_the_report_names_the_line_that_the_converter_lacks(name: str, llama: Any) -> None:
+    row = loaders(llama.settings, llama.model, "LlamaForCausalLM", name)[-1]
+    assert (
+        row["loads"] and 'chkhsh: add a line for that hash to get_vocab_base_pre, with res = "llama-bpe"' in row["how"]
+    )
 
 
 def test_llama_cpp_may_know_a_tokenizer_that_is_not_ours(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -223,18 +224,47 @@ def test_a_size_that_is_none_is_refused(tmp_path: Path, size: int) -> None:
 # --- what lies beside the weights ------------------------------------------------------------------------------------
 
 
-def test_other_files_are_copied_and_directories_are_not(tmp_path: Path) -> None:
+@pytest.mark.regression("P11")
+def test_other_files_and_directories_without_weights_are_copied(tmp_path: Path) -> None:
     source = saved(tmp_path / "a")
-    (source / "tokenizer.json").write_text("{}")
-    (source / "model-notes.txt").write_text("mine")
-    (source / ".hidden").write_text("too")
+    mine = {
+        "tokenizer.json": "{}",
+        "model-notes.txt": "mine",
+        ".hidden": "too",
+        "additional_chat_templates/rag.jinja": "{{ messages }}",
+        "runs/2026/log.txt": "log",
+    }
+    for name, text in mine.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(text)
     saved(source / "checkpoints" / "checkpoint-1")
-    convert_checkpoint(source, tmp_path / "b", format="bin")
-    others = [name for name in names(tmp_path / "b") if not name.startswith("pytorch_model")]
-    assert others == [".hidden", "model-notes.txt", "tokenizer.json"]
-    for name in others:
-        assert (source / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-        assert (source / name).stat().st_ino != (tmp_path / "b" / name).stat().st_ino
+    (source / ".git").mkdir()
+    (source / ".git" / "HEAD").touch()
+    (source / "elsewhere").symlink_to(tmp_path)
+    (source / "runs" / "loop").symlink_to(source)
+    (source / "runs" / "link").symlink_to(source / "model-notes.txt")
+    os.mkfifo(source / "runs" / "pipe")
+    made = convert_checkpoint(source, source / "in" / "here", format="bin")
+    (note,) = [note for note in made.notes if "not copied" in note]
+    assert note.endswith(".git (hidden), checkpoints (with weights), elsewhere (a link)")
+    found = {file.relative_to(made.path).as_posix(): file for file in made.path.rglob("*") if file.is_file()}
+    others = {name: file.read_text() for name, file in found.items() if not name.startswith("pytorch_model")}
+    assert others == mine | {"runs/link": "mine"}
+    assert all((source / name).stat().st_ino != found[name].stat().st_ino for name in mine)
+    assert not any(path.is_symlink() for path in made.path.rglob("*"))
+    convert_checkpoint(source, source, format="bin")  # in place, everything stays
+    assert (source / "elsewhere").is_symlink() and (source / ".git" / "HEAD").is_file()
+    assert all((source / name).read_text() == text for name, text in mine.items())
+
+
+def test_templates_in_a_linked_directory_are_copied(tmp_path: Path) -> None:
+    source, shared = saved(tmp_path / "a"), tmp_path / "shared"
+    shared.mkdir()
+    (shared / "rag.jinja").write_text("rag")
+    (source / "additional_chat_templates").symlink_to(shared)
+    made = convert_checkpoint(source, tmp_path / "b")
+    assert not any("not copied" in note for note in made.notes)
+    assert (made.path / "additional_chat_templates" / "rag.jinja").read_text() == "rag"
 
 
 def test_a_file_that_is_a_link_is_copied_as_a_file(tmp_path: Path) -> None:

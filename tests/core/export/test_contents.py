@@ -35,7 +35,7 @@ def test_the_configuration_has_options_and_tokenizer(directory: Path) -> None:
     config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
     assert {name: getattr(config, name) for name in expected} == expected
     generation = GenerationConfig.from_pretrained(directory)
-    assert (generation.bos_token_id, generation.pad_token_id, generation.eos_token_id) == (0, 1, 2)
+    assert (generation.bos_token_id, generation.pad_token_id, generation.eos_token_id) == (0, 1, [2, 5])
 
 
 def test_the_card_tells_architecture_options_and_how_to_load(directory: Path) -> None:
