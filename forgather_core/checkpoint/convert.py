@@ -144,7 +144,7 @@ def _declare_plain(config: Path) -> None:
     """Remove `quantization_config` from a config.json: the weights beside it are plain numbers."""
     if not quantization_config(config.parent):
         return
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = json.loads(config.read_text(encoding="utf-8-sig"))
     for part in (content, content.get("text_config")):
         for key in QUANTIZATION_KEYS:
             if isinstance(part, dict):

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import DataError, first_line
 from ..export.tokenizer import hub_answers
+from ..model_files import BYTE_ORDER_MARK
 from ..option_spec import did_you_mean
 from .configuration import BUILDERS, DatasetConfiguration
 from .corpus import Corpus, Document
@@ -39,6 +40,8 @@ def _documents(configuration: DatasetConfiguration) -> Iterator[Document]:
             hint = did_you_mean(column, row)
             raise DataError(f"{key}: there is no column '{column}'{hint} (columns: {', '.join(row)})")
         value = row[column]
+        if isinstance(value, str):
+            value = value.removeprefix(BYTE_ORDER_MARK)  # of a text file: datasets reads it as a character
         if value is None or value == [] or (isinstance(value, str) and not value.strip()):
             blank += 1
             if blank == MOST_BLANK:

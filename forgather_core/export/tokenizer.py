@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import TokenizerError, first_line
-from ..model_files import check_files, read_text
+from ..model_files import check_files, read_text, without_marks
 from ..option_spec import did_you_mean
 from ..paths import expanded
 from ..quiet import quiet_transformers
@@ -111,8 +112,8 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
         # Without a hub, one that was fetched earlier still loads.
         local = isinstance(place, Path) or not hub_answers()
         # It warns of the type of a model that stands beside the tokenizer, and is none of its own.
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False, local_files_only=local)
+        with quiet_transformers(), without_marks(place) if isinstance(place, Path) else nullcontext(place) as readable:
+            tokenizer = AutoTokenizer.from_pretrained(str(readable), trust_remote_code=False, local_files_only=local)
     except Exception as error:
         raise TokenizerError(_why(spec, place, error)) from None
     ids = {f"{n}_id": getattr(tokenizer, f"{n}_id") for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
