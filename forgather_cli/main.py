@@ -10,7 +10,6 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +25,7 @@ from forgather_core.registry import registry
 from . import model
 from .dynamic import PlainCommand, PlainGroup
 from .messages import make_warnings_printable
+from .streams import discard_unwritten, output_problem, prepare_streams, say
 
 # Made where they may be meant: Typer makes all options of a group at once.
 LATE_GROUPS = ("checkpoint", "dataset", "tokenizer", "plugin")
@@ -194,9 +194,7 @@ def main() -> None:
     # At the end the system takes all memory back at once; Python would free every object first: 17 of a page's 107 ms.
     atexit.register(gc.freeze)
     make_warnings_printable()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):  # a terminal of another encoding shows escapes, and no traceback
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    prepare_streams()
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -207,26 +205,25 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
-        _discard_output()
         code = 1
     except OSError as error:
-        if error.errno not in _NO_BUGS:
+        problem = output_problem(error)
+        if problem is None and error.errno not in _NO_BUGS:
             raise
-        code = _complain(error, 2)
+        code = _complain(ForgatherError(problem) if problem is not None else error, 2)
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            raise
+        code = _complain(ForgatherError(f"'{error.object}' is not UTF-8: rename it, or choose another name"), 2)
     if code == INTERRUPTED:  # newer releases of Typer return it
-        print("forgather: interrupted", file=sys.stderr)
+        say("forgather: interrupted")
+    discard_unwritten()
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _discard_output() -> None:
-    """Nobody reads what is still to be written: do not fail of it again at the end."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(error: Any, code: int) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: its text is the help page
-        print(error.format_message(), file=sys.stderr)
+        say(error.format_message())
         return code
     if os.environ.get("FORGATHER_TRACEBACK"):
         raise error
@@ -241,10 +238,9 @@ def _complain(error: Any, code: int) -> int:
         text = elsewhere or f"No such option: {error.option_name}{hint}"
     elif isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-        _discard_output()
     else:
         text = error.format_message() if hasattr(error, "format_message") else str(error)
-    print("forgather: error: " + one_line(text), file=sys.stderr)
+    say("forgather: error: " + one_line(text))
     return code
 
 

@@ -30,6 +30,7 @@ from .dynamic import (
     TrialCommand,
     VerifyCommand,
 )
+from .streams import say
 
 if TYPE_CHECKING:
     from forgather_core.construct import Construction
@@ -218,7 +219,7 @@ class _Asked:
         if self.run.edit:
             subprocess.run([*self._editor, str(path)], check=False)
         else:
-            typer.echo(f"wrote {printable(str(path))}", err=True)
+            say(f"wrote {printable(str(path))}")
 
 
 def _take(options: type, given: dict[str, Any], chosen: bool = True) -> Any:

@@ -14,6 +14,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text as RichText
 
+from forgather_core.disk import replace_file
 from forgather_core.errors import ForgatherError
 from forgather_core.printable import printable, shortened, to_json
 
@@ -86,7 +87,7 @@ def write(report: Mapping[str, Any], drawing: RenderableType, path: Path, title:
             page.print(drawing)
             text = _export(page, path.suffix.lower(), title)
     try:
-        path.write_text(text, encoding="utf-8")
+        replace_file(path, text.encode())
     except OSError as error:
         raise ForgatherError(f"--output-file: {path} cannot be written: {error.strerror}") from None
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .code_cache import code_cache
 from .dtypes import default_dtype, parse_dtype
 from .errors import BuildError
 from .model_files import check_files
@@ -159,9 +160,10 @@ def _from_config(directory: Path, attention: str | None, dtype: torch.dtype) -> 
     from transformers import AutoConfig, AutoModelForCausalLM
 
     check_files(directory, BuildError)
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
     more = {"attn_implementation": attention} if attention is not None else {}
     try:
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=dtype, **more)
+        with code_cache(BuildError):
+            config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=dtype, **more)
     except (torch.OutOfMemoryError, MemoryError):
         raise BuildError(f"there is not enough memory for this model in {dtype}; use --device meta") from None

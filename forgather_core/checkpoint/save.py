@@ -15,7 +15,7 @@ from torch import nn
 from ..disk import forget_pages, make_directory
 from ..errors import CheckpointError, DirectoryError
 from ..files import carry_over, directory_lock, is_touched, replace_directory, staging_directory, sweep_stale
-from ..paths import expanded
+from ..paths import expanded, refuse_working_directory
 from .commit import commit_in_place, old_files, refuse_special, settle
 from .companions import CONFIG, Step, changes, read_config, step_for, write_companions
 from .layout import BIN, SAFETENSORS, Format, free_generation, parse_size
@@ -175,7 +175,12 @@ class Job:
         return self.report(directory, written)
 
     def exchange(self, directory: Path) -> SaveReport:
-        """Save into a new directory that takes the place of the old one, whose other files it keeps."""
+        """Save into a new directory that takes the place of the old one, whose other files it keeps.
+
+        Raises:
+            DirectoryError: It is the working directory, or contains it.
+        """
+        refuse_working_directory(directory)
         with staging_directory(directory) as staging:
             step = self._step(directory)
             notes = self._notes(step, directory)

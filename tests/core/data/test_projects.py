@@ -177,7 +177,7 @@ ROW = "source: json\nfiles: rows.jsonl\n"
         ("files: x.txt", "needs 'source': text, json"),
         ("- text", "needs 'source'"),
         ("a: [", r"default\.yaml:\d+:\d+: "),
-        ("source: [3]", r"yaml:1:1: source: \\[3\\] is not text"),
+        ("source: {a: 3}", r"yaml:1:1: source: {'a': 3} is not text"),
         ("source: text", "yaml:1:1: source: 'text' needs 'files'"),
         ("source: jsn\nfiles: rows.jsonl", r"yaml:1:1: source: there is no 'jsn'\. Did you mean 'json'"),
         ("source: saved\nfiles: x", "yaml:2:1: files: source 'saved' takes none"),
