@@ -233,7 +233,8 @@ def plugins(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         (r["name"], r["version"], r["distribution"], _state(r["state"]), r["file"] or r["entry_point"]) for r in rows
     ]
     errors = [Text(f"{row['name']}: {row['error']}", "red") for row in rows if row["error"]]
-    return Group(grid("Plugins", columns, drawn), *errors)
+    slow = [f"{row['name']}: {row['slow']}" for row in rows if row["slow"]]
+    return Group(grid("Plugins", columns, drawn), *errors, notes(slow))
 
 
 def _state(state: str) -> Text:

@@ -19,6 +19,7 @@ from forgather_core.option_spec import specs_of
 from forgather_core.printable import printable
 from forgather_core.shared_options import EstimateOptions, RunOptions, ShowOptions, TrialOptions, VerifyOptions
 
+from .completion import templates
 from .dynamic import (
     CHOOSE,
     COMMAND_OPTIONS,
@@ -134,7 +135,10 @@ def estimate(ctx: typer.Context) -> None:
 def compare(
     ctx: typer.Context,
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL", help="Definitions, presets or configurations, as for -t")
+        list[str],
+        typer.Argument(
+            metavar="MODEL", help="Definitions, presets or configurations, as for -t", autocompletion=templates
+        ),
     ],
 ) -> None:
     """Compare models: options that differ, parameters, memory, compute. With -t, that model is the first."""

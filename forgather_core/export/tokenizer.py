@@ -62,6 +62,12 @@ def shipped_tokenizers() -> dict[str, Path]:
     return {p.name: p for p in sorted(root.iterdir()) if (p / "tokenizer.json").is_file()}
 
 
+def shipped_chat_templates() -> dict[str, Path]:
+    """The chat templates that come with Forgather, by name."""
+    root = Path(str(files("forgather_core") / "data" / "chat_templates"))
+    return {p.stem: p for p in sorted(root.glob("*.jinja"))}
+
+
 def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None:
     """The facts of a tokenizer that lies here as `tokenizer.json`, without transformers; None where that is not enough.
 
@@ -165,8 +171,7 @@ def resolve_chat_template(spec: str, base: Path | None = None) -> str:
     Raises:
         TokenizerError: There is none of that name, or its Jinja is wrong.
     """
-    root = Path(str(files("forgather_core") / "data" / "chat_templates"))
-    shipped = {p.name: p for p in sorted(root.glob("*.jinja"))}
+    shipped = {f"{name}.jinja": path for name, path in shipped_chat_templates().items()}
     path = next((p for p in _candidates(spec, base) if p.is_file()), None)
     path = path or shipped.get(spec) or shipped.get(f"{spec}.jinja")
     if path is None:
