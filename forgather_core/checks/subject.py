@@ -50,6 +50,10 @@ class Subject:
     ) -> None:
         self.directory, self.settings, self.full, self.seed = directory, settings, full, seed
         self.place = place / directory.resolve().name  # loaders call the module of the sources after it
+        try:
+            str(self.place).encode()
+        except UnicodeEncodeError:  # the libraries in Rust open no such path
+            raise CheckError(f"{self.place} is not UTF-8: rename the directory, or set TMPDIR to another") from None
         check_files(directory, CheckError)
         shutil.copytree(directory, self.place, ignore=skip_unsuitable(WEIGHTS))
         if not self.is_builtin:
