@@ -54,7 +54,7 @@ class _Console(Console):
                 yield segment
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False) -> _Console:
     """A console on standard output that folds nothing when piped."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
