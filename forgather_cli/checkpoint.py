@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .completion import dtypes, formats
 from .dynamic import PlainCommand, PlainGroup
 from .model import HELP
 
@@ -44,11 +45,22 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Directory, weight file, index, or a hub id")],
     target: Annotated[str, typer.Argument(metavar="DST", help="New directory; SRC itself converts in place")],
     format: Annotated[
-        str | None, typer.Option("--format", metavar="FORMAT", help="safetensors or bin (default: that of SRC)")
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="safetensors or bin (default: that of SRC)",
+            autocompletion=formats,
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", metavar="DTYPE", help="In the place of the dtype that most numbers have"),
+        typer.Option(
+            "--dtype",
+            metavar="DTYPE",
+            help="In the place of the dtype that most numbers have",
+            autocompletion=dtypes,
+        ),
     ] = None,
     keep: Annotated[
         str | None,

@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 
 from forgather_core.printable import printable
 
-from .render import Text, console, grid, pairs, text_of
+from .render import Text, console, text_of
+from .tables import grid, pairs
 
 EXAMPLE_LINES = 7  # and the last one
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .completion import chat_templates, project_configurations, projects, tokenizers
 from .counts import whole
 from .dynamic import PlainCommand, PlainGroup
 from .model import HELP
@@ -19,29 +20,13 @@ app = typer.Typer(
 )
 
 
-def complete_projects(incomplete: str) -> list[str]:
-    """The built-in projects that begin so; the shell knows directories."""
-    from forgather_core.data.built_in import BUILT_IN
-
-    return [name for name in BUILT_IN if name.startswith(incomplete)]
-
-
-def complete_tokenizers(incomplete: str) -> list[str]:
-    """The shipped tokenizers that begin so."""
-    from forgather_core.export.tokenizer import shipped_tokenizers
-
-    return [name for name in shipped_tokenizers() if name.startswith(incomplete)]
-
-
 PROJECT = "Directory with YAML files, or a built-in name: stdlib"
 Json = Annotated[bool, typer.Option("--json", help="Print as JSON")]
 
 
 @app.command(cls=PlainCommand, context_settings=HELP)
 def ls(
-    project: Annotated[
-        str | None, typer.Argument(metavar="[PROJECT]", help=PROJECT, autocompletion=complete_projects)
-    ] = None,
+    project: Annotated[str | None, typer.Argument(metavar="[PROJECT]", help=PROJECT, autocompletion=projects)] = None,
     json: Json = False,
 ) -> None:
     """List the configurations of a dataset project; without one, the built-in projects."""
@@ -56,10 +41,15 @@ def ls(
 
 @app.command("show", cls=PlainCommand, context_settings=HELP)
 def show_dataset(
-    project: Annotated[str, typer.Argument(metavar="PROJECT", help=PROJECT, autocompletion=complete_projects)],
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help=PROJECT, autocompletion=projects)],
     config: Annotated[
         str | None,
-        typer.Option("--config", metavar="NAME", help="Its configuration (default: default, or the only one)"),
+        typer.Option(
+            "--config",
+            metavar="NAME",
+            help="Its configuration (default: default, or the only one)",
+            autocompletion=project_configurations,
+        ),
     ] = None,
     tokenizer: Annotated[
         str,
@@ -67,11 +57,17 @@ def show_dataset(
             "--tokenizer",
             metavar="NAME",
             help="Shipped tokenizer, directory, or hub id",
-            autocompletion=complete_tokenizers,
+            autocompletion=tokenizers,
         ),
     ] = "bpe-8k",
     chat_template: Annotated[
-        str | None, typer.Option("--chat-template", metavar="NAME", help="For messages: a Jinja file or chatml")
+        str | None,
+        typer.Option(
+            "--chat-template",
+            metavar="NAME",
+            help="For messages: a Jinja file or chatml",
+            autocompletion=chat_templates,
+        ),
     ] = None,
     examples: Annotated[str, typer.Option("--examples", metavar="N", help="How many documents are printed")] = "3",
     limit: Annotated[

@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from forgather_core.kinds import kind_of
 from forgather_core.printable import shortened
 
-from .render import LONGEST_CELL, MOST_NOTES, Text, bytes_of, grid, link, notes, pairs
+from .render import LONGEST_CELL, MOST_NOTES, Text, bytes_of, link, notes
+from .tables import grid, pairs
 
 
 def construction(report: Mapping[str, Any]) -> RenderableType:
@@ -55,7 +56,12 @@ def parameters(table: Mapping[str, Any]) -> RenderableType:
         rows.append((row["module"], shapes, row["modules"], total, f"{row['trainable']:,}"))
     rows.append((Text("total", "bold"), "", "", Text(f"{table['total']:,}", "bold"), f"{table['trainable']:,}"))
     drawn = grid(
-        "Parameters", ("module", "shape", "modules", "parameters", "trainable"), rows, right=(2, 3, 4), dense=True
+        "Parameters",
+        ("module", "shape", "modules", "parameters", "trainable"),
+        rows,
+        right=(2, 3, 4),
+        dense=True,
+        drop=(4, 2, 1),
     )
     ties = "".join(f", {row['module']} tied to {row['tied_to']}" for row in table["rows"] if row["tied_to"])
     return Group(drawn, Text(f"{bytes_of(table['bytes'])} of weights{ties}\n"))
@@ -227,7 +233,8 @@ def plugins(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         (r["name"], r["version"], r["distribution"], _state(r["state"]), r["file"] or r["entry_point"]) for r in rows
     ]
     errors = [Text(f"{row['name']}: {row['error']}", "red") for row in rows if row["error"]]
-    return Group(grid("Plugins", columns, drawn), *errors)
+    slow = [f"{row['name']}: {row['slow']}" for row in rows if row["slow"]]
+    return Group(grid("Plugins", columns, drawn), *errors, notes(slow))
 
 
 def _state(state: str) -> Text:

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from .drawings import parameters, sizes
-from .render import Text, bytes_of, count_of, grid, notes, pairs, text_of
+from .render import Text, bytes_of, count_of, notes, text_of
+from .tables import grid, pairs
 
 _BAR = 30  # characters of the longest bar
 

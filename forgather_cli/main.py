@@ -9,8 +9,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,11 +23,28 @@ from forgather_core.printable import one_line
 from forgather_core.registry import registry
 
 from . import model
+from .completion import SHELLS, checks, templates
 from .dynamic import PlainCommand, PlainGroup
 from .messages import make_warnings_printable
+from .streams import discard_unwritten, output_problem, prepare_streams, say
 
 # Made where they may be meant: Typer makes all options of a group at once.
 LATE_GROUPS = ("checkpoint", "dataset", "tokenizer", "plugin")
+
+
+_COMPLETION = {
+    "install_completion": f"Install completion for a shell (default: the current one): {', '.join(SHELLS)}",
+    "show_completion": "Print the script that completion needs, for a shell (default: the current one)",
+}
+
+
+def _complete_shell(ctx: Any, flag: str, shell: str) -> None:
+    """Install or print completion for a shell, and exit."""
+    from typer.completion import install_callback, show_callback
+
+    if shell not in SHELLS:
+        raise ForgatherError(f"{flag}: '{shell}' is none of {', '.join(SHELLS)}{did_you_mean(shell, SHELLS)}")
+    (install_callback if flag == "--install-completion" else show_callback)(ctx, None, shell)  # type: ignore[arg-type]
 
 
 class RootGroup(PlainGroup):
@@ -47,6 +63,22 @@ class RootGroup(PlainGroup):
         self._add(LATE_GROUPS)
         return super().list_commands(ctx)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options of the root; those of completion say that they take a shell."""
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            if parameter.name in _COMPLETION:
+                parameter.metavar, parameter.help = "[SHELL]", _COMPLETION[parameter.name]
+        return parameters
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse. The options of completion may be given a shell, which Typer would take for a command."""
+        flag, equals, shell = args[0].partition("=") if args else ("", "", "")
+        name = flag[2:].replace("-", "_")
+        if flag[:2] == "--" and name in _COMPLETION and not ctx.resilient_parsing and (equals or len(args) > 1):
+            _complete_shell(ctx, flag, shell if equals else args[1])
+        return super().parse_args(ctx, args)
+
     def _add(self, names: Iterable[str]) -> None:
         for name in names:
             if name not in self.commands:
@@ -62,21 +94,6 @@ app = typer.Typer(
     help="Turn a model definition into a model directory that any Hugging Face tool loads.",
 )
 app.add_typer(model.app, name="model")
-
-
-def _templates(project: Path) -> Iterator[tuple[str, str]]:
-    """Everything that `-t` takes, with a word on it."""
-    from forgather_core.configurations import project_files
-
-    for definition in registry().definitions():
-        yield definition.name, definition.summary
-        yield from ((f"{definition.name}/{preset}", definition.summary) for preset in definition.preset_names())
-    yield from ((name, str(path)) for name, path in project_files(project).items())
-
-
-def _complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    project = Path(ctx.params.get("project") or ".")
-    return [(name, about) for name, about in _templates(project) if name.startswith(incomplete)]
 
 
 def _version(wanted: bool | None) -> None:
@@ -95,7 +112,7 @@ def root(
     template: Annotated[
         str | None,
         typer.Option(
-            "-t", "--template", metavar="NAME", help="Model: llama/4M, llama, or a YAML file", autocompletion=_complete
+            "-t", "--template", metavar="NAME", help="Model: llama/4M, llama, or a YAML file", autocompletion=templates
         ),
     ] = None,
     project: Annotated[
@@ -132,7 +149,10 @@ def verify(
         str, typer.Argument(metavar="DIR", help="Model directory: an exported one, or any causal LM's of Hugging Face")
     ],
     check: Annotated[
-        str | None, typer.Option("--check", metavar="NAMES", help="Checks to try, joined by commas (default: all)")
+        str | None,
+        typer.Option(
+            "--check", metavar="NAMES", help="Checks to try, joined by commas (default: all)", autocompletion=checks
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out checks that take long")] = False,
     full: Annotated[
@@ -194,9 +214,7 @@ def main() -> None:
     # At the end the system takes all memory back at once; Python would free every object first: 17 of a page's 107 ms.
     atexit.register(gc.freeze)
     make_warnings_printable()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):  # a terminal of another encoding shows escapes, and no traceback
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    prepare_streams()
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -207,26 +225,25 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
-        _discard_output()
         code = 1
     except OSError as error:
-        if error.errno not in _NO_BUGS:
+        problem = output_problem(error)
+        if problem is None and error.errno not in _NO_BUGS:
             raise
-        code = _complain(error, 2)
+        code = _complain(ForgatherError(problem) if problem is not None else error, 2)
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            raise
+        code = _complain(ForgatherError(f"'{error.object}' is not UTF-8: rename it, or choose another name"), 2)
     if code == INTERRUPTED:  # newer releases of Typer return it
-        print("forgather: interrupted", file=sys.stderr)
+        say("forgather: interrupted")
+    discard_unwritten()
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _discard_output() -> None:
-    """Nobody reads what is still to be written: do not fail of it again at the end."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(error: Any, code: int) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: its text is the help page
-        print(error.format_message(), file=sys.stderr)
+        say(error.format_message())
         return code
     if os.environ.get("FORGATHER_TRACEBACK"):
         raise error
@@ -241,10 +258,9 @@ def _complain(error: Any, code: int) -> int:
         text = elsewhere or f"No such option: {error.option_name}{hint}"
     elif isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-        _discard_output()
     else:
         text = error.format_message() if hasattr(error, "format_message") else str(error)
-    print("forgather: error: " + one_line(text), file=sys.stderr)
+    say("forgather: error: " + one_line(text))
     return code
 
 

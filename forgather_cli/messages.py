@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any
 
+from forgather_core.errors import ForgatherError
 from forgather_core.printable import one_line, printable, shortened
 
 # They load no library that logs; `logging` by itself would be 3 % of their time.
@@ -43,7 +45,15 @@ class PrintableLogs:
     """Mix-in before TyperCommand: the command's log messages are printable."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command.
+
+        Raises:
+            ForgatherError: The working directory is gone: libraries that are loaded there end the process.
+        """
         if self.name not in WITHOUT_LOGS:  # type: ignore[attr-defined]
+            try:
+                os.getcwd()  # noqa: PTH109
+            except FileNotFoundError:
+                raise ForgatherError("the working directory has been removed: change to another one") from None
             make_logs_printable()
         return super().invoke(ctx)  # type: ignore[misc]

@@ -19,6 +19,7 @@ from forgather_core.option_spec import specs_of
 from forgather_core.printable import printable
 from forgather_core.shared_options import EstimateOptions, RunOptions, ShowOptions, TrialOptions, VerifyOptions
 
+from .completion import templates
 from .dynamic import (
     CHOOSE,
     COMMAND_OPTIONS,
@@ -30,6 +31,7 @@ from .dynamic import (
     TrialCommand,
     VerifyCommand,
 )
+from .streams import say
 
 if TYPE_CHECKING:
     from forgather_core.construct import Construction
@@ -133,7 +135,10 @@ def estimate(ctx: typer.Context) -> None:
 def compare(
     ctx: typer.Context,
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL", help="Definitions, presets or configurations, as for -t")
+        list[str],
+        typer.Argument(
+            metavar="MODEL", help="Definitions, presets or configurations, as for -t", autocompletion=templates
+        ),
     ],
 ) -> None:
     """Compare models: options that differ, parameters, memory, compute. With -t, that model is the first."""
@@ -218,7 +223,7 @@ class _Asked:
         if self.run.edit:
             subprocess.run([*self._editor, str(path)], check=False)
         else:
-            typer.echo(f"wrote {printable(str(path))}", err=True)
+            say(f"wrote {printable(str(path))}")
 
 
 def _take(options: type, given: dict[str, Any], chosen: bool = True) -> Any:

@@ -11,6 +11,8 @@ import typer.main
 
 from forgather_core.option_spec import OptionSpec
 
+from .completion import completion_of
+
 
 def typer_parameters(specs: Iterable[OptionSpec]) -> dict[str, Any]:
     """Make one Typer parameter for each option, by name.
@@ -45,9 +47,8 @@ def _cli_type(spec: OptionSpec) -> Any:
 
 def _declaration(spec: OptionSpec) -> Any:
     more: dict[str, Any] = {}
-    if isinstance(spec.kind, tuple):
-        choices = [str(choice) for choice in spec.kind]
-        more["autocompletion"] = lambda incomplete: [c for c in choices if c.startswith(incomplete)]
+    if (complete := completion_of(spec)) is not None:
+        more["autocompletion"] = complete
     if spec.kind is not bool:
         more["metavar"] = spec.metavar
     flag = f"{spec.flag}/{spec.negation}" if spec.negation else spec.flag

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from .render import Text, grid
+from .render import Text
+from .tables import grid
 
 
 def package(report: Mapping[str, Any]) -> RenderableType:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from forgather_core.printable import one_line
+
+from .streams import say
 
 if TYPE_CHECKING:
     from forgather_core.construct import Watch
@@ -61,12 +61,12 @@ def watch() -> Iterator[Watch]:
 
 def note(sentence: str) -> None:
     """Say something beside the report."""
-    typer.echo(f"forgather: note: {one_line(sentence)}", err=True)
+    say(f"forgather: note: {one_line(sentence)}")
 
 
 def waiting() -> None:
     """Say once that another process is at work."""
-    typer.echo("another process holds the model directory: waiting for it", err=True)
+    say("another process holds the model directory: waiting for it")
 
 
 @contextmanager

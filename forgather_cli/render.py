@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text as RichText
 
+from forgather_core.disk import replace_file
 from forgather_core.errors import ForgatherError
 from forgather_core.printable import printable, shortened, to_json
 
@@ -37,7 +36,15 @@ class Text(RichText):
 
 
 class _Console(Console):
-    """Escapes what no `Text` of this module has escaped, so that no drawing can forget to."""
+    """Escapes what no `Text` of this module has escaped, so that no drawing can forget to.
+
+    Attributes:
+        fixed: Whether its width is that of a terminal: tables drop columns rather than exceed it.
+        needed: The width without which a table would split a number; its columns are not dropped.
+    """
+
+    fixed = False
+    needed = 0
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
@@ -47,11 +54,13 @@ class _Console(Console):
                 yield segment
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False) -> _Console:
     """A console on standard output that folds nothing when piped."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
-    return _Console(file=stream, width=width, soft_wrap=False, **_NO_MARKUP)
+    made = _Console(file=stream, width=width, soft_wrap=False, **_NO_MARKUP)
+    made.fixed = stream.isatty()
+    return made
 
 
 def show(report: Mapping[str, Any], drawing: RenderableType, *, as_json: bool = False) -> None:
@@ -59,7 +68,8 @@ def show(report: Mapping[str, Any], drawing: RenderableType, *, as_json: bool = 
     if as_json:
         print(to_json(report))
     else:
-        console().print(drawing)
+        on = console()
+        on.print(drawing, crop=on.fixed)
 
 
 def check_output(path: Path) -> None:
@@ -82,13 +92,20 @@ def write(report: Mapping[str, Any], drawing: RenderableType, path: Path, title:
         text = to_json(report) + "\n"
     else:
         with Path("/dev/null").open("w", encoding="utf-8") as nowhere:
-            page = _Console(record=True, file=nowhere, width=PAGE_WIDTH, force_terminal=True, **_NO_MARKUP)
-            page.print(drawing)
+            page = _page(drawing, nowhere, PAGE_WIDTH)
+            if page.needed > PAGE_WIDTH:
+                page = _page(drawing, nowhere, page.needed)
             text = _export(page, path.suffix.lower(), title)
     try:
-        path.write_text(text, encoding="utf-8")
+        replace_file(path, text.encode())
     except OSError as error:
         raise ForgatherError(f"--output-file: {path} cannot be written: {error.strerror}") from None
+
+
+def _page(drawing: RenderableType, file: Any, width: int) -> _Console:
+    page = _Console(record=True, file=file, width=width, force_terminal=True, **_NO_MARKUP)
+    page.print(drawing, crop=False)
+    return page
 
 
 def _export(page: Console, suffix: str, title: str) -> str:
@@ -99,80 +116,12 @@ def _export(page: Console, suffix: str, title: str) -> str:
     return page.export_text()
 
 
-def grid(
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    *,
-    right: Sequence[int] = (),
-    dense: bool = False,
-    most: int = MOST_ROWS,
-) -> Table:
-    """A table. Where a cell is too wide, columns after the first are folded. What is too much to read is cut.
-
-    Args:
-        title: Above the table.
-        columns: Their headings.
-        rows: Cells, one for each column.
-        right: Numbers of the columns that are aligned to the right.
-        dense: One space between columns on a terminal, not two.
-        most: Rows that are drawn; a last one counts the others.
-    """
-    watched = sys.stdout.isatty()
-    table = Table(
-        title=Text(title),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD if watched else box.ASCII2,
-        show_edge=not watched,
-        padding=(0, 0 if dense and watched else 1, 0, 0) if watched else (0, 1),
-        header_style="dim",
-    )
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number in right else "left", overflow="fold", no_wrap=number == 0)
-    cells = [[_cell(cell) for cell in row] for row in rows[:most]]
-    drawn = _fitting(cells)
-    for row_of in cells[:drawn]:
-        table.add_row(*row_of)
-    if drawn < len(rows):
-        table.add_row(Text(f"and {len(rows) - drawn:,} more; --json lists all", "dim"))
-    return table
-
-
-def _cell(value: Any) -> RichText:
-    return value if isinstance(value, RichText) else Text(shortened(text_of(value), LONGEST_CELL))
-
-
-def _fitting(rows: Sequence[Sequence[RichText]]) -> int:
-    """How many rows of a table have no more text than a person reads, each column as wide as its widest cell."""
-    widths: list[int] = []
-    for count, row in enumerate(rows):
-        lengths = [len(cell.plain) for cell in row]
-        widths = [max(pair) for pair in zip_longest(widths, lengths, fillvalue=0)]
-        if count and (count + 1) * sum(widths) > MOST_TEXT:
-            return count
-    return len(rows)
-
-
 def notes(sentences: Sequence[str]) -> RenderableType:
     """What a user must know."""
     drawn = [Text(f"note: {shortened(sentence, LONGEST_CELL)}", "yellow") for sentence in sentences[:MOST_NOTES]]
     if len(sentences) > MOST_NOTES:
         drawn.append(Text(f"note: and {len(sentences) - MOST_NOTES:,} more; --json lists all", "yellow"))
     return Group(*drawn)
-
-
-def pairs(title: str, values: Mapping[str, Any]) -> Group:
-    """Names and values below a title, those without a value left out."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    known = [(name, value) for name, value in values.items() if value is not None]
-    for name, value in known[:MOST_NOTES]:
-        table.add_row(Text(shortened(name, 100)), Text(shortened(text_of(value), LONGEST_CELL)))
-    if len(known) > MOST_NOTES:
-        table.add_row(Text(f"and {len(known) - MOST_NOTES:,} more; --json lists all", "dim"))
-    return Group(Text(title, "bold"), table, Text())
 
 
 def link(url: str) -> Text:

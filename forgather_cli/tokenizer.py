@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from .completion import project_configurations, projects
 from .counts import whole
-from .dataset import PROJECT, complete_projects
+from .dataset import PROJECT
 from .dynamic import PlainCommand, PlainGroup
 from .model import HELP
 
@@ -33,7 +34,7 @@ def tokenizer() -> None:
 def train(
     dataset_project: Annotated[
         str,
-        typer.Option("--dataset-project", metavar="PROJECT", help=PROJECT + NEEDED, autocompletion=complete_projects),
+        typer.Option("--dataset-project", metavar="PROJECT", help=PROJECT + NEEDED, autocompletion=projects),
     ],
     vocab_size: Annotated[
         str,
@@ -41,7 +42,13 @@ def train(
     ],
     output_dir: Annotated[str, typer.Option("-o", "--output-dir", metavar="DIR", help="New directory" + NEEDED)],
     dataset_config: Annotated[
-        str | None, typer.Option("--dataset-config", metavar="NAME", help="Configuration of the dataset project")
+        str | None,
+        typer.Option(
+            "--dataset-config",
+            metavar="NAME",
+            help="Configuration of the dataset project",
+            autocompletion=project_configurations,
+        ),
     ] = None,
     model_max_length: Annotated[
         str, typer.Option("--model-max-length", metavar="N", help="Longest text of its models, in tokens")

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from .render import Text, bytes_of, count_of, grid, notes, pairs, text_of
+from .render import Text, bytes_of, count_of, notes, text_of
+from .tables import grid, pairs
 
 _SWITCHES = {
     "gradient_checkpointing": "gradient checkpointing",

@@ -10,9 +10,11 @@ from rich.console import Group, RenderableType
 
 from forgather_core.checks.check import told
 
-from .render import Text, grid, notes
+from .render import Text, notes
+from .tables import grid
 
 _COLOURS = {"passed": "green", "failed": "bold red"}
+_COLUMNS = ("check", "result", "cases", "error", "allowed", "time")
 _MOST = 6  # cases of one check that are told one by one
 
 
@@ -24,7 +26,13 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
     seconds = sum(check["seconds"] for check in checks)
     return Group(
         Text(f"{report['directory']}, {shape}", "bold"),
-        grid("", ("check", "result", "cases", "error", "allowed", "time"), _rows(checks), right=(2, 3, 4, 5)),
+        grid(
+            "",
+            ("check", "result", "cases", "error", "allowed", "time"),
+            _rows(checks),
+            right=(2, 3, 4, 5),
+            drop=(5, 2, 4, 3),
+        ),
         *(line for check in checks if check["result"] == "failed" for line in _failure(check)),
         *(Text(f"{check['name']} does not apply: {check['reason']}", "dim") for check in checks if _skipped(check)),
         Text(f"\n{count}, in {seconds:.1f} s\n", _colour(report)),

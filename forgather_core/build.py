@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .code_cache import code_cache
 from .dtypes import default_dtype, parse_dtype
 from .errors import BuildError, first_line
 from .extras import install_hint
@@ -160,10 +161,11 @@ def _from_config(directory: Path, attention: str | None, dtype: torch.dtype) -> 
     from transformers import AutoConfig, AutoModelForCausalLM
 
     check_files(directory, BuildError)
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
     more = {"attn_implementation": attention} if attention is not None else {}
     try:
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=dtype, **more)
+        with code_cache(BuildError):
+            config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=dtype, **more)
     except (torch.OutOfMemoryError, MemoryError):
         raise BuildError(f"there is not enough memory for this model in {dtype}; use --device meta") from None
     _set_generation(model, directory / "generation_config.json")

@@ -144,6 +144,8 @@ def _from_file(file: Path, registry: Registry, above: tuple[Path, ...]) -> Confi
     layer = _read(file, str(file))
     values, notes = _split_notes(layer)
     parent = values.pop("extends", None)
+    if layer.text is not None:
+        parent = layer.text.written("extends") or parent
     if not isinstance(parent, str) or not parent:
         raise ConfigurationError(
             f"{layer.where('extends')}: 'extends' is missing: name a definition, a preset or another file, "
@@ -163,7 +165,7 @@ def _from_file(file: Path, registry: Registry, above: tuple[Path, ...]) -> Confi
 
 def _read(file: Path | Traversable, label: str) -> Layer:
     try:
-        text = read_text(file) if isinstance(file, Path) else file.read_text(encoding="utf-8")
+        text = read_text(file) if isinstance(file, Path) else file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigurationError(f"{file}: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -180,6 +182,8 @@ def _read(file: Path | Traversable, label: str) -> Layer:
 
 def _split_notes(layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:
     notes = {key: layer.values[key] for key in NOTES if key in layer.values}
+    if layer.text is not None:
+        notes |= {key: layer.text.written(key) or value for key, value in notes.items() if NOTES[key] is str}
     for key, value in notes.items():
         if type(value) is not NOTES[key]:
             wanted = "a whole number" if NOTES[key] is int else "text"

@@ -133,6 +133,32 @@ def write_fully(descriptor: int, memory: memoryview) -> None:
         memory = memory[os.write(descriptor, memory[:_WRITE_CHUNK]) :]
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a full disk leaves what stood there. A link stays, and its target is replaced.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = path.resolve()
+    old = path.stat() if path.exists() else None
+    if old is not None and not stat.S_ISREG(old.st_mode):  # /dev/stdout, a pipe
+        path.write_bytes(data)
+        return
+    new = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            write_fully(descriptor, memoryview(data))
+            if old is not None:
+                os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+        finally:
+            os.close(descriptor)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
 def sync_file(descriptor: int) -> None:
     """Make a file's content durable."""
     os.fsync(descriptor)

@@ -18,7 +18,7 @@ from pathlib import Path
 from .disk import make_directory, sync_directory, sync_tree
 from .leftovers import Settle, discard, is_touched, make_temporary, replaced_by, replaced_name, sweep_stale
 from .locks import directory_lock
-from .paths import directory_errors, resolved
+from .paths import directory_errors, refuse_working_directory, resolved
 
 __all__ = [
     "carry",
@@ -70,8 +70,9 @@ def new_directory(target: Path, refuse: Callable[[], None]) -> Iterator[Path]:
         refuse: Raises where something is in the way; called while nobody else can write there.
 
     Raises:
-        DirectoryError: The operating system refuses.
+        DirectoryError: The operating system refuses, or `target` is the working directory.
     """
+    refuse_working_directory(target)
     with directory_lock(target):
         sweep_stale(target)  # first: it may bring back what a dead process was replacing
         refuse()

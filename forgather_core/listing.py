@@ -64,7 +64,7 @@ def _extends(configuration: Configuration) -> str | None:
 
 
 def list_plugins(registry: Registry) -> list[dict[str, Any]]:
-    """Every plugin: name, version, distribution, file, state, error."""
+    """Every plugin: name, version, distribution, file, state, error, and what slows every command."""
     return [
         {
             "name": plugin.name,
@@ -75,6 +75,7 @@ def list_plugins(registry: Registry) -> list[dict[str, Any]]:
             "file": plugin.file,
             "entry_point": plugin.entry_point.value,
             "error": plugin.error,
+            "slow": str(plugin.cost) if plugin.cost is not None else None,
         }
         for plugin in registry.load_all()
     ]

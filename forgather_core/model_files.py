@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable, Sequence
+import tempfile
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from .disk import UnsuitableFile, read_regular
 from .errors import ForgatherError
 from .printable import printable, shortened
 from .strict_json import TOKENIZER_BYTES, is_tokenizer, read_object
+
+BYTE_ORDER_MARK = "\ufeff"
 
 TEXT_BYTES = 16_000_000  # a YAML file, a chat template, a source
 
@@ -32,18 +37,52 @@ _PARSED = frozenset(
 )
 # What transformers may open, other than weights and their indexes.
 _READ = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".bpe", ".py")
+_TEMPLATES = "additional_chat_templates"
+_MARKED = (".json", ".jinja", ".txt")
 _WEIGHTS = (".safetensors", ".bin", ".index.json")
 _LARGE = (".txt", ".model", ".tiktoken", ".spm", ".bpe")  # vocabularies
 
 
 def read_text(file: Path, limit: int = TEXT_BYTES) -> str:
-    """Return the text of a file that anybody may have written.
+    """Return the text of a file that anybody may have written, without a byte order mark.
 
     Raises:
         OSError: It is missing, or not a regular file, or larger than `limit` bytes, or cannot be read.
         UnicodeDecodeError: It is not UTF-8.
     """
-    return read_regular(file, limit).decode("utf-8")
+    return read_regular(file, limit).decode("utf-8-sig")
+
+
+@contextmanager
+def without_marks(directory: Path) -> Iterator[Path]:
+    """Yield a directory that transformers can read: it takes no JSON that begins with a byte order mark.
+
+    Args:
+        directory: A directory of a tokenizer, checked by `check_files`.
+
+    Yields:
+        The directory itself, or a temporary copy of its small files without the marks.
+    """
+    names = [name.relative_to(directory) for name in (*directory.iterdir(), *directory.glob(f"{_TEMPLATES}/*.jinja"))]
+    names = [name for name in names if name.suffix in _READ and (directory / name).is_file()]
+    if not any(_is_marked(directory / name) for name in names):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as work:
+        copy = Path(work) / directory.name
+        for name in names:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(directory / name, copy / name)
+            if name.suffix in _MARKED:
+                (copy / name).write_bytes((copy / name).read_bytes().removeprefix(BOM_UTF8))
+        yield copy
+
+
+def _is_marked(file: Path) -> bool:
+    if file.suffix not in _MARKED:
+        return False
+    with file.open("rb") as stream:
+        return stream.read(len(BOM_UTF8)) == BOM_UTF8
 
 
 def skip_unsuitable(patterns: Sequence[str]) -> Callable[[str, list[str]], set[str]]:
@@ -87,7 +126,7 @@ def check_files(directory: Path, error: type[ForgatherError]) -> None:
         except (OSError, ValueError) as reason:
             text = printable(shortened(str(getattr(reason, "strerror", None) or reason), 300))
             raise error(f"{directory / name} cannot be read: {text}") from None
-    templates = directory / "additional_chat_templates"
+    templates = directory / _TEMPLATES
     if templates.is_dir():
         check_files(templates, error)
 

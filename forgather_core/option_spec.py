@@ -54,6 +54,11 @@ class OptionSpec(NamedTuple):
         return (*spellings, self.negation) if self.negation else tuple(spellings)
 
     @property
+    def takes_text(self) -> bool:
+        """Whether a value is text, so that `1.10` in a YAML file is kept as it is written."""
+        return self.kind in (str, Path) or isinstance(self.kind, tuple)
+
+    @property
     def metavar(self) -> str:
         """What stands for the value in a help page."""
         if self.info.metavar:
@@ -114,11 +119,13 @@ def _to_float(spec: OptionSpec, value: Any) -> float:
     try:
         if not isinstance(value, bool):
             number = float(value)
-            if not math.isnan(number):  # NaN passes every bound
+            if math.isfinite(number):  # NaN passes every bound, and JSON has neither
                 return number
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise _wrong(spec, value, "a number")
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError):
+        raise _wrong(spec, value, "a number") from None
+    raise _wrong(spec, value, "a finite number" if not isinstance(value, bool) else "a number")
 
 
 def _to_str(spec: OptionSpec, value: Any) -> str:
@@ -153,9 +160,19 @@ def _to_collection(spec: OptionSpec, value: Any) -> Any:
         except YamlError as error:
             raise ValueError(f"not valid YAML at column {error.column}: {error.problem}") from None
     if isinstance(value, spec.kind):  # type: ignore[arg-type]
+        if (number := _non_finite(value)) is not None:
+            raise ValueError(f"{number} in it is not a finite number")
         return value
     wanted = "mapping, for example {a: 1}" if spec.kind is dict else "list, for example [1, 2]"
     raise ValueError(f"expected a YAML {wanted}; got {value!r}")
+
+
+def _non_finite(value: Any) -> float | None:
+    """Return a number in `value` that is infinite or NaN, if there is one."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((number for item in items if (number := _non_finite(item)) is not None), None)
 
 
 _CONVERTERS: dict[Any, Callable[[OptionSpec, Any], Any]] = {

@@ -15,6 +15,7 @@ import pluggy
 from .definition import ModelDefinition
 from .errors import DefinitionError, UnknownDefinitionError
 from .hookspecs import ENTRY_POINT_GROUP, PROJECT, ForgatherHooks
+from .import_cost import ImportCost, measured_imports
 from .option_spec import did_you_mean, specs_of
 from .shared_options import (
     BuildOptions,
@@ -40,6 +41,7 @@ class Plugin:
     error: str | None = None
     file: str | None = None
     definitions: dict[str, ModelDefinition] = field(default_factory=dict)
+    cost: ImportCost | None = None  # of importing it, if that is more than options should take
 
     @property
     def distribution(self) -> str:
@@ -88,7 +90,9 @@ class Registry:
             return plugin
         plugin.state = "loading"
         try:
-            module = plugin.entry_point.load()
+            with measured_imports() as measured:
+                module = plugin.entry_point.load()
+            plugin.cost = measured.cost(plugin.entry_point.module)
             plugin.file = getattr(module, "__file__", None)
             plugin.definitions = self._definitions_of(module, name)
             self._refuse_twins(plugin)

@@ -100,7 +100,8 @@ def settle(configuration: Configuration, flags: Mapping[str, Any] | None = None)
     """
     definition = configuration.definition
     specs = schema(definition.options)
-    layers, likeness = _with_likeness([*configuration.layers, Layer("command line", flags or {})], definition)
+    files = [_as_written(layer, specs) for layer in configuration.layers]
+    layers, likeness = _with_likeness([*files, Layer("command line", flags or {})], definition)
     origins = {name: Origin(DEFAULT, DEFAULT) for name in specs}
     merged: dict[str, Any] = {name: spec.default for name, spec in specs.items()}
     for layer in layers:
@@ -155,6 +156,15 @@ def _known(key: str, specs: Mapping[str, OptionSpec], layer: Layer, definition: 
         return specs[key]
     hint = did_you_mean(str(key).replace("-", "_"), specs)
     raise ConfigurationError(f"{layer.where(str(key))}: {key}: no such option of '{definition}'{hint}")
+
+
+def _as_written(layer: Layer, specs: Mapping[str, OptionSpec]) -> Layer:
+    """Return a file's layer with its text where options hold text: `model_name: 1.10` is not the number 1.1."""
+    if layer.text is None:
+        return layer
+    plain = {key for key, value in layer.values.items() if key in specs and specs[key].takes_text and value is not None}
+    texts = {key: text for key in plain if (text := layer.text.written(key)) is not None}
+    return layer._replace(values={**layer.values, **texts})
 
 
 def _origin(layer: Layer, spec: OptionSpec) -> Origin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,12 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def parse_file(file: Path) -> tuple[bytes, dict[str, Any]]:
-    """Return the bytes of a JSON file of a model directory, and its content; raises as `read_object`."""
+    """Return the bytes of a JSON file of a model directory, without a byte order mark, and its content.
+
+    Raises as `read_object`.
+    """
     large = is_tokenizer(file.name)
-    data = read_regular(file, TOKENIZER_BYTES if large else CONFIG_BYTES)
+    data = read_regular(file, TOKENIZER_BYTES if large else CONFIG_BYTES).removeprefix(BOM_UTF8)
     content = parse_object(
         data,
         TOKENIZER_BRACKETS if large else CONFIG_BRACKETS,

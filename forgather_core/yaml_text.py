@@ -11,7 +11,7 @@ import yaml
 _LONGEST = 500_000  # characters; PyYAML reads about 100,000 in a second
 _DEPTH = 50  # mappings and sequences within each other
 _NODES = 100_000  # with those that aliases repeat
-_LONGEST_NUMBER = 4_000  # characters; 1:1:1... is a number of base 60 in YAML 1.1, read in quadratic time
+_LONGEST_NUMBER = 4_000  # characters; Python reads whole numbers of no more digits
 
 
 class YamlError(ValueError):
@@ -40,26 +40,61 @@ class YamlText(NamedTuple):
             mark, node = hit[0].start_mark, hit[1]
         return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
 
+    def written(self, *path: str | int) -> str | None:
+        """Return the text of the scalar that `path` leads to, as it stands in the document.
 
-# PyYAML follows YAML 1.1, where 5e5 and 1e-6 are text. Its bools (yes, on) stay: options convert those words anyway.
+        An option that holds text takes this, so that `1.10`, `007` and `no` are not read as 1.1, 7 and false.
+
+        Args:
+            path: Keys of mappings and indices of sequences.
+
+        Returns:
+            The text, or None for a null, for a mapping or sequence, and where `path` leads nowhere.
+        """
+        node = self.node
+        for part in path:
+            if isinstance(node, yaml.MappingNode):
+                node = next((value for key, value in node.value if key.value == part), None)
+            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+                node = node.value[part]
+            else:
+                return None
+        return node.value if isinstance(node, yaml.ScalarNode) and node.tag != _NULL_TAG else None
+
+
+# PyYAML follows YAML 1.1, where 5e5 and 1e-6 are text, 0100 is octal, 1:30 is 90 and 2026-01-01 a date. Its bools (yes,
+# on) stay: options convert those words anyway. Digits may be grouped, 1_000, as in Python.
 _FLOAT = re.compile(
     r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+"
     r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
-_FLOAT_TAG = "tag:yaml.org,2002:float"
-_NUMBERS = (_FLOAT_TAG, "tag:yaml.org,2002:int")
+_INT = re.compile(r"^(?:[-+]?[0-9]+(?:_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+)$")
+_FLOAT_TAG, _INT_TAG = "tag:yaml.org,2002:float", "tag:yaml.org,2002:int"
+_NULL_TAG, _TEXT_TAG, _MERGE_TAG = "tag:yaml.org,2002:null", "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+_NUMBERS = (_FLOAT_TAG, _INT_TAG)
+_UNUSED = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "value", "binary", "set", "omap", "pairs"))
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @cache
 def _loader() -> type[yaml.SafeLoader]:
     class Loader(yaml.SafeLoader):
-        pass
+        def construct_int(self, node: yaml.ScalarNode) -> int:
+            if not _INT.match(node.value):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{node.value[:40]}' is not a whole number", node.start_mark
+                )
+            base = {"0o": 8, "0x": 16}.get(node.value[:2], 10)
+            return int(node.value, base)
 
     Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in rules if tag != _FLOAT_TAG]
+        first: [(tag, pattern) for tag, pattern in rules if tag not in _UNUSED and tag not in _NUMBERS]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     Loader.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+0123456789."))
+    Loader.add_implicit_resolver(_INT_TAG, _INT, list("-+0123456789"))
+    Loader.yaml_constructors = {t: make for t, make in yaml.SafeLoader.yaml_constructors.items() if t not in _UNUSED}
+    Loader.add_constructor(_INT_TAG, Loader.construct_int)
     return Loader
 
 
@@ -67,8 +102,8 @@ def parse_yaml(text: str) -> YamlText:
     """Parse one document.
 
     Raises:
-        YamlError: A syntax error, an unsafe tag, a duplicate key, a key that is not text, or more than a configuration
-            can need.
+        YamlError: A syntax error, an unsafe tag, a duplicate key, a key that is not text, half a surrogate pair, or
+            more than a configuration can need.
     """
     if len(text) > _LONGEST:
         raise YamlError(f"a text of {len(text):,} characters is too long; at most {_LONGEST:,} are read")
@@ -114,6 +149,8 @@ def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
     left -= 1
     if left < 0:
         raise YamlError("it has more values than a configuration can need", line, column)
+    if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
+        raise YamlError("half a surrogate pair, which no file name or text can hold", line, column)
     if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
         raise YamlError(f"a number of {len(node.value):,} characters is too long", line, column)
     if isinstance(node, yaml.MappingNode):
@@ -122,7 +159,10 @@ def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
             mark = key.start_mark
             if not isinstance(key, yaml.ScalarNode):
                 raise YamlError("a key must be plain text", mark.line + 1, mark.column + 1)
-            if key.value in seen and key.value != "<<":
+            if key.tag != _MERGE_TAG:
+                _check(key, left, above)
+                key.tag = _TEXT_TAG  # an option called `on`, a device called 4090
+            if key.value in seen and key.tag != _MERGE_TAG:
                 raise YamlError(f"duplicate key '{key.value}'", mark.line + 1, mark.column + 1)
             seen.add(key.value)
             left = _check(value, left, above | {id(node)})

@@ -59,6 +59,14 @@ FAULTS = {
     "E6": "generate() runs on after the token that ends a turn of the chat template",
     "E11": "The shipped tokenizers split text as no tokenizer that llama.cpp knows",
     "old-artifacts": "Directories, checkpoints, YAML files and plugins of the version before load",
+    # The program and the tools around it
+    "P8": "Closed streams, an unwritable cache, a full disk and names that are not UTF-8 give tracebacks",
+    "P9": "Tables break numbers and URLs, and are wider than the terminal",
+    "P10": "The working directory is replaced, or fails as an output directory",
+    "P12": "YAML reads text as numbers, and numbers need not be finite",
+    "P14": "A plugin that imports torch slows every command, and is not named",
+    "P18": "A byte order mark stays in what is read",
+    "E10": "Completion is installed for another shell, and offers no values",
 }
 
 # Entries that hold before and after: what must not be broken by the others.

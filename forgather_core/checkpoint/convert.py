@@ -16,7 +16,7 @@ from ..dtypes import parse_dtype
 from ..errors import CheckpointError
 from ..files import new_directory
 from ..option_spec import did_you_mean
-from ..paths import expanded
+from ..paths import expanded, refuse_working_directory
 from .carried import copy_others
 from .companions import CONFIG, Step, read_config, step_for, write_companions
 from .fp8 import DTYPES as FP8
@@ -75,6 +75,10 @@ def convert_checkpoint(
     limit = parse_size(max_shard_size)
     place = expanded(target)
     with Checkpoint.open(expanded(source)) as checkpoint:
+        origin = checkpoint.entry.parent
+        in_place = place.is_dir() and origin.samefile(place)
+        if not in_place:
+            refuse_working_directory(place)
         for tensor in checkpoint.values():
             tensor.check()
         if verify_checksums:
@@ -84,11 +88,10 @@ def convert_checkpoint(
         refuse_packed(quantization, checkpoint.path)
         tensors, notes = _converted(checkpoint, dtype, keep, quantization)
         job = Job(tensors, chosen, limit, on_progress, notes=(*notes, *_shared(checkpoint)))
-        origin = checkpoint.entry.parent
-        if quantization is not None and dtype is not None and place.is_dir() and origin.samefile(place):
+        if quantization is not None and dtype is not None and in_place:
             raise CheckpointError(f"{place} is quantized (fp8): --dtype dequantizes it into a new directory only")
         with saving_errors(place):
-            if place.is_dir() and origin.samefile(place):
+            if in_place:
                 return save_alone(job, place)
             return _anew(job, None if checkpoint.path.is_file() else origin, place)
 
@@ -144,7 +147,7 @@ def _declare_plain(config: Path) -> None:
     """Remove `quantization_config` from a config.json: the weights beside it are plain numbers."""
     if not quantization_config(config.parent):
         return
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = json.loads(config.read_text(encoding="utf-8-sig"))
     for part in (content, content.get("text_config")):
         for key in QUANTIZATION_KEYS:
             if isinstance(part, dict):

@@ -69,7 +69,15 @@ def describe(head: bytes, size: int, suffix: str) -> str | None:
         return "is a truncated file of torch.save: the download or the copy is incomplete; fetch it again"
     if head[:1] == b"{":
         return "is JSON, not weights"
+    if head and head[:1] != b"\x80":  # protocol 2 and later; earlier ones have not been written since 2014
+        return "is text, not weights" if _is_text(head) else "begins as neither a zip archive nor a pickle does"
     return None
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are text in UTF-8. Its last character may be cut."""
+    text = head.decode("utf-8", errors="ignore")
+    return len(head) - len(text.encode()) < 4 and all(c.isprintable() or c in "\t\n\r\f\ufeff" for c in text)
 
 
 def describe_file(file: Path) -> str | None:

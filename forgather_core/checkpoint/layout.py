@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,9 @@ BIN = Format("pytorch_model", ".bin")
 ENTRIES = (SAFETENSORS.single, SAFETENSORS.index, BIN.single, BIN.index)
 
 
+_LARGEST = 2.0**63  # bytes of a file
+
+
 def parse_size(text: int | str) -> int:
     """Bytes of a size such as `500MB`, `5GB` (powers of ten, as Hugging Face has it) or `2GiB` (powers of two).
 
@@ -74,10 +78,10 @@ def parse_size(text: int | str) -> int:
         CheckpointError: It is no size above zero.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
-    size = int(float(found[1]) * _UNITS.get(found[2].upper(), 0)) if found else 0
-    if size < 1:
+    size = float(found[1]) * _UNITS.get(found[2].upper(), 0) if found else 0.0
+    if not 1 <= size < _LARGEST:
         raise CheckpointError(f"--max-shard-size: '{text}' is no size; write for example 500MB, 5GB or 2GiB")
-    return size
+    return int(size)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Index:
         with os.fdopen(descriptor, "rb") as stream:
             data = stream.read(LIMIT + 1)
         try:
-            content = parse_object(data, _BRACKETS, depth=DEPTH)
+            content = parse_object(data.removeprefix(BOM_UTF8), _BRACKETS, depth=DEPTH)
         except ValueError as error:
             raise CheckpointError(f"{file} is no index of a checkpoint: {error}") from None
         weight_map, metadata = content.get("weight_map"), content.get("metadata") or {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from torch import nn
 from ..disk import forget_pages, make_directory
 from ..errors import CheckpointError, DirectoryError
 from ..files import carry_over, directory_lock, is_touched, replace_directory, staging_directory, sweep_stale
-from ..paths import expanded
+from ..paths import expanded, refuse_working_directory
 from .commit import commit_in_place, old_files, refuse_special, settle
 from .companions import CONFIG, Step, changes, read_config, step_for, write_companions
 from .layout import BIN, SAFETENSORS, Format, free_generation, parse_size
@@ -23,7 +23,7 @@ from .reader import Progress
 from .seal import MINIMUM, seal
 from .state import model_state
 from .stored import StoredTensor
-from .wording import listed, tensors
+from .wording import listed, shown, tensors
 from .write import Written, main_dtype, shard_groups, write_shards
 
 STAGING = "checkpoint"  # what the lock and the staging directory within a directory are called after
@@ -123,6 +123,19 @@ def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: Prog
     return Job(state.tensors, SAFETENSORS if safetensors else BIN, limit, on_progress, model, state.notes)
 
 
+def _refuse_names(names: Iterable[str]) -> None:
+    """Refuse names that no file can hold.
+
+    Raises:
+        CheckpointError: A name is not UTF-8.
+    """
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise CheckpointError(f"the tensor '{shown(name)}' has a name that is not UTF-8: rename it") from None
+
+
 @dataclass(frozen=True)
 class Job:
     """What is to be saved, and how. Its methods are called under the directory's lock.
@@ -159,6 +172,7 @@ class Job:
 
     def write(self, directory: Path, beside: Path | None = None) -> Written:
         """Write the shards into `directory` under names that are free in `beside` (default: there)."""
+        _refuse_names(self.tensors)
         groups = shard_groups(self.tensors, self.limit)
         generation = free_generation(beside or directory, self.format, len(groups))
         names = self.format.shards(len(groups), generation)
@@ -175,7 +189,12 @@ class Job:
         return self.report(directory, written)
 
     def exchange(self, directory: Path) -> SaveReport:
-        """Save into a new directory that takes the place of the old one, whose other files it keeps."""
+        """Save into a new directory that takes the place of the old one, whose other files it keeps.
+
+        Raises:
+            DirectoryError: It is the working directory, or contains it.
+        """
+        refuse_working_directory(directory)
         with staging_directory(directory) as staging:
             step = self._step(directory)
             notes = self._notes(step, directory)

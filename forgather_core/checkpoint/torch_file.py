@@ -53,7 +53,8 @@ def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
     except OSError as error:
         raise CheckpointError(f"{file.path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # what reads pickles and archives fails on garbage in any way
-        reason = shown(error) or type(error).__name__
+        # The text of such an error, "list index out of range", is about the reader and not about the file.
+        reason = f"its pickle is malformed or ends too early ({type(error).__name__})"
         raise CheckpointError(f"{file.path} is no weight file of torch, or is damaged: {reason}") from None
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..code_cache import require_code_cache
 from ..errors import CheckError, UnknownDefinitionError, first_line
 from ..export.manifest import MANIFEST, read_manifest
 from ..model_files import check_files, skip_unsuitable
@@ -49,8 +50,14 @@ class Subject:
     ) -> None:
         self.directory, self.settings, self.full, self.seed = directory, settings, full, seed
         self.place = place / directory.resolve().name  # loaders call the module of the sources after it
+        try:
+            str(self.place).encode()
+        except UnicodeEncodeError:  # the libraries in Rust open no such path
+            raise CheckError(f"{self.place} is not UTF-8: rename the directory, or set TMPDIR to another") from None
         check_files(directory, CheckError)
         shutil.copytree(directory, self.place, ignore=skip_unsuitable(WEIGHTS))
+        if not self.is_builtin:
+            require_code_cache(CheckError)
         if not full:
             self._shrink()
 

@@ -112,6 +112,7 @@ class DatasetConfiguration:
 class _Kind(NamedTuple):
     wanted: str
     fits: Callable[[Any], bool]
+    takes_text: bool = False
 
 
 def _is_text(value: Any) -> bool:
@@ -122,13 +123,14 @@ def _is_whole(value: Any, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-_TEXT = _Kind("text", _is_text)
+_TEXT = _Kind("text", _is_text, takes_text=True)
 _COUNT = _Kind("a whole number above 0", lambda value: _is_whole(value, 1))
 KEYS: Mapping[str, _Kind] = {
     "source": _TEXT,
     "files": _Kind(
         "a path or a list of paths",
         lambda value: _is_text(value) or (isinstance(value, list) and bool(value) and all(map(_is_text, value))),
+        takes_text=True,
     ),
     "name": _TEXT,
     "split": _TEXT,
@@ -154,8 +156,8 @@ def read_configuration(file: Path) -> DatasetConfiguration:
         raise DataError(f"{file}:{error.line}:{error.column}: {error.problem}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
-    keys = document.value
-    if not isinstance(keys, dict) or "source" not in keys:
+    keys = _as_written(document) if isinstance(document.value, dict) else None
+    if keys is None or "source" not in keys:
         raise DataError(
             f"{file}: a dataset configuration needs 'source': {', '.join(BUILDERS)}, a directory or a hub id"
         )
@@ -171,6 +173,18 @@ def read_configuration(file: Path) -> DatasetConfiguration:
         raise DataError(f"{_place(file, document, key)}: {problem}")
     made.paths()
     return made
+
+
+def _as_written(document: YamlText) -> dict[str, Any]:
+    """Return the keys of a configuration, as written where text is expected: a split may be called 007."""
+    keys: dict[str, Any] = dict(document.value)
+    for key, value in keys.items():
+        if key in KEYS and KEYS[key].takes_text and value is not None:
+            if isinstance(value, list):
+                keys[key] = [document.written(key, number) or item for number, item in enumerate(value)]
+            else:
+                keys[key] = document.written(key) or value
+    return keys
 
 
 def _place(file: Path, document: YamlText, key: Any) -> str:

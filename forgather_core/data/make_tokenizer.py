@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import DataError, TokenizerError
 from ..files import new_directory
-from ..paths import expanded
+from ..paths import expanded, refuse_unsuitable_place
 from .corpus import Corpus
 from .projects import open_corpus
 from .train_tokenizer import ALL_SPECIAL, save_tokenizer, train_bpe
@@ -46,6 +46,7 @@ def make_tokenizer(
     """
     started = time.perf_counter()
     directory = expanded(directory)
+    refuse_unsuitable_place(directory)
     _refuse_taken(directory)
     seen = _Seen(open_corpus(project, config))
     tokenizer = train_bpe(seen.texts(), vocab_size, progress=progress)

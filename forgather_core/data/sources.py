@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import DataError, first_line
 from ..export.tokenizer import hub_answers
 from ..extras import install_hint
+from ..model_files import BYTE_ORDER_MARK
 from ..option_spec import did_you_mean
 from .configuration import BUILDERS, DatasetConfiguration
 from .corpus import Corpus, Document
@@ -40,6 +41,8 @@ def _documents(configuration: DatasetConfiguration) -> Iterator[Document]:
             hint = did_you_mean(column, row)
             raise DataError(f"{key}: there is no column '{column}'{hint} (columns: {', '.join(row)})")
         value = row[column]
+        if isinstance(value, str):
+            value = value.removeprefix(BYTE_ORDER_MARK)  # of a text file: datasets reads it as a character
         if value is None or value == [] or (isinstance(value, str) and not value.strip()):
             blank += 1
             if blank == MOST_BLANK:

@@ -53,7 +53,7 @@ def load_devices(path: Path | None = None) -> list[Device]:
     shown = str(path) if path is not None else "devices.yaml"
     source = expanded(path) if path is not None else files("forgather_core.estimate") / "devices.yaml"
     try:
-        document = parse_yaml(read_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8"))
+        document = parse_yaml(read_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"--hardware: {shown} cannot be read: {getattr(error, 'strerror', error)}") from None
     except YamlError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import DirectoryError
 from ..files import carry, carry_over, directory_lock, replace_directory, staging_directory, sweep_stale
+from ..paths import refuse_unsuitable_place
 from ..settings import Settings
 from .contents import Plan, plan_contents, write_contents
 from .manifest import EDITED, MANIFEST, MISSING, SPECIAL, TEMPLATES, Manifest, edited_files, read_manifest
@@ -123,6 +124,7 @@ def draft_directory(
         if manifest is not None and not refresh:
             yield _as_it_stands(plan, manifest, target, keep=keep)
             return
+        refuse_unsuitable_place(target)
         # Loaders call the module that they make of the sources after the directory: the draft has the final name.
         with staging_directory(target) as path:
             contents = write_contents(plan, path)

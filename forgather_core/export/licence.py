@@ -32,7 +32,7 @@ def _licence_of(distribution: str) -> str | None:
     for file in files:
         if file.name.upper().startswith(("LICENSE", "LICENCE", "COPYING")):
             try:
-                return file.read_text(encoding="utf-8")
+                return file.read_text(encoding="utf-8-sig")
             except OSError:
                 continue
     return None

@@ -85,7 +85,7 @@ def read_manifest(directory: Path) -> Manifest | None:
     """
     file = directory / MANIFEST
     try:
-        data = json.loads(read_regular(file, _LIMIT).decode("utf-8"))
+        data = json.loads(read_regular(file, _LIMIT).decode("utf-8-sig"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:

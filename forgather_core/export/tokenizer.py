@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 from ..errors import TokenizerError, first_line
 from ..extras import install_hint
-from ..model_files import check_files
+from ..model_files import check_files, without_marks
 from ..option_spec import did_you_mean
 from ..quiet import quiet_transformers
 from ..strict_json import read_object
@@ -77,6 +78,12 @@ def shipped_tokenizers() -> dict[str, Path]:
     return {p.name: p for p in sorted(root.iterdir()) if (p / "tokenizer.json").is_file()}
 
 
+def shipped_chat_templates() -> dict[str, Path]:
+    """The chat templates that come with Forgather, by name."""
+    root = Path(str(files("forgather_core") / "data" / "chat_templates"))
+    return {p.stem: p for p in sorted(root.glob("*.jinja"))}
+
+
 def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None:
     """The facts of a tokenizer that lies here as `tokenizer.json`, without transformers; None where that is not enough.
 
@@ -128,8 +135,8 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
         # Without a hub, one that was fetched earlier still loads.
         local = isinstance(place, Path) or not hub_answers()
         # It warns of the type of a model that stands beside the tokenizer, and is none of its own.
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False, local_files_only=local)
+        with quiet_transformers(), without_marks(place) if isinstance(place, Path) else nullcontext(place) as readable:
+            tokenizer = AutoTokenizer.from_pretrained(str(readable), trust_remote_code=False, local_files_only=local)
         templates = named(tokenizer.chat_template)
     except Exception as error:
         raise TokenizerError(_why(spec, place, error)) from None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +115,86 @@ def test_the_script_for_bash_is_shown() -> None:
     assert done.returncode == 0
     assert "_FORGATHER_COMPLETE=complete_bash" in done.stdout
     assert "-F _forgather_completion forgather" in done.stdout
+
+
+@pytest.mark.regression("E10")
+@pytest.mark.few(4)
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("forgather -t llama model --tokenizer bpe", ["bpe-2k", "bpe-8k"]),
+        ("forgather -t llama model construct --chat-template c", ["chatml"]),
+        ("forgather -t llama model --device ", ["meta", "cpu", "cuda", "mps"]),
+        ("forgather -t llama model test --dtype b", ["bfloat16"]),
+        ("forgather -t llama model test --dataset-project s", ["stdlib"]),
+        ("forgather -t llama model test --dataset-project stdlib --dataset-config ", ["default", "docstrings"]),
+        ("forgather -t llama model verify --check comp", ["compile"]),
+        ("forgather verify somewhere --check causality,comp", ["causality,compile"]),
+        ("forgather -t llama model estimate --precision f", ["fp32"]),
+        ("forgather model compare llama/4M llama/3", ["llama/30M"]),
+        ("forgather checkpoint convert a b --format s", ["safetensors"]),
+        ("forgather checkpoint convert a b --dtype fl", ["float32", "float16", "float64"]),
+        ("forgather dataset show stdlib --config d", ["default", "docstrings"]),
+        ("forgather dataset show stdlib --chat-template c", ["chatml"]),
+        ("forgather tokenizer train --dataset-project stdlib --dataset-config do", ["docstrings"]),
+    ],
+)
+def test_values_are_offered(line: str, offered: list[str]) -> None:
+    assert complete(line) == offered
+
+
+def test_values_are_those_that_commands_take() -> None:
+    from forgather_cli import completion
+    from forgather_core.build import DEVICE_TYPES
+    from forgather_core.checks import CHECKS
+    from forgather_core.dtypes import DTYPE_NAMES
+
+    assert completion.DEVICES == DEVICE_TYPES
+    assert completion.DTYPES == DTYPE_NAMES
+    assert tuple(check.name for check in CHECKS) == completion.CHECK_NAMES
+
+
+def test_completion_is_free_of_torch() -> None:
+    code = (
+        "import sys; sys.argv[0] = 'forgather'; import atexit\n"
+        "atexit.register(lambda: print('torch' in sys.modules, 'datasets' in sys.modules, file=sys.stderr))\n"
+        "from forgather_cli.main import main; main()"
+    )
+    line = "forgather -t llama model verify --check rou"
+    env = os.environ | {"_FORGATHER_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "6"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout.strip(), done.stderr.strip()) == ("round-trip", "False False")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_offers_files_for_paths() -> None:
+    Path("weights").mkdir()
+    script = start("--show-completion", "bash").stdout
+    assert "-o default" in script  # what bash does where nothing is offered
+    assert complete("forgather -t llama model --load-from-checkpoint ") == []
+    assert complete("forgather -t llama model --tokenizer ./we") == []
+
+
+@pytest.mark.regression("E10")
+@pytest.mark.parametrize("shell", ["zsh", "fish", "bash"])
+@pytest.mark.parametrize("form", ["{} {}", "{}={}"])
+def test_completion_is_for_the_shell_that_is_named(tmp_path: Path, shell: str, form: str) -> None:
+    env = {"HOME": str(tmp_path)}
+    shown = start(*form.format("--show-completion", shell).split(), env=env)
+    assert f"complete_{shell}" in shown.stdout or f"_FORGATHER_COMPLETE={shell}" in shown.stdout
+    done = start(*form.format("--install-completion", shell).split(), env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{shell} completion installed" in done.stdout
+    places = {"zsh": ".zfunc/_forgather", "fish": ".config/fish/completions/forgather.fish", "bash": ".bashrc"}
+    assert (tmp_path / places[shell]).is_file()
+    assert [name for name in places if (tmp_path / places[name]).exists()] == [shell]
+
+
+@pytest.mark.regression("E10")
+def test_a_shell_that_is_not_known(tmp_path: Path) -> None:
+    done = start("--install-completion", "zhs", env={"HOME": str(tmp_path)})
+    assert done.returncode == 2
+    assert done.stderr.startswith("forgather: error: --install-completion: 'zhs' is none of bash, zsh, fish")
+    assert not list(tmp_path.glob(".*rc"))

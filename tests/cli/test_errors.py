@@ -36,7 +36,7 @@ OF_LLAMA = [
     ("--hidden-size 0 show", "0 is below 1"),
     ("--attention-dropout 1 show", "1.0 is not below 1"),
     ("--rms-norm-eps 0 show", "0.0 is not above 0"),
-    ("--lr nan test", "--lr: 'nan' is not a number"),
+    ("--lr nan test", "--lr: 'nan' is not a finite number"),
     ("--steps 0 test", "--steps: 0 is below 1"),
     ("--attn-implementation sdpaa show", r"'sdpaa' is not one of eager, sdpa, .*Did you mean 'sdpa'\?"),
     ("--rope-parameters {a show", "not valid YAML at column 3"),
@@ -194,7 +194,7 @@ def test_a_file_that_cannot_be_written_is_said(cli: Cli, monkeypatch: pytest.Mon
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr("forgather_cli.render.replace_file", refuse)
     assert cli(*LLAMA, "show", "-o", "x.txt").error == "--output-file: x.txt cannot be written: Permission denied"
 
 

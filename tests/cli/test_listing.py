@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +155,60 @@ def test_a_shipped_plugin_is_switched_off(cli: Cli, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("FORGATHER_DISABLE_PLUGINS", "llama")
     assert "llama" not in definitions(cli("ls", "--json").json)
     assert "switched off" in cli("-t", "llama/4M", "model", "show").error
+
+
+HEAVY = """
+from dataclasses import dataclass
+from forgather_core import ModelDefinition, hookimpl
+from heavy.options import Options
+
+@hookimpl
+def forgather_models():
+    yield ModelDefinition(name="heavy", summary="Slow", options=Options, config="x:C", model="x:M")
+"""
+OPTIONS = """
+from dataclasses import dataclass
+{line}
+
+@dataclass(kw_only=True)
+class Options:
+    pass
+"""
+
+
+@pytest.mark.regression("P14")
+@pytest.mark.parametrize("line", ["import torch", "from torch import nn", "import slow_lib"])
+def test_plugins_names_what_slows_every_command(site: Any, line: str) -> None:
+    place = site("heavy", "heavy", "")
+    (place / "heavy.py").unlink()
+    (place / "heavy").mkdir()
+    (place / "heavy/__init__.py").write_text(HEAVY)
+    (place / "heavy/options.py").write_text(OPTIONS.format(line=line))
+    (place / "slow_lib.py").write_text("import time\ntime.sleep(0.6)\n")
+    # A small package of that name stands for the one that takes seconds.
+    (place / "torch").mkdir()
+    (place / "torch/__init__.py").write_text("import time\nfrom . import nn\ntime.sleep(0.1)\n")
+    (place / "torch/nn.py").write_text("")
+    told = start("plugins", "--json")
+    assert told.returncode == 0, told.stderr
+    rows = {row["name"]: row.get("slow") for row in json.loads(told.stdout)["plugins"]}
+    assert {name for name, slow in rows.items() if slow} == {"heavy"}
+    package = "slow_lib" if "slow_lib" in line else "torch"
+    assert re.match(rf"heavy\.options imports {package}, which takes \d\.\d s in every command", rows["heavy"])
+    assert f"imports {package}" in " ".join(start("plugins").stdout.split())
+
+
+def test_the_second_plugin_that_imports_a_heavy_package_is_named_too() -> None:
+    from forgather_core.import_cost import measured_imports
+
+    heavy, own = types.ModuleType("pandas"), types.ModuleType("second_lm")
+    own.pd = heavy  # type: ignore[attr-defined]
+    sys.modules["pandas"], sys.modules["second_lm"] = heavy, own
+    try:
+        with measured_imports() as measured:
+            pass
+        found = measured.cost("second_lm")
+    finally:
+        del sys.modules["pandas"], sys.modules["second_lm"]
+    assert found is not None
+    assert (found.module, found.package, found.seconds) == ("second_lm", "pandas", None)

@@ -20,6 +20,7 @@ class Sample:
     width: int = option(4, help="A width", ge=1)
     depth: int | None = option(None, help="A depth", ge=1)
     rate: float = option(0.0, help="A rate", ge=0, lt=1)
+    any_rate: float = option(0.0, help="A rate without bounds")
     tied: bool = option(False, help="Tied")
     name: str | None = option(None, help="A name")
     place: Path | None = option(None, help="A place")
@@ -33,7 +34,7 @@ SPECS = {spec.name: spec for spec in specs_of(Sample)}
 
 
 def test_fields_without_option_are_left_out_and_order_is_kept() -> None:
-    assert list(SPECS) == ["width", "depth", "rate", "tied", "name", "place", "act", "rope", "sizes"]
+    assert list(SPECS) == ["width", "depth", "rate", "any_rate", "tied", "name", "place", "act", "rope", "sizes"]
     assert SPECS["width"].flag == "--width"
     assert SPECS["depth"].optional
     assert not SPECS["width"].optional
@@ -74,6 +75,7 @@ def test_conversion(name: str, given_: Any, value: Any) -> None:
     assert type(got) is type(value)
 
 
+@pytest.mark.regression("P12")
 @pytest.mark.parametrize(
     ("name", "given_", "text"),
     [
@@ -85,7 +87,14 @@ def test_conversion(name: str, given_: Any, value: Any) -> None:
         ("width", "inf", "'inf' is not a whole number"),
         ("depth", "big", "'big' is not a whole number or null"),
         ("rate", "1", "1.0 is not below 1"),
-        ("rate", "nan", "'nan' is not a number"),
+        ("rate", "nan", "'nan' is not a finite number"),
+        ("any_rate", "inf", "'inf' is not a finite number"),
+        ("any_rate", float("-inf"), "'-inf' is not a finite number"),
+        ("any_rate", "1e999", "'1e999' is not a finite number"),
+        ("any_rate", 10**400, "is not a finite number"),
+        ("any_rate", True, "'True' is not a number"),
+        ("rope", "{a: {b: [1, .inf]}}", "inf in it is not a finite number"),
+        ("sizes", [float("nan")], "nan in it is not a finite number"),
         ("tied", "maybe", "'maybe' is not true or false"),
         ("tied", 2, "'2' is not true or false"),
         ("act", "geul", "'geul' is not one of silu, gelu. Did you mean 'gelu'?"),

@@ -137,3 +137,56 @@ def test_files_that_cannot_be_read(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "exp.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(ForgatherError, match="not UTF-8"):
         settled(registry, "exp", tmp_path)
+
+
+WRITTEN = ("1.10", "007", "1e3", "0x1F", "0o17", "1:30", "2026-01-01", "1_000", "no", "true", ".inf", "+1", "'1.10'")
+
+
+@pytest.mark.regression("P12")
+@pytest.mark.parametrize("text", WRITTEN)
+def test_text_is_kept_as_it_is_written(registry: Registry, tmp_path: Path, text: str) -> None:
+    (tmp_path / "base.yaml").write_text(f"extends: sample/small\noutput_dir: {text}\n")
+    (tmp_path / "top.yaml").write_text(f"extends: base\nmodel_name: {text}\ntokenizer: x/${{model_name}}\n")
+    found = settled(registry, "top", tmp_path)
+    plain = text.strip("'")
+    assert (found.model_name, found.directory.tokenizer, found.directory.output_dir) == (
+        plain, f"x/{plain}", Path(plain),
+    )  # fmt: skip
+
+
+@pytest.mark.regression("P12")
+def test_other_text_of_a_file_is_kept_as_it_is_written(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "007.yaml").write_text("extends: sample/small\nhidden_size: 0100\n")
+    (tmp_path / "top.yaml").write_text("extends: 007\ndescription: 1.10\nmodel_name: null\n")
+    found = settled(registry, "top", tmp_path)
+    assert found.configuration.notes == {"description": "1.10"}
+    assert (found.options.hidden_size, found.model_name) == (100, "top")
+
+
+@pytest.mark.regression("P12")
+@pytest.mark.parametrize("text", ["1:30", "1:30:00", "0100:5"])
+def test_a_number_of_base_60_is_none(registry: Registry, tmp_path: Path, text: str) -> None:
+    (tmp_path / "top.yaml").write_text(f"extends: sample/small\nhidden_size: {text}\n")
+    with pytest.raises(ConfigurationError, match=r"top\.yaml:2:1: hidden_size: .* is not a whole number"):
+        settled(registry, "top", tmp_path)
+
+
+@pytest.mark.regression("P12")
+@pytest.mark.parametrize("text", [".inf", "-.inf", ".nan", "inf", "1e999", "${oc.env:RATE}", "${source}"])
+def test_numbers_are_finite_wherever_they_come_from(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("RATE", "inf")
+    text = text.replace("source", "model_name")
+    (tmp_path / "top.yaml").write_text(f"extends: sample/small\nmodel_name: .inf\nrms_norm_eps: {text}\n")
+    with pytest.raises(ConfigurationError, match=r"top\.yaml:3:1: rms_norm_eps: .*number"):
+        settled(registry, "top", tmp_path)
+
+
+@pytest.mark.regression("P18")
+def test_a_byte_order_mark_is_no_part_of_a_configuration(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "top.yaml").write_text("extends: sample/small\nhidden_size: 256\n", encoding="utf-8-sig")
+    assert settled(registry, "top", tmp_path).options.hidden_size == 256
+    (tmp_path / "bad.yaml").write_text("hidden_sze: 256\nextends: sample\n", encoding="utf-8-sig")
+    with pytest.raises(ConfigurationError, match=r"bad\.yaml:1:1: hidden_sze: no such option"):
+        settled(registry, "bad", tmp_path)

@@ -177,12 +177,12 @@ ROW = "source: json\nfiles: rows.jsonl\n"
         ("files: x.txt", "needs 'source': text, json"),
         ("- text", "needs 'source'"),
         ("a: [", r"default\.yaml:\d+:\d+: "),
-        ("source: 3", r"yaml:1:1: source: 3 is not text"),
+        ("source: {a: 3}", r"yaml:1:1: source: {'a': 3} is not text"),
         ("source: text", "yaml:1:1: source: 'text' needs 'files'"),
         ("source: jsn\nfiles: rows.jsonl", r"yaml:1:1: source: there is no 'jsn'\. Did you mean 'json'"),
         ("source: saved\nfiles: x", "yaml:2:1: files: source 'saved' takes none"),
         ("source: text\nfiles: []", r"yaml:2:1: files: \[\] is not a path or a list of paths"),
-        ("source: text\nfiles: [1]", r"files: \[1\] is not a path or a list of paths"),
+        ("source: text\nfiles: [[1]]", r"files: \[\[1\]\] is not a path or a list of paths"),
         ("source: text\nfiles: nothing*.txt", r"there is no 'nothing\*\.txt'"),
         ("source: text\nfiles: saved", "there is no 'saved'"),
         (ROW + "name: en", "yaml:3:1: name: source 'json' has no configurations of its own"),
@@ -243,3 +243,29 @@ def test_projects_and_configurations_that_are_not_there(tmp_path: Path) -> None:
     file.write_text(json.dumps({"source": "text"}))
     with pytest.raises(DataError, match="is a file: name its directory, and 'mine' as config"):
         open_corpus(str(file))
+
+
+@pytest.mark.regression("P18")
+@pytest.mark.parametrize("text", ["source: text\nfiles: a.txt", "source: marked", "source: csv\nfiles: a.csv"])
+@pytest.mark.parametrize("streaming", ["true", "false"])
+def test_a_byte_order_mark_is_no_text(project: Path, text: str, streaming: str) -> None:
+    (project / "a.txt").write_text("first\ufeff", encoding="utf-8-sig")
+    (project / "a.csv").write_text("text\nfirst\ufeff\n", encoding="utf-8-sig")
+    (project / "marked").mkdir()
+    shutil.copy(project / "a.txt", project / "marked")
+    (project / "default.yaml").write_text(f"{text}\nstreaming: {streaming}\n", encoding="utf-8-sig")
+    assert list(open_corpus(str(project)).documents()) == ["first\ufeff"]
+
+
+@pytest.mark.regression("P18")
+def test_a_file_of_nothing_but_a_byte_order_mark_is_empty(project: Path) -> None:
+    (project / "a.txt").write_text("", encoding="utf-8-sig")
+    assert documents(project, "source: text\nfiles: [a.txt, 0.txt]") == ["one"]
+
+
+@pytest.mark.regression("P12")
+def test_names_are_kept_as_they_are_written(project: Path) -> None:
+    (project / "007").write_text("one")
+    (project / "1.10").write_text("two")
+    assert documents(project, "source: text\nsplit: 1e3\nfiles: [007, 1.10]") == ["one", "two"]
+    assert documents(project, "source: text\nfiles: 1.10") == ["two"]

@@ -176,3 +176,22 @@ def test_a_directory_without_those_digests_is_reused(small: Settle, tmp_path: Pa
     del content["tokenizer"]["files"]
     manifest.write_text(json.dumps(content))
     assert prepare_directory(small(), tmp_path / "model").state == "reused"
+
+
+@pytest.mark.regression("P18")
+def test_files_with_a_byte_order_mark_mean_the_same(tmp_path: Path) -> None:
+    plain, marked = tmp_path / "plain", tmp_path / "marked"
+    write_tokenizer(load_tokenizer("bytes"), _made(plain), chat_template=resolve_chat_template("chatml"))
+    for file in plain.iterdir():
+        (_made(marked) / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    loaded, as_it_was = load_tokenizer(str(marked)), load_tokenizer(str(plain))
+    assert loaded.tokenizer.chat_template == as_it_was.tokenizer.chat_template
+    assert loaded.tokenizer("a b")["input_ids"] == as_it_was.tokenizer("a b")["input_ids"]
+    assert loaded.facts.vocab_size == as_it_was.facts.vocab_size
+    assert quick_facts(str(marked)) == loaded.facts
+    assert resolve_chat_template(str(marked / "chat_template.jinja")) == resolve_chat_template("chatml")
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir(exist_ok=True)
+    return directory

@@ -1,0 +1,138 @@
+"""Values that the shell offers for options and arguments. Nothing here imports torch.
+
+Where nothing is offered, shells offer files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from forgather_core.option_spec import OptionSpec
+from forgather_core.registry import registry
+
+SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
+DEVICES = ("meta", "cpu", "cuda", "mps")
+# Those of `forgather_core.checks.CHECKS`, which imports torch; a test compares them.
+CHECK_NAMES = (
+    *("causality", "window", "packing-isolation", "padding", "rows", "positions", "attention-agreement", "cache"),
+    *(
+        "generation",
+        "inputs-embeds",
+        "outputs",
+        "labels",
+        "gradients",
+        "gradient-checkpointing",
+        "precision",
+        "compile",
+    ),
+    *("initial-weights", "depth", "same-seed", "buffers", "round-trip", "standalone", "manifest", "options-matter"),
+    *("native-twin", "equations", "spreads", "estimates"),
+)
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+Complete = Callable[..., list[Any]]
+
+
+def begun(values: Iterable[str], incomplete: str) -> list[str]:
+    """The values that begin with what is typed."""
+    return [value for value in values if value.startswith(incomplete)]
+
+
+def templates(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """What `-t` and `model compare` take, with a word on each: definitions, presets, configurations."""
+    project = Path(ctx.find_root().params.get("project") or ".")
+    return [(name, about) for name, about in _templates(project) if name.startswith(incomplete)]
+
+
+def _templates(project: Path) -> Iterator[tuple[str, str]]:
+    from forgather_core.configurations import project_files
+
+    for definition in registry().definitions():
+        yield definition.name, definition.summary
+        yield from ((f"{definition.name}/{preset}", definition.summary) for preset in definition.preset_names())
+    yield from ((name, str(path)) for name, path in project_files(project).items())
+
+
+def tokenizers(incomplete: str) -> list[str]:
+    """The shipped tokenizers; the shell knows directories."""
+    from forgather_core.export.tokenizer import shipped_tokenizers
+
+    return begun(shipped_tokenizers(), incomplete)
+
+
+def chat_templates(incomplete: str) -> list[str]:
+    """The shipped chat templates; the shell knows files."""
+    from forgather_core.export.tokenizer import shipped_chat_templates
+
+    return begun(shipped_chat_templates(), incomplete)
+
+
+def projects(incomplete: str) -> list[str]:
+    """The built-in dataset projects; the shell knows directories."""
+    from forgather_core.data.built_in import BUILT_IN
+
+    return begun(BUILT_IN, incomplete)
+
+
+def project_configurations(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The configurations of the dataset project that stands on the line before."""
+    from forgather_core.data.built_in import BUILT_IN
+    from forgather_core.data.projects import configuration_files
+    from forgather_core.errors import DataError
+
+    from .dynamic import Session
+
+    given = Session.of(ctx).given.get("dataset_project")
+    project = ctx.params.get("project") or getattr(ctx.params.get("dataset_project"), "value", None) or given
+    project = project or ctx.params.get("dataset_project") or ""
+    try:
+        return begun(BUILT_IN.get(project) or (configuration_files(project) if project else ()), incomplete)
+    except (DataError, OSError):
+        return []
+
+
+def devices(incomplete: str) -> list[str]:
+    """Kinds of devices."""
+    return begun(DEVICES, incomplete)
+
+
+def dtypes(incomplete: str) -> list[str]:
+    """Names of dtypes."""
+    return begun(DTYPES, incomplete)
+
+
+def formats(incomplete: str) -> list[str]:
+    """Formats of a checkpoint."""
+    return begun(("safetensors", "bin"), incomplete)
+
+
+def checks(incomplete: str) -> list[str]:
+    """Names of Forgather's checks, joined by commas: the last one is completed."""
+    before, comma, last = incomplete.rpartition(",")
+    used = before.split(",")
+    return [before + comma + name for name in begun(CHECK_NAMES, last) if name not in used]
+
+
+# By the names of shared options; of a definition's own, those with choices are completed.
+_OF_OPTION: dict[str, Complete] = {
+    "tokenizer": tokenizers,
+    "chat_template": chat_templates,
+    "device": devices,
+    "dtype": dtypes,
+    "dataset_project": projects,
+    "dataset_config": project_configurations,
+    "check": checks,
+    "checks": checks,
+}
+
+
+def completion_of(spec: OptionSpec) -> Complete | None:
+    """What completes the value of an option; None leaves it to the shell, which offers files."""
+    if isinstance(spec.kind, tuple):
+        choices = [*map(str, spec.kind)]
+        return lambda incomplete: begun(choices, incomplete)
+    return _OF_OPTION.get(spec.name) if spec.info.group is not None else None

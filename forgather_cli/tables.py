@@ -1,0 +1,232 @@
+"""Tables that are never wider than the terminal and never split a number or an address."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.table import Table
+from rich.text import Text as RichText
+
+from forgather_core.printable import printable, shortened
+
+from .render import LONGEST_CELL, MOST_NOTES, MOST_ROWS, MOST_TEXT, Text, text_of
+
+_WORD = 12  # characters: longer words of a narrow column are folded
+_NUMBER = re.compile(r"[({\[~<>=+-]*\d[\d.,_:%eE+-]*[a-zA-Z]{0,3}[)}\],;:]*")
+_ADDRESS = re.compile(r"https?://\S+")
+_BAR = frozenset("█#")
+
+
+def grid(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    right: Sequence[int] = (),
+    dense: bool = False,
+    most: int = MOST_ROWS,
+    drop: Sequence[int] | None = None,
+) -> RenderableType:
+    """A table. Where it is too wide, text is folded, then columns are left out. What is too much to read is cut.
+
+    Args:
+        title: Above the table.
+        columns: Their headings.
+        rows: Cells, one for each column.
+        right: Columns of numbers, which are aligned to the right and never folded.
+        dense: One space between columns on a terminal, not two.
+        most: Rows that are drawn; a last one counts the others.
+        drop: Columns in the order in which they are left out on a narrow terminal (default: from the last one on).
+    """
+    cells = [[_cell(cell) for cell in row] for row in rows[:most]]
+    drawn = cells[: _fitting(cells)]
+    if len(drawn) < len(rows):
+        drawn.append([Text(f"and {len(rows) - len(drawn):,} more; --json lists all", "dim")])
+    order = range(len(columns) - 1, 0, -1) if drop is None else drop
+    return _Grid(title, columns, drawn, frozenset(right), dense, order)
+
+
+class _Grid:
+    """Chooses columns and their widths when it is drawn: only then is the width known."""
+
+    def __init__(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[RichText]],
+        right: frozenset[int],
+        dense: bool,
+        drop: Sequence[int],
+    ) -> None:
+        self.title, self.columns, self.rows, self.right, self.drop = title, columns, rows, right, drop
+        self.watched = sys.stdout.isatty()
+        self.gap = 0 if dense and self.watched else 1
+        # A row that counts others has one cell, which is no name.
+        self.cells = [[row[n] for row in rows if len(row) > 1] for n in range(len(columns))]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        width, fixed = options.max_width, getattr(console, "fixed", False)
+        shown = list(range(len(self.columns)))
+        if not fixed:
+            needed = self._overhead(shown) + sum(map(self._least, shown))
+            console.needed = max(getattr(console, "needed", 0), needed)  # type: ignore[attr-defined]
+            width = max(width, needed)
+        dropped = []
+        for number in self.drop:
+            if self._overhead(shown) + sum(map(self._least, shown)) <= width:
+                break
+            shown.remove(number)
+            dropped.append(number)
+        if self.title:
+            yield Text(self.title, "bold")
+        yield self._table(shown, width)
+        if hidden := [self.columns[number] for number in sorted(dropped) if self.columns[number]]:
+            yield Text(f"not shown at this width: {', '.join(hidden)}", "dim")
+
+    def _table(self, shown: Sequence[int], width: int) -> Table:
+        table = Table(
+            box=box.SIMPLE_HEAD if self.watched else box.ASCII2,
+            show_edge=not self.watched,
+            padding=(0, self.gap, 0, 0) if self.watched else (0, 1),
+            header_style="dim",
+        )
+        widths = _allocated(
+            [self._natural(number) for number in shown],
+            [self._least(number) for number in shown],
+            width - self._overhead(shown),
+        )
+        for number, size in zip(shown, widths, strict=True):
+            table.add_column(
+                Text(self.columns[number]),
+                justify="right" if number in self.right else "left",
+                overflow="fold",
+                no_wrap=number in self.right,
+                width=size,
+            )
+        for row in self.rows:
+            table.add_row(*(_shortened(row[n], size) for n, size in zip(shown, widths, strict=True) if n < len(row)))
+        return table
+
+    def _overhead(self, shown: Sequence[int]) -> int:
+        """Characters of separators and padding."""
+        count = len(shown)
+        return count - 1 + count * self.gap if self.watched else count + 1 + 2 * count
+
+    def _natural(self, number: int) -> int:
+        """The width at which nothing is folded."""
+        texts = [self.columns[number], *(cell.plain for cell in self.cells[number])]
+        if number == 0:
+            texts += [row[0].plain for row in self.rows if len(row) == 1]
+        return max(cell_len(line) for text in texts for line in text.split("\n")) or 1
+
+    def _least(self, number: int) -> int:
+        """The width below which something would be folded that must stay whole."""
+        head = max(map(cell_len, self.columns[number].split()), default=1)
+        if number in self.right:
+            return max(head, self._natural(number))
+        if number == 0:
+            return max([head, *(cell_len(cell.plain) for cell in self.cells[0])])
+        parts = [
+            part for cell in self.cells[number] for part in ([cell.plain] if _is_cut(cell) else cell.plain.split())
+        ]
+        return max([head, *(cell_len(part) if _is_whole(part) else min(cell_len(part), _WORD) for part in parts)])
+
+
+def _is_cut(cell: RichText) -> bool:
+    """Whether a cell is cut at the end instead of being folded: links and bars."""
+    return str(cell.style).startswith("link ") or (bool(cell.plain) and _BAR.issuperset(cell.plain))
+
+
+def _shortened(cell: RichText, width: int) -> RichText:
+    """Return a cell whose addresses fit into a column. On a terminal they still lead to their place."""
+    if _is_cut(cell):
+        cell = cell.copy()
+        cell.truncate(width, overflow="crop" if _BAR.issuperset(cell.plain) else "ellipsis")
+        return cell
+    return _with_links(cell.plain, width) if _ADDRESS.search(cell.plain) else cell
+
+
+def _is_whole(word: str) -> bool:
+    return _NUMBER.fullmatch(word) is not None
+
+
+def _allocated(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """Widths of columns that fill at most `room`, taken from the widest ones first.
+
+    The first column, of names, is folded only if the least widths do not fit either.
+    """
+    widths = list(natural)
+    lower = list(least)
+    while (excess := sum(widths) - room) > 0:
+        wide = [n for n, width in enumerate(widths) if width > lower[n]]
+        if not wide:
+            if lower[0] <= 1:
+                break
+            lower[0] = 1
+            continue
+        widest = max(wide, key=widths.__getitem__)
+        others = max((widths[n] for n in wide if n != widest), default=0)
+        step = min(excess, widths[widest] - max(lower[widest], min(others, widths[widest] - 1)))
+        widths[widest] -= step
+    return [max(1, width) for width in widths]
+
+
+def _cell(value: Any) -> RichText:
+    return value if isinstance(value, RichText) else Text(shortened(text_of(value), LONGEST_CELL))
+
+
+def _fitting(rows: Sequence[Sequence[RichText]]) -> int:
+    """How many rows of a table have no more text than a person reads, each column as wide as its widest cell."""
+    widths: list[int] = []
+    for count, row in enumerate(rows):
+        lengths = [len(cell.plain) for cell in row]
+        widths = [max(pair) for pair in zip_longest(widths, lengths, fillvalue=0)]
+        if count and (count + 1) * sum(widths) > MOST_TEXT:
+            return count
+    return len(rows)
+
+
+def pairs(title: str, values: Mapping[str, Any]) -> Group:
+    """Names and values below a title, those without a value left out."""
+    known = [(name, value) for name, value in values.items() if value is not None]
+    rows = [(shortened(name, 100), shortened(text_of(value), LONGEST_CELL)) for name, value in known[:MOST_NOTES]]
+    more = len(known) - len(rows)
+    return Group(Text(title, "bold"), _Pairs(rows, more), Text())
+
+
+class _Pairs:
+    """Names beside their values. An address that does not fit is cut and, on a terminal, still leads to its place."""
+
+    def __init__(self, rows: Sequence[tuple[str, str]], more: int) -> None:
+        self.rows, self.more = rows, more
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        names = max((cell_len(name) for name, _ in self.rows), default=0)
+        room = options.max_width - names - 2
+        table.add_column(style="dim", no_wrap=room >= _WORD)
+        table.add_column(overflow="fold")
+        for name, value in self.rows:
+            table.add_row(Text(name), _with_links(value, max(_WORD, room)))
+        if self.more:
+            table.add_row(Text(f"and {self.more:,} more; --json lists all", "dim"))
+        yield table
+
+
+def _with_links(value: str, room: int) -> Text:
+    """Return a text whose addresses have at most `room` characters each, and lead to their place."""
+    text, at = Text(), 0
+    for found in _ADDRESS.finditer(value):
+        shown = found[0] if len(found[0]) <= room else found[0][: room - 1] + "…"
+        text.append(printable(value[at : found.start()], keep="\n"))
+        text.append(printable(shown), style=f"link {found[0]}" if found[0].isprintable() else "")
+        at = found.end()
+    text.append(printable(value[at:], keep="\n"))
+    return text

@@ -1,0 +1,90 @@
+"""What importing a plugin costs: every command imports its options, and none of them needs torch for that."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import ModuleType
+
+HEAVY = ("torch", "transformers", "datasets", "tensorflow", "jax", "pandas", "scipy", "sklearn", "pydantic")
+
+_SLOW = 0.5  # seconds
+_KNOWN = sys.stdlib_module_names | {"forgather_core"}
+
+
+@dataclass(frozen=True)
+class ImportCost:
+    """A heavy package that a plugin imports.
+
+    Args:
+        module: The module of the plugin that imports it.
+        package: The package, such as torch.
+        seconds: How long importing the plugin took; None where the package was loaded already.
+    """
+
+    module: str
+    package: str
+    seconds: float | None
+
+    def __str__(self) -> str:
+        took = f", which takes {self.seconds:.1f} s in every command" if self.seconds is not None else ""
+        return (
+            f"{self.module} imports {self.package}{took}: import it within functions, or in a module that neither the "
+            "plugin nor its options import"
+        )
+
+
+@dataclass
+class Measured:
+    """The modules that were imported within a block, and how long that took."""
+
+    before: frozenset[str]
+    seconds: float = 0.0
+    new: list[str] = field(default_factory=list)
+
+    def cost(self, module: str) -> ImportCost | None:
+        """Return the heavy package that a plugin imports first.
+
+        Args:
+            module: The plugin's module: the modules that it imports of its own package are searched too.
+        """
+        root = module.partition(".")[0]
+        slow = self._slow_package(root)
+        packages = {*HEAVY, *([slow] if slow is not None else [])}
+        own = [name for name in dict.fromkeys([*self.new, module]) if name.partition(".")[0] == root]
+        found = [(name, package) for name in own for package in _imported(sys.modules.get(name)) & packages]
+        # The order of sys.modules is that in which imports begin: the innermost importer comes last.
+        importer, package = found[-1] if found else (module, slow)
+        if package is None:
+            return None
+        return ImportCost(importer, package, self.seconds if package in self.new else None)
+
+    def _slow_package(self, root: str) -> str | None:
+        """A heavy package that came by way of another one, or the largest one where the import took long."""
+        others = Counter(name.partition(".")[0] for name in self.new)
+        foreign = {n: count for n, count in others.items() if n not in _KNOWN and n != root}
+        if (heavy := next((name for name in HEAVY if name in foreign), None)) is not None:
+            return heavy
+        return max(foreign, key=foreign.__getitem__) if foreign and self.seconds > _SLOW else None
+
+
+@contextmanager
+def measured_imports() -> Iterator[Measured]:
+    """Measure what is imported within the block."""
+    measured, started = Measured(frozenset(sys.modules)), time.perf_counter()
+    try:
+        yield measured
+    finally:
+        measured.seconds = time.perf_counter() - started
+        measured.new = [name for name in sys.modules if name not in measured.before]
+
+
+def _imported(module: ModuleType | None) -> set[str]:
+    """The packages that stand in the namespace of a module, by themselves or by something of theirs."""
+    values = list(vars(module).values()) if module is not None else ()
+    origins = (v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in values)
+    return {origin.partition(".")[0] for origin in origins if isinstance(origin, str)}
