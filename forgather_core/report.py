@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .early_end import keep_partial
 from .errors import first_line
 from .export.model_config import SettledValue, option_values
 from .export.tokenizer import TokenizerFacts, load_tokenizer, quick_facts
@@ -55,12 +56,29 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def construction_report(made: Construction) -> dict[str, Any]:
-    """Everything `construct` tells: the directory, options, tokenizer, parameters, what was loaded and saved."""
+def construction_report(
+    made: Construction, on_partial: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """Everything `construct` tells: the directory, options, tokenizer, parameters, what was loaded and saved.
+
+    Args:
+        made: What it made.
+        on_partial: Called with the report without the memory of a training step, if its estimate ends early.
+    """
+
+    def keep(reason: str) -> None:
+        if on_partial is not None:
+            on_partial(_report(made, None, [f"the memory of a training step is not known: {reason}"]))
+
+    with keep_partial(keep):
+        memory, not_known = _memory(made)
+    return _report(made, memory, not_known)
+
+
+def _report(made: Construction, memory: dict[str, Any] | None, not_known: list[str]) -> dict[str, Any]:
     from .build import is_checkpointing
 
     table = parameter_table(made.model)
-    memory, not_known = _memory(made)
     path = str(made.directory.path)
     facts = quick_facts(path) or load_tokenizer(path).facts
     manifest = made.directory.manifest

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..directory_errors import load_config
 from ..errors import CheckError, UnknownDefinitionError, first_line
 from ..export.manifest import MANIFEST, read_manifest
-from ..model_files import check_files, skip_unsuitable
+from ..model_files import skip_unsuitable
 from ..option import METADATA_KEY
 from ..registry import registry
 from ..shared_options import AttentionImplementation
@@ -49,18 +50,15 @@ class Subject:
     ) -> None:
         self.directory, self.settings, self.full, self.seed = directory, settings, full, seed
         self.place = place / directory.resolve().name  # loaders call the module of the sources after it
-        check_files(directory, CheckError)
+        config = load_config(directory, CheckError)
         shutil.copytree(directory, self.place, ignore=skip_unsuitable(WEIGHTS))
         if not full:
-            self._shrink()
+            self._shrink(config)
 
-    def _shrink(self) -> None:
-        from transformers import AutoConfig
-
+    def _shrink(self, config: Any) -> None:
         file = self.place / "config.json"
         content = read_object(file)
         try:
-            config = AutoConfig.from_pretrained(self.directory, trust_remote_code=True)
             content |= shrunk(config.to_dict(), config.attribute_map)
         except Exception as error:  # a foreign configuration fails in any way
             raise CheckError(f"{self.directory / file.name} cannot be loaded: {first_line(error)}") from None
@@ -173,6 +171,11 @@ class Subject:
         attention = attention or self.default_attention
         torch.manual_seed(self.seed if seed is None else seed)
         return self._made(config, attention)
+
+    def on_meta(self) -> Any:
+        """The model of the copy, without numbers."""
+        with torch.device("meta"):
+            return self._made(self.config(), None)
 
     @staticmethod
     def _made(config: Any, attention: str | None) -> Any:
