@@ -151,6 +151,8 @@ def verify(
     from . import progress, verify_drawings
     from .render import show
 
+    if force and not full:
+        raise ForgatherError("--force requires --full")
     chosen = asked_for(VerifyOptions(check=check, quick=quick), progress.note)
     kept: list[Any] = []
     try:

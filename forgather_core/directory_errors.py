@@ -56,9 +56,9 @@ def _why(directory: Path, reason: BaseException) -> str:
         return f"{place}:{reason.lineno}:{reason.offset or 1}: {reason.msg}"
     if isinstance(reason, FileNotFoundError) and reason.filename:
         return f"{directory / Path(reason.filename).name} is missing, and the model's code imports it"
-    if (place := _line(directory, reason)) is not None:
+    if (line := _line(directory, reason)) is not None:
         kind = "" if isinstance(reason, ImportError) else f"{type(reason).__name__}: "
-        return f"{place}: {kind}{first_line(reason)}"
+        return f"{line}: {kind}{first_line(reason)}"
     file = directory / "config.json"
     if (unknown := _unknown_type(file)) is not None:
         return unknown

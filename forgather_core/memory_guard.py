@@ -1,6 +1,6 @@
 """Refuse work that needs more memory than is free, before it starts: a machine that swaps is of no use to anybody.
 
-The need is first bounded from above by what costs nothing to compute. Only if that is more than is free, it is computed.
+The need is first bounded from above by what costs nothing to compute; only one above what is free is computed closer.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def refuse_too_large(what: str, device: str, needs: Sequence[Callable[[], int]])
         if needed <= free:
             return
     raise BuildError(
-        f"{what} needs about {amount(needed)}, and {amount(free)} is free on {device}: choose a smaller model or batch, "
-        "or add --force to try it"
+        f"{what} needs about {amount(needed)}, and {amount(free)} is free on {device}: choose a smaller model or "
+        "batch, or add --force to try it"
     )
 
 

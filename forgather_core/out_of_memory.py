@@ -17,9 +17,8 @@ _TEXTS = (
     "std::bad_alloc",
     "bad allocation",
     "alloc_failed",
-    "storage size calculation overflowed",
-    "integer multiplication overflow",
 )
+_OVERFLOWS = ("storage size calculation overflowed", "integer multiplication overflow")  # on meta too
 _SIZES = (
     re.compile(r"tried to allocate ([\d.]+ [KMGT]iB)", re.IGNORECASE),
     re.compile(r"tried to allocate (\d+) bytes", re.IGNORECASE),
@@ -35,6 +34,8 @@ def out_of_memory(error: BaseException) -> str | None:
     """
     for one in _chain(error):
         if _is_shortage(one):
+            if any(words in str(one).lower() for words in _OVERFLOWS):
+                return "out of memory: a tensor would be larger than any memory; use a smaller model or batch"
             size = _size(str(one))
             return f"out of memory{f': {size} could not be allocated' if size else ''}; {ADVICE}"
     return None
@@ -58,7 +59,7 @@ def _is_shortage(error: BaseException) -> bool:
     if not isinstance(error, (RuntimeError, ImportError, OSError)) and "Safetensor" not in type(error).__name__:
         return False
     text = str(error).lower()
-    return any(words in text for words in _TEXTS)
+    return any(words in text for words in (*_TEXTS, *_OVERFLOWS))
 
 
 def _size(text: str) -> str | None:

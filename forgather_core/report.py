@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .early_end import keep_partial
-from .errors import first_line
+from .errors import ConfigurationError, first_line
 from .export.model_config import SettledValue, option_values
 from .export.tokenizer import TokenizerFacts, load_tokenizer, quick_facts
 from .loaders import loaders
@@ -90,7 +91,7 @@ def _report(made: Construction, memory: dict[str, Any] | None, not_known: list[s
         "directory": str(made.directory.path),
         "state": made.directory.state,
         "notes": [*made.directory.notes, *_unread(made.settings), *_parameter_note(made.settings, table), *not_known],
-        "options": {name: asdict(item) for name, item in manifest.options.items()},
+        "options": _options(made, facts),
         "tokenizer": _tokenizer(facts, manifest.tokenizer["name"]),
         "build": {
             "class": type(made.model).__name__,
@@ -105,6 +106,24 @@ def _report(made: Construction, memory: dict[str, Any] | None, not_known: list[s
         "loaders": loaders(made.settings, made.model, manifest.native, manifest.tokenizer["name"]),
         "loaded": made.loaded.as_dict() if made.loaded is not None else None,
         "saved": made.saved.as_dict() if made.saved is not None else None,
+    }
+
+
+def _options(made: Construction, facts: TokenizerFacts) -> dict[str, Any]:
+    """The options of the directory. What an earlier run was given is the directory's, not the command line's."""
+    manifest, now = made.directory.manifest, dict[str, SettledValue]()
+    if made.directory.state in ("created", "rebuilt"):
+        return {name: asdict(item) for name, item in manifest.options.items()}
+    with suppress(ConfigurationError):  # a kept directory may have another tokenizer
+        now = dict(option_values(made.settings, facts))
+    return {
+        name: {
+            "value": item.value,
+            "origin": now[name].origin.label
+            if name in now and _plain(now[name].value) == item.value
+            else "the directory",
+        }
+        for name, item in manifest.options.items()
     }
 
 

@@ -19,6 +19,7 @@ from .option_scope import (
     SAVING,
     STEPPING,
     TRAINING,
+    WHOLE,
     WRITING,
     WRITTEN,
 )  # fmt: skip
@@ -180,7 +181,7 @@ class RunOptions:
         group=BUILD,
         negatable=False,
         commands=WRITING,
-        needs=(LISTING,),
+        needs=(LISTING, WHOLE, REAL_DEVICE),
     )
     output_file: Path | None = option(
         None, help="Write output to file: .txt, .json, .html or .svg", group=OUTPUT, flags=("-o",), metavar="FILE"

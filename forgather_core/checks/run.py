@@ -178,9 +178,9 @@ def verify_settings(
         notes = [*directory.notes, *report.get("notes", ())]
         return {"model_name": settings.model_name, **report, "notes": notes}
 
-    keep = None if on_partial is None else lambda report: on_partial(named(report))
+    partial = None if on_partial is None else lambda report: on_partial(named(report))
     seed = settings.build.seed
-    more: dict[str, Any] = {"full": full, "force": force, "on_check": on_check, "on_partial": keep}
+    more: dict[str, Any] = {"full": full, "force": force, "on_check": on_check, "on_partial": partial}
     return named(verify(directory.path, checks, settings=settings, seed=seed, **more))
 
 
