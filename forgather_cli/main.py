@@ -27,6 +27,7 @@ from forgather_core.registry import registry
 from . import model
 from .dynamic import PlainCommand, PlainGroup
 from .messages import make_warnings_printable
+from .program import INTERRUPTED
 
 # Made where they may be meant: Typer makes all options of a group at once.
 LATE_GROUPS = ("checkpoint", "dataset", "tokenizer", "plugin")
@@ -195,9 +196,6 @@ _NO_BUGS = {
     errno.ELOOP,
     errno.ENOMEM,
 }
-
-
-INTERRUPTED = 130
 
 
 def main() -> None:
