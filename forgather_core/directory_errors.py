@@ -38,16 +38,33 @@ def loading_errors(directory: Path, error: type[ForgatherError], *, imports_only
         directory: The model directory.
         error: Raised in its place.
         imports_only: Let pass what the code raises after it was imported: a fault of the model's author, who needs the
-            traceback.
+            traceback. Of a directory that was edited since it was written, everything is reported.
     """
     try:
         yield
     except ForgatherError:
         raise
     except (Exception, SystemExit) as reason:
-        if out_of_memory(reason) or (imports_only and not isinstance(reason, (SyntaxError, ImportError, OSError))):
+        if out_of_memory(reason):
             raise
-        raise error(printable(shortened(_why(directory, reason), 600))) from reason
+        if not imports_only or isinstance(reason, (SyntaxError, ImportError, OSError)):
+            text = _why(directory, reason)
+        elif names := edited(directory):
+            kind = type(reason).__name__
+            text = f"{directory}: {', '.join(names)} was edited, and building fails: {kind}: {first_line(reason)}"
+        else:
+            raise
+        raise error(printable(shortened(text, 600))) from reason
+
+
+def edited(directory: Path) -> list[str]:
+    """Return the configuration and sources that were edited since Forgather wrote them, in a directory of its own."""
+    from .export.manifest import edited_files, read_manifest
+
+    manifest = read_manifest(directory)
+    names = manifest.files if manifest is not None else ()
+    made_of = [name for name in names if name == "config.json" or name.endswith(".py")]
+    return sorted(edited_files(directory, manifest.files, made_of)) if manifest is not None else []
 
 
 def _why(directory: Path, reason: BaseException) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..directory_errors import edited, loading_errors
 from ..early_end import keep_partial
 from ..errors import CheckError
 from ..memory_guard import most_parameters, refuse_too_large
@@ -105,6 +106,9 @@ def verify(
         stack.enter_context(quiet_transformers())
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         subject = Subject(directory, Path(place), settings=settings, full=full, seed=seed)
+        if edited(directory):  # of others, what their code raises is for the checks to report
+            with loading_errors(directory, CheckError, imports_only=True):
+                subject.on_meta()
         if full and not force:
             _refuse_too_large(subject)
         rows: list[dict[str, Any]] = []

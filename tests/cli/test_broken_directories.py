@@ -36,7 +36,7 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
     "not JSON": (lambda place: (place / "config.json").write_text("{") and None, "config.json cannot be read"),
     "unknown model_type": (_change(model_type="nope", auto_map=None), "no model_type 'nope'"),
     "no model_type": (_change(model_type=None, auto_map=None), "config.json has no model_type"),
-    "wrong type": (_change(hidden_size="wide"), "config.json cannot be loaded"),
+    "wrong type": (_change(hidden_size="wide"), "config.json"),
     "odd head": (_change(head_dim=7), "config.json cannot be loaded"),
     "auto_map leads nowhere": (_change(auto_map={"AutoConfig": "gone.X"}), "gone.py"),
     "missing part": (lambda place: (place / "feed_forward.py").unlink(), "feed_forward.py is missing"),

@@ -43,7 +43,7 @@ def test_every_shared_option_is_in_the_table() -> None:
     assert {spec.flag: set(commands_of(spec)) for group in SHARED_OPTIONS for spec in specs_of(group)} == table
 
 
-@pytest.mark.regression("typed-options")
+@pytest.mark.regression("typed-options", "P1")
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_option_of_other_commands_is_refused(cli: Cli, command: str, before: bool) -> None:

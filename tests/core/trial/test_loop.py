@@ -175,7 +175,9 @@ def test_a_batch_without_targets_is_said() -> None:
 
 
 @pytest.mark.regression("P7")
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), TrialError("step 3: no")], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), MemoryError(), TrialError("step 3: no")], ids=lambda e: type(e).__name__
+)
 def test_what_was_measured_is_kept_when_the_loop_ends_early(error: BaseException) -> None:
     from inspect import signature
 
@@ -187,9 +189,11 @@ def test_what_was_measured_is_kept_when_the_loop_ends_early(error: BaseException
         raise error
 
     kept: list[Any] = []
-    whole = train(tiny("llama"), batches(), sgd(model := tiny("llama"), 0.1), steps=2)
+    model = tiny("llama")
+    whole = train(model, batches(), sgd(model, 0.1), steps=2)
+    model = tiny("llama")
     with pytest.raises(type(error)):
-        train(model := tiny("llama"), stop(), sgd(model, 0.1), steps=5, on_partial=kept.append)
+        train(model, stop(), sgd(model, 0.1), steps=5, on_partial=kept.append)
     assert [step.step for step in kept[0].steps] == [1, 2]
     assert kept[0].steps[0].loss == whole.steps[0].loss
     assert kept[0].again is None
