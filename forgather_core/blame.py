@@ -32,8 +32,7 @@ def blamed(options: Any, problem: Problem, layers: Sequence[Mapping[str, Any]]) 
         if name in own:
             return number, (name,)
         for keys in _suspects(own):
-            below = {key: _value(layers[:number], key) for key in keys}
-            if not _persists(options, below, name):
+            if any(not _persists(options, below, name) for below in _others(layers[:number], keys)):
                 return number, keys
     return None
 
@@ -49,8 +48,10 @@ def _rules(layers: Sequence[Mapping[str, Any]], key: str, number: int) -> bool:
     return not any(key in layer for layer in layers[number + 1 :])
 
 
-def _value(layers: Sequence[Mapping[str, Any]], key: str) -> Any:
-    return next(layer[key] for layer in reversed(layers) if key in layer)
+def _others(layers: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The values that the options would have without their layer, and without those below it one by one."""
+    for number in range(len(layers), 0, -1):
+        yield {key: next(layer[key] for layer in reversed(layers[:number]) if key in layer) for key in keys}
 
 
 def _persists(options: Any, values: Mapping[str, Any], name: str) -> bool:

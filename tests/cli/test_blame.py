@@ -18,7 +18,7 @@ BAD = {
 
 
 @pytest.mark.regression("P5")
-@pytest.mark.parametrize("words", BAD, ids=lambda words: " ".join(words))
+@pytest.mark.parametrize("words", BAD, ids=" ".join)
 def test_the_typed_value_is_blamed(cli: Cli, words: tuple[str, ...]) -> None:
     assert cli(*LLAMA, *words, "show").error.startswith(BAD[words])
 

@@ -28,7 +28,7 @@ HUGE = ("--hidden-size", "1000000", "--device", "cpu")
     ],
     ids=["construct", "batch", "length"],
 )
-@pytest.mark.few(2)
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_before_it_starts(words: tuple[str, ...]) -> None:
     # In a process of its own, which cannot take the machine's memory where it is not refused.
     def limit() -> None:
@@ -40,6 +40,15 @@ def test_what_does_not_fit_is_refused_before_it_starts(words: tuple[str, ...]) -
     assert " is free on cpu: " in done.stderr
     assert "--force" in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not list(Path().rglob("config.json"))
+
+
+@pytest.mark.regression("P2")
+@pytest.mark.parametrize("command", ["construct", "test"])
+def test_a_model_that_does_not_fit_is_refused(cli: Cli, command: str) -> None:
+    error = cli(*LLAMA, *HUGE, command).error
+    assert error.startswith("this model needs about ")
+    assert error.endswith("--force to try it")
     assert not list(Path().rglob("config.json"))
 
 
@@ -117,6 +126,7 @@ def test_ctrl_c_while_importing_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.regression("P7")
+@pytest.mark.few(2)
 @pytest.mark.parametrize("command", ["test", "estimate", "compare", "verify", "construct"])
 def test_ctrl_c_keeps_what_was_found(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     def after(times: int, name: str) -> None:
@@ -129,7 +139,7 @@ def test_ctrl_c_keeps_what_was_found(cli: Cli, monkeypatch: pytest.MonkeyPatch, 
                 raise KeyboardInterrupt
             return real(*args, **more)
 
-        monkeypatch.setattr(f"{module}.{attribute}", run)
+        monkeypatch.setattr(importlib.import_module(module), attribute, run)
 
     tiny = ("--hidden-size", "16", "--num-hidden-layers", "1", "--intermediate-size", "16")
     words = {"test": ("--device", "cpu", "test", "--sequence-length", "8", "--steps", "5"),

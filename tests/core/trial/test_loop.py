@@ -175,9 +175,7 @@ def test_a_batch_without_targets_is_said() -> None:
 
 
 @pytest.mark.regression("P7")
-@pytest.mark.parametrize(
-    "error", [KeyboardInterrupt(), MemoryError(), TrialError("step 3: no")], ids=lambda e: type(e).__name__
-)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), TrialError("step 3: no")], ids=repr)
 def test_what_was_measured_is_kept_when_the_loop_ends_early(error: BaseException) -> None:
     from inspect import signature
 
