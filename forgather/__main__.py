@@ -1,6 +1,6 @@
 """`python -m forgather`: the command line, where its script is not on the PATH."""
 
-from forgather_cli.main import main
+from forgather_cli.program import main
 
 if __name__ == "__main__":
     main()

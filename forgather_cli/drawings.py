@@ -75,12 +75,9 @@ def _shape(name: str, shape: Sequence[int], names: int) -> str:
 def memory(step: Mapping[str, Any]) -> RenderableType:
     """The memory of a training step, in short."""
     return pairs(
-        f"Memory of a training step: {', '.join(step['setup'].values())} (more: estimate)",
+        f"Memory of a training step at its peak: {', '.join(step['setup'].values())} (more: estimate)",
         {
-            "weights": bytes_of(step["weights"]),
-            "gradients": bytes_of(step["gradients"]),
-            "optimizer": bytes_of(step["optimizer_state"]),
-            "activations": f"{bytes_of(step['activations'])}, logits and loss {bytes_of(step['logits'])}",
+            **{kind: bytes_of(size) for kind, size in step["parts"].items()},
             "peak": f"{bytes_of(step['peak'])}, in {step['phase']}",
         },
     )

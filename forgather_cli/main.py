@@ -19,6 +19,7 @@ import typer.main
 from forgather_core.errors import ForgatherError
 from forgather_core.option_scope import listed
 from forgather_core.option_spec import did_you_mean
+from forgather_core.out_of_memory import out_of_memory
 from forgather_core.printable import one_line
 from forgather_core.registry import registry
 
@@ -26,6 +27,7 @@ from . import model
 from .completion import SHELLS, checks, templates
 from .dynamic import PlainCommand, PlainGroup
 from .messages import make_warnings_printable
+from .program import INTERRUPTED
 from .streams import discard_unwritten, output_problem, prepare_streams, say
 
 # Made where they may be meant: Typer makes all options of a group at once.
@@ -158,6 +160,7 @@ def verify(
     full: Annotated[
         bool, typer.Option("--full", help="Check the model as it is, not a small one with the same features")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Go on even if there seems to be too little memory")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False,
 ) -> None:
     """Verify that a model directory keeps the promises of a causal language model; exit code 1 where it does not."""
@@ -169,9 +172,17 @@ def verify(
     from . import progress, verify_drawings
     from .render import show
 
+    if force and not full:
+        raise ForgatherError("--force requires --full")
     chosen = asked_for(VerifyOptions(check=check, quick=quick), progress.note)
-    with progress.spinner() as tell:
-        report = run(expanded(directory), chosen, full=full, on_check=tell)
+    kept: list[Any] = []
+    try:
+        with progress.spinner() as tell:
+            report = run(expanded(directory), chosen, full=full, force=force, on_check=tell, on_partial=kept.append)
+    except BaseException:
+        for part in kept:
+            show(part, verify_drawings.verification(part), as_json=json)
+        raise
     show(report, verify_drawings.verification(report), as_json=json)
     raise typer.Exit(1 if report["failed"] else 0)
 
@@ -203,10 +214,8 @@ _NO_BUGS = {
     errno.EPERM,
     errno.EROFS,
     errno.ELOOP,
+    errno.ENOMEM,
 }
-
-
-INTERRUPTED = 130
 
 
 def main() -> None:
@@ -235,6 +244,11 @@ def main() -> None:
         if error.reason != "surrogates not allowed":
             raise
         code = _complain(ForgatherError(f"'{error.object}' is not UTF-8: rename it, or choose another name"), 2)
+    except Exception as error:
+        text = out_of_memory(error)
+        if text is None:
+            raise
+        code = _complain(ForgatherError(text), 2)
     if code == INTERRUPTED:  # newer releases of Typer return it
         say("forgather: interrupted")
     discard_unwritten()

@@ -7,7 +7,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +35,7 @@ from .dynamic import (
 from .streams import say
 
 if TYPE_CHECKING:
-    from forgather_core.construct import Construction
+    from forgather_core.construct import Construction, OnModel
     from forgather_core.settings import Settings
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -56,7 +57,8 @@ def construct(ctx: typer.Context) -> None:
     from . import drawings
 
     made = asked.construct()
-    report = construction_report(made)
+    with asked.partial(drawings.construction) as keep:
+        report = construction_report(made, keep)
     asked.answer(report, drawings.construction(report))
 
 
@@ -64,14 +66,14 @@ def construct(ctx: typer.Context) -> None:
 def test(ctx: typer.Context) -> None:
     """Test model forward and backward: a few training steps on random tokens or on real data."""
     asked = _Asked(ctx)
-    from forgather_core.trial import check_trial, run_trial_of
+    from forgather_core.trial import check_trial, run_trial_of, step_guard
 
     from . import progress, trial_drawings
 
     check_trial(asked.settings, asked.trial)
-    made = asked.construct()
-    with progress.steps(asked.trial.steps) as on_step:
-        report = run_trial_of(made, asked.trial, on_step=on_step)
+    made = asked.construct(None if asked.run.force else step_guard(asked.settings, asked.trial))
+    with asked.partial(trial_drawings.trial) as keep, progress.steps(asked.trial.steps) as on_step:
+        report = run_trial_of(made, asked.trial, on_step=on_step, on_partial=keep)
     asked.answer(report, trial_drawings.trial(report))
 
 
@@ -88,7 +90,7 @@ def verify(ctx: typer.Context) -> None:
         listed = {"checks": [{"name": check.name, "promise": check.promise} for check in chosen]}
         asked.answer(listed, verify_drawings.checks(listed["checks"]))
         return
-    with progress.spinner() as tell:
+    with asked.partial(verify_drawings.verification) as keep, progress.spinner() as tell:
         report = verify_settings(
             asked.settings,
             chosen,
@@ -96,7 +98,9 @@ def verify(ctx: typer.Context) -> None:
             refresh=asked.run.refresh_model,
             keep=asked.run.keep,
             full=asked.verify.full,
+            force=asked.run.force,
             on_check=tell,
+            on_partial=keep,
         )
     asked.answer(report, verify_drawings.verification(report))
     raise typer.Exit(1 if report["failed"] else 0)
@@ -126,8 +130,8 @@ def estimate(ctx: typer.Context) -> None:
 
     from . import estimate_drawings, progress
 
-    with progress.spinner() as tell:
-        report = run(asked.settings, asked.estimate, tell)
+    with asked.partial(estimate_drawings.estimate) as keep, progress.spinner() as tell:
+        report = run(asked.settings, asked.estimate, tell, keep)
     asked.answer(report, estimate_drawings.estimate(report))
 
 
@@ -150,8 +154,8 @@ def compare(
 
     from . import estimate_drawings, progress
 
-    with progress.spinner() as tell:
-        report = run([one.settings for one in asked], asked[0].estimate, tell)
+    with asked[0].partial(estimate_drawings.comparison) as keep, progress.spinner() as tell:
+        report = run([one.settings for one in asked], asked[0].estimate, tell, keep)
     asked[0].answer(report, estimate_drawings.comparison(report))
 
 
@@ -198,15 +202,32 @@ class _Asked:
         values = {name: value for part in (self.settings.options, *parts) for name, value in vars(part).items()}
         refuse_without_effect(command, typed, values)
 
-    def construct(self) -> Construction:
-        """Construct the model, and show how that goes."""
+    @contextmanager
+    def partial(self, draw: Callable[[Mapping[str, Any]], Any]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        """Answer with the report that is kept so far if the block ends early; what ended it passes on."""
+        kept: list[Mapping[str, Any]] = []
+        try:
+            yield kept.append
+        except BaseException:
+            for report in kept:
+                self.answer(report, draw(report))
+            raise
+
+    def construct(self, on_model: OnModel | None = None) -> Construction:
+        """Construct the model, and show how that goes; `on_model` may refuse it before anything is allocated."""
         from forgather_core.construct import construct as run
 
         from . import progress
 
         with progress.watch() as watch:
             return run(
-                self.settings, project=self.project, refresh=self.run.refresh_model, keep=self.run.keep, watch=watch
+                self.settings,
+                project=self.project,
+                refresh=self.run.refresh_model,
+                keep=self.run.keep,
+                watch=watch,
+                force=self.run.force,
+                on_model=on_model,
             )
 
     def answer(self, report: Mapping[str, Any], drawing: Any) -> None:

@@ -57,13 +57,15 @@ def _summary(report: Mapping[str, Any], memory: Mapping[str, Any]) -> Iterator[t
         losses = [step["loss"] for step in report["steps"]]
         change = f" to {loss['last']:.4f} ({loss['change']:+.4f})" if len(losses) > 1 else ""
         yield "loss", f"{loss['first']:.4f}{change}; ln(vocabulary) is {loss['uniform']:.4f}"
-        yield (
-            "learned",
-            f"{loss['learned']:.4f}: the loss of the first batch is {loss['again']:.4f} after the last step",
-        )
+        if loss["learned"] is not None:
+            yield (
+                "learned",
+                f"{loss['learned']:.4f}: the loss of the first batch is {loss['again']:.4f} after the last step",
+            )
         if len(losses) > 2:
             yield "course", sparkline(losses)
-        yield "gradients", "all finite"
+        if loss["learned"] is not None:
+            yield "gradients", "all finite"
         yield "trained weights", report["trained_weights"]
         padding = f", {speed['batch_utilization']:.1%} of each batch is text" * (speed["batch_utilization"] < 1)
         yield "speed", f"{speed['tokens_per_second']:,.0f} tokens/s{padding}"
@@ -75,7 +77,7 @@ def _summary(report: Mapping[str, Any], memory: Mapping[str, Any]) -> Iterator[t
         utilization = f", {part:.1%} of the peak of {speed['known_as']}" if part else ""
         yield "operations", f"{count_of(speed['flops_per_token'])}FLOP a token{reached}{utilization}"
     if memory["estimated"] is not None:
-        parts = ", ".join(f"{kind} {bytes_of(size)}" for kind, size in memory["parts"].items() if size >= 2**20)
+        parts = ", ".join(f"{kind} {bytes_of(size)}" for kind, size in memory["parts"].items())
         yield "memory", f"{bytes_of(memory['estimated'])} by the estimate{f' ({parts})' if parts else ''}"
         saved = [f"{bytes_of(max(size, 0))} by {_SWITCHES[switch]}" for switch, size in memory["saved"].items()]
         if saved:

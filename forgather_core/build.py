@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ import torch
 from torch import nn
 
 from .code_cache import code_cache
+from .directory_errors import load_config, loading_errors
 from .dtypes import default_dtype, parse_dtype
 from .errors import BuildError, first_line
 from .extras import install_hint
-from .model_files import check_files
 from .no_init import no_init_weights
 from .option_spec import did_you_mean
 from .parts.table_init import find_rule
 from .shared_options import BuildOptions
 
 DEVICE_TYPES = ("meta", "cpu", "cuda", "mps")
+
+# Called with a configuration, and with what makes the model of it on meta.
+BeforeBuild = Callable[[Any, Callable[[], nn.Module]], None]
 
 
 def parse_device(text: str) -> torch.device:
@@ -91,7 +95,7 @@ def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch
     return device, dtype
 
 
-def build(directory: Path, options: BuildOptions) -> nn.Module:
+def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None = None) -> nn.Module:
     """Build the model of a directory through its own configuration and source files.
 
     Weights are set once: construction skips them, then `torch.manual_seed(seed)` and the table of initial weights. They
@@ -101,18 +105,24 @@ def build(directory: Path, options: BuildOptions) -> nn.Module:
     Args:
         directory: A model directory.
         options: Device, dtype (default: torch's default dtype), seed, attention, gradient checkpointing.
+        before: Called before anything is allocated; it may refuse.
 
     Returns:
         The model, in training mode as constructed.
 
     Raises:
         BuildError: The device, dtype or attention implementation cannot be had, or no initial weight is promised to a
-            parameter.
+            parameter; or a file of the directory cannot be read.
     """
     device, dtype = check_build(options)
-    with default_dtype(dtype or torch.get_default_dtype()):
-        with device, no_init_weights():
-            model = _from_config(directory, options.attn_implementation, dtype or torch.get_default_dtype())
+    how: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype()}
+    if options.attn_implementation is not None:
+        how["attn_implementation"] = options.attn_implementation
+    with default_dtype(how["dtype"]):
+        config = load_config(directory, BuildError)
+        if before is not None:
+            before(config, lambda: _from_config(directory, copy.deepcopy(config), torch.device("meta"), how))
+        model = _from_config(directory, config, device, how)
         _check_table(model)
         # Not within `device`, where everything is by now: it slows each operation, and there are many small ones.
         if not options.no_init_weights and device.type != "meta":
@@ -157,17 +167,12 @@ def enable_checkpointing(model: Any) -> None:
     enable()
 
 
-def _from_config(directory: Path, attention: str | None, dtype: torch.dtype) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _from_config(directory: Path, config: Any, device: torch.device, how: Mapping[str, Any]) -> Any:
+    with loading_errors(directory, BuildError, imports_only=True):
+        from transformers import AutoModelForCausalLM
 
-    check_files(directory, BuildError)
-    more = {"attn_implementation": attention} if attention is not None else {}
-    try:
-        with code_cache(BuildError):
-            config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=dtype, **more)
-    except (torch.OutOfMemoryError, MemoryError):
-        raise BuildError(f"there is not enough memory for this model in {dtype}; use --device meta") from None
+        with device, no_init_weights(), code_cache(BuildError):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, **how)
     _set_generation(model, directory / "generation_config.json")
     return model
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import BuildError
 from .export.directory import Draft, ModelDirectory, draft_directory
@@ -53,6 +54,10 @@ class Watch:
     saving: Callable[[int, int], None] | None = None
 
 
+# Called with a configuration, what makes its model on meta, and the directory.
+OnModel = Callable[[Any, Callable[[], "nn.Module"], Path], None]
+
+
 def construct(
     settings: Settings,
     *,
@@ -60,6 +65,8 @@ def construct(
     refresh: bool = False,
     keep: bool = False,
     watch: Watch = Watch(),
+    force: bool = False,
+    on_model: OnModel | None = None,
 ) -> Construction:
     """Prepare the directory, build the model, load and save as the settings say.
 
@@ -72,6 +79,8 @@ def construct(
         refresh: Rebuild an existing directory.
         keep: Use an existing directory as it is.
         watch: Who is told how things go.
+        force: Build the model even if there is not enough memory for it.
+        on_model: Called before anything is allocated; it may refuse.
 
     Raises:
         ForgatherError: Anything a user can mend. What does not need the directory is checked before it is touched.
@@ -92,7 +101,8 @@ def construct(
         draft = stack.enter_context(
             draft_directory(settings, settings.target(project), refresh=refresh, keep=keep, on_wait=watch.wait)
         )
-        model, loaded = build(draft.path, options), None
+        before = partial(_before_build, options, draft.path, force, on_model)
+        model, loaded = build(draft.path, options, before=None if options.device == "meta" else before), None
         if checkpoint is not None:
             loaded = load_into(
                 model,
@@ -105,6 +115,24 @@ def construct(
         saved = _commit(draft, model, limit, options, watch)
     model.config._name_or_path = str(draft.target)  # type: ignore[union-attr]
     return Construction(settings, draft.result, model, loaded, saved)
+
+
+def _before_build(
+    options: BuildOptions,
+    path: Path,
+    force: bool,
+    on_model: OnModel | None,
+    config: Any,
+    on_meta: Callable[[], nn.Module],
+) -> None:
+    from .memory_guard import most_parameters, refuse_too_large
+    from .parameters import parameter_table
+
+    if not force:
+        bounds = (lambda: 8 * most_parameters(config.to_dict()), lambda: parameter_table(on_meta()).bytes)
+        refuse_too_large("this model", options.device, bounds)
+    if on_model is not None:
+        on_model(config, on_meta, path)
 
 
 def _commit(draft: Draft, model: nn.Module, limit: int, options: BuildOptions, watch: Watch) -> SaveReport | None:

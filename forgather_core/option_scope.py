@@ -50,6 +50,7 @@ INITIALIZING = Need(
 )
 DATASET = Need("--dataset-project", lambda values: values["dataset_project"] is not None, ("test",))
 PACKED = Need("--packed", lambda values: bool(values["packed"]), ("test",))
+WHOLE = Need("--full", lambda values: bool(values["full"]) or bool(values["list"]), ("verify",))
 LISTING = Need("a run of the checks: drop --list", lambda values: not values["list"], ("verify",))
 
 

@@ -17,6 +17,7 @@ from .errors import DefinitionError, UnknownDefinitionError
 from .hookspecs import ENTRY_POINT_GROUP, PROJECT, ForgatherHooks
 from .import_cost import ImportCost, measured_imports
 from .option_spec import did_you_mean, specs_of
+from .reserved_names import name_problem
 from .shared_options import (
     BuildOptions,
     DirectoryOptions,
@@ -211,6 +212,10 @@ def _check_definition(definition: Any) -> None:
     for spec in specs_of(definition.options):
         if spec.name in shared or spec.name in RESERVED_KEYS or flags & set(spec.info.flags):
             raise DefinitionError(f"the option '{spec.name}' of '{name}' clashes with a shared option of that name")
+    names = {spec.name for spec in specs_of(definition.options)}
+    for option in sorted(names):
+        if (problem := name_problem(option, names)) is not None:
+            raise DefinitionError(f"the option '{option}' of '{name}' {problem}")
     presets = definition.preset_names()
     if definition.default_preset is not None and definition.default_preset not in presets:
         raise DefinitionError(f"'{name}' has no preset '{definition.default_preset}', its default one")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import first_line
+from .early_end import keep_partial
+from .errors import ConfigurationError, first_line
 from .export.model_config import SettledValue, option_values
 from .export.tokenizer import TokenizerFacts, load_tokenizer, quick_facts
 from .loaders import loaders
@@ -55,12 +57,29 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def construction_report(made: Construction) -> dict[str, Any]:
-    """Everything `construct` tells: the directory, options, tokenizer, parameters, what was loaded and saved."""
+def construction_report(
+    made: Construction, on_partial: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """Everything `construct` tells: the directory, options, tokenizer, parameters, what was loaded and saved.
+
+    Args:
+        made: What it made.
+        on_partial: Called with the report without the memory of a training step, if its estimate ends early.
+    """
+
+    def keep(reason: str) -> None:
+        if on_partial is not None:
+            on_partial(_report(made, None, [f"the memory of a training step is not known: {reason}"]))
+
+    with keep_partial(keep):
+        memory, not_known = _memory(made)
+    return _report(made, memory, not_known)
+
+
+def _report(made: Construction, memory: dict[str, Any] | None, not_known: list[str]) -> dict[str, Any]:
     from .build import is_checkpointing
 
     table = parameter_table(made.model)
-    memory, not_known = _memory(made)
     path = str(made.directory.path)
     facts = quick_facts(path) or load_tokenizer(path).facts
     manifest = made.directory.manifest
@@ -72,7 +91,7 @@ def construction_report(made: Construction) -> dict[str, Any]:
         "directory": str(made.directory.path),
         "state": made.directory.state,
         "notes": [*made.directory.notes, *_unread(made.settings), *_parameter_note(made.settings, table), *not_known],
-        "options": {name: asdict(item) for name, item in manifest.options.items()},
+        "options": _options(made, facts),
         "tokenizer": _tokenizer(facts, manifest.tokenizer["name"]),
         "build": {
             "class": type(made.model).__name__,
@@ -87,6 +106,24 @@ def construction_report(made: Construction) -> dict[str, Any]:
         "loaders": loaders(made.settings, made.model, manifest.native, manifest.tokenizer["name"], made.directory.path),
         "loaded": made.loaded.as_dict() if made.loaded is not None else None,
         "saved": made.saved.as_dict() if made.saved is not None else None,
+    }
+
+
+def _options(made: Construction, facts: TokenizerFacts) -> dict[str, Any]:
+    """The options of the directory. What an earlier run was given is the directory's, not the command line's."""
+    manifest, now = made.directory.manifest, dict[str, SettledValue]()
+    if made.directory.state in ("created", "rebuilt"):
+        return {name: asdict(item) for name, item in manifest.options.items()}
+    with suppress(ConfigurationError):  # a kept directory may have another tokenizer
+        now = dict(option_values(made.settings, facts))
+    return {
+        name: {
+            "value": item.value,
+            "origin": now[name].origin.label
+            if name in now and _plain(now[name].value) == item.value
+            else "the directory",
+        }
+        for name, item in manifest.options.items()
     }
 
 

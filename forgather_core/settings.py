@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .blame import blamed, first_problem
 from .configurations import Configuration, Layer
 from .definition import ModelDefinition
 from .errors import ConfigurationError
@@ -32,6 +34,7 @@ class Origin:
     label: str
     where: str
     base: Path | None = None  # the directory that relative paths in the value start from
+    rank: int = 0  # of its layer: a higher one lies over the lower ones
 
     def of(self, name: str) -> str:
         """The beginning of an error about the option `name`: a flag names it by itself, a file does not."""
@@ -104,12 +107,12 @@ def settle(configuration: Configuration, flags: Mapping[str, Any] | None = None)
     layers, likeness = _with_likeness([*files, Layer("command line", flags or {})], definition)
     origins = {name: Origin(DEFAULT, DEFAULT) for name in specs}
     merged: dict[str, Any] = {name: spec.default for name, spec in specs.items()}
-    for layer in layers:
+    for rank, layer in enumerate(layers, start=1):
         for key, value in layer.values.items():
             spec = _known(key, specs, layer, definition.name)
             old = merged[key] if spec.info.merge and isinstance(value, dict) else None
             merged[key] = {**old, **value} if isinstance(old, dict) else value
-            origins[key] = _origin(layer, spec)
+            origins[key] = dataclasses.replace(_origin(layer, spec), rank=rank)
     resolved = _interpolate(merged, origins, layers)
     values = {name: _convert(spec, resolved[name], origins[name]) for name, spec in specs.items()}
 
@@ -124,7 +127,7 @@ def settle(configuration: Configuration, flags: Mapping[str, Any] | None = None)
         origins,
         likeness,
     )
-    _check_rules(settings)
+    _check_rules(settings, specs, layers)
     _check_model_name(settings)
     return settings
 
@@ -224,12 +227,28 @@ def _convert(spec: OptionSpec, value: Any, origin: Origin) -> Any:
         raise ConfigurationError(f"{origin.of(spec.name)}: {error}") from None
 
 
-def _check_rules(settings: Settings) -> None:
-    problems: Iterable[tuple[str, str]] = getattr(settings.options, "problems", tuple)()
-    for name, sentence in problems:
-        origin = settings.origins.get(name)
-        where = name if origin is None or origin.label == DEFAULT else origin.of(name)
-        raise ConfigurationError(f"{where}: {sentence}")
+def _check_rules(settings: Settings, specs: Mapping[str, OptionSpec], layers: Sequence[Layer]) -> None:
+    problem = first_problem(settings.options)
+    if problem is None:
+        return
+    name, sentence = problem
+    defaults = {key: spec.default for key, spec in specs.items()}
+    found = blamed(settings.options, problem, [defaults, *(_converted(layer, specs) for layer in layers)])
+    if found is None:
+        raise ConfigurationError(f"{name}: {sentence}")
+    number, names = found
+    where = " with ".join(_origin(layers[number - 1], specs[key]).of(key) for key in names)
+    raise ConfigurationError(f"{where}: {sentence}" if names == (name,) else f"{where}: {name}: {sentence}")
+
+
+def _converted(layer: Layer, specs: Mapping[str, OptionSpec]) -> dict[str, Any]:
+    """The values of a layer, without those that only fit after interpolation."""
+    found = {}
+    for key, value in layer.values.items():
+        with suppress(ValueError):
+            if not _has_interpolation(value):
+                found[key] = specs[key].convert(value)
+    return found
 
 
 def _check_model_name(settings: Settings) -> None:

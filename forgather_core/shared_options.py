@@ -19,6 +19,7 @@ from .option_scope import (
     SAVING,
     STEPPING,
     TRAINING,
+    WHOLE,
     WRITING,
     WRITTEN,
 )  # fmt: skip
@@ -173,6 +174,14 @@ class RunOptions:
         negatable=False,
         commands=WRITING,
         needs=(LISTING,),
+    )
+    force: bool = option(
+        False,
+        help="Go on even if there seems to be too little memory",
+        group=BUILD,
+        negatable=False,
+        commands=WRITING,
+        needs=(LISTING, WHOLE, REAL_DEVICE),
     )
     output_file: Path | None = option(
         None, help="Write output to file: .txt, .json, .html or .svg", group=OUTPUT, flags=("-o",), metavar="FILE"

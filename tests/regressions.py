@@ -75,3 +75,13 @@ KEPT = {
     "P13",  # a fault of the tests' own conftest.py, which comes with them
     "P15",  # a fault of the documentation, which the tests read in their own tree
 }
+    "P1": "An option of another command is accepted without effect",
+    "P2": "Work that does not fit into memory is started",
+    "P3": "A broken model directory is a traceback",
+    "P4": "An option whose name transformers reserves fails only in construct",
+    "P5": "A preset is blamed for the value of a flag, and a flag for a value of an earlier run",
+    "P6": "The memory block of construct does not add up to its peak",
+    "P7": "Ctrl-C loses what was measured, or shows a traceback",
+    "cpu-memory": "Out of memory on the CPU is a traceback",
+
+KEPT = {"old-artifacts", "P1"}

@@ -12,8 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..directory_errors import edited, loading_errors
+from ..early_end import keep_partial
 from ..errors import CheckError
+from ..memory_guard import most_parameters, refuse_too_large
 from ..option_spec import did_you_mean
+from ..out_of_memory import out_of_memory
+from ..parameters import parameter_table
 from ..quiet import quiet_transformers
 from .attentions import uncompiled
 from .check import Check, DoesNotApply, Measured
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
 NOTHING = "it measured nothing"
+_COPIES = 3  # of the weights: most checks have two models, or one and its gradients beside another
 NO_GRADIENTS = f"the model refuses eager and sdpa, and {FLEX} has no gradients on CPU"
 
 
@@ -69,7 +75,9 @@ def verify(
     settings: Settings | None = None,
     full: bool = False,
     seed: int = 0,
+    force: bool = False,
     on_check: Callable[[str], None] | None = None,
+    on_partial: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Try promises on a model directory.
 
@@ -79,14 +87,17 @@ def verify(
         settings: What the directory was made of, where a definition is checked.
         full: Take the configuration as it is, rather than a small one with the same features.
         seed: Of weights and texts.
+        force: Try it even if there is not enough memory for a model that is taken as it is.
         on_check: Called with the name of each before it is tried.
+        on_partial: Called with the report of the checks so far if the run ends early.
 
     Returns:
         The report, as plain data: directory, full, seed, checks (name, promise, result, measured, reason, cause,
         seconds), passed, failed, skipped.
 
     Raises:
-        CheckError: It is no model directory.
+        CheckError: It is no model directory, or one of its files cannot be read.
+        BuildError: There is not enough memory.
     """
     if not (directory / "config.json").exists():
         raise CheckError(f"{directory} is no model directory: it has no config.json")
@@ -95,11 +106,36 @@ def verify(
         stack.enter_context(quiet_transformers())
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         subject = Subject(directory, Path(place), settings=settings, full=full, seed=seed)
-        rows = []
-        for check in checks:
-            if on_check is not None:
-                on_check(check.name)
-            rows.append(try_check(check, subject))
+        if edited(directory):  # of others, what their code raises is for the checks to report
+            with loading_errors(directory, CheckError, imports_only=True):
+                subject.on_meta()
+        if full and not force:
+            _refuse_too_large(subject)
+        rows: list[dict[str, Any]] = []
+
+        def keep(reason: str) -> None:
+            if rows and on_partial is not None:
+                ended = f"ended early, after {len(rows)} of {len(checks)} checks: {reason}"
+                on_partial(_report(directory, rows, full=full, seed=seed) | {"notes": [ended]})
+
+        with keep_partial(keep):
+            for check in checks:
+                if on_check is not None:
+                    on_check(check.name)
+                rows.append(try_check(check, subject))
+    return _report(directory, rows, full=full, seed=seed)
+
+
+def _refuse_too_large(subject: Subject) -> None:
+    config = subject.config()
+    needs = (
+        lambda: _COPIES * 4 * most_parameters(config.to_dict()),
+        lambda: _COPIES * parameter_table(subject.on_meta()).bytes,
+    )
+    refuse_too_large("this model as it is", "cpu", needs)
+
+
+def _report(directory: Path, rows: list[dict[str, Any]], *, full: bool, seed: int) -> dict[str, Any]:
     count = {result: sum(row["result"] == result for row in rows) for result in (PASSED, FAILED, SKIPPED)}
     return {
         "directory": str(directory),
@@ -120,7 +156,9 @@ def verify_settings(
     refresh: bool = False,
     keep: bool = False,
     full: bool = False,
+    force: bool = False,
     on_check: Callable[[str], None] | None = None,
+    on_partial: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Try promises on the model directory of settled options, which is written where there is none.
 
@@ -131,7 +169,7 @@ def verify_settings(
         refresh: Rebuild an existing directory.
         keep: Use an existing directory as it is.
         full: As for `verify`.
-        on_check: Likewise.
+        force, on_check, on_partial: Likewise.
 
     Returns:
         The report of `verify`, with model_name and notes.
@@ -139,8 +177,15 @@ def verify_settings(
     from ..export.directory import prepare_directory
 
     directory = prepare_directory(settings, settings.target(project), refresh=refresh, keep=keep)
-    report = verify(directory.path, checks, settings=settings, full=full, seed=settings.build.seed, on_check=on_check)
-    return {"model_name": settings.model_name, **report, "notes": list(directory.notes)}
+
+    def named(report: dict[str, Any]) -> dict[str, Any]:
+        notes = [*directory.notes, *report.get("notes", ())]
+        return {"model_name": settings.model_name, **report, "notes": notes}
+
+    partial = None if on_partial is None else lambda report: on_partial(named(report))
+    seed = settings.build.seed
+    more: dict[str, Any] = {"full": full, "force": force, "on_check": on_check, "on_partial": partial}
+    return named(verify(directory.path, checks, settings=settings, seed=seed, **more))
 
 
 def try_check(check: Check, subject: Subject) -> dict[str, Any]:
@@ -165,6 +210,8 @@ def try_check(check: Check, subject: Subject) -> dict[str, Any]:
         limited = _is_of_flex(error) and _has_flex_alone(subject) and all(one.holds for one in measured)
         result, reason = (SKIPPED, NO_GRADIENTS) if limited else (FAILED, _told(error))
     except Exception as error:
+        if out_of_memory(error):
+            raise  # of the machine, not of the model
         result, reason = FAILED, _told(error)
     return {
         "name": check.name,

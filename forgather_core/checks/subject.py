@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..code_cache import require_code_cache
+from ..directory_errors import load_config
 from ..errors import CheckError, UnknownDefinitionError, first_line
 from ..export.manifest import MANIFEST, read_manifest
-from ..model_files import check_files, skip_unsuitable
+from ..model_files import skip_unsuitable
 from ..option import METADATA_KEY
 from ..registry import registry
 from ..shared_options import AttentionImplementation
@@ -54,20 +54,15 @@ class Subject:
             str(self.place).encode()
         except UnicodeEncodeError:  # the libraries in Rust open no such path
             raise CheckError(f"{self.place} is not UTF-8: rename the directory, or set TMPDIR to another") from None
-        check_files(directory, CheckError)
+        config = load_config(directory, CheckError)
         shutil.copytree(directory, self.place, ignore=skip_unsuitable(WEIGHTS))
-        if not self.is_builtin:
-            require_code_cache(CheckError)
         if not full:
-            self._shrink()
+            self._shrink(config)
 
-    def _shrink(self) -> None:
-        from transformers import AutoConfig
-
+    def _shrink(self, config: Any) -> None:
         file = self.place / "config.json"
         content = read_object(file)
         try:
-            config = AutoConfig.from_pretrained(self.directory, trust_remote_code=True)
             content |= shrunk(config.to_dict(), config.attribute_map)
         except Exception as error:  # a foreign configuration fails in any way
             raise CheckError(f"{self.directory / file.name} cannot be loaded: {first_line(error)}") from None
@@ -180,6 +175,11 @@ class Subject:
         attention = attention or self.default_attention
         torch.manual_seed(self.seed if seed is None else seed)
         return self._made(config, attention)
+
+    def on_meta(self) -> Any:
+        """The model of the copy, without numbers."""
+        with torch.device("meta"):
+            return self._made(self.config(), None)
 
     @staticmethod
     def _made(config: Any, attention: str | None) -> Any:

@@ -3,7 +3,7 @@
 from .compare import compare
 from .devices import known_device
 from .memory import Memory
-from .run import estimate, memory_of, memory_of_step
+from .run import estimate, memory_of, memory_of_options, memory_of_step, step_options
 from .timeline import Batches, Peak, Timeline
 
 __all__ = [
@@ -15,5 +15,7 @@ __all__ = [
     "estimate",
     "known_device",
     "memory_of",
+    "memory_of_options",
     "memory_of_step",
+    "step_options",
 ]

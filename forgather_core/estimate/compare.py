@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
+from ..early_end import keep_partial
 from ..export.model_config import option_values
 from ..export.tokenizer import quick_facts
 from ..kinds import kind_of
 from ..settings import Settings
 from ..shared_options import EstimateOptions
-from .run import Tell, estimate_of
+from .run import Estimate, Tell, estimate_of
 
 _ABSENT = "-"  # this definition has no such option
 
 
-def compare(models: Sequence[Settings], options: EstimateOptions, on_progress: Tell | None = None) -> dict[str, Any]:
+def compare(
+    models: Sequence[Settings],
+    options: EstimateOptions,
+    on_progress: Tell | None = None,
+    on_partial: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
     """Compare models, each as its settings have it, in the same training step and the same generation.
 
     Args:
         models: Two or more.
         options: The step, the generation.
         on_progress: Called with what is being looked at.
+        on_partial: Called with the report of the models so far if the comparison ends early.
 
     Returns:
         The report, as plain data. Every row has one value for each model, in their order.
     """
     tell = on_progress or (lambda _: None)
     names = _names([settings.configuration.name for settings in models])
-    estimates = []
-    for name, settings in zip(names, models, strict=True):
-        estimates.append(estimate_of(settings, options, lambda what, name=name: tell(f"{name}: {what}")))  # type: ignore[misc]
+    estimates: list[Estimate] = []
+
+    def keep(reason: str) -> None:
+        if estimates and on_partial is not None:
+            report = _report(names[: len(estimates)], models[: len(estimates)], estimates)
+            ended = f"ended early, after {len(estimates)} of {len(models)} models: {reason}"
+            on_partial(report | {"notes": [*report["notes"], ended]})
+
+    with keep_partial(keep):
+        for name, settings in zip(names, models, strict=True):
+            estimates.append(estimate_of(settings, options, lambda what, name=name: tell(f"{name}: {what}")))  # type: ignore[misc]
+    return _report(names, models, estimates)
+
+
+def _report(names: Sequence[str], models: Sequence[Settings], estimates: Sequence[Estimate]) -> dict[str, Any]:
     shapes = [_shapes(found.model) for found in estimates]
     reports = [found.report for found in estimates]
     return {
-        "models": names,
+        "models": list(names),
         "setups": [report["setup"] for report in reports],
         "options": _differing([_values(settings) for settings in models]),
         "parameters": _parameters(shapes),

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..dtypes import parse_dtype
+from ..early_end import keep_partial
 from ..errors import BuildError
 from ..parameters import parameter_table
 from ..settings import Settings
-from ..shared_options import EstimateOptions
+from ..shared_options import EstimateOptions, StepOptions, TrialOptions
 from .devices import Device, devices_here, load_devices
 from .fits import Fits
 from .memory import Memory
@@ -43,13 +44,19 @@ class Estimate:
     fits: Fits
 
 
-def estimate(settings: Settings, options: EstimateOptions, on_progress: Tell | None = None) -> dict[str, Any]:
+def estimate(
+    settings: Settings,
+    options: EstimateOptions,
+    on_progress: Tell | None = None,
+    on_partial: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
     """What a model takes, and on which devices it fits, before anything is allocated or written.
 
     Args:
         settings: The settled options.
         options: The training step, the generation, the devices.
         on_progress: Called with what is being looked at.
+        on_partial: Called with the report so far if the estimate ends early.
 
     Returns:
         The report of `estimate_of`, with `devices`.
@@ -60,8 +67,17 @@ def estimate(settings: Settings, options: EstimateOptions, on_progress: Tell | N
     tell = on_progress or (lambda _: None)
     devices = [*load_devices(options.hardware), *devices_here()]
     found = estimate_of(settings, options, tell)
-    notes = [*found.report["notes"], _RESERVED]
-    return found.report | {"devices": [_on(device, found, options, tell) for device in devices], "notes": notes}
+    notes, rows = [*found.report["notes"], _RESERVED], list[dict[str, Any]]()
+
+    def keep(reason: str) -> None:
+        if on_partial is not None:
+            ended = f"ended early, after {len(rows)} of {len(devices)} devices: {reason}"
+            on_partial(found.report | {"devices": rows, "notes": [*notes, ended]})
+
+    with keep_partial(keep):
+        for device in devices:
+            rows.append(_on(device, found, options, tell))
+    return found.report | {"devices": rows, "notes": notes}
 
 
 def estimate_of(settings: Settings, options: EstimateOptions, on_progress: Tell | None = None) -> Estimate:
@@ -139,6 +155,17 @@ def memory_of(
         directory=directory,
     )
     return memory, precision
+
+
+def memory_of_options(settings: Settings, options: TrialOptions, directory: Path) -> tuple[Memory, str]:
+    """What answers for the model of a directory in the step that `test` takes, and its precision."""
+    return memory_of(settings, step_options(options), directory, packed=options.packed)
+
+
+def step_options(options: TrialOptions) -> EstimateOptions:
+    """The step of `test`, as `estimate` is asked for one."""
+    taken = {field.name: getattr(options, field.name) for field in fields(StepOptions)}
+    return EstimateOptions(**taken, optimizer=options.optimizer)
 
 
 def _batch(options: EstimateOptions) -> str:

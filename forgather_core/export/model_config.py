@@ -48,6 +48,12 @@ def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str,
             values[name] = SettledValue(value, Origin(TOKENIZER, TOKENIZER))
     vocab = values.get("vocab_size")
     if vocab is not None and vocab.value < facts.vocab_size:
+        chosen = settings.origins["tokenizer"]
+        if chosen.rank > vocab.origin.rank:
+            raise ConfigurationError(
+                f"{chosen.of('tokenizer')}: '{facts.name}' has {facts.vocab_size} entries, more than the vocab_size "
+                f"({vocab.value}) of {vocab.origin.label}"
+            )
         raise ConfigurationError(
             f"{vocab.origin.of('vocab_size')}: {vocab.value} is smaller than the {facts.vocab_size} entries of the "
             f"tokenizer '{facts.name}'"

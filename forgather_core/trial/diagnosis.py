@@ -9,7 +9,7 @@ accumulated, and no optimizer that waits for a gradient takes a step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import chain
 from math import isfinite, sqrt
@@ -22,6 +22,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from ..data.batches import IGNORE
 from ..errors import first_line
+from ..out_of_memory import out_of_memory
 
 Inputs = Mapping[str, Any]
 
@@ -128,9 +129,19 @@ def exploding(model: nn.Module, inputs: Inputs) -> str | None:
     # for; then what is large before them is told, or nothing.
     given = {name: value for name, value in inputs.items() if "labels" not in name}
     watched = _watched(model, lambda call, args: None, leave)
-    with _as_found(model, None), torch.no_grad(), watched, suppress(torch.OutOfMemoryError):
+    with _as_found(model, None), torch.no_grad(), watched, _enough_memory():
         model(**given, use_cache=False)
     return found[0] if found else None
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """End the block where memory runs out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
 
 
 @dataclass(eq=False)

@@ -44,7 +44,8 @@ def report_of(
     Returns:
         model_name, setup, parameters, steps, loss, trained_weights, speed, memory, notes.
     """
-    foresight, unknown = _foresight(made, options)
+    early = trained is not None and trained.ended is not None
+    foresight, unknown = (None, []) if early else _foresight(made, options)  # who stops a run does not wait for more
     table = parameter_table(made.model)
     return {
         "model_name": made.settings.model_name,
@@ -115,14 +116,14 @@ def _trained_weights(made: Construction) -> str:
     return "discarded; test does not save them"
 
 
-def _loss(model: nn.Module, trained: Trained) -> dict[str, float]:
+def _loss(model: nn.Module, trained: Trained) -> dict[str, float | None]:
     steps = trained.steps
     return {
         "first": steps[0].loss,
         "last": steps[-1].loss,
         "change": steps[-1].loss - steps[0].loss,
         "again": trained.again,
-        "learned": steps[0].loss - trained.again,
+        "learned": steps[0].loss - trained.again if trained.again is not None else None,
         "uniform": math.log(model.config.vocab_size),  # type: ignore[union-attr, arg-type]
     }
 
@@ -171,12 +172,14 @@ def _notes(made: Construction, options: TrialOptions, trained: Trained | None) -
         yield "on meta nothing is trained: --device cpu (or cuda) trains; steps, data and learning rate matter there"
         return
     first, dtype = trained.steps[0].loss, str(next(model.parameters()).dtype).removeprefix("torch.")
+    if trained.ended is not None:
+        yield f"ended early, after {len(trained.steps)} of {options.steps} steps: {trained.ended}"
     if trained.again == first and options.lr > 0:
         yield (
             f"nothing was learned: the loss of the first batch is {first:.4f} as before, to the last bit: steps of "
             f"--lr {options.lr:g} are lost in the rounding of {dtype}, or no gradient arrives"
         )
-    if trained.again > first:
+    if trained.again is not None and trained.again > first:
         yield (
             f"nothing was learned: the loss of the first batch was {first:.4f}, and is {trained.again:.4f} after the "
             f"last step: --lr {options.lr:g} is too large for these batches, or a gradient is wrong"
@@ -193,13 +196,10 @@ def _notes(made: Construction, options: TrialOptions, trained: Trained | None) -
 def _about_initial_weights(model: nn.Module, trained: Trained) -> Iterator[str]:
     if trained.exploding:
         yield f"the initial weights let numbers explode: {trained.exploding}"
-    loss = _loss(model, trained)
-    if abs(loss["first"] - loss["uniform"]) <= FAR_FROM_UNIFORM:
+    first, uniform = trained.steps[0].loss, math.log(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    if abs(first - uniform) <= FAR_FROM_UNIFORM:
         return
     why = "its initial logits are too large, or a token sees itself"
     if getattr(model.config, "tie_word_embeddings", False):  # the head is the embedding that a token came in by
         why = f"with tied embeddings it begins by predicting each token again; else {why}"
-    yield (
-        f"the first loss is {loss['first']:.2f}; a fresh model's should be near ln(vocabulary) = "
-        f"{loss['uniform']:.2f}: {why}"
-    )
+    yield (f"the first loss is {first:.2f}; a fresh model's should be near ln(vocabulary) = {uniform:.2f}: {why}")

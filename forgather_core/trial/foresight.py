@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..estimate import memory_of
+from ..estimate import memory_of, memory_of_options, step_options
 from ..settings import Settings
-from ..shared_options import EstimateOptions, StepOptions, TrialOptions
+from ..shared_options import EstimateOptions, TrialOptions
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,8 @@ def foresee(settings: Settings, options: TrialOptions, directory: Path) -> Fores
         directory: The model's.
     """
     rows, length = options.batch_size, options.sequence_length
-    taken = {field.name: getattr(options, field.name) for field in fields(StepOptions)}
-    step = EstimateOptions(**taken, optimizer=options.optimizer)
-
-    here, precision = memory_of(settings, step, directory, packed=options.packed)
+    step = step_options(options)
+    here, precision = memory_of_options(settings, options, directory)
     found = here.training(rows, length).peak
     saved: dict[str, int] = {}
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batches import Batch
+from ..early_end import keep_partial
 from ..errors import TrialError
 from ..loss import loss_of
 from ..optimizers import Norms, Stepper
@@ -59,12 +60,15 @@ class Trained:
             weights alone, where the losses of steps differ by their batches too.
         without_gradient: The parameters that no gradient ever reached.
         exploding: Which module of a fresh model makes numbers large; None if none does.
+        ended: Why the loop ended before its last step, or before the loss of the first batch was computed again;
+            None if it did not.
     """
 
     steps: tuple[Step, ...]
-    again: float
+    again: float | None
     without_gradient: tuple[str, ...]
     exploding: str | None = None
+    ended: str | None = None
 
 
 def train(
@@ -76,6 +80,7 @@ def train(
     keep_logits: bool = False,
     fresh: bool = False,
     on_step: Callable[[Step], None] | None = None,
+    on_partial: Callable[[Trained], None] | None = None,
 ) -> Trained:
     """Train a model for a few steps.
 
@@ -87,6 +92,7 @@ def train(
         keep_logits: Whether logits of all tokens are computed even if the model can do without.
         fresh: Whether the weights are the initial ones, so that no module should make numbers large.
         on_step: Called after each.
+        on_partial: Called with the steps so far if the loop ends early.
 
     Raises:
         TrialError: A loss or gradient is not finite, or the loss of the first batch after the last step. The text names
@@ -98,40 +104,46 @@ def train(
     large: str | None = None
     first: tuple[dict[str, Tensor], RandomState] | None = None
     untouched = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for number in range(1, steps + 1):
-        batch = next(batches)
-        inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
-        if number == 1 and fresh:
-            large = _eagerly(exploding, model, inputs)
-        rng = RandomState.take(device)
-        first = (inputs, rng) if number == 1 else first
-        began = measure.begin(device)
-        loss = loss_of(model, inputs, keep_logits=keep_logits)
-        if stepper.fused and not loss.isfinite():  # backward would move the weights
-            raise TrialError(_about_loss(model, inputs, rng, number, loss))
-        norms = stepper.backward(loss)
-        norm = _total(norms, device)
-        if not (loss.isfinite() & norm.isfinite()):
-            raise TrialError(_about_failure(model, inputs, rng, number, loss, norms if stepper.fused else None))
-        stepper.update()
-        seconds = measure.now(device) - began
-        untouched -= norms.keys()
-        done.append(
-            Step(
-                step=number,
-                loss=loss.item(),
-                grad_norm=norm.item(),
-                tokens=batch.tokens,
-                utilization=batch.tokens / inputs["input_ids"].numel(),
-                tokens_per_second=batch.tokens / max(seconds, 1e-9),
-                device_memory=measure.device_peak(device),
-                host_memory=measure.host_peak(),
+
+    def keep(reason: str) -> None:
+        if done and on_partial is not None:
+            on_partial(Trained(tuple(done), None, (), large, reason))
+
+    with keep_partial(keep):
+        for number in range(1, steps + 1):
+            batch = next(batches)
+            inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+            if number == 1 and fresh:
+                large = _eagerly(exploding, model, inputs)
+            rng = RandomState.take(device)
+            first = (inputs, rng) if number == 1 else first
+            began = measure.begin(device)
+            loss = loss_of(model, inputs, keep_logits=keep_logits)
+            if stepper.fused and not loss.isfinite():  # backward would move the weights
+                raise TrialError(_about_loss(model, inputs, rng, number, loss))
+            norms = stepper.backward(loss)
+            norm = _total(norms, device)
+            if not (loss.isfinite() & norm.isfinite()):
+                raise TrialError(_about_failure(model, inputs, rng, number, loss, norms if stepper.fused else None))
+            stepper.update()
+            seconds = measure.now(device) - began
+            untouched -= norms.keys()
+            done.append(
+                Step(
+                    step=number,
+                    loss=loss.item(),
+                    grad_norm=norm.item(),
+                    tokens=batch.tokens,
+                    utilization=batch.tokens / inputs["input_ids"].numel(),
+                    tokens_per_second=batch.tokens / max(seconds, 1e-9),
+                    device_memory=measure.device_peak(device),
+                    host_memory=measure.host_peak(),
+                )
             )
-        )
-        if on_step is not None:
-            on_step(done[-1])
+            if on_step is not None:
+                on_step(done[-1])
+        again = _loss_again(model, *first, keep_logits=keep_logits) if first is not None else math.nan
     without = tuple(name for name, _ in model.named_parameters() if name in untouched)
-    again = _loss_again(model, *first, keep_logits=keep_logits) if first is not None else math.nan
     return Trained(tuple(done), again, without, large)
 
 

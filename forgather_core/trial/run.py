@@ -52,7 +52,11 @@ def check_trial(settings: Settings, options: TrialOptions) -> None:
 
 
 def run_trial_of(
-    made: Construction, options: TrialOptions, *, on_step: Callable[[Step], None] | None = None
+    made: Construction,
+    options: TrialOptions,
+    *,
+    on_step: Callable[[Step], None] | None = None,
+    on_partial: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train what `construct` made for a few steps; on meta, only tell what a step would take.
 
@@ -60,6 +64,7 @@ def run_trial_of(
         made: The construction; its model's weights change.
         options: Steps, batch, data.
         on_step: Called after each step.
+        on_partial: Called with the report of the steps so far if the trial ends early.
 
     Returns:
         The report, as plain data: model_name, setup, parameters, steps, loss, trained_weights, speed, memory,
@@ -77,12 +82,21 @@ def run_trial_of(
         batches = _batches(made, options, corpus, stack)
         batches = chain([next(batches)], batches)  # bad data is found before anything is printed
         before = measure.host_now()
-        trained = _train(made, options, batches, on_step)
-    return report_of(made, options, data, trained, host_before=before)
+
+        def report(trained: Trained) -> dict[str, Any]:
+            return report_of(made, options, data, trained, host_before=before)
+
+        keep = None if on_partial is None else lambda trained: on_partial(report(trained))
+        trained = _train(made, options, batches, on_step, keep)
+    return report(trained)
 
 
 def _train(
-    made: Construction, options: TrialOptions, batches: Iterator[Batch], on_step: Callable[[Step], None] | None
+    made: Construction,
+    options: TrialOptions,
+    batches: Iterator[Batch],
+    on_step: Callable[[Step], None] | None,
+    on_partial: Callable[[Trained], None] | None,
 ) -> Trained:
     model = made.model
     take = FusedStepper if options.fuse_optim_with_backward else PlainStepper
@@ -93,6 +107,7 @@ def _train(
         "keep_logits": options.keep_logits,
         "fresh": made.settings.build.load_from_checkpoint is None,
         "on_step": on_step,
+        "on_partial": on_partial,
     }
     with take(model, optimizer_of(options.optimizer, device_type, lr=options.lr)) as stepper:
         return _compiled(model, batches, stepper, how) if options.compile else train(model, batches, stepper, **how)

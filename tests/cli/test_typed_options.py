@@ -22,7 +22,8 @@ SCOPES: dict[str, set[str]] = {
     "--attn-implementation eager": COMPUTED, "--gradient-checkpointing": COMPUTED, "--load-from-checkpoint c": BUILT,
     "--verify-checksums": BUILT, "--ignore-mismatched-sizes": BUILT,
     "--save-checkpoint": BUILT, "--safetensors": BUILT, "--max-shard-size 1MB": BUILT,
-    "--refresh-model": WRITTEN - {SHOW}, "--keep": WRITTEN - {SHOW}, "--output-file x.txt": set(COMMANDS),
+    "--refresh-model": WRITTEN - {SHOW}, "--keep": WRITTEN - {SHOW}, "--force": WRITTEN - {SHOW},
+    "--output-file x.txt": set(COMMANDS),
     "--edit": set(COMMANDS), "--json": set(COMMANDS), "--batch-size 3": STEP, "--sequence-length 64": STEP,
     "--fuse-optim-with-backward": STEP, "--keep-logits": STEP, "--steps 5": {TEST}, "--optimizer sgd": STEP,
     "--lr 3": {TEST}, "--dataset-project d": {TEST}, "--dataset-config c": {TEST}, "--packed": {TEST},
@@ -42,7 +43,7 @@ def test_every_shared_option_is_in_the_table() -> None:
     assert {spec.flag: set(commands_of(spec)) for group in SHARED_OPTIONS for spec in specs_of(group)} == table
 
 
-@pytest.mark.regression("typed-options")
+@pytest.mark.regression("typed-options", "P1")
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_option_of_other_commands_is_refused(cli: Cli, command: str, before: bool) -> None:

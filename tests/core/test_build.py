@@ -205,13 +205,13 @@ def test_no_other_process_has_the_directory_while_it_is_built_and_saved(
 ) -> None:
     held = []
 
-    def build_and_look(directory: Path, options: BuildOptions) -> nn.Module:
+    def build_and_look(directory: Path, options: BuildOptions, **more: Any) -> nn.Module:
         with (tmp_path / "output_models" / ".llama_4m.lock").open() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 held.append(directory)
-        return build(directory, options)
+        return build(directory, options, **more)
 
     monkeypatch.setattr("forgather_core.build.build", build_and_look)
     for refresh in (False, False, True):
@@ -227,7 +227,7 @@ def test_a_model_that_cannot_be_built_leaves_the_old_directory(
     made = construct(small(device="cpu", save_checkpoint=True), project=tmp_path)
     before = {path.name: path.read_bytes() for path in made.directory.path.iterdir()}
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise BuildError("there is not enough memory")
 
     monkeypatch.setattr("forgather_core.build.build", fail)

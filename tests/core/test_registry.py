@@ -21,6 +21,25 @@ BAD_TARGET = PLUGIN.replace('"x.y:C"', '"x.y"')
 NO_PRESET = PLUGIN.replace('default_preset="small"', 'default_preset="huge"')
 
 
+@pytest.mark.regression("P4")
+@pytest.mark.parametrize("name", ["partial_rotary_factor", "rope_theta", "id2label", "model_type", "to_dict"])
+def test_a_name_that_transformers_uses_is_refused_when_options_are_read(make_registry: MakeRegistry, name: str) -> None:
+    registry = make_registry(bad=PLUGIN.replace("sliding_window: int", f"{name}: int"))
+    with pytest.raises(UnknownDefinitionError, match=f"the option '{name}' of 'NAME' has a name that transformers"):
+        registry.definition("bad")
+
+
+def test_every_attribute_of_a_configuration_is_reserved_or_may_be_an_option() -> None:
+    import dataclasses
+
+    from forgather_core.parts.decoder_config import DecoderConfig
+    from forgather_core.reserved_names import FOLDED_INTO_ROPE, RESERVED
+
+    names = {*dir(DecoderConfig), *(field.name for field in dataclasses.fields(DecoderConfig))}
+    allowed = {"vocab_size", "max_position_embeddings", "use_cache"}
+    assert {name for name in names if name[0] != "_"} - allowed - FOLDED_INTO_ROPE <= RESERVED
+
+
 def test_discovery_imports_nothing_and_asking_imports_one(make_registry: MakeRegistry) -> None:
     registry = make_registry(good=None, other=None)
     assert {p.state for p in registry.plugins.values()} == {"found"}

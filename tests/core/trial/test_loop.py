@@ -172,3 +172,27 @@ def test_a_batch_without_targets_is_said() -> None:
     batch.inputs["labels"] = torch.full_like(batch.inputs["labels"], -100)
     with pytest.raises(TrialError, match="the batch has no target"):
         train(model, iter([batch]), sgd(model, 0.1), steps=1)
+
+
+@pytest.mark.regression("P7")
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), TrialError("step 3: no")], ids=repr)
+def test_what_was_measured_is_kept_when_the_loop_ends_early(error: BaseException) -> None:
+    from inspect import signature
+
+    assert "on_partial" in signature(train).parameters, "the steps so far are lost"
+
+    def stop() -> Iterator[Batch]:
+        for _, batch in zip(range(2), batches(), strict=False):
+            yield batch
+        raise error
+
+    kept: list[Any] = []
+    model = tiny("llama")
+    whole = train(model, batches(), sgd(model, 0.1), steps=2)
+    model = tiny("llama")
+    with pytest.raises(type(error)):
+        train(model, stop(), sgd(model, 0.1), steps=5, on_partial=kept.append)
+    assert [step.step for step in kept[0].steps] == [1, 2]
+    assert kept[0].steps[0].loss == whole.steps[0].loss
+    assert kept[0].again is None
+    assert kept[0].ended

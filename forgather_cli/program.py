@@ -1,0 +1,34 @@
+"""The installed program: Ctrl-C ends it in one line, also while its modules are still being imported."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run `forgather`. It leaves with `SystemExit`, or at once where there is nothing to undo."""
+    watched = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not under nohup, which ignores it
+    if watched:
+        signal.signal(signal.SIGINT, _leave)
+    from .main import main as run
+
+    if watched:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        run()
+    finally:
+        if watched:
+            signal.signal(signal.SIGINT, _leave)  # while Python ends: output is flushed
+
+
+def _leave(*_: Any) -> None:
+    os.write(2, b"forgather: interrupted\n")
+    os._exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Recognize that memory ran out, by whichever exception reports it, and say so in one line. Imports no torch."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+
+# torch has a class of its own for devices (OutOfMemoryError, a RuntimeError); of the CPU it raises RuntimeError, and
+# where an allocation of a library fails, its own error class with the system's words.
+_TEXTS = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "unable to allocate",
+    "out of memory",
+    "std::bad_alloc",
+    "bad allocation",
+    "alloc_failed",
+)
+_OVERFLOWS = ("storage size calculation overflowed", "integer multiplication overflow")  # on meta too
+_SIZES = (
+    re.compile(r"tried to allocate ([\d.]+ [KMGT]iB)", re.IGNORECASE),
+    re.compile(r"tried to allocate (\d+) bytes", re.IGNORECASE),
+)
+ADVICE = "use a smaller model or batch, another --device, or --device meta, which allocates nothing"
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return one line about an exception that means that memory ran out; None for any other.
+
+    Args:
+        error: The exception. Those that caused it count too.
+    """
+    for one in _chain(error):
+        if _is_shortage(one):
+            if any(words in str(one).lower() for words in _OVERFLOWS):
+                return "out of memory: a tensor would be larger than any memory; use a smaller model or batch"
+            size = _size(str(one))
+            return f"out of memory{f': {size} could not be allocated' if size else ''}; {ADVICE}"
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+
+
+def _is_shortage(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    # An error of another kind may quote a text of anybody's: these are what libraries raise.
+    if not isinstance(error, (RuntimeError, ImportError, OSError)) and "Safetensor" not in type(error).__name__:
+        return False
+    text = str(error).lower()
+    return any(words in text for words in (*_TEXTS, *_OVERFLOWS))
+
+
+def _size(text: str) -> str | None:
+    found = next((match[1] for pattern in _SIZES if (match := pattern.search(text))), None)
+    return amount(int(found)) if found is not None and found.isdigit() else found
+
+
+def amount(size: float) -> str:
+    """Return a number of bytes for a message: `3.5 GiB`."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+    for unit in units:
+        if size < 1024 or unit == units[-1]:
+            break
+        size /= 1024
+    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"

@@ -1,0 +1,160 @@
+"""Work that needs more memory than there is: refused before it starts, or ended with one line."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import LLAMA, Cli, start
+
+HUGE = ("--hidden-size", "1000000", "--device", "cpu")
+
+
+@pytest.mark.regression("P2")
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*LLAMA, *HUGE, "construct"),
+        (*LLAMA, "--device", "cpu", "test", "--batch-size", "1000000"),
+        (*LLAMA, "--device", "cpu", "test", "--sequence-length", "1000000", "--attn-implementation", "eager"),
+    ],
+    ids=["construct", "batch", "length"],
+)
+@pytest.mark.slow
+def test_what_does_not_fit_is_refused_before_it_starts(words: tuple[str, ...]) -> None:
+    # In a process of its own, which cannot take the machine's memory where it is not refused.
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, resource.RLIM_INFINITY))
+
+    done = start(*words, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr[-300:]
+    assert " needs about " in done.stderr
+    assert " is free on cpu: " in done.stderr
+    assert "--force" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(Path().rglob("config.json"))
+
+
+@pytest.mark.regression("P2")
+@pytest.mark.parametrize("command", ["construct", "test"])
+def test_a_model_that_does_not_fit_is_refused(cli: Cli, command: str) -> None:
+    error = cli(*LLAMA, *HUGE, command).error
+    assert error.startswith("this model needs about ")
+    assert error.endswith("--force to try it")
+    assert not list(Path().rglob("config.json"))
+
+
+@pytest.mark.regression("cpu-memory")
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to "
+                     "allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)"),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("Storage size calculation overflowed with sizes=[1000000000000, 768]"),
+    ],
+    ids=["torch", "python", "system", "cuda", "overflow"],
+)  # fmt: skip
+@pytest.mark.parametrize("words", [("ls",), (*LLAMA, "show"), ("checkpoint", "inspect", ".")], ids=lambda w: w[-1])
+def test_no_memory_is_one_line(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, error: Exception, words: tuple[str, ...]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("forgather_core.listing.list_models", fail)
+    monkeypatch.setattr("forgather_core.report.settings_report", fail)
+    monkeypatch.setattr("forgather_core.checkpoint.inspect_checkpoint", fail)
+    text = cli(*words).error.lower()
+    assert "memory" in text
+
+
+def test_another_error_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("forgather_core.listing.list_models", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        from forgather_cli.main import app
+
+        app(["ls"], standalone_mode=False)
+
+
+def test_the_smallest_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from forgather_core import memory_guard
+
+    group = tmp_path / "cgroup"
+    group.mkdir()
+    (group / "memory.max").write_text("1000000\n")
+    (group / "memory.current").write_text("700000\n")
+    (group / "memory.stat").write_text("anon 1\ninactive_file 100000\n")
+    monkeypatch.setattr(memory_guard, "_CGROUPS", group)
+    own = Path("/proc/self/cgroup").read_text() if Path("/proc/self/cgroup").exists() else ""
+    if not any(line.startswith("0::") for line in own.splitlines()):
+        assert memory_guard._free_in(group, "memory.max", "memory.current", "inactive_file") == 400_000
+    else:
+        assert memory_guard.free_memory("cpu") == 400_000
+    (group / "memory.max").write_text("max\n")
+    assert (memory_guard.free_memory("cpu") or 2**40) > 400_000
+
+
+@pytest.mark.regression("P7")
+def test_ctrl_c_while_importing_is_one_line(tmp_path: Path) -> None:
+    # A library that is interrupted while it is imported: by nothing but the clock, it would not be the same each time.
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
+    text = (
+        "import sys; sys.argv[0] = 'forgather'\n"
+        "try: from forgather_cli.program import main\n"
+        "except ImportError: from forgather_cli.main import main\n"
+        "main()"
+    )
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "forgather: interrupted\n")
+
+
+@pytest.mark.regression("P7")
+@pytest.mark.few(2)
+@pytest.mark.parametrize("command", ["test", "estimate", "compare", "verify", "construct"])
+def test_ctrl_c_keeps_what_was_found(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    def after(times: int, name: str) -> None:
+        module, _, attribute = name.rpartition(":")
+        real, calls = getattr(importlib.import_module(module), attribute), []
+
+        def run(*args: object, **more: object) -> object:
+            calls.append(1)
+            if len(calls) > times:
+                raise KeyboardInterrupt
+            return real(*args, **more)
+
+        monkeypatch.setattr(importlib.import_module(module), attribute, run)
+
+    tiny = ("--hidden-size", "16", "--num-hidden-layers", "1", "--intermediate-size", "16")
+    words = {"test": ("--device", "cpu", "test", "--sequence-length", "8", "--steps", "5"),
+             "estimate": ("estimate",), "compare": ("compare", "llama/30M"),
+             "verify": ("verify", "--check", "causality,rows"), "construct": ("construct",)}[command]  # fmt: skip
+    place = {"test": (2, "forgather_core.trial.loop:loss_of"), "estimate": (2, "forgather_core.estimate.run:_on"),
+             "compare": (1, "forgather_core.estimate.compare:estimate_of"),
+             "verify": (1, "forgather_core.checks.run:try_check"),
+             "construct": (0, "forgather_core.estimate:memory_of_step")}[command]  # fmt: skip
+    after(*place)
+    done = cli(*LLAMA, *tiny, *words, "--json")
+    assert (done.code, done.err.splitlines()[-1]) == (130, "forgather: interrupted")
+    assert done.out, "what was found is lost"
+    report = json.loads(done.out)
+    found = {"test": "steps", "estimate": "devices", "compare": "models", "verify": "checks", "construct": "options"}
+    rows = report[found[command]]
+    assert len(rows) == {"test": 2, "estimate": 2, "compare": 1, "verify": 1}.get(command, len(rows)) > 0
+    assert any("interrupted" in note for note in report["notes"])
