@@ -34,7 +34,7 @@ def inspect_checkpoint(
     with Checkpoint.open(path) as checkpoint:
         verified = checkpoint.verify(on_progress) if verify_checksums else None
         quantization = quantization_of(checkpoint)
-        digests = checkpoint.index.digests if checkpoint.index is not None else {}
+        digests = checkpoint.digests
         per_file = Counter(checkpoint.file_of(name) for name in checkpoint)
         dtypes: Counter[str] = Counter()
         for tensor in checkpoint.values():

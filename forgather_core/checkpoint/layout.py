@@ -49,6 +49,10 @@ class Format:
         """Name of the index of a sharded checkpoint."""
         return f"{self.single}.index.json"
 
+    def names(self, count: int, generation: int) -> list[str]:
+        """Names of `count` files: one has the name that needs no index; several are the shards of a generation."""
+        return [self.single] if count == 1 else self.shards(count, generation)
+
     def shards(self, count: int, generation: int) -> list[str]:
         """Names of `count` shards. A second generation beside a first has other names, so that none is overwritten."""
         tag = f"-{generation}" if generation > 1 else ""

@@ -36,7 +36,7 @@ class SaveReport:
 
     Args:
         path: The directory.
-        files: The weight files and their index.
+        files: The weight files, and their index if there are several.
         tensors: How many tensors, shared ones counted once.
         bytes: Their size.
         sha256: Digest by weight file.
@@ -161,17 +161,17 @@ class Job:
         """Write the shards into `directory` under names that are free in `beside` (default: there)."""
         groups = shard_groups(self.tensors, self.limit)
         generation = free_generation(beside or directory, self.format, len(groups))
-        names = self.format.shards(len(groups), generation)
+        names = self.format.names(len(groups), generation)
         return write_shards(self.tensors, groups, names, directory, self.format, self.on_progress)
 
     def save_in_place(self, directory: Path) -> SaveReport:
-        """Save into a directory that stays where it is; its index is the commit."""
+        """Save into a directory that stays where it is; its index, or the file that needs none, is the commit."""
         with staging_directory(directory / STAGING, settle=partial(settle, directory)) as staging:
             if (step := self._step(directory)) is Step.ADD:
                 write_companions(self.model, step, directory, staging, main_dtype(self.tensors))
             forget_pages(directory / name for name in old_files(directory))
             written = self.write(staging, beside=directory)
-            commit_in_place(directory, staging, self.format.index, written.index.to_json())
+            commit_in_place(directory, staging, *self._entry(written))
         return self.report(directory, written)
 
     def exchange(self, directory: Path) -> SaveReport:
@@ -190,8 +190,16 @@ class Job:
     def write_into(self, directory: Path) -> Written:
         """Write shards and index into a directory that nobody loads from yet."""
         written = self.write(directory)
-        (directory / self.format.index).write_bytes(written.index.to_json())
+        entry, index = self._entry(written)
+        if index is not None:
+            (directory / entry).write_bytes(index)
         return written
+
+    def _entry(self, written: Written) -> tuple[str, bytes | None]:
+        """The file by which loaders find the checkpoint: its index and the text, or its only file and None."""
+        if written.files == (self.format.single,):
+            return self.format.single, None
+        return self.format.index, written.index.to_json()
 
     def _step(self, directory: Path) -> Step:
         return step_for(self.model, directory, main_dtype(self.tensors))
@@ -211,10 +219,11 @@ class Job:
         damaged = written.index.metadata["non_finite"]
         if damaged:
             notes = (*notes, f"{tensors(len(damaged))} saved with NaN or Inf: {listed(damaged)}")
-        files = (*written.files, self.format.index)
+        entry, index = self._entry(written)
+        files = written.files if index is None else (*written.files, entry)
         if written.nbytes >= MINIMUM:
             shards = {name: directory / name for name in written.files}
-            seal(directory / self.format.index, written.index.to_json(), shards)
+            seal(directory if index is None else directory / entry, index or b"", shards)
         return SaveReport(
             directory, files, len(self.tensors), written.nbytes, written.index.digests, (*self.notes, *notes)
         )

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from math import prod
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..disk import sync_file, write_fully
+from .embedded import COMMENT_LIMIT, KEY, blank_digest, comment_bytes, manifest_text, with_digest
 from .finite import non_finite
 from .fp8 import DTYPES as FP8
 from .fp8 import has_scale
@@ -53,7 +54,7 @@ def write_shards(
     format: Format,
     on_progress: Progress | None = None,
 ) -> Written:
-    """Write the weight files, each durable, without the index.
+    """Write the weight files, each durable, without the index. The single file of a format has its manifest within.
 
     Args:
         tensors: What is written.
@@ -74,7 +75,9 @@ def write_shards(
     with serial_pool(1, "sha256") as hasher, serial_pool(1, "scan") as scanner:
         for file, group in zip(names, groups, strict=True):
             with HashedFile(directory / file, hasher, scanner) as stream:
-                write(stream, {name: tensors[name] for name in group}, progress)
+                blank = {file: blank_digest(len(stream.digest))}
+                manifest = _metadata(tensors, format, blank, []) if file == format.single else None
+                write(stream, {name: tensors[name] for name in group}, progress, manifest)
             digests[file] = stream.digest
             damaged += stream.damaged
     weight_map = {name: file for file, group in zip(names, groups, strict=True) for name in group}
@@ -143,7 +146,7 @@ class HashedFile:
         scanner: Another one, which looks whether numbers are finite.
 
     Attributes:
-        digest: SHA-256 of all that was written, once it is closed.
+        digest: SHA-256 of all that was written, once it is closed; of nothing before.
         damaged: Names of the tensors that are not finite, in the order in which they were written.
     """
 
@@ -154,8 +157,22 @@ class HashedFile:
         self._scanner = scanner
         self._pending = bytearray()
         self._behind: list[Future[None]] = []  # what is being hashed
-        self.digest = ""
+        self._last: Callable[[], tuple[int, bytes]] | None = None
+        self.digest = self._hash.hexdigest()
         self.damaged: list[str] = []
+
+    def leave_room(self, size: int) -> None:
+        """Begin the file with `size` bytes that `finish_with` provides."""
+        os.lseek(self._descriptor, size, os.SEEK_SET)
+
+    def finish_with(self, last: Callable[[], tuple[int, bytes]]) -> None:
+        """Set what is written last, when `damaged` is known.
+
+        Args:
+            last: Returns where it goes, from the beginning of the file or, if negative, from its end, and the bytes,
+                which are hashed with a placeholder for the digest and written with the digest.
+        """
+        self._last = last
 
     def write(self, data: Any) -> int:
         """Append bytes; on return they need no longer be kept.
@@ -231,22 +248,53 @@ class HashedFile:
         try:
             if kind is None:
                 self._drain()
-                sync_file(self._descriptor)
+                if self._last is None or not all(done.done() for done in self._behind):
+                    sync_file(self._descriptor)  # while the hash catches up
+                self._catch_up()
+                self._finish()
         finally:
             self._catch_up()
             os.close(self._descriptor)
         self.digest = self._hash.hexdigest()
 
+    def _finish(self) -> None:
+        if self._last is None:
+            return
+        at, text = self._last()
+        self._hash.update(text)
+        os.lseek(self._descriptor, at, os.SEEK_SET if at >= 0 else os.SEEK_END)
+        write_fully(self._descriptor, memoryview(with_digest(text, self._hash.hexdigest())))
+        sync_file(self._descriptor)
 
-def _write_safetensors(stream: HashedFile, group: Mapping[str, StoredTensor], progress: _Progress) -> None:
+
+def _write_safetensors(
+    stream: HashedFile,
+    group: Mapping[str, StoredTensor],
+    progress: _Progress,
+    manifest: Mapping[str, Any] | None,
+) -> None:
     order = write_order({name: tensor.dtype for name, tensor in group.items()})
-    stream.write(header_bytes((name, group[name].dtype, group[name].shape) for name in order))
+
+    def header() -> bytes:
+        texts = {KEY: manifest_text(manifest, order, stream.damaged)} if manifest is not None else {}
+        return header_bytes(((name, group[name].dtype, group[name].shape) for name in order), texts)
+
+    if manifest is None:
+        stream.write(header())
+    else:
+        stream.leave_room(len(header()))
+        stream.finish_with(lambda: (0, header()))
     for name in order:
         stream.write_tensor(name, group[name].mapped(), later=group[name].is_resident)
         progress.add(group[name].nbytes)
 
 
-def _write_bin(stream: HashedFile, group: Mapping[str, StoredTensor], progress: _Progress) -> None:
+def _write_bin(
+    stream: HashedFile,
+    group: Mapping[str, StoredTensor],
+    progress: _Progress,
+    manifest: Mapping[str, Any] | None,
+) -> None:
     state: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in group.items():
@@ -263,6 +311,10 @@ def _write_bin(stream: HashedFile, group: Mapping[str, StoredTensor], progress: 
     progress.add(sum(tensor.nbytes for tensor in group.values()) - reporting.counted)
     for name, values in state.items():
         stream.look(name, values)
+    if manifest is not None:
+        stream.finish_with(
+            lambda: comment_bytes(manifest_text(manifest, list(group), stream.damaged, limit=COMMENT_LIMIT))
+        )
 
 
 class _Reporting:
