@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from ..errors import CheckpointError
+from .checksum import Checksum, algorithm_of
 from .hub import is_hub_id, snapshot
 from .layout import BIN, SAFETENSORS, Format, Index, find_entry, open_checked
 from .safetensors_file import read_header
@@ -127,32 +127,34 @@ class Checkpoint(Mapping[str, StoredTensor]):
         return written is None or any(os.fstat(f.descriptor).st_mtime_ns > written[1] for f in self.files.values())
 
     def verify(self, on_progress: Progress | None = None) -> tuple[str, ...]:
-        """Read every file and compare its SHA-256 with the one that was recorded as it was written.
+        """Read every file and compare its checksum with the one that was recorded as it was written.
 
         Returns:
-            The files that have such a record, all of them unchanged.
+            The files that have such a record, by an algorithm that is known, all of them unchanged.
 
         Raises:
             CheckpointError: A file has changed since.
         """
-        digests = self.index.digests if self.index is not None else {}
-        known = [file for name, file in self.files.items() if name in digests]
-        done, total = 0, sum(file.size for file in known)
-        for file in known:
-            digest = hashlib.sha256()
+        recorded = self.index.checksums if self.index is not None else {}
+        known = {name: file for name, file in self.files.items() if algorithm_of(recorded.get(name, ""))}
+        done, total = 0, sum(file.size for file in known.values())
+        for name, file in known.items():
+            algorithm = str(algorithm_of(recorded[name]))
+            checksum = Checksum(algorithm)
             buffer = memoryview(bytearray(min(_CHUNK, file.size) or 1))
             for start in range(0, file.size, _CHUNK):
                 part = buffer[: min(_CHUNK, file.size - start)]
                 file.read(part, start)
-                digest.update(part)
+                checksum.update(part)
                 done += part.nbytes
                 if on_progress is not None:
                     on_progress(done, total)
-            if digest.hexdigest() != digests[file.path.name]:
+            if checksum.text() != recorded[name]:
                 raise CheckpointError(
-                    f"{file.path} has changed since it was saved: its SHA-256 is not the one that {self.entry} records"
+                    f"{file.path} has changed since it was saved: its {algorithm} checksum differs from the one in "
+                    f"{self.entry}"
                 )
-        return tuple(file.path.name for file in known)
+        return tuple(known)
 
     def close(self) -> None:
         """Close the files. Tensors that were mapped stay valid."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 from collections import Counter
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..disk import sync_file, write_fully
+from .checksum import Checksum, record
 from .finite import non_finite
 from .fp8 import DTYPES as FP8
 from .fp8 import has_scale
@@ -68,17 +68,17 @@ def write_shards(
         CheckpointError: The format has no such kind of number.
     """
     progress = _Progress(sum(tensor.nbytes for tensor in tensors.values()), on_progress)
-    digests: dict[str, str] = {}
+    checksums: dict[str, str] = {}
     write = _write_safetensors if format is SAFETENSORS else _write_bin
     damaged: list[str] = []
-    with serial_pool(1, "sha256") as hasher, serial_pool(1, "scan") as scanner:
+    with serial_pool(1, "hash") as hasher, serial_pool(1, "scan") as scanner:
         for file, group in zip(names, groups, strict=True):
             with HashedFile(directory / file, hasher, scanner) as stream:
                 write(stream, {name: tensors[name] for name in group}, progress)
-            digests[file] = stream.digest
+            checksums[file] = stream.checksum
             damaged += stream.damaged
     weight_map = {name: file for file, group in zip(names, groups, strict=True) for name in group}
-    return Written(tuple(names), Index(weight_map, _metadata(tensors, format, digests, damaged)))
+    return Written(tuple(names), Index(weight_map, _metadata(tensors, format, checksums, damaged)))
 
 
 class _Progress:
@@ -119,10 +119,10 @@ def main_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
 
 
 def _metadata(
-    tensors: Mapping[str, StoredTensor], format: Format, digests: Mapping[str, str], damaged: list[str]
+    tensors: Mapping[str, StoredTensor], format: Format, checksums: Mapping[str, str], damaged: list[str]
 ) -> dict[str, Any]:
     dtype = main_dtype(tensors)
-    return {
+    metadata = {
         "total_size": sum(tensor.nbytes for tensor in tensors.values()),
         "total_parameters": sum(prod(tensor.shape) for tensor in tensors.values()),
         "format": format.suffix.removeprefix("."),
@@ -130,8 +130,8 @@ def _metadata(
         "forgather_version": importlib.metadata.version("forgather"),
         "torch_version": torch.__version__,
         "non_finite": sorted(damaged),
-        "sha256": dict(digests),
     }
+    return record(metadata, checksums)
 
 
 class HashedFile:
@@ -143,18 +143,18 @@ class HashedFile:
         scanner: Another one, which looks whether numbers are finite.
 
     Attributes:
-        digest: SHA-256 of all that was written, once it is closed.
+        checksum: Of all that was written, once it is closed.
         damaged: Names of the tensors that are not finite, in the order in which they were written.
     """
 
     def __init__(self, path: Path, hasher: Executor, scanner: Executor) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._hash = hashlib.sha256()
+        self._hash = Checksum()
         self._hasher = hasher
         self._scanner = scanner
         self._pending = bytearray()
         self._behind: list[Future[None]] = []  # what is being hashed
-        self.digest = ""
+        self.checksum = ""
         self.damaged: list[str] = []
 
     def write(self, data: Any) -> int:
@@ -235,7 +235,7 @@ class HashedFile:
         finally:
             self._catch_up()
             os.close(self._descriptor)
-        self.digest = self._hash.hexdigest()
+        self.checksum = self._hash.text()
 
 
 def _write_safetensors(stream: HashedFile, group: Mapping[str, StoredTensor], progress: _Progress) -> None:

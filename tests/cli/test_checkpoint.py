@@ -144,7 +144,7 @@ def test_convert_as_json(cli: Cli, model: str) -> None:
         "--verify-checksums", "--json",
     ).json  # fmt: skip
     assert (report["path"], report["tensors"]) == ("made", 12)
-    assert set(report["sha256"]) == {name for name in report["files"] if name.endswith(".safetensors")}
+    assert set(report["checksums"]) == {name for name in report["files"] if name.endswith(".safetensors")}
     assert "these keep their dtype: " in report["notes"][0]
     kept = {name for name, tensor in read("made").items() if tensor.dtype == torch.float32}
     assert kept == {name for name in read(model) if "norm" in name}

@@ -96,7 +96,7 @@ def test_every_bit_is_there_in_the_other_format(tmp_path: Path, form: str, to: s
     assert (made.path, made.tensors, made.bytes) == (target, len(MIXED), sum(t.nbytes for t in MIXED.values()))
     assert len(list(target.glob(FILES[to]))) == len(made.files) - 1
     with Checkpoint.open(target) as opened:
-        assert set(opened.verify()) == set(opened.files) == set(made.sha256)
+        assert set(opened.verify()) == set(opened.files) == set(made.checksums)
 
 
 @FORMATS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import xxhash
 from safetensors.torch import save_file
 from torch import nn
 
@@ -73,7 +73,7 @@ def test_a_report_in_full(tmp_path: Path, safetensors: bool) -> None:
         "name": shard.name,
         "bytes": shard.stat().st_size,
         "tensors": 3,
-        "sha256": hashlib.sha256(shard.read_bytes()).hexdigest(),
+        "checksum": f"xxh3_128:{xxhash.xxh3_128_hexdigest(shard.read_bytes())}",
         "verified": None,
     }
     assert sorted((t["name"], t["dtype"], t["shape"], t["bytes"], t["file"]) for t in tensors) == [
@@ -110,7 +110,7 @@ def test_a_single_file_has_neither_generation_nor_metadata(tmp_path: Path) -> No
     for path in (tmp_path, file):
         report = inspect_checkpoint(path)
         assert (report["entry"], report["generation"], report["metadata"]) == (file.name, None, {})
-        assert report["files"][0]["sha256"] is None
+        assert report["files"][0]["checksum"] is None
         assert report["notes"] == []
     assert inspect_checkpoint(file, verify_checksums=True)["files"][0]["verified"] is False
 
