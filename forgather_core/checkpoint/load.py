@@ -47,7 +47,7 @@ def load_checkpoint(
         ignore_mismatched_sizes: Leave tensors of another shape as they are in the model; else they are an error.
         assign: Let the parameters be the pages of the files, where dtype and device allow it, rather than copy. They
             are private to the process: training changes no file.
-        verify_checksums: Read all files first and compare their SHA-256, where the index has them.
+        verify_checksums: Read all files first and compare their checksums, where the index has them.
         on_progress: Called with the bytes done and the bytes in all.
 
     Returns:

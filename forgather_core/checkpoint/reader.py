@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from ..errors import CheckpointError
+from .checksum import Checksum, algorithm_of
 from .embedded import KEY, covered, read_manifest
 from .hub import is_hub_id, snapshot
 from .layout import BIN, SAFETENSORS, Format, Index, find_entry, open_checked
@@ -109,11 +109,11 @@ class Checkpoint(Mapping[str, StoredTensor]):
         return self.entry.name not in self.files
 
     @property
-    def digests(self) -> dict[str, str]:
-        """Digest by weight file, where one is recorded. A file's own manifest is preferred to the index."""
-        found = self.index.digests if self.index is not None else {}
+    def checksums(self) -> dict[str, str]:
+        """Checksum by weight file, where one is recorded. A file's own manifest is preferred to the index."""
+        found = self.index.checksums if self.index is not None else {}
         for manifest in self._manifests.values():
-            found |= manifest.digests
+            found |= manifest.checksums
         return found
 
     @property
@@ -148,30 +148,31 @@ class Checkpoint(Mapping[str, StoredTensor]):
         return written is None or any(os.fstat(f.descriptor).st_mtime_ns > written[1] for f in self.files.values())
 
     def verify(self, on_progress: Progress | None = None) -> tuple[str, ...]:
-        """Read every file and compare its SHA-256 with the one that was recorded as it was written.
+        """Read every file and compare its checksum with the one that was recorded as it was written.
 
         Returns:
-            The files that have such a record, all of them unchanged.
+            The files that have such a record, by an algorithm that is known, all of them unchanged.
 
         Raises:
             CheckpointError: A file has changed since.
         """
-        digests = self.digests
-        known = [file for name, file in self.files.items() if name in digests]
-        done, total = 0, sum(file.size for file in known)
-        for file in known:
-            digest = hashlib.sha256()
-            recorded = digests[file.path.name]
-            for part in _covered(file, recorded if file.path.name in self._manifests else None):
-                digest.update(part)
+        recorded = self.checksums
+        known = {name: file for name, file in self.files.items() if algorithm_of(recorded.get(name, ""))}
+        done, total = 0, sum(file.size for file in known.values())
+        for name, file in known.items():
+            algorithm = str(algorithm_of(recorded[name]))
+            checksum = Checksum(algorithm)
+            for part in _covered(file, recorded[name] if name in self._manifests else None):
+                checksum.update(part)
                 done += part.nbytes
                 if on_progress is not None:
                     on_progress(min(done, total), total)
-            if digest.hexdigest() != recorded:
+            if checksum.text() != recorded[name]:
                 raise CheckpointError(
-                    f"{file.path} has changed since it was saved: its SHA-256 is not the one that {self.entry} records"
+                    f"{file.path} has changed since it was saved: its {algorithm} checksum differs from the one in "
+                    f"{self.entry}"
                 )
-        return tuple(file.path.name for file in known)
+        return tuple(known)
 
     def close(self) -> None:
         """Close the files. Tensors that were mapped stay valid."""
@@ -204,10 +205,10 @@ def _tensors(file: WeightFile) -> tuple[Mapping[str, StoredTensor], str | bytes 
     return found, header.metadata.get(KEY)
 
 
-def _covered(file: WeightFile, digest: str | None) -> Iterator[memoryview]:
-    """The bytes of a file that its digest covers: all, or those that one in its own manifest does."""
+def _covered(file: WeightFile, checksum: str | None) -> Iterator[memoryview]:
+    """The bytes of a file that its checksum covers: all, or those that one in its own manifest does."""
     buffer = memoryview(bytearray(min(_CHUNK, file.size) or 1))
-    for place in covered(file, digest) if digest is not None else ((0, file.size),):
+    for place in covered(file, checksum) if checksum is not None else ((0, file.size),):
         if isinstance(place, bytes):
             yield memoryview(place)
             continue

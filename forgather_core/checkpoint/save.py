@@ -39,7 +39,7 @@ class SaveReport:
         files: The weight files, and their index if there are several.
         tensors: How many tensors, shared ones counted once.
         bytes: Their size.
-        sha256: Digest by weight file.
+        checksums: Checksum by weight file, as `ALGORITHM:HEX`.
         notes: What a user must know, a sentence each.
     """
 
@@ -47,7 +47,7 @@ class SaveReport:
     files: tuple[str, ...]
     tensors: int
     bytes: int
-    sha256: Mapping[str, str]
+    checksums: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class SaveReport:
             "files": list(self.files),
             "tensors": self.tensors,
             "bytes": self.bytes,
-            "sha256": dict(self.sha256),
+            "checksums": dict(self.checksums),
             "notes": list(self.notes),
         }
 
@@ -225,7 +225,7 @@ class Job:
             shards = {name: directory / name for name in written.files}
             seal(directory if index is None else directory / entry, index or b"", shards)
         return SaveReport(
-            directory, files, len(self.tensors), written.nbytes, written.index.digests, (*self.notes, *notes)
+            directory, files, len(self.tensors), written.nbytes, written.index.checksums, (*self.notes, *notes)
         )
 
 

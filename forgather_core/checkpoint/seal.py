@@ -1,9 +1,9 @@
 """Prove at no cost that the files of a checkpoint are those that were saved, so that its record of NaN still holds.
 
-After a save, the index, or the directory of a checkpoint that is one file, gets an extended attribute: a digest of its text and of each weight file's inode, size, mtime
-and ctime. Programs can set an mtime, but neither a ctime nor an inode: whatever writes to a file, replaces it or copies
-it breaks the seal, and so does an edit of the index. Without a seal (another file system, another machine) a load looks
-at the numbers instead.
+After a save, the index, or the directory of a checkpoint that is one file, gets an extended attribute: a digest of the
+text of the index and of each weight file's inode, size, mtime and ctime. Programs can set an mtime, but neither a ctime
+nor an inode: whatever writes to a file, replaces it or copies it breaks the seal, and so does an edit of the index.
+Without a seal (another file system, another machine) a load looks at the numbers instead.
 """
 
 from __future__ import annotations

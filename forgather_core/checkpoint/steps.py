@@ -19,6 +19,7 @@ from ..errors import CheckpointError
 from ..files import staging_directory
 from ..leftovers import sweep_marked
 from ..paths import expanded
+from .checksum import record
 from .commit import commit_in_place, old_files, settle
 from .layout import Index, free_generation
 from .reader import Checkpoint
@@ -140,10 +141,10 @@ def link_checkpoint(directory: str | os.PathLike[str], checkpoint: str | os.Path
         renamed = dict(zip(names, new, strict=True))
         old = opened.index or Index({})
         metadata = dict(old.metadata) | {"linked": os.path.relpath(origin, place.resolve())}
-        if old.digests:
+        if old.checksums:
             # One in the weight file stays there, where it is found through the link.
-            known = old.digests if opened.has_index else {}
-            metadata["sha256"] = {renamed[name]: digest for name, digest in known.items() if name in renamed}
+            known = old.checksums if opened.has_index else {}
+            metadata = record(metadata, {renamed[n]: text for n, text in known.items() if n in renamed})
         index = replace(old, weight_map={t: renamed[opened.file_of(t)] for t in opened}, metadata=metadata)
         with staging_directory(place / STAGING, settle=partial(settle, place)) as staging:
             for name in names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 from collections import Counter
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..disk import sync_file, write_fully
-from .embedded import COMMENT_LIMIT, KEY, blank_digest, comment_bytes, manifest_text, with_digest
+from .checksum import Checksum, record
+from .embedded import COMMENT_LIMIT, KEY, blank_checksum, comment_bytes, manifest_text, with_checksum
 from .finite import non_finite
 from .fp8 import DTYPES as FP8
 from .fp8 import has_scale
@@ -69,19 +69,20 @@ def write_shards(
         CheckpointError: The format has no such kind of number.
     """
     progress = _Progress(sum(tensor.nbytes for tensor in tensors.values()), on_progress)
-    digests: dict[str, str] = {}
+    checksums: dict[str, str] = {}
     write = _write_safetensors if format is SAFETENSORS else _write_bin
     damaged: list[str] = []
-    with serial_pool(1, "sha256") as hasher, serial_pool(1, "scan") as scanner:
+    with serial_pool(1, "hash") as hasher, serial_pool(1, "scan") as scanner:
         for file, group in zip(names, groups, strict=True):
             with HashedFile(directory / file, hasher, scanner) as stream:
-                blank = {file: blank_digest(len(stream.digest))}
-                manifest = _metadata(tensors, format, blank, []) if file == format.single else None
+                manifest = None
+                if file == format.single:
+                    manifest = _metadata(tensors, format, {file: blank_checksum()}, [])
                 write(stream, {name: tensors[name] for name in group}, progress, manifest)
-            digests[file] = stream.digest
+            checksums[file] = stream.checksum
             damaged += stream.damaged
     weight_map = {name: file for file, group in zip(names, groups, strict=True) for name in group}
-    return Written(tuple(names), Index(weight_map, _metadata(tensors, format, digests, damaged)))
+    return Written(tuple(names), Index(weight_map, _metadata(tensors, format, checksums, damaged)))
 
 
 class _Progress:
@@ -122,10 +123,10 @@ def main_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
 
 
 def _metadata(
-    tensors: Mapping[str, StoredTensor], format: Format, digests: Mapping[str, str], damaged: list[str]
+    tensors: Mapping[str, StoredTensor], format: Format, checksums: Mapping[str, str], damaged: list[str]
 ) -> dict[str, Any]:
     dtype = main_dtype(tensors)
-    return {
+    metadata = {
         "total_size": sum(tensor.nbytes for tensor in tensors.values()),
         "total_parameters": sum(prod(tensor.shape) for tensor in tensors.values()),
         "format": format.suffix.removeprefix("."),
@@ -133,8 +134,8 @@ def _metadata(
         "forgather_version": importlib.metadata.version("forgather"),
         "torch_version": torch.__version__,
         "non_finite": sorted(damaged),
-        "sha256": dict(digests),
     }
+    return record(metadata, checksums)
 
 
 class HashedFile:
@@ -146,19 +147,19 @@ class HashedFile:
         scanner: Another one, which looks whether numbers are finite.
 
     Attributes:
-        digest: SHA-256 of all that was written, once it is closed; of nothing before.
+        checksum: Of all that was written, once it is closed.
         damaged: Names of the tensors that are not finite, in the order in which they were written.
     """
 
     def __init__(self, path: Path, hasher: Executor, scanner: Executor) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._hash = hashlib.sha256()
+        self._hash = Checksum()
         self._hasher = hasher
         self._scanner = scanner
         self._pending = bytearray()
         self._behind: list[Future[None]] = []  # what is being hashed
         self._last: Callable[[], tuple[int, bytes]] | None = None
-        self.digest = self._hash.hexdigest()
+        self.checksum = ""
         self.damaged: list[str] = []
 
     def leave_room(self, size: int) -> None:
@@ -170,7 +171,7 @@ class HashedFile:
 
         Args:
             last: Returns where it goes, from the beginning of the file or, if negative, from its end, and the bytes,
-                which are hashed with a placeholder for the digest and written with the digest.
+                which are hashed with a placeholder for the checksum and written with the checksum.
         """
         self._last = last
 
@@ -255,7 +256,7 @@ class HashedFile:
         finally:
             self._catch_up()
             os.close(self._descriptor)
-        self.digest = self._hash.hexdigest()
+        self.checksum = self._hash.text()
 
     def _finish(self) -> None:
         if self._last is None:
@@ -263,7 +264,7 @@ class HashedFile:
         at, text = self._last()
         self._hash.update(text)
         os.lseek(self._descriptor, at, os.SEEK_SET if at >= 0 else os.SEEK_END)
-        write_fully(self._descriptor, memoryview(with_digest(text, self._hash.hexdigest())))
+        write_fully(self._descriptor, memoryview(with_checksum(text, self._hash.text())))
         sync_file(self._descriptor)
 
 
