@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .seal import MINIMUM, seal
 from .state import model_state
 from .stored import StoredTensor
 from .wording import listed, tensors
+from .wrappers import ADAPTERS_NOT_SAVED, Wrapped
 from .write import Written, main_dtype, shard_groups, write_shards
 
 STAGING = "checkpoint"  # what the lock and the staging directory within a directory are called after
@@ -78,6 +80,12 @@ def save_checkpoint(
     along: where the directory has another, both are exchanged in one step; where it has none, it is written, with the
     model's own source files if it has such.
 
+    A wrapped model (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting) is saved as
+    the model within, by that model's names. Of a PEFT model the base model is saved, without adapters, and a warning
+    says so: PEFT's own `save_pretrained` saves those. Of the processes of DDP only rank 0 writes, and the others return
+    at once. FSDP1 gathers the weights: every process must call, and all return when rank 0 has
+    saved. FSDP2 and tensor parallelism are not supported.
+
     Args:
         path: The directory; it is made if need be.
         model: The model, on any real device. Tied tensors are saved once.
@@ -87,12 +95,40 @@ def save_checkpoint(
         on_wait: Called when another process is saving there: this one waits.
 
     Raises:
-        CheckpointError: The model is on meta, or the directory cannot be written; the old checkpoint stands then.
+        CheckpointError: The model is on meta, its weights are sharded or have adapters merged into them, or the
+            directory cannot be written; the old checkpoint stands then.
     """
-    job = job_of(model, safetensors=safetensors, limit=parse_size(max_shard_size), on_progress=on_progress)
-    directory = expanded(path)
-    with saving_errors(directory):
-        return save_alone(job, directory, on_wait)
+    limit, directory, wrapped = parse_size(max_shard_size), expanded(path), Wrapped.of(model)
+    if wrapped.rank and not wrapped.has_fsdp:
+        return SaveReport(directory, (), 0, 0, {}, (f"rank {wrapped.rank} writes nothing: rank 0 saves the model",))
+    wrapped.refuse_merged()
+    state = wrapped.state()
+
+    def save() -> SaveReport:
+        job = _job_of(wrapped, state, safetensors=safetensors, limit=limit, on_progress=on_progress)
+        with saving_errors(directory):
+            return save_alone(job, directory, on_wait)
+
+    report = save() if not wrapped.has_fsdp else _save_gathered(wrapped, save)
+    for note in report.notes:
+        if note.startswith(ADAPTERS_NOT_SAVED):
+            warnings.warn(note, stacklevel=2)
+    return report
+
+
+def _save_gathered(wrapped: Wrapped, save: Callable[[], SaveReport]) -> SaveReport:
+    """Save on rank 0 what FSDP1 gathers from every rank. All return the same report, or raise the same error."""
+    outcome: SaveReport | Exception | None = None
+    if wrapped.rank == 0:
+        try:
+            outcome = save()
+        except Exception as error:  # the other ranks wait to hear of it
+            outcome = error
+    outcome = wrapped.agree(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    assert outcome is not None
+    return outcome
 
 
 def save_alone(job: Job, directory: Path, on_wait: Callable[[], None] | None = None) -> SaveReport:
@@ -117,7 +153,14 @@ def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: Prog
     Raises:
         CheckpointError: The model has tensors without values, or of a kind that no checkpoint holds.
     """
-    state = model_state(model)
+    wrapped = Wrapped.of(model)
+    return _job_of(wrapped, wrapped.state(), safetensors=safetensors, limit=limit, on_progress=on_progress)
+
+
+def _job_of(
+    wrapped: Wrapped, values: Mapping[str, Any], *, safetensors: bool, limit: int, on_progress: Progress | None
+) -> Job:
+    model, state = wrapped.base, model_state(wrapped, values)
     if not state.tensors:
         raise CheckpointError(f"{type(model).__name__} has no tensors to save")
     return Job(state.tensors, SAFETENSORS if safetensors else BIN, limit, on_progress, model, state.notes)
