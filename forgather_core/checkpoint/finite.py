@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from math import isfinite
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from .stored import memory_of
 
 _NEAR = 2**20  # bytes that stay in a processor's own memory from one pass to the next
 
@@ -37,6 +40,7 @@ def _has_large_bits(part: Tensor) -> bool:
     """Compare bits as integers, which processors do fastest: signed, negative numbers are the smallest; unsigned, the
     largest."""
     integers, limit = _LIMITS[part.dtype]
-    signed = part.view(integers).numpy()
-    unsigned = signed.view(f"u{signed.dtype.name}")
+    # Tensor.numpy() would leave the tensor with memory that cannot be resized, which FSDP does.
+    signed = np.frombuffer(memory_of(part), dtype=f"i{integers.itemsize}")
+    unsigned = signed.view(f"u{integers.itemsize}")
     return bool(signed.max() >= limit) or bool(unsigned.max() >= limit + (1 << 8 * part.element_size() - 1))

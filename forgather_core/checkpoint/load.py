@@ -40,8 +40,8 @@ def load_checkpoint(
     that no second copy of the model is ever in memory. FP8 weights that have scales are dequantized on the way. Names
     may have the prefixes of wrappers (`module.`, `_orig_mod.`, ...), or lack or have that of a base model. The model
     may be wrapped (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting); the report
-    has the names of the model within. Adapters of PEFT stay as they are unless the checkpoint has them too. With FSDP1 every
-    process must call, and each reads the checkpoint.
+    has the names of the model within. Adapters of PEFT stay as they are unless the checkpoint has them too. With FSDP1
+    every process must call, and each reads the checkpoint.
 
     Args:
         path: A model directory, a weight file, an index, or a repository of the hub (`owner/name`).
@@ -160,9 +160,19 @@ def _load(
         verified=verified,
         unverified=tuple(name for name in checkpoint.files if name not in verified) if verified is not None else (),
         unused=contents.unused,
-        notes=contents.notes,
+        notes=(*_prefixes(wrapped, plan), *contents.notes),
         warnings=(*contents.warnings, *([few] if few is not None else [])),
+        tensors=len(plan.fills),
     )
+
+
+def _prefixes(wrapped: Wrapped, plan: Plan) -> tuple[str, ...]:
+    """Notes on the prefixes that wrappers add to the model's names."""
+    if wrapped.is_plain:
+        return ()
+    filled = {names[0] for names, _ in plan.fills}
+    names = [slot.name for slot in slots(wrapped.root) if wrapped.clean(slot.name) in filled]
+    return wrapped.notes(names, "names of {0} matched with '{1}.' of the model")
 
 
 def _refuse_meta(wrapped: Wrapped, meta: list[Slot], plan: Plan, target: torch.device | None) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..brief import Brief
 from .wording import listed, tensors
 
 
@@ -26,8 +27,8 @@ class OtherShape:
     model: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class LoadReport:
+@dataclass(frozen=True, repr=False)
+class LoadReport(Brief):
     """What was loaded. Buffers count as parameters do; names of one tensor are filled together.
 
     Args:
@@ -42,6 +43,7 @@ class LoadReport:
         unused: Scales of activations in a quantized checkpoint, which dequantized weights do not need.
         notes: How the checkpoint was read, a sentence each: names that were matched, weights that were dequantized.
         warnings: What may be wrong beside the above, a sentence each.
+        tensors: How many tensors of the model were filled. A tied one has several names and counts once, as in a save.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class LoadReport:
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    tensors: int = 0
 
     @property
     def complete(self) -> bool:
@@ -65,7 +68,7 @@ class LoadReport:
         """As plain data."""
         return {
             "path": str(self.path),
-            "loaded": len(self.loaded),
+            "loaded": self.tensors,
             "missing": [asdict(item) for item in self.missing],
             "unexpected": list(self.unexpected),
             "other_shape": [

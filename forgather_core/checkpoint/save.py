@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from ..brief import Brief
 from ..disk import forget_pages, make_directory
 from ..errors import CheckpointError, DirectoryError
 from ..files import carry_over, directory_lock, is_touched, replace_directory, staging_directory, sweep_stale
@@ -32,8 +33,8 @@ STAGING = "checkpoint"  # what the lock and the staging directory within a direc
 LOCK = f".{STAGING}.lock"
 
 
-@dataclass(frozen=True)
-class SaveReport:
+@dataclass(frozen=True, repr=False)
+class SaveReport(Brief):
     """What was saved.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .places import groups_of
+from .places import groups_of, slots
 from .stored import LiveTensor, StoredTensor
 from .wrappers import Wrapped, adapters_note
 
@@ -37,7 +37,7 @@ def model_state(wrapped: Wrapped, values: Mapping[str, Any]) -> ModelState:
     Raises:
         CheckpointError: A tensor has no values, or is of a kind that no checkpoint holds.
     """
-    model, state, notes, adapters = wrapped.base, {}, list(wrapped.notes()), []
+    model, state, notes, adapters = wrapped.base, {}, [], []
     ignored = getattr(model, "_keys_to_ignore_on_save", None) or ()
     for key, value in values.items():
         if wrapped.is_adapter(key):
@@ -51,6 +51,10 @@ def model_state(wrapped: Wrapped, values: Mapping[str, Any]) -> ModelState:
             continue
         _check(name, value)
         state[name] = value
+    raw = (
+        {id(slot.tensor): slot.name for slot in slots(wrapped.root) if slot.persistent} if not wrapped.is_plain else {}
+    )
+    notes += wrapped.notes((n for n in raw.values() if not wrapped.is_adapter(n)), "names of {0} saved without '{1}.'")
     if adapters:
         notes.append(adapters_note(adapters))
     declared: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}

@@ -7,6 +7,7 @@ and none of their packages is imported: a model can be wrapped only by what is i
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from ..errors import CheckpointError
 from .wording import listed, tensors
 
 ADAPTERS_NOT_SAVED = "adapters of PEFT are not saved"
+
+_PEFT = "base_model.model"
 
 # Class -> the attribute that holds what is wrapped. Of PEFT's, everything else that they hold belongs to adapters.
 _WRAPPERS = (
@@ -84,11 +87,11 @@ class Wrapped:
 
     def clean(self, name: str) -> str:
         """Return a name in the state of `root` as `base` by itself would have it; adapters' keep their own."""
-        return self._resolve(name)[0] if not self.is_plain else name
+        return ".".join(self._resolve(name)[0]) if not self.is_plain else name
 
     def is_adapter(self, name: str) -> bool:
         """Return whether a name in the state of `root` is of an adapter, not of the base model."""
-        return not self.is_plain and self._resolve(name)[1]
+        return not self.is_plain and self._resolve(name)[2]
 
     def names_within(self, names: Iterable[str]) -> list[str]:
         """Return the names that parameters of the model within have there, with the components of inner wrappers."""
@@ -96,8 +99,9 @@ class Wrapped:
         found = (name for name, _ in self.base.named_parameters(remove_duplicate=False))
         return [name for name in found if inner.clean(name) in wanted]
 
-    def _resolve(self, name: str) -> tuple[str, bool]:
-        parts, kept, adapter = name.split("."), list[str](), False
+    def _resolve(self, name: str) -> tuple[list[str], list[str], bool]:
+        """Return the components that stay and those of wrappers, and whether it is an adapter."""
+        parts, kept, removed, adapter = name.split("."), list[str](), list[str](), False
         module: Any = self.root
         for part in parts:
             # FSDP and activation checkpointing take their own component out of the names of a state.
@@ -108,8 +112,10 @@ class Wrapped:
             if attribute is None or part != attribute:
                 kept.append(part)
                 adapter |= attribute is not None and _is_peft(type(module))
+            else:
+                removed.append(part)
             module = module._modules.get(part) if isinstance(module, nn.Module) else None
-        return ".".join(kept), adapter
+        return kept, removed, adapter
 
     def _attribute(self, module: object) -> str | None:
         return self._attributes.get(type(module)) if module is not None else None
@@ -118,14 +124,20 @@ class Wrapped:
         kinds = {kind for kind, found in self._attributes.items() if found == attribute}
         return (module for module in self.root.modules() if type(module) in kinds) if kinds else iter(())
 
-    def notes(self) -> tuple[str, ...]:
-        """Return a sentence on what is left out of the names."""
-        words = {attribute for attribute in self._attributes.values() if attribute is not None}
-        words = {"base_model.model" if word in {"base_model", "model"} else word for word in words}
-        if not words:
+    def notes(self, names: Iterable[str], form: str) -> tuple[str, ...]:
+        """Return a sentence for each prefix that is left out of names.
+
+        Args:
+            names: Names in the model, with the components of all wrappers.
+            form: The sentence, with `{0}` for the tensors and `{1}` for the prefix.
+        """
+        if self.is_plain:
             return ()
-        prefixes = " and ".join(f"'{word}.'" for word in sorted(words))
-        return (f"saved by the names of {type(self.base).__name__}, without {prefixes}",)
+        counts: Counter[str] = Counter()
+        for name in names:
+            found = set(self._resolve(name)[1])
+            counts.update({_PEFT if part in {"base_model", "model"} else part for part in found})
+        return tuple(form.format(tensors(count), prefix) for prefix, count in sorted(counts.items()))
 
     def refuse_merged(self) -> None:
         """Refuse adapters that are merged into the weights of their base model.
@@ -166,7 +178,9 @@ class Wrapped:
             return dict(self.root.state_dict())
         from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
 
-        how = FullStateDictConfig(offload_to_cpu=True, rank0_only=True)
+        # On the CPU torch would free what it has just gathered.
+        offload = any(parameter.device.type != "cpu" for parameter in self.root.parameters())
+        how = FullStateDictConfig(offload_to_cpu=offload, rank0_only=True)
         with FullyShardedDataParallel.state_dict_type(self.root, StateDictType.FULL_STATE_DICT, how):
             return dict(self.root.state_dict())
 

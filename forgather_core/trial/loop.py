@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..brief import Brief
 from ..data.batches import Batch
 from ..errors import TrialError
 from ..loss import loss_of
@@ -49,8 +50,8 @@ class Step:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Trained:
+@dataclass(frozen=True, repr=False)
+class Trained(Brief):
     """What a loop found.
 
     Args:

@@ -185,7 +185,7 @@ def test_a_size_that_is_not_that_of_the_tensors_is_noted(tmp_path: Path) -> None
 
 
 def test_tensors_that_the_index_does_not_name_are_noted(tmp_path: Path) -> None:
-    save(tmp_path, limit="1B")
+    save(tmp_path, limit="160B")
     file = next(tmp_path.glob("*.index.json"))
     content = json.loads(file.read_text())
     del content["weight_map"]["bias"]
@@ -202,7 +202,7 @@ def test_nan_is_noted_until_the_file_is_changed(tmp_path: Path, safetensors: boo
     save(tmp_path, model, safetensors=safetensors, limit="1B")
     for path in (tmp_path, tmp_path / "one"):
         assert inspect_checkpoint(path)["notes"] == ["these held NaN or Inf when they were saved: bias"]
-    shard, index = next(tmp_path.glob("*-00001.*")), next(tmp_path.glob("*.index.json"))
+    shard, index = next(tmp_path.glob("*-00001-of-*")), next(tmp_path.glob("*.index.json"))
     later = index.stat().st_mtime_ns + 10**9
     os.utime(shard, ns=(later, later))  # what was true of the old file need not be of this one
     assert inspect_checkpoint(tmp_path)["notes"] == []

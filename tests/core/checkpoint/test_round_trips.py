@@ -20,7 +20,6 @@ import torch
 import xxhash
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
@@ -397,11 +396,9 @@ def test_a_safetensors_file_of_one_dtype_is_the_librarys_byte_for_byte_but_for_t
         for shard in set(weight_map.values()):
             of_it = {name: tensors[name] for name, file in weight_map.items() if file == shard}
             file = (directory / shard).read_bytes()
-            with safe_open(directory / shard, "pt") as opened:
-                metadata = opened.metadata()
             header, values = parts(save(of_it, metadata={"format": "pt"}))
             if not index.exists():
-                text = json.dumps(metadata, separators=(",", ":"))
+                text = json.dumps(json.loads(parts(file)[0])["__metadata__"], separators=(",", ":"))
                 header = header.replace(b'{"format":"pt"}', text.encode(), 1)
             assert parts(file) == (header, values)
             assert (8 + int.from_bytes(file[:8], "little")) % 64 == 0
