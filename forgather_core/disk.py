@@ -8,10 +8,13 @@ import stat
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 _WRITE_CHUNK = 32 * 2**20  # bytes: one call of the system takes at most 2 GiB
 _READ_CHUNK = 4 * 2**20  # bytes
+_SYNC_FILE_RANGE_WRITE = 2  # of Linux
 _NOT_REGULAR = "it is no regular file"
 
 
@@ -129,6 +132,28 @@ def write_fully(descriptor: int, memory: memoryview) -> None:
     """Append all of `memory` to a file; a disk that takes only part of it raises OSError at the next part."""
     while memory.nbytes:
         memory = memory[os.write(descriptor, memory[:_WRITE_CHUNK]) :]
+
+
+def start_writeback(descriptor: int, offset: int, count: int) -> None:
+    """Let the disk begin to take part of a file that has been written, where the system can be asked to.
+
+    Args:
+        descriptor: The file.
+        offset: First byte of the part.
+        count: Its length in bytes.
+    """
+    if (start := _writeback()) is not None:
+        start(descriptor, offset, count, _SYNC_FILE_RANGE_WRITE)
+
+
+@cache
+def _writeback() -> Any:
+    import ctypes  # help pages need no system calls
+
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None) if os.name == "posix" else None
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return function
 
 
 def sync_file(descriptor: int) -> None:

@@ -496,8 +496,8 @@ def test_it_does_not_matter_where_a_tensor_is_cut_into_pieces(
             "copying._CHUNK": size,
             "copying._NEAR": 16,
             "reader._CHUNK": size - 1,
-            "write._CHUNK": size - 1,
-            "write._SMALL": 20,
+            "weight_stream._CHUNK": size - 1,
+            "weight_stream._SMALL": 20,
         }.items():
             patch.setattr(f"forgather_core.checkpoint.{limit}", value)
         patch.setattr(torch, "get_num_threads", lambda: 3)
