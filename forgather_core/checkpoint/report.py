@@ -1,7 +1,8 @@
-"""What a load did, in full: for people, for programs, as warnings."""
+"""What a load and a save did, in full: for people, for programs, as warnings."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,35 @@ class LoadReport(Brief):
         if self.unverified:
             found.append(f"no checksum is recorded in {self.path} of {listed(self.unverified)}")
         return [*found, *self.warnings]
+
+
+@dataclass(frozen=True, repr=False)
+class SaveReport(Brief):
+    """What was saved.
+
+    Args:
+        path: The directory.
+        files: The weight files, and their index if there are several.
+        tensors: How many tensors, shared ones counted once.
+        bytes: Their size.
+        checksums: Checksum by weight file, as `ALGORITHM:HEX`.
+        notes: What a user must know, a sentence each.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    tensors: int
+    bytes: int
+    checksums: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "path": str(self.path),
+            "files": list(self.files),
+            "tensors": self.tensors,
+            "bytes": self.bytes,
+            "checksums": dict(self.checksums),
+            "notes": list(self.notes),
+        }

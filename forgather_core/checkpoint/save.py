@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import nn
 
-from ..brief import Brief
 from ..disk import forget_pages, make_directory
 from ..errors import CheckpointError, DirectoryError
 from ..files import carry_over, directory_lock, is_touched, replace_directory, staging_directory, sweep_stale
@@ -22,6 +21,7 @@ from .commit import commit_in_place, old_files, refuse_special, settle
 from .companions import CONFIG, Step, changes, read_config, step_for, write_companions
 from .layout import BIN, SAFETENSORS, Format, free_generation, parse_size
 from .reader import Progress
+from .report import SaveReport
 from .seal import MINIMUM, seal
 from .state import model_state
 from .stored import StoredTensor
@@ -31,38 +31,6 @@ from .write import Written, main_dtype, shard_groups, write_shards
 
 STAGING = "checkpoint"  # what the lock and the staging directory within a directory are called after
 LOCK = f".{STAGING}.lock"
-
-
-@dataclass(frozen=True, repr=False)
-class SaveReport(Brief):
-    """What was saved.
-
-    Args:
-        path: The directory.
-        files: The weight files, and their index if there are several.
-        tensors: How many tensors, shared ones counted once.
-        bytes: Their size.
-        checksums: Checksum by weight file, as `ALGORITHM:HEX`.
-        notes: What a user must know, a sentence each.
-    """
-
-    path: Path
-    files: tuple[str, ...]
-    tensors: int
-    bytes: int
-    checksums: Mapping[str, str]
-    notes: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return {
-            "path": str(self.path),
-            "files": list(self.files),
-            "tensors": self.tensors,
-            "bytes": self.bytes,
-            "checksums": dict(self.checksums),
-            "notes": list(self.notes),
-        }
 
 
 def save_checkpoint(

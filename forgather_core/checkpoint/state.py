@@ -51,10 +51,8 @@ def model_state(wrapped: Wrapped, values: Mapping[str, Any]) -> ModelState:
             continue
         _check(name, value)
         state[name] = value
-    raw = (
-        {id(slot.tensor): slot.name for slot in slots(wrapped.root) if slot.persistent} if not wrapped.is_plain else {}
-    )
-    notes += wrapped.notes((n for n in raw.values() if not wrapped.is_adapter(n)), "names of {0} saved without '{1}.'")
+    if not wrapped.is_plain:
+        notes += wrapped.notes(_names_within(wrapped, values), "names of {0} saved without '{1}.'")
     if adapters:
         notes.append(adapters_note(adapters))
     declared: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
@@ -75,6 +73,14 @@ def model_state(wrapped: Wrapped, values: Mapping[str, Any]) -> ModelState:
                 continue
             notes.append(f"'{target}' is declared to be tied to '{source}', but holds other memory: both were saved")
     return ModelState({name: LiveTensor(state[name]) for name in state if name in kept}, tuple(notes))
+
+
+def _names_within(wrapped: Wrapped, values: Mapping[str, Any]) -> list[str]:
+    """The names of the model's own tensors with the components of all wrappers, each tensor once."""
+    if wrapped.has_fsdp:  # its flat parameters hide them
+        return [name for name in values if not wrapped.is_adapter(name)]
+    found = {id(slot.tensor): slot.name for slot in slots(wrapped.root) if slot.persistent}
+    return [name for name in found.values() if not wrapped.is_adapter(name)]
 
 
 def _check(name: str, tensor: Tensor) -> None:

@@ -108,6 +108,7 @@ class Wrapped:
             while (attribute := self._attribute(module)) in {"_fsdp_wrapped_module", "_checkpoint_wrapped_module"}:
                 if part == attribute:
                     break
+                removed.append(str(attribute))
                 module = module._modules.get(attribute)
             if attribute is None or part != attribute:
                 kept.append(part)
@@ -190,7 +191,7 @@ class Wrapped:
             return outcome
         import torch.distributed as dist
 
-        group = next(iter(self._of_class("_fsdp_wrapped_module"))).process_group
+        group: Any = next(iter(self._of_class("_fsdp_wrapped_module"))).process_group
         box = [outcome]
         dist.broadcast_object_list(box, src=dist.get_global_rank(group, 0), group=group)
         return box[0]
