@@ -51,6 +51,10 @@ FAULTS = {
     "fresh-seeds": "Two models initialized in one process do not follow torch's global generator",
     "old-artifacts": "Directories, checkpoints, YAML files and plugins of the version before load",
     # The program and the tools around it
+    "wrapped": "A compiled, data-parallel, FSDP or PEFT model is saved by the names of its wrappers",
+    "E7": "save_pretrained into an export leaves a stale index, because one shard is written with an index",
+    "E12-repr": "The report of a load or save prints a long repr in a notebook",
+    "P7-counts": "A tied model is saved as 50 tensors and loaded as 51",
     "sha256-of-weights": "Saves are as slow as SHA-256 on processors without instructions for it",
 }
 

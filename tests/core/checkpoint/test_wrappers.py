@@ -8,13 +8,12 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
 
@@ -100,15 +99,18 @@ LAYERS = [compiled_layer, checkpointed_layer]
 AROUND = [torch.compile, nn.DataParallel]
 
 
-@given(st.lists(st.sampled_from(LAYERS), unique=True), st.lists(st.sampled_from(AROUND), max_size=3))
-def test_any_nesting(tmp_path_factory: pytest.TempPathFactory, layers: list[Wrap], around: list[Wrap]) -> None:
-    tmp_path, model, other = tmp_path_factory.mktemp("nesting"), llama(3), llama(4)
+@pytest.mark.few(6)
+@pytest.mark.parametrize("layers", [[], [compiled_layer], [checkpointed_layer], [compiled_layer, checkpointed_layer]])
+@pytest.mark.parametrize(
+    "around", [list(p) for n in range(3) for p in permutations([torch.compile, nn.DataParallel], n)]
+)
+def test_any_nesting(tmp_path: Path, layers: list[Wrap], around: list[Wrap]) -> None:
+    model, other = llama(3), llama(4)
     for wrap in (*layers, *around):
         model, other = wrap(model), wrap(other)  # type: ignore[assignment]
     report = save(tmp_path, model, safetensors=True)
     assert same(read(tmp_path), {n: t for n, t in llama(3).state_dict().items() if n != "lm_head.weight"})
-    prefixes = {wrap.__name__ for wrap in (*layers, *around)}
-    assert bool(report.notes) == bool(prefixes)
+    assert len(report.notes) == len({*layers, *around} - ({compiled_layer} if torch.compile in around else set()))
     loaded = load_checkpoint(tmp_path, other, strict=True)
     assert loaded.tensors == report.tensors
     assert [p.tolist() for p in model.parameters()] == [p.tolist() for p in other.parameters()]
