@@ -88,16 +88,17 @@ def _plain_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
 def _notes(checkpoint: Checkpoint, verified: bool) -> list[str]:
     notes = []
     if checkpoint.index is not None:
+        where = "the index" if checkpoint.has_index else "the manifest in the file"
         said, size = checkpoint.index.metadata.get("total_size"), sum(t.nbytes for t in checkpoint.values())
         if said is not None and said != size:
-            notes.append(f"the index says that the tensors have {said} bytes; they have {size}")
+            notes.append(f"{where} says that the tensors have {said} bytes; they have {size}")
         facts = {
             "total_parameters": sum(prod(tensor.shape) for tensor in checkpoint.values()),
             "dtype": main_dtype(checkpoint),
         }
         for key, fact in facts.items() if checkpoint.is_own else ():  # others count parameters in other ways
             if (claim := checkpoint.index.metadata.get(key)) is not None and claim != fact:
-                notes.append(f"the index says {key} {shown(claim)}; the tensors have {fact}")
+                notes.append(f"{where} says {key} {shown(claim)}; the tensors have {fact}")
         extra = [name for name in checkpoint if name not in checkpoint.index.weight_map]
         if extra:
             notes.append(f"in a file and not in the index: {listed(extra)}")

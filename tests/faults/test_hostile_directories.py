@@ -34,7 +34,7 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), -1))
 torch.set_num_threads(1)
 try:
-    save_checkpoint(sys.argv[1], nn.Linear(4, 4), safetensors=True)
+    save_checkpoint(sys.argv[1], nn.Linear(4, 4), safetensors=True, max_shard_size=1)
 except ForgatherError as error:
     sys.exit(f"refused: {error}")
 """
@@ -45,7 +45,7 @@ def save(directory: Path, value: float = 1.0) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(value)
-    save_checkpoint(directory, model, safetensors=True)
+    save_checkpoint(directory, model, safetensors=True, max_shard_size=1)
 
 
 def loads(directory: Path) -> float:
