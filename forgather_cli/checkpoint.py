@@ -18,7 +18,7 @@ app = typer.Typer(
     help="Look into checkpoints, and convert them.",
 )
 
-Verify = Annotated[bool, typer.Option("--verify-checksums", help="Compare every file with its recorded SHA-256")]
+Verify = Annotated[bool, typer.Option("--verify-checksums", help="Compare every file with its recorded checksum")]
 Json = Annotated[bool, typer.Option("--json", help="Print as JSON")]
 
 

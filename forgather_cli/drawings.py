@@ -123,7 +123,7 @@ def checkpoint(report: Mapping[str, Any], *, every: bool) -> RenderableType:
     ]
     return Group(
         pairs(report["path"], head),
-        grid("Files", ("file", "size", "tensors", "sha256"), files, right=(1, 2), most=100),
+        grid("Files", ("file", "size", "tensors", "checksum"), files, right=(1, 2), most=100),
         _tensors(report["tensors"], every=every),
         notes(report["notes"]),
     )
@@ -133,9 +133,10 @@ _TOLD = {"format", "total_size", "total_parameters", "dtype"}  # the head has it
 
 
 def _checksum(file: Mapping[str, Any]) -> str:
-    if file["sha256"] is None:
+    if file["checksum"] is None:
         return "not recorded"
-    return str(file["sha256"])[:12] + (", verified" if file["verified"] else "")
+    algorithm, _, digest = str(file["checksum"]).partition(":")
+    return f"{algorithm} {digest[:12]}" + (", verified" if file["verified"] else "")
 
 
 def _tensors(tensors: Sequence[Mapping[str, Any]], *, every: bool) -> RenderableType:

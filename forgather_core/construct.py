@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .brief import Brief
 from .errors import BuildError
 from .export.directory import Draft, ModelDirectory, draft_directory
 from .settings import Settings
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from .checkpoint import LoadReport, SaveReport
 
 
-@dataclass(frozen=True)
-class Construction:
+@dataclass(frozen=True, repr=False)
+class Construction(Brief):
     """What `construct` made.
 
     Args:

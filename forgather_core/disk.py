@@ -8,12 +8,15 @@ import stat
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .posix import CLOEXEC, NOFOLLOW, UNBLOCKED
 
 _WRITE_CHUNK = 32 * 2**20  # bytes: one call of the system takes at most 2 GiB
 _READ_CHUNK = 4 * 2**20  # bytes
+_SYNC_FILE_RANGE_WRITE = 2  # of Linux
 _NOT_REGULAR = "it is no regular file"
 
 
@@ -157,6 +160,25 @@ def replace_file(path: Path, data: bytes) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+def start_writeback(descriptor: int, offset: int, count: int) -> None:
+    """Let the disk begin to take part of a file that has been written, where the system can be asked to.
+
+    Args:
+        descriptor: The file.
+        offset: First byte of the part.
+        count: Its length in bytes.
+    if (start := _writeback()) is not None:
+        start(descriptor, offset, count, _SYNC_FILE_RANGE_WRITE)
+
+
+@cache
+def _writeback() -> Any:
+    import ctypes  # help pages need no system calls
+
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None) if os.name == "posix" else None
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return function
 
 
 def sync_file(descriptor: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .blame import blamed, first_problem
+from .brief import Brief
 from .configurations import Configuration, Layer
 from .definition import ModelDefinition
 from .errors import ConfigurationError
@@ -41,8 +42,8 @@ class Origin:
         return self.where if self.where.startswith("--") else f"{self.where}: {name}"
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, repr=False)
+class Settings(Brief):
     """Everything settled: what to write, what to build.
 
     Args:

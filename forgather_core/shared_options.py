@@ -127,7 +127,7 @@ class BuildOptions:
     )
     verify_checksums: bool = option(
         False,
-        help="Compare every file with its recorded SHA-256 before loading",
+        help="Compare every file with its recorded checksum before loading",
         group=CHECKPOINT,
         negatable=False,
         commands=BUILT,

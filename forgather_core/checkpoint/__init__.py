@@ -5,8 +5,8 @@ from .inspect import inspect_checkpoint
 from .layout import parse_size
 from .load import load_checkpoint, load_into
 from .reader import Checkpoint
-from .report import LoadReport, MissingTensor, OtherShape
-from .save import SaveReport, save_checkpoint
+from .report import LoadReport, MissingTensor, OtherShape, SaveReport
+from .save import save_checkpoint
 from .steps import (
     StepCheckpoint,
     find_latest_checkpoint,

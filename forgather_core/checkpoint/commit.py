@@ -1,7 +1,8 @@
 """Make new weight files the checkpoint of a directory, in one step, and finish or undo what a dead process began.
 
 docs/checkpoints.md has the argument. In short: files are durable under names that are free before anything changes;
-then one rename of the index, or one removal of the entry that was preferred to it, makes them what loaders find. A
+then one rename of the index (or of the weight file, where there is only one), or one removal of the entry that was
+preferred to it, makes them what loaders find. A
 journal in the staging directory says which files are whose: whoever comes next removes those, and nobody else's.
 """
 
@@ -43,31 +44,39 @@ def refuse_special(directory: Path) -> None:
                 raise CheckpointError(f"{directory / name} is in the way, because it is not a regular file: move it")
 
 
-def commit_in_place(directory: Path, staging: Path, index_name: str, index: bytes) -> None:
-    """Make the files in `staging`, a directory within `directory`, part of it, and the index its checkpoint.
+def commit_in_place(directory: Path, staging: Path, entry: str, index: bytes | None) -> None:
+    """Make the files in `staging`, a directory within `directory`, part of it, and one of them its checkpoint.
 
     On return that is durable, and the files of older checkpoints are gone.
+
+    Args:
+        directory: Where the checkpoint goes.
+        staging: Where its files are.
+        entry: Name of the index, or of the only weight file.
+        index: The text of the index; None where there is none.
 
     Raises:
         OSError: The disk fails. Unless the last step was done, the old checkpoint stands, and settle() removes the new.
     """
     names = sorted(entry.name for entry in staging.iterdir())
     journal = Journal(
-        index=index_name,
-        digest=hashlib.sha256(index).hexdigest(),
+        index=entry,
+        digest=hashlib.sha256(index).hexdigest() if index is not None else "",
         new={name: identity_of(staging / name) for name in names},
         old={n: identity_of(directory / n) for n in old_files(directory) if os.path.lexists(directory / n)},
     )
     _write(staging / JOURNAL, journal.to_json())
     sync_tree(staging)
     sync_directory(directory)
-    for name in names:
-        (staging / name).rename(directory / name)
+    if others := [name for name in names if name != entry]:
+        for name in others:
+            (staging / name).rename(directory / name)
+        sync_directory(directory)
+    if index is not None:
+        _write(staging / entry, index)
+    (staging / entry).rename(directory / entry)
     sync_directory(directory)
-    _write(staging / index_name, index)
-    (staging / index_name).rename(directory / index_name)
-    sync_directory(directory)
-    _retire(directory, index_name)
+    _retire(directory, entry)
     sync_directory(directory)
 
 
@@ -91,9 +100,13 @@ def settle(directory: Path, staging: Path) -> None:
     if journal is None:
         return  # nothing has left the staging directory
     named = {name for names in weight_files(directory).values() for name in names}
-    digest, shards = index_of(directory / journal.index)
-    # Only a save whose shards are all there can have put its index in place.
-    is_ours = digest == journal.digest and shards == journal.shards.keys() and _is_there(directory, journal.shards)
+    if journal.has_index:
+        digest, shards = index_of(directory / journal.index)
+        # Only a save whose shards are all there can have put its index in place.
+        is_ours = digest == journal.digest and shards == journal.shards.keys() and _is_there(directory, journal.shards)
+    else:
+        shards = {journal.index}
+        is_ours = _is_there(directory, {journal.index: journal.new[journal.index]})
     if is_ours and entry_of(directory) == journal.index:
         _remove(directory, journal.old, keep=shards | {journal.index})
     elif is_ours:
@@ -112,9 +125,9 @@ def _undo(directory: Path, staging: Path, journal: Journal, keep: Collection[str
     _remove(directory, {n: i for n, i in journal.new.items() if is_known or n in journal.shards}, keep=keep)
 
 
-def _retire(directory: Path, index_name: str) -> None:
+def _retire(directory: Path, entry: str) -> None:
     """Remove the other entries. The one that has won until now goes last: that makes the new one win."""
-    others = [name for name in reversed(ENTRIES) if name != index_name and os.path.lexists(directory / name)]
+    others = [name for name in reversed(ENTRIES) if name != entry and os.path.lexists(directory / name)]
     for name in others:
         if name == others[-1]:
             sync_directory(directory)  # else a power cut could bring back one of the others when this one is gone
@@ -141,7 +154,7 @@ def _is_there(directory: Path, files: dict[str, Identity]) -> bool:
 def _clear(staging: Path, journal: Journal) -> None:
     """Remove what a save of an earlier release left in its staging directory, which has no mark: its own files."""
     _remove(staging, journal.new, keep=())
-    if index_of(staging / journal.index)[0] == journal.digest:
+    if journal.has_index and index_of(staging / journal.index)[0] == journal.digest:
         (staging / journal.index).unlink()
     (staging / JOURNAL).unlink()
 

@@ -31,7 +31,8 @@ from .quantized import (
     refuse_packed,
 )
 from .reader import Checkpoint, Progress
-from .save import Job, SaveReport, save_alone, saving_errors, superseded
+from .report import SaveReport
+from .save import Job, save_alone, saving_errors, superseded
 from .stored import CastTensor, FileTensor, StoredTensor
 from .wording import listed
 from .wording import tensors as counted

@@ -9,13 +9,13 @@ from threading import Lock, local
 import torch
 from torch import Tensor
 
-from .finite import non_finite
+from .finite import non_finite, part_scanner
 from .reader import Progress
 from .stored import StoredTensor, memory_of
 from .threads import serial_pool
 
 _CHUNK = 32 * 2**20  # bytes that one thread takes at once
-_NEAR = 2**20  # bytes that stay in a processor's own memory for the next step; a multiple of every dtype's width
+_NEAR = 2**19  # bytes that stay in a processor's own memory for the next step; a multiple of every dtype's width
 _MAX_THREADS = 8
 _of_thread = local()
 
@@ -93,15 +93,19 @@ def _copy_chunk(copy: Copy, start: int, size: int) -> bool:
         return False
     if not direct and not hasattr(_of_thread, "buffer"):
         _of_thread.buffer = torch.empty(_NEAR, dtype=torch.uint8)
+    if direct:
+        memory, has_non_finite = memory_of(copy.target), part_scanner(flat)
+        for at in range(start, start + size, _NEAR):
+            end = min(at + _NEAR, start + size)
+            copy.source.read(memory[at:end], at)
+            bad = bad or has_non_finite(at // width, end // width)
+        return bad
     for at in range(start, start + size, _NEAR):
         count = min(_NEAR, start + size - at)
         place = flat[at // width : (at + count) // width]
-        if direct:
-            copy.source.read(memory_of(place), at)
-        else:
-            part = _of_thread.buffer[:count]
-            copy.source.read(memory_of(part), at)
-            place.copy_(part.view(copy.source.dtype))
+        part = _of_thread.buffer[:count]
+        copy.source.read(memory_of(part), at)
+        place.copy_(part.view(copy.source.dtype))
         bad = bad or (copy.look and non_finite(place))
     return bad
 

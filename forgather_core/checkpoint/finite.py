@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isfinite
 
+import numpy as np
 import torch
 from torch import Tensor
 
-_NEAR = 2**20  # bytes that stay in a processor's own memory from one pass to the next
+from .stored import memory_of
+
+_NEAR = 2**19  # bytes that stay in a processor's own memory from one pass to the next
 
 # Of numbers with a sign bit first, the bits of those that are not finite are the largest: of each sign, from here on.
 _LIMITS = {
@@ -25,18 +29,32 @@ def non_finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return False
     if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype in _LIMITS:
-        step = _NEAR // tensor.element_size()
-        return any(map(_has_large_bits, torch.split(tensor.detach().view(-1), step)))
+        step, has = _NEAR // tensor.element_size(), part_scanner(tensor)
+        return any(has(start, start + step) for start in range(0, tensor.numel(), step))
     if tensor.dtype.itemsize == 1:  # torch has no reductions over 8-bit floats
         return not bool(torch.isfinite(tensor.float()).all())
     low, high = torch.aminmax(tensor)
     return not (isfinite(low.item()) and isfinite(high.item()))
 
 
-def _has_large_bits(part: Tensor) -> bool:
-    """Compare bits as integers, which processors do fastest: signed, negative numbers are the smallest; unsigned, the
-    largest."""
-    integers, limit = _LIMITS[part.dtype]
-    signed = part.view(integers).numpy()
-    unsigned = signed.view(f"u{signed.dtype.name}")
-    return bool(signed.max() >= limit) or bool(unsigned.max() >= limit + (1 << 8 * part.element_size() - 1))
+def part_scanner(tensor: Tensor) -> Callable[[int, int], bool]:
+    """Return a function that tells whether the elements from one index to another are not all finite.
+
+    Args:
+        tensor: A tensor on the CPU, contiguous.
+    """
+    flat = tensor.detach().view(-1)
+    if tensor.dtype not in _LIMITS:
+        return lambda start, end: non_finite(flat[start:end])
+    # Bits are compared as integers, which processors do fastest: signed, negative numbers are the smallest; unsigned,
+    # the largest.
+    integers, limit = _LIMITS[tensor.dtype]
+    # Tensor.numpy() would leave the tensor with memory that cannot be resized, which FSDP does.
+    signed = np.frombuffer(memory_of(flat), dtype=f"i{integers.itemsize}") if flat.numel() else np.empty(0, "i8")
+    unsigned = signed.view(f"u{signed.itemsize}")
+    negative = limit + (1 << 8 * tensor.element_size() - 1)
+
+    def has(start: int, end: int, _alive: Tensor = flat) -> bool:
+        return bool(signed[start:end].max() >= limit or unsigned[start:end].max() >= negative)
+
+    return has

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import is_touched
+from .checksum import KEYS
 from .companions import Step, step_for
 from .layout import BIN, SAFETENSORS, weight_files
 from .quantized import quantization_of
@@ -25,7 +26,7 @@ def inspect_checkpoint(
 
     Args:
         path: A directory, a weight file, an index, or a repository of the hub.
-        verify_checksums: Compare every file with its recorded SHA-256.
+        verify_checksums: Compare every file with its recorded checksum.
         on_progress: Called with the bytes read and the bytes in all.
 
     Raises:
@@ -34,7 +35,7 @@ def inspect_checkpoint(
     with Checkpoint.open(path) as checkpoint:
         verified = checkpoint.verify(on_progress) if verify_checksums else None
         quantization = quantization_of(checkpoint)
-        digests = checkpoint.index.digests if checkpoint.index is not None else {}
+        checksums = checkpoint.checksums
         per_file = Counter(checkpoint.file_of(name) for name in checkpoint)
         dtypes: Counter[str] = Counter()
         for tensor in checkpoint.values():
@@ -54,7 +55,7 @@ def inspect_checkpoint(
                     "name": name,
                     "bytes": file.size,
                     "tensors": per_file[name],
-                    "sha256": digests.get(name),
+                    "checksum": checksums.get(name),
                     "verified": None if verified is None else name in verified,
                 }
                 for name, file in checkpoint.files.items()
@@ -81,22 +82,23 @@ def _generation(checkpoint: Checkpoint) -> int | None:
 
 def _plain_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     metadata = checkpoint.index.metadata if checkpoint.index is not None else {}
-    return {name: value for name, value in metadata.items() if name not in {"sha256", "non_finite"}}
+    return {name: value for name, value in metadata.items() if name not in {*KEYS, "non_finite"}}
 
 
 def _notes(checkpoint: Checkpoint, verified: bool) -> list[str]:
     notes = []
     if checkpoint.index is not None:
+        where = "the index" if checkpoint.has_index else "the manifest in the file"
         said, size = checkpoint.index.metadata.get("total_size"), sum(t.nbytes for t in checkpoint.values())
         if said is not None and said != size:
-            notes.append(f"the index says that the tensors have {said} bytes; they have {size}")
+            notes.append(f"{where} says that the tensors have {said} bytes; they have {size}")
         facts = {
             "total_parameters": sum(prod(tensor.shape) for tensor in checkpoint.values()),
             "dtype": main_dtype(checkpoint),
         }
         for key, fact in facts.items() if checkpoint.is_own else ():  # others count parameters in other ways
             if (claim := checkpoint.index.metadata.get(key)) is not None and claim != fact:
-                notes.append(f"the index says {key} {shown(claim)}; the tensors have {fact}")
+                notes.append(f"{where} says {key} {shown(claim)}; the tensors have {fact}")
         extra = [name for name in checkpoint if name not in checkpoint.index.weight_map]
         if extra:
             notes.append(f"in a file and not in the index: {listed(extra)}")

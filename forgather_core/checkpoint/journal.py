@@ -25,6 +25,7 @@ Identity = list[int]  # inode, time of change of the content in nanoseconds, siz
 _LIMIT = 32 * 2**20  # bytes
 _FILES = 100_000  # that a journal may name
 _INDEXES = (SAFETENSORS.index, BIN.index)
+_SINGLE = (SAFETENSORS.single, BIN.single)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -33,8 +34,8 @@ class Journal:
     """What a save does to a directory.
 
     Args:
-        index: Name of the new index.
-        digest: SHA-256 of the new index.
+        index: Name of the new index, or of the new weight file that needs none.
+        digest: SHA-256 of the new index; "" where there is none.
         new: Identity by name of the files that are moved into the directory.
         old: Identity by name of the files that they supersede.
     """
@@ -67,9 +68,14 @@ class Journal:
         return cls(**_checked(parse_object(data, 2 * _FILES)))
 
     @property
+    def has_index(self) -> bool:
+        """Whether the new checkpoint has an index."""
+        return self.index in _INDEXES
+
+    @property
     def shards(self) -> dict[str, Identity]:
         """Those of the new files that hold weights."""
-        return {name: identity for name, identity in self.new.items() if _is_shard(name)}
+        return {name: identity for name, identity in self.new.items() if _is_shard(name) or name == self.index}
 
 
 def identity_of(file: Path) -> Identity:
@@ -97,17 +103,21 @@ def _is_torn(data: bytes) -> bool:
 def _checked(content: dict[str, Any]) -> dict[str, Any]:
     if content.keys() != {"index", "digest", "new", "old"}:
         raise ValueError("it does not have the keys of a journal")
-    if content["index"] not in _INDEXES:
+    entry = content["index"]
+    if entry not in ENTRIES:
         raise ValueError("it does not name an index")
-    if not isinstance(content["digest"], str) or not _DIGEST.fullmatch(content["digest"]):
+    if entry in _INDEXES and (not isinstance(content["digest"], str) or not _DIGEST.fullmatch(content["digest"])):
         raise ValueError("its digest is not a SHA-256")
-    for key, allowed in (("new", _is_new), ("old", _is_old)):
+    if entry in _SINGLE and content["digest"] != "":
+        raise ValueError("it has a digest, and no index")
+    weights = {entry} if entry in _SINGLE else set()
+    for key, allowed in (("new", lambda name: _is_new(name) or name in weights), ("old", _is_old)):
         files = content[key]
         if not isinstance(files, dict) or not all(map(_is_identity, files.values())):
             raise ValueError(f"'{key}' does not list files with inode, time and size")
         if not all(map(allowed, files)):
             raise ValueError(f"'{key}' names files that a save does not write")
-    if not any(map(_is_shard, content["new"])):
+    if not (weights & content["new"].keys() if weights else any(map(_is_shard, content["new"]))):
         raise ValueError("it names no new weights")
     return content
 

@@ -16,6 +16,7 @@ from ..disk import open_regular
 from ..errors import CheckpointError, DirectoryError
 from ..files import replaced_by
 from ..paths import expanded
+from .checksum import recorded
 from .foreign import describe_directory
 from .strict_json import DEPTH, LIMIT, parse_object
 from .wording import shown
@@ -49,6 +50,10 @@ class Format:
     def index(self) -> str:
         """Name of the index of a sharded checkpoint."""
         return f"{self.single}.index.json"
+
+    def names(self, count: int, generation: int) -> list[str]:
+        """Names of `count` files: one has the name that needs no index; several are the shards of a generation."""
+        return [self.single] if count == 1 else self.shards(count, generation)
 
     def shards(self, count: int, generation: int) -> list[str]:
         """Names of `count` shards. A second generation beside a first has other names, so that none is overwritten."""
@@ -90,7 +95,7 @@ class Index:
 
     Args:
         weight_map: File by name of tensor.
-        metadata: `total_size` and, where Forgather wrote it, `dtype`, versions, `sha256` of each file, and
+        metadata: `total_size` and, where Forgather wrote it, `dtype`, versions, `checksums` of the files, and
             `non_finite`, the tensors that held NaN or an infinity when they were written.
         digest: SHA-256 of the text that it was read from; "" if it was not read.
     """
@@ -133,10 +138,9 @@ class Index:
         return sorted(set(self.weight_map.values()))
 
     @property
-    def digests(self) -> dict[str, str]:
-        """SHA-256 by file, where it is known."""
-        found = self.metadata.get("sha256")
-        return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
+    def checksums(self) -> dict[str, str]:
+        """Checksum by file, as `ALGORITHM:HEX`, where it is known."""
+        return recorded(self.metadata)
 
     def to_json(self) -> bytes:
         """The text of the file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from .plan import Plan, few_matched, make_plan, refuse
 from .reader import Checkpoint, Progress
 from .report import LoadReport
 from .stored import FileTensor, StoredTensor
+from .wrappers import Wrapped
 
 
 def load_checkpoint(
@@ -37,7 +38,10 @@ def load_checkpoint(
 
     Values are converted to the dtype that the model has. They are read a few megabytes at a time into their place, so
     that no second copy of the model is ever in memory. FP8 weights that have scales are dequantized on the way. Names
-    may have the prefixes of wrappers (`module.`, `_orig_mod.`, ...), or lack or have that of a base model.
+    may have the prefixes of wrappers (`module.`, `_orig_mod.`, ...), or lack or have that of a base model. The model
+    may be wrapped (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting); the report
+    has the names of the model within. Adapters of PEFT stay as they are unless the checkpoint has them too. With FSDP1
+    every process must call, and each reads the checkpoint.
 
     Args:
         path: A model directory, a weight file, an index, or a repository of the hub (`owner/name`).
@@ -47,7 +51,7 @@ def load_checkpoint(
         ignore_mismatched_sizes: Leave tensors of another shape as they are in the model; else they are an error.
         assign: Let the parameters be the pages of the files, where dtype and device allow it, rather than copy. They
             are private to the process: training changes no file.
-        verify_checksums: Read all files first and compare their SHA-256, where the index has them.
+        verify_checksums: Read all files first and compare their checksums, where the index has them.
         on_progress: Called with the bytes done and the bytes in all.
 
     Returns:
@@ -86,30 +90,64 @@ def load_into(
     on_progress: Progress | None = None,
 ) -> LoadReport:
     """Load an open checkpoint; warns of nothing. The parameters are those of `load_checkpoint`."""
-    state = state_of(model)
+    wrapped = Wrapped.of(model)
+    wrapped.refuse_merged()
+    if wrapped.has_fsdp and (assign or device is not None):
+        raise CheckpointError("FSDP owns the memory of its parameters: load into it without assign and without device")
+    adapters = wrapped.adapters()
+    with wrapped.full_parameters():
+        return _load(
+            wrapped,
+            checkpoint,
+            adapters,
+            device=device,
+            strict=strict,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            assign=assign,
+            verified=verified,
+            on_progress=on_progress,
+        )
+
+
+def _load(
+    wrapped: Wrapped,
+    checkpoint: Checkpoint,
+    adapters: Collection[str],
+    *,
+    device: torch.device | str | None,
+    strict: bool,
+    ignore_mismatched_sizes: bool,
+    assign: bool,
+    verified: tuple[str, ...] | None,
+    on_progress: Progress | None,
+) -> LoadReport:
+    root, model = wrapped.root, wrapped.base
+    state = state_of(wrapped)
     contents = contents_for(model, state, checkpoint)
+    if adapters:  # a base model's checkpoint has none
+        state = {name: tensor for name, tensor in state.items() if name not in adapters or name in contents}
     plan = make_plan(model, state, contents)
     refuse(plan, model, state, contents, strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
     few = few_matched(plan, state, checkpoint.path)
     target = torch.device(device) if device is not None else torch.device("cpu") if assign else None
-    meta = [slot for slot in slots(model) if slot.tensor.is_meta]
-    _refuse_meta(model, meta, plan, target)
+    meta = [slot for slot in slots(root) if slot.tensor.is_meta]
+    _refuse_meta(wrapped, meta, plan, target)
     if device is not None and not meta:
-        model.to(device)
-        state = state_of(model)
+        root.to(device)
+        state = state_of(wrapped)
     if assign:
-        _assign(model, state, plan, contents, target)
+        _assign(root, state, plan, contents, target)
     if meta and target is not None:
-        materialise(model, target)
-        state = state_of(model)
+        materialise(root, target)
+        state = state_of(wrapped)
     damaged: tuple[str, ...] | None = None
     if not assign:
-        state = _spread(model, state, plan)
+        state = _spread(wrapped, state, plan)
         damaged = _copy(state, plan, contents, on_progress)
     if meta:
-        _complete(model, plan)
+        _complete(wrapped, plan)
     if hasattr(model, "initialize_weights"):
-        mark_filled(model, plan.filled)
+        mark_filled(model, plan.filled if wrapped.is_plain else wrapped.names_within(plan.filled))
     if plan.untied and hasattr(model, "tie_weights"):
         model.tie_weights()  # type: ignore[operator]
     return LoadReport(
@@ -122,33 +160,46 @@ def load_into(
         verified=verified,
         unverified=tuple(name for name in checkpoint.files if name not in verified) if verified is not None else (),
         unused=contents.unused,
-        notes=contents.notes,
+        notes=(*_prefixes(wrapped, plan), *contents.notes),
         warnings=(*contents.warnings, *([few] if few is not None else [])),
+        tensors=len(plan.fills),
     )
 
 
-def _refuse_meta(model: nn.Module, meta: list[Slot], plan: Plan, target: torch.device | None) -> None:
+def _prefixes(wrapped: Wrapped, plan: Plan) -> tuple[str, ...]:
+    """Notes on the prefixes that wrappers add to the model's names."""
+    if wrapped.is_plain:
+        return ()
+    filled = {names[0] for names, _ in plan.fills}
+    names = [slot.name for slot in slots(wrapped.root) if wrapped.clean(slot.name) in filled]
+    return wrapped.notes(names, "names of {0} matched with '{1}.' of the model")
+
+
+def _refuse_meta(wrapped: Wrapped, meta: list[Slot], plan: Plan, target: torch.device | None) -> None:
     """Before anything is changed: whatever is on meta must come from the checkpoint, or be computable."""
     if not meta:
         return
     if target is None or target.type == "meta":
         raise CheckpointError(f"'{meta[0].name}' of the model is on the meta device: name a real device to load to")
-    if hasattr(model, "initialize_weights"):
+    if hasattr(wrapped.base, "initialize_weights"):
         return  # transformers fills what no checkpoint has
     filled = set(plan.filled)
     for slot in meta:
-        if slot.name not in filled and not hasattr(slot.module, "reset_buffers"):
+        if wrapped.clean(slot.name) not in filled and not hasattr(slot.module, "reset_buffers"):
             what = "missing from the checkpoint" if slot.persistent else "computed, so that no checkpoint has it"
             raise CheckpointError(f"'{slot.name}' is on the meta device and {what}: build the model on cpu")
 
 
-def _spread(model: nn.Module, state: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+def _spread(wrapped: Wrapped, state: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     """Give a buffer that repeats its numbers (by a stride of 0) one place for each: there would be nowhere to write."""
     repeated = {id(state[n]) for n in plan.filled if any(k > 1 and not s for k, s in _layout(state[n]))}
     if not repeated:
         return state
-    put(model, lambda old: torch.empty(old.shape, dtype=old.dtype, device=old.device) if id(old) in repeated else None)
-    return state_of(model)
+    put(
+        wrapped.root,
+        lambda old: torch.empty(old.shape, dtype=old.dtype, device=old.device) if id(old) in repeated else None,
+    )
+    return state_of(wrapped)
 
 
 def _layout(tensor: Tensor) -> zip[tuple[int, int]]:
@@ -179,10 +230,11 @@ def _values(source: StoredTensor, dtype: torch.dtype) -> Tensor:
     return values
 
 
-def _complete(model: nn.Module, plan: Plan) -> None:
+def _complete(wrapped: Wrapped, plan: Plan) -> None:
     """What was on meta and no checkpoint fills: initial weights, computed buffers, ties."""
-    if hasattr(model, "initialize_weights"):
-        _initialise_rest(model, plan)
+    model = wrapped.root
+    if hasattr(wrapped.base, "initialize_weights"):
+        _initialise_rest(wrapped, plan)
     for slot in slots(model):
         if not slot.persistent and hasattr(slot.module, "reset_buffers"):
             slot.module.reset_buffers()  # type: ignore[operator]
@@ -190,11 +242,12 @@ def _complete(model: nn.Module, plan: Plan) -> None:
         raise CheckpointError(f"'{left[0]}' of the model is still on the meta device: build the model on cpu")
 
 
-def _initialise_rest(model: Any, plan: Plan) -> None:
+def _initialise_rest(wrapped: Wrapped, plan: Plan) -> None:
     """What transformers does after a load of its own: what is marked as filled stays, the rest gets initial weights."""
     from transformers.initialization import guard_torch_init_functions
 
-    state = state_of(model)
+    model: Any = wrapped.base
+    state = state_of(wrapped)
     filled = [state[name] for name in plan.filled]
     for tensor in filled:
         tensor._is_hf_initialized = True  # type: ignore[attr-defined]

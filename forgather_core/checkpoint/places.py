@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .wrappers import Wrapped
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -27,7 +29,7 @@ class Slot:
 
 
 def slots(model: nn.Module) -> Iterator[Slot]:
-    """Every parameter and buffer by every name it has."""
+    """Every parameter and buffer by every name it has, wrappers' components among them."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         dot = f"{prefix}." if prefix else ""
         for leaf, parameter in module._parameters.items():
@@ -38,9 +40,13 @@ def slots(model: nn.Module) -> Iterator[Slot]:
                 yield Slot(dot + leaf, module, leaf, buffer, leaf not in module._non_persistent_buffers_set)
 
 
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a model's state, not detached: parameters and persistent buffers."""
-    return {name: t for name, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+def state_of(wrapped: Wrapped) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers, not detached, by the names that they have in the model within."""
+    if wrapped.has_fsdp:  # whose hooks allow no state within full_parameters()
+        state = {slot.name: slot.tensor for slot in slots(wrapped.root) if slot.persistent}
+    else:
+        state = wrapped.root.state_dict(keep_vars=True)
+    return {wrapped.clean(name): t for name, t in state.items() if isinstance(t, Tensor)}
 
 
 def identity(tensor: Tensor) -> Any:

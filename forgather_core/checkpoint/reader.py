@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from ..errors import CheckpointError
+from .checksum import Checksum, algorithm_of
+from .embedded import KEY, covered, read_manifest
 from .hub import is_hub_id, snapshot
 from .layout import BIN, SAFETENSORS, Format, Index, find_entry, open_checked
 from .safetensors_file import read_header
@@ -17,6 +18,7 @@ from .seal import is_sealed
 from .stored import FileTensor, StoredTensor, WeightFile
 from .torch_file import read_tensors
 from .wording import shown
+from .zip_directory import comment_of
 
 _CHUNK = 8 * 2**20
 _RETRIES = 5
@@ -34,11 +36,13 @@ class Checkpoint(Mapping[str, StoredTensor]):
         files: Mapping[str, WeightFile],
         tensors: Mapping[str, Placed],
         index: Index | None,
+        manifests: Mapping[str, Index],
     ) -> None:
         self.path = path
         self.entry = entry
         self.files = files
-        self.index = index
+        self.index = index if index is not None else manifests.get(entry.name)
+        self._manifests = manifests
         self._tensors = dict(tensors)
 
     @classmethod
@@ -69,18 +73,22 @@ class Checkpoint(Mapping[str, StoredTensor]):
         names = index.files if index is not None else [entry.name]
         files: dict[str, WeightFile] = {}
         tensors: dict[str, Placed] = {}
+        manifests: dict[str, Index] = {}
         with ExitStack() as stack:
             for name in names:
                 file = WeightFile(entry.parent / name, open_checked(entry.parent / name))
                 files[name] = file
                 stack.callback(file.close)
-                for key, tensor in _tensors(file).items():
+                held, text = _tensors(file)
+                if (manifest := read_manifest(text, name, list(held))) is not None:
+                    manifests[name] = manifest
+                for key, tensor in held.items():
                     if key in tensors:
                         raise CheckpointError(f"{file.path} holds '{shown(key)}', which {tensors[key].file} holds too")
                     tensors[key] = Placed(name, tensor)
             _check_index(entry, index, tensors)
             stack.pop_all()
-        return cls(path, entry, files, tensors, index)
+        return cls(path, entry, files, tensors, index, manifests)
 
     def __getitem__(self, name: str) -> StoredTensor:
         return self._tensors[name].tensor
@@ -94,6 +102,19 @@ class Checkpoint(Mapping[str, StoredTensor]):
     def file_of(self, name: str) -> str:
         """Name of the file that holds a tensor."""
         return self._tensors[name].file
+
+    @property
+    def has_index(self) -> bool:
+        """Whether `index` is a file; otherwise the weight file has the manifest that Forgather wrote, if any."""
+        return self.entry.name not in self.files
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """Checksum by weight file, where one is recorded. A file's own manifest is preferred to the index."""
+        found = self.index.checksums if self.index is not None else {}
+        for manifest in self._manifests.values():
+            found |= manifest.checksums
+        return found
 
     @property
     def format(self) -> Format:
@@ -117,7 +138,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
         if self.index is None or not isinstance(self.index.metadata.get("non_finite"), list):
             return None
         files = {name: os.fstat(file.descriptor) for name, file in self.files.items()}  # one at a time: few are open
-        sealed = is_sealed(self.entry, self.index.digest, files)
+        sealed = is_sealed(self.entry if self.has_index else self.entry.parent, self.index.digest, files)
         return frozenset(self.recorded_non_finite) if sealed else None
 
     @property
@@ -127,32 +148,31 @@ class Checkpoint(Mapping[str, StoredTensor]):
         return written is None or any(os.fstat(f.descriptor).st_mtime_ns > written[1] for f in self.files.values())
 
     def verify(self, on_progress: Progress | None = None) -> tuple[str, ...]:
-        """Read every file and compare its SHA-256 with the one that was recorded as it was written.
+        """Read every file and compare its checksum with the one that was recorded as it was written.
 
         Returns:
-            The files that have such a record, all of them unchanged.
+            The files that have such a record, by an algorithm that is known, all of them unchanged.
 
         Raises:
             CheckpointError: A file has changed since.
         """
-        digests = self.index.digests if self.index is not None else {}
-        known = [file for name, file in self.files.items() if name in digests]
-        done, total = 0, sum(file.size for file in known)
-        for file in known:
-            digest = hashlib.sha256()
-            buffer = memoryview(bytearray(min(_CHUNK, file.size) or 1))
-            for start in range(0, file.size, _CHUNK):
-                part = buffer[: min(_CHUNK, file.size - start)]
-                file.read(part, start)
-                digest.update(part)
+        recorded = self.checksums
+        known = {name: file for name, file in self.files.items() if algorithm_of(recorded.get(name, ""))}
+        done, total = 0, sum(file.size for file in known.values())
+        for name, file in known.items():
+            algorithm = str(algorithm_of(recorded[name]))
+            checksum = Checksum(algorithm)
+            for part in _covered(file, recorded[name] if name in self._manifests else None):
+                checksum.update(part)
                 done += part.nbytes
                 if on_progress is not None:
-                    on_progress(done, total)
-            if digest.hexdigest() != digests[file.path.name]:
+                    on_progress(min(done, total), total)
+            if checksum.text() != recorded[name]:
                 raise CheckpointError(
-                    f"{file.path} has changed since it was saved: its SHA-256 is not the one that {self.entry} records"
+                    f"{file.path} has changed since it was saved: its {algorithm} checksum differs from the one in "
+                    f"{self.entry}"
                 )
-        return tuple(file.path.name for file in known)
+        return tuple(known)
 
     def close(self) -> None:
         """Close the files. Tensors that were mapped stay valid."""
@@ -176,11 +196,26 @@ class Placed:
         self.tensor = tensor
 
 
-def _tensors(file: WeightFile) -> Mapping[str, StoredTensor]:
+def _tensors(file: WeightFile) -> tuple[Mapping[str, StoredTensor], str | bytes | None]:
+    """The tensors of a file, and the text in which it may have a manifest."""
     if file.path.suffix != SAFETENSORS.suffix:
-        return read_tensors(file)
+        return read_tensors(file), comment_of(file)
     header = read_header(file.descriptor, file.path)
-    return {name: FileTensor(item.shape, item.dtype, file, item.offset) for name, item in header.items()}
+    found = {n: FileTensor(item.shape, item.dtype, file, item.offset) for n, item in header.tensors.items()}
+    return found, header.metadata.get(KEY)
+
+
+def _covered(file: WeightFile, checksum: str | None) -> Iterator[memoryview]:
+    """The bytes of a file that its checksum covers: all, or those that one in its own manifest does."""
+    buffer = memoryview(bytearray(min(_CHUNK, file.size) or 1))
+    for place in covered(file, checksum) if checksum is not None else ((0, file.size),):
+        if isinstance(place, bytes):
+            yield memoryview(place)
+            continue
+        for start in range(*place, _CHUNK):
+            part = buffer[: min(_CHUNK, place[1] - start)]
+            file.read(part, start)
+            yield part
 
 
 def _check_index(entry: Path, index: Index | None, tensors: Mapping[str, Placed]) -> None:

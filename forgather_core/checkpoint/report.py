@@ -1,11 +1,13 @@
-"""What a load did, in full: for people, for programs, as warnings."""
+"""What a load and a save did, in full: for people, for programs, as warnings."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..brief import Brief
 from .wording import listed, tensors
 
 
@@ -26,8 +28,8 @@ class OtherShape:
     model: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class LoadReport:
+@dataclass(frozen=True, repr=False)
+class LoadReport(Brief):
     """What was loaded. Buffers count as parameters do; names of one tensor are filled together.
 
     Args:
@@ -42,6 +44,7 @@ class LoadReport:
         unused: Scales of activations in a quantized checkpoint, which dequantized weights do not need.
         notes: How the checkpoint was read, a sentence each: names that were matched, weights that were dequantized.
         warnings: What may be wrong beside the above, a sentence each.
+        tensors: How many tensors of the model were filled. A tied one has several names and counts once, as in a save.
     """
 
     path: Path
@@ -55,6 +58,7 @@ class LoadReport:
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    tensors: int = 0
 
     @property
     def complete(self) -> bool:
@@ -65,7 +69,7 @@ class LoadReport:
         """As plain data."""
         return {
             "path": str(self.path),
-            "loaded": len(self.loaded),
+            "loaded": self.tensors,
             "missing": [asdict(item) for item in self.missing],
             "unexpected": list(self.unexpected),
             "other_shape": [
@@ -92,3 +96,35 @@ class LoadReport:
         if self.unverified:
             found.append(f"no checksum is recorded in {self.path} of {listed(self.unverified)}")
         return [*found, *self.warnings]
+
+
+@dataclass(frozen=True, repr=False)
+class SaveReport(Brief):
+    """What was saved.
+
+    Args:
+        path: The directory.
+        files: The weight files, and their index if there are several.
+        tensors: How many tensors, shared ones counted once.
+        bytes: Their size.
+        checksums: Checksum by weight file, as `ALGORITHM:HEX`.
+        notes: What a user must know, a sentence each.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    tensors: int
+    bytes: int
+    checksums: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "path": str(self.path),
+            "files": list(self.files),
+            "tensors": self.tensors,
+            "bytes": self.bytes,
+            "checksums": dict(self.checksums),
+            "notes": list(self.notes),
+        }

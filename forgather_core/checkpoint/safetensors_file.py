@@ -63,8 +63,16 @@ class Entry:
     offset: int
 
 
-def read_header(descriptor: int, path: Path) -> dict[str, Entry]:
-    """The tensors of a file, by name, every number checked against the file's length.
+@dataclass(frozen=True)
+class Header:
+    """What the header of a file holds: the tensors by name, and texts by name."""
+
+    tensors: dict[str, Entry]
+    metadata: dict[str, str]
+
+
+def read_header(descriptor: int, path: Path) -> Header:
+    """Read the header of a file. Every number is checked against the file's length.
 
     Raises:
         CheckpointError: The file is damaged, or is none of this format. The text names it and the reason.
@@ -98,7 +106,7 @@ def _foreign(descriptor: int, path: Path) -> str | None:
     return describe(read_bytes(descriptor, min(size, HEAD), 0), size, path.suffix)
 
 
-def _checked(content: dict[str, Any], start: int, length: int) -> dict[str, Entry]:
+def _checked(content: dict[str, Any], start: int, length: int) -> Header:
     metadata = content.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its metadata are not a map of texts")
@@ -122,7 +130,7 @@ def _checked(content: dict[str, Any], start: int, length: int) -> dict[str, Entr
     if start + at != length:
         what = "it is truncated" if start + at > length else "it has bytes that belong to no tensor"
         raise ValueError(f"{what}: {length:,} bytes, and its header tells of {start + at:,}")
-    return found
+    return Header(found, metadata)
 
 
 def _fields(name: str, item: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
@@ -148,13 +156,19 @@ def write_order(tensors: Mapping[str, torch.dtype]) -> list[str]:
     return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
 
 
-def header_bytes(tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]]) -> bytes:
+def header_bytes(
+    tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> bytes:
     """The beginning of a file that holds these tensors in this order, up to where their data start.
+
+    Args:
+        tensors: Name, dtype and shape of each.
+        metadata: Further texts by name.
 
     Raises:
         CheckpointError: The format has no such kind of number.
     """
-    content: dict[str, Any] = {_METADATA: {"format": "pt"}}
+    content: dict[str, Any] = {_METADATA: {"format": "pt", **(metadata or {})}}
     at = 0
     for name, dtype, shape in tensors:
         if name == _METADATA:

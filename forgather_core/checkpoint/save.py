@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,46 +21,16 @@ from .commit import commit_in_place, old_files, refuse_special, settle
 from .companions import CONFIG, Step, changes, read_config, step_for, write_companions
 from .layout import BIN, SAFETENSORS, Format, free_generation, parse_size
 from .reader import Progress
+from .report import SaveReport
 from .seal import MINIMUM, seal
 from .state import model_state
 from .stored import StoredTensor
 from .wording import listed, shown, tensors
+from .wrappers import ADAPTERS_NOT_SAVED, Wrapped
 from .write import Written, main_dtype, shard_groups, write_shards
 
 STAGING = "checkpoint"  # what the lock and the staging directory within a directory are called after
 LOCK = f".{STAGING}.lock"
-
-
-@dataclass(frozen=True)
-class SaveReport:
-    """What was saved.
-
-    Args:
-        path: The directory.
-        files: The weight files and their index.
-        tensors: How many tensors, shared ones counted once.
-        bytes: Their size.
-        sha256: Digest by weight file.
-        notes: What a user must know, a sentence each.
-    """
-
-    path: Path
-    files: tuple[str, ...]
-    tensors: int
-    bytes: int
-    sha256: Mapping[str, str]
-    notes: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return {
-            "path": str(self.path),
-            "files": list(self.files),
-            "tensors": self.tensors,
-            "bytes": self.bytes,
-            "sha256": dict(self.sha256),
-            "notes": list(self.notes),
-        }
 
 
 def save_checkpoint(
@@ -78,6 +49,12 @@ def save_checkpoint(
     along: where the directory has another, both are exchanged in one step; where it has none, it is written, with the
     model's own source files if it has such.
 
+    A wrapped model (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting) is saved as
+    the model within, by that model's names. Of a PEFT model the base model is saved, without adapters, and a warning
+    says so: PEFT's own `save_pretrained` saves those. Of the processes of DDP only rank 0 writes, and the others return
+    at once. FSDP1 gathers the weights: every process must call, and all return when rank 0 has
+    saved. FSDP2 and tensor parallelism are not supported.
+
     Args:
         path: The directory; it is made if need be.
         model: The model, on any real device. Tied tensors are saved once.
@@ -87,12 +64,40 @@ def save_checkpoint(
         on_wait: Called when another process is saving there: this one waits.
 
     Raises:
-        CheckpointError: The model is on meta, or the directory cannot be written; the old checkpoint stands then.
+        CheckpointError: The model is on meta, its weights are sharded or have adapters merged into them, or the
+            directory cannot be written; the old checkpoint stands then.
     """
-    job = job_of(model, safetensors=safetensors, limit=parse_size(max_shard_size), on_progress=on_progress)
-    directory = expanded(path)
-    with saving_errors(directory):
-        return save_alone(job, directory, on_wait)
+    limit, directory, wrapped = parse_size(max_shard_size), expanded(path), Wrapped.of(model)
+    if wrapped.rank and not wrapped.has_fsdp:
+        return SaveReport(directory, (), 0, 0, {}, (f"rank {wrapped.rank} writes nothing: rank 0 saves the model",))
+    wrapped.refuse_merged()
+    state = wrapped.state()
+
+    def save() -> SaveReport:
+        job = _job_of(wrapped, state, safetensors=safetensors, limit=limit, on_progress=on_progress)
+        with saving_errors(directory):
+            return save_alone(job, directory, on_wait)
+
+    report = save() if not wrapped.has_fsdp else _save_gathered(wrapped, save)
+    for note in report.notes:
+        if note.startswith(ADAPTERS_NOT_SAVED):
+            warnings.warn(note, stacklevel=2)
+    return report
+
+
+def _save_gathered(wrapped: Wrapped, save: Callable[[], SaveReport]) -> SaveReport:
+    """Save on rank 0 what FSDP1 gathers from every rank. All return the same report, or raise the same error."""
+    outcome: SaveReport | Exception | None = None
+    if wrapped.rank == 0:
+        try:
+            outcome = save()
+        except Exception as error:  # the other ranks wait to hear of it
+            outcome = error
+    outcome = wrapped.agree(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    assert outcome is not None
+    return outcome
 
 
 def save_alone(job: Job, directory: Path, on_wait: Callable[[], None] | None = None) -> SaveReport:
@@ -117,7 +122,14 @@ def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: Prog
     Raises:
         CheckpointError: The model has tensors without values, or of a kind that no checkpoint holds.
     """
-    state = model_state(model)
+    wrapped = Wrapped.of(model)
+    return _job_of(wrapped, wrapped.state(), safetensors=safetensors, limit=limit, on_progress=on_progress)
+
+
+def _job_of(
+    wrapped: Wrapped, values: Mapping[str, Any], *, safetensors: bool, limit: int, on_progress: Progress | None
+) -> Job:
+    model, state = wrapped.base, model_state(wrapped, values)
     if not state.tensors:
         raise CheckpointError(f"{type(model).__name__} has no tensors to save")
     return Job(state.tensors, SAFETENSORS if safetensors else BIN, limit, on_progress, model, state.notes)
@@ -175,17 +187,17 @@ class Job:
         _refuse_names(self.tensors)
         groups = shard_groups(self.tensors, self.limit)
         generation = free_generation(beside or directory, self.format, len(groups))
-        names = self.format.shards(len(groups), generation)
+        names = self.format.names(len(groups), generation)
         return write_shards(self.tensors, groups, names, directory, self.format, self.on_progress)
 
     def save_in_place(self, directory: Path) -> SaveReport:
-        """Save into a directory that stays where it is; its index is the commit."""
+        """Save into a directory that stays where it is; its index, or the file that needs none, is the commit."""
         with staging_directory(directory / STAGING, settle=partial(settle, directory)) as staging:
             if (step := self._step(directory)) is Step.ADD:
                 write_companions(self.model, step, directory, staging, main_dtype(self.tensors))
             forget_pages(directory / name for name in old_files(directory))
             written = self.write(staging, beside=directory)
-            commit_in_place(directory, staging, self.format.index, written.index.to_json())
+            commit_in_place(directory, staging, *self._entry(written))
         return self.report(directory, written)
 
     def exchange(self, directory: Path) -> SaveReport:
@@ -209,8 +221,16 @@ class Job:
     def write_into(self, directory: Path) -> Written:
         """Write shards and index into a directory that nobody loads from yet."""
         written = self.write(directory)
-        (directory / self.format.index).write_bytes(written.index.to_json())
+        entry, index = self._entry(written)
+        if index is not None:
+            (directory / entry).write_bytes(index)
         return written
+
+    def _entry(self, written: Written) -> tuple[str, bytes | None]:
+        """The file by which loaders find the checkpoint: its index and the text, or its only file and None."""
+        if written.files == (self.format.single,):
+            return self.format.single, None
+        return self.format.index, written.index.to_json()
 
     def _step(self, directory: Path) -> Step:
         return step_for(self.model, directory, main_dtype(self.tensors))
@@ -230,12 +250,13 @@ class Job:
         damaged = written.index.metadata["non_finite"]
         if damaged:
             notes = (*notes, f"{tensors(len(damaged))} saved with NaN or Inf: {listed(damaged)}")
-        files = (*written.files, self.format.index)
+        entry, index = self._entry(written)
+        files = written.files if index is None else (*written.files, entry)
         if written.nbytes >= MINIMUM:
             shards = {name: directory / name for name in written.files}
-            seal(directory / self.format.index, written.index.to_json(), shards)
+            seal(directory if index is None else directory / entry, index or b"", shards)
         return SaveReport(
-            directory, files, len(self.tensors), written.nbytes, written.index.digests, (*self.notes, *notes)
+            directory, files, len(self.tensors), written.nbytes, written.index.checksums, (*self.notes, *notes)
         )
 
 

@@ -1,9 +1,9 @@
 """Prove at no cost that the files of a checkpoint are those that were saved, so that its record of NaN still holds.
 
-After a save, the index gets an extended attribute: a digest of its text and of each weight file's inode, size, mtime
-and ctime. Programs can set an mtime, but neither a ctime nor an inode: whatever writes to a file, replaces it or copies
-it breaks the seal, and so does an edit of the index. Without a seal (another file system, another machine) a load looks
-at the numbers instead.
+After a save, the index, or the directory of a checkpoint that is one file, gets an extended attribute: a digest of the
+text of the index and of each weight file's inode, size, mtime and ctime. Programs can set an mtime, but neither a ctime
+nor an inode: whatever writes to a file, replaces it or copies it breaks the seal, and so does an edit of the index.
+Without a seal (another file system, another machine) a load looks at the numbers instead.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def seal(index: Path, text: bytes, files: Mapping[str, Path]) -> None:
     """Seal a checkpoint that has just been saved, if the system can; else nothing happens.
 
     Args:
-        index: The index.
-        text: What was written to it.
+        index: The index; the directory where there is none, since an attribute of a weight file would change its ctime.
+        text: What was written to it; nothing where there is none.
         files: The weight files by name, in their place.
     """
     if not hasattr(os, "setxattr"):
@@ -50,8 +50,8 @@ def is_sealed(index: Path, text_digest: str, files: Mapping[str, os.stat_result]
     """Return whether nothing has changed since a checkpoint was sealed.
 
     Args:
-        index: The index.
-        text_digest: SHA-256 of its text as it was read.
+        index: The index; the directory where there is none.
+        text_digest: SHA-256 of its text as it was read; that of nothing where there is none.
         files: What the system says of the weight files, by name.
     """
     if not hasattr(os, "getxattr"):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .places import groups_of
+from .places import groups_of, slots
 from .stored import LiveTensor, StoredTensor
+from .wrappers import Wrapped, adapters_note
 
 
 @dataclass(frozen=True)
@@ -21,18 +23,27 @@ class ModelState:
     notes: tuple[str, ...]
 
 
-def model_state(model: nn.Module) -> ModelState:
+def model_state(wrapped: Wrapped, values: Mapping[str, Any]) -> ModelState:
     """The tensors of a model's state by name. Those that are the same numbers in memory are there once.
 
     Which of several names stands for a tied tensor is transformers' to say; where it does not know of a tie, every name
-    is kept in a model of its, whose loader would fill the others anew, and the first in any other model.
+    is kept in a model of its, whose loader would fill the others anew, and the first in any other model. Of a wrapped
+    model it is the state of the model within.
+
+    Args:
+        wrapped: The model.
+        values: Its `state()`.
 
     Raises:
         CheckpointError: A tensor has no values, or is of a kind that no checkpoint holds.
     """
-    state, notes = {}, []
+    model, state, notes, adapters = wrapped.base, {}, [], []
     ignored = getattr(model, "_keys_to_ignore_on_save", None) or ()
-    for name, value in model.state_dict().items():
+    for key, value in values.items():
+        if wrapped.is_adapter(key):
+            adapters.append(key)
+            continue
+        name = wrapped.clean(key)
         if name in ignored:
             continue
         if not isinstance(value, Tensor):
@@ -40,6 +51,10 @@ def model_state(model: nn.Module) -> ModelState:
             continue
         _check(name, value)
         state[name] = value
+    if not wrapped.is_plain:
+        notes += wrapped.notes(_names_within(wrapped, values), "names of {0} saved without '{1}.'")
+    if adapters:
+        notes.append(adapters_note(adapters))
     declared: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     is_transformers = hasattr(model, "all_tied_weights_keys")
     kept: set[str] = set()
@@ -53,8 +68,19 @@ def model_state(model: nn.Module) -> ModelState:
                 )
     for target, source in declared.items():
         if target in kept and source in kept:
+            if wrapped.has_fsdp and torch.equal(state[target], state[source]):
+                kept.discard(target)  # gathered apart
+                continue
             notes.append(f"'{target}' is declared to be tied to '{source}', but holds other memory: both were saved")
     return ModelState({name: LiveTensor(state[name]) for name in state if name in kept}, tuple(notes))
+
+
+def _names_within(wrapped: Wrapped, values: Mapping[str, Any]) -> list[str]:
+    """The names of the model's own tensors with the components of all wrappers, each tensor once."""
+    if wrapped.has_fsdp:  # its flat parameters hide them
+        return [name for name in values if not wrapped.is_adapter(name)]
+    found = {id(slot.tensor): slot.name for slot in slots(wrapped.root) if slot.persistent}
+    return [name for name in found.values() if not wrapped.is_adapter(name)]
 
 
 def _check(name: str, tensor: Tensor) -> None:

@@ -19,6 +19,7 @@ from ..errors import CheckpointError
 from ..files import staging_directory
 from ..leftovers import sweep_marked
 from ..paths import expanded
+from .checksum import record
 from .commit import commit_in_place, old_files, settle
 from .layout import Index, free_generation
 from .reader import Checkpoint
@@ -115,7 +116,8 @@ def link_checkpoint(directory: str | os.PathLike[str], checkpoint: str | os.Path
     """Make a model directory load as one of its checkpoints, the latest by default, by links to its files.
 
     The links have names that are free and the index is replaced last, so that at every instant the directory loads as
-    the one that was linked before or as this one.
+    the one that was linked before or as this one. A single file is linked with an index too: `save_pretrained` writes
+    `model.safetensors`, which would go through a link of that name into the checkpoint.
 
     Returns:
         The checkpoint that is linked.
@@ -139,8 +141,10 @@ def link_checkpoint(directory: str | os.PathLike[str], checkpoint: str | os.Path
         renamed = dict(zip(names, new, strict=True))
         old = opened.index or Index({})
         metadata = dict(old.metadata) | {"linked": os.path.relpath(origin, place.resolve())}
-        if old.digests:
-            metadata["sha256"] = {renamed[name]: digest for name, digest in old.digests.items() if name in renamed}
+        if old.checksums:
+            # One in the weight file stays there, where it is found through the link.
+            known = old.checksums if opened.has_index else {}
+            metadata = record(metadata, {renamed[n]: text for n, text in known.items() if n in renamed})
         index = replace(old, weight_map={t: renamed[opened.file_of(t)] for t in opened}, metadata=metadata)
         with staging_directory(place / STAGING, settle=partial(settle, place)) as staging:
             for name in names:

@@ -28,7 +28,7 @@ _MOST_STACKED = 10_000  # a pickler hands over 1,000 items at a time
 _MOST_MARKS = 1_000
 _CHECKED = 1023  # operations between two checks, and a mask
 
-_STORAGES = {
+STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -165,7 +165,7 @@ _GLOBALS: dict[tuple[str, str], Any] = {
     ("torch", "Tensor"): _Kind,
     ("torch.storage", "UntypedStorage"): None,
 }
-_GLOBALS |= {("torch", name): dtype for name, dtype in _STORAGES.items()}
+_GLOBALS |= {("torch", name): dtype for name, dtype in STORAGES.items()}
 _GLOBALS |= {("torch", name): dtype for name, dtype in _DTYPES.items()}
 _CALLABLES: tuple[Callable[..., Any], ...] = (_empty, _rebuild_tensor_v2, _rebuild_tensor_v3, _same, _from_type)
 

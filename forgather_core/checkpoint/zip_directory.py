@@ -22,6 +22,7 @@ _END_64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s22xHH")
 _LONGEST_COMMENT = 65_535
+_USUAL_COMMENT = 4_096  # a manifest
 _STORED = 0
 _ENCRYPTED = 1
 _UTF8 = 0x800
@@ -60,6 +61,17 @@ class _Directory(NamedTuple):
 def is_archive(file: WeightFile) -> bool:
     """Whether a file ends as a zip archive does."""
     return _end(file) is not None
+
+
+def comment_of(file: WeightFile) -> bytes:
+    """Return the comment at the end of an archive; nothing where there is none.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    found = _end(file)
+    size = found[1][-1] if found is not None else 0
+    return read_bytes(file.descriptor, size, file.size - size)
 
 
 def read_directory(file: WeightFile) -> list[Record]:
@@ -122,7 +134,7 @@ def _start(file: WeightFile, record: Record) -> int:
 
 def _end(file: WeightFile) -> tuple[int, tuple[int, ...]] | None:
     """Where the end record begins, and its numbers."""
-    for comment in (0, _LONGEST_COMMENT):  # torch writes none
+    for comment in (0, _USUAL_COMMENT, _LONGEST_COMMENT):  # torch writes none
         if (found := _end_within(file, min(file.size, _END.size + comment))) is not None:
             return found
     return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..brief import Brief
 from ..dtypes import parse_dtype
 from ..early_end import keep_partial
 from ..errors import BuildError
@@ -29,8 +30,8 @@ _UNLIMITED = 2**20  # tokens of context, for a model that states no limit
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, repr=False)
+class Estimate(Brief):
     """What was found out of a model.
 
     Args:

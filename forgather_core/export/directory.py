@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from ..brief import Brief
 from ..errors import DirectoryError
 from ..files import carry, carry_over, directory_lock, replace_directory, staging_directory, sweep_stale
 from ..paths import refuse_unsuitable_place
@@ -20,8 +21,8 @@ WEIGHT_GLOBS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
 _CHANGED = {EDITED: "had been edited", SPECIAL: "is not a regular file"}
 
 
-@dataclass(frozen=True)
-class ModelDirectory:
+@dataclass(frozen=True, repr=False)
+class ModelDirectory(Brief):
     """A model directory that is ready to be loaded.
 
     Args:

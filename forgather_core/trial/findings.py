@@ -102,7 +102,7 @@ def _weights(made: Construction) -> str:
         return "none, on meta"
     if made.loaded is not None:
         left = len(made.loaded.missing) + len(made.loaded.other_shape)
-        fresh = f"; {left} of {left + len(made.loaded.loaded)} tensors fresh, seed {build.seed}" if left else ""
+        fresh = f"; {left} of {left + made.loaded.tensors} tensors fresh, seed {build.seed}" if left else ""
         return f"loaded from {build.load_from_checkpoint}{fresh}"
     return f"fresh, seed {build.seed}"
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..brief import Brief
 from ..data.batches import Batch
 from ..early_end import keep_partial
 from ..errors import TrialError
@@ -50,8 +51,8 @@ class Step:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Trained:
+@dataclass(frozen=True, repr=False)
+class Trained(Brief):
     """What a loop found.
 
     Args:

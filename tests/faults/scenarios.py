@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,17 @@ class Scenario:
                 (directory / name).write_text("mine")
 
 
+def _one_with_an_index(directory: Path) -> None:
+    """One file and an index, as Forgather wrote them until 0.1."""
+    save(directory, OLD, safetensors=True)
+    single, shard = directory / "model.safetensors", "model-00001-of-00001.safetensors"
+    single.rename(directory / shard)
+    weight_map = dict.fromkeys(model_of(OLD).state_dict(), shard)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
 SHARDED: dict[str, Any] = {"safetensors": True, "max_shard_size": 20_000}
+SINGLE: dict[str, Any] = {"safetensors": True}
 SCENARIOS = {
     "a new directory": Scenario(_nothing, SHARDED, old=None),
     "safetensors, other shards": Scenario(lambda d: _ours(d, safetensors=True, max_shard_size=9_000), SHARDED),
@@ -69,6 +80,11 @@ SCENARIOS = {
     "bin over transformers' single file": Scenario(_theirs, {"max_shard_size": 20_000}),
     "safetensors over bin": Scenario(lambda d: _ours(d, max_shard_size=30_000), SHARDED),
     "bin over sharded safetensors": Scenario(lambda d: _ours(d, **SHARDED), {"max_shard_size": 20_000}),
+    "one file over one file": Scenario(lambda d: _ours(d, **SINGLE), SINGLE),
+    "one file over one with an index": Scenario(_one_with_an_index, SINGLE),
+    "shards over one file": Scenario(lambda d: _ours(d, **SINGLE), SHARDED),
+    "one bin file over sharded safetensors": Scenario(lambda d: _ours(d, **SHARDED)),
+    "one bin file over sharded bin": Scenario(lambda d: _ours(d, max_shard_size=20_000)),
     "bin over two older sets": Scenario(_two_sets, {"max_shard_size": 20_000}),
     "another configuration": Scenario(lambda d: _ours(d, marked=True, **SHARDED), {"marked": True, **SHARDED}),
     "another dtype over transformers'": Scenario(_theirs, {"dtype": "bfloat16", "max_shard_size": 20_000}),

@@ -34,7 +34,7 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), -1))
 torch.set_num_threads(1)
 try:
-    save_checkpoint(sys.argv[1], nn.Linear(4, 4), safetensors=True)
+    save_checkpoint(sys.argv[1], nn.Linear(4, 4), safetensors=True, max_shard_size=1)
 except ForgatherError as error:
     sys.exit(f"refused: {error}")
 """
@@ -45,7 +45,7 @@ def save(directory: Path, value: float = 1.0) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(value)
-    save_checkpoint(directory, model, safetensors=True)
+    save_checkpoint(directory, model, safetensors=True, max_shard_size=1)
 
 
 def loads(directory: Path) -> float:
@@ -103,7 +103,7 @@ def test_a_planted_journal_deletes_nothing(tmp_path: Path, name: str, key: str) 
         index, sha = wanted, digest(place) if place.is_file() else "0" * 64
     elif key in ("old", "old of what loads"):
         old = {wanted: known}
-        shard = "model-00001-of-00001.safetensors"
+        shard = "model-00001-of-00002.safetensors"
         new = {shard: identity(directory / shard)} if key == "old of what loads" else {}
     else:
         new = {wanted: known}
@@ -118,7 +118,7 @@ def test_a_planted_journal_deletes_nothing(tmp_path: Path, name: str, key: str) 
 def test_a_journal_of_an_earlier_release_is_obeyed(tmp_path: Path) -> None:
     """It stood in an unmarked directory: new shards that no index names go, and so does the directory."""
     save(tmp_path, 1.0)
-    stray, weights = tmp_path / "model-2-00001-of-00001.safetensors", tmp_path / "model-00001-of-00001.safetensors"
+    stray, weights = tmp_path / "model-2-00001-of-00001.safetensors", tmp_path / "model-00001-of-00002.safetensors"
     stray.write_bytes(weights.read_bytes())
     known = {"new": {stray.name: identity(stray)}, "old": {weights.name: identity(weights)}}
     plant(tmp_path, {"index": INDEX, "digest": "0" * 64, **known})
@@ -142,7 +142,7 @@ JOURNALS: dict[str, Callable[[Path], object]] = {
     "wrong types": lambda path: path.write_text('{"index": [], "digest": {}, "new": 1, "old": null}'),
     "wrong identities": lambda path: path.write_text(
         json.dumps(
-            {"index": INDEX, "digest": "0" * 64, "new": {"model-00001-of-00001.safetensors": [1, "2"]}, "old": {}}
+            {"index": INDEX, "digest": "0" * 64, "new": {"model-00001-of-00002.safetensors": [1, "2"]}, "old": {}}
         )
     ),
     "control characters": lambda path: path.write_text('{"\\u001b[2J": 1, "\\u001b[2J": 2}'),
