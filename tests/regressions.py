@@ -52,6 +52,7 @@ FAULTS = {
     "old-artifacts": "Directories, checkpoints, YAML files and plugins of the version before load",
     # The program and the tools around it
     "sha256-of-weights": "Saves are as slow as SHA-256 on processors without instructions for it",
+    "bin-at-once": "Saving .bin holds all tensors of a shard in memory at once",
 }
 
 # Entries that hold before and after: what must not be broken by the others.
