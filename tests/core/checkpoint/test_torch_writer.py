@@ -1,5 +1,6 @@
 """`.bin` files of ours: torch.load() and other readers of zip archives read them as those of torch.save()."""
 
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -71,21 +72,18 @@ def test_no_more_than_one_tensor_is_copied_at_a_time(tmp_path: Path, monkeypatch
     """torch.save() needs all tensors of a shard on the CPU at once: 5 GB for a model on another device."""
     alive = most = 0
 
-    class Counted:
-        def __init__(self) -> None:
-            nonlocal alive, most
-            alive += 1
-            most = max(most, alive)
-
-        def __del__(self) -> None:
-            nonlocal alive
-            alive -= 1
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
 
     contiguous = Tensor.contiguous
 
     def counting(tensor: Tensor, **how: torch.memory_format) -> Tensor:
+        nonlocal alive, most
         made = contiguous(tensor, **how)
-        made.counted = Counted()  # type: ignore[attr-defined]
+        alive += 1
+        most = max(most, alive)
+        weakref.finalize(made, gone)
         return made
 
     model = nn.Module()
