@@ -137,6 +137,13 @@ def in_turns(
     return best
 
 
+def bar(name: str, ratio: float, bound: float) -> bool:
+    """Print a ratio with its bound, and return whether it is within."""
+    passed = ratio <= bound
+    print(f"{'PASS' if passed else 'FAIL'} {name}: {ratio:.3f} (bound {bound})", flush=True)
+    return passed
+
+
 def table(title: str, best: dict[str, float], peer: str, unit: str = "ms, best") -> None:
     """Print the time of each case, and how many times that of the peer it is."""
     print(f"\n{title:62}{unit:>10}{'ratio':>8}")

@@ -160,6 +160,8 @@ def replace_file(path: Path, data: bytes) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
 def start_writeback(descriptor: int, offset: int, count: int) -> None:
     """Let the disk begin to take part of a file that has been written, where the system can be asked to.
 
@@ -167,6 +169,7 @@ def start_writeback(descriptor: int, offset: int, count: int) -> None:
         descriptor: The file.
         offset: First byte of the part.
         count: Its length in bytes.
+    """
     if (start := _writeback()) is not None:
         start(descriptor, offset, count, _SYNC_FILE_RANGE_WRITE)
 

@@ -80,6 +80,7 @@ FAULTS = {
     "sha256-of-weights": "Saves are as slow as SHA-256 on processors without instructions for it",
     # Both rounds
     "old-artifacts": "Directories, checkpoints, YAML files and plugins of the version before load",
+    "bin-at-once": "Saving .bin holds all tensors of a shard in memory at once",
 }
 
 # Entries that hold before and after: what must not be broken by the others.

@@ -56,6 +56,8 @@ class Pretrained(PreTrainedModel):
             super().post_init()
         finally:
             self._in_post_init = False
+        if torch.get_default_device().type == "meta":  # nothing is filled yet
+            return
         for module in self.modules():  # also those that `no_init_weights` has left unset: a checkpoint will fill them
             own = (*module._parameters.values(), *module._buffers.values())
             if not any(tensor is not None and tensor.is_meta for tensor in own):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,8 +32,12 @@ class _Initialization:
         self._seed = seed
         has_base = getattr(root, "base_model", root) is not root
         self._prefix = f"{getattr(root, 'base_model_prefix', '')}." if has_base else ""
-        self._names = _names(root)
+        self._root = root
         self._models: dict[int, tuple[dict[int, str], list[tuple[str, Rule]]]] = {}
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return _names(self._root)  # after a load, there may be nothing to fill
 
     def add(self, model: Any, module: nn.Module) -> None:
         """Plan to fill the parameters that a module itself owns."""
@@ -54,7 +59,8 @@ class _Initialization:
 
     def fill(self) -> None:
         """Fill them."""
-        fill_all(list(self.fills.values()), self._seed)
+        if self.fills:
+            fill_all(list(self.fills.values()), self._seed)
 
 
 _current: ContextVar[_Initialization | None] = ContextVar("_current", default=None)
