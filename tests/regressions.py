@@ -50,6 +50,12 @@ FAULTS = {
     "seeded-pieces": "Initial weights depend on the order and the piece size in which they are drawn",
     "fresh-seeds": "Two models initialized in one process do not follow torch's global generator",
     "old-artifacts": "Directories, checkpoints, YAML files and plugins of the version before load",
+    # The program and the tools around it
+    "E1": "Continuous batching fails: layers do not pass cache.update the arguments that a paged cache needs",
+    "E2": "What passes between modules differs from transformers' models: position_embeddings, extra modules and arguments",
+    "E3": "An exported graph of a model with ALiBi does not decompose, so that the ONNX export fails",
+    "E4": "An export that transformers' class cannot express has the name of that class",
+    "E12": "Smaller ones: classification heads, LoRA without target_modules, num_attention_heads of single_head",
 }
 
 # Entries that hold before and after: what must not be broken by the others.
