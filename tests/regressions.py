@@ -52,7 +52,7 @@ FAULTS = {
     "old-artifacts": "Directories, checkpoints, YAML files and plugins of the version before load",
     # The program and the tools around it
     "E1": "Continuous batching fails: layers do not pass cache.update the arguments that a paged cache needs",
-    "E2": "What passes between modules differs from transformers' models: position_embeddings, extra modules and arguments",
+    "E2": "position_embeddings and other values between modules do not have the form of transformers' models",
     "E3": "An exported graph of a model with ALiBi does not decompose, so that the ONNX export fails",
     "E4": "An export that transformers' class cannot express has the name of that class",
     "E12": "Smaller ones: classification heads, LoRA without target_modules, num_attention_heads of single_head",
