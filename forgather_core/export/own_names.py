@@ -74,7 +74,7 @@ def _renamed(file: SourceFile, names: Mapping[str, str], modules: set[str]) -> S
             f"{file.path}:1: '{both[0]}' is a class of the model and one of another package here: rename the model's"
         )
     names = {old: new for old, new in names.items() if old not in foreign}
-    lines = file.text.decode("utf-8").splitlines(keepends=True)
+    lines = list(io.StringIO(file.text.decode("utf-8"), newline=""))
     tokens = list(tokenize.generate_tokens(io.StringIO("".join(lines), newline="").readline))
     previous = itertools.chain([None, None], tokens)
     triples = list(zip(previous, itertools.chain([None], tokens), tokens, strict=False))
