@@ -124,12 +124,10 @@ def test_attributes_and_parameters_have_the_names_of_transformers(case: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.regression("E3")
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("case", ["deepone", *(case for case in CASES if case != "deepone" and "tied" not in case)])
 @torch.no_grad()
-def test_an_exported_graph_decomposes_and_takes_other_sizes(case: str, attention: str) -> None:
-    """The ONNX exporter decomposes the graph of torch.export."""
+def test_an_exported_graph_takes_other_sizes(case: str, attention: str) -> None:
     definition, options = CASES[case]
     model = tiny(definition, attention=attention, **options)
     sizes = {0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("length", min=2, max=64)}
@@ -137,6 +135,24 @@ def test_an_exported_graph_decomposes_and_takes_other_sizes(case: str, attention
     with torch.enable_grad():
         program = torch.export.export(
             model, (), {"input_ids": tokens(2, 9)} | more, dynamic_shapes={"input_ids": sizes, "use_cache": None}
-        ).run_decompositions()
+        )
     ids = tokens(3, 17)
     assert difference(program.module()(input_ids=ids, **more).logits, model(ids).logits) <= TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.regression("E3")
+@pytest.mark.parametrize("case", ["deepone", "deepone, window", "single_head", "llama"])
+def test_onnx_computes_the_same(case: str) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    definition, options = CASES[case]
+    model = tiny(definition, **options)
+    sizes = {0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("length", min=2, max=64)}
+    given: dict[str, Any] = {"input_ids": tokens(2, 9), "use_cache": False}
+    shapes = {"input_ids": sizes, "use_cache": None}
+    program = torch.onnx.export(model, (), kwargs=given, dynamic_shapes=shapes, dynamo=True, verbose=False)
+    ids = tokens(3, 17)
+    session = runtime.InferenceSession(program.model_proto.SerializeToString())
+    found = torch.tensor(session.run(None, {"input_ids": ids.numpy()})[0])
+    assert difference(found, model(ids).logits) <= 10 * TOLERANCE
