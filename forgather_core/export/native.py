@@ -52,7 +52,10 @@ def native_refusal(settings: Settings, values: Mapping[str, Any]) -> str | None:
         return problem
     import transformers
 
-    config_class, native = import_object(definition.config, definition), getattr(transformers, definition.native, None)
+    config_class, native = (
+        import_object(definition.config, definition),
+        getattr(transformers, str(definition.native), None),
+    )
     if native is None:
         return f"transformers {transformers.__version__} has no class {definition.native}"
     try:

@@ -46,7 +46,7 @@ def register(config_class: Any, decoder_class: Any, language_model_class: Any) -
                 "__module__": module.__name__,
                 "__doc__": f"The decoder for {task}.",
             }
-            model_class = type(name, (generic, Classifier), content)
+            model_class: Any = type(name, (generic, Classifier), content)
             setattr(module, name, model_class)
             model_class.register_for_auto_class(auto_class.__name__)
             auto_class.register(config_class, model_class, exist_ok=True)
