@@ -46,10 +46,10 @@ def register(config_class: Any, decoder_class: Any, language_model_class: Any) -
                 "__module__": module.__name__,
                 "__doc__": f"The decoder for {task}.",
             }
-            model_class: Any = type(name, (generic, Classifier), content)
-            setattr(module, name, model_class)
-            model_class.register_for_auto_class(auto_class.__name__)
-            auto_class.register(config_class, model_class, exist_ok=True)
+            head_class: Any = type(name, (generic, Classifier), content)
+            setattr(module, name, head_class)
+            head_class.register_for_auto_class(auto_class.__name__)
+            auto_class.register(config_class, head_class, exist_ok=True)
 
 
 class Classifier(Pretrained):
