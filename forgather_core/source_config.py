@@ -171,6 +171,8 @@ def _unread(
     for key, value in content.items():
         if value is None or key in WITHOUT_EFFECT or key.startswith("_"):
             continue
+        if reader is config and key in getattr(config, "built_in", ()):  # refused unless it is the one value
+            continue
         if key == "auto_map":
             if not own_code:
                 yield key, "no code of the directory is run"

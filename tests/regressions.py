@@ -78,9 +78,14 @@ FAULTS = {
     "E12-repr": "The report of a load or save prints a long repr in a notebook",
     "P7-counts": "A tied model is saved as 50 tensors and loaded as 51",
     "sha256-of-weights": "Saves are as slow as SHA-256 on processors without instructions for it",
+    "bin-at-once": "Saving .bin holds all tensors of a shard in memory at once",
+    "E1": "Continuous batching fails: layers do not pass cache.update the arguments that a paged cache needs",
+    "E2": "position_embeddings and other values between modules do not have the form of transformers' models",
+    "E3": "An exported graph of a model with ALiBi does not decompose, so that the ONNX export fails",
+    "E4": "An export that transformers' class cannot express has the name of that class",
+    "E12": "Smaller ones: classification heads, LoRA without target_modules, num_attention_heads of single_head",
     # Both rounds
     "old-artifacts": "Directories, checkpoints, YAML files and plugins of the version before load",
-    "bin-at-once": "Saving .bin holds all tensors of a shard in memory at once",
 }
 
 # Entries that hold before and after: what must not be broken by the others.

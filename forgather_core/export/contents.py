@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from .model_config import (
     token_ids,
 )
 from .native import check_native, check_source
+from .own_names import own_names, rename_classes
 from .sources import Sources, collect_sources
 from .tokenizer import (
     LoadedTokenizer,
@@ -63,6 +64,7 @@ class Plan:
     loaded: LoadedTokenizer | None
     options: Mapping[str, SettledValue]
     chat_template: str | None
+    names: Mapping[str, str] = field(default_factory=dict)  # new names of classes, by old name
 
     @cached_property
     def token_ids(self) -> dict[str, Any]:
@@ -147,7 +149,9 @@ def plan_contents(settings: Settings) -> Plan:
         check_source(definition, settings.likeness)
     if directory.native:
         check_native(settings, plan.config)
-    return plan
+        return plan
+    names = own_names(settings, lambda: plan.config, sources)
+    return replace(plan, sources=rename_classes(sources, names), names=names)
 
 
 def write_contents(plan: Plan, directory: Path) -> Contents:
@@ -162,7 +166,7 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
         origins[name] = f"tokenizer {settings.directory.tokenizer}"
     stops, unknown = turn_ends(loaded.tokenizer, written_templates(loaded.facts, plan.chat_template))
     like = settings.likeness.generation if settings.likeness is not None else None
-    config = config_json(definition, plan.config, native=settings.directory.native)
+    config = config_json(definition, plan.config, native=settings.directory.native, names=plan.names)
     _write(directory, "config.json", config, origins)
     _write(directory, "generation_config.json", generation_config_json(plan.token_ids, like, stops), origins)
     for name, text in licence_files(definition).items():

@@ -55,6 +55,9 @@ model = AutoModelForCausalLM.from_config(config)  # new weights
 model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)
 ```
 
+For LoRA with PEFT, name the layers: `LoraConfig(target_modules="all-linear")`. PEFT has defaults only for the model
+types of transformers.
+
 `trust_remote_code=True` is needed because the code lies in this directory instead of in transformers: read
 `{model_file}` first, it shows the whole model on one screen.
 

@@ -103,19 +103,26 @@ def make_config(definition: ModelDefinition, values: Mapping[str, Any]) -> Any:
         raise ConfigurationError(f"{definition.name}: {str(error).splitlines()[0]}") from None
 
 
-def config_json(definition: ModelDefinition, values: Mapping[str, Any], *, native: bool = False) -> str:
+def config_json(
+    definition: ModelDefinition,
+    values: Mapping[str, Any],
+    *,
+    native: bool = False,
+    names: Mapping[str, str] | None = None,
+) -> str:
     """The text of `config.json`, with the auto_map that makes the directory load by itself.
 
     Args:
         definition: The definition.
         values: What its configuration class is called with.
         native: Give it the model type of transformers' own class, which then loads it too.
+        names: New names of classes, by old name; None changes none.
     """
     config_class = import_object(definition.config, definition)
     model_class = import_object(definition.model, definition)
     config = make_config(definition, dict(values) | ({"native": True} if native else {}))
-    config.architectures = [model_class.__name__]
-    config.auto_map = _auto_map(config_class, model_class)
+    config.architectures = [(names or {}).get(model_class.__name__, model_class.__name__)]
+    config.auto_map = _auto_map(config_class, model_class, names or {})
     content = config.to_diff_dict() | {name: getattr(config, name) for name in values}
     content = {"model_type": config_class.model_type} | {k: v for k, v in content.items() if k != "dtype"}
     return json.dumps(_head_first(content), indent=2, ensure_ascii=False) + "\n"
@@ -126,9 +133,9 @@ def _head_first(content: dict[str, Any]) -> dict[str, Any]:
     return {k: content[k] for k in head} | {k: content[k] for k in sorted(content) if k not in head}
 
 
-def _auto_map(config_class: type, model_class: type) -> dict[str, str]:
+def _auto_map(config_class: type, model_class: type, names: Mapping[str, str]) -> dict[str, str]:
     def target(cls: type) -> str:
-        return f"{cls.__module__.rsplit('.', 1)[-1]}.{cls.__name__}"
+        return f"{cls.__module__.rsplit('.', 1)[-1]}.{names.get(cls.__name__, cls.__name__)}"
 
     base = getattr(model_class, "decoder_class", None)  # the headless model, which vLLM and AutoModel ask for
     found = {"AutoConfig": target(config_class)}

@@ -41,12 +41,25 @@ def check_native(settings: Settings, values: Mapping[str, Any]) -> None:
     Raises:
         ConfigurationError: There is no such class, or it is another model; the text says why.
     """
+    if (problem := native_refusal(settings, values)) is not None:
+        raise ConfigurationError(f"--native: {problem}")
+
+
+def native_refusal(settings: Settings, values: Mapping[str, Any]) -> str | None:
+    """Return why transformers' own class cannot stand for the model, or None. Arguments as of `check_native`."""
     from huggingface_hub.errors import StrictDataclassError
 
     definition = settings.configuration.definition
     for problem in native_problems(definition, settings.options):
-        raise ConfigurationError(f"--native: {problem}")
-    config_class, native = import_object(definition.config, definition), _native_class(definition)
+        return problem
+    import transformers
+
+    config_class, native = (
+        import_object(definition.config, definition),
+        getattr(transformers, str(definition.native), None),
+    )
+    if native is None:
+        return f"transformers {transformers.__version__} has no class {definition.native}"
     try:
         whole = config_class(**values, native=True).to_dict()
         native.config_class(**whole)  # it has rules of its own for sizes
@@ -56,12 +69,13 @@ def check_native(settings: Settings, values: Mapping[str, Any]) -> None:
     except (StrictDataclassError, TypeError, ValueError, RuntimeError) as error:
         cause = error.__cause__ or error  # of a rule of the class, the sentence without its frame
         reason = next(iter(str(cause).splitlines()), type(cause).__name__)
-        raise ConfigurationError(f"--native: transformers' {definition.native} refuses it: {reason}") from None
+        return f"transformers' {definition.native} refuses it: {reason}"
     if not difference <= TOLERANCE:  # NaN is no agreement
-        raise ConfigurationError(
-            f"--native: with these options transformers' {definition.native} is another model: the logits of a small "
-            f"copy differ by {difference:.1e} of their size"
+        return (
+            f"with these options transformers' {definition.native} is another model: the logits of a small copy "
+            f"differ by {difference:.1e} of their size"
         )
+    return None
 
 
 def native_problems(definition: ModelDefinition, options: Any) -> list[str]:
@@ -69,15 +83,6 @@ def native_problems(definition: ModelDefinition, options: Any) -> list[str]:
     if definition.native is None:
         return [f"transformers has no class with the mathematics of '{definition.name}'"]
     return list(getattr(options, "native_problems", tuple)())
-
-
-def _native_class(definition: ModelDefinition) -> Any:
-    import transformers
-
-    found = getattr(transformers, str(definition.native), None)
-    if found is None:
-        raise ConfigurationError(f"--native: transformers {transformers.__version__} has no class {definition.native}")
-    return found
 
 
 def check_source(definition: ModelDefinition, likeness: Likeness) -> None:

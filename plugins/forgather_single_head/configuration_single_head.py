@@ -21,6 +21,10 @@ class SingleHeadConfig(SingleHeadOptions, DecoderConfig):
     num_attention_heads: ClassVar[int] = 1  # asked for by caches and servers
     num_key_value_heads: ClassVar[int] = 1
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data; tools read the number of heads in config.json."""
+        return super().to_dict() | {"num_attention_heads": 1, "num_key_value_heads": 1}
+
     @property
     def head_dim(self) -> int:
         """The head is as wide as the model."""

@@ -27,9 +27,9 @@ def test_the_configuration_has_options_and_tokenizer(directory: Path) -> None:
     expected |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 2048}
     assert {name: content[name] for name in expected} == expected
     assert content["auto_map"] == {
-        "AutoConfig": "configuration_llama.LlamaConfig",
-        "AutoModel": "modeling_llama.LlamaModel",
-        "AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM",
+        "AutoConfig": "configuration_llama.ForgatherLlamaConfig",  # transformers' Llama has no window
+        "AutoModel": "modeling_llama.ForgatherLlamaModel",
+        "AutoModelForCausalLM": "modeling_llama.ForgatherLlamaForCausalLM",
     }
     assert "dtype" not in content  # a model comes in the dtype of its weights
     config = AutoConfig.from_pretrained(directory, trust_remote_code=True)

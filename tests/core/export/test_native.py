@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from forgather_llama.modeling_llama import LlamaModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from forgather_core.configurations import resolve
 from forgather_core.construct import construct
-from forgather_core.errors import ConfigurationError, DirectoryError
+from forgather_core.errors import ConfigurationError, DirectoryError, ExportError
 from forgather_core.registry import Registry
 from forgather_core.settings import Settings, settle
 
@@ -107,3 +108,72 @@ def test_a_directory_that_is_not_native_is_said(tmp_path: Path) -> None:
         construct(settled("llama"), project=tmp_path)
     construct(settled("llama"), project=tmp_path, refresh=True)
     assert construct(settled("llama"), project=tmp_path).directory.state == "reused"
+
+
+NAMES = {"a llama with a window": ("llama", {"sliding_window": 8}), **{case: REFUSED[case][:2] for case in REFUSED}}
+
+
+def names_in(directory: Path) -> set[str]:
+    content = json.loads((directory / "config.json").read_text())
+    return {*content["architectures"], *(target.rpartition(".")[2] for target in content["auto_map"].values())}
+
+
+@pytest.mark.regression("E4")
+@pytest.mark.parametrize("case", NAMES)
+def test_what_transformers_cannot_express_has_names_of_its_own(case: str, tmp_path: Path) -> None:
+    definition, options = NAMES[case]
+    made = construct(settled(definition, native=False, device="meta", **options), project=tmp_path)
+    directory = made.directory.path
+    model = made.model
+    names = names_in(directory)
+    assert names == {type(model).__name__, type(model.config).__name__, type(model.model).__name__}
+    assert not any(hasattr(transformers, name) for name in names)
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
+    for auto_class, made_before in ((AutoModelForCausalLM, model), (AutoModel, model.model)):
+        with torch.device("meta"):
+            assert type(auto_class.from_config(config)).__name__ == type(made_before).__name__
+    with torch.device("cpu"):
+        fresh = AutoModelForCausalLM.from_config(config)
+    fresh.save_pretrained(tmp_path / "again")
+    assert names_in(tmp_path / "again") == names
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again", trust_remote_code=True)
+    assert torch.equal(again.eval()(IDS).logits, fresh.eval()(IDS).logits)
+
+
+@pytest.mark.few(2)
+@pytest.mark.parametrize("case", GRANTED)
+def test_what_transformers_can_express_keeps_its_names(case: str, tmp_path: Path) -> None:
+    definition, options = GRANTED[case]
+    made = construct(settled(definition, native=False, device="meta", **options), project=tmp_path)
+    assert all(hasattr(transformers, name) for name in names_in(made.directory.path))
+
+
+def test_renaming_touches_the_models_own_classes_only(tmp_path: Path) -> None:
+    from forgather_core.export.own_names import rename_classes
+    from forgather_core.export.sources import SourceFile, Sources
+
+    own = b"""import transformers
+from . import modeling_x
+from .modeling_x import LlamaModel as Base
+
+
+class LlamaConfig(transformers.LlamaConfig):
+    '''A LlamaConfig.'''
+
+    base: Base = modeling_x.LlamaModel
+"""
+    foreign = b"from transformers import LlamaConfig\n\nX = LlamaConfig\n"
+    files = tuple(
+        SourceFile(f"{name}.py", name, tmp_path / f"{name}.py", text, "")
+        for name, text in {"own": own, "foreign": foreign, "modeling_x": b"class LlamaModel:\r\n    pass\r\n"}.items()
+    )
+    names = {"LlamaConfig": "OwnConfig", "LlamaModel": "OwnModel"}
+    renamed = {file.module: file.text for file in rename_classes(Sources(files, ()), names).files}
+    expected = own.replace(b"class LlamaConfig", b"class OwnConfig").replace(b"import LlamaModel", b"import OwnModel")
+    assert renamed["own"] == expected.replace(b"modeling_x.LlamaModel", b"modeling_x.OwnModel")
+    assert renamed["foreign"] == foreign
+    assert renamed["modeling_x"] == b"class OwnModel:\r\n    pass\r\n"
+    both = b"from transformers import LlamaModel\n\n\nclass LlamaModel(LlamaModel):\n    pass\n"
+    file = SourceFile("both.py", "both", tmp_path / "both.py", both, "")
+    with pytest.raises(ExportError, match="'LlamaModel' is a class of the model and one of another package"):
+        rename_classes(Sources((file,), ()), names)

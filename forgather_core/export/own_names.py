@@ -1,0 +1,89 @@
+"""Give classes a name of their own where they have the name of a class of transformers and compute something else.
+
+Tools choose code by a class name alone: `transformers serve` and llama.cpp's converter by `architectures`, others by
+the name of the configuration's class. A model that transformers' class cannot express must not be taken for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import itertools
+import tokenize
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ExportError
+from .imports import SourceText
+from .native import native_refusal
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+    from .sources import SourceFile, Sources
+
+PREFIX = "Forgather"
+
+
+def own_names(settings: Settings, values: Any, sources: Sources) -> dict[str, str]:
+    """Return the classes of a model directory to rename: none where transformers' class computes the same.
+
+    Args:
+        settings: The resolved options.
+        values: Returns the arguments of the configuration class; called only if a name is in question.
+        sources: The source files.
+
+    Returns:
+        Old name to new name.
+    """
+    import transformers
+
+    defined = {
+        node.name
+        for file in sources.files
+        for node in ast.parse(file.text).body
+        if isinstance(node, ast.ClassDef) and hasattr(transformers, node.name)
+    }
+    if not defined or native_refusal(settings, values()) is None:
+        return {}
+    return {name: f"{PREFIX}{name}" for name in sorted(defined)}
+
+
+def rename_classes(sources: Sources, names: Mapping[str, str]) -> Sources:
+    """Rename classes in all source files, and nothing else.
+
+    Raises:
+        ExportError: A file uses a class of the model and one of another package by the same name.
+    """
+    if not names:
+        return sources
+    modules = {file.name.removesuffix(".py") for file in sources.files}
+    return replace(sources, files=tuple(_renamed(file, names, modules) for file in sources.files))
+
+
+def _renamed(file: SourceFile, names: Mapping[str, str], modules: set[str]) -> SourceFile:
+    source = SourceText(file.path, file.text)
+    own = {node.name for node in source.tree.body if isinstance(node, ast.ClassDef)}
+    foreign = set[str]()
+    for statement in source.imports_from:
+        imported = {name for pair in statement.names for name in pair if name}
+        own |= imported if statement.level else set()
+        foreign |= set() if statement.level else imported
+    if both := sorted(own & foreign & names.keys()):
+        raise ExportError(
+            f"{file.path}:1: '{both[0]}' is a class of the model and one of another package here: rename the model's"
+        )
+    names = {old: new for old, new in names.items() if old not in foreign}
+    lines = list(io.StringIO(file.text.decode("utf-8"), newline=""))
+    tokens = list(tokenize.generate_tokens(io.StringIO("".join(lines), newline="").readline))
+    previous = itertools.chain([None, None], tokens)
+    triples = list(zip(previous, itertools.chain([None], tokens), tokens, strict=False))
+    for owner, dot, token in reversed(triples):
+        if token.type != tokenize.NAME or token.string not in names:
+            continue
+        if dot is not None and dot.string == "." and (owner is None or owner.string not in modules):
+            continue  # an attribute of something else, as of `transformers`
+        row, column = token.start
+        line = lines[row - 1]
+        lines[row - 1] = line[:column] + names[token.string] + line[column + len(token.string) :]
+    return replace(file, text="".join(lines).encode("utf-8"))
