@@ -134,6 +134,9 @@ def _auto_map(config_class: type, model_class: type) -> dict[str, str]:
 def generation_config_json(ids: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> str:
     """The text of `generation_config.json`: the token ids with which `generate` starts, stops and pads.
 
+    It names `use_cache` even where that is transformers' default: tools that export a model for another runtime
+    require it.
+
     Args:
         ids: By name; None where there is none.
         given: The content of another model's file, which says more and wins.
@@ -142,5 +145,5 @@ def generation_config_json(ids: Mapping[str, Any], given: Mapping[str, Any] | No
 
     content = {name: value for name, value in ids.items() if value is not None}
     content |= {name: value for name, value in (given or {}).items() if name not in NOT_GENERATION}
-    text: str = GenerationConfig(**content).to_json_string(use_diff=True)
-    return text.rstrip("\n") + "\n"
+    written = {"use_cache": True} | json.loads(GenerationConfig(**content).to_json_string(use_diff=True))
+    return json.dumps(written, indent=2, sort_keys=True) + "\n"

@@ -50,6 +50,7 @@ class Decoder(Pretrained):
             self._keep_in_fp32_modules_strict = {"alibi"}
         for layer in self.layers:
             layer.sliding_window = _window_of(layer)
+        self._window = getattr(self.config, "sliding_window", None)
         super().post_init()
 
     def prepare(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
@@ -98,6 +99,7 @@ class Decoder(Pretrained):
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             _check_unused(cache)
             use_cache, cache = False, None
+        self._follow_window()
         here = self._layers_here()
         filled, layers = cache_of(here, cache), list(self.layers)[here]
         windows = [_window_of(layer) for layer in layers]
@@ -123,6 +125,22 @@ class Decoder(Pretrained):
                 **(more | kwargs),  # document lengths given by the caller win
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
+
+    def _follow_window(self) -> None:
+        """Apply a sliding window that was changed in the configuration since construction.
+
+        Caches and masks are made from the configuration, and transformers' layers read it at each call.
+        """
+        window = getattr(self.config, "sliding_window", None)
+        if window == self._window:
+            return
+        kinds = getattr(self.config, "layer_types", None) or ["sliding_attention"] * len(self.layers)
+        for layer, kind in zip(self.layers, kinds, strict=False):
+            layer.sliding_window = window if kind == "sliding_attention" else None
+            for module in layer.modules():
+                if isinstance(module, SelfAttention):
+                    module.sliding_window = layer.sliding_window
+        self._window = window
 
     def _layers_here(self) -> slice:
         """Return the layers to run.

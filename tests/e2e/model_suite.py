@@ -79,9 +79,7 @@ def import_tests(sources: Path) -> dict[str, type]:
     stub("generation.test_utils", GenerationTesterMixin=GenerationTesterMixin)
     stub("utils.test_configuration_utils", config_common_kwargs=COMMON)
     names = ("_get_distributed_backend", "_get_distributed_device_type", "_get_rank_device", "_set_rank_device")
-    stub(
-        "distributed_testing_utils", **dict.fromkeys((*names, "_start_rank_processes", "run_distributed"), skip)
-    )
+    stub("distributed_testing_utils", **dict.fromkeys((*names, "_start_rank_processes", "run_distributed"), skip))
     found: dict[str, type] = {"GenerationTesterMixin": GenerationTesterMixin}
     for module, name in (
         ("test_modeling_common", "ModelTesterMixin"),
