@@ -51,7 +51,7 @@ FAULTS = {
     "fresh-seeds": "Two models initialized in one process do not follow torch's global generator",
     "old-artifacts": "Directories, checkpoints, YAML files and plugins of the version before load",
     # The program and the tools around it
-    "P16": "transformers' tests: past_key_values without a warning, undeclared keyword arguments, 'alibi' kept without ALiBi",
+    "P16": "past_key_values gives no warning, keyword arguments are undeclared, 'alibi' is kept without ALiBi",
     "E8": "generation_config.json lacks use_cache",
     "E9": "Generation with an early exit ends in an IndexError: a lowered num_hidden_layers is ignored",
 }
