@@ -84,7 +84,7 @@ class Alibi(nn.Module):
         Raises:
             ValueError: The implementation is none that can be given a bias.
         """
-        if implementation in ("eager", "sdpa"):
+        if implementation.removeprefix("paged|") in ("eager", "sdpa"):  # the prefix is that of continuous batching
             return _additive(function)
         if implementation == "flex_attention":
             return _flex

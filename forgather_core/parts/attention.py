@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from forgather_core.parts.arguments import divisible, positive
-from forgather_core.parts.rotation import rotate
-from forgather_core.parts.self_attention import AttentionFunction, SelfAttention, eager_attention
+from forgather_core.parts.caches import the_cache
+from forgather_core.parts.rotation import rotate_all
+from forgather_core.parts.self_attention import AttentionFunction, SelfAttention
 
 
 class Attention(SelfAttention):
@@ -65,42 +66,44 @@ class Attention(SelfAttention):
     def forward(
         self,
         hidden_states: Tensor,
-        *,
-        attention_mask: Any,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Any = None,
         cache: Cache | None = None,
-        attention_function: AttentionFunction = eager_attention,
+        *,
+        past_key_values: Cache | None = None,
+        attention_function: AttentionFunction | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend.
 
         Args:
             hidden_states: [B, T, D].
+            position_embeddings: Cosines and sines as `Rope` returns them, [B or 1, T, K]; None rotates nothing.
             attention_mask: Whatever the attention function takes: a tensor, a block mask, None.
-            position_embeddings: What `Rope` gives, [B, 1, T, K] each; None rotates nothing.
-            cache: Keys and values of earlier calls, to which this call's are added.
-            attention_function: One of transformers' attention interface.
-            **kwargs: Handed on to it.
+            cache, past_key_values: Keys and values of earlier calls, to which this call's are added, by either name.
+            attention_function: One of transformers' attention interface; None means the configured one.
+            **kwargs: Further arguments of the attention function.
 
         Returns:
             [B, T, D], and the weights [B, H, T, S] where the function gives them.
         """
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)  # by head_dim: a tensor-parallel rank has fewer heads
-        query_BTHK, key_BTGK = self.q_proj(hidden_states).view(heads), self.k_proj(hidden_states).view(heads)
+        query_BTHK = self.q_proj(hidden_states).view(heads)
         if self.q_norm is not None:
             query_BTHK = self.q_norm(query_BTHK)
+        key_BTGK = self.k_proj(hidden_states).view(heads)
         if self.k_norm is not None:
             key_BTGK = self.k_norm(key_BTGK)
         query_BHTK, key_BGTK = query_BTHK.transpose(1, 2), key_BTGK.transpose(1, 2)
         value_BGTK = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         if position_embeddings is not None:
-            query_BHTK, key_BGTK = rotate(query_BHTK, *position_embeddings), rotate(key_BGTK, *position_embeddings)
+            query_BHTK, key_BGTK = rotate_all((query_BHTK, key_BGTK), *position_embeddings)
         attended, weights = self.attend(
             query_BHTK,
             key_BGTK,
             value_BGTK,
             attention_mask=attention_mask,
-            cache=cache,
+            cache=the_cache(past_key_values, cache),
             attention_function=attention_function,
             **kwargs,
         )

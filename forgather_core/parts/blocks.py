@@ -4,13 +4,47 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from forgather_core.parts.arguments import positive, probability
 
 
 class Block(GradientCheckpointingLayer):
-    """One layer of a decoder: [B, T, D] -> [B, T, D], recomputed in backward where that is asked for."""
+    """One layer of a decoder: [B, T, D] -> [B, T, D], recomputed in backward where that is asked for.
+
+    A subclass computes it in `compute`.
+    """
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Any = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool | None = False,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """[B, T, D] -> [B, T, D]; the arguments are those of transformers' layers, in their order."""
+        return self.compute(
+            hidden_states,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            use_cache=use_cache,
+            position_embeddings=position_embeddings,
+            **kwargs,
+        )
+
+    def compute(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """[B, T, D] -> [B, T, D]; `kwargs` are attention's."""
+        raise NotImplementedError
+
+
+def unchanged(x: Tensor) -> Tensor:
+    """Return the tensor. It stands in place of a dropout of 0, so that a layer has the modules of transformers' own."""
+    return x
 
 
 class PreNormBlock(Block):
@@ -39,11 +73,11 @@ class PreNormBlock(Block):
         self.mlp = mlp
         self.input_layernorm = input_layernorm
         self.post_attention_layernorm = post_attention_layernorm
-        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.drop = nn.Dropout(dropout) if dropout else unchanged
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def compute(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """[B, T, D] -> [B, T, D]; `kwargs` are attention's."""
-        attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + self.drop(attended)
         return hidden_states + self.drop(self.mlp(self.post_attention_layernorm(hidden_states)))
 
@@ -76,11 +110,11 @@ class PostNormBlock(Block):
         self.mlp = mlp
         self.post_attention_layernorm = post_attention_layernorm
         self.post_feedforward_layernorm = post_feedforward_layernorm
-        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.drop = nn.Dropout(dropout) if dropout else unchanged
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def compute(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """[B, T, D] -> [B, T, D]; `kwargs` are attention's."""
-        attended, _ = self.self_attn(hidden_states, **kwargs)
+        attended, _ = self.self_attn(hidden_states=hidden_states, **kwargs)
         hidden_states = self.post_attention_layernorm(self.add(hidden_states, self.drop(attended)))
         return self.post_feedforward_layernorm(self.add(hidden_states, self.drop(self.mlp(hidden_states))))
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -19,7 +18,7 @@ from forgather_core.parts.caches import CACHE, cache_of, cached_length, takes_ca
 from forgather_core.parts.masks import decoder_mask
 from forgather_core.parts.positions import positions
 from forgather_core.parts.pretrained import Pretrained
-from forgather_core.parts.self_attention import AttentionFunction, SelfAttention, eager_attention
+from forgather_core.parts.self_attention import SelfAttention
 from forgather_core.parts.weight_pieces import draw_seed
 
 logger = logging.get_logger(__name__)
@@ -48,8 +47,9 @@ class Decoder(Pretrained):
         self._alibi: Any = next((type(a.alibi) for a in attentions if a.alibi is not None), None)
         if self._alibi is not None:
             self._keep_in_fp32_modules_strict = {"alibi"}
-        for layer in self.layers:
-            layer.sliding_window = _window_of(layer)
+        self._windows = [_window_of(layer, None) for layer in self.layers]
+        for layer, window in zip(self.layers, self._windows, strict=True):
+            layer.sliding_window = window
         self._window = getattr(self.config, "sliding_window", None)
         super().post_init()
 
@@ -102,7 +102,8 @@ class Decoder(Pretrained):
         self._follow_window()
         here = self._layers_here()
         filled, layers = cache_of(here, cache), list(self.layers)[here]
-        windows = [_window_of(layer) for layer in layers]
+        known = self._windows + [None] * len(self.layers)  # at construction; layers may have been added since
+        windows = [_window_of(layer, window) for layer, window in zip(layers, known[here], strict=False)]
         masks = self._masks(inputs_embeds, attention_mask, position_ids, filled, windows)
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
@@ -111,9 +112,8 @@ class Decoder(Pretrained):
         hidden_states = inputs_embeds
         if here.start == 0:  # a later stage of a pipeline is given hidden states, prepared long ago
             hidden_states = self.prepare(inputs_embeds, position_ids)
-        if (rotary_emb := getattr(self, "rotary_emb", None)) is not None:
-            kwargs = {"position_embeddings": rotary_emb(inputs_embeds, position_ids)} | kwargs
-        attention_function = self._attention_function()
+        if (rotary_emb := getattr(self, "rotary_emb", None)) is not None and "position_embeddings" not in kwargs:
+            kwargs["position_embeddings"] = rotary_emb(inputs_embeds, position_ids=position_ids)
         for layer, window in zip(layers, windows, strict=True):
             mask, more = masks[window]
             hidden_states = layer(
@@ -121,7 +121,7 @@ class Decoder(Pretrained):
                 attention_mask=mask,
                 position_ids=position_ids,
                 cache=cache,
-                attention_function=attention_function,
+                use_cache=use_cache,
                 **(more | kwargs),  # document lengths given by the caller win
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
@@ -135,12 +135,12 @@ class Decoder(Pretrained):
         if window == self._window:
             return
         kinds = getattr(self.config, "layer_types", None) or ["sliding_attention"] * len(self.layers)
-        for layer, kind in zip(self.layers, kinds, strict=False):
-            layer.sliding_window = window if kind == "sliding_attention" else None
+        self._window, self._windows = window, [window if kind == "sliding_attention" else None for kind in kinds]
+        for layer, own in zip(self.layers, self._windows, strict=False):
+            layer.sliding_window = own
             for module in layer.modules():
                 if isinstance(module, SelfAttention):
-                    module.sliding_window = layer.sliding_window
-        self._window = window
+                    module.sliding_window = own
 
     def _layers_here(self) -> slice:
         """Return the layers to run.
@@ -181,11 +181,6 @@ class Decoder(Pretrained):
             masks[window] = (mask, more)
         return masks
 
-    def _attention_function(self) -> AttentionFunction:
-        implementation = self.config._attn_implementation
-        function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
-        return self._alibi.attention_function(function, implementation) if self._alibi is not None else function
-
 
 def _check_unused(cache: Cache | None) -> None:
     """Check that gradient checkpointing can go without a cache: backward would fill it a second time."""
@@ -199,12 +194,12 @@ def _check_unused(cache: Cache | None) -> None:
     logger.warning_once("gradient checkpointing does not fill the cache while gradients are recorded")
 
 
-def _window_of(layer: Any) -> int | None:
-    """The sliding window of a layer; what wraps one may not pass its attributes on."""
+def _window_of(layer: Any, otherwise: int | None) -> int | None:
+    """The sliding window of a layer; what wraps one may not pass its attributes on, and another model's has none."""
     if hasattr(layer, "sliding_window"):
         return layer.sliding_window
     windows = [module.sliding_window for module in layer.modules() if isinstance(module, SelfAttention)]
-    return windows[0] if windows else None
+    return windows[0] if windows else otherwise
 
 
 def _is_elsewhere(layer: nn.Module) -> bool:

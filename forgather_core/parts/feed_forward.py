@@ -42,6 +42,7 @@ class GatedFeedForward(nn.Module):
     def __init__(self, hidden_size: int, intermediate_size: int, *, activation: str) -> None:
         super().__init__()
         positive(hidden_size=hidden_size, intermediate_size=intermediate_size)
+        self.hidden_size, self.intermediate_size = hidden_size, intermediate_size
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)

@@ -18,7 +18,7 @@ from transformers.masking_utils import (
     create_sliding_window_causal_mask,
 )
 
-from forgather_core.parts.caches import CACHE, cached_length
+from forgather_core.parts.caches import CACHE, cached_length, is_paged
 
 
 def decoder_mask(
@@ -45,8 +45,8 @@ def decoder_mask(
     """
     overlay, more = None, {}
     ready = attention_mask is not None and len(attention_mask.shape) == 4
-    if config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS._global_mapping:
-        ready = True  # a server's: it takes no mask, and knows its documents by itself
+    if config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS._global_mapping or is_paged(cache):
+        ready = True  # a server's: it brings its mask or needs none, and knows its documents by itself
     if position_ids is not None and not ready:
         real = attention_mask.to(position_ids.device, torch.bool) if attention_mask is not None else None
         past_length = cached_length(cache)

@@ -30,5 +30,14 @@ class RMSNorm(nn.Module):
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * x.to(hidden_states.dtype)
 
+    @property
+    def variance_epsilon(self) -> float:
+        """`eps`, by the name that tools read of transformers' norms."""
+        return self.eps
+
+    @variance_epsilon.setter
+    def variance_epsilon(self, eps: float) -> None:
+        self.eps = eps
+
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, eps={self.eps}"

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 from transformers.cache_utils import Cache
 
+from forgather_core.parts.caches import is_paged
+
 
 def positions(inputs_embeds: Tensor, attention_mask: Any, past_length: int | Tensor) -> Tensor:
     """The position of each token where the caller gave none: how many real tokens stand before it.
@@ -68,6 +70,8 @@ def token_positions(
             them, every key that a query of this call sees counts as one token.
     """
     length, device = inputs_embeds.shape[1], inputs_embeds.device
+    if is_paged(cache):
+        return _paged_positions(attention_mask)
     key_length, key_offset = cache.get_mask_sizes(length, layer_idx) if cache is not None else (length, 0)
     query = torch.arange(length, device=device) + past_length
     key = torch.arange(key_length, device=device) + key_offset
@@ -78,6 +82,24 @@ def token_positions(
     counted = attention_mask.to(device).long().cumsum(-1)
     last = counted.shape[1] - 1  # a static cache has places beyond the mask, which nobody sees
     return TokenPositions(counted[:, query.clamp(max=last)].float(), counted[:, key.clamp(max=last)].float())
+
+
+def _paged_positions(attention_mask: Any) -> TokenPositions:
+    """The positions of queries and keys in a paged cache, by their columns in its mask.
+
+    The keys of a request stand side by side, and a query's own key is the last one that it sees.
+
+    Raises:
+        ValueError: There is no mask: flash attention knows the requests by their lengths.
+    """
+    if (visible := visible_keys(attention_mask, 0)) is None:
+        raise ValueError(
+            "ALiBi supports continuous batching with eager and sdpa attention only: "
+            "choose attn_implementation='sdpa' and set auto_switch_to_flash=False"
+        )
+    column = torch.arange(visible.shape[-1], device=visible.device)
+    own = torch.where(visible, column, 0).amax(dim=-1)
+    return TokenPositions(own.float(), column[None].float())
 
 
 HIDDEN = -1e4  # what is added to a score to hide a key is this, the smallest number of a dtype, or -inf

@@ -89,10 +89,16 @@ class Rope(ComputedBuffers):
 
     @torch.no_grad()
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for `rotate`, each [B, 1, T, head_dim] in the dtype of x, for position_ids [B, T].
+        """Return the cosines and sines of positions, in the layout that transformers' models pass to their layers.
 
-        For the pair (i, i + K/2), they are (cos, cos) and (-sin, sin).
+        Args:
+            x: Any tensor of the dtype that the result gets.
+            position_ids: [B, T].
+
+        Returns:
+            Cosines and sines [B, T, head_dim]; i and i + head_dim/2 have the same angle.
         """
-        angles = position_ids[:, None, :, None].float() * self._frequencies_at(position_ids)
+        angles = position_ids[..., None].float() * self._frequencies_at(position_ids)
+        angles = torch.cat((angles, angles), dim=-1)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return torch.cat((cos, cos), dim=-1).to(x.dtype), torch.cat((-sin, sin), dim=-1).to(x.dtype)
+        return cos.to(x.dtype), sin.to(x.dtype)

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from forgather_core.parts.arguments import positive, probability
+from forgather_core.parts.caches import fill_cache
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -52,7 +54,7 @@ def eager_attention(
 class SelfAttention(nn.Module):
     """What every causal self-attention has in common: the cache, and the function that computes it.
 
-    Which function that is (eager, sdpa, flash, flex, or a server's own) is handed in at each call, so that it can be
+    Which function that is (eager, sdpa, flash, flex, or a server's own) is looked up at each call, so that it can be
     changed at run time. Such functions read `layer_idx`, `num_key_value_groups`, `scaling`, `is_causal`, `config`.
 
     Args:
@@ -69,7 +71,7 @@ class SelfAttention(nn.Module):
     """
 
     is_causal = True
-    config: Any = None  # never read here; the decoder sets it, because transformers' flash function asks for it
+    config: Any = None  # set by the decoder: it names the attention implementation, and flash attention reads it
 
     def __init__(
         self,
@@ -92,10 +94,17 @@ class SelfAttention(nn.Module):
         slopes = getattr(alibi, "out_features", num_heads)
         if num_heads is not None and slopes != num_heads:
             raise ValueError(f"alibi must have one slope for each head, got {slopes} for num_heads={num_heads}")
-        self.layer_idx, self.head_dim, self.dropout = layer_idx, head_dim, dropout
+        self.layer_idx, self.head_dim, self.attention_dropout = layer_idx, head_dim, dropout
         self.num_key_value_groups, self.sliding_window = num_key_value_groups, sliding_window
         self.scaling = head_dim**-0.5
         self.alibi = alibi
+
+    def attention_function(self) -> AttentionFunction:
+        """Return the function of the configured attention implementation, with the biases of ALiBi if there are any."""
+        implementation = self.config._attn_implementation if self.config is not None else "eager"
+        function: AttentionFunction = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
+        alibi: Any = self.alibi
+        return alibi.attention_function(function, implementation) if alibi is not None else function
 
     def attend(
         self,
@@ -105,29 +114,39 @@ class SelfAttention(nn.Module):
         *,
         attention_mask: Any,
         cache: Cache | None,
-        attention_function: AttentionFunction,
+        attention_function: AttentionFunction | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Add keys and values to the cache, and attend to all of them.
 
+        Args:
+            query_BHTK, key_BGTK, value_BGTK: Of this call's tokens.
+            attention_mask: Whatever the attention function takes: a tensor, a block mask, None.
+            cache: Keys and values of earlier calls.
+            attention_function: One of transformers' attention interface to use instead of the configured one; None and
+                `eager_attention`, a default in attention written for earlier releases, mean the configured one.
+            **kwargs: Further arguments of the attention function.
+
         Returns:
             [B, T, H * K], and the weights [B, H, T, S] where the function gives them.
         """
-        key_BGSK, value_BGSK = key_BGTK, value_BGTK
-        if cache is not None:
-            key_BGSK, value_BGSK = cache.update(key_BGTK, value_BGTK, self.layer_idx)
+        key_BGSK, value_BGSK = fill_cache(cache, key_BGTK, value_BGTK, self.layer_idx, kwargs)
         if self.alibi is not None:
             kwargs["slopes"] = self.alibi(torch.ones(1, device=query_BHTK.device))
+        if attention_function is None or attention_function is eager_attention:
+            attention_function = self.attention_function()
         result_BTHK, weights = attention_function(
             self,
             query_BHTK,
             key_BGSK,
             value_BGSK,
             attention_mask,
-            dropout=self.dropout if self.training else 0.0,
+            dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             sliding_window=self.sliding_window,
             **kwargs,
         )
         batch, _, length, _ = query_BHTK.shape
+        if torch.compiler.is_exporting():  # a decomposition of attention may lay out its result in another order
+            result_BTHK = result_BTHK.clone(memory_format=torch.contiguous_format)
         return result_BTHK.reshape(batch, length, -1), weights  # vLLM's function gives rows of tokens, [T, H * K]

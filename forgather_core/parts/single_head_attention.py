@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from forgather_core.parts.arguments import positive
-from forgather_core.parts.self_attention import AttentionFunction, SelfAttention, eager_attention
+from forgather_core.parts.caches import the_cache
+from forgather_core.parts.self_attention import AttentionFunction, SelfAttention
 
 
 class SingleHeadAttention(SelfAttention):
@@ -52,10 +53,12 @@ class SingleHeadAttention(SelfAttention):
     def forward(
         self,
         hidden_states: Tensor,
-        *,
-        attention_mask: Any,
+        position_embeddings: None = None,
+        attention_mask: Any = None,
         cache: Cache | None = None,
-        attention_function: AttentionFunction = eager_attention,
+        *,
+        past_key_values: Cache | None = None,
+        attention_function: AttentionFunction | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """[B, T, D] -> [B, T, D], and the weights [B, 1, T, S] where the function gives them."""
@@ -63,7 +66,7 @@ class SingleHeadAttention(SelfAttention):
         return self.attend(
             *(x.unsqueeze(1) for x in (query, key, value)),
             attention_mask=attention_mask,
-            cache=cache,
+            cache=the_cache(past_key_values, cache),
             attention_function=attention_function,
             **kwargs,
         )

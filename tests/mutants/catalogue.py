@@ -248,8 +248,8 @@ PADDING_AND_POSITIONS = [
         "positions-of-first-row",
         "llama",
         "decoder.py",
-        "rotary_emb(inputs_embeds, position_ids)}",
-        "rotary_emb(inputs_embeds, position_ids[:1])}",
+        "rotary_emb(inputs_embeds, position_ids=position_ids)",
+        "rotary_emb(inputs_embeds, position_ids=position_ids[:1])",
         "the positions of the first row serve the whole batch",
     ),
     Mutant(
@@ -275,8 +275,8 @@ CACHES = [
         "cache-not-read",
         "llama",
         "self_attention.py",
-        "key_BGSK, value_BGSK = cache.update(",
-        "cache.update(",
+        "key_BGSK, value_BGSK = fill_cache(",
+        "key_BGSK, value_BGSK = key_BGTK, value_BGTK\n        fill_cache(",
         "keys go into the cache, and attention sees those of this call alone",
     ),
     Mutant(
@@ -315,8 +315,9 @@ CACHES = [
         "cached-keys-not-rotated",
         "mistral",
         "attention.py",
-        ", rotate(key_BGTK, *position_embeddings)",
-        ", (rotate(key_BGTK, *position_embeddings) if cache is None else key_BGTK)",
+        "query_BHTK, key_BGTK = rotate_all((query_BHTK, key_BGTK), *position_embeddings)",
+        "query_BHTK, rotated = rotate_all((query_BHTK, key_BGTK), *position_embeddings)\n"
+        "            key_BGTK = rotated if cache is None else key_BGTK",
         "keys are cached before they are rotated, and never rotated later",
     ),
     Mutant(
@@ -342,26 +343,26 @@ ROTATION = [
         "rope-interleaved",
         "llama",
         "rotation.py",
-        "return x_BHTK * cos_B1TK + x_BHTK.roll(x_BHTK.shape[-1] // 2, dims=-1) * sin_B1TK",
-        "x_BHTK = x_BHTK.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)\n"
-        "    x_BHTK = x_BHTK * cos_B1TK + x_BHTK.roll(x_BHTK.shape[-1] // 2, dims=-1) * sin_B1TK\n"
-        "    return x_BHTK.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)",
+        "return [x * cos_B1TK + x.roll(half, dims=-1) * signed_B1TK for x in heads]",
+        "halves = [x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2) for x in heads]\n"
+        "    turned = [x * cos_B1TK + x.roll(half, dims=-1) * signed_B1TK for x in halves]\n"
+        "    return [x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2) for x in turned]",
         "pairs (2i, 2i + 1) as in Meta's own files, with weights of the half-split form",
     ),
     Mutant(
         "rope-turns-backwards",
         "mistral",
-        "rope.py",
-        "torch.cat((-sin, sin), dim=-1)",
-        "torch.cat((sin, -sin), dim=-1)",
+        "rotation.py",
+        "torch.cat((-first, first), dim=-1)",
+        "torch.cat((first, -first), dim=-1)",
         "the sign of the sines: relative positions are still relative, and the model is another",
     ),
     Mutant(
         "rope-of-queries-only",
         "qwen3",
         "attention.py",
-        "rotate(query_BHTK, *position_embeddings), rotate(key_BGTK, *position_embeddings)",
-        "rotate(query_BHTK, *position_embeddings), key_BGTK",
+        "query_BHTK, key_BGTK = rotate_all((query_BHTK, key_BGTK), *position_embeddings)",
+        "query_BHTK = rotate_all((query_BHTK, key_BGTK), *position_embeddings)[0]",
         "keys are not rotated",
     ),
     Mutant(
@@ -411,8 +412,8 @@ ROTATION = [
         "rope-angles-in-low-precision",
         "llama",
         "rope.py",
-        "angles = position_ids[:, None, :, None].float() * self._frequencies_at(position_ids)",
-        "angles = position_ids[:, None, :, None].to(x.dtype) * self._frequencies_at(position_ids).to(x.dtype)",
+        "angles = position_ids[..., None].float() * self._frequencies_at(position_ids)",
+        "angles = position_ids[..., None].to(x.dtype) * self._frequencies_at(position_ids).to(x.dtype)",
         "angles are computed in the dtype of the model: in bfloat16 far positions fall together",
     ),
     Mutant(
@@ -464,8 +465,8 @@ ATTENTION = [
         "attention-scaled-twice",
         "mistral",
         "attention.py",
-        "query_BTHK, key_BTGK = self.q_proj(hidden_states).view(heads),",
-        "query_BTHK, key_BTGK = self.q_proj(hidden_states).view(heads) * self.scaling,",
+        "query_BTHK = self.q_proj(hidden_states).view(heads)",
+        "query_BTHK = self.q_proj(hidden_states).view(heads) * self.scaling",
         "queries are scaled, and the attention function scales the scores again",
     ),
     Mutant(
@@ -607,18 +608,18 @@ BLOCKS = [
         "residual-after-norm",
         "single_head",
         "blocks.py",
-        "attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)",
+        "attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)",
         "hidden_states = self.input_layernorm(hidden_states)\n"
-        "        attended, _ = self.self_attn(hidden_states, **kwargs)",
+        "        attended, _ = self.self_attn(hidden_states=hidden_states, **kwargs)",
         "the residual is taken after the norm, as BLOOM's option does",
     ),
     Mutant(
         "post-norm-for-pre-norm",
         "llama",
         "blocks.py",
-        "attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)\n"
+        "attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)\n"
         "        hidden_states = hidden_states + self.drop(attended)",
-        "attended, _ = self.self_attn(hidden_states, **kwargs)\n"
+        "attended, _ = self.self_attn(hidden_states=hidden_states, **kwargs)\n"
         "        hidden_states = self.input_layernorm(hidden_states + self.drop(attended))",
         "the norm comes after attention and its residual",
     ),
@@ -773,16 +774,16 @@ DROPOUT = [
         "attention-dropout-in-eval",
         "llama",
         "self_attention.py",
-        "dropout=self.dropout if self.training else 0.0,",
-        "dropout=self.dropout,",
+        "dropout=self.attention_dropout if self.training else 0.0,",
+        "dropout=self.attention_dropout,",
         "sdpa drops in evaluation too: it knows no training flag",
     ),
     Mutant(
         "dropout-in-eval",
         "causal_lm",
         "blocks.py",
-        "self.drop = nn.Dropout(dropout) if dropout else nn.Identity()",
-        "self.drop = (lambda x: nn.functional.dropout(x, dropout)) if dropout else nn.Identity()",
+        "self.drop = nn.Dropout(dropout) if dropout else unchanged",
+        "self.drop = (lambda x: nn.functional.dropout(x, dropout)) if dropout else unchanged",
         "functional dropout without its training flag, which is True by default",
         count=2,
     ),
@@ -1175,10 +1176,10 @@ RUNTIME = [
         "graph-break",
         "llama",
         "decoder.py",
-        "        attention_function = self._attention_function()\n",
-        "        attention_function = self._attention_function()\n"
+        "        for layer, window in zip(layers, windows, strict=True):\n",
         "        if bool(hidden_states.isnan().any()):\n"
-        '            raise ValueError("not a number")\n',
+        '            raise ValueError("not a number")\n'
+        "        for layer, window in zip(layers, windows, strict=True):\n",
         "a look at a value in forward breaks the compiled graph and waits for the device",
     ),
     Mutant(

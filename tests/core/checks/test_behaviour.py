@@ -169,8 +169,8 @@ PLANTED: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     ),
     "keys are cached as values": (
         "self_attention.py",
-        "cache.update(key_BGTK, value_BGTK, self.layer_idx)",
-        "cache.update(key_BGTK, key_BGTK, self.layer_idx)",
+        "fill_cache(cache, key_BGTK, value_BGTK,",
+        "fill_cache(cache, key_BGTK, key_BGTK,",
         ("cache", "generation"),
     ),
     "no cache is returned": ("language_model.py", "**{CACHE: outputs.get(CACHE)}", "**{CACHE: None}", ("cache",)),

@@ -198,7 +198,7 @@ QUICK_MISTAKES = {
     "an option that is not read": Mistake(
         options_matter, "deepone", "modeling_deepone.py", "trainable=c.alibi_trainable", "trainable=True"
     ),
-    "a rotation the other way": Mistake(native_twin, "llama", "rope.py", "(-sin, sin)", "(sin, -sin)"),
+    "a rotation the other way": Mistake(native_twin, "llama", "rotation.py", "(-first, first)", "(first, -first)"),
     "another activation": Mistake(
         equations, "deepone", "modeling_deepone.py", 'activation="relu"', 'activation="silu"'
     ),

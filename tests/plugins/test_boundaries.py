@@ -1,0 +1,142 @@
+"""What passes between modules is what transformers' own models pass: tools replace, record and replay modules."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from .native import native
+from .tiny import CASES, TOLERANCE, difference, tiny, tokens
+
+NATIVE = ["llama", "mistral", "qwen3", "qwen3, half window"]
+Call = tuple[tuple[Any, ...], dict[str, Any], Any]  # arguments by position, by name, and the result
+
+
+def pair(case: str, attention: str = "sdpa") -> tuple[Any, Any]:
+    """A tiny model, and transformers' model with the same weights."""
+    definition, options = CASES[case]
+    ours = tiny(definition, attention=attention, **options)
+    return ours, native(definition, ours, **options)
+
+
+def recorded(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Call]:
+    """Call a model, and return what each of its modules was called with and what it returned."""
+    calls: dict[str, Call] = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda _, args, kwargs, out, name=name: calls.update({name: (args, kwargs, out)}),  # type: ignore[misc]
+            with_kwargs=True,
+        )
+        for name, module in model.named_modules()
+    ]
+    with torch.no_grad():
+        model(*args, **kwargs)
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+def differences(path: str, ours: Any, theirs: Any) -> list[str]:
+    """Where two values differ in structure, shape, dtype or numbers."""
+    if isinstance(theirs, Tensor):
+        if not isinstance(ours, Tensor) or (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+            return [f"{path}: {getattr(ours, 'shape', ours)} instead of {theirs.shape}"]
+        return [path] if theirs.numel() and not difference(ours, theirs) <= TOLERANCE else []
+    if isinstance(theirs, dict):
+        if not isinstance(ours, dict) or ours.keys() != theirs.keys():
+            return [f"{path}: {sorted(ours)} instead of {sorted(theirs)}"]
+        return [found for key in theirs for found in differences(f"{path}.{key}", ours[key], theirs[key])]
+    if isinstance(theirs, (tuple, list)):
+        if type(ours) is not type(theirs) or len(ours) != len(theirs):
+            return [f"{path}: {type(ours)} instead of {type(theirs)}"]
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        return [found for i, (a, b) in pairs for found in differences(f"{path}[{i}]", a, b)]
+    return [] if type(ours) is type(theirs) or (ours is None) == (theirs is None) else [f"{path}: {ours} not {theirs}"]
+
+
+@pytest.mark.few(3)
+@pytest.mark.regression("E2")
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("case", NATIVE)
+def test_every_module_is_called_as_in_transformers_and_returns_the_same(case: str, attention: str) -> None:
+    ours, theirs = pair(case, attention)
+    ids = tokens(2, 9)
+    mine, right = recorded(ours, ids), recorded(theirs, ids)
+    assert sorted(dict(ours.named_modules())) == sorted(dict(theirs.named_modules()))
+    assert mine.keys() == right.keys()
+    for name in right.keys() - {"", "model", "model.rotary_emb"}:
+        for what, a, b in zip(("args", "kwargs", "result"), mine[name], right[name], strict=True):
+            assert differences(f"{name} {what}", a, b) == []
+    # transformers' own models differ in how they call this one: by position or by name
+    assert differences("rotary_emb result", mine["model.rotary_emb"][2], right["model.rotary_emb"][2]) == []
+
+
+@pytest.mark.regression("E2")
+@pytest.mark.few(2)
+@pytest.mark.parametrize("case", NATIVE)
+@torch.no_grad()
+def test_layers_and_attention_can_be_exchanged_with_those_of_transformers(case: str) -> None:
+    ours, theirs = pair(case)
+    ids, logits = tokens(2, 9), theirs(tokens(2, 9)).logits
+    for mixed, donor in zip(pair(case), (theirs, ours), strict=True):
+        mixed.model.layers[0] = donor.model.layers[0]
+        mixed.model.layers[1].self_attn = donor.model.layers[1].self_attn
+        mixed.model.rotary_emb = donor.model.rotary_emb
+        mixed.model.norm = donor.model.norm
+        assert difference(mixed(ids).logits, logits) <= TOLERANCE
+        assert mixed.generate(ids, max_new_tokens=3).tolist() == theirs.generate(ids, max_new_tokens=3).tolist()
+
+
+@pytest.mark.few(2)
+@pytest.mark.parametrize("case", NATIVE)
+@torch.no_grad()
+def test_a_layer_takes_its_arguments_by_position_and_the_cache_by_both_names(case: str) -> None:
+    ours, theirs = pair(case)
+    ids = tokens(2, 9)
+    calls = recorded(theirs, ids, use_cache=False)
+    for i, layer in enumerate(ours.model.layers):
+        args, kwargs, expected = calls[f"model.layers.{i}"]
+        rope = kwargs["position_embeddings"]
+        given = (args[0], kwargs["attention_mask"], kwargs["position_ids"], None, False, rope)
+        assert difference(layer(*given), expected) <= TOLERANCE
+        named = {"attention_mask": kwargs["attention_mask"], "position_embeddings": rope, "past_key_values": None}
+        assert difference(layer(args[0], **named), expected) <= TOLERANCE
+        args, kwargs, expected = calls[f"model.layers.{i}.self_attn"]
+        given = (kwargs["hidden_states"], rope, kwargs["attention_mask"], None)
+        assert difference(ours.model.layers[i].self_attn(*given)[0], expected[0]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", NATIVE)
+def test_attributes_and_parameters_have_the_names_of_transformers(case: str) -> None:
+    ours, theirs = (model.model.layers[0] for model in pair(case))
+    for name in ("attention_dropout", "head_dim", "is_causal", "layer_idx", "num_key_value_groups", "scaling"):
+        assert getattr(ours.self_attn, name) == getattr(theirs.self_attn, name)
+    assert ours.input_layernorm.variance_epsilon == theirs.input_layernorm.variance_epsilon
+    assert ours.mlp.intermediate_size == theirs.mlp.intermediate_size
+    for mine, right in ((ours, theirs), (ours.self_attn, theirs.self_attn)):
+        names = [name for name in inspect.signature(right.forward).parameters if name != "kwargs"]
+        names = ["cache" if name == "past_key_values" else name for name in names]
+        assert list(inspect.signature(mine.forward).parameters)[: len(names)] == names
+
+
+@pytest.mark.slow
+@pytest.mark.regression("E3")
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("case", ["deepone", *(case for case in CASES if case != "deepone" and "tied" not in case)])
+@torch.no_grad()
+def test_an_exported_graph_decomposes_and_takes_other_sizes(case: str, attention: str) -> None:
+    """The ONNX exporter decomposes the graph of torch.export."""
+    definition, options = CASES[case]
+    model = tiny(definition, attention=attention, **options)
+    sizes = {0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("length", min=2, max=64)}
+    more = {"use_cache": False}
+    with torch.enable_grad():
+        program = torch.export.export(
+            model, (), {"input_ids": tokens(2, 9)} | more, dynamic_shapes={"input_ids": sizes, "use_cache": None}
+        ).run_decompositions()
+    ids = tokens(3, 17)
+    assert difference(program.module()(input_ids=ids, **more).logits, model(ids).logits) <= TOLERANCE
