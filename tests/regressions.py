@@ -55,7 +55,7 @@ FAULTS = {
     "E8": "generation_config.json lacks use_cache",
     "E9": "Generation with an early exit ends in an IndexError: a lowered num_hidden_layers is ignored",
     "E1": "Continuous batching fails: layers do not pass cache.update the arguments that a paged cache needs",
-    "E2": "What passes between modules differs from transformers' models: position_embeddings, extra modules and arguments",
+    "E2": "What passes between modules differs from transformers' models: position_embeddings, modules, arguments",
     "E3": "An exported graph of a model with ALiBi does not decompose, so that the ONNX export fails",
     "E4": "An export that transformers' class cannot express has the name of that class",
     "E12": "Smaller ones: classification heads, LoRA without target_modules, num_attention_heads of single_head",
