@@ -27,7 +27,8 @@ def train(make, name, **options):
     model = load()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 4, "logging_steps": 1, "report_to": "none",
-        "seed": 0, "use_cpu": True, "bf16": False, "disable_tqdm": True, "per_device_train_batch_size": 4, "save_strategy": "no"}
+        "seed": 0, "use_cpu": True, "bf16": False, "disable_tqdm": True, "per_device_train_batch_size": 4,
+        "save_strategy": "no"}
     trainer = make(model, {"output_dir": name} | settings | options)
     trainer.train()
     moved = {name: (weight - before[name]).abs().max().item() for name, weight in model.named_parameters()}
