@@ -117,12 +117,12 @@ def test_what_passes_for_llama_passes_for_every_definition(outcomes: dict[str, O
     assert worse == {definition: {} for definition in DEFINITIONS}, table(outcomes)
 
 
-def test_no_definition_fails_a_test_that_llama_skips(outcomes: dict[str, Outcomes]) -> None:
+def test_no_definition_fails_what_llama_skips(outcomes: dict[str, Outcomes]) -> None:
     failed = {
-        model: [name for name, test in tests.items() if test["outcome"] == "failed"]
+        model: {name for name, test in tests.items() if test["outcome"] == "failed"}
         for model, tests in outcomes.items()
     }
-    assert failed == {model: [] for model in outcomes}
+    assert {model: failed[model] - failed["transformers"] for model in outcomes} == {model: set() for model in outcomes}
 
 
 def test_exceptions_are_still_needed(outcomes: dict[str, Outcomes]) -> None:
