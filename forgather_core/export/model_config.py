@@ -149,6 +149,9 @@ def generation_config_json(
 ) -> str:
     """The text of `generation_config.json`: the token ids with which `generate` starts, stops and pads.
 
+    It names `use_cache` even where that is transformers' default: tools that export a model for another runtime
+    require it.
+
     Args:
         ids: By name; None where there is none.
         given: The content of another model's file, which says more and wins.
@@ -159,8 +162,8 @@ def generation_config_json(
     content = {name: value for name, value in ids.items() if value is not None}
     content |= {name: value for name, value in (given or {}).items() if name not in NOT_GENERATION}
     content |= _eos(content.get("eos_token_id"), turn_ends)
-    text: str = GenerationConfig(**content).to_json_string(use_diff=True)
-    return text.rstrip("\n") + "\n"
+    written = {"use_cache": True} | json.loads(GenerationConfig(**content).to_json_string(use_diff=True))
+    return json.dumps(written, indent=2, sort_keys=True) + "\n"
 
 
 def _eos(eos: Any, turn_ends: Sequence[int]) -> dict[str, Any]:

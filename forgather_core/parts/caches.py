@@ -6,14 +6,26 @@ see the last token alone.
 """
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils.deprecation import deprecate_kwarg
 
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+Forward = TypeVar("Forward", bound=Callable[..., Any])
+
+
+def takes_cache(forward: Forward) -> Forward:
+    """Decorate a `forward` that takes the cache by both names: the old one warns where transformers' models warn."""
+    if CACHE == "past_key_values":
+        return forward
+    decorated: Forward = deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")(forward)
+    return decorated
 
 
 def the_cache(past_key_values: Cache | None, cache: Cache | None) -> Cache | None:

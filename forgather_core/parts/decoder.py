@@ -4,17 +4,17 @@ What every decoder needs and no paper is about comes together here: positions, m
 checkpointing, stages of a pipeline. A definition adds its layers; `language_model.py` adds a head.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.utils import logging
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from forgather_core.parts.caches import CACHE, cache_of, cached_length, the_cache
+from forgather_core.parts.caches import CACHE, cache_of, cached_length, takes_cache, the_cache
 from forgather_core.parts.masks import decoder_mask
 from forgather_core.parts.positions import positions
 from forgather_core.parts.pretrained import Pretrained
@@ -45,9 +45,12 @@ class Decoder(Pretrained):
             attention.config = self.config
         # The class: it says what all of its instances need at each call, and what attention does with it.
         self._alibi: Any = next((type(a.alibi) for a in attentions if a.alibi is not None), None)
+        if self._alibi is not None:
+            self._keep_in_fp32_modules_strict = {"alibi"}
         self._windows = [_window_of(layer, None) for layer in self.layers]
         for layer, window in zip(self.layers, self._windows, strict=True):
             layer.sliding_window = window
+        self._window = getattr(self.config, "sliding_window", None)
         super().post_init()
 
     def prepare(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
@@ -58,6 +61,7 @@ class Decoder(Pretrained):
         """Why a server's own attention, which knows queries, keys and values alone, cannot compute this model."""
         return "it has no way to add the biases of ALiBi" if self._alibi is not None else None
 
+    @takes_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -69,7 +73,7 @@ class Decoder(Pretrained):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         cache: Cache | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]  # transformers has no types for mypy
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, T, D] of token ids [B, T] or of embeddings [B, T, D].
 
@@ -95,6 +99,7 @@ class Decoder(Pretrained):
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             _check_unused(cache)
             use_cache, cache = False, None
+        self._follow_window()
         here = self._layers_here()
         filled, layers = cache_of(here, cache), list(self.layers)[here]
         known = self._windows + [None] * len(self.layers)  # at construction; layers may have been added since
@@ -121,10 +126,31 @@ class Decoder(Pretrained):
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
 
+    def _follow_window(self) -> None:
+        """Apply a sliding window that was changed in the configuration since construction.
+
+        Caches and masks are made from the configuration, and transformers' layers read it at each call.
+        """
+        window = getattr(self.config, "sliding_window", None)
+        if window == self._window:
+            return
+        kinds = getattr(self.config, "layer_types", None) or ["sliding_attention"] * len(self.layers)
+        self._window, self._windows = window, [window if kind == "sliding_attention" else None for kind in kinds]
+        for layer, own in zip(self.layers, self._windows, strict=False):
+            layer.sliding_window = own
+            for module in layer.modules():
+                if isinstance(module, SelfAttention):
+                    module.sliding_window = own
+
     def _layers_here(self) -> slice:
-        """All layers, but in a stage of a pipeline: there kinds of identities stand for the layers of the others."""
+        """Return the layers to run.
+
+        All of them, except that identities of some kind replace the layers of other pipeline stages, and that
+        `config.num_hidden_layers` may be lowered: generation with an early exit does that for its draft.
+        """
         here = [i for i, layer in enumerate(self.layers) if not _is_elsewhere(layer)]
-        return slice(here[0], here[-1] + 1) if here else slice(len(self.layers), None)
+        stop = self.config.num_hidden_layers
+        return slice(here[0], min(here[-1] + 1, stop)) if here else slice(len(self.layers), None)
 
     def _masks(
         self,

@@ -1,15 +1,16 @@
 """A decoder with a head over the vocabulary: token ids in, logits and loss out."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from forgather_core.parts.caches import CACHE, the_cache
+from forgather_core.parts.caches import CACHE, takes_cache, the_cache
 from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.initial_weights import Table
 from forgather_core.parts.linear_cross_entropy import linear_cross_entropy
@@ -37,6 +38,7 @@ class CausalLM(Pretrained, GenerationMixin):
         """The decoder's table: it names the head too."""
         return self.model.initial_weights()
 
+    @takes_cache
     @can_return_tuple
     def forward(
         self,
@@ -50,7 +52,7 @@ class CausalLM(Pretrained, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         cache: Cache | None = None,
         skip_logits: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]  # transformers has no types for mypy
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, V], and the loss where labels are given.
 

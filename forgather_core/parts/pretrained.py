@@ -25,7 +25,6 @@ class Pretrained(PreTrainedModel):
     _can_compile_fullgraph = True
     _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cache"]
     _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": Block, "attentions": SelfAttention}
-    _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"alibi"}
     _base_seed: int | None = None  # of initial weights; a decoder takes one before anything else is drawn
     _in_post_init = False
 

@@ -10,6 +10,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from forgather_core.parts.arguments import positive
 from forgather_core.parts.computed_buffers import ComputedBuffers
 
+SCALED_FROM_A_LENGTH = ("llama3", "longrope", "yarn")
+
 
 @dataclass(frozen=True)
 class RopeNumbers:
@@ -50,8 +52,10 @@ class Rope(ComputedBuffers):
         positive(max_position_embeddings=max_position_embeddings, head_dim=head_dim)
         if head_dim % 2:
             raise ValueError(f"head_dim must be even, got {head_dim}")
-        self.numbers = RopeNumbers(head_dim, max_position_embeddings, rope_parameters)
         self.rope_type = rope_parameters["rope_type"]
+        if self.rope_type in SCALED_FROM_A_LENGTH:  # a mapping that was assigned to a configuration may lack it
+            rope_parameters = {"original_max_position_embeddings": max_position_embeddings} | rope_parameters
+        self.numbers = RopeNumbers(head_dim, max_position_embeddings, rope_parameters)
         inv_freq, self.attention_scaling = self._frequencies()
         self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.register_buffer("long_inv_freq", self._long_frequencies(), persistent=False)

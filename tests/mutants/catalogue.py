@@ -540,9 +540,9 @@ ALIBI = [
     Mutant(
         "alibi-slopes-loaded-in-low-precision",
         "single_head",
-        "pretrained.py",
-        '_keep_in_fp32_modules_strict: ClassVar[set[str]] = {"alibi"}',
-        "_keep_in_fp32_modules_strict: ClassVar[set[str]] = set()",
+        "decoder.py",
+        'self._keep_in_fp32_modules_strict = {"alibi"}',
+        "self._keep_in_fp32_modules_strict = set()",
         "from_pretrained in bfloat16 rounds the slopes to 8 bits",
     ),
     Mutant(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from transformers import DynamicCache
@@ -39,3 +41,17 @@ def test_generate_uses_the_cache_and_loses_nothing(kind: str) -> None:
     with_cache = model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=True, **settings)
     without = model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=False, **settings)
     assert torch.equal(with_cache, without)
+
+
+@pytest.mark.regression("P16")
+@pytest.mark.parametrize("headless", [False, True], ids=["language model", "decoder"])
+@torch.no_grad()
+def test_the_old_name_warns_as_that_of_transformers_models(headless: bool) -> None:
+    model, ids = tiny("llama"), tokens(1, 4)
+    part = model.model if headless else model
+    for name in {"past_key_values", CACHE}:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            part(ids, **{name: DynamicCache(config=model.config)})
+        assert [w.category for w in caught] == ([] if name == CACHE else [FutureWarning])
+        assert all(f"`{name}` is deprecated" in str(w.message) for w in caught)

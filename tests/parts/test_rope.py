@@ -32,6 +32,15 @@ def test_rotation_is_the_papers_equation() -> None:
                 torch.testing.assert_close(turned[b, :, t, i + size // 2].double(), c, atol=tolerance, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["yarn", "llama3"])
+def test_a_missing_original_length_is_that_of_the_model(kind: str) -> None:
+    parameters = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    whole = parameters | {"original_max_position_embeddings": 64}
+    one, other = (Rope(8, max_position_embeddings=64, rope_parameters=given) for given in (parameters, whole))
+    assert torch.equal(one.inv_freq, other.inv_freq)
+    assert "original_max_position_embeddings" not in parameters
+
+
 def test_angles_stay_float32_when_the_model_does_not() -> None:
     rope = Rope(64, max_position_embeddings=64, rope_parameters={"rope_type": "default", "rope_theta": 1e4})
     positions = torch.tensor([[4001]])

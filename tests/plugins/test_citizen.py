@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,17 @@ TIES = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 
 
 # What goes in, and what comes out
+
+
+@pytest.mark.regression("P16")
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_keyword_arguments_and_float32_modules_are_declared(definition: str) -> None:
+    model = tiny(definition)
+    for part in (model, model.model):
+        annotation = inspect.signature(part.forward).parameters["kwargs"].annotation
+        assert "output_attentions" in getattr(annotation, "__args__", [int])[0].__annotations__
+        slopes = any(".alibi." in name for name in part.state_dict())
+        assert part._keep_in_fp32_modules_strict == ({"alibi"} if slopes else set())
 
 
 @pytest.mark.parametrize("case", CASES)

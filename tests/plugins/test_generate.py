@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from .cases import ATTENDING, ATTENTION, EVERYTHING_SEEN, WINDOWED, made
-from .tiny import TOLERANCE, difference, tokens
+from .tiny import TOLERANCE, difference, tiny, tokens
 
 NEW = 10  # beyond the window of five, whatever the prompt
 EXACTLY = {"max_new_tokens": NEW, "min_new_tokens": NEW}  # no row ends before another
@@ -143,3 +143,30 @@ def test_a_conversation_goes_on_in_its_cache(case: str) -> None:
     more = torch.cat((said, tokens(1, 4, seed=5)), dim=1)
     went_on = model.generate(more, attention_mask=torch.ones_like(more), **GREEDY, past_key_values=cache)
     assert torch.equal(went_on, likeliest(model, more))
+
+
+@pytest.mark.regression("E9")
+@pytest.mark.few(6)
+@pytest.mark.parametrize("case", ATTENDING)
+@torch.no_grad()
+def test_a_tool_may_lower_the_number_of_layers(case: str) -> None:
+    model, given = made(case), prompt(1)
+    whole = model.generate(**given, **GREEDY)
+    assert torch.equal(model.generate(**given, **GREEDY, assistant_early_exit=1), whole)
+    model.config.num_hidden_layers = 1
+    logits = model(given["input_ids"]).logits
+    lowered = [model.generate(**given, **GREEDY, use_cache=cached) for cached in (True, False)]
+    del model.model.layers[1:]
+    assert difference(model(given["input_ids"]).logits, logits) == 0
+    assert all(torch.equal(text, model.generate(**given, **GREEDY)) for text in lowered)
+
+
+@pytest.mark.regression("E9")
+@pytest.mark.parametrize("window", [(None, 3), (5, 3), (5, None)], ids=str)
+@torch.no_grad()
+def test_a_tool_may_change_the_sliding_window(window: tuple[int | None, int | None]) -> None:
+    model, given = tiny("llama", sliding_window=window[0]), prompt(1)
+    model.config.sliding_window = window[1]
+    changed = [model.generate(**given, **GREEDY, use_cache=cached) for cached in (True, False)]
+    assert torch.equal(*changed)
+    assert torch.equal(changed[0], tiny("llama", sliding_window=window[1]).generate(**given, **GREEDY))

@@ -21,6 +21,14 @@ def directory(small: Settle, tmp_path: Path) -> Path:
     return prepare_directory(settings, tmp_path / "model").path
 
 
+@pytest.mark.regression("E8")
+def test_generation_uses_a_cache_also_for_tools_that_require_it_in_the_file() -> None:
+    from forgather_core.export.model_config import generation_config_json
+
+    assert json.loads(generation_config_json({"eos_token_id": 2}))["use_cache"] is True
+    assert json.loads(generation_config_json({}, {"use_cache": False, "top_k": 5}))["use_cache"] is False
+
+
 def test_the_configuration_has_options_and_tokenizer(directory: Path) -> None:
     content = json.loads((directory / "config.json").read_text())
     expected = {"hidden_size": 32, "head_dim": 8, "num_key_value_heads": 4, "sliding_window": 16, "vocab_size": 2000}

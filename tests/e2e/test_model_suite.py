@@ -1,0 +1,143 @@
+"""transformers' own model tests: each one that passes for transformers' Llama passes for every definition."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from .conftest import DEFINITIONS, run_in
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).with_name("model_suite.py")
+NEEDED = ("test_modeling_common.py", "test_configuration_common.py")
+PARAMETERIZED = "parameterized==0.9.0"  # transformers' tests import it
+SIZES = ("--hidden-size", "32", "--intermediate-size", "48", "--num-hidden-layers", "2", "--tokenizer", "bpe-2k")
+
+# Tests that say nothing about a definition, with the reason. All others must pass where Llama passes.
+NO_ROTARY_POSITIONS = "the definition has no rotary positions"
+EXCEPTIONS = {
+    definition: {
+        "test_model_rope_scaling_frequencies": NO_ROTARY_POSITIONS,
+        "test_model_rope_scaling_from_config_0_linear": NO_ROTARY_POSITIONS,
+        "test_model_rope_scaling_from_config_1_dynamic": NO_ROTARY_POSITIONS,
+        "test_model_rope_scaling_from_config_2_yarn": NO_ROTARY_POSITIONS,
+    }
+    for definition in ("causal_lm", "deepone", "single_head")
+}
+
+Outcomes = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tests of the installed release of transformers, from its source distribution; skips without the registry."""
+    place = tmp_path_factory.mktemp("sources")
+    release = f"transformers=={transformers.__version__}"
+    archive = os.environ.get("TRANSFORMERS_SDIST")  # a copy of the distribution, where there is no registry
+    if archive is None:
+        options = ("--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--dest", str(place))
+        _pip("download", *options, release)
+        archive = str(next(place.glob("transformers-*.tar.gz")))
+    _pip("install", "--no-deps", "--target", str(place), PARAMETERIZED)
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            parts = Path(member.name).parts
+            if len(parts) == 3 and parts[1] == "tests" and member.isfile():
+                member.name = str(Path(*parts[1:]))
+                tar.extract(member, place, filter="data")
+    if missing := [name for name in NEEDED if not (place / "tests" / name).exists()]:
+        pytest.skip(f"the source distribution of {release} has no {', '.join(missing)}")
+    (place / "tests" / "__init__.py").touch()  # the tests import their own directory
+    return place
+
+
+def _pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
+    except subprocess.TimeoutExpired:
+        pytest.skip("the package registry does not answer; set TRANSFORMERS_SDIST to a copy of the distribution")
+    if done.returncode:
+        pytest.skip(f"pip cannot get it: {done.stderr.strip().splitlines()[-1] if done.stderr else 'no reason given'}")
+
+
+@pytest.fixture(scope="module")
+def outcomes(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcomes]:
+    """The outcome of each test by model, two models at a time: "transformers" is transformers' Llama."""
+    place = tmp_path_factory.mktemp("suite")
+    run = run_in(place)
+
+    def test(name: str) -> Outcomes:
+        report = place / f"{name}.json"
+        directory = [name] if name in DEFINITIONS else []
+        if directory:
+            run(
+                "-m",
+                "forgather_cli.main",
+                "-t",
+                name,
+                "model",
+                *SIZES,
+                "--device",
+                "cpu",
+                "--output-dir",
+                name,
+                "construct",
+            )
+        run(str(SCRIPT), str(sources), str(report), *directory)
+        result: Outcomes = json.loads(report.read_text())
+        return result
+
+    names = ("transformers", *DEFINITIONS)
+    with ThreadPoolExecutor(2) as threads:
+        return dict(zip(names, threads.map(test, names), strict=True))
+
+
+def test_what_passes_for_llama_passes_for_every_definition(outcomes: dict[str, Outcomes]) -> None:
+    llama = {name for name, test in outcomes["transformers"].items() if test["outcome"] == "passed"}
+    assert len(llama) > 100
+    print(table(outcomes))
+    worse = {
+        definition: {
+            name: outcomes[definition][name]["why"] for name in sorted(llama) if _worse(outcomes, definition, name)
+        }
+        for definition in DEFINITIONS
+    }
+    assert worse == {definition: {} for definition in DEFINITIONS}, table(outcomes)
+
+
+def test_no_definition_fails_what_llama_skips(outcomes: dict[str, Outcomes]) -> None:
+    failed = {
+        model: {name for name, test in tests.items() if test["outcome"] == "failed"}
+        for model, tests in outcomes.items()
+    }
+    assert {model: failed[model] - failed["transformers"] for model in outcomes} == {model: set() for model in outcomes}
+
+
+def test_exceptions_are_still_needed(outcomes: dict[str, Outcomes]) -> None:
+    for definition, tests in EXCEPTIONS.items():
+        found = {outcomes[definition][name]["outcome"] for name in tests if name in outcomes[definition]}
+        assert found <= {"skipped"}, definition
+
+
+def _worse(outcomes: dict[str, Outcomes], definition: str, test: str) -> bool:
+    return outcomes[definition][test]["outcome"] != "passed" and test not in EXCEPTIONS.get(definition, {})
+
+
+def table(outcomes: dict[str, Outcomes]) -> str:
+    """Return the counts of all models, as docs/compatibility.md has them."""
+    kinds = ("passed", "skipped", "failed")
+    counts = {model: Counter(test["outcome"] for test in tests.values()) for model, tests in outcomes.items()}
+    rows = (f"| {model} | {' | '.join(str(counts[model][kind]) for kind in kinds)} |" for model in outcomes)
+    return "\n".join((f"| | {' | '.join(kinds)} |", "|---|---|---|---|", *rows))
