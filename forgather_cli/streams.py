@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from contextlib import suppress
@@ -47,6 +48,8 @@ def output_problem(error: OSError) -> str | None:
     try:
         sys.stdout.flush()  # what could not be written may still be in its buffer
         os.write(sys.stdout.fileno(), b"")
+    except io.UnsupportedOperation:  # a stream in memory
+        return None
     except OSError as reason:
         closed = reason.errno == errno.EBADF
         return "standard output is closed" if closed else f"standard output cannot be written: {reason.strerror}"

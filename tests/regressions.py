@@ -80,7 +80,6 @@ FAULTS = {
     "sha256-of-weights": "Saves are as slow as SHA-256 on processors without instructions for it",
     "bin-at-once": "Saving .bin holds all tensors of a shard in memory at once",
     "E1": "Continuous batching fails: layers do not pass cache.update the arguments that a paged cache needs",
-    "E2": "position_embeddings and other values between modules do not have the form of transformers' models",
     "P16": "past_key_values gives no warning, keyword arguments are undeclared, 'alibi' is kept without ALiBi",
     "E8": "generation_config.json lacks use_cache",
     "E9": "Generation with an early exit ends in an IndexError: a lowered num_hidden_layers is ignored",

@@ -106,9 +106,8 @@ def verify(
         stack.enter_context(quiet_transformers())
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         subject = Subject(directory, Path(place), settings=settings, full=full, seed=seed)
-        if edited(directory):  # of others, what their code raises is for the checks to report
-            with loading_errors(directory, CheckError, imports_only=True):
-                subject.on_meta()
+        if edited(directory):
+            _try_imports(subject)
         if full and not force:
             _refuse_too_large(subject)
         rows: list[dict[str, Any]] = []
@@ -124,6 +123,17 @@ def verify(
                     on_check(check.name)
                 rows.append(try_check(check, subject))
     return _report(directory, rows, full=full, seed=seed)
+
+
+def _try_imports(subject: Subject) -> None:
+    """Refuse a directory whose edited code cannot be imported. What it raises later is for the checks to report."""
+    with loading_errors(subject.directory, CheckError):
+        try:
+            subject.on_meta()
+        except (SyntaxError, ImportError, OSError):
+            raise
+        except Exception:
+            return
 
 
 def _refuse_too_large(subject: Subject) -> None:

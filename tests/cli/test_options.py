@@ -55,6 +55,7 @@ SETTLED = [
 ]
 # What one run takes and no configuration holds; `test` alone uses the second line.
 OF_A_RUN = ["--refresh-model", "-r", "--keep", "--output-file x.txt", "-o x.txt", "--edit", "-e", "--json"]
+OF_A_RUN += ["--force"]
 OF_A_TEST = ["--batch-size 3", "--sequence-length 64", "--steps 5", "--dataset-project d", "--dataset-config c"]
 OF_A_TEST += ["--packed", "--packing best-fit", "--lr 0.1", "--fuse-optim-with-backward", "--keep-logits", "--compile"]
 OF_AN_ESTIMATE = ["--optimizer sgd", "--precision bf16", "--context 128", "--cache static", "--utilization 0.3"]
