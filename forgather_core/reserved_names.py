@@ -17,7 +17,8 @@ RESERVED = frozenset(
     extra_config_files extra_files from_dict from_json_file from_pretrained get_config_dict get_mtp_config
     get_text_config id2label ignore_keys_at_rope_validation is_custom_code is_encoder_decoder is_heterogeneous
     is_remote_code keys_to_ignore_at_inference kwargs label2id model_type mtp_layer_types name_or_path native
-    native_defaults native_ignores native_model_type nested_rope_parameter_keys num_labels output_attentions output_hidden_states pad_token_id
+    native_defaults native_ignores native_model_type nested_rope_parameter_keys num_labels
+    output_attentions output_hidden_states pad_token_id
     per_layer_attributes per_layer_config problem_type push_to_hub quantization_config register_for_auto_class
     return_dict save_pretrained self serialize_explicit_per_layer_config skip_logits
     standardize_rope_params sub_configs sub_configs_defaults to_dict to_diff_dict to_json_file to_json_string

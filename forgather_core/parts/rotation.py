@@ -1,7 +1,5 @@
 """Rotating heads by their positions (RoFormer, arXiv:2104.09864, eq. 34), in the half-split form of HF checkpoints."""
 
-import weakref
-
 import torch
 from torch import Tensor
 
@@ -29,23 +27,20 @@ def rotate_all(heads: tuple[Tensor, ...], cos_BTK: Tensor, sin_BTK: Tensor) -> l
     return [x * cos_B1TK + x.roll(half, dims=-1) * signed_B1TK for x in heads]
 
 
-_Factors = tuple[Tensor, Tensor]
-_Latest = tuple[weakref.ref[Tensor], weakref.ref[Tensor], tuple[int, int], _Factors]
-_LATEST: list[_Latest | None] = [None]
+def _factors(cos_BTK: Tensor, sin_BTK: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    """The cosines, and the sines with a negative first half, [B or 1, 1, T, K].
+
+    The latter are kept with the sines, which all layers share, until those are changed or freed.
+    """
+    if torch.compiler.is_compiling() or sin_BTK.is_inference():  # these count no changes
+        return cos_BTK.unsqueeze(1), _signed(sin_BTK, half)
+    version, kept = getattr(sin_BTK, "_signed", (None, None))
+    if kept is None or version != sin_BTK._version:
+        kept = _signed(sin_BTK, half)
+        sin_BTK._signed = (sin_BTK._version, kept)
+    return cos_BTK.unsqueeze(1), kept
 
 
-def _factors(cos_BTK: Tensor, sin_BTK: Tensor, half: int) -> _Factors:
-    """The cosines, and the sines with a negative first half, [B or 1, 1, T, K]; those of the latest call are kept."""
-    if torch.compiler.is_compiling() or sin_BTK.is_inference() or cos_BTK.is_inference():  # those count no changes
-        return _computed(cos_BTK, sin_BTK, half)
-    latest, versions = _LATEST[0], (cos_BTK._version, sin_BTK._version)
-    if latest is not None and latest[0]() is cos_BTK and latest[1]() is sin_BTK and latest[2] == versions:
-        return latest[3]
-    factors = _computed(cos_BTK, sin_BTK, half)
-    _LATEST[0] = (weakref.ref(cos_BTK), weakref.ref(sin_BTK), versions, factors)
-    return factors
-
-
-def _computed(cos_BTK: Tensor, sin_BTK: Tensor, half: int) -> _Factors:
+def _signed(sin_BTK: Tensor, half: int) -> Tensor:
     first = sin_BTK.unsqueeze(1).narrow(-1, 0, half)
-    return cos_BTK.unsqueeze(1), torch.cat((-first, first), dim=-1)
+    return torch.cat((-first, first), dim=-1)

@@ -15,7 +15,7 @@ from forgather_core.extras import install_hint
 
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "_is_installed", lambda module: False)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_the_extra_is_named(reason: str, extra: str) -> None:
 
 
 def test_what_is_installed_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(extras, "_is_installed", lambda module: True)
     assert install_hint("tiktoken cannot read this file") == ""
     assert install_hint("the file is empty") == ""
 

@@ -49,9 +49,10 @@ def test_what_needs_no_posix_works_without_it(tmp_path: Path) -> None:
     assert "hidden_size" in ran.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.regression("windows")
 def test_what_needs_posix_is_refused_in_a_line(tmp_path: Path) -> None:
-    ran = run(WITHOUT_POSIX + PROGRAM, "-t", "llama/4M", "model", "construct", place=tmp_path)
+    ran = run(LIBRARIES + WITHOUT_POSIX + PROGRAM, "-t", "llama/4M", "model", "construct", place=tmp_path)
     assert ran.returncode == 2, ran.stderr
     assert ran.stderr.startswith("forgather: error: ")
     assert "not supported on Windows" in ran.stderr

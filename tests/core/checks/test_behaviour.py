@@ -168,9 +168,9 @@ PLANTED: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
         ("cache",),
     ),
     "keys are cached as values": (
-        "self_attention.py",
-        "fill_cache(cache, key_BGTK, value_BGTK,",
-        "fill_cache(cache, key_BGTK, key_BGTK,",
+        "caches.py",
+        "cache.update(key, value, layer_idx",
+        "cache.update(key, key, layer_idx",
         ("cache", "generation"),
     ),
     "no cache is returned": ("language_model.py", "**{CACHE: outputs.get(CACHE)}", "**{CACHE: None}", ("cache",)),

@@ -184,8 +184,8 @@ QUICK_MISTAKES = {
         precision,
         "llama",
         "rope.py",
-        "position_ids[:, None, :, None].float() *",
-        "position_ids[:, None, :, None].to(x.dtype) *",
+        "position_ids[..., None].float() *",
+        "position_ids[..., None].to(x.dtype) *",
     ),
     "a weight that is not saved": Mistake(
         round_trip,
@@ -226,8 +226,8 @@ MISTAKES = {
         initial_weights,
         "deepone",
         "initial_weights.py",
-        "copy_(torch.tensor(self.values",
-        "copy_(0.9 * torch.tensor(self.values",
+        "copy_(torch.tensor(given",
+        "copy_(0.9 * torch.tensor(given",
     ),
     "padding that is drawn": Mistake(
         initial_weights, "qwen3", "weight_pieces.py", "run[lo - first : hi - first].zero_()", "pass"
