@@ -198,17 +198,15 @@ def test_plugins_names_what_slows_every_command(site: Any, line: str) -> None:
     assert f"imports {package}" in " ".join(start("plugins").stdout.split())
 
 
-def test_the_second_plugin_that_imports_a_heavy_package_is_named_too() -> None:
+def test_the_second_plugin_that_imports_a_heavy_package_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
     from forgather_core.import_cost import measured_imports
 
     heavy, own = types.ModuleType("pandas"), types.ModuleType("second_lm")
     own.pd = heavy  # type: ignore[attr-defined]
-    sys.modules["pandas"], sys.modules["second_lm"] = heavy, own
-    try:
-        with measured_imports() as measured:
-            pass
-        found = measured.cost("second_lm")
-    finally:
-        del sys.modules["pandas"], sys.modules["second_lm"]
+    monkeypatch.setitem(sys.modules, "pandas", heavy)
+    monkeypatch.setitem(sys.modules, "second_lm", own)
+    with measured_imports() as measured:
+        pass
+    found = measured.cost("second_lm")
     assert found is not None
     assert (found.module, found.package, found.seconds) == ("second_lm", "pandas", None)
