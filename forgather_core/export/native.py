@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..definition import ModelDefinition, import_object
@@ -45,8 +47,14 @@ def check_native(settings: Settings, values: Mapping[str, Any]) -> None:
         raise ConfigurationError(f"--native: {problem}")
 
 
-def native_refusal(settings: Settings, values: Mapping[str, Any]) -> str | None:
-    """Return why transformers' own class cannot stand for the model, or None. Arguments as of `check_native`."""
+def native_refusal(settings: Settings, values: Mapping[str, Any], *, remembered: bool = False) -> str | None:
+    """Return why transformers' own class cannot stand for the model, or None.
+
+    Args:
+        settings: The settled options.
+        values: What the configuration class is called with.
+        remembered: Compare the logits of each small copy once in a process.
+    """
     from huggingface_hub.errors import StrictDataclassError
 
     definition = settings.configuration.definition
@@ -64,8 +72,9 @@ def native_refusal(settings: Settings, values: Mapping[str, Any]) -> str | None:
         whole = config_class(**values, native=True).to_dict()
         native.config_class(**whole)  # it has rules of its own for sizes
         small = config_class(**{**values, **shrunk_values(values)}, native=True)
-        twin = native(native.config_class(**small.to_dict()))
-        difference = logits_difference(import_object(definition.model, definition)(small), twin)
+        content = json.dumps(small.to_dict(), sort_keys=True, default=str)
+        compare = _remembered_difference if remembered else _difference
+        difference = compare(import_object(definition.model, definition), native, config_class, content)
     except (StrictDataclassError, TypeError, ValueError, RuntimeError) as error:
         cause = error.__cause__ or error  # of a rule of the class, the sentence without its frame
         reason = next(iter(str(cause).splitlines()), type(cause).__name__)
@@ -76,6 +85,15 @@ def native_refusal(settings: Settings, values: Mapping[str, Any]) -> str | None:
             f"differ by {difference:.1e} of their size"
         )
     return None
+
+
+def _difference(model_class: Any, native: Any, config_class: Any, content: str) -> float:
+    """The difference of the logits of two small models, made of the text of a configuration."""
+    values = json.loads(content)
+    return logits_difference(model_class(config_class(**values)), native(native.config_class(**values)))
+
+
+_remembered_difference = lru_cache(maxsize=64)(_difference)  # most directories of a process differ in sizes alone
 
 
 def native_problems(definition: ModelDefinition, options: Any) -> list[str]:

@@ -44,7 +44,7 @@ def own_names(settings: Settings, values: Any, sources: Sources) -> dict[str, st
         for node in ast.parse(file.text).body
         if isinstance(node, ast.ClassDef) and hasattr(transformers, node.name)
     }
-    if not defined or native_refusal(settings, values()) is None:
+    if not defined or native_refusal(settings, values(), remembered=True) is None:
         return {}
     return {name: f"{PREFIX}{name}" for name in sorted(defined)}
 
