@@ -47,6 +47,12 @@ class ModelDefinition:
         found = [p.name.removesuffix(".yaml") for p in self.presets.iterdir() if p.name.endswith(".yaml")]
         return sorted(found, key=_by_size)
 
+    def native_problems(self, options: Any) -> list[str]:
+        """Return why transformers' own class cannot stand for the model, where definition and options alone tell."""
+        if self.native is None:
+            return [f"transformers has no class with the mathematics of '{self.name}'"]
+        return list(getattr(options, "native_problems", tuple)())
+
 
 def import_object(target: str, definition: ModelDefinition) -> Any:
     """Import what a definition names as `"package.module:Name"`."""

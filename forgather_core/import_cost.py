@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import ModuleType
 
 HEAVY = ("torch", "transformers", "datasets", "tensorflow", "jax", "pandas", "scipy", "sklearn", "pydantic")
@@ -16,7 +14,6 @@ _SLOW = 0.5  # seconds
 _KNOWN = sys.stdlib_module_names | {"forgather_core"}
 
 
-@dataclass(frozen=True)
 class ImportCost:
     """A heavy package that a plugin imports.
 
@@ -26,9 +23,8 @@ class ImportCost:
         seconds: How long importing the plugin took; None where the package was loaded already.
     """
 
-    module: str
-    package: str
-    seconds: float | None
+    def __init__(self, module: str, package: str, seconds: float | None) -> None:
+        self.module, self.package, self.seconds = module, package, seconds
 
     def __str__(self) -> str:
         took = f", which takes {self.seconds:.1f} s in every command" if self.seconds is not None else ""
@@ -38,13 +34,13 @@ class ImportCost:
         )
 
 
-@dataclass
 class Measured:
     """The modules that were imported within a block, and how long that took."""
 
-    before: frozenset[str]
-    seconds: float = 0.0
-    new: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.before = frozenset(sys.modules)
+        self.seconds = 0.0
+        self.new: list[str] = []
 
     def cost(self, module: str) -> ImportCost | None:
         """Return the heavy package that a plugin imports first.
@@ -65,6 +61,8 @@ class Measured:
 
     def _slow_package(self, root: str) -> str | None:
         """A heavy package that came by way of another one, or the largest one where the import took long."""
+        from collections import Counter
+
         others = Counter(name.partition(".")[0] for name in self.new)
         foreign = {n: count for n, count in others.items() if n not in _KNOWN and n != root}
         if (heavy := next((name for name in HEAVY if name in foreign), None)) is not None:
@@ -75,7 +73,7 @@ class Measured:
 @contextmanager
 def measured_imports() -> Iterator[Measured]:
     """Measure what is imported within the block."""
-    measured, started = Measured(frozenset(sys.modules)), time.perf_counter()
+    measured, started = Measured(), time.perf_counter()
     try:
         yield measured
     finally:

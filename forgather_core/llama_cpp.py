@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .data.train_tokenizer import LLAMA_CPP_NAME, PRE_TOKENS
 from .strict_json import read_object
 
+# Llama 3's split pattern: contractions, words with one character before them, digits in groups of up to three, runs of
+# punctuation, and white space whose last space belongs to the next word. llama.cpp implements it under this name.
+LLAMA_CPP_NAME = "llama-bpe"
+PRE_TOKENS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 UNKNOWN = "if its converter knows the tokenizer"
 ADD_A_LINE = (
     "where its converter does not know the tokenizer, it prints a chkhsh: add a line for that hash to "

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .export.native import native_problems
 from .export.tokenizer import shipped_tokenizers
 from .llama_cpp import tokenizer_conversion
 from .settings import Settings
@@ -63,7 +62,7 @@ def _natively(settings: Settings, native: str | None) -> Loader:
     name = "transformers, natively"
     if native is not None:
         return Loader(name, True, f"as {native}, without trust_remote_code")
-    problems = native_problems(settings.configuration.definition, settings.options)
+    problems = settings.configuration.definition.native_problems(settings.options)
     return Loader(name, False, problems[0] if problems else "build it with --native")
 
 

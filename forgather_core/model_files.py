@@ -37,7 +37,7 @@ _PARSED = frozenset(
 )
 # What transformers may open, other than weights and their indexes.
 _READ = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".bpe", ".py")
-_TEMPLATES = "additional_chat_templates"
+TEMPLATES = "additional_chat_templates"  # transformers' name: the one folder of a model directory with files of ours
 _MARKED = (".json", ".jinja", ".txt")
 _WEIGHTS = (".safetensors", ".bin", ".index.json")
 _LARGE = (".txt", ".model", ".tiktoken", ".spm", ".bpe")  # vocabularies
@@ -63,7 +63,7 @@ def without_marks(directory: Path) -> Iterator[Path]:
     Yields:
         The directory itself, or a temporary copy of its small files without the marks.
     """
-    names = [name.relative_to(directory) for name in (*directory.iterdir(), *directory.glob(f"{_TEMPLATES}/*.jinja"))]
+    names = [name.relative_to(directory) for name in (*directory.iterdir(), *directory.glob(f"{TEMPLATES}/*.jinja"))]
     names = [name for name in names if name.suffix in _READ and (directory / name).is_file()]
     if not any(_is_marked(directory / name) for name in names):
         yield directory
@@ -126,7 +126,7 @@ def check_files(directory: Path, error: type[ForgatherError]) -> None:
         except (OSError, ValueError) as reason:
             text = printable(shortened(str(getattr(reason, "strerror", None) or reason), 300))
             raise error(f"{directory / name} cannot be read: {text}") from None
-    templates = directory / _TEMPLATES
+    templates = directory / TEMPLATES
     if templates.is_dir():
         check_files(templates, error)
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ..export.manifest import TEMPLATES
+from ..model_files import TEMPLATES
 from .wording import listed
 
 # A directory with one of these below it holds another checkpoint, or the same one for another program.

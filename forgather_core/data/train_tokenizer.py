@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TokenizerError
+from ..llama_cpp import PRE_TOKENS
 
 SPECIAL_TOKENS = {
     "bos_token": "<|BOS|>",
@@ -18,14 +19,6 @@ SPECIAL_TOKENS = {
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 ALL_SPECIAL = (*SPECIAL_TOKENS.values(), *CHAT_TOKENS)
 SMALLEST = 256 + len(ALL_SPECIAL)
-
-# Llama 3's split pattern: contractions, words with one character before them, digits in groups of up to three, runs of
-# punctuation, and white space whose last space belongs to the next word. llama.cpp implements it under this name.
-LLAMA_CPP_NAME = "llama-bpe"
-PRE_TOKENS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 # llama.cpp takes a whole word that is an entry before it merges, for this pattern.
 # All bytes are entries: none falls back.

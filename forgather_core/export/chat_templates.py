@@ -12,11 +12,10 @@ from types import FrameType
 from typing import Any
 
 from ..errors import TokenizerError
-from ..model_files import read_text
+from ..model_files import TEMPLATES, read_text
 from ..option_spec import did_you_mean
 from ..paths import expanded
 from ..printable import printable, shortened
-from .manifest import TEMPLATES
 
 DEFAULT = "default"  # transformers' name of the template that is used unless another is named
 

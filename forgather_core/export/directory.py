@@ -12,10 +12,11 @@ from pathlib import Path
 from ..brief import Brief
 from ..errors import DirectoryError
 from ..files import carry, carry_over, directory_lock, replace_directory, staging_directory, sweep_stale
+from ..model_files import TEMPLATES
 from ..paths import refuse_unsuitable_place
 from ..settings import Settings
 from .contents import Plan, plan_contents, write_contents
-from .manifest import EDITED, MANIFEST, MISSING, SPECIAL, TEMPLATES, Manifest, edited_files, read_manifest
+from .manifest import EDITED, MANIFEST, MISSING, SPECIAL, Manifest, edited_files, read_manifest
 
 WEIGHT_GLOBS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
 _CHANGED = {EDITED: "had been edited", SPECIAL: "is not a regular file"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -13,9 +12,9 @@ from typing import Any
 
 from ..disk import read_regular
 from ..errors import DirectoryError, first_line
+from ..model_files import TEMPLATES
 
 MANIFEST = "forgather.json"
-TEMPLATES = "additional_chat_templates"  # transformers' name: the one folder of a model directory with files of ours
 FORMAT = 1
 EDITED, MISSING, SPECIAL = "edited", "missing", "not a regular file"
 
@@ -74,7 +73,7 @@ class Manifest:
 
 def record(name: str, data: bytes, origin: str) -> FileRecord:
     """The record of a file with these bytes."""
-    return FileRecord(hashlib.sha256(data).hexdigest(), origin, _meaning(name, data))
+    return FileRecord(_sha256(data), origin, _meaning(name, data))
 
 
 def read_manifest(directory: Path) -> Manifest | None:
@@ -137,7 +136,7 @@ def edited_files(
 
 
 def _same(name: str, old: FileRecord, data: bytes) -> bool:
-    if hashlib.sha256(data).hexdigest() == old.sha256:
+    if _sha256(data) == old.sha256:
         return True
     return old.meaning is not None and _meaning(name, data) == old.meaning
 
@@ -156,4 +155,10 @@ def _meaning(name: str, data: bytes) -> str | None:
     if not isinstance(content, dict):
         return None
     kept = {key: value for key, value in content.items() if key not in volatile and value is not None}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return _sha256(json.dumps(kept, sort_keys=True).encode())
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib  # it takes 2 ms, and `show` needs none
+
+    return hashlib.sha256(data).hexdigest()

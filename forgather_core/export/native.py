@@ -58,7 +58,7 @@ def native_refusal(settings: Settings, values: Mapping[str, Any], *, remembered:
     from huggingface_hub.errors import StrictDataclassError
 
     definition = settings.configuration.definition
-    for problem in native_problems(definition, settings.options):
+    for problem in definition.native_problems(settings.options):
         return problem
     import transformers
 
@@ -94,13 +94,6 @@ def _difference(model_class: Any, native: Any, config_class: Any, content: str) 
 
 
 _remembered_difference = lru_cache(maxsize=64)(_difference)  # most directories of a process differ in sizes alone
-
-
-def native_problems(definition: ModelDefinition, options: Any) -> list[str]:
-    """Why transformers' own class cannot stand for this model, where definition and options alone tell. No torch."""
-    if definition.native is None:
-        return [f"transformers has no class with the mathematics of '{definition.name}'"]
-    return list(getattr(options, "native_problems", tuple)())
 
 
 def check_source(definition: ModelDefinition, likeness: Likeness) -> None:

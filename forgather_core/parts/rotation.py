@@ -37,7 +37,7 @@ def _factors(cos_BTK: Tensor, sin_BTK: Tensor, half: int) -> tuple[Tensor, Tenso
     version, kept = getattr(sin_BTK, "_signed", (None, None))
     if kept is None or version != sin_BTK._version:
         kept = _signed(sin_BTK, half)
-        sin_BTK._signed = (sin_BTK._version, kept)
+        sin_BTK._signed = (sin_BTK._version, kept)  # type: ignore[attr-defined]
     return cos_BTK.unsqueeze(1), kept
 
 
