@@ -10,7 +10,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from ..errors import ExportError
@@ -121,6 +121,12 @@ class SourceText:
         """Everything in the body of a `try`: an import there may fail, to loaders too."""
         blocks = (node for node in self.nodes if isinstance(node, ast.Try) and node.handlers)
         return {node for block in blocks for statement in block.body for node in ast.walk(statement)}
+
+
+@lru_cache(maxsize=128)  # the sources of a model, before and after: most directories of a process share them
+def source_text(path: Path, data: bytes) -> SourceText:
+    """Return the parsed source of a file. Raises as `SourceText`."""
+    return SourceText(path, data)
 
 
 def loader_finds(text: str) -> Iterator[tuple[str, int]]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ExportError
-from .imports import SourceText
+from .imports import source_text
 from .native import native_refusal
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def own_names(settings: Settings, values: Any, sources: Sources) -> dict[str, st
     defined = {
         node.name
         for file in sources.files
-        for node in ast.parse(file.text).body
+        for node in source_text(file.path, file.text).tree.body
         if isinstance(node, ast.ClassDef) and hasattr(transformers, node.name)
     }
     if not defined or native_refusal(settings, values(), remembered=True) is None:
@@ -62,7 +62,7 @@ def rename_classes(sources: Sources, names: Mapping[str, str]) -> Sources:
 
 
 def _renamed(file: SourceFile, names: Mapping[str, str], modules: set[str]) -> SourceFile:
-    source = SourceText(file.path, file.text)
+    source = source_text(file.path, file.text)
     own = {node.name for node in source.tree.body if isinstance(node, ast.ClassDef)}
     foreign = set[str]()
     for statement in source.imports_from:

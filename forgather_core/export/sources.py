@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ExportError
-from .imports import ImportFrom, SourceText, loader_finds
+from .imports import ImportFrom, SourceText, loader_finds, source_text
 from .modules import CORE, Packages, entry_file, is_package, module_file
 from .naming import name_all_files
 
@@ -71,17 +71,17 @@ def collect_sources(entries: Sequence[str]) -> Sources:
                     "directory: rename one"
                 )
             continue
-        source = SourceText(path, path.read_bytes())
+        source = source_text(path, path.read_bytes())
         exporter = _Exporter(module, source, packages)
         docstring = ast.get_docstring(source.tree) or ""
         files[name] = SourceFile(name, module, path, exporter.rewritten(), docstring)
         requires |= exporter.requires
         waiting += exporter.needs.items()
     first = entries[0].rpartition(".")[2]
-    flat = {name.removesuffix(".py"): SourceText(file.path, file.text) for name, file in files.items()}
+    flat = {name.removesuffix(".py"): source_text(file.path, file.text) for name, file in files.items()}
     text = name_all_files(first, flat)
     files[f"{first}.py"] = replace(files[f"{first}.py"], text=text)
-    flat[first] = SourceText(files[f"{first}.py"].path, text)
+    flat[first] = source_text(files[f"{first}.py"].path, text)
     _check_as_the_loader_would(flat, {entry.rpartition(".")[2] for entry in entries})
     return Sources(tuple(files[name] for name in sorted(files)), tuple(sorted(requires)))
 
@@ -206,7 +206,7 @@ def _re_exported(package: str, name: str, packages: Packages, depth: int = 0) ->
     file = module_file(package)
     if file is None or depth > 8:
         return None
-    source = SourceText(file, file.read_bytes())
+    source = source_text(file, file.read_bytes())
     for statement in source.imports_from:
         if (name, None) in statement.names or (name, name) in statement.names:
             parts = package.split(".")
