@@ -19,7 +19,6 @@ import typer.main
 from forgather_core.errors import ForgatherError
 from forgather_core.option_scope import listed
 from forgather_core.option_spec import did_you_mean
-from forgather_core.out_of_memory import out_of_memory
 from forgather_core.printable import one_line
 from forgather_core.registry import registry
 
@@ -245,6 +244,8 @@ def main() -> None:
             raise
         code = _complain(ForgatherError(f"'{error.object}' is not UTF-8: rename it, or choose another name"), 2)
     except Exception as error:
+        from forgather_core.out_of_memory import out_of_memory
+
         text = out_of_memory(error)
         if text is None:
             raise

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .errors import first_line
-from .out_of_memory import out_of_memory
 
 
 @contextmanager
@@ -27,4 +26,6 @@ def keep_partial(keep: Callable[[str], None] | None) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    from .out_of_memory import out_of_memory  # a run that ends as it should needs none of this
+
     return "out of memory" if out_of_memory(error) else first_line(error)

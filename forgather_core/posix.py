@@ -13,9 +13,8 @@ from .errors import ForgatherError
 
 try:
     import fcntl
-    import resource
 except ImportError:  # Windows
-    fcntl = resource = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]
 
 # Flags of os.open; 0 where the system has no such flag.
 CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -52,10 +51,16 @@ def lock_file(descriptor: int, *, wait: bool = False) -> None:
 
 def descriptor_limit() -> int:
     """How many files this process may have open."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource is not None else _DESCRIPTORS
+    if fcntl is None:
+        return _DESCRIPTORS
+    import resource  # help pages need no limits
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def peak_memory() -> int:
     """Largest resident size of this process since it began, in bytes."""
+    import resource
+
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return held if sys.platform == "darwin" else held * 1024  # Linux counts KiB

@@ -55,10 +55,14 @@ class Wrapped:
         """Find the innermost model."""
         attributes: dict[type, str | None] = {}
         kinds = _kinds()
-        for module in model.modules():
+        waiting: list[nn.Module | None] = [model]
+        while waiting:
+            if (module := waiting.pop()) is None:
+                continue
             if type(module) not in attributes:
                 found = next((attribute for kind, attribute in kinds if isinstance(module, kind)), None)
                 attributes[type(module)] = found
+            waiting += module._modules.values()
         base = model
         while (attribute := attributes[type(base)]) is not None and attribute in base._modules:
             base = base._modules[attribute]  # type: ignore[assignment]
