@@ -26,9 +26,8 @@ WRITTEN, BUILT, COMPUTED = (*WRITING, "show"), (*BUILDING, "show"), (*BUILDING, 
 Values = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
 class Need:
-    """A condition without which an option has no effect.
+    """A condition without which an option has no effect. No dataclass: help pages wait for those to be made.
 
     Args:
         text: What the option requires, the end of a sentence.
@@ -36,9 +35,8 @@ class Need:
         commands: The commands in which it matters.
     """
 
-    text: str
-    holds: Callable[[Values], bool]
-    commands: tuple[str, ...] = BUILDING
+    def __init__(self, text: str, holds: Callable[[Values], bool], commands: tuple[str, ...] = BUILDING) -> None:
+        self.text, self.holds, self.commands = text, holds, commands
 
 
 SAVING = Need("--save-checkpoint", lambda values: bool(values["save_checkpoint"]))
