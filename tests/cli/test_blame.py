@@ -30,6 +30,7 @@ def test_the_highest_file_is_blamed(cli: Cli) -> None:
     assert cli("-t", "exp.yaml", "model", "--hidden-size", "254", "show").error.startswith("--hidden-size: num_att")
 
 
+@pytest.mark.slow
 @pytest.mark.regression("P5")
 def test_a_value_of_an_earlier_run_is_of_the_directory(cli: Cli) -> None:
     cli(*LLAMA, "--output-dir", "m", "--hidden-size", "128", "construct")

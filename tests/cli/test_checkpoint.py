@@ -398,6 +398,7 @@ def test_weights_of_another_model_are_one_line(cli: Cli) -> None:
     assert not Path("other").exists()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("form", [(), ("--safetensors",)], ids=["bin", "safetensors"])
 def test_a_rebuilt_directory_can_keep_its_weights(cli: Cli, model: str, form: tuple[str, ...]) -> None:
     before = read(model)

@@ -24,7 +24,7 @@ def complete(line: str) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.few(12)
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("line", "offered"),
     [

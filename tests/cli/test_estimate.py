@@ -41,6 +41,7 @@ def test_options_of_the_step_and_of_the_build_count(cli: Cli, hardware: str) -> 
     assert training("--attn-implementation", "eager")["activations"] > plain["activations"]
 
 
+@pytest.mark.slow
 def test_an_estimate_goes_into_a_file(cli: Cli, hardware: str) -> None:
     assert cli(*LLAMA, *SMALL, hardware, "estimate", "-o", "e.html").code == 0
     assert "Fits on" in Path("e.html").read_text()

@@ -94,7 +94,7 @@ def test_a_good_plugin_from_elsewhere_is_a_full_citizen(site: Any) -> None:
     assert "'good' has no preset 'x'. It has: none." in start("-t", "good/x", "model", "show").stderr
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("text", "error"),
     [
@@ -140,6 +140,7 @@ def test_two_distributions_of_one_name(site: Any) -> None:
     assert "'one' and 'two'" in row["error"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("names", ["bad", " bad , nobody", "bad,,"])
 def test_plugins_are_switched_off(site: Any, names: str) -> None:
     site("bad-dist", "bad_lm", BAD, bad="bad_lm")
@@ -176,6 +177,7 @@ class Options:
 """
 
 
+@pytest.mark.few(1)
 @pytest.mark.regression("P14")
 @pytest.mark.parametrize("line", ["import torch", "from torch import nn", "import slow_lib"])
 def test_plugins_names_what_slows_every_command(site: Any, line: str) -> None:

@@ -74,6 +74,7 @@ def test_a_terminal_gets_a_drawing() -> None:
     assert "\x1b[1m" in on_a_terminal(*LLAMA, "--help")
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("arguments", [("ls",), ("plugins",), (*LLAMA, "show"), ("--help",)], ids=" ".join)
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
 def test_no_colour_where_none_is_wanted(arguments: tuple[str, ...], env: dict[str, str]) -> None:
@@ -100,6 +101,7 @@ def test_a_narrow_terminal_folds_and_cuts_nothing(columns: str) -> None:
     assert "\u2026" not in "".join(line for line in lines if "https://" not in line)  # the link has the whole address
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_any_encoding_will_do(encoding: str) -> None:
     Path("é.yaml").write_text("extends: llama/4M\nmodel_name: modèle\n")

@@ -78,6 +78,7 @@ def test_a_report_replaces_what_a_link_names(cli: Cli) -> None:
     assert Path("real.txt").read_text().startswith("llama_4m\n")
 
 
+@pytest.mark.few(2)
 @pytest.mark.regression("P8")
 @pytest.mark.parametrize("words", ["model construct", "model --device cpu test", "verify"])
 @pytest.mark.parametrize("home", ["/proc/nowhere", "file"])
@@ -165,6 +166,7 @@ def test_the_working_directory_is_never_replaced(cli: Cli, tmp_path: Path, words
     assert nothing_on_disk()
 
 
+@pytest.mark.slow
 @pytest.mark.regression("P10")
 def test_a_model_directory_is_not_replaced_from_within(cli: Cli) -> None:
     assert cli(*LLAMA, "--output-dir", "m", "construct").code == 0

@@ -113,6 +113,7 @@ SMALL = ("--hidden-size", "32", "--num-hidden-layers", "1", "--intermediate-size
 STEPS = ("--device", "cpu", "--steps", "2", "--sequence-length", "8", "--json")
 
 
+@pytest.mark.slow
 @pytest.mark.regression("test-optimizer")
 @pytest.mark.regression("R12")
 def test_the_optimizer_trains_and_is_counted(cli: Cli) -> None:
@@ -127,6 +128,7 @@ def test_the_optimizer_trains_and_is_counted(cli: Cli) -> None:
     assert "'adam8bit' is not one of sgd, adamw" in cli(*LLAMA, "test", "--optimizer", "adam8bit").error
 
 
+@pytest.mark.slow
 @pytest.mark.regression("R12")
 def test_the_report_names_the_weights(cli: Cli) -> None:
     assert cli(*LLAMA, *SMALL, "--device", "cpu", "--save-checkpoint", "--safetensors", "construct").code == 0

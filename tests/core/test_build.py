@@ -44,6 +44,7 @@ def test_on_meta_nothing_is_allocated(directory: Path) -> None:
     assert parameter_table(model).total == parameter_table(build(directory, options())).total
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("dtype", ["float32", "bf16", "torch.float16", "fp64"])
 def test_weights_have_the_dtype_and_angles_are_float32(directory: Path, dtype: str) -> None:
     model = build(directory, options(dtype=dtype))
@@ -280,6 +281,7 @@ def test_the_report_counts_shared_parameters_once(small: Settle, tmp_path: Path)
     assert report["options"]["hidden_size"] == {"value": 32, "origin": "--hidden-size"}
 
 
+@pytest.mark.slow
 def test_construct_imports_nothing_of_data_or_training(tmp_path: Path) -> None:
     program = f"""
 import sys

@@ -22,7 +22,7 @@ def settled(definition: str, **flags: Any) -> Settings:
     return settle(resolve(definition, Registry(), Path()), SMALL | flags)
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("definition", ["causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head"])
 def test_the_table_tells_what_is_in_the_weights(definition: str, tied: bool, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def like(directory: Path, definition: str = "llama", *, project: Path = Path(), 
     return settle(resolve(definition, Registry(), project), {"like": directory} | flags)
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", MODELS)
 @torch.no_grad()
 def test_a_model_of_transformers_becomes_ours_in_one_step(case: str, tmp_path: Path) -> None:

@@ -235,6 +235,7 @@ SOME = settings(
 )
 
 
+@pytest.mark.few(1)
 @pytest.mark.regression("like-native")
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_file_has_the_logits_that_its_own_class_gives_it(kind: str, tmp_path: Path) -> None:
@@ -320,7 +321,7 @@ UNREAD: dict[str, tuple[str, dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.regression("like-native")
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("case", UNREAD)
 def test_construct_reports_keys_that_are_not_read(case: str, tmp_path: Path) -> None:
     kind, content, names = UNREAD[case]
@@ -343,6 +344,7 @@ def changed_prepare(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LlamaModel, "prepare", lambda self, x, p: prepare(self, x * factor, p))
 
 
+@pytest.mark.few(1)
 @pytest.mark.regression("like-native")
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_other_logits_than_the_native_class_are_refused(
@@ -365,6 +367,7 @@ NOT_COMPUTED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.regression("like-native")
 @pytest.mark.parametrize("case", NOT_COMPUTED)
 def test_what_cannot_be_computed_is_refused_in_one_line(case: str, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def table(definition: str, project: Path, **flags: Any) -> dict[str, tuple[bool,
     return {row["name"]: (row["loads"], row["how"]) for row in construction_report(made)["loaders"]}
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("definition", ["causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head"])
 def test_every_directory_loads_with_remote_code_and_nowhere_by_itself(definition: str, tmp_path: Path) -> None:
     found = table(definition, tmp_path)

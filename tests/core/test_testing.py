@@ -105,6 +105,7 @@ def test_each_check_is_a_test_on_one_directory(tried: Tried) -> None:
     assert first.config().sliding_window < 9  # a small copy
 
 
+@pytest.mark.slow
 def test_names_and_the_full_model_are_asked_for(tried: Tried) -> None:
     done = tried("definition = 'llama/4M'; checks = ('good',); full = True")
     assert len(done.all) == len(done.of("passed")) == 1

@@ -35,7 +35,7 @@ def test_names_are_told_apart() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
 
 
-@pytest.mark.few(40)
+@pytest.mark.few(20)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_the_text_is_there_and_what_replaces_it_parses(mutant: Mutant, originals: Originals) -> None:
     text = (originals.of(mutant).path / mutant.file).read_text(encoding="utf-8")

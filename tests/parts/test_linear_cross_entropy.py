@@ -125,6 +125,7 @@ def test_in_bfloat16_it_is_as_exact_as_over_all_logits(autocast: bool) -> None:
     assert all(ours < 1.3 * theirs for theirs, ours in zip(*errors, strict=True))
 
 
+@pytest.mark.slow
 def test_it_compiles_without_a_break() -> None:
     hidden, weight, targets = inputs(30, 4, 11, torch.float32)
     compiled: Any = torch.compile(linear_cross_entropy, backend="aot_eager", fullgraph=True)

@@ -133,7 +133,7 @@ def check_same(model: Any, other: Any) -> None:
 # --- ours to transformers --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(2)
 @HOW
 @TIES
 @EVERY
@@ -195,6 +195,7 @@ def test_a_new_directory_gets_configuration_and_sources(
     check_same(by_transformers(place), model)
 
 
+@pytest.mark.few(2)
 @EVERY
 def test_a_model_is_built_anew_in_a_directory_with_weights_as_in_one_without(
     definition: str, directory: Export
@@ -337,6 +338,7 @@ def test_what_save_pretrained_writes_is_the_configuration_of_the_model(
     assert changes(type(model)(config_of(definition, **options)), config) == []
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("definition", NATIVE)
 def test_a_directory_for_the_native_class_stays_one(definition: str, directory: Export) -> None:
     place = directory(definition, native=True)

@@ -330,6 +330,7 @@ def test_the_gradient_of_a_slope_is_how_much_it_moves_the_logits(case: str, atte
         assert slope.grad[0].item() == pytest.approx((plus - minus) / (2 * step), rel=0.01)
 
 
+@pytest.mark.few(28)
 @pytest.mark.parametrize("reentrant", [False, True], ids=["", "reentrant"])
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("case", [*ATTENDING, "causal_lm, dropouts"])

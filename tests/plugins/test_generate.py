@@ -71,6 +71,7 @@ def test_generation_ends_where_the_model_says_so(case: str) -> None:
     assert torch.equal(ended, said[:, : 8 + at])
 
 
+@pytest.mark.few(13)
 @pytest.mark.parametrize("how", ["dynamic", "static"])
 @pytest.mark.parametrize("case", ATTENDING)
 def test_a_left_padded_batch_says_what_each_row_says_alone(case: str, how: str) -> None:

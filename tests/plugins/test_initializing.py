@@ -264,6 +264,7 @@ def test_what_a_checkpoint_lacks_gets_the_weights_of_the_seed(definition: str, t
     check_equal(weights(empty), weights(found))
 
 
+@pytest.mark.few(2)
 @pytest.mark.regression("fresh-seeds")
 @EVERY
 def test_build_and_from_config_agree_on_what_a_seed_means(definition: str, tmp_path: Path) -> None:

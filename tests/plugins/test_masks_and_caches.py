@@ -98,7 +98,7 @@ def chunked() -> list[Any]:
     return [pytest.param(*row, id="-".join(map(str, row))) for row in grid]
 
 
-@pytest.mark.few(45)
+@pytest.mark.few(22)
 @pytest.mark.parametrize(("case", "attention", "kind", "sizes"), chunked())
 @torch.no_grad()
 def test_a_cache_filled_in_chunks_changes_nothing(case: str, attention: str, kind: str, sizes: list[int]) -> None:

@@ -58,7 +58,7 @@ def test_without_position_ids_nothing_is_packed(case: str) -> None:
     assert difference(made(case)(IDS).logits, each_alone(case)) > 0.1
 
 
-@pytest.mark.few(50)
+@pytest.mark.few(25)
 @pytest.mark.parametrize(
     ("case", "attention", "kind", "sizes", "ones"),
     every_case(FEW_CHUNKINGS, CHUNKINGS, ["llama", "deepone, window"]),

@@ -188,6 +188,7 @@ def test_padded_rows_are_their_documents_alone(name: str, side: str, attention: 
     gradients_agree(model, name)
 
 
+@pytest.mark.few(36)
 @attentions
 @pytest.mark.parametrize(
     ("ones", "use_cache"),

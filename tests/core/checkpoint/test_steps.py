@@ -529,6 +529,7 @@ def test_a_disk_that_fails_leaves_the_old_links(
     assert only_what_the_index_names(directory)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("call", ["rename", "unlink", "fsync"])
 def test_a_process_that_is_killed_leaves_the_old_links_or_the_new(tmp_path: Path, call: str) -> None:
     directory = trained(tmp_path / "model", 1, limit="5KB")

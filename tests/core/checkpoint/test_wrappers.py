@@ -71,6 +71,7 @@ WRAPS: dict[str, Wrap] = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.regression("wrapped")
 @pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
 def test_a_wrapped_model_is_saved_as_the_one_within(tmp_path: Path, wrap: Wrap) -> None:

@@ -128,6 +128,7 @@ def test_a_half_read_stream_silences_nothing(tmp_path: Path) -> None:
         loggers[0].setLevel(before[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.regression("exit-noise")
 def test_a_half_read_stream_is_silent_at_exit(tmp_path: Path) -> None:
     pytest.importorskip("datasets")

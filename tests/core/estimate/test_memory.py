@@ -107,7 +107,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 PAIRS = [pytest.param(name, change, id=f"{name}-{change}") for name in DEFINITIONS for change in CHANGES]
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("definition", "change"), PAIRS)
 def test_any_batch_is_told_by_two_as_by_itself(settled: Settle, definition: str, change: dict[str, Any]) -> None:
     memory = Memory(settled(definition, **SMALL), device_type="cpu", **change)

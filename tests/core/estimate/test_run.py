@@ -79,7 +79,7 @@ def test_a_model_whose_tokenizer_is_on_the_hub_is_estimated(settled: Settle) -> 
         Memory(settled("llama/4M", tokenizer="nobody/nothing")).model()
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("dtype", "precision", "told"),
     [(None, None, "fp32"), ("bfloat16", None, "bf16"), ("fp16", None, "fp16"), (None, "mixed", "mixed"),

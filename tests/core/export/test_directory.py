@@ -58,7 +58,7 @@ def test_two_builds_are_equal_to_the_byte(make: Make, small: Settle, target: Pat
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -157,6 +157,7 @@ def test_files_and_dead_links_are_not_taken_over(make: Make, target: Path) -> No
         make()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 99}', '{"format": 1}'])
 def test_a_manifest_that_cannot_be_read_is_said(make: Make, target: Path, text: str) -> None:
     make()

@@ -110,7 +110,7 @@ def test_a_wrong_chat_template_is_said_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.regression("tokenizer-config")
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "name",
     ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "additional_chat_templates/rag.jinja"],

@@ -151,7 +151,7 @@ def test_a_compiled_model_learns_the_same(small: Settle, tmp_path: Path) -> None
     assert [step["loss"] for step in compiled] == pytest.approx([step["loss"] for step in plain], rel=1e-4)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("packing", [None, "greedy", "first-fit", "best-fit"])
 def test_rows_are_filled_as_asked(small: Settle, tmp_path: Path, packing: Any) -> None:  # noqa: F811
     options: dict[str, Any] = {"dataset_project": "stdlib", "dataset_config": "docstrings", "steps": 2}
