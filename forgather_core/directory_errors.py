@@ -85,10 +85,26 @@ def _why(directory: Path, reason: BaseException) -> str:
     if (line := _line(directory, reason)) is not None:
         kind = "" if isinstance(reason, ImportError) else f"{type(reason).__name__}: "
         return f"{line}: {kind}{first_line(reason)}"
+    if isinstance(reason, UnicodeDecodeError) and (source := _not_utf8(directory)) is not None:
+        return f"{source} is not UTF-8: {first_line(reason)}"
     file = directory / "config.json"
+    if not file.is_file():
+        return f"there is no {file}" if not file.exists() else f"{file} is no regular file"
     if (unknown := _unknown_type(file)) is not None:
         return unknown
     return f"{file} cannot be loaded: {first_line(reason.__cause__ or reason)}"
+
+
+def _not_utf8(directory: Path) -> Path | None:
+    """The first source of a directory that transformers cannot read, since it is not UTF-8."""
+    for source in sorted(directory.glob("*.py")):
+        try:
+            source.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return source
+        except OSError:
+            continue
+    return None
 
 
 def _line(directory: Path, reason: BaseException) -> str | None:

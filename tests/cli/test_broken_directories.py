@@ -31,6 +31,15 @@ def _append(text: str) -> Callable[[Path], None]:
     return breaks
 
 
+def _folder(place: Path) -> None:
+    (place / "config.json").unlink()
+    (place / "config.json").mkdir()
+
+
+def _utf16(place: Path) -> None:
+    (place / "norms.py").write_bytes(b"\xff\xfe#\x00")
+
+
 LINE = 1 + len((Path(__file__).parents[2] / "forgather_core/parts/norms.py").read_text().splitlines())
 BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
     "not JSON": (lambda place: (place / "config.json").write_text("{") and None, "config.json cannot be read"),
@@ -43,6 +52,8 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
     "syntax error": (_append("def (\n"), f"norms.py:{LINE}:5: invalid syntax"),
     "missing package": (_append("import no_such_package\n"), f"norms.py:{LINE}: No module named 'no_such_package'"),
     "error at import": (_append("1 / 0\n"), f"norms.py:{LINE}: ZeroDivisionError: division by zero"),
+    "config.json is a folder": (_folder, "config.json is no regular file"),
+    "not UTF-8": (_utf16, "norms.py is not UTF-8"),
     "exit at import": (_append("raise SystemExit(3)\n"), f"norms.py:{LINE}: SystemExit: 3"),
 }
 
