@@ -5,6 +5,7 @@ Where nothing is offered, shells offer files.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,19 @@ def project_configurations(ctx: typer.Context, incomplete: str) -> list[str]:
 
     given = Session.of(ctx).given.get("dataset_project")
     project = ctx.params.get("project") or getattr(ctx.params.get("dataset_project"), "value", None) or given
-    project = project or ctx.params.get("dataset_project") or ""
+    project = project or ctx.params.get("dataset_project") or _first_argument(ctx)
     try:
         return begun(BUILT_IN.get(project) or (configuration_files(project) if project else ()), incomplete)
     except (DataError, OSError):
         return []
+
+
+def _first_argument(ctx: typer.Context) -> str:
+    """The word behind the name of the command: an option whose value is being typed keeps Typer from parsing it."""
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    words = line.split()
+    behind = words[words.index(ctx.info_name) + 1 :] if ctx.info_name in words else []
+    return next((word for word in behind if not word.startswith("-")), "")
 
 
 def devices(incomplete: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The settings that every test runs under."""
 
+import os
 import subprocess
 import sys
 
@@ -29,8 +30,7 @@ def test_examples_may_be_slow(pytestconfig: pytest.Config, tmp_path_factory: pyt
     place = tmp_path_factory.mktemp("slow")
     (place / "test_slow.py").write_text(SLOW)
     (place / "conftest.py").write_text((pytestconfig.rootpath / "tests" / "conftest.py").read_text())
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", place, place],
-        cwd=place, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", place, place]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("FORGATHER_")}
+    run = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout

@@ -19,7 +19,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = "30"  # of one test
 sys.path.insert(0, str(ROOT))
 
 from tests.regressions import FAULTS, KEPT  # noqa: E402
@@ -41,12 +40,13 @@ def main() -> int:
     parser.add_argument("commit", help="the commit before the fixes")
     parser.add_argument("entries", nargs="*", help="entries to try (default: all)")
     parser.add_argument("-n", "--processes", default="2", help="processes of pytest-xdist (default: 2)")
+    parser.add_argument("--seconds", default="30", help="after which a test fails (default: 30)")
     given = parser.parse_args()
     chosen = given.entries or list(FAULTS)
     if unknown := set(chosen) - set(FAULTS):
         parser.error(f"unknown entries: {', '.join(sorted(unknown))}")
     with _checkout(given.commit) as old:
-        before, after = (_run(tree, given.processes, chosen) for tree in (old, ROOT))
+        before, after = (_run(tree, given, chosen) for tree in (old, ROOT))
     good = [_print_entry(entry, before, after) for entry in chosen]
     print(f"{sum(good)} of {len(good)} entries as expected")
     return 0 if all(good) else 1
@@ -66,13 +66,23 @@ def _checkout(commit: str) -> Iterator[Path]:
             subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=ROOT, check=True)
 
 
-def _run(tree: Path, processes: str, entries: list[str]) -> list[Outcome]:
+def _run(tree: Path, given: argparse.Namespace, entries: list[str]) -> list[Outcome]:
     with tempfile.TemporaryDirectory() as work:
         report = Path(work) / "report.xml"
         # The installed distribution still names the entry points; its modules come from the tree.
         env = os.environ | {"PYTHONPATH": os.pathsep.join((str(tree), str(tree / "plugins"))), "HF_HUB_OFFLINE": "1"}
-        env |= {"FORGATHER_TEST_SECONDS": SECONDS, "FORGATHER_REGRESSIONS": ",".join(entries)}
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "regression", "-n", processes, f"--junitxml={report}"]
+        env |= {"FORGATHER_TEST_SECONDS": given.seconds, "FORGATHER_REGRESSIONS": ",".join(entries)}
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "regression",
+            "-n",
+            given.processes,
+            f"--junitxml={report}",
+        ]
         command += ["--continue-on-collection-errors", "-p", "no:cacheprovider"]
         subprocess.run(command, cwd=tree, env=env, check=False, stdout=subprocess.DEVNULL)
         return [_outcome(case) for case in ElementTree.parse(report).iter("testcase")]

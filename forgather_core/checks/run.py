@@ -106,8 +106,10 @@ def verify(
         stack.enter_context(quiet_transformers())
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         subject = Subject(directory, Path(place), settings=settings, full=full, seed=seed)
-        if edited(directory):
+        if names := edited(directory):
             _try_imports(subject)
+            if "config.json" in names:
+                _try_values(subject)
         if full and not force:
             _refuse_too_large(subject)
         rows: list[dict[str, Any]] = []
@@ -134,6 +136,12 @@ def _try_imports(subject: Subject) -> None:
             raise
         except Exception:
             return
+
+
+def _try_values(subject: Subject) -> None:
+    """Refuse an edited config.json that no model can be made of. The small copy has other sizes."""
+    with loading_errors(subject.directory, CheckError, imports_only=True):
+        subject.whole_on_meta()
 
 
 def _refuse_too_large(subject: Subject) -> None:

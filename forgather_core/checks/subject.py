@@ -181,6 +181,11 @@ class Subject:
         with torch.device("meta"):
             return self._made(self.config(), None)
 
+    def whole_on_meta(self) -> Any:
+        """The model of the directory as it is, without numbers."""
+        with torch.device("meta"):
+            return self._made(load_config(self.directory, CheckError), None)
+
     @staticmethod
     def _made(config: Any, attention: str | None) -> Any:
         from transformers import AutoModelForCausalLM

@@ -105,6 +105,7 @@ def settled(cli: Cli) -> Callable[..., dict[str, Any]]:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Make a distribution as pip would have installed it, seen by processes that start from now on."""
     place = tmp_path / "site"
+    path = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
 
     def add(distribution: str, module: str, text: str, **entry_points: str) -> Path:
         info = place / f"{distribution.replace('-', '_')}-1.2.dist-info"
@@ -114,7 +115,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         lines = "".join(f"{name} = {target}\n" for name, target in points.items())
         (info / "entry_points.txt").write_text(f"[forgather.models]\n{lines}")
         (place / f"{module}.py").write_text(text)
-        monkeypatch.setenv("PYTHONPATH", str(place))
+        monkeypatch.setenv("PYTHONPATH", path)
         return place
 
     return add
