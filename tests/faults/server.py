@@ -61,6 +61,8 @@ def server() -> Iterator[Server]:
 
 def serve() -> None:
     """Answer requests until there are none."""
+    import xxhash  # noqa: F401 - a saver without rights could not import it later
+
     from .models import model_of
 
     model_of(0)  # whatever is imported late is imported now
