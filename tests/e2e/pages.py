@@ -11,7 +11,7 @@ A comment on the line before a block says what else it is:
     <!-- file: PATH -->   the block is the content of this file
     <!-- edit: PATH -->   the block is a diff of this file
     <!-- try: PATH -->    the same, undone at the next `try`, heading or bold paragraph
-    <!-- not run: WHY --> the block is left out
+    <!-- not run: WHY --> the block is left out, as is the one marked `ci: test`
 """
 
 from __future__ import annotations
