@@ -33,6 +33,8 @@ CHECK_NAMES = (
     *("initial-weights", "depth", "same-seed", "buffers", "round-trip", "standalone", "manifest", "options-matter"),
     *("native-twin", "equations", "spreads", "estimates"),
 )
+# Whether a shell asks: Typer looks into each function that completes, and help pages do not wait for that.
+IS_COMPLETING = any(name.endswith("_COMPLETE") for name in os.environ)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 Complete = Callable[..., list[Any]]

@@ -11,7 +11,7 @@ import typer.main
 
 from forgather_core.option_spec import OptionSpec
 
-from .completion import completion_of
+from .completion import IS_COMPLETING, completion_of
 
 
 def typer_parameters(specs: Iterable[OptionSpec]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _cli_type(spec: OptionSpec) -> Any:
 
 def _declaration(spec: OptionSpec) -> Any:
     more: dict[str, Any] = {}
-    if (complete := completion_of(spec)) is not None:
+    if IS_COMPLETING and (complete := completion_of(spec)) is not None:
         more["autocompletion"] = complete
     if spec.kind is not bool:
         more["metavar"] = spec.metavar
