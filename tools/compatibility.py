@@ -102,7 +102,7 @@ def _environment(directory: Path, release: str) -> Path:
 
 
 def _numerical_tests(python: Path, name: str) -> bool:
-    subprocess.run([python, "-m", "pip", "install", "-q", "pytest", "hypothesis", "pluggy"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "pytest", "hypothesis", "pluggy", "xxhash"], check=True)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "-W", "ignore", *NUMERICAL_TESTS]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
