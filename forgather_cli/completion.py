@@ -19,20 +19,11 @@ SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 DEVICES = ("meta", "cpu", "cuda", "mps")
 # Those of `forgather_core.checks.CHECKS`, which imports torch; a test compares them.
 CHECK_NAMES = (
-    *("causality", "window", "packing-isolation", "padding", "rows", "positions", "attention-agreement", "cache"),
-    *(
-        "generation",
-        "inputs-embeds",
-        "outputs",
-        "labels",
-        "gradients",
-        "gradient-checkpointing",
-        "precision",
-        "compile",
-    ),
-    *("initial-weights", "depth", "same-seed", "buffers", "round-trip", "standalone", "manifest", "options-matter"),
-    *("native-twin", "equations", "spreads", "estimates"),
-)
+    "causality", "window", "packing-isolation", "padding", "rows", "positions", "attention-agreement", "cache",
+    "generation", "inputs-embeds", "outputs", "labels", "gradients", "gradient-checkpointing", "precision", "compile",
+    "initial-weights", "depth", "same-seed", "buffers", "round-trip", "standalone", "manifest", "options-matter",
+    "native-twin", "equations", "spreads", "estimates",
+)  # fmt: skip
 # Whether a shell asks: Typer looks into each function that completes, and help pages do not wait for that.
 IS_COMPLETING = any(name.endswith("_COMPLETE") for name in os.environ)
 DTYPES = ("float32", "bfloat16", "float16", "float64")

@@ -1,4 +1,4 @@
-"""Standard streams as the caller leaves them: closed, full, or with nobody reading."""
+"""Standard streams as the caller leaves them: closed, full, or without a reader."""
 
 from __future__ import annotations
 

@@ -123,6 +123,7 @@ def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None 
         if before is not None:
             before(config, lambda: _from_config(directory, copy.deepcopy(config), torch.device("meta"), how))
         model = _from_config(directory, config, device, how)
+        _set_generation(model, directory / "generation_config.json")
         _check_table(model)
         # Not within `device`, where everything is by now: it slows each operation, and there are many small ones.
         if not options.no_init_weights and device.type != "meta":
@@ -172,9 +173,7 @@ def _from_config(directory: Path, config: Any, device: torch.device, how: Mappin
         from transformers import AutoModelForCausalLM
 
         with device, no_init_weights(), code_cache(BuildError):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, **how)
-    _set_generation(model, directory / "generation_config.json")
-    return model
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=True, **how)
 
 
 def _set_generation(model: Any, file: Path) -> None:

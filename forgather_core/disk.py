@@ -149,14 +149,14 @@ def replace_file(path: Path, data: bytes) -> None:
         path.write_bytes(data)
         return
     new = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOEXEC, 0o666)
     try:
         try:
             write_fully(descriptor, memoryview(data))
-            if old is not None:
-                os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
         finally:
             os.close(descriptor)
+        if old is not None:
+            new.chmod(stat.S_IMODE(old.st_mode))
         new.replace(path)
     except BaseException:
         new.unlink(missing_ok=True)

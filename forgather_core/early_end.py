@@ -13,7 +13,7 @@ def keep_partial(keep: Callable[[str], None] | None) -> Iterator[None]:
     """Call `keep` with the reason if the block raises anything, Ctrl-C included; what it raises passes on.
 
     Args:
-        keep: Hands on what was found so far; None if nobody wants it.
+        keep: Receives the reason and passes on what was found so far; None drops it.
     """
     try:
         yield

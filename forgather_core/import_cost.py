@@ -82,7 +82,7 @@ def measured_imports() -> Iterator[Measured]:
 
 
 def _imported(module: ModuleType | None) -> set[str]:
-    """The packages that stand in the namespace of a module, by themselves or by something of theirs."""
+    """Return the packages whose modules or objects are in the namespace of a module."""
     values = list(vars(module).values()) if module is not None else ()
     origins = (v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in values)
     return {origin.partition(".")[0] for origin in origins if isinstance(origin, str)}

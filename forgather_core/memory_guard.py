@@ -1,4 +1,4 @@
-"""Refuse work that needs more memory than is free, before it starts: a machine that swaps is of no use to anybody.
+"""Refuse work that needs more memory than is free, before it starts and makes the machine swap.
 
 The need is first bounded from above by what costs nothing to compute; only one above what is free is computed closer.
 """

@@ -37,7 +37,9 @@ _PARSED = frozenset(
 )
 # What transformers may open, other than weights and their indexes.
 _READ = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".bpe", ".py")
-TEMPLATES = "additional_chat_templates"  # transformers' name: the one folder of a model directory with files of ours
+TEMPLATES = (
+    "additional_chat_templates"  # transformers' name; Forgather writes into no other subdirectory of a model directory
+)
 _MARKED = (".json", ".jinja", ".txt")
 _WEIGHTS = (".safetensors", ".bin", ".index.json")
 _LARGE = (".txt", ".model", ".tiktoken", ".spm", ".bpe")  # vocabularies

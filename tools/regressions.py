@@ -72,17 +72,8 @@ def _run(tree: Path, given: argparse.Namespace, entries: list[str]) -> list[Outc
         # The installed distribution still names the entry points; its modules come from the tree.
         env = os.environ | {"PYTHONPATH": os.pathsep.join((str(tree), str(tree / "plugins"))), "HF_HUB_OFFLINE": "1"}
         env |= {"FORGATHER_TEST_SECONDS": given.seconds, "FORGATHER_REGRESSIONS": ",".join(entries)}
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-m",
-            "regression",
-            "-n",
-            given.processes,
-            f"--junitxml={report}",
-        ]
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "regression", "-n", given.processes]
+        command += [f"--junitxml={report}"]
         command += ["--continue-on-collection-errors", "-p", "no:cacheprovider"]
         subprocess.run(command, cwd=tree, env=env, check=False, stdout=subprocess.DEVNULL)
         return [_outcome(case) for case in ElementTree.parse(report).iter("testcase")]

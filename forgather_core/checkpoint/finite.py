@@ -38,7 +38,7 @@ def non_finite(tensor: Tensor) -> bool:
 
 
 def part_scanner(tensor: Tensor) -> Callable[[int, int], bool]:
-    """Return a function that tells whether the elements from one index to another are not all finite.
+    """Return a function that reports whether any element between two indices is NaN or infinite.
 
     Args:
         tensor: A tensor on the CPU, contiguous.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -96,74 +96,49 @@ def load_into(
         raise CheckpointError("FSDP owns the memory of its parameters: load into it without assign and without device")
     adapters = wrapped.adapters()
     with wrapped.full_parameters():
-        return _load(
-            wrapped,
-            checkpoint,
-            adapters,
-            device=device,
-            strict=strict,
-            ignore_mismatched_sizes=ignore_mismatched_sizes,
-            assign=assign,
+        root, model = wrapped.root, wrapped.base
+        state = state_of(wrapped)
+        contents = contents_for(model, state, checkpoint)
+        if adapters:  # a base model's checkpoint has none
+            state = {name: tensor for name, tensor in state.items() if name not in adapters or name in contents}
+        plan = make_plan(model, state, contents)
+        refuse(plan, model, state, contents, strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
+        few = few_matched(plan, state, checkpoint.path)
+        target = torch.device(device) if device is not None else torch.device("cpu") if assign else None
+        meta = [slot for slot in slots(root) if slot.tensor.is_meta]
+        _refuse_meta(wrapped, meta, plan, target)
+        if device is not None and not meta:
+            root.to(device)
+            state = state_of(wrapped)
+        if assign:
+            _assign(root, state, plan, contents, target)
+        if meta and target is not None:
+            materialise(root, target)
+            state = state_of(wrapped)
+        damaged: tuple[str, ...] | None = None
+        if not assign:
+            state = _spread(wrapped, state, plan)
+            damaged = _copy(state, plan, contents, on_progress)
+        if meta:
+            _complete(wrapped, plan)
+        if hasattr(model, "initialize_weights"):
+            mark_filled(model, plan.filled if wrapped.is_plain else wrapped.names_within(plan.filled))
+        if plan.untied and hasattr(model, "tie_weights"):
+            model.tie_weights()  # type: ignore[operator]
+        return LoadReport(
+            checkpoint.path,
+            loaded=plan.filled,
+            missing=tuple(plan.missing),
+            unexpected=tuple(plan.unexpected),
+            other_shape=tuple(plan.other_shape),
+            non_finite=damaged,
             verified=verified,
-            on_progress=on_progress,
+            unverified=tuple(name for name in checkpoint.files if name not in verified) if verified is not None else (),
+            unused=contents.unused,
+            notes=(*_prefixes(wrapped, plan), *contents.notes),
+            warnings=(*contents.warnings, *([few] if few is not None else [])),
+            tensors=len(plan.fills),
         )
-
-
-def _load(
-    wrapped: Wrapped,
-    checkpoint: Checkpoint,
-    adapters: Collection[str],
-    *,
-    device: torch.device | str | None,
-    strict: bool,
-    ignore_mismatched_sizes: bool,
-    assign: bool,
-    verified: tuple[str, ...] | None,
-    on_progress: Progress | None,
-) -> LoadReport:
-    root, model = wrapped.root, wrapped.base
-    state = state_of(wrapped)
-    contents = contents_for(model, state, checkpoint)
-    if adapters:  # a base model's checkpoint has none
-        state = {name: tensor for name, tensor in state.items() if name not in adapters or name in contents}
-    plan = make_plan(model, state, contents)
-    refuse(plan, model, state, contents, strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
-    few = few_matched(plan, state, checkpoint.path)
-    target = torch.device(device) if device is not None else torch.device("cpu") if assign else None
-    meta = [slot for slot in slots(root) if slot.tensor.is_meta]
-    _refuse_meta(wrapped, meta, plan, target)
-    if device is not None and not meta:
-        root.to(device)
-        state = state_of(wrapped)
-    if assign:
-        _assign(root, state, plan, contents, target)
-    if meta and target is not None:
-        materialise(root, target)
-        state = state_of(wrapped)
-    damaged: tuple[str, ...] | None = None
-    if not assign:
-        state = _spread(wrapped, state, plan)
-        damaged = _copy(state, plan, contents, on_progress)
-    if meta:
-        _complete(wrapped, plan)
-    if hasattr(model, "initialize_weights"):
-        mark_filled(model, plan.filled if wrapped.is_plain else wrapped.names_within(plan.filled))
-    if plan.untied and hasattr(model, "tie_weights"):
-        model.tie_weights()  # type: ignore[operator]
-    return LoadReport(
-        checkpoint.path,
-        loaded=plan.filled,
-        missing=tuple(plan.missing),
-        unexpected=tuple(plan.unexpected),
-        other_shape=tuple(plan.other_shape),
-        non_finite=damaged,
-        verified=verified,
-        unverified=tuple(name for name in checkpoint.files if name not in verified) if verified is not None else (),
-        unused=contents.unused,
-        notes=(*_prefixes(wrapped, plan), *contents.notes),
-        warnings=(*contents.warnings, *([few] if few is not None else [])),
-        tensors=len(plan.fills),
-    )
 
 
 def _prefixes(wrapped: Wrapped, plan: Plan) -> tuple[str, ...]:

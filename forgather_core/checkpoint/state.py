@@ -26,9 +26,9 @@ class ModelState:
 def model_state(wrapped: Wrapped, values: Mapping[str, Any]) -> ModelState:
     """The tensors of a model's state by name. Those that are the same numbers in memory are there once.
 
-    Which of several names stands for a tied tensor is transformers' to say; where it does not know of a tie, every name
-    is kept in a model of its, whose loader would fill the others anew, and the first in any other model. Of a wrapped
-    model it is the state of the model within.
+    transformers decides which of several names stands for a tied tensor. Of a tie that it does not know, every name is
+    kept in a transformers model, whose loader would initialize the others, and the first name in any other model. Of a
+    wrapped model it is the state of the model within.
 
     Args:
         wrapped: The model.

@@ -26,6 +26,12 @@ _NEXT = {"role": "user", "content": "forgather-next"}
 _LIKE_A_TOKEN = re.compile(r"\s*(<[^<>\s]+>|\[/?[A-Z_]+\])")
 
 
+def shipped_chat_templates() -> dict[str, Path]:
+    """The chat templates that come with Forgather, by name."""
+    root = Path(str(files("forgather_core") / "data" / "chat_templates"))
+    return {p.stem: p for p in sorted(root.glob("*.jinja"))}
+
+
 def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str, str] | None = None) -> str:
     """Return the text of a chat template: of a file, a shipped one (`chatml`), or one that the tokenizer has by name.
 
@@ -38,8 +44,7 @@ def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str,
         TokenizerError: There is no such template, or its Jinja is wrong.
     """
     own = own or {}
-    root = Path(str(files("forgather_core") / "data" / "chat_templates"))
-    shipped = {p.name.removesuffix(".jinja"): p for p in sorted(root.glob("*.jinja"))}
+    shipped = shipped_chat_templates()
     path = next((p for p in candidates(spec, base) if p.is_file()), None)
     path = path or shipped.get(spec.removesuffix(".jinja"))
     if path is None and spec in own:

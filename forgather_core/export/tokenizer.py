@@ -19,7 +19,15 @@ from ..model_files import check_files, without_marks
 from ..option_spec import did_you_mean
 from ..quiet import quiet_transformers
 from ..strict_json import read_object
-from .chat_templates import DEFAULT, candidates, check_names, named, resolve_chat_template, templates_in
+from .chat_templates import (
+    DEFAULT,
+    candidates,
+    check_names,
+    named,
+    resolve_chat_template,
+    shipped_chat_templates,
+    templates_in,
+)
 
 __all__ = [
     "LoadedTokenizer",
@@ -28,6 +36,7 @@ __all__ = [
     "load_tokenizer",
     "quick_facts",
     "resolve_chat_template",
+    "shipped_chat_templates",
     "shipped_tokenizers",
     "write_tokenizer",
     "written_templates",
@@ -76,12 +85,6 @@ def shipped_tokenizers() -> dict[str, Path]:
     """The directories of the shipped tokenizers, by name."""
     root = Path(str(files("forgather_core") / "data" / "tokenizers"))
     return {p.name: p for p in sorted(root.iterdir()) if (p / "tokenizer.json").is_file()}
-
-
-def shipped_chat_templates() -> dict[str, Path]:
-    """The chat templates that come with Forgather, by name."""
-    root = Path(str(files("forgather_core") / "data" / "chat_templates"))
-    return {p.stem: p for p in sorted(root.glob("*.jinja"))}
 
 
 def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None:

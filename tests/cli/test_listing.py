@@ -191,9 +191,9 @@ def test_plugins_names_what_slows_every_command(site: Any, line: str) -> None:
     (place / "torch").mkdir()
     (place / "torch/__init__.py").write_text("import time\nfrom . import nn\ntime.sleep(0.1)\n")
     (place / "torch/nn.py").write_text("")
-    told = start("plugins", "--json")
-    assert told.returncode == 0, told.stderr
-    rows = {row["name"]: row.get("slow") for row in json.loads(told.stdout)["plugins"]}
+    listed = start("plugins", "--json")
+    assert listed.returncode == 0, listed.stderr
+    rows = {row["name"]: row.get("slow") for row in json.loads(listed.stdout)["plugins"]}
     assert {name for name, slow in rows.items() if slow} == {"heavy"}
     package = "slow_lib" if "slow_lib" in line else "torch"
     assert re.match(rf"heavy\.options imports {package}, which takes \d\.\d s in every command", rows["heavy"])
