@@ -106,7 +106,9 @@ def _numerical_tests(python: Path, name: str) -> bool:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "-W", "ignore", *NUMERICAL_TESTS]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    print(f"numerical tests on the {name}: " + (done.stdout.strip().splitlines() or ["did not run"])[-1].strip("= "))
+    lines = done.stdout.strip().splitlines() or ["did not run"]
+    print(f"numerical tests on the {name}: " + lines[-1].strip("= "))
+    print("".join(f"  {line}\n" for line in lines if line.startswith(("FAILED", "ERROR"))), end="")
     return done.returncode == 0
 
 

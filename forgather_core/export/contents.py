@@ -24,6 +24,7 @@ from .model_config import (
     config_values,
     generation_config_json,
     option_values,
+    stops_at,
     token_ids,
 )
 from .native import check_native, check_source
@@ -166,7 +167,9 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
         origins[name] = f"tokenizer {settings.directory.tokenizer}"
     stops, unknown = turn_ends(loaded.tokenizer, written_templates(loaded.facts, plan.chat_template))
     like = settings.likeness.generation if settings.likeness is not None else None
-    config = config_json(definition, plan.config, native=settings.directory.native, names=plan.names)
+    # Also in config.json: a model that `from_config` makes and saves takes its generation_config.json from there.
+    values = plan.config | stops_at(plan.config.get("eos_token_id"), stops)
+    config = config_json(definition, values, native=settings.directory.native, names=plan.names)
     _write(directory, "config.json", config, origins)
     _write(directory, "generation_config.json", generation_config_json(plan.token_ids, like, stops), origins)
     for name, text in licence_files(definition).items():

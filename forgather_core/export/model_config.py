@@ -161,13 +161,21 @@ def generation_config_json(
 
     content = {name: value for name, value in ids.items() if value is not None}
     content |= {name: value for name, value in (given or {}).items() if name not in NOT_GENERATION}
-    content |= _eos(content.get("eos_token_id"), turn_ends)
+    content |= stops_at(content.get("eos_token_id"), turn_ends)
     written = {"use_cache": True} | json.loads(GenerationConfig(**content).to_json_string(use_diff=True))
     return json.dumps(written, indent=2, sort_keys=True) + "\n"
 
 
-def _eos(eos: Any, turn_ends: Sequence[int]) -> dict[str, Any]:
-    """`eos_token_id` with the ends of turns behind it: a number for one token, a list for several."""
+def stops_at(eos: Any, turn_ends: Sequence[int]) -> dict[str, Any]:
+    """Return `eos_token_id` with the ends of turns behind it: a number for one token, a list for several.
+
+    Args:
+        eos: A token id, several, or None.
+        turn_ends: Token ids with which the chat templates end a turn.
+
+    Returns:
+        The entry to write, or an empty dict where `eos` has all of them.
+    """
     known = [] if eos is None else list(eos) if isinstance(eos, list | tuple) else [eos]
     new = [token for token in turn_ends if token not in known]
     if not new:

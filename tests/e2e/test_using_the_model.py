@@ -47,7 +47,8 @@ assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.
 ids = tokenizer("def main():", return_tensors="pt")
 with torch.no_grad():
     assert torch.equal(model.eval()(**ids).logits, again.eval()(**ids).logits)
-assert again.generate(**ids, max_new_tokens=5, do_sample=False).shape[1] == ids["input_ids"].shape[1] + 5
+text = again.generate(**ids, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+assert text.shape[1] == ids["input_ids"].shape[1] + 5
 assert isinstance(again.config, type(config))
 assert (again.lm_head.weight is again.model.embed_tokens.weight) == tied
 """

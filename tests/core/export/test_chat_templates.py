@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, GenerationConfig, LogitsProcessorList
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 
 from forgather_core.build import build
 from forgather_core.errors import DirectoryError, TokenizerError
@@ -130,6 +130,15 @@ def test_generation_stops_where_chatml_ends_a_turn(tokenizer: str, small: Settle
     made = prepare_directory(small(tokenizer=tokenizer, chat_template="chatml"), tmp_path / "model")
     assert eos(made.path) == [2, 5]
     assert made.notes == ()
+
+
+@pytest.mark.regression("E6")
+def test_a_new_model_that_is_saved_there_stops_there_too(small: Settle, tmp_path: Path) -> None:
+    made = prepare_directory(small(chat_template="chatml"), tmp_path / "model")
+    config = AutoConfig.from_pretrained(made.path, trust_remote_code=True)
+    AutoModelForCausalLM.from_config(config, trust_remote_code=True).save_pretrained(made.path)
+    assert eos(made.path) == [2, 5]
+    assert prepare_directory(small(chat_template="chatml"), tmp_path / "model").state == "reused"
 
 
 @pytest.mark.regression("E6")

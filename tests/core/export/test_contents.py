@@ -32,7 +32,7 @@ def test_generation_uses_a_cache_also_for_tools_that_require_it_in_the_file() ->
 def test_the_configuration_has_options_and_tokenizer(directory: Path) -> None:
     content = json.loads((directory / "config.json").read_text())
     expected = {"hidden_size": 32, "head_dim": 8, "num_key_value_heads": 4, "sliding_window": 16, "vocab_size": 2000}
-    expected |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 2048}
+    expected |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": [2, 5], "max_position_embeddings": 2048}
     assert {name: content[name] for name in expected} == expected
     assert content["auto_map"] == {
         "AutoConfig": "configuration_llama.ForgatherLlamaConfig",  # transformers' Llama has no window
