@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import transformers
 
-from forgather_core.configurations import resolve
-from forgather_core.registry import registry
-from forgather_core.settings import Settings, settle
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import resolve
+from forgather_core.settings.resolve import Settings, settle
 
 Case = Callable[[], object]
 Clock = Callable[[], float]

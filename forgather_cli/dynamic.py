@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from forgather_core.definitions.registry import SHARED_OPTIONS, registry
 from forgather_core.errors import ForgatherError
-from forgather_core.option_scope import commands_of
-from forgather_core.option_spec import OptionSpec, specs_of
-from forgather_core.registry import SHARED_OPTIONS, registry
-from forgather_core.shared_options import (
+from forgather_core.options.scope import commands_of
+from forgather_core.options.shared import (
     ESTIMATE,
     SHOW,
     STEP,
@@ -26,13 +25,14 @@ from forgather_core.shared_options import (
     TrialOptions,
     VerifyOptions,
 )
+from forgather_core.options.spec import OptionSpec, specs_of
 
 from .help_page import page
 from .messages import PrintableLogs
 from .options import Given, shown_default, skip_conversion, typer_parameters, usage_line
 
 if TYPE_CHECKING:
-    from forgather_core.configurations import Configuration
+    from forgather_core.settings.layers import Configuration
 
 CHOOSE = "choose a model definition, for example: forgather -t llama/4M model construct ('forgather ls' lists them)"
 
@@ -69,7 +69,7 @@ class Session:
         session = cls()
         template = root.get("template")
         if template:
-            from forgather_core.configurations import resolve
+            from forgather_core.settings.layers import resolve
 
             try:
                 session.configuration = resolve(template, registry(), Path(root.get("project") or "."))

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from forgather_core.errors import ForgatherError
-from forgather_core.option_scope import ESTIMATING, refuse_other_commands, refuse_without_effect
-from forgather_core.option_spec import specs_of
-from forgather_core.printable import printable
-from forgather_core.shared_options import EstimateOptions, RunOptions, ShowOptions, TrialOptions, VerifyOptions
+from forgather_core.filesystem.printable import printable
+from forgather_core.options.scope import ESTIMATING, refuse_other_commands, refuse_without_effect
+from forgather_core.options.shared import EstimateOptions, RunOptions, ShowOptions, TrialOptions, VerifyOptions
+from forgather_core.options.spec import specs_of
 
 from .completion import templates
 from .dynamic import (
@@ -35,8 +35,8 @@ from .dynamic import (
 from .streams import say
 
 if TYPE_CHECKING:
-    from forgather_core.construct import Construction, OnModel
-    from forgather_core.settings import Settings
+    from forgather_core.commands.construct import Construction, OnModel
+    from forgather_core.settings.resolve import Settings
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -52,7 +52,7 @@ app = typer.Typer(
 def construct(ctx: typer.Context) -> None:
     """Construct a model: write its directory unless it exists, build it, load and save weights if asked."""
     asked = _Asked(ctx)
-    from forgather_core.report import construction_report
+    from forgather_core.report.settings_report import construction_report
 
     from . import drawings
 
@@ -66,7 +66,7 @@ def construct(ctx: typer.Context) -> None:
 def test(ctx: typer.Context) -> None:
     """Test model forward and backward: a few training steps on random tokens or on real data."""
     asked = _Asked(ctx)
-    from forgather_core.trial import check_trial, run_trial_of, step_guard
+    from forgather_core.training_check import check_trial, run_trial_of, step_guard
 
     from . import progress, trial_drawings
 
@@ -110,13 +110,13 @@ def verify(ctx: typer.Context) -> None:
 def show(ctx: typer.Context) -> None:
     """Show the settled options, each with where its value came from. Builds nothing."""
     asked = _Asked(ctx)
-    from forgather_core.report import settings_report
+    from forgather_core.report.settings_report import settings_report
 
     from . import drawings
 
     report = settings_report(asked.settings, asked.project)
     if asked.show.init:
-        from forgather_core.initial_table import initial_table
+        from forgather_core.model.initial_table import initial_table
 
         report["initial_weights"] = initial_table(asked.settings)
     asked.answer(report, drawings.settings(report))
@@ -173,8 +173,8 @@ class _Asked:
         self.project = Path(ctx.find_root().params.get("project") or ".")
         configuration, given = session.configuration, dict(session.given)
         if template is not None:
-            from forgather_core.configurations import resolve
-            from forgather_core.registry import registry
+            from forgather_core.definitions.registry import registry
+            from forgather_core.settings.layers import resolve
 
             configuration = resolve(template, registry(), self.project)
             given = {name: value for name, value in given.items() if name in session.shared}
@@ -195,7 +195,7 @@ class _Asked:
 
             check_output(self.run.output_file)
         self._editor = _editor() if self.run.edit else []
-        from forgather_core.settings import settle
+        from forgather_core.settings.resolve import settle
 
         self.settings: Settings = settle(configuration, given)
         parts = (self.run, self.trial, self.show, self.verify, self.settings.directory, self.settings.build)
@@ -215,7 +215,7 @@ class _Asked:
 
     def construct(self, on_model: OnModel | None = None) -> Construction:
         """Construct the model, and show how that goes; `on_model` may refuse it before anything is allocated."""
-        from forgather_core.construct import construct as run
+        from forgather_core.commands.construct import construct as run
 
         from . import progress
 

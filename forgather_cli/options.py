@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from forgather_core.option_spec import OptionSpec
+from forgather_core.options.spec import OptionSpec
 
 from .completion import IS_COMPLETING, completion_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from forgather_core.checks.check import told
+from forgather_core.definitions.check import told
 
 from .render import Text, notes
 from .tables import grid

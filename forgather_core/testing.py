@@ -17,12 +17,12 @@ from typing import Any, ClassVar
 import pytest
 
 from .checks import SKIPPED, Check, Subject, choose, try_check
-from .checks.check import told
 from .checks.known import known_checks
-from .configurations import resolve
+from .definitions.check import told
+from .definitions.registry import registry
 from .errors import ForgatherError
-from .registry import registry
-from .settings import Settings, settle
+from .settings.layers import resolve
+from .settings.resolve import Settings, settle
 
 _FAILURES = 8  # of one check, told in full
 
@@ -108,7 +108,7 @@ def count_parameters(template: str, **options: Any) -> int:
         template: What `-t` takes.
         **options: Over those of the configuration.
     """
-    from .meta_model import meta_model
+    from .model.meta_model import meta_model
 
     return sum(parameter.numel() for parameter in meta_model(_settings(template, options)).parameters())
 

@@ -17,10 +17,10 @@ from typing import Any
 import transformers
 
 from forgather_core.checks import CHECKS, choose, verify
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.registry import registry
-from forgather_core.settings import settle
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import resolve
+from forgather_core.settings.resolve import settle
 
 UNSEEDED = {"manifest", "estimates", "standalone", "compile"}
 SIZES: dict[str, Any] = {

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ..model_files import TEMPLATES
-from .wording import listed
+from ..filesystem.model_files import TEMPLATES
+from ..filesystem.wording import listed
 
 # A directory with one of these below it holds another checkpoint, or the same one for another program.
 WEIGHTS = (

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import torch
 
-from ..dtypes import parse_dtype
 from ..errors import CheckpointError
-from ..files import new_directory
-from ..option_spec import did_you_mean
-from ..paths import expanded, refuse_working_directory
+from ..filesystem.atomic import new_directory
+from ..filesystem.paths import expanded, refuse_working_directory
+from ..filesystem.wording import listed
+from ..filesystem.wording import tensors as counted
+from ..model.dtypes import parse_dtype
+from ..options.spec import did_you_mean
 from .carried import copy_others
-from .companions import CONFIG, Step, read_config, step_for, write_companions
-from .fp8 import DTYPES as FP8
-from .fp8 import ScaledTensor
-from .layout import BIN, SAFETENSORS, Format, parse_size
-from .quantized import (
+from .formats.fp8 import DTYPES as FP8
+from .formats.fp8 import ScaledTensor
+from .formats.layout import BIN, SAFETENSORS, Format, parse_size
+from .formats.stored import CastTensor, FileTensor, StoredTensor
+from .read.quantized import (
     QUANTIZATION_KEYS,
     Quantization,
     quantization_config,
@@ -30,13 +32,11 @@ from .quantized import (
     refuse_lost_scales,
     refuse_packed,
 )
-from .reader import Checkpoint, Progress
+from .read.reader import Checkpoint, Progress
 from .report import SaveReport
-from .save import Job, save_alone, saving_errors, superseded
-from .stored import CastTensor, FileTensor, StoredTensor
-from .wording import listed
-from .wording import tensors as counted
-from .write import main_dtype
+from .write.companions import CONFIG, Step, read_config, step_for, write_companions
+from .write.save import Job, save_alone, saving_errors, superseded
+from .write.write import main_dtype
 
 FORMATS = {"safetensors": SAFETENSORS, "bin": BIN}
 

@@ -8,15 +8,15 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..files import is_touched
-from .checksum import KEYS
-from .companions import Step, step_for
-from .layout import BIN, SAFETENSORS, weight_files
-from .quantized import quantization_of
-from .reader import Checkpoint, Progress
-from .save import STAGING
-from .wording import dtype_of, listed, shown
-from .write import main_dtype
+from ..filesystem.atomic import is_touched
+from ..filesystem.wording import dtype_of, listed, shown
+from .formats.checksum import KEYS
+from .formats.layout import BIN, SAFETENSORS, weight_files
+from .read.quantized import quantization_of
+from .read.reader import Checkpoint, Progress
+from .write.companions import Step, step_for
+from .write.save import STAGING
+from .write.write import main_dtype
 
 
 def inspect_checkpoint(

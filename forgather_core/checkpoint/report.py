@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..brief import Brief
-from .wording import listed, tensors
+from ..filesystem.wording import listed, tensors
+from ..runtime.short_repr import Brief
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """`verify`: checks that prove that a causal language model keeps its promises."""
 
+from ..definitions.check import Check, DoesNotApply, Measured, check, must
 from .against_reference import equations, spreads
 from .attention_agreement import attention_agreement
 from .buffers import buffers
 from .caching import caching
 from .causality import causality
-from .check import Check, DoesNotApply, Measured, check, must
 from .checkpointing import checkpointing
 from .compiling import compiling
 from .depth import depth

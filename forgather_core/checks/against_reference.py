@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..definition import import_object
+from ..definitions.check import DoesNotApply, Measured, check, must
+from ..definitions.definition import import_object
 from ..errors import DefinitionError
 from ..reference import Reference, Spread, Weights, float64, surprise
 from .attentions import implementations
-from .check import DoesNotApply, Measured, check, must
 from .initial_weights import SIGMAS
 from .subject import Subject
 from .tolerance import compared, gradients_compared, gradients_of, rounding

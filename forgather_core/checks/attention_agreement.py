@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..definitions.check import DoesNotApply, Measured, check
 from .attentions import forward_implementations, uncompiled
 from .caching import UNEQUAL, empty, fed
-from .check import DoesNotApply, Measured, check
 from .packing import packed
 from .padding import counted, padded, padded_labels
 from .subject import Subject

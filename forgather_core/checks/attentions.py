@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .check import DoesNotApply
+from ..definitions.check import DoesNotApply
 from .subject import ATTENTIONS, FLEX, Subject
 
 

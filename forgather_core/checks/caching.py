@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
+from ..definitions.check import DoesNotApply, Measured, check, must
 from ..parts.caches import CACHE
 from .attentions import implementations
-from .check import DoesNotApply, Measured, check, must
 from .padding import given_positions, padded, rows_alone
 from .subject import LENGTH, Subject
 from .tolerance import compared, position_of, relative, rounding

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
+from ..definitions.check import Measured, check, must
 from .attentions import implementations
-from .check import Measured, check, must
 from .subject import Subject
 from .tolerance import compared, position_of
 

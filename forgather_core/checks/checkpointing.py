@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..definitions.check import DoesNotApply, Measured, check, must
 from .attentions import implementations
-from .check import DoesNotApply, Measured, check, must
 from .layers import layers_of
 from .subject import Subject
 from .tolerance import gradients_compared, gradients_of, relative, rounding

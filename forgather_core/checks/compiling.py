@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .check import Measured, check, must
+from ..definitions.check import Measured, check, must
 from .packing import packed
 from .subject import LENGTH, Subject
 from .tolerance import compared, gradients_compared, gradients_of, relative, rounding

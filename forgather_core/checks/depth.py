@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .check import Measured, check, must
+from ..definitions.check import Measured, check, must
 from .layers import layers_of
 from .subject import Subject
 

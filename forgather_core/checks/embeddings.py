@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .check import Measured, check, must
+from ..definitions.check import Measured, check, must
 from .subject import Subject
 from .tolerance import compared
 

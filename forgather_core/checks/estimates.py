@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..build import build
+from ..definitions.check import DoesNotApply, Measured, check
 from ..estimate.memory import Memory
 from ..estimate.timeline import BUFFERS, WEIGHTS
-from ..meta_model import meta_model
-from ..parameters import parameter_table
+from ..model.build import build
+from ..model.meta_model import meta_model
+from ..model.parameters import parameter_table
+from ..options.shared import BuildOptions
 from ..parts.caches import CACHE
-from ..shared_options import BuildOptions
-from .check import DoesNotApply, Measured, check
 from .subject import Subject
 
 

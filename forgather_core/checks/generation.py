@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from ..definitions.check import Measured, check
 from .attentions import implementations
-from .check import Measured, check
 from .padding import padded
 from .subject import Subject
 from .tolerance import rounding

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..definitions.check import Measured, check, must
 from .attentions import implementations
-from .check import Measured, check, must
 from .subject import Subject
 
 

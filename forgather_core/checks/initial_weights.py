@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..build import build
-from ..kinds import kind_of
+from ..definitions.check import Measured, check, must
+from ..model.build import build
+from ..model.kinds import kind_of
+from ..options.shared import BuildOptions
 from ..parts.table_init import find_rule
-from ..shared_options import BuildOptions
-from .check import Measured, check, must
 from .subject import Subject
 
 SIGMAS = 6

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..loss import can_skip_logits
-from .check import Measured, check, must
+from ..definitions.check import Measured, check, must
+from ..training.loss import can_skip_logits
 from .subject import LENGTH, Subject
 from .tolerance import compared, gradients_compared, gradients_of, relative, rounding
 

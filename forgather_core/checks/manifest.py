@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..export.manifest import edited_files, read_manifest
-from .check import DoesNotApply, Measured, check, must
+from ..definitions.check import DoesNotApply, Measured, check, must
+from ..model.manifest import edited_files, read_manifest
 from .subject import Subject
 
 

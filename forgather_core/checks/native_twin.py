@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .check import DoesNotApply, Measured, check, must
+from ..definitions.check import DoesNotApply, Measured, check, must
 from .subject import Subject
 from .tolerance import compared, gradients_compared, gradients_of, rounding
 

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..definitions.check import DoesNotApply, Measured, check, must
 from ..option import METADATA_KEY
 from .attentions import needs_dropout
-from .check import DoesNotApply, Measured, check, must
 from .subject import Subject, strengthen
 
 _TOKENS = 40

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .check import DoesNotApply, Measured, check, must
+from ..definitions.check import DoesNotApply, Measured, check, must
 from .subject import Subject
 from .tolerance import compared, rounding
 

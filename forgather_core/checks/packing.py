@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..definitions.check import Measured, check
 from .attentions import implementations
 from .caching import UNEQUAL, empty, fed
-from .check import Measured, check
 from .subject import LENGTH, Subject
 from .tolerance import position_of, relative, rounding
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..definitions.check import Measured, check, must
 from .attentions import implementations
-from .check import Measured, check, must
 from .subject import LENGTH, Subject
 from .tolerance import gradients_of, position_of, relative, rounding
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .check import Measured, check, must
+from ..definitions.check import Measured, check, must
 from .subject import Subject
 
 LOW = torch.bfloat16

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..build import build
 from ..checkpoint import load_checkpoint, save_checkpoint
-from ..shared_options import BuildOptions
-from .check import Measured, check, must
+from ..definitions.check import Measured, check, must
+from ..model.build import build
+from ..options.shared import BuildOptions
 from .options_matter import options_of
 from .subject import Subject
 from .tolerance import compared, unlike

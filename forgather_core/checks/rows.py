@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
+from ..definitions.check import Measured, check
 from .attentions import implementations
-from .check import Measured, check
 from .packing import packed
 from .subject import LENGTH, Subject
 from .tolerance import compared, position_of, relative, rounding

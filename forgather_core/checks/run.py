@@ -12,21 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..directory_errors import edited, loading_errors
-from ..early_end import keep_partial
+from ..definitions.check import Check, DoesNotApply, Measured
 from ..errors import CheckError
-from ..memory_guard import most_parameters, refuse_too_large
-from ..option_spec import did_you_mean
-from ..out_of_memory import out_of_memory
-from ..parameters import parameter_table
-from ..quiet import quiet_transformers
+from ..model.directory_errors import edited, loading_errors
+from ..model.parameters import parameter_table
+from ..options.spec import did_you_mean
+from ..runtime.memory_guard import most_parameters, refuse_too_large
+from ..runtime.out_of_memory import out_of_memory
+from ..runtime.partial_results import keep_partial
+from ..runtime.quiet import quiet_transformers
 from .attentions import uncompiled
-from .check import Check, DoesNotApply, Measured
 from .subject import FLEX, Subject
 
 if TYPE_CHECKING:
-    from ..settings import Settings
-    from ..shared_options import VerifyOptions
+    from ..options.shared import VerifyOptions
+    from ..settings.resolve import Settings
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
 NOTHING = "it measured nothing"

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from ..definitions.check import Measured, check, must
 from .attentions import needs_dropout
-from .check import Measured, check, must
 from .subject import Subject, strengthen
 from .tolerance import compared, unlike
 

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..directory_errors import load_config
+from ..definitions.registry import registry
 from ..errors import CheckError, UnknownDefinitionError, first_line
-from ..export.manifest import MANIFEST, read_manifest
-from ..model_files import skip_unsuitable
+from ..filesystem.model_files import skip_unsuitable
+from ..filesystem.strict_json import read_object
+from ..model.directory_errors import load_config
+from ..model.manifest import MANIFEST, read_manifest
+from ..model.shrink import shrunk
 from ..option import METADATA_KEY
-from ..registry import registry
-from ..shared_options import AttentionImplementation
-from ..strict_json import read_object
-from .shrink import shrunk
+from ..options.shared import AttentionImplementation
 
 if TYPE_CHECKING:
-    from ..definition import ModelDefinition
-    from ..settings import Settings
+    from ..definitions.definition import ModelDefinition
+    from ..settings.resolve import Settings
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
 FLEX: Literal["flex_attention"] = "flex_attention"

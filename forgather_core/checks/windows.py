@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
+from ..definitions.check import DoesNotApply, Measured, check, must
 from .attentions import implementations
-from .check import DoesNotApply, Measured, check, must
 from .subject import LENGTH, Subject
 
 

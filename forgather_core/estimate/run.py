@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from ..brief import Brief
-from ..dtypes import parse_dtype
-from ..early_end import keep_partial
 from ..errors import BuildError
-from ..parameters import parameter_table
-from ..settings import Settings
-from ..shared_options import EstimateOptions, StepOptions, TrialOptions
+from ..model.dtypes import parse_dtype
+from ..model.parameters import parameter_table
+from ..options.shared import EstimateOptions, StepOptions, TrialOptions
+from ..runtime.partial_results import keep_partial
+from ..runtime.short_repr import Brief
+from ..settings.resolve import Settings
 from .devices import Device, devices_here, load_devices
 from .fits import Fits
 from .memory import Memory

@@ -13,12 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DefinitionError
-from ..settings import Settings
-from .chat_templates import resolve_chat_template, turn_ends
-from .licence import licence_files
-from .manifest import MANIFEST, FileRecord, Manifest, OptionRecord, record
-from .model_card import model_card
-from .model_config import (
+from ..model.hf_config import (
     SettledValue,
     config_json,
     config_values,
@@ -27,10 +22,10 @@ from .model_config import (
     stops_at,
     token_ids,
 )
-from .native import check_native, check_source
-from .own_names import own_names, rename_classes
-from .sources import Sources, collect_sources
-from .tokenizer import (
+from ..model.manifest import MANIFEST, FileRecord, Manifest, OptionRecord, record
+from ..settings.resolve import Settings
+from ..tokenizers.chat_templates import resolve_chat_template, turn_ends
+from ..tokenizers.lookup import (
     LoadedTokenizer,
     TokenizerFacts,
     load_tokenizer,
@@ -38,6 +33,11 @@ from .tokenizer import (
     write_tokenizer,
     written_templates,
 )
+from .licence import licence_files
+from .model_card import model_card
+from .native import check_native, check_source
+from .own_names import own_names, rename_classes
+from .sources import Sources, collect_sources
 
 GENERATED = "generated"
 # What transformers reads of a tokenizer's directory beside tokenizer.json.

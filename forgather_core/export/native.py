@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ..definition import ModelDefinition, import_object
+from ..definitions.definition import ModelDefinition, import_object
 from ..errors import ConfigurationError, first_line
-from ..quiet import quiet_transformers
-from ..settings import Settings
-from ..source_config import WITHOUT_EFFECT, native_config, read_source
-from .twin import TOLERANCE, logits_difference, shrunk_values
+from ..model.twin import TOLERANCE, logits_difference, shrunk_values
+from ..runtime.quiet import quiet_transformers
+from ..settings.native_config import WITHOUT_EFFECT, native_config, read_source
+from ..settings.resolve import Settings
 
 if TYPE_CHECKING:
-    from ..like import Likeness
+    from ..settings.source_config import Likeness
 
 
 DEPTH = ("num_hidden_layers", "layer_types", "max_window_layers")

@@ -60,10 +60,10 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from forgather_core.configurations import resolve
+    from forgather_core.definitions.registry import registry
     from forgather_core.export.directory import prepare_directory
-    from forgather_core.registry import registry
-    from forgather_core.settings import settle
+    from forgather_core.settings.layers import resolve
+    from forgather_core.settings.resolve import settle
 
     flags = {flag[2:].replace("-", "_"): int(value) for flag, value in zip(SMALL[::2], SMALL[1::2], strict=True)}
     place = tmp_path_factory.mktemp("built") / "model"

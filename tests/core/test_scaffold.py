@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 
 from forgather_core import scaffold
+from forgather_core.definitions.registry import registry
 from forgather_core.errors import DefinitionError, DirectoryError
-from forgather_core.registry import registry
 from forgather_core.scaffold import new_plugin
-
-from .conftest import PLUGIN, MakeRegistry
+from tests.support.plugins import PLUGIN, MakeRegistry
 
 
 @pytest.fixture(autouse=True)
@@ -143,9 +142,9 @@ def imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_the_preset_has_the_parameters_that_it_tells(imported: Any, make_registry: MakeRegistry) -> None:
-    from forgather_core.configurations import resolve
-    from forgather_core.meta_model import meta_model
-    from forgather_core.settings import settle
+    from forgather_core.model.meta_model import meta_model
+    from forgather_core.settings.layers import resolve
+    from forgather_core.settings.resolve import settle
 
     source = Path(imported.__file__).read_text().replace("from .options", "from forgather_fresh.options")
     configuration = resolve("fresh", make_registry(fresh=source))

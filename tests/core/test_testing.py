@@ -14,8 +14,7 @@ from forgather_core.checks import CHECKS, Check, DoesNotApply, Measured, Subject
 from forgather_core.checks.known import known_checks
 from forgather_core.errors import DefinitionError
 from forgather_core.testing import count_parameters, failure, presets, stated_parameters
-
-from .conftest import PLUGIN, MakeRegistry
+from tests.support.plugins import PLUGIN, MakeRegistry
 
 SEEN: list[Subject] = []
 

@@ -84,10 +84,10 @@ def serve() -> None:
 
 
 def _construct(directory: Path, flags: dict[str, Any]) -> None:
-    from forgather_core.configurations import resolve
-    from forgather_core.construct import construct
-    from forgather_core.registry import registry
-    from forgather_core.settings import settle
+    from forgather_core.commands.construct import construct
+    from forgather_core.definitions.registry import registry
+    from forgather_core.settings.layers import resolve
+    from forgather_core.settings.resolve import settle
 
     shared = {"output_dir": directory, "device": "cpu", "save_checkpoint": True, "safetensors": True}
     construct(settle(resolve("llama/4M", registry()), shared | flags), refresh=True)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from forgather_core.checks import CHECKS, FAILED, Check, verify
-from forgather_core.checks.check import told
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.registry import registry
-from forgather_core.settings import Settings, settle
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.check import told
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import resolve
+from forgather_core.settings.resolve import Settings, settle
 
 from .catalogue import Mutant
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from forgather_core.checkpoint import SaveReport, load_checkpoint, save_checkpoint
-from forgather_core.checkpoint.companions import changes
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.registry import Registry
-from forgather_core.settings import settle
+from forgather_core.checkpoint.write.companions import changes
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.registry import Registry
+from forgather_core.settings.layers import resolve
+from forgather_core.settings.resolve import settle
 
 from .native import NATIVE
 from .tiny import CASES, DEFINITIONS, OPTIONS, ROPE, config_of, difference, strengthen, tiny, tokens

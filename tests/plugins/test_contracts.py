@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from transformers.dynamic_module_utils import check_imports, get_relative_import_files
 
-from forgather_core.configurations import resolve
-from forgather_core.construct import Construction, construct
-from forgather_core.registry import Registry
-from forgather_core.settings import settle
+from forgather_core.commands.construct import Construction, construct
+from forgather_core.definitions.registry import Registry
+from forgather_core.settings.layers import resolve
+from forgather_core.settings.resolve import settle
 
 from .tiny import DEFINITIONS
 

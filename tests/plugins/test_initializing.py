@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from forgather_core.build import build
-from forgather_core.checkpoint.load import load_checkpoint
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.no_init import no_init_weights
-from forgather_core.registry import Registry
-from forgather_core.settings import settle
-from forgather_core.shared_options import BuildOptions
+from forgather_core.checkpoint.read.load import load_checkpoint
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.registry import Registry
+from forgather_core.model.build import build
+from forgather_core.model.no_init import no_init_weights
+from forgather_core.options.shared import BuildOptions
+from forgather_core.settings.layers import resolve
+from forgather_core.settings.resolve import settle
 
 from .tiny import DEFINITIONS, config_of
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig as NativeLlamaConfig
 from transformers import MistralConfig, Qwen3Config
 
-from forgather_core.configurations import resolve
-from forgather_core.option_spec import specs_of
-from forgather_core.registry import registry
-from forgather_core.settings import settle
+from forgather_core.definitions.registry import registry
+from forgather_core.options.spec import specs_of
+from forgather_core.settings.layers import resolve
+from forgather_core.settings.resolve import settle
 
 from .tiny import DEFINITIONS, OPTIONS, ROPE, config_of
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from forgather_core.checks import FAILED, PASSED, SKIPPED, Check, Subject, try_check
 from forgather_core.checks.against_reference import _as_told, equations, spreads
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.registry import registry
 from forgather_core.reference import Reference, Weights
-from forgather_core.registry import registry
-from forgather_core.settings import settle
+from forgather_core.settings.layers import resolve
+from forgather_core.settings.resolve import settle
 
 
 @pytest.fixture(scope="module")

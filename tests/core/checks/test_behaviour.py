@@ -14,7 +14,6 @@ import transformers
 
 from forgather_core.checks.attention_agreement import attention_agreement
 from forgather_core.checks.caching import caching
-from forgather_core.checks.check import Check
 from forgather_core.checks.checkpointing import checkpointing
 from forgather_core.checks.compiling import compiling
 from forgather_core.checks.embeddings import embeddings
@@ -27,10 +26,11 @@ from forgather_core.checks.positions import kind_of, positions
 from forgather_core.checks.rows import rows
 from forgather_core.checks.run import FAILED, PASSED, verify
 from forgather_core.checks.subject import Subject
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.registry import registry
-from forgather_core.settings import settle
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.check import Check
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import resolve
+from forgather_core.settings.resolve import settle
 
 CHECKS = (
     packing,

@@ -14,7 +14,6 @@ import transformers
 
 from forgather_core.checks.against_reference import equations, spreads
 from forgather_core.checks.buffers import buffers
-from forgather_core.checks.check import Check
 from forgather_core.checks.depth import depth
 from forgather_core.checks.estimates import estimates
 from forgather_core.checks.initial_weights import initial_weights
@@ -27,10 +26,11 @@ from forgather_core.checks.run import FAILED, PASSED, SKIPPED, verify
 from forgather_core.checks.seeds import dropouts, same_seed
 from forgather_core.checks.standalone import standalone
 from forgather_core.checks.subject import Subject
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.registry import registry
-from forgather_core.settings import Settings, settle
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.check import Check
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import resolve
+from forgather_core.settings.resolve import Settings, settle
 
 CHECKS = (
     initial_weights,

@@ -14,10 +14,10 @@ import torch
 from forgather_core.checks import CHECKS, FAILED, PASSED, SKIPPED, Check, Measured, Subject, check, must, verify
 from forgather_core.checks.causality import causality
 from forgather_core.checks.tolerance import gradient_error, relative
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.registry import Registry
-from forgather_core.settings import settle
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.registry import Registry
+from forgather_core.settings.layers import resolve
+from forgather_core.settings.resolve import settle
 
 BY_NAME = {check.name: check for check in CHECKS}
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "tokenizer": "bytes"}

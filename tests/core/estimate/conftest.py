@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from forgather_core.configurations import resolve
-from forgather_core.registry import registry
-from forgather_core.settings import Settings, settle
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import resolve
+from forgather_core.settings.resolve import Settings, settle
 
 Settle = Callable[..., Settings]
 DEFINITIONS = ("single_head", "causal_lm", "llama", "deepone", "mistral", "qwen3")
