@@ -127,7 +127,7 @@ def _steps(
                 inputs["position_ids"] = (torch.arange(length, device=device) % (length // 4)).expand(rows, -1)
             loss = loss_of(model, inputs, keep_logits=setting.keep_logits)
         stepper.backward(loss)
-        stepper.update()
+        stepper.optimizer_step()
         del loss
     return status("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()
 

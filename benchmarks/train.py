@@ -84,7 +84,7 @@ class Trainee:
         """One."""
         loss = loss_of(self.model, self._inputs, keep_logits=self._case.keep_logits)
         self._stepper.backward(loss)
-        self._stepper.update()
+        self._stepper.optimizer_step()
         if self.model.device.type == "cuda":
             torch.cuda.synchronize()
 

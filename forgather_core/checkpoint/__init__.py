@@ -12,7 +12,7 @@ from .write.steps import (
     find_latest_checkpoint,
     link_checkpoint,
     next_checkpoint_path,
-    rotate,
+    rotate_checkpoints,
     step_checkpoints,
 )
 
@@ -31,7 +31,7 @@ __all__ = [
     "load_into",
     "next_checkpoint_path",
     "parse_size",
-    "rotate",
+    "rotate_checkpoints",
     "save_checkpoint",
     "step_checkpoints",
 ]

@@ -16,11 +16,11 @@ from ..model.meta_model import meta_model
 from ..model.parameters import parameter_table
 from ..options.shared import BuildOptions
 from ..parts.caches import CACHE
-from .subject import Subject
+from .subject import ModelUnderTest
 
 
 @check("estimates", cause="a directory that is not of these settings, memory that a trace does not see")
-def estimates(subject: Subject) -> Iterator[Measured]:
+def estimates(subject: ModelUnderTest) -> Iterator[Measured]:
     """Parameters, weights, buffers and the cache are as large as `estimate` says."""
     if subject.settings is None:
         raise DoesNotApply("only a definition's settings can be estimated")
@@ -55,7 +55,7 @@ def _bytes(tensors: Any) -> int:
 
 
 @torch.no_grad()
-def _cache(model: Any, subject: Subject) -> int:
+def _cache(model: Any, subject: ModelUnderTest) -> int:
     """By how much two tokens more make it larger, halved."""
     cache = model(subject.tokens(1, 2), use_cache=True)[CACHE]
     kept = [value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor)]

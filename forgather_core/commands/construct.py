@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Construction(Brief):
+class ConstructedModel(Brief):
     """What `construct` made.
 
     Args:
@@ -41,7 +41,7 @@ class Construction(Brief):
 
 
 @dataclass(frozen=True)
-class Watch:
+class ProgressCallbacks:
     """Who is told how things go.
 
     Args:
@@ -65,10 +65,10 @@ def construct(
     project: Path = Path(),
     refresh: bool = False,
     keep: bool = False,
-    watch: Watch = Watch(),
+    watch: ProgressCallbacks = ProgressCallbacks(),
     force: bool = False,
     on_model: OnModel | None = None,
-) -> Construction:
+) -> ConstructedModel:
     """Prepare the directory, build the model, load and save as the settings say.
 
     A directory that is new or rebuilt takes its place at the end, with its weights if they are saved: whatever fails
@@ -115,7 +115,7 @@ def construct(
             _refuse_unset(options, loaded)
         saved = _commit(draft, model, limit, options, watch)
     model.config._name_or_path = str(draft.target)  # type: ignore[union-attr]
-    return Construction(settings, draft.result, model, loaded, saved)
+    return ConstructedModel(settings, draft.result, model, loaded, saved)
 
 
 def _before_build(
@@ -136,24 +136,26 @@ def _before_build(
         on_model(config, on_meta, path)
 
 
-def _commit(draft: Draft, model: nn.Module, limit: int, options: BuildOptions, watch: Watch) -> SaveReport | None:
+def _commit(
+    draft: Draft, model: nn.Module, limit: int, options: BuildOptions, watch: ProgressCallbacks
+) -> SaveReport | None:
     """Directory and weights take their place in one step: a draft with them, or an index in what stands there."""
     from ..checkpoint.write.commit import refuse_special
-    from ..checkpoint.write.save import LOCK, job_of, quiet, saving_errors, superseded
+    from ..checkpoint.write.save import LOCK, hold_saves, job_of, saving_errors, superseded
 
     target = draft.target
     if not options.save_checkpoint:
-        with quiet(target, watch.wait):
+        with hold_saves(target, watch.wait):
             draft.commit(drop={LOCK})
         return None
     job = job_of(model, safetensors=options.safetensors, limit=limit, on_progress=watch.saving)
     with saving_errors(target):
         if not draft.is_new:
-            with quiet(target, watch.wait):
+            with hold_saves(target, watch.wait):
                 return job.save(target)
         refuse_special(target)
         written = job.write_into(draft.path)
-        with quiet(target, watch.wait):
+        with hold_saves(target, watch.wait):
             draft.commit(drop=superseded(target))
         return job.report(target, written)
 

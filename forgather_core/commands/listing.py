@@ -8,8 +8,8 @@ from typing import Any
 from ..definitions.registry import Registry
 from ..errors import ForgatherError
 from ..model.hf_config import option_values
-from ..settings.layers import Configuration, is_configuration, project_files, resolve
-from ..settings.resolve import settle
+from ..settings.layers import Configuration, find_configuration, is_configuration, project_files
+from ..settings.resolve import resolve
 from ..tokenizers.lookup import quick_facts
 
 COLUMNS = ("num_hidden_layers", "hidden_size", "vocab_size")
@@ -39,8 +39,8 @@ def list_models(registry: Registry, project: Path = Path()) -> dict[str, Any]:
 def _row(template: str, registry: Registry, project: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"name": template}
     try:
-        configuration = resolve(template, registry, project)
-        settings = settle(configuration)
+        configuration = find_configuration(template, registry, project)
+        settings = resolve(configuration)
         facts = quick_facts(settings.directory.tokenizer, base=settings.base_of("tokenizer"))
         values = {name: item.value for name, item in option_values(settings, facts).items()}
     except ForgatherError as error:

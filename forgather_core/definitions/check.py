@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ..reference import DoesNotApply
 
 if TYPE_CHECKING:
-    from ..checks.subject import Subject
+    from ..checks.subject import ModelUnderTest
 
-__all__ = ["Check", "DoesNotApply", "Measured", "check", "must", "told"]
+__all__ = ["Check", "DoesNotApply", "Measured", "check", "expect", "failure_text"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Measured:
         }
 
 
-def told(one: Mapping[str, Any]) -> str:
+def failure_text(one: Mapping[str, Any]) -> str:
     """What a case that failed says, in a line.
 
     Args:
@@ -61,12 +61,12 @@ def told(one: Mapping[str, Any]) -> str:
     return f"{one['what']}: off by {one['error']:.2g}{allowed}{where}"
 
 
-def must(what: str, holds: bool, where: str | None = None) -> Measured:
+def expect(what: str, holds: bool, where: str | None = None) -> Measured:
     """Something that is so or is not."""
     return Measured(what, 0.0 if holds else 1.0, 0.0, where)
 
 
-Try = Callable[["Subject"], Iterator[Measured]]
+Try = Callable[["ModelUnderTest"], Iterator[Measured]]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ..options.shared import (
     EstimateOptions,
     RunOptions,
     ShowOptions,
-    TrialOptions,
+    TestOptions,
     VerifyOptions,
 )
 from ..options.spec import did_you_mean, specs_of
@@ -223,7 +223,7 @@ def _check_definition(definition: Any) -> None:
 
 # Two of them may have an option in common, from a class that both extend.
 SHARED_OPTIONS: tuple[type, ...] = (
-    DirectoryOptions, BuildOptions, RunOptions, TrialOptions, EstimateOptions, ShowOptions, VerifyOptions,
+    DirectoryOptions, BuildOptions, RunOptions, TestOptions, EstimateOptions, ShowOptions, VerifyOptions,
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import torch
 from ..errors import BuildError
 from ..model.dtypes import parse_dtype
 from ..model.parameters import parameter_table
-from ..options.shared import EstimateOptions, StepOptions, TrialOptions
+from ..options.shared import EstimateOptions, TestOptions, TrainingStepOptions
 from ..runtime.partial_results import keep_partial
 from ..runtime.short_repr import Brief
 from ..settings.resolve import Settings
@@ -158,14 +158,14 @@ def memory_of(
     return memory, precision
 
 
-def memory_of_options(settings: Settings, options: TrialOptions, directory: Path) -> tuple[Memory, str]:
+def memory_of_options(settings: Settings, options: TestOptions, directory: Path) -> tuple[Memory, str]:
     """What answers for the model of a directory in the step that `test` takes, and its precision."""
     return memory_of(settings, step_options(options), directory, packed=options.packed)
 
 
-def step_options(options: TrialOptions) -> EstimateOptions:
+def step_options(options: TestOptions) -> EstimateOptions:
     """The step of `test`, as `estimate` is asked for one."""
-    taken = {field.name: getattr(options, field.name) for field in fields(StepOptions)}
+    taken = {field.name: getattr(options, field.name) for field in fields(TrainingStepOptions)}
     return EstimateOptions(**taken, optimizer=options.optimizer)
 
 

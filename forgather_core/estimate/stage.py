@@ -79,7 +79,7 @@ class Stage:
                 loss = loss_of(self.model, inputs, keep_logits=how.keep_logits)
             trace.begin("backward")
             self._stepper.backward(loss)
-            self._stepper.update()
+            self._stepper.optimizer_step()
             return trace.timeline()
 
     def forward(self, rows: int, length: int) -> Timeline:

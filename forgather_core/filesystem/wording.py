@@ -12,15 +12,17 @@ _LONGEST = 120  # characters of a name
 _SHOWN = 3  # names in a line
 
 
-def shown(text: object) -> str:
+def printable_name(text: object) -> str:
     """A name as it can be printed: what is not printable is escaped, what is long is cut."""
     whole = str(text)
     return printable(whole[:_LONGEST]) + ("..." if len(whole) > _LONGEST else "")
 
 
-def listed(names: Sequence[object]) -> str:
+def truncated_list(names: Sequence[object]) -> str:
     """The first few of them."""
-    return ", ".join(map(shown, names[:_SHOWN])) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+    return ", ".join(map(printable_name, names[:_SHOWN])) + (
+        f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    )
 
 
 def tensors(count: int) -> str:
@@ -30,7 +32,7 @@ def tensors(count: int) -> str:
 
 def shape_of(shape: Iterable[int]) -> str:
     """`16 x 8`."""
-    return shown(" x ".join(map(str, shape)) or "scalar")
+    return printable_name(" x ".join(map(str, shape)) or "scalar")
 
 
 def dtype_of(dtype: torch.dtype) -> str:

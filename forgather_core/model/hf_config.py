@@ -19,14 +19,14 @@ NOT_GENERATION = ("_from_model_config", "transformers_version")
 
 
 @dataclasses.dataclass(frozen=True)
-class SettledValue:
+class ResolvedValue:
     """A value of the configuration, and where it came from."""
 
     value: Any
     origin: Origin
 
 
-def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str, SettledValue]:
+def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str, ResolvedValue]:
     """The values of a definition's own options: as set, from the tokenizer, or derived from others.
 
     Args:
@@ -37,15 +37,16 @@ def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str,
         ConfigurationError: The vocabulary is set smaller than the tokenizer's.
     """
     options = settings.options
-    values = {s.name: SettledValue(getattr(options, s.name), settings.origins[s.name]) for s in specs_of(type(options))}  # type: ignore[arg-type]
+    names = [spec.name for spec in specs_of(type(options))]  # type: ignore[arg-type]
+    values = {name: ResolvedValue(getattr(options, name), settings.origins[name]) for name in names}
     for name, value in derived_values(options).items():
-        values[name] = SettledValue(value, Origin(DERIVED, DERIVED))
+        values[name] = ResolvedValue(value, Origin(DERIVED, DERIVED))
     if facts is None:
         return values
     found = {"vocab_size": facts.vocab_size, "max_position_embeddings": facts.model_max_length}
     for name, value in found.items():
         if name in values and values[name].value is None and value is not None:
-            values[name] = SettledValue(value, Origin(TOKENIZER, TOKENIZER))
+            values[name] = ResolvedValue(value, Origin(TOKENIZER, TOKENIZER))
     vocab = values.get("vocab_size")
     if vocab is not None and vocab.value < facts.vocab_size:
         chosen = settings.origins["tokenizer"]
@@ -64,12 +65,12 @@ def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str,
 def token_ids(settings: Settings, facts: TokenizerFacts | None) -> dict[str, Any]:
     """The tokens with which a text begins, ends and is padded: the tokenizer's, or those of what it is like."""
     found = {name: getattr(facts, name, None) for name in TOKEN_IDS}
-    return found | dict(settings.likeness.token_ids if settings.likeness is not None else {})
+    return found | dict(settings.source_config.token_ids if settings.source_config is not None else {})
 
 
 def config_values(
     definition: ModelDefinition,
-    values: Mapping[str, SettledValue],
+    values: Mapping[str, ResolvedValue],
     facts: TokenizerFacts | None,
     ids: Mapping[str, Any],
 ) -> dict[str, Any]:

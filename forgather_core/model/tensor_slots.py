@@ -13,7 +13,7 @@ from .wrappers import Wrapped
 
 
 @dataclass(frozen=True)
-class Slot:
+class TensorSlot:
     """An attribute of a module that holds a tensor."""
 
     name: str
@@ -28,22 +28,22 @@ class Slot:
         return self.leaf in self.module._buffers
 
 
-def slots(model: nn.Module) -> Iterator[Slot]:
+def tensor_slots(model: nn.Module) -> Iterator[TensorSlot]:
     """Every parameter and buffer by every name it has, wrappers' components among them."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         dot = f"{prefix}." if prefix else ""
         for leaf, parameter in module._parameters.items():
             if parameter is not None:
-                yield Slot(dot + leaf, module, leaf, parameter, True)
+                yield TensorSlot(dot + leaf, module, leaf, parameter, True)
         for leaf, buffer in module._buffers.items():
             if buffer is not None:
-                yield Slot(dot + leaf, module, leaf, buffer, leaf not in module._non_persistent_buffers_set)
+                yield TensorSlot(dot + leaf, module, leaf, buffer, leaf not in module._non_persistent_buffers_set)
 
 
 def state_of(wrapped: Wrapped) -> dict[str, Tensor]:
     """Return parameters and persistent buffers, not detached, by the names that they have in the model within."""
     if wrapped.has_fsdp:  # whose hooks allow no state within full_parameters()
-        state = {slot.name: slot.tensor for slot in slots(wrapped.root) if slot.persistent}
+        state = {slot.name: slot.tensor for slot in tensor_slots(wrapped.root) if slot.persistent}
     else:
         state = wrapped.root.state_dict(keep_vars=True)
     return {wrapped.clean(name): t for name, t in state.items() if isinstance(t, Tensor)}
@@ -83,7 +83,7 @@ def groups_of(model: nn.Module, state: Mapping[str, Tensor]) -> list[list[str]]:
     return [sorted(n, key=lambda name: name in targets) if len(n) > 1 else n for n in groups.values()]
 
 
-def put(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -> None:
+def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -> None:
     """Give a model other tensors. What was one tensor under several names stays one.
 
     Args:
@@ -92,7 +92,7 @@ def put(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -> None:
     """
     made: dict[int, Tensor | None] = {}
     kept = []  # the old ones live until all is done, so that no new one has the id of an old one
-    for slot in list(slots(model)):
+    for slot in list(tensor_slots(model)):
         old = slot.tensor
         kept.append(old)
         if id(old) not in made:
@@ -112,4 +112,6 @@ def put(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -> None:
 
 def materialise(model: nn.Module, device: torch.device) -> None:
     """Give memory, as yet unset, to what is on meta."""
-    put(model, lambda old: torch.empty_like(old, device=device, requires_grad=False) if old.is_meta else None)
+    replace_tensors(
+        model, lambda old: torch.empty_like(old, device=device, requires_grad=False) if old.is_meta else None
+    )

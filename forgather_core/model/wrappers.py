@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError
-from ..filesystem.wording import listed, tensors
+from ..filesystem.wording import tensors, truncated_list
 
 ADAPTERS_NOT_SAVED = "adapters of PEFT are not saved"
 
@@ -204,7 +204,8 @@ class Wrapped:
 def adapters_note(names: list[str]) -> str:
     """Return a sentence on adapters that are not saved."""
     return (
-        f"{ADAPTERS_NOT_SAVED}, only their base model ({tensors(len(names))}: {listed(names)}): save them with the "
+        f"{ADAPTERS_NOT_SAVED}, only their base model ({tensors(len(names))}: {truncated_list(names)}): "
+        f"save them with the "
         "model's save_pretrained(), or save what merge_and_unload() returns"
     )
 

@@ -193,7 +193,7 @@ class RunOptions:
 
 
 @dataclass(kw_only=True)
-class StepOptions:
+class TrainingStepOptions:
     """A step of training: `test` takes it, `estimate` foresees it."""
 
     batch_size: int = option(2, help="Batch size", group=STEP, ge=1, commands=STEPPING)
@@ -215,7 +215,7 @@ class StepOptions:
 
 
 @dataclass(kw_only=True)
-class TrialOptions(StepOptions):
+class TestOptions(TrainingStepOptions):
     """What `test` does with the model."""
 
     steps: int = option(1, help="Number of train steps", group=TRIAL, ge=1, commands=("test",), needs=(TRAINING,))
@@ -252,7 +252,7 @@ class TrialOptions(StepOptions):
 
 
 @dataclass(kw_only=True)
-class EstimateOptions(StepOptions):
+class EstimateOptions(TrainingStepOptions):
     """What `estimate` foresees beside the step."""
 
     optimizer: Literal["sgd", "adamw", "adamw_fused", "adam8bit", "none"] = option("adamw", **_OPTIMIZER)

@@ -18,7 +18,7 @@ CONVERTED_ROPE = frozenset({"default", "linear", "llama3"})
 
 
 @dataclass(frozen=True)
-class Loader:
+class ToolSupport:
     """One way to load a directory.
 
     Args:
@@ -32,7 +32,7 @@ class Loader:
     how: str
 
 
-def loaders(
+def compatibility(
     settings: Settings, model: Any, native: str | None, tokenizer: str, directory: Path | None = None
 ) -> list[dict[str, Any]]:
     """The ways to load a directory, as plain data.
@@ -54,27 +54,29 @@ def loaders(
     return [asdict(row) for row in rows]
 
 
-def _transformers() -> Loader:
-    return Loader("transformers", True, "with trust_remote_code=True")
+def _transformers() -> ToolSupport:
+    return ToolSupport("transformers", True, "with trust_remote_code=True")
 
 
-def _natively(settings: Settings, native: str | None) -> Loader:
+def _natively(settings: Settings, native: str | None) -> ToolSupport:
     name = "transformers, natively"
     if native is not None:
-        return Loader(name, True, f"as {native}, without trust_remote_code")
+        return ToolSupport(name, True, f"as {native}, without trust_remote_code")
     problems = settings.configuration.definition.native_problems(settings.options)
-    return Loader(name, False, problems[0] if problems else "build it with --native")
+    return ToolSupport(name, False, problems[0] if problems else "build it with --native")
 
 
-def _vllm(model: Any, native: str | None) -> Loader:
+def _vllm(model: Any, native: str | None) -> ToolSupport:
     """vLLM's transformers backend puts its own attention in the place of each layer's; native classes it has itself."""
     name = "vLLM, transformers backend"
     if native is not None:
         if native not in KNOWN_CLASSES:
-            return Loader(name, False, f"it is not known whether vLLM has a {native}; try it with --model-impl auto")
-        return Loader(name, True, f"and its own {native}, at full speed")
+            return ToolSupport(
+                name, False, f"it is not known whether vLLM has a {native}; try it with --model-impl auto"
+            )
+        return ToolSupport(name, True, f"and its own {native}, at full speed")
     problem = next(_vllm_problems(model), None)
-    return Loader(name, problem is None, problem or "with --trust-remote-code --model-impl transformers")
+    return ToolSupport(name, problem is None, problem or "with --trust-remote-code --model-impl transformers")
 
 
 def _vllm_problems(model: Any) -> Iterator[str]:
@@ -117,17 +119,19 @@ def _is_self_attention(module: Any) -> bool:
     return any(kind.__name__ == "SelfAttention" for kind in type(module).__mro__)
 
 
-def _llama_cpp(model: Any, native: str | None, tokenizer: str, files: Path | None) -> Loader:
+def _llama_cpp(model: Any, native: str | None, tokenizer: str, files: Path | None) -> ToolSupport:
     name = "llama.cpp"
     if native is None:
-        return Loader(name, False, "it converts transformers' own classes only (--native)")
+        return ToolSupport(name, False, "it converts transformers' own classes only (--native)")
     if native not in KNOWN_CLASSES:
-        return Loader(name, False, f"it is not known whether its converter has a {native}")
+        return ToolSupport(name, False, f"it is not known whether its converter has a {native}")
     config = model.config
     if getattr(config, "sliding_window", None) is not None:
-        return Loader(name, False, f"its {native} attends to everything, and this model has a sliding_window")
+        return ToolSupport(name, False, f"its {native} attends to everything, and this model has a sliding_window")
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in CONVERTED_ROPE:
-        return Loader(name, False, f"its converter is not known to keep RoPE of the type '{rope}'")
+        return ToolSupport(name, False, f"its converter is not known to keep RoPE of the type '{rope}'")
     converts, how = tokenizer_conversion(files, tokenizer)
-    return Loader(name, converts, f"as {native}; {how}" if converts else f"its converter knows {native}, but {how}")
+    return ToolSupport(
+        name, converts, f"as {native}; {how}" if converts else f"its converter knows {native}, but {how}"
+    )

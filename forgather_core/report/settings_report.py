@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, first_line
-from ..model.hf_config import SettledValue, option_values
+from ..model.hf_config import ResolvedValue, option_values
 from ..model.parameters import ParameterTable, parameter_table
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import specs_of
 from ..runtime.partial_results import keep_partial
 from ..settings.resolve import Settings
 from ..tokenizers.lookup import TokenizerFacts, load_tokenizer, quick_facts
-from .compatibility import loaders
+from .compatibility import compatibility
 
 if TYPE_CHECKING:
-    from ..commands.construct import Construction
+    from ..commands.construct import ConstructedModel
 
 
 def settings_report(settings: Settings, project: Path = Path()) -> dict[str, Any]:
@@ -40,14 +40,14 @@ def settings_report(settings: Settings, project: Path = Path()) -> dict[str, Any
     }
 
 
-def _with_origins(values: Mapping[str, SettledValue]) -> dict[str, Any]:
+def _with_origins(values: Mapping[str, ResolvedValue]) -> dict[str, Any]:
     return {name: {"value": _plain(item.value), "origin": item.origin.label} for name, item in values.items()}
 
 
-def _shared_values(settings: Settings) -> dict[str, SettledValue]:
+def _shared_values(settings: Settings) -> dict[str, ResolvedValue]:
     pairs = ((DirectoryOptions, settings.directory), (BuildOptions, settings.build))
     return {
-        spec.name: SettledValue(getattr(values, spec.name), settings.origins[spec.name])
+        spec.name: ResolvedValue(getattr(values, spec.name), settings.origins[spec.name])
         for group, values in pairs
         for spec in specs_of(group)
     }
@@ -58,7 +58,7 @@ def _plain(value: Any) -> Any:
 
 
 def construction_report(
-    made: Construction, on_partial: Callable[[dict[str, Any]], None] | None = None
+    made: ConstructedModel, on_partial: Callable[[dict[str, Any]], None] | None = None
 ) -> dict[str, Any]:
     """Everything `construct` tells: the directory, options, tokenizer, parameters, what was loaded and saved.
 
@@ -76,7 +76,7 @@ def construction_report(
     return _report(made, memory, not_known)
 
 
-def _report(made: Construction, memory: dict[str, Any] | None, not_known: list[str]) -> dict[str, Any]:
+def _report(made: ConstructedModel, memory: dict[str, Any] | None, not_known: list[str]) -> dict[str, Any]:
     from ..model.build import is_checkpointing
 
     table = parameter_table(made.model)
@@ -103,15 +103,17 @@ def _report(made: Construction, memory: dict[str, Any] | None, not_known: list[s
         },
         "parameters": asdict(table),
         "memory": memory,
-        "loaders": loaders(made.settings, made.model, manifest.native, manifest.tokenizer["name"], made.directory.path),
+        "loaders": compatibility(
+            made.settings, made.model, manifest.native, manifest.tokenizer["name"], made.directory.path
+        ),
         "loaded": made.loaded.as_dict() if made.loaded is not None else None,
         "saved": made.saved.as_dict() if made.saved is not None else None,
     }
 
 
-def _options(made: Construction, facts: TokenizerFacts) -> dict[str, Any]:
+def _options(made: ConstructedModel, facts: TokenizerFacts) -> dict[str, Any]:
     """The options of the directory. What an earlier run was given is the directory's, not the command line's."""
-    manifest, now = made.directory.manifest, dict[str, SettledValue]()
+    manifest, now = made.directory.manifest, dict[str, ResolvedValue]()
     if made.directory.state in ("created", "rebuilt"):
         return {name: asdict(item) for name, item in manifest.options.items()}
     with suppress(ConfigurationError):  # a kept directory may have another tokenizer
@@ -128,10 +130,10 @@ def _options(made: Construction, facts: TokenizerFacts) -> dict[str, Any]:
 
 
 def _unread(settings: Settings) -> tuple[str, ...]:
-    return settings.likeness.notes if settings.likeness is not None else ()
+    return settings.source_config.notes if settings.source_config is not None else ()
 
 
-def _memory(made: Construction) -> tuple[dict[str, Any] | None, list[str]]:
+def _memory(made: ConstructedModel) -> tuple[dict[str, Any] | None, list[str]]:
     """The memory of a training step; or why it is not known: what does not run yet is constructed all the same."""
     from ..estimate import memory_of_step
 

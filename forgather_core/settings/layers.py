@@ -62,7 +62,7 @@ class Configuration(NamedTuple):
 NOTES = {"source": str, "parameters": int, "description": str}  # said of a configuration, not settings
 
 
-def resolve(template: str, registry: Registry, project: Path = Path()) -> Configuration:
+def find_configuration(template: str, registry: Registry, project: Path = Path()) -> Configuration:
     """Find what `-t` names.
 
     Args:

@@ -22,7 +22,7 @@ from .blame import blamed, first_problem
 from .layers import Configuration, Layer
 
 if TYPE_CHECKING:
-    from .source_config import Likeness
+    from .source_config import SourceConfig
 
 DEFAULT = "default"
 DERIVED = "derived"
@@ -60,18 +60,18 @@ class Settings(Brief):
     directory: DirectoryOptions
     build: BuildOptions
     origins: Mapping[str, Origin]
-    likeness: Likeness | None = None
+    source_config: SourceConfig | None = None
 
     @property
     def model_name(self) -> str:
         """The model's name: the option, else definition_preset, the file's stem or what it is like, in lower case."""
-        named = self.likeness or self.configuration
+        named = self.source_config or self.configuration
         return self.directory.model_name or named.default_model_name
 
     @property
     def notes(self) -> Mapping[str, Any]:
         """What the configuration says of its model, unless that is another one's likeness."""
-        return self.configuration.notes if self.likeness is None else {}
+        return self.configuration.notes if self.source_config is None else {}
 
     def target(self, project: Path = Path()) -> Path:
         """The model directory. On the command line a relative path starts here, in a file at the project directory."""
@@ -91,7 +91,7 @@ def schema(options: type) -> dict[str, OptionSpec]:
     return {spec.name: spec for group in (options, DirectoryOptions, BuildOptions) for spec in specs_of(group)}
 
 
-def settle(configuration: Configuration, flags: Mapping[str, Any] | None = None) -> Settings:
+def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None) -> Settings:
     """Merge the layers of a configuration and the flags over the defaults.
 
     Args:
@@ -105,7 +105,7 @@ def settle(configuration: Configuration, flags: Mapping[str, Any] | None = None)
     definition = configuration.definition
     specs = schema(definition.options)
     files = [_as_written(layer, specs) for layer in configuration.layers]
-    layers, likeness = _with_likeness([*files, Layer("command line", flags or {})], definition)
+    layers, source_config = _with_source_config([*files, Layer("command line", flags or {})], definition)
     origins = {name: Origin(DEFAULT, DEFAULT) for name in specs}
     merged: dict[str, Any] = {name: spec.default for name, spec in specs.items()}
     for rank, layer in enumerate(layers, start=1):
@@ -126,7 +126,7 @@ def settle(configuration: Configuration, flags: Mapping[str, Any] | None = None)
         instance(DirectoryOptions),
         instance(BuildOptions),
         origins,
-        likeness,
+        source_config,
     )
     _check_rules(settings, specs, layers)
     _check_model_name(settings)
@@ -140,19 +140,19 @@ def derived_values(options: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if getattr(options, name, None) is None}
 
 
-def _with_likeness(layers: list[Layer], definition: ModelDefinition) -> tuple[list[Layer], Likeness | None]:
+def _with_source_config(layers: list[Layer], definition: ModelDefinition) -> tuple[list[Layer], SourceConfig | None]:
     """The layers, with those options that `like` brings right below the topmost layer that names it."""
     at = next((i for i, layer in reversed(list(enumerate(layers))) if "like" in layer.values), None)
     if at is None or layers[at].values["like"] is None:
         return layers, None
-    from .source_config import read_likeness
+    from .source_config import read_source_config
 
     given, base = expanded(str(layers[at].values["like"])), layers[at].file
     inside = base is not None and (base.parent / given).is_dir()
-    likeness = read_likeness(definition, base.parent / given if inside and base is not None else given)
-    if not any("tokenizer" in layer.values for layer in (likeness.layer, *layers[at:])):
-        raise ConfigurationError(f"--like: {likeness.directory} holds no tokenizer: name one with --tokenizer")
-    return [*layers[:at], likeness.layer, *layers[at:]], likeness
+    source_config = read_source_config(definition, base.parent / given if inside and base is not None else given)
+    if not any("tokenizer" in layer.values for layer in (source_config.layer, *layers[at:])):
+        raise ConfigurationError(f"--like: {source_config.directory} holds no tokenizer: name one with --tokenizer")
+    return [*layers[:at], source_config.layer, *layers[at:]], source_config
 
 
 def _known(key: str, specs: Mapping[str, OptionSpec], layer: Layer, definition: str) -> OptionSpec:

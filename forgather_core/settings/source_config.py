@@ -23,7 +23,7 @@ MOST_NOTES = 20
 
 
 @dataclass(frozen=True)
-class Likeness:
+class SourceConfig:
     """What is taken from a model directory.
 
     Args:
@@ -50,7 +50,7 @@ class Likeness:
         return self.directory.resolve().name.lower()
 
 
-def read_likeness(definition: ModelDefinition, directory: Path) -> Likeness:
+def read_source_config(definition: ModelDefinition, directory: Path) -> SourceConfig:
     """Read a model directory of transformers' class for this definition, or of this definition.
 
     Every value that its class has is read, those that its config.json leaves out too; what this definition cannot be is
@@ -78,7 +78,7 @@ def read_likeness(definition: ModelDefinition, directory: Path) -> Likeness:
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     ids = {name: value for name in names if (value := getattr(config, name)) is not None}
     generation = directory / "generation_config.json"
-    return Likeness(
+    return SourceConfig(
         directory,
         Layer(f"like {directory}", values, text, file),
         ids,

@@ -52,7 +52,7 @@ class Step:
 
 
 @dataclass(frozen=True, repr=False)
-class Trained(Brief):
+class TrainingResult(Brief):
     """What a loop found.
 
     Args:
@@ -81,8 +81,8 @@ def train(
     keep_logits: bool = False,
     fresh: bool = False,
     on_step: Callable[[Step], None] | None = None,
-    on_partial: Callable[[Trained], None] | None = None,
-) -> Trained:
+    on_partial: Callable[[TrainingResult], None] | None = None,
+) -> TrainingResult:
     """Train a model for a few steps.
 
     Args:
@@ -108,7 +108,7 @@ def train(
 
     def keep(reason: str) -> None:
         if done and on_partial is not None:
-            on_partial(Trained(tuple(done), None, (), large, reason))
+            on_partial(TrainingResult(tuple(done), None, (), large, reason))
 
     with keep_partial(keep):
         for number in range(1, steps + 1):
@@ -126,7 +126,7 @@ def train(
             norm = _total(norms, device)
             if not (loss.isfinite() & norm.isfinite()):
                 raise TrialError(_about_failure(model, inputs, rng, number, loss, norms if stepper.fused else None))
-            stepper.update()
+            stepper.optimizer_step()
             seconds = measure.now(device) - began
             untouched -= norms.keys()
             done.append(
@@ -145,7 +145,7 @@ def train(
                 on_step(done[-1])
         again = _loss_again(model, *first, keep_logits=keep_logits) if first is not None else math.nan
     without = tuple(name for name, _ in model.named_parameters() if name in untouched)
-    return Trained(tuple(done), again, without, large)
+    return TrainingResult(tuple(done), again, without, large)
 
 
 def _loss_again(model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, keep_logits: bool) -> float:

@@ -32,7 +32,7 @@ class Stepper(Protocol):
         """
         ...
 
-    def update(self) -> None:
+    def optimizer_step(self) -> None:
         """Move what backward has not moved."""
         ...
 
@@ -71,7 +71,7 @@ class PlainStepper(_Closable):
         loss.backward()  # type: ignore[no-untyped-call]
         return {name: _norm(p.grad) for name, p in self.parameters.items() if p.grad is not None}
 
-    def update(self) -> None:
+    def optimizer_step(self) -> None:
         """The step; gradients are freed."""
         for optimizer in self.optimizers:
             optimizer.step()
@@ -115,7 +115,7 @@ class FusedStepper(_Closable):
         loss.backward()  # type: ignore[no-untyped-call]
         return dict(self._norms)
 
-    def update(self) -> None:
+    def optimizer_step(self) -> None:
         """Nothing is left to move."""
 
 
@@ -163,7 +163,7 @@ class BlockwiseAdam(torch.optim.Optimizer):
                     self.state[parameter][f"absmax_{moment}"] = scales
 
 
-class _Still(torch.optim.Optimizer):
+class NoOpOptimizer(torch.optim.Optimizer):
     """Moves nothing: gradients are computed and dropped."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -187,7 +187,7 @@ def optimizer_of(name: str, device_type: str, *, lr: float = 0.01) -> MakeOptimi
         "adamw": partial(torch.optim.AdamW, lr=lr, foreach=foreach),
         "adamw_fused": partial(torch.optim.AdamW, lr=lr, fused=True),
         "adam8bit": BlockwiseAdam,
-        "none": _Still,
+        "none": NoOpOptimizer,
     }
     return makers[name]
 

@@ -2,6 +2,6 @@
 
 from ..training.loop import Step
 from .guard import step_guard
-from .run import check_trial, run_trial_of
+from .run import check_test_options, run_training_check
 
-__all__ = ["Step", "check_trial", "run_trial_of", "step_guard"]
+__all__ = ["Step", "check_test_options", "run_training_check", "step_guard"]

@@ -13,22 +13,22 @@ from ..errors import first_line
 from ..estimate import known_device
 from ..model.build import is_checkpointing
 from ..model.parameters import parameter_table
-from ..options.shared import TrialOptions
-from ..training.loop import Trained
+from ..options.shared import TestOptions
+from ..training.loop import TrainingResult
 from ..training.loss import can_skip_logits
-from .step_estimate import Foresight, foresee
+from .step_estimate import StepEstimate, estimate_step
 
 if TYPE_CHECKING:
-    from ..commands.construct import Construction
+    from ..commands.construct import ConstructedModel
 
 FAR_FROM_UNIFORM = 1.5  # nats: logits of variance v put the first loss about v / 2 above ln(vocabulary)
 
 
 def report_of(
-    made: Construction,
-    options: TrialOptions,
+    made: ConstructedModel,
+    options: TestOptions,
     data: str,
-    trained: Trained | None = None,
+    trained: TrainingResult | None = None,
     *,
     host_before: int | None = None,
 ) -> dict[str, Any]:
@@ -45,7 +45,9 @@ def report_of(
         model_name, setup, parameters, steps, loss, trained_weights, speed, memory, notes.
     """
     early = trained is not None and trained.ended is not None
-    foresight, unknown = (None, []) if early else _foresight(made, options)  # who stops a run does not wait for more
+    step_estimate, unknown = (
+        (None, []) if early else _step_estimate(made, options)
+    )  # who stops a run does not wait for more
     table = parameter_table(made.model)
     return {
         "model_name": made.settings.model_name,
@@ -54,16 +56,16 @@ def report_of(
         "steps": [step.as_dict() for step in trained.steps] if trained else [],
         "loss": _loss(made.model, trained) if trained else None,
         "trained_weights": _trained_weights(made) if trained else None,
-        "speed": _speed(made.model, trained, foresight),
-        "memory": _memory(trained, foresight, host_before),
+        "speed": _speed(made.model, trained, step_estimate),
+        "memory": _memory(trained, step_estimate, host_before),
         "notes": [*made.directory.notes, *unknown, *_notes(made, options, trained)],
     }
 
 
-def _foresight(made: Construction, options: TrialOptions) -> tuple[Foresight | None, list[str]]:
+def _step_estimate(made: ConstructedModel, options: TestOptions) -> tuple[StepEstimate | None, list[str]]:
     """What a step takes; or why that is not known: what trains need not be traceable."""
     try:
-        return foresee(made.settings, options, made.directory.path), []
+        return estimate_step(made.settings, options, made.directory.path), []
     except Exception as error:
         if next(made.model.parameters()).is_meta:
             raise  # there it is the whole of the trial
@@ -71,7 +73,7 @@ def _foresight(made: Construction, options: TrialOptions) -> tuple[Foresight | N
         return None, [f"memory and operations of a step are not known, since it cannot be traced: {reason}"]
 
 
-def _setup(made: Construction, options: TrialOptions, data: str) -> dict[str, Any]:
+def _setup(made: ConstructedModel, options: TestOptions, data: str) -> dict[str, Any]:
     model = made.model
     first = next(model.parameters())
     packed = f", packed {options.packing or 'greedy'}" if options.packed else ""
@@ -95,7 +97,7 @@ def _setup(made: Construction, options: TrialOptions, data: str) -> dict[str, An
 _OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 
 
-def _weights(made: Construction) -> str:
+def _weights(made: ConstructedModel) -> str:
     """Where the trained weights come from."""
     build = made.settings.build
     if next(made.model.parameters()).is_meta:
@@ -107,7 +109,7 @@ def _weights(made: Construction) -> str:
     return f"fresh, seed {build.seed}"
 
 
-def _trained_weights(made: Construction) -> str:
+def _trained_weights(made: ConstructedModel) -> str:
     """What becomes of the weights that were trained."""
     if made.saved is not None:
         return f"discarded; {made.directory.path} holds the weights from before the test"
@@ -116,7 +118,7 @@ def _trained_weights(made: Construction) -> str:
     return "discarded; test does not save them"
 
 
-def _loss(model: nn.Module, trained: Trained) -> dict[str, float | None]:
+def _loss(model: nn.Module, trained: TrainingResult) -> dict[str, float | None]:
     steps = trained.steps
     return {
         "first": steps[0].loss,
@@ -128,9 +130,9 @@ def _loss(model: nn.Module, trained: Trained) -> dict[str, float | None]:
     }
 
 
-def _speed(model: nn.Module, trained: Trained | None, foresight: Foresight | None) -> dict[str, Any]:
+def _speed(model: nn.Module, trained: TrainingResult | None, step_estimate: StepEstimate | None) -> dict[str, Any]:
     """Of the step in the middle. The first one warms up, and compiles; it counts where it is the only one."""
-    flops = foresight.flops_per_token if foresight else None
+    flops = step_estimate.flops_per_token if step_estimate else None
     if trained is None:
         return {"flops_per_token": flops}
     steps = trained.steps[1:] or trained.steps
@@ -138,7 +140,7 @@ def _speed(model: nn.Module, trained: Trained | None, foresight: Foresight | Non
     # Padding is computed too.
     places = median(step.tokens_per_second / step.utilization for step in steps)
     device = known_device(next(model.parameters()).device)
-    peak = device.flops_in(foresight.precision) if device and foresight else None
+    peak = device.flops_in(step_estimate.precision) if device and step_estimate else None
     return {
         "flops_per_token": flops,
         "tokens_per_second": tokens,
@@ -149,21 +151,23 @@ def _speed(model: nn.Module, trained: Trained | None, foresight: Foresight | Non
     }
 
 
-def _memory(trained: Trained | None, foresight: Foresight | None, host_before: int | None) -> dict[str, Any]:
+def _memory(
+    trained: TrainingResult | None, step_estimate: StepEstimate | None, host_before: int | None
+) -> dict[str, Any]:
     steps = trained.steps if trained else ()
     on_device = [step.device_memory for step in steps if step.device_memory is not None]
     on_host = max((step.host_memory for step in steps), default=None)
     return {
-        "estimated": foresight.memory if foresight else None,
-        "parts": foresight.parts if foresight else None,
-        "saved": foresight.saved if foresight else None,
+        "estimated": step_estimate.memory if step_estimate else None,
+        "parts": step_estimate.parts if step_estimate else None,
+        "saved": step_estimate.saved if step_estimate else None,
         "device_peak": max(on_device, default=None),
         "host_peak": on_host,
         "host_before": host_before,
     }
 
 
-def _notes(made: Construction, options: TrialOptions, trained: Trained | None) -> Iterator[str]:
+def _notes(made: ConstructedModel, options: TestOptions, trained: TrainingResult | None) -> Iterator[str]:
     model = made.model
     longest = getattr(model.config, "max_position_embeddings", None)
     if isinstance(longest, int) and options.sequence_length > longest:
@@ -193,7 +197,7 @@ def _notes(made: Construction, options: TrialOptions, trained: Trained | None) -
         yield from _about_initial_weights(model, trained)
 
 
-def _about_initial_weights(model: nn.Module, trained: Trained) -> Iterator[str]:
+def _about_initial_weights(model: nn.Module, trained: TrainingResult) -> Iterator[str]:
     if trained.exploding:
         yield f"the initial weights let numbers explode: {trained.exploding}"
     first, uniform = trained.steps[0].loss, math.log(model.config.vocab_size)  # type: ignore[union-attr, arg-type]

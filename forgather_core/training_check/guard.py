@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import ForgatherError
 from ..estimate import memory_of_options
 from ..model.parameters import parameter_table
-from ..options.shared import TrialOptions
+from ..options.shared import TestOptions
 from ..runtime.memory_guard import most_activations, most_parameters, refuse_too_large
 from ..settings.resolve import Settings
 
@@ -19,7 +19,7 @@ _COPIES = 4  # of the weights: they, their gradients, and what AdamW keeps
 _BYTES = 8  # of a number, at most
 
 
-def step_guard(settings: Settings, options: TrialOptions) -> Callable[[Any, Callable[[], nn.Module], Path], None]:
+def step_guard(settings: Settings, options: TestOptions) -> Callable[[Any, Callable[[], nn.Module], Path], None]:
     """Return what refuses the step, to be called with a configuration, what makes its model on meta, and the directory.
 
     Raises (when it is called):

@@ -14,19 +14,19 @@ from ..data.corpus import Corpus
 from ..data.projects import open_corpus
 from ..data.tokenized import tokenized_documents
 from ..errors import BuildError, DataError, TrialError
-from ..options.shared import TrialOptions
+from ..options.shared import TestOptions
 from ..tokenizers.lookup import load_tokenizer
 from ..training import measure
-from ..training.loop import Step, Trained, train
+from ..training.loop import Step, TrainingResult, train
 from ..training.optimizers import FusedStepper, PlainStepper, Stepper, optimizer_of
 from .findings import report_of
 
 if TYPE_CHECKING:
-    from ..commands.construct import Construction
+    from ..commands.construct import ConstructedModel
     from ..settings.resolve import Settings
 
 
-def check_trial(settings: Settings, options: TrialOptions) -> None:
+def check_test_options(settings: Settings, options: TestOptions) -> None:
     """Say before any work that a trial cannot run.
 
     Raises:
@@ -51,9 +51,9 @@ def check_trial(settings: Settings, options: TrialOptions) -> None:
     _corpus(options)
 
 
-def run_trial_of(
-    made: Construction,
-    options: TrialOptions,
+def run_training_check(
+    made: ConstructedModel,
+    options: TestOptions,
     *,
     on_step: Callable[[Step], None] | None = None,
     on_partial: Callable[[dict[str, Any]], None] | None = None,
@@ -83,7 +83,7 @@ def run_trial_of(
         batches = chain([next(batches)], batches)  # bad data is found before anything is printed
         before = measure.host_now()
 
-        def report(trained: Trained) -> dict[str, Any]:
+        def report(trained: TrainingResult) -> dict[str, Any]:
             return report_of(made, options, data, trained, host_before=before)
 
         keep = None if on_partial is None else lambda trained: on_partial(report(trained))
@@ -92,12 +92,12 @@ def run_trial_of(
 
 
 def _train(
-    made: Construction,
-    options: TrialOptions,
+    made: ConstructedModel,
+    options: TestOptions,
     batches: Iterator[Batch],
     on_step: Callable[[Step], None] | None,
-    on_partial: Callable[[Trained], None] | None,
-) -> Trained:
+    on_partial: Callable[[TrainingResult], None] | None,
+) -> TrainingResult:
     model = made.model
     take = FusedStepper if options.fuse_optim_with_backward else PlainStepper
     device_type = next(model.parameters()).device.type
@@ -113,7 +113,7 @@ def _train(
         return _compiled(model, batches, stepper, how) if options.compile else train(model, batches, stepper, **how)
 
 
-def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, how: dict[str, Any]) -> Trained:
+def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, how: dict[str, Any]) -> TrainingResult:
     from torch._dynamo.exc import TorchDynamoException
 
     model.compile()
@@ -125,11 +125,11 @@ def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, how: dict[
         raise TrialError(f"--compile: torch cannot compile this model here: {reason}") from error
 
 
-def _corpus(options: TrialOptions) -> Corpus | None:
+def _corpus(options: TestOptions) -> Corpus | None:
     return open_corpus(options.dataset_project, options.dataset_config) if options.dataset_project else None
 
 
-def _batches(made: Construction, options: TrialOptions, corpus: Corpus | None, stack: ExitStack) -> Iterator[Batch]:
+def _batches(made: ConstructedModel, options: TestOptions, corpus: Corpus | None, stack: ExitStack) -> Iterator[Batch]:
     """The batches of a trial; what reads the corpus is closed with `stack`, before its libraries are gone."""
     rows, length = options.batch_size, options.sequence_length
     vocab_size: int = made.model.config.vocab_size  # type: ignore[union-attr, assignment]

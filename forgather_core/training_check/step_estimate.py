@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..estimate import memory_of, memory_of_options, step_options
-from ..options.shared import EstimateOptions, TrialOptions
+from ..options.shared import EstimateOptions, TestOptions
 from ..settings.resolve import Settings
 
 
 @dataclass(frozen=True)
-class Foresight:
+class StepEstimate:
     """What is known of a step before it is taken.
 
     Args:
@@ -29,7 +29,7 @@ class Foresight:
     precision: str
 
 
-def foresee(settings: Settings, options: TrialOptions, directory: Path) -> Foresight:
+def estimate_step(settings: Settings, options: TestOptions, directory: Path) -> StepEstimate:
     """Estimate a training step.
 
     Args:
@@ -55,4 +55,4 @@ def foresee(settings: Settings, options: TrialOptions, directory: Path) -> Fores
     if not options.keep_logits:
         without("loss_in_parts", step=replace(step, keep_logits=True))
     forward = here.forward(rows, length).total_flops("forward")
-    return Foresight(found.bytes, dict(found.parts), saved, 3 * forward / (rows * length), precision)
+    return StepEstimate(found.bytes, dict(found.parts), saved, 3 * forward / (rows * length), precision)

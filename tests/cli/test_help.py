@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
-from forgather_core.options.shared import EstimateOptions, TrialOptions
+from forgather_core.options.shared import EstimateOptions, TestOptions
 from forgather_core.options.spec import OptionSpec, specs_of
 
 from .conftest import LLAMA, Cli, start
@@ -147,7 +147,7 @@ def test_without_a_definition_only_shared_options_are_told(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "options"), [("test", TrialOptions), ("estimate", EstimateOptions), ("compare", EstimateOptions)]
+    ("command", "options"), [("test", TestOptions), ("estimate", EstimateOptions), ("compare", EstimateOptions)]
 )
 def test_the_page_of_a_command_shows_what_only_it_takes(cli: Cli, command: str, options: type) -> None:
     from forgather_core.options.scope import commands_of

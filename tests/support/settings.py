@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from forgather_core.definitions.registry import Registry
-from forgather_core.settings.layers import resolve
-from forgather_core.settings.resolve import Settings, settle
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import Settings, resolve
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48}
 Settle = Callable[..., Settings]
@@ -21,6 +21,6 @@ def small() -> Settle:
     """Settle a llama of a few thousand parameters; keywords are flags."""
 
     def run(**flags: Any) -> Settings:
-        return settle(resolve("llama/4M", Registry(), Path()), SMALL | {"tokenizer": "bytes"} | flags)
+        return resolve(find_configuration("llama/4M", Registry(), Path()), SMALL | {"tokenizer": "bytes"} | flags)
 
     return run

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ...filesystem.wording import dtype_of, shape_of, shown
+from ...filesystem.wording import dtype_of, printable_name, shape_of
 from .stored import StoredTensor, memory_of
 
 DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz})
@@ -32,7 +32,10 @@ def scale_of(name: str, names: Container[str]) -> str | None:
     """
     found = [candidate for candidate in _scale_names(name) if candidate in names]
     if len(found) > 1:
-        raise CheckpointError(f"'{shown(name)}' has two scales, '{shown(found[0])}' and '{shown(found[1])}': keep one")
+        raise CheckpointError(
+            f"'{printable_name(name)}' has two scales, '{printable_name(found[0])}' and "
+            f"'{printable_name(found[1])}': keep one"
+        )
     return found[0] if found else None
 
 
@@ -81,11 +84,13 @@ class ScaledTensor(StoredTensor):
         if grid is None or sizes is None:
             expected = f"; expected blocks of {shape_of(blocks)}" if blocks is not None else ""
             raise CheckpointError(
-                f"the scale of '{shown(name)}' has the shape {shape_of(scale.shape)}, "
+                f"the scale of '{printable_name(name)}' has the shape {shape_of(scale.shape)}, "
                 f"which does not fit the weight's {shape_of(weight.shape)}{expected}"
             )
         if not (scale.dtype.is_floating_point or scale.dtype is torch.uint8):
-            raise CheckpointError(f"the scale of '{shown(name)}' is {dtype_of(scale.dtype)}; expected a float dtype")
+            raise CheckpointError(
+                f"the scale of '{printable_name(name)}' is {dtype_of(scale.dtype)}; expected a float dtype"
+            )
         columns = (grid[-1] if grid else 1) or 1
         self._grid = grid[:-1]
         self._blocks = sizes
@@ -93,7 +98,7 @@ class ScaledTensor(StoredTensor):
         factors = self._factors(self._scale)
         if not bool((torch.isfinite(factors) & (factors > 0)).all()):
             bad = factors[~(torch.isfinite(factors) & (factors > 0))][0].item()
-            raise CheckpointError(f"the scale of '{shown(name)}' holds {bad}; expected finite numbers above 0")
+            raise CheckpointError(f"the scale of '{printable_name(name)}' holds {bad}; expected finite numbers above 0")
 
     @property
     def streams(self) -> bool:

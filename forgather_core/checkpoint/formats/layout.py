@@ -16,7 +16,7 @@ from ...errors import CheckpointError, DirectoryError
 from ...filesystem.atomic import replaced_by
 from ...filesystem.disk import open_regular
 from ...filesystem.paths import expanded
-from ...filesystem.wording import shown
+from ...filesystem.wording import printable_name
 from .checksum import recorded
 from .foreign import describe_directory
 from .strict_json import DEPTH, LIMIT, parse_object
@@ -126,7 +126,8 @@ class Index:
         for name in (*texts, *(name for name in weight_map.values() if not isinstance(name, str))):
             if not is_file_name(name):
                 raise CheckpointError(
-                    f"{file} names {shown(repr(name))}, which is not a file name: it may not leave its directory"
+                    f"{file} names {printable_name(repr(name))}, which is not a file name: it may not leave "
+                    f"its directory"
                 )
         if not weight_map:
             raise CheckpointError(f"{file} names no weights")
@@ -193,7 +194,7 @@ def find_entry(path: Path) -> Path:
         found = describe_directory(path)
     except (DirectoryError, OSError, RuntimeError, ValueError) as error:  # no permission, too long, links in a circle
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"there is no checkpoint '{shown(path)}': {shown(reason)}") from None
+        raise CheckpointError(f"there is no checkpoint '{printable_name(path)}': {printable_name(reason)}") from None
     advice = found or "save them with --save-checkpoint"
     raise CheckpointError(f"{path} holds no weights (none of {', '.join(ENTRIES)}): {advice}")
 

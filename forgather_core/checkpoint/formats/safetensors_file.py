@@ -19,7 +19,7 @@ import torch
 
 from ...errors import CheckpointError
 from ...filesystem.disk import read_bytes
-from ...filesystem.wording import dtype_of, shape_of, shown
+from ...filesystem.wording import dtype_of, printable_name, shape_of
 from .foreign import HEAD, describe
 from .strict_json import LIMIT, parse_object
 
@@ -116,7 +116,7 @@ def _checked(content: dict[str, Any], start: int, length: int) -> Header:
         dtype, shape, begin, end = _fields(name, item)
         if prod(shape) * dtype.itemsize != end - begin:
             raise ValueError(
-                f"'{shown(name)}' has {end - begin:,} bytes for {shape_of(shape)} numbers of {dtype.itemsize}"
+                f"'{printable_name(name)}' has {end - begin:,} bytes for {shape_of(shape)} numbers of {dtype.itemsize}"
             )
         spans.append((begin, end, name))
         found[name] = Entry(dtype, shape, start + begin)
@@ -124,7 +124,7 @@ def _checked(content: dict[str, Any], start: int, length: int) -> Header:
     for begin, end, name in sorted(spans):
         if begin != at:
             raise ValueError(
-                f"'{shown(name)}' {'overlaps what is before it' if begin < at else 'leaves a gap before it'}"
+                f"'{printable_name(name)}' {'overlaps what is before it' if begin < at else 'leaves a gap before it'}"
             )
         at = end
     if start + at != length:
@@ -135,15 +135,17 @@ def _checked(content: dict[str, Any], start: int, length: int) -> Header:
 
 def _fields(name: str, item: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
     if not isinstance(item, dict) or item.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"'{shown(name)}' is not described by dtype, shape and data_offsets")
+        raise ValueError(f"'{printable_name(name)}' is not described by dtype, shape and data_offsets")
     kind, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
     dtype = DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
-        raise ValueError(f"'{shown(name)}' holds numbers of a kind that is not known here: {shown(kind)}")
+        raise ValueError(
+            f"'{printable_name(name)}' holds numbers of a kind that is not known here: {printable_name(kind)}"
+        )
     if not _is_counts(shape) or len(shape) > _MAX_DIMENSIONS:
-        raise ValueError(f"the shape of '{shown(name)}' is no list of sizes")
+        raise ValueError(f"the shape of '{printable_name(name)}' is no list of sizes")
     if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ValueError(f"the offsets of '{shown(name)}' are no beginning and end")
+        raise ValueError(f"the offsets of '{printable_name(name)}' are no beginning and end")
     return dtype, tuple(shape), offsets[0], offsets[1]
 
 
@@ -174,7 +176,9 @@ def header_bytes(
         if name == _METADATA:
             raise CheckpointError(f"safetensors keeps the name '{name}' for itself: save as .bin")
         if dtype not in NAMES:
-            raise CheckpointError(f"'{shown(name)}' is {dtype_of(dtype)}, which safetensors cannot hold: save as .bin")
+            raise CheckpointError(
+                f"'{printable_name(name)}' is {dtype_of(dtype)}, which safetensors cannot hold: save as .bin"
+            )
         end = at + prod(shape) * dtype.itemsize
         content[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
         at = end

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...filesystem.disk import read_bytes
-from ...filesystem.wording import shape_of, shown
+from ...filesystem.wording import printable_name, shape_of
 from .foreign import HEAD, describe
 from .stored import FileTensor, StoredTensor, WeightFile
-from .torch_pickle import Described, Refused, Storage, read_pickle
+from .torch_pickle import InvalidCheckpoint, Storage, TensorRecord, read_pickle
 from .zip_directory import MOST_RECORDS, DamagedZip, Record, is_archive, places, read_directory
 
 _PICKLE_LIMIT = 64_000_000  # bytes
@@ -41,14 +41,14 @@ def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
         head = read_bytes(file.descriptor, min(file.size, HEAD), 0)
         archive = is_archive(file)
         if not archive and (foreign := describe(head, file.size, file.path.suffix)) is not None:
-            raise Refused(f"it {foreign}")
+            raise InvalidCheckpoint(f"it {foreign}")
         described, places = _read_zip(file) if archive else _read_legacy(file)
         if not isinstance(described, dict):
-            raise Refused("it is no mapping of names to tensors")
+            raise InvalidCheckpoint("it is no mapping of names to tensors")
         found = {name: _tensor(name, item, places, file) for name, item in described.items()}
         _check_repeated(found, file)
         return found
-    except (Refused, DamagedZip) as error:
+    except (InvalidCheckpoint, DamagedZip) as error:
         raise CheckpointError(f"{file.path} is no weight file of torch, or is damaged: {error}") from None
     except OSError as error:
         raise CheckpointError(f"{file.path} cannot be read: {error.strerror or error}") from None
@@ -66,7 +66,8 @@ def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:
             left -= tensor.nbytes
             if left < 0:
                 tensor.refused = (
-                    f"{file.path}: '{shown(name)}' repeats {tensor.stored_bytes:,} bytes of values to a shape of "
+                    f"{file.path}: '{printable_name(name)}' repeats {tensor.stored_bytes:,} bytes of values "
+                    f"to a shape of "
                     f"{shape_of(tensor.shape)}, which is not supported: save it with contiguous()"
                 )
 
@@ -74,7 +75,7 @@ def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:
 class _ViewTensor(StoredTensor):
     """A tensor whose numbers do not lie one after the other in the file."""
 
-    def __init__(self, described: Described, file: WeightFile, offset: int) -> None:
+    def __init__(self, described: TensorRecord, file: WeightFile, offset: int) -> None:
         super().__init__(described.shape, described.dtype)
         self._described = described
         self._file = file
@@ -108,17 +109,17 @@ class _ViewTensor(StoredTensor):
 
 def _tensor(name: object, item: object, places: dict[str, tuple[int, int]], file: WeightFile) -> StoredTensor:
     if not isinstance(name, str):
-        raise Refused(f"it is no mapping of names to tensors: it has the name {shown(repr(name))}")
-    if not isinstance(item, Described):
-        raise Refused(f"it is no mapping of names to tensors: '{shown(name)}' is {_kind(item)}")
+        raise InvalidCheckpoint(f"it is no mapping of names to tensors: it has the name {printable_name(repr(name))}")
+    if not isinstance(item, TensorRecord):
+        raise InvalidCheckpoint(f"it is no mapping of names to tensors: '{printable_name(name)}' is {_kind(item)}")
     if item.storage.key not in places:
-        raise Refused(f"the values of '{shown(name)}' are not there")
+        raise InvalidCheckpoint(f"the values of '{printable_name(name)}' are not there")
     start, size = places[item.storage.key]
     width = item.dtype.itemsize
     empty = 0 in item.shape
     span = 0 if empty else 1 + sum((n - 1) * step for n, step in zip(item.shape, item.stride, strict=True))
     if (item.offset + span) * width > size and not empty:
-        raise Refused(f"'{shown(name)}' reaches beyond its {size:,} bytes of values")
+        raise InvalidCheckpoint(f"'{printable_name(name)}' reaches beyond its {size:,} bytes of values")
     at = start + item.offset * width
     strides = zip(item.shape, item.stride, _contiguous(item.shape), strict=True)
     plain = all(n == 1 or step == usual for n, step, usual in strides)
@@ -140,20 +141,22 @@ def _read_zip(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
     records = read_directory(file)
     pickles = [record for record in records if record.name.split("/", 1)[-1] == "data.pkl"]
     if len(pickles) != 1:
-        raise Refused("it has no pickle of tensors" if not pickles else "it has several pickles")
+        raise InvalidCheckpoint("it has no pickle of tensors" if not pickles else "it has several pickles")
     if any(record.name.endswith("/constants.pkl") for record in records):
-        raise Refused("it is a program of TorchScript")
+        raise InvalidCheckpoint("it is a program of TorchScript")
     root = pickles[0].name.removesuffix("data.pkl")
     found: dict[str, tuple[int, int]] = {}
     description = b""
     for record, start in zip(records, places(file, records), strict=True):
         if not record.name.startswith(root):
-            raise Refused(f"it holds '{shown(record.name)}', which is outside of '{shown(root)}'")
+            raise InvalidCheckpoint(
+                f"it holds '{printable_name(record.name)}', which is outside of '{printable_name(root)}'"
+            )
         name = record.name.removeprefix(root)
         if not record.is_plain:
-            raise Refused(f"'{shown(name)}' is compressed or encrypted, which torch's files are not")
+            raise InvalidCheckpoint(f"'{printable_name(name)}' is compressed or encrypted, which torch's files are not")
         if name == "byteorder" and _content(file, record, start) != b"little":
-            raise Refused("its numbers are not little-endian")
+            raise InvalidCheckpoint("its numbers are not little-endian")
         if record is pickles[0]:
             description = _content(file, record, start)
         if name.startswith("data/"):
@@ -163,7 +166,7 @@ def _read_zip(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
 
 def _content(file: WeightFile, record: Record, start: int) -> bytes:
     if record.size > _PICKLE_LIMIT:
-        raise Refused(f"its '{shown(record.name)}' of {record.size:,} bytes is too large")
+        raise InvalidCheckpoint(f"its '{printable_name(record.name)}' of {record.size:,} bytes is too large")
     return read_bytes(file.descriptor, record.size, start)
 
 
@@ -172,26 +175,26 @@ def _read_legacy(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
     data = io.BytesIO(read_bytes(file.descriptor, min(file.size, _PICKLE_LIMIT), 0))
     most = min(MOST_RECORDS, file.size // _LEGACY_STORAGE)
     if read_pickle(data, 0) != _LEGACY_MAGIC:
-        raise Refused("it does not begin as such a file does")
+        raise InvalidCheckpoint("it does not begin as such a file does")
     read_pickle(data, 0)  # the version of the protocol
     if (system := read_pickle(data, 0)) and isinstance(system, dict) and system.get("little_endian") is False:
-        raise Refused("its numbers are not little-endian")
+        raise InvalidCheckpoint("its numbers are not little-endian")
     storages: dict[str, Storage] = {}
     described = read_pickle(data, most, storages)
     keys = read_pickle(data, most)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
-        raise Refused("its list of storages is damaged")
+        raise InvalidCheckpoint("its list of storages is damaged")
     at, places = data.tell(), {}
     for key in keys:
         if at + _LEGACY_SIZE.size > file.size:  # a storage without numbers may be the last one
-            raise Refused("it is truncated")
+            raise InvalidCheckpoint("it is truncated")
         (count,) = _LEGACY_SIZE.unpack(read_bytes(file.descriptor, _LEGACY_SIZE.size, at))
         storage = storages.get(key)
         if storage is None or storage.dtype is None or count != storage.count:
-            raise Refused(f"its storage '{shown(key)}' is not as long as it says")
+            raise InvalidCheckpoint(f"its storage '{printable_name(key)}' is not as long as it says")
         size = count * storage.dtype.itemsize
         places[key] = (at + _LEGACY_SIZE.size, size)
         at += _LEGACY_SIZE.size + size
     if at > file.size:
-        raise Refused("it is truncated")
+        raise InvalidCheckpoint("it is truncated")
     return described, places

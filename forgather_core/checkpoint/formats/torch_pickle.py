@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...filesystem.wording import shown
+from ...filesystem.wording import printable_name
 
 _MAX_DIMENSIONS = 64
 
@@ -53,7 +53,7 @@ _DTYPES = {
 }
 
 
-class Refused(Exception):  # noqa: N818 - it never leaves the readers of .bin files
+class InvalidCheckpoint(Exception):  # noqa: N818 - it never leaves the readers of .bin files
     """A reason, as part of a sentence."""
 
 
@@ -67,7 +67,7 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class TensorRecord:
     """What a pickle says of a tensor."""
 
     storage: Storage
@@ -99,27 +99,27 @@ def read_pickle(data: io.BytesIO, records: int, storages: dict[str, Storage] | N
 
 def _rebuild_tensor_v2(
     storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any = False, _hooks: Any = None, metadata: Any = None
-) -> Described:
+) -> TensorRecord:
     return _described(storage, getattr(storage, "dtype", None), offset, shape, stride, metadata)
 
 
 def _rebuild_tensor_v3(
     storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, metadata: Any = None
-) -> Described:
+) -> TensorRecord:
     return _described(storage, dtype, offset, shape, stride, metadata)
 
 
-def _described(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any, metadata: Any) -> Described:
+def _described(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any, metadata: Any) -> TensorRecord:
     if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
-        raise Refused("it describes a tensor without values, or of numbers of no known kind")
+        raise InvalidCheckpoint("it describes a tensor without values, or of numbers of no known kind")
     bits = {} if metadata is None else metadata
     if type(bits) is not dict or not bits.keys() <= {"conj", "neg"} or not all(type(v) is bool for v in bits.values()):
-        raise Refused("it describes a tensor with unknown marks")
+        raise InvalidCheckpoint("it describes a tensor with unknown marks")
     if type(offset) is not int or not are_sizes((offset,)) or not are_sizes(shape) or not are_sizes(stride):
-        raise Refused("it describes a tensor by what are no sizes")
+        raise InvalidCheckpoint("it describes a tensor by what are no sizes")
     if len(shape) != len(stride):
-        raise Refused("it describes a tensor by as many strides as it has no dimensions")
-    return Described(storage, dtype, offset, shape, stride, bits.get("conj", False), bits.get("neg", False))
+        raise InvalidCheckpoint("it describes a tensor by as many strides as it has no dimensions")
+    return TensorRecord(storage, dtype, offset, shape, stride, bits.get("conj", False), bits.get("neg", False))
 
 
 def are_sizes(values: Any) -> bool:
@@ -138,13 +138,13 @@ def _same(tensor: Any, *_: Any) -> Any:
 
 def _from_type(rebuild: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
     if rebuild not in _CALLABLES or type(arguments) is not tuple:
-        raise Refused("it describes a tensor of a foreign class")
+        raise InvalidCheckpoint("it describes a tensor of a foreign class")
     return rebuild(*arguments)
 
 
 def _empty(*arguments: Any) -> dict[str, Any]:
     if arguments:
-        raise Refused("it makes a dictionary of what is none")
+        raise InvalidCheckpoint("it makes a dictionary of what is none")
     return {}
 
 
@@ -204,7 +204,7 @@ class _Bounded:
         if not left & _CHECKED:
             reader = self._reader
             if left <= 0 or len(reader.stack) > _MOST_STACKED or len(reader.metastack) > _MOST_MARKS:
-                raise Refused("its pickle has more operations than the tensors in it can need")
+                raise InvalidCheckpoint("its pickle has more operations than the tensors in it can need")
         return self._operations[operation]
 
 
@@ -237,14 +237,18 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
         except KeyError as error:
             if error.args and isinstance(error.args[0], int):
                 name = next((n for n, v in vars(pickle).items() if isinstance(v, bytes) and v == bytes(error.args)), "")
-                raise Refused(f"its pickle does what no state dict needs ({name}), which is not run") from None
+                raise InvalidCheckpoint(
+                    f"its pickle does what no state dict needs ({name}), which is not run"
+                ) from None
             raise
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _GLOBALS:
             if module == "torch._utils" and name.startswith("_rebuild"):
-                raise Refused(f"it holds a tensor that is sparse, quantized or without values ({shown(name)})")
-            raise Refused(f"it holds code, which is not run: {shown(module)}.{shown(name)}")
+                raise InvalidCheckpoint(
+                    f"it holds a tensor that is sparse, quantized or without values ({printable_name(name)})"
+                )
+            raise InvalidCheckpoint(f"it holds code, which is not run: {printable_name(module)}.{printable_name(name)}")
         return _GLOBALS[module, name]
 
     def persistent_load(self, pid: Any) -> Storage:
@@ -254,23 +258,23 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
             or pid[0] != "storage"
             or (len(pid) == 6 and pid[5] is not None)
         ):
-            raise Refused("it describes a storage in an unknown way")
+            raise InvalidCheckpoint("it describes a storage in an unknown way")
         _, dtype, key, _, count = pid[:5]
         if not isinstance(key, str) or not are_sizes((count,)) or not (dtype is None or isinstance(dtype, torch.dtype)):
-            raise Refused("it describes a storage in an unknown way")
+            raise InvalidCheckpoint("it describes a storage in an unknown way")
         return self._storages.setdefault(key, Storage(key, dtype, count))
 
     def _reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
         if not any(function is known for known in _CALLABLES) or type(arguments) is not tuple:
-            raise Refused("it calls what no state dict calls, which is not run")
+            raise InvalidCheckpoint("it calls what no state dict calls, which is not run")
         self.stack[-1] = function(*arguments)
 
     def _build(self) -> None:
         self.stack.pop()  # attributes, of a state dict its `_metadata`: no weights
-        if not isinstance(self.stack[-1], (dict, Described)):
-            raise Refused("it sets the state of an object that is no tensor")
+        if not isinstance(self.stack[-1], (dict, TensorRecord)):
+            raise InvalidCheckpoint("it sets the state of an object that is no tensor")
 
     def _set_items(self) -> None:
         items = self.pop_mark()
@@ -292,7 +296,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
 
     def _remember(self, index: int) -> None:
         if not self._is_index(index) or len(self.memo) >= self._most_indices:
-            raise Refused("its pickle keeps more values than the tensors in it can need")
+            raise InvalidCheckpoint("its pickle keeps more values than the tensors in it can need")
         self.memo[index] = self.stack[-1]
 
     def _put(self) -> None:
@@ -309,14 +313,14 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
 
     def _set(self, target: Any, names: Iterable[Any], values: Iterable[Any]) -> None:
         if type(target) is not dict:
-            raise Refused("it is no mapping of names to tensors")
+            raise InvalidCheckpoint("it is no mapping of names to tensors")
         for name, value in zip(names, values, strict=True):
             if type(name) not in (str, int):  # to hash anything deeper may exhaust the stack
-                raise Refused("it is no mapping of names to tensors: a name is no text")
+                raise InvalidCheckpoint("it is no mapping of names to tensors: a name is no text")
             if type(name) is int and not self._is_index(name):
-                raise Refused(f"it has the number {shown(name)} for a name, which is no index")
+                raise InvalidCheckpoint(f"it has the number {printable_name(name)} for a name, which is no index")
             if name in target:
-                raise Refused(f"it holds '{shown(name)}' twice")
+                raise InvalidCheckpoint(f"it holds '{printable_name(name)}' twice")
             target[name] = value
 
     dispatch[pickle.REDUCE[0]] = _reduce

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...filesystem.disk import read_bytes
-from ...filesystem.wording import shown
+from ...filesystem.wording import printable_name
 from .stored import WeightFile
 
 MOST_RECORDS = 131_072  # a mixture of experts has tens of thousands of tensors
@@ -100,7 +100,7 @@ def read_directory(file: WeightFile) -> list[Record]:
     if len({record.name for record in records}) != len(records):
         seen: set[str] = set()
         twice = next(r.name for r in records if r.name in seen or seen.add(r.name))  # type: ignore[func-returns-value]
-        raise DamagedZip(f"it holds '{shown(twice)}' twice")
+        raise DamagedZip(f"it holds '{printable_name(twice)}' twice")
     return records
 
 
@@ -115,7 +115,7 @@ def places(file: WeightFile, records: list[Record]) -> list[int]:
     end = 0
     for start, record in sorted(zip(starts, records, strict=True), key=lambda pair: pair[1].header):
         if record.header < end:
-            raise DamagedZip(f"'{shown(record.name)}' overlaps another record")
+            raise DamagedZip(f"'{printable_name(record.name)}' overlaps another record")
         end = start + record.size
     return starts
 
@@ -125,7 +125,7 @@ def _start(file: WeightFile, record: Record) -> int:
         raise DamagedZip("it is truncated")
     signature, name, extra = _LOCAL.unpack(read_bytes(file.descriptor, _LOCAL.size, record.header))
     if signature != b"PK\x03\x04":
-        raise DamagedZip(f"'{shown(record.name)}' is not where its directory says")
+        raise DamagedZip(f"'{printable_name(record.name)}' is not where its directory says")
     start: int = record.header + _LOCAL.size + name + extra
     if start + record.size > file.size:
         raise DamagedZip("it is truncated")

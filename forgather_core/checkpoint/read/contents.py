@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from ...filesystem.wording import listed, tensors
+from ...filesystem.wording import tensors, truncated_list
 from ..formats.fp8 import DTYPES, ScaledTensor
 from ..formats.stored import StoredTensor, memory_of
 from .names import Matching, adapted_module, bare, base_prefix_of, is_adapter, match_names
@@ -83,14 +83,17 @@ def contents_for(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Chec
         if count:
             notes.append(f"quantized (fp8): dequantized {tensors(count)}")
         if unused:
-            notes.append(f"{len(unused)} activation scales not used: {listed(unused)}")
+            notes.append(f"{len(unused)} activation scales not used: {truncated_list(unused)}")
     if plain := _plain_casts(checkpoint, state, matching, stored):
         # save_checkpoint and convert write no scales; of others' files they may have been lost.
-        text = f"{tensors(len(plain))} of {path} in float8 without scales, taken as plain numbers: {listed(plain)}"
+        text = (
+            f"{tensors(len(plain))} of {path} in float8 without scales, taken as plain numbers: {truncated_list(plain)}"
+        )
         (notes if checkpoint.is_own else warnings).append(text)
     if unmerged:
         warnings.append(
-            f"{tensors(len(unmerged))} of an adapter in {path} not applied: {listed(unmerged)}; merge them with "
+            f"{tensors(len(unmerged))} of an adapter in {path} not applied: {truncated_list(unmerged)}; "
+            f"merge them with "
             f"PEFT's merge_and_unload() and save the model"
         )
     known = checkpoint.known_non_finite
@@ -151,7 +154,8 @@ def _unmerged(names: Collection[str], matching: Matching, path: Path) -> list[st
     loaded = {bare(place).rpartition(".")[0] for place in matching.names.values()} if found else set()
     if found and not any(adapted_module(name) in loaded for name in found):
         raise CheckpointError(
-            f"{path} is an adapter ({listed(found[:1])}), not a model: load it with PEFT on top of its base model, "
+            f"{path} is an adapter ({truncated_list(found[:1])}), not a model: load it with PEFT on top of "
+            f"its base model, "
             f"call merge_and_unload(), and save that model"
         )
     return found

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ...errors import CheckpointError
-from ...filesystem.wording import shown
+from ...filesystem.wording import printable_name
 from ..formats.layout import ENTRIES, Index
 
 _TIMEOUT = 10.0  # seconds
@@ -43,7 +43,9 @@ def snapshot(repository: str) -> Path:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{repository} cannot be fetched from the hub: {shown(str(error) or error)}") from None
+        raise CheckpointError(
+            f"{repository} cannot be fetched from the hub: {printable_name(str(error) or error)}"
+        ) from None
     return found.parent
 
 
@@ -57,5 +59,5 @@ def _cached(repository: str, reason: str) -> Path:
             return Path(found).parent
     raise CheckpointError(
         f"there is no checkpoint '{repository}': no such directory is here, nor is it in the hub's cache, and the hub "
-        f"says: {shown(reason)}"
+        f"says: {printable_name(reason)}"
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from ...model.tensor_slots import Slot, materialise, put, slots, state_of
+from ...model.tensor_slots import TensorSlot, materialise, replace_tensors, state_of, tensor_slots
 from ...model.wrappers import Wrapped
 from ...parts.table_init import mark_filled
 from ..formats.fp8 import ScaledTensor
@@ -105,7 +105,7 @@ def load_into(
         refuse(plan, model, state, contents, strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
         few = few_matched(plan, state, checkpoint.path)
         target = torch.device(device) if device is not None else torch.device("cpu") if assign else None
-        meta = [slot for slot in slots(root) if slot.tensor.is_meta]
+        meta = [slot for slot in tensor_slots(root) if slot.tensor.is_meta]
         _refuse_meta(wrapped, meta, plan, target)
         if device is not None and not meta:
             root.to(device)
@@ -146,11 +146,11 @@ def _prefixes(wrapped: Wrapped, plan: Plan) -> tuple[str, ...]:
     if wrapped.is_plain:
         return ()
     filled = {names[0] for names, _ in plan.fills}
-    names = [slot.name for slot in slots(wrapped.root) if wrapped.clean(slot.name) in filled]
+    names = [slot.name for slot in tensor_slots(wrapped.root) if wrapped.clean(slot.name) in filled]
     return wrapped.notes(names, "names of {0} matched with '{1}.' of the model")
 
 
-def _refuse_meta(wrapped: Wrapped, meta: list[Slot], plan: Plan, target: torch.device | None) -> None:
+def _refuse_meta(wrapped: Wrapped, meta: list[TensorSlot], plan: Plan, target: torch.device | None) -> None:
     """Before anything is changed: whatever is on meta must come from the checkpoint, or be computable."""
     if not meta:
         return
@@ -170,7 +170,7 @@ def _spread(wrapped: Wrapped, state: dict[str, Tensor], plan: Plan) -> dict[str,
     repeated = {id(state[n]) for n in plan.filled if any(k > 1 and not s for k, s in _layout(state[n]))}
     if not repeated:
         return state
-    put(
+    replace_tensors(
         wrapped.root,
         lambda old: torch.empty(old.shape, dtype=old.dtype, device=old.device) if id(old) in repeated else None,
     )
@@ -193,7 +193,7 @@ def _assign(
             else:
                 old.data = values.to(device=old.device, dtype=old.dtype)  # it stays the same object, for an optimizer
     if on_meta:
-        put(model, lambda old: on_meta.get(id(old)))
+        replace_tensors(model, lambda old: on_meta.get(id(old)))
 
 
 def _values(source: StoredTensor, dtype: torch.dtype) -> Tensor:
@@ -210,10 +210,10 @@ def _complete(wrapped: Wrapped, plan: Plan) -> None:
     model = wrapped.root
     if hasattr(wrapped.base, "initialize_weights"):
         _initialise_rest(wrapped, plan)
-    for slot in slots(model):
+    for slot in tensor_slots(model):
         if not slot.persistent and hasattr(slot.module, "reset_buffers"):
             slot.module.reset_buffers()  # type: ignore[operator]
-    if left := [slot.name for slot in slots(model) if slot.tensor.is_meta]:
+    if left := [slot.name for slot in tensor_slots(model) if slot.tensor.is_meta]:
         raise CheckpointError(f"'{left[0]}' of the model is still on the meta device: build the model on cpu")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CheckpointError
-from ...filesystem.wording import shown, tensors
+from ...filesystem.wording import printable_name, tensors
 
 # Modules that hold a model and add their own name: DataParallel and DDP, torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -70,7 +70,8 @@ def match_names(
             changes.update(_changes(name, match, base_prefix) if name != match else ())
         elif not equal(name, other):
             raise CheckpointError(
-                f"'{shown(other)}' and '{shown(name)}' both match '{match}' of the model: remove one of them"
+                f"'{printable_name(other)}' and '{printable_name(name)}' both match '{match}' of the model: "
+                f"remove one of them"
             )
     return Matching(found, tuple(f"names of {tensors(count)} matched {what}" for what, count in changes.items()))
 
@@ -164,4 +165,4 @@ def mismatch_hint(stored: Iterable[str], places: Collection[str]) -> str | None:
     if not found:
         return None
     what, count = found.most_common(1)[0]
-    return f"{tensors(count)} would match: {shown(what)}" if count > 1 or len(places_bare) == 1 else None
+    return f"{tensors(count)} would match: {printable_name(what)}" if count > 1 or len(places_bare) == 1 else None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from ...filesystem.wording import dtype_of, listed, shape_of, shown, tensors
+from ...filesystem.wording import dtype_of, printable_name, shape_of, tensors, truncated_list
 from ...model.tensor_slots import declared_partners, groups_of, tie_targets
 from ..report import LoadReport, MissingTensor, OtherShape
 from .contents import Contents, equal_bits
@@ -91,19 +91,19 @@ def refuse(
         if not _converts(checkpoint[source].dtype, state[names[0]].dtype)
     ]
     if wrong:
-        raise CheckpointError(f"{path} does not fit the model: {listed(wrong)}")
+        raise CheckpointError(f"{path} does not fit the model: {truncated_list(wrong)}")
     if plan.other_shape and (strict or not ignore_mismatched_sizes or not plan.fills):
         count = len(plan.other_shape)
         raise CheckpointError(
             f"{path} does not fit the model: {tensors(count)} of another shape: "
-            f"{listed([_difference(item) for item in plan.other_shape])}; nothing was loaded"
+            f"{truncated_list([_difference(item) for item in plan.other_shape])}; nothing was loaded"
             + ("" if strict or not plan.fills else f"; {_IGNORE}")
         )
     if not plan.fills and state:
-        example = f"it has '{shown(next(iter(checkpoint)))}'" if len(checkpoint) else "it is empty"
+        example = f"it has '{printable_name(next(iter(checkpoint)))}'" if len(checkpoint) else "it is empty"
         raise CheckpointError(
             f"{path} has no tensor that {type(model).__name__} has ({example}, the model has "
-            f"'{shown(next(iter(state)))}'): {_advice(plan, state)}"
+            f"'{printable_name(next(iter(state)))}'): {_advice(plan, state)}"
         )
     if strict:
         problems = LoadReport(path, (), tuple(plan.missing), tuple(plan.unexpected)).problems()
@@ -159,7 +159,7 @@ def _with_hints(
                 left -= len(candidates)
                 near = get_close_matches(name, candidates, n=1, cutoff=0.7) if left > 0 else []
                 if near:
-                    hint = f"the checkpoint has {shown(near[0])}"
+                    hint = f"the checkpoint has {printable_name(near[0])}"
                     break
         found.append(MissingTensor(name, hint))
     return found

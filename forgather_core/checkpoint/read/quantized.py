@@ -11,7 +11,7 @@ import torch
 
 from ...errors import CheckpointError
 from ...filesystem.strict_json import read_object
-from ...filesystem.wording import listed, shown
+from ...filesystem.wording import printable_name, truncated_list
 from ...settings.native_config import FP8_METHODS
 from ..formats.fp8 import DTYPES, Blocks, scale_of
 from ..formats.stored import StoredTensor
@@ -110,7 +110,8 @@ def refuse_packed(quantization: Quantization | None, path: Path) -> None:
     """Raise CheckpointError if a checkpoint is quantized in a format that cannot be dequantized here."""
     if quantization is not None and not quantization.is_fp8:
         raise CheckpointError(
-            f"{path} is quantized ({shown(quantization.method)}), which is not supported: use the unquantized model, "
+            f"{path} is quantized ({printable_name(quantization.method)}), which is not supported: use the "
+            f"unquantized model, "
             f"or dequantize it with the library that made it (and drop quantization_config from {_CONFIG})"
         )
 
@@ -123,7 +124,7 @@ def refuse_lost_scales(unscaled: Sequence[str], path: Path) -> None:
     if unscaled:
         raise CheckpointError(
             f"{path} is quantized (fp8), and no scale (NAME_scale_inv or NAME_scale) was found for "
-            f"{listed(unscaled)}: the checkpoint is incomplete"
+            f"{truncated_list(unscaled)}: the checkpoint is incomplete"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from ...errors import CheckpointError
-from ...filesystem.wording import shown
+from ...filesystem.wording import printable_name
 from ..formats.checksum import Checksum, algorithm_of
 from ..formats.embedded import KEY, covered, read_manifest
 from ..formats.layout import BIN, SAFETENSORS, Format, Index, find_entry, open_checked
@@ -84,7 +84,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
                     manifests[name] = manifest
                 for key, tensor in held.items():
                     if key in tensors:
-                        raise CheckpointError(f"{file.path} holds '{shown(key)}', which {tensors[key].file} holds too")
+                        raise CheckpointError(
+                            f"{file.path} holds '{printable_name(key)}', which {tensors[key].file} holds too"
+                        )
                     tensors[key] = Placed(name, tensor)
             _check_index(entry, index, tensors)
             stack.pop_all()
@@ -223,9 +225,13 @@ def _check_index(entry: Path, index: Index | None, tensors: Mapping[str, Placed]
         return
     for name, file in index.weight_map.items():
         if name not in tensors:
-            raise CheckpointError(f"{entry} promises '{shown(name)}', but no shard holds it: the checkpoint is damaged")
+            raise CheckpointError(
+                f"{entry} promises '{printable_name(name)}', but no shard holds it: the checkpoint is damaged"
+            )
         if tensors[name].file != file:
-            raise CheckpointError(f"{entry} says that {file} holds '{shown(name)}', but {tensors[name].file} does")
+            raise CheckpointError(
+                f"{entry} says that {file} holds '{printable_name(name)}', but {tensors[name].file} does"
+            )
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

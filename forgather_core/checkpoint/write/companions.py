@@ -22,7 +22,7 @@ CONFIG = "config.json"
 _INDIFFERENT = VOLATILE | {"auto_map", "use_cache", "output_attentions", "output_hidden_states"}
 
 
-class Step(Enum):
+class ConfigUpdate(Enum):
     """How configuration and weights can change together."""
 
     NOTHING = "the configuration stays"
@@ -31,7 +31,7 @@ class Step(Enum):
     REPLACE = "it is of another model"
 
 
-def step_for(model: Any, directory: Path, dtype: str | None) -> Step:
+def config_update(model: Any, directory: Path, dtype: str | None) -> ConfigUpdate:
     """What has to happen to the configuration in a directory when weights of this model are saved there.
 
     Args:
@@ -47,17 +47,17 @@ def step_for(model: Any, directory: Path, dtype: str | None) -> Step:
         there = read_config(directory)
     except OSError as error:
         if not pretrained:
-            return Step.NOTHING
+            return ConfigUpdate.NOTHING
         reason = error.strerror or error
         raise CheckpointError(f"{directory / CONFIG} is in the way: {reason}. Move it, or save elsewhere") from None
     except ValueError:
-        return Step.REPLACE if pretrained else Step.NOTHING
+        return ConfigUpdate.REPLACE if pretrained else ConfigUpdate.NOTHING
     if there is None:
         is_new = not directory.exists() or entry_of(directory) is None
-        return Step.NOTHING if not pretrained else Step.ADD if is_new else Step.REPLACE
+        return ConfigUpdate.NOTHING if not pretrained else ConfigUpdate.ADD if is_new else ConfigUpdate.REPLACE
     if pretrained and changes(model, there):
-        return Step.REPLACE
-    return Step.NOTHING if _dtype_of(there) in (None, dtype) else Step.DTYPE
+        return ConfigUpdate.REPLACE
+    return ConfigUpdate.NOTHING if _dtype_of(there) in (None, dtype) else ConfigUpdate.DTYPE
 
 
 def read_config(directory: Path) -> dict[str, Any] | None:
@@ -96,14 +96,14 @@ def changes(model: Any, there: dict[str, Any]) -> list[str]:
     return [f"{n} ({theirs.get(n)} there, {mine.get(n)} here)" for n in names if mine.get(n) != theirs.get(n)]
 
 
-def write_companions(model: Any, step: Step, old: Path, staging: Path, dtype: str | None) -> None:
+def write_companions(model: Any, step: ConfigUpdate, old: Path, staging: Path, dtype: str | None) -> None:
     """Write what has to stand beside the weights into `staging`; what `old` has already, other than CONFIG, is not."""
-    if step is Step.DTYPE:
+    if step is ConfigUpdate.DTYPE:
         there = read_config(old) or {}
         key = "dtype" if "dtype" in there else "torch_dtype"
         text = json.dumps(there | {key: dtype}, indent=2, ensure_ascii=False) + "\n"
         (staging / CONFIG).write_text(text, encoding="utf-8")
-    elif step in (Step.ADD, Step.REPLACE):
+    elif step in (ConfigUpdate.ADD, ConfigUpdate.REPLACE):
         _write_all(model, staging, dtype)
         for file in list(staging.iterdir()):
             if file.name != CONFIG and os.path.lexists(old / file.name):

@@ -24,7 +24,7 @@ from ...filesystem.atomic import (
 )
 from ...filesystem.disk import forget_pages, make_directory
 from ...filesystem.paths import expanded, refuse_working_directory
-from ...filesystem.wording import listed, shown, tensors
+from ...filesystem.wording import printable_name, tensors, truncated_list
 from ...model.wrappers import ADAPTERS_NOT_SAVED, Wrapped
 from ..formats.layout import BIN, SAFETENSORS, Format, free_generation, parse_size
 from ..formats.seal import MINIMUM, seal
@@ -32,7 +32,7 @@ from ..formats.stored import StoredTensor
 from ..read.reader import Progress
 from ..report import SaveReport
 from .commit import commit_in_place, old_files, refuse_special, settle
-from .companions import CONFIG, Step, changes, read_config, step_for, write_companions
+from .companions import CONFIG, ConfigUpdate, changes, config_update, read_config, write_companions
 from .state import model_state
 from .write import Written, main_dtype, shard_groups, write_shards
 
@@ -152,7 +152,9 @@ def _refuse_names(names: Iterable[str]) -> None:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise CheckpointError(f"the tensor '{shown(name)}' has a name that is not UTF-8: rename it") from None
+            raise CheckpointError(
+                f"the tensor '{printable_name(name)}' has a name that is not UTF-8: rename it"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,9 @@ class Job:
     def needs_exchange(self, directory: Path) -> bool:
         """Whether the whole directory must change its place: it is new, or the configuration in it has to change."""
         step = self._step(directory)
-        return step in (Step.REPLACE, Step.DTYPE) or (step is Step.ADD and not directory.exists())
+        return step in (ConfigUpdate.REPLACE, ConfigUpdate.DTYPE) or (
+            step is ConfigUpdate.ADD and not directory.exists()
+        )
 
     def write(self, directory: Path, beside: Path | None = None) -> Written:
         """Write the shards into `directory` under names that are free in `beside` (default: there)."""
@@ -200,7 +204,7 @@ class Job:
     def save_in_place(self, directory: Path) -> SaveReport:
         """Save into a directory that stays where it is; its index, or the file that needs none, is the commit."""
         with staging_directory(directory / STAGING, settle=partial(settle, directory)) as staging:
-            if (step := self._step(directory)) is Step.ADD:
+            if (step := self._step(directory)) is ConfigUpdate.ADD:
                 write_companions(self.model, step, directory, staging, main_dtype(self.tensors))
             forget_pages(directory / name for name in old_files(directory))
             written = self.write(staging, beside=directory)
@@ -239,11 +243,11 @@ class Job:
             return self.format.single, None
         return self.format.index, written.index.to_json()
 
-    def _step(self, directory: Path) -> Step:
-        return step_for(self.model, directory, main_dtype(self.tensors))
+    def _step(self, directory: Path) -> ConfigUpdate:
+        return config_update(self.model, directory, main_dtype(self.tensors))
 
-    def _notes(self, step: Step, directory: Path) -> tuple[str, ...]:
-        if step is not Step.REPLACE or not (directory / CONFIG).is_file():
+    def _notes(self, step: ConfigUpdate, directory: Path) -> tuple[str, ...]:
+        if step is not ConfigUpdate.REPLACE or not (directory / CONFIG).is_file():
             return ()
         try:
             there = read_config(directory)
@@ -256,7 +260,7 @@ class Job:
         """Seal and describe what has been saved."""
         damaged = written.index.metadata["non_finite"]
         if damaged:
-            notes = (*notes, f"{tensors(len(damaged))} saved with NaN or Inf: {listed(damaged)}")
+            notes = (*notes, f"{tensors(len(damaged))} saved with NaN or Inf: {truncated_list(damaged)}")
         entry, index = self._entry(written)
         files = written.files if index is None else (*written.files, entry)
         if written.nbytes >= MINIMUM:
@@ -273,7 +277,7 @@ def superseded(directory: Path) -> set[str]:
 
 
 @contextmanager
-def quiet(directory: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def hold_saves(directory: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold a directory, if it is there, against saves; what a dead one left in it is finished or undone."""
     if not directory.is_dir():
         yield
@@ -287,10 +291,10 @@ def quiet(directory: Path, on_wait: Callable[[], None] | None = None) -> Iterato
 def _locks(directory: Path, *, beside: bool, on_wait: Callable[[], None] | None) -> Iterator[None]:
     """The lock of the directory's place if it is to be exchanged, then the one within it, always in this order."""
     if not beside:
-        with quiet(directory, on_wait):
+        with hold_saves(directory, on_wait):
             yield
         return
-    with directory_lock(directory, on_wait=on_wait), quiet(directory, on_wait):
+    with directory_lock(directory, on_wait=on_wait), hold_saves(directory, on_wait):
         sweep_stale(directory)
         yield
 

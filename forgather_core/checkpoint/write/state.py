@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from ...model.tensor_slots import groups_of, slots
+from ...model.tensor_slots import groups_of, tensor_slots
 from ...model.wrappers import Wrapped, adapters_note
 from ..formats.stored import LiveTensor, StoredTensor
 
@@ -79,7 +79,7 @@ def _names_within(wrapped: Wrapped, values: Mapping[str, Any]) -> list[str]:
     """The names of the model's own tensors with the components of all wrappers, each tensor once."""
     if wrapped.has_fsdp:  # its flat parameters hide them
         return [name for name in values if not wrapped.is_adapter(name)]
-    found = {id(slot.tensor): slot.name for slot in slots(wrapped.root) if slot.persistent}
+    found = {id(slot.tensor): slot.name for slot in tensor_slots(wrapped.root) if slot.persistent}
     return [name for name in found.values() if not wrapped.is_adapter(name)]
 
 

@@ -23,7 +23,7 @@ from ..formats.checksum import record
 from ..formats.layout import Index, free_generation
 from ..read.reader import Checkpoint
 from .commit import commit_in_place, old_files, settle
-from .save import STAGING, quiet, saving_errors
+from .save import STAGING, hold_saves, saving_errors
 
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"checkpoint-(\d+)")
@@ -70,7 +70,7 @@ def next_checkpoint_path(directory: str | os.PathLike[str], step: int | None = N
     return place / f"checkpoint-{last + 1 if step is None else step}"
 
 
-def rotate(
+def rotate_checkpoints(
     directory: str | os.PathLike[str], keep: int, *, best: str | os.PathLike[str] | None = None
 ) -> tuple[Path, ...]:
     """Remove the oldest checkpoints. Those that do not open stay: what is broken is for a person to look at.
@@ -132,7 +132,7 @@ def link_checkpoint(directory: str | os.PathLike[str], checkpoint: str | os.Path
     own = [name for name in old_files(place) if not (place / name).is_symlink() and not name.endswith(".json")]
     if own:
         raise CheckpointError(f"{place} has weights of its own ({own[0]}): move them away, links would replace them")
-    with saving_errors(place), Checkpoint.open(target) as opened, quiet(place):
+    with saving_errors(place), Checkpoint.open(target) as opened, hold_saves(place):
         origin = opened.entry.parent.resolve()  # a link is followed from where it really is
         if origin == place.resolve():
             raise CheckpointError(f"{target} is the directory itself: name one of its checkpoints")

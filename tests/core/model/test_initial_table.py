@@ -12,14 +12,14 @@ from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import Registry
 from forgather_core.errors import DefinitionError
 from forgather_core.model.initial_table import initial_table
-from forgather_core.settings.layers import resolve
-from forgather_core.settings.resolve import Settings, settle
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import Settings, resolve
 
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 192, "tokenizer": "bpe-2k"}
 
 
 def settled(definition: str, **flags: Any) -> Settings:
-    return settle(resolve(definition, Registry(), Path()), SMALL | flags)
+    return resolve(find_configuration(definition, Registry(), Path()), SMALL | flags)
 
 
 @pytest.mark.few(3)

@@ -12,17 +12,17 @@ from torch import nn
 
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import Registry
-from forgather_core.report.compatibility import loaders
+from forgather_core.report.compatibility import compatibility
 from forgather_core.report.settings_report import construction_report
-from forgather_core.settings.layers import resolve
-from forgather_core.settings.resolve import settle
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
 from tests.support.native_models import save_native
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "tokenizer": "bytes"}
 
 
 def table(definition: str, project: Path, **flags: Any) -> dict[str, tuple[bool, str]]:
-    made = construct(settle(resolve(definition, Registry(), project), SMALL | flags), project=project)
+    made = construct(resolve(find_configuration(definition, Registry(), project), SMALL | flags), project=project)
     return {row["name"]: (row["loads"], row["how"]) for row in construction_report(made)["loaders"]}
 
 
@@ -79,16 +79,16 @@ TOKENIZERS = {
 def test_llama_cpp_is_claimed_for_tokenizers_that_can_be_converted(case: str, llama: Any, tmp_path: Path) -> None:
     content, loads, reason = TOKENIZERS[case]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    row = loaders(llama.settings, llama.model, "LlamaForCausalLM", "mine", tmp_path)[-1]
+    row = compatibility(llama.settings, llama.model, "LlamaForCausalLM", "mine", tmp_path)[-1]
     assert (row["loads"], reason in row["how"]) == (loads, True), row["how"]
     (tmp_path / "tokenizer.model").touch()  # which the converter prefers
-    assert loaders(llama.settings, llama.model, "LlamaForCausalLM", "mine", tmp_path)[-1]["loads"]
+    assert compatibility(llama.settings, llama.model, "LlamaForCausalLM", "mine", tmp_path)[-1]["loads"]
 
 
 @pytest.mark.regression("E11")
 @pytest.mark.parametrize("name", ["bpe-2k", "bpe-8k"])
 def test_the_report_names_the_line_that_the_converter_lacks(name: str, llama: Any) -> None:
-    row = loaders(llama.settings, llama.model, "LlamaForCausalLM", name)[-1]
+    row = compatibility(llama.settings, llama.model, "LlamaForCausalLM", name)[-1]
     assert (
         row["loads"] and 'chkhsh: add a line for that hash to get_vocab_base_pre, with res = "llama-bpe"' in row["how"]
     )
@@ -101,14 +101,14 @@ def test_llama_cpp_may_know_a_tokenizer_that_is_not_ours(tmp_path: Path) -> None
 
 def vllm_of(model: Any, settings: Any) -> tuple[bool, str]:
     """The row of vLLM."""
-    row = next(row for row in loaders(settings, model, None, "bytes") if row["name"].startswith("vLLM"))
+    row = next(row for row in compatibility(settings, model, None, "bytes") if row["name"].startswith("vLLM"))
     return row["loads"], row["how"]
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
     project = tmp_path_factory.mktemp("llama")
-    return construct(settle(resolve("llama", Registry(), project), SMALL), project=project)
+    return construct(resolve(find_configuration("llama", Registry(), project), SMALL), project=project)
 
 
 def linear_attention(model: Any) -> None:
@@ -172,7 +172,7 @@ def test_vllm_is_claimed_only_for_layers_of_attention(change: Any, llama: Any) -
 
 @pytest.mark.regression("R13")
 def test_a_class_that_no_server_is_known_to_have_is_not_claimed(llama: Any) -> None:
-    found = {row["name"]: row for row in loaders(llama.settings, llama.model, "SomeNewForCausalLM", "mine")}
+    found = {row["name"]: row for row in compatibility(llama.settings, llama.model, "SomeNewForCausalLM", "mine")}
     assert found["transformers, natively"]["loads"]
     assert not found["vLLM, transformers backend"]["loads"] and not found["llama.cpp"]["loads"]
 
@@ -185,5 +185,5 @@ def test_a_class_that_no_server_is_known_to_have_is_not_claimed(llama: Any) -> N
 def test_llama_cpp_is_claimed_only_for_what_it_is_known_to_compute(name: str, value: Any, llama: Any) -> None:
     model = copy.deepcopy(llama.model)
     setattr(model.config, name, value)
-    row = loaders(llama.settings, model, "MistralForCausalLM", "mine")[-1]
+    row = compatibility(llama.settings, model, "MistralForCausalLM", "mine")[-1]
     assert not row["loads"] and name.partition("_")[0] in row["how"].lower()

@@ -24,8 +24,8 @@ from forgather_core.errors import ConfigurationError
 from forgather_core.model.hf_config import config_values, option_values
 from forgather_core.parts.rope import Rope
 from forgather_core.report.settings_report import construction_report
-from forgather_core.settings.layers import resolve
-from forgather_core.settings.resolve import Settings, settle
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import Settings, resolve
 from forgather_core.tokenizers.lookup import quick_facts
 
 BASE: dict[str, Any] = {
@@ -62,7 +62,9 @@ def write(directory: Path, kind: str, **content: Any) -> Path:
 
 
 def like(directory: Path, definition: str, **flags: Any) -> Settings:
-    return settle(resolve(definition, Registry(), Path()), {"like": directory, "tokenizer": "bytes"} | flags)
+    return resolve(
+        find_configuration(definition, Registry(), Path()), {"like": directory, "tokenizer": "bytes"} | flags
+    )
 
 
 def ours_of(settings: Settings) -> Any:
@@ -334,7 +336,7 @@ def test_construct_reports_keys_that_are_not_read(case: str, tmp_path: Path) -> 
 
 
 def test_many_unread_keys_are_counted(tmp_path: Path) -> None:
-    notes = like(write(tmp_path, "llama", **{f"key_{i}": i for i in range(1000)}), "llama").likeness.notes
+    notes = like(write(tmp_path, "llama", **{f"key_{i}": i for i in range(1000)}), "llama").source_config.notes
     assert len(notes) == 21
     assert notes[-1] == "--like: 980 more keys are not read"
 
@@ -380,7 +382,7 @@ def test_what_cannot_be_computed_is_refused_in_one_line(case: str, tmp_path: Pat
 
 def test_the_form_of_outputs_does_not_matter(tmp_path: Path) -> None:
     settings = like(write(tmp_path / "theirs", "llama", return_dict=False), "llama")
-    assert settings.likeness is not None and settings.likeness.notes == ()
+    assert settings.source_config is not None and settings.source_config.notes == ()
     construct(settings, project=tmp_path)
 
 
@@ -412,8 +414,10 @@ def test_parameters_are_compared_at_full_width(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_native_directory_of_ours_has_no_unread_keys(tmp_path: Path) -> None:
     options = {name: BASE[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")}
-    first = settle(resolve("qwen3/4M", Registry(), tmp_path), {"tokenizer": "bytes", "native": True} | options)
+    first = resolve(
+        find_configuration("qwen3/4M", Registry(), tmp_path), {"tokenizer": "bytes", "native": True} | options
+    )
     made = construct(first, project=tmp_path)
     again = like(made.directory.path, "qwen3")
-    assert again.likeness is not None and again.likeness.notes == ()
+    assert again.source_config is not None and again.source_config.notes == ()
     assert ours_of(again).config.to_dict() == ours_of(first).config.to_dict()

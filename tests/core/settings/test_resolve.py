@@ -9,8 +9,8 @@ import pytest
 
 from forgather_core.definitions.registry import Registry
 from forgather_core.errors import ConfigurationError, ForgatherError, UnknownDefinitionError
-from forgather_core.settings.layers import is_configuration, project_files, resolve
-from forgather_core.settings.resolve import Settings, derived_values, settle
+from forgather_core.settings.layers import find_configuration, is_configuration, project_files
+from forgather_core.settings.resolve import Settings, derived_values, resolve
 from tests.support.plugins import MakeRegistry
 
 
@@ -20,7 +20,7 @@ def registry(make_registry: MakeRegistry) -> Registry:
 
 
 def settled(registry: Registry, template: str, project: Path, **flags: Any) -> Settings:
-    return settle(resolve(template, registry, project), flags)
+    return resolve(find_configuration(template, registry, project), flags)
 
 
 def test_the_order_of_layers_and_their_origins(registry: Registry, tmp_path: Path) -> None:

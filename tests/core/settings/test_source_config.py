@@ -16,15 +16,15 @@ from forgather_core.definitions.registry import Registry
 from forgather_core.errors import ConfigurationError
 from forgather_core.model.hf_config import option_values
 from forgather_core.report.settings_report import construction_report, settings_report
-from forgather_core.settings.layers import resolve
-from forgather_core.settings.resolve import Settings, settle
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import Settings, resolve
 from tests.support.native_models import MODELS, save_native
 
 IDS = torch.arange(3, 43)[None]
 
 
 def like(directory: Path, definition: str = "llama", *, project: Path = Path(), **flags: Any) -> Settings:
-    return settle(resolve(definition, Registry(), project), {"like": directory} | flags)
+    return resolve(find_configuration(definition, Registry(), project), {"like": directory} | flags)
 
 
 @pytest.mark.few(1)
@@ -93,8 +93,8 @@ def test_generation_stops_at_the_models_tokens_and_at_those_of_another_template(
 
 
 def test_one_of_our_directories_can_be_liked_too(tmp_path: Path) -> None:
-    settings = settle(
-        resolve("deepone/4M", Registry(), tmp_path),
+    settings = resolve(
+        find_configuration("deepone/4M", Registry(), tmp_path),
         {"hidden_size": 32, "alibi_slopes": "paper", "output_dir": tmp_path / "first"},
     )
     construct(settings, project=tmp_path)
@@ -108,10 +108,10 @@ def test_a_file_may_say_so_relative_to_itself(tmp_path: Path) -> None:
     save_native("Llama", tmp_path / "models" / "theirs")
     file = tmp_path / "exp.yaml"
     file.write_text("extends: llama/4M\nlike: models/theirs\nhidden_size: 64\n")
-    settings = settle(resolve(str(file), Registry(), tmp_path))
+    settings = resolve(find_configuration(str(file), Registry(), tmp_path))
     assert (settings.options.hidden_size, settings.options.intermediate_size) == (64, 48)
     assert settings.origins["hidden_size"].label == "exp.yaml:3"
-    assert settle(resolve(str(file), Registry(), tmp_path), {"like": None}).options.intermediate_size == 768
+    assert resolve(find_configuration(str(file), Registry(), tmp_path), {"like": None}).options.intermediate_size == 768
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {

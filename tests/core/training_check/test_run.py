@@ -13,23 +13,23 @@ from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import registry
 from forgather_core.errors import ForgatherError, TrialError
 from forgather_core.estimate import estimate, memory_of
-from forgather_core.options.shared import EstimateOptions, TrialOptions
-from forgather_core.settings.layers import resolve
-from forgather_core.settings.resolve import settle
-from forgather_core.training_check import Step, check_trial, run_trial_of
+from forgather_core.options.shared import EstimateOptions, TestOptions
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
+from forgather_core.training_check import Step, check_test_options, run_training_check
 from tests.support.settings import Settle
 
 
-def trial(settle: Settle, project: Path, flags: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
-    made = construct(settle(device="cpu", **flags or {}), project=project)
-    return run_trial_of(made, TrialOptions(**{"sequence_length": 32} | options))
+def trial(resolve: Settle, project: Path, flags: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    made = construct(resolve(device="cpu", **flags or {}), project=project)
+    return run_training_check(made, TestOptions(**{"sequence_length": 32} | options))
 
 
 def test_the_report(small: Settle, tmp_path: Path) -> None:
     seen: list[Step] = []
     made = construct(small(device="cpu", attn_implementation="eager", gradient_checkpointing=True), project=tmp_path)
-    options = TrialOptions(steps=3, sequence_length=16, batch_size=3, packed=True, fuse_optim_with_backward=True)
-    report = run_trial_of(made, options, on_step=seen.append)
+    options = TestOptions(steps=3, sequence_length=16, batch_size=3, packed=True, fuse_optim_with_backward=True)
+    report = run_training_check(made, options, on_step=seen.append)
     assert report["steps"] == [step.as_dict() for step in seen]
     assert [step.tokens for step in seen] == [48] * 3
     setup = report["setup"]
@@ -122,7 +122,7 @@ def test_what_each_switch_saves_is_the_difference_of_two_estimates(
 
 def test_on_meta_a_step_is_foreseen(small: Settle, tmp_path: Path) -> None:
     made = construct(small(), project=tmp_path)
-    report = run_trial_of(made, TrialOptions(sequence_length=32))
+    report = run_training_check(made, TestOptions(sequence_length=32))
     real = trial(small, tmp_path)
     assert (report["steps"], report["loss"]) == ([], None)
     assert report["speed"]["flops_per_token"] == real["speed"]["flops_per_token"]
@@ -138,7 +138,7 @@ def test_a_model_that_is_no_model_fails_on_meta_too(small: Settle, tmp_path: Pat
     )
     made = construct(small(), project=tmp_path, keep=True)
     with pytest.raises(RuntimeError, match="broadcast"):
-        run_trial_of(made, TrialOptions(sequence_length=32))
+        run_training_check(made, TestOptions(sequence_length=32))
 
 
 @pytest.mark.slow
@@ -194,10 +194,10 @@ def test_what_becomes_of_the_trained_weights_is_reported(small: Settle, tmp_path
 def test_a_first_loss_far_from_uniform_is_explained(small: Settle, tmp_path: Path) -> None:
     made = construct(small(device="cpu"), project=tmp_path)
     made.model.lm_head.weight.data *= 50
-    report = run_trial_of(made, TrialOptions(sequence_length=32))
+    report = run_training_check(made, TestOptions(sequence_length=32))
     assert any("should be near ln(vocabulary) = 5.57" in note for note in report["notes"])
     made.model.model.layers[0].mlp.up_proj.weight.data *= 1000
-    report = run_trial_of(made, TrialOptions(sequence_length=32))
+    report = run_training_check(made, TestOptions(sequence_length=32))
     assert any("model.layers.0.mlp.up_proj multiplies its input" in note for note in report["notes"])
 
 
@@ -218,14 +218,14 @@ def test_what_cannot_run_is_refused(
     said: str,
 ) -> None:
     with pytest.raises(ForgatherError, match=said):
-        check_trial(small(**flags), TrialOptions(**options))
+        check_test_options(small(**flags), TestOptions(**options))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("definition", ["single_head", "causal_lm", "llama", "deepone", "mistral", "qwen3"])
 def test_every_default_preset_learns_from_real_text(tmp_path: Path, definition: str) -> None:
-    settings = settle(resolve(definition, registry(), tmp_path), {"device": "cpu"})
+    settings = resolve(find_configuration(definition, registry(), tmp_path), {"device": "cpu"})
     made = construct(settings, project=tmp_path)
-    options = TrialOptions(steps=20, lr=0.1, sequence_length=256, packed=True, dataset_project="stdlib")
-    losses = [step["loss"] for step in run_trial_of(made, options)["steps"]]
+    options = TestOptions(steps=20, lr=0.1, sequence_length=256, packed=True, dataset_project="stdlib")
+    losses = [step["loss"] for step in run_training_check(made, options)["steps"]]
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.02
