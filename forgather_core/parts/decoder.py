@@ -120,8 +120,8 @@ class Decoder(Pretrained):
                 hidden_states,
                 attention_mask=mask,
                 position_ids=position_ids,
-                cache=cache,
                 use_cache=use_cache,
+                **{CACHE: cache},  # layers of transformers, put in place of ours, know it by this name alone
                 **(more | kwargs),  # document lengths given by the caller win
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
