@@ -269,39 +269,39 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--only", choices=("saves",), help="leave out everything but the saves")
     parser.add_argument("--directory", type=Path, default=None)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     be_quiet()
-    model = model_of(asked.layers)
+    model = model_of(arguments.layers)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    print(f"{size / 1e6:.0f} MB in bfloat16, {asked.runs} runs, safetensors {safetensors.__version__}, {machine()}")
+    print(f"{size / 1e6:.0f} MB in bfloat16, {arguments.runs} runs, safetensors {safetensors.__version__}, {machine()}")
     print(f"SHA-256 by hashlib: {sha256_speed():.2f} GB/s")
     medians = {}
     worst = 0.0
-    with tempfile.TemporaryDirectory(dir=asked.directory) as name:
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
         place = Path(name)
         peers = ("safetensors.save_file + fsync", "save_pretrained + fsync", "torch.save + fsync")
-        medians[SAVE] = table(SAVE, saves(model, place), size, asked.runs, peers)
-        if not asked.only:
+        medians[SAVE] = table(SAVE, saves(model, place), size, arguments.runs, peers)
+        if not arguments.only:
             peers = ("read the bytes", "load_file + load_state_dict", "torch.load(mmap) + load_state_dict")
-            medians[LOAD] = table(LOAD, loads(model, place), size, asked.runs, peers)
+            medians[LOAD] = table(LOAD, loads(model, place), size, arguments.runs, peers)
             save_checkpoint(place / "wide", model.float(), safetensors=True)
             del model
-            worst = memory(place, asked.layers, size)
-    if not asked.only:
-        with tempfile.TemporaryDirectory(dir=asked.directory) as name:
+            worst = memory(place, arguments.layers, size)
+    if not arguments.only:
+        with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
             # Of the sizes of Llama 3 8B: to map is quick, and what does not grow with the size must not be its measure.
-            model = model_of(asked.layers, 4096, 14_336)
+            model = model_of(arguments.layers, 4096, 14_336)
             size = sum(p.numel() * p.element_size() for p in model.parameters())
             cases = maps(model, Path(name))
-            medians[MAP] = table(f"{MAP}, {size / 1e6:.0f} MB", cases, size, 3 * asked.runs, ("mmap of the file",))
+            medians[MAP] = table(f"{MAP}, {size / 1e6:.0f} MB", cases, size, 3 * arguments.runs, ("mmap of the file",))
     print()
     passed = [
         bar(f"{group}: {ours} / {peer}", medians[group][ours] / medians[group][peer], bound)
         for (group, ours), (peer, bound) in BOUNDS.items()
         if group in medians
     ]
-    if not asked.only:
+    if not arguments.only:
         passed.append(bar("extra peak memory / model", worst, MEMORY_BOUND))
     return int(not all(passed))
 
