@@ -28,13 +28,13 @@ class Copy:
         name: Name of the tensor.
         source: The values.
         target: The destination, on any device, in any dtype and layout.
-        look: Whether to check for NaN and infinities.
+        check_finite: Whether to check for NaN and infinities.
     """
 
     name: str
     source: StoredTensor
     target: Tensor
-    look: bool = False
+    check_finite: bool = False
 
 
 def copy_all(copies: Sequence[Copy], on_progress: Progress | None = None) -> set[str]:
@@ -72,7 +72,7 @@ def copy_all(copies: Sequence[Copy], on_progress: Progress | None = None) -> set
         if not _in_chunks(copy):  # torch divides these among its own threads
             with torch.no_grad():
                 copy.target.copy_(copy.source.mapped())
-            if copy.look and non_finite(copy.target):
+            if copy.check_finite and non_finite(copy.target):
                 damaged.add(copy.name)
             done += copy.source.nbytes
             if on_progress is not None:
@@ -88,7 +88,7 @@ def _copy_chunk(copy: Copy, start: int, size: int) -> bool:
     """Fill part of a target. Return whether it contains NaN or Inf, which is checked while the values are in cache."""
     width, flat, bad = copy.source.dtype.itemsize, copy.target.detach().view(-1), False
     direct = copy.target.device.type == "cpu" and copy.target.dtype == copy.source.dtype
-    if direct and not copy.look:
+    if direct and not copy.check_finite:
         copy.source.read(memory_of(copy.target)[start : start + size], start)
         return False
     if not direct and not hasattr(_of_thread, "buffer"):
@@ -106,7 +106,7 @@ def _copy_chunk(copy: Copy, start: int, size: int) -> bool:
         part = _of_thread.buffer[:count]
         copy.source.read(memory_of(part), at)
         place.copy_(part.view(copy.source.dtype))
-        bad = bad or (copy.look and non_finite(place))
+        bad = bad or (copy.check_finite and non_finite(place))
     return bad
 
 

@@ -242,6 +242,6 @@ def _copy(state: Mapping[str, Tensor], plan: Plan, contents: Contents, on_progre
         is_known = known is not None and stored.dtype == place.dtype and not isinstance(stored, ScaledTensor)
         if is_known and source in (known or ()):
             damaged.add(names[0])
-        copies.append(Copy(names[0], stored, place, look=not is_known and stored.dtype.is_floating_point))
+        copies.append(Copy(names[0], stored, place, check_finite=not is_known and stored.dtype.is_floating_point))
     damaged |= copy_all(copies, on_progress)
     return tuple(copy.name for copy in copies if copy.name in damaged)
