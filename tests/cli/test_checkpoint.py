@@ -225,7 +225,7 @@ def test_a_target_that_is_there_is_one_line(cli: Cli, model: str) -> None:
         (("--max-shard-size", "0"), "--max-shard-size: '0' is not a size"),
         (("--dtype", "bfloat61"), "Did you mean 'bfloat16'?"),
         (("--dtype", "bf16", "--keep", "("), "--keep: '(' is not a valid regular expression"),
-        (("--keep", "norm"), "give the others one with --dtype"),
+        (("--keep", "norm"), "--keep requires --dtype"),
         (("--formt", "bin"), "Did you mean --format?"),
         (("--dtype",), "--dtype"),
     ],
@@ -303,7 +303,7 @@ def test_what_does_not_fit_is_in_the_report(cli: Cli, odd: str) -> None:
     assert [problem.split(":")[0] for problem in loaded["problems"]] == [
         "1 tensor of the model missing from odd.bin",
         "1 tensor of odd.bin not in the model",
-        "1 tensor of odd.bin with another shape",
+        "1 tensor of odd.bin with another shape than in the model",
         "1 tensor loaded from odd.bin with NaN or Inf",
     ]
 

@@ -94,7 +94,7 @@ def test_a_code_cache_that_cannot_be_written(cli: Cli, monkeypatch: pytest.Monke
     where = ("output_models/llama_4m", "--quick") if words == "verify" else ()
     error = cli(*(("-t", "llama/4M") if words != "verify" else ()), *words.split(), *where).error
     assert error.startswith(cache)
-    assert "set HF_HOME to a directory that can be written" in error
+    assert "set HF_HOME to a writable directory" in error
     assert not Path("output_models/llama_4m").exists() or words == "verify"
 
 
@@ -115,7 +115,7 @@ def test_a_model_directory_whose_path_is_not_utf_8(cli: Cli) -> None:
         ("tokenizer", "train", "--dataset-project", "stdlib", "--vocab-size", "300", "-o", f"{BAD}/t"),
     ):
         assert "bad\\udcff" in (error := cli(*words).error)
-        assert "is not UTF-8" in error
+        assert "must be UTF-8" in error
     assert not os.listdir(BAD)  # noqa: PTH208
 
 

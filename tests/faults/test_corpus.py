@@ -839,7 +839,7 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
     "bin: garbage": (file(BIN, bytes(range(256)) * 20), Refused(BIN, "damaged")),
     "bin: zeros": (file(BIN, b"\0" * 5000), Refused(BIN, "damaged")),
     "bin: a web page": (file(BIN, b"<!DOCTYPE html>\n<html>\n</html>\n"), Refused(BIN, "damaged")),
-    "bin: a pointer of git-lfs": (
+    "bin: a git-lfs pointer": (
         file(BIN, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"),
         Refused(BIN, "damaged"),
     ),
