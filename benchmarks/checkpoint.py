@@ -1,11 +1,11 @@
-"""Saving and loading against their peers, as ratios within one run; peak memory beside the model's own.
+"""Benchmark saving and loading against other libraries, as ratios within one run, and the peak memory beyond the model.
 
 python benchmarks/checkpoint.py [--layers 16] [--runs 7] [--directory DIR] [--only saves]
 
-The medians count. `OPENSSL_ia32cap=~0x200000200000000:~0x20000000` in the environment takes SHA instructions away from
-hashlib; the second line shows its throughput. Every peer ends where ours does: a save is on the disk (fsync of files
-and directory, where the peer leaves that to the system); a load has the values in memory (a map is touched page by
-page). The page cache is warm. Exit code 1 where a bound is broken.
+Medians count. `OPENSSL_ia32cap=~0x200000200000000:~0x20000000` in the environment hides the SHA instructions from
+hashlib; the second line of output shows its throughput. Every peer does the same work as ours: a save ends on the disk
+(fsync of files and directory, if the peer leaves that to the system); a load ends with the values in memory (a map is
+touched page by page). The page cache is warm. The exit code is 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ BOUNDS = {
     (MAP, "forgather, assign=True"): ("mmap of the file", 1.1),
 }
 _PAUSE = 0.3  # seconds
-MEMORY_BOUND = 0.02  # of the model
+MEMORY_BOUND = 0.02  # fraction of the model's size
 
 Case = Callable[[], object]
 
 
 def model_of(layers: int, hidden: int = 2048, intermediate: int = 8192) -> LlamaForCausalLM:
-    """A bfloat16 Llama, of the sizes of Llama 3.2 1B unless told others, its weights random numbers that repeat."""
+    """Return a bfloat16 Llama with repeating random weights, by default with the sizes of Llama 3.2 1B."""
     config = LlamaConfig(
         vocab_size=128_256, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
         num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=True, dtype="bfloat16",
@@ -68,12 +68,12 @@ def model_of(layers: int, hidden: int = 2048, intermediate: int = 8192) -> Llama
 
 
 def state_of(model: LlamaForCausalLM) -> dict[str, torch.Tensor]:
-    """Its weights, tied ones once."""
+    """Return the weights of a model, tied ones once."""
     return {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
 
 
 def sync(directory: Path) -> None:
-    """Make what a peer has written durable."""
+    """Make the files that a peer has written durable."""
     for path in (*directory.iterdir(), directory):
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
@@ -81,7 +81,7 @@ def sync(directory: Path) -> None:
 
 
 def saves(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
-    """One save each, over what the same one wrote before."""
+    """Return one save per library, each over its own previous save."""
     state = state_of(model)
 
     def library() -> None:
@@ -108,7 +108,7 @@ def saves(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
 
 
 def loads(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
-    """One load each, of the same numbers, into the same module where there is one."""
+    """Return one load per library, of the same values, into the same module if there is one."""
     file = place / "library" / "model.safetensors"
     into = bytearray(file.stat().st_size)
 
@@ -132,7 +132,7 @@ def loads(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
 
 
 def maps(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
-    """The values as pages of one file, which is the same for all, each page touched once."""
+    """Return one load per library that maps the values of the same file and touches each page once."""
     save_checkpoint(place, model, safetensors=True, max_shard_size="1TB")
     (file,) = place.glob("*.safetensors")
     sizes = [parameter.numel() for parameter in model.parameters()]
@@ -161,26 +161,26 @@ def maps(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
 
 
 def touch(tensors: Iterable[torch.Tensor]) -> None:
-    """Read one number of every page of every tensor."""
+    """Read one element in every page of every tensor."""
     for parameter in tensors:
         parameter.detach().reshape(-1)[:: mmap.PAGESIZE // parameter.element_size()].view(torch.int16).sum()
 
 
 def table(title: str, cases: dict[str, Case], size: int, runs: int, peers: tuple[str, ...]) -> dict[str, float]:
-    """Time all in turns, print them, and return the medians.
+    """Time all cases in turns, print the times, and return the medians.
 
     Args:
-        title: Of the table.
-        cases: What is timed.
-        size: Bytes of the model.
-        runs: How often.
-        peers: Those of which the best is 1.00.
+        title: Title of the table.
+        cases: What to time, by name.
+        size: Size of the model in bytes.
+        runs: Number of runs.
+        peers: Cases the best of which has ratio 1.00.
     """
     times: dict[str, list[float]] = {name: [] for name in cases}
-    for number in range(runs + 1):  # the first warms caches
+    for number in range(runs + 1):  # the first run warms caches
         for name, case in cases.items():
             os.sync()
-            time.sleep(_PAUSE)  # what one leaves the system to do is not another's burden
+            time.sleep(_PAUSE)  # so that work left to the system by one case does not slow down the next
             began = time.perf_counter()
             case()
             if number:
@@ -216,9 +216,9 @@ print(peak_of(job))
 
 
 def peak_of(job: Case) -> int:
-    """Bytes by which a job raises the peak of memory that belongs to this process alone."""
+    """Return the bytes by which a job raises the peak of the process's private memory."""
     small = torch.nn.Linear(1000, 1000)
-    with tempfile.TemporaryDirectory() as place:  # whatever is allocated once has been
+    with tempfile.TemporaryDirectory() as place:  # triggers one-time allocations
         save_checkpoint(place, small, safetensors=True)
         load_checkpoint(place, small)
     before = status("RssAnon")
@@ -242,7 +242,7 @@ def peak_of(job: Case) -> int:
 
 
 def memory(place: Path, layers: int, size: int) -> float:
-    """Print the peaks; the largest of ours, of which each runs in a process of its own, as a part of the model."""
+    """Print the peaks, each measured in its own process; return the largest of ours as a fraction of the model."""
     print(f"\n{'extra peak memory':38}{'MB':>9}{'of model':>11}")
     worst = 0.0
     for what in (
@@ -263,51 +263,51 @@ def memory(place: Path, layers: int, size: int) -> float:
 
 
 def main() -> int:
-    """Print the tables; exit code 1 where a bound is broken."""
+    """Print the tables; return exit code 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--only", choices=("saves",), help="leave out everything but the saves")
+    parser.add_argument("--only", choices=("saves",), help="run only the saves")
     parser.add_argument("--directory", type=Path, default=None)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     be_quiet()
-    model = model_of(asked.layers)
+    model = model_of(arguments.layers)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    print(f"{size / 1e6:.0f} MB in bfloat16, {asked.runs} runs, safetensors {safetensors.__version__}, {machine()}")
+    print(f"{size / 1e6:.0f} MB in bfloat16, {arguments.runs} runs, safetensors {safetensors.__version__}, {machine()}")
     print(f"SHA-256 by hashlib: {sha256_speed():.2f} GB/s")
     medians = {}
     worst = 0.0
-    with tempfile.TemporaryDirectory(dir=asked.directory) as name:
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
         place = Path(name)
         peers = ("safetensors.save_file + fsync", "save_pretrained + fsync", "torch.save + fsync")
-        medians[SAVE] = table(SAVE, saves(model, place), size, asked.runs, peers)
-        if not asked.only:
+        medians[SAVE] = table(SAVE, saves(model, place), size, arguments.runs, peers)
+        if not arguments.only:
             peers = ("read the bytes", "load_file + load_state_dict", "torch.load(mmap) + load_state_dict")
-            medians[LOAD] = table(LOAD, loads(model, place), size, asked.runs, peers)
+            medians[LOAD] = table(LOAD, loads(model, place), size, arguments.runs, peers)
             save_checkpoint(place / "wide", model.float(), safetensors=True)
             del model
-            worst = memory(place, asked.layers, size)
-    if not asked.only:
-        with tempfile.TemporaryDirectory(dir=asked.directory) as name:
-            # Of the sizes of Llama 3 8B: to map is quick, and what does not grow with the size must not be its measure.
-            model = model_of(asked.layers, 4096, 14_336)
+            worst = memory(place, arguments.layers, size)
+    if not arguments.only:
+        with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
+            # With the sizes of Llama 3 8B: mapping is fast, and costs that do not grow with the size must not dominate.
+            model = model_of(arguments.layers, 4096, 14_336)
             size = sum(p.numel() * p.element_size() for p in model.parameters())
             cases = maps(model, Path(name))
-            medians[MAP] = table(f"{MAP}, {size / 1e6:.0f} MB", cases, size, 3 * asked.runs, ("mmap of the file",))
+            medians[MAP] = table(f"{MAP}, {size / 1e6:.0f} MB", cases, size, 3 * arguments.runs, ("mmap of the file",))
     print()
     passed = [
         bar(f"{group}: {ours} / {peer}", medians[group][ours] / medians[group][peer], bound)
         for (group, ours), (peer, bound) in BOUNDS.items()
         if group in medians
     ]
-    if not asked.only:
+    if not arguments.only:
         passed.append(bar("extra peak memory / model", worst, MEMORY_BOUND))
     return int(not all(passed))
 
 
 def sha256_speed() -> float:
-    """GB/s of hashlib's SHA-256."""
+    """Return the speed of hashlib's SHA-256 in GB/s."""
     data = bytes(2**26)
     began = time.perf_counter()
     hashlib.sha256(data)

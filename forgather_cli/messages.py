@@ -54,6 +54,6 @@ class PrintableLogs:
             try:
                 os.getcwd()  # noqa: PTH109
             except FileNotFoundError:
-                raise ForgatherError("the working directory has been removed: change to another one") from None
+                raise ForgatherError("the working directory has been removed: change to another directory") from None
             make_logs_printable()
         return super().invoke(ctx)  # type: ignore[misc]

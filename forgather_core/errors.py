@@ -1,24 +1,24 @@
-"""Errors that a user can act on. The command line prints them as one line and exits with `exit_code`.
+"""Expected errors, which a user can act on. The command line prints them as one line and exits with `exit_code`.
 
-Anything else that escapes is a bug and keeps its traceback.
+Any other exception that escapes is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's says, in a line; its kind where it says nothing."""
+    """Return the first line of another library's error message, or the error's type if it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class ForgatherError(Exception):
-    """An expected error: its text is one complete sentence for the user, naming what to do."""
+    """Base class of expected errors. The message is a complete sentence that ends with what to do."""
 
     exit_code = 2
 
 
 class UnknownDefinitionError(ForgatherError):
-    """No definition, preset or configuration of that name; or its plugin is broken."""
+    """There is no definition, preset or configuration of that name, or its plugin is broken."""
 
 
 class DefinitionError(ForgatherError):
@@ -26,15 +26,15 @@ class DefinitionError(ForgatherError):
 
 
 class ConfigurationError(ForgatherError):
-    """A value of a preset, a YAML file or a flag is wrong. The text starts with where it stands."""
+    """A value of a preset, a YAML file or a flag is invalid. The message starts with the place of the value."""
 
 
 class ExportError(ForgatherError):
-    """A source file cannot be exported. The text starts with file:line."""
+    """A source file cannot be exported. The message starts with file:line."""
 
 
 class DirectoryError(ForgatherError):
-    """A model directory is in the way, stale, edited, or not ours."""
+    """A model directory is in the way, stale, edited, or was not written by Forgather."""
 
 
 class TokenizerError(ForgatherError):
@@ -42,7 +42,7 @@ class TokenizerError(ForgatherError):
 
 
 class BuildError(ForgatherError):
-    """A model cannot be built on the given device, in the given dtype, with the given attention."""
+    """A model cannot be built on the given device, with the given dtype or attention implementation."""
 
 
 class CheckpointError(ForgatherError):
@@ -50,14 +50,14 @@ class CheckpointError(ForgatherError):
 
 
 class DataError(ForgatherError):
-    """A dataset project cannot be found, read, or yields nothing."""
+    """A dataset project cannot be found or read, or yields no examples."""
 
 
 class TrialError(ForgatherError):
-    """The model failed its trial: a non-finite loss, a parameter outside the graph."""
+    """A model failed its training check: a non-finite loss, or a parameter outside the graph."""
 
     exit_code = 1
 
 
 class CheckError(ForgatherError):
-    """A check that does not exist, or a directory that cannot be checked."""
+    """A check does not exist, or a directory cannot be checked."""

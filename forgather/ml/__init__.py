@@ -1,1 +1,1 @@
-"""Models: building without initial weights, default dtypes, checkpoints. The code is forgather_core's."""
+"""Documented import names for models: no_init_weights, default_dtype, checkpoints. Implemented in forgather_core."""

@@ -1,4 +1,4 @@
-"""`no_init_weights()`: build a model without drawing weights that a checkpoint will overwrite."""
+"""`no_init_weights()`: build a model without computing initial weights that a checkpoint will overwrite."""
 
 from forgather_core.model.no_init import no_init_weights
 

@@ -1,4 +1,4 @@
-"""Load and save weights in Hugging Face's sharded checkpoint format, and keep the checkpoints of a training run."""
+"""Load and save weights in Hugging Face's sharded checkpoint format, and manage the checkpoints of a training run."""
 
 from forgather_core.checkpoint import (
     LoadReport,
@@ -10,6 +10,7 @@ from forgather_core.checkpoint import (
     link_checkpoint,
     load_checkpoint,
     next_checkpoint_path,
+    rotate,  # noqa: F401 - deprecated, not listed in __all__
     rotate_checkpoints,
     save_checkpoint,
     step_checkpoints,

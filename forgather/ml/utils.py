@@ -1,4 +1,4 @@
-"""`default_dtype()`: torch's default floating-point type for a while."""
+"""`default_dtype()`: change torch's default floating-point dtype within a block."""
 
 from forgather_core.model.dtypes import default_dtype
 

@@ -1,4 +1,4 @@
-"""Weights on disk, in Hugging Face's sharded format: found, read into a model, written from one."""
+"""Checkpoints in Hugging Face's sharded format: find and read them, load them into a model, save a model."""
 
 from .convert import convert_checkpoint
 from .formats.layout import parse_size
@@ -15,6 +15,7 @@ from .write.steps import (
     rotate_checkpoints,
     step_checkpoints,
 )
+from .write.steps import rotate as rotate  # deprecated, not listed in __all__
 
 __all__ = [
     "Checkpoint",

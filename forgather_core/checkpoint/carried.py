@@ -1,4 +1,4 @@
-"""Copy what stands beside the weights of a checkpoint: files, and subdirectories such as those of chat templates."""
+"""Copy the other files of a checkpoint directory: tokenizer, configuration, chat template subdirectories."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ..filesystem.model_files import TEMPLATES
-from ..filesystem.wording import truncated_list
+from ..filesystem.printable import truncated_list
 
-# A directory with one of these below it holds another checkpoint, or the same one for another program.
+# A subdirectory that contains one of these holds another checkpoint, or the same one in another program's format.
 WEIGHTS = (
     ".safetensors", ".bin", ".index.json", ".pt", ".pth", ".ckpt", ".distcp", ".gguf", ".ggml", ".h5", ".msgpack",
     ".onnx", ".onnx_data", ".npz", ".pte", ".pickle", ".pkl",
@@ -18,28 +18,28 @@ WEIGHTS = (
 _CACHE = "__pycache__"
 
 
-def copy_others(origin: Path, staging: Path, left: Collection[str]) -> tuple[str, ...]:
-    """Copy the files and subdirectories of a checkpoint's directory into a new one.
+def copy_others(origin: Path, staging: Path, skip: Collection[str]) -> tuple[str, ...]:
+    """Copy all files and subdirectories except the weights from a checkpoint directory into a new one.
 
-    Links to files become files. Subdirectories that hold weights, hidden ones, links to directories and the directory
-    that contains `staging` are left out.
+    Links to files become files. Subdirectories with weights, hidden subdirectories, links to directories and the
+    directory that contains `staging` are skipped.
 
     Args:
-        origin: The directory.
+        origin: The source directory.
         staging: The new directory.
-        left: Names of files in `origin` that are not copied: its weights.
+        skip: Names of files in `origin` that are not copied: its weights.
 
     Returns:
-        Notes on subdirectories that are left out.
+        Notes about the subdirectories that were skipped.
 
     Raises:
-        OSError: Something cannot be read or written.
+        OSError: A file cannot be read or written.
     """
     new = staging.resolve()
     omitted = []
     for entry in sorted(origin.iterdir()):
         if entry.is_file():
-            if entry.name not in left:
+            if entry.name not in skip:
                 shutil.copy2(entry, staging / entry.name)
         elif not entry.is_dir() or entry.name == _CACHE:
             continue
@@ -51,14 +51,14 @@ def copy_others(origin: Path, staging: Path, left: Collection[str]) -> tuple[str
 
 
 def _reason(directory: Path) -> str | None:
-    """Why a subdirectory is not copied; None if it is."""
+    """Return why a subdirectory is not copied, or None if it is."""
     if directory.name == TEMPLATES:
         return None
     if directory.is_symlink():
         return "a link"
     if directory.name.startswith("."):
         return "hidden"
-    return "with weights" if any(file.name.lower().endswith(WEIGHTS) for file in _files(directory)) else None
+    return "contains weights" if any(file.name.lower().endswith(WEIGHTS) for file in _files(directory)) else None
 
 
 def _copy_directory(source: Path, target: Path) -> None:
@@ -70,7 +70,7 @@ def _copy_directory(source: Path, target: Path) -> None:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    """The files below a directory. Links to files count, links to directories and special files do not."""
+    """Yield the files below a directory, links to files included, without links to directories and special files."""
     for folder, _, names in os.walk(directory, onerror=_raise):
         found = (Path(folder) / name for name in sorted(names))
         yield from (file for file in found if Path(folder).name != _CACHE and file.is_file())

@@ -1,4 +1,4 @@
-"""A checkpoint in another format, dtype or shard size: tensor by tensor, never whole in memory."""
+"""Convert a checkpoint to another format, dtype or shard size, tensor by tensor: never whole in memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 from ..errors import CheckpointError
 from ..filesystem.atomic import new_directory
 from ..filesystem.paths import expanded, refuse_working_directory
-from ..filesystem.wording import tensors as counted
-from ..filesystem.wording import truncated_list
+from ..filesystem.printable import tensors as counted
+from ..filesystem.printable import truncated_list
 from ..model.dtypes import parse_dtype
 from ..options.spec import did_you_mean
 from .carried import copy_others
@@ -53,24 +53,24 @@ def convert_checkpoint(
     on_verify: Progress | None = None,
     on_progress: Progress | None = None,
 ) -> SaveReport:
-    """Write a checkpoint anew.
+    """Convert a checkpoint to another format, dtype or shard size.
 
-    FP8 weights with scales are kept as they are without `dtype`, and dequantized with it.
+    Without `dtype`, FP8 weights and their scales are copied unchanged; with `dtype`, they are dequantized.
 
     Args:
-        source: A directory, a weight file, an index, or a repository of the hub.
-        target: A new directory, which gets the other files of the source's too, and its subdirectories without weights;
-            or the source itself.
-        format: `safetensors` or `bin`; None keeps the source's.
-        dtype: A floating-point dtype. It replaces the one that most numbers have; tensors of another, such as float32
-            among bfloat16, are so for a reason and stay.
-        keep: A regular expression; tensors in whose name it is found keep their dtype.
+        source: A directory, a weight file, an index, or a Hub repository.
+        target: A new directory, which also receives the other files of the source and its subdirectories without
+            weights; or the source itself, to convert in place.
+        format: `safetensors` or `bin`; None keeps the source's format.
+        dtype: Floating-point dtype that replaces the most common dtype of the checkpoint. Tensors of any other dtype,
+            such as float32 among bfloat16, are kept: that choice was deliberate.
+        keep: Regular expression; tensors whose name it matches anywhere keep their dtype.
         max_shard_size: Bytes, or a size such as "500MB".
-        verify_checksums: Compare every file with its recorded SHA-256 first.
-        on_verify, on_progress: Called with the bytes done and the bytes in all.
+        verify_checksums: Verify the recorded checksum of every file first.
+        on_verify, on_progress: Called with the bytes done and the total bytes.
 
     Raises:
-        CheckpointError: The source is damaged or quantized in another format, or the target is there, or cannot be
+        CheckpointError: The source is damaged or quantized in an unsupported format, or the target exists or cannot be
             written.
     """
     limit = parse_size(max_shard_size)
@@ -90,20 +90,24 @@ def convert_checkpoint(
         tensors, notes = _converted(checkpoint, dtype, keep, quantization)
         job = Job(tensors, chosen, limit, on_progress, notes=(*notes, *_shared(checkpoint)))
         if quantization is not None and dtype is not None and in_place:
-            raise CheckpointError(f"{place} is quantized (fp8): --dtype dequantizes it into a new directory only")
+            raise CheckpointError(
+                f"{place} is quantized (fp8): --dtype requires a new target directory to dequantize it"
+            )
         with saving_errors(place):
             if in_place:
                 return save_alone(job, place)
-            return _anew(job, None if checkpoint.path.is_file() else origin, place)
+            return _convert_to_new(job, None if checkpoint.path.is_file() else origin, place)
 
 
 def _format(name: str) -> Format:
     if name not in FORMATS:
-        raise CheckpointError(f"--format: '{name}' is none of {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}")
+        raise CheckpointError(
+            f"--format must be one of {', '.join(FORMATS)}; got '{name}'{did_you_mean(name, FORMATS)}"
+        )
     return FORMATS[name]
 
 
-def _anew(job: Job, origin: Path | None, place: Path) -> SaveReport:
+def _convert_to_new(job: Job, origin: Path | None, place: Path) -> SaveReport:
     with new_directory(place, lambda: _refuse_taken(place)) as staging:
         if origin is not None:
             job = replace(job, notes=(*job.notes, *_copy_others(origin, staging, job)))
@@ -113,11 +117,11 @@ def _anew(job: Job, origin: Path | None, place: Path) -> SaveReport:
 
 def _refuse_taken(place: Path) -> None:
     if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
-        raise CheckpointError(f"{place} is there already: choose a new directory, or convert the source in place")
+        raise CheckpointError(f"{place} already exists: choose a new directory, or convert the source in place")
 
 
 def _copy_others(origin: Path, staging: Path, job: Job) -> tuple[str, ...]:
-    """Copy what stands beside the weights, with a configuration that fits the new ones; return notes."""
+    """Copy the files other than weights, with a config.json that matches the new weights; return notes."""
     _refuse_large_config(origin)
     notes = copy_others(origin, staging, superseded(origin))
     dtype = main_dtype(job.tensors)
@@ -130,7 +134,7 @@ def _copy_others(origin: Path, staging: Path, job: Job) -> tuple[str, ...]:
 
 
 def _refuse_large_config(directory: Path) -> None:
-    """Raise CheckpointError for a config.json that nothing can read: a sparse one would fill the disk."""
+    """Raise CheckpointError if config.json is too large to read: copying a sparse one would fill the disk."""
     try:
         read_config(directory)
     except OSError as error:
@@ -145,7 +149,7 @@ def _has_fp8(tensors: Mapping[str, StoredTensor]) -> bool:
 
 
 def _declare_plain(config: Path) -> None:
-    """Remove `quantization_config` from a config.json: the weights beside it are plain numbers."""
+    """Remove `quantization_config` from a config.json: the weights beside it are no longer quantized."""
     if not quantization_config(config.parent):
         return
     content = json.loads(config.read_text(encoding="utf-8-sig"))
@@ -164,20 +168,20 @@ def _converted(
     tensors: dict[str, StoredTensor] = dict(checkpoint)
     if dtype is None:
         if keep is not None:
-            raise CheckpointError("--keep names tensors that keep their dtype: give the others one with --dtype")
+            raise CheckpointError("--keep requires --dtype, the dtype of the tensors that it does not match")
         return tensors, ()
     new = parse_dtype(dtype)
     old = getattr(torch, main_dtype(tensors) or "float32")
     try:
         pattern = re.compile(keep) if keep is not None else None
     except re.error as error:
-        raise CheckpointError(f"--keep: '{keep}' is no regular expression: {error}") from None
+        raise CheckpointError(f"--keep: '{keep}' is not a valid regular expression: {error}") from None
     notes: tuple[str, ...] = ()
     kept = []
     if quantization is not None:
         tensors, notes = _dequantized(checkpoint, quantization, new, pattern)
     elif plain := [name for name, tensor in tensors.items() if tensor.dtype in FP8]:
-        notes = (f"{counted(len(plain))} in float8 without scales, taken as plain numbers: {truncated_list(plain)}",)
+        notes = (f"{counted(len(plain))} in float8 without scales, converted without scaling: {truncated_list(plain)}",)
     for name, tensor in tensors.items():
         if isinstance(tensor, ScaledTensor):
             tensors[name] = CastTensor(tensor, new)
@@ -185,21 +189,22 @@ def _converted(
             kept += [name] if tensor.dtype.is_floating_point and tensor.dtype != new else []
         else:
             tensors[name] = CastTensor(tensor, new)
-    return tensors, (*notes, *((f"these keep their dtype: {truncated_list(kept)}",) if kept else ()))
+    return tensors, (*notes, *((f"dtype kept: {truncated_list(kept)}",) if kept else ()))
 
 
 def _dequantized(
     checkpoint: Checkpoint, quantization: Quantization, new: torch.dtype, keep: re.Pattern[str] | None
 ) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-    """The tensors without scales, FP8 weights with theirs applied, and a note.
+    """Return the tensors without scales and with FP8 weights dequantized, and notes.
 
     Raises:
-        CheckpointError: A scale is missing or wrong, or the new dtype or `keep` would leave FP8 without a scale.
+        CheckpointError: A scale is missing or wrong, or `keep` would leave an FP8 weight without a scale.
     """
     path, scales = checkpoint.path, quantization.scales
     if kept := [name for name in scales if keep is not None and keep.search(name)]:
         raise CheckpointError(
-            f"{path} is quantized (fp8), and --keep would leave {truncated_list(kept)} without a scale"
+            f"{path} is quantized (fp8), and --keep would leave {truncated_list(kept)} without a scale: "
+            f"exclude them from --keep"
         )
     refuse_lost_scales(quantization.unscaled, path)
     dropped = {*scales.values(), *quantization.unused}
@@ -209,12 +214,12 @@ def _dequantized(
         tensors[name] = ScaledTensor(name, checkpoint[name], checkpoint[scale], blocks=quantization.blocks, dtype=wide)
     notes = [f"quantized (fp8): dequantized {counted(len(scales))}"]
     if quantization.unused:
-        notes.append(f"scales of activations dropped: {truncated_list(quantization.unused)}")
+        notes.append(f"activation scales dropped: {truncated_list(quantization.unused)}")
     return tensors, tuple(notes)
 
 
 def _shared(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Names that are the same bytes in the source, as in a .bin of tied weights: they become one each."""
+    """Return notes on names that share bytes in the source, such as tied weights in a .bin: all are written."""
     first: dict[object, str] = {}
     notes = []
     for name, tensor in checkpoint.items():

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, told from its headers: no value is read unless checksums are to be verified."""
+"""Describe a checkpoint from its headers. Values are read only to verify checksums."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..filesystem.atomic import is_touched
-from ..filesystem.wording import dtype_of, printable_name, truncated_list
+from ..filesystem.printable import dtype_of, printable_name, truncated_list
 from .formats.checksum import KEYS
 from .formats.layout import BIN, SAFETENSORS, weight_files
 from .read.quantized import quantization_of
@@ -22,15 +22,15 @@ from .write.write import main_dtype
 def inspect_checkpoint(
     path: str | os.PathLike[str], *, verify_checksums: bool = False, on_progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Open a checkpoint, which checks every header and the index, and tell what it is, as plain data.
+    """Open a checkpoint, which validates every header and the index, and describe it as plain data.
 
     Args:
-        path: A directory, a weight file, an index, or a repository of the hub.
-        verify_checksums: Compare every file with its recorded checksum.
-        on_progress: Called with the bytes read and the bytes in all.
+        path: A directory, a weight file, an index, or a Hub repository.
+        verify_checksums: Verify the recorded checksum of every file.
+        on_progress: Called with the bytes read and the total bytes.
 
     Raises:
-        CheckpointError: There is none, or it is damaged. The text names the file.
+        CheckpointError: There is no checkpoint at `path`, or it is damaged. The message names the file.
     """
     with Checkpoint.open(path) as checkpoint:
         verified = checkpoint.verify(on_progress) if verify_checksums else None
@@ -75,7 +75,7 @@ def inspect_checkpoint(
 
 
 def _generation(checkpoint: Checkpoint) -> int | None:
-    """How many saves one beside the other have given the files their names; None for names that count none."""
+    """Return the generation in the shard names, which counts saves beside older shards; None if there is none."""
     found = {checkpoint.format.generation(name) for name in checkpoint.files}
     return found.pop() if len(found) == 1 else None
 
@@ -89,44 +89,45 @@ def _notes(checkpoint: Checkpoint, verified: bool) -> list[str]:
     notes = []
     if checkpoint.index is not None:
         where = "the index" if checkpoint.has_index else "the manifest in the file"
-        said, size = checkpoint.index.metadata.get("total_size"), sum(t.nbytes for t in checkpoint.values())
-        if said is not None and said != size:
-            notes.append(f"{where} says that the tensors have {said} bytes; they have {size}")
+        claimed, size = checkpoint.index.metadata.get("total_size"), sum(t.nbytes for t in checkpoint.values())
+        if claimed is not None and claimed != size:
+            notes.append(f"{where} records total_size {claimed}; the tensors have {size} bytes")
         facts = {
             "total_parameters": sum(prod(tensor.shape) for tensor in checkpoint.values()),
             "dtype": main_dtype(checkpoint),
         }
-        for key, fact in facts.items() if checkpoint.is_own else ():  # others count parameters in other ways
+        for key, fact in facts.items() if checkpoint.is_own else ():  # other programs count parameters differently
             if (claim := checkpoint.index.metadata.get(key)) is not None and claim != fact:
-                notes.append(f"{where} says {key} {printable_name(claim)}; the tensors have {fact}")
+                notes.append(f"{where} records {key} {printable_name(claim)}; the tensors have {fact}")
         extra = [name for name in checkpoint if name not in checkpoint.index.weight_map]
         if extra:
-            notes.append(f"in a file and not in the index: {truncated_list(extra)}")
+            notes.append(f"in a file but not in the index: {truncated_list(extra)}")
     recorded = checkpoint.recorded_non_finite
     if recorded and (verified or not checkpoint.is_changed):
-        notes.append(f"these held NaN or Inf when they were saved: {truncated_list(sorted(recorded))}")
+        notes.append(f"contained NaN or Inf when saved: {truncated_list(sorted(recorded))}")
     return notes
 
 
 def _surroundings(checkpoint: Checkpoint) -> list[str]:
-    """What else is in the directory that bears on it."""
+    """Return notes about other files in the directory that affect this checkpoint."""
     directory = checkpoint.entry.parent
     used = {checkpoint.entry.name, *checkpoint.files}
     notes = []
     for entry, files in weight_files(directory).items():
         if entry != checkpoint.entry.name:
-            notes.append(f"{entry} is another checkpoint in this directory; loaders take {checkpoint.entry.name}")
+            notes.append(f"{entry} is another checkpoint in this directory; loaders prefer {checkpoint.entry.name}")
         used |= set(files)
     stray = sorted(
         name for name in _names(directory) - used if any(f.generation(name) is not None for f in (SAFETENSORS, BIN))
     )
     if stray:
-        notes.append(f"no index names {truncated_list(stray)}")
+        notes.append(f"weight files that no index names: {truncated_list(stray)}")
     if is_touched(directory / STAGING):
-        notes.append("a save is under way here, or has died; the next one clears up after it")
+        notes.append("a save is in progress or was interrupted; the next save removes its leftovers")
     if config_update(None, directory, main_dtype(checkpoint)) is ConfigUpdate.DTYPE:
         notes.append(
-            f"config.json names another dtype than {main_dtype(checkpoint)}: transformers converts to that one"
+            f"most weights are {main_dtype(checkpoint)}; config.json names another dtype, to which transformers "
+            f"converts them"
         )
     return notes
 

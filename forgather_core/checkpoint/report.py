@@ -1,4 +1,4 @@
-"""What a load and a save did, in full: for people, for programs, as warnings."""
+"""Complete reports of a load or a save: as text, as plain data, and as warnings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..filesystem.wording import tensors, truncated_list
+from ..filesystem.printable import tensors, truncated_list
 from ..runtime.short_repr import Brief
 
 
 @dataclass(frozen=True)
 class MissingTensor:
-    """A tensor of the model that the checkpoint does not have, and what may explain it."""
+    """A tensor of the model that the checkpoint does not have, and a possible explanation."""
 
     name: str
     hint: str | None = None
@@ -21,7 +21,7 @@ class MissingTensor:
 
 @dataclass(frozen=True)
 class OtherShape:
-    """A tensor that has one shape in the checkpoint and another in the model."""
+    """A tensor whose shape in the checkpoint differs from its shape in the model."""
 
     name: str
     stored: tuple[int, ...]
@@ -30,21 +30,21 @@ class OtherShape:
 
 @dataclass(frozen=True, repr=False)
 class LoadReport(Brief):
-    """What was loaded. Buffers count as parameters do; names of one tensor are filled together.
+    """The result of a load. Buffers are treated like parameters; all names of a tied tensor are filled together.
 
     Args:
         path: The checkpoint.
-        loaded: The names of the model that were filled.
-        missing: Tensors of the model that are not in the checkpoint: they are as they were.
-        unexpected: Tensors of the checkpoint for which the model has no place.
-        other_shape: Tensors that were not loaded because of their shape.
-        non_finite: Tensors that were loaded and hold NaN or an infinity. None: nobody has looked (`assign`).
-        verified: Files whose SHA-256 was compared; None where that was not asked for.
-        unverified: Files that were to be verified, and of which no SHA-256 is known.
-        unused: Scales of activations in a quantized checkpoint, which dequantized weights do not need.
-        notes: How the checkpoint was read, a sentence each: names that were matched, weights that were dequantized.
-        warnings: What may be wrong beside the above, a sentence each.
-        tensors: How many tensors of the model were filled. A tied one has several names and counts once, as in a save.
+        loaded: Names in the model that were filled.
+        missing: Tensors of the model that are not in the checkpoint; they were left unchanged.
+        unexpected: Tensors of the checkpoint that the model does not have.
+        other_shape: Tensors that were not loaded because their shape differs.
+        non_finite: Tensors that were loaded and contain NaN or an infinity; None if this was not checked (`assign`).
+        verified: Files whose checksum was verified; None if that was not requested.
+        unverified: Files that were to be verified but have no recorded checksum.
+        unused: Activation scales of a quantized checkpoint, which dequantized weights do not need.
+        notes: How the checkpoint was read, one sentence each: matched names, dequantized weights.
+        warnings: Further possible problems, one sentence each.
+        tensors: Number of model tensors that were filled. A tied tensor counts once, as in a save.
     """
 
     path: Path
@@ -66,7 +66,7 @@ class LoadReport(Brief):
         return not (self.missing or self.unexpected or self.other_shape)
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the report as plain data."""
         return {
             "path": str(self.path),
             "loaded": self.tensors,
@@ -84,31 +84,31 @@ class LoadReport(Brief):
         }
 
     def problems(self) -> list[str]:
-        """A sentence for each kind of thing that was not as it should be; empty where all is well."""
+        """Return one sentence for each kind of problem; empty if there is none."""
         missing, other = [item.name for item in self.missing], [item.name for item in self.other_shape]
         kinds = (
             (missing, f"of the model missing from {self.path}"),
             (self.unexpected, f"of {self.path} not in the model"),
-            (other, f"of another shape in {self.path}"),
+            (other, f"of {self.path} with another shape than in the model"),
             (self.non_finite or (), f"loaded from {self.path} with NaN or Inf"),
         )
         found = [f"{tensors(len(names))} {what}: {truncated_list(names)}" for names, what in kinds if names]
         if self.unverified:
-            found.append(f"no checksum is recorded in {self.path} of {truncated_list(self.unverified)}")
+            found.append(f"{self.path} has no recorded checksum for {truncated_list(self.unverified)}")
         return [*found, *self.warnings]
 
 
 @dataclass(frozen=True, repr=False)
 class SaveReport(Brief):
-    """What was saved.
+    """The result of a save.
 
     Args:
         path: The directory.
         files: The weight files, and their index if there are several.
-        tensors: How many tensors, shared ones counted once.
-        bytes: Their size.
-        checksums: Checksum by weight file, as `ALGORITHM:HEX`.
-        notes: What a user must know, a sentence each.
+        tensors: Number of tensors; shared tensors count once.
+        bytes: Total size of the tensors.
+        checksums: Checksum of each weight file, as `ALGORITHM:HEX`.
+        notes: Information for the user, one sentence each.
     """
 
     path: Path
@@ -119,7 +119,7 @@ class SaveReport(Brief):
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the report as plain data."""
         return {
             "path": str(self.path),
             "files": list(self.files),

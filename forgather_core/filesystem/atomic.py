@@ -1,7 +1,7 @@
-"""Files and directories that are there whole or not at all. A kill at any instant leaves the old state or the new one.
+"""Create and replace files and directories atomically. A kill at any instant leaves the old state or the new one.
 
-A directory is written within a marked temporary directory beside its place (see `leftovers`), made durable, and takes
-its place by one rename. Temporaries of dead processes are swept by the next writer: the living hold a lock on theirs.
+A directory is written within a marked temporary directory beside its target (see `temporaries`), made durable, and
+moved to its target by one rename. The next writer sweeps temporaries of dead processes: live processes lock theirs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from .disk import make_directory, sync_directory, sync_tree
 from .locks import directory_lock
 from .paths import directory_errors, refuse_working_directory, resolved
-from .temporaries import Settle, discard, is_touched, make_temporary, replaced_by, replaced_name, sweep_stale
+from .temporaries import Recover, discard, is_touched, make_temporary, replaced_by, replaced_name, sweep_stale
 
 __all__ = [
     "carry",
@@ -37,16 +37,16 @@ _RENAME_EXCHANGE = 2
 
 
 @contextmanager
-def staging_directory(target: Path, *, settle: Settle | None = None) -> Iterator[Path]:
-    """A new, empty directory of the same name as `target`, on the same file system, removed at the end.
+def staging_directory(target: Path, *, recover: Recover | None = None) -> Iterator[Path]:
+    """Yield a new, empty directory of the same name as `target`, on the same file system; remove it at the end.
 
     Args:
-        target: What is being written.
-        settle: Called with the staging directory before it is removed, also by the next process if this one dies; if it
-            fails, the directory stays for the next one.
+        target: Path of what is being written.
+        recover: Called with the staging directory before it is removed, by the next process if this one dies. If it
+            fails, the directory is kept for the next process.
 
     Raises:
-        DirectoryError: It cannot be made, or the disk fails within the block.
+        DirectoryError: The directory cannot be created, or the disk fails within the block.
     """
     target = resolved(target)
     with directory_errors(target):
@@ -58,23 +58,23 @@ def staging_directory(target: Path, *, settle: Settle | None = None) -> Iterator
             yield staging
         finally:
             os.close(descriptor)
-            discard(place, target, settle)
+            discard(place, target, recover)
 
 
 @contextmanager
 def new_directory(target: Path, refuse: Callable[[], None]) -> Iterator[Path]:
-    """A staging directory that takes the place of `target`, whole, when the block ends well.
+    """Yield a staging directory that replaces `target` when the block ends without an exception.
 
     Args:
-        target: Its place; its parents are made.
-        refuse: Raises where something is in the way; called while nobody else can write there.
+        target: Final path; missing parents are created.
+        refuse: Raises if something is in the way; called while no other process can write there.
 
     Raises:
         DirectoryError: The operating system refuses, or `target` is the working directory.
     """
     refuse_working_directory(target)
     with directory_lock(target):
-        sweep_stale(target)  # first: it may bring back what a dead process was replacing
+        sweep_stale(target)  # first: it may restore what a dead process was replacing
         refuse()
         with staging_directory(target) as staging:
             yield staging
@@ -82,18 +82,18 @@ def new_directory(target: Path, refuse: Callable[[], None]) -> Iterator[Path]:
 
 
 def replace_directory(staging: Path, target: Path, *, known: Collection[str] | None = None) -> None:
-    """Put `staging` in the place of `target`, which may exist, durably.
+    """Move `staging` to `target`, which may exist, durably.
 
-    On return the new directory is on disk under its name. What stood there is removed afterwards.
+    On return the new directory is on disk under its name. The replaced directory is removed afterwards.
 
     Args:
         staging: The new directory, from `staging_directory(target)`.
-        target: Its place.
-        known: The entries of `target` when its files were carried over, `FOLDER/NAME` within folders. What other
-            processes have written there since is brought along; without this, nothing is.
+        target: Its final path.
+        known: The entries of `target` when its files were carried over, `FOLDER/NAME` within folders. Entries that
+            other processes have added since are moved into the new directory; with None, nothing is.
 
     Raises:
-        DirectoryError: The operating system refuses; `target` is as it was.
+        DirectoryError: The operating system refuses; `target` is unchanged.
     """
     target = resolved(target)
     with directory_errors(target):
@@ -102,46 +102,46 @@ def replace_directory(staging: Path, target: Path, *, known: Collection[str] | N
             staging.rename(target)
             sync_directory(target.parent)
             return
-        _take_after(target, staging)
+        _copy_permissions(target, staging)
         if not _exchange(staging, target):
-            # No such call here: between these two renames only the old one exists, and discard() puts it back.
+            # Without the exchange call, only the old directory exists between the renames; discard() restores it.
             old = staging.parent / replaced_name(target)
             target.rename(old)
             staging.rename(target)
             staging = old
         if known is not None:
-            _rescue(staging, target, known)
+            _move_new_entries(staging, target, known)
         sync_directory(target.parent)
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _take_after(old: Path, new: Path) -> None:
-    """Give a directory the permissions of the one that it replaces, and its owner as far as the system lets us."""
+def _copy_permissions(old: Path, new: Path) -> None:
+    """Give a directory the permissions of the one that it replaces, and its owner if the system allows it."""
     found = old.stat()
     with suppress(OSError):
         os.chown(new, found.st_uid, found.st_gid)
     new.chmod(stat.S_IMODE(found.st_mode))
 
 
-def _rescue(old: Path, new: Path, known: Collection[str]) -> None:
-    """Move what others have written into `old` while it was being replaced, and pipes that could not be linked."""
+def _move_new_entries(old: Path, new: Path, known: Collection[str]) -> None:
+    """Move entries that others added to `old` while it was being replaced, and pipes that could not be linked."""
     for entry in old.iterdir():
         there = new / entry.name
         if (entry.name not in known or _is_special(entry)) and not os.path.lexists(there):
             entry.rename(there)
         elif entry.is_dir() and not entry.is_symlink() and there.is_dir():
             inside = f"{entry.name}/"
-            _rescue(entry, there, {name.removeprefix(inside) for name in known if name.startswith(inside)})
+            _move_new_entries(entry, there, {name.removeprefix(inside) for name in known if name.startswith(inside)})
 
 
 def _is_special(path: Path) -> bool:
-    """Whether it is a pipe, a socket or a device."""
+    """Return whether a path is a pipe, a socket or a device."""
     mode = path.lstat().st_mode
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two directories in one step; False where the system has no such call."""
+    """Swap two directories in one step; return False if the system has no such call."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -154,13 +154,13 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def carry_over(old: Path, staging: Path, names: Iterable[str]) -> None:
-    """Bring entries of `old` into `staging` under the same names, each as `carry` does."""
+    """Carry entries of `old` over into `staging` under the same names; see `carry`."""
     for name in names:
         carry(old / name, staging / name)
 
 
 def carry(source: Path, destination: Path) -> None:
-    """Bring a file or directory along without opening it: files by hard link where that works, links as links.
+    """Carry a file or directory over without opening it: files as hard links if possible, links as links.
 
     A pipe, socket or device that cannot be linked is left out; `replace_directory` moves it.
     """

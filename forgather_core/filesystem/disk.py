@@ -1,4 +1,4 @@
-"""Single files and directories as the system has them: read and written to the end, made durable, removed."""
+"""Single files and directories: read and write completely, make durable, remove."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 from .posix import CLOEXEC, NOFOLLOW, UNBLOCKED
 
-_WRITE_CHUNK = 32 * 2**20  # bytes: one call of the system takes at most 2 GiB
+_WRITE_CHUNK = 32 * 2**20  # bytes: one system call writes at most 2 GiB
 _READ_CHUNK = 4 * 2**20  # bytes
-_SYNCED_TOGETHER = 64  # files that are open at a time
-_SYNC_FILE_RANGE_WRITE = 2  # of Linux
-_NOT_REGULAR = "it is no regular file"
+_SYNCED_TOGETHER = 64  # files that are open at the same time
+_SYNC_FILE_RANGE_WRITE = 2  # Linux
+_NOT_REGULAR = "it is not a regular file"
 
 
 def remove_files(files: Iterable[Path]) -> None:
-    """Remove files whose names are gone on return; their space is freed meanwhile, which takes time for large ones."""
+    """Remove files. Their names are gone on return; their space is freed in the background, which takes time."""
     held = []
     for file in files:
         with suppress(OSError):
@@ -33,7 +33,7 @@ def remove_files(files: Iterable[Path]) -> None:
 
 
 def forget_pages(files: Iterable[Path]) -> None:
-    """Let the system drop what it holds in memory of files that are to be replaced: the new ones get those pages."""
+    """Let the system drop cached pages of files that are about to be replaced, to free them for the new files."""
     for file in files:
         with suppress(OSError, AttributeError):
             descriptor = open_regular(file)
@@ -49,7 +49,7 @@ def _close_all(descriptors: Iterable[int]) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and those above it that are missing, durably."""
+    """Create a directory and its missing parents, durably."""
     path = path.resolve()
     missing = [parent for parent in (path, *path.parents) if not parent.exists()]
     for parent in reversed(missing):
@@ -57,25 +57,25 @@ def make_directory(path: Path) -> None:
         sync_directory(parent.parent)
 
 
-class UnsuitableFile(OSError):  # noqa: N818 - it names the file, as FileNotFoundError does
-    """A file that is there, but is not a regular one or is too large. Its text is a reason, without the path."""
+class UnsuitableFile(OSError):  # noqa: N818 - named like FileNotFoundError
+    """A file exists, but is not a regular file or is too large. The message is a reason, without the path."""
 
     def __str__(self) -> str:
         return str(self.strerror)
 
 
 def open_regular(path: Path, *, follow: bool = True) -> int:
-    """A descriptor to read a regular file with. Nothing else is opened, so that no pipe or device can block.
+    """Return a descriptor to read a regular file. Nothing else is opened, so that no pipe or device can block.
 
     Args:
         path: The file.
-        follow: Whether a symbolic link is followed; otherwise it is refused.
+        follow: Whether to follow a symbolic link; otherwise it is refused.
 
     Raises:
-        UnsuitableFile: It is not a regular file (EINVAL).
-        OSError: It is missing or cannot be read.
+        UnsuitableFile: The path is not a regular file (EINVAL).
+        OSError: The file is missing or cannot be read.
     """
-    if not stat.S_ISREG(path.stat(follow_symlinks=follow).st_mode):  # before opening: some devices act on that
+    if not stat.S_ISREG(path.stat(follow_symlinks=follow).st_mode):  # before opening, which affects some devices
         raise UnsuitableFile(errno.EINVAL, _NOT_REGULAR, str(path))
     links = 0 if follow else NOFOLLOW
     descriptor = os.open(path, os.O_RDONLY | UNBLOCKED | CLOEXEC | links)
@@ -90,12 +90,12 @@ def read_regular(path: Path, limit: int, *, follow: bool = True) -> bytes:
 
     Args:
         path: The file.
-        limit: Largest size that is read, in bytes.
+        limit: Maximum size in bytes.
         follow: As in `open_regular`.
 
     Raises:
-        UnsuitableFile: It is not a regular file (EINVAL), or is larger than `limit` (EFBIG).
-        OSError: It is missing or cannot be read.
+        UnsuitableFile: The path is not a regular file (EINVAL), or the file is larger than `limit` (EFBIG).
+        OSError: The file is missing or cannot be read.
     """
     descriptor = open_regular(path, follow=follow)
     try:
@@ -108,40 +108,40 @@ def read_regular(path: Path, limit: int, *, follow: bool = True) -> bytes:
             data += part
     finally:
         os.close(descriptor)
-    raise UnsuitableFile(errno.EFBIG, f"it has more than the {limit:,} bytes that are read", str(path))
+    raise UnsuitableFile(errno.EFBIG, f"it is larger than the supported {limit:,} bytes", str(path))
 
 
 def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
-    """Fill `memory` with the bytes of a file from `offset` on.
+    """Fill `memory` with the bytes of a file, starting at byte `offset`.
 
     Raises:
-        OSError: The disk fails, or the file ends before (EIO): it has been truncated since its size was looked at.
+        OSError: The disk fails, or the file ends too early (EIO) because it was truncated after it was opened.
     """
     while memory.nbytes:
         count = os.preadv(descriptor, [memory], offset)
         if count == 0:
-            raise OSError(errno.EIO, "it ends too early: something has truncated it")
+            raise OSError(errno.EIO, "it ends too early: it was truncated while it was open")
         memory, offset = memory[count:], offset + count
 
 
 def read_bytes(descriptor: int, count: int, offset: int) -> bytes:
-    """`count` bytes of a file from `offset` on; raises as `read_into`."""
+    """Return `count` bytes of a file, starting at byte `offset`; raises like `read_into`."""
     data = bytearray(count)
     read_into(descriptor, memoryview(data), offset)
     return bytes(data)
 
 
 def write_fully(descriptor: int, memory: memoryview) -> None:
-    """Append all of `memory` to a file; a disk that takes only part of it raises OSError at the next part."""
+    """Append all of `memory` to a file. Raise OSError if the disk cannot take all of it."""
     while memory.nbytes:
         memory = memory[os.write(descriptor, memory[:_WRITE_CHUNK]) :]
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a full disk leaves what stood there. A link stays, and its target is replaced.
+    """Write a file atomically: a full disk leaves the old content. A link is kept, and its target is replaced.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     path = path.resolve()
     old = path.stat() if path.exists() else None
@@ -164,12 +164,12 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def start_writeback(descriptor: int, offset: int, count: int) -> None:
-    """Let the disk begin to take part of a file that has been written, where the system can be asked to.
+    """Start writing a part of a file to the disk, if the system supports it.
 
     Args:
         descriptor: The file.
         offset: First byte of the part.
-        count: Its length in bytes; 0 for all up to the end.
+        count: Length in bytes; 0 for everything up to the end.
     """
     if (start := _writeback()) is not None:
         start(descriptor, offset, count, _SYNC_FILE_RANGE_WRITE)
@@ -177,7 +177,7 @@ def start_writeback(descriptor: int, offset: int, count: int) -> None:
 
 @cache
 def _writeback() -> Any:
-    import ctypes  # help pages need no system calls
+    import ctypes  # imported here because help pages make no system calls
 
     function = getattr(ctypes.CDLL(None), "sync_file_range", None) if os.name == "posix" else None
     if function is not None:
@@ -208,12 +208,12 @@ def sync_tree(root: Path) -> None:
 
 
 def _sync_files(paths: Iterable[Path]) -> None:
-    """Make files durable: the disk begins with all of them before one is waited for."""
+    """Make files durable. Writeback of all of them starts before the first one is waited for."""
     descriptors = []
     try:
         for path in paths:
-            # Files of others are links here, whose content is on disk as far as they saw to it: a pipe, or a file that
-            # may not be read, is no reason to fail.
+            # Other programs' files are hard links here, which they made durable themselves if necessary: a pipe or an
+            # unreadable file is no reason to fail.
             with suppress(UnsuitableFile, PermissionError):
                 descriptors.append(open_regular(path, follow=False))
         for descriptor in descriptors:

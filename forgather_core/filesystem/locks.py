@@ -1,4 +1,4 @@
-"""Locks of directories: one process at a time, released by its death."""
+"""Locks of directories, each held by one process at a time and released when the process dies."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from .disk import make_directory
 from .paths import directory_errors, resolved, short
 from .posix import CLOEXEC, NOFOLLOW, UNBLOCKED, lock_file, require_posix
 
-_WAIT_NOTICE = 1.0  # seconds before a waiting process says so
+_WAIT_NOTICE = 1.0  # seconds before a waiting process reports it
 
 
 def lock_of(target: Path) -> Path:
-    """The lock file of a resolved target: `.NAME.lock` beside it."""
+    """Return the lock file of a resolved target: `.NAME.lock` beside it."""
     return target.parent / f".{short(target.name)}.lock"
 
 
 @contextmanager
 def directory_lock(target: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold `target` alone: one process after the other. Death releases the lock.
+    """Lock `target` for this process. The death of the process releases the lock.
 
     Args:
-        target: The directory, there or not.
-        on_wait: Called once, after a second, while another process holds it.
+        target: The directory, which may not exist.
+        on_wait: Called once, after a second of waiting for another process.
 
     Raises:
         ForgatherError: The system has no locks.
-        DirectoryError: The lock file beside `target` cannot be made, or something that is not a regular file is there.
+        DirectoryError: The lock file beside `target` cannot be created, or is not a regular file.
     """
     require_posix("writing model directories and checkpoints")
     path = lock_of(resolved(target))
@@ -43,8 +43,8 @@ def directory_lock(target: Path, *, on_wait: Callable[[], None] | None = None) -
     try:
         yield
     finally:
-        # Unlinked while held: a process that waits for it sees that and makes a new one. Ours is always empty, so a
-        # file with content is a user's file of that name and stays.
+        # Unlinked while locked: a waiting process notices and creates a new lock file. Our lock file is always empty,
+        # so one with content is a user's file of that name and is kept.
         with suppress(OSError):
             if os.fstat(descriptor).st_size == 0 and _is_same(path, descriptor):
                 path.unlink()
@@ -72,10 +72,10 @@ def _locked(path: Path, on_wait: Callable[[], None] | None) -> int:
 
 
 def _open(path: Path) -> int:
-    """Open or create a lock. Links are not followed: a dangling one would create its target."""
+    """Open or create a lock file. Links are not followed: a dangling link would create its target."""
     flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | UNBLOCKED | CLOEXEC
     with suppress(FileNotFoundError):
-        if not stat.S_ISREG(path.lstat().st_mode):  # before opening: some devices act on that
+        if not stat.S_ISREG(path.lstat().st_mode):  # before opening, which affects some devices
             raise _in_the_way(path)
     try:
         descriptor = os.open(path, flags, 0o666)
@@ -90,7 +90,7 @@ def _open(path: Path) -> int:
 
 
 def _in_the_way(path: Path) -> DirectoryError:
-    return DirectoryError(f"{path} is in the way of a lock, because it is not a regular file: move or remove it")
+    return DirectoryError(f"{path} must be a regular file, because it is used as a lock: move or remove it")
 
 
 def _is_same(path: Path, descriptor: int) -> bool:

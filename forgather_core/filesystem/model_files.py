@@ -1,4 +1,4 @@
-"""Check the files of a model directory before transformers opens them, which knows no limits."""
+"""Check the files of a model directory before transformers opens them without limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BYTE_ORDER_MARK = "\ufeff"
 
 TEXT_BYTES = 16_000_000  # a YAML file, a chat template, a source
 
-# JSON that transformers parses with Python's recursive parser.
+# JSON files that transformers parses with Python's recursive parser.
 _PARSED = frozenset(
     {
         "config.json",
@@ -35,7 +35,7 @@ _PARSED = frozenset(
         "vocab.json",
     }
 )
-# What transformers may open, other than weights and their indexes.
+# Suffixes of files that transformers may open, other than weights and their indexes.
 _READ = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".bpe", ".py")
 TEMPLATES = (
     "additional_chat_templates"  # transformers' name; Forgather writes into no other subdirectory of a model directory
@@ -46,24 +46,24 @@ _LARGE = (".txt", ".model", ".tiktoken", ".spm", ".bpe")  # vocabularies
 
 
 def read_text(file: Path, limit: int = TEXT_BYTES) -> str:
-    """Return the text of a file that anybody may have written, without a byte order mark.
+    """Return the text of an untrusted file, without a byte order mark.
 
     Raises:
-        OSError: It is missing, or not a regular file, or larger than `limit` bytes, or cannot be read.
-        UnicodeDecodeError: It is not UTF-8.
+        OSError: The file is missing, not a regular file, larger than `limit` bytes, or cannot be read.
+        UnicodeDecodeError: The file is not UTF-8.
     """
     return read_regular(file, limit).decode("utf-8-sig")
 
 
 @contextmanager
 def without_marks(directory: Path) -> Iterator[Path]:
-    """Yield a directory that transformers can read: it takes no JSON that begins with a byte order mark.
+    """Yield a directory that transformers can read: it does not accept JSON that begins with a byte order mark.
 
     Args:
-        directory: A directory of a tokenizer, checked by `check_files`.
+        directory: A tokenizer directory, checked by `check_files`.
 
     Yields:
-        The directory itself, or a temporary copy of its small files without the marks.
+        The directory itself, or a temporary copy of its small files without byte order marks.
     """
     names = [name.relative_to(directory) for name in (*directory.iterdir(), *directory.glob(f"{TEMPLATES}/*.jinja"))]
     names = [name for name in names if name.suffix in _READ and (directory / name).is_file()]
@@ -88,7 +88,7 @@ def _is_marked(file: Path) -> bool:
 
 
 def skip_unsuitable(patterns: Sequence[str]) -> Callable[[str, list[str]], set[str]]:
-    """Return what `shutil.copytree` ignores: names of these patterns, and what is not a regular file or too large."""
+    """Return an `ignore` function for `shutil.copytree`: names that match `patterns`, special files, large files."""
     by_name = shutil.ignore_patterns(*patterns)
 
     def ignored(directory: str, names: list[str]) -> set[str]:
@@ -108,11 +108,11 @@ def skip_unsuitable(patterns: Sequence[str]) -> Callable[[str, list[str]], set[s
 
 
 def check_files(directory: Path, error: type[ForgatherError]) -> None:
-    """Check what transformers reads of a model directory: regular files of a sensible size, JSON within limits.
+    """Check the files that transformers reads from a model directory: regular, of a sensible size, JSON within limits.
 
     Args:
-        directory: The directory. One that does not exist passes: whoever reads it says so better.
-        error: Raised with one line that names the file.
+        directory: The directory. A missing one passes, because its reader reports it better.
+        error: Raised with a one-line message that names the file.
     """
     try:
         names = sorted(os.listdir(directory))  # noqa: PTH208 - names are all that is needed
@@ -123,7 +123,7 @@ def check_files(directory: Path, error: type[ForgatherError]) -> None:
             continue
         try:
             _check_file(directory / name)
-        except FileNotFoundError:  # a dangling link is a missing file
+        except FileNotFoundError:  # a dangling link counts as a missing file
             continue
         except (OSError, ValueError) as reason:
             text = printable(shortened(str(getattr(reason, "strerror", None) or reason), 300))
@@ -143,5 +143,5 @@ def _check_file(file: Path) -> None:
     large = is_tokenizer(file.name) or file.name.endswith(_LARGE)
     limit = TOKENIZER_BYTES if large else TEXT_BYTES
     if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
-        read_regular(file, limit)  # says which
+        read_regular(file, limit)  # raises with the reason
         raise UnsuitableFile(0, "it has changed", str(file))

@@ -1,4 +1,4 @@
-"""Paths as people type them, and the names that Forgather makes of them."""
+"""Paths as users type them, and the names that Forgather derives from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import DirectoryError
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """With `~` expanded where there is such a home; left alone where there is none."""
+    """Return a path with `~` expanded, or unchanged if there is no such home directory."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -19,34 +19,34 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def resolved(target: Path) -> Path:
-    """The place itself: a link is followed, so that the link stays and what it names is replaced.
+    """Return the real path of a target: a link is followed, so that the link is kept and its target is replaced.
 
     Raises:
-        DirectoryError: The path is a loop of symbolic links, or is relative to a working directory that is gone.
+        DirectoryError: The path is a loop of symbolic links, or is relative to a removed working directory.
     """
     try:
         return expanded(target).resolve()
     except FileNotFoundError:  # from os.getcwd(): a path need not exist
-        raise DirectoryError("the working directory has been removed: change to another one") from None
+        raise DirectoryError("the working directory has been removed: change to another directory") from None
     except (OSError, RuntimeError):  # Python below 3.13 raises RuntimeError for a loop
         raise DirectoryError(f"{target} is a loop of symbolic links: remove it or choose another path") from None
 
 
 def refuse_unsuitable_place(target: Path) -> None:
-    """Refuse a place for a new model or tokenizer directory that cannot be used, before any work.
+    """Refuse an unusable path for a new model or tokenizer directory, before any work.
 
     Raises:
-        DirectoryError: It is a loop of links, is not UTF-8, or would take the place of the working directory.
+        DirectoryError: The path is a loop of links, is not UTF-8, or would replace the working directory.
     """
     try:
         str(resolved(target)).encode()
     except UnicodeEncodeError:  # the tokenizers library opens only files with such a path
-        raise DirectoryError(f"{resolved(target)} is not UTF-8, as the path of a model must be") from None
+        raise DirectoryError(f"{resolved(target)} must be UTF-8, to be the path of a model: rename it") from None
     refuse_working_directory(target)
 
 
 def refuse_working_directory(target: Path) -> None:
-    """Refuse to replace the working directory or one that contains it: the shell would be in a removed directory.
+    """Refuse to replace the working directory or a parent of it: the shell would be left in a removed directory.
 
     Raises:
         DirectoryError: `target` is such a directory.
@@ -60,13 +60,13 @@ def refuse_working_directory(target: Path) -> None:
 
 
 def short(name: str) -> str:
-    """The part of a name that temporary names keep: they are longer, and 255 bytes are the limit."""
+    """Return the part of a name that temporary names include: they are longer, and the limit is 255 bytes."""
     return name[:200]
 
 
 @contextmanager
 def directory_errors(target: Path) -> Iterator[None]:
-    """Raise what the operating system refuses as a DirectoryError that names `target`."""
+    """Raise errors of the operating system as a DirectoryError that names `target`."""
     try:
         yield
     except OSError as error:

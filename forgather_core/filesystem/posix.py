@@ -1,7 +1,7 @@
-"""What POSIX systems have and Windows lacks.
+"""Functions of POSIX systems that Windows lacks.
 
 Every module imports on Windows, and definitions can be listed, shown and estimated there. Writing model directories and
-reading weights requires locks and positioned reads, and is refused.
+reading weights requires file locks and positioned reads, and is refused.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# Flags of os.open; 0 where the system has no such flag.
+# Flags of os.open; 0 if the system does not have the flag.
 CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-# Neither a pipe without a writer nor a terminal holds up who opens it, and bytes are read as they are.
+# Opening a pipe without a writer or a terminal does not block, and bytes are read unchanged.
 UNBLOCKED = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 
-_DESCRIPTORS = 512  # of a process on Windows, at least
+_DESCRIPTORS = 512  # minimum for a process on Windows
 
 
 def require_posix(what: str) -> None:
-    """Refuse what this system cannot do.
+    """Refuse an operation that this system does not support.
 
     Args:
-        what: A noun phrase, the subject of the message.
+        what: The operation as a noun phrase, the subject of the message.
 
     Raises:
         ForgatherError: The system has no POSIX locks.
@@ -40,26 +40,26 @@ def require_posix(what: str) -> None:
 
 
 def lock_file(descriptor: int, *, wait: bool = False) -> None:
-    """Lock an open file or directory for this process alone, until the descriptor is closed.
+    """Lock an open file or directory exclusively, until the descriptor is closed.
 
     Raises:
-        BlockingIOError: Another process holds it, and `wait` is False.
+        BlockingIOError: Another process holds the lock, and `wait` is False.
         OSError: The file system has no locks.
     """
     fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def descriptor_limit() -> int:
-    """How many files this process may have open."""
+    """Return the maximum number of files that this process may have open."""
     if fcntl is None:
         return _DESCRIPTORS
-    import resource  # help pages need no limits
+    import resource  # imported here because help pages do not need it
 
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def peak_memory() -> int:
-    """Largest resident size of this process since it began, in bytes."""
+    """Return the peak resident memory of this process in bytes."""
     import resource
 
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

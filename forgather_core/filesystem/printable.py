@@ -1,30 +1,62 @@
-"""Make text of unknown origin safe to print: no control characters, and no more of it than a person reads."""
+"""Make untrusted text safe to print: control characters escaped, long text shortened, reports as strict JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 LONGEST_LINE = 4000  # characters of an error or a note
+_LONGEST_NAME = 120  # characters
+_LISTED = 3  # names in a list
 
-# Printable by Unicode, but blank or without width.
+# Printable according to Unicode, but blank or without width.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Return `text` with every character escaped that does not show as itself.
+    r"""Return `text` with all characters escaped that are not displayed as themselves.
 
     Control characters (C0, C1, DEL), line and paragraph separators, bidirectional and other format characters,
     surrogates and unassigned characters become `\x1b`, `\u202e` and so on.
 
     Args:
         text: Any text.
-        keep: Characters that stay as they are, such as a newline.
+        keep: Characters that are not escaped, such as a newline.
     """
     if text.isprintable() and _INVISIBLE.isdisjoint(text):
         return text
     return "".join(c if c in keep or (c.isprintable() and c not in _INVISIBLE) else _escaped(c) for c in text)
+
+
+def printable_name(name: object) -> str:
+    """Return a name of unknown origin for a message: `printable`, and truncated to 120 characters."""
+    text = str(name)
+    return printable(text[:_LONGEST_NAME]) + ("..." if len(text) > _LONGEST_NAME else "")
+
+
+def truncated_list(names: Sequence[object]) -> str:
+    """Return the first three names and the number of the others: `a, b, c and 5 more`."""
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return ", ".join(map(printable_name, names[:_LISTED])) + more
+
+
+def tensors(count: int) -> str:
+    """Return a count of tensors: `1 tensor`, `3 tensors`."""
+    return "1 tensor" if count == 1 else f"{count} tensors"
+
+
+def shape_of(shape: Iterable[int]) -> str:
+    """Return a shape as text: `16 x 8`."""
+    return printable_name(" x ".join(map(str, shape)) or "scalar")
+
+
+def dtype_of(dtype: torch.dtype) -> str:
+    """Return a dtype as text: `float32`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _escaped(character: str) -> str:
@@ -32,21 +64,21 @@ def _escaped(character: str) -> str:
 
 
 def shortened(text: str, longest: int = LONGEST_LINE) -> str:
-    """Return the first `longest` characters of `text`, and how many are left out."""
+    """Return the first `longest` characters of `text`, and the number of omitted characters."""
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text) - longest:,} more characters)"
 
 
 def one_line(text: str) -> str:
-    """Return a message as one printable line of at most `LONGEST_LINE` characters (more where they are escaped)."""
+    """Return a message as one printable line of at most `LONGEST_LINE` characters (more if some are escaped)."""
     return printable(" ".join(shortened(text, 8 * LONGEST_LINE).split()))[: LONGEST_LINE + 100]
 
 
 def to_json(report: Mapping[str, Any], *, indent: int | None = 2) -> str:
     """Return a report as strict JSON in ASCII.
 
-    Numbers that JSON does not have become the texts "NaN", "Infinity" and "-Infinity".
+    Non-finite numbers become the strings "NaN", "Infinity" and "-Infinity".
     """
-    import json  # not for a help page
+    import json  # imported here because help pages do not need it
 
     return json.dumps(_finite(report), indent=indent, allow_nan=False, default=str)
 

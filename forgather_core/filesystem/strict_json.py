@@ -1,4 +1,4 @@
-"""Strict JSON of unknown origin: limits on size and nesting, no name twice in one object, no NaN."""
+"""Parse untrusted JSON strictly: limits on size and nesting, no duplicate names in an object, no NaN."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from .disk import read_regular
 from .printable import printable, shortened
 
-LIMIT = 100_000_000  # bytes; the safetensors format has the same bound for its header
-DEPTH = 100  # objects and lists within each other
+LIMIT = 100_000_000  # bytes; the safetensors format has the same limit for its header
+DEPTH = 100  # levels of nested objects and lists
 VALUES = 1_500_000  # a value may take 300 bytes of memory
 
 CONFIG_BYTES = 16_000_000
 CONFIG_BRACKETS = 400_000
 CONFIG_VALUES = 1_000_000
 TOKENIZER_BYTES = 64_000_000
-TOKENIZER_BRACKETS = 2_000_000  # a merge of two tokens is a list
+TOKENIZER_BRACKETS = 2_000_000  # each merge of two tokens is a list
 TOKENIZER_VALUES = 4_000_000
 
 
@@ -28,23 +28,23 @@ def parse_object(
 
     Args:
         data: The text.
-        brackets: How many objects and lists there may be: each takes far more memory than it has text.
-        values: How many values there may be.
+        brackets: Maximum number of objects and lists, each of which takes far more memory than its text.
+        values: Maximum number of values.
         infinite: Accept `Infinity` and `-Infinity`, which transformers 4 writes into some configurations.
-        depth: How many objects and lists may contain each other; None for as many as Python parses.
+        depth: Maximum depth of nested objects and lists; None for as many as Python parses.
 
     Raises:
-        ValueError: It is not a JSON object, or it is beyond a limit, or a name occurs twice in one object. The text is
-            a reason.
+        ValueError: The text is not a JSON object, exceeds a limit, or has a duplicate name in an object. The message
+            is a reason.
     """
-    import json  # not for a help page
+    import json  # imported here because help pages do not need it
 
     if len(data) > LIMIT:
-        raise ValueError(f"{len(data):,} bytes of JSON are more than the {LIMIT:,} allowed")
+        raise ValueError(f"its {len(data):,} bytes of JSON exceed the limit of {LIMIT:,}")
     if data.count(b"[") + data.count(b"{") > brackets:
-        raise ValueError("it has more lists and objects than it can have use for")
+        raise ValueError("it has more lists and objects than such a file needs")
     if data.count(b",") > values:
-        raise ValueError("it has more values than it can have use for")
+        raise ValueError("it has more values than such a file needs")
     try:
         content = json.loads(
             data.decode("utf-8"),
@@ -58,7 +58,7 @@ def parse_object(
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON ({error.msg} at byte {error.pos})") from None
     if not isinstance(content, dict):
-        raise ValueError("it is not a JSON object")  # noqa: TRY004 - the content is wrong, not a type of the program
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - the content is wrong, not a Python type
     if depth is not None:
         check_depth(content, depth)
     return content
@@ -68,7 +68,7 @@ def check_depth(value: Any, depth: int = DEPTH) -> None:
     """Check how deeply objects and lists are nested.
 
     Raises:
-        ValueError: They are nested more than `depth` deep. The text is a reason.
+        ValueError: They are nested more than `depth` levels deep. The message is a reason.
     """
     level = [value]
     for _ in range(depth + 1):
@@ -87,16 +87,16 @@ def read_object(file: Path) -> dict[str, Any]:
     """Read a JSON file of a model directory, such as config.json.
 
     Raises:
-        OSError: It is missing, or not a regular file, or too large, or cannot be read.
-        ValueError: Its content is not a JSON object, or is beyond the limits. The text is a reason.
+        OSError: The file is missing, not a regular file, too large, or cannot be read.
+        ValueError: The content is not a JSON object, or exceeds the limits. The message is a reason.
     """
     return parse_file(file)[1]
 
 
 def parse_file(file: Path) -> tuple[bytes, dict[str, Any]]:
-    """Return the bytes of a JSON file of a model directory, without a byte order mark, and its content.
+    """Return the bytes of a JSON file of a model directory, without a byte order mark, and its parsed content.
 
-    Raises as `read_object`.
+    Raises like `read_object`.
     """
     large = is_tokenizer(file.name)
     data = read_regular(file, TOKENIZER_BYTES if large else CONFIG_BYTES).removeprefix(BOM_UTF8)
@@ -111,7 +111,7 @@ def parse_file(file: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def is_tokenizer(name: str) -> bool:
-    """Whether a JSON file of this name holds a vocabulary, which is larger than a configuration."""
+    """Return whether a JSON file of this name contains a vocabulary, which is larger than a configuration."""
     return name in {"tokenizer.json", "vocab.json"}
 
 
@@ -125,7 +125,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _only_infinity(name: str) -> float:

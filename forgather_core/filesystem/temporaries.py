@@ -1,8 +1,8 @@
-"""Temporary directories beside a target, the mark that they carry, and what is done about those of dead processes.
+"""Marked temporary directories beside a target, and recovery from those of dead processes.
 
-A temporary directory `.NAME.tmp-PID-RANDOM` holds a directory NAME, which is written and renamed away, and an empty
+A temporary directory `.NAME.tmp-PID-RANDOM` contains a directory NAME, which is written and renamed away, and an empty
 file whose name contains the inode of the temporary directory. Nothing is removed without this mark: a user's directory
-never has it, nor does a copy or an unpacked archive. The mark is made first and removed last, so that a kill at any
+never has it, nor does a copy or an unpacked archive. The mark is created first and removed last, so that a kill at any
 instant leaves a directory that is either marked or empty.
 """
 
@@ -21,21 +21,21 @@ from .locks import lock_of
 from .paths import resolved, short
 from .posix import CLOEXEC, DIRECTORY, lock_file, require_posix
 
-Settle = Callable[[Path], None]
+Recover = Callable[[Path], None]
 
 _REPLACED = ".replaced"  # suffix of a target that was moved into the temporary directory of its replacement
 _log = logging.getLogger(__name__)
 
 
 def make_temporary(target: Path) -> tuple[Path, int]:
-    """Make a marked temporary directory beside a resolved target.
+    """Create a marked temporary directory beside a resolved target.
 
     Returns:
-        The directory, and a descriptor that holds its lock while this process lives.
+        The directory, and a descriptor that holds its lock while this process is alive.
 
     Raises:
         ForgatherError: The system has no locks.
-        OSError: It cannot be made.
+        OSError: The directory cannot be created.
     """
     require_posix("writing directories")
     place = target.parent / f".{short(target.name)}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
@@ -53,44 +53,44 @@ def make_temporary(target: Path) -> tuple[Path, int]:
 
 
 def mark_of(place: Path) -> Path:
-    """The mark of a temporary directory. Its name holds the inode, so that a copy of the directory is not marked."""
+    """Return the mark of a temporary directory. Its name contains the inode, so that a copy is not marked."""
     return place / f".forgather-temporary-{place.stat().st_ino}"
 
 
 def is_marked(place: Path) -> bool:
-    """Whether Forgather made this temporary directory."""
+    """Return whether Forgather created this temporary directory."""
     return place.is_dir() and not place.is_symlink() and os.path.lexists(mark_of(place))
 
 
 def replaced_name(target: Path) -> str:
-    """The name of a replaced target in the temporary directory of its replacement, where exchanging is not possible."""
+    """Return the name of a replaced target in the temporary directory, on systems that cannot exchange directories."""
     return short(target.name) + _REPLACED
 
 
-def discard(place: Path, target: Path, settle: Settle | None) -> None:
-    """Settle a temporary directory and remove it, if it is marked or empty.
+def discard(place: Path, target: Path, recover: Recover | None) -> None:
+    """Recover from a temporary directory and remove it, if it is marked or empty.
 
     Args:
-        place: The temporary directory. Nothing of an unmarked one is removed.
-        target: The resolved target that it stands beside.
-        settle: Called first with the directory that was being written.
+        place: The temporary directory. Nothing is removed from an unmarked one.
+        target: The resolved target beside it.
+        recover: Called first with the directory that was being written.
     """
     marked = is_marked(place)
     try:
         if marked and (old := place / replaced_name(target)).is_dir() and not os.path.lexists(target):
             old.rename(target)  # the process died between two renames
-        written = place / target.name if marked else place  # the releases before the mark wrote right there
-        if settle is not None and written.is_dir():
-            settle(written)
+        written = place / target.name if marked else place  # releases without marks wrote directly into it
+        if recover is not None and written.is_dir():
+            recover(written)
     except OSError:
-        return  # the disk fails: the next process that writes here tries again
+        return  # the disk failed: the next process that writes here tries again
     if marked:
         _remove(place)
     else:
         with suppress(OSError):
             place.rmdir()
         if place.is_dir():
-            _log.warning("%s is not removed, because Forgather's mark is missing: remove it if it is not needed", place)
+            _log.warning("%s is kept, because it has no mark of Forgather: remove it if it is not needed", place)
 
 
 def _remove(place: Path) -> None:
@@ -110,23 +110,23 @@ def _remove(place: Path) -> None:
             place.rmdir()
 
 
-def sweep_stale(target: Path, *, settle: Settle | None = None) -> None:
-    """Mend what dead processes left beside `target`. What a living one holds stays. Call it under the lock.
+def sweep_stale(target: Path, *, recover: Recover | None = None) -> None:
+    """Clean up what dead processes left beside `target`, except what a live process holds. Requires the lock.
 
     Args:
-        target: What they were writing.
-        settle: Called with the directory that was being written before it is removed.
+        target: Path that they were writing.
+        recover: Called with the directory that was being written before it is removed.
     """
     target = resolved(target)
     if not target.parent.is_dir():
         return
     _restore_unmarked(target)
     for place in _abandoned(target):
-        discard(place, target, settle)
+        discard(place, target, recover)
 
 
 def _restore_unmarked(target: Path) -> None:
-    """Put back what a release before the mark had moved away, if its temporary directory shows that it died there."""
+    """Restore a target that a release without marks had moved away, if its temporary directory proves that it died."""
     old = _old(target)
     if not os.path.lexists(target) and old.is_dir() and not old.is_symlink() and _died_replacing(target):
         old.rename(target)
@@ -152,7 +152,7 @@ def sweep_marked(directory: Path, targets: re.Pattern[str]) -> None:
 
 
 def is_touched(target: Path) -> bool:
-    """Whether a lock or a temporary directory lies beside `target`: a process is at work there, or one has died."""
+    """Return whether a lock or a temporary directory is beside `target`: a process is writing there, or has died."""
     target = resolved(target)
     pattern, lock = _temporaries(target), lock_of(target)
     ours = (lock.name, _old(target).name)
@@ -161,7 +161,7 @@ def is_touched(target: Path) -> bool:
 
 
 def replaced_by(path: Path) -> Path:
-    """Where the content of `path` is: there, or in the place that it has between the two renames of a replacement."""
+    """Return the path of the content of `path`, which is elsewhere between the two renames of a replacement."""
     if os.path.lexists(path):
         return path
     target = resolved(path)
@@ -175,7 +175,7 @@ def replaced_by(path: Path) -> Path:
 
 
 def _old(target: Path) -> Path:
-    """Where releases before the mark moved a target that was being replaced."""
+    """Return the path to which releases without marks moved a target that was being replaced."""
     return target.parent / f".{short(target.name)}.old"
 
 

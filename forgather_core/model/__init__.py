@@ -1,1 +1,1 @@
-"""Models: configuration, construction, parameters, and what a model directory records about itself."""
+"""Models: configuration, construction, parameters, and the manifest of a model directory."""

@@ -1,4 +1,4 @@
-"""A model directory becomes a module, always from its files: on a device, in a dtype, with or without weights."""
+"""Build the module of a model directory, always from its files: on a device, in a dtype, with or without weights."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from .no_init import no_init_weights
 
 DEVICE_TYPES = ("meta", "cpu", "cuda", "mps")
 
-# Called with a configuration, and with what makes the model of it on meta.
+# Called with a configuration, and with a function that builds its model on meta.
 BeforeBuild = Callable[[Any, Callable[[], nn.Module]], None]
 
 
 def parse_device(text: str) -> torch.device:
-    """The device of that name, if this machine has it.
+    """Return the device of this name, if this machine has it.
 
     Raises:
-        BuildError: No such name, or no such device here.
+        BuildError: The name is invalid, or this machine has no such device.
     """
     kind, _, index = text.partition(":")
     if kind not in DEVICE_TYPES or (index and not index.isdigit()):
         raise BuildError(
-            f"--device: '{text}' is no device; use meta, cpu, cuda, cuda:N or mps{did_you_mean(kind, DEVICE_TYPES)}"
+            f"--device: '{text}' is not a device; use meta, cpu, cuda, cuda:N or mps{did_you_mean(kind, DEVICE_TYPES)}"
         )
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
             raise BuildError(f"--device {text}: torch {torch.__version__} finds no CUDA device; use cpu or meta")
         if index and int(index) >= count:
-            raise BuildError(f"--device {text}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+            raise BuildError(f"--device {text}: this machine has {count} CUDA devices; use cuda:0 to cuda:{count - 1}")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise BuildError(f"--device {text}: torch {torch.__version__} finds no Metal device; use cpu or meta")
     return torch.device(text)
@@ -51,16 +51,16 @@ def parse_device(text: str) -> torch.device:
 def check_attention(
     implementation: str | None, device: torch.device, dtype: torch.dtype | None, refused: Mapping[str, str]
 ) -> None:
-    """Say before any work that an attention implementation cannot run.
+    """Refuse an attention implementation that cannot run, before any work.
 
     Args:
-        implementation: Its name.
-        device: Where the model is to be.
-        dtype: In what.
-        refused: Those that cannot compute the model at all, and why.
+        implementation: Name of the implementation.
+        device: Device of the model.
+        dtype: Dtype of the model.
+        refused: Implementations that cannot compute the model, with the reason.
 
     Raises:
-        BuildError: It cannot compute the model, is not installed, or does not run on this device or in this dtype.
+        BuildError: It cannot compute the model, is not installed, or does not support this device or dtype.
     """
     if implementation is not None and implementation in refused:
         raise BuildError(f"--attn-implementation {implementation}: {refused[implementation]}")
@@ -74,20 +74,20 @@ def check_attention(
             f"--attn-implementation flash_attention_2: {reason}; use sdpa or flex_attention{install_hint(reason)}"
         )
     if device.type == "cpu":
-        raise BuildError("--attn-implementation flash_attention_2 runs on CUDA only; use sdpa or eager")
+        raise BuildError("--attn-implementation flash_attention_2 requires CUDA; use sdpa or eager")
     if dtype not in (torch.bfloat16, torch.float16):
-        raise BuildError("--attn-implementation flash_attention_2 needs --dtype bfloat16 or float16")
+        raise BuildError("--attn-implementation flash_attention_2 requires --dtype bfloat16 or float16")
 
 
 def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch.device, torch.dtype | None]:
-    """The device and dtype of a build, checked with the attention implementation before any work.
+    """Return the device and dtype of a build, checked together with the attention implementation before any work.
 
     Args:
-        options: How the model is to be built.
-        model_options: The definition's own; they know what attention cannot compute.
+        options: How to build the model.
+        model_options: Options of the definition, which list the attention implementations that it does not support.
 
     Raises:
-        BuildError: One of them cannot be had.
+        BuildError: The device, dtype or attention implementation is not supported.
     """
     device = parse_device(options.device)
     dtype = parse_dtype(options.dtype) if options.dtype is not None else None
@@ -98,21 +98,21 @@ def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch
 def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None = None) -> nn.Module:
     """Build the model of a directory through its own configuration and source files.
 
-    Weights are set once: construction skips them, then `torch.manual_seed(seed)` and the table of initial weights. They
-    are those that `from_config` gives after that seed, on every device and in every dtype. With `no_init_weights` they
-    stay unset; what no checkpoint brings (RoPE tables, ties) is right all the same. On meta nothing is allocated.
+    Weights are set once: construction skips them, then `torch.manual_seed(seed)` and the initialization table set them.
+    They equal those of `from_config` after that seed, on every device and in every dtype. With `no_init_weights` they
+    stay unset; what no checkpoint contains (RoPE tables, ties) is still correct. On meta nothing is allocated.
 
     Args:
         directory: A model directory.
         options: Device, dtype (default: torch's default dtype), seed, attention, gradient checkpointing.
-        before: Called before anything is allocated; it may refuse.
+        before: Called before anything is allocated; it may refuse by raising.
 
     Returns:
         The model, in training mode as constructed.
 
     Raises:
-        BuildError: The device, dtype or attention implementation cannot be had, or no initial weight is promised to a
-            parameter; or a file of the directory cannot be read.
+        BuildError: The device, dtype or attention implementation is not supported, the initialization table does not
+            cover a parameter, or a file of the directory cannot be read.
     """
     device, dtype = check_build(options)
     how: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype()}
@@ -125,9 +125,9 @@ def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None 
         model = _from_config(directory, config, device, how)
         _set_generation(model, directory / "generation_config.json")
         _check_table(model)
-        # Not within `device`, where everything is by now: it slows each operation, and there are many small ones.
+        # Outside of the `device` context: it slows every operation, and everything is on the device by now.
         if not options.no_init_weights and device.type != "meta":
-            torch.manual_seed(options.seed)  # now, and not before: imports on the way may have drawn numbers
+            torch.manual_seed(options.seed)  # just before drawing: imports may have drawn random numbers
             model.init_weights()
     if options.gradient_checkpointing:
         enable_checkpointing(model)
@@ -135,7 +135,7 @@ def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None 
 
 
 def _check_table(model: Any) -> None:
-    """Say on every device what would come to light where initial weights are drawn alone."""
+    """Check the initialization table on every device, even if no weights are drawn."""
     if not hasattr(model, "initial_weights"):
         return
     table = list(model.initial_weights())
@@ -145,7 +145,7 @@ def _check_table(model: Any) -> None:
         except ValueError as error:
             raise BuildError(f"{type(model).__name__}: {error} (initial_weights() of its decoder)") from None
         try:
-            getattr(rule, "check", _anything)(parameter.shape)  # sources of an older export have no such method
+            getattr(rule, "check", _anything)(parameter.shape)  # sources of an older export lack this method
         except ValueError as error:
             raise BuildError(
                 f"{type(model).__name__}: the rule of '{name}' does not fit: {error} (initial_weights() of its decoder)"
@@ -157,13 +157,13 @@ def _anything(shape: torch.Size) -> None:
 
 
 def is_checkpointing(model: nn.Module) -> bool:
-    """Whether gradient checkpointing is on: layers recompute their activations in backward."""
+    """Return whether gradient checkpointing is on: layers recompute their activations in backward."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def enable_checkpointing(model: Any) -> None:
-    """Let layers recompute their activations in backward."""
-    # Newer releases of transformers call it activation checkpointing, and warn of the old name.
+    """Enable gradient checkpointing: layers recompute their activations in backward."""
+    # Newer transformers releases call it activation checkpointing, and warn about the old name.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
 
@@ -177,7 +177,7 @@ def _from_config(directory: Path, config: Any, device: torch.device, how: Mappin
 
 
 def _set_generation(model: Any, file: Path) -> None:
-    """Let `generate` start and stop as the directory's file says, as in a model from `from_pretrained`."""
+    """Set the generation configuration from the directory's file, like `from_pretrained`."""
     from transformers import GenerationConfig
 
     if not file.is_file() or not model.can_generate():

@@ -1,4 +1,4 @@
-"""The cache into which transformers copies the code of a model directory before it imports it."""
+"""The cache into which transformers copies the code of a model directory before importing it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from ..errors import ForgatherError
 
-_ADVICE = "set HF_HOME to a directory that can be written to"
+_ADVICE = "set HF_HOME to a writable directory"
 
 
 def require_code_cache(error: type[ForgatherError]) -> Path:
-    """Make the cache, and return its path.
+    """Create the cache if necessary and return its path.
 
     Args:
-        error: Raised with one line if the cache cannot be written: it is not the model directory that is at fault.
+        error: Raised with a one-line message if the cache is not writable.
     """
     from transformers.dynamic_module_utils import HF_MODULES_CACHE
 
@@ -33,7 +33,7 @@ def require_code_cache(error: type[ForgatherError]) -> Path:
 
 @contextmanager
 def code_cache(error: type[ForgatherError]) -> Iterator[None]:
-    """Load code within this block; a cache that cannot be written, at first or later, is raised as `error`."""
+    """Load code within this block; raise `error` if the cache is not writable."""
     place = require_code_cache(error)
     try:
         yield
@@ -45,4 +45,4 @@ def code_cache(error: type[ForgatherError]) -> Iterator[None]:
 
 
 def _refusal(place: Path, reason: str) -> str:
-    return f"{place}, where transformers keeps the code of models, cannot be written: {reason}; {_ADVICE}"
+    return f"{place}, transformers' cache of model code, is not writable: {reason}; {_ADVICE}"

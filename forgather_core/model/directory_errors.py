@@ -1,4 +1,4 @@
-"""Report in one line why a model directory cannot be loaded: which of its files is wrong, and where in it."""
+"""Report in one line why a model directory cannot be loaded: the file, and the line in it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .code_cache import code_cache
 
 
 def load_config(directory: Path, error: type[ForgatherError], **changes: Any) -> Any:
-    """Load the configuration of a model directory by its own code, or by transformers' class for its model type.
+    """Load the configuration of a model directory with its own code, or with transformers' class of its model type.
 
     Args:
         directory: The model directory.
-        error: Raised with one line that names the file.
-        changes: Values that take the place of the file's.
+        error: Raised with a one-line message that names the file.
+        changes: Values that override those of the file.
     """
     check_files(directory, error)
     with loading_errors(directory, error), code_cache(error) if _has_code(directory) else nullcontext():
@@ -32,22 +32,22 @@ def load_config(directory: Path, error: type[ForgatherError], **changes: Any) ->
 
 
 def _has_code(directory: Path) -> bool:
-    """Whether loading imports code of the directory."""
+    """Return whether loading imports code of the directory."""
     try:
         return "auto_map" in read_object(directory / "config.json")
     except (OSError, ValueError):
-        return False  # whoever reads it next reports why
+        return False  # the next reader reports the problem
 
 
 @contextmanager
 def loading_errors(directory: Path, error: type[ForgatherError], *, imports_only: bool = False) -> Iterator[None]:
-    """Turn what the files of a model directory raise into one line that names the file, and the line in it.
+    """Raise errors of a model directory's files as one line that names the file and the line in it.
 
     Args:
         directory: The model directory.
-        error: Raised in its place.
-        imports_only: Let pass what the code raises after it was imported: a fault of the model's author, who needs the
-            traceback. Of a directory that was edited since it was written, everything is reported.
+        error: Raised instead.
+        imports_only: Let exceptions pass that the code raises after its import: a bug of the model's author, who needs
+            the traceback. If the directory was edited since it was written, everything is reported.
     """
     try:
         yield
@@ -67,7 +67,7 @@ def loading_errors(directory: Path, error: type[ForgatherError], *, imports_only
 
 
 def edited(directory: Path) -> list[str]:
-    """Return the configuration and sources that were edited since Forgather wrote them, in a directory of its own."""
+    """Return the configuration and source files of a directory that were edited since Forgather wrote them."""
     from .manifest import edited_files, read_manifest
 
     manifest = read_manifest(directory)
@@ -89,14 +89,14 @@ def _why(directory: Path, reason: BaseException) -> str:
         return f"{source} is not UTF-8: {first_line(reason)}"
     file = directory / "config.json"
     if not file.is_file():
-        return f"there is no {file}" if not file.exists() else f"{file} is no regular file"
+        return f"{file} is missing" if not file.exists() else f"{file} is not a regular file"
     if (unknown := _unknown_type(file)) is not None:
         return unknown
     return f"{file} cannot be loaded: {first_line(reason.__cause__ or reason)}"
 
 
 def _not_utf8(directory: Path) -> Path | None:
-    """The first source of a directory that transformers cannot read, since it is not UTF-8."""
+    """Return the first source file of a directory that is not UTF-8, which transformers cannot read."""
     for source in sorted(directory.glob("*.py")):
         try:
             source.read_text(encoding="utf-8")
@@ -108,10 +108,10 @@ def _not_utf8(directory: Path) -> Path | None:
 
 
 def _line(directory: Path, reason: BaseException) -> str | None:
-    """The innermost line of the directory's code, while it was imported."""
+    """Return the innermost line of the directory's code that failed while it was imported."""
     frames = [f for f in traceback.extract_tb(reason.__traceback__) if "transformers_modules" in f.filename]
     if not any(frame.name == "<module>" for frame in frames):
-        return None  # it runs: what it refuses is a value of config.json
+        return None  # the code runs: it refuses a value of config.json
     return f"{directory / Path(frames[-1].filename).name}:{frames[-1].lineno}"
 
 
@@ -127,7 +127,7 @@ def _unknown_type(file: Path) -> str | None:
 
     kind = content.get("model_type")
     if kind is None:
-        return f"{file} has no model_type: add one that transformers knows, or an auto_map to code of the directory"
+        return f"{file} has no model_type: add one that transformers knows, or an auto_map to code in the directory"
     if isinstance(kind, str) and kind in CONFIG_MAPPING:
         return None
-    return f"{file}: transformers {__version__} has no model_type {kind!r}, and no auto_map names code of the directory"
+    return f"{file}: transformers {__version__} has no model_type {kind!r}, and no auto_map names code in the directory"

@@ -1,4 +1,4 @@
-"""Data types by name, and torch's default one for a while."""
+"""Parse dtype names, and set torch's default dtype within a block."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _ALIASES = {
 
 
 def parse_dtype(name: str) -> torch.dtype:
-    """The floating-point type of that name: torch's own, with or without `torch.`, or bf16, fp16, fp32, fp64.
+    """Return the floating-point dtype of a name: torch's own, with or without `torch.`, or bf16, fp16, fp32, fp64.
 
     Raises:
-        BuildError: It is none that a model can be built in.
+        BuildError: A model cannot be built in that dtype.
     """
     import torch
 
@@ -36,17 +36,17 @@ def parse_dtype(name: str) -> torch.dtype:
     plain = _ALIASES.get(plain, plain)
     if plain not in DTYPE_NAMES:
         hint = did_you_mean(plain, (*DTYPE_NAMES, *_ALIASES))
-        raise BuildError(f"--dtype: '{name}' is none of {', '.join(DTYPE_NAMES)} (or bf16, fp16, fp32){hint}")
+        raise BuildError(f"--dtype must be one of {', '.join(DTYPE_NAMES)} (or bf16, fp16, fp32); got '{name}'{hint}")
     dtype: torch.dtype = getattr(torch, plain)
     return dtype
 
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Make `dtype` torch's default floating-point type within the block.
+    """Make `dtype` torch's default dtype within the block.
 
     Args:
-        dtype: A floating-point type.
+        dtype: A floating-point dtype.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""`config.json` and `generation_config.json`: options and tokenizer become a Hugging Face configuration."""
+"""Make a Hugging Face configuration (`config.json`, `generation_config.json`) from options and tokenizer facts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ NOT_GENERATION = ("_from_model_config", "transformers_version")
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedValue:
-    """A value of the configuration, and where it came from."""
+    """A value of the configuration, and its origin."""
 
     value: Any
     origin: Origin
 
 
 def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str, ResolvedValue]:
-    """The values of a definition's own options: as set, from the tokenizer, or derived from others.
+    """Return the values of a definition's own options: as set, from the tokenizer, or derived from other options.
 
     Args:
-        settings: The settled options.
-        facts: The tokenizer's facts, or None where it is not known yet: what comes from it stays None.
+        settings: The resolved options.
+        facts: Facts of the tokenizer. If None, values that come from the tokenizer stay None.
 
     Raises:
-        ConfigurationError: The vocabulary is set smaller than the tokenizer's.
+        ConfigurationError: `vocab_size` is smaller than the tokenizer's vocabulary.
     """
     options = settings.options
     names = [spec.name for spec in specs_of(type(options))]  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str,
 
 
 def token_ids(settings: Settings, facts: TokenizerFacts | None) -> dict[str, Any]:
-    """The tokens with which a text begins, ends and is padded: the tokenizer's, or those of what it is like."""
+    """Return the ids of the BOS, EOS and padding tokens, from the source config if there is one, else the tokenizer."""
     found = {name: getattr(facts, name, None) for name in TOKEN_IDS}
     return found | dict(settings.source_config.token_ids if settings.source_config is not None else {})
 
@@ -74,9 +74,9 @@ def config_values(
     facts: TokenizerFacts | None,
     ids: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What the configuration class is called with: the options that have a value, vocabulary, positions, token ids.
+    """Return the arguments of the configuration class: options that have a value, vocabulary, positions, token ids.
 
-    Without the tokenizer's facts, the options must say what it would.
+    Without the tokenizer's facts, the options must contain the values that it would provide.
     """
     fields = {f.name for f in dataclasses.fields(import_object(definition.config, definition))}
     known = {name: item.value for name, item in values.items() if item.value is not None or name in fields}
@@ -93,10 +93,10 @@ def _tokenizer_gives(name: str) -> bool:
 
 
 def make_config(definition: ModelDefinition, values: Mapping[str, Any]) -> Any:
-    """The configuration of a definition, its class called with these values.
+    """Return the configuration of a definition with these values.
 
     Raises:
-        ConfigurationError: It refuses one of them.
+        ConfigurationError: The configuration class refuses a value.
     """
     try:
         return import_object(definition.config, definition)(**values)
@@ -111,13 +111,13 @@ def config_json(
     native: bool = False,
     names: Mapping[str, str] | None = None,
 ) -> str:
-    """The text of `config.json`, with the auto_map that makes the directory load by itself.
+    """Return the content of `config.json`, with the auto_map that makes the directory self-contained.
 
     Args:
         definition: The definition.
-        values: What its configuration class is called with.
-        native: Give it the model type of transformers' own class, which then loads it too.
-        names: New names of classes, by old name; None changes none.
+        values: Arguments of its configuration class.
+        native: Write the model type of transformers' own class, so that transformers can load the directory too.
+        names: New class names by old name; None changes none.
     """
     config_class = import_object(definition.config, definition)
     model_class = import_object(definition.model, definition)
@@ -138,7 +138,7 @@ def _auto_map(config_class: type, model_class: type, names: Mapping[str, str]) -
     def target(cls: type) -> str:
         return f"{cls.__module__.rsplit('.', 1)[-1]}.{names.get(cls.__name__, cls.__name__)}"
 
-    base = getattr(model_class, "decoder_class", None)  # the headless model, which vLLM and AutoModel ask for
+    base = getattr(model_class, "decoder_class", None)  # the headless model, which vLLM and AutoModel require
     found = {"AutoConfig": target(config_class)}
     if base is not None:
         found["AutoModel"] = target(base)
@@ -148,15 +148,15 @@ def _auto_map(config_class: type, model_class: type, names: Mapping[str, str]) -
 def generation_config_json(
     ids: Mapping[str, Any], given: Mapping[str, Any] | None = None, turn_ends: Sequence[int] = ()
 ) -> str:
-    """The text of `generation_config.json`: the token ids with which `generate` starts, stops and pads.
+    """Return the content of `generation_config.json`: the token ids with which `generate` starts, stops and pads.
 
-    It names `use_cache` even where that is transformers' default: tools that export a model for another runtime
-    require it.
+    It contains `use_cache` even if that is transformers' default: tools that export a model to another runtime require
+    it.
 
     Args:
-        ids: By name; None where there is none.
-        given: The content of another model's file, which says more and wins.
-        turn_ends: Token ids with which the chat templates end a turn; `generate` stops at these too.
+        ids: Token ids by name; None if there is none.
+        given: Content of another model's file, which may contain more and takes precedence.
+        turn_ends: Token ids that end a turn in the chat templates; `generate` stops at these too.
     """
     from transformers import GenerationConfig
 
@@ -168,14 +168,14 @@ def generation_config_json(
 
 
 def stops_at(eos: Any, turn_ends: Sequence[int]) -> dict[str, Any]:
-    """Return `eos_token_id` with the ends of turns behind it: a number for one token, a list for several.
+    """Return `eos_token_id` extended by the ends of turns: an int for one token, a list for several.
 
     Args:
-        eos: A token id, several, or None.
-        turn_ends: Token ids with which the chat templates end a turn.
+        eos: A token id, a list of them, or None.
+        turn_ends: Token ids that end a turn in the chat templates.
 
     Returns:
-        The entry to write, or an empty dict where `eos` has all of them.
+        The entry to write, or an empty dict if `eos` contains all of them.
     """
     known = [] if eos is None else list(eos) if isinstance(eos, list | tuple) else [eos]
     new = [token for token in turn_ends if token not in known]

@@ -1,4 +1,4 @@
-"""`show --init`: the table of initial weights, read from the definition's own code, with the weights each row fills."""
+"""`show --init`: the initialization table of a definition, with the weights that each row initializes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class InitialRow:
     """One kind of weight: equal names of all layers are one row.
 
     Args:
-        pattern: Of the row of the table that fills it.
-        rule: What that row says.
-        weight: The parameter's name, layer numbers as `*`.
-        count: How many layers have it.
-        shape: Of each.
-        std: The standard deviation that the rule promises for this shape.
+        pattern: Pattern of the table row that initializes it.
+        rule: Rule of that row.
+        weight: Name of the parameter, with layer numbers as `*`.
+        count: Number of layers that have it.
+        shape: Shape of each parameter.
+        std: Standard deviation that the rule gives for this shape.
         trainable: Whether it receives gradients.
     """
 
@@ -36,7 +36,7 @@ class InitialRow:
 
 
 def initial_table(settings: Settings) -> list[dict[str, Any]]:
-    """The rows in the order of the definition's table, as plain data. The model is made on meta: nothing is allocated.
+    """Return the rows in the order of the definition's table, as plain data. The model is built on meta.
 
     Raises:
         DefinitionError: The definition has no table, no row of it matches a weight, or a rule does not fit a weight.
@@ -44,13 +44,13 @@ def initial_table(settings: Settings) -> list[dict[str, Any]]:
     definition = settings.configuration.definition
     model = meta_model(settings)
     if not hasattr(model, "initial_weights"):
-        raise DefinitionError(f"'{definition.name}' has no table of initial weights (initial_weights())")
+        raise DefinitionError(f"'{definition.name}' has no initialization table (initial_weights())")
     table = list(model.initial_weights())
     kinds: dict[str, list[Any]] = {}
-    for name, parameter in model.named_parameters():  # a tied head is the embedding, and filled as that
+    for name, parameter in model.named_parameters():  # a tied head is initialized as the embedding
         kinds.setdefault(kind_of(name), []).append(parameter)
     rows = {kind: _row_of(kind, table, definition.name) for kind in kinds}
-    order = sorted(kinds, key=lambda kind: rows[kind])  # of the table, then of the model
+    order = sorted(kinds, key=lambda kind: rows[kind])  # in the order of the table, then of the model
     return [asdict(_describe(definition.name, kind, kinds[kind], *table[rows[kind]])) for kind in order]
 
 
@@ -58,7 +58,7 @@ def _row_of(kind: str, table: list[tuple[str, Any]], definition: str) -> int:
     try:
         return find_row(table, kind)
     except ValueError:
-        message = f"no row of the table of initial weights of '{definition}' matches '{kind}'"
+        message = f"no row of the initialization table of '{definition}' matches '{kind}': add one"
         raise DefinitionError(message) from None
 
 
@@ -67,7 +67,7 @@ def _describe(definition: str, kind: str, parameters: list[Any], pattern: str, r
     try:
         rule.check(shape)
     except ValueError as error:
-        message = f"the table of initial weights of '{definition}' has a rule that does not fit '{kind}': {error}"
+        message = f"the initialization table of '{definition}' has a rule that does not fit '{kind}': {error}"
         raise DefinitionError(message) from None
     return InitialRow(
         pattern, str(rule), kind, len(parameters), shape, rule.std(shape), bool(parameters[0].requires_grad)

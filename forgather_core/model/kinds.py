@@ -1,4 +1,4 @@
-"""Modules and weights of a kind: what stands once in every layer."""
+"""Kinds of modules and weights: those that repeat in every layer count as one."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import re
 
 
 def kind_of(name: str) -> str:
-    """The name of a module or weight with `*` for the number of its layer: `model.layers.*.mlp.up_proj`."""
+    """Return the name of a module or weight with `*` for its layer number: `model.layers.*.mlp.up_proj`."""
     return re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name)

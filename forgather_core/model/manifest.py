@@ -1,4 +1,4 @@
-"""`forgather.json`: what a model directory was built from, and a digest of every file that Forgather wrote."""
+"""`forgather.json`: the inputs of a model directory, and a digest of every file that Forgather wrote."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ MANIFEST = "forgather.json"
 FORMAT = 1
 EDITED, MISSING, SPECIAL = "edited", "missing", "not a regular file"
 
-_LIMIT = 16 * 2**20  # bytes of JSON that are read
-_LARGEST = 256 * 2**20  # bytes of a file that Forgather may have written: a tokenizer's vocabulary is the largest
+_LIMIT = 16 * 2**20  # maximum bytes of JSON
+_LARGEST = 256 * 2**20  # maximum bytes of a file that Forgather may have written; a vocabulary is the largest
 
-# transformers rewrites these files when it saves weights beside them. The values it may change say nothing about what
-# the model is; everything else in the file must stay.
+# transformers rewrites these files when it saves weights beside them. The values that it may change do not affect the
+# model; everything else in the file must stay the same.
 VOLATILE = frozenset(
     {"transformers_version", "dtype", "torch_dtype", "architectures", "_from_model_config", "_name_or_path"}
 )
 REWRITTEN_BY_TRANSFORMERS = {
     "config.json": VOLATILE,
-    # A model made by from_config has a generation configuration made from its own, with these defaults spelt out.
+    # from_config makes a generation configuration from the model's configuration, with these defaults written out.
     "generation_config.json": VOLATILE | {"use_cache", "output_attentions", "output_hidden_states"},
 }
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file: the digest of its bytes, where it comes from, and (for JSON that others rewrite) of its meaning."""
+    """A file: digest of its bytes, its origin, and (for JSON that other programs rewrite) a digest of its meaning."""
 
     sha256: str
     origin: str
@@ -44,7 +44,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class OptionRecord:
-    """The settled value of an option, and where it came from."""
+    """The resolved value of an option, and its origin."""
 
     value: Any
     origin: str
@@ -52,7 +52,7 @@ class OptionRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The content of `forgather.json`. Equal inputs give equal manifests: no time, no path of a machine."""
+    """The content of `forgather.json`. Equal inputs give equal manifests: it contains no times and no local paths."""
 
     configuration: str
     definition: Mapping[str, str]
@@ -62,25 +62,25 @@ class Manifest:
     chat_template: str | None
     requires: tuple[str, ...]
     versions: Mapping[str, str]
-    native: str | None = None  # the class of transformers that loads the directory too
+    native: str | None = None  # the transformers class that also loads the directory
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format: int = FORMAT
 
     def to_json(self) -> str:
-        """The text of the file."""
+        """Return the content of the file."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
 def record(name: str, data: bytes, origin: str) -> FileRecord:
-    """The record of a file with these bytes."""
+    """Return the record of a file with these bytes."""
     return FileRecord(_sha256(data), origin, _meaning(name, data))
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """The manifest of a model directory, or None where there is none.
+    """Return the manifest of a model directory, or None if there is none.
 
     Raises:
-        DirectoryError: There is one, but it cannot be understood.
+        DirectoryError: The manifest cannot be parsed.
     """
     file = directory / MANIFEST
     try:
@@ -92,7 +92,7 @@ def read_manifest(directory: Path) -> Manifest | None:
     try:
         if data["format"] != FORMAT:
             raise DirectoryError(
-                f"{file} has format {str(data['format'])[:20]!r}; this Forgather knows {FORMAT}: "
+                f"{file} has format {str(data['format'])[:20]!r}; this version of Forgather supports format {FORMAT}: "
                 "update it, or choose another --output-dir"
             )
         data["options"] = {name: OptionRecord(**item) for name, item in data["options"].items()}
@@ -106,7 +106,7 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 
 def _is_own(name: str) -> bool:
-    """Whether Forgather may have written a file of this name, relative to the directory."""
+    """Return whether Forgather may have written a file of this name, relative to the directory."""
     return _is_plain(name.removeprefix(f"{TEMPLATES}/"))
 
 
@@ -117,10 +117,10 @@ def _is_plain(name: str) -> bool:
 def edited_files(
     directory: Path, files: Mapping[str, FileRecord], names: Iterable[str] | None = None
 ) -> dict[str, str]:
-    """The files that are no longer as Forgather wrote them: name -> EDITED, MISSING or SPECIAL.
+    """Return the files that changed since Forgather wrote them, by name: EDITED, MISSING or SPECIAL.
 
-    SPECIAL is anything that is there and is not a readable regular file: a directory, a pipe, a dangling link.
-    A pipe or a device is not opened.
+    SPECIAL is anything other than a readable regular file: a directory, a pipe, a dangling link. Pipes and devices are
+    not opened.
     """
     found: dict[str, str] = {}
     for name in names if names is not None else files:
@@ -142,7 +142,7 @@ def _same(name: str, old: FileRecord, data: bytes) -> bool:
 
 
 def _meaning(name: str, data: bytes) -> str | None:
-    """A digest of a JSON object without the values that say nothing about the model; None for all other files."""
+    """Return a digest of a JSON object without the values that do not affect the model; None for other files."""
     if name not in REWRITTEN_BY_TRANSFORMERS:
         return None
     volatile = REWRITTEN_BY_TRANSFORMERS[name]
@@ -159,6 +159,6 @@ def _meaning(name: str, data: bytes) -> str | None:
 
 
 def _sha256(data: bytes) -> str:
-    import hashlib  # it takes 2 ms, and `show` needs none
+    import hashlib  # takes 2 ms to import, and `show` does not need it
 
     return hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""A definition's model on the meta device, of its own code: what is told before anything is built or written."""
+"""Build a definition's model on the meta device from its own code, before anything is written."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .hf_config import config_values, make_config, option_values, token_ids
 
 
 def meta_model(settings: Settings, *, dtype: torch.dtype | None = None, attention: str | None = None) -> Any:
-    """The model of settled options on meta: nothing is allocated, no directory is touched.
+    """Return the model of resolved options on meta: nothing is allocated, no directory is touched.
 
-    The tokenizer is asked only for what the options do not say: a preset that states its vocabulary needs no hub.
+    The tokenizer is loaded only if the options require it: a preset with a `vocab_size` needs no access to the Hub.
 
     Args:
-        settings: The settled options.
-        dtype: Of its parameters; None is float32.
-        attention: The attention implementation; None is what transformers chooses.
+        settings: The resolved options.
+        dtype: Dtype of the parameters; None means float32.
+        attention: Attention implementation; None means transformers' default.
 
     Raises:
-        TokenizerError: The vocabulary is the tokenizer's to tell, and it cannot be had.
+        TokenizerError: The vocabulary size must come from the tokenizer, which cannot be loaded.
         ConfigurationError: The configuration class refuses a value.
     """
     definition = settings.configuration.definition

@@ -1,4 +1,4 @@
-"""`no_init_weights()`: build a model without drawing the weights that a checkpoint will overwrite."""
+"""`no_init_weights()`: build a model without computing initial weights that a checkpoint will overwrite."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Only what draws numbers is skipped. Constants (ones of a norm, a zero padding row) cost nothing and stay right.
+# Only random initializers are skipped. Constants (ones of a norm, a zero padding row) cost nothing and stay correct.
 RANDOM_INITIALISERS = (
     "uniform_",
     "normal_",
@@ -25,13 +25,13 @@ RANDOM_INITIALISERS = (
 def no_init_weights() -> Iterator[None]:
     """Skip random initial weights of modules built within the block.
 
-    Whatever a checkpoint brings is left unset, uninitialised memory that may hold NaN. The rest is right: RoPE tables
-    and other buffers, constants, tied pairs. That last is where this differs from transformers' own manager, which
-    replaces `init_weights` whole and leaves tied weights apart. Works for any torch module, nests, and restores
-    everything on the way out. Not for concurrent use by threads: it replaces functions of torch.
+    Parameters that a checkpoint contains are uninitialized memory, which may hold NaN. Everything else is correct: RoPE
+    tables and other buffers, constants, tied weights. In the last point this differs from transformers' own context
+    manager, which replaces `init_weights` entirely and leaves tied weights untied. Works for any torch module, can be
+    nested, and restores everything on exit. Not thread-safe: it replaces functions of torch.
     """
     import torch
-    from transformers import modeling_utils  # imported within the block, its models would draw
+    from transformers import modeling_utils  # imported within the block, its models would not be patched
 
     patched: list[tuple[Any, str, Any]] = []
 
@@ -40,7 +40,7 @@ def no_init_weights() -> Iterator[None]:
         setattr(owner, name, value)
 
     try:
-        # Some modules of torch hold initialisers under their own name.
+        # Some torch modules hold initializers under their own name.
         originals = {id(getattr(torch.nn.init, name)): name for name in RANDOM_INITIALISERS}
         modules = [m for n, m in list(sys.modules.items()) if n.startswith("torch.nn.") and m is not None]
         for module in modules:

@@ -1,4 +1,4 @@
-"""The parameters of a model, counted by kind of module."""
+"""Count the parameters of a model by kind of module."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ParameterRow:
-    """The parameters of one kind: equal modules of all layers are one row.
+    """The parameters of one kind of module: equal modules of all layers are one row.
 
     Args:
-        module: Name of the module, layer numbers as `*`.
+        module: Name of the module, with layer numbers as `*`.
         shapes: Shape of each parameter by its name in the module.
-        modules: How many modules of that kind there are.
-        total: Elements in all of them.
-        trainable: Those that require a gradient.
-        tied_to: Name of the parameter with which this one is shared; then it counts there.
+        modules: Number of modules of this kind.
+        total: Number of elements in all of them.
+        trainable: Number of elements that require a gradient.
+        tied_to: Name of the parameter with which this one is shared, where it is counted.
     """
 
     module: str
@@ -35,7 +35,7 @@ class ParameterRow:
 
 @dataclass(frozen=True)
 class ParameterTable:
-    """The parameters of a model, shared ones counted once."""
+    """The parameters of a model; shared parameters count once."""
 
     rows: tuple[ParameterRow, ...]
     total: int
@@ -44,7 +44,7 @@ class ParameterTable:
 
 
 def parameter_table(model: nn.Module) -> ParameterTable:
-    """Count the parameters of a model, by kind of module. Works on meta."""
+    """Count the parameters of a model by kind of module. Works on meta."""
     first: dict[int, str] = {}
     kinds: dict[str, list[tuple[str, Any, str | None]]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

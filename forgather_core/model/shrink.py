@@ -1,4 +1,4 @@
-"""A small configuration with all the features of a large one."""
+"""Shrink a configuration while keeping all of its features."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _LARGEST_HEAD = 32
 
 
 def shrunk(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """What to change in a configuration so that a model of it is small: widths, depth, vocabulary, windows.
+    """Return the changes that make a model of a configuration small: widths, depth, vocabulary, windows.
 
-    Grouped heads stay grouped, a head size apart from the hidden size stays so, windows are so short that texts of some
-    tokens are longer, and each kind of layer remains. Positions are made enough for the texts where they are fewer.
+    Grouped heads stay grouped, a head size that is independent of the hidden size stays so, windows are shorter than
+    texts of a few tokens, and each kind of layer remains. Positions are extended to cover the texts if there are fewer.
 
     Args:
-        config: As plain data.
-        names: What this configuration calls by another name than Hugging Face's usual one (`attribute_map`).
+        config: The configuration as plain data.
+        names: This configuration's name by Hugging Face's usual name, if it differs (`attribute_map`).
 
     Returns:
         New values, by the configuration's own names.
@@ -62,7 +62,7 @@ def _shrink_widths(get: Any, put: Any) -> None:
         few = key_heads * min(grouped, 2)
         size = get("head_dim") or hidden // heads
         rope = get("rope_parameters") or get("rope_scaling") or {}
-        by_dimension = any(isinstance(value, list) for value in rope.values())  # factors for each: they fix the size
+        by_dimension = any(isinstance(value, list) for value in rope.values())  # factors per dimension fix the size
         small = size if by_dimension else min(size, _LARGEST_HEAD)
         apart = heads * size != hidden
         width = few * small + (small if apart else 0)
@@ -77,9 +77,9 @@ def _shrink_widths(get: Any, put: Any) -> None:
 
 
 def _kinds(kinds: list[str], layers: int) -> list[str]:
-    """So many layers, with every kind that there is, in the order in which they come first; the last fills up.
+    """Return a list of `layers` kinds with each kind once, in order of first occurrence; the last one is repeated.
 
-    As `max_window_layers` has it, which some configurations hold them to.
+    This matches `max_window_layers`, which some configurations validate.
     """
     different = list(dict.fromkeys(kinds))[:layers]
     return different + different[-1:] * (layers - len(different))

@@ -1,4 +1,4 @@
-"""The places of a model that a checkpoint fills: which names are one tensor, and how another takes its place."""
+"""The tensor slots of a model, which a checkpoint fills: find tied names, and replace tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .wrappers import Wrapped
 
 @dataclass(frozen=True)
 class TensorSlot:
-    """An attribute of a module that holds a tensor."""
+    """A module attribute that holds a tensor."""
 
     name: str
     module: nn.Module
@@ -29,7 +29,7 @@ class TensorSlot:
 
 
 def tensor_slots(model: nn.Module) -> Iterator[TensorSlot]:
-    """Every parameter and buffer by every name it has, wrappers' components among them."""
+    """Yield every parameter and buffer under all of its names, with the components of wrappers."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         dot = f"{prefix}." if prefix else ""
         for leaf, parameter in module._parameters.items():
@@ -41,8 +41,8 @@ def tensor_slots(model: nn.Module) -> Iterator[TensorSlot]:
 
 
 def state_of(wrapped: Wrapped) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers, not detached, by the names that they have in the model within."""
-    if wrapped.has_fsdp:  # whose hooks allow no state within full_parameters()
+    """Return parameters and persistent buffers, not detached, by their names in the innermost model."""
+    if wrapped.has_fsdp:  # its hooks allow no state_dict() within full_parameters()
         state = {slot.name: slot.tensor for slot in tensor_slots(wrapped.root) if slot.persistent}
     else:
         state = wrapped.root.state_dict(keep_vars=True)
@@ -50,14 +50,14 @@ def state_of(wrapped: Wrapped) -> dict[str, Tensor]:
 
 
 def identity(tensor: Tensor) -> Any:
-    """Equal for tensors that are the same numbers in memory, whatever object holds them."""
+    """Return a key that is equal for tensors that share all of their memory."""
     if tensor.is_meta or tensor.numel() == 0:
         return id(tensor)
     return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def tie_targets(model: nn.Module) -> set[str]:
-    """Names that transformers knows as the second name of a tied tensor, which a checkpoint does not have."""
+    """Return names that transformers declares as second names of tied tensors, which a checkpoint omits."""
     found: set[str] = set()
     for attribute in ("all_tied_weights_keys", "_tied_weights_keys"):
         found |= set(getattr(model, attribute, None) or ())
@@ -65,7 +65,7 @@ def tie_targets(model: nn.Module) -> set[str]:
 
 
 def declared_partners(model: nn.Module) -> dict[str, list[str]]:
-    """Names that transformers ties to each other in this very model, whether or not they are one tensor by now."""
+    """Return the names that transformers ties to each other in this model, whether or not they are tied already."""
     partners: dict[str, list[str]] = {}
     ties = getattr(model, "all_tied_weights_keys", None)
     for target, source in ties.items() if isinstance(ties, Mapping) else ():
@@ -75,7 +75,7 @@ def declared_partners(model: nn.Module) -> dict[str, list[str]]:
 
 
 def groups_of(model: nn.Module, state: Mapping[str, Tensor]) -> list[list[str]]:
-    """The names of a state, those of one tensor together, first the source of the tie that transformers knows."""
+    """Group the names of a state by tensor; the source of a tie that transformers declares comes first."""
     targets = tie_targets(model)
     groups: dict[Any, list[str]] = {}
     for name, tensor in state.items():
@@ -84,14 +84,14 @@ def groups_of(model: nn.Module, state: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -> None:
-    """Give a model other tensors. What was one tensor under several names stays one.
+    """Replace tensors of a model. A tensor with several names is replaced under all of them.
 
     Args:
         model: The model.
-        make: The tensor that comes in the place of one; None leaves it.
+        make: Returns the replacement of a tensor, or None to keep it.
     """
     made: dict[int, Tensor | None] = {}
-    kept = []  # the old ones live until all is done, so that no new one has the id of an old one
+    kept = []  # keeps the old tensors alive until the end, so that no new tensor has the id of an old one
     for slot in list(tensor_slots(model)):
         old = slot.tensor
         kept.append(old)
@@ -110,8 +110,8 @@ def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -
             old.data = new  # the same object: an optimizer that holds it trains the new values
 
 
-def materialise(model: nn.Module, device: torch.device) -> None:
-    """Give memory, as yet unset, to what is on meta."""
+def materialize(model: nn.Module, device: torch.device) -> None:
+    """Allocate uninitialized memory for tensors on meta."""
     replace_tensors(
         model, lambda old: torch.empty_like(old, device=device, requires_grad=False) if old.is_meta else None
     )

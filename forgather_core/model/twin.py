@@ -1,4 +1,4 @@
-"""Compare a model with transformers' class of the same mathematics, on small copies with the same weights."""
+"""Compare a model with the equivalent transformers class, on small copies with the same weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4  # float32, relative to the root mean square of the logits
 LENGTH = 24  # tokens, several times a shrunk window
 _LAYERS, _WINDOW, _VOCABULARY = 3, 7, 64
-_SHARED, _HEAD = 8, 1024  # far above usual models: they bound the memory of a copy
+_SHARED, _HEAD = 8, 1024  # far above usual models; they limit the memory of a copy
 
 
 def shrunk_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Reduce the sizes of a configuration; whatever is no size (RoPE, head_dim, ties, eps) keeps its value.
+    """Reduce the sizes in a configuration; other values (RoPE, head_dim, ties, eps) are kept.
 
     Args:
-        values: Option names of Hugging Face's vocabulary to values.
+        values: Values by Hugging Face's option names.
 
     Returns:
         The values that change.
@@ -33,7 +33,7 @@ def shrunk_values(values: Mapping[str, Any]) -> dict[str, Any]:
         "pad_token_id": None if values.get("pad_token_id") is None else 1,
     }
     if heads := values.get("num_attention_heads"):
-        shared = heads // (values.get("num_key_value_heads") or heads)  # query heads to a key/value head
+        shared = heads // (values.get("num_key_value_heads") or heads)  # query heads per key/value head
         groups, shared = min(heads // shared, 2), min(shared, _SHARED)
         small |= {
             "num_attention_heads": groups * shared,
@@ -46,7 +46,7 @@ def shrunk_values(values: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("max_window_layers"):
         small["max_window_layers"] = 1 if values["max_window_layers"] < values["num_hidden_layers"] else _LAYERS
     if kinds := values.get("layer_types"):
-        different = list(dict.fromkeys(kinds))[:layers]  # each kind once, the last one for the other layers
+        different = list(dict.fromkeys(kinds))[:layers]  # each kind once, then the last kind for the other layers
         small["layer_types"] = different + different[-1:] * (layers - len(different))
     return small
 
@@ -54,15 +54,15 @@ def shrunk_values(values: Mapping[str, Any]) -> dict[str, Any]:
 def logits_difference(ours: nn.Module, theirs: nn.Module) -> float:
     """Give both models the same random weights, and return the largest difference of their logits.
 
-    Rows are tried without a mask, with padding, and at positions that end before, at, across and far beyond every
-    length at which RoPE may change, from the shortest to the longest: transformers' dynamic RoPE remembers those.
+    Rows are tested without a mask, with padding, and at positions that end before, at, across and far beyond every
+    length at which RoPE may change, from the shortest to the longest, because transformers' dynamic RoPE is stateful.
 
     Args:
         ours: A small model; its configuration has the lengths.
-        theirs: Of transformers' class.
+        theirs: A model of transformers' class.
 
     Returns:
-        Relative to the root mean square of the logits; NaN if any of them is not finite.
+        The difference relative to the root mean square of the logits; NaN if a logit is not finite.
 
     Raises:
         RuntimeError: The names or shapes of their weights differ.
@@ -72,7 +72,7 @@ def logits_difference(ours: nn.Module, theirs: nn.Module) -> float:
     generator = torch.Generator().manual_seed(0)
     worst = [torch.zeros(())]
     with torch.no_grad():
-        for parameter in ours.parameters():  # far from any initial weights, so that nothing is lost in symmetry
+        for parameter in ours.parameters():  # far from initial weights, so that symmetry hides no difference
             drawn = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.2 * drawn if parameter.dim() == 1 else drawn * 1.5 * parameter.shape[-1] ** -0.5)
         theirs.load_state_dict(ours.state_dict())
@@ -80,7 +80,7 @@ def logits_difference(ours: nn.Module, theirs: nn.Module) -> float:
         for more in _cases(ids, ours.config):
             a, b = (model.eval()(ids, use_cache=False, **more).logits[:, 5:] for model in (ours, theirs))
             worst.append((a - b).abs().max() / b.square().mean().sqrt().clamp_min(1e-30))
-    return float(torch.stack(worst).max())  # unlike Python's, torch's maximum keeps a NaN
+    return float(torch.stack(worst).max())  # unlike Python's max, torch's keeps a NaN
 
 
 def _cases(ids: Tensor, config: Any) -> Iterator[dict[str, Tensor]]:

@@ -1,7 +1,7 @@
-"""The model within torch.compile, data parallelism, FSDP, activation checkpointing and PEFT, in any nesting.
+"""Find the model within torch.compile, data parallelism, FSDP, activation checkpointing and PEFT, in any nesting.
 
-A checkpoint has the names of the innermost model. Wrappers are recognized by their classes, not by names of attributes,
-and none of their packages is imported: a model can be wrapped only by what is imported already.
+A checkpoint has the names of the innermost model. Wrappers are recognized by their classes, not by attribute names, and
+their packages are not imported: only a package that is already imported can wrap a model.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError
-from ..filesystem.wording import tensors, truncated_list
+from ..filesystem.printable import tensors, truncated_list
 
-ADAPTERS_NOT_SAVED = "adapters of PEFT are not saved"
+ADAPTERS_NOT_SAVED = "PEFT adapters are not saved"
 
 _PEFT = "base_model.model"
 
-# Class -> the attribute that holds what is wrapped. Of PEFT's, everything else that they hold belongs to adapters.
+# Class -> the attribute that holds the wrapped module. Everything else in a PEFT class belongs to adapters.
 _WRAPPERS = (
     ("torch.nn.parallel", "DataParallel", "module"),
     ("torch.nn.parallel", "DistributedDataParallel", "module"),
@@ -39,10 +39,10 @@ _WRAPPERS = (
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A model and what is around it and within it.
+    """A model with its wrappers.
 
     Args:
-        root: The model as it was given.
+        root: The model as it was passed.
         base: The innermost model, which has a configuration and the names of a checkpoint.
     """
 
@@ -70,7 +70,7 @@ class Wrapped:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is wrapped, so that every name is its own."""
+        """Whether there is no wrapper, so that all names are the model's own."""
         return not any(self._attributes.values())
 
     @property
@@ -79,7 +79,7 @@ class Wrapped:
         return any(attribute is not None and _is_peft(kind) for kind, attribute in self._attributes.items())
 
     def adapters(self) -> frozenset[str]:
-        """Return the names of adapters' tensors, as `clean` returns them."""
+        """Return the names of adapter tensors, as returned by `clean`."""
         if not self.has_adapters:
             return frozenset()
         return frozenset(self.clean(name) for name in self.root.state_dict(keep_vars=True) if self.is_adapter(name))
@@ -90,25 +90,25 @@ class Wrapped:
         return any(_is_fsdp(module) for module in self._of_class("_fsdp_wrapped_module"))
 
     def clean(self, name: str) -> str:
-        """Return a name in the state of `root` as `base` by itself would have it; adapters' keep their own."""
+        """Return the name in `base` for a name in the state of `root`; names of adapters are returned unchanged."""
         return ".".join(self._resolve(name)[0]) if not self.is_plain else name
 
     def is_adapter(self, name: str) -> bool:
-        """Return whether a name in the state of `root` is of an adapter, not of the base model."""
+        """Return whether a name in the state of `root` belongs to an adapter, not to the base model."""
         return not self.is_plain and self._resolve(name)[2]
 
     def names_within(self, names: Iterable[str]) -> list[str]:
-        """Return the names that parameters of the model within have there, with the components of inner wrappers."""
+        """Return the names of parameters in the innermost model, with the components of inner wrappers."""
         wanted, inner = set(names), Wrapped(self.base, self.base, self._attributes)
         found = (name for name, _ in self.base.named_parameters(remove_duplicate=False))
         return [name for name in found if inner.clean(name) in wanted]
 
     def _resolve(self, name: str) -> tuple[list[str], list[str], bool]:
-        """Return the components that stay and those of wrappers, and whether it is an adapter."""
+        """Return the components of a name that remain, those of wrappers, and whether it belongs to an adapter."""
         parts, kept, removed, adapter = name.split("."), list[str](), list[str](), False
         module: Any = self.root
         for part in parts:
-            # FSDP and activation checkpointing take their own component out of the names of a state.
+            # FSDP and activation checkpointing remove their own component from the names of a state.
             while (attribute := self._attribute(module)) in {"_fsdp_wrapped_module", "_checkpoint_wrapped_module"}:
                 if part == attribute:
                     break
@@ -130,7 +130,7 @@ class Wrapped:
         return (module for module in self.root.modules() if type(module) in kinds) if kinds else iter(())
 
     def notes(self, names: Iterable[str], form: str) -> tuple[str, ...]:
-        """Return a sentence for each prefix that is left out of names.
+        """Return one sentence for each prefix that is removed from names.
 
         Args:
             names: Names in the model, with the components of all wrappers.
@@ -148,18 +148,18 @@ class Wrapped:
         """Refuse adapters that are merged into the weights of their base model.
 
         Raises:
-            CheckpointError: They are.
+            CheckpointError: Adapters are merged.
         """
         for module in self._of_class("base_layer"):
             if getattr(module, "merged", False):
                 raise CheckpointError(
                     "the adapters of this PEFT model are merged into its weights: call unmerge_adapter() to work with "
-                    "the base model, or merge_and_unload() and use the model that it returns"
+                    "the base model, or merge_and_unload() to use the model that it returns"
                 )
 
     @property
     def rank(self) -> int:
-        """Rank in the process group of data parallelism; 0 without one."""
+        """Rank in the process group of data parallelism; 0 if there is none."""
         for module in (*self._of_class("module"), *self._of_class("_fsdp_wrapped_module")):
             group = getattr(module, "process_group", None)
             if group is not None:
@@ -168,7 +168,7 @@ class Wrapped:
 
     @contextmanager
     def full_parameters(self) -> Iterator[None]:
-        """Hold the full parameters of FSDP1 in their modules, and write them back. Every process must take part."""
+        """Hold the full parameters of FSDP1 in their modules, and write them back. All processes must take part."""
         if not self.has_fsdp:
             yield
             return
@@ -178,19 +178,19 @@ class Wrapped:
             yield
 
     def state(self) -> dict[str, Any]:
-        """Return the state of `root` by its own names. FSDP1 gathers it: only rank 0 has it, and all must take part."""
+        """Return the state of `root` by its own names. FSDP1 gathers it on rank 0, and all processes must take part."""
         if not self.has_fsdp:
             return dict(self.root.state_dict())
         from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
 
-        # On the CPU torch would free what it has just gathered.
+        # On the CPU, torch would free what it has just gathered.
         offload = any(parameter.device.type != "cpu" for parameter in self.root.parameters())
         how = FullStateDictConfig(offload_to_cpu=offload, rank0_only=True)
         with FullyShardedDataParallel.state_dict_type(self.root, StateDictType.FULL_STATE_DICT, how):
             return dict(self.root.state_dict())
 
     def agree(self, outcome: Any) -> Any:
-        """Return what rank 0 hands in, on every rank of FSDP1."""
+        """Return the outcome of rank 0 on every rank of FSDP1."""
         if not self.has_fsdp:
             return outcome
         import torch.distributed as dist
@@ -202,16 +202,15 @@ class Wrapped:
 
 
 def adapters_note(names: list[str]) -> str:
-    """Return a sentence on adapters that are not saved."""
+    """Return a sentence about adapters that are not saved."""
     return (
         f"{ADAPTERS_NOT_SAVED}, only their base model ({tensors(len(names))}: {truncated_list(names)}): "
-        f"save them with the "
-        "model's save_pretrained(), or save what merge_and_unload() returns"
+        f"save them with the model's save_pretrained(), or save what merge_and_unload() returns"
     )
 
 
 def _kinds() -> list[tuple[type, str]]:
-    """The classes of wrappers whose modules are imported."""
+    """Return the classes of wrappers whose modules are imported."""
     found = []
     for module, name, attribute in _WRAPPERS:
         kind = getattr(sys.modules.get(module), name, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-# What an error may call a missing package: its import name, and the extra in pyproject.toml.
+# Name of a missing package in error messages: its import name, and the extra in pyproject.toml.
 _EXTRAS = {
     "flash-attn": ("flash_attn", "flash-attention"),
     "sentencepiece": ("sentencepiece", "tokenizers"),
@@ -15,10 +15,10 @@ _EXTRAS = {
 
 
 def install_hint(reason: str) -> str:
-    """Return how to install the optional package that an error names, or "" if it names none that is missing.
+    """Return how to install the optional package that an error names, or "" if none is missing.
 
     Args:
-        reason: Text of the error, of whatever library.
+        reason: Error message of any library.
     """
     for name, (module, extra) in _EXTRAS.items():
         if name in reason.lower() and not _is_installed(module):

@@ -1,6 +1,6 @@
 """Refuse work that needs more memory than is free, before it starts and makes the machine swap.
 
-The need is first bounded from above by what costs nothing to compute; only one above what is free is computed closer.
+Cheap upper bounds are tried first; more precise ones are computed only if those exceed the free memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..errors import BuildError
 from .out_of_memory import amount
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_NO_LIMIT = 2**60  # control groups of version 1 write a number near 2^63 where there is none
+_NO_LIMIT = 2**60  # control groups of version 1 state a number near 2^63 if there is no limit
 _IDS = ("_token_id", "vocab_size", "max_position_embeddings", "seed")
 
 
@@ -22,10 +22,10 @@ def refuse_too_large(what: str, device: str, needs: Sequence[Callable[[], int]])
     """Refuse work that does not fit into free memory.
 
     Args:
-        what: The work, the beginning of a sentence.
-        device: Where it runs: `cpu`, `cuda`, `cuda:N` or `mps`.
-        needs: Bytes that it needs: upper bounds, each closer and slower to compute than the one before, and last the
-            estimate. The first that fits ends the search.
+        what: The work, as the subject of a sentence.
+        device: Device of the work: `cpu`, `cuda`, `cuda:N` or `mps`.
+        needs: Functions that return the required bytes: upper bounds, each tighter and slower to compute than the one
+            before, then the estimate. The first that fits ends the search.
 
     Raises:
         BuildError: None of them fits.
@@ -39,12 +39,12 @@ def refuse_too_large(what: str, device: str, needs: Sequence[Callable[[], int]])
             return
     raise BuildError(
         f"{what} needs about {amount(needed)}, and {amount(free)} is free on {device}: choose a smaller model or "
-        "batch, or add --force to try it"
+        "batch, or add --force to try anyway"
     )
 
 
 def free_memory(device: str) -> int | None:
-    """Return the bytes that this process can still allocate on a device; None where the system does not say."""
+    """Return the bytes that this process can still allocate on a device; None if that is unknown."""
     kind = device.partition(":")[0]
     if kind == "cpu":
         return min((limit for limit in _free_on_host() if limit is not None), default=None)
@@ -65,20 +65,20 @@ def _free_on_host() -> Iterator[int | None]:
 
 
 def _available() -> int | None:
-    """What the system has free, or can free without swapping."""
+    """Return the memory that the system has free, or can free without swapping."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
     except (OSError, StopIteration, ValueError):
         pass
-    try:  # elsewhere, what it has: a bound all the same
+    try:  # on other systems, the total memory: still an upper bound
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
 
 
 def _free_in_groups() -> Iterator[int]:
-    """What the limits of containers leave: of this process's control group and of those around it."""
+    """Yield the memory that container limits leave: of this process's control group and of its parents."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -93,7 +93,7 @@ def _free_in_groups() -> Iterator[int]:
         else:
             continue
         inside = [part for part in path.split("/") if part not in ("", "..")]
-        for depth in range(len(inside), -1, -1):  # within a container the path may be that of the host: the root counts
+        for depth in range(len(inside), -1, -1):  # in a container the path may be the host's: the root counts too
             if (free := _free_in(root.joinpath(*inside[:depth]), *names)) is not None:
                 yield free
 
@@ -110,7 +110,7 @@ def _free_in(group: Path, limit: str, usage: str, cached: str) -> int | None:
 
 
 def _below_limit() -> int | None:
-    """What `ulimit -v` leaves."""
+    """Return the memory that `ulimit -v` leaves."""
     try:
         import resource
 
@@ -122,7 +122,7 @@ def _below_limit() -> int | None:
 
 
 def most_parameters(config: Mapping[str, Any]) -> int:
-    """Return a generous upper bound of a model's parameters, by the numbers in its configuration.
+    """Return a generous upper bound of a model's parameter count, from the numbers in its configuration.
 
     Args:
         config: The configuration as plain data.
@@ -134,15 +134,15 @@ def most_parameters(config: Mapping[str, Any]) -> int:
 
 
 def most_activations(config: Mapping[str, Any], rows: int, length: int) -> int:
-    """Return a generous upper bound of the numbers that a training step keeps beside the weights' own.
+    """Return a generous upper bound of the elements that a training step stores in addition to the weights.
 
     Args:
         config: The configuration as plain data.
-        rows: Of the batch.
-        length: Tokens in each.
+        rows: Number of rows in the batch.
+        length: Tokens per row.
     """
     layers, heads = _number(config, "num_hidden_layers"), _number(config, "num_attention_heads")
-    per_layer = 48 * _width(config) + 6 * heads * length  # the scores of every head, where they are kept
+    per_layer = 48 * _width(config) + 6 * heads * length  # attention scores of every head, if they are stored
     return rows * length * (layers * per_layer + 6 * _number(config, "vocab_size"))
 
 
@@ -155,6 +155,6 @@ def _number(config: Mapping[str, Any], name: str) -> int:
 
 
 def _width(config: Mapping[str, Any]) -> int:
-    """The widest that a layer can be: the largest number of the configuration that counts no tokens."""
+    """Return an upper bound of a layer's width: the largest number in the configuration that is not a token count."""
     heads = _number(config, "num_attention_heads") * _number(config, "head_dim")
     return max([heads, 1, *(value for name, value in _numbers(config) if not name.endswith(_IDS))])

@@ -1,4 +1,4 @@
-"""Recognize that memory ran out, by whichever exception reports it, and say so in one line. Imports no torch."""
+"""Recognize exceptions that mean out of memory, and describe them in one line. Does not import torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import errno
 import re
 from collections.abc import Iterator
 
-# torch has a class of its own for devices (OutOfMemoryError, a RuntimeError); of the CPU it raises RuntimeError, and
-# where an allocation of a library fails, its own error class with the system's words.
+# torch has its own class for devices (OutOfMemoryError, a RuntimeError). On the CPU it raises RuntimeError; a library
+# whose allocation fails raises its own error class with the system's message.
 _TEXTS = (
     "not enough memory",
     "can't allocate memory",
@@ -18,7 +18,7 @@ _TEXTS = (
     "bad allocation",
     "alloc_failed",
 )
-_OVERFLOWS = ("storage size calculation overflowed", "integer multiplication overflow")  # on meta too
+_OVERFLOWS = ("storage size calculation overflowed", "integer multiplication overflow")  # also on the meta device
 _SIZES = (
     re.compile(r"tried to allocate ([\d.]+ [KMGT]iB)", re.IGNORECASE),
     re.compile(r"tried to allocate (\d+) bytes", re.IGNORECASE),
@@ -27,15 +27,15 @@ ADVICE = "use a smaller model or batch, another --device, or --device meta, whic
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """Return one line about an exception that means that memory ran out; None for any other.
+    """Return one line about an exception that means out of memory; None for any other exception.
 
     Args:
-        error: The exception. Those that caused it count too.
+        error: The exception. Its causes are checked too.
     """
     for one in _chain(error):
         if _is_shortage(one):
             if any(words in str(one).lower() for words in _OVERFLOWS):
-                return "out of memory: a tensor would be larger than any memory; use a smaller model or batch"
+                return "out of memory: a tensor exceeds any memory; use a smaller model or batch"
             size = _size(str(one))
             return f"out of memory{f': {size} could not be allocated' if size else ''}; {ADVICE}"
     return None
@@ -55,7 +55,7 @@ def _is_shortage(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM
-    # An error of another kind may quote a text of anybody's: these are what libraries raise.
+    # Errors of other classes may quote any text: libraries raise these for a failed allocation.
     if not isinstance(error, (RuntimeError, ImportError, OSError)) and "Safetensor" not in type(error).__name__:
         return False
     text = str(error).lower()
@@ -68,7 +68,7 @@ def _size(text: str) -> str | None:
 
 
 def amount(size: float) -> str:
-    """Return a number of bytes for a message: `3.5 GiB`."""
+    """Format a number of bytes for a message: `3.5 GiB`."""
     units = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
     for unit in units:
         if size < 1024 or unit == units[-1]:

@@ -1,4 +1,4 @@
-"""Keep what was measured when work ends early: interrupted, out of memory, or by a model that fails."""
+"""Keep partial results when work ends early: interrupted, out of memory, or by an error of the model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..errors import first_line
 
 @contextmanager
 def keep_partial(keep: Callable[[str], None] | None) -> Iterator[None]:
-    """Call `keep` with the reason if the block raises anything, Ctrl-C included; what it raises passes on.
+    """Call `keep` with the reason if the block raises anything, Ctrl-C included; the exception propagates.
 
     Args:
-        keep: Receives the reason and passes on what was found so far; None drops it.
+        keep: Receives the reason and keeps the results so far; None drops them.
     """
     try:
         yield
@@ -26,6 +26,6 @@ def keep_partial(keep: Callable[[str], None] | None) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    from .out_of_memory import out_of_memory  # a run that ends as it should needs none of this
+    from .out_of_memory import out_of_memory  # imported here because a successful run does not need it
 
     return "out of memory" if out_of_memory(error) else first_line(error)

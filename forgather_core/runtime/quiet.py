@@ -1,4 +1,4 @@
-"""Nothing of what transformers logs and draws, where its words would be about something that is meant so."""
+"""Silence transformers' logging and progress bars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Errors alone are logged, and no bars are drawn; afterwards as before."""
+    """Log only errors of transformers and show no progress bars within the block."""
     from transformers.utils import logging
 
     before, drawing = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""A repr for objects that hold much: one short line, whatever they hold."""
+"""A one-line repr for large dataclasses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LONGEST = 80  # characters of a value
 
 
 class Brief:
-    """A base for dataclasses (with `repr=False`) that names what differs from the defaults, and counts items."""
+    """Base class for dataclasses with `repr=False`: the repr shows values that are not defaults, and counts items."""
 
     def __repr__(self) -> str:
         """Return one line."""

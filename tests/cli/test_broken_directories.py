@@ -52,7 +52,7 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
     "syntax error": (_append("def (\n"), f"norms.py:{LINE}:5: invalid syntax"),
     "missing package": (_append("import no_such_package\n"), f"norms.py:{LINE}: No module named 'no_such_package'"),
     "error at import": (_append("1 / 0\n"), f"norms.py:{LINE}: ZeroDivisionError: division by zero"),
-    "config.json is a folder": (_folder, "config.json is no regular file"),
+    "config.json is a folder": (_folder, "config.json is not a regular file"),
     "not UTF-8": (_utf16, "norms.py is not UTF-8"),
     "exit at import": (_append("raise SystemExit(3)\n"), f"norms.py:{LINE}: SystemExit: 3"),
 }

@@ -145,7 +145,7 @@ def test_convert_as_json(cli: Cli, model: str) -> None:
     ).json  # fmt: skip
     assert (report["path"], report["tensors"]) == ("made", 12)
     assert set(report["checksums"]) == {name for name in report["files"] if name.endswith(".safetensors")}
-    assert "these keep their dtype: " in report["notes"][0]
+    assert "dtype kept: " in report["notes"][0]
     kept = {name for name, tensor in read("made").items() if tensor.dtype == torch.float32}
     assert kept == {name for name in read(model) if "norm" in name}
     assert json.loads((Path("made") / "config.json").read_text())["dtype"] == "bfloat16"
@@ -153,7 +153,7 @@ def test_convert_as_json(cli: Cli, model: str) -> None:
 
 def test_convert_prints_its_notes(cli: Cli, model: str) -> None:
     ran = cli("checkpoint", "convert", model, "made", "--dtype", "bf16", "--keep", "lm_head")
-    assert "note: these keep their dtype: lm_head.weight" in ran.out
+    assert "note: dtype kept: lm_head.weight" in ran.out
 
 
 def test_convert_in_place(cli: Cli, model: str) -> None:
@@ -206,13 +206,13 @@ def test_a_damaged_file_is_one_line(cli: Cli, model: str, command: str) -> None:
 def test_a_directory_without_weights_is_one_line(cli: Cli, command: str) -> None:
     Path("empty").mkdir()
     target = ("made",) if command == "convert" else ()
-    assert "empty holds no weights" in cli("checkpoint", command, "empty", *target).error
+    assert "empty contains no weights" in cli("checkpoint", command, "empty", *target).error
 
 
 def test_a_target_that_is_there_is_one_line(cli: Cli, model: str) -> None:
     Path("made").mkdir()
     Path("made", "mine.txt").write_text("mine")
-    assert "made is there already" in cli("checkpoint", "convert", model, "made").error
+    assert "made already exists" in cli("checkpoint", "convert", model, "made").error
     assert [file.name for file in Path("made").iterdir()] == ["mine.txt"]
 
 
@@ -220,12 +220,12 @@ def test_a_target_that_is_there_is_one_line(cli: Cli, model: str) -> None:
     ("options", "message"),
     [
         (("--format", "safetensor"), "Did you mean 'safetensors'?"),
-        (("--format", "gguf"), "--format: 'gguf' is none of safetensors, bin"),
-        (("--max-shard-size", "5 parsecs"), "--max-shard-size: '5 parsecs' is no size"),
-        (("--max-shard-size", "0"), "--max-shard-size: '0' is no size"),
+        (("--format", "gguf"), "--format must be one of safetensors, bin; got 'gguf'"),
+        (("--max-shard-size", "5 parsecs"), "--max-shard-size: '5 parsecs' is not a size"),
+        (("--max-shard-size", "0"), "--max-shard-size: '0' is not a size"),
         (("--dtype", "bfloat61"), "Did you mean 'bfloat16'?"),
-        (("--dtype", "bf16", "--keep", "("), "--keep: '(' is no regular expression"),
-        (("--keep", "norm"), "give the others one with --dtype"),
+        (("--dtype", "bf16", "--keep", "("), "--keep: '(' is not a valid regular expression"),
+        (("--keep", "norm"), "--keep requires --dtype"),
         (("--formt", "bin"), "Did you mean --format?"),
         (("--dtype",), "--dtype"),
     ],
@@ -270,7 +270,7 @@ def test_files_without_a_checksum_are_noted(cli: Cli, model: str) -> None:
     load = ("--load-from-checkpoint", "whole.bin", "--verify-checksums")
     loaded = construct(cli, "other", *load, "--json").json["loaded"]
     assert (loaded["verified"], loaded["unverified"]) == ([], ["whole.bin"])
-    assert "note: no checksum is recorded in whole.bin" in construct(cli, "other", *load).out
+    assert "note: whole.bin has no recorded checksum for" in construct(cli, "other", *load).out
 
 
 def test_a_whole_load_has_no_problems(cli: Cli, model: str) -> None:
@@ -303,7 +303,7 @@ def test_what_does_not_fit_is_in_the_report(cli: Cli, odd: str) -> None:
     assert [problem.split(":")[0] for problem in loaded["problems"]] == [
         "1 tensor of the model missing from odd.bin",
         "1 tensor of odd.bin not in the model",
-        "1 tensor of another shape in odd.bin",
+        "1 tensor of odd.bin with another shape than in the model",
         "1 tensor loaded from odd.bin with NaN or Inf",
     ]
 
@@ -331,7 +331,7 @@ def test_nan_is_said_of_what_is_loaded_and_of_what_is_saved(cli: Cli, odd: str) 
     saved = construct(cli, "third", *arguments, "--json").json["saved"]
     assert saved["notes"] == ["1 tensor saved with NaN or Inf: model.layers.0.mlp.up_proj.weight"]
     (note,) = cli("checkpoint", "inspect", "third", "--json").json["notes"]
-    assert note == "these held NaN or Inf when they were saved: model.layers.0.mlp.up_proj.weight"
+    assert note == "contained NaN or Inf when saved: model.layers.0.mlp.up_proj.weight"
     again = construct(cli, "fourth", "--load-from-checkpoint", "third", "--json").json["loaded"]
     assert again["non_finite"] == ["model.layers.0.mlp.up_proj.weight"]
 
@@ -342,7 +342,7 @@ def test_nan_is_said_of_what_is_loaded_and_of_what_is_saved(cli: Cli, odd: str) 
 def test_a_tensor_of_another_shape_is_an_error(cli: Cli, model: str, shape: tuple[int, int], command: str) -> None:
     torch.save(read(model) | {"lm_head.weight": torch.ones(shape)}, "odd.bin")
     error = cli(*TINY, "--output-dir", "other", "--load-from-checkpoint", "odd.bin", "--save-checkpoint", command).error
-    assert f"1 tensor of another shape: lm_head.weight ({shape[0]} x {shape[1]} there, 262 x 16 here" in error
+    assert f"1 tensor with another shape: lm_head.weight (expected 262 x 16, got {shape[0]} x {shape[1]}" in error
     assert ("transposed" in error) == (shape == (16, 262))
     assert IGNORE in error
     assert not Path("other").exists()
@@ -394,7 +394,7 @@ def test_other_quantized_formats_are_refused_by_name(cli: Cli, model: str, metho
 
 def test_weights_of_another_model_are_one_line(cli: Cli) -> None:
     torch.save({"other": torch.ones(1)}, "whole.bin")
-    assert "it is of another model" in construct(cli, "other", "--load-from-checkpoint", "whole.bin").error
+    assert "it belongs to another model" in construct(cli, "other", "--load-from-checkpoint", "whole.bin").error
     assert not Path("other").exists()
 
 

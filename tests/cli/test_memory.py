@@ -48,7 +48,7 @@ def test_what_does_not_fit_is_refused_before_it_starts(words: tuple[str, ...]) -
 def test_a_model_that_does_not_fit_is_refused(cli: Cli, command: str) -> None:
     error = cli(*LLAMA, *HUGE, command).error
     assert error.startswith("this model needs about ")
-    assert error.endswith("--force to try it")
+    assert error.endswith("--force to try anyway")
     assert not list(Path().rglob("config.json"))
 
 

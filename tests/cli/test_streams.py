@@ -94,7 +94,7 @@ def test_a_code_cache_that_cannot_be_written(cli: Cli, monkeypatch: pytest.Monke
     where = ("output_models/llama_4m", "--quick") if words == "verify" else ()
     error = cli(*(("-t", "llama/4M") if words != "verify" else ()), *words.split(), *where).error
     assert error.startswith(cache)
-    assert "set HF_HOME to a directory that can be written" in error
+    assert "set HF_HOME to a writable directory" in error
     assert not Path("output_models/llama_4m").exists() or words == "verify"
 
 
@@ -103,7 +103,7 @@ def test_a_code_cache_that_cannot_be_written(cli: Cli, monkeypatch: pytest.Monke
 def test_a_file_that_is_no_checkpoint(cli: Cli, content: bytes) -> None:
     Path("file").write_bytes(content * 30)
     error = cli("checkpoint", "inspect", "file").error
-    assert error.startswith("file is no weight file of torch, or is damaged: it")
+    assert error.startswith("file is not a torch weight file, or is damaged: it")
     assert not {"index", "range", "stack"} & set(error.split())
 
 
@@ -115,7 +115,7 @@ def test_a_model_directory_whose_path_is_not_utf_8(cli: Cli) -> None:
         ("tokenizer", "train", "--dataset-project", "stdlib", "--vocab-size", "300", "-o", f"{BAD}/t"),
     ):
         assert "bad\\udcff" in (error := cli(*words).error)
-        assert "is not UTF-8" in error
+        assert "must be UTF-8" in error
     assert not os.listdir(BAD)  # noqa: PTH208
 
 
@@ -126,7 +126,7 @@ def test_a_tensor_whose_name_is_not_utf_8(cli: Cli, format: str) -> None:
     Path("m.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
     assert "a\\ud800" in cli("checkpoint", "inspect", "m.safetensors").out
     error = cli("checkpoint", "convert", "m.safetensors", "new", "--format", format).error
-    assert error == "the tensor 'a\\ud800' has a name that is not UTF-8: rename it"
+    assert error == "the name of the tensor 'a\\ud800' is not UTF-8: rename the tensor"
     assert not Path("new").exists()
 
 
@@ -187,5 +187,5 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "forgather: error: the working directory has been removed: change to another one"
+        "forgather: error: the working directory has been removed: change to another directory"
     )

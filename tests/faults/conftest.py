@@ -1,4 +1,4 @@
-"""The suite's own marker, a process that saves, and directories in the state before a save."""
+"""Fixtures: the suite's marker, a process that saves, and directories in the state before a save."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Restore = Callable[[str], tuple[Path, Scenario]]
 
 @pytest.fixture(scope="session")
 def saver() -> Iterator[Server]:
-    """A process that saves and may be killed."""
+    """Start a process that saves and may be killed."""
     with server() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What stands in a directory before a save, made once for each scenario."""
+    """Create the content of a directory before a save, once for each scenario."""
     place = tmp_path_factory.mktemp("states")
     for name, scenario in SCENARIOS.items():
         scenario.make(place / name)
@@ -32,7 +32,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def restore(states: Path, tmp_path: Path) -> Restore:
-    """A directory, alone in its parent, as it is before the save of a scenario."""
+    """Restore a directory, alone in its parent, to the state before the save of a scenario."""
 
     def make(name: str) -> tuple[Path, Scenario]:
         place = tmp_path / "place"
@@ -47,7 +47,7 @@ def restore(states: Path, tmp_path: Path) -> Restore:
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet() -> None:
-    """transformers draws a bar at each load."""
+    """Disable the progress bar that transformers shows at each load."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()

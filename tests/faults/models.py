@@ -1,4 +1,4 @@
-"""Models whose every number tells which save it is from, and what a directory loads as."""
+"""Models whose values identify their save, and which save a directory loads as."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SIZES: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 32,
 }  # fmt: skip
-MARK = "bos_token_id"  # a number of the configuration that weights do not depend on: it tells the generation
+MARK = "bos_token_id"  # a configuration value that does not affect weights: it identifies the generation
 
 
 def model_of(generation: int, *, marked: bool = False, dtype: str = "float32", **sizes: Any) -> LlamaForCausalLM:
-    """A model all of whose weights are the number of its generation; its configuration says so too, if `marked`."""
+    """Return a model whose weights all equal its generation; with `marked`, its configuration records it too."""
     config = LlamaConfig(**(SIZES | sizes), **({MARK: generation} if marked else {MARK: 1}), tie_word_embeddings=False)
     with torch.device("cpu"):
         model = LlamaForCausalLM(config).to(getattr(torch, dtype))
@@ -31,7 +31,7 @@ def model_of(generation: int, *, marked: bool = False, dtype: str = "float32", *
 
 
 def generation_of(directory: Path, *, marked: bool = False) -> int | None:
-    """The save that a directory loads as, whole, in our loader and in transformers' alike; None where it has none.
+    """Return the save that a directory loads as, completely and with both loaders; None if it has none.
 
     Raises:
         AssertionError: It mixes two, or the loaders differ.
@@ -73,10 +73,10 @@ def _only(model: Any) -> int:
 
 
 def save(directory: Path, generation: int, *, marked: bool = False, dtype: str = "float32", **how: Any) -> None:
-    """Save a model of that generation as Forgather does."""
+    """Save a model of that generation with Forgather."""
     save_checkpoint(directory, model_of(generation, marked=marked, dtype=dtype), **how)
 
 
 def tree(directory: Path) -> set[str]:
-    """Every file and directory below one."""
+    """Return every file and directory below a directory."""
     return {str(path.relative_to(directory)) for path in directory.rglob("*")}

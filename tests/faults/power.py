@@ -1,4 +1,4 @@
-"""A power cut, simulated: what a disk may hold at any moment of a save, given what was made durable until then.
+"""Simulate a power cut: what a disk may hold at any moment of a save, given what was made durable before.
 
 Nothing is taken for granted but fsync: the content of a file that was not synced is empty, torn or whole; an entry of a
 directory that was not synced is there or not, each by itself, in any order. Real file systems lose less than that.
@@ -20,7 +20,7 @@ Entry = tuple[int, str]  # inode of the directory, name
 
 @dataclass(repr=False)
 class Disk:
-    """What is durable, and what is only in memory.
+    """A disk: what is durable, and what is only in memory.
 
     Args:
         root: The directory that is watched.
@@ -31,16 +31,16 @@ class Disk:
     content: dict[int, bytes] = field(default_factory=dict)  # durable, of regular files
     directories: set[int] = field(default_factory=set)
     live: dict[Entry, int] = field(default_factory=dict)
-    pending: dict[Entry, list[int | None]] = field(default_factory=dict)  # what an entry has been since; None: removed
+    pending: dict[Entry, list[int | None]] = field(default_factory=dict)  # values of an entry since then; None: removed
     current: dict[int, bytes] = field(default_factory=dict)  # as a process sees it
-    held: dict[int, int] = field(default_factory=dict)  # descriptors: no number of an inode is used again
+    held: dict[int, int] = field(default_factory=dict)  # descriptors, so that no inode number is reused
 
     def __post_init__(self) -> None:
         self._scan()
         self.entries, self.content, self.pending = dict(self.live), dict(self.current), {}
 
     def sync(self, descriptor: int) -> None:
-        """A file or a directory is durable from now on."""
+        """Make a file or a directory durable."""
         inode = os.fstat(descriptor).st_ino
         self._scan()
         if inode in self.directories:
@@ -50,7 +50,7 @@ class Disk:
             self.content[inode] = self.current[inode]
 
     def image(self, place: Path, choose: random.Random) -> None:
-        """Write what the disk may hold if the power goes now into an empty `place`."""
+        """Write what the disk may hold after a power cut now into an empty `place`."""
         self._scan()
         entries = dict(self.entries)
         for entry, states in self.pending.items():
@@ -79,7 +79,7 @@ class Disk:
             self.held[inode] = os.open(path, os.O_RDONLY)
 
     def close(self) -> None:
-        """Let go of what it has seen."""
+        """Close the descriptors."""
         for descriptor in self.held.values():
             os.close(descriptor)
         self.held.clear()
@@ -110,7 +110,7 @@ class Disk:
 
 @contextmanager
 def watching(disk: Disk, moment: Callable[[], None]) -> Iterator[None]:
-    """Tell the disk of every fsync within the block, and call `moment` before each takes effect, and after."""
+    """Report every fsync within the block to the disk, and call `moment` before and after each takes effect."""
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
@@ -124,7 +124,7 @@ def watching(disk: Disk, moment: Callable[[], None]) -> Iterator[None]:
 
 
 def emptied(place: Path) -> Path:
-    """The directory, with nothing in it."""
+    """Empty the directory and return it."""
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     return place

@@ -17,7 +17,7 @@ FOREIGN = ("notes.txt", "runs/events.log")
 
 
 def _nothing(_: Path) -> None:
-    """A place where nothing is."""
+    """Create nothing."""
 
 
 def _ours(directory: Path, **how: Any) -> None:
@@ -29,14 +29,14 @@ def _theirs(directory: Path) -> None:
 
 
 def _two_sets(directory: Path) -> None:
-    """One that wins and, in a format that loaders prefer to the new one's index, one that must not win again."""
+    """Create a preferred checkpoint and, in a format preferred to the new index, one that must not be loaded again."""
     _theirs(directory)
     torch.save(model_of(STALE).state_dict(), directory / "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What stands in a directory, and what is saved over it.
+    """The content of a directory, and what is saved over it.
 
     Args:
         before: Makes what stands there.
@@ -50,11 +50,11 @@ class Scenario:
 
     @property
     def marked(self) -> bool:
-        """Whether the configuration tells the generation too."""
+        """Whether the configuration records the generation too."""
         return bool(self.how.get("marked"))
 
     def make(self, directory: Path) -> None:
-        """Make what stands there, with files of somebody else's."""
+        """Create the content, with files of other programs."""
         self.before(directory)
         if self.old is not None:
             for name in FOREIGN:
@@ -63,7 +63,7 @@ class Scenario:
 
 
 def _one_with_an_index(directory: Path) -> None:
-    """One file and an index, as Forgather wrote them until 0.1."""
+    """Create one file and an index, as Forgather wrote them until 0.1."""
     save(directory, OLD, safetensors=True)
     single, shard = directory / "model.safetensors", "model-00001-of-00001.safetensors"
     single.rename(directory / shard)

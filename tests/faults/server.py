@@ -1,4 +1,4 @@
-"""A process that has imported everything and forks one child for each save, which may be killed.
+"""A process that has imported everything and forks a child for each save, which may be killed.
 
 It reads a JSON object a line (`directory`, `generation`, `how`, `kill_at`, `fsize`, `uid`; or `flags` for a model
 directory that is constructed rather than a model that is saved), and answers with the pid, then with the status of the
@@ -19,13 +19,13 @@ from typing import Any
 
 
 class Server:
-    """The other end of it."""
+    """The client of the process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
     def start(self, directory: Path, generation: int, how: dict[str, Any], **more: Any) -> int:
-        """Begin a save; the pid of the process that does it."""
+        """Start a save and return the pid of its process."""
         assert self.process.stdin is not None
         request = {"directory": str(directory), "generation": generation, "how": how, **more}
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -33,11 +33,11 @@ class Server:
         return int(self._line())
 
     def finish(self) -> str:
-        """`ok`, `killed`, or the text of the error."""
+        """Return `ok`, `killed`, or the text of the error."""
         return str(json.loads(self._line()))
 
     def save(self, directory: Path, generation: int, how: dict[str, Any], **more: Any) -> str:
-        """Both."""
+        """Save and return the outcome."""
         self.start(directory, generation, how, **more)
         return self.finish()
 
@@ -48,7 +48,7 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """Start one, and end it."""
+    """Start a server, and stop it at the end."""
     command = [sys.executable, "-m", "tests.faults.server"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
@@ -60,12 +60,12 @@ def server() -> Iterator[Server]:
 
 
 def serve() -> None:
-    """Answer requests until there are none."""
+    """Answer requests until the input ends."""
     import xxhash  # noqa: F401 - a saver without rights could not import it later
 
     from .models import model_of
 
-    model_of(0)  # whatever is imported late is imported now
+    model_of(0)  # triggers late imports
     for line in sys.stdin:
         request = json.loads(line)
         reader, writer = os.pipe()
@@ -112,7 +112,7 @@ def _save(request: dict[str, Any]) -> str:
                 save(Path(request["directory"]), request["generation"], **request["how"])
     except ForgatherError as error:
         return f"refused: {error}"
-    except BaseException as error:  # the other end shows it
+    except BaseException as error:  # the client reports it
         return f"{type(error).__name__}: {error}"
     return "ok"
 

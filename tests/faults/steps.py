@@ -1,4 +1,4 @@
-"""Stop a process, or fail a call of it, at the n-th thing that it does to the file system."""
+"""Kill a process, or make a call fail, at the n-th change to the file system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CALLS = ("write", "fsync", "rename", "replace", "unlink", "rmdir", "mkdir", "lin
 
 
 class Steps:
-    """Counts what is done to the file system, and acts before the n-th.
+    """Count the changes to the file system, and act before the n-th.
 
     Args:
         at: The number of the step, from 1.
@@ -42,7 +42,7 @@ class Steps:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count within the block."""
+        """Count changes within the block."""
         patches = [mock.patch.object(os, n, self.wrap(getattr(os, n))) for n in CALLS if n in self.only]
         if "exchange" in self.only:
             patches.append(mock.patch.object(files, "_exchange", self.wrap(files._exchange)))
@@ -59,5 +59,5 @@ _WRITE = os.write
 
 
 def die() -> None:
-    """As by the power switch: nothing of this process runs any more."""
+    """Kill this process immediately, like a power switch."""
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A model directory is rebuilt with other options and weights: killed at any instant, both are old or both new."""
+"""Rebuild a model directory with other options and weights: after a kill, both are old or both are new."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OLD, NEW = SMALL | {"hidden_size": 16}, SMALL | {"hidden_size": 32, "max_shard_s
 
 
 def hidden_size(directory: Path) -> int:
-    """That of the model as which a directory loads, whole."""
+    """Return the generation of the model that a directory loads as, completely."""
     model, info = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
@@ -34,7 +34,7 @@ def hidden_size(directory: Path) -> int:
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 8))])
 def test_killed_while_a_directory_is_rebuilt_with_its_weights(tmp_path: Path, saver: Server, part: int) -> None:
-    """A part of all steps, every eighth: the writing of the files, the exchange, the removal of what was there."""
+    """Every eighth step: writing the files, the exchange, removing the old directory."""
     old, place = tmp_path / "old" / "model", tmp_path / "place"
     assert saver.save(old, 0, {}, flags=OLD) == "ok"
     (old / "notes.txt").write_text("mine")
@@ -57,7 +57,7 @@ def test_killed_while_a_directory_is_rebuilt_with_its_weights(tmp_path: Path, sa
 
 
 @pytest.mark.parametrize("step", range(10, 100, 30))
-def test_what_a_killed_rebuild_left_is_gone_after_the_next(tmp_path: Path, saver: Server, step: int) -> None:
+def test_leftovers_of_a_killed_rebuild_are_removed_by_the_next(tmp_path: Path, saver: Server, step: int) -> None:
     directory = tmp_path / "place" / "model"
     assert saver.save(directory, 0, {}, flags=OLD) == "ok"
     assert saver.save(directory, 0, {}, flags=NEW, kill_at=step) == "killed"

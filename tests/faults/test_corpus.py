@@ -1,4 +1,4 @@
-"""Broken and hostile checkpoints, each made here by code: what the loader refuses, loads, or loads and remarks on."""
+"""Broken and hostile checkpoints, created by code: what the loader refuses, loads, or loads with a remark."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ INDEX = "model.safetensors.index.json"
 BIN = "pytorch_model.bin"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
-SECONDS = 5.0  # that no case may take
-MEMORY = 256 * 2**20  # bytes that no case may add to the process; an index is read up to 100 MB
-TEXT = 4000  # characters of a message: beyond that nobody reads it
+SECONDS = 5.0  # maximum time of a case
+MEMORY = 256 * 2**20  # maximum bytes that a case adds to the process; an index may have 100 MB
+TEXT = 4000  # maximum characters of a message
 
 DTYPES = {
     torch.float32: "F32",
@@ -54,11 +54,11 @@ DTYPES = {
 
 State = dict[str, Tensor]
 Header = dict[str, Any]
-Builder = Callable[[Path], Path]  # fills an empty directory, returns what is to be loaded
+Builder = Callable[[Path], Path]  # fills an empty directory, returns the path to load
 
 
 class Net(nn.Module):
-    """Tensors of every sort that matters here: a matrix, a vector, an integer, and one without numbers."""
+    """Tensors of all kinds that matter here: a matrix, a vector, an integer, and an empty one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Net(nn.Module):
 
 
 def values(**changes: Tensor) -> State:
-    """What an intact checkpoint of `Net` holds here; a double underscore in a name stands for a dot."""
+    """Return the tensors of an intact checkpoint of `Net`; a double underscore in a name stands for a dot."""
     state = {
         "embed.weight": torch.arange(128.0).view(16, 8) / 7,
         "linear.weight": torch.arange(32.0).view(4, 8) - 5.5,
@@ -82,7 +82,7 @@ def values(**changes: Tensor) -> State:
 
 @dataclass(frozen=True)
 class Refused:
-    """A CheckpointError whose text names the file and has the reason, a pattern, in it."""
+    """Expect a CheckpointError whose message names the file and matches the reason, a pattern."""
 
     file: str
     reason: str
@@ -90,14 +90,14 @@ class Refused:
 
 @dataclass(frozen=True)
 class Loads:
-    """Every tensor is loaded, and nothing is said."""
+    """Expect that every tensor is loaded, without warnings."""
 
     state: Callable[[], State] = values
 
 
 @dataclass(frozen=True)
 class Noted:
-    """It is loaded as far as it fits; the warning and the named fields of the report say what is odd."""
+    """Expect a partial load, described by the warning and the named fields of the report."""
 
     warning: str
     fields: Mapping[str, tuple[str, ...]]
@@ -116,7 +116,7 @@ def bytes_of(tensor: Tensor) -> bytes:
 
 
 def parts(state: State) -> tuple[Header, bytes]:
-    """Header and data of a safetensors file, in the order of `state`."""
+    """Return header and data of a safetensors file, in the order of `state`."""
     header: Header = {}
     data = b""
     for name, tensor in state.items():
@@ -141,7 +141,7 @@ def intact() -> bytes:
 
 
 def file(name: str, content: bytes | Callable[[], bytes]) -> Builder:
-    """A single file of this content."""
+    """Write a single file of this content."""
 
     def build(directory: Path) -> Path:
         (directory / name).write_bytes(content if isinstance(content, bytes) else content())
@@ -155,7 +155,7 @@ def safetensors(state: Callable[[], State]) -> Builder:
 
 
 def header(change: Callable[[Header], object]) -> Builder:
-    """An intact file but for its header, which `change` has edited in place."""
+    """Write an intact file except for its header, which `change` edits in place."""
 
     def content() -> bytes:
         found, data = parts(values())
@@ -166,12 +166,12 @@ def header(change: Callable[[Header], object]) -> Builder:
 
 
 def entry(**fields: object) -> Builder:
-    """An intact file but for these fields of what its header tells of `linear.bias`, bytes 640 to 656 of 664."""
+    """Write an intact file except for these header fields of `linear.bias`, bytes 640 to 656 of 664."""
     return header(lambda found: found["linear.bias"].update(fields))
 
 
 def header_text(edit: Callable[[bytes], bytes]) -> Builder:
-    """An intact file but for the text of its header."""
+    """Write an intact file except for the text of its header."""
 
     def content() -> bytes:
         found, data = parts(values())
@@ -181,7 +181,7 @@ def header_text(edit: Callable[[bytes], bytes]) -> Builder:
 
 
 def unpadded() -> bytes:
-    """Valid, but every number lies at an odd place of the file."""
+    """Write a valid file with all values at odd offsets."""
     found, data = parts(values())
     text = json.dumps(found).encode()
     return framed(text + b" " * (1 - len(text) % 2), data)
@@ -192,7 +192,7 @@ def overlapping(found: Header) -> None:
 
 
 def within(found: Header) -> None:
-    """A tensor of no bytes in the midst of another."""
+    """Write an empty tensor in the middle of another."""
     found["nothing"]["data_offsets"] = [100, 100]
 
 
@@ -201,7 +201,7 @@ def gap(found: Header) -> None:
 
 
 def without_bytes(found: Header) -> None:
-    """Sizes beyond any memory, whose product is zero: legal, and of another shape than the model's."""
+    """Write huge sizes whose product is zero: valid, with another shape than the model's."""
     found["nothing"]["shape"] = [0, 2**62, 2**62]
 
 
@@ -216,14 +216,14 @@ HEADERS: dict[str, tuple[Builder, Outcome]] = {
         file(SINGLE, lambda: framed(b"{}", length=1000)),
         Refused(SINGLE, "ends within its header"),
     ),
-    "header of 2**63 bytes": (file(SINGLE, framed(b"{}", length=2**63)), Refused(SINGLE, "more than the 100,000,000")),
+    "header of 2**63 bytes": (file(SINGLE, framed(b"{}", length=2**63)), Refused(SINGLE, "at most 100,000,000")),
     "header of 2**64-1 bytes": (
         file(SINGLE, framed(b"{}", length=2**64 - 1)),
-        Refused(SINGLE, "more than the 100,000,000"),
+        Refused(SINGLE, "at most 100,000,000"),
     ),
     "header above the limit, and there": (
         lambda directory: sparse(directory / SINGLE, 120_000_000, struct.pack("<Q", 110_000_000)),
-        Refused(SINGLE, "more than the 100,000,000"),
+        Refused(SINGLE, "at most 100,000,000"),
     ),
     "zeros without end": (
         lambda directory: sparse(directory / SINGLE, 2**40),
@@ -245,7 +245,7 @@ HEADERS: dict[str, tuple[Builder, Outcome]] = {
         file(SINGLE, framed(b'{"a":' * 100_000)),
         Refused(SINGLE, NESTED),
     ),
-    "header tells of nothing": (file(SINGLE, framed(b"{}")), Refused(SINGLE, "it is empty")),
+    "header without tensors": (file(SINGLE, framed(b"{}")), Refused(SINGLE, "it is empty")),
     "header has a number of 5000 digits": (
         header_text(lambda text: text.replace(b"[640", b"[" + b"9" * 5000)),
         Refused(SINGLE, "damaged"),
@@ -260,72 +260,75 @@ HEADERS: dict[str, tuple[Builder, Outcome]] = {
     ),
     "header with NaN": (
         header_text(lambda text: text.replace(b'"shape": [4]', b'"shape": [NaN]')),
-        Refused(SINGLE, "NaN is not JSON"),
+        Refused(SINGLE, "NaN is not valid JSON"),
     ),
-    "overlapping tensors": (header(overlapping), Refused(SINGLE, "overlaps what is before it")),
-    "no bytes within another": (header(within), Refused(SINGLE, "overlaps what is before it")),
+    "overlapping tensors": (header(overlapping), Refused(SINGLE, "overlaps the tensor before it")),
+    "no bytes within another": (header(within), Refused(SINGLE, "overlaps the tensor before it")),
     "a gap between tensors": (header(gap), Refused(SINGLE, "leaves a gap before it")),
     "two tensors of one span": (
         header(lambda found: found.update(other=found["steps"])),
-        Refused(SINGLE, "overlaps what is before it"),
+        Refused(SINGLE, "overlaps the tensor before it"),
     ),
     "offsets beyond the file": (
         header(lambda found: found["steps"].update(data_offsets=[656, 10**15], shape=[(10**15 - 656) // 8])),
         Refused(SINGLE, "truncated"),
     ),
-    "an end before its beginning": (entry(data_offsets=[656, 640]), Refused(SINGLE, "no beginning and end")),
-    "negative offsets": (entry(data_offsets=[-16, 0]), Refused(SINGLE, "no beginning and end")),
-    "offsets of 2**63": (entry(data_offsets=[2**63, 2**63 + 16]), Refused(SINGLE, "no beginning and end")),
-    "one offset": (entry(data_offsets=[640]), Refused(SINGLE, "no beginning and end")),
-    "three offsets": (entry(data_offsets=[640, 656, 656]), Refused(SINGLE, "no beginning and end")),
-    "offsets that are texts": (entry(data_offsets=["640", "656"]), Refused(SINGLE, "no beginning and end")),
-    "offsets that are no list": (entry(data_offsets={"640": 656}), Refused(SINGLE, "no beginning and end")),
-    "a shape of more bytes than there are": (entry(shape=[5]), Refused(SINGLE, "16 bytes for 5 numbers of 4")),
-    "a shape of fewer bytes": (entry(shape=[3]), Refused(SINGLE, "16 bytes for 3 numbers of 4")),
-    "a shape with a zero": (entry(shape=[4, 0]), Refused(SINGLE, "16 bytes for 4 x 0 numbers")),
-    "a negative size": (entry(shape=[-4]), Refused(SINGLE, "no list of sizes")),
-    "two negative sizes": (entry(shape=[-2, -2]), Refused(SINGLE, "no list of sizes")),
-    "a size that is a float": (entry(shape=[4.0]), Refused(SINGLE, "no list of sizes")),
-    "a size that is a bool": (entry(shape=[4, True]), Refused(SINGLE, "no list of sizes")),
-    "a size that is null": (entry(shape=[None]), Refused(SINGLE, "no list of sizes")),
-    "a size of 2**63": (entry(shape=[2**63]), Refused(SINGLE, "no list of sizes")),
-    "sizes whose product wraps to 4": (entry(shape=[4, 2**32 + 1, 2**32 + 1]), Refused(SINGLE, "16 bytes for")),
-    "a shape that is a number": (entry(shape=4), Refused(SINGLE, "no list of sizes")),
-    "ten thousand huge dimensions": (entry(shape=[2**62] * 10_000), Refused(SINGLE, "no list of sizes")),
-    "ten thousand dimensions of one": (entry(shape=[1] * 10_000 + [4]), Refused(SINGLE, "no list of sizes")),
-    "sixty-four huge dimensions": (entry(shape=[2**62] * 64), Refused(SINGLE, "16 bytes for")),
-    "sixty-five dimensions": (entry(shape=[1] * 64 + [4]), Refused(SINGLE, "no list of sizes")),
-    "an unknown dtype": (entry(dtype="F33"), Refused(SINGLE, "a kind that is not known here: F33")),
-    "a dtype of sub-byte numbers": (entry(dtype="F4"), Refused(SINGLE, "a kind that is not known here: F4")),
-    "a dtype that is a number": (entry(dtype=4), Refused(SINGLE, "a kind that is not known here")),
-    "a dtype that is a list": (entry(dtype=["F32"]), Refused(SINGLE, "a kind that is not known here")),
-    "a dtype that is null": (entry(dtype=None), Refused(SINGLE, "a kind that is not known here")),
-    "a dtype of several lines": (entry(dtype="F32\n\x1b[31mF33"), Refused(SINGLE, "a kind that is not known here")),
-    "a dtype of half a character": (entry(dtype="\ud800"), Refused(SINGLE, "a kind that is not known here")),
-    "a field too many": (entry(strides=[1]), Refused(SINGLE, "not described by dtype, shape and data_offsets")),
+    "an end before its beginning": (entry(data_offsets=[656, 640]), Refused(SINGLE, "not a start and an end")),
+    "negative offsets": (entry(data_offsets=[-16, 0]), Refused(SINGLE, "not a start and an end")),
+    "offsets of 2**63": (entry(data_offsets=[2**63, 2**63 + 16]), Refused(SINGLE, "not a start and an end")),
+    "one offset": (entry(data_offsets=[640]), Refused(SINGLE, "not a start and an end")),
+    "three offsets": (entry(data_offsets=[640, 656, 656]), Refused(SINGLE, "not a start and an end")),
+    "offsets that are texts": (entry(data_offsets=["640", "656"]), Refused(SINGLE, "not a start and an end")),
+    "offsets that are no list": (entry(data_offsets={"640": 656}), Refused(SINGLE, "not a start and an end")),
+    "a shape of more bytes than there are": (
+        entry(shape=[5]),
+        Refused(SINGLE, "16 bytes; expected 5 elements"),
+    ),
+    "a shape of fewer bytes": (entry(shape=[3]), Refused(SINGLE, "16 bytes; expected 3 elements of 4 bytes")),
+    "a shape with a zero": (entry(shape=[4, 0]), Refused(SINGLE, "16 bytes; expected 4 x 0 elements")),
+    "a negative size": (entry(shape=[-4]), Refused(SINGLE, "not a list of sizes")),
+    "two negative sizes": (entry(shape=[-2, -2]), Refused(SINGLE, "not a list of sizes")),
+    "a size that is a float": (entry(shape=[4.0]), Refused(SINGLE, "not a list of sizes")),
+    "a size that is a bool": (entry(shape=[4, True]), Refused(SINGLE, "not a list of sizes")),
+    "a size that is null": (entry(shape=[None]), Refused(SINGLE, "not a list of sizes")),
+    "a size of 2**63": (entry(shape=[2**63]), Refused(SINGLE, "not a list of sizes")),
+    "sizes whose product wraps to 4": (entry(shape=[4, 2**32 + 1, 2**32 + 1]), Refused(SINGLE, "16 bytes; expected")),
+    "a shape that is a number": (entry(shape=4), Refused(SINGLE, "not a list of sizes")),
+    "ten thousand huge dimensions": (entry(shape=[2**62] * 10_000), Refused(SINGLE, "not a list of sizes")),
+    "ten thousand dimensions of one": (entry(shape=[1] * 10_000 + [4]), Refused(SINGLE, "not a list of sizes")),
+    "sixty-four huge dimensions": (entry(shape=[2**62] * 64), Refused(SINGLE, "16 bytes; expected")),
+    "sixty-five dimensions": (entry(shape=[1] * 64 + [4]), Refused(SINGLE, "not a list of sizes")),
+    "an unknown dtype": (entry(dtype="F33"), Refused(SINGLE, "an unknown dtype: F33")),
+    "a dtype of sub-byte numbers": (entry(dtype="F4"), Refused(SINGLE, "an unknown dtype: F4")),
+    "a dtype that is a number": (entry(dtype=4), Refused(SINGLE, "an unknown dtype")),
+    "a dtype that is a list": (entry(dtype=["F32"]), Refused(SINGLE, "an unknown dtype")),
+    "a dtype that is null": (entry(dtype=None), Refused(SINGLE, "an unknown dtype")),
+    "a dtype of several lines": (entry(dtype="F32\n\x1b[31mF33"), Refused(SINGLE, "an unknown dtype")),
+    "a dtype of half a character": (entry(dtype="\ud800"), Refused(SINGLE, "an unknown dtype")),
+    "a field too many": (entry(strides=[1]), Refused(SINGLE, "must have dtype, shape and data_offsets")),
     "a field too few": (
         header(lambda found: found["linear.bias"].pop("shape")),
-        Refused(SINGLE, "not described by dtype, shape and data_offsets"),
+        Refused(SINGLE, "must have dtype, shape and data_offsets"),
     ),
     "a tensor that is a text": (
         header(lambda found: found.update(steps="F32")),
-        Refused(SINGLE, "not described by dtype, shape and data_offsets"),
+        Refused(SINGLE, "must have dtype, shape and data_offsets"),
     ),
     "a name of several lines": (
         header(lambda found: found.update({"two\nlines": 3})),
-        Refused(SINGLE, "not described by dtype, shape and data_offsets"),
+        Refused(SINGLE, "must have dtype, shape and data_offsets"),
     ),
     "a name that writes on the terminal": (
         header(lambda found: found.update({"\x1b]0;owned\x07": 3})),
-        Refused(SINGLE, "not described by dtype, shape and data_offsets"),
+        Refused(SINGLE, "must have dtype, shape and data_offsets"),
     ),
     "a name of half a character": (
         header(lambda found: found.update({"\ud800": 3})),
-        Refused(SINGLE, "not described by dtype, shape and data_offsets"),
+        Refused(SINGLE, "must have dtype, shape and data_offsets"),
     ),
     "a name of a megabyte": (
         header(lambda found: found.update({"n" * 10**6: 3})),
-        Refused(SINGLE, "not described by dtype, shape and data_offsets"),
+        Refused(SINGLE, "must have dtype, shape and data_offsets"),
     ),
     "a name of several lines, twice": (
         header_text(lambda text: rb'{"two\nlines": 1, "two\nlines": 2,' + text[1:]),
@@ -333,32 +336,32 @@ HEADERS: dict[str, tuple[Builder, Outcome]] = {
     ),
     "of another model, in several lines": (
         safetensors(lambda: {"two\nlines": torch.zeros(1)}),
-        Refused(SINGLE, "of another model"),
+        Refused(SINGLE, "belongs to another model"),
     ),
     "metadata that are a list": (
         header(lambda found: found.update(__metadata__=["pt"])),
-        Refused(SINGLE, "metadata are not a map of texts"),
+        Refused(SINGLE, "metadata is not a map of strings"),
     ),
     "metadata with a number": (
         header(lambda found: found.update(__metadata__={"format": 3})),
-        Refused(SINGLE, "metadata are not a map of texts"),
+        Refused(SINGLE, "metadata is not a map of strings"),
     ),
     "metadata with an object": (
         header(lambda found: found.update(__metadata__={"format": {}})),
-        Refused(SINGLE, "metadata are not a map of texts"),
+        Refused(SINGLE, "metadata is not a map of strings"),
     ),
     "metadata of any texts": (header(lambda found: found.update(__metadata__={"\0": "\n", "": "x" * 999})), Loads()),
     "int32 for a float": (
         safetensors(lambda: values(linear__bias=torch.ones(4, dtype=torch.int32))),
-        Refused(SINGLE, r"linear\.bias \(int32 there, float32 here\)"),
+        Refused(SINGLE, r"linear\.bias \(expected float32, got int32\)"),
     ),
     "float for an int": (
         safetensors(lambda: values(steps=torch.tensor(3.0))),
-        Refused(SINGLE, r"steps \(float32 there, int64 here\)"),
+        Refused(SINGLE, r"steps \(expected int64, got float32\)"),
     ),
     "bool for an int": (
         safetensors(lambda: values(steps=torch.tensor(True))),
-        Refused(SINGLE, r"steps \(bool there, int64 here\)"),
+        Refused(SINGLE, r"steps \(expected int64, got bool\)"),
     ),
     "int32 for an int64": (safetensors(lambda: values(steps=torch.tensor(41, dtype=torch.int32))), Loads()),
     "uint8 for an int64": (safetensors(lambda: values(steps=torch.tensor(41, dtype=torch.uint8))), Loads()),
@@ -373,15 +376,15 @@ HEADERS: dict[str, tuple[Builder, Outcome]] = {
     ),
     "nothing but other shapes": (
         safetensors(lambda: {"embed.weight": torch.zeros(2, 2)}),
-        Refused(SINGLE, r"embed\.weight \(2 x 2 there, 16 x 8 here\)"),
+        Refused(SINGLE, r"embed\.weight \(expected 16 x 8, got 2 x 2\)"),
     ),
     "one other shape": (
         safetensors(lambda: values(embed__weight=torch.zeros(8, 16))),
-        Refused(SINGLE, r"1 tensor of another shape: embed\.weight \(8 x 16 there, 16 x 8 here, transposed\)"),
+        Refused(SINGLE, r"1 tensor with another shape: embed\.weight \(expected 16 x 8, got 8 x 16, transposed\)"),
     ),
     "a shape of no bytes and huge sizes": (
         header(without_bytes),
-        Refused(SINGLE, "1 tensor of another shape: nothing"),
+        Refused(SINGLE, "1 tensor with another shape: nothing"),
     ),
     "one tensor missing": (
         safetensors(lambda: {name: tensor for name, tensor in values().items() if name != "steps"}),
@@ -419,14 +422,14 @@ HEADERS: dict[str, tuple[Builder, Outcome]] = {
 
 
 def sparse(path: Path, size: int, beginning: bytes = b"") -> Path:
-    """A file of this size that takes no room on the disk."""
+    """Write a sparse file of this size."""
     path.write_bytes(beginning)
     os.truncate(path, size)
     return path
 
 
 def write_shards(directory: Path) -> dict[str, Any]:
-    """Two shards; returns what their index says."""
+    """Write two shards and return the content of their index."""
     state = values()
     weight_map: dict[str, Any] = {name: SHARDS[name != "embed.weight"] for name in state}
     for shard in SHARDS:
@@ -436,7 +439,7 @@ def write_shards(directory: Path) -> dict[str, Any]:
 
 
 def index_text(content: bytes) -> Builder:
-    """Two good shards beside an index of this text."""
+    """Write two valid shards and an index of this text."""
 
     def build(directory: Path) -> Path:
         write_shards(directory)
@@ -447,7 +450,7 @@ def index_text(content: bytes) -> Builder:
 
 
 def index(change: Callable[[dict[str, Any]], object]) -> Builder:
-    """Two good shards, and an index that `change` has edited in place."""
+    """Write two valid shards, and an index that `change` edits in place."""
 
     def build(directory: Path) -> Path:
         content = write_shards(directory)
@@ -459,12 +462,12 @@ def index(change: Callable[[dict[str, Any]], object]) -> Builder:
 
 
 def named(shard: object) -> Builder:
-    """The index says that `steps` is in this file."""
+    """Write an index that lists `steps` in this file."""
     return index(lambda content: content["weight_map"].update(steps=shard))
 
 
 def second_shard(replace: Callable[[Path], object]) -> Builder:
-    """A good index; the second shard is removed and `replace` puts something in its place."""
+    """Write a valid index, and replace the second shard by `replace`."""
 
     def build(directory: Path) -> Path:
         (directory / INDEX).write_text(json.dumps(write_shards(directory)))
@@ -476,7 +479,7 @@ def second_shard(replace: Callable[[Path], object]) -> Builder:
 
 
 def entry_is(replace: Callable[[Path], object], name: str = INDEX) -> Builder:
-    """Two good shards, and in the place of the index, or of a single file, what `replace` puts there."""
+    """Write two valid shards, and replace the index or the single file by `replace`."""
 
     def build(directory: Path) -> Path:
         write_shards(directory)
@@ -491,7 +494,7 @@ def make_socket(path: Path) -> None:
 
 
 def hub_cache(directory: Path) -> Path:
-    """As the hub's client keeps a repository: links from a snapshot to files that are called by their digests."""
+    """Write a snapshot as in the Hub cache: links to files named by their digests."""
     blobs, snapshot = directory / "blobs", directory / "snapshots" / "0123"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
@@ -507,7 +510,7 @@ def one_file_twice(path: Path) -> None:
 
 
 def copy_in_both(directory: Path) -> Path:
-    """The second shard holds all tensors, the first one of them too."""
+    """Write a second shard with all tensors, one of which the first shard has too."""
     content = write_shards(directory)
     (directory / SHARDS[1]).write_bytes(intact())
     (directory / INDEX).write_text(json.dumps(content))
@@ -515,7 +518,7 @@ def copy_in_both(directory: Path) -> Path:
 
 
 def beside_an_intact_bin(directory: Path) -> Path:
-    """A damaged file wins over a good one of the other format: it is what other loaders take."""
+    """Write a damaged file that other loaders prefer to a valid file of the other format."""
     torch.save(values(), directory / BIN)
     (directory / SINGLE).write_bytes(intact()[:-1])
     return directory
@@ -534,7 +537,7 @@ INDEXES: dict[str, tuple[Builder, Outcome]] = {
     "index: weight_map is empty": (index_text(b'{"weight_map": {}}'), Refused(INDEX, "names no weights")),
     "index: metadata is a text": (
         index(lambda content: content.update(metadata="none")),
-        Refused(INDEX, "no index of a checkpoint"),
+        Refused(INDEX, "not a checkpoint index"),
     ),
     "index: metadata is null": (index(lambda content: content.update(metadata=None)), Loads()),
     "index: odd records": (
@@ -551,20 +554,23 @@ INDEXES: dict[str, tuple[Builder, Outcome]] = {
     ),
     "index: nested without end": (index_text(b"[" * 100_000), Refused(INDEX, NESTED)),
     "index: objects nested without end": (index_text(b'{"a":' * 100_000), Refused(INDEX, NESTED)),
-    "index: NaN": (index_text(b'{"metadata": {"total_size": NaN}}'), Refused(INDEX, "NaN is not JSON")),
+    "index: NaN": (index_text(b'{"metadata": {"total_size": NaN}}'), Refused(INDEX, "NaN is not valid JSON")),
     "index: no UTF-8": (index_text(b'{"weight_map": {"\xff": 1}}'), Refused(INDEX, "not UTF-8")),
     "index: UTF-16": (index_text('{"weight_map": {}}'.encode("utf-16")), Refused(INDEX, "not UTF-8")),
     "index: above the limit": (
         entry_is(lambda path: sparse(path, 150_000_000)),
-        Refused(INDEX, "more than the 100,000,000"),
+        Refused(INDEX, "exceed the limit of 100,000,000"),
     ),
-    "index: a terabyte": (entry_is(lambda path: sparse(path, 2**40)), Refused(INDEX, "more than the 100,000,000")),
-    "index: a FIFO": (entry_is(os.mkfifo), Refused(INDEX, "no regular file")),
+    "index: a terabyte": (
+        entry_is(lambda path: sparse(path, 2**40)),
+        Refused(INDEX, "exceed the limit of 100,000,000"),
+    ),
+    "index: a FIFO": (entry_is(os.mkfifo), Refused(INDEX, "not a regular file")),
     "index: a socket": (entry_is(make_socket), Refused(INDEX, "cannot be read")),
-    "index: a directory": (entry_is(Path.mkdir), Refused(INDEX, "no regular file")),
-    "index: a device": (entry_is(lambda path: path.symlink_to("/dev/zero")), Refused(INDEX, "no regular file")),
-    "index: a broken link": (entry_is(lambda path: path.symlink_to("gone")), Refused(INDEX, "holds no weights")),
-    "index: a link to itself": (entry_is(lambda path: path.symlink_to(INDEX)), Refused(INDEX, "holds no weights")),
+    "index: a directory": (entry_is(Path.mkdir), Refused(INDEX, "not a regular file")),
+    "index: a device": (entry_is(lambda path: path.symlink_to("/dev/zero")), Refused(INDEX, "not a regular file")),
+    "index: a broken link": (entry_is(lambda path: path.symlink_to("gone")), Refused(INDEX, "contains no weights")),
+    "index: a link to itself": (entry_is(lambda path: path.symlink_to(INDEX)), Refused(INDEX, "contains no weights")),
     "index names ../x": (named("../x"), Refused(INDEX, "not a file name")),
     "index names ../ and a shard": (named(f"../{SHARDS[1]}"), Refused(INDEX, "not a file name")),
     "index names ./ and a shard": (named(f"./{SHARDS[1]}"), Refused(INDEX, "not a file name")),
@@ -585,17 +591,17 @@ INDEXES: dict[str, tuple[Builder, Outcome]] = {
     ),
     "index names half a byte": (named("\udcff.safetensors"), Refused("model", "missing|cannot be|not a file name")),
     "index names a name of 300 letters": (named("x" * 300), Refused("xxx", "cannot be read|missing|not a file name")),
-    "index names itself": (named(INDEX), Refused(INDEX, "no weight file of torch|not a file name|damaged")),
+    "index names itself": (named(INDEX), Refused(INDEX, "not a torch weight file|not a file name|damaged")),
     "index names a missing shard": (named("model-3.safetensors"), Refused("model-3.safetensors", "is missing")),
-    "index promises what no shard holds": (
+    "index lists a tensor that no shard contains": (
         index(lambda content: content["weight_map"].update(more=SHARDS[0])),
-        Refused(INDEX, "promises 'more', but no shard holds it"),
+        Refused(INDEX, "lists 'more', but no shard contains it"),
     ),
-    "index promises two lines": (
+    "index lists a name of two lines": (
         index(lambda content: content["weight_map"].update({"two\nlines": SHARDS[0]})),
-        Refused(INDEX, "but no shard holds it"),
+        Refused(INDEX, "but no shard contains it"),
     ),
-    "index names the other shard": (named(SHARDS[0]), Refused(INDEX, f"{SHARDS[0]} holds 'steps', but {SHARDS[1]}")),
+    "index names the other shard": (named(SHARDS[0]), Refused(INDEX, f"lists 'steps' in {SHARDS[0]}, but {SHARDS[1]}")),
     "index forgets a tensor": (index(lambda content: content["weight_map"].pop("steps")), Loads()),
     "shard: gone": (second_shard(lambda _: None), Refused(SHARDS[1], "is missing")),
     "shard: a broken link": (second_shard(lambda path: path.symlink_to("gone")), Refused(SHARDS[1], "is missing")),
@@ -603,14 +609,17 @@ INDEXES: dict[str, tuple[Builder, Outcome]] = {
         second_shard(lambda path: path.symlink_to(path.name)),
         Refused(SHARDS[1], "cannot be read"),
     ),
-    "shard: a directory": (second_shard(Path.mkdir), Refused(SHARDS[1], "no regular file")),
-    "shard: a FIFO": (second_shard(os.mkfifo), Refused(SHARDS[1], "no regular file")),
+    "shard: a directory": (second_shard(Path.mkdir), Refused(SHARDS[1], "not a regular file")),
+    "shard: a FIFO": (second_shard(os.mkfifo), Refused(SHARDS[1], "not a regular file")),
     "shard: a socket": (second_shard(make_socket), Refused(SHARDS[1], "cannot be read")),
-    "shard: a device": (second_shard(lambda path: path.symlink_to("/dev/zero")), Refused(SHARDS[1], "no regular file")),
+    "shard: a device": (
+        second_shard(lambda path: path.symlink_to("/dev/zero")),
+        Refused(SHARDS[1], "not a regular file"),
+    ),
     "shard: empty": (second_shard(Path.touch), Refused(SHARDS[1], "shorter than the length")),
     "shard: damaged": (second_shard(lambda path: path.write_bytes(intact()[:-9])), Refused(SHARDS[1], "truncated")),
-    "shard: the first one again": (second_shard(one_file_twice), Refused(SHARDS[1], "which .*00001.* holds too")),
-    "shard: holds what the other holds": (copy_in_both, Refused(SHARDS[1], "'embed.weight', which .* holds too")),
+    "shard: the first one again": (second_shard(one_file_twice), Refused(SHARDS[1], "which .*00001.* contains too")),
+    "shard: a tensor of the other shard": (copy_in_both, Refused(SHARDS[1], "'embed.weight', which .* contains too")),
     "shards are links, as in the hub's cache": (hub_cache, Loads()),
 }
 
@@ -620,7 +629,7 @@ INDEXES: dict[str, tuple[Builder, Outcome]] = {
 
 
 class Runs:
-    """Unpickled by a reader that obeys, it calls a function, which leaves the file `owned`."""
+    """Calls a function when unpickled, which creates the file `owned`."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.call = (function, arguments)
@@ -631,14 +640,14 @@ class Runs:
 
 @dataclass(frozen=True)
 class Storage:
-    """Pickled, the record `data/0` of an archive, said to hold this many numbers."""
+    """Pickles as the record `data/0` of an archive, with this number of elements."""
 
     count: int
     key: str = "0"
 
 
 class Crafted:
-    """Pickled, a tensor whose place in its storage is what the arguments say, sensible or not."""
+    """Pickles as a tensor with these arguments for its view of the storage, valid or not."""
 
     def __init__(self, storage: object, offset: object, size: object, stride: object) -> None:
         self.arguments: tuple[object, ...] = (storage, offset, size, stride, False, OrderedDict())
@@ -648,7 +657,7 @@ class Crafted:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes storages as torch does, which told a little more before its release 1.6."""
+    """Pickles storages like torch, with the additional fields of releases before 1.6."""
 
     def __init__(self, stream: io.BytesIO, *more: object) -> None:
         super().__init__(stream, 2)
@@ -679,7 +688,7 @@ def archive(
     method: int = zipfile.ZIP_STORED,
     others: Mapping[str, bytes] | None = None,
 ) -> Builder:
-    """An archive as torch writes it, of this content and these storages; `others` are records beside its pickle."""
+    """Return an archive in torch's format with this content and these storages; `others` are additional records."""
 
     def build(directory: Path) -> Path:
         records = {"data.pkl": pickled(content), "byteorder": b"little", "version": b"3\n"} | dict(others or {})
@@ -690,18 +699,18 @@ def archive(
 
 
 def instructions(*code: bytes) -> Builder:
-    """An archive whose pickle consists of these instructions."""
+    """Return an archive whose pickle consists of these instructions."""
     records = {"data.pkl": b"\x80\x02" + b"".join(code) + b".", "byteorder": b"little", "version": b"3\n"}
     return lambda directory: zipped(directory, {f"archive/{name}": record for name, record in records.items()})
 
 
 def text(content: str) -> bytes:
-    """The instruction of a pickle that makes a text."""
+    """Return the pickle instruction that creates a string."""
     return b"X" + struct.pack("<i", len(content.encode())) + content.encode()
 
 
 def legacy(content: object, *storages: bytes) -> Builder:
-    """A file as torch wrote it before its release 1.6: pickles one after the other, then the storages."""
+    """Return a file in torch's format before 1.6: consecutive pickles, then the storages."""
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
 
     def build(directory: Path) -> Path:
@@ -716,7 +725,7 @@ def legacy(content: object, *storages: bytes) -> Builder:
 
 
 def saved(content: Callable[[], object], *, old: bool = False) -> Builder:
-    """A file that torch itself has written."""
+    """Write a file with torch itself."""
 
     def build(directory: Path) -> Path:
         torch.save(content(), directory / BIN, _use_new_zipfile_serialization=not old)
@@ -732,7 +741,7 @@ def saved_bytes(state: State | None = None, *, old: bool = False) -> bytes:
 
 
 def zipped_anew(method: int) -> Builder:
-    """An intact file, unpacked and packed again, as people do; a storage may begin at any byte then."""
+    """Unpack and repack an intact file, as users do; storages may then begin at any byte."""
 
     def build(directory: Path) -> Path:
         with zipfile.ZipFile(io.BytesIO(saved_bytes())) as old:
@@ -742,7 +751,7 @@ def zipped_anew(method: int) -> Builder:
 
 
 def big_endian(directory: Path) -> Path:
-    """The embedding alone, as a machine writes it that has the high byte first."""
+    """Write only the embedding, as a big-endian machine does."""
     matrix = values()["embed.weight"]
     swapped = bytes_of(matrix.view(torch.uint8).view(16, 8, 4).flip(-1))
     content = {"embed.weight": Crafted(Storage(128), 0, (16, 8), (8, 1))}
@@ -750,7 +759,7 @@ def big_endian(directory: Path) -> Path:
 
 
 class Hidden:
-    """Pickled, an ordered dict one of whose methods is hidden by an attribute of that name."""
+    """Pickles as an ordered dict with a method hidden by an attribute of that name."""
 
     def __init__(self, name: str, content: Mapping[str, object]) -> None:
         self.name = name
@@ -761,7 +770,7 @@ class Hidden:
 
 
 class HiddenInTensor:
-    """Pickled, the tensor `content`, one of whose methods is hidden in the same way."""
+    """Pickles as the tensor `content`, with a method hidden in the same way."""
 
     def __init__(self, name: str, content: Crafted) -> None:
         self.name = name
@@ -773,7 +782,7 @@ class HiddenInTensor:
 
 
 def tar(directory: Path) -> Path:
-    """The archive of torch's first releases."""
+    """Write the archive format of torch's first releases."""
     with tarfile.open(directory / BIN, "w") as made:
         for name in ("sys_info", "pickle", "storages", "tensors"):
             info = tarfile.TarInfo(name)
@@ -783,7 +792,7 @@ def tar(directory: Path) -> Path:
 
 
 def several_files(directory: Path) -> Path:
-    """A broken shard among good ones."""
+    """Write a broken shard beside valid ones."""
     shards = [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]
     torch.save({"embed.weight": values()["embed.weight"]}, directory / shards[0])
     (directory / shards[1]).write_bytes(saved_bytes()[:-100])
@@ -797,7 +806,7 @@ def four() -> State:
 
 
 def pickle_among_safetensors(content: Callable[[], object]) -> Builder:
-    """An index of safetensors, the second shard of which is a pickle."""
+    """Write a safetensors index whose second shard is a pickle."""
 
     def build(directory: Path) -> Path:
         found = write_shards(directory)
@@ -813,7 +822,7 @@ def pickle_among_safetensors(content: Callable[[], object]) -> Builder:
 
 MANY_LETTERS = "".join(chr(256 + number % 1500) for number in range(60_000))
 FOUR = struct.pack("<4f", 1.0, 2.0, 3.0, 4.0)
-BEYOND = r"no weight file of torch, or is damaged"
+BEYOND = r"not a torch weight file, or is damaged"
 NO_CODE = r"holds code, which is not run"
 
 PICKLES: dict[str, tuple[Builder, Outcome]] = {
@@ -830,14 +839,14 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
     "bin: garbage": (file(BIN, bytes(range(256)) * 20), Refused(BIN, "damaged")),
     "bin: zeros": (file(BIN, b"\0" * 5000), Refused(BIN, "damaged")),
     "bin: a web page": (file(BIN, b"<!DOCTYPE html>\n<html>\n</html>\n"), Refused(BIN, "damaged")),
-    "bin: a pointer of git-lfs": (
+    "bin: a git-lfs pointer": (
         file(BIN, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"),
         Refused(BIN, "damaged"),
     ),
     "bin: safetensors": (file(BIN, intact), Refused(BIN, "damaged")),
     "bin under the other name": (
         file(SINGLE, saved_bytes),
-        Refused(SINGLE, "no safetensors file, or is damaged"),
+        Refused(SINGLE, "not a safetensors file, or is damaged"),
     ),
     "bin: truncated zip": (file(BIN, lambda: saved_bytes()[:-200]), Refused(BIN, BEYOND)),
     "bin: half a zip": (file(BIN, lambda: saved_bytes()[: len(saved_bytes()) // 2]), Refused(BIN, BEYOND)),
@@ -891,9 +900,9 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
         Refused(BIN, NO_CODE),
     ),
     "bin: a whole module": (saved(Net), Refused(BIN, NO_CODE)),
-    "bin: a list": (saved(lambda: [1, 2]), Refused(BIN, "no mapping of names to tensors")),
-    "bin: a tensor": (saved(lambda: torch.ones(3)), Refused(BIN, "no mapping of names to tensors")),
-    "bin: nothing": (saved(lambda: None), Refused(BIN, "no mapping of names to tensors")),
+    "bin: a list": (saved(lambda: [1, 2]), Refused(BIN, "not a mapping of names to tensors")),
+    "bin: a tensor": (saved(lambda: torch.ones(3)), Refused(BIN, "not a mapping of names to tensors")),
+    "bin: nothing": (saved(lambda: None), Refused(BIN, "not a mapping of names to tensors")),
     "bin: an empty dict": (saved(dict), Refused(BIN, "it is empty")),
     "bin: a number among tensors": (
         saved(lambda: values() | {"epoch": 3}),
@@ -905,11 +914,11 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
     ),
     "bin: numbers for names": (
         saved(lambda: dict(enumerate(values().values()))),
-        Refused(BIN, "no mapping of names to tensors"),
+        Refused(BIN, "not a mapping of names to tensors"),
     ),
     "bin: a name of several lines": (
         saved(lambda: values() | {"two\nlines": 3}),
-        Refused(BIN, "no mapping of names to tensors"),
+        Refused(BIN, "not a mapping of names to tensors"),
     ),
     "bin: a sparse name of several lines": (
         saved(lambda: values() | {"two\nlines": torch.eye(2).to_sparse()}),
@@ -941,11 +950,11 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
     ),
     "bin: complex for a float": (
         saved(lambda: values(linear__bias=torch.ones(4, dtype=torch.complex64).conj())),
-        Refused(BIN, r"linear\.bias \(complex64 there, float32 here\)"),
+        Refused(BIN, r"linear\.bias \(expected float32, got complex64\)"),
     ),
     "bin: int for a float": (
         saved(lambda: values(linear__bias=torch.ones(4, dtype=torch.int64))),
-        Refused(BIN, r"linear\.bias \(int64 there, float32 here\)"),
+        Refused(BIN, r"linear\.bias \(expected float32, got int64\)"),
     ),
     "bin: crafted, intact": (
         archive({"linear.bias": Crafted(Storage(4), 0, (4,), (1,))}, FOUR),
@@ -999,7 +1008,7 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
         archive({"linear.bias": Crafted(None, 0, (4,), (1,))}, FOUR),
         Refused(BIN, BEYOND),
     ),
-    "bin: a storage that is not there": (
+    "bin: a missing storage": (
         archive({"linear.bias": Crafted(Storage(4, "7"), 0, (4,), (1,))}, FOUR),
         Refused(BIN, BEYOND),
     ),
@@ -1021,7 +1030,7 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
     ),
     "bin: a terabyte of one number": (
         saved(lambda: values(embed__weight=torch.zeros(1).expand(2**20, 2**20))),
-        Refused(BIN, r"1 tensor of another shape: embed\.weight"),
+        Refused(BIN, r"1 tensor with another shape: embed\.weight"),
     ),
     "bin: a terabyte of one number, unasked for": (
         saved(lambda: values() | {"more": torch.zeros(1).expand(2**20, 2**20)}),
@@ -1053,11 +1062,11 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
     ),
     "bin: half a gigabyte of nothing": (
         instructions(b"}", text("x"), b"cbuiltins\nbytearray\nJ", struct.pack("<i", 2**29), b"\x85Rs"),
-        Refused(BIN, "no mapping of names to tensors|damaged|holds code"),
+        Refused(BIN, "not a mapping of names to tensors|damaged|holds code"),
     ),
     "bin: a text whose encoding takes for ever": (
         instructions(b"}", text("x"), b"c_codecs\nencode\n", text(MANY_LETTERS), text("punycode"), b"\x86Rs"),
-        Refused(BIN, "no mapping of names to tensors|damaged|holds code"),
+        Refused(BIN, "not a mapping of names to tensors|damaged|holds code"),
     ),
     "bin: a tensor whose values are not in the file": (
         instructions(b"}", text("linear.bias"), b"ctorch\nTensor\nK\x04\x85Rs"),
@@ -1079,7 +1088,7 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
         legacy({"embed.weight": Crafted(Storage(2**44), 0, (2**20, 2**24), (2**24, 1))}, FOUR),
         Refused(BIN, BEYOND),
     ),
-    "bin: a storage that is not there, before torch 1.6": (
+    "bin: a missing storage, before torch 1.6": (
         legacy({"linear.bias": Crafted(Storage(4), 0, (4,), (1,))}),
         Refused(BIN, BEYOND),
     ),
@@ -1097,7 +1106,7 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
     ),
 }
 
-# Both are right here: to refuse, and to load the very values. What is wrong is anything else.
+# Both outcomes are correct here: refusing, and loading the exact values.
 EITHER: dict[str, tuple[Builder, Callable[[], State]]] = {
     "bin: compressed": (zipped_anew(zipfile.ZIP_DEFLATED), values),
     "bin: storages compressed": (
@@ -1122,7 +1131,7 @@ EITHER: dict[str, tuple[Builder, Callable[[], State]]] = {
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Places where no checkpoint is
+# Paths without a checkpoint
 
 
 def link_loop(directory: Path) -> Path:
@@ -1146,7 +1155,7 @@ def below_a_file(directory: Path) -> Path:
 
 
 PLACES: dict[str, tuple[Builder, Outcome]] = {
-    "a directory without weights": (lambda directory: directory, Refused("", "holds no weights")),
+    "a directory without weights": (lambda directory: directory, Refused("", "contains no weights")),
     "nothing there": (lambda directory: directory / "nowhere", Refused("nowhere", "there is no checkpoint")),
     "a path below a file": (below_a_file, Refused(SINGLE, "there is no checkpoint")),
     "a path of 300 letters": (
@@ -1161,11 +1170,14 @@ PLACES: dict[str, tuple[Builder, Outcome]] = {
     "a broken link": (broken_link, Refused(SINGLE, "there is no checkpoint|is missing")),
     "a directory whose file is a broken link": (
         lambda directory: broken_link(directory).parent,
-        Refused(SINGLE, "holds no weights|is missing"),
+        Refused(SINGLE, "contains no weights|is missing"),
     ),
-    "a FIFO": (fifo, Refused(SINGLE, "neither a directory nor a regular file|no regular file")),
-    "a directory whose file is a FIFO": (lambda directory: fifo(directory).parent, Refused(SINGLE, "no regular file")),
-    "a directory whose file is a directory": (entry_is(Path.mkdir, SINGLE), Refused(SINGLE, "no regular file")),
+    "a FIFO": (fifo, Refused(SINGLE, "neither a directory nor a regular file|not a regular file")),
+    "a directory whose file is a FIFO": (
+        lambda directory: fifo(directory).parent,
+        Refused(SINGLE, "not a regular file"),
+    ),
+    "a directory whose file is a directory": (entry_is(Path.mkdir, SINGLE), Refused(SINGLE, "not a regular file")),
     "a device": (lambda _: Path("/dev/zero"), Refused("/dev/zero", "neither a directory nor a regular file")),
     "a damaged file beside a good one": (beside_an_intact_bin, Refused(SINGLE, "truncated")),
 }
@@ -1178,7 +1190,7 @@ CASES: dict[str, tuple[Builder, Outcome]] = HEADERS | INDEXES | PICKLES | PLACES
 
 
 class TooSlow(BaseException):
-    """Nothing that handles exceptions takes it for one of its own."""
+    """An exception that no handler in the program catches."""
 
 
 def _too_slow(*_: object) -> None:
@@ -1193,9 +1205,9 @@ def _memory(what: str) -> int:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Fails where the block takes long, waits for ever, or needs much memory on its way."""
+    """Fail if the block takes long, blocks, or needs much memory."""
     before = signal.signal(signal.SIGALRM, _too_slow)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     resident, start = _memory("VmRSS"), time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, 4 * SECONDS)
     try:
@@ -1208,7 +1220,7 @@ def guarded() -> Iterator[None]:
 
 
 def snapshot(model: nn.Module) -> dict[str, tuple[torch.dtype, torch.Size, bytes]]:
-    """Equal for equal bits, NaN among them."""
+    """Return values that are equal for equal bits, including NaN."""
     return as_bits(model.state_dict())
 
 
@@ -1217,14 +1229,14 @@ def as_bits(state: State) -> dict[str, tuple[torch.dtype, torch.Size, bytes]]:
 
 
 def check_text(text: str) -> None:
-    """One line that a terminal shows as it is, and that a person reads to its end."""
+    """Check that a message is one short printable line."""
     assert "\n" not in text
     assert text.isprintable()
     assert len(text) < TEXT
 
 
 def refuse(path: Path, model: nn.Module, outcome: Refused, **options: Any) -> None:
-    """Load, and be refused in one line."""
+    """Load and expect a refusal in one line."""
     before = snapshot(model)
     with guarded(), pytest.raises(CheckpointError) as refused:
         load_checkpoint(path, model, **options)
@@ -1249,14 +1261,14 @@ def cases(kind: type[Outcome]) -> list[str]:
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory, the current one, beside which nothing lies."""
+    """Return an empty directory without siblings, as the working directory."""
     place = tmp_path / "model"
     place.mkdir()
     monkeypatch.chdir(place)
     return place
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch: some kinds of tensors are not final, others on their way out
+@pytest.mark.filterwarnings("ignore")  # torch warns about prototype and deprecated kinds of tensors
 @pytest.mark.parametrize("name", cases(Refused))
 def test_refused(directory: Path, name: str) -> None:
     build, outcome = CASES[name]
@@ -1316,13 +1328,13 @@ def test_refused_or_loads(directory: Path, name: str) -> None:
         assert not [text for text in said if "missing from" not in text]
 
 
-def test_there_are_many() -> None:
+def test_corpus_is_large() -> None:
     assert len(CASES) == sum(map(len, (HEADERS, INDEXES, PICKLES, PLACES)))
     assert len(CASES) + len(EITHER) > 200
 
 
 @pytest.mark.parametrize("safetensors", [False, True])
-def test_a_changed_byte_is_found_where_checksums_are_asked_for(directory: Path, safetensors: bool) -> None:
+def test_changed_byte_is_detected_by_verification(directory: Path, safetensors: bool) -> None:
     model = Net()
     model.load_state_dict(values())
     written = save_checkpoint(directory, model, safetensors=safetensors)
@@ -1348,19 +1360,19 @@ def test_an_intact_checkpoint_is_verified(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["intact", "index, intact", "index: odd records", "bin, intact"])
-def test_without_checksums_verification_loads_and_says_so(directory: Path, name: str) -> None:
+def test_verification_without_checksums_loads_with_a_warning(directory: Path, name: str) -> None:
     model = Net()
     report, said = load(CASES[name][0](directory), model, verify_checksums=True)
     assert snapshot(model) == as_bits(values())
     assert report.verified == ()
     assert len(report.unverified) in {1, 2}
     assert len(said) == 1
-    assert said[0].startswith("no checksum is recorded")
+    assert said[0].startswith(f"{report.path} has no recorded checksum for")
 
 
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("size", [0, 400, 1000])
-def test_a_file_that_shrinks_while_it_is_open(directory: Path, size: int, assign: bool) -> None:
+def test_file_that_shrinks_while_it_is_open(directory: Path, size: int, assign: bool) -> None:
     path = file(SINGLE, intact)(directory)
     with Checkpoint.open(path) as checkpoint, guarded():
         os.truncate(path, size)
@@ -1371,7 +1383,7 @@ def test_a_file_that_shrinks_while_it_is_open(directory: Path, size: int, assign
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 @pytest.mark.parametrize("name", [SINGLE, INDEX, SHARDS[0], BIN])
-def test_a_file_that_may_not_be_read(directory: Path, name: str) -> None:
+def test_unreadable_file(directory: Path, name: str) -> None:
     build = {SINGLE: CASES["intact"][0], BIN: CASES["bin, intact"][0]}.get(name, CASES["index, intact"][0])
     build(directory)
     (directory / name).chmod(0)
@@ -1379,7 +1391,7 @@ def test_a_file_that_may_not_be_read(directory: Path, name: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root enters everything")
-def test_a_directory_that_may_not_be_entered(directory: Path) -> None:
+def test_inaccessible_directory(directory: Path) -> None:
     (directory / "closed").mkdir()
     path = CASES["intact"][0](directory / "closed")
     (directory / "closed").chmod(0)
@@ -1390,7 +1402,7 @@ def test_a_directory_that_may_not_be_entered(directory: Path) -> None:
 
 
 def test_a_pickle_that_exhausts_the_stack(directory: Path) -> None:
-    """A tuple in a tuple, a million times, as a name: to hash it without a limit is to crash the process."""
+    """A name that is a tuple nested a million times: hashing it without a limit crashes the process."""
     path = instructions(b"})", b"\x85" * 1_000_000, b"K\x00s")(directory)
     program = (
         "import sys\n"

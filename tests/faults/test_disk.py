@@ -1,4 +1,4 @@
-"""A disk that is full, fails, or may not be written to: one line, the old checkpoint as it was, nothing left over."""
+"""A full, failing or read-only disk: an error in one line, the old checkpoint intact, no leftovers."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ FAILURES = {
 
 @pytest.mark.parametrize("kind", FAILURES)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_any_call_may_fail(restore: Restore, name: str, kind: str) -> None:
-    """Each call that writes fails once, and the next save finds nothing in its way."""
+def test_any_failing_call_leaves_the_old_checkpoint(restore: Restore, name: str, kind: str) -> None:
+    """Each call that writes fails once, and the next save succeeds."""
     code, text = FAILURES[kind]
     stride = 1 + 2 * list(FAILURES).index(kind)
 
@@ -84,7 +84,7 @@ def test_a_limit_on_the_size_of_files(restore: Restore, saver: Server, name: str
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 200 kB."""
+    """Mount a file system of 200 kB."""
     place = tmp_path / "disk"
     place.mkdir()
     if os.system(f"mount -t tmpfs -o size=200k tmpfs {place} 2>/dev/null") != 0:
@@ -110,7 +110,7 @@ def test_a_full_disk(small_disk: Path) -> None:
 
 @pytest.fixture
 def open_place() -> Iterator[Path]:
-    """A directory that other users can reach."""
+    """Return a directory that other users can access."""
     place = Path(tempfile.mkdtemp())
     place.chmod(0o755)
     yield place
@@ -121,7 +121,7 @@ def open_place() -> Iterator[Path]:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody who may not write")
 @pytest.mark.parametrize("mode", ["directory", "parent"])
 @pytest.mark.parametrize("how", [SHARDED, {"dtype": "bfloat16", **SHARDED}], ids=["in place", "exchanged"])
-def test_a_directory_that_may_not_be_written(open_place: Path, saver: Server, mode: str, how: dict[str, Any]) -> None:
+def test_unwritable_directory(open_place: Path, saver: Server, mode: str, how: dict[str, Any]) -> None:
     directory = open_place / "model"
     model_of(OLD).save_pretrained(directory)
     os.system(f"chown -R {NOBODY} {open_place}")

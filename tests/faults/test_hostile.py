@@ -1,4 +1,4 @@
-"""Files made to harm whoever reads them: each command ends soon, in little memory, with little and clean output."""
+"""Hostile files: each command ends soon, in little memory, with short and clean output."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def fifo(file: Path) -> None:
 def unix_socket(file: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         before = Path.cwd()
-        os.chdir(file.parent)  # the path of a socket is short
+        os.chdir(file.parent)  # the path of a socket must be short
         server.bind(file.name)
         os.chdir(before)
 
@@ -145,7 +145,7 @@ def test_odd_config_json_is_refused_by_like_and_verify(model: Path, kind: str) -
 
 @pytest.mark.regression("H3")
 @pytest.mark.parametrize("kind", ["fifo", "huge", "nested"])
-def test_odd_config_json_does_not_keep_weights_from_being_read(model: Path, kind: str) -> None:
+def test_weights_are_read_despite_odd_config_json(model: Path, kind: str) -> None:
     ODD_FILES[kind](model / "config.json")
     assert "a.weight" in forgather("checkpoint", "inspect", model, cwd=model).out
 
@@ -186,7 +186,7 @@ def test_yaml_and_json_of_very_many_values_are_refused(model: Path) -> None:
         + "".join(f"a{n + 1}: &a{n + 1} [{','.join([f'*a{n}'] * 9)}]\n" for n in range(12))
     )
     refused(forgather("-t", "mine.yaml", "model", "show", cwd=model), "mine.yaml:")
-    count = 6_000_000  # written a piece at a time: a process starts with the peak memory of the one that starts it
+    count = 6_000_000  # written in pieces: a process starts with the peak memory of its parent
     with (model / SINGLE).open("wb") as file:
         file.write(struct.pack("<Q", 13 * count + 19) + b'{"__metadata__":{')
         for n in range(0, count, 10_000):
@@ -277,7 +277,7 @@ NASTY += ["\u202e", "\u2066", "\u200b", "\u2028", "\ud800"]
 
 @pytest.fixture
 def nasty(model: Path) -> Path:
-    """An index and names full of what controls a terminal."""
+    """Create an index and names full of terminal control characters."""
     (model / SINGLE).unlink()
     names = [f"t{text}.weight" for text in NASTY]
     (model / "model-1.safetensors").write_bytes(framed(*parts({name: torch.ones(1) for name in names})))
@@ -300,7 +300,7 @@ def test_nothing_in_a_checkpoint_reaches_the_terminal(nasty: Path, options: tupl
 
 
 @pytest.mark.regression("H6")
-def test_deeply_nested_metadata_is_no_traceback(nasty: Path) -> None:
+def test_deeply_nested_metadata_raises_no_traceback(nasty: Path) -> None:
     content = json.loads((nasty / INDEX).read_text())
     deep = '{"a":' * 900 + "1" + "}" * 900
     content["metadata"] = {"x": "DEEP"}
@@ -324,7 +324,7 @@ def test_a_report_on_very_many_names_is_short(model: Path) -> None:
 
 
 @pytest.mark.regression("H9")
-def test_very_many_non_finite_names_are_cut(model: Path) -> None:
+def test_very_many_non_finite_names_are_truncated(model: Path) -> None:
     (model / SINGLE).rename(model / "model-1.safetensors")
     metadata = {"non_finite": [f"name{n}" for n in range(200_000)]}
     index = {"metadata": metadata, "weight_map": {"a.weight": "model-1.safetensors"}}
@@ -436,4 +436,4 @@ def test_foreign_directories_are_named(model: Path, name: str, pattern: str) -> 
         (model / name).write_bytes(b"x")
     else:
         (model / name).mkdir()
-    refused(forgather("checkpoint", "inspect", model, cwd=model), "holds no weights", pattern)
+    refused(forgather("checkpoint", "inspect", model, cwd=model), "contains no weights", pattern)

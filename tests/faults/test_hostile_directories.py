@@ -1,4 +1,4 @@
-"""What a directory may hold before a save: planted journals, pipes and devices, directories with our names."""
+"""Hostile content of a directory before a save: planted journals, pipes, devices, directories with our names."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def identity(file: Path) -> list[int]:
 
 
 def plant(directory: Path, content: Any) -> Path:
-    """A journal in a staging directory of a process that has died."""
+    """Plant a journal in the staging directory of a dead process."""
     (directory / STAGING).mkdir()
     journal = directory / STAGING / "journal.json"
     journal.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
@@ -86,7 +86,7 @@ NAMES: dict[str, Callable[[Path], str]] = {
 @pytest.mark.regression("H1")
 @pytest.mark.parametrize("key", ["index", "new", "old", "old of what loads", "new that is loaded"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_planted_journal_deletes_nothing(tmp_path: Path, name: str, key: str) -> None:
+def test_planted_journal_deletes_nothing(tmp_path: Path, name: str, key: str) -> None:
     directory, outside = tmp_path / "m", tmp_path / "known.py"
     directory.mkdir()
     outside.write_text("known")
@@ -115,8 +115,8 @@ def test_a_planted_journal_deletes_nothing(tmp_path: Path, name: str, key: str) 
     assert (directory / "out").is_symlink()
 
 
-def test_a_journal_of_an_earlier_release_is_obeyed(tmp_path: Path) -> None:
-    """It stood in an unmarked directory: new shards that no index names go, and so does the directory."""
+def test_journal_of_an_earlier_release_is_followed(tmp_path: Path) -> None:
+    """It is in an unmarked directory: new shards that no index names are removed, and so is the directory."""
     save(tmp_path, 1.0)
     stray, weights = tmp_path / "model-2-00001-of-00001.safetensors", tmp_path / "model-00001-of-00002.safetensors"
     stray.write_bytes(weights.read_bytes())
@@ -158,13 +158,13 @@ JOURNALS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.regression("H7")
 @pytest.mark.parametrize("kind", JOURNALS)
-def test_an_odd_journal_is_one_line_and_blocks_no_save(
+def test_odd_journal_is_reported_in_one_line_and_blocks_no_save(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     save(tmp_path, 1.0)
     (tmp_path / STAGING).mkdir()
     JOURNALS[kind](tmp_path / STAGING / "journal.json")
-    # The reader of pipes would wait: a process that can be given up makes that a failure.
+    # Reading a pipe would block: in another process, that is a failure with a timeout.
     if kind in ("a pipe", "a device", "4 GB"):
         done = in_process(tmp_path)
         assert done.returncode == 0, done.stderr
@@ -207,7 +207,7 @@ SPECIAL: dict[str, Callable[[Path], object]] = {
 @pytest.mark.regression("H8")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pytorch_model.bin", INDEX])
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_a_save_refuses_what_is_no_file_and_leaves_it(tmp_path: Path, kind: str, name: str) -> None:
+def test_save_refuses_special_files_and_keeps_them(tmp_path: Path, kind: str, name: str) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from forgather_core.errors import CheckpointError
@@ -219,11 +219,11 @@ def test_a_save_refuses_what_is_no_file_and_leaves_it(tmp_path: Path, kind: str,
     SPECIAL[kind](directory / name)
     before = identity(directory / name)
     signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.alarm(10)  # a reader of the pipe would wait for ever
+    signal.alarm(10)  # reading the pipe would block forever
     try:
         save_checkpoint(directory, LlamaForCausalLM(LlamaConfig(**SIZES)), safetensors=True)
     except CheckpointError as error:
-        refused = "in the way" in str(error) and "\n" not in str(error)
+        refused = "is not a regular file" in str(error) and "\n" not in str(error)
     except KeyboardInterrupt:
         refused = False
     else:

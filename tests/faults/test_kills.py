@@ -1,4 +1,4 @@
-"""Killed at any instant, a save leaves the old checkpoint or the new one, and the next save leaves nothing of it.
+"""A save killed at any instant leaves the old or the new checkpoint, and the next save removes its leftovers.
 
 The long run, 200 kills at random moments of a larger save: pytest -m faults
 """
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.faults
 
 
 def check(directory: Path, scenario: Scenario, saver: Server, *, acknowledged: bool = False) -> int | None:
-    """What the directory loads as; then a later save must succeed and leave nothing but itself."""
+    """Return what the directory loads as; then a later save must succeed and leave only its own files."""
     found = generation_of(directory, marked=scenario.marked)
     assert found in ({NEW} if acknowledged else {scenario.old, NEW})
     if scenario.old is not None:
@@ -58,7 +58,7 @@ def test_killed_before_every_step(restore: Restore, saver: Server, name: str) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
 def test_killed_at_random_moments(restore: Restore, saver: Server, number: int) -> None:
-    """Twenty kills over the whole of a save that takes longer."""
+    """Twenty kills spread over a longer save."""
     chance = random.Random(number)
     name = list(SCENARIOS)[number % len(SCENARIOS)]
     directory, scenario = restore(name)
@@ -78,7 +78,7 @@ def test_killed_at_random_moments(restore: Restore, saver: Server, number: int) 
         directory, _ = restore(name)
         pid = saver.start(directory, NEW, how)
         time.sleep(chance.uniform(0, duration))
-        with suppress(ProcessLookupError):  # it was faster
+        with suppress(ProcessLookupError):  # it has ended already
             os.kill(pid, signal.SIGKILL)
         killed += saver.finish() == "killed"
         check(directory, scenario, saver)
@@ -86,7 +86,7 @@ def test_killed_at_random_moments(restore: Restore, saver: Server, number: int) 
 
 
 def test_killed_twice(restore: Restore, saver: Server) -> None:
-    """What the first one left is there when the second one dies."""
+    """The second process dies with the leftovers of the first one present."""
     for first in (9, 17, 26, 33):
         for second in range(2, 40, 3):
             directory, scenario = restore("safetensors over bin")

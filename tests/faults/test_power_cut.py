@@ -1,4 +1,4 @@
-"""The power goes at any moment, and what was not synced is lost, torn or there: the old checkpoint or the new one.
+"""A power cut at any moment, with unsynced data lost, torn or kept, leaves the old or the new checkpoint.
 
 More images of the disk at each moment: pytest -m faults
 """
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.mark.parametrize("images", [5, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_power_goes_at_any_moment(restore: Restore, tmp_path: Path, name: str, images: int) -> None:
+def test_power_cut_at_any_moment(restore: Restore, tmp_path: Path, name: str, images: int) -> None:
     directory, scenario = restore(name)
     chance, found = random.Random(0), []
     how = {key: value for key, value in scenario.how.items() if key not in {"marked", "dtype"}}

@@ -48,7 +48,7 @@ def processes(directory: Path, hows: list[dict[str, Any]], count: int) -> list[s
 
 @pytest.mark.parametrize("kind", ["in place", "formats", "exchanged"])
 def test_savers_take_turns_and_readers_see_one_save(tmp_path: Path, kind: str) -> None:
-    """In place, readers load while others save; when directories are exchanged only the end is looked at."""
+    """In place, readers load while others save; for exchanged directories only the final state is checked."""
     directory = tmp_path / "place" / "model"
     model_of(1).save_pretrained(directory)
     (directory / "notes.txt").write_text("mine")
@@ -86,7 +86,7 @@ def _ours(directory: Path) -> float:
     return value
 
 
-def test_a_saver_that_dies_holds_nobody_up(tmp_path: Path) -> None:
+def test_dead_saver_blocks_no_other(tmp_path: Path) -> None:
     directory = tmp_path / "model"
     first, second = processes(directory, [SHARDED, SHARDED], 200)
     for process in (first, second):

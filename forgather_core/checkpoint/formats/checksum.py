@@ -1,7 +1,7 @@
-"""Checksums of weight files. They detect damage, not tampering: whoever changes a file can change its checksum too.
+"""Checksums of weight files. They detect damage, not tampering: an attacker who changes a file can change its checksum.
 
-A checksum is written as `ALGORITHM:HEX`. New ones are XXH3-128, which is faster than disks on any processor. Earlier
-releases recorded SHA-256, which is still checked.
+A checksum is written as `ALGORITHM:HEX`. New checksums are XXH3-128, which is faster than disks on any processor.
+Earlier releases recorded SHA-256, which is still verified.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 ALGORITHM = "xxh3_128"
-KEYS = ("checksums", "sha256")  # of an index's metadata; earlier releases wrote the second, with bare digests
+KEYS = ("checksums", "sha256")  # in an index's metadata; earlier releases wrote the second, with plain digests
 
 
 class Hasher(Protocol):
-    """What hashlib and xxhash have in common."""
+    """The interface that hashlib and xxhash share."""
 
     def update(self, data: Any, /) -> None:
         """Append bytes."""
@@ -25,10 +25,10 @@ class Hasher(Protocol):
 
 
 class Checksum:
-    """The checksum of bytes that are handed over one part after the other.
+    """An incremental checksum.
 
     Args:
-        algorithm: Its name.
+        algorithm: Name of the algorithm.
     """
 
     def __init__(self, algorithm: str = ALGORITHM) -> None:
@@ -48,20 +48,20 @@ def algorithm_of(checksum: str) -> str | None:
 
 
 def recorded(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return the checksums by file that an index's metadata record, of this release's form or of an older one."""
+    """Return the checksum of each file from an index's metadata, in the current or the older format."""
     new, old = (found if isinstance(found := metadata.get(key), dict) else {} for key in KEYS)
     texts = {name: f"sha256:{digest}" for name, digest in old.items() if isinstance(digest, str)}
     return texts | {name: text for name, text in new.items() if isinstance(text, str)}
 
 
 def record(metadata: Mapping[str, Any], checksums: Mapping[str, str]) -> dict[str, Any]:
-    """Return an index's metadata with these checksums by file in place of others."""
+    """Return an index's metadata with its checksums replaced by `checksums`, by file name."""
     return {key: value for key, value in metadata.items() if key not in KEYS} | {KEYS[0]: dict(checksums)}
 
 
 def _hasher(algorithm: str) -> Hasher:
     if algorithm == ALGORITHM:
-        import xxhash  # only where files are hashed: loads and inspections need none
+        import xxhash  # imported only to hash files: loads and inspections do not need it
 
         return xxhash.xxh3_128()
     return hashlib.new(algorithm)

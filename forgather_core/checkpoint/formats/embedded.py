@@ -1,10 +1,10 @@
-"""The manifest of a checkpoint that is one file, kept in that file: a save changes both in one rename.
+"""The manifest that a single-file checkpoint embeds, so that one rename replaces weights and manifest together.
 
-It has what an index has beside the map of names. In safetensors it is the value of `forgather` in `__metadata__`, in
-`.bin` files the comment at the end of the zip archive, both as JSON. Its checksum covers every byte of the file except
-the checksum itself, for which a placeholder is hashed: in safetensors the data, then the header; in `.bin` files the
-archive without a comment, then the comment with its size. Tensors with NaN or Inf are bits in the order of the file,
-because the size of the header must be known before the data are.
+It contains the metadata of an index, without the map of names. In safetensors it is the value of `forgather` in
+`__metadata__`, in `.bin` files the comment at the end of the zip archive; both are JSON. Its checksum covers every byte
+of the file except the checksum itself, for which a placeholder is hashed: in safetensors the data, then the header; in
+`.bin` files the archive without a comment, then the comment with its size. Tensors with NaN or Inf are stored as bits
+in the order of the file, because the size of the header must be known before the data.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .layout import SAFETENSORS, Index
 from .stored import WeightFile
 from .strict_json import parse_object
 
-KEY = "forgather"  # in the metadata of safetensors
+KEY = "forgather"  # in the metadata of a safetensors file
 COMMENT_LIMIT = 4000  # bytes; torch's reader of archives fails on some small files with a longer comment
 
 _BLANK = "_"
@@ -34,20 +34,20 @@ _PREFIX = struct.Struct("<Q")
 
 
 def blank_checksum() -> str:
-    """Return the placeholder that is hashed in the place of a checksum."""
+    """Return the placeholder that is hashed in place of the checksum."""
     return _BLANK * len(Checksum().text())
 
 
 def manifest_text(
     metadata: Mapping[str, Any], names: Sequence[str], damaged: Collection[str], *, limit: int | None = None
 ) -> str:
-    """Return the manifest as JSON. Its length depends on the number of tensors, not on which are damaged.
+    """Return the manifest as JSON. Its length depends on the number of tensors, not on which are non-finite.
 
     Args:
-        metadata: As in an index, with a placeholder for the checksum.
+        metadata: The metadata of an index, with a placeholder for the checksum.
         names: The tensors in the order of the file.
-        damaged: Those that hold NaN or an infinity.
-        limit: Largest length in characters; a longer text goes without the record of NaN.
+        damaged: The tensors that contain NaN or an infinity.
+        limit: Maximum length in characters; a longer manifest omits the record of non-finite tensors.
     """
     wrong = set(damaged)
     bits = int("0" + "".join("1" if name in wrong else "0" for name in names), 2)
@@ -58,25 +58,25 @@ def manifest_text(
 
 
 def with_checksum(text: bytes, checksum: str) -> bytes:
-    """Return a header or a comment with the checksum in the place of its placeholder."""
+    """Return a header or a comment with its placeholder replaced by the checksum."""
     return text.replace(_BLANK.encode() * len(checksum), checksum.encode(), 1)
 
 
 def comment_bytes(manifest: str) -> tuple[int, bytes]:
-    """Return what ends a zip archive, from the size of its comment on, and where that is, from the end of the file."""
+    """Return the offset of a zip comment's size field from the end of the archive, and the field with the comment."""
     data = manifest.encode()
     return -_COMMENT_SIZE.size, _COMMENT_SIZE.pack(len(data)) + data
 
 
 def read_manifest(text: str | bytes | None, file: str, names: Sequence[str]) -> Index | None:
-    """Read a manifest from metadata or a comment; None where Forgather did not write one.
+    """Parse a manifest from metadata or a zip comment; return None if Forgather did not write one.
 
-    The result's `digest` is that of no text: a seal has the times of the file, and so of its manifest.
+    The `digest` of the result is that of an empty text: a seal covers the times of the file, and so its manifest.
 
     Args:
-        text: The JSON, which may be anything.
+        text: The JSON, which is not trusted.
         file: Name of the file, which may have been renamed since.
-        names: Its tensors in the order of the file.
+        names: The tensors in the order of the file.
     """
     try:
         data = text.encode() if isinstance(text, str) else text or b""
@@ -95,15 +95,15 @@ def read_manifest(text: str | bytes | None, file: str, names: Sequence[str]) -> 
 
 
 def _digits(count: int) -> int:
-    """How many hexadecimal digits hold `count` bits."""
+    """Return the number of hexadecimal digits that hold `count` bits."""
     return max(1, -(-count // 4))
 
 
 def covered(file: WeightFile, checksum: str) -> Iterator[tuple[int, int] | bytes]:
-    """Yield what the checksum of a file with a manifest covers, in order: a start and an end in the file, or bytes.
+    """Yield the parts that the checksum of a file with a manifest covers, in order: (start, end) in the file, or bytes.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     own, blank = checksum.encode(), _BLANK.encode() * len(checksum)
     if file.path.suffix == SAFETENSORS.suffix:
@@ -116,5 +116,5 @@ def covered(file: WeightFile, checksum: str) -> Iterator[tuple[int, int] | bytes
     comment = comment_of(file)
     end = file.size - len(comment) - _COMMENT_SIZE.size
     yield 0, end
-    yield _COMMENT_SIZE.pack(0)  # as torch wrote it
+    yield _COMMENT_SIZE.pack(0)  # as torch writes it
     yield read_bytes(file.descriptor, file.size - end, end).replace(own, blank, 1)

@@ -1,4 +1,4 @@
-"""Whether numbers are finite, at a fraction of what it costs to move them."""
+"""Check tensors for NaN and infinities at a fraction of the cost of copying them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from .stored import memory_of
 
-_NEAR = 2**19  # bytes that stay in a processor's own memory from one pass to the next
+_NEAR = 2**19  # bytes that stay in the processor's cache between passes
 
-# Of numbers with a sign bit first, the bits of those that are not finite are the largest: of each sign, from here on.
+# Floats store the sign bit first. For each sign, the bit patterns from this limit on are NaN or infinite.
+
 _LIMITS = {
     torch.float64: (torch.int64, 0x7FF0_0000_0000_0000),
     torch.float32: (torch.int32, 0x7F80_0000),
@@ -25,31 +26,31 @@ _LIMITS = {
 
 
 def non_finite(tensor: Tensor) -> bool:
-    """Return whether a floating-point tensor of any device and layout holds NaN or an infinity."""
+    """Return whether a floating-point tensor on any device, in any layout, contains NaN or an infinity."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return False
     if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype in _LIMITS:
         step, has = _NEAR // tensor.element_size(), part_scanner(tensor)
         return any(has(start, start + step) for start in range(0, tensor.numel(), step))
-    if tensor.dtype.itemsize == 1:  # torch has no reductions over 8-bit floats
+    if tensor.dtype.itemsize == 1:  # torch has no reductions for 8-bit floats
         return not bool(torch.isfinite(tensor.float()).all())
     low, high = torch.aminmax(tensor)
     return not (isfinite(low.item()) and isfinite(high.item()))
 
 
 def part_scanner(tensor: Tensor) -> Callable[[int, int], bool]:
-    """Return a function that reports whether any element between two indices is NaN or infinite.
+    """Return a function that checks the elements between two indices for NaN and infinities.
 
     Args:
-        tensor: A tensor on the CPU, contiguous.
+        tensor: A contiguous tensor on the CPU.
     """
     flat = tensor.detach().view(-1)
     if tensor.dtype not in _LIMITS:
         return lambda start, end: non_finite(flat[start:end])
-    # Bits are compared as integers, which processors do fastest: signed, negative numbers are the smallest; unsigned,
-    # the largest.
+    # Bits are compared as integers, which is fastest: signed integers order the negative floats lowest, unsigned
+    # integers order them highest.
     integers, limit = _LIMITS[tensor.dtype]
-    # Tensor.numpy() would leave the tensor with memory that cannot be resized, which FSDP does.
+    # Tensor.numpy() would make the tensor's memory unresizable, and FSDP resizes it.
     signed = np.frombuffer(memory_of(flat), dtype=f"i{integers.itemsize}") if flat.numel() else np.empty(0, "i8")
     unsigned = signed.view(f"u{signed.itemsize}")
     negative = limit + (1 << 8 * tensor.element_size() - 1)

@@ -1,4 +1,4 @@
-"""FP8 weights that are stored beside their scales: which scale belongs to which weight, and dequantization."""
+"""FP8 weights that are stored with scales: find the scale of a weight, and dequantize."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ...filesystem.wording import dtype_of, printable_name, shape_of
+from ...filesystem.printable import dtype_of, printable_name, shape_of
 from .stored import StoredTensor, memory_of
 
 DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz})
 
 _PIECE = 2**18  # elements that are dequantized at once
-_EXPONENT_BIAS = 127  # of a scale that is stored as the exponent of a power of two (E8M0) in a uint8
+_EXPONENT_BIAS = 127  # of a scale stored as the exponent of a power of two (E8M0) in a uint8
 _WEIGHT = ".weight"
 
 Blocks = tuple[int, int]
 
 
 def scale_of(name: str, names: Container[str]) -> str | None:
-    """Return the name of the scale that belongs to the FP8 tensor `name`, or None.
+    """Return the name of the scale of the FP8 tensor `name`, or None.
 
     Both spellings multiply: `NAME_scale_inv` (DeepSeek-V3, transformers) and `NAME_scale` (compressed-tensors, vLLM,
-    FBGEMM, ModelOpt). `X.scale` and `X.scale_weight` beside `X.weight` are others' spellings of the same.
+    FBGEMM, ModelOpt). `X.scale` and `X.scale_weight` beside `X.weight` are alternative spellings.
 
     Raises:
-        CheckpointError: Two scales claim the tensor.
+        CheckpointError: The tensor has two scales.
     """
     found = [candidate for candidate in _scale_names(name) if candidate in names]
     if len(found) > 1:
@@ -40,7 +40,7 @@ def scale_of(name: str, names: Container[str]) -> str | None:
 
 
 def has_scale(name: str, names: Container[str]) -> bool:
-    """Return whether a scale belongs to the FP8 tensor `name`."""
+    """Return whether the FP8 tensor `name` has a scale."""
     return any(candidate in names for candidate in _scale_names(name))
 
 
@@ -54,18 +54,18 @@ def _scale_names(name: str) -> Iterator[str]:
 
 
 class ScaledTensor(StoredTensor):
-    """An FP8 tensor times its scale, dequantized a piece at a time.
+    """An FP8 tensor multiplied by its scale, dequantized one piece at a time.
 
     Args:
         name: Name of the weight, for messages.
         weight: The FP8 values, of any shape.
-        scale: One factor for all, for each index of the leading dimensions (per row, per expert), or for each block of
-            the last two dimensions; float, E8M0, or E8M0 in a uint8.
-        blocks: Rows and columns of a block, where config.json declares them.
-        dtype: The dtype in which both are multiplied: float32 or float64.
+        scale: One factor for the whole tensor, for each index of the leading dimensions (per row, per expert), or for
+            each block of the last two dimensions. Dtype: a float, E8M0, or E8M0 in a uint8.
+        blocks: Rows and columns of a block, if config.json declares them.
+        dtype: Dtype of the multiplication and of the result: float32 or float64.
 
     Raises:
-        CheckpointError: The scale's shape does not belong to the weight's, or a factor is not a finite number above 0.
+        CheckpointError: The shapes of scale and weight do not match, or a factor is not a finite number above 0.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class ScaledTensor(StoredTensor):
         if grid is None or sizes is None:
             expected = f"; expected blocks of {shape_of(blocks)}" if blocks is not None else ""
             raise CheckpointError(
-                f"the scale of '{printable_name(name)}' has the shape {shape_of(scale.shape)}, "
-                f"which does not fit the weight's {shape_of(weight.shape)}{expected}"
+                f"the scale of '{printable_name(name)}' has shape {shape_of(scale.shape)}, "
+                f"which does not match the weight's shape {shape_of(weight.shape)}{expected}"
             )
         if not (scale.dtype.is_floating_point or scale.dtype is torch.uint8):
             raise CheckpointError(
-                f"the scale of '{printable_name(name)}' is {dtype_of(scale.dtype)}; expected a float dtype"
+                f"the scale of '{printable_name(name)}' has dtype {dtype_of(scale.dtype)}; expected a float dtype"
             )
         columns = (grid[-1] if grid else 1) or 1
         self._grid = grid[:-1]
@@ -98,21 +98,23 @@ class ScaledTensor(StoredTensor):
         factors = self._factors(self._scale)
         if not bool((torch.isfinite(factors) & (factors > 0)).all()):
             bad = factors[~(torch.isfinite(factors) & (factors > 0))][0].item()
-            raise CheckpointError(f"the scale of '{printable_name(name)}' holds {bad}; expected finite numbers above 0")
+            raise CheckpointError(
+                f"the scale of '{printable_name(name)}' contains {bad}; expected finite numbers above 0"
+            )
 
     @property
     def streams(self) -> bool:
-        """Whether a part can be read without the others."""
+        """Return whether a part can be read without the rest of the tensor."""
         return self.weight.streams
 
     def tensor(self) -> Tensor:
-        """The dequantized values."""
+        """Return the dequantized values."""
         values = torch.empty(self.shape, dtype=self.dtype)
         self.read(memory_of(values), 0)
         return values
 
     def read(self, memory: memoryview, start: int) -> None:
-        """Fill `memory` with the bytes of the dequantized values from byte `start` on."""
+        """Fill `memory` with the bytes of the dequantized values, starting at byte `start`."""
         width = self.dtype.itemsize
         whole = None if self.streams else self.weight.tensor().view(-1)
         for at in range(0, memory.nbytes, _PIECE * width):
@@ -128,7 +130,7 @@ class ScaledTensor(StoredTensor):
             part[:] = memory_of(values)
 
     def _multiply(self, values: Tensor, begin: int) -> None:
-        """Multiply a flat range of the elements, which starts at element `begin`, by their factors in place."""
+        """Multiply a flat range of elements, starting at element `begin`, by their factors in place."""
         if self._scale.numel() <= 1:
             values.mul_(self._factors(self._scale).view(-1))
             return
@@ -157,7 +159,7 @@ class ScaledTensor(StoredTensor):
             part.mul_(factors.index_select(1, index))
 
     def _grid_rows(self, first: int, count: int) -> Tensor:
-        """The rows of the scale, as a matrix, that belong to `count` rows of the weight, as a matrix."""
+        """Return the rows of the scale matrix that apply to `count` rows of the weight matrix from row `first` on."""
         rest = torch.arange(first, first + count)
         found, stride = torch.zeros_like(rest), 1
         for size, block, cells in zip(self.shape[-2::-1], self._blocks[-2::-1], self._grid[::-1], strict=True):
@@ -175,16 +177,17 @@ class ScaledTensor(StoredTensor):
 
 
 def _plain(scale: Tensor) -> Tensor:
-    """The scale in a dtype that can be indexed: E8M0 as its exponents, other 8-bit floats as float32."""
+    """Return the scale in a dtype that can be indexed: E8M0 as its exponents, other 8-bit floats as float32."""
     if scale.dtype is torch.float8_e8m0fnu:
         return scale.view(torch.uint8)
     return scale.float() if scale.dtype in DTYPES else scale
 
 
 def _aligned(scale: tuple[int, ...], weight: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The scale's shape with as many dimensions as the weight's; None if it cannot be.
+    """Return the scale's shape, padded to the number of dimensions of the weight; None if it does not match.
 
-    One number is for all. Fewer dimensions are the leading ones: [rows] of a matrix, [experts] or [experts, rows].
+    A single factor applies to the whole tensor. A shorter shape gives the leading dimensions: [rows] of a matrix,
+    [experts] or [experts, rows].
     """
     if prod(scale) == 1:
         return (1,) * len(weight)
@@ -196,7 +199,7 @@ def _aligned(scale: tuple[int, ...], weight: tuple[int, ...]) -> tuple[int, ...]
 
 
 def _block_sizes(grid: tuple[int, ...], weight: tuple[int, ...], blocks: Blocks | None) -> tuple[int, ...] | None:
-    """Elements of a block in each dimension; None where the grid does not divide the weight."""
+    """Return the elements per block in each dimension, or None if the grid does not divide the weight."""
     whole = [size if n == 1 else 1 if n == size else None for n, size in zip(grid, weight, strict=True)]
     leading = whole[:-2]
     if blocks is None or len(weight) < 2:
@@ -204,7 +207,7 @@ def _block_sizes(grid: tuple[int, ...], weight: tuple[int, ...], blocks: Blocks 
         return _complete([*leading, *guessed])
     if all(ceil(size / block) == n for n, size, block in zip(grid[-2:], weight[-2:], blocks, strict=True)):
         return _complete([*leading, *blocks])
-    # A factor for a whole matrix or row needs no block size.
+    # One factor for a whole matrix or row requires no block size.
     return _complete(whole) if grid[-1] == 1 else None
 
 
@@ -213,7 +216,7 @@ def _complete(sizes: list[int | None]) -> tuple[int, ...] | None:
 
 
 def _guess(cells: int, size: int) -> int | None:
-    """The block size of so many cells: at most one power of two gives them; else parts of equal size."""
+    """Return the block size that gives `cells` blocks: the smallest power of two that does, else an even division."""
     powers = (1 << n for n in range(size.bit_length() + 1))
     even = size // cells if cells and size % cells == 0 else None
     return next((block for block in powers if ceil(size / block) == cells), even)

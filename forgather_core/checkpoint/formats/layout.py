@@ -1,4 +1,4 @@
-"""Names of the files of a checkpoint, which of several sets a loader takes, and the index that ties shards together."""
+"""File names of a checkpoint, which of several checkpoints in a directory a loader uses, and the index of shards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...errors import CheckpointError, DirectoryError
 from ...filesystem.atomic import replaced_by
 from ...filesystem.disk import open_regular
 from ...filesystem.paths import expanded
-from ...filesystem.wording import printable_name
+from ...filesystem.printable import printable_name
 from .checksum import recorded
 from .foreign import describe_directory
 from .strict_json import DEPTH, LIMIT, parse_object
@@ -25,7 +25,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
-_BRACKETS = 10_000  # an index has a few objects; its metadata may have more
+_BRACKETS = 10_000  # an index needs few objects; its metadata may have more
 _LONGEST_NAME = 255
 
 
@@ -34,8 +34,8 @@ class Format:
     """One of Hugging Face's two weight formats.
 
     Args:
-        stem: What its files' names begin with.
-        suffix: What they end in.
+        stem: Prefix of its file names.
+        suffix: Suffix of its file names.
     """
 
     stem: str
@@ -43,7 +43,7 @@ class Format:
 
     @property
     def single(self) -> str:
-        """Name of a checkpoint of one file."""
+        """Name of a single-file checkpoint."""
         return self.stem + self.suffix
 
     @property
@@ -52,16 +52,16 @@ class Format:
         return f"{self.single}.index.json"
 
     def names(self, count: int, generation: int) -> list[str]:
-        """Names of `count` files: one has the name that needs no index; several are the shards of a generation."""
+        """Return the names of `count` files: the single-file name for one, else the shards of a generation."""
         return [self.single] if count == 1 else self.shards(count, generation)
 
     def shards(self, count: int, generation: int) -> list[str]:
-        """Names of `count` shards. A second generation beside a first has other names, so that none is overwritten."""
+        """Return the names of `count` shards. Each generation has its own names, so that no shard is overwritten."""
         tag = f"-{generation}" if generation > 1 else ""
         return [f"{self.stem}{tag}-{n:05d}-of-{count:05d}{self.suffix}" for n in range(1, count + 1)]
 
     def generation(self, name: str) -> int | None:
-        """The generation of a shard of this name; None for any other name."""
+        """Return the generation of a shard name, or None for any other name."""
         found = re.fullmatch(rf"{self.stem}(?:-(\d+))?-\d{{5,}}-of-\d{{5,}}{re.escape(self.suffix)}", name)
         return int(found[1] or 1) if found else None
 
@@ -69,7 +69,7 @@ class Format:
 SAFETENSORS = Format("model", ".safetensors")
 BIN = Format("pytorch_model", ".bin")
 
-# The order in which transformers looks: the first that is there wins.
+# In the order in which transformers looks for them: the first that exists is loaded.
 ENTRIES = (SAFETENSORS.single, SAFETENSORS.index, BIN.single, BIN.index)
 
 
@@ -77,27 +77,27 @@ _LARGEST = 2.0**63  # bytes of a file
 
 
 def parse_size(text: int | str) -> int:
-    """Bytes of a size such as `500MB`, `5GB` (powers of ten, as Hugging Face has it) or `2GiB` (powers of two).
+    """Return the bytes of a size such as `500MB`, `5GB` (powers of ten, like Hugging Face) or `2GiB` (powers of two).
 
     Raises:
-        CheckpointError: It is no size above zero.
+        CheckpointError: The text is not a size above zero.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
     size = float(found[1]) * _UNITS.get(found[2].upper(), 0) if found else 0.0
     if not 1 <= size < _LARGEST:
-        raise CheckpointError(f"--max-shard-size: '{text}' is no size; write for example 500MB, 5GB or 2GiB")
+        raise CheckpointError(f"--max-shard-size: '{text}' is not a size; use for example 500MB, 5GB or 2GiB")
     return int(size)
 
 
 @dataclass(frozen=True)
 class Index:
-    """Which file holds which tensor, and what is known of them: of a checkpoint of ours, its manifest.
+    """The file of each tensor, and metadata. For a checkpoint written by Forgather, it is the manifest.
 
     Args:
-        weight_map: File by name of tensor.
-        metadata: `total_size` and, where Forgather wrote it, `dtype`, versions, `checksums` of the files, and
-            `non_finite`, the tensors that held NaN or an infinity when they were written.
-        digest: SHA-256 of the text that it was read from; "" if it was not read.
+        weight_map: File name by tensor name.
+        metadata: `total_size` and, if Forgather wrote it, `dtype`, versions, `checksums` of the files, and
+            `non_finite`, the tensors that contained NaN or an infinity when they were written.
+        digest: SHA-256 of the text that was read; "" if none was read.
     """
 
     weight_map: Mapping[str, str]
@@ -106,10 +106,10 @@ class Index:
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """Read and check an index.
+        """Read and validate an index.
 
         Raises:
-            CheckpointError: It is damaged, or names a file outside its directory.
+            CheckpointError: The index is damaged, or names a file outside its directory.
         """
         descriptor = open_checked(file)
         with os.fdopen(descriptor, "rb") as stream:
@@ -117,40 +117,40 @@ class Index:
         try:
             content = parse_object(data.removeprefix(BOM_UTF8), _BRACKETS, depth=DEPTH)
         except ValueError as error:
-            raise CheckpointError(f"{file} is no index of a checkpoint: {error}") from None
+            raise CheckpointError(f"{file} is not a checkpoint index: {error}") from None
         weight_map, metadata = content.get("weight_map"), content.get("metadata") or {}
         if not isinstance(weight_map, dict) or not isinstance(metadata, dict):
-            raise CheckpointError(f"{file} is no index of a checkpoint: it has no object 'weight_map'")
-        # The name itself is checked, not where it leads: a hub's cache is made of links.
+            raise CheckpointError(f"{file} is not a checkpoint index: it has no object 'weight_map'")
+        # Only the name is checked, not the target of a link: the Hub cache consists of links.
         texts = {name for name in weight_map.values() if isinstance(name, str)}
         for name in (*texts, *(name for name in weight_map.values() if not isinstance(name, str))):
             if not is_file_name(name):
                 raise CheckpointError(
-                    f"{file} names {printable_name(repr(name))}, which is not a file name: it may not leave "
-                    f"its directory"
+                    f"{file} names {printable_name(repr(name))}, which is not a file name: an index must name "
+                    f"files of its own directory"
                 )
         if not weight_map:
-            raise CheckpointError(f"{file} names no weights")
+            raise CheckpointError(f"{file} names no weights: the checkpoint is damaged")
         return cls(weight_map, metadata, hashlib.sha256(data).hexdigest())
 
     @property
     def files(self) -> list[str]:
-        """The weight files, sorted."""
+        """Names of the weight files, sorted."""
         return sorted(set(self.weight_map.values()))
 
     @property
     def checksums(self) -> dict[str, str]:
-        """Checksum by file, as `ALGORITHM:HEX`, where it is known."""
+        """Recorded checksum of each file, as `ALGORITHM:HEX`."""
         return recorded(self.metadata)
 
     def to_json(self) -> bytes:
-        """The text of the file."""
+        """Return the content of the index file."""
         content = {"metadata": dict(self.metadata), "weight_map": dict(sorted(self.weight_map.items()))}
         return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def is_file_name(name: object) -> bool:
-    """Whether it is one plain component of a path."""
+    """Return whether a name is one plain component of a path."""
     return (
         isinstance(name, str)
         and name not in {"", ".", ".."}
@@ -161,10 +161,10 @@ def is_file_name(name: object) -> bool:
 
 
 def open_checked(file: Path) -> int:
-    """A descriptor of a regular file, never waiting for a pipe.
+    """Return a descriptor of a regular file. Never blocks on a pipe.
 
     Raises:
-        CheckpointError: It is missing, or is no regular file, or cannot be read.
+        CheckpointError: The file is missing, is not a regular file, or cannot be read.
     """
     try:
         return open_regular(file)
@@ -175,10 +175,10 @@ def open_checked(file: Path) -> int:
 
 
 def find_entry(path: Path) -> Path:
-    """The entry of the checkpoint that a loader would take at `path`, a directory or a file.
+    """Return the entry file of the checkpoint that a loader would use at `path`, a directory or a file.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is no checkpoint at `path`.
     """
     try:
         path = replaced_by(expanded(path))
@@ -192,22 +192,22 @@ def find_entry(path: Path) -> Path:
         if entry is not None:
             return path / entry
         found = describe_directory(path)
-    except (DirectoryError, OSError, RuntimeError, ValueError) as error:  # no permission, too long, links in a circle
+    except (DirectoryError, OSError, RuntimeError, ValueError) as error:  # no permission, too long, a loop of links
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"there is no checkpoint '{printable_name(path)}': {printable_name(reason)}") from None
     advice = found or "save them with --save-checkpoint"
-    raise CheckpointError(f"{path} holds no weights (none of {', '.join(ENTRIES)}): {advice}")
+    raise CheckpointError(f"{path} contains no weights (none of {', '.join(ENTRIES)}): {advice}")
 
 
 def entry_of(directory: Path) -> str | None:
-    """Name of the entry that wins in a directory; None where there is none."""
+    """Return the name of the entry that loaders use in a directory, or None if there is none."""
     return next((name for name in ENTRIES if (directory / name).exists()), None)
 
 
 def weight_files(directory: Path) -> dict[str, list[str]]:
-    """The entries of a directory, the winner first, each with the files that belong to it, itself among them.
+    """Return the files of each entry in a directory, entry included; the entry that loaders use comes first.
 
-    An index that cannot be read stands alone: what it named is not known.
+    An index that cannot be read is listed without other files: the files that it named are unknown.
     """
     found = {}
     for name in ENTRIES:
@@ -222,7 +222,7 @@ def weight_files(directory: Path) -> dict[str, list[str]]:
 
 
 def free_generation(directory: Path, format: Format, count: int) -> int:
-    """The first generation none of whose shard names is taken."""
+    """Return the first generation with unused shard names."""
     generation = 1
     while any(os.path.lexists(directory / name) for name in format.shards(count, generation)):
         generation += 1

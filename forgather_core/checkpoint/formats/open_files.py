@@ -1,4 +1,4 @@
-"""Descriptors and memory maps of weight files: of thousands of shards, few may be open at a time."""
+"""Descriptors and memory maps of weight files. Few are open at a time, even with thousands of shards."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Mapping = mmap.mmap | ctypes.Array[ctypes.c_char]
 
 
 class _OpenFiles:
-    """The descriptors of weight files; few enough that the process keeps most of its own for other uses."""
+    """A pool of weight file descriptors that leaves most descriptors of the process for other uses."""
 
     def __init__(self) -> None:
-        self._descriptors: OrderedDict[object, int] = OrderedDict()  # by file, the one used last at the end
+        self._descriptors: OrderedDict[object, int] = OrderedDict()  # by file, most recently used last
         self._pins: Counter[object] = Counter()
         self._lock = threading.Lock()
 
     def add(self, file: object, descriptor: int) -> int:
-        """Own a descriptor of a file, and return the one to use. Of too many, those used least recently are closed."""
+        """Take ownership of a descriptor and return the one to use. Closes the least recently used ones if too many."""
         most = min(_MOST, max(_FEWEST, descriptor_limit() // 4))
         with self._lock:
             known = self._descriptors.setdefault(file, descriptor)
-            closed = [descriptor] if known != descriptor else []  # another thread has opened it too
+            closed = [descriptor] if known != descriptor else []  # another thread has opened the file too
             extra = len(self._descriptors) - most
             for other in [key for key in self._descriptors if key is not file and not self._pins[key]][: max(0, extra)]:
                 closed.append(self._descriptors.pop(other))
@@ -41,7 +41,7 @@ class _OpenFiles:
         return known
 
     def get(self, file: object) -> int | None:
-        """The descriptor of a file; None if it has been closed."""
+        """Return the descriptor of a file, or None if it has been closed."""
         with self._lock:
             if file in self._descriptors:
                 self._descriptors.move_to_end(file)
@@ -49,7 +49,7 @@ class _OpenFiles:
 
     @contextmanager
     def pinned(self, file: object) -> Iterator[None]:
-        """Keep the descriptor of a file open, whatever other threads open."""
+        """Keep the descriptor of a file open within the block, whatever other threads open."""
         with self._lock:
             self._pins[file] += 1
         try:
@@ -72,16 +72,16 @@ OPEN_FILES = _OpenFiles()
 
 
 def identity(found: os.stat_result) -> tuple[int, int]:
-    """What a file keeps as long as it exists, and no other file has meanwhile."""
+    """Return device and inode, which identify a file for as long as it exists."""
     return found.st_dev, found.st_ino
 
 
 def map_privately(descriptor: int, size: int) -> Mapping:
-    """Map a file as memory that is private to this process, without keeping a descriptor.
+    """Map a file into memory that is private to this process, without keeping a descriptor.
 
     Raises:
-        OSError: It cannot be mapped.
-        ValueError: It has been truncated.
+        OSError: The file cannot be mapped.
+        ValueError: The file has been truncated.
     """
     require_posix("reading checkpoints")
     if sys.version_info >= (3, 13):

@@ -1,7 +1,7 @@
-"""The safetensors format: a header read without trusting it, and one written with equal bytes for equal tensors.
+"""The safetensors format: read an untrusted header, and write a header with equal bytes for equal tensors.
 
 Eight bytes of length, that many bytes of JSON, then the data: https://github.com/huggingface/safetensors#format. The
-library's own writer neither hashes what it writes nor gives equal bytes for metadata of several keys.
+library's writer neither hashes what it writes nor gives equal bytes for metadata with several keys.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from ...errors import CheckpointError
 from ...filesystem.disk import read_bytes
-from ...filesystem.wording import dtype_of, printable_name, shape_of
+from ...filesystem.printable import dtype_of, printable_name, shape_of
 from .foreign import HEAD, describe
 from .strict_json import LIMIT, parse_object
 
@@ -47,16 +47,16 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 _PREFIX = struct.Struct("<Q")
-_ALIGNED = 64  # bytes: a line of a processor's cache, at which copies are fastest; the format asks for 8
+_ALIGNED = 64  # bytes: a cache line, at which copies are fastest; the format requires 8
 _METADATA = "__metadata__"
 _MAX_DIMENSIONS = 64
-_SPARE_BRACKETS = 10_000  # a name may have some
-_MOST_TENSORS = 131_072  # as many as a `.bin` file may have
+_SPARE_BRACKETS = 10_000  # names may contain brackets
+_MOST_TENSORS = 131_072  # the same limit as for a `.bin` file
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a file: where its bytes begin, in bytes from the beginning of the file."""
+    """A tensor in a file. `offset` is in bytes from the beginning of the file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -65,7 +65,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a file holds: the tensors by name, and texts by name."""
+    """The header of a file: the tensors by name, and the metadata."""
 
     tensors: dict[str, Entry]
     metadata: dict[str, str]
@@ -75,7 +75,7 @@ def read_header(descriptor: int, path: Path) -> Header:
     """Read the header of a file. Every number is checked against the file's length.
 
     Raises:
-        CheckpointError: The file is damaged, or is none of this format. The text names it and the reason.
+        CheckpointError: The file is damaged or is not safetensors. The message names the file and the reason.
     """
     try:
         length = os.fstat(descriptor).st_size
@@ -84,19 +84,19 @@ def read_header(descriptor: int, path: Path) -> Header:
         prefix = read_bytes(descriptor, _PREFIX.size, 0)
         (size,) = _PREFIX.unpack(prefix)
         if size > LIMIT:
-            raise ValueError(f"a header of {size:,} bytes is more than the {LIMIT:,} allowed")
+            raise ValueError(f"its header has {size:,} bytes; at most {LIMIT:,} are supported")
         if size > length - _PREFIX.size:
             raise ValueError(f"it ends within its header: {length:,} bytes of {size + _PREFIX.size:,}")
         text = read_bytes(descriptor, size, _PREFIX.size)
         count = text.count(b'"data_offsets"')
         if count > _MOST_TENSORS:
-            raise ValueError(f"it has {count:,} tensors; at most {_MOST_TENSORS:,} are read from one file")
+            raise ValueError(f"it has {count:,} tensors; at most {_MOST_TENSORS:,} are supported in one file")
         content = parse_object(text, 4 * count + _SPARE_BRACKETS)
         return _checked(content, _PREFIX.size + size, length)
     except ValueError as error:
         foreign = _foreign(descriptor, path)
         reason = f"it {foreign}" if foreign is not None else error
-        raise CheckpointError(f"{path} is no safetensors file, or is damaged: {reason}") from None
+        raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {reason}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -109,14 +109,15 @@ def _foreign(descriptor: int, path: Path) -> str | None:
 def _checked(content: dict[str, Any], start: int, length: int) -> Header:
     metadata = content.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise ValueError("its metadata are not a map of texts")
+        raise ValueError("its metadata is not a map of strings")
     spans = []
     found = {}
     for name, item in content.items():
         dtype, shape, begin, end = _fields(name, item)
         if prod(shape) * dtype.itemsize != end - begin:
             raise ValueError(
-                f"'{printable_name(name)}' has {end - begin:,} bytes for {shape_of(shape)} numbers of {dtype.itemsize}"
+                f"'{printable_name(name)}' has {end - begin:,} bytes; expected {shape_of(shape)} elements of "
+                f"{dtype.itemsize} bytes"
             )
         spans.append((begin, end, name))
         found[name] = Entry(dtype, shape, start + begin)
@@ -124,28 +125,27 @@ def _checked(content: dict[str, Any], start: int, length: int) -> Header:
     for begin, end, name in sorted(spans):
         if begin != at:
             raise ValueError(
-                f"'{printable_name(name)}' {'overlaps what is before it' if begin < at else 'leaves a gap before it'}"
+                f"'{printable_name(name)}' "
+                f"{'overlaps the tensor before it' if begin < at else 'leaves a gap before it'}"
             )
         at = end
     if start + at != length:
         what = "it is truncated" if start + at > length else "it has bytes that belong to no tensor"
-        raise ValueError(f"{what}: {length:,} bytes, and its header tells of {start + at:,}")
+        raise ValueError(f"{what}: it has {length:,} bytes; its header describes {start + at:,}")
     return Header(found, metadata)
 
 
 def _fields(name: str, item: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
     if not isinstance(item, dict) or item.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"'{printable_name(name)}' is not described by dtype, shape and data_offsets")
+        raise ValueError(f"'{printable_name(name)}' must have dtype, shape and data_offsets")
     kind, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
     dtype = DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
-        raise ValueError(
-            f"'{printable_name(name)}' holds numbers of a kind that is not known here: {printable_name(kind)}"
-        )
+        raise ValueError(f"'{printable_name(name)}' has an unknown dtype: {printable_name(kind)}")
     if not _is_counts(shape) or len(shape) > _MAX_DIMENSIONS:
-        raise ValueError(f"the shape of '{printable_name(name)}' is no list of sizes")
+        raise ValueError(f"the shape of '{printable_name(name)}' is not a list of sizes")
     if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ValueError(f"the offsets of '{printable_name(name)}' are no beginning and end")
+        raise ValueError(f"the offsets of '{printable_name(name)}' are not a start and an end")
     return dtype, tuple(shape), offsets[0], offsets[1]
 
 
@@ -154,30 +154,30 @@ def _is_counts(values: Any) -> bool:
 
 
 def write_order(tensors: Mapping[str, torch.dtype]) -> list[str]:
-    """The order of tensors in a file: wide numbers first, so that each is aligned, then by name."""
+    """Return the order of tensors in a file: wide dtypes first, so that every tensor is aligned, then by name."""
     return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
 
 
 def header_bytes(
     tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """The beginning of a file that holds these tensors in this order, up to where their data start.
+    """Return the start of a file that holds these tensors in this order, up to the data.
 
     Args:
-        tensors: Name, dtype and shape of each.
-        metadata: Further texts by name.
+        tensors: Name, dtype and shape of each tensor.
+        metadata: Additional metadata.
 
     Raises:
-        CheckpointError: The format has no such kind of number.
+        CheckpointError: The format does not support a dtype.
     """
     content: dict[str, Any] = {_METADATA: {"format": "pt", **(metadata or {})}}
     at = 0
     for name, dtype, shape in tensors:
         if name == _METADATA:
-            raise CheckpointError(f"safetensors keeps the name '{name}' for itself: save as .bin")
+            raise CheckpointError(f"safetensors reserves the name '{name}': save as .bin")
         if dtype not in NAMES:
             raise CheckpointError(
-                f"'{printable_name(name)}' is {dtype_of(dtype)}, which safetensors cannot hold: save as .bin"
+                f"'{printable_name(name)}' is {dtype_of(dtype)}, which safetensors does not support: save as .bin"
             )
         end = at + prod(shape) * dtype.itemsize
         content[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}

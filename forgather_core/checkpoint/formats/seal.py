@@ -1,9 +1,9 @@
-"""Prove at no cost that the files of a checkpoint are those that were saved, so that its record of NaN still holds.
+"""Prove without reading weights that a checkpoint is unchanged since its save, so that its record of NaN still holds.
 
-After a save, the index, or the directory of a checkpoint that is one file, gets an extended attribute: a digest of the
-text of the index and of each weight file's inode, size, mtime and ctime. Programs can set an mtime, but neither a ctime
-nor an inode: whatever writes to a file, replaces it or copies it breaks the seal, and so does an edit of the index.
-Without a seal (another file system, another machine) a load looks at the numbers instead.
+After a save, the index (or the directory of a single-file checkpoint) gets an extended attribute: a digest of the text
+of the index and of each weight file's inode, size, mtime and ctime. Programs can set an mtime, but neither a ctime nor
+an inode: writing to a file, replacing it or copying it breaks the seal, and so does an edit of the index. Without a
+seal (another file system, another machine), a load checks every element instead.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _ATTRIBUTE = "user.forgather.seal"
-_COARSE_CLOCK = 5  # CLOCK_REALTIME_COARSE of Linux, which file systems take their times from
+_COARSE_CLOCK = 5  # Linux's CLOCK_REALTIME_COARSE, from which file systems take their times
 _PATIENCE = 0.02  # seconds; a tick of that clock is at most 10 ms
-MINIMUM = 64 * 2**20  # bytes of weights: smaller ones are looked at in no time
+MINIMUM = 64 * 2**20  # bytes of weights: smaller checkpoints are checked in no time
 
 
 def seal(index: Path, text: bytes, files: Mapping[str, Path]) -> None:
-    """Seal a checkpoint that has just been saved, if the system can; else nothing happens.
+    """Seal a checkpoint that has just been saved. Does nothing if the system does not support it.
 
     Args:
-        index: The index; the directory where there is none, since an attribute of a weight file would change its ctime.
-        text: What was written to it; nothing where there is none.
-        files: The weight files by name, in their place.
+        index: The index, or the directory if there is none: an attribute of a weight file would change its ctime.
+        text: The content of the index; empty if there is none.
+        files: The weight files by name, at their final paths.
     """
     if not hasattr(os, "setxattr"):
         return
@@ -37,7 +37,7 @@ def seal(index: Path, text: bytes, files: Mapping[str, Path]) -> None:
             found = {name: path.stat() for name, path in files.items()}
             if all(status.st_ctime_ns < now for status in found.values()):
                 break
-            # A file that changes within the tick of its ctime would keep that ctime.
+            # A change within the clock tick of its ctime would not change the ctime.
             if time.monotonic() > end:
                 return
             time.sleep(0.001)
@@ -47,12 +47,12 @@ def seal(index: Path, text: bytes, files: Mapping[str, Path]) -> None:
 
 
 def is_sealed(index: Path, text_digest: str, files: Mapping[str, os.stat_result]) -> bool:
-    """Return whether nothing has changed since a checkpoint was sealed.
+    """Return whether a checkpoint is unchanged since it was sealed.
 
     Args:
-        index: The index; the directory where there is none.
-        text_digest: SHA-256 of its text as it was read; that of nothing where there is none.
-        files: What the system says of the weight files, by name.
+        index: The index, or the directory if there is none.
+        text_digest: SHA-256 of the index text as read; that of an empty text if there is none.
+        files: Stat results of the weight files, by name.
     """
     if not hasattr(os, "getxattr"):
         return False

@@ -1,4 +1,4 @@
-"""One tensor of a checkpoint or of a model, known by shape and dtype; its values are read when asked for."""
+"""A tensor of a checkpoint or of a model with known shape and dtype, whose values are read on demand."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .open_files import OPEN_FILES, Mapping, identity, map_privately
 
 
 def memory_of(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU, not copied. The tensor must outlive them."""
+    """Return the bytes of a contiguous CPU tensor without a copy. The tensor must outlive the memoryview."""
     size = tensor.numel() * tensor.element_size()
     return memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B")
 
 
 class StoredTensor(ABC):
-    """A tensor that is somewhere.
+    """A tensor whose values are in a file, in memory, or computed on demand.
 
     Args:
-        shape: Its shape.
-        dtype: Its dtype.
+        shape: Shape of the tensor.
+        dtype: Dtype of the tensor.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -36,12 +36,12 @@ class StoredTensor(ABC):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its values."""
+        """Size of the values in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
     @property
     def is_resident(self) -> bool:
-        """Whether `mapped()` takes no memory of its own."""
+        """Whether `mapped()` allocates no memory."""
         return False
 
     @property
@@ -49,33 +49,33 @@ class StoredTensor(ABC):
         """Whether `read()` of a part costs no more than that part."""
         return False
 
-    def check(self) -> None:  # noqa: B027 - most can
-        """Check, before anything is changed, that the values can be read.
+    def check(self) -> None:  # noqa: B027 - most tensors need no check
+        """Check that the values can be read, before anything is changed.
 
         Raises:
-            CheckpointError: They cannot; the text names the file.
+            CheckpointError: They cannot be read; the message names the file.
         """
 
     @abstractmethod
     def tensor(self) -> Tensor:
-        """The values: contiguous, on the CPU, owning no more memory than they take."""
+        """Return the values: contiguous, on the CPU, in memory of exactly their size."""
 
     def mapped(self) -> Tensor:
-        """The values, of the file's own pages where that can be. Writing to them changes no file."""
+        """Return the values, as pages of the file if possible. Writing to them does not change the file."""
         return self.tensor()
 
     def read(self, memory: memoryview, start: int) -> None:
-        """Fill `memory` with the bytes of the values from byte `start` on."""
+        """Fill `memory` with the bytes of the values, starting at byte `start`."""
         memory[:] = memory_of(self.mapped())[start : start + memory.nbytes]
 
 
 class WeightFile:
-    """A weight file. It can be read when its directory is gone, unless it is one of very many.
+    """A weight file. It stays readable after its directory is removed, unless very many files are open.
 
     Args:
-        path: Where it lies.
-        descriptor: Its descriptor, which it owns. Once many files are open, the one that was used least recently is
-            closed, and opened again when it is needed.
+        path: Path of the file.
+        descriptor: Descriptor of the file, owned by this object. If many files are open, the least recently used
+            descriptor is closed, and the file is reopened when it is needed.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -91,22 +91,22 @@ class WeightFile:
         """A descriptor for reading. It stays open until many other files have been used.
 
         Raises:
-            CheckpointError: The file had to be opened again, and is gone or has been replaced.
+            CheckpointError: The file had to be reopened, and is missing or has been replaced.
         """
         descriptor = OPEN_FILES.get(self)
         if descriptor is None:
             try:
                 descriptor = open_regular(self.path)
             except OSError as error:
-                raise CheckpointError(f"{self.path} cannot be read any more: {error.strerror}") from None
+                raise CheckpointError(f"{self.path} can no longer be read: {error.strerror}") from None
             if identity(os.fstat(descriptor)) != self._identity:
                 os.close(descriptor)
-                raise CheckpointError(f"{self.path} has been replaced while it was read: start again")
+                raise CheckpointError(f"{self.path} was replaced while it was being read: load it again")
             return OPEN_FILES.add(self, descriptor)
         return descriptor
 
     def read(self, memory: memoryview, offset: int) -> None:
-        """Fill `memory` from `offset` on.
+        """Fill `memory` with the bytes of the file, starting at byte `offset`.
 
         Raises:
             CheckpointError: The disk fails, or the file has been truncated.
@@ -118,7 +118,7 @@ class WeightFile:
             raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from None
 
     def map(self) -> Mapping:
-        """Its content as memory that is private to this process. Tensors made of it keep it alive.
+        """Return the content as memory that is private to this process. Tensors that use it keep it alive.
 
         Raises:
             CheckpointError: The file has been truncated.
@@ -133,13 +133,13 @@ class WeightFile:
         return self._map
 
     def close(self) -> None:
-        """Close it. Tensors that were made of its map stay valid."""
+        """Close the file. Tensors that use its map stay valid."""
         self._map = None
         OPEN_FILES.close(self)
 
 
 class FileTensor(StoredTensor):
-    """A tensor whose bytes lie in a file from `offset` on."""
+    """A tensor whose bytes are in a file, starting at byte `offset`."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, file: WeightFile, offset: int) -> None:
         super().__init__(shape, dtype)
@@ -148,34 +148,34 @@ class FileTensor(StoredTensor):
 
     @property
     def is_resident(self) -> bool:
-        """Pages of a file are the system's to keep or to drop."""
+        """Whether the values can be mapped: the system keeps or drops pages of a file."""
         return self.offset % self.dtype.itemsize == 0
 
     @property
     def streams(self) -> bool:
-        """Any part of a file can be read."""
+        """True: any part of a file can be read."""
         return True
 
     def tensor(self) -> Tensor:
-        """The values in memory of their own."""
+        """Return the values in newly allocated memory."""
         values = torch.empty(self.shape, dtype=self.dtype, device="cpu")
         self.read(memory_of(values), 0)
         return values
 
     def mapped(self) -> Tensor:
-        """The values as pages of the file, read when they are first touched."""
-        if self.nbytes == 0 or self.offset % self.dtype.itemsize:  # nothing to map; or a map would be misaligned
+        """Return the values as pages of the file, read on first access."""
+        if self.nbytes == 0 or self.offset % self.dtype.itemsize:  # nothing to map, or misaligned
             return self.tensor()
         flat = torch.frombuffer(self.file.map(), dtype=self.dtype, count=prod(self.shape), offset=self.offset)
         return flat.view(self.shape)
 
     def read(self, memory: memoryview, start: int) -> None:
-        """Fill `memory` from the file."""
+        """Fill `memory` from the file, starting at byte `start` of the tensor."""
         self.file.read(memory, self.offset + start)
 
 
 class LiveTensor(StoredTensor):
-    """A tensor that is in memory, on any device and in any layout."""
+    """A tensor in memory, on any device, in any layout."""
 
     def __init__(self, values: Tensor) -> None:
         super().__init__(tuple(values.shape), values.dtype)
@@ -183,31 +183,31 @@ class LiveTensor(StoredTensor):
 
     @property
     def is_resident(self) -> bool:
-        """Whether it can be handed on as it is."""
+        """Whether the tensor can be used as it is, without a copy."""
         plain = self.values.device.type == "cpu" and self.values.is_contiguous()
         return plain and not self.values.is_conj() and not self.values.is_neg()
 
     def tensor(self) -> Tensor:
-        """On the CPU, contiguous; copied only if it is not so already, or is part of something larger."""
+        """Return the values on the CPU, contiguous; copied only if necessary, or if part of a larger storage."""
         values = self.values.resolve_conj().resolve_neg().to("cpu").contiguous()
         return values.clone() if values.untyped_storage().nbytes() != self.nbytes else values
 
     def mapped(self) -> Tensor:
-        """On the CPU, contiguous; perhaps part of something larger."""
+        """Return the values on the CPU, contiguous; possibly part of a larger storage."""
         return self.values.resolve_conj().resolve_neg().to("cpu").contiguous()
 
 
 class CastTensor(StoredTensor):
-    """Another tensor in another dtype."""
+    """Another tensor converted to a dtype."""
 
     def __init__(self, source: StoredTensor, dtype: torch.dtype) -> None:
         super().__init__(source.shape, dtype)
         self.source = source
 
     def check(self) -> None:
-        """Check the other tensor."""
+        """Check the source tensor."""
         self.source.check()
 
     def tensor(self) -> Tensor:
-        """Converted."""
+        """Return the converted values."""
         return self.source.mapped().to(self.dtype)

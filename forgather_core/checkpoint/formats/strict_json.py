@@ -1,4 +1,4 @@
-"""Strict JSON; see `forgather_core.filesystem.strict_json`."""
+"""Strict JSON; re-exports `forgather_core.filesystem.strict_json`."""
 
 from ...filesystem.strict_json import DEPTH, LIMIT, check_depth, parse_object
 

@@ -1,4 +1,4 @@
-"""Threads that compute side by side, each by itself."""
+"""Thread pools whose threads compute independently."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch
 
 @contextmanager
 def serial_pool(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """A pool in which no operation of torch is divided among further threads, whose waiting would take our processors.
+    """Yield a thread pool whose torch operations are single-threaded, so that no inner thread waits on our processors.
 
     Args:
-        count: How many threads.
-        name: What they are called.
+        count: Number of threads.
+        name: Part of the thread names.
     """
     before, started = torch.get_num_threads(), Barrier(count + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # a thread that has not asked takes the number that was set last, by whomever
+        torch.get_num_threads()  # a thread that has not called this takes the number that any thread set last
         torch.set_num_threads(1)
         started.wait()
 

@@ -1,7 +1,7 @@
-"""The pickle of a state dict, read for the shapes, dtypes and places of its tensors: nothing that it names is called.
+"""Read the pickle of a state dict for the shapes, dtypes and offsets of its tensors, without calling what it names.
 
-Only the operations that state dicts consist of are known, and what may be named is stood in for by functions of this
-file that take notes. Python's own `pickle` warns that any other way of reading a foreign pickle runs what it says.
+Only the operations that state dicts consist of are supported, and `torch_globals` has stand-ins for the names that may
+occur. Python's `pickle` documentation warns that any other way of reading a foreign pickle runs what it contains.
 
 Source: torch/_utils.py (`_rebuild_*`), torch/serialization.py (`persistent_id`).
 """
@@ -11,163 +11,20 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from ...filesystem.wording import printable_name
+from ...filesystem.printable import printable_name
+from .torch_globals import CALLABLES, GLOBALS, InvalidCheckpoint, Storage, TensorRecord, are_sizes
 
-_MAX_DIMENSIONS = 64
-
-# A tensor takes about 30 operations, 8 of which put something into the memo; many may share a storage.
+# A tensor takes about 30 operations, 8 of which add to the memo; many tensors may share a storage.
 _BASE_OPERATIONS = 2_000_000
 _OPERATIONS_PER_STORAGE = 80
 _OPERATIONS_PER_MEMO = 2
-_MOST_STACKED = 10_000  # a pickler hands over 1,000 items at a time
+_MOST_STACKED = 10_000  # a pickler emits batches of 1,000 items
 _MOST_MARKS = 1_000
-_CHECKED = 1023  # operations between two checks, and a mask
-
-STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-}
-_DTYPES = {
-    name: getattr(torch, name)
-    for name in (
-        *("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"),
-        *("complex64", "complex128", "uint16", "uint32", "uint64"),
-        *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
-        "float8_e8m0fnu",
-    )
-}
-
-
-class InvalidCheckpoint(Exception):  # noqa: N818 - it never leaves the readers of .bin files
-    """A reason, as part of a sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """What a pickle says of a storage: which one, and of what numbers (None: of bytes)."""
-
-    key: str
-    dtype: torch.dtype | None
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRecord:
-    """What a pickle says of a tensor."""
-
-    storage: Storage
-    dtype: torch.dtype
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    conjugated: bool = False
-    negated: bool = False
-
-
-def read_pickle(data: io.BytesIO, records: int, storages: dict[str, Storage] | None = None) -> Any:
-    """What the pickle at the current place of `data` says: plain values, and `Described` for tensors.
-
-    Args:
-        data: The bytes; read up to the end of the pickle.
-        records: How many storages the file can hold, which bounds what its pickle needs.
-        storages: Is given the storages that are named, by their keys.
-
-    Raises:
-        Refused: It says what no state dict says.
-        Exception: Of any kind, on garbage.
-    """
-    return _Reader(data, {} if storages is None else storages, records).load()
-
-
-# What stands for the callables that a pickle may name.
-
-
-def _rebuild_tensor_v2(
-    storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any = False, _hooks: Any = None, metadata: Any = None
-) -> TensorRecord:
-    return _described(storage, getattr(storage, "dtype", None), offset, shape, stride, metadata)
-
-
-def _rebuild_tensor_v3(
-    storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, metadata: Any = None
-) -> TensorRecord:
-    return _described(storage, dtype, offset, shape, stride, metadata)
-
-
-def _described(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any, metadata: Any) -> TensorRecord:
-    if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
-        raise InvalidCheckpoint("it describes a tensor without values, or of numbers of no known kind")
-    bits = {} if metadata is None else metadata
-    if type(bits) is not dict or not bits.keys() <= {"conj", "neg"} or not all(type(v) is bool for v in bits.values()):
-        raise InvalidCheckpoint("it describes a tensor with unknown marks")
-    if type(offset) is not int or not are_sizes((offset,)) or not are_sizes(shape) or not are_sizes(stride):
-        raise InvalidCheckpoint("it describes a tensor by what are no sizes")
-    if len(shape) != len(stride):
-        raise InvalidCheckpoint("it describes a tensor by as many strides as it has no dimensions")
-    return TensorRecord(storage, dtype, offset, shape, stride, bits.get("conj", False), bits.get("neg", False))
-
-
-def are_sizes(values: Any) -> bool:
-    """Whether these are a tuple of sizes."""
-    return (
-        type(values) is tuple
-        and len(values) <= _MAX_DIMENSIONS
-        and all(type(n) is int and 0 <= n < 2**63 for n in values)
-    )
-
-
-def _same(tensor: Any, *_: Any) -> Any:
-    """For a parameter, or a tensor with attributes: the tensor."""
-    return tensor
-
-
-def _from_type(rebuild: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
-    if rebuild not in _CALLABLES or type(arguments) is not tuple:
-        raise InvalidCheckpoint("it describes a tensor of a foreign class")
-    return rebuild(*arguments)
-
-
-def _empty(*arguments: Any) -> dict[str, Any]:
-    if arguments:
-        raise InvalidCheckpoint("it makes a dictionary of what is none")
-    return {}
-
-
-class _Kind:
-    """A class that is named, and never made."""
-
-
-_GLOBALS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _empty,
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
-    ("torch._utils", "_rebuild_parameter"): _same,
-    ("torch._utils", "_rebuild_parameter_with_state"): _same,
-    ("torch._tensor", "_rebuild_from_type_v2"): _from_type,
-    ("torch.nn.parameter", "Parameter"): _Kind,
-    ("torch.nn.parameter", "Buffer"): _Kind,
-    ("torch", "Tensor"): _Kind,
-    ("torch.storage", "UntypedStorage"): None,
-}
-_GLOBALS |= {("torch", name): dtype for name, dtype in STORAGES.items()}
-_GLOBALS |= {("torch", name): dtype for name, dtype in _DTYPES.items()}
-_CALLABLES: tuple[Callable[..., Any], ...] = (_empty, _rebuild_tensor_v2, _rebuild_tensor_v3, _same, _from_type)
+_CHECKED = 1023  # operations between two checks; used as a bit mask
 
 _OPERATIONS = (
     *(pickle.PROTO, pickle.STOP, pickle.FRAME, pickle.MARK, pickle.POP, pickle.POP_MARK, pickle.NONE, pickle.NEWTRUE),
@@ -189,8 +46,23 @@ _OPERATIONS = (
 )
 
 
+def read_pickle(data: io.BytesIO, records: int, storages: dict[str, Storage] | None = None) -> Any:
+    """Read the pickle at the current position of `data`: plain values, and a `TensorRecord` for each tensor.
+
+    Args:
+        data: The bytes, which are read up to the end of the pickle.
+        records: Number of storages that the file can hold; it limits the operations of its pickle.
+        storages: Receives the storages that the pickle names, by key.
+
+    Raises:
+        InvalidCheckpoint: The pickle contains something that no state dict contains.
+        Exception: Any exception, on garbage.
+    """
+    return _Reader(data, {} if storages is None else storages, records).load()
+
+
 class _Bounded:
-    """The operations of a reader, counted as they are looked up; every so often its other limits are checked."""
+    """The operations of a reader, counted at each lookup; every so often the reader's other limits are checked."""
 
     __slots__ = ("_left", "_operations", "_reader")
 
@@ -204,12 +76,12 @@ class _Bounded:
         if not left & _CHECKED:
             reader = self._reader
             if left <= 0 or len(reader.stack) > _MOST_STACKED or len(reader.metastack) > _MOST_MARKS:
-                raise InvalidCheckpoint("its pickle has more operations than the tensors in it can need")
+                raise InvalidCheckpoint("its pickle has more operations than its tensors can need")
         return self._operations[operation]
 
 
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one in Python: its operations can be chosen
-    """Reads what a state dict consists of, and refuses the rest of what a pickle can say."""
+    """Read the operations that a state dict consists of, and refuse all others."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         operation[0]: pickle._Unpickler.dispatch[operation[0]]  # type: ignore[attr-defined]
@@ -225,7 +97,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
 
     memo: dict[int, Any]
     metastack: list[list[Any]]
-    stack: list[Any]  # of the base class, which is not documented: what has been read and not yet used
+    stack: list[Any]  # undocumented attribute of the base class: values that were read and are not yet used
     read: Callable[[int], bytes]
     readline: Callable[[], bytes]
     pop_mark: Callable[[], list[Any]]
@@ -238,18 +110,18 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
             if error.args and isinstance(error.args[0], int):
                 name = next((n for n, v in vars(pickle).items() if isinstance(v, bytes) and v == bytes(error.args)), "")
                 raise InvalidCheckpoint(
-                    f"its pickle does what no state dict needs ({name}), which is not run"
+                    f"its pickle has an operation that no state dict needs ({name}), which is not run"
                 ) from None
             raise
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _GLOBALS:
+        if (module, name) not in GLOBALS:
             if module == "torch._utils" and name.startswith("_rebuild"):
                 raise InvalidCheckpoint(
                     f"it holds a tensor that is sparse, quantized or without values ({printable_name(name)})"
                 )
             raise InvalidCheckpoint(f"it holds code, which is not run: {printable_name(module)}.{printable_name(name)}")
-        return _GLOBALS[module, name]
+        return GLOBALS[module, name]
 
     def persistent_load(self, pid: Any) -> Storage:
         if (
@@ -258,23 +130,23 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
             or pid[0] != "storage"
             or (len(pid) == 6 and pid[5] is not None)
         ):
-            raise InvalidCheckpoint("it describes a storage in an unknown way")
+            raise InvalidCheckpoint("it describes a storage in an unknown form")
         _, dtype, key, _, count = pid[:5]
         if not isinstance(key, str) or not are_sizes((count,)) or not (dtype is None or isinstance(dtype, torch.dtype)):
-            raise InvalidCheckpoint("it describes a storage in an unknown way")
+            raise InvalidCheckpoint("it describes a storage in an unknown form")
         return self._storages.setdefault(key, Storage(key, dtype, count))
 
     def _reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
-        if not any(function is known for known in _CALLABLES) or type(arguments) is not tuple:
-            raise InvalidCheckpoint("it calls what no state dict calls, which is not run")
+        if not any(function is known for known in CALLABLES) or type(arguments) is not tuple:
+            raise InvalidCheckpoint("it calls a function that no state dict calls, which is not run")
         self.stack[-1] = function(*arguments)
 
     def _build(self) -> None:
-        self.stack.pop()  # attributes, of a state dict its `_metadata`: no weights
+        self.stack.pop()  # attributes, such as the `_metadata` of a state dict: no weights
         if not isinstance(self.stack[-1], (dict, TensorRecord)):
-            raise InvalidCheckpoint("it sets the state of an object that is no tensor")
+            raise InvalidCheckpoint("it sets the state of an object that is not a tensor")
 
     def _set_items(self) -> None:
         items = self.pop_mark()
@@ -291,12 +163,12 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
         self.append(content)
 
     def _is_index(self, number: int) -> bool:
-        """Others may collide in a dictionary, which then takes quadratic time."""
+        """Return whether a number is a valid index. Other numbers may collide in a dict, which takes quadratic time."""
         return 0 <= number < self._most_indices
 
     def _remember(self, index: int) -> None:
         if not self._is_index(index) or len(self.memo) >= self._most_indices:
-            raise InvalidCheckpoint("its pickle keeps more values than the tensors in it can need")
+            raise InvalidCheckpoint("its pickle stores more values than its tensors can need")
         self.memo[index] = self.stack[-1]
 
     def _put(self) -> None:
@@ -313,12 +185,12 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
 
     def _set(self, target: Any, names: Iterable[Any], values: Iterable[Any]) -> None:
         if type(target) is not dict:
-            raise InvalidCheckpoint("it is no mapping of names to tensors")
+            raise InvalidCheckpoint("it is not a mapping of names to tensors")
         for name, value in zip(names, values, strict=True):
-            if type(name) not in (str, int):  # to hash anything deeper may exhaust the stack
-                raise InvalidCheckpoint("it is no mapping of names to tensors: a name is no text")
+            if type(name) not in (str, int):  # hashing nested values may exhaust the stack
+                raise InvalidCheckpoint("it is not a mapping of names to tensors: a name is not a string")
             if type(name) is int and not self._is_index(name):
-                raise InvalidCheckpoint(f"it has the number {printable_name(name)} for a name, which is no index")
+                raise InvalidCheckpoint(f"it has {printable_name(name)} as a name, which is not a valid index")
             if name in target:
                 raise InvalidCheckpoint(f"it holds '{printable_name(name)}' twice")
             target[name] = value

@@ -1,4 +1,4 @@
-"""The directory of a zip archive, read within limits: Python's zipfile trusts the sizes that an archive states.
+"""Read the directory of a zip archive within limits: Python's zipfile trusts the sizes that an archive states.
 
 The format: https://pkware.cachefly.net/webdocs/APPNOTE/APPNOTE-6.3.9.TXT, sections 4.3.7, 4.3.12, 4.3.14 to 4.3.16.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...filesystem.disk import read_bytes
-from ...filesystem.wording import printable_name
+from ...filesystem.printable import printable_name
 from .stored import WeightFile
 
 MOST_RECORDS = 131_072  # a mixture of experts has tens of thousands of tensors
@@ -22,16 +22,16 @@ _END_64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s22xHH")
 _LONGEST_COMMENT = 65_535
-_USUAL_COMMENT = 4_096  # a manifest
+_USUAL_COMMENT = 4_096  # the size of a manifest
 _STORED = 0
 _ENCRYPTED = 1
 _UTF8 = 0x800
 _LARGE = 0xFFFFFFFF
-_ZIP64 = 1  # kind of an extra field
+_ZIP64 = 1  # the type of an extra field
 
 
 class DamagedZip(ValueError):  # noqa: N818 - it never leaves the readers of .bin files
-    """A reason, as part of a sentence."""
+    """The reason why an archive is invalid, as part of a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class Record:
     """A record of an archive.
 
     Args:
-        name: Its name.
-        header: Where its local header begins, in bytes from the beginning of the file.
-        size: Bytes of its content.
+        name: Name of the record.
+        header: Start of its local header, in bytes from the beginning of the file.
+        size: Size of its content in bytes.
         is_plain: Whether it is neither compressed nor encrypted.
     """
 
@@ -59,15 +59,15 @@ class _Directory(NamedTuple):
 
 
 def is_archive(file: WeightFile) -> bool:
-    """Whether a file ends as a zip archive does."""
+    """Return whether a file ends like a zip archive."""
     return _end(file) is not None
 
 
 def comment_of(file: WeightFile) -> bytes:
-    """Return the comment at the end of an archive; nothing where there is none.
+    """Return the comment at the end of an archive; empty if there is none.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     found = _end(file)
     size = found[1][-1] if found is not None else 0
@@ -78,14 +78,14 @@ def read_directory(file: WeightFile) -> list[Record]:
     """Read the records of an archive.
 
     Raises:
-        DamagedZip: Its directory is damaged, or is larger than any weight file needs.
-        OSError: It cannot be read.
+        DamagedZip: The directory of the archive is damaged, or is larger than a weight file needs.
+        OSError: The file cannot be read.
     """
     place = _place(file)
     if place.offset + place.size > place.end:
-        raise DamagedZip("the directory of its archive reaches beyond the file")
+        raise DamagedZip("the directory of its archive extends beyond the file")
     if place.records > MOST_RECORDS:
-        raise DamagedZip(f"its archive has {place.records:,} records; at most {MOST_RECORDS:,} are read")
+        raise DamagedZip(f"its archive has {place.records:,} records; at most {MOST_RECORDS:,} are supported")
     if place.size > _MOST_DIRECTORY or place.size < place.records * _ENTRY.size:
         raise DamagedZip(f"the directory of its archive has {place.size:,} bytes for {place.records:,} records")
     data = read_bytes(file.descriptor, place.size, place.offset)
@@ -105,11 +105,11 @@ def read_directory(file: WeightFile) -> list[Record]:
 
 
 def places(file: WeightFile, records: list[Record]) -> list[int]:
-    """Where the content of each record begins, in bytes. Contents lie within the file and do not overlap.
+    """Return the start of each record's content in bytes. Contents lie within the file and do not overlap.
 
     Raises:
-        DamagedZip: They do not.
-        OSError: It cannot be read.
+        DamagedZip: A content lies outside the file, or overlaps another record.
+        OSError: The file cannot be read.
     """
     starts = [_start(file, record) for record in records]
     end = 0
@@ -125,7 +125,7 @@ def _start(file: WeightFile, record: Record) -> int:
         raise DamagedZip("it is truncated")
     signature, name, extra = _LOCAL.unpack(read_bytes(file.descriptor, _LOCAL.size, record.header))
     if signature != b"PK\x03\x04":
-        raise DamagedZip(f"'{printable_name(record.name)}' is not where its directory says")
+        raise DamagedZip(f"'{printable_name(record.name)}' is not where the directory of the archive states")
     start: int = record.header + _LOCAL.size + name + extra
     if start + record.size > file.size:
         raise DamagedZip("it is truncated")
@@ -133,8 +133,8 @@ def _start(file: WeightFile, record: Record) -> int:
 
 
 def _end(file: WeightFile) -> tuple[int, tuple[int, ...]] | None:
-    """Where the end record begins, and its numbers."""
-    for comment in (0, _USUAL_COMMENT, _LONGEST_COMMENT):  # torch writes none
+    """Return the start of the end record, and its fields."""
+    for comment in (0, _USUAL_COMMENT, _LONGEST_COMMENT):  # torch writes no comment
         if (found := _end_within(file, min(file.size, _END.size + comment))) is not None:
             return found
     return None
@@ -161,7 +161,7 @@ def _place(file: WeightFile) -> _Directory:
         signature, _, place, _ = _LOCATOR.unpack(read_bytes(file.descriptor, _LOCATOR.size, locator))
         if signature == b"PK\x06\x07":
             if place + _END_64.size > locator:
-                raise DamagedZip("the directory of its archive reaches beyond the file")
+                raise DamagedZip("the directory of its archive extends beyond the file")
             fields = _END_64.unpack(read_bytes(file.descriptor, _END_64.size, place))
             if fields[0] != b"PK\x06\x06":
                 raise DamagedZip("the directory of its archive is damaged")

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint as a model has them: by the model's names, and dequantized."""
+"""The tensors of a checkpoint as a model expects them: renamed to the model's names, and dequantized."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from ...filesystem.wording import tensors, truncated_list
+from ...filesystem.printable import tensors, truncated_list
 from ..formats.fp8 import DTYPES, ScaledTensor
 from ..formats.stored import StoredTensor, memory_of
 from .names import Matching, adapted_module, bare, base_prefix_of, is_adapter, match_names
@@ -18,17 +18,17 @@ from .reader import Checkpoint
 
 
 class Contents(Mapping[str, StoredTensor]):
-    """What a checkpoint has for one model.
+    """The tensors of a checkpoint for one model.
 
-    Tensors with a place in the model have the model's name, all others their own.
+    Tensors that the model has are listed by the model's name, all others by their own.
 
     Args:
         path: The checkpoint.
-        stored: The tensors.
+        stored: The tensors by name.
         unused: Names of scales that are not needed.
-        notes: How the checkpoint was read, a sentence each.
-        warnings: What may be wrong, a sentence each.
-        non_finite: Names of the tensors that hold NaN or Inf, where that is proven; None if it is not known.
+        notes: How the checkpoint was read, one sentence each.
+        warnings: Possible problems, one sentence each.
+        non_finite: Names of the tensors that contain NaN or Inf, if that is proven; None if it is unknown.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Contents(Mapping[str, StoredTensor]):
 
 
 def contents_for(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> Contents:
-    """Match a checkpoint's names with a model's, and pair FP8 weights with their scales. Reads scales, no weights.
+    """Match the names of a checkpoint with a model's, and pair FP8 weights with their scales. Reads only scales.
 
     Raises:
-        CheckpointError: The checkpoint is quantized in another format, a scale is wrong or missing, two names match one
-            of the model's, or it is an adapter.
+        CheckpointError: The checkpoint is quantized in an unsupported format, a scale is wrong or missing, two names
+            match the same name of the model, or the checkpoint is an adapter.
     """
     path = checkpoint.path
     matching = match_names(
@@ -85,16 +85,16 @@ def contents_for(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Chec
         if unused:
             notes.append(f"{len(unused)} activation scales not used: {truncated_list(unused)}")
     if plain := _plain_casts(checkpoint, state, matching, stored):
-        # save_checkpoint and convert write no scales; of others' files they may have been lost.
+        # save_checkpoint and convert write no scales; those of another program's file may have been lost.
         text = (
-            f"{tensors(len(plain))} of {path} in float8 without scales, taken as plain numbers: {truncated_list(plain)}"
+            f"{tensors(len(plain))} of {path} in float8 without scales, converted without scaling: "
+            f"{truncated_list(plain)}"
         )
         (notes if checkpoint.is_own else warnings).append(text)
     if unmerged:
         warnings.append(
             f"{tensors(len(unmerged))} of an adapter in {path} not applied: {truncated_list(unmerged)}; "
-            f"merge them with "
-            f"PEFT's merge_and_unload() and save the model"
+            f"merge them with PEFT's merge_and_unload() and save the model"
         )
     known = checkpoint.known_non_finite
     return Contents(
@@ -108,17 +108,17 @@ def contents_for(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Chec
 
 
 def equal_bits(one: StoredTensor, other: StoredTensor) -> bool:
-    """Return whether two stored tensors are the same, to the bit: NaN is equal to itself here."""
+    """Return whether two stored tensors are equal bit by bit; NaN equals itself."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    x, y = one.mapped(), other.mapped()  # they must outlive their bytes
+    x, y = one.mapped(), other.mapped()  # both must outlive their memoryviews
     return memory_of(x) == memory_of(y)
 
 
 def _dequantized(
     checkpoint: Checkpoint, state: Mapping[str, Tensor], matching: Matching, quantization: Quantization | None
 ) -> dict[str, StoredTensor]:
-    """The stored tensors by their own names; FP8 weights that the model has a place for with their scales."""
+    """Return the stored tensors by their own names, with FP8 weights that the model has combined with their scales."""
     stored: dict[str, StoredTensor] = dict(checkpoint)
     if quantization is None:
         return stored
@@ -136,7 +136,7 @@ def _dequantized(
 def _plain_casts(
     checkpoint: Checkpoint, state: Mapping[str, Tensor], matching: Matching, stored: Mapping[str, StoredTensor]
 ) -> list[str]:
-    """FP8 tensors that are converted to a wider dtype without a scale."""
+    """Return the FP8 tensors that are converted to a wider dtype without a scale."""
     return [
         name
         for name, place in matching.names.items()
@@ -145,17 +145,16 @@ def _plain_casts(
 
 
 def _unmerged(names: Collection[str], matching: Matching, path: Path) -> list[str]:
-    """The tensors of an adapter, for which the model has no place.
+    """Return the tensors of an adapter that the model does not have.
 
     Raises:
-        CheckpointError: The weights that it adapts are not in the checkpoint.
+        CheckpointError: The weights that the adapter modifies are not in the checkpoint.
     """
     found = [name for name in names if name not in matching.names and is_adapter(name)]
     loaded = {bare(place).rpartition(".")[0] for place in matching.names.values()} if found else set()
     if found and not any(adapted_module(name) in loaded for name in found):
         raise CheckpointError(
             f"{path} is an adapter ({truncated_list(found[:1])}), not a model: load it with PEFT on top of "
-            f"its base model, "
-            f"call merge_and_unload(), and save that model"
+            f"its base model, call merge_and_unload(), and save that model"
         )
     return found

@@ -1,4 +1,4 @@
-"""Values from files into tensors: a few megabytes at a time, by as many threads as torch has."""
+"""Copy values from files into tensors, a few megabytes at a time, with as many threads as torch uses."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from ..formats.stored import StoredTensor, memory_of
 from ..formats.threads import serial_pool
 from .reader import Progress
 
-_CHUNK = 32 * 2**20  # bytes that one thread takes at once
-_NEAR = 2**19  # bytes that stay in a processor's own memory for the next step; a multiple of every dtype's width
+_CHUNK = 32 * 2**20  # bytes per task of a thread
+_NEAR = 2**19  # bytes that stay in the processor's cache for the next step; a multiple of every dtype's width
 _MAX_THREADS = 8
 _of_thread = local()
 
 
 @dataclass(frozen=True)
 class Copy:
-    """One tensor to be filled.
+    """A tensor to fill.
 
     Args:
-        name: Its name.
+        name: Name of the tensor.
         source: The values.
-        target: Where they go: any device, dtype and layout.
-        look: Whether to look for numbers that are not finite.
+        target: The destination, on any device, in any dtype and layout.
+        check_finite: Whether to check for NaN and infinities.
     """
 
     name: str
     source: StoredTensor
     target: Tensor
-    look: bool = False
+    check_finite: bool = False
 
 
 def copy_all(copies: Sequence[Copy], on_progress: Progress | None = None) -> set[str]:
-    """Fill every target. Beside the targets, memory for one chunk a thread is needed (one tensor, for odd layouts).
+    """Fill every target. Allocates one chunk per thread (one whole tensor for unusual layouts).
 
     Returns:
-        The names of those that were looked into and are not finite.
+        The names of the checked tensors that contain NaN or an infinity.
 
     Raises:
-        CheckpointError: A file cannot be read to its end. Some targets are filled then.
+        CheckpointError: A file cannot be read completely. Some targets may have been filled.
     """
     done, total, lock = 0, sum(copy.source.nbytes for copy in copies), Lock()
     damaged: set[str] = set()
@@ -69,10 +69,10 @@ def copy_all(copies: Sequence[Copy], on_progress: Progress | None = None) -> set
             for future in futures:
                 future.cancel()
     for copy in copies:
-        if not _in_chunks(copy):  # torch divides these among its threads by itself
+        if not _in_chunks(copy):  # torch divides these among its own threads
             with torch.no_grad():
                 copy.target.copy_(copy.source.mapped())
-            if copy.look and non_finite(copy.target):
+            if copy.check_finite and non_finite(copy.target):
                 damaged.add(copy.name)
             done += copy.source.nbytes
             if on_progress is not None:
@@ -85,10 +85,10 @@ def _starts(copy: Copy) -> range:
 
 
 def _copy_chunk(copy: Copy, start: int, size: int) -> bool:
-    """Fill part of a target; whether it is not finite, which is found out while the numbers are near."""
+    """Fill part of a target. Return whether it contains NaN or Inf, which is checked while the values are in cache."""
     width, flat, bad = copy.source.dtype.itemsize, copy.target.detach().view(-1), False
     direct = copy.target.device.type == "cpu" and copy.target.dtype == copy.source.dtype
-    if direct and not copy.look:
+    if direct and not copy.check_finite:
         copy.source.read(memory_of(copy.target)[start : start + size], start)
         return False
     if not direct and not hasattr(_of_thread, "buffer"):
@@ -106,7 +106,7 @@ def _copy_chunk(copy: Copy, start: int, size: int) -> bool:
         part = _of_thread.buffer[:count]
         copy.source.read(memory_of(part), at)
         place.copy_(part.view(copy.source.dtype))
-        bad = bad or (copy.look and non_finite(place))
+        bad = bad or (copy.check_finite and non_finite(place))
     return bad
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint in a repository of the hub: its weight files are fetched into the cache, or found there when offline."""
+"""Find a checkpoint in a Hub repository: download its weight files into the cache, or use the cache when offline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ...errors import CheckpointError
-from ...filesystem.wording import printable_name
+from ...filesystem.printable import printable_name
 from ..formats.layout import ENTRIES, Index
 
 _TIMEOUT = 10.0  # seconds
@@ -15,27 +15,29 @@ _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a text means a repository, `owner/name`: nothing is there, nor a directory called like the owner."""
+    """Return whether a text means a Hub repository `owner/name`: neither that path nor a directory `owner` exists."""
     path = Path(text)
     return _HUB_ID.fullmatch(text) is not None and not os.path.lexists(path) and not path.parent.is_dir()
 
 
 def snapshot(repository: str) -> Path:
-    """The directory of the cache in which the weights of a repository lie; they are downloaded if need be.
+    """Return the cache directory that holds the weights of a repository, downloading them if necessary.
 
     Raises:
-        CheckpointError: There is no such directory here and no such repository, or it cannot be reached.
+        CheckpointError: There is no such directory and no such repository, or the repository cannot be reached.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
     try:
-        # One question, with a limit: a misspelt path is not to wait for a network that is not there.
+        # One request, with a timeout: a misspelt path must not wait for a network that is unreachable.
         names = {file.rfilename for file in HfApi().model_info(repository, timeout=_TIMEOUT).siblings or ()}
-    except Exception as error:  # of the network, of permission, of a name that there is not
+    except Exception as error:  # network, permission, unknown repository
         return _cached(repository, next(iter(str(error).splitlines()), type(error).__name__))
     entry = next((entry for entry in ENTRIES if entry in names), None)
     if entry is None:
-        raise CheckpointError(f"the hub's {repository} has none of {', '.join(ENTRIES)}")
+        raise CheckpointError(
+            f"{repository} on the Hub contains no weights (none of {', '.join(ENTRIES)}): choose another repository"
+        )
     try:
         found = Path(hf_hub_download(repository, entry))
         for shard in Index.read(found).files if entry.endswith(".json") else ():
@@ -44,13 +46,13 @@ def snapshot(repository: str) -> Path:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"{repository} cannot be fetched from the hub: {printable_name(str(error) or error)}"
+            f"{repository} cannot be downloaded from the Hub: {printable_name(str(error) or error)}"
         ) from None
     return found.parent
 
 
 def _cached(repository: str, reason: str) -> Path:
-    """The directory of the cache, if the weights are in it."""
+    """Return the cache directory of a repository if it contains weights."""
     from huggingface_hub import try_to_load_from_cache
 
     for entry in ENTRIES:
@@ -58,6 +60,6 @@ def _cached(repository: str, reason: str) -> Path:
         if isinstance(found, str):
             return Path(found).parent
     raise CheckpointError(
-        f"there is no checkpoint '{repository}': no such directory is here, nor is it in the hub's cache, and the hub "
-        f"says: {printable_name(reason)}"
+        f"there is no checkpoint '{repository}': it is neither a local directory nor in the Hub cache, and the Hub "
+        f"reports: {printable_name(reason)}"
     )

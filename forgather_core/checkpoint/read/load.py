@@ -1,4 +1,4 @@
-"""Load a checkpoint into a model: all that can be checked is checked before the first value is copied."""
+"""Load a checkpoint into a model. Everything that can be checked is checked before the first value is copied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from ...model.tensor_slots import TensorSlot, materialise, replace_tensors, state_of, tensor_slots
+from ...model.tensor_slots import TensorSlot, materialize, replace_tensors, state_of, tensor_slots
 from ...model.wrappers import Wrapped
 from ...parts.table_init import mark_filled
 from ..formats.fp8 import ScaledTensor
@@ -34,32 +34,32 @@ def load_checkpoint(
     verify_checksums: bool = False,
     on_progress: Progress | None = None,
 ) -> LoadReport:
-    """Load a checkpoint of Hugging Face's format, sharded or not, safetensors or `.bin`, into a model.
+    """Load a Hugging Face checkpoint, sharded or not, safetensors or `.bin`, into a model.
 
-    Values are converted to the dtype that the model has. They are read a few megabytes at a time into their place, so
-    that no second copy of the model is ever in memory. FP8 weights that have scales are dequantized on the way. Names
-    may have the prefixes of wrappers (`module.`, `_orig_mod.`, ...), or lack or have that of a base model. The model
-    may be wrapped (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting); the report
-    has the names of the model within. Adapters of PEFT stay as they are unless the checkpoint has them too. With FSDP1
-    every process must call, and each reads the checkpoint.
+    Values are converted to the model's dtype and read in place a few megabytes at a time, so that memory never holds a
+    second copy of the model. FP8 weights with scales are dequantized. Names may have the prefixes of wrappers
+    (`module.`, `_orig_mod.`, ...), and the prefix of the base model may be missing or extra. The model may be wrapped
+    (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting); the report lists the names
+    of the wrapped model. PEFT adapters are unchanged unless the checkpoint contains them too. With FSDP1 every process
+    must call this function, and each reads the checkpoint.
 
     Args:
-        path: A model directory, a weight file, an index, or a repository of the hub (`owner/name`).
-        model: The model. On the meta device it is given memory first, which needs `device` or `assign`.
-        device: Where the model is moved, once the checkpoint is known to fit; None leaves it where it is.
-        strict: Raise where something is missing or unexpected; else warn.
-        ignore_mismatched_sizes: Leave tensors of another shape as they are in the model; else they are an error.
-        assign: Let the parameters be the pages of the files, where dtype and device allow it, rather than copy. They
-            are private to the process: training changes no file.
-        verify_checksums: Read all files first and compare their checksums, where the index has them.
-        on_progress: Called with the bytes done and the bytes in all.
+        path: A model directory, a weight file, an index, or a Hub repository (`owner/name`).
+        model: The model. A model on the meta device is allocated first, which requires `device` or `assign`.
+        device: Device to move the model to after the checkpoint was found to fit; None leaves it where it is.
+        strict: Raise if a tensor is missing or unexpected; otherwise warn.
+        ignore_mismatched_sizes: Leave tensors of another shape unchanged; otherwise they are an error.
+        assign: Use the pages of the files as parameters instead of copying, if dtype and device allow it. The pages are
+            private to the process: training changes no file.
+        verify_checksums: First verify the checksum of every file that has a recorded one.
+        on_progress: Called with the bytes done and the total bytes.
 
     Returns:
         What was loaded and what was not.
 
     Raises:
-        CheckpointError: The checkpoint is damaged or does not fit. The model is as it was then, unless the disk failed
-            half way.
+        CheckpointError: The checkpoint is damaged or does not fit. The model is unchanged, unless the disk failed
+            halfway.
     """
     with Checkpoint.open(path) as checkpoint:
         verified = checkpoint.verify(on_progress) if verify_checksums else None
@@ -89,17 +89,17 @@ def load_into(
     verified: tuple[str, ...] | None = None,
     on_progress: Progress | None = None,
 ) -> LoadReport:
-    """Load an open checkpoint; warns of nothing. The parameters are those of `load_checkpoint`."""
+    """Load an open checkpoint, without warnings. The parameters are those of `load_checkpoint`."""
     wrapped = Wrapped.of(model)
     wrapped.refuse_merged()
     if wrapped.has_fsdp and (assign or device is not None):
-        raise CheckpointError("FSDP owns the memory of its parameters: load into it without assign and without device")
+        raise CheckpointError("FSDP owns the memory of its parameters: load without assign and without device")
     adapters = wrapped.adapters()
     with wrapped.full_parameters():
         root, model = wrapped.root, wrapped.base
         state = state_of(wrapped)
         contents = contents_for(model, state, checkpoint)
-        if adapters:  # a base model's checkpoint has none
+        if adapters:  # the checkpoint of a base model has none
             state = {name: tensor for name, tensor in state.items() if name not in adapters or name in contents}
         plan = make_plan(model, state, contents)
         refuse(plan, model, state, contents, strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
@@ -113,11 +113,11 @@ def load_into(
         if assign:
             _assign(root, state, plan, contents, target)
         if meta and target is not None:
-            materialise(root, target)
+            materialize(root, target)
             state = state_of(wrapped)
         damaged: tuple[str, ...] | None = None
         if not assign:
-            state = _spread(wrapped, state, plan)
+            state = _expand_repeated(wrapped, state, plan)
             damaged = _copy(state, plan, contents, on_progress)
         if meta:
             _complete(wrapped, plan)
@@ -142,7 +142,7 @@ def load_into(
 
 
 def _prefixes(wrapped: Wrapped, plan: Plan) -> tuple[str, ...]:
-    """Notes on the prefixes that wrappers add to the model's names."""
+    """Return notes on the prefixes that wrappers add to the names of the model."""
     if wrapped.is_plain:
         return ()
     filled = {names[0] for names, _ in plan.fills}
@@ -151,22 +151,22 @@ def _prefixes(wrapped: Wrapped, plan: Plan) -> tuple[str, ...]:
 
 
 def _refuse_meta(wrapped: Wrapped, meta: list[TensorSlot], plan: Plan, target: torch.device | None) -> None:
-    """Before anything is changed: whatever is on meta must come from the checkpoint, or be computable."""
+    """Raise unless every tensor on meta comes from the checkpoint or can be computed. Nothing is changed yet."""
     if not meta:
         return
     if target is None or target.type == "meta":
-        raise CheckpointError(f"'{meta[0].name}' of the model is on the meta device: name a real device to load to")
+        raise CheckpointError(f"'{meta[0].name}' of the model is on the meta device: pass a real device to load to")
     if hasattr(wrapped.base, "initialize_weights"):
-        return  # transformers fills what no checkpoint has
+        return  # transformers initializes what the checkpoint does not have
     filled = set(plan.filled)
     for slot in meta:
         if wrapped.clean(slot.name) not in filled and not hasattr(slot.module, "reset_buffers"):
-            what = "missing from the checkpoint" if slot.persistent else "computed, so that no checkpoint has it"
+            what = "missing from the checkpoint" if slot.persistent else "computed, so no checkpoint contains it"
             raise CheckpointError(f"'{slot.name}' is on the meta device and {what}: build the model on cpu")
 
 
-def _spread(wrapped: Wrapped, state: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
-    """Give a buffer that repeats its numbers (by a stride of 0) one place for each: there would be nowhere to write."""
+def _expand_repeated(wrapped: Wrapped, state: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+    """Allocate buffers that repeat elements by a stride of 0, so that every element can be written."""
     repeated = {id(state[n]) for n in plan.filled if any(k > 1 and not s for k, s in _layout(state[n]))}
     if not repeated:
         return state
@@ -191,13 +191,13 @@ def _assign(
             if old.is_meta:
                 on_meta[id(old)] = values.to(device=target, dtype=old.dtype)
             else:
-                old.data = values.to(device=old.device, dtype=old.dtype)  # it stays the same object, for an optimizer
+                old.data = values.to(device=old.device, dtype=old.dtype)  # the same object, which an optimizer may hold
     if on_meta:
         replace_tensors(model, lambda old: on_meta.get(id(old)))
 
 
 def _values(source: StoredTensor, dtype: torch.dtype) -> Tensor:
-    """Pages of a file where they hold the values; else the values in a dtype, made without a wider copy."""
+    """Return the pages of a file if they hold the values, else the values in `dtype`, made without a wider copy."""
     if isinstance(source, FileTensor) or not source.streams:
         return source.mapped()
     values = torch.empty(source.shape, dtype=dtype)
@@ -206,10 +206,10 @@ def _values(source: StoredTensor, dtype: torch.dtype) -> Tensor:
 
 
 def _complete(wrapped: Wrapped, plan: Plan) -> None:
-    """What was on meta and no checkpoint fills: initial weights, computed buffers, ties."""
+    """Fill what was on meta and is not in the checkpoint: initial weights, computed buffers, ties."""
     model = wrapped.root
     if hasattr(wrapped.base, "initialize_weights"):
-        _initialise_rest(wrapped, plan)
+        _initialize_missing(wrapped, plan)
     for slot in tensor_slots(model):
         if not slot.persistent and hasattr(slot.module, "reset_buffers"):
             slot.module.reset_buffers()  # type: ignore[operator]
@@ -217,8 +217,8 @@ def _complete(wrapped: Wrapped, plan: Plan) -> None:
         raise CheckpointError(f"'{left[0]}' of the model is still on the meta device: build the model on cpu")
 
 
-def _initialise_rest(wrapped: Wrapped, plan: Plan) -> None:
-    """What transformers does after a load of its own: what is marked as filled stays, the rest gets initial weights."""
+def _initialize_missing(wrapped: Wrapped, plan: Plan) -> None:
+    """Initialize what the checkpoint does not fill, as transformers does after a load."""
     from transformers.initialization import guard_torch_init_functions
 
     model: Any = wrapped.base
@@ -235,13 +235,13 @@ def _initialise_rest(wrapped: Wrapped, plan: Plan) -> None:
 
 
 def _copy(state: Mapping[str, Tensor], plan: Plan, contents: Contents, on_progress: Progress | None) -> tuple[str, ...]:
-    """Fill the model. Numbers are looked at on the way, unless it is proven that they are those that were saved."""
+    """Fill the model. Elements are checked for NaN and Inf unless they are proven to be those that were saved."""
     known, copies, damaged = contents.non_finite, [], set()
     for names, source in plan.fills:
         stored, place = contents[source], state[names[0]]
         is_known = known is not None and stored.dtype == place.dtype and not isinstance(stored, ScaledTensor)
         if is_known and source in (known or ()):
             damaged.add(names[0])
-        copies.append(Copy(names[0], stored, place, look=not is_known and stored.dtype.is_floating_point))
+        copies.append(Copy(names[0], stored, place, check_finite=not is_known and stored.dtype.is_floating_point))
     damaged |= copy_all(copies, on_progress)
     return tuple(copy.name for copy in copies if copy.name in damaged)

@@ -1,4 +1,4 @@
-"""Match the names in a checkpoint with a model's: wrappers' and base models' prefixes may differ."""
+"""Match the names of a checkpoint with a model's, ignoring the prefixes of wrappers and base models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CheckpointError
-from ...filesystem.wording import printable_name, tensors
+from ...filesystem.printable import printable_name, tensors
 
-# Modules that hold a model and add their own name: DataParallel and DDP, torch.compile, FSDP, activation checkpointing.
+# Modules that wrap a model and add their own name: DataParallel and DDP, torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _PEFT = ("base_model", "model")
 _PEFT_LAYER = "base_layer"
@@ -19,16 +19,16 @@ _ADAPTERS = (
     "hada_w1_b", "hada_w2_a", "hada_w2_b", "lokr_w1", "lokr_w2", "oft_r", "oft_R", "vera_lambda_b", "vera_lambda_d",
     "prompt_embeddings", "prompt_encoder",
 )  # fmt: skip
-_DEPTH = 3  # components of a name that a hint may leave out
+_DEPTH = 3  # components of a name that a hint may omit
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Which name in a checkpoint is which of the model.
+    """The names of a checkpoint that match names of a model.
 
     Args:
-        names: The model's name by the checkpoint's, of those that match.
-        notes: What was stripped or added, a sentence each.
+        names: The model's name by the checkpoint's name, for those that match.
+        notes: Prefixes that were removed or added, one sentence each.
     """
 
     names: Mapping[str, str]
@@ -38,20 +38,20 @@ class Matching:
 def match_names(
     stored: Collection[str], places: Collection[str], base_prefix: str, equal: Callable[[str, str], bool]
 ) -> Matching:
-    """Find the model's name of each stored tensor: its own, or one that differs in prefixes only.
+    """Find the model's name of each stored tensor: the same name, or one that differs only in prefixes.
 
-    A prefix is ignored only where that makes a name match. Wrappers' names (`module`, `_orig_mod`, FSDP's, activation
-    checkpointing's, PEFT's `base_model.model` and `base_layer`) may stand anywhere in a name, in any combination, on
-    either side. `base_prefix` is what transformers' whole model has in front of its base model's names.
+    A prefix is ignored only if that makes a name match. Wrappers' names (`module`, `_orig_mod`, FSDP's, activation
+    checkpointing's, PEFT's `base_model.model` and `base_layer`) may appear anywhere in a name, in any combination, on
+    either side. `base_prefix` is the prefix that a transformers model adds to the names of its base model.
 
     Args:
         stored: The names in the checkpoint.
-        places: The names of the model.
+        places: The names in the model.
         base_prefix: The model's `base_model_prefix`; "" if it has none.
-        equal: Whether two stored tensors are the same.
+        equal: Returns whether two stored tensors are equal.
 
     Raises:
-        CheckpointError: Two stored tensors, which differ, match one name of the model.
+        CheckpointError: Two different stored tensors match the same name of the model.
     """
     if all(name in places for name in stored):
         return Matching({name: name for name in stored}, ())
@@ -61,7 +61,7 @@ def match_names(
     found: dict[str, str] = {}
     taken: dict[str, str] = {}
     changes: Counter[str] = Counter()
-    for name in sorted(stored, key=lambda name: name not in places):  # exact ones first
+    for name in sorted(stored, key=lambda name: name not in places):  # exact matches first
         match = name if name in places else _place(name, by_bare, base_prefix)
         if match is None:
             continue
@@ -77,7 +77,7 @@ def match_names(
 
 
 def bare(name: str) -> str:
-    """A name without the components that wrappers add."""
+    """Return a name without the components that wrappers add."""
     parts = [part for part in name.split(".") if part not in _WRAPPERS]
     kept: list[str] = []
     for part in parts:
@@ -100,7 +100,7 @@ def _place(name: str, by_bare: Mapping[str, list[str]], base_prefix: str) -> str
 
 
 def _nearest(name: str, candidates: list[str]) -> str:
-    """Of names that differ in wrappers only, the one that has most of the name's own components."""
+    """Of names that differ only in wrappers, return the one that shares the most components with `name`."""
     parts = Counter(name.split("."))
     return max(candidates, key=lambda place: ((parts & (own := Counter(place.split(".")))).total(), -own.total()))
 
@@ -123,30 +123,30 @@ def _changes(name: str, place: str, base_prefix: str) -> list[str]:
 
 
 def base_prefix_of(model: Any) -> str:
-    """The prefix that transformers puts before the names of the base model; "" for other models."""
+    """Return the prefix that transformers adds to the names of the base model; "" for other models."""
     for candidate in model.modules():
         prefix = getattr(candidate, "base_model_prefix", None)
         if isinstance(prefix, str):
             return prefix
         if sum(1 for _ in candidate.children()) > 1:
-            break  # no wrapper: what is inside is part of a model
+            break  # not a wrapper: its modules are parts of a model
     return ""
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a tensor belongs to an adapter (LoRA and others of PEFT), which changes a weight and is none."""
+    """Return whether a tensor belongs to an adapter (PEFT's LoRA and others), which modifies a weight."""
     return any(part in _ADAPTERS for part in name.split("."))
 
 
 def adapted_module(name: str) -> str:
-    """The bare name of the module that an adapter's tensor changes."""
+    """Return the bare name of the module that an adapter tensor modifies."""
     parts = name.split(".")
     at = next((n for n, part in enumerate(parts) if part in _ADAPTERS), len(parts))
     return bare(".".join(parts[:at]))
 
 
 def mismatch_hint(stored: Iterable[str], places: Collection[str]) -> str | None:
-    """What would make names match that do not: a prefix that most of them have too many, or lack."""
+    """Return a renaming that would make names match: a prefix that most of them lack or have in excess."""
     places_bare = {bare(place) for place in places}
     suffixes: dict[str, str] = {}
     for place in places_bare:
@@ -161,7 +161,7 @@ def mismatch_hint(stored: Iterable[str], places: Collection[str]) -> str | None:
             if ".".join(parts[n:]) in places_bare:
                 found[f"rename them without '{'.'.join(parts[:n])}.'"] += 1
         if key in suffixes and key not in places_bare:
-            found[f"rename them with '{suffixes[key]}.' in front"] += 1
+            found[f"rename them with the prefix '{suffixes[key]}.'"] += 1
     if not found:
         return None
     what, count = found.most_common(1)[0]

@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint goes where in a model, and what does not fit: settled before anything is changed."""
+"""Plan which tensor of a checkpoint fills which tensor of a model, and refuse what does not fit."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from ...filesystem.wording import dtype_of, printable_name, shape_of, tensors, truncated_list
+from ...filesystem.printable import dtype_of, printable_name, shape_of, tensors, truncated_list
 from ...model.tensor_slots import declared_partners, groups_of, tie_targets
 from ..report import LoadReport, MissingTensor, OtherShape
 from .contents import Contents, equal_bits
 from .names import mismatch_hint
 
-_IGNORE = "--ignore-mismatched-sizes (ignore_mismatched_sizes=True) loads the others"
-_COMPARISONS = 20_000  # of names: about a second
+_IGNORE = "to load the others, use --ignore-mismatched-sizes (ignore_mismatched_sizes=True)"
+_COMPARISONS = 20_000  # of names, which take about a second
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What goes where: the names of each tensor of the model, with the name of the stored one that fills it."""
+    """What fills what: the names of each tensor of the model, with the name of the stored tensor that fills it."""
 
     fills: list[tuple[list[str], str]]
     missing: list[MissingTensor]
     unexpected: list[str]
     other_shape: list[OtherShape]
-    untied: bool  # something that transformers ties is two tensors here, of which the checkpoint has one
+    untied: bool  # transformers ties two tensors that are separate here, and the checkpoint has only one of them
 
     @property
     def filled(self) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ class Plan:
 
 
 def make_plan(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Contents) -> Plan:
-    """Find out what fills what; reads no values but those of several stored tensors that are one in the model."""
+    """Plan a load. Values are read only to compare several stored tensors that are one tensor in the model."""
     fills: list[tuple[list[str], str]] = []
     missing: list[str] = []
     other_shape: list[OtherShape] = []
@@ -60,7 +60,7 @@ def make_plan(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Content
             other_shape += [OtherShape(name, checkpoint[name].shape, shape) for name in stored]
         else:
             fills.append((names, fitting[0]))
-            # One tensor here, several there: if they are not equal, one of them is lost, and that is said.
+            # Several stored tensors are one tensor here: if they differ, one of them is lost and must be reported.
             unexpected += [name for name in stored if name != fitting[0] and differs(name, fitting[0])]
     return Plan(fills, _with_hints(missing, model, state, checkpoint, unexpected), unexpected, other_shape, untied)
 
@@ -74,35 +74,40 @@ def refuse(
     strict: bool,
     ignore_mismatched_sizes: bool = False,
 ) -> None:
-    """Refuse what cannot be right, before anything is changed.
+    """Refuse a plan that cannot be right, before anything is changed.
 
     Raises:
-        CheckpointError: Nothing fits, a number would change its kind, a shape differs (unless
-            `ignore_mismatched_sizes`), or, if `strict`, not all is as it should be.
+        CheckpointError: No tensor matches, a dtype cannot be converted, a shape differs (unless
+            `ignore_mismatched_sizes`), or, if `strict`, a tensor is missing or unexpected.
     """
     path = checkpoint.path
     for _, source in plan.fills:
         checkpoint[source].check()
-    if spread := [names[0] for names, _ in plan.fills if hasattr(state[names[0]], "full_tensor")]:
-        raise CheckpointError(f"'{spread[0]}' of the model is spread over devices: load before it is sharded")
+    if sharded := [names[0] for names, _ in plan.fills if hasattr(state[names[0]], "full_tensor")]:
+        raise CheckpointError(
+            f"'{sharded[0]}' of the model is sharded over devices: load the checkpoint before sharding the model"
+        )
     wrong = [
-        f"{source} ({dtype_of(checkpoint[source].dtype)} there, {dtype_of(state[names[0]].dtype)} here)"
+        f"{source} (expected {dtype_of(state[names[0]].dtype)}, got {dtype_of(checkpoint[source].dtype)})"
         for names, source in plan.fills
         if not _converts(checkpoint[source].dtype, state[names[0]].dtype)
     ]
     if wrong:
-        raise CheckpointError(f"{path} does not fit the model: {truncated_list(wrong)}")
+        raise CheckpointError(
+            f"{path} does not fit the model, whose dtypes cannot hold its values: {truncated_list(wrong)}; "
+            f"nothing was loaded"
+        )
     if plan.other_shape and (strict or not ignore_mismatched_sizes or not plan.fills):
         count = len(plan.other_shape)
         raise CheckpointError(
-            f"{path} does not fit the model: {tensors(count)} of another shape: "
+            f"{path} does not fit the model: {tensors(count)} with another shape: "
             f"{truncated_list([_difference(item) for item in plan.other_shape])}; nothing was loaded"
             + ("" if strict or not plan.fills else f"; {_IGNORE}")
         )
     if not plan.fills and state:
         example = f"it has '{printable_name(next(iter(checkpoint)))}'" if len(checkpoint) else "it is empty"
         raise CheckpointError(
-            f"{path} has no tensor that {type(model).__name__} has ({example}, the model has "
+            f"{path} has no tensor in common with {type(model).__name__} ({example}, the model has "
             f"'{printable_name(next(iter(state)))}'): {_advice(plan, state)}"
         )
     if strict:
@@ -112,7 +117,7 @@ def refuse(
 
 
 def few_matched(plan: Plan, state: Mapping[str, Tensor], path: object) -> str | None:
-    """A warning where less than half of a model's tensors were filled; None otherwise."""
+    """Return a warning if less than half of the model's tensors were filled, else None."""
     count = len(plan.filled)
     if 2 * count >= len(state) or not plan.missing or not plan.unexpected:
         return None
@@ -120,19 +125,19 @@ def few_matched(plan: Plan, state: Mapping[str, Tensor], path: object) -> str | 
 
 
 def _advice(plan: Plan, state: Mapping[str, Tensor]) -> str:
-    """Why names may not match, and what to do."""
+    """Return a likely reason why names do not match, and what to do."""
     hint = mismatch_hint(plan.unexpected, state.keys())
-    return hint if hint is not None else "it is of another model, or its tensors must be renamed"
+    return hint if hint is not None else "it belongs to another model, or its tensors must be renamed"
 
 
 def _difference(item: OtherShape) -> str:
     transposed = len(item.stored) > 1 and item.stored == item.model[::-1]
     what = ", transposed" if transposed else ""
-    return f"{item.name} ({shape_of(item.stored)} there, {shape_of(item.model)} here{what})"
+    return f"{item.name} (expected {shape_of(item.model)}, got {shape_of(item.stored)}{what})"
 
 
 def _converts(stored: torch.dtype, model: torch.dtype) -> bool:
-    """Whether values of one dtype mean the same in another: floats round, integers must keep their value."""
+    """Return whether values keep their meaning in another dtype: floats are rounded, integers must keep their value."""
     if stored == model:
         return True
     if stored.is_floating_point or model.is_floating_point or stored.is_complex or model.is_complex:
@@ -146,13 +151,13 @@ def _converts(stored: torch.dtype, model: torch.dtype) -> bool:
 def _with_hints(
     missing: list[str], model: nn.Module, state: Mapping[str, Tensor], checkpoint: Contents, unexpected: list[str]
 ) -> list[MissingTensor]:
-    """What may explain that a tensor is missing: a tie, or a name that nothing else claims, of the same shape first."""
+    """Return the missing tensors with hints: a tie, or a similar unexpected name, preferably of the same shape."""
     targets, left = tie_targets(model), _COMPARISONS
     found, absent = [], set(missing)
     for name in [name for name in state if name in absent]:
         hint = None
         if name in targets:
-            hint = "a tied model saves it once: tie this one too with --tie-word-embeddings"
+            hint = "a tied model saves it once: use --tie-word-embeddings to tie this model too"
         elif unexpected and left > 0:
             alike = [other for other in unexpected if checkpoint[other].shape == state[name].shape]
             for candidates in (alike, unexpected):

@@ -1,4 +1,4 @@
-"""Recognize quantized checkpoints: FP8 weights with scales can be dequantized, any other format is refused by name."""
+"""Recognize quantized checkpoints. FP8 weights with scales can be dequantized; other formats are refused by name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ...errors import CheckpointError
+from ...filesystem.printable import printable_name, truncated_list
 from ...filesystem.strict_json import read_object
-from ...filesystem.wording import printable_name, truncated_list
 from ...settings.native_config import FP8_METHODS
 from ..formats.fp8 import DTYPES, Blocks, scale_of
 from ..formats.stored import StoredTensor
@@ -23,7 +23,7 @@ _CONFIG = "config.json"
 
 _INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
-# Packed tensors, by what their names end in, and what must be beside one of them: the first format that fits counts.
+# Packed tensors, by the end of their names, and names one of which must exist beside them. The first match counts.
 _FORMATS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("GPTQ", ".qweight", (".g_idx",)),
     ("AWQ", ".qweight", (".qzeros", ".scales")),
@@ -57,14 +57,14 @@ _UNUSED = (
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the tensors of a checkpoint are quantized.
+    """How a checkpoint is quantized.
 
     Args:
-        method: "fp8", or the name of a format that cannot be loaded.
-        scales: For fp8, the name of each weight's scale.
-        unscaled: Names of FP8 tensors that have no scale.
+        method: "fp8", or the name of an unsupported format.
+        scales: For fp8, the name of the scale by the name of the weight.
+        unscaled: Names of FP8 tensors without a scale.
         unused: Names of scales of activations and caches, which dequantized weights do not need.
-        blocks: Rows and columns that share a factor, where config.json declares them.
+        blocks: Rows and columns of a block, if config.json declares them.
     """
 
     method: str
@@ -80,14 +80,14 @@ class Quantization:
 
 
 def quantization_of(checkpoint: Checkpoint, places: Container[str] = ()) -> Quantization | None:
-    """Return how a checkpoint is quantized, by its tensors and the config.json beside it; None for plain weights.
+    """Return how a checkpoint is quantized, from its tensors and its config.json; None for plain weights.
 
     Args:
         checkpoint: The checkpoint.
-        places: Names, as the checkpoint has them, for which the model has a place: these are what they are.
+        places: Names in the checkpoint that the model has too: these tensors are loaded as they are.
 
     Raises:
-        CheckpointError: Two scales claim one FP8 tensor.
+        CheckpointError: An FP8 tensor has two scales.
     """
     config = quantization_config(checkpoint.entry.parent)
     method = _declared(config)
@@ -107,29 +107,29 @@ def quantization_of(checkpoint: Checkpoint, places: Container[str] = ()) -> Quan
 
 
 def refuse_packed(quantization: Quantization | None, path: Path) -> None:
-    """Raise CheckpointError if a checkpoint is quantized in a format that cannot be dequantized here."""
+    """Raise CheckpointError if a checkpoint is quantized in a format that cannot be dequantized."""
     if quantization is not None and not quantization.is_fp8:
         raise CheckpointError(
             f"{path} is quantized ({printable_name(quantization.method)}), which is not supported: use the "
-            f"unquantized model, "
-            f"or dequantize it with the library that made it (and drop quantization_config from {_CONFIG})"
+            f"unquantized model, or dequantize it with the library that quantized it (and remove "
+            f"quantization_config from {_CONFIG})"
         )
 
 
 def refuse_lost_scales(unscaled: Sequence[str], path: Path) -> None:
     """Raise CheckpointError if FP8 tensors have no scale although the checkpoint is quantized.
 
-    Without any scale in the checkpoint, and unless config.json declares FP8, they are a plain cast and mean themselves.
+    If the checkpoint has no scale at all and config.json does not declare FP8, FP8 tensors are a plain cast.
     """
     if unscaled:
         raise CheckpointError(
-            f"{path} is quantized (fp8), and no scale (NAME_scale_inv or NAME_scale) was found for "
+            f"{path} is quantized (fp8), but has no scale (NAME_scale_inv or NAME_scale) for "
             f"{truncated_list(unscaled)}: the checkpoint is incomplete"
         )
 
 
 def quantization_config(directory: Path) -> Mapping[str, Any]:
-    """Return the `quantization_config` of the config.json in a directory; empty if it has none or is unreadable."""
+    """Return the `quantization_config` of a directory's config.json; empty if there is none or it is unreadable."""
     try:
         content = read_object(directory / _CONFIG)
     except (OSError, ValueError):
@@ -154,7 +154,7 @@ def _packed(checkpoint: Checkpoint, places: Container[str]) -> str | None:
     packed = [name for name, tensor in checkpoint.items() if tensor.dtype in _INTEGERS or tensor.dtype in DTYPES]
     for method, ending, companions in _FORMATS:
         for name in packed:
-            # FP8 with NAME_scale is not packed, and is dequantized here.
+            # FP8 with NAME_scale is not packed: it is dequantized.
             if not name.endswith(ending) or (ending in {"", ".weight"} and checkpoint[name].dtype in DTYPES):
                 continue
             stem = name[: len(name) - len(ending)]
@@ -173,7 +173,7 @@ def _is_unused(name: str) -> bool:
 
 
 def _blocks(config: Mapping[str, Any]) -> Blocks | None:
-    """The block size that a config declares: `weight_block_size`, or compressed-tensors' `block_structure`."""
+    """Return the block size that a config declares: `weight_block_size`, or `block_structure` of compressed-tensors."""
     groups = config.get("config_groups")
     weights = [g.get("weights") for g in groups.values() if isinstance(g, dict)] if isinstance(groups, dict) else []
     candidates = [config.get("weight_block_size"), *(w.get("block_structure") for w in weights if isinstance(w, dict))]

@@ -1,4 +1,4 @@
-"""Open a checkpoint: every file, every number of a header and every promise of an index is checked before any value."""
+"""Open a checkpoint. Every file, header and index is validated before any value is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from ...errors import CheckpointError
-from ...filesystem.wording import printable_name
+from ...filesystem.printable import printable_name
 from ..formats.checksum import Checksum, algorithm_of
 from ..formats.embedded import KEY, covered, read_manifest
 from ..formats.layout import BIN, SAFETENSORS, Format, Index, find_entry, open_checked
@@ -23,11 +23,11 @@ from .hub import is_hub_id, snapshot
 _CHUNK = 8 * 2**20
 _RETRIES = 5
 
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
+Progress = Callable[[int, int], None]  # bytes done, total bytes
 
 
 class Checkpoint(Mapping[str, StoredTensor]):
-    """An open checkpoint: its tensors by name. Its files stay open, so that it outlives the directory where it lies."""
+    """An open checkpoint: its tensors by name. Its files stay open and readable after their directory is removed."""
 
     def __init__(
         self,
@@ -47,22 +47,22 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Open the checkpoint at `path`: a directory, a weight file, an index, or a repository of the hub.
+        """Open the checkpoint at `path`: a directory, a weight file, an index, or a Hub repository.
 
-        No value is read yet. A directory of this machine is preferred to a repository of the same name.
+        No value is read yet. A local directory takes precedence over a repository of the same name.
 
         Raises:
-            CheckpointError: There is none, or it is damaged or incomplete. The text names the file.
+            CheckpointError: There is no checkpoint, or it is damaged or incomplete. The message names the file.
         """
-        asked = Path(path)
-        place = snapshot(str(path)) if is_hub_id(str(path)) else asked
+        given = Path(path)
+        place = snapshot(str(path)) if is_hub_id(str(path)) else given
         for attempt in range(_RETRIES):
             entry = find_entry(place)
             before = _stamp(entry)
             try:
-                return cls._open(asked, entry)
+                return cls._open(given, entry)
             except CheckpointError:
-                # Another process may have saved here meanwhile: then the new checkpoint is there, whole.
+                # Another process may have saved here in the meantime: then the new checkpoint is complete.
                 if attempt + 1 == _RETRIES or (_stamp(entry) == before and find_entry(place) == entry):
                     raise
         raise AssertionError("the last attempt returns or raises")
@@ -85,7 +85,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
                 for key, tensor in held.items():
                     if key in tensors:
                         raise CheckpointError(
-                            f"{file.path} holds '{printable_name(key)}', which {tensors[key].file} holds too"
+                            f"{file.path} contains '{printable_name(key)}', which {tensors[key].file} contains too: "
+                            f"the checkpoint is damaged"
                         )
                     tensors[key] = Placed(name, tensor)
             _check_index(entry, index, tensors)
@@ -102,17 +103,17 @@ class Checkpoint(Mapping[str, StoredTensor]):
         return len(self._tensors)
 
     def file_of(self, name: str) -> str:
-        """Name of the file that holds a tensor."""
+        """Return the name of the file that holds a tensor."""
         return self._tensors[name].file
 
     @property
     def has_index(self) -> bool:
-        """Whether `index` is a file; otherwise the weight file has the manifest that Forgather wrote, if any."""
+        """Whether `index` is a file; otherwise it is the manifest in the weight file, if Forgather wrote one."""
         return self.entry.name not in self.files
 
     @property
     def checksums(self) -> dict[str, str]:
-        """Checksum by weight file, where one is recorded. A file's own manifest is preferred to the index."""
+        """Recorded checksum of each weight file. A file's own manifest takes precedence over the index."""
         found = self.index.checksums if self.index is not None else {}
         for manifest in self._manifests.values():
             found |= manifest.checksums
@@ -120,43 +121,43 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     @property
     def format(self) -> Format:
-        """Its format, by the name of its files."""
+        """The format, judged by the names of the files."""
         return SAFETENSORS if next(iter(self.files)).endswith(SAFETENSORS.suffix) else BIN
 
     @property
     def is_own(self) -> bool:
-        """Whether its index says that Forgather wrote it."""
+        """Whether Forgather wrote the checkpoint, according to its index."""
         return self.index is not None and "forgather_version" in self.index.metadata
 
     @property
     def recorded_non_finite(self) -> tuple[str, ...]:
-        """The tensors that the index lists as NaN or Inf when they were written. The files may have changed since."""
+        """Tensors recorded with NaN or Inf when they were written. The files may have changed since."""
         record = self.index.metadata.get("non_finite") if self.index is not None else None
         return tuple(str(name) for name in record) if isinstance(record, list) else ()
 
     @property
     def known_non_finite(self) -> frozenset[str] | None:
-        """The tensors that hold NaN or Inf, as recorded by a save since which nothing has changed; None if unknown."""
+        """Tensors with NaN or Inf, if the checkpoint is proven unchanged since they were recorded; else None."""
         if self.index is None or not isinstance(self.index.metadata.get("non_finite"), list):
             return None
-        files = {name: os.fstat(file.descriptor) for name, file in self.files.items()}  # one at a time: few are open
+        files = {name: os.fstat(file.descriptor) for name, file in self.files.items()}  # one at a time: few stay open
         sealed = is_sealed(self.entry if self.has_index else self.entry.parent, self.index.digest, files)
         return frozenset(self.recorded_non_finite) if sealed else None
 
     @property
     def is_changed(self) -> bool:
-        """Whether a file is known to be younger than the index. A file that is older may have changed just as well."""
+        """Whether a file is newer than the index. If none is, a file may still have changed."""
         written = _stamp(self.entry)
         return written is None or any(os.fstat(f.descriptor).st_mtime_ns > written[1] for f in self.files.values())
 
     def verify(self, on_progress: Progress | None = None) -> tuple[str, ...]:
-        """Read every file and compare its checksum with the one that was recorded as it was written.
+        """Read every file and compare its checksum with the recorded one.
 
         Returns:
-            The files that have such a record, by an algorithm that is known, all of them unchanged.
+            The files with a recorded checksum of a known algorithm, all of them unchanged.
 
         Raises:
-            CheckpointError: A file has changed since.
+            CheckpointError: A file has changed since its checksum was recorded.
         """
         recorded = self.checksums
         known = {name: file for name, file in self.files.items() if algorithm_of(recorded.get(name, ""))}
@@ -171,8 +172,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
                     on_progress(min(done, total), total)
             if checksum.text() != recorded[name]:
                 raise CheckpointError(
-                    f"{file.path} has changed since it was saved: its {algorithm} checksum differs from the one in "
-                    f"{self.entry}"
+                    f"{file.path} has changed since it was saved: its {algorithm} checksum differs from the one "
+                    f"recorded in {self.entry}; restore the file from a copy"
                 )
         return tuple(known)
 
@@ -191,7 +192,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
 
 class Placed:
-    """A tensor and the name of the file that holds it."""
+    """A tensor, and the name of the file that holds it."""
 
     def __init__(self, file: str, tensor: StoredTensor) -> None:
         self.file = file
@@ -199,7 +200,7 @@ class Placed:
 
 
 def _tensors(file: WeightFile) -> tuple[Mapping[str, StoredTensor], str | bytes | None]:
-    """The tensors of a file, and the text in which it may have a manifest."""
+    """Return the tensors of a file, and the text that may contain a manifest."""
     if file.path.suffix != SAFETENSORS.suffix:
         return read_tensors(file), comment_of(file)
     header = read_header(file.descriptor, file.path)
@@ -208,7 +209,7 @@ def _tensors(file: WeightFile) -> tuple[Mapping[str, StoredTensor], str | bytes 
 
 
 def _covered(file: WeightFile, checksum: str | None) -> Iterator[memoryview]:
-    """The bytes of a file that its checksum covers: all, or those that one in its own manifest does."""
+    """Yield the bytes that the checksum of a file covers: all, or those of an embedded manifest's checksum."""
     buffer = memoryview(bytearray(min(_CHUNK, file.size) or 1))
     for place in covered(file, checksum) if checksum is not None else ((0, file.size),):
         if isinstance(place, bytes):
@@ -226,11 +227,12 @@ def _check_index(entry: Path, index: Index | None, tensors: Mapping[str, Placed]
     for name, file in index.weight_map.items():
         if name not in tensors:
             raise CheckpointError(
-                f"{entry} promises '{printable_name(name)}', but no shard holds it: the checkpoint is damaged"
+                f"{entry} lists '{printable_name(name)}', but no shard contains it: the checkpoint is damaged"
             )
         if tensors[name].file != file:
             raise CheckpointError(
-                f"{entry} says that {file} holds '{printable_name(name)}', but {tensors[name].file} does"
+                f"{entry} lists '{printable_name(name)}' in {file}, but {tensors[name].file} contains it: the "
+                f"checkpoint is damaged"
             )
 
 

@@ -1,9 +1,8 @@
-"""Make new weight files the checkpoint of a directory, in one step, and finish or undo what a dead process began.
+"""Commit new weight files as the checkpoint of a directory in one step, and recover after an interrupted save.
 
-docs/checkpoints.md has the argument. In short: files are durable under names that are free before anything changes;
-then one rename of the index (or of the weight file, where there is only one), or one removal of the entry that was
-preferred to it, makes them what loaders find. A
-journal in the staging directory says which files are whose: whoever comes next removes those, and nobody else's.
+docs/checkpoints.md has the argument. In short: files are durable under unused names before anything changes; then one
+rename of the index (or of the only weight file), or one removal of the entry that loaders preferred, commits them. A
+journal in the staging directory lists which files belong to which checkpoint: the next save removes only those.
 """
 
 from __future__ import annotations
@@ -26,37 +25,38 @@ _log = logging.getLogger(__name__)
 
 
 def old_files(directory: Path) -> list[str]:
-    """The files of all checkpoints in a directory, of either format: what a save makes superfluous."""
+    """Return the files of all checkpoints in a directory, of either format, which a save supersedes."""
     found = {name for names in weight_files(directory).values() for name in names}
     return sorted(n for n in found if n in ENTRIES or n.endswith((SAFETENSORS.suffix, BIN.suffix)))
 
 
 def refuse_special(directory: Path) -> None:
-    """Refuse a directory where something that is not a file has the name of a weight file: a save would remove it.
+    """Refuse a directory in which something other than a file has the name of a weight file: a save would remove it.
 
     Raises:
-        CheckpointError: A directory, pipe, socket or device is in the way.
+        CheckpointError: A directory, pipe, socket or device has such a name.
     """
     for name in old_files(directory):
         with suppress(FileNotFoundError):
             mode = (directory / name).lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-                raise CheckpointError(f"{directory / name} is in the way, because it is not a regular file: move it")
+                raise CheckpointError(f"{directory / name} is not a regular file: move it, or save elsewhere")
 
 
 def commit_in_place(directory: Path, staging: Path, entry: str, index: bytes | None) -> None:
-    """Make the files in `staging`, a directory within `directory`, part of it, and one of them its checkpoint.
+    """Move the files of `staging`, which is within `directory`, into it, and make one of them its checkpoint.
 
-    On return that is durable, and the files of older checkpoints are gone.
+    On return the commit is durable, and the files of older checkpoints are gone.
 
     Args:
-        directory: Where the checkpoint goes.
-        staging: Where its files are.
+        directory: Directory of the checkpoint.
+        staging: Directory of the new files.
         entry: Name of the index, or of the only weight file.
-        index: The text of the index; None where there is none.
+        index: Content of the index; None if there is none.
 
     Raises:
-        OSError: The disk fails. Unless the last step was done, the old checkpoint stands, and settle() removes the new.
+        OSError: The disk fails. Unless the last step was done, the old checkpoint is intact, and recover() removes the
+            new files.
     """
     names = sorted(entry.name for entry in staging.iterdir())
     journal = Journal(
@@ -80,14 +80,14 @@ def commit_in_place(directory: Path, staging: Path, entry: str, index: bytes | N
     sync_directory(directory)
 
 
-def settle(directory: Path, staging: Path) -> None:
-    """Finish or undo a save: remove the old files if the new checkpoint is the one that loads, else the new ones.
+def recover(directory: Path, staging: Path) -> None:
+    """Finish or undo a save: remove the old files if the new checkpoint is the one that loads, else the new files.
 
-    A journal that a save cannot have written is reported and not obeyed.
+    A journal that a save cannot have written is reported and ignored.
 
     Args:
         directory: The directory that was saved into.
-        staging: Where the files were written: in a marked temporary directory, or one of an earlier release.
+        staging: Where the files were written: in a marked temporary directory, or in one of an earlier release.
 
     Raises:
         OSError: The disk fails.
@@ -95,14 +95,14 @@ def settle(directory: Path, staging: Path) -> None:
     try:
         journal = Journal.read(staging)
     except ValueError as error:
-        _log.warning("%s is ignored, because Forgather did not write it: %s", staging / JOURNAL, error)
+        _log.warning("%s is ignored, because it was not written by Forgather: %s", staging / JOURNAL, error)
         return
     if journal is None:
         return  # nothing has left the staging directory
     named = {name for names in weight_files(directory).values() for name in names}
     if journal.has_index:
         digest, shards = index_of(directory / journal.index)
-        # Only a save whose shards are all there can have put its index in place.
+        # A save puts its index in place only after all of its shards.
         is_ours = digest == journal.digest and shards == journal.shards.keys() and _is_there(directory, journal.shards)
     else:
         shards = {journal.index}
@@ -120,17 +120,17 @@ def settle(directory: Path, staging: Path) -> None:
 
 
 def _undo(directory: Path, staging: Path, journal: Journal, keep: Collection[str]) -> None:
-    """Remove the new files. Configuration and sources go only if a marked directory proves that a save wrote them."""
+    """Remove the new files. Configuration and sources are removed only if a mark proves that a save wrote them."""
     is_known = is_marked(staging.parent)
     _remove(directory, {n: i for n, i in journal.new.items() if is_known or n in journal.shards}, keep=keep)
 
 
 def _retire(directory: Path, entry: str) -> None:
-    """Remove the other entries. The one that has won until now goes last: that makes the new one win."""
+    """Remove the other entries, the preferred one last: its removal makes the new entry the one that loads."""
     others = [name for name in reversed(ENTRIES) if name != entry and os.path.lexists(directory / name)]
     for name in others:
         if name == others[-1]:
-            sync_directory(directory)  # else a power cut could bring back one of the others when this one is gone
+            sync_directory(directory)  # otherwise a power cut could restore another entry after this one is gone
         remove_files([directory / name])
 
 
@@ -145,14 +145,14 @@ def _remove(directory: Path, files: dict[str, Identity], keep: Collection[str]) 
 
 
 def _is_there(directory: Path, files: dict[str, Identity]) -> bool:
-    """Whether all of the files are in the directory, as they were when the journal was written."""
+    """Return whether all of the files are in the directory, unchanged since the journal was written."""
     with suppress(OSError):
         return all(identity_of(directory / name) == identity for name, identity in files.items())
     return False
 
 
 def _clear(staging: Path, journal: Journal) -> None:
-    """Remove what a save of an earlier release left in its staging directory, which has no mark: its own files."""
+    """Remove the files that a save of an earlier release left in its staging directory, which has no mark."""
     _remove(staging, journal.new, keep=())
     if journal.has_index and index_of(staging / journal.index)[0] == journal.digest:
         (staging / journal.index).unlink()

@@ -1,4 +1,4 @@
-"""The configuration that stands beside weights: whether it is theirs, and what has to be written where it is not."""
+"""The configuration beside weights: whether it matches them, and what must be written if it does not."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from ..formats.layout import entry_of
 
 CONFIG = "config.json"
 
-# Values that say nothing about which weights fit.
+# Values that do not affect which weights fit.
 _INDIFFERENT = VOLATILE | {"auto_map", "use_cache", "output_attentions", "output_hidden_states"}
 
 
 class ConfigUpdate(Enum):
-    """How configuration and weights can change together."""
+    """How the configuration must change together with the weights."""
 
     NOTHING = "the configuration stays"
-    ADD = "there is none yet, and no weights for which it would be a wrong one"
-    DTYPE = "its dtype is not that of the weights"
-    REPLACE = "it is of another model"
+    ADD = "there is no configuration, and no weights that a new one would not match"
+    DTYPE = "its dtype differs from that of the weights"
+    REPLACE = "it belongs to another model"
 
 
 def config_update(model: Any, directory: Path, dtype: str | None) -> ConfigUpdate:
-    """What has to happen to the configuration in a directory when weights of this model are saved there.
+    """Return how the configuration in a directory must change when weights of this model are saved there.
 
     Args:
-        model: A model; only transformers' have a configuration. Any other may be None.
+        model: The model. Only transformers models have a configuration; None is accepted for any other.
         directory: The directory, which may not exist.
-        dtype: Of most of the weights.
+        dtype: Main dtype of the weights.
 
     Raises:
-        CheckpointError: A configuration has to be written, and what is there cannot be read or is not a regular file.
+        CheckpointError: A configuration must be written, and the existing one cannot be read or is not a regular file.
     """
     pretrained = is_pretrained(model)
     try:
@@ -49,7 +49,9 @@ def config_update(model: Any, directory: Path, dtype: str | None) -> ConfigUpdat
         if not pretrained:
             return ConfigUpdate.NOTHING
         reason = error.strerror or error
-        raise CheckpointError(f"{directory / CONFIG} is in the way: {reason}. Move it, or save elsewhere") from None
+        raise CheckpointError(
+            f"{directory / CONFIG} cannot be replaced: {reason}; move it, or save elsewhere"
+        ) from None
     except ValueError:
         return ConfigUpdate.REPLACE if pretrained else ConfigUpdate.NOTHING
     if there is None:
@@ -61,10 +63,10 @@ def config_update(model: Any, directory: Path, dtype: str | None) -> ConfigUpdat
 
 
 def read_config(directory: Path) -> dict[str, Any] | None:
-    """The configuration of a directory; None where there is none.
+    """Return the configuration of a directory, or None if there is none.
 
     Raises:
-        OSError: It cannot be read, or is not a regular file, or a dangling link (EINVAL).
+        OSError: It cannot be read, is not a regular file, or is a dangling link (EINVAL).
         ValueError: It is not a JSON object.
     """
     file = directory / CONFIG
@@ -72,32 +74,32 @@ def read_config(directory: Path) -> dict[str, Any] | None:
         return read_object(file)
     except FileNotFoundError:
         if os.path.lexists(file):
-            raise UnsuitableFile(errno.EINVAL, "it is a link that leads nowhere", str(file)) from None
+            raise UnsuitableFile(errno.EINVAL, "it is a dangling link", str(file)) from None
         return None
 
 
 def is_pretrained(model: Any) -> bool:
-    """Whether a model is one of transformers', with a configuration to save."""
+    """Return whether a model is a transformers model, with a configuration to save."""
     return hasattr(model, "save_pretrained") and hasattr(getattr(model, "config", None), "to_json_string")
 
 
 def changes(model: Any, there: dict[str, Any]) -> list[str]:
-    """The values in which a configuration differs from the model's: "hidden_size (64 there, 32 here)"."""
+    """Return the values in which a configuration differs from the model's: "hidden_size (expected 32, got 64)"."""
     try:
-        theirs = type(model.config).from_dict(copy.deepcopy(there)).to_dict()
-    except Exception as error:  # another model's configuration fails in any way
-        return [f"{CONFIG} is none of {type(model.config).__name__}'s ({type(error).__name__})"]
-    mine = json.loads(json.dumps(model.config.to_dict(), default=str))
-    theirs = json.loads(json.dumps(theirs, default=str))
-    names = sorted((mine.keys() | theirs.keys()) - _INDIFFERENT)
+        other = type(model.config).from_dict(copy.deepcopy(there)).to_dict()
+    except Exception as error:  # the configuration of another model can raise anything
+        return [f"{CONFIG} does not belong to {type(model.config).__name__} ({type(error).__name__})"]
+    own = json.loads(json.dumps(model.config.to_dict(), default=str))
+    other = json.loads(json.dumps(other, default=str))
+    names = sorted((own.keys() | other.keys()) - _INDIFFERENT)
     if there.get("model_type") not in (None, model.config.model_type):
         names = ["model_type"]
-        theirs["model_type"] = there["model_type"]
-    return [f"{n} ({theirs.get(n)} there, {mine.get(n)} here)" for n in names if mine.get(n) != theirs.get(n)]
+        other["model_type"] = there["model_type"]
+    return [f"{n} (expected {own.get(n)}, got {other.get(n)})" for n in names if own.get(n) != other.get(n)]
 
 
 def write_companions(model: Any, step: ConfigUpdate, old: Path, staging: Path, dtype: str | None) -> None:
-    """Write what has to stand beside the weights into `staging`; what `old` has already, other than CONFIG, is not."""
+    """Write the configuration and its files into `staging`, except files other than CONFIG that `old` already has."""
     if step is ConfigUpdate.DTYPE:
         there = read_config(old) or {}
         key = "dtype" if "dtype" in there else "torch_dtype"
@@ -122,7 +124,7 @@ def _write_all(model: Any, directory: Path, dtype: str | None) -> None:
     if model.can_generate():
         try:
             model.generation_config.save_pretrained(directory)
-        except ValueError:  # transformers refuses a contradictory one; the weights do not depend on it
+        except ValueError:  # transformers refuses a contradictory configuration; the weights do not depend on it
             (directory / "generation_config.json").unlink(missing_ok=True)
 
 

@@ -1,7 +1,7 @@
-"""The journal of a save in place: which files are new, which are superseded, and how to recognize each.
+"""The journal of a save in place: which files are new, which are superseded, and the identity of each.
 
-The directory may come from anywhere, so a journal is only a claim. Its names must be names that a save gives to its
-files or that loaders look for, and a file is removed only if inode, time and size are those in the journal.
+The directory is not trusted, so a journal is only a claim. Its names must be names that a save gives to its files or
+that loaders look for, and a file is removed only if its inode, time and size are those in the journal.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..formats.strict_json import LIMIT, parse_object
 
 JOURNAL = "journal.json"
 
-Identity = list[int]  # inode, time of change of the content in nanoseconds, size
+Identity = list[int]  # inode, mtime in nanoseconds, size in bytes
 
 _LIMIT = 32 * 2**20  # bytes
-_FILES = 100_000  # that a journal may name
+_FILES = 100_000  # maximum number of files in a journal
 _INDEXES = (SAFETENSORS.index, BIN.index)
 _SINGLE = (SAFETENSORS.single, BIN.single)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -31,11 +31,11 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Journal:
-    """What a save does to a directory.
+    """The changes that a save makes to a directory.
 
     Args:
-        index: Name of the new index, or of the new weight file that needs none.
-        digest: SHA-256 of the new index; "" where there is none.
+        index: Name of the new index, or of the single weight file without an index.
+        digest: SHA-256 of the new index; "" if there is none.
         new: Identity by name of the files that are moved into the directory.
         old: Identity by name of the files that they supersede.
     """
@@ -46,15 +46,15 @@ class Journal:
     old: dict[str, Identity]
 
     def to_json(self) -> bytes:
-        """The text of the file."""
+        """Return the content of the journal file."""
         return json.dumps(vars(self)).encode()
 
     @classmethod
     def read(cls, staging: Path) -> Self | None:
-        """Read the journal of a staging directory; None where there is none, or only the beginning of one.
+        """Read the journal of a staging directory; return None if there is none, or only the beginning of one.
 
         Raises:
-            ValueError: Forgather cannot have written it. The text is a reason.
+            ValueError: Forgather cannot have written it. The message is the reason.
         """
         file = staging / JOURNAL
         try:
@@ -64,7 +64,7 @@ class Journal:
         except OSError as error:
             raise ValueError(str(error.strerror)) from None
         if _is_torn(data):
-            return None  # it was not durable yet, and nothing is moved before it is
+            return None  # it was not yet durable, and nothing is moved before it is
         return cls(**_checked(parse_object(data, 2 * _FILES)))
 
     @property
@@ -74,18 +74,18 @@ class Journal:
 
     @property
     def shards(self) -> dict[str, Identity]:
-        """Those of the new files that hold weights."""
+        """The new files that contain weights."""
         return {name: identity for name, identity in self.new.items() if _is_shard(name) or name == self.index}
 
 
 def identity_of(file: Path) -> Identity:
-    """By what a file is recognized; a link is not followed."""
+    """Return the identity of a file, without following a link."""
     found = file.lstat()
     return [found.st_ino, found.st_mtime_ns, found.st_size]
 
 
 def index_of(file: Path) -> tuple[str | None, set[str]]:
-    """SHA-256 of an index on disk, and the files that it names; (None, nothing) where it cannot be read."""
+    """Return SHA-256 of an index on disk and the files that it names; (None, empty) if it cannot be read."""
     try:
         data = read_regular(file, LIMIT, follow=False)
         names = parse_object(data, 10_000).get("weight_map")
@@ -96,7 +96,7 @@ def index_of(file: Path) -> tuple[str | None, set[str]]:
 
 
 def _is_torn(data: bytes) -> bool:
-    """Whether it is the beginning of a journal: a process may die, or the power go, while it is written."""
+    """Return whether this is the beginning of a journal: a crash or a power cut may interrupt its writing."""
     return b'{"index": "'.startswith(data[:11]) and not data.rstrip().endswith(b"}}")
 
 
@@ -109,7 +109,7 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
     if entry in _INDEXES and (not isinstance(content["digest"], str) or not _DIGEST.fullmatch(content["digest"])):
         raise ValueError("its digest is not a SHA-256")
     if entry in _SINGLE and content["digest"] != "":
-        raise ValueError("it has a digest, and no index")
+        raise ValueError("it has a digest but no index")
     weights = {entry} if entry in _SINGLE else set()
     for key, allowed in (("new", lambda name: _is_new(name) or name in weights), ("old", _is_old)):
         files = content[key]
@@ -135,12 +135,12 @@ def _is_new(name: str) -> bool:
 
 
 def is_companion(name: str) -> bool:
-    """Whether a save may write a file of this name beside the weights: configuration, or a source file of the model."""
+    """Return whether a save may write a file of this name beside the weights: configuration, or source of the model."""
     return name in REWRITTEN_BY_TRANSFORMERS or re.fullmatch(r"[A-Za-z_]\w*\.py", name, re.ASCII) is not None
 
 
 def _is_old(name: str) -> bool:
-    """Shards of other programs have other names, in the index that named them."""
+    """Return whether a name may be that of a superseded file. Shards of other programs have other names."""
     return name in ENTRIES or (
         re.fullmatch(r"[\w.-]+", name, re.ASCII) is not None
         and not name.startswith(".")

@@ -1,4 +1,4 @@
-"""Save a checkpoint: whole and durable, or not at all."""
+"""Save a checkpoint atomically and durably."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from ...filesystem.atomic import (
 )
 from ...filesystem.disk import forget_pages, make_directory
 from ...filesystem.paths import expanded, refuse_working_directory
-from ...filesystem.wording import printable_name, tensors, truncated_list
+from ...filesystem.printable import printable_name, tensors, truncated_list
 from ...model.wrappers import ADAPTERS_NOT_SAVED, Wrapped
 from ..formats.layout import BIN, SAFETENSORS, Format, free_generation, parse_size
 from ..formats.seal import MINIMUM, seal
 from ..formats.stored import StoredTensor
 from ..read.reader import Progress
 from ..report import SaveReport
-from .commit import commit_in_place, old_files, refuse_special, settle
+from .commit import commit_in_place, old_files, recover, refuse_special
 from .companions import CONFIG, ConfigUpdate, changes, config_update, read_config, write_companions
 from .state import model_state
 from .write import Written, main_dtype, shard_groups, write_shards
 
-STAGING = "checkpoint"  # what the lock and the staging directory within a directory are called after
+STAGING = "checkpoint"  # base name of the lock and of the staging directory within a directory
 LOCK = f".{STAGING}.lock"
 
 
@@ -51,28 +51,28 @@ def save_checkpoint(
 ) -> SaveReport:
     """Save a model's parameters and persistent buffers in Hugging Face's sharded format.
 
-    At every instant the directory loads as its old checkpoint or as the new one, whole; on return the new one is
-    durable, and the files of the old one, of either format, are gone. A model of transformers' brings its configuration
-    along: where the directory has another, both are exchanged in one step; where it has none, it is written, with the
-    model's own source files if it has such.
+    At every instant the directory loads as its complete old checkpoint or as the complete new one. On return the new
+    checkpoint is durable, and the files of the old one, of either format, are gone. The configuration of a transformers
+    model is saved with it: if the directory has another configuration, both are replaced in one step; if it has none,
+    it is written, with the model's own source files if there are any.
 
-    A wrapped model (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting) is saved as
-    the model within, by that model's names. Of a PEFT model the base model is saved, without adapters, and a warning
-    says so: PEFT's own `save_pretrained` saves those. Of the processes of DDP only rank 0 writes, and the others return
-    at once. FSDP1 gathers the weights: every process must call, and all return when rank 0 has
-    saved. FSDP2 and tensor parallelism are not supported.
+    A wrapped model (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting) is saved by
+    the names of the innermost model. For a PEFT model, the base model is saved without adapters, with a warning:
+    PEFT's own `save_pretrained` saves the adapters. With DDP only rank 0 writes, and the other processes return
+    immediately. FSDP1 gathers the weights: every process must call this function, and all return when rank 0 has saved.
+    FSDP2 and tensor parallelism are not supported.
 
     Args:
-        path: The directory; it is made if need be.
-        model: The model, on any real device. Tied tensors are saved once.
-        safetensors: Save as safetensors; else with `torch.save`, as `.bin`.
-        max_shard_size: Bytes, or a size such as "500MB". A larger tensor has a file of its own.
-        on_progress: Called with the bytes written and the bytes in all.
-        on_wait: Called when another process is saving there: this one waits.
+        path: The directory; it is created if necessary.
+        model: The model, on any device except meta. Tied tensors are saved once.
+        safetensors: Save as safetensors; otherwise in the format of `torch.save`, as `.bin`.
+        max_shard_size: Bytes, or a size such as "500MB". A larger tensor gets its own file.
+        on_progress: Called with the bytes written and the total bytes.
+        on_wait: Called when this process waits for another process that is saving there.
 
     Raises:
         CheckpointError: The model is on meta, its weights are sharded or have adapters merged into them, or the
-            directory cannot be written; the old checkpoint stands then.
+            directory cannot be written; the old checkpoint is then intact.
     """
     limit, directory, wrapped = parse_size(max_shard_size), expanded(path), Wrapped.of(model)
     if wrapped.rank and not wrapped.has_fsdp:
@@ -93,12 +93,12 @@ def save_checkpoint(
 
 
 def _save_gathered(wrapped: Wrapped, save: Callable[[], SaveReport]) -> SaveReport:
-    """Save on rank 0 what FSDP1 gathers from every rank. All return the same report, or raise the same error."""
+    """Save on rank 0 what FSDP1 gathers from all ranks. All ranks return the same report, or raise the same error."""
     outcome: SaveReport | Exception | None = None
     if wrapped.rank == 0:
         try:
             outcome = save()
-        except Exception as error:  # the other ranks wait to hear of it
+        except Exception as error:  # the other ranks wait for the outcome
             outcome = error
     outcome = wrapped.agree(outcome)
     if isinstance(outcome, Exception):
@@ -108,10 +108,10 @@ def _save_gathered(wrapped: Wrapped, save: Callable[[], SaveReport]) -> SaveRepo
 
 
 def save_alone(job: Job, directory: Path, on_wait: Callable[[], None] | None = None) -> SaveReport:
-    """Save into a directory, new or not, under its locks.
+    """Save into a new or existing directory, under its locks.
 
     Raises:
-        OSError, DirectoryError: It cannot be written; the old checkpoint stands then.
+        OSError, DirectoryError: The directory cannot be written; the old checkpoint is then intact.
     """
     while True:
         exchange = job.needs_exchange(directory)
@@ -120,14 +120,14 @@ def save_alone(job: Job, directory: Path, on_wait: Callable[[], None] | None = N
         with _locks(directory, beside=exchange or is_touched(directory), on_wait=on_wait):
             if job.needs_exchange(directory) == exchange:
                 return job.save(directory)
-        # Another process was faster, and the directory is not what it was: what has to be locked may differ.
+        # Another process changed the directory first: other locks may be required.
 
 
 def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: Progress | None = None) -> Job:
-    """What saving a model means; nothing is written yet.
+    """Return the job that saves a model. Nothing is written yet.
 
     Raises:
-        CheckpointError: The model has tensors without values, or of a kind that no checkpoint holds.
+        CheckpointError: The model has tensors without values, or of an unsupported kind.
     """
     wrapped = Wrapped.of(model)
     return _job_of(wrapped, wrapped.state(), safetensors=safetensors, limit=limit, on_progress=on_progress)
@@ -143,7 +143,7 @@ def _job_of(
 
 
 def _refuse_names(names: Iterable[str]) -> None:
-    """Refuse names that no file can hold.
+    """Refuse names that no file can store.
 
     Raises:
         CheckpointError: A name is not UTF-8.
@@ -153,21 +153,21 @@ def _refuse_names(names: Iterable[str]) -> None:
             name.encode()
         except UnicodeEncodeError:
             raise CheckpointError(
-                f"the tensor '{printable_name(name)}' has a name that is not UTF-8: rename it"
+                f"the name of the tensor '{printable_name(name)}' is not UTF-8: rename the tensor"
             ) from None
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be saved, and how. Its methods are called under the directory's lock.
+    """What to save, and how. The methods must be called under the directory's lock.
 
     Args:
-        tensors: The tensors.
+        tensors: The tensors by name.
         format: The format.
-        limit: Bytes of tensors in one file.
-        on_progress: Called with the bytes written and the bytes in all.
-        model: The model whose configuration belongs to the weights; None leaves what stands there.
-        notes: What a user must know, a sentence each.
+        limit: Maximum bytes of tensors in one file.
+        on_progress: Called with the bytes written and the total bytes.
+        model: The model whose configuration belongs to the weights; None keeps the existing configuration.
+        notes: Information for the user, one sentence each.
     """
 
     tensors: Mapping[str, StoredTensor]
@@ -178,23 +178,23 @@ class Job:
     notes: tuple[str, ...] = ()
 
     def save(self, directory: Path) -> SaveReport:
-        """Save, in the way that the directory's configuration asks for.
+        """Save in the way that the directory's configuration requires.
 
         Raises:
-            CheckpointError: Something that is not a file is in the way.
+            CheckpointError: Something other than a file has the name of a weight file.
         """
         refuse_special(directory)
         return self.exchange(directory) if self.needs_exchange(directory) else self.save_in_place(directory)
 
     def needs_exchange(self, directory: Path) -> bool:
-        """Whether the whole directory must change its place: it is new, or the configuration in it has to change."""
+        """Return whether the whole directory must be replaced: it is new, or its configuration has to change."""
         step = self._step(directory)
         return step in (ConfigUpdate.REPLACE, ConfigUpdate.DTYPE) or (
             step is ConfigUpdate.ADD and not directory.exists()
         )
 
     def write(self, directory: Path, beside: Path | None = None) -> Written:
-        """Write the shards into `directory` under names that are free in `beside` (default: there)."""
+        """Write the shards into `directory`, under names that are unused in `beside` (default: `directory`)."""
         _refuse_names(self.tensors)
         groups = shard_groups(self.tensors, self.limit)
         generation = free_generation(beside or directory, self.format, len(groups))
@@ -202,8 +202,8 @@ class Job:
         return write_shards(self.tensors, groups, names, directory, self.format, self.on_progress)
 
     def save_in_place(self, directory: Path) -> SaveReport:
-        """Save into a directory that stays where it is; its index, or the file that needs none, is the commit."""
-        with staging_directory(directory / STAGING, settle=partial(settle, directory)) as staging:
+        """Save into a directory that stays in place, and commit by its index or its single weight file."""
+        with staging_directory(directory / STAGING, recover=partial(recover, directory)) as staging:
             if (step := self._step(directory)) is ConfigUpdate.ADD:
                 write_companions(self.model, step, directory, staging, main_dtype(self.tensors))
             forget_pages(directory / name for name in old_files(directory))
@@ -212,10 +212,10 @@ class Job:
         return self.report(directory, written)
 
     def exchange(self, directory: Path) -> SaveReport:
-        """Save into a new directory that takes the place of the old one, whose other files it keeps.
+        """Save into a new directory that replaces the old one and keeps its other files.
 
         Raises:
-            DirectoryError: It is the working directory, or contains it.
+            DirectoryError: The directory is the working directory, or contains it.
         """
         refuse_working_directory(directory)
         with staging_directory(directory) as staging:
@@ -230,7 +230,7 @@ class Job:
         return self.report(directory, written, notes)
 
     def write_into(self, directory: Path) -> Written:
-        """Write shards and index into a directory that nobody loads from yet."""
+        """Write shards and index into a directory that is not yet visible to loaders."""
         written = self.write(directory)
         entry, index = self._entry(written)
         if index is not None:
@@ -238,7 +238,7 @@ class Job:
         return written
 
     def _entry(self, written: Written) -> tuple[str, bytes | None]:
-        """The file by which loaders find the checkpoint: its index and the text, or its only file and None."""
+        """Return the file that loaders look for: the index and its content, or the single weight file and None."""
         if written.files == (self.format.single,):
             return self.format.single, None
         return self.format.index, written.index.to_json()
@@ -254,10 +254,10 @@ class Job:
             found = changes(self.model, there if there is not None else {})
         except ValueError:
             found = ["it could not be read"]
-        return (f"{CONFIG} was of another model and has been replaced: {', '.join(found[:3])}",)
+        return (f"{CONFIG} belonged to another model and was replaced: {', '.join(found[:3])}",)
 
     def report(self, directory: Path, written: Written, notes: tuple[str, ...] = ()) -> SaveReport:
-        """Seal and describe what has been saved."""
+        """Seal the saved checkpoint and return its report."""
         damaged = written.index.metadata["non_finite"]
         if damaged:
             notes = (*notes, f"{tensors(len(damaged))} saved with NaN or Inf: {truncated_list(damaged)}")
@@ -272,24 +272,24 @@ class Job:
 
 
 def superseded(directory: Path) -> set[str]:
-    """What of a directory a new one with weights of its own does not take over: the old weights, and our lock."""
+    """Return the files of a directory that a replacement with its own weights leaves out: old weights and our lock."""
     return {*old_files(directory), LOCK} if directory.is_dir() else set()
 
 
 @contextmanager
 def hold_saves(directory: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold a directory, if it is there, against saves; what a dead one left in it is finished or undone."""
+    """Block saves into a directory, if it exists, and recover from an interrupted one."""
     if not directory.is_dir():
         yield
         return
     with directory_lock(directory / STAGING, on_wait=on_wait):
-        sweep_stale(directory / STAGING, settle=partial(settle, directory))
+        sweep_stale(directory / STAGING, recover=partial(recover, directory))
         yield
 
 
 @contextmanager
 def _locks(directory: Path, *, beside: bool, on_wait: Callable[[], None] | None) -> Iterator[None]:
-    """The lock of the directory's place if it is to be exchanged, then the one within it, always in this order."""
+    """Lock the path of the directory if it may be replaced, then the directory itself, always in this order."""
     if not beside:
         with hold_saves(directory, on_wait):
             yield
@@ -301,7 +301,7 @@ def _locks(directory: Path, *, beside: bool, on_wait: Callable[[], None] | None)
 
 @contextmanager
 def saving_errors(directory: Path) -> Iterator[None]:
-    """What the disk says becomes one line that names the directory."""
+    """Raise errors of the disk as one line that names the directory."""
     try:
         yield
     except DirectoryError as error:

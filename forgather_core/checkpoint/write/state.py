@@ -1,4 +1,4 @@
-"""What of a model goes into a checkpoint: every tensor of its state once, by the name that loaders expect."""
+"""The state of a model to save: every tensor once, by the name that loaders expect."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from ..formats.stored import LiveTensor, StoredTensor
 
 @dataclass(frozen=True)
 class ModelState:
-    """The tensors to be saved, and what a user must know of them, a sentence each."""
+    """The tensors to save, and notes for the user, one sentence each."""
 
     tensors: Mapping[str, StoredTensor]
     notes: tuple[str, ...]
 
 
 def model_state(wrapped: Wrapped, values: Mapping[str, Any]) -> ModelState:
-    """The tensors of a model's state by name. Those that are the same numbers in memory are there once.
+    """Return the tensors of a model's state by name. Tensors that share all of their memory are included once.
 
-    transformers decides which of several names stands for a tied tensor. Of a tie that it does not know, every name is
-    kept in a transformers model, whose loader would initialize the others, and the first name in any other model. Of a
-    wrapped model it is the state of the model within.
+    transformers decides which of several names represents a tied tensor. For a tie that transformers does not know,
+    every name is kept in a transformers model, because its loader would initialize the others; in any other model the
+    first name is kept. For a wrapped model, the state is that of the innermost model.
 
     Args:
         wrapped: The model.
         values: Its `state()`.
 
     Raises:
-        CheckpointError: A tensor has no values, or is of a kind that no checkpoint holds.
+        CheckpointError: A tensor has no values, or is of an unsupported kind.
     """
     model, state, notes, adapters = wrapped.base, {}, [], []
     ignored = getattr(model, "_keys_to_ignore_on_save", None) or ()
@@ -47,7 +47,7 @@ def model_state(wrapped: Wrapped, values: Mapping[str, Any]) -> ModelState:
         if name in ignored:
             continue
         if not isinstance(value, Tensor):
-            notes.append(f"'{name}' is no tensor ({type(value).__name__}), and was not saved")
+            notes.append(f"'{name}' is not a tensor ({type(value).__name__}) and was not saved")
             continue
         _check(name, value)
         state[name] = value
@@ -64,20 +64,20 @@ def model_state(wrapped: Wrapped, values: Mapping[str, Any]) -> ModelState:
             if is_transformers and name not in declared:
                 kept.add(name)
                 notes.append(
-                    f"'{name}' is the same memory as '{names[0]}', of which transformers does not know: both saved"
+                    f"'{name}' shares memory with '{names[0]}', which transformers does not declare as tied: both saved"
                 )
     for target, source in declared.items():
         if target in kept and source in kept:
             if wrapped.has_fsdp and torch.equal(state[target], state[source]):
-                kept.discard(target)  # gathered apart
+                kept.discard(target)  # gathered separately
                 continue
-            notes.append(f"'{target}' is declared to be tied to '{source}', but holds other memory: both were saved")
+            notes.append(f"'{target}' is declared as tied to '{source}' but does not share its memory: both saved")
     return ModelState({name: LiveTensor(state[name]) for name in state if name in kept}, tuple(notes))
 
 
 def _names_within(wrapped: Wrapped, values: Mapping[str, Any]) -> list[str]:
-    """The names of the model's own tensors with the components of all wrappers, each tensor once."""
-    if wrapped.has_fsdp:  # its flat parameters hide them
+    """Return the names of the model's own tensors with the components of all wrappers, each tensor once."""
+    if wrapped.has_fsdp:  # its flat parameters hide the tensors
         return [name for name in values if not wrapped.is_adapter(name)]
     found = {id(slot.tensor): slot.name for slot in tensor_slots(wrapped.root) if slot.persistent}
     return [name for name in found.values() if not wrapped.is_adapter(name)]
@@ -88,7 +88,9 @@ def _check(name: str, tensor: Tensor) -> None:
         raise CheckpointError(f"'{name}' is on the meta device and has no values to save: build the model on cpu")
     if hasattr(tensor, "full_tensor"):
         raise CheckpointError(
-            f"'{name}' is spread over devices: gather the model first (get_model_state_dict of torch.distributed)"
+            f"'{name}' is sharded over devices: gather the model first (get_model_state_dict of torch.distributed)"
         )
     if tensor.layout is not torch.strided or tensor.is_quantized or type(tensor) not in (Tensor, nn.Parameter):
-        raise CheckpointError(f"'{name}' is a {type(tensor).__name__} of a kind that a checkpoint does not hold")
+        raise CheckpointError(
+            f"'{name}' is a {type(tensor).__name__} of a kind that is not supported: convert it to a dense tensor"
+        )

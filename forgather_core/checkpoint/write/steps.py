@@ -1,7 +1,7 @@
-"""Checkpoints of a training run, `checkpoints/checkpoint-N`: the latest, the next, those that may go, and links to one.
+"""Checkpoints of a training run, `checkpoints/checkpoint-N`: find the latest, name the next, rotate, and link one.
 
-A step counts as a checkpoint if it opens: files there, headers sound, index kept. A save into a new directory appears
-under its name whole or not at all, so that a step of ours always does.
+A step counts as a checkpoint if it opens: its files exist, headers and index are valid. A save into a new directory is
+atomic, so a step that Forgather saved always opens.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from ...filesystem.temporaries import sweep_marked
 from ..formats.checksum import record
 from ..formats.layout import Index, free_generation
 from ..read.reader import Checkpoint
-from .commit import commit_in_place, old_files, settle
+from .commit import commit_in_place, old_files, recover
 from .save import STAGING, hold_saves, saving_errors
 
 CHECKPOINTS = "checkpoints"
@@ -31,7 +32,7 @@ _STEP = re.compile(r"checkpoint-(\d+)")
 
 @dataclass(frozen=True)
 class StepCheckpoint:
-    """One of them.
+    """A numbered checkpoint of a training run.
 
     Args:
         step: Its number.
@@ -45,12 +46,12 @@ class StepCheckpoint:
 
 
 def step_checkpoints(directory: str | os.PathLike[str]) -> list[StepCheckpoint]:
-    """Those of a model directory (or of the directory that holds them), by step; also the broken ones."""
+    """List the checkpoints of a model directory (or of its `checkpoints` directory) by step, broken ones included."""
     return sorted(_found(_place(directory)), key=lambda found: found.step)
 
 
 def find_latest_checkpoint(directory: str | os.PathLike[str]) -> Path | None:
-    """The one with the highest step that opens; None where there is none."""
+    """Return the checkpoint with the highest step that opens, or None."""
     for found in reversed(step_checkpoints(directory)):
         if found.problem is None:
             return found.path
@@ -58,13 +59,13 @@ def find_latest_checkpoint(directory: str | os.PathLike[str]) -> Path | None:
 
 
 def next_checkpoint_path(directory: str | os.PathLike[str], step: int | None = None) -> Path:
-    """Where the checkpoint of a step goes; without one, the step after the last, be that sound or not.
+    """Return the path for the checkpoint of a step; by default the step after the last one, broken or not.
 
     Raises:
         CheckpointError: The step is negative.
     """
     if step is not None and step < 0:
-        raise CheckpointError(f"a checkpoint of step {step} cannot be: steps count from 0")
+        raise CheckpointError(f"step must be at least 0; got {step}")
     place = _place(directory)
     last = max((found.step for found in _numbered(place)), default=-1)
     return place / f"checkpoint-{last + 1 if step is None else step}"
@@ -73,21 +74,21 @@ def next_checkpoint_path(directory: str | os.PathLike[str], step: int | None = N
 def rotate_checkpoints(
     directory: str | os.PathLike[str], keep: int, *, best: str | os.PathLike[str] | None = None
 ) -> tuple[Path, ...]:
-    """Remove the oldest checkpoints. Those that do not open stay: what is broken is for a person to look at.
+    """Remove the oldest checkpoints. Broken checkpoints are kept, to be inspected by a person.
 
     Args:
-        directory: The model directory, or the one that holds the checkpoints.
-        keep: How many of the latest stay, at least one.
-        best: One that stays in any case. So does one that links of the model directory lead to.
+        directory: The model directory, or its `checkpoints` directory.
+        keep: Number of latest checkpoints to keep, at least 1.
+        best: A checkpoint that is always kept. One that the model directory links to is kept too.
 
     Returns:
-        What was removed.
+        The checkpoints that were removed.
 
     Raises:
-        CheckpointError: Nothing would be kept, or a directory cannot be removed.
+        CheckpointError: `keep` is less than 1, or a directory cannot be removed.
     """
     if keep < 1:
-        raise CheckpointError(f"keep {keep} checkpoints: the last one always stays, so that is at least 1")
+        raise CheckpointError(f"keep must be at least 1, because the last checkpoint is never removed; got {keep}")
     place = _place(directory)
     sound = [found for found in step_checkpoints(directory) if found.problem is None]
     kept = {found.path.resolve() for found in sound[-keep:]} | _linked(place) | _linked(place.parent)
@@ -100,7 +101,7 @@ def rotate_checkpoints(
             if found.path.is_symlink():
                 found.path.unlink()
             else:
-                # Renamed first: a removal that is interrupted leaves no half checkpoint under a checkpoint's name.
+                # Renamed first, so that an interrupted removal leaves no partial checkpoint under this name.
                 with staging_directory(found.path) as doomed:
                     found.path.rename(doomed)
                     shutil.rmtree(doomed)
@@ -112,41 +113,51 @@ def rotate_checkpoints(
     return tuple(removed)
 
 
-def link_checkpoint(directory: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None) -> Path:
-    """Make a model directory load as one of its checkpoints, the latest by default, by links to its files.
+def rotate(
+    directory: str | os.PathLike[str], keep: int, *, best: str | os.PathLike[str] | None = None
+) -> tuple[Path, ...]:
+    """Call `rotate_checkpoints`; deprecated."""
+    warnings.warn("rotate is deprecated: use rotate_checkpoints", DeprecationWarning, stacklevel=2)
+    return rotate_checkpoints(directory, keep, best=best)
 
-    The links have names that are free and the index is replaced last, so that at every instant the directory loads as
-    the one that was linked before or as this one. A single file is linked with an index too: `save_pretrained` writes
-    `model.safetensors`, which would go through a link of that name into the checkpoint.
+
+def link_checkpoint(directory: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None) -> Path:
+    """Make a model directory load as one of its checkpoints, by default the latest, through links to its files.
+
+    The links have unused names and the index is replaced last, so that at every instant the directory loads as the
+    previously linked checkpoint or as this one. A single file is linked with an index too: `save_pretrained` writes
+    `model.safetensors`, and through a link of that name it would overwrite the checkpoint.
 
     Returns:
-        The checkpoint that is linked.
+        The linked checkpoint.
 
     Raises:
-        CheckpointError: There is none, or the directory has weights of its own, which links would replace.
+        CheckpointError: There is no checkpoint, or the directory has its own weights, which links would replace.
     """
     place = expanded(directory)
     target = expanded(checkpoint) if checkpoint is not None else find_latest_checkpoint(place)
     if target is None:
-        raise CheckpointError(f"{place} has no checkpoint that opens, in {CHECKPOINTS}/checkpoint-N or checkpoint-N")
+        raise CheckpointError(
+            f"{place} has no checkpoint that opens, in {CHECKPOINTS}/checkpoint-N or checkpoint-N: save one first"
+        )
     own = [name for name in old_files(place) if not (place / name).is_symlink() and not name.endswith(".json")]
     if own:
-        raise CheckpointError(f"{place} has weights of its own ({own[0]}): move them away, links would replace them")
+        raise CheckpointError(f"{place} has its own weights ({own[0]}): move them, because links would replace them")
     with saving_errors(place), Checkpoint.open(target) as opened, hold_saves(place):
-        origin = opened.entry.parent.resolve()  # a link is followed from where it really is
+        origin = opened.entry.parent.resolve()  # links are relative to the real location
         if origin == place.resolve():
-            raise CheckpointError(f"{target} is the directory itself: name one of its checkpoints")
+            raise CheckpointError(f"{target} is the model directory itself: name one of its checkpoints")
         names = list(opened.files)
         new = opened.format.shards(len(names), free_generation(place, opened.format, len(names)))
         renamed = dict(zip(names, new, strict=True))
         old = opened.index or Index({})
         metadata = dict(old.metadata) | {"linked": os.path.relpath(origin, place.resolve())}
         if old.checksums:
-            # One in the weight file stays there, where it is found through the link.
+            # A checksum in the weight file is found there through the link.
             known = old.checksums if opened.has_index else {}
             metadata = record(metadata, {renamed[n]: text for n, text in known.items() if n in renamed})
         index = replace(old, weight_map={t: renamed[opened.file_of(t)] for t in opened}, metadata=metadata)
-        with staging_directory(place / STAGING, settle=partial(settle, place)) as staging:
+        with staging_directory(place / STAGING, recover=partial(recover, place)) as staging:
             for name in names:
                 (staging / renamed[name]).symlink_to(os.path.relpath(origin / name, place.resolve()))
             commit_in_place(place, staging, opened.format.index, index.to_json())
@@ -154,7 +165,7 @@ def link_checkpoint(directory: str | os.PathLike[str], checkpoint: str | os.Path
 
 
 def _place(directory: str | os.PathLike[str]) -> Path:
-    """Where the numbered directories are: `checkpoints` in a model directory, or right there."""
+    """Return the directory of the numbered checkpoints: `checkpoints` in a model directory, or the directory itself."""
     path = expanded(directory)
     if path.name != CHECKPOINTS and ((path / CHECKPOINTS).is_dir() or not any(_numbered(path))):
         return path / CHECKPOINTS
@@ -178,6 +189,6 @@ def _found(place: Path) -> Iterator[StepCheckpoint]:
 
 
 def _linked(directory: Path) -> set[Path]:
-    """The directories that the weight files of a model directory lead to."""
+    """Return the directories that the weight files of a model directory link to."""
     links = [directory / name for name in old_files(directory)] if directory.is_dir() else []
     return {link.resolve().parent for link in links if link.is_symlink()}

@@ -1,6 +1,6 @@
-"""Write `.bin` files: the zip archive of torch.save(), one tensor in memory at a time.
+"""Write `.bin` files in torch.save()'s zip format, with one tensor in memory at a time.
 
-torch.save() needs all tensors of a file on the CPU at once, and its checksums of records are slower than disks.
+torch.save() needs all tensors of a file on the CPU at once, and its record checksums are slower than disks.
 
 The format: torch/serialization.py (`_save`), torch/_utils.py (`_rebuild_tensor_v2`, `_rebuild_tensor_v3`).
 """
@@ -20,28 +20,28 @@ import torch
 from torch._utils import _rebuild_tensor_v2, _rebuild_tensor_v3
 
 from ..formats.stored import StoredTensor
-from ..formats.torch_pickle import STORAGES
+from ..formats.torch_globals import STORAGES
 from .weight_stream import WeightStream, write_values
 
-_ROOT = "archive"  # the name that torch gives to archives in streams
+_ROOT = "archive"  # the name that torch gives to archives written to a stream
 _PROTOCOL = 2
 _ALIGNED = 64  # bytes, as torch aligns values
-_HEADER, _ZIP64 = 30, 20  # bytes of a record's header before its name, and of its sizes where they are long
-_LONG = 2**30  # bytes from which on sizes are long, which is necessary from 2**31 on
-_PADDING = b"FB"  # torch's mark of an extra field without meaning
+_HEADER, _ZIP64 = 30, 20  # bytes of a record's header before its name, and of its long sizes
+_LONG = 2**30  # bytes from which sizes are written in the long form, which 2**31 bytes require
+_PADDING = b"FB"  # torch's type of an extra field for padding
 _TYPED = {dtype: getattr(torch, name) for name, dtype in STORAGES.items()}
 
 
 def write_bin(stream: WeightStream, group: Mapping[str, StoredTensor], on_written: Callable[[int], None]) -> None:
-    """Write tensors as torch.save() writes a dict of them.
+    """Write tensors in the format of torch.save() for a dict of tensors.
 
     Args:
         stream: The file.
         group: The tensors by name.
-        on_written: Called with the bytes of each part that was written.
+        on_written: Called with the size in bytes of each part that was written.
 
     Raises:
-        OSError: The disk does not take them.
+        OSError: The disk is full, or fails.
     """
     with zipfile.ZipFile(_Unseekable(stream), "w") as archive:  # type: ignore[call-overload]
         _write_small(archive, stream, "data.pkl", _pickled(group))
@@ -57,7 +57,7 @@ def write_bin(stream: WeightStream, group: Mapping[str, StoredTensor], on_writte
 
 
 class _Unseekable:
-    """A stream that only appends: zipfile then puts the checksum of a record after its values."""
+    """An append-only stream: zipfile then writes the checksum of a record after its content."""
 
     def __init__(self, stream: WeightStream) -> None:
         self.write = stream.write
@@ -87,14 +87,14 @@ def _pickled(group: Mapping[str, StoredTensor]) -> bytes:
 
 
 class _Storage:
-    """The values of a tensor, which a pickle only names."""
+    """A storage, to which a pickle only refers."""
 
     def __init__(self, kind: type, key: str, count: int) -> None:
         self.id = ("storage", kind, key, "cpu", count)
 
 
 class _Tensor:
-    """A tensor as torch describes it in a pickle. It has a storage of its own."""
+    """A tensor in the form in which torch pickles it, with its own storage."""
 
     def __init__(self, tensor: StoredTensor, key: str) -> None:
         self._tensor = tensor

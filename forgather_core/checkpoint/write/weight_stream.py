@@ -1,4 +1,4 @@
-"""A new weight file: its checksum is computed while it is written, and it is durable once it is closed."""
+"""A new weight file, hashed while it is written and durable once it is closed."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from ..formats.stored import memory_of
 
 _CHUNK = 8 * 2**20
 _SMALL = 256 * 2**10
-_QUEUED = 8  # chunks: enough to keep the disk busy, few enough for progress to be true
-_WRITEBACK = 32 * 2**20  # bytes after which the disk begins to take what has been written
+_QUEUED = 8  # chunks: enough to keep the disk busy, few enough for accurate progress
+_WRITEBACK = 32 * 2**20  # bytes after which writeback to the disk starts
 
 
 class WeightStream:
-    """A new file that another thread writes while this one computes its checksum.
+    """A new file that another thread writes while this thread computes its checksum.
 
     Args:
         path: The file, which must not exist.
-        writer: A single thread. It writes in the order of the calls.
-        scanner: A single thread, which looks for values that are not finite.
+        writer: Single-threaded executor, which writes in the order of the calls.
+        scanner: Single-threaded executor, which checks for NaN and infinities.
 
     Attributes:
         position: Bytes appended so far.
-        checksum: Of all bytes, once the file is closed.
-        damaged: Names of the tensors that are not finite, in the order in which they were looked at.
+        checksum: Checksum of all bytes, once the file is closed.
+        damaged: Names of the tensors that contain NaN or an infinity, in the order in which they were checked.
     """
 
     def __init__(self, path: Path, writer: Executor, scanner: Executor) -> None:
@@ -44,7 +44,7 @@ class WeightStream:
         self._writer = writer
         self._scanner = scanner
         self._pending = bytearray()
-        self._written = self._flushed = 0  # of the writing thread
+        self._written = self._flushed = 0  # used by the writer thread
         self._behind: deque[Future[None]] = deque()
         self._scans: list[Future[None]] = []
         self._last: Callable[[], tuple[int, bytes]] | None = None
@@ -53,23 +53,23 @@ class WeightStream:
         self.damaged: list[str] = []
 
     def leave_room(self, size: int) -> None:
-        """Begin the file with `size` bytes, which `finish_with` provides."""
+        """Reserve `size` bytes at the start of the file, which `finish_with` provides."""
         self.position = self._written = self._flushed = os.lseek(self._descriptor, size, os.SEEK_SET)
 
     def finish_with(self, last: Callable[[], tuple[int, bytes]]) -> None:
-        """Set what is written last, when `damaged` is known.
+        """Set the part that is written last, when `damaged` is known.
 
         Args:
-            last: Returns where it goes, from the beginning of the file or, if negative, from its end, and the bytes.
-                They are hashed with a placeholder for the checksum, and written with the checksum.
+            last: Returns the offset of the part, from the end of the file if negative, and its bytes. They are hashed
+                with a placeholder for the checksum and written with the checksum.
         """
         self._last = last
 
     def write(self, data: Any) -> int:
-        """Append bytes. Few are copied; many must stay as they are until `catch_up()` or the end.
+        """Append bytes. Small data is copied; large data must stay unchanged until `catch_up()` or the end.
 
         Raises:
-            OSError: The disk does not take what was appended before.
+            OSError: An earlier write failed.
         """
         memory = memoryview(data).cast("B")
         self.position += memory.nbytes
@@ -84,17 +84,17 @@ class WeightStream:
         return memory.nbytes
 
     def flush(self) -> None:
-        """Do nothing: what writes archives calls it."""
+        """Do nothing; zipfile calls this method."""
 
     def scan(self, name: str, values: Tensor) -> None:
-        """Look whether the values of a tensor are finite, on another thread."""
+        """Check on another thread whether the values of a tensor are finite."""
         self._scans.append(self._scanner.submit(self._scan, name, values))
 
     def catch_up(self) -> None:
-        """Wait until everything has been written and looked at.
+        """Wait until everything has been written and checked.
 
         Raises:
-            OSError: The disk does not take it.
+            OSError: A write failed.
         """
         self._drain()
         while self._behind:
@@ -153,9 +153,9 @@ class WeightStream:
 
 
 def write_values(put: Callable[[memoryview], object], values: Tensor, on_written: Callable[[int], None]) -> None:
-    """Call `put` with the bytes of a contiguous tensor on the CPU, a part at a time, and `on_written` with their count.
+    """Call `put` with the bytes of a contiguous CPU tensor, one part at a time, and `on_written` with their count.
 
-    The tensor must live until `put` needs the parts no more.
+    The tensor must live as long as `put` uses the parts.
     """
     memory = memory_of(values)
     for start in range(0, memory.nbytes, _CHUNK):

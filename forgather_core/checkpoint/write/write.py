@@ -1,4 +1,4 @@
-"""Write the files of a checkpoint into an empty directory: sharded, durable, hashed as they are written."""
+"""Write the files of a checkpoint into an empty directory: sharded, durable, hashed while written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ...filesystem.wording import dtype_of
+from ...filesystem.printable import dtype_of
 from ..formats.checksum import record
 from ..formats.embedded import COMMENT_LIMIT, KEY, blank_checksum, comment_bytes, manifest_text
 from ..formats.fp8 import DTYPES as FP8
@@ -28,14 +28,14 @@ from .weight_stream import WeightStream, write_values
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: the shards, and the index that tells of them."""
+    """The result of a write: names of the weight files, and their index."""
 
     files: tuple[str, ...]
     index: Index
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensors."""
+        """Total size of the tensors in bytes."""
         return int(self.index.metadata["total_size"])
 
 
@@ -47,19 +47,19 @@ def write_shards(
     format: Format,
     on_progress: Progress | None = None,
 ) -> Written:
-    """Write the weight files, each durable, without the index. The single file of a format has its manifest within.
+    """Write the weight files, each durable, without the index. A format's single file contains its manifest.
 
     Args:
-        tensors: What is written.
+        tensors: The tensors by name.
         groups: The names of the tensors of each file.
         names: The names of the files.
-        directory: Where to.
-        format: How.
-        on_progress: Called with the bytes written and the bytes in all.
+        directory: Target directory.
+        format: The format.
+        on_progress: Called with the bytes written and the total bytes.
 
     Raises:
         OSError: The disk is full, or fails.
-        CheckpointError: The format has no such kind of number.
+        CheckpointError: The format does not support a dtype.
     """
     progress = _Progress(sum(tensor.nbytes for tensor in tensors.values()), on_progress)
     checksums: dict[str, str] = {}
@@ -94,7 +94,7 @@ class _Progress:
 
 
 def shard_groups(tensors: Mapping[str, StoredTensor], limit: int) -> list[list[str]]:
-    """The names of the tensors of each file, in order; none is above the limit but for the sake of a single tensor."""
+    """Return the tensor names of each file, in order. A file exceeds the limit only if it holds a single tensor."""
     groups: list[list[str]] = []
     room = 0
     for name, tensor in tensors.items():
@@ -107,9 +107,9 @@ def shard_groups(tensors: Mapping[str, StoredTensor], limit: int) -> list[list[s
 
 
 def main_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
-    """The floating-point dtype that most numbers have, by name: what transformers takes for that of the model.
+    """Return the name of the floating-point dtype with the most elements, which transformers takes as the model's.
 
-    FP8 weights with scales do not count: they stand for numbers of another dtype.
+    FP8 weights with scales do not count, because they represent values of another dtype.
     """
     counts: Counter[torch.dtype] = Counter()
     for name, tensor in tensors.items():

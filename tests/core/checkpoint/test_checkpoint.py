@@ -1,4 +1,4 @@
-"""What is saved comes back, in Hugging Face's format; what is damaged, foreign or hostile is refused in one line."""
+"""Checkpoints round-trip in Hugging Face's format; damaged, foreign or hostile ones are refused in one line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 @pytest.mark.parametrize("limit", ["5GB", "600B", "1B"])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("safetensors", [False, True])
-def test_a_round_trip(tmp_path: Path, safetensors: bool, tied: bool, limit: str) -> None:
+def test_round_trip(tmp_path: Path, safetensors: bool, tied: bool, limit: str) -> None:
     model, other = Net(tied=tied), Net(tied=tied)
     saved = save_checkpoint(tmp_path, model, safetensors=safetensors, max_shard_size=limit)
     assert sorted(saved.files) == sorted(names(tmp_path))
@@ -66,7 +66,7 @@ def test_files_have_the_permissions_of_any_new_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", ["model.safetensors", "pytorch_model.bin", "ours, safetensors", "ours, bin"])
 @pytest.mark.parametrize("safetensors", [False, True])
-def test_a_save_replaces_what_was_there_whatever_its_format(tmp_path: Path, safetensors: bool, first: str) -> None:
+def test_save_replaces_a_checkpoint_of_any_format(tmp_path: Path, safetensors: bool, first: str) -> None:
     old, new, loaded = Net(), Net(), Net()
     if first == "model.safetensors":
         from safetensors.torch import save_file
@@ -130,7 +130,7 @@ def test_values_are_cast_to_the_dtype_of_the_model(tmp_path: Path) -> None:
     assert torch.equal(other.embed.weight, model.embed.weight.bfloat16())
 
 
-def test_what_is_missing_and_unexpected_is_said(tmp_path: Path) -> None:
+def test_missing_and_unexpected_tensors_are_reported(tmp_path: Path) -> None:
     model, other = Net(), Net()
     state = model.state_dict()
     state["midle.weight"] = state.pop("middle.weight")
@@ -149,7 +149,7 @@ def test_what_is_missing_and_unexpected_is_said(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, other, strict=True)
 
 
-def test_ties_in_the_model_and_not_in_the_checkpoint_and_the_other_way_round(tmp_path: Path) -> None:
+def test_ties_only_in_the_model_or_only_in_the_checkpoint(tmp_path: Path) -> None:
     tied, untied = Net(tied=True), Net()
     save_checkpoint(tmp_path / "untied", untied)
     with pytest.warns(UserWarning, match=r"not in the model: head\.weight"):
@@ -163,30 +163,30 @@ def test_ties_in_the_model_and_not_in_the_checkpoint_and_the_other_way_round(tmp
     assert "--tie-word-embeddings" in (report.missing[0].hint or "")
 
 
-def test_nothing_is_loaded_where_one_tensor_does_not_fit(tmp_path: Path) -> None:
+def test_nothing_is_loaded_if_one_tensor_does_not_fit(tmp_path: Path) -> None:
     model = Net()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     save_checkpoint(tmp_path, Net(width=6))
-    with pytest.raises(CheckpointError, match=r"embed\.weight \(16 x 6 there, 16 x 8 here\)"):
+    with pytest.raises(CheckpointError, match=r"embed\.weight \(expected 16 x 8, got 16 x 6\)"):
         load_checkpoint(tmp_path, model, strict=True)
     state = Net().state_dict() | {"embed.weight": torch.ones(16, 8, dtype=torch.int64)}
     torch.save(state, tmp_path / "whole.bin")
-    with pytest.raises(CheckpointError, match=r"int64 there, float32 here"):
+    with pytest.raises(CheckpointError, match=r"expected float32, got int64"):
         load_checkpoint(tmp_path / "whole.bin", model)
     torch.save({"other": torch.ones(1)}, tmp_path / "whole.bin")
-    with pytest.raises(CheckpointError, match="of another model"):
+    with pytest.raises(CheckpointError, match="belongs to another model"):
         load_checkpoint(tmp_path / "whole.bin", model)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["../model.bin", "/etc/passwd", "..", "", "a/b.bin", 3, "x\0y"])
-def test_an_index_may_not_lead_out_of_its_directory(tmp_path: Path, name: object) -> None:
+def test_index_must_not_leave_its_directory(tmp_path: Path, name: object) -> None:
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"embed.weight": name}}))
     with pytest.raises(CheckpointError, match="not a file name"):
         Checkpoint.open(tmp_path)
 
 
-def test_shards_may_be_links_as_in_the_cache_of_a_hub(tmp_path: Path) -> None:
+def test_shards_may_be_links_as_in_the_hub_cache(tmp_path: Path) -> None:
     model, other = Net(), Net()
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
     saved = save_checkpoint(blobs, model, safetensors=True)
@@ -198,13 +198,13 @@ def test_shards_may_be_links_as_in_the_cache_of_a_hub(tmp_path: Path) -> None:
 
 
 class Opens:
-    """Unpickled, it would run a program."""
+    """Runs a program if it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str, ...]]:
         return (os.system, ("touch owned",))
 
 
-def test_damaged_hostile_and_absent_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_hostile_and_missing_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     saved = save_checkpoint(tmp_path / "a", Net(), safetensors=True, max_shard_size=600)
     shard = tmp_path / "a" / saved.files[0]
@@ -216,15 +216,15 @@ def test_damaged_hostile_and_absent_checkpoints(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(CheckpointError, match=f"{shard.name} is missing"):
         Checkpoint.open(tmp_path / "a")
     os.mkfifo(shard)
-    with pytest.raises(CheckpointError, match="no regular file"):
+    with pytest.raises(CheckpointError, match="not a regular file"):
         Checkpoint.open(tmp_path / "a")
     shard.unlink()
     shutil.copy(tmp_path / "a" / saved.files[1], shard)
-    with pytest.raises(CheckpointError, match="holds too"):
+    with pytest.raises(CheckpointError, match="contains too"):
         Checkpoint.open(tmp_path / "a")
     for content in (b"", b"[1]", b"{}", b'{"weight_map": 3}', b"\xff"):
         (tmp_path / "x.index.json").write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"no index of a checkpoint"):
+        with pytest.raises(CheckpointError, match=r"not a checkpoint index"):
             Checkpoint.open(tmp_path / "x.index.json")
     torch.save({"embed.weight": Opens()}, tmp_path / "evil.bin")
     with pytest.raises(CheckpointError, match="which is not run"):
@@ -235,28 +235,28 @@ def test_damaged_hostile_and_absent_checkpoints(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(CheckpointError, match=r"no\.bin"):
             Checkpoint.open(tmp_path / "no.bin")
     torch.save([1, 2], tmp_path / "list.bin")
-    with pytest.raises(CheckpointError, match="no mapping"):
+    with pytest.raises(CheckpointError, match="not a mapping"):
         Checkpoint.open(tmp_path / "list.bin")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="holds no weights"):
+    with pytest.raises(CheckpointError, match="contains no weights"):
         Checkpoint.open(tmp_path / "empty")
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         Checkpoint.open(tmp_path / "nowhere")
 
 
-def test_meta_has_nothing_to_save_and_nowhere_to_load(tmp_path: Path) -> None:
+def test_saving_from_and_loading_to_meta_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, Net())
     with torch.device("meta"):
         model = Net()
     with pytest.raises(CheckpointError, match="meta"):
         save_checkpoint(tmp_path, model)
-    with pytest.raises(CheckpointError, match="name a real device"):
+    with pytest.raises(CheckpointError, match="pass a real device"):
         load_checkpoint(tmp_path, model)
     load_checkpoint(tmp_path, model, device="cpu")
     assert same(model, model.cpu())
 
 
-def test_a_view_is_saved_without_what_it_views(tmp_path: Path) -> None:
+def test_view_is_saved_without_its_base(tmp_path: Path) -> None:
     model = Net()
     model.embed.weight = nn.Parameter(torch.randn(10_000, 8)[:16])
     saved = save_checkpoint(tmp_path, model)
@@ -271,6 +271,6 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "5 parsecs", "1e3"])
-def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(CheckpointError, match="no size"):
+def test_invalid_sizes(text: str) -> None:
+    with pytest.raises(CheckpointError, match="is not a size"):
         parse_size(text)

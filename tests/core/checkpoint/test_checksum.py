@@ -1,4 +1,4 @@
-"""Checksums of weight files: the algorithm, where they stand, and that those of earlier releases are still checked."""
+"""Checksums of weight files: the algorithm, where they are stored, and those of earlier releases."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def directory(model: nn.Module, tmp_path: Path) -> Path:
 
 
 def record_sha256(directory: Path) -> None:
-    """Give an index the form that earlier releases wrote."""
+    """Rewrite an index in the format of earlier releases."""
     index = json.loads((directory / INDEX).read_text())
     metadata = {key: value for key, value in index["metadata"].items() if key != "checksums"}
     files = sorted(set(index["weight_map"].values()))
@@ -42,7 +42,7 @@ def damage(file: Path) -> None:
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("linked", [False, True])
-def test_a_checksum_of_either_algorithm_is_checked(directory: Path, model: nn.Module, old: bool, linked: bool) -> None:
+def test_checksums_of_both_algorithms_are_verified(directory: Path, model: nn.Module, old: bool, linked: bool) -> None:
     files = sorted(directory.glob("*.bin"))
     if old:
         record_sha256(directory)
@@ -63,7 +63,7 @@ def test_a_checksum_of_an_unknown_algorithm_is_not_verified(directory: Path, mod
     checksums = index["metadata"]["checksums"]
     checksums[min(checksums)] = "blake9:00"
     (directory / INDEX).write_text(json.dumps(index))
-    with pytest.warns(UserWarning, match="no checksum is recorded"):
+    with pytest.warns(UserWarning, match="has no recorded checksum"):
         report = load_checkpoint(directory, model, verify_checksums=True)
     assert (report.verified, report.unverified) == ((max(checksums),), (min(checksums),))
 

@@ -1,4 +1,4 @@
-"""A checkpoint written anew holds the same numbers, or those that the new dtype makes of them, and lacks nothing."""
+"""A converted checkpoint has the same values, or those rounded to the new dtype, and is complete."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FILES = {"safetensors": "*.safetensors", "bin": "*.bin"}
 
 
 class Holder(nn.Module):
-    """Tensors by names that have dots."""
+    """Hold tensors under names with dots."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def llama(*, dtype: torch.dtype = torch.float32, tied: bool = False) -> Any:
 @pytest.mark.parametrize("limit", ["5GB", "200B", "1B"])
 @pytest.mark.parametrize("to", ["safetensors", "bin"])
 @FORMATS
-def test_every_bit_is_there_in_the_other_format(tmp_path: Path, form: str, to: str, limit: str) -> None:
+def test_conversion_preserves_every_bit(tmp_path: Path, form: str, to: str, limit: str) -> None:
     source, target = saved(tmp_path / "a", form=form), tmp_path / "b"
     made = convert_checkpoint(source, target, format=to, max_shard_size=limit)
     assert same(read(target), MIXED)
@@ -101,13 +101,13 @@ def test_every_bit_is_there_in_the_other_format(tmp_path: Path, form: str, to: s
 
 
 @FORMATS
-def test_the_format_stays_unless_another_is_given(tmp_path: Path, form: str) -> None:
+def test_format_is_kept_by_default(tmp_path: Path, form: str) -> None:
     saved(tmp_path / "a", form=form)
     convert_checkpoint(str(tmp_path / "a"), str(tmp_path / "b"))
     assert len(list((tmp_path / "b").glob(FILES[form]))) == 1
 
 
-def test_there_and_back_gives_the_same_files(tmp_path: Path) -> None:
+def test_conversion_there_and_back_gives_equal_files(tmp_path: Path) -> None:
     source = saved(tmp_path / "a", limit="200B")
     convert_checkpoint(source, tmp_path / "b", format="bin")
     convert_checkpoint(tmp_path / "b", tmp_path / "c", format="safetensors", max_shard_size=200)
@@ -128,7 +128,7 @@ def test_the_source_may_be_a_file_or_an_index(tmp_path: Path) -> None:
     assert same(read(tmp_path / "c"), MIXED)
 
 
-def test_what_is_done_is_told(tmp_path: Path) -> None:
+def test_report_describes_the_conversion(tmp_path: Path) -> None:
     saved(tmp_path / "a")
     read_so_far: list[tuple[int, int]] = []
     written: list[tuple[int, int]] = []
@@ -148,20 +148,20 @@ def test_what_is_done_is_told(tmp_path: Path) -> None:
 
 @FORMATS
 @pytest.mark.parametrize("dtype", ["float32", "float16", "torch.float64", "FP32"])
-def test_only_the_dtype_of_most_numbers_changes(tmp_path: Path, dtype: str, form: str) -> None:
+def test_only_the_main_dtype_changes(tmp_path: Path, dtype: str, form: str) -> None:
     saved(tmp_path / "a", form=form)
     made = convert_checkpoint(tmp_path / "a", tmp_path / "b", dtype=dtype)
     new = {"float32": torch.float32, "float16": torch.float16, "torch.float64": torch.float64}.get(dtype, torch.float32)
     expected = {name: t.to(new) if t.dtype == torch.bfloat16 else t for name, t in MIXED.items()}
     assert same(read(tmp_path / "b"), expected)
-    (note,) = [note for note in made.notes if "keep their dtype" in note]
+    (note,) = [note for note in made.notes if "dtype kept: " in note]
     assert "eighth" in note
     assert ("layers.0.gain" in note) == (new != torch.float32)
     assert "steps" not in note
     assert "mask" not in note
 
 
-def test_nothing_is_noted_where_nothing_is_kept(tmp_path: Path) -> None:
+def test_no_note_if_no_dtype_is_kept(tmp_path: Path) -> None:
     saved(tmp_path / "a", {"weight": torch.randn(4, 4), "steps": torch.tensor(3)})
     assert convert_checkpoint(tmp_path / "a", tmp_path / "b", dtype="bf16").notes == ()
     assert {t.dtype for t in read(tmp_path / "b").values()} == {torch.bfloat16, torch.int64}
@@ -169,16 +169,16 @@ def test_nothing_is_noted_where_nothing_is_kept(tmp_path: Path) -> None:
     assert same(read(tmp_path / "b"), read(tmp_path / "c"))
 
 
-def test_a_pattern_names_those_that_keep_their_dtype(tmp_path: Path) -> None:
+def test_keep_pattern_preserves_dtypes(tmp_path: Path) -> None:
     tensors = {name: torch.randn(3) for name in ("a.norm.weight", "a.proj.weight", "b.norm.bias", "head")}
     saved(tmp_path / "a", tensors)
     made = convert_checkpoint(tmp_path / "a", tmp_path / "b", dtype="bfloat16", keep=r"norm|^head$")
     kept = {name for name, tensor in read(tmp_path / "b").items() if tensor.dtype == torch.float32}
     assert kept == {"a.norm.weight", "b.norm.bias", "head"}
-    assert made.notes == ("these keep their dtype: a.norm.weight, b.norm.bias, head",)
+    assert made.notes == ("dtype kept: a.norm.weight, b.norm.bias, head",)
 
 
-def test_numbers_round_as_torch_rounds_them(tmp_path: Path) -> None:
+def test_values_are_rounded_like_torch(tmp_path: Path) -> None:
     values = torch.randn(5000) * 10 ** torch.randint(-6, 5, (5000,))
     saved(tmp_path / "a", {"weight": values})
     for dtype in ("bfloat16", "float16"):
@@ -186,7 +186,7 @@ def test_numbers_round_as_torch_rounds_them(tmp_path: Path) -> None:
         assert same(read(tmp_path / dtype), {"weight": values.to(getattr(torch, dtype))})
 
 
-def test_what_float16_cannot_hold_is_noted(tmp_path: Path) -> None:
+def test_float16_overflow_is_noted(tmp_path: Path) -> None:
     saved(tmp_path / "a", {"small": torch.ones(3), "large": torch.tensor([1.0, 1e30])})
     made = convert_checkpoint(tmp_path / "a", tmp_path / "b", dtype="float16")
     assert made.notes == ("1 tensor saved with NaN or Inf: large",)
@@ -196,16 +196,16 @@ def test_what_float16_cannot_hold_is_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "bfloat61"}, "--dtype: 'bfloat61' is none of .*bfloat16"),
-        ({"dtype": "int8"}, "--dtype: 'int8'"),
-        ({"format": "safetensor"}, "--format: 'safetensor' is none of safetensors, bin. Did you mean"),
-        ({"dtype": "bfloat16", "keep": "norm("}, r"--keep: 'norm\(' is no regular expression"),
+        ({"dtype": "bfloat61"}, "--dtype must be one of .*bfloat16.*; got 'bfloat61'"),
+        ({"dtype": "int8"}, "--dtype must be one of .*; got 'int8'"),
+        ({"format": "safetensor"}, "--format must be one of safetensors, bin; got 'safetensor'. Did you mean"),
+        ({"dtype": "bfloat16", "keep": "norm("}, r"--keep: 'norm\(' is not a valid regular expression"),
         ({"keep": "norm"}, "--keep .*--dtype"),
         ({"max_shard_size": "five"}, "--max-shard-size: 'five'"),
     ],
     ids=["dtype", "integers", "format", "pattern", "keep alone", "size"],
 )
-def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, options: dict[str, str], message: str) -> None:
+def test_invalid_options_are_refused_in_one_line(tmp_path: Path, options: dict[str, str], message: str) -> None:
     saved(tmp_path / "a")
     with pytest.raises(ForgatherError, match=message) as caught:
         convert_checkpoint(tmp_path / "a", tmp_path / "b", **options)  # type: ignore[arg-type]
@@ -214,7 +214,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, options: dict[str
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_a_size_that_is_none_is_refused(tmp_path: Path, size: int) -> None:
+def test_invalid_size_is_refused(tmp_path: Path, size: int) -> None:
     saved(tmp_path / "a")
     with pytest.raises(ForgatherError, match="size"):
         convert_checkpoint(tmp_path / "a", tmp_path / "b", max_shard_size=size)
@@ -246,13 +246,13 @@ def test_other_files_and_directories_without_weights_are_copied(tmp_path: Path) 
     os.mkfifo(source / "runs" / "pipe")
     made = convert_checkpoint(source, source / "in" / "here", format="bin")
     (note,) = [note for note in made.notes if "not copied" in note]
-    assert note.endswith(".git (hidden), checkpoints (with weights), elsewhere (a link)")
+    assert note.endswith(".git (hidden), checkpoints (contains weights), elsewhere (a link)")
     found = {file.relative_to(made.path).as_posix(): file for file in made.path.rglob("*") if file.is_file()}
     others = {name: file.read_text() for name, file in found.items() if not name.startswith("pytorch_model")}
     assert others == mine | {"runs/link": "mine"}
     assert all((source / name).stat().st_ino != found[name].stat().st_ino for name in mine)
     assert not any(path.is_symlink() for path in made.path.rglob("*"))
-    convert_checkpoint(source, source, format="bin")  # in place, everything stays
+    convert_checkpoint(source, source, format="bin")  # in place, all files are kept
     assert (source / "elsewhere").is_symlink() and (source / ".git" / "HEAD").is_file()
     assert all((source / name).read_text() == text for name, text in mine.items())
 
@@ -329,7 +329,7 @@ def test_tied_names_that_share_their_values_are_both_written(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["full", "file", "link to nowhere", "link to a full one"])
-def test_a_target_that_is_there_is_refused(tmp_path: Path, kind: str) -> None:
+def test_existing_target_is_refused(tmp_path: Path, kind: str) -> None:
     source, target = saved(tmp_path / "a"), tmp_path / "b"
     if kind == "full":
         target.mkdir()
@@ -342,7 +342,7 @@ def test_a_target_that_is_there_is_refused(tmp_path: Path, kind: str) -> None:
         saved(tmp_path / "c", {"x": torch.ones(1)})
         target.symlink_to(tmp_path / "c")
     before = names(tmp_path)
-    with pytest.raises(ForgatherError, match="is there already"):
+    with pytest.raises(ForgatherError, match="already exists"):
         convert_checkpoint(source, target)
     assert names(tmp_path) == before
     if kind == "full":
@@ -351,7 +351,7 @@ def test_a_target_that_is_there_is_refused(tmp_path: Path, kind: str) -> None:
         assert target.read_text() == "mine"
 
 
-def test_an_empty_directory_or_none_is_a_target(tmp_path: Path) -> None:
+def test_empty_or_missing_directory_is_a_valid_target(tmp_path: Path) -> None:
     source = saved(tmp_path / "a")
     (tmp_path / "b").mkdir()
     convert_checkpoint(source, tmp_path / "b")
@@ -405,7 +405,7 @@ def test_in_place_by_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "alias").is_symlink()
 
 
-def test_links_converted_in_place_leave_what_they_led_to(tmp_path: Path) -> None:
+def test_links_converted_in_place_leave_their_targets_unchanged(tmp_path: Path) -> None:
     step = saved(tmp_path / "a" / "checkpoints" / "checkpoint-1")
     link_checkpoint(tmp_path / "a")
     convert_checkpoint(tmp_path / "a", tmp_path / "a", dtype="float32")
@@ -437,7 +437,7 @@ def test_a_damaged_source_gives_no_target(tmp_path: Path, damage: str) -> None:
     assert names(tmp_path) == ["a"]
 
 
-def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_source(tmp_path: Path) -> None:
     with pytest.raises(ForgatherError, match="there is no checkpoint"):
         convert_checkpoint(tmp_path / "nowhere", tmp_path / "b")
     assert names(tmp_path) == []

@@ -1,4 +1,4 @@
-"""FP8 weights are loaded times their scales, in any layout of scales, and no other quantized format is taken as is."""
+"""FP8 weights are multiplied by their scales in any layout, and other quantized formats are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Net(nn.Module):
 
 
 def expanded(scale: Tensor, shape: tuple[int, ...], blocks: tuple[int, ...]) -> Tensor:
-    """The factor of every element, in float64."""
+    """Return the factor of every element, in float64."""
     factors = scale.double()
     for dim, (block, size) in enumerate(zip(blocks, shape, strict=True)):
         factors = factors.repeat_interleave(block, dim).narrow(dim, 0, size)
@@ -58,7 +58,7 @@ def write(
 def stored(
     scale: Tensor, *, name: str = "q_proj.weight_scale_inv", dtype: torch.dtype = FP8
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """A checkpoint of Net whose matrix is FP8, and that matrix."""
+    """Return a checkpoint of Net with an FP8 matrix, and the dequantized matrix."""
     torch.manual_seed(0)
     weight = (torch.randn(ROWS, COLUMNS) * 50).to(dtype)
     others = {"experts.up": torch.randn(3, 20, 30), "norm.weight": torch.ones(ROWS), "norm.bias": torch.zeros(ROWS)}
@@ -115,7 +115,7 @@ def test_dtypes_of_weights_scales_and_model(
     st.integers(1, 40),
     st.integers(0, 2**30),
 )
-def test_blocks_of_any_size_cut_anywhere(
+def test_blocks_of_any_size_in_any_pieces(
     shape: tuple[int, ...], blocks: tuple[int, int], piece: int, seed: int
 ) -> None:
     from forgather_core.checkpoint.formats import fp8
@@ -183,7 +183,7 @@ def test_assign_dequantizes_too(tmp_path: Path, form: str, meta: bool) -> None:
     assert report.non_finite is None
 
 
-def test_scales_of_activations_are_not_unexpected(tmp_path: Path) -> None:
+def test_activation_scales_are_not_unexpected(tmp_path: Path) -> None:
     tensors, _ = stored(torch.ones(()))
     extra = {"q_proj.input_scale": torch.ones(()), "q_proj.activation_scale": torch.ones(1), "k_scale": torch.ones(())}
     report = load_checkpoint(write(tmp_path, tensors | extra), Net())
@@ -193,28 +193,28 @@ def test_scales_of_activations_are_not_unexpected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 0.0, -1.0])
 @pytest.mark.regression("R7")
-def test_a_scale_that_is_no_factor_is_refused(tmp_path: Path, value: float) -> None:
+def test_invalid_scale_factors_are_refused(tmp_path: Path, value: float) -> None:
     scale = torch.ones(2, 2)
     scale[1, 0] = value
     with pytest.raises(
-        CheckpointError, match=r"the scale of 'q_proj.weight' holds .*; expected finite numbers above 0"
+        CheckpointError, match=r"the scale of 'q_proj.weight' contains .*; expected finite numbers above 0"
     ):
         load_checkpoint(write(tmp_path, stored(scale)[0]), Net())
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 2), (2, 3), (COLUMNS,), (1, COLUMNS), (2, 2, 1), (0,), (ROWS // 2, 1)])
 def test_a_scale_of_a_wrong_shape_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(CheckpointError, match=r"the scale of 'q_proj.weight' has the shape .* does not fit"):
+    with pytest.raises(CheckpointError, match=r"the scale of 'q_proj.weight' has shape .* does not match"):
         load_checkpoint(write(tmp_path, stored(torch.ones(shape))[0], config=DEEPSEEK), Net())
 
 
-def test_a_lost_scale_is_refused(tmp_path: Path) -> None:
+def test_missing_scale_is_refused(tmp_path: Path) -> None:
     tensors, _ = stored(torch.ones(()))
     tensors["experts.up"] = tensors["experts.up"].to(FP8)
-    with pytest.raises(CheckpointError, match=r"no scale .* was found for experts\.up"):
+    with pytest.raises(CheckpointError, match=r"has no scale .* for experts\.up"):
         load_checkpoint(write(tmp_path, tensors), Net())
     del tensors["q_proj.weight_scale_inv"]
-    with pytest.raises(CheckpointError, match=r"was found for experts\.up, q_proj\.weight"):
+    with pytest.raises(CheckpointError, match=r"has no scale .* for experts\.up, q_proj\.weight"):
         load_checkpoint(write(tmp_path, tensors, config=DEEPSEEK), Net())
 
 
@@ -224,12 +224,12 @@ def test_two_scales_are_refused(tmp_path: Path) -> None:
         load_checkpoint(write(tmp_path, tensors | {"q_proj.weight_scale": torch.ones(())}), Net())
 
 
-def test_a_plain_cast_is_taken_as_numbers_and_reported(tmp_path: Path) -> None:
+def test_plain_cast_is_converted_without_scaling_and_reported(tmp_path: Path) -> None:
     tensors, weight = stored(torch.ones(()))
     del tensors["q_proj.weight_scale_inv"]
     model = Net()
     with pytest.warns(
-        UserWarning, match="1 tensor of .* in float8 without scales, taken as plain numbers: q_proj.weight"
+        UserWarning, match="1 tensor of .* in float8 without scales, converted without scaling: q_proj.weight"
     ):
         load_checkpoint(write(tmp_path, tensors), model)
     check(model, weight, torch.ones(1))
@@ -244,7 +244,7 @@ def test_a_model_of_float8_round_trips(tmp_path: Path, form: str) -> None:
     assert torch.equal(model.q_proj.weight.view(torch.uint8), other.q_proj.weight.view(torch.uint8))
 
 
-def test_a_model_with_places_for_scales_gets_both_as_they_are(tmp_path: Path) -> None:
+def test_model_with_scales_gets_weights_and_scales_unchanged(tmp_path: Path) -> None:
     scale = torch.rand(2, 2) + 0.1
     tensors, weight = stored(scale)
     model = Net()
@@ -288,9 +288,9 @@ def test_convert_without_a_dtype_keeps_weights_scales_and_configuration(tmp_path
         assert torch.equal(found.q_proj.weight, expected.q_proj.weight)
 
 
-def test_convert_refuses_what_would_lose_scales(tmp_path: Path) -> None:
+def test_convert_refuses_to_lose_scales(tmp_path: Path) -> None:
     source = write(tmp_path / "source", stored(torch.ones(2, 2))[0], config=DEEPSEEK)
-    with pytest.raises(CheckpointError, match="into a new directory only"):
+    with pytest.raises(CheckpointError, match="requires a new target directory"):
         convert_checkpoint(source, source, dtype="bf16")
     with pytest.raises(CheckpointError, match=r"--keep would leave q_proj\.weight without a scale"):
         convert_checkpoint(source, tmp_path / "other", dtype="bf16", keep="q_proj")
@@ -339,7 +339,7 @@ def test_other_formats_are_refused_by_name(tmp_path: Path, method: str) -> None:
 @pytest.mark.parametrize(
     "config", [{"quant_method": "gptq", "bits": 4}, {"quant_method": "new-one"}, {"load_in_4bit": True}]
 )
-def test_the_configuration_alone_names_the_format(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_format_is_recognized_by_the_configuration_alone(tmp_path: Path, config: dict[str, Any]) -> None:
     save_checkpoint(tmp_path, Net())
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config}))
     with pytest.raises(CheckpointError, match=rf"is quantized \({config.get('quant_method', 'bitsandbytes')}\)"):
@@ -349,13 +349,13 @@ def test_the_configuration_alone_names_the_format(tmp_path: Path, config: dict[s
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"quantization_config": 3}', '{"quantization_config": {"quant_method": []}}']
 )
-def test_a_configuration_that_says_nothing_is_no_obstacle(tmp_path: Path, text: str) -> None:
+def test_configuration_without_quantization_is_accepted(tmp_path: Path, text: str) -> None:
     save_checkpoint(tmp_path, Net())
     (tmp_path / "config.json").write_text(text)
     assert load_checkpoint(tmp_path, Net()).complete
 
 
-def test_places_of_the_model_with_such_names_are_loaded(tmp_path: Path) -> None:
+def test_model_tensors_with_such_names_are_loaded(tmp_path: Path) -> None:
     class Codes(nn.Module):
         def __init__(self) -> None:
             super().__init__()

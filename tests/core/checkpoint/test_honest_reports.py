@@ -1,4 +1,4 @@
-"""A load reports what it has seen itself: shapes, dtypes, and NaN, whatever an index claims."""
+"""A load reports what it finds itself (shapes, dtypes, NaN), whatever the index claims."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_nan_is_reported_whatever_an_index_records(
 
 
 @pytest.mark.regression("R9")
-def test_a_shard_that_is_copied_over_is_looked_at(tmp_path: Path) -> None:
+def test_overwritten_shard_is_checked(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "good", nn.Linear(8, 8), safetensors=True, max_shard_size=1)
     save_checkpoint(tmp_path / "bad", damaged(nn.Linear(8, 8), torch.nan), safetensors=True, max_shard_size=1)
     (index,), (shard,) = (tmp_path / "good").glob("*.json"), (tmp_path / "bad").glob("*1-of-00002.safetensors")
@@ -61,7 +61,7 @@ def test_a_shard_that_is_copied_over_is_looked_at(tmp_path: Path) -> None:
 
 @pytest.fixture(params=[{"safetensors": True, "max_shard_size": 1}, {"safetensors": True}, {}], ids=str)
 def sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
-    """A checkpoint that holds NaN, of which a seal proves that it is as it was saved."""
+    """Return a checkpoint with NaN whose seal proves that it is unchanged since its save."""
     monkeypatch.setattr("forgather_core.checkpoint.write.save.MINIMUM", 0)
     save_checkpoint(tmp_path / "sealed", damaged(nn.Linear(8, 8), torch.nan), **request.param)
     if not is_trusted(tmp_path / "sealed"):
@@ -115,12 +115,12 @@ def test_any_change_breaks_the_seal(sealed: Path, change: Callable[[Path], objec
         load_checkpoint(sealed, nn.Linear(8, 8))
 
 
-def test_a_copy_has_no_seal_and_a_moved_directory_has(sealed: Path) -> None:
+def test_copy_has_no_seal_and_moved_directory_has(sealed: Path) -> None:
     assert not is_trusted(Path(shutil.copytree(sealed, sealed.parent / "copy")))
     assert is_trusted(sealed.rename(sealed.parent / "moved"))
 
 
-def test_a_sealed_record_counts_for_unconverted_numbers_only(sealed: Path) -> None:
+def test_sealed_record_applies_only_without_conversion(sealed: Path) -> None:
     with pytest.warns(UserWarning, match="NaN or Inf: weight"):
         load_checkpoint(sealed, nn.Linear(8, 8).half())
     model = nn.Linear(8, 8)
@@ -130,7 +130,7 @@ def test_a_sealed_record_counts_for_unconverted_numbers_only(sealed: Path) -> No
         load_checkpoint(sealed, nn.Linear(8, 8).half())
 
 
-def test_a_record_of_nan_that_is_not_there_is_not_repeated(tmp_path: Path) -> None:
+def test_false_record_of_nan_is_not_repeated(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, nn.Linear(8, 8), safetensors=True, max_shard_size=1)
     (index,) = tmp_path.glob("*.index.json")
     content = json.loads(index.read_text())
@@ -139,7 +139,7 @@ def test_a_record_of_nan_that_is_not_there_is_not_repeated(tmp_path: Path) -> No
     assert load_checkpoint(tmp_path, nn.Linear(8, 8)).non_finite == ()
 
 
-def test_pages_that_nobody_has_touched_are_not_called_finite(tmp_path: Path) -> None:
+def test_assigned_pages_are_not_reported_as_finite(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, nn.Linear(8, 8), safetensors=True)
     assert load_checkpoint(tmp_path, nn.Linear(8, 8), assign=True).non_finite is None
 
@@ -151,7 +151,7 @@ FLOATS = [
 
 
 @given(st.sampled_from(FLOATS), st.integers(1, 40), st.integers(0, 2**30), st.booleans())
-def test_any_bits_are_finite_where_torch_says_so(dtype: torch.dtype, count: int, seed: int, strided: bool) -> None:
+def test_finite_check_agrees_with_torch_for_any_bits(dtype: torch.dtype, count: int, seed: int, strided: bool) -> None:
     from forgather_core.checkpoint.formats.finite import non_finite
 
     generator = torch.Generator().manual_seed(seed)
@@ -177,46 +177,48 @@ def test_all_values_of_small_dtypes(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("key", ["dtype", "total_parameters", "total_size"])
-def test_what_an_index_claims_is_compared_with_the_headers(tmp_path: Path, key: str) -> None:
+def test_index_metadata_is_compared_with_the_headers(tmp_path: Path, key: str) -> None:
     save_checkpoint(tmp_path, nn.Linear(8, 8), safetensors=True, max_shard_size=1)
     (index,) = tmp_path.glob("*.index.json")
     content = json.loads(index.read_text())
     content["metadata"][key] = "float16" if key == "dtype" else 7
     index.write_text(json.dumps(content))
     (note,) = inspect_checkpoint(tmp_path)["notes"]
-    assert note.startswith("the index says")
+    assert note.startswith("the index records")
 
 
 @pytest.mark.regression("R8")
 @FORMATS
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize(("stored", "said"), [((8, 4), "transposed"), ((4, 7), ""), ((32,), "")])
-def test_a_shape_mismatch_is_an_error_and_the_model_is_as_it_was(
+def test_shape_mismatch_is_an_error_and_the_model_is_unchanged(
     tmp_path: Path, safetensors: bool, assign: bool, stored: tuple[int, ...], said: str
 ) -> None:
     holder, model = nn.Linear(8, 4), nn.Linear(8, 4)
     holder.weight = nn.Parameter(torch.randn(stored))
     save_checkpoint(tmp_path, holder, safetensors=safetensors)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"1 tensor of another shape: weight \(.*4 x 8 here.*ignore") as refused:
+    with pytest.raises(
+        CheckpointError, match=r"1 tensor with another shape: weight \(expected 4 x 8.*ignore"
+    ) as refused:
         load_checkpoint(tmp_path, model, assign=assign)
     assert ("transposed" in str(refused.value)) == bool(said and stored != (4, 8))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    with pytest.warns(UserWarning, match="1 tensor of another shape"):
+    with pytest.warns(UserWarning, match="1 tensor .* with another shape"):
         report = load_checkpoint(tmp_path, model, assign=assign, ignore_mismatched_sizes=True)
     assert (torch.equal(model.bias, holder.bias), torch.equal(model.weight, before["weight"])) == (True, True)
     assert [(item.name, item.stored) for item in report.other_shape] == [("weight", stored)]
 
 
-def test_ignoring_shapes_does_not_make_nothing_a_success(tmp_path: Path) -> None:
+def test_ignoring_shapes_still_fails_if_nothing_matches(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, nn.Linear(3, 3))
-    with pytest.raises(CheckpointError, match="2 tensors of another shape"):
+    with pytest.raises(CheckpointError, match="2 tensors with another shape"):
         load_checkpoint(tmp_path, nn.Linear(8, 8), ignore_mismatched_sizes=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
 @pytest.mark.parametrize("assign", [False, True])
-def test_numbers_of_another_kind_are_an_error(tmp_path: Path, dtype: torch.dtype, assign: bool) -> None:
+def test_incompatible_dtypes_are_an_error(tmp_path: Path, dtype: torch.dtype, assign: bool) -> None:
     torch.save({"weight": torch.ones(8, 8).to(dtype), "bias": torch.ones(8)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"weight \(\w+ there, float32 here\)"):
+    with pytest.raises(CheckpointError, match=r"weight \(expected float32, got \w+\)"):
         load_checkpoint(tmp_path, nn.Linear(8, 8), assign=assign, ignore_mismatched_sizes=True)

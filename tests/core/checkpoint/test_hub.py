@@ -1,4 +1,4 @@
-"""A repository of the hub that is in its cache: a snapshot of links to blobs, found without a network."""
+"""A Hub repository in the local cache, a snapshot of links to blobs, is found without a network."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, no network, and a working directory in which nothing has a repository's name."""
+    """Set an empty cache, no network, and a working directory without a repository's name."""
     home = tmp_path / "hf"
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HF_HOME", str(home))
     monkeypatch.setenv("HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    # These are read when the package is imported, which may have been long ago.
+    # The package reads these when it is imported, which may have happened earlier.
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(home))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -50,7 +50,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def publish(cache: Path) -> Publish:
-    """Put the files of a directory into the cache as a download would have; the answer is their snapshot."""
+    """Put the files of a directory into the cache like a download, and return their snapshot."""
 
     def run(source: Path) -> Path:
         place = cache / f"models--{REPOSITORY.replace('/', '--')}"
@@ -119,16 +119,16 @@ def test_it_can_be_inspected_and_converted(tmp_path: Path, publish: Publish) -> 
     assert same(model, other)
 
 
-def test_the_snapshot_may_be_named_by_its_path(tmp_path: Path, publish: Publish) -> None:
+def test_path_of_the_snapshot_is_accepted(tmp_path: Path, publish: Publish) -> None:
     model, other = net(), net()
     save(tmp_path / "a", model, max_shard_size="80B")
     load_checkpoint(publish(tmp_path / "a"), other, strict=True, verify_checksums=True)
     assert same(model, other)
 
 
-def test_what_the_cache_lacks_is_one_line(tmp_path: Path, publish: Publish) -> None:
+def test_missing_in_cache_is_reported_in_one_line(tmp_path: Path, publish: Publish) -> None:
     model = net()
-    with pytest.raises(CheckpointError, match=f"there is no checkpoint '{REPOSITORY}': .*the hub says") as caught:
+    with pytest.raises(CheckpointError, match=f"there is no checkpoint '{REPOSITORY}': .*the Hub reports") as caught:
         load_checkpoint(REPOSITORY, model)
     assert "\n" not in str(caught.value)
     save(tmp_path / "a", model, max_shard_size="80B")
@@ -139,7 +139,7 @@ def test_what_the_cache_lacks_is_one_line(tmp_path: Path, publish: Publish) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_blob_is_one_line(tmp_path: Path, publish: Publish) -> None:
+def test_damaged_blob_is_reported_in_one_line(tmp_path: Path, publish: Publish) -> None:
     save(tmp_path / "a", net(), safetensors=True)
     snapshot = publish(tmp_path / "a")
     shard = next(snapshot.glob("*.safetensors"))
@@ -149,7 +149,7 @@ def test_a_damaged_blob_is_one_line(tmp_path: Path, publish: Publish) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_directory_of_the_same_name_wins(tmp_path: Path, publish: Publish) -> None:
+def test_directory_of_the_same_name_takes_precedence(tmp_path: Path, publish: Publish) -> None:
     remote, local, other = net(), net(), net()
     save(tmp_path / "a", remote)
     publish(tmp_path / "a")
@@ -158,11 +158,11 @@ def test_a_directory_of_the_same_name_wins(tmp_path: Path, publish: Publish) -> 
     assert same(local, other)
 
 
-def test_an_empty_directory_of_the_same_name_wins_too(tmp_path: Path, publish: Publish) -> None:
+def test_empty_directory_of_the_same_name_takes_precedence(tmp_path: Path, publish: Publish) -> None:
     save(tmp_path / "a", net())
     publish(tmp_path / "a")
     Path(REPOSITORY).mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="holds no weights"):
+    with pytest.raises(CheckpointError, match="contains no weights"):
         Checkpoint.open(REPOSITORY)
 
 
@@ -182,5 +182,5 @@ def test_an_empty_directory_of_the_same_name_wins_too(tmp_path: Path, publish: P
         ("org/name\n", False),
     ],
 )
-def test_what_can_be_a_repository(text: str, expected: bool) -> None:
+def test_hub_ids(text: str, expected: bool) -> None:
     assert is_hub_id(text) is expected

@@ -1,4 +1,4 @@
-"""What is told of a checkpoint is what is there, and telling it takes no more than its headers."""
+"""Inspection reports what a checkpoint contains, and reads only its headers."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_report_is_plain_data(tmp_path: Path) -> None:
     assert json.loads(json.dumps(report)) == report
 
 
-def test_every_shard_is_told(tmp_path: Path) -> None:
+def test_every_shard_is_reported(tmp_path: Path) -> None:
     save(tmp_path, limit="1B")
     report = inspect_checkpoint(tmp_path)
     shards = [f"model-{n:05d}-of-00003.safetensors" for n in (1, 2, 3)]
@@ -114,14 +114,14 @@ def test_a_single_file_has_neither_generation_nor_metadata(tmp_path: Path) -> No
     assert inspect_checkpoint(file, verify_checksums=True)["files"][0]["verified"] is False
 
 
-def test_a_checkpoint_may_be_named_by_its_index(tmp_path: Path) -> None:
+def test_index_path_is_accepted(tmp_path: Path) -> None:
     save(tmp_path, limit="1B")
     index = next(tmp_path.glob("*.index.json"))
     whole, named = inspect_checkpoint(tmp_path), inspect_checkpoint(index)
     assert named == whole | {"path": str(index)}
 
 
-def test_checksums_are_compared_when_that_is_asked_for(tmp_path: Path) -> None:
+def test_checksums_are_verified_on_request(tmp_path: Path) -> None:
     save(tmp_path, limit="1B")
     steps: list[tuple[int, int]] = []
     report = inspect_checkpoint(tmp_path, verify_checksums=True, on_progress=lambda *step: steps.append(step))
@@ -136,7 +136,7 @@ def test_checksums_are_compared_when_that_is_asked_for(tmp_path: Path) -> None:
         inspect_checkpoint(tmp_path, verify_checksums=True)
 
 
-def test_a_linked_directory_is_told_as_what_it_links_to(tmp_path: Path) -> None:
+def test_linked_directory_is_reported_like_its_target(tmp_path: Path) -> None:
     step = save(tmp_path / "checkpoints" / "checkpoint-4")
     link_checkpoint(tmp_path)
     report = inspect_checkpoint(tmp_path, verify_checksums=True)
@@ -149,14 +149,14 @@ def test_a_linked_directory_is_told_as_what_it_links_to(tmp_path: Path) -> None:
 # --- notes -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_set_is_noted(tmp_path: Path) -> None:
+def test_second_checkpoint_is_noted(tmp_path: Path) -> None:
     save(tmp_path)
     torch.save(Net().state_dict(), tmp_path / "pytorch_model.bin")
     report = inspect_checkpoint(tmp_path)
     assert report["entry"] == "model.safetensors"
     (note,) = report["notes"]
     assert note.startswith("pytorch_model.bin is another checkpoint")
-    assert "loaders take model.safetensors" in note
+    assert "loaders prefer model.safetensors" in note
 
 
 def test_shards_that_no_index_names_are_noted(tmp_path: Path) -> None:
@@ -166,10 +166,10 @@ def test_shards_that_no_index_names_are_noted(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     for name in ("model-notes.txt", "adapter_model.safetensors", "other.bin"):
         (tmp_path / name).write_bytes(b"")
-    assert inspect_checkpoint(tmp_path)["notes"] == [f"no index names {', '.join(stray)}"]
+    assert inspect_checkpoint(tmp_path)["notes"] == [f"weight files that no index names: {', '.join(stray)}"]
 
 
-def test_shards_of_the_second_set_are_not_stray(tmp_path: Path) -> None:
+def test_shards_of_a_second_checkpoint_are_not_stray(tmp_path: Path) -> None:
     save(tmp_path, limit="1B")
     save(tmp_path / "other", safetensors=False, limit="1B")
     for file in (tmp_path / "other").iterdir():
@@ -178,33 +178,33 @@ def test_shards_of_the_second_set_are_not_stray(tmp_path: Path) -> None:
     assert note.startswith("pytorch_model.bin.index.json is another checkpoint")
 
 
-def test_a_size_that_is_not_that_of_the_tensors_is_noted(tmp_path: Path) -> None:
+def test_wrong_total_size_is_noted(tmp_path: Path) -> None:
     save(tmp_path, limit="1B")
     edit_index(tmp_path, total_size=170)
-    assert inspect_checkpoint(tmp_path)["notes"] == ["the index says that the tensors have 170 bytes; they have 168"]
+    assert inspect_checkpoint(tmp_path)["notes"] == ["the index records total_size 170; the tensors have 168 bytes"]
 
 
-def test_tensors_that_the_index_does_not_name_are_noted(tmp_path: Path) -> None:
+def test_tensors_missing_from_the_index_are_noted(tmp_path: Path) -> None:
     save(tmp_path, limit="160B")
     file = next(tmp_path.glob("*.index.json"))
     content = json.loads(file.read_text())
     del content["weight_map"]["bias"]
     file.write_text(json.dumps(content))
-    assert inspect_checkpoint(tmp_path)["notes"] == ["in a file and not in the index: bias"]
+    assert inspect_checkpoint(tmp_path)["notes"] == ["in a file but not in the index: bias"]
 
 
 @FORMATS
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_nan_is_noted_until_the_file_is_changed(tmp_path: Path, safetensors: bool, value: float) -> None:
+def test_nan_is_noted_until_the_file_changes(tmp_path: Path, safetensors: bool, value: float) -> None:
     model = Net()
     model.bias.data[3] = value
     save(tmp_path / "one", model, safetensors=safetensors)
     save(tmp_path, model, safetensors=safetensors, limit="1B")
     for path in (tmp_path, tmp_path / "one"):
-        assert inspect_checkpoint(path)["notes"] == ["these held NaN or Inf when they were saved: bias"]
+        assert inspect_checkpoint(path)["notes"] == ["contained NaN or Inf when saved: bias"]
     shard, index = next(tmp_path.glob("*-00001-of-*")), next(tmp_path.glob("*.index.json"))
     later = index.stat().st_mtime_ns + 10**9
-    os.utime(shard, ns=(later, later))  # what was true of the old file need not be of this one
+    os.utime(shard, ns=(later, later))  # the record of the old file need not apply to the new one
     assert inspect_checkpoint(tmp_path)["notes"] == []
 
 
@@ -222,16 +222,18 @@ def test_a_configuration_of_another_dtype_is_noted(tmp_path: Path, text: str, no
     save(tmp_path)
     (tmp_path / "config.json").write_text(text)
     notes = inspect_checkpoint(tmp_path)["notes"]
-    assert [note.startswith("config.json names another dtype than bfloat16") for note in notes] == [True] * noted
+    assert [note.startswith("most weights are bfloat16; config.json names another dtype") for note in notes] == [
+        True
+    ] * noted
 
 
 @pytest.mark.parametrize("name", [".checkpoint.tmp-999999-0123abcd", ".checkpoint.lock"])
-def test_a_save_that_is_under_way_or_died_is_noted(tmp_path: Path, name: str) -> None:
+def test_running_or_interrupted_save_is_noted(tmp_path: Path, name: str) -> None:
     save(tmp_path)
     (tmp_path / name).mkdir()
     (note,) = inspect_checkpoint(tmp_path)["notes"]
-    assert "a save is under way here, or has died" in note
-    assert (tmp_path / name).is_dir()  # to look changes nothing
+    assert "a save is in progress or was interrupted" in note
+    assert (tmp_path / name).is_dir()  # inspection changes nothing
 
 
 # --- what it takes ---------------------------------------------------------------------------------------------------
@@ -260,7 +262,7 @@ def test_only_headers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert count > 10 * 10**6
 
 
-def test_looking_leaves_files_and_descriptors_as_they_were(tmp_path: Path) -> None:
+def test_inspection_leaves_files_and_descriptors_unchanged(tmp_path: Path) -> None:
     save(tmp_path, limit="1B")
     before = {entry.name: entry.stat().st_mtime_ns for entry in tmp_path.iterdir()}
     open_before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
@@ -273,17 +275,17 @@ def test_looking_leaves_files_and_descriptors_as_they_were(tmp_path: Path) -> No
     assert {entry.name: entry.stat().st_mtime_ns for entry in tmp_path.iterdir()} == before
 
 
-def test_what_is_damaged_is_one_line(tmp_path: Path) -> None:
+def test_damage_is_reported_in_one_line(tmp_path: Path) -> None:
     shard = next(save(tmp_path / "a").glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1])
     (tmp_path / "b").mkdir()
-    for path, named in ((tmp_path / "a", shard.name), (tmp_path / "b", "holds no weights"), (tmp_path / "c", "c")):
+    for path, named in ((tmp_path / "a", shard.name), (tmp_path / "b", "contains no weights"), (tmp_path / "c", "c")):
         with pytest.raises(CheckpointError, match=named) as caught:
             inspect_checkpoint(path)
         assert "\n" not in str(caught.value)
 
 
-def test_it_tells_what_a_loader_sees(tmp_path: Path) -> None:
+def test_report_matches_what_a_loader_reads(tmp_path: Path) -> None:
     save(tmp_path, limit="100B")
     told = {tensor["name"]: tensor["file"] for tensor in inspect_checkpoint(tmp_path)["tensors"]}
     with Checkpoint.open(tmp_path) as opened:

@@ -1,4 +1,4 @@
-"""Names with prefixes of wrappers, or without that of a base model, are found; other mismatches are explained."""
+"""Names with the prefixes of wrappers, or without that of a base model, match; other mismatches are explained."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_names_of_wrapped_models(tmp_path: Path, rename: Callable[[str], str], t
 
 
 @pytest.mark.parametrize("rename", [lambda n: n, lambda n: n.removeprefix("model."), lambda n: f"module.{n}"])
-def test_a_base_model_loads_a_whole_ones_checkpoint(tmp_path: Path, rename: Callable[[str], str]) -> None:
+def test_base_model_loads_a_full_checkpoint(tmp_path: Path, rename: Callable[[str], str]) -> None:
     model, other = llama(), LlamaModel(llama().config)
     report = load_checkpoint(saved(tmp_path, {rename(n): t for n, t in model.state_dict().items()}), other)
     assert same(model.model, other)
@@ -86,7 +86,7 @@ def test_a_base_model_loads_a_whole_ones_checkpoint(tmp_path: Path, rename: Call
 
 @pytest.mark.regression("R10")
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_whole_model_loads_a_base_ones_checkpoint_as_transformers_does(tmp_path: Path, tied: bool) -> None:
+def test_full_model_loads_a_base_checkpoint_like_transformers(tmp_path: Path, tied: bool) -> None:
     model, other = llama(tied=tied), llama(tied=tied, seed=1)
     head = other.lm_head.weight.clone()
     model.model.save_pretrained(tmp_path)
@@ -109,7 +109,7 @@ def test_any_wrappers_anywhere_in_a_name(data: st.DataObject) -> None:
             parts += [*data.draw(st.lists(st.sampled_from(WRAPPERS), max_size=3)), part]
         front = data.draw(st.sampled_from(["", "base_model.model.", "module.base_model.model."]))
         stored[front + ".".join(parts)] = place
-    if "_orig_mod" in places:  # a name of nothing but wrappers matches as it is only
+    if "_orig_mod" in places:  # a name that consists of wrappers matches only exactly
         stored = {name: place for name, place in stored.items() if place != "_orig_mod"} | {"_orig_mod": "_orig_mod"}
     assert match_names(stored, places, "", lambda a, b: False).names == stored
 
@@ -117,7 +117,7 @@ def test_any_wrappers_anywhere_in_a_name(data: st.DataObject) -> None:
 @given(
     st.lists(st.sampled_from([*WRAPPERS, "a", "b", "model", "base_model", "weight"]), min_size=1, max_size=5), st.data()
 )
-def test_names_that_a_model_has_are_never_changed(parts: list[str], data: st.DataObject) -> None:
+def test_matching_names_are_never_changed(parts: list[str], data: st.DataObject) -> None:
     from forgather_core.checkpoint.read.names import match_names
 
     name = ".".join(parts)
@@ -127,7 +127,7 @@ def test_names_that_a_model_has_are_never_changed(parts: list[str], data: st.Dat
     ).names == {name: name}
 
 
-def test_two_names_for_one_place_are_refused(tmp_path: Path) -> None:
+def test_two_stored_names_for_one_tensor_are_refused(tmp_path: Path) -> None:
     model = Net()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = Net().state_dict()
@@ -165,23 +165,21 @@ def test_tied_names_and_buffers_under_a_prefix(tmp_path: Path) -> None:
     [
         (lambda n: f"student.{n}", r"7 tensors would match: rename them without 'student\.'"),
         (lambda n: f"a.b.{n}", r"rename them without 'a\.b\.'"),
-        (lambda n: f"z{n}z", "it is of another model, or its tensors must be renamed"),
+        (lambda n: f"z{n}z", "it belongs to another model, or its tensors must be renamed"),
     ],
 )
-def test_nothing_that_matches_is_an_error_that_says_what_to_do(
-    tmp_path: Path, rename: Callable[[str], str], advice: str
-) -> None:
+def test_no_matching_name_is_an_error_with_advice(tmp_path: Path, rename: Callable[[str], str], advice: str) -> None:
     with pytest.raises(CheckpointError, match=advice):
         load_checkpoint(saved(tmp_path, {rename(n): t for n, t in Net().state_dict().items()}), Net())
 
 
-def test_a_prefix_that_is_lacking_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"7 tensors would match: rename them with '0\.' in front"):
+def test_missing_prefix_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"7 tensors would match: rename them with the prefix '0\.'"):
         load_checkpoint(saved(tmp_path, Net().state_dict()), nn.Sequential(Net()))
 
 
 @pytest.mark.regression("R10")
-def test_few_that_match_are_reported_with_the_reason(tmp_path: Path) -> None:
+def test_few_matching_names_are_reported_with_the_reason(tmp_path: Path) -> None:
     state = Net().state_dict()
     state = {name if name == "steps" else f"student.{name}": tensor for name, tensor in state.items()}
     with pytest.warns(UserWarning, match=r"only 1 of the model's 7 tensors .*rename them without 'student\.'"):
@@ -189,7 +187,7 @@ def test_few_that_match_are_reported_with_the_reason(tmp_path: Path) -> None:
 
 
 def adapter(*, base: bool) -> dict[str, Tensor]:
-    """Net's tensors as PEFT names them, with LoRA on one layer."""
+    """Return Net's tensors with PEFT's names, with LoRA on one layer."""
     prefix = "base_model.model."
     lora = {f"{prefix}layers.0.lora_{x}.default.weight": torch.randn(4, 4) for x in "AB"}
     state = {prefix + n.replace("layers.0.", "layers.0.base_layer."): t for n, t in Net().state_dict().items()}
@@ -197,7 +195,7 @@ def adapter(*, base: bool) -> dict[str, Tensor]:
 
 
 @pytest.mark.regression("R10")
-def test_an_adapter_alone_is_named_as_such(tmp_path: Path) -> None:
+def test_adapter_without_base_weights_is_recognized(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is an adapter \(.*lora_.*merge_and_unload"):
         load_checkpoint(saved(tmp_path, adapter(base=False)), Net())
     (tmp_path / "pytorch_model.bin").unlink()

@@ -1,4 +1,4 @@
-"""A checkpoint of one file is that file alone, as transformers writes it, with its manifest within."""
+"""A single-file checkpoint is one file, as transformers writes it, with an embedded manifest."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def single(safetensors: bool) -> str:
 
 
 def holds(directory: Path, seed: int) -> bool:
-    """Whether both loaders find the model of a seed."""
+    """Return whether both loaders load the model of a seed."""
     ours, theirs = llama(99), AutoModelForCausalLM.from_pretrained(directory)
     load_checkpoint(directory, ours, strict=True)
     expected = llama(seed).state_dict()
@@ -58,7 +58,7 @@ def test_save_pretrained_into_a_saved_directory_leaves_no_stale_index(tmp_path: 
     "old", [{"safetensors": True}, {}, {"safetensors": True, "max_shard_size": 2000}, {"max_shard_size": 2000}], ids=str
 )
 @pytest.mark.parametrize("limit", ["5GB", "2KB"])
-def test_one_over_the_other_leaves_nothing_of_it(
+def test_save_over_another_format_leaves_no_old_files(
     tmp_path: Path, safetensors: bool, old: dict[str, Any], limit: str
 ) -> None:
     save_checkpoint(tmp_path, llama(1), **old)
@@ -88,7 +88,7 @@ def test_one_shard_with_an_index_as_earlier_releases_wrote_it(tmp_path: Path, sa
 
 
 @FORMATS
-def test_any_changed_byte_is_found(tmp_path: Path, safetensors: bool) -> None:
+def test_any_changed_byte_is_detected(tmp_path: Path, safetensors: bool) -> None:
     save_checkpoint(tmp_path, nn.Linear(2, 2), safetensors=safetensors)
     file = tmp_path / single(safetensors)
     data = file.read_bytes()
@@ -100,7 +100,7 @@ def test_any_changed_byte_is_found(tmp_path: Path, safetensors: bool) -> None:
             unseen += [at] if inspect_checkpoint(tmp_path, verify_checksums=True)["files"][0]["verified"] else []
         except CheckpointError:
             continue
-    assert unseen == []  # what damages the manifest itself leaves the file unverified, which is reported
+    assert unseen == []  # damage to the manifest itself leaves the file unverified, which is reported
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 9])
@@ -113,11 +113,11 @@ def test_nan_of_any_tensor_is_recorded(tmp_path: Path, safetensors: bool, count:
     save_checkpoint(tmp_path, model, safetensors=safetensors)
     (note,) = inspect_checkpoint(tmp_path)["notes"]
     names = ", ".join(str(number) for number in list(bad)[:3])
-    assert note.startswith(f"these held NaN or Inf when they were saved: {names}")
+    assert note.startswith(f"contained NaN or Inf when saved: {names}")
 
 
 @FORMATS
-def test_a_renamed_or_moved_file_is_verified_still(tmp_path: Path, safetensors: bool) -> None:
+def test_renamed_or_moved_file_can_be_verified(tmp_path: Path, safetensors: bool) -> None:
     save_checkpoint(tmp_path / "a", nn.Linear(2, 2), safetensors=safetensors)
     other = tmp_path / f"other.{single(safetensors).partition('.')[2]}"
     shutil.copy(tmp_path / "a" / single(safetensors), other)
@@ -139,7 +139,7 @@ def test_many_tensors_fit_the_comment_of_a_bin_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "7", '{"forgather_version": 1, "non_finite": 3, "checksums": []}', "\ud800"]
 )
-def test_a_manifest_may_be_anything(tmp_path: Path, text: str) -> None:
+def test_manifest_with_any_content(tmp_path: Path, text: str) -> None:
     from forgather_core.checkpoint.formats.embedded import read_manifest
 
     found = read_manifest(text, "model.safetensors", ["weight"])
@@ -157,7 +157,7 @@ def test_links_to_one_file_have_an_index_and_save_pretrained_does_not_write_thro
     assert holds(step, 1)
 
 
-def test_metadata_are_what_transformers_expects(tmp_path: Path) -> None:
+def test_metadata_is_what_transformers_expects(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, llama(), safetensors=True)
     with safe_open(tmp_path / "model.safetensors", "pt") as opened:
         metadata = opened.metadata()
@@ -169,7 +169,7 @@ def test_metadata_are_what_transformers_expects(tmp_path: Path) -> None:
 
 
 @pytest.mark.regression("P7-counts")
-def test_a_tied_model_has_as_many_tensors_when_it_is_loaded_as_when_it_was_saved(tmp_path: Path) -> None:
+def test_tied_tensors_count_once_in_load_and_save_reports(tmp_path: Path) -> None:
     saved = save_checkpoint(tmp_path, llama(), safetensors=True)
     report = load_checkpoint(tmp_path, llama(1))
     assert report.as_dict()["loaded"] == saved.tensors == len(llama().state_dict()) - 1

@@ -1,4 +1,4 @@
-"""What a module holds comes back bit for bit: made-up shapes, dtypes, layouts and ties, both formats, any shards."""
+"""Modules round-trip bit for bit: generated shapes, dtypes, layouts and ties, both formats, any shards."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ FLOATS = [
 ]
 OTHERS = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool, torch.complex64]
 
-DENSE = ["plain", "transposed", "every second", "slice"]  # no two numbers of theirs share their memory
+DENSE = ["plain", "transposed", "every second", "slice"]  # no two elements share memory
 LAYOUTS = [*DENSE, "overlapping slice", "expanded"]
-IMPOSSIBLE = {  # a parameter must be writable; a load leaves alone what is not saved, so that it must not overlap
+IMPOSSIBLE = {  # a parameter must be writable; tensors that are not saved must not overlap others
     "parameter": {"expanded"},
     "buffer": set[str](),
     "unsaved": {"slice", "overlapping slice"},
 }
 TIES = ["same object", "same memory", "transposed"]
-POOL = 8192  # numbers of the storage that slices are cut from
+POOL = 8192  # elements of the storage that slices are cut from
 
 MODULES = ["layers", "0", "1", "é"]
 LEAVES = ["weight", "bias", "w 2", "ß", "running_mean", "scale"]
@@ -61,7 +61,7 @@ LIMITS = st.one_of(st.integers(1, 1500), st.just("5GB"))
 
 @dataclass(frozen=True)
 class Leaf:
-    """A tensor of a module: `kind` is parameter, buffer or unsaved (a buffer that is not persistent)."""
+    """A tensor of a module: `kind` is parameter, buffer or unsaved (a non-persistent buffer)."""
 
     name: str
     kind: str
@@ -72,7 +72,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Tie:
-    """Another name for a leaf's numbers."""
+    """Another name for the memory of a leaf."""
 
     name: str
     leaf: int
@@ -81,7 +81,7 @@ class Tie:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a module is made of; with `twice`, its first submodule is there under a second name."""
+    """The tensors of a module; with `twice`, its first submodule has a second name."""
 
     leaves: tuple[Leaf, ...]
     ties: tuple[Tie, ...]
@@ -111,7 +111,7 @@ def plans(
 
 
 class Memory:
-    """Gives tensors of random values.
+    """Create tensors with random values.
 
     Args:
         seed: Of the values.
@@ -128,7 +128,7 @@ class Memory:
         """A tensor that lies in memory as the leaf says."""
         shape, dtype, dims = leaf.shape, leaf.dtype, len(leaf.shape)
         if leaf.layout.endswith("slice"):
-            # One number alone would not overlap what is before it, but be tied to it.
+            # A single element would not overlap the one before it, but be tied to it.
             overlaps = leaf.layout.startswith("overlapping") and prod(shape) > 1
             return self._slice(shape, dtype, back=1 if overlaps else 0)
         if leaf.layout == "transposed":
@@ -160,17 +160,17 @@ class Memory:
 
 
 def backwards(tensor: Tensor) -> Tensor:
-    """A view with its dimensions in the opposite order."""
+    """Return a view with its dimensions reversed."""
     return tensor.permute(tuple(reversed(range(tensor.dim()))))
 
 
 def writable(plan: Plan) -> Plan:
-    """The plan without tensors that repeat their numbers, to which torch does not write."""
+    """Return the plan without tensors that repeat elements, to which torch cannot write."""
     return replace(plan, leaves=tuple(replace(x, layout=x.layout.replace("expanded", "plain")) for x in plan.leaves))
 
 
 def build(plan: Plan, seed: int, device: str = "cpu") -> nn.Module:
-    """The module of a plan, with random values."""
+    """Return the module of a plan, with random values."""
     root, memory, tensors = nn.Module(), Memory(seed, device), []
     for leaf in plan.leaves:
         values = memory.tensor(leaf)
@@ -207,7 +207,7 @@ def _register(root: nn.Module, name: str, kind: str, values: Tensor) -> None:
 
 
 def raw(tensor: Tensor) -> bytes:
-    """The bytes of the values, so that the payload of a NaN and the sign of a zero count."""
+    """Return the bytes of the values, so that the payload of a NaN and the sign of a zero count."""
     dense = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
     return bytes(dense.view(-1).view(torch.uint8).numpy())
 
@@ -230,7 +230,7 @@ def unsaved(model: nn.Module) -> dict[str, Exact]:
 
 
 def first_names(model: nn.Module) -> dict[str, list[str]]:
-    """The names of each tensor of the state by the first of them; one without numbers is equal to nothing."""
+    """Return the names of each tensor of the state by its first name; an empty tensor equals no other."""
     found: dict[Any, list[str]] = {}
     for name, tensor in model.state_dict().items():
         where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
@@ -239,13 +239,13 @@ def first_names(model: nn.Module) -> dict[str, list[str]]:
 
 
 def unique(model: nn.Module) -> dict[str, Tensor]:
-    """What is to be saved."""
+    """Return the tensors that a save must contain."""
     tensors = model.state_dict()
     return {name: tensors[name] for name in first_names(model)}
 
 
 def ties_of(model: nn.Module) -> list[list[str]]:
-    """The names of each object that has several."""
+    """Return the names of each object that has several."""
     found: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         found.setdefault(id(tensor), []).append(name)
@@ -253,7 +253,7 @@ def ties_of(model: nn.Module) -> list[list[str]]:
 
 
 def load(path: Path, model: nn.Module, **options: Any) -> LoadReport:
-    """Load; any warning but that of NaN and Inf is an error."""
+    """Load; any warning except that about NaN and Inf is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", ".*with NaN or Inf")
@@ -261,7 +261,7 @@ def load(path: Path, model: nn.Module, **options: Any) -> LoadReport:
 
 
 def load_and_listen(path: Path, model: nn.Module, **options: Any) -> LoadReport:
-    """Load what does not fit; that must be said, and nothing else."""
+    """Load a checkpoint that does not fit; exactly that must be reported."""
     with pytest.warns(UserWarning) as said:
         report = load_checkpoint(path, model, **options)
     assert [str(warning.message) for warning in said] == report.problems()
@@ -270,7 +270,7 @@ def load_and_listen(path: Path, model: nn.Module, **options: Any) -> LoadReport:
 
 @contextmanager
 def two_directories() -> Iterator[tuple[Path, Path]]:
-    """Two new directories for one example of a property."""
+    """Yield two new directories for one example of a property test."""
     with TemporaryDirectory() as place:
         directories = (Path(place) / "one", Path(place) / "two")
         for directory in directories:
@@ -291,7 +291,7 @@ def few(examples: int) -> settings:
 
 @given(plans(), SEEDS, st.booleans(), LIMITS)
 @few(50)
-def test_a_module_comes_back_bit_for_bit(plan: Plan, seed: int, safetensors: bool, limit: int | str) -> None:
+def test_module_round_trips_bit_for_bit(plan: Plan, seed: int, safetensors: bool, limit: int | str) -> None:
     model, other = build(plan, seed), build(writable(plan), seed + 1)
     left_alone = unsaved(other)
     with two_directories() as (directory, _):
@@ -313,7 +313,7 @@ def test_a_module_comes_back_bit_for_bit(plan: Plan, seed: int, safetensors: boo
 
 @given(plans(), SEEDS, st.booleans(), LIMITS)
 @few(40)
-def test_the_files_are_what_their_index_says(plan: Plan, seed: int, safetensors: bool, limit: int | str) -> None:
+def test_files_match_their_index(plan: Plan, seed: int, safetensors: bool, limit: int | str) -> None:
     model = build(plan, seed)
     expected = unique(model)
     with two_directories() as directories:
@@ -343,7 +343,7 @@ def test_the_files_are_what_their_index_says(plan: Plan, seed: int, safetensors:
             found = by_the_library(directories[0] / shard)
             assert {name: exact(tensor) for name, tensor in found.items()} == {n: exact(expected[n]) for n in names}
             for tensor in found.values():
-                assert tensor.untyped_storage().nbytes() == tensor.nbytes  # not of a larger one, of which it is a view
+                assert tensor.untyped_storage().nbytes() == tensor.nbytes  # not a view of a larger tensor
 
 
 @pytest.mark.parametrize(("limit", "shards"), [(15, 4), (16, 4), (31, 4), (32, 2), (63, 2), (64, 1), ("5GB", 1)])
@@ -354,7 +354,7 @@ def test_a_shard_is_filled_up_to_the_limit(tmp_path: Path, limit: int | str, sha
 
 
 def manifest_of(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """The manifest in a file, and the bytes that its checksum covers, in their order."""
+    """Return the manifest in a file, and the bytes that its checksum covers, in order."""
     if data.startswith(b"PK"):
         comment = zipfile.ZipFile(io.BytesIO(data)).comment
         manifest = json.loads(comment)
@@ -376,10 +376,10 @@ def by_the_library(file: Path) -> dict[str, Tensor]:
 
 @given(st.data(), st.sampled_from([dtype for dtype in FLOATS + OTHERS if not dtype.is_complex]), SEEDS, LIMITS)
 @few(30)
-def test_a_safetensors_file_of_one_dtype_is_the_librarys_byte_for_byte_but_for_the_padding(
+def test_safetensors_file_of_one_dtype_equals_the_librarys_except_for_padding(
     data: st.DataObject, dtype: torch.dtype, seed: int, limit: int | str
 ) -> None:
-    """The header is filled up with blanks, so that the numbers begin at a multiple of 64 bytes."""
+    """The header is padded with spaces, so that the data begins at a multiple of 64 bytes."""
 
     def parts(file: bytes) -> tuple[bytes, bytes]:
         start = 8 + int.from_bytes(file[:8], "little")
@@ -410,7 +410,7 @@ FOREIGN = {"notes.txt": b"mine", "adapter_model.safetensors": b"mine too"}
 
 @given(plans(), FORMATS, plans(), FORMATS, SEEDS)
 @few(30)
-def test_a_second_save_leaves_its_own_files_and_what_is_not_ours(
+def test_second_save_keeps_its_own_files_and_foreign_files(
     first: Plan, then: dict[str, Any], second: Plan, now: dict[str, Any], seed: int
 ) -> None:
     model, other = build(second, seed), build(writable(second), seed + 1)
@@ -431,7 +431,7 @@ def test_a_second_save_leaves_its_own_files_and_what_is_not_ours(
 
 @given(plans(ties=[]), SEEDS, st.booleans())
 @few(30)
-def test_a_file_that_another_program_wrote_comes_back_too(plan: Plan, seed: int, safe: bool) -> None:
+def test_file_of_another_program_round_trips(plan: Plan, seed: int, safe: bool) -> None:
     model, other = build(plan, seed), build(writable(plan), seed + 1)
     tensors = model.state_dict()
     with two_directories() as (directory, _):
@@ -449,7 +449,7 @@ def test_a_file_that_another_program_wrote_comes_back_too(plan: Plan, seed: int,
     ("shape", "value"), [((3, 4), 1.0), ((3, 4), torch.nan), ((0, 4), 1.0)], ids=["a number", "NaN", "nothing"]
 )
 @pytest.mark.parametrize("safe", [False, True], ids=["bin", "safetensors"])
-def test_a_tied_tensor_that_was_saved_twice_is_no_surprise(
+def test_tied_tensor_that_was_saved_twice_loads_without_remarks(
     tmp_path: Path, safe: bool, shape: tuple[int, ...], value: float, dtype: torch.dtype
 ) -> None:
     leaf = Leaf("embed.weight", "parameter", dtype, shape, "plain")
@@ -468,9 +468,7 @@ def test_a_tied_tensor_that_was_saved_twice_is_no_surprise(
 
 @given(plans(layouts=["plain"], ties=[]), st.data(), SEEDS, st.booleans())
 @few(30)
-def test_the_model_may_lie_in_memory_in_another_way(
-    plan: Plan, data: st.DataObject, seed: int, safetensors: bool
-) -> None:
+def test_model_may_have_another_memory_layout(plan: Plan, data: st.DataObject, seed: int, safetensors: bool) -> None:
     leaves = tuple(replace(leaf, layout=data.draw(st.sampled_from(DENSE))) for leaf in plan.leaves)
     model, other = build(plan, seed), build(replace(plan, leaves=leaves), seed + 1)
     strides = {name: tensor.stride() for name, tensor in other.state_dict().items()}
@@ -483,7 +481,7 @@ def test_the_model_may_lie_in_memory_in_another_way(
 
 @given(plans(layouts=DENSE, ties=[], dtypes=FLOATS), st.data(), SEEDS, st.booleans(), st.sampled_from([8, 16, 40]))
 @few(30)
-def test_it_does_not_matter_where_a_tensor_is_cut_into_pieces(
+def test_piece_boundaries_do_not_matter(
     plan: Plan, data: st.DataObject, seed: int, safetensors: bool, size: int
 ) -> None:
     leaves = tuple(replace(leaf, dtype=data.draw(st.sampled_from(FLOATS))) for leaf in plan.leaves)
@@ -511,13 +509,13 @@ def test_it_does_not_matter_where_a_tensor_is_cut_into_pieces(
 
 
 def without_payloads(tensor: Tensor) -> Tensor:
-    """With one NaN for all: of a NaN's bits, conversions promise nothing."""
+    """Return the values with a canonical NaN: conversions do not preserve the bits of a NaN."""
     return tensor.double().masked_fill(tensor.double().isnan(), torch.nan)
 
 
 @pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
 @pytest.mark.parametrize("safetensors", [False, True])
-def test_a_buffer_that_repeats_its_numbers_is_filled_too(tmp_path: Path, safetensors: bool, assign: bool) -> None:
+def test_buffer_with_repeated_elements_is_filled(tmp_path: Path, safetensors: bool, assign: bool) -> None:
     plan = Plan((Leaf("running_mean", "buffer", torch.float32, (3, 4), "expanded"),), (), twice=False)
     model, other = build(plan, 0), build(plan, 1)
     save_checkpoint(tmp_path, model, safetensors=safetensors)
@@ -527,8 +525,8 @@ def test_a_buffer_that_repeats_its_numbers_is_filled_too(tmp_path: Path, safeten
 
 @pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
 @pytest.mark.parametrize("view", ["conjugate", "imaginary part of the conjugate"])
-def test_values_that_torch_negates_as_they_are_read(tmp_path: Path, view: str, assign: bool) -> None:
-    """Of such a view the memory holds other numbers than the tensor."""
+def test_lazily_negated_values(tmp_path: Path, view: str, assign: bool) -> None:
+    """The memory of such a view differs from its values."""
 
     def made(seed: int) -> nn.Module:
         values = torch.randn(3, 4, dtype=torch.complex64, generator=torch.Generator().manual_seed(seed)).conj()
@@ -545,7 +543,7 @@ def test_values_that_torch_negates_as_they_are_read(tmp_path: Path, view: str, a
 
 @given(plans(dtypes=[torch.float32], layouts=DENSE), SEEDS, st.booleans(), st.booleans())
 @few(30)
-def test_float32_becomes_what_bfloat16_makes_of_it(plan: Plan, seed: int, safetensors: bool, assign: bool) -> None:
+def test_float32_is_converted_to_bfloat16(plan: Plan, seed: int, safetensors: bool, assign: bool) -> None:
     low = replace(plan, leaves=tuple(replace(leaf, dtype=torch.bfloat16) for leaf in plan.leaves))
     model, other = build(plan, seed), build(low, seed + 1)
     with two_directories() as (directory, _):
@@ -563,7 +561,7 @@ def test_float32_becomes_what_bfloat16_makes_of_it(plan: Plan, seed: int, safete
 
 
 def mapped_from(directory: Path) -> list[tuple[int, int]]:
-    """Where memory of this process is a file of the directory: begin and end."""
+    """Return start and end of the memory of this process that maps files of the directory."""
     found = []
     for line in Path("/proc/self/maps").read_text().splitlines():
         fields = line.split(maxsplit=5)
@@ -577,7 +575,7 @@ COLUMN = Plan((Leaf("weight", "parameter", torch.float32, (1, 2), "transposed"),
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
-@example(COLUMN, 0, False, "5GB")  # as contiguous as any, with a stride that means nothing
+@example(COLUMN, 0, False, "5GB")  # contiguous, with a stride that has no effect
 @given(plans(), SEEDS, st.booleans(), LIMITS)
 @few(30)
 def test_assigned_parameters_are_pages_of_the_file(plan: Plan, seed: int, safetensors: bool, limit: int | str) -> None:
@@ -589,7 +587,7 @@ def test_assigned_parameters_are_pages_of_the_file(plan: Plan, seed: int, safete
         report = load(directory, other, assign=True)
         assert state(other) == state(model)
         assert report.complete
-        assert report.non_finite is None  # nobody has looked
+        assert report.non_finite is None  # not checked
         assert {name: id(p) for name, p in other.named_parameters(remove_duplicate=False)} == objects
         live = other.state_dict(keep_vars=True)
         for names in ties_of(model):
@@ -620,9 +618,7 @@ def test_assigned_parameters_are_pages_of_the_file(plan: Plan, seed: int, safete
     st.booleans(),
 )
 @few(40)
-def test_a_module_on_meta_is_given_memory_and_keeps_its_ties(
-    plan: Plan, seed: int, safetensors: bool, assign: bool
-) -> None:
+def test_module_on_meta_is_allocated_and_keeps_its_ties(plan: Plan, seed: int, safetensors: bool, assign: bool) -> None:
     model, empty = build(plan, seed), build(plan, seed, device="meta")
     trained = {name: p.requires_grad for name, p in empty.named_parameters(remove_duplicate=False)}
     with two_directories() as (directory, _):
@@ -637,7 +633,7 @@ def test_a_module_on_meta_is_given_memory_and_keeps_its_ties(
 
 @pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
 @pytest.mark.parametrize("why", ["missing", "computed"])
-def test_a_module_on_meta_is_left_there_if_it_would_not_be_whole(tmp_path: Path, why: str, assign: bool) -> None:
+def test_incomplete_load_leaves_a_module_on_meta(tmp_path: Path, why: str, assign: bool) -> None:
     leaf = Leaf("weight", "parameter", torch.float32, (2,), "plain")
     more = replace(leaf, name="scale", kind="parameter" if why == "missing" else "unsaved")
     save_checkpoint(tmp_path, build(Plan((leaf,), (), twice=False), 0))
@@ -658,7 +654,7 @@ def test_a_module_on_meta_is_left_there_if_it_would_not_be_whole(tmp_path: Path,
     st.booleans(),
 )
 @few(40)
-def test_what_does_not_fit_is_told_and_strict_refuses_it_before_anything_is_changed(
+def test_mismatches_are_reported_and_strict_refuses_them_before_any_change(
     plan: Plan, seed: int, data: st.DataObject, what: str, assign: bool
 ) -> None:
     saved = [leaf for leaf in plan.leaves if leaf.kind != "unsaved"]
@@ -696,7 +692,7 @@ def addresses(model: nn.Module) -> dict[str, int]:
 
 @given(st.lists(st.sampled_from("abcdefghijklm"), min_size=6, unique=True).map("".join), st.data(), SEEDS)
 @few(20)
-def test_a_missing_tensor_comes_with_the_nearest_name_there_is(name: str, data: st.DataObject, seed: int) -> None:
+def test_missing_tensor_is_reported_with_the_most_similar_name(name: str, data: st.DataObject, seed: int) -> None:
     cut = data.draw(st.integers(0, len(name) - 1))
     near, far = name[:cut] + name[cut + 1 :], "nopqrstuvwxyz"
     plain = Leaf("", "parameter", torch.float32, (2,), "plain")
@@ -715,8 +711,8 @@ def test_a_missing_tensor_comes_with_the_nearest_name_there_is(name: str, data: 
 
 
 @pytest.mark.parametrize("safetensors", [False, True])
-def test_a_module_without_tensors_does_not_take_the_place_of_a_checkpoint(tmp_path: Path, safetensors: bool) -> None:
-    """It may be refused; what it must not leave is a directory that nothing can be loaded from."""
+def test_module_without_tensors_does_not_replace_a_checkpoint(tmp_path: Path, safetensors: bool) -> None:
+    """It may be refused, but the directory must still load."""
     model = nn.Linear(2, 3)
     save_checkpoint(tmp_path, model, safetensors=safetensors)
     with suppress(CheckpointError):
@@ -726,7 +722,7 @@ def test_a_module_without_tensors_does_not_take_the_place_of_a_checkpoint(tmp_pa
     assert load(tmp_path, nn.Linear(2, 3)).complete
 
 
-def test_one_memory_read_as_two_dtypes_is_two_tensors(tmp_path: Path) -> None:
+def test_one_memory_viewed_as_two_dtypes_is_two_tensors(tmp_path: Path) -> None:
     for safetensors in (False, True):
         models = [nn.Linear(2, 3), nn.Linear(2, 3)]
         for model in models:
@@ -736,7 +732,7 @@ def test_one_memory_read_as_two_dtypes_is_two_tensors(tmp_path: Path) -> None:
         assert state(models[1]) == state(models[0])
 
 
-def test_a_name_that_safetensors_keeps_for_itself_is_refused(tmp_path: Path) -> None:
+def test_name_reserved_by_safetensors_is_refused(tmp_path: Path) -> None:
     model = nn.Module()
     model.register_buffer("__metadata__", torch.ones(2))
     save_checkpoint(tmp_path, model)

@@ -1,7 +1,8 @@
-"""Checkpoints of a run: which is the latest, which comes next, which may go, and a directory that links to one."""
+"""Checkpoints of a run: the latest, the next, rotation, and a directory that links to one."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -35,13 +36,13 @@ def net() -> nn.Module:
 
 
 def save(path: Path, *, shards: bool = False) -> Path:
-    """A sound checkpoint of a few numbers."""
+    """Write a small valid checkpoint."""
     save_checkpoint(path, net(), safetensors=True, max_shard_size=80 if shards else "5GB")
     return path
 
 
 def run_of(place: Path, *steps: int) -> Path:
-    """A directory with sound checkpoints of these steps."""
+    """Write valid checkpoints of these steps into a directory."""
     for step in steps:
         save(place / f"checkpoint-{step}")
         (place / f"checkpoint-{step}" / "more.txt").touch()
@@ -87,14 +88,14 @@ BREAK = pytest.mark.parametrize("make", BROKEN, ids=lambda make: make.__name__)
 
 
 @LAYOUTS
-def test_the_latest_is_that_of_the_highest_number(tmp_path: Path, inner: str) -> None:
+def test_latest_checkpoint_has_the_highest_step(tmp_path: Path, inner: str) -> None:
     place = run_of(tmp_path / inner, 9, 10, 2)
     assert find_latest_checkpoint(tmp_path) == place / "checkpoint-10"
     assert [found.step for found in step_checkpoints(tmp_path)] == [2, 9, 10]
     assert all(found.problem is None for found in step_checkpoints(tmp_path))
 
 
-def test_the_directory_that_holds_them_may_be_named_too(tmp_path: Path) -> None:
+def test_checkpoints_directory_is_accepted(tmp_path: Path) -> None:
     place = run_of(tmp_path / "checkpoints", 3)
     assert find_latest_checkpoint(place) == find_latest_checkpoint(str(tmp_path)) == place / "checkpoint-3"
     assert next_checkpoint_path(place) == next_checkpoint_path(tmp_path) == place / "checkpoint-4"
@@ -102,14 +103,14 @@ def test_the_directory_that_holds_them_may_be_named_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", BROKEN + NONE_AT_ALL, ids=lambda make: make.__name__)
 @LAYOUTS
-def test_one_that_does_not_open_is_passed_over(tmp_path: Path, inner: str, make: Callable[[Path], None]) -> None:
+def test_broken_checkpoint_is_skipped(tmp_path: Path, inner: str, make: Callable[[Path], None]) -> None:
     place = run_of(tmp_path / inner, 1, 2)
     make(place / "checkpoint-11")
     assert find_latest_checkpoint(tmp_path) == place / "checkpoint-2"
 
 
 @BREAK
-def test_what_is_wrong_with_it_is_told(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_broken_checkpoint_is_reported_with_its_problem(tmp_path: Path, make: Callable[[Path], None]) -> None:
     place = run_of(tmp_path / "checkpoints", 1)
     make(place / "checkpoint-2")
     sound, broken = step_checkpoints(tmp_path)
@@ -119,7 +120,7 @@ def test_what_is_wrong_with_it_is_told(tmp_path: Path, make: Callable[[Path], No
     assert "\n" not in (broken.problem or "")
 
 
-def test_where_there_is_none(tmp_path: Path) -> None:
+def test_no_checkpoints(tmp_path: Path) -> None:
     assert find_latest_checkpoint(tmp_path) is None
     assert find_latest_checkpoint(tmp_path / "nowhere") is None
     assert step_checkpoints(tmp_path / "nowhere") == []
@@ -129,14 +130,14 @@ def test_where_there_is_none(tmp_path: Path) -> None:
     assert find_latest_checkpoint(tmp_path / "file") is None
 
 
-def test_names_that_only_look_alike_are_none(tmp_path: Path) -> None:
+def test_similar_names_are_not_checkpoints(tmp_path: Path) -> None:
     for name in ("checkpoint-best", "checkpoint-", "checkpoint-7-old", "my-checkpoint-8", "checkpoint--1", "run-9"):
         save(tmp_path / "checkpoints" / name)
     assert step_checkpoints(tmp_path) == []
     assert next_checkpoint_path(tmp_path).name == "checkpoint-0"
 
 
-def test_the_next_one(tmp_path: Path) -> None:
+def test_next_path(tmp_path: Path) -> None:
     place = tmp_path / "checkpoints"
     assert next_checkpoint_path(tmp_path) == place / "checkpoint-0"
     assert next_checkpoint_path(tmp_path, 500) == place / "checkpoint-500"
@@ -144,18 +145,18 @@ def test_the_next_one(tmp_path: Path) -> None:
     run_of(place, 9, 10)
     assert next_checkpoint_path(tmp_path) == place / "checkpoint-11"
     assert next_checkpoint_path(tmp_path, 3) == place / "checkpoint-3"
-    with pytest.raises(CheckpointError, match=r"step -1 .*from 0"):
+    with pytest.raises(CheckpointError, match=r"step must be at least 0; got -1"):
         next_checkpoint_path(tmp_path, -1)
 
 
 @BREAK
-def test_the_next_one_is_after_the_last_also_if_that_is_broken(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_next_path_follows_a_broken_checkpoint(tmp_path: Path, make: Callable[[Path], None]) -> None:
     place = run_of(tmp_path / "checkpoints", 3)
     make(place / "checkpoint-20")
     assert next_checkpoint_path(tmp_path) == place / "checkpoint-21"
 
 
-def test_the_next_one_stands_beside_those_there_are(tmp_path: Path) -> None:
+def test_next_path_is_beside_existing_checkpoints(tmp_path: Path) -> None:
     run_of(tmp_path, 4)
     assert next_checkpoint_path(tmp_path) == tmp_path / "checkpoint-5"
     save(next_checkpoint_path(tmp_path))
@@ -167,7 +168,7 @@ def test_the_next_one_stands_beside_those_there_are(tmp_path: Path) -> None:
 
 @LAYOUTS
 @pytest.mark.parametrize("keep", [1, 2, 4, 9])
-def test_the_latest_stay(tmp_path: Path, inner: str, keep: int) -> None:
+def test_latest_checkpoints_are_kept(tmp_path: Path, inner: str, keep: int) -> None:
     steps = [1, 2, 9, 10]
     place = run_of(tmp_path / inner, *steps)
     removed = rotate_checkpoints(tmp_path, keep)
@@ -177,8 +178,20 @@ def test_the_latest_stay(tmp_path: Path, inner: str, keep: int) -> None:
     assert find_latest_checkpoint(tmp_path) == place / "checkpoint-10"
 
 
+@pytest.mark.parametrize("module", ["forgather_core.checkpoint", "forgather.ml.sharded_checkpoint"])
+def test_rotate_is_a_deprecated_alias(tmp_path: Path, module: str) -> None:
+    run_of(tmp_path / "checkpoints", 1, 2, 3)
+    owner = importlib.import_module(module)
+    assert "rotate" not in owner.__all__
+    with pytest.warns(DeprecationWarning, match="rotate is deprecated: use rotate_checkpoints") as caught:
+        removed = owner.rotate(tmp_path, 2, best=tmp_path / "checkpoints" / "checkpoint-1")
+    assert (removed, [warning.filename for warning in caught]) == ((), [__file__])
+    with pytest.warns(DeprecationWarning):
+        assert [path.name for path in owner.rotate(tmp_path, keep=2)] == ["checkpoint-1"]
+
+
 @pytest.mark.parametrize("keep", [0, -1])
-def test_to_keep_none_is_refused(tmp_path: Path, keep: int) -> None:
+def test_keeping_none_is_refused(tmp_path: Path, keep: int) -> None:
     place = run_of(tmp_path / "checkpoints", 1, 2)
     with pytest.raises(CheckpointError, match="at least 1"):
         rotate_checkpoints(tmp_path, keep)
@@ -192,7 +205,7 @@ def test_nothing_to_rotate(tmp_path: Path) -> None:
 
 
 @LAYOUTS
-def test_the_best_stays(tmp_path: Path, inner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_checkpoint_is_kept(tmp_path: Path, inner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place = run_of(tmp_path / inner, 1, 2, 3, 4)
     monkeypatch.chdir(place)
     assert rotate_checkpoints(tmp_path, 1, best="checkpoint-2") == (place / "checkpoint-1", place / "checkpoint-3")
@@ -202,7 +215,7 @@ def test_the_best_stays(tmp_path: Path, inner: str, monkeypatch: pytest.MonkeyPa
 
 
 @LAYOUTS
-def test_the_one_that_links_lead_to_stays(tmp_path: Path, inner: str) -> None:
+def test_linked_checkpoint_is_kept(tmp_path: Path, inner: str) -> None:
     place = run_of(tmp_path / inner, 1, 2, 3, 4)
     link_checkpoint(tmp_path, place / "checkpoint-2")
     assert rotate_checkpoints(tmp_path, 1) == (place / "checkpoint-1", place / "checkpoint-3")
@@ -212,7 +225,7 @@ def test_the_one_that_links_lead_to_stays(tmp_path: Path, inner: str) -> None:
 
 
 @BREAK
-def test_broken_and_foreign_directories_stay_and_do_not_count(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_broken_and_foreign_directories_are_kept_and_do_not_count(tmp_path: Path, make: Callable[[Path], None]) -> None:
     place = run_of(tmp_path / "checkpoints", 3, 5)
     make(place / "checkpoint-1")
     make(place / "checkpoint-9")
@@ -224,7 +237,7 @@ def test_broken_and_foreign_directories_stay_and_do_not_count(tmp_path: Path, ma
     assert find_latest_checkpoint(tmp_path) == place / "checkpoint-5"
 
 
-def test_of_a_step_that_is_a_link_only_the_link_goes(tmp_path: Path) -> None:
+def test_only_the_link_of_a_linked_step_is_removed(tmp_path: Path) -> None:
     place = run_of(tmp_path / "checkpoints", 2, 3)
     elsewhere = save(tmp_path / "scratch" / "first")
     (place / "checkpoint-1").symlink_to(elsewhere)
@@ -233,7 +246,7 @@ def test_of_a_step_that_is_a_link_only_the_link_goes(tmp_path: Path) -> None:
     load_checkpoint(elsewhere, net(), strict=True)
 
 
-def test_a_removal_that_dies_leaves_no_half_checkpoint_and_the_next_one_ends_it(
+def test_interrupted_removal_leaves_no_partial_checkpoint_and_is_finished_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = run_of(tmp_path / "checkpoints", 1, 2, 3)
@@ -254,7 +267,7 @@ def _dies_half_way(path: Path) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_directory_that_cannot_be_removed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_removal_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_of(tmp_path / "checkpoints", 1, 2)
 
     def refuses(path: Path) -> None:
@@ -276,7 +289,7 @@ def llama(seed: int) -> Any:
 
 
 def trained(directory: Path, *steps: int, safetensors: bool = True, limit: str = "5GB") -> Path:
-    """A model directory, without weights of its own, with checkpoints that are seeded by their steps."""
+    """Return a model directory without its own weights, with checkpoints seeded by their steps."""
     for step in steps:
         model = llama(step)
         model.config.save_pretrained(directory)
@@ -286,7 +299,7 @@ def trained(directory: Path, *steps: int, safetensors: bool = True, limit: str =
 
 
 def holds(directory: Path, step: int) -> bool:
-    """Whether a directory loads, in both ways, as the model of a step."""
+    """Return whether a directory loads as the model of a step, with both loaders."""
     expected, ours = llama(step).state_dict(), llama(99)
     report = load_checkpoint(directory, ours, strict=True, verify_checksums=True)
     assert report.verified
@@ -299,7 +312,7 @@ def holds(directory: Path, step: int) -> bool:
 
 
 def ours_is(directory: Path) -> int | None:
-    """The step of the model that a directory loads as; None for any other."""
+    """Return the step of the model that a directory loads as; None for any other model."""
     model = llama(99)
     load_checkpoint(directory, model, strict=True)
     found = model.state_dict()
@@ -314,7 +327,7 @@ def links(directory: Path) -> list[str]:
 
 
 def only_what_the_index_names(directory: Path) -> bool:
-    """Whether no other weight file, link or left-over is there."""
+    """Return whether there are no other weight files, links or leftovers."""
     index = json.loads(next(directory.glob("*.index.json")).read_text())
     rest = [name for name in names(directory) if not name.endswith(".index.json")]
     return sorted({*index["weight_map"].values(), "checkpoints", "config.json"}) == rest
@@ -332,7 +345,7 @@ def test_a_linked_directory_loads_as_its_latest_checkpoint(tmp_path: Path, limit
     assert only_what_the_index_names(directory)
 
 
-def test_of_a_linked_directory_the_index_tells_where_it_leads(tmp_path: Path) -> None:
+def test_index_of_a_linked_directory_records_its_target(tmp_path: Path) -> None:
     directory = trained(tmp_path / "model", 1)
     link_checkpoint(directory)
     with Checkpoint.open(directory) as opened:
@@ -340,7 +353,7 @@ def test_of_a_linked_directory_the_index_tells_where_it_leads(tmp_path: Path) ->
         assert opened.index.metadata["linked"] == "checkpoints/checkpoint-1"
 
 
-def test_links_to_a_newer_one_of_another_format_leave_none_of_the_old(tmp_path: Path) -> None:
+def test_linking_another_format_removes_the_old_links(tmp_path: Path) -> None:
     directory = trained(tmp_path / "model", 1, safetensors=True, limit="3KB")
     link_checkpoint(directory)
     many = links(directory)
@@ -353,7 +366,7 @@ def test_links_to_a_newer_one_of_another_format_leave_none_of_the_old(tmp_path: 
     link_checkpoint(directory)
     assert holds(directory, 3)
     assert only_what_the_index_names(directory)
-    for _ in range(2):  # once more, to the same one
+    for _ in range(2):  # twice, to the same checkpoint
         link_checkpoint(directory)
         assert holds(directory, 3)
         assert only_what_the_index_names(directory)
@@ -364,7 +377,7 @@ def test_a_checkpoint_that_another_program_saved_can_be_linked(tmp_path: Path) -
     llama(2).save_pretrained(directory / "checkpoints" / "checkpoint-2")
     link_checkpoint(directory)
     model = llama(99)
-    with pytest.warns(UserWarning, match="no checksum is recorded"):
+    with pytest.warns(UserWarning, match="has no recorded checksum"):
         report = load_checkpoint(directory, model, strict=True, verify_checksums=True)
     assert report.verified == ()
     assert len(report.unverified) == 1
@@ -415,8 +428,8 @@ def test_the_directory_may_be_reached_through_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["file", "index"])
-def test_a_file_may_be_named_instead_of_its_directory(tmp_path: Path, which: str) -> None:
-    """Either its checkpoint is linked, or it is refused and nothing changes."""
+def test_file_path_instead_of_its_directory(tmp_path: Path, which: str) -> None:
+    """Either the checkpoint is linked, or the call is refused and nothing changes."""
     directory = trained(tmp_path / "model", 1, 2, limit="5GB" if which == "file" else "1KB")
     link_checkpoint(directory)
     target = directory / "checkpoints" / "checkpoint-1"
@@ -430,7 +443,7 @@ def test_a_file_may_be_named_instead_of_its_directory(tmp_path: Path, which: str
 
 
 def test_a_linked_directory_linked_to_itself_still_loads(tmp_path: Path) -> None:
-    """Either it stays as it is, or that is refused."""
+    """Either nothing changes, or the call is refused."""
     directory = trained(tmp_path / "model", 1)
     link_checkpoint(directory)
     try:
@@ -441,7 +454,7 @@ def test_a_linked_directory_linked_to_itself_still_loads(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "ours"])
-def test_weights_of_its_own_are_not_replaced(tmp_path: Path, name: str) -> None:
+def test_own_weights_are_not_replaced(tmp_path: Path, name: str) -> None:
     directory = trained(tmp_path / "model", 1)
     if name == "ours":
         save_checkpoint(directory, llama(2), safetensors=True, max_shard_size="3KB")
@@ -450,7 +463,7 @@ def test_weights_of_its_own_are_not_replaced(tmp_path: Path, name: str) -> None:
     else:
         torch.save(llama(2).state_dict(), directory / name)
     before = names(directory)
-    with pytest.raises(CheckpointError, match="weights of its own"):
+    with pytest.raises(CheckpointError, match="its own weights"):
         link_checkpoint(directory)
     assert names(directory) == before
     assert ours_is(directory) == 2
@@ -462,7 +475,7 @@ def test_nothing_to_link_to(tmp_path: Path) -> None:
         link_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         link_checkpoint(tmp_path, tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="holds no weights"):
+    with pytest.raises(CheckpointError, match="contains no weights"):
         link_checkpoint(tmp_path, tmp_path / "checkpoint-1")
     assert names(tmp_path) == ["checkpoint-1"]
 
@@ -477,7 +490,7 @@ def test_a_damaged_checkpoint_leaves_the_old_links(tmp_path: Path) -> None:
     assert holds(directory, 1)
 
 
-def test_a_save_in_a_linked_directory_leaves_what_was_linked(tmp_path: Path) -> None:
+def test_save_in_a_linked_directory_keeps_the_linked_checkpoint(tmp_path: Path) -> None:
     directory = trained(tmp_path / "model", 1)
     link_checkpoint(directory)
     save_checkpoint(directory, llama(2), safetensors=True)
@@ -487,7 +500,7 @@ def test_a_save_in_a_linked_directory_leaves_what_was_linked(tmp_path: Path) -> 
 
 
 class Counted:
-    """A call of the system that does something else from its n-th time on."""
+    """Replace a system call from its n-th use on."""
 
     def __init__(self, call: Callable[..., None], at: int, instead: Callable[[], None]) -> None:
         self.call, self.at, self.instead, self.count = call, at, instead, 0
@@ -504,9 +517,7 @@ def _disk_fails() -> None:
 
 
 @pytest.mark.parametrize("safetensors", [True, False], ids=["same format", "other format"])
-def test_a_disk_that_fails_leaves_the_old_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safetensors: bool
-) -> None:
+def test_failing_disk_leaves_the_old_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safetensors: bool) -> None:
     directory = trained(tmp_path / "model", 1, limit="5KB")
     trained(directory, 2, safetensors=safetensors, limit="4KB")
     link_checkpoint(directory, directory / "checkpoints" / "checkpoint-1")
@@ -531,7 +542,7 @@ def test_a_disk_that_fails_leaves_the_old_links(
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("call", ["rename", "unlink", "fsync"])
-def test_a_process_that_is_killed_leaves_the_old_links_or_the_new(tmp_path: Path, call: str) -> None:
+def test_killed_process_leaves_the_old_or_the_new_links(tmp_path: Path, call: str) -> None:
     directory = trained(tmp_path / "model", 1, limit="5KB")
     trained(directory, 2, safetensors=False, limit="7KB")
     latest = directory / "checkpoints" / "checkpoint-1"

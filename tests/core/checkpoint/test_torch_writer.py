@@ -1,4 +1,4 @@
-"""`.bin` files of ours: torch.load() and other readers of zip archives read them as those of torch.save()."""
+"""torch.load() and other readers of zip archives read our `.bin` files like those of torch.save()."""
 
 import weakref
 import zipfile
@@ -36,7 +36,7 @@ def bits(tensor: Tensor) -> bytes:
 
 @pytest.mark.parametrize("weights_only", [True, False])
 @pytest.mark.parametrize("mmap", [True, False])
-def test_torch_loads_what_was_saved(tmp_path: Path, mmap: bool, weights_only: bool) -> None:
+def test_torch_loads_our_files(tmp_path: Path, mmap: bool, weights_only: bool) -> None:
     model = module()
     (shard,) = (name for name in save_checkpoint(tmp_path, model).files if name.endswith(".bin"))
     found = torch.load(tmp_path / shard, mmap=mmap, weights_only=weights_only)
@@ -68,7 +68,7 @@ def test_sizes_that_need_64_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.regression("bin-at-once")
-def test_no_more_than_one_tensor_is_copied_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_one_tensor_is_copied_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.save() needs all tensors of a shard on the CPU at once: 5 GB for a model on another device."""
     alive = most = 0
 

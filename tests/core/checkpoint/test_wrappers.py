@@ -1,4 +1,4 @@
-"""A wrapped model is saved by the names of the model within, and loads them, whatever is around it and within it."""
+"""A wrapped model is saved and loaded by the names of the innermost model, in any nesting of wrappers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ WRAPS: dict[str, Wrap] = {
 @pytest.mark.few(3)
 @pytest.mark.regression("wrapped")
 @pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
-def test_a_wrapped_model_is_saved_as_the_one_within(tmp_path: Path, wrap: Wrap) -> None:
+def test_wrapped_model_is_saved_as_the_innermost_model(tmp_path: Path, wrap: Wrap) -> None:
     expected = saved_by_itself(tmp_path / "plain", llama())
     save(tmp_path / "wrapped", wrap(llama()), safetensors=True)
     assert same(read(tmp_path / "wrapped"), expected)
@@ -90,7 +90,7 @@ def test_a_plain_checkpoint_loads_into_a_wrapped_model(tmp_path: Path, wrap: Wra
     saved_by_itself(tmp_path, llama(1))
     model = llama(2)
     report = load_checkpoint(tmp_path, wrap(model), strict=True)
-    assert set(report.loaded) == set(llama().state_dict())  # by the names of the model within
+    assert set(report.loaded) == set(llama().state_dict())  # by the names of the innermost model
     assert [p.tolist() for p in model.parameters()] == [p.tolist() for p in llama(1).parameters()]
     model.post_init()
     assert [p.tolist() for p in model.parameters()] == [p.tolist() for p in llama(1).parameters()]
@@ -117,7 +117,7 @@ def test_any_nesting(tmp_path: Path, layers: list[Wrap], around: list[Wrap]) -> 
     assert [p.tolist() for p in model.parameters()] == [p.tolist() for p in other.parameters()]
 
 
-def test_a_module_of_the_models_own_that_is_called_as_a_wrappers_keeps_its_name(tmp_path: Path) -> None:
+def test_own_module_named_like_a_wrapper_keeps_its_name(tmp_path: Path) -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -131,7 +131,7 @@ def test_a_module_of_the_models_own_that_is_called_as_a_wrappers_keeps_its_name(
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, torch.compile, nn.DataParallel], ids=["plain", "compile", "DP"])
-def test_headless_into_whole_and_the_reverse(tmp_path: Path, wrap: Wrap) -> None:
+def test_base_checkpoint_into_full_model_and_the_reverse(tmp_path: Path, wrap: Wrap) -> None:
     whole, headless = llama(1, tied=False), LlamaModel(llama(1).config)
     save(tmp_path / "whole", wrap(whole), safetensors=True)
     save(tmp_path / "base", wrap(whole.model), safetensors=True)
@@ -162,9 +162,9 @@ def adapted(model: Any, **how: Any) -> Any:
 
 @pytest.mark.regression("wrapped")
 @pytest.mark.parametrize("how", [{}, {"modules_to_save": ["lm_head"]}, {"target_modules": "all-linear"}], ids=str)
-def test_a_peft_model_is_saved_as_its_base_model_and_a_warning_says_so(tmp_path: Path, how: dict[str, Any]) -> None:
+def test_peft_model_is_saved_as_its_base_model_with_a_warning(tmp_path: Path, how: dict[str, Any]) -> None:
     expected = saved_by_itself(tmp_path / "plain", llama(tied=False))
-    with pytest.warns(UserWarning, match="adapters of PEFT are not saved, only their base model"):
+    with pytest.warns(UserWarning, match="PEFT adapters are not saved, only their base model"):
         report = save(tmp_path / "peft", torch.compile(adapted(llama(tied=False), **how)), safetensors=True)
     assert same(read(tmp_path / "peft"), expected)
     assert (report.tensors, json.loads((tmp_path / "peft" / "config.json").read_text())["architectures"]) == (
@@ -173,7 +173,7 @@ def test_a_peft_model_is_saved_as_its_base_model_and_a_warning_says_so(tmp_path:
     )
 
 
-def test_a_base_model_loads_into_a_peft_model_and_adapters_stay(tmp_path: Path) -> None:
+def test_base_checkpoint_loads_into_a_peft_model_and_adapters_are_kept(tmp_path: Path) -> None:
     saved_by_itself(tmp_path, llama(1))
     model = adapted(llama(2))
     report = load_checkpoint(tmp_path, model, strict=True)

@@ -1,4 +1,4 @@
-"""Directories and files that are there whole or not at all."""
+"""Directories and files are created and replaced atomically."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def swap(target: Path, **texts: str) -> None:
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["renameat2", "two renames"])
-def test_a_directory_takes_the_place_of_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
-) -> None:
+def test_directory_replaces_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
     if not exchange:
         monkeypatch.setattr(files, "_exchange", lambda *_: False)
     target = tmp_path / "below" / "model"
@@ -45,7 +43,7 @@ def test_a_directory_takes_the_place_of_another(
     assert [p.name for p in target.parent.iterdir()] == ["model"]
 
 
-def test_what_fails_leaves_no_trace(tmp_path: Path) -> None:
+def test_failure_leaves_no_trace(tmp_path: Path) -> None:
     target = fill(tmp_path / "model", a="1")
 
     def fail() -> None:
@@ -59,7 +57,7 @@ def test_what_fails_leaves_no_trace(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_link_to_the_directory_stays_a_link(tmp_path: Path) -> None:
+def test_link_to_the_directory_is_kept(tmp_path: Path) -> None:
     real = fill(tmp_path / "elsewhere" / "model", a="1")
     (tmp_path / "model").symlink_to(real)
     swap(tmp_path / "model", b="2")
@@ -67,8 +65,8 @@ def test_a_link_to_the_directory_stays_a_link(tmp_path: Path) -> None:
     assert content(real) == {"b": "2"}
 
 
-def test_an_interrupted_pair_of_renames_is_mended(tmp_path: Path) -> None:
-    """As releases before the mark left it: the first rename had happened, the second not."""
+def test_interrupted_pair_of_renames_is_recovered(tmp_path: Path) -> None:
+    """The state left by releases without marks: after the first rename and before the second."""
     fill(tmp_path / ".model.old", a="1")
     fill(tmp_path / ".model.tmp-1-00000000", a="2")
     files.sweep_stale(tmp_path / "model")
@@ -95,7 +93,7 @@ def test_a_failed_pair_of_renames_is_undone(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.regression("H2")
 @pytest.mark.parametrize("exists", [True, False], ids=["over a model", "new"])
 @pytest.mark.parametrize("name", [".model.old", ".model.tmp-1-00000000", ".model.replaced"])
-def test_a_directory_of_a_user_beside_the_target_stays(tmp_path: Path, name: str, exists: bool) -> None:
+def test_user_directory_beside_the_target_is_kept(tmp_path: Path, name: str, exists: bool) -> None:
     if exists:
         fill(tmp_path / "model", a="1")
     fill(tmp_path / name, precious="1")
@@ -116,17 +114,17 @@ def test_a_lock_that_is_a_dangling_link_does_not_create_its_target(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["pipe", "directory", "link"])
-def test_what_is_in_the_way_of_a_lock_is_named_and_stays(tmp_path: Path, kind: str) -> None:
+def test_special_file_in_place_of_a_lock_is_named_and_kept(tmp_path: Path, kind: str) -> None:
     lock = tmp_path / ".model.lock"
     make = {"pipe": os.mkfifo, "directory": Path.mkdir, "link": lambda path: path.symlink_to(tmp_path)}
     make[kind](lock)  # type: ignore[operator]
-    with pytest.raises(DirectoryError, match="not a regular file"), files.directory_lock(tmp_path / "model"):
+    with pytest.raises(DirectoryError, match="must be a regular file"), files.directory_lock(tmp_path / "model"):
         pass
     assert os.path.lexists(lock)
 
 
 @pytest.mark.regression("H2")
-def test_a_file_of_a_user_with_the_name_of_the_lock_stays(tmp_path: Path) -> None:
+def test_user_file_with_the_name_of_the_lock_is_kept(tmp_path: Path) -> None:
     (tmp_path / ".model.lock").write_text("mine")
     with files.directory_lock(tmp_path / "model"):
         pass
@@ -134,7 +132,7 @@ def test_a_file_of_a_user_with_the_name_of_the_lock_stays(tmp_path: Path) -> Non
 
 
 @pytest.mark.regression("H8")
-def test_pipes_and_sockets_come_along_unopened(tmp_path: Path) -> None:
+def test_pipes_and_sockets_are_carried_over_unopened(tmp_path: Path) -> None:
     target = fill(tmp_path / "model", a="1")
     (target / "runs").mkdir()
     for pipe in (target / "pipe", target / "runs" / "pipe"):
@@ -146,7 +144,7 @@ def test_pipes_and_sockets_come_along_unopened(tmp_path: Path) -> None:
     assert (target / "runs" / "pipe").is_fifo()
 
 
-def test_the_dead_are_swept_and_the_living_are_not(tmp_path: Path) -> None:
+def test_temporaries_of_dead_processes_are_swept(tmp_path: Path) -> None:
     target = tmp_path / "model"
     dead = tmp_path / ".model.tmp-1-00000000"
     dead.mkdir()
@@ -163,7 +161,7 @@ def test_the_dead_are_swept_and_the_living_are_not(tmp_path: Path) -> None:
     assert mine.is_dir()
 
 
-def test_foreign_files_come_along_without_being_copied(tmp_path: Path) -> None:
+def test_foreign_files_are_carried_over_without_copying(tmp_path: Path) -> None:
     old = fill(tmp_path / "old", big="weights")
     fill(old / "runs" / "one", log="text")
     (old / "link").symlink_to("big")
@@ -193,7 +191,7 @@ def hold(target: Path, seconds: float) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_lock_is_waited_for_and_death_releases_it(tmp_path: Path) -> None:
+def test_lock_is_waited_for_and_released_by_death(tmp_path: Path) -> None:
     target = tmp_path / "model"
     holder = hold(target, 60)
     waiting = threading.Event()
@@ -227,13 +225,13 @@ def test_only_one_holds_a_lock(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_place_that_cannot_be_written_is_said_by_a_user(tmp_path: Path) -> None:
+def test_unwritable_path_is_reported_for_a_user(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(DirectoryError, match="cannot be written"), files.directory_lock(tmp_path / "model"):
         pass
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_unwritable_path_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / "model"
     with pytest.raises(DirectoryError, match="cannot be written"), files.directory_lock(target):
@@ -242,14 +240,14 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         pass
 
 
-def test_the_permissions_of_the_directory_stay(tmp_path: Path) -> None:
+def test_permissions_of_the_directory_are_kept(tmp_path: Path) -> None:
     target = fill(tmp_path / "model", a="1")
     target.chmod(0o750)
     swap(target, a="2")
     assert oct(target.stat().st_mode & 0o7777) == "0o750"
 
 
-def test_what_others_write_while_a_directory_is_replaced_is_brought_along(tmp_path: Path) -> None:
+def test_files_written_during_a_replacement_are_moved_over(tmp_path: Path) -> None:
     target = fill(tmp_path / "model", a="1", dropped="1")
     fill(target / "runs", first="1")
     with files.staging_directory(target) as staging:
@@ -265,9 +263,9 @@ def test_what_others_write_while_a_directory_is_replaced_is_brought_along(tmp_pa
     assert content(target / "others") == {"late": "2"}
 
 
-def test_a_staging_directory_is_settled_before_it_goes_by_whoever_comes(tmp_path: Path) -> None:
+def test_staging_directory_is_recovered_before_removal(tmp_path: Path) -> None:
     target, seen = tmp_path / "model", []
-    with files.staging_directory(target, settle=lambda place: seen.append(place.name)) as staging:
+    with files.staging_directory(target, recover=lambda place: seen.append(place.name)) as staging:
         pass
     assert seen == [staging.name]
     left = tmp_path / f".model.tmp-{os.getpid()}-00000000"
@@ -278,9 +276,9 @@ def test_a_staging_directory_is_settled_before_it_goes_by_whoever_comes(tmp_path
     def fail(_: Path) -> None:
         raise OSError("the disk is gone")
 
-    files.sweep_stale(target, settle=fail)
+    files.sweep_stale(target, recover=fail)
     assert left.is_dir()
-    files.sweep_stale(target, settle=lambda place: seen.append(place.name))
+    files.sweep_stale(target, recover=lambda place: seen.append(place.name))
     assert not left.exists()
     assert seen == [staging.name, "model"]
     assert not files.is_touched(target)

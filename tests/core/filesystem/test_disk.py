@@ -1,4 +1,4 @@
-"""Files as the system has them."""
+"""Single files: opening, removing, creating directories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from forgather_core.filesystem import disk
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "."):
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             disk.open_regular(tmp_path / name)
     (tmp_path / "file").write_bytes(b"12345")
     (tmp_path / "link").symlink_to("file")
@@ -32,7 +32,7 @@ def test_names_are_gone_when_files_are_removed(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["b"]
 
 
-def test_a_directory_is_made_with_those_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directory_is_created_with_its_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     monkeypatch.setattr(disk, "sync_directory", lambda place: synced.append(place.name))
     disk.make_directory(tmp_path / "a" / "b" / "c")

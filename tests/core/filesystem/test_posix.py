@@ -1,4 +1,4 @@
-"""Windows, as far as it can be imitated here: no fcntl, no resource, none of the flags and calls of POSIX."""
+"""Imitate Windows: no fcntl, no resource, and none of the flags and calls of POSIX."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_module_imports_without_posix(tmp_path: Path) -> None:
 
 
 @pytest.mark.regression("windows")
-def test_what_needs_no_posix_works_without_it(tmp_path: Path) -> None:
+def test_commands_without_posix_requirements_work(tmp_path: Path) -> None:
     ran = run(WITHOUT_POSIX + PROGRAM, "-t", "llama/4M", "model", "show", place=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "hidden_size" in ran.stdout
@@ -51,7 +51,7 @@ def test_what_needs_no_posix_works_without_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.regression("windows")
-def test_what_needs_posix_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_commands_that_require_posix_are_refused_in_one_line(tmp_path: Path) -> None:
     ran = run(LIBRARIES + WITHOUT_POSIX + PROGRAM, "-t", "llama/4M", "model", "construct", place=tmp_path)
     assert ran.returncode == 2, ran.stderr
     assert ran.stderr.startswith("forgather: error: ")

@@ -1,4 +1,4 @@
-"""A model is built from its directory: on a device, in a dtype, its weights set once or left unset, the rest right."""
+"""A model is built from its directory: on a device, in a dtype, with weights initialized once or left unset."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ANGLES = 10000.0 ** -(torch.arange(0, 8, 2) / 8)
 
 @pytest.fixture
 def directory(small: Settle, tmp_path: Path) -> Path:
-    """The directory of a small tied llama."""
+    """Return the directory of a small tied llama."""
     return construct(small(tie_word_embeddings=True), project=tmp_path).directory.path
 
 
@@ -45,7 +45,7 @@ def test_on_meta_nothing_is_allocated(directory: Path) -> None:
 
 @pytest.mark.few(2)
 @pytest.mark.parametrize("dtype", ["float32", "bf16", "torch.float16", "fp64"])
-def test_weights_have_the_dtype_and_angles_are_float32(directory: Path, dtype: str) -> None:
+def test_weights_have_the_dtype_and_rope_is_float32(directory: Path, dtype: str) -> None:
     model = build(directory, options(dtype=dtype))
     assert {p.dtype for p in model.parameters()} == {parse_dtype(dtype)}
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32
@@ -73,12 +73,10 @@ def test_every_weight_is_drawn_once(directory: Path) -> None:
     with Counting():
         model = build(directory, options())
     matrices = [p.numel() for p in model.parameters() if p.dim() == 2]
-    assert sorted(n for n in filled if n >= 32 * 32) == sorted(matrices)  # smaller ones draw outliers anew
+    assert sorted(n for n in filled if n >= 32 * 32) == sorted(matrices)  # smaller ones redraw outliers
 
 
-def test_without_initial_weights_only_what_a_checkpoint_brings_is_unset(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_init_weights_leaves_only_checkpoint_tensors_unset(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a weight was drawn")
 
@@ -90,7 +88,7 @@ def test_without_initial_weights_only_what_a_checkpoint_brings_is_unset(
     assert all(torch.equal(m.weight, torch.ones(32)) for n, m in model.named_modules() if n.endswith("norm"))
 
 
-def test_attention_and_checkpointing_are_as_asked(directory: Path) -> None:
+def test_attention_and_checkpointing_options_apply(directory: Path) -> None:
     model = build(directory, options(attn_implementation="eager", gradient_checkpointing=True))
     assert model.config._attn_implementation == "eager"
     assert is_checkpointing(model)
@@ -98,13 +96,13 @@ def test_attention_and_checkpointing_are_as_asked(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:a", "cuda:99", ""])
-def test_devices_that_are_none(name: str) -> None:
+def test_invalid_devices(name: str) -> None:
     with pytest.raises(BuildError, match="--device"):
         parse_device(name)
 
 
 @pytest.mark.parametrize("name", ["int8", "float", "bfloat17", ""])
-def test_dtypes_that_are_none(name: str) -> None:
+def test_invalid_dtypes(name: str) -> None:
     if name == "float":
         assert parse_dtype(name) == torch.float32
         return
@@ -120,7 +118,7 @@ def test_the_default_dtype_comes_back_after_a_failure() -> None:
 
 
 class Everything(nn.Module):
-    """Some of everything that torch initialises."""
+    """Modules of every kind that torch initializes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +127,7 @@ class Everything(nn.Module):
         self.register_buffer("angles", torch.arange(4.0))
 
 
-def test_no_module_of_torch_draws_within_no_init_weights() -> None:
+def test_no_torch_module_draws_within_no_init_weights() -> None:
     state = torch.get_rng_state()
     before = nn.init.normal_
     with no_init_weights():
@@ -156,13 +154,13 @@ def test_no_module_of_torch_draws_within_no_init_weights() -> None:
         ({"load_from_checkpoint": "x"}, "--load-from-checkpoint needs a real device"),
         ({"device": "cpu", "save_checkpoint": True, "no_init_weights": True}, "unset memory"),
         ({"device": "cpu", "load_from_checkpoint": "nowhere"}, "there is no checkpoint"),
-        ({"device": "cpu", "max_shard_size": "big"}, "no size"),
+        ({"device": "cpu", "max_shard_size": "big"}, "not a size"),
         ({"device": "cpux"}, "--device"),
         ({"dtype": "int8"}, "--dtype"),
         ({"attn_implementation": "flash_attention_2"}, "flash"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(
+def test_impossible_builds_are_refused_before_any_write(
     small: Settle,
     tmp_path: Path,
     flags: dict[str, Any],
@@ -185,7 +183,7 @@ def test_old_weights_move_into_a_rebuilt_directory_of_the_same_name(small: Settl
         assert torch.equal(tensor, second.model.state_dict()[name])
 
 
-def test_a_checkpoint_that_lacks_something_is_not_completed_with_unset_memory(
+def test_incomplete_checkpoint_leaves_no_uninitialized_memory(
     small: Settle,
     tmp_path: Path,
 ) -> None:
@@ -198,7 +196,7 @@ def test_a_checkpoint_that_lacks_something_is_not_completed_with_unset_memory(
     assert {item.name.split(".")[2] for item in found.loaded.missing} == {"1"}
 
 
-def test_no_other_process_has_the_directory_while_it_is_built_and_saved(
+def test_directory_is_locked_while_it_is_built_and_saved(
     small: Settle,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -242,7 +240,7 @@ def test_a_rebuild_with_weights_is_one_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The directory that takes the place of the old one has its weights already, and none of the old ones."""
+    """The new directory already contains its weights, and none of the old ones."""
     first = construct(small(device="cpu", save_checkpoint=True), project=tmp_path)
     seen: list[set[str]] = []
 
@@ -263,7 +261,7 @@ def test_a_rebuild_with_weights_is_one_step(
 def test_a_checkpoint_of_another_size_is_refused(small: Settle, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "other", nn.Sequential(nn.Linear(2, 2)))
     flags = {"device": "cpu", "load_from_checkpoint": str(tmp_path / "other")}
-    with pytest.raises(CheckpointError, match="of another model"):
+    with pytest.raises(CheckpointError, match="belongs to another model"):
         construct(small(**flags), project=tmp_path)
 
 
@@ -298,7 +296,7 @@ print(*sorted({{"datasets", "pandas", "sklearn", "scipy", "pyarrow", "omegaconf"
     assert done.stdout.split() == []
 
 
-def test_a_model_that_does_not_run_is_constructed_all_the_same(small: Settle, tmp_path: Path) -> None:
+def test_model_that_cannot_run_is_still_constructed(small: Settle, tmp_path: Path) -> None:
     settings = small(device="cpu")
     place = construct(settings, project=tmp_path).directory.path
     part = place / "feed_forward.py"
@@ -308,7 +306,7 @@ def test_a_model_that_does_not_run_is_constructed_all_the_same(small: Settle, tm
     assert any("one does not run: AttributeError" in note and "no_such_layer" in note for note in report["notes"])
 
 
-def test_a_weight_without_a_rule_is_said_on_every_device(directory: Path) -> None:
+def test_weight_without_a_rule_is_reported_on_every_device(directory: Path) -> None:
     file = directory / "llama_weights.py"
     text = file.read_text()
     try:

@@ -1,4 +1,4 @@
-"""`show --init`: the table is the code's, complete, and true to what construction fills in."""
+"""`show --init`: the table comes from the code, is complete, and matches the constructed weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def settled(definition: str, **flags: Any) -> Settings:
 @pytest.mark.few(3)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("definition", ["causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head"])
-def test_the_table_tells_what_is_in_the_weights(definition: str, tied: bool, tmp_path: Path) -> None:
+def test_table_matches_the_weights(definition: str, tied: bool, tmp_path: Path) -> None:
     settings = settled(definition, tie_word_embeddings=tied, device="cpu")
     rows = {row["weight"]: row for row in initial_table(settings)}
     seen = dict.fromkeys(rows, 0)
@@ -42,7 +42,7 @@ def test_the_table_tells_what_is_in_the_weights(definition: str, tied: bool, tmp
     assert ("lm_head.weight" in rows) != tied
 
 
-def test_rows_stand_in_the_order_of_the_table_and_show_what_is_fixed() -> None:
+def test_rows_follow_the_table_and_show_frozen_weights() -> None:
     rows = initial_table(settled("deepone", alibi_trainable=False))
     patterns = list(dict.fromkeys(row["pattern"] for row in rows))
     assert patterns == ["slopes", "norm", "(q|k)_proj", "(v|o|gate|up|down)_proj", "embed_tokens", "lm_head"]

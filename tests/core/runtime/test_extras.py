@@ -1,4 +1,4 @@
-"""A missing optional package is named with the extra that installs it."""
+"""Errors name the extra that installs a missing optional package."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_extra_is_named(reason: str, extra: str) -> None:
     assert install_hint(reason) == f"; install it with: pip install 'forgather[{extra}]'"
 
 
-def test_what_is_installed_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_packages_get_no_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "_is_installed", lambda module: True)
     assert install_hint("tiktoken cannot read this file") == ""
     assert install_hint("the file is empty") == ""

@@ -273,7 +273,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "layers of two kinds": ("mistral", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
     "a dtype that torch does not have": ("mistral", {"torch_dtype": "auto"}, "'auto'"),
     "no heads": ("llama", {"num_attention_heads": 0}, "Error: "),
-    "not a number": ("llama", {"rms_norm_eps": float("nan")}, "NaN is not JSON"),
+    "not a number": ("llama", {"rms_norm_eps": float("nan")}, "NaN is not valid JSON"),
 }
 
 
