@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import transformers
 
-from forgather_core.configurations import resolve
-from forgather_core.registry import registry
-from forgather_core.settings import Settings, settle
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import Settings, resolve
 
 Case = Callable[[], object]
 Clock = Callable[[], float]
@@ -75,7 +75,7 @@ def be_quiet() -> None:
 
 def settings(directory: Path, template: str = "llama/4M", **options: Any) -> Settings:
     """Of a preset with these options, in this directory."""
-    return settle(resolve(template, registry(), Path()), options | {"output_dir": directory})
+    return resolve(find_configuration(template, registry(), Path()), options | {"output_dir": directory})
 
 
 def pair(directory: Path, dtype: torch.dtype, **how: Any) -> dict[str, Any]:

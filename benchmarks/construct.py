@@ -22,9 +22,9 @@ from _common import Case, be_quiet, children, forget_highest_mark, in_turns, mac
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from forgather_core.build import build
 from forgather_core.export.directory import prepare_directory
-from forgather_core.shared_options import BuildOptions
+from forgather_core.model.build import build
+from forgather_core.options.shared import BuildOptions
 
 COMMAND_BOUND = 1.15  # of the script's CPU time
 INITIAL_BOUND = 0.5  # of transformers' time, both as medians of runs in turns

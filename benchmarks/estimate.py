@@ -102,9 +102,9 @@ def measured(setting: Setting, device: str = "cpu") -> int:
 def _steps(
     setting: Setting, place: Path, device: str, *, rows: int, length: int, steps: int, options: dict[str, int]
 ) -> int:
-    from forgather_core.construct import construct
-    from forgather_core.loss import loss_of
-    from forgather_core.optimizers import FusedStepper, PlainStepper, optimizer_of
+    from forgather_core.commands.construct import construct
+    from forgather_core.training.loss import loss_of
+    from forgather_core.training.optimizers import FusedStepper, PlainStepper, optimizer_of
 
     given = {
         "device": device,
@@ -127,7 +127,7 @@ def _steps(
                 inputs["position_ids"] = (torch.arange(length, device=device) % (length // 4)).expand(rows, -1)
             loss = loss_of(model, inputs, keep_logits=setting.keep_logits)
         stepper.backward(loss)
-        stepper.update()
+        stepper.optimizer_step()
         del loss
     return status("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()
 

@@ -25,7 +25,7 @@ from generate import SHAPES, pair
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto import auto_factory, configuration_auto
 
-from forgather_core.construct import construct
+from forgather_core.commands.construct import construct
 from forgather_core.export.directory import prepare_directory
 
 BOUND = 1.5

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from _common import be_quiet, in_turns, machine, pair, parser, settings
 
-from forgather_core.construct import construct
+from forgather_core.commands.construct import construct
 
 BOUND, BOUND_OF_ONE = 1.0, 0.97
 PROMPT, NEW = 64, 128

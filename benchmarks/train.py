@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from _common import be_quiet, forget_highest_mark, in_process, in_turns, machine, pair, parser, settings, status
 
-from forgather_core.construct import construct
+from forgather_core.commands.construct import construct
 from forgather_core.estimate import Memory, known_device
-from forgather_core.loss import loss_of
-from forgather_core.optimizers import FusedStepper, PlainStepper
+from forgather_core.training.loss import loss_of
+from forgather_core.training.optimizers import FusedStepper, PlainStepper
 
 SPEED = 1.0  # tokens a second against transformers: the bound of all cases together
 SPEED_OF_ONE = 0.97  # and of each, by which runs differ
@@ -84,7 +84,7 @@ class Trainee:
         """One."""
         loss = loss_of(self.model, self._inputs, keep_logits=self._case.keep_logits)
         self._stepper.backward(loss)
-        self._stepper.update()
+        self._stepper.optimizer_step()
         if self.model.device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import typer
 
-from forgather_core.option_spec import OptionSpec
-from forgather_core.registry import registry
+from forgather_core.definitions.registry import registry
+from forgather_core.options.spec import OptionSpec
 
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 DEVICES = ("meta", "cpu", "cuda", "mps")
@@ -43,7 +43,7 @@ def templates(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 
 def _templates(project: Path) -> Iterator[tuple[str, str]]:
-    from forgather_core.configurations import project_files
+    from forgather_core.settings.layers import project_files
 
     for definition in registry().definitions():
         yield definition.name, definition.summary
@@ -53,14 +53,14 @@ def _templates(project: Path) -> Iterator[tuple[str, str]]:
 
 def tokenizers(incomplete: str) -> list[str]:
     """The shipped tokenizers; the shell knows directories."""
-    from forgather_core.export.tokenizer import shipped_tokenizers
+    from forgather_core.tokenizers.lookup import shipped_tokenizers
 
     return begun(shipped_tokenizers(), incomplete)
 
 
 def chat_templates(incomplete: str) -> list[str]:
     """The shipped chat templates; the shell knows files."""
-    from forgather_core.export.tokenizer import shipped_chat_templates
+    from forgather_core.tokenizers.lookup import shipped_chat_templates
 
     return begun(shipped_chat_templates(), incomplete)
 

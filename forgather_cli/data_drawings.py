@@ -8,7 +8,7 @@ from typing import Any
 from rich.cells import cell_len, set_cell_size
 from rich.console import Group, RenderableType
 
-from forgather_core.printable import printable
+from forgather_core.filesystem.printable import printable
 
 from .render import Text, console, text_of
 from .tables import grid, pairs

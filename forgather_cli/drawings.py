@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from forgather_core.kinds import kind_of
-from forgather_core.printable import shortened
+from forgather_core.filesystem.printable import shortened
+from forgather_core.model.kinds import kind_of
 
 from .render import LONGEST_CELL, MOST_NOTES, Text, bytes_of, link, notes
 from .tables import grid, pairs

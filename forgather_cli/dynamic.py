@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from forgather_core.definitions.registry import SHARED_OPTIONS, registry
 from forgather_core.errors import ForgatherError
-from forgather_core.option_scope import commands_of
-from forgather_core.option_spec import OptionSpec, specs_of
-from forgather_core.registry import SHARED_OPTIONS, registry
-from forgather_core.shared_options import (
+from forgather_core.options.scope import commands_of
+from forgather_core.options.shared import (
     ESTIMATE,
     SHOW,
     STEP,
@@ -23,22 +22,23 @@ from forgather_core.shared_options import (
     VERIFY,
     EstimateOptions,
     ShowOptions,
-    TrialOptions,
+    TestOptions,
     VerifyOptions,
 )
+from forgather_core.options.spec import OptionSpec, specs_of
 
 from .help_page import page
 from .messages import PrintableLogs
-from .options import Given, shown_default, skip_conversion, typer_parameters, usage_line
+from .options import CliValue, shown_default, skip_conversion, typer_parameters, usage_line
 
 if TYPE_CHECKING:
-    from forgather_core.configurations import Configuration
+    from forgather_core.settings.layers import Configuration
 
 CHOOSE = "choose a model definition, for example: forgather -t llama/4M model construct ('forgather ls' lists them)"
 
 # The options that only some commands use, by command.
 COMMAND_OPTIONS: dict[str, type] = {
-    "test": TrialOptions,
+    "test": TestOptions,
     "verify": VerifyOptions,
     "show": ShowOptions,
     "estimate": EstimateOptions,
@@ -69,10 +69,10 @@ class Session:
         session = cls()
         template = root.get("template")
         if template:
-            from forgather_core.configurations import resolve
+            from forgather_core.settings.layers import find_configuration
 
             try:
-                session.configuration = resolve(template, registry(), Path(root.get("project") or "."))
+                session.configuration = find_configuration(template, registry(), Path(root.get("project") or "."))
             except ForgatherError as error:
                 session.error = error  # raised by parse_args: Typer asks for parameters while it prints an error
         return session
@@ -140,7 +140,7 @@ class DynamicOptions:
             session.parsing_words = False
         for name in () if only_words else session.parameters:
             value = ctx.params.pop(name, None)  # Typer hands the callback only what its signature names
-            if isinstance(value, Given):
+            if isinstance(value, CliValue):
                 session.given[name] = value.value
         return rest
 

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
+from forgather_core.definitions.registry import registry
 from forgather_core.errors import ForgatherError
-from forgather_core.option_scope import listed
-from forgather_core.option_spec import did_you_mean
-from forgather_core.printable import one_line
-from forgather_core.registry import registry
+from forgather_core.filesystem.printable import one_line
+from forgather_core.options.scope import listed
+from forgather_core.options.spec import did_you_mean
 
 from . import model
 from .completion import SHELLS, checks, templates
@@ -135,7 +135,7 @@ def root(
 @app.command(cls=PlainCommand, context_settings=model.HELP)
 def ls(ctx: typer.Context, json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False) -> None:
     """List every model definition with its presets, and this project's configurations."""
-    from forgather_core.listing import list_models
+    from forgather_core.commands.listing import list_models
 
     from . import drawings
     from .render import show
@@ -165,8 +165,8 @@ def verify(
     """Verify that a model directory keeps the promises of a causal language model; exit code 1 where it does not."""
     from forgather_core.checks import asked_for
     from forgather_core.checks import verify as run
-    from forgather_core.paths import expanded
-    from forgather_core.shared_options import VerifyOptions
+    from forgather_core.filesystem.paths import expanded
+    from forgather_core.options.shared import VerifyOptions
 
     from . import progress, verify_drawings
     from .render import show
@@ -189,7 +189,7 @@ def verify(
 @app.command(cls=PlainCommand, context_settings=model.HELP)
 def plugins(json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False) -> None:
     """List the plugins that bring definitions; exit code 1 if one is broken."""
-    from forgather_core.listing import list_plugins
+    from forgather_core.commands.listing import list_plugins
 
     from . import drawings
     from .render import show
@@ -244,7 +244,7 @@ def main() -> None:
             raise
         code = _complain(ForgatherError(f"'{error.object}' is not UTF-8: rename it, or choose another name"), 2)
     except Exception as error:
-        from forgather_core.out_of_memory import out_of_memory
+        from forgather_core.runtime.out_of_memory import out_of_memory
 
         text = out_of_memory(error)
         if text is None:

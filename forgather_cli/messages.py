@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from forgather_core.errors import ForgatherError
-from forgather_core.printable import one_line, printable, shortened
+from forgather_core.filesystem.printable import one_line, printable, shortened
 
 # They load no library that logs; `logging` by itself would be 3 % of their time.
 WITHOUT_LOGS = frozenset({"ls", "plugins", "show"})

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from forgather_core.errors import ForgatherError
-from forgather_core.option_scope import ESTIMATING, refuse_other_commands, refuse_without_effect
-from forgather_core.option_spec import specs_of
-from forgather_core.printable import printable
-from forgather_core.shared_options import EstimateOptions, RunOptions, ShowOptions, TrialOptions, VerifyOptions
+from forgather_core.filesystem.printable import printable
+from forgather_core.options.scope import ESTIMATING, refuse_other_commands, refuse_without_effect
+from forgather_core.options.shared import EstimateOptions, RunOptions, ShowOptions, TestOptions, VerifyOptions
+from forgather_core.options.spec import specs_of
 
 from .completion import templates
 from .dynamic import (
@@ -35,8 +35,8 @@ from .dynamic import (
 from .streams import say
 
 if TYPE_CHECKING:
-    from forgather_core.construct import Construction, OnModel
-    from forgather_core.settings import Settings
+    from forgather_core.commands.construct import ConstructedModel, OnModel
+    from forgather_core.settings.resolve import Settings
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -51,8 +51,8 @@ app = typer.Typer(
 @app.command(cls=DynamicCommand, context_settings=HELP)
 def construct(ctx: typer.Context) -> None:
     """Construct a model: write its directory unless it exists, build it, load and save weights if asked."""
-    asked = _Asked(ctx)
-    from forgather_core.report import construction_report
+    asked = ModelCommand(ctx)
+    from forgather_core.report.settings_report import construction_report
 
     from . import drawings
 
@@ -65,22 +65,22 @@ def construct(ctx: typer.Context) -> None:
 @app.command(cls=TrialCommand, context_settings=HELP)
 def test(ctx: typer.Context) -> None:
     """Test model forward and backward: a few training steps on random tokens or on real data."""
-    asked = _Asked(ctx)
-    from forgather_core.trial import check_trial, run_trial_of, step_guard
+    asked = ModelCommand(ctx)
+    from forgather_core.training_check import check_test_options, run_training_check, step_guard
 
     from . import progress, trial_drawings
 
-    check_trial(asked.settings, asked.trial)
+    check_test_options(asked.settings, asked.trial)
     made = asked.construct(None if asked.run.force else step_guard(asked.settings, asked.trial))
     with asked.partial(trial_drawings.trial) as keep, progress.steps(asked.trial.steps) as on_step:
-        report = run_trial_of(made, asked.trial, on_step=on_step, on_partial=keep)
+        report = run_training_check(made, asked.trial, on_step=on_step, on_partial=keep)
     asked.answer(report, trial_drawings.trial(report))
 
 
 @app.command(cls=VerifyCommand, context_settings=HELP)
 def verify(ctx: typer.Context) -> None:
     """Verify that the model keeps the promises of a causal language model; exit code 1 where it does not."""
-    asked = _Asked(ctx)
+    asked = ModelCommand(ctx)
     from forgather_core.checks import asked_for, verify_settings
 
     from . import progress, verify_drawings
@@ -109,14 +109,14 @@ def verify(ctx: typer.Context) -> None:
 @app.command(cls=ShowCommand, context_settings=HELP)
 def show(ctx: typer.Context) -> None:
     """Show the settled options, each with where its value came from. Builds nothing."""
-    asked = _Asked(ctx)
-    from forgather_core.report import settings_report
+    asked = ModelCommand(ctx)
+    from forgather_core.report.settings_report import settings_report
 
     from . import drawings
 
     report = settings_report(asked.settings, asked.project)
     if asked.show.init:
-        from forgather_core.initial_table import initial_table
+        from forgather_core.model.initial_table import initial_table
 
         report["initial_weights"] = initial_table(asked.settings)
     asked.answer(report, drawings.settings(report))
@@ -125,7 +125,7 @@ def show(ctx: typer.Context) -> None:
 @app.command(cls=EstimateCommand, context_settings=HELP)
 def estimate(ctx: typer.Context) -> None:
     """Estimate parameters, memory and compute, and what the model fits on. Builds nothing."""
-    asked = _Asked(ctx)
+    asked = ModelCommand(ctx)
     from forgather_core.estimate import estimate as run
 
     from . import estimate_drawings, progress
@@ -146,8 +146,8 @@ def compare(
     ],
 ) -> None:
     """Compare models: options that differ, parameters, memory, compute. With -t, that model is the first."""
-    first = [_Asked(ctx)] if Session.of(ctx).configuration is not None else []
-    asked = [*first, *(_Asked(ctx, name) for name in models)]
+    first = [ModelCommand(ctx)] if Session.of(ctx).configuration is not None else []
+    asked = [*first, *(ModelCommand(ctx, name) for name in models)]
     if len(asked) < 2:
         raise typer.BadParameter("compare needs two models: name another, or one with -t", ctx=ctx)
     from forgather_core.estimate import compare as run
@@ -159,7 +159,7 @@ def compare(
     asked[0].answer(report, estimate_drawings.comparison(report))
 
 
-class _Asked:
+class ModelCommand:
     """What the command line asked for: settled, and checked where it costs nothing.
 
     Args:
@@ -173,17 +173,17 @@ class _Asked:
         self.project = Path(ctx.find_root().params.get("project") or ".")
         configuration, given = session.configuration, dict(session.given)
         if template is not None:
-            from forgather_core.configurations import resolve
-            from forgather_core.registry import registry
+            from forgather_core.definitions.registry import registry
+            from forgather_core.settings.layers import find_configuration
 
-            configuration = resolve(template, registry(), self.project)
+            configuration = find_configuration(template, registry(), self.project)
             given = {name: value for name, value in given.items() if name in session.shared}
         if configuration is None:
             raise typer.BadParameter(CHOOSE, ctx=ctx.find_root())
         command, typed = str(ctx.info_name), session.typed()
         refuse_other_commands(command, typed)
         self.run: RunOptions = _take(RunOptions, given)
-        self.trial: TrialOptions = _take(TrialOptions, given, command == "test")
+        self.trial: TestOptions = _take(TestOptions, given, command == "test")
         self.estimate: EstimateOptions = _take(EstimateOptions, given, command in ESTIMATING)
         self.show: ShowOptions = _take(ShowOptions, given)
         self.verify: VerifyOptions = _take(VerifyOptions, given)
@@ -195,9 +195,9 @@ class _Asked:
 
             check_output(self.run.output_file)
         self._editor = _editor() if self.run.edit else []
-        from forgather_core.settings import settle
+        from forgather_core.settings.resolve import resolve
 
-        self.settings: Settings = settle(configuration, given)
+        self.settings: Settings = resolve(configuration, given)
         parts = (self.run, self.trial, self.show, self.verify, self.settings.directory, self.settings.build)
         values = {name: value for part in (self.settings.options, *parts) for name, value in vars(part).items()}
         refuse_without_effect(command, typed, values)
@@ -213,9 +213,9 @@ class _Asked:
                 self.answer(report, draw(report))
             raise
 
-    def construct(self, on_model: OnModel | None = None) -> Construction:
+    def construct(self, on_model: OnModel | None = None) -> ConstructedModel:
         """Construct the model, and show how that goes; `on_model` may refuse it before anything is allocated."""
-        from forgather_core.construct import construct as run
+        from forgather_core.commands.construct import construct as run
 
         from . import progress
 

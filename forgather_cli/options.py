@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from forgather_core.option_spec import OptionSpec
+from forgather_core.options.spec import OptionSpec
 
 from .completion import IS_COMPLETING, completion_of
 
@@ -60,7 +60,7 @@ def _convert_with(parameter: Any, spec: OptionSpec) -> None:
         if value is None:
             return None  # nobody gave it
         try:
-            return Given(spec.convert(value))
+            return CliValue(spec.convert(value))
         except ValueError as error:
             raise typer.BadParameter(f"{given_flag(parameter, spec)}: {error}", ctx=ctx) from None
 
@@ -72,7 +72,7 @@ def given_flag(parameter: Any, spec: OptionSpec) -> str:
     return spec.flag if spec.flag in parameter.opts else parameter.opts[0]
 
 
-class Given:
+class CliValue:
     """A value that stood on the command line: null is a value there."""
 
     def __init__(self, value: Any) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import typer
 
-from forgather_core.option_scope import commands_of, listed
-from forgather_core.option_spec import did_you_mean, specs_of
-from forgather_core.registry import SHARED_OPTIONS, registry
+from forgather_core.definitions.registry import SHARED_OPTIONS, registry
+from forgather_core.options.scope import commands_of, listed
+from forgather_core.options.spec import did_you_mean, specs_of
 
 from .dynamic import CHOOSE, Session
 

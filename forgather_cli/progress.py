@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from forgather_core.printable import one_line
+from forgather_core.filesystem.printable import one_line
 
 from .streams import say
 
 if TYPE_CHECKING:
-    from forgather_core.construct import Watch
-    from forgather_core.trial import Step
+    from forgather_core.commands.construct import ProgressCallbacks
+    from forgather_core.training_check import Step
 
 PATIENCE = 1.0  # seconds before a bar is drawn
 
@@ -50,13 +50,13 @@ def spinner() -> Iterator[Callable[[str], None] | None]:
 
 
 @contextmanager
-def watch() -> Iterator[Watch]:
+def watch() -> Iterator[ProgressCallbacks]:
     """What `construct` tells: who holds the directory, and bars of bytes verified, loaded and saved."""
-    from forgather_core.construct import Watch
+    from forgather_core.commands.construct import ProgressCallbacks
 
     with ExitStack() as stack:
         bars = [stack.enter_context(bytes_bar(verb)) for verb in ("verifying", "loading", "saving")]
-        yield Watch(waiting, *bars)
+        yield ProgressCallbacks(waiting, *bars)
 
 
 def note(sentence: str) -> None:

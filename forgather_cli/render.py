@@ -12,9 +12,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
 from rich.text import Text as RichText
 
-from forgather_core.disk import replace_file
 from forgather_core.errors import ForgatherError
-from forgather_core.printable import printable, shortened, to_json
+from forgather_core.filesystem.disk import replace_file
+from forgather_core.filesystem.printable import printable, shortened, to_json
 
 SUFFIXES = (".txt", ".json", ".html", ".svg")
 PIPE_WIDTH = 200  # nothing is folded or cut in a pipe: the next program reads whole lines

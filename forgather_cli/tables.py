@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text as RichText
 
-from forgather_core.printable import printable, shortened
+from forgather_core.filesystem.printable import printable, shortened
 
 from .render import LONGEST_CELL, MOST_NOTES, MOST_ROWS, MOST_TEXT, Text, text_of
 

@@ -59,7 +59,7 @@ def train(
     entries = whole(vocab_size, "--vocab-size")
     longest = whole(model_max_length, "--model-max-length")
 
-    from forgather_core.data.make_tokenizer import make_tokenizer
+    from forgather_core.commands.train_tokenizer import make_tokenizer
 
     from . import data_drawings
     from .render import show

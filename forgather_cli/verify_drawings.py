@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from forgather_core.checks.check import told
+from forgather_core.definitions.check import failure_text
 
 from .render import Text, notes
 from .tables import grid
@@ -83,7 +83,7 @@ def _failure(check: Mapping[str, Any]) -> Iterator[Text]:
         yield Text(f"  it ended with {check['reason']}")
     failed = [one for one in check["measured"] if not one["holds"]]
     for one in failed[:_MOST]:
-        yield Text(f"  {told(one)}")
+        yield Text(f"  {failure_text(one)}")
     if len(failed) > _MOST:
         yield Text(f"  and {len(failed) - _MOST} more cases")
     yield Text(f"  usual cause: {check['cause']}", "yellow")

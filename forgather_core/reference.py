@@ -21,7 +21,7 @@ class DoesNotApply(Exception):  # noqa: N818 - it is an answer, and no error
 
 
 Weights = Mapping[str, Tensor]
-Spread = float | list[float] | Callable[[int, int], float]
+InitStd = float | list[float] | Callable[[int, int], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Reference:
     """
 
     logits: Callable[[Weights, Tensor, Any], Tensor] | None = None
-    spreads: Callable[[Any], Mapping[str, Spread]] | None = None
+    spreads: Callable[[Any], Mapping[str, InitStd]] | None = None
 
 
 def float64(state_dict: Weights, *, trainable: bool = False) -> dict[str, Tensor]:
@@ -68,7 +68,7 @@ def softmax(scores: list[Tensor]) -> list[Tensor]:
     return [exponential / total for exponential in exponentials]
 
 
-def sees(query: int, window: int | None) -> range:
+def visible_keys(query: int, window: int | None) -> range:
     """The keys that a query sees: itself and what is before it, `window` in all."""
     return range(0 if window is None else max(0, query - window + 1), query + 1)
 
@@ -107,7 +107,7 @@ def attention(
     """
     rows = []
     for i in range(len(queries)):
-        seen = sees(i, window)
+        seen = visible_keys(i, window)
         weights = softmax([queries[i] @ keys[j] / math.sqrt(len(keys[j])) + bias(i, j) for j in seen])
         rows.append(torch.stack([weight * values[j] for weight, j in zip(weights, seen, strict=True)]).sum(0))
     return torch.stack(rows)
@@ -149,7 +149,7 @@ def rope_theta(config: Any) -> float:
     return float(config.rope_parameters["rope_theta"])
 
 
-def rotated(x: Tensor, theta: float) -> Tensor:
+def apply_rope(x: Tensor, theta: float) -> Tensor:
     """arXiv:2104.09864, eq. 15: the pairs of row t turned by the angles t theta^(-2i/d).
 
     The pair of channel i is channel i + d/2, as transformers has it; in the paper it is the next one.
@@ -178,7 +178,7 @@ def gelu(x: Tensor) -> Tensor:
     return x * (1 + torch.erf(x / math.sqrt(2))) / 2
 
 
-def gated(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+def glu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
     """arXiv:2002.05202, eq. 6: (activation(x W) * (x V)) W_2, here with matrices [out, in]."""
     return (activation(x @ gate.T) * (x @ up.T)) @ down.T
 
@@ -201,7 +201,7 @@ def llama_logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
         x = x + _grouped_attention(normed, layer, config, config.sliding_window if slides else None)
         normed = rms_norm(x, layer["post_attention_layernorm.weight"], eps)
         gate, up, down = (layer[f"mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
-        x = x + gated(normed, gate, up, down, silu)
+        x = x + glu(normed, gate, up, down, silu)
     return rms_norm(x, weights["model.norm.weight"], eps) @ weights["lm_head.weight"].T
 
 
@@ -213,24 +213,24 @@ def _grouped_attention(x: Tensor, layer: Weights, config: Any, window: int | Non
         heads = every.chunk(every.shape[1] // config.head_dim, dim=1)
         scale = layer.get(f"self_attn.{name}_norm.weight")
         normed = [head if scale is None else rms_norm(head, scale, eps) for head in heads]
-        found[name] = normed if name == "v" else [rotated(head, theta) for head in normed]
+        found[name] = normed if name == "v" else [apply_rope(head, theta) for head in normed]
     mixed = attention_of_heads(found["q"], found["k"], found["v"], window=window)
     return mixed @ layer["self_attn.o_proj.weight"].T
 
 
-def uniform_by_inputs(outputs: int, inputs: int) -> float:
+def fan_in_uniform_std(outputs: int, inputs: int) -> float:
     """The deviation of numbers drawn evenly within 1/sqrt(inputs), as torch's linear layers draw them."""
     del outputs
     return 1 / math.sqrt(3 * inputs)
 
 
-def without_tails(std: float, cut: float = 3.0) -> float:
+def truncated_normal_std(std: float, cut: float = 3.0) -> float:
     """The deviation that a normal distribution has left when what lies beyond `cut` deviations is drawn again."""
     density = math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi)
     return std * math.sqrt(1 - 2 * cut * density / math.erf(cut / math.sqrt(2)))
 
 
-def llama_spreads(config: Any) -> dict[str, Spread]:
+def llama_init_std(config: Any) -> dict[str, InitStd]:
     """Those of llama and of definitions built like it: what writes to the residual stream is smaller by the depth.
 
     Args:
@@ -240,7 +240,7 @@ def llama_spreads(config: Any) -> dict[str, Spread]:
     return {
         "norm": [1.0],
         "embed_tokens": head if config.tie_word_embeddings else 1.0,
-        "(q|k|v|gate|up)_proj": without_tails(0.02),
-        "(o|down)_proj": without_tails(0.02 / math.sqrt(2 * config.num_hidden_layers)),
-        "lm_head": without_tails(head),
+        "(q|k|v|gate|up)_proj": truncated_normal_std(0.02),
+        "(o|down)_proj": truncated_normal_std(0.02 / math.sqrt(2 * config.num_hidden_layers)),
+        "lm_head": truncated_normal_std(head),
     }

@@ -16,13 +16,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from .checks import SKIPPED, Check, Subject, choose, try_check
-from .checks.check import told
+from .checks import SKIPPED, Check, ModelUnderTest, choose, try_check
 from .checks.known import known_checks
-from .configurations import resolve
+from .definitions.check import failure_text
+from .definitions.registry import registry
 from .errors import ForgatherError
-from .registry import registry
-from .settings import Settings, settle
+from .settings.layers import find_configuration
+from .settings.resolve import Settings, resolve
 
 _FAILURES = 8  # of one check, told in full
 
@@ -52,7 +52,9 @@ class DefinitionTests:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def forgather_subject(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    def forgather_subject(
+        cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    ) -> ModelUnderTest:
         """The model directory of the definition, ready to be tried."""
         tests: type[DefinitionTests] = request.cls
         place = tmp_path_factory.mktemp(tests.__name__)
@@ -62,9 +64,9 @@ class DefinitionTests:
         except ForgatherError as error:
             pytest.fail(f"'{tests.definition}' gives no model directory: {error}", pytrace=False)
         (place / "copy").mkdir()
-        return Subject(directory, place / "copy", settings=settings, full=tests.full, seed=tests.seed)
+        return ModelUnderTest(directory, place / "copy", settings=settings, full=tests.full, seed=tests.seed)
 
-    def test_check(self, forgather_check: Check, forgather_subject: Subject) -> None:
+    def test_check(self, forgather_check: Check, forgather_subject: ModelUnderTest) -> None:
         """The promise is kept; what does not apply is skipped."""
         row = try_check(forgather_check, forgather_subject)
         if row["result"] == SKIPPED:
@@ -82,7 +84,7 @@ def failure(row: Mapping[str, Any]) -> str | None:
     if row["cause"] is None:
         return None
     wrong = [one for one in row["measured"] if not one["holds"]]
-    lines = [f"{row['name']}: {row['promise']}", *(f"  {told(one)}" for one in wrong[:_FAILURES])]
+    lines = [f"{row['name']}: {row['promise']}", *(f"  {failure_text(one)}" for one in wrong[:_FAILURES])]
     if len(wrong) > _FAILURES:
         lines.append(f"  and {len(wrong) - _FAILURES} more of {len(row['measured'])}")
     if row["reason"]:
@@ -97,7 +99,7 @@ def presets(definition: str) -> list[str]:
 
 def stated_parameters(template: str) -> int | None:
     """How many parameters a configuration says that it has: its `parameters`."""
-    stated: int | None = resolve(template, registry()).notes.get("parameters")
+    stated: int | None = find_configuration(template, registry()).notes.get("parameters")
     return stated
 
 
@@ -108,13 +110,13 @@ def count_parameters(template: str, **options: Any) -> int:
         template: What `-t` takes.
         **options: Over those of the configuration.
     """
-    from .meta_model import meta_model
+    from .model.meta_model import meta_model
 
     return sum(parameter.numel() for parameter in meta_model(_settings(template, options)).parameters())
 
 
 def _settings(template: str, options: Mapping[str, Any]) -> Settings:
-    return settle(resolve(template, registry()), options)
+    return resolve(find_configuration(template, registry()), options)
 
 
 def _directory(settings: Settings, place: Path) -> Path:

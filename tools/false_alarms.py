@@ -17,10 +17,10 @@ from typing import Any
 import transformers
 
 from forgather_core.checks import CHECKS, choose, verify
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.registry import registry
-from forgather_core.settings import settle
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
 
 UNSEEDED = {"manifest", "estimates", "standalone", "compile"}
 SIZES: dict[str, Any] = {
@@ -39,7 +39,9 @@ def directories(place: Path) -> dict[str, tuple[Path, Any]]:
     """A directory of each, and the settings of ours."""
     found: dict[str, tuple[Path, Any]] = {}
     for definition in registry().definitions():
-        settings = settle(resolve(definition.name, registry(), place), {"output_dir": place / definition.name})
+        settings = resolve(
+            find_configuration(definition.name, registry(), place), {"output_dir": place / definition.name}
+        )
         found[definition.name] = (construct(settings).directory.path, settings)
     for name, options in THEIRS.items():
         config = getattr(transformers, f"{name}Config")(**options)

@@ -3,7 +3,7 @@
     python tools/train_tokenizers.py [DIRECTORY]
 
 Other releases of Python have other sources, and so give slightly other merges: the shipped ones were made with the
-release that forgather_core/data/tokenizers/README.md names, and stay as they are so that models keep their meaning.
+release that forgather_core/tokenizers/shipped/README.md names, and stay as they are so that models keep their meaning.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from forgather_core.data.projects import open_corpus
-from forgather_core.data.train_tokenizer import byte_tokenizer, save_tokenizer, train_bpe
+from forgather_core.tokenizers.train import byte_tokenizer, save_tokenizer, train_bpe
 
 SIZES = {"bpe-2k": 2000, "bpe-8k": 8000}
 MODEL_MAX_LENGTH = 2048

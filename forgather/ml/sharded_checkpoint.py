@@ -10,7 +10,7 @@ from forgather_core.checkpoint import (
     link_checkpoint,
     load_checkpoint,
     next_checkpoint_path,
-    rotate,
+    rotate_checkpoints,
     save_checkpoint,
     step_checkpoints,
 )
@@ -25,7 +25,7 @@ __all__ = [
     "link_checkpoint",
     "load_checkpoint",
     "next_checkpoint_path",
-    "rotate",
+    "rotate_checkpoints",
     "save_checkpoint",
     "step_checkpoints",
 ]

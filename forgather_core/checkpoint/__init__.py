@@ -1,18 +1,18 @@
 """Weights on disk, in Hugging Face's sharded format: found, read into a model, written from one."""
 
 from .convert import convert_checkpoint
+from .formats.layout import parse_size
 from .inspect import inspect_checkpoint
-from .layout import parse_size
-from .load import load_checkpoint, load_into
-from .reader import Checkpoint
+from .read.load import load_checkpoint, load_into
+from .read.reader import Checkpoint
 from .report import LoadReport, MissingTensor, OtherShape, SaveReport
-from .save import save_checkpoint
-from .steps import (
+from .write.save import save_checkpoint
+from .write.steps import (
     StepCheckpoint,
     find_latest_checkpoint,
     link_checkpoint,
     next_checkpoint_path,
-    rotate,
+    rotate_checkpoints,
     step_checkpoints,
 )
 
@@ -31,7 +31,7 @@ __all__ = [
     "load_into",
     "next_checkpoint_path",
     "parse_size",
-    "rotate",
+    "rotate_checkpoints",
     "save_checkpoint",
     "step_checkpoints",
 ]

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ..model_files import TEMPLATES
-from .wording import listed
+from ..filesystem.model_files import TEMPLATES
+from ..filesystem.wording import truncated_list
 
 # A directory with one of these below it holds another checkpoint, or the same one for another program.
 WEIGHTS = (
@@ -47,7 +47,7 @@ def copy_others(origin: Path, staging: Path, left: Collection[str]) -> tuple[str
             omitted.append(f"{entry.name} ({reason})")
         elif not new.is_relative_to(entry.resolve()):
             _copy_directory(entry, staging / entry.name)
-    return (f"these directories were not copied: {listed(omitted)}",) if omitted else ()
+    return (f"these directories were not copied: {truncated_list(omitted)}",) if omitted else ()
 
 
 def _reason(directory: Path) -> str | None:

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import torch
 
-from ..dtypes import parse_dtype
 from ..errors import CheckpointError
-from ..files import new_directory
-from ..option_spec import did_you_mean
-from ..paths import expanded, refuse_working_directory
+from ..filesystem.atomic import new_directory
+from ..filesystem.paths import expanded, refuse_working_directory
+from ..filesystem.wording import tensors as counted
+from ..filesystem.wording import truncated_list
+from ..model.dtypes import parse_dtype
+from ..options.spec import did_you_mean
 from .carried import copy_others
-from .companions import CONFIG, Step, read_config, step_for, write_companions
-from .fp8 import DTYPES as FP8
-from .fp8 import ScaledTensor
-from .layout import BIN, SAFETENSORS, Format, parse_size
-from .quantized import (
+from .formats.fp8 import DTYPES as FP8
+from .formats.fp8 import ScaledTensor
+from .formats.layout import BIN, SAFETENSORS, Format, parse_size
+from .formats.stored import CastTensor, FileTensor, StoredTensor
+from .read.quantized import (
     QUANTIZATION_KEYS,
     Quantization,
     quantization_config,
@@ -30,13 +32,11 @@ from .quantized import (
     refuse_lost_scales,
     refuse_packed,
 )
-from .reader import Checkpoint, Progress
+from .read.reader import Checkpoint, Progress
 from .report import SaveReport
-from .save import Job, save_alone, saving_errors, superseded
-from .stored import CastTensor, FileTensor, StoredTensor
-from .wording import listed
-from .wording import tensors as counted
-from .write import main_dtype
+from .write.companions import CONFIG, ConfigUpdate, config_update, read_config, write_companions
+from .write.save import Job, save_alone, saving_errors, superseded
+from .write.write import main_dtype
 
 FORMATS = {"safetensors": SAFETENSORS, "bin": BIN}
 
@@ -121,9 +121,9 @@ def _copy_others(origin: Path, staging: Path, job: Job) -> tuple[str, ...]:
     _refuse_large_config(origin)
     notes = copy_others(origin, staging, superseded(origin))
     dtype = main_dtype(job.tensors)
-    if step_for(None, origin, dtype) is Step.DTYPE:
+    if config_update(None, origin, dtype) is ConfigUpdate.DTYPE:
         (staging / CONFIG).unlink()
-        write_companions(None, Step.DTYPE, origin, staging, dtype)
+        write_companions(None, ConfigUpdate.DTYPE, origin, staging, dtype)
     if not _has_fp8(job.tensors):
         _declare_plain(staging / CONFIG)
     return notes
@@ -177,7 +177,7 @@ def _converted(
     if quantization is not None:
         tensors, notes = _dequantized(checkpoint, quantization, new, pattern)
     elif plain := [name for name, tensor in tensors.items() if tensor.dtype in FP8]:
-        notes = (f"{counted(len(plain))} in float8 without scales, taken as plain numbers: {listed(plain)}",)
+        notes = (f"{counted(len(plain))} in float8 without scales, taken as plain numbers: {truncated_list(plain)}",)
     for name, tensor in tensors.items():
         if isinstance(tensor, ScaledTensor):
             tensors[name] = CastTensor(tensor, new)
@@ -185,7 +185,7 @@ def _converted(
             kept += [name] if tensor.dtype.is_floating_point and tensor.dtype != new else []
         else:
             tensors[name] = CastTensor(tensor, new)
-    return tensors, (*notes, *((f"these keep their dtype: {listed(kept)}",) if kept else ()))
+    return tensors, (*notes, *((f"these keep their dtype: {truncated_list(kept)}",) if kept else ()))
 
 
 def _dequantized(
@@ -198,7 +198,9 @@ def _dequantized(
     """
     path, scales = checkpoint.path, quantization.scales
     if kept := [name for name in scales if keep is not None and keep.search(name)]:
-        raise CheckpointError(f"{path} is quantized (fp8), and --keep would leave {listed(kept)} without a scale")
+        raise CheckpointError(
+            f"{path} is quantized (fp8), and --keep would leave {truncated_list(kept)} without a scale"
+        )
     refuse_lost_scales(quantization.unscaled, path)
     dropped = {*scales.values(), *quantization.unused}
     wide = torch.float64 if new is torch.float64 else torch.float32
@@ -207,7 +209,7 @@ def _dequantized(
         tensors[name] = ScaledTensor(name, checkpoint[name], checkpoint[scale], blocks=quantization.blocks, dtype=wide)
     notes = [f"quantized (fp8): dequantized {counted(len(scales))}"]
     if quantization.unused:
-        notes.append(f"scales of activations dropped: {listed(quantization.unused)}")
+        notes.append(f"scales of activations dropped: {truncated_list(quantization.unused)}")
     return tensors, tuple(notes)
 
 

@@ -8,15 +8,15 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..files import is_touched
-from .checksum import KEYS
-from .companions import Step, step_for
-from .layout import BIN, SAFETENSORS, weight_files
-from .quantized import quantization_of
-from .reader import Checkpoint, Progress
-from .save import STAGING
-from .wording import dtype_of, listed, shown
-from .write import main_dtype
+from ..filesystem.atomic import is_touched
+from ..filesystem.wording import dtype_of, printable_name, truncated_list
+from .formats.checksum import KEYS
+from .formats.layout import BIN, SAFETENSORS, weight_files
+from .read.quantized import quantization_of
+from .read.reader import Checkpoint, Progress
+from .write.companions import ConfigUpdate, config_update
+from .write.save import STAGING
+from .write.write import main_dtype
 
 
 def inspect_checkpoint(
@@ -98,13 +98,13 @@ def _notes(checkpoint: Checkpoint, verified: bool) -> list[str]:
         }
         for key, fact in facts.items() if checkpoint.is_own else ():  # others count parameters in other ways
             if (claim := checkpoint.index.metadata.get(key)) is not None and claim != fact:
-                notes.append(f"{where} says {key} {shown(claim)}; the tensors have {fact}")
+                notes.append(f"{where} says {key} {printable_name(claim)}; the tensors have {fact}")
         extra = [name for name in checkpoint if name not in checkpoint.index.weight_map]
         if extra:
-            notes.append(f"in a file and not in the index: {listed(extra)}")
+            notes.append(f"in a file and not in the index: {truncated_list(extra)}")
     recorded = checkpoint.recorded_non_finite
     if recorded and (verified or not checkpoint.is_changed):
-        notes.append(f"these held NaN or Inf when they were saved: {listed(sorted(recorded))}")
+        notes.append(f"these held NaN or Inf when they were saved: {truncated_list(sorted(recorded))}")
     return notes
 
 
@@ -121,10 +121,10 @@ def _surroundings(checkpoint: Checkpoint) -> list[str]:
         name for name in _names(directory) - used if any(f.generation(name) is not None for f in (SAFETENSORS, BIN))
     )
     if stray:
-        notes.append(f"no index names {listed(stray)}")
+        notes.append(f"no index names {truncated_list(stray)}")
     if is_touched(directory / STAGING):
         notes.append("a save is under way here, or has died; the next one clears up after it")
-    if step_for(None, directory, main_dtype(checkpoint)) is Step.DTYPE:
+    if config_update(None, directory, main_dtype(checkpoint)) is ConfigUpdate.DTYPE:
         notes.append(
             f"config.json names another dtype than {main_dtype(checkpoint)}: transformers converts to that one"
         )

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..brief import Brief
-from .wording import listed, tensors
+from ..filesystem.wording import tensors, truncated_list
+from ..runtime.short_repr import Brief
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class LoadReport(Brief):
             (other, f"of another shape in {self.path}"),
             (self.non_finite or (), f"loaded from {self.path} with NaN or Inf"),
         )
-        found = [f"{tensors(len(names))} {what}: {listed(names)}" for names, what in kinds if names]
+        found = [f"{tensors(len(names))} {what}: {truncated_list(names)}" for names, what in kinds if names]
         if self.unverified:
-            found.append(f"no checksum is recorded in {self.path} of {listed(self.unverified)}")
+            found.append(f"no checksum is recorded in {self.path} of {truncated_list(self.unverified)}")
         return [*found, *self.warnings]
 
 

@@ -1,11 +1,11 @@
 """`verify`: checks that prove that a causal language model keeps its promises."""
 
+from ..definitions.check import Check, DoesNotApply, Measured, check, expect
 from .against_reference import equations, spreads
 from .attention_agreement import attention_agreement
 from .buffers import buffers
 from .caching import caching
 from .causality import causality
-from .check import Check, DoesNotApply, Measured, check, must
 from .checkpointing import checkpointing
 from .compiling import compiling
 from .depth import depth
@@ -28,7 +28,7 @@ from .rows import rows
 from .run import FAILED, PASSED, SKIPPED, asked_for, choose, try_check, verify, verify_settings
 from .seeds import same_seed
 from .standalone import standalone
-from .subject import Subject
+from .subject import ModelUnderTest
 from .windows import window
 
 # What a token sees; what is computed of it; what training needs; what is written and read; what was promised in words.
@@ -71,11 +71,11 @@ __all__ = [
     "Check",
     "DoesNotApply",
     "Measured",
-    "Subject",
+    "ModelUnderTest",
     "asked_for",
     "check",
     "choose",
-    "must",
+    "expect",
     "try_check",
     "verify",
     "verify_settings",

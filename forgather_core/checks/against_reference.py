@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..definition import import_object
+from ..definitions.check import DoesNotApply, Measured, check, expect
+from ..definitions.definition import import_object
 from ..errors import DefinitionError
-from ..reference import Reference, Spread, Weights, float64, surprise
+from ..reference import InitStd, Reference, Weights, float64, surprise
 from .attentions import implementations
-from .check import DoesNotApply, Measured, check, must
 from .initial_weights import SIGMAS
-from .subject import Subject
+from .subject import ModelUnderTest
 from .tolerance import compared, gradients_compared, gradients_of, rounding
 
 LENGTH = 12  # twice a shrunk window; a reference is slow
@@ -28,13 +28,13 @@ EPS = 0.1  # so large that where it stands matters
 
 
 @check("equations", cause="an equation that was read or written wrongly; or a model that is another one on purpose")
-def equations(subject: Subject) -> Iterator[Measured]:
+def equations(subject: ModelUnderTest) -> Iterator[Measured]:
     """Logits and gradients are those of the reference that the definition names, which the papers' equations make."""
     logits = _reference(subject).logits
     if logits is None:
         raise DoesNotApply("the definition's reference has no equations")
     text = subject.tokens(1, LENGTH)
-    names = [name for name in subject.limits.to_dict() if name.endswith("_eps")]
+    names = [name for name in subject.text_config.to_dict() if name.endswith("_eps")]
     cases: list[dict[str, Any]] = [{}, dict.fromkeys(names, EPS)] if names else [{}]
     for changes in cases:
         where = "".join(f", {name} {value}" for name, value in changes.items())
@@ -53,30 +53,30 @@ def _held_to(logits: Any, model: Any, text: Tensor, what: str) -> Iterator[Measu
     outputs.loss.backward()
     right = {name: trained[name].grad for name, parameter in model.named_parameters() if parameter.requires_grad}
     unused = next((name for name, gradient in right.items() if gradient is None), None)
-    yield must(f"{what}: the reference uses every parameter", unused is None, unused)
+    yield expect(f"{what}: the reference uses every parameter", unused is None, unused)
     if unused is None:
         kept = {name: gradient for name, gradient in right.items() if gradient is not None}
         yield gradients_compared(f"{what}: gradients", gradients_of(model), kept, rounding(model))
 
 
 @check("spreads", cause="a table of initial weights that is not what its definition promises")
-def spreads(subject: Subject) -> Iterator[Measured]:
+def spreads(subject: ModelUnderTest) -> Iterator[Measured]:
     """Initial weights have the spread that the reference of their definition tells, in formulas of its own."""
     promised = _reference(subject).spreads
     if promised is None:
         raise DoesNotApply("the definition's reference tells no initial weights")
-    model = subject.initial()
+    model = subject.fresh_model()
     rows = promised(model.config)
     embedding = model.get_input_embeddings()
     for name, parameter in model.named_parameters():
         row = next((spread for pattern, spread in rows.items() if re.search(pattern, name)), None)
-        yield must(f"{name}: the reference tells it", row is not None, name)
+        yield expect(f"{name}: the reference tells it", row is not None, name)
         if row is not None:
             padding = embedding.padding_idx if parameter is embedding.weight else None
             yield _as_told(name, parameter.detach(), row, padding)
 
 
-def _reference(subject: Subject) -> Reference:
+def _reference(subject: ModelUnderTest) -> Reference:
     definition = subject.definition
     if definition is None:
         raise DoesNotApply("the directory is of no definition that is installed here")
@@ -98,10 +98,10 @@ def _twice(model: Any) -> tuple[Weights, dict[str, Tensor]]:
     return {n: trained[names[t]] if t in names else t.detach().double() for n, t in saved.items()}, trained
 
 
-def _as_told(name: str, values: Tensor, spread: Spread, padding: int | None) -> Measured:
+def _as_told(name: str, values: Tensor, spread: InitStd, padding: int | None) -> Measured:
     if callable(spread):
         if values.dim() < 2:
-            return must(f"{name}: the reference has a function of rows and columns for a vector", False, name)
+            return expect(f"{name}: the reference has a function of rows and columns for a vector", False, name)
         spread = spread(*values.shape[-2:])
     if isinstance(spread, list) or spread == 0:
         return _equal(name, values, spread if isinstance(spread, list) else [0.0])

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..definitions.check import DoesNotApply, Measured, check
 from .attentions import forward_implementations, uncompiled
-from .caching import UNEQUAL, empty, fed
-from .check import DoesNotApply, Measured, check
+from .caching import UNEQUAL, empty, forward_in_chunks
 from .packing import packed
 from .padding import counted, padded, padded_labels
-from .subject import Subject
+from .subject import ModelUnderTest
 from .tolerance import compared, gradients_compared, gradients_of, rounding
 
 
 @check("attention-agreement", cause="a mask, bias or scaling that one implementation is not told of")
-def attention_agreement(subject: Subject) -> Iterator[Measured]:
+def attention_agreement(subject: ModelUnderTest) -> Iterator[Measured]:
     """Every attention implementation has the logits and gradients that eager has, with every kind of mask."""
     names = forward_implementations(subject)
     if "eager" not in names or len(names) < 2:
@@ -46,7 +46,7 @@ def attention_agreement(subject: Subject) -> Iterator[Measured]:
 
 
 @torch.no_grad()
-def _logits(subject: Subject, model: Any) -> dict[str, Tensor]:
+def _logits(subject: ModelUnderTest, model: Any) -> dict[str, Tensor]:
     """The logits of each case; 0 on padding."""
     text = subject.tokens(2)
     found = {"causal" if subject.window is None else "a window": model(text, use_cache=False).logits}
@@ -57,11 +57,11 @@ def _logits(subject: Subject, model: Any) -> dict[str, Tensor]:
         found[f"padding on the {side}"] = torch.where(mask.bool()[..., None], logits, 0.0)
     documents, position_ids = packed(subject)
     found["packed documents"] = model(documents, position_ids=position_ids, use_cache=False).logits
-    found["cached, in unequal pieces"], _ = fed(model, text, UNEQUAL, empty("dynamic", model))
+    found["cached, in unequal pieces"], _ = forward_in_chunks(model, text, UNEQUAL, empty("dynamic", model))
     return found
 
 
-def _gradients(subject: Subject, attention: str) -> dict[str, dict[str, Tensor]]:
+def _gradients(subject: ModelUnderTest, attention: str) -> dict[str, dict[str, Tensor]]:
     model = subject.model(attention=attention, **subject.no_dropout).train()
     text, (documents, position_ids) = subject.tokens(2), packed(subject)
     ids, mask = padded(subject, "left")

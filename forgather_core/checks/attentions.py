@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import torch
 
-from .check import DoesNotApply
-from .subject import ATTENTIONS, FLEX, Subject
+from ..definitions.check import DoesNotApply
+from .subject import ATTENTIONS, FLEX, ModelUnderTest
 
 
-def implementations(subject: Subject) -> list[str]:
+def implementations(subject: ModelUnderTest) -> list[str]:
     """Return those of eager and sdpa that neither the model nor transformers refuses.
 
     Raises:
@@ -26,7 +26,7 @@ def implementations(subject: Subject) -> list[str]:
     return found
 
 
-def forward_implementations(subject: Subject) -> list[str]:
+def forward_implementations(subject: ModelUnderTest) -> list[str]:
     """Return the same and flex_attention, which computes forward passes alone on CPU; there may be none."""
     return [name for name in ATTENTIONS if name not in subject.refused_attention]
 
@@ -39,7 +39,7 @@ def uncompiled() -> Iterator[None]:
         yield
 
 
-def needs_dropout(subject: Subject) -> None:
+def needs_dropout(subject: ModelUnderTest) -> None:
     """Raise DoesNotApply where the only implementation left is flex_attention, which has no dropout."""
     if subject.default_attention == FLEX:
         raise DoesNotApply(f"the model refuses eager and sdpa, and {FLEX} has no dropout")

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..build import build
 from ..checkpoint import load_checkpoint, save_checkpoint
-from ..shared_options import BuildOptions
-from .check import Measured, check, must
-from .subject import Subject
+from ..definitions.check import Measured, check, expect
+from ..model.build import build
+from ..options.shared import BuildOptions
+from .subject import ModelUnderTest
 from .tolerance import compared, unlike
 
 
 @check("buffers", cause="a buffer that is computed in the constructor only, or cast with the weights")
-def buffers(subject: Subject) -> Iterator[Measured]:
+def buffers(subject: ModelUnderTest) -> Iterator[Measured]:
     """Buffers are those of a new model, to the last bit, after every way to make, load and cast one."""
     from transformers import AutoModelForCausalLM
 
@@ -48,9 +48,9 @@ def buffers(subject: Subject) -> Iterator[Measured]:
         yield from _same("and back", cast.to(torch.float32), model)
 
 
-def _from_nothing(subject: Subject) -> Any:
+def _from_nothing(subject: ModelUnderTest) -> Any:
     with torch.device("meta"):
-        model = subject.initial()
+        model = subject.fresh_model()
     model.to_empty(device="cpu")
     _spoil([*model.parameters(), *model.buffers()])
     if subject.is_builtin:  # transformers' own skip what they have marked, and say so
@@ -70,7 +70,7 @@ def _spoil(tensors: Any) -> None:
 def _same(way: str, found: Any, expected: nn.Module, text: Tensor | None = None) -> Iterator[Measured]:
     mine, theirs = dict(found.named_buffers()), dict(expected.named_buffers())
     wrong = unlike(mine, theirs)
-    yield must(f"{way}: {len(mine.keys() | theirs.keys())} buffers", not wrong, ", ".join(wrong[:3]))
+    yield expect(f"{way}: {len(mine.keys() | theirs.keys())} buffers", not wrong, ", ".join(wrong[:3]))
     if text is not None:
         with torch.no_grad():
             logits, right = found.eval()(text).logits, expected(text).logits

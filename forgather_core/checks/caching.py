@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
+from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..parts.caches import CACHE
 from .attentions import implementations
-from .check import DoesNotApply, Measured, check, must
 from .padding import given_positions, padded, rows_alone
-from .subject import LENGTH, Subject
+from .subject import LENGTH, ModelUnderTest
 from .tolerance import compared, position_of, relative, rounding
 
 SINGLE = (1,) * LENGTH
@@ -29,7 +29,7 @@ HALF = LENGTH // 2
 
 @check("cache", cause="positions or a mask that forget what is cached, or a layer that reads another layer's cache")
 @torch.no_grad()
-def caching(subject: Subject) -> Iterator[Measured]:
+def caching(subject: ModelUnderTest) -> Iterator[Measured]:
     """Logits from a cache are those of the whole text at once, however it is cut into pieces."""
     for attention in implementations(subject):
         model = subject.model(attention=attention)
@@ -38,14 +38,14 @@ def caching(subject: Subject) -> Iterator[Measured]:
         if cache_name(model) not in inspect.signature(model.forward).parameters:
             raise DoesNotApply("the model takes no cache")
         if cache_in(model(text[:, :2], use_cache=True)) is None:
-            yield must(f"{attention}, use_cache=True returns a cache", False)
+            yield expect(f"{attention}, use_cache=True returns a cache", False)
             continue
         none = cache_in(model(text[:, :2], use_cache=False))
-        yield must(f"{attention}, use_cache=False returns none", none is None)
+        yield expect(f"{attention}, use_cache=False returns none", none is None)
         for name, sizes in (("a token at a time", SINGLE), ("in unequal pieces", UNEQUAL)):
             for kind in ("its own cache", "dynamic", "static"):
                 cache = None if kind == "its own cache" else empty(kind, model)
-                logits, cache = fed(model, text, sizes, cache)
+                logits, cache = forward_in_chunks(model, text, sizes, cache)
                 what = f"{attention}, {kind}, {name}"
                 yield compared(what, logits, whole, rounding(model))
                 yield from _lengths(what, model, cache, kind)
@@ -69,7 +69,7 @@ def empty(kind: str, model: Any, length: int = LENGTH + 4) -> Any:
     return StaticCache(model.config, max_cache_len=length) if kind == "static" else DynamicCache(config=model.config)
 
 
-def fed(
+def forward_in_chunks(
     model: Any, ids: Tensor, sizes: Sequence[int], cache: Any, mask: Tensor | None = None, **rows: Tensor
 ) -> tuple[Tensor, Any]:
     """The logits of a text that is fed piece by piece, and the cache; `rows` are cut as the tokens are.
@@ -97,10 +97,10 @@ def fed(
 def _lengths(what: str, model: Any, cache: Any, kind: str) -> Iterator[Measured]:
     """A cache knows how many tokens it has seen, and holds as many keys as the next query may see."""
     seen = int(cache.get_seq_length())
-    yield must(f"{what}: it has seen all tokens", seen == LENGTH, f"{seen} of {LENGTH}")
+    yield expect(f"{what}: it has seen all tokens", seen == LENGTH, f"{seen} of {LENGTH}")
     layers = list(cache.layers)
     count = model.config.get_text_config().num_hidden_layers
-    yield must(f"{what}: it has all layers", len(layers) == count, f"{len(layers)} of {count}")
+    yield expect(f"{what}: it has all layers", len(layers) == count, f"{len(layers)} of {count}")
     for index, layer in enumerate(layers):
         keys = getattr(layer, "keys", None)
         if kind == "static" or keys is None or not isinstance(keys, Tensor):
@@ -108,17 +108,17 @@ def _lengths(what: str, model: Any, cache: Any, kind: str) -> Iterator[Measured]
         window = getattr(layer, "sliding_window", None)
         due = LENGTH if window is None else min(LENGTH, window - 1)
         held = keys.shape[-2]
-        yield must(f"{what}: layer {index} holds {due} keys", held == due, f"layer {index}: {held} keys")
+        yield expect(f"{what}: layer {index} holds {due} keys", held == due, f"layer {index}: {held} keys")
 
 
-def _padded(subject: Subject, model: Any, attention: str) -> Iterator[Measured]:
+def _padded(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:
     """Padding on the left, while decoding: the first piece holds it all, as a prompt does."""
     ids, mask = padded(subject, "left", (LENGTH, LENGTH - HALF + 2, LENGTH - HALF + 1))
     alone = rows_alone(model, ids, mask)
     sizes = (HALF, *(1,) * (LENGTH - HALF))
     for kind in ("dynamic", "static"):
         for name, rows in given_positions(subject, mask).items():
-            logits, _ = fed(model, ids, sizes, empty(kind, model), mask, **rows)
+            logits, _ = forward_in_chunks(model, ids, sizes, empty(kind, model), mask, **rows)
             expected = torch.zeros_like(logits)
             expected[mask.bool()] = alone
             found = torch.where(mask.bool()[..., None], logits, 0.0)
@@ -127,7 +127,7 @@ def _padded(subject: Subject, model: Any, attention: str) -> Iterator[Measured]:
             yield Measured(what, error, rounding(model), position_of(found, expected))
 
 
-def _exchanged(subject: Subject, model: Any, attention: str) -> Iterator[Measured]:
+def _exchanged(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:
     text, order = subject.tokens(3), torch.tensor([2, 0, 0])
     after = torch.cat((text[order, :HALF], text[:, HALF:]), dim=1)
     expected = model(after, use_cache=False).logits[:, HALF:]
@@ -136,15 +136,15 @@ def _exchanged(subject: Subject, model: Any, attention: str) -> Iterator[Measure
         ("static", "reorder_cache"),
         ("dynamic", "batch_select_indices"),
     ):
-        _, cache = fed(model, text[:, :HALF], (HALF - 1, 1), empty(kind, model))
+        _, cache = forward_in_chunks(model, text[:, :HALF], (HALF - 1, 1), empty(kind, model))
         getattr(cache, method)(order)
         position_ids = torch.arange(HALF, LENGTH).expand(3, -1)
-        logits, _ = fed(model, text[:, HALF:], (1, LENGTH - HALF - 1), cache, position_ids=position_ids)
+        logits, _ = forward_in_chunks(model, text[:, HALF:], (1, LENGTH - HALF - 1), cache, position_ids=position_ids)
         what = f"{attention}, {kind}, rows exchanged by {method}"
         yield compared(what, logits, expected, rounding(model))
 
 
-def _taken_back(subject: Subject, model: Any, attention: str) -> Iterator[Measured]:
+def _taken_back(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:
     """Some tokens are fed, taken back, and others fed in their place: each time as many as assistants propose."""
     text, wrong = subject.tokens(2), subject.tokens(2, 3, seed=9)
     cache = empty("dynamic", model)
@@ -154,12 +154,12 @@ def _taken_back(subject: Subject, model: Any, attention: str) -> Iterator[Measur
     expected = model(text, use_cache=False).logits[:, HALF:]
     if hasattr(cache, "activate_past_recording"):
         cache.activate_past_recording()
-    _, cache = fed(model, text[:, :HALF], (HALF,), cache)
+    _, cache = forward_in_chunks(model, text[:, :HALF], (HALF,), cache)
     cache.crop(0)
-    _, cache = fed(model, wrong, (3,), cache)
+    _, cache = forward_in_chunks(model, wrong, (3,), cache)
     cache.crop(-3)
     seen = int(cache.get_seq_length())
-    yield must(f"{attention}, three tokens taken back: as many are left", seen == HALF, f"{seen} of {HALF}")
-    logits, _ = fed(model, text[:, HALF:], (LENGTH - HALF,), cache)
+    yield expect(f"{attention}, three tokens taken back: as many are left", seen == HALF, f"{seen} of {HALF}")
+    logits, _ = forward_in_chunks(model, text[:, HALF:], (LENGTH - HALF,), cache)
     what = f"{attention}, three tokens taken back and others fed"
     yield compared(what, logits, expected, rounding(model))

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import torch
 
+from ..definitions.check import Measured, check, expect
 from .attentions import implementations
-from .check import Measured, check, must
-from .subject import Subject
+from .subject import ModelUnderTest
 from .tolerance import compared, position_of
 
 
 @check("causality", cause="a mask that is dropped, off by one, or applied before something that undoes it")
-def causality(subject: Subject) -> Iterator[Measured]:
+def causality(subject: ModelUnderTest) -> Iterator[Measured]:
     """No token changes what stands before it.
 
     Every token from the middle on is replaced, one run for each of some places, and all logits before the place must be
@@ -34,7 +34,7 @@ def causality(subject: Subject) -> Iterator[Measured]:
                 yield compared(what, logits[:, :place], before[:, :place])
                 changed = (logits[:, place:] - before[:, place:]).abs().amax(-1)
                 matter = bool(changed.isfinite().all() and changed.min() > 0)
-                yield must(f"{attention}, they matter from {place} on", matter)
+                yield expect(f"{attention}, they matter from {place} on", matter)
         embeds = model.get_input_embeddings()(text).detach().requires_grad_()
         place = length // 2
         model(inputs_embeds=embeds, use_cache=False).logits[:, :place].sum().backward()

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from .check import Measured, check, must
+from ..definitions.check import Measured, check, expect
 from .packing import packed
-from .subject import LENGTH, Subject
+from .subject import LENGTH, ModelUnderTest
 from .tolerance import compared, gradients_compared, gradients_of, relative, rounding
 
 
 @check("compile", cause="Python that looks at the values of tensors, or that hides them from the tracer", quick=False)
-def compiling(subject: Subject) -> Iterator[Measured]:
+def compiling(subject: ModelUnderTest) -> Iterator[Measured]:
     """torch.compile takes forward with labels as one graph, which has the same logits, loss and gradients."""
     from transformers.utils import logging
 
@@ -43,9 +43,9 @@ def compiling(subject: Subject) -> Iterator[Measured]:
                 with torch._dynamo.config.patch(ignore_logging_functions={logging.warning_once}):
                     found = compiled(**inputs)
             except torch._dynamo.exc.TorchDynamoException as broken:
-                yield must(f"{what}: one graph", False, _first_lines(broken))
+                yield expect(f"{what}: one graph", False, _first_lines(broken))
                 break
-            yield must(f"{what}: one graph", True)
+            yield expect(f"{what}: one graph", True)
             found.loss.backward()
             yield compared(f"{what}: logits", found.logits, expected.logits, rounding(model))
             yield Measured(f"{what}: loss", relative(found.loss, expected.loss), rounding(model))

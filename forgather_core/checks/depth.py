@@ -19,25 +19,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .check import Measured, check, must
+from ..definitions.check import Measured, check, expect
 from .layers import layers_of
-from .subject import Subject
+from .subject import ModelUnderTest
 
 LAYERS = 16
 _SURPLUS = 2.0
 
 
 @check("depth", cause="residual branches that start too large or too small, a norm that is missing or doubled")
-def depth(subject: Subject) -> Iterator[Measured]:
+def depth(subject: ModelUnderTest) -> Iterator[Measured]:
     """A fresh model knows nothing yet, and neither activations nor gradients vanish or explode over its depth."""
-    model = subject.initial() if subject.full else subject.initial_of(_deep(subject))
+    model = subject.fresh_model() if subject.full else subject.fresh_model_of(_deep(subject))
     model.eval()
     layers = layers_of(model)
     outputs: list[Tensor] = []
     for layer in layers:
         layer.register_forward_hook(lambda _, __, out: outputs.append(out[0] if isinstance(out, tuple) else out))
     if not subject.full:
-        yield must(f"as many layers as are asked for, {LAYERS}", len(layers) == LAYERS, f"{len(layers)} layers")
+        yield expect(f"as many layers as are asked for, {LAYERS}", len(layers) == LAYERS, f"{len(layers)} layers")
     text, following = subject.tokens(4), subject.tokens(4, seed=1)
     logits = model(text, use_cache=False).logits
     yield _surplus(model, text, logits.detach())
@@ -48,7 +48,7 @@ def depth(subject: Subject) -> Iterator[Measured]:
     yield from _steady("gradients", [_gradient(layer) for layer in layers], last_first=False)
 
 
-def _deep(subject: Subject) -> Any:
+def _deep(subject: ModelUnderTest) -> Any:
     """The small configuration with many layers, of each kind as many as before by turns."""
     config = subject.config()
     names = config.attribute_map
@@ -83,7 +83,7 @@ def _gradient(layer: nn.Module) -> float:
 def _steady(what: str, sizes: list[float], *, last_first: bool) -> Iterator[Measured]:
     # Residuals have their size after the first layer, of which the embeddings are a part.
     bad = next((i for i, size in enumerate(sizes) if not 0 < size < math.inf), None)
-    yield must(f"{what}: finite and not 0", bad is None, f"layer {bad}")
+    yield expect(f"{what}: finite and not 0", bad is None, f"layer {bad}")
     if bad is not None:
         return
     ratio = sizes[-1] / sizes[0] if last_first else sizes[0] / sizes[-1]

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from .check import Measured, check, must
-from .subject import Subject
+from ..definitions.check import Measured, check, expect
+from .subject import ModelUnderTest
 from .tolerance import compared
 
 
 @check("inputs-embeds", cause="something done to embeddings on one of the two ways only")
-def embeddings(subject: Subject) -> Iterator[Measured]:
+def embeddings(subject: ModelUnderTest) -> Iterator[Measured]:
     """inputs_embeds have the logits of the input_ids that they are of, to the last bit; one of both is given."""
     model = subject.model()
     text = subject.tokens(2)
@@ -25,9 +25,9 @@ def embeddings(subject: Subject) -> Iterator[Measured]:
     leaf = embeds.clone().requires_grad_()
     model(inputs_embeds=leaf, use_cache=False).logits[:, -1].sum().backward()
     reached = leaf.grad is not None and bool(leaf.grad[:, -1].abs().sum() > 0)
-    yield must("gradients reach inputs_embeds", reached)
-    yield must("both are an error", _refused(model, input_ids=text, inputs_embeds=embeds))
-    yield must("neither is an error", _refused(model))
+    yield expect("gradients reach inputs_embeds", reached)
+    yield expect("both are an error", _refused(model, input_ids=text, inputs_embeds=embeds))
+    yield expect("neither is an error", _refused(model))
 
 
 def _refused(model: Any, **inputs: Any) -> bool:

@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..build import build
+from ..definitions.check import DoesNotApply, Measured, check
 from ..estimate.memory import Memory
 from ..estimate.timeline import BUFFERS, WEIGHTS
-from ..meta_model import meta_model
-from ..parameters import parameter_table
+from ..model.build import build
+from ..model.meta_model import meta_model
+from ..model.parameters import parameter_table
+from ..options.shared import BuildOptions
 from ..parts.caches import CACHE
-from ..shared_options import BuildOptions
-from .check import DoesNotApply, Measured, check
-from .subject import Subject
+from .subject import ModelUnderTest
 
 
 @check("estimates", cause="a directory that is not of these settings, memory that a trace does not see")
-def estimates(subject: Subject) -> Iterator[Measured]:
+def estimates(subject: ModelUnderTest) -> Iterator[Measured]:
     """Parameters, weights, buffers and the cache are as large as `estimate` says."""
     if subject.settings is None:
         raise DoesNotApply("only a definition's settings can be estimated")
@@ -55,7 +55,7 @@ def _bytes(tensors: Any) -> int:
 
 
 @torch.no_grad()
-def _cache(model: Any, subject: Subject) -> int:
+def _cache(model: Any, subject: ModelUnderTest) -> int:
     """By how much two tokens more make it larger, halved."""
     cache = model(subject.tokens(1, 2), use_cache=True)[CACHE]
     kept = [value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor)]

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from ..definitions.check import Measured, check
 from .attentions import implementations
-from .check import Measured, check
 from .padding import padded
-from .subject import Subject
+from .subject import ModelUnderTest
 from .tolerance import rounding
 
 NEW = 8  # more than a shrunk window
@@ -27,7 +27,7 @@ PROMPTS = (9, 6, 1)
 
 @check("generation", cause="what generate() hands on from one step to the next: cache, mask, positions")
 @torch.no_grad()
-def generation(subject: Subject) -> Iterator[Measured]:
+def generation(subject: ModelUnderTest) -> Iterator[Measured]:
     """Greedy generate() gives the likeliest token each time, beside padding, with a cache and without."""
     ids, mask = padded(subject, "left", PROMPTS)
     for attention in implementations(subject):
@@ -48,10 +48,10 @@ def generation(subject: Subject) -> Iterator[Measured]:
             yield _score(model, beams, mask, f"{attention}, use_cache={use_cache}, two beams: their scores")
 
 
-def _endless(subject: Subject, attention: str) -> Any:
+def _endless(subject: ModelUnderTest, attention: str) -> Any:
     """A model whose generation ends at no token, and does what is asked for and nothing else."""
     model = subject.model(attention=attention)
-    pad = getattr(subject.limits, "pad_token_id", None)
+    pad = getattr(subject.text_config, "pad_token_id", None)
     model.generation_config = GenerationConfig(do_sample=False, pad_token_id=pad if isinstance(pad, int) else 0)
     return model
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..definitions.check import Measured, check, expect
 from .attentions import implementations
-from .check import Measured, check, must
-from .subject import Subject
+from .subject import ModelUnderTest
 
 
 @check("gradients", cause="a parameter that nothing uses, that is used under no_grad, or detached from the loss")
-def gradients(subject: Subject) -> Iterator[Measured]:
+def gradients(subject: ModelUnderTest) -> Iterator[Measured]:
     """Every trainable parameter, and the embedding of every token of the text, receives a gradient that is finite.
 
     It is not zero everywhere. Rows of embeddings that no token of the text has, and padding, have none by nature.
@@ -20,7 +20,7 @@ def gradients(subject: Subject) -> Iterator[Measured]:
         model = subject.model(attention=attention, **subject.no_dropout).train()
         model(text, labels=text).loss.backward()
         trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-        yield must(f"{attention}, there is something to train", bool(trained))
+        yield expect(f"{attention}, there is something to train", bool(trained))
         found = {name: grad for name, grad in trained.items() if grad is not None}
         faults = {
             "in the graph of the loss": [name for name in trained if name not in found],
@@ -28,12 +28,12 @@ def gradients(subject: Subject) -> Iterator[Measured]:
             "not zero everywhere": [name for name, grad in found.items() if not grad.any()],
         }
         for what, names in faults.items():
-            yield must(f"{attention}, all gradients are {what}", not names, _some(names))
+            yield expect(f"{attention}, all gradients are {what}", not names, _some(names))
         embedding = model.get_input_embeddings().weight
         if embedding.grad is not None:  # the last token of a row comes before none
             still = [i for i in sorted(set(text[:, :-1].flatten().tolist())) if not embedding.grad[i].any()]
             where = "embeddings of the tokens " + _some([str(i) for i in still])
-            yield must(f"{attention}, all tokens of the text are trained", not still, where)
+            yield expect(f"{attention}, all tokens of the text are trained", not still, where)
 
 
 def _some(names: list[str]) -> str:

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..build import build
-from ..kinds import kind_of
+from ..definitions.check import Measured, check, expect
+from ..model.build import build
+from ..model.kinds import kind_of
+from ..options.shared import BuildOptions
 from ..parts.table_init import find_rule
-from ..shared_options import BuildOptions
-from .check import Measured, check, must
-from .subject import Subject
+from .subject import ModelUnderTest
 
 SIGMAS = 6
 # Rules of parts/initial_weights.py with mean 0. The exported copy has classes of its own, by the same names.
@@ -28,9 +28,9 @@ _SYMMETRIC = ("Normal", "TruncatedNormal", "XavierNormal", "FanInUniform")
 
 
 @check("initial-weights", cause="an initialisation that never ran, ran twice, or with another rule than the table's")
-def initial_weights(subject: Subject) -> Iterator[Measured]:
+def initial_weights(subject: ModelUnderTest) -> Iterator[Measured]:
     """Initial weights are those that the definition's table promises, by whichever way the model is made."""
-    yield from _measured("from_config", subject.initial())
+    yield from _measured("from_config", subject.fresh_model())
     options = BuildOptions(
         device="cpu", dtype="float32", seed=subject.seed, attn_implementation=subject.default_attention
     )
@@ -41,9 +41,9 @@ def _measured(way: str, model: Any) -> Iterator[Measured]:
     kinds: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         kinds.setdefault(kind_of(name), {})[name] = parameter
-    yield must(f"{way}: the model has weights", bool(kinds))
+    yield expect(f"{way}: the model has weights", bool(kinds))
     bare = next((name for name, p in model.named_parameters() if p.is_meta or not p.isfinite().all()), None)
-    yield must(f"{way}: all weights are there", bare is None, bare)
+    yield expect(f"{way}: all weights are there", bare is None, bare)
     if bare is not None:
         return
     table = list(model.initial_weights()) if hasattr(model, "initial_weights") else None
@@ -55,7 +55,7 @@ def _measured(way: str, model: Any) -> Iterator[Measured]:
         try:
             rules = [find_rule(table, tied.get(name, name)) for name in parameters]
         except ValueError as error:
-            yield must(f"{way}: {error}", False, kind)
+            yield expect(f"{way}: {error}", False, kind)
             continue
         yield from _as_promised(f"{way}: {kind}", rules, list(parameters.values()))
     yield from _padding(way, model)
@@ -95,7 +95,7 @@ def _without(tensor: Tensor, row: int | None) -> Tensor:
 def _drawn(what: str, parameters: dict[str, nn.Parameter]) -> Iterator[Measured]:
     """A matrix is random; a vector may be constant, as the scales of norms and biases are."""
     alike = [name for name, p in parameters.items() if p.dim() >= 2 and min(p.shape) > 1 and p.std() == 0]
-    yield must(f"{what}: was drawn", not alike, next(iter(alike), None))
+    yield expect(f"{what}: was drawn", not alike, next(iter(alike), None))
 
 
 def _padding(way: str, model: nn.Module) -> Iterator[Measured]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+from ..definitions.check import Check
+from ..definitions.registry import Registry, registry
 from ..errors import DefinitionError
-from ..registry import Registry, registry
 from . import CHECKS
-from .check import Check
 
 
 def known_checks(plugins: Registry | None = None, *, on_broken: Callable[[str], object] = warnings.warn) -> list[Check]:

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..loss import can_skip_logits
-from .check import Measured, check, must
-from .subject import LENGTH, Subject
+from ..definitions.check import Measured, check, expect
+from ..training.loss import can_skip_logits
+from .subject import LENGTH, ModelUnderTest
 from .tolerance import compared, gradients_compared, gradients_of, relative, rounding
 
 LONG = 300  # two rows of it are several parts of the loss without logits
 
 
 @check("labels", cause="labels shifted twice or not at all, -100 taken for a token, or a mean over the wrong count")
-def labels(subject: Subject) -> Iterator[Measured]:
+def labels(subject: ModelUnderTest) -> Iterator[Measured]:
     """The loss is the mean cross-entropy of the next tokens; -100 is no target; num_items_in_batch divides the sum."""
     model = subject.model(**subject.no_dropout)
     tolerance = rounding(model)
@@ -71,7 +71,7 @@ def _kept(model: Any, text: Tensor, tolerance: float) -> Iterator[Measured]:
         yield compared(f"logits_to_keep {what}", logits, expected, tolerance)
 
 
-def _skipped(subject: Subject, model: Any) -> Iterator[Measured]:
+def _skipped(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
     """The loss without logits, which is computed for some tokens at a time: of one part, and of several."""
     tolerance = rounding(model)
     for length in (LENGTH, LONG):
@@ -84,7 +84,7 @@ def _skipped(subject: Subject, model: Any) -> Iterator[Measured]:
             for skip in (False, True):
                 model.zero_grad()
                 outputs = model(text, labels=some, skip_logits=skip, **more)
-                yield must(f"{what}: {skip} is heeded", (outputs.logits is None) == skip)
+                yield expect(f"{what}: {skip} is heeded", (outputs.logits is None) == skip)
                 (outputs.loss / 4).backward()  # as where gradients are accumulated
                 losses.append(outputs.loss.detach())
                 gradients.append(gradients_of(model))
@@ -95,4 +95,4 @@ def _skipped(subject: Subject, model: Any) -> Iterator[Measured]:
         for training in (False, True):
             outputs = model.train(training)(text, labels=text)
             how = "skips them" if training else "does not in evaluation"
-            yield must(f"the configuration's skip_logits {how}", (outputs.logits is None) == training)
+            yield expect(f"the configuration's skip_logits {how}", (outputs.logits is None) == training)

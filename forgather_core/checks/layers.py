@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .check import DoesNotApply
+from ..definitions.check import DoesNotApply
 
 
 def layers_of(model: Any) -> nn.ModuleList:

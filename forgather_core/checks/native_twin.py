@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from .check import DoesNotApply, Measured, check, must
-from .subject import Subject
+from ..definitions.check import DoesNotApply, Measured, check, expect
+from .subject import ModelUnderTest
 from .tolerance import compared, gradients_compared, gradients_of, rounding
 
 EPS = "rms_norm_eps"
@@ -21,7 +21,7 @@ LARGE = 0.1
 
 
 @check("native-twin", cause="an option that one of the two reads differently, or has built in")
-def native_twin(subject: Subject) -> Iterator[Measured]:
+def native_twin(subject: ModelUnderTest) -> Iterator[Measured]:
     """transformers' own class, where the definition names one, has the same parameters, logits and gradients."""
     config = subject.config()
     native = getattr(config, "native_model_type", None)
@@ -34,11 +34,11 @@ def native_twin(subject: Subject) -> Iterator[Measured]:
         model = subject.model(**changes, **subject.no_dropout)
         content = _native(model.config)
         kind = content.get("model_type")
-        yield must("config.json has the native model type", kind == native, kind)
+        yield expect("config.json has the native model type", kind == native, kind)
         twin = _twin(native, content)
         mine, theirs = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, twin))
         other = sorted(dict(mine.items() ^ theirs.items()))
-        yield must(f"the parameters of {type(twin).__name__}", not other, ", ".join(other[:3]))
+        yield expect(f"the parameters of {type(twin).__name__}", not other, ", ".join(other[:3]))
         if other:
             return
         twin.load_state_dict(model.state_dict())
@@ -60,7 +60,7 @@ def _twin(native: str, content: dict[str, Any]) -> Any:
     return AutoModelForCausalLM.from_config(CONFIG_MAPPING[native](**content), dtype=torch.float32).eval()
 
 
-def _compared(subject: Subject, model: Any, twin: Any, where: str) -> Iterator[Measured]:
+def _compared(subject: ModelUnderTest, model: Any, twin: Any, where: str) -> Iterator[Measured]:
     text = subject.tokens(2)
     length, limit = text.shape[1], model.config.max_position_embeddings
     far = torch.arange(length).expand(2, -1) + max(limit - length // 2, 0)

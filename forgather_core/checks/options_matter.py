@@ -18,10 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..option import METADATA_KEY
 from .attentions import needs_dropout
-from .check import DoesNotApply, Measured, check, must
-from .subject import Subject, strengthen
+from .subject import ModelUnderTest, randomize_weights
 
 _TOKENS = 40
 Values = Mapping[str, Any]
@@ -29,7 +29,7 @@ Seen = tuple[str, ...]
 
 
 @check("options-matter", cause="an option that is parsed and never read, or read by another name")
-def options_matter(subject: Subject) -> Iterator[Measured]:
+def options_matter(subject: ModelUnderTest) -> Iterator[Measured]:
     """Every option of the definition changes something."""
     options = options_of(subject.config())
     if not options:
@@ -41,15 +41,15 @@ def options_matter(subject: Subject) -> Iterator[Measured]:
     for option in options:
         name, values = option.name, others[option.name]
         if values and all(looking.is_default(value) for value in values):
-            yield must(f"{name}: null means {_told(looking.value(name))}, and every other value is refused", True)
+            yield expect(f"{name}: null means {_told(looking.value(name))}, and every other value is refused", True)
             continue
         if not values:
             if [*_others(option, looking.value(name))]:
-                yield must(f"{name}: every other value is refused", False)
+                yield expect(f"{name}: every other value is refused", False)
             else:
                 unknown.append(name)  # nothing to try, which proves nothing
             continue
-        yield must(*_verdict(looking, name, values, others), name)
+        yield expect(*_verdict(looking, name, values, others), name)
     if len(unknown) == len(options):
         raise DoesNotApply(f"no other value is known of {', '.join(unknown)}")
 
@@ -93,7 +93,7 @@ class _Looking:
         subject: Whose model.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: ModelUnderTest) -> None:
         self._subject, self._base = subject, subject.config()
         self._underived = subject.underived()
         self._text = subject.tokens(2, _TOKENS)
@@ -141,12 +141,12 @@ class _Looking:
         return self._seen[key]
 
     def _look(self, changes: Values) -> Seen:
-        model = self._subject.initial_of(self._construct(changes))
+        model = self._subject.fresh_model_of(self._construct(changes))
         named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
         first: dict[int, str] = {}
         shapes = [(name, *t.shape, str(t.dtype), t.requires_grad, first.setdefault(id(t), name)) for name, t in named]
         initial = _digest(tensor for _, tensor in named)
-        strengthen(model, self._subject.seed)
+        randomize_weights(model, self._subject.seed)
         text = self._text % model.get_input_embeddings().weight.shape[0]
         with torch.no_grad():
             # Without a cache, which reads some of the configuration too: it is the model that must.

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..definitions.check import Measured, check
 from .attentions import implementations
-from .caching import UNEQUAL, empty, fed
-from .check import Measured, check
-from .subject import LENGTH, Subject
+from .caching import UNEQUAL, empty, forward_in_chunks
+from .subject import LENGTH, ModelUnderTest
 from .tolerance import position_of, relative, rounding
 
 DOCUMENTS = ((7, 4, LENGTH - 11), (3, LENGTH - 4, 1))  # lengths, in each row; some are longer than a shrunk window
 
 
 @check("packing-isolation", cause="packing told from position_ids only without a cache and without an attention mask")
-def packing(subject: Subject) -> Iterator[Measured]:
+def packing(subject: ModelUnderTest) -> Iterator[Measured]:
     """Documents packed into one row never see each other: each has the logits and the loss that it has alone."""
     text, position_ids = packed(subject)
     for attention in implementations(subject):
@@ -51,18 +51,18 @@ def packing(subject: Subject) -> Iterator[Measured]:
 def _with_cache(model: Any, attention: str, text: Tensor, position_ids: Tensor, alone: Tensor) -> Iterator[Measured]:
     """The same with a cache that is there before, at once and in pieces that end within documents."""
     for name, sizes in (("at once", (LENGTH,)), ("in pieces", UNEQUAL)):
-        logits, _ = fed(model, text, sizes, empty("dynamic", model), position_ids=position_ids)
+        logits, _ = forward_in_chunks(model, text, sizes, empty("dynamic", model), position_ids=position_ids)
         what = f"{attention}, into an empty cache, {name}"
         yield Measured(what, relative(logits, alone), rounding(model), _document(logits, alone))
 
 
-def packed(subject: Subject) -> tuple[Tensor, Tensor]:
+def packed(subject: ModelUnderTest) -> tuple[Tensor, Tensor]:
     """Two rows of documents, and their positions."""
     positions = [[p for length in row for p in range(length)] for row in DOCUMENTS]
     return subject.tokens(len(DOCUMENTS)), torch.tensor(positions)
 
 
-def ways(subject: Subject, text: Tensor) -> dict[str, dict[str, Any]]:
+def ways(subject: ModelUnderTest, text: Tensor) -> dict[str, dict[str, Any]]:
     """What is given besides: transformers' own classes tell packing in one of these cases alone."""
     if subject.is_builtin:
         return {"use_cache=False, no mask (transformers' own classes promise no more)": {"use_cache": False}}

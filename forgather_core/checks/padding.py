@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..definitions.check import Measured, check, expect
 from .attentions import implementations
-from .check import Measured, check, must
-from .subject import LENGTH, Subject
+from .subject import LENGTH, ModelUnderTest
 from .tolerance import gradients_of, position_of, relative, rounding
 
 REAL = (LENGTH, LENGTH // 2, 1)  # tokens of each row
 
 
 @check("padding", cause="positions that count padding, a mask that is dropped, or a row of it that sees nothing")
-def padding(subject: Subject) -> Iterator[Measured]:
+def padding(subject: ModelUnderTest) -> Iterator[Measured]:
     """Padding beside a text changes nothing of its logits and its loss, and nothing becomes NaN."""
     for attention in implementations(subject):
         model = subject.model(attention=attention, **subject.no_dropout)
@@ -47,20 +47,20 @@ def padding(subject: Subject) -> Iterator[Measured]:
                     yield Measured(f"{what}: loss", relative(outputs.loss, loss), rounding(model))
                 strange = (~logits.isfinite()).any(-1).nonzero().tolist()
                 where = f"row {strange[0][0]}, position {strange[0][1]}" if strange else None
-                yield must(f"{what}: logits are finite on padding too", not strange, where)
+                yield expect(f"{what}: logits are finite on padding too", not strange, where)
                 outputs.loss.backward()
                 names = [name for name, grad in gradients_of(model).items() if not grad.isfinite().all()]
-                yield must(f"{what}: gradients are finite", not names, ", ".join(names[:5]))
+                yield expect(f"{what}: gradients are finite", not names, ", ".join(names[:5]))
 
 
-def padded(subject: Subject, side: str, real: tuple[int, ...] = REAL) -> tuple[Tensor, Tensor]:
+def padded(subject: ModelUnderTest, side: str, real: tuple[int, ...] = REAL) -> tuple[Tensor, Tensor]:
     """Rows of so many real tokens, and their mask."""
     length = max(real)
     ids, mask = subject.tokens(len(real), length), torch.ones(len(real), length, dtype=torch.long)
     for row, count in enumerate(real):
         begin = {"left": 0, "right": count, "within": count // 2}[side]
         mask[row, begin : begin + length - count] = 0
-    pad = getattr(subject.limits, "pad_token_id", None)
+    pad = getattr(subject.text_config, "pad_token_id", None)
     return ids.masked_fill(mask == 0, pad if isinstance(pad, int) and pad >= 0 else 0), mask
 
 
@@ -70,7 +70,7 @@ def padded_labels(ids: Tensor, mask: Tensor) -> Tensor:
     return ids.masked_fill((mask == 0) | (before == 0), -100)
 
 
-def given_positions(subject: Subject, mask: Tensor) -> dict[str, dict[str, Any]]:
+def given_positions(subject: ModelUnderTest, mask: Tensor) -> dict[str, dict[str, Any]]:
     """The ways to give positions: as `generate()` does, and for ours not at all."""
     given = {"positions as generate() gives them": {"position_ids": counted(mask)}}
     return given | {"no positions": {}} if subject.is_ours else given

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..definitions.check import Measured, check, expect
 from .attentions import implementations
-from .check import Measured, check, must
-from .subject import LENGTH, Subject
+from .subject import LENGTH, ModelUnderTest
 from .tolerance import compared, relative, rounding
 
 SHIFT = 5
@@ -30,7 +30,7 @@ _BY_LENGTH = ("dynamic", "longrope")  # their frequencies change beyond a length
 
 @check("positions", cause="positions that are counted but not used, or used where distances are meant")
 @torch.no_grad()
-def positions(subject: Subject) -> Iterator[Measured]:
+def positions(subject: ModelUnderTest) -> Iterator[Measured]:
     """The order of tokens matters; to relative positions all may stand later, to absolute ones not."""
     text, few = subject.tokens(2), _few(subject)
     for attention in implementations(subject):
@@ -43,7 +43,7 @@ def positions(subject: Subject) -> Iterator[Measured]:
         exchanged[:, -3:-1] = few[:, -3:-1].flip(1)
         change = relative(shallow(exchanged).logits[:, -1], shallow(few).logits[:, -1])
         knows = _clear(change, shallow)
-        yield must(f"{attention}, one layer, two tokens exchanged: the next knows", knows)
+        yield expect(f"{attention}, one layer, two tokens exchanged: the next knows", knows)
         kind, shift = kind_of(model), _shift(subject)
         if kind is None or shift <= 0:
             continue
@@ -52,7 +52,7 @@ def positions(subject: Subject) -> Iterator[Measured]:
         if kind == "relative":
             yield compared(what, later, logits, _angles(model, LENGTH + shift))
         else:
-            yield must(f"{what}: that matters", _clear(relative(later, logits), model))
+            yield expect(f"{what}: that matters", _clear(relative(later, logits), model))
 
 
 def _clear(change: float, model: Any) -> bool:
@@ -60,7 +60,7 @@ def _clear(change: float, model: Any) -> bool:
     return _CLEAR * rounding(model) < change < math.inf
 
 
-def _few(subject: Subject) -> Tensor:
+def _few(subject: ModelUnderTest) -> Tensor:
     """Rows of so few tokens that each has a say in the last one's logits; no two next to each other are the same."""
     drawn = (subject.tokens(8, 4, seed=seed) for seed in itertools.count())
     return next(text for text in drawn if (text[:, 1:] != text[:, :-1]).all())
@@ -78,14 +78,14 @@ def kind_of(model: Any) -> str | None:
     return "absolute" if any(_ABSOLUTE.search(name) for name in names) else None
 
 
-def _one_layer(subject: Subject) -> dict[str, Any]:
-    kinds = getattr(subject.limits, "layer_types", None)
+def _one_layer(subject: ModelUnderTest) -> dict[str, Any]:
+    kinds = getattr(subject.text_config, "layer_types", None)
     return {"num_hidden_layers": 1} | ({"layer_types": kinds[:1]} if kinds else {})
 
 
-def _shift(subject: Subject) -> int:
+def _shift(subject: ModelUnderTest) -> int:
     """How much later tokens may stand without the frequencies of RoPE or the end of a table being changed."""
-    config = subject.limits
+    config = subject.text_config
     rope = getattr(config, "rope_parameters", None) or {}
     limit = getattr(config, "max_position_embeddings", None)
     if rope.get("rope_type") in _BY_LENGTH:

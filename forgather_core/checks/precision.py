@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .check import Measured, check, must
-from .subject import Subject
+from ..definitions.check import Measured, check, expect
+from .subject import ModelUnderTest
 
 LOW = torch.bfloat16
 LENGTH, LONG = 96, 640  # whole numbers are exact in bfloat16 up to 256
@@ -31,15 +31,15 @@ _FARTHER = 2.0
 
 
 @check("precision", cause="positions, norms or softmax computed in the dtype of the weights, where float32 is needed")
-def precision(subject: Subject) -> Iterator[Measured]:
+def precision(subject: ModelUnderTest) -> Iterator[Measured]:
     """In bfloat16 logits are those of float32 but for rounding, wherever in a long text."""
-    last = getattr(subject.limits, "max_position_embeddings", None) or 2048
+    last = getattr(subject.text_config, "max_position_embeddings", None) or 2048
     length = min(LENGTH, last)
     text = subject.tokens(2, length)
     far = torch.arange(last - length, last).expand(2, -1)
     long = subject.tokens(2, min(LONG, last))
-    fresh = subject.initial().eval()
-    allowed = float(torch.finfo(LOW).eps) / 2 * math.sqrt(_A_LAYER * (subject.limits.num_hidden_layers + 1))
+    fresh = subject.fresh_model().eval()
+    allowed = float(torch.finfo(LOW).eps) / 2 * math.sqrt(_A_LAYER * (subject.text_config.num_hidden_layers + 1))
     yield Measured("initial weights", _error(fresh, _low(subject, fresh), text), allowed)
     strong = subject.model()
     ways = {"from_pretrained": _low(subject, strong)}
@@ -56,7 +56,7 @@ def precision(subject: Subject) -> Iterator[Measured]:
     yield from _norms(strong)
 
 
-def _low(subject: Subject, model: Any) -> Any:
+def _low(subject: ModelUnderTest, model: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     with subject.scratch() as place:
@@ -78,9 +78,9 @@ def _kept(way: str, low: Any, model: Any) -> Iterator[Measured]:
     for name, parameter in low.named_parameters():
         if rule is not None and rule.search(name):
             exact = parameter.dtype == torch.float32 and torch.equal(parameter, model.get_parameter(name))
-            yield must(f"{way}: {name} is float32, to the last bit", exact, f"{name}: {parameter.dtype}")
+            yield expect(f"{way}: {name} is float32, to the last bit", exact, f"{name}: {parameter.dtype}")
         else:
-            yield must(f"{way}: {name} is bfloat16", parameter.dtype == LOW, f"{name}: {parameter.dtype}")
+            yield expect(f"{way}: {name} is bfloat16", parameter.dtype == LOW, f"{name}: {parameter.dtype}")
 
 
 @torch.no_grad()

@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..build import build
 from ..checkpoint import load_checkpoint, save_checkpoint
-from ..shared_options import BuildOptions
-from .check import Measured, check, must
+from ..definitions.check import Measured, check, expect
+from ..model.build import build
+from ..options.shared import BuildOptions
 from .options_matter import options_of
-from .subject import Subject
+from .subject import ModelUnderTest
 from .tolerance import compared, unlike
 
 _WAYS = ((torch.float32, False), (torch.bfloat16, True))  # a dtype, and whether in shards
 
 
 @check("round-trip", cause="tied weights that are saved or loaded apart, names that a loader does not find")
-def round_trip(subject: Subject) -> Iterator[Measured]:
+def round_trip(subject: ModelUnderTest) -> Iterator[Measured]:
     """A model that is saved and loaded is the same: weights, ties, dtypes and logits, to the last bit."""
     if any(option.name == "tie_word_embeddings" for option in options_of(subject.config())):
         yield from _tied(subject)
@@ -38,7 +38,7 @@ def round_trip(subject: Subject) -> Iterator[Measured]:
         with subject.scratch() as place:
             saved = subject.save(model, place, max_shard_size=limit)
             several = len([*saved.glob("*.safetensors")]) > 1
-            yield must(f"save_pretrained, {kind}: so many files", several == in_shards)
+            yield expect(f"save_pretrained, {kind}: so many files", several == in_shards)
             yield from _pretrained(f"save_pretrained, {kind}", subject, saved, model, text, logits)
         for form in ("safetensors", "bin"):
             with subject.scratch() as place:
@@ -47,15 +47,15 @@ def round_trip(subject: Subject) -> Iterator[Measured]:
                 yield from _loaded(what, subject, place / "saved", model, text, logits)
 
 
-def _tied(subject: Subject) -> Iterator[Measured]:
+def _tied(subject: ModelUnderTest) -> Iterator[Measured]:
     """Head and embedding are one tensor where the configuration says so, and two where it does not."""
     for tied in (False, True):
-        model = subject.initial_of(subject.constructed({"tie_word_embeddings": tied}))
+        model = subject.fresh_model_of(subject.constructed({"tie_word_embeddings": tied}))
         one = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-        yield must(f"tie_word_embeddings {tied}: head and embedding are {'one' if tied else 'two'}", one == tied)
+        yield expect(f"tie_word_embeddings {tied}: head and embedding are {'one' if tied else 'two'}", one == tied)
 
 
-def _stored(subject: Subject, model: Any, dtype: torch.dtype) -> Any:
+def _stored(subject: ModelUnderTest, model: Any, dtype: torch.dtype) -> Any:
     """The model in another dtype, as users get it."""
     from transformers import AutoModelForCausalLM
 
@@ -65,7 +65,7 @@ def _stored(subject: Subject, model: Any, dtype: torch.dtype) -> Any:
 
 
 def _pretrained(
-    what: str, subject: Subject, saved: Path, model: Any, text: Tensor, logits: Tensor
+    what: str, subject: ModelUnderTest, saved: Path, model: Any, text: Tensor, logits: Tensor
 ) -> Iterator[Measured]:
     from transformers import AutoModelForCausalLM
 
@@ -73,12 +73,14 @@ def _pretrained(
         saved, dtype="auto", output_loading_info=True, **subject.loading
     )
     told = {name: sorted(map(str, found)) for name, found in told.items() if found}
-    yield must(f"{what}: nothing missing, nothing unexpected", not told, str(told))
-    yield must(f"{what}: in eval mode", not loaded.training)
+    yield expect(f"{what}: nothing missing, nothing unexpected", not told, str(told))
+    yield expect(f"{what}: in eval mode", not loaded.training)
     yield from _same(what, loaded, model, text, logits)
 
 
-def _loaded(what: str, subject: Subject, saved: Path, model: Any, text: Tensor, logits: Tensor) -> Iterator[Measured]:
+def _loaded(
+    what: str, subject: ModelUnderTest, saved: Path, model: Any, text: Tensor, logits: Tensor
+) -> Iterator[Measured]:
     dtype = str(model.dtype).removeprefix("torch.")
     options = BuildOptions(
         device="cpu", dtype=dtype, no_init_weights=True, attn_implementation=subject.default_attention
@@ -90,7 +92,7 @@ def _loaded(what: str, subject: Subject, saved: Path, model: Any, text: Tensor, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         report = load_checkpoint(saved, loaded)
-    yield must(f"{what}: nothing missing, nothing unexpected", report.complete, "; ".join(report.problems()))
+    yield expect(f"{what}: nothing missing, nothing unexpected", report.complete, "; ".join(report.problems()))
     # transformers' own compute angles in the dtype that they are made in.
     if model.dtype == torch.float32 or not subject.is_builtin:
         yield from _same(what, loaded.eval(), model, text, logits)
@@ -99,14 +101,16 @@ def _loaded(what: str, subject: Subject, saved: Path, model: Any, text: Tensor, 
 def _same(what: str, loaded: Any, model: Any, text: Tensor, logits: Tensor) -> Iterator[Measured]:
     mine, theirs = _named(loaded), _named(model)
     wrong = unlike(mine, theirs)
-    yield must(f"{what}: {len(theirs)} weights and their dtypes", not wrong, ", ".join(wrong[:3]))
-    yield must(f"{what}: what is tied", _ties(mine) == _ties(theirs), f"{_ties(mine)}, and not {_ties(theirs)}")
+    yield expect(f"{what}: {len(theirs)} weights and their dtypes", not wrong, ", ".join(wrong[:3]))
+    yield expect(f"{what}: what is tied", _ties(mine) == _ties(theirs), f"{_ties(mine)}, and not {_ties(theirs)}")
     if (head := loaded.get_output_embeddings()) is not None:
         tied = head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
         said = loaded.config.get_text_config().tie_word_embeddings
-        yield must(f"{what}: head and embedding are tied, or not, as the configuration says", tied == said, "the head")
+        yield expect(
+            f"{what}: head and embedding are tied, or not, as the configuration says", tied == said, "the head"
+        )
     trained = [n for n in mine.keys() & theirs.keys() if mine[n].requires_grad != theirs[n].requires_grad]
-    yield must(f"{what}: what is trained", not trained, ", ".join(trained[:3]))
+    yield expect(f"{what}: what is trained", not trained, ", ".join(trained[:3]))
     with torch.no_grad():
         found = loaded(text).logits
     yield compared(f"{what}: logits", found, logits)

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import torch
 
+from ..definitions.check import Measured, check
 from .attentions import implementations
-from .check import Measured, check
 from .packing import packed
-from .subject import LENGTH, Subject
+from .subject import LENGTH, ModelUnderTest
 from .tolerance import compared, position_of, relative, rounding
 
 
 @check("rows", cause="a mean, a maximum or a statistic that is taken over the batch")
-def rows(subject: Subject) -> Iterator[Measured]:
+def rows(subject: ModelUnderTest) -> Iterator[Measured]:
     """A row has the same logits to the last bit whatever stands in the other rows, in evaluation and in training.
 
     Rows in another order, and fewer of them, may be computed by other kernels: they differ by rounding.

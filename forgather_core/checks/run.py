@@ -12,21 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..directory_errors import edited, loading_errors
-from ..early_end import keep_partial
+from ..definitions.check import Check, DoesNotApply, Measured
 from ..errors import CheckError
-from ..memory_guard import most_parameters, refuse_too_large
-from ..option_spec import did_you_mean
-from ..out_of_memory import out_of_memory
-from ..parameters import parameter_table
-from ..quiet import quiet_transformers
+from ..model.directory_errors import edited, loading_errors
+from ..model.parameters import parameter_table
+from ..options.spec import did_you_mean
+from ..runtime.memory_guard import most_parameters, refuse_too_large
+from ..runtime.out_of_memory import out_of_memory
+from ..runtime.partial_results import keep_partial
+from ..runtime.quiet import quiet_transformers
 from .attentions import uncompiled
-from .check import Check, DoesNotApply, Measured
-from .subject import FLEX, Subject
+from .subject import FLEX, ModelUnderTest
 
 if TYPE_CHECKING:
-    from ..settings import Settings
-    from ..shared_options import VerifyOptions
+    from ..options.shared import VerifyOptions
+    from ..settings.resolve import Settings
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
 NOTHING = "it measured nothing"
@@ -105,7 +105,7 @@ def verify(
         place = stack.enter_context(tempfile.TemporaryDirectory(prefix="forgather-verify-"))
         stack.enter_context(quiet_transformers())
         stack.enter_context(warnings.catch_warnings(action="ignore"))
-        subject = Subject(directory, Path(place), settings=settings, full=full, seed=seed)
+        subject = ModelUnderTest(directory, Path(place), settings=settings, full=full, seed=seed)
         if names := edited(directory):
             _try_imports(subject)
             if "config.json" in names:
@@ -127,7 +127,7 @@ def verify(
     return _report(directory, rows, full=full, seed=seed)
 
 
-def _try_imports(subject: Subject) -> None:
+def _try_imports(subject: ModelUnderTest) -> None:
     """Refuse a directory whose edited code cannot be imported. What it raises later is for the checks to report."""
     with loading_errors(subject.directory, CheckError):
         try:
@@ -138,13 +138,13 @@ def _try_imports(subject: Subject) -> None:
             return
 
 
-def _try_values(subject: Subject) -> None:
+def _try_values(subject: ModelUnderTest) -> None:
     """Refuse an edited config.json that no model can be made of. The small copy has other sizes."""
     with loading_errors(subject.directory, CheckError, imports_only=True):
         subject.whole_on_meta()
 
 
-def _refuse_too_large(subject: Subject) -> None:
+def _refuse_too_large(subject: ModelUnderTest) -> None:
     config = subject.config()
     needs = (
         lambda: _COPIES * 4 * most_parameters(config.to_dict()),
@@ -206,7 +206,7 @@ def verify_settings(
     return named(verify(directory.path, checks, settings=settings, seed=seed, **more))
 
 
-def try_check(check: Check, subject: Subject) -> dict[str, Any]:
+def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
     """Run one check, and return its row of the report.
 
     A check passes only if it has measured something and everything holds. One that raises has failed, with the text of
@@ -242,7 +242,7 @@ def try_check(check: Check, subject: Subject) -> dict[str, Any]:
     }
 
 
-def _has_flex_alone(subject: Subject) -> bool:
+def _has_flex_alone(subject: ModelUnderTest) -> bool:
     try:
         return subject.default_attention == FLEX
     except Exception:  # the model cannot be made at all, which the check has met too
@@ -254,7 +254,7 @@ def _is_of_flex(error: NotImplementedError) -> bool:
     return "FlexAttention does not support backward" in str(error)
 
 
-def _measurements(check: Check, subject: Subject) -> Iterator[Measured]:
+def _measurements(check: Check, subject: ModelUnderTest) -> Iterator[Measured]:
     """What a check yields, which must be measurements whose errors are numbers."""
     for one in check.run(subject) or ():
         if not isinstance(one, Measured):

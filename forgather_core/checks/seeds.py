@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from ..definitions.check import Measured, check, expect
 from .attentions import needs_dropout
-from .check import Measured, check, must
-from .subject import Subject, strengthen
+from .subject import ModelUnderTest, randomize_weights
 from .tolerance import compared, unlike
 
 HALF = 0.5
@@ -17,15 +17,15 @@ _ENDINGS = ("dropout", "pdrop")
 
 
 @check("same-seed", cause="randomness beside torch's generator, dropout outside training, an option it does not reach")
-def same_seed(subject: Subject) -> Iterator[Measured]:
+def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
     """The same seed gives the same weights, another seed others, and nothing is random but dropout in training."""
-    first, again, other = subject.initial(), subject.initial(), subject.initial(seed=subject.seed + 1)
+    first, again, other = subject.fresh_model(), subject.fresh_model(), subject.fresh_model(seed=subject.seed + 1)
     wrong = unlike(dict(first.named_parameters()), dict(again.named_parameters()))
-    yield must("the same seed, the same weights", not wrong, ", ".join(wrong[:3]))
+    yield expect("the same seed, the same weights", not wrong, ", ".join(wrong[:3]))
     drawn = {name for name, p in first.named_parameters() if p.dim() >= 2 and p.std() > 0}
-    yield must("some weights are drawn at random", bool(drawn))
+    yield expect("some weights are drawn at random", bool(drawn))
     alike = [name for name in drawn if torch.equal(first.get_parameter(name), other.get_parameter(name))]
-    yield must("another seed, other weights", not alike, ", ".join(sorted(alike)))
+    yield expect("another seed, other weights", not alike, ", ".join(sorted(alike)))
     needs_dropout(subject)
     options = dropouts(subject.config())
     without = _strong(subject, dict.fromkeys(options, 0.0))
@@ -42,7 +42,7 @@ def same_seed(subject: Subject) -> Iterator[Measured]:
             yield compared(f"eval, {what} at {HALF}, and at 0", dropping.eval()(text).logits, plain)
             dropping.train()
             one, two = (dropping(text, use_cache=False).logits for _ in range(2))
-            yield must(f"training with {what}, twice: not the same", not torch.equal(one, two), what)
+            yield expect(f"training with {what}, twice: not the same", not torch.equal(one, two), what)
             yield compared(f"eval after training with {what}", dropping.eval()(text).logits, plain)
 
 
@@ -52,7 +52,7 @@ def dropouts(config: Any) -> list[str]:
     return [n for n, v in content.items() if n.endswith(_ENDINGS) and isinstance(v, (int, float)) and v is not True]
 
 
-def _strong(subject: Subject, changes: dict[str, float]) -> Any:
-    model = subject.initial_of(subject.constructed(changes))
-    strengthen(model, subject.seed)
+def _strong(subject: ModelUnderTest, changes: dict[str, float]) -> Any:
+    model = subject.fresh_model_of(subject.constructed(changes))
+    randomize_weights(model, subject.seed)
     return model

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from .check import Measured, check, must
-from .subject import Subject
+from ..definitions.check import Measured, check, expect
+from .subject import ModelUnderTest
 from .tolerance import compared, rounding
 
 _LONGEST = 300  # seconds
@@ -105,7 +105,7 @@ print("\\n" + json.dumps(found))
 
 
 @check("standalone", cause="an import of what is not in the directory, a file that a loader does not copy", quick=False)
-def standalone(subject: Subject) -> Iterator[Measured]:
+def standalone(subject: ModelUnderTest) -> Iterator[Measured]:
     """The directory loads and computes the same where transformers is, and neither Forgather nor its plugins are."""
     model, text = subject.model(), subject.tokens(2)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def standalone(subject: Subject) -> Iterator[Measured]:
             "threads": torch.get_num_threads(),
         }
         for name, problem in _run(told, place).items():
-            yield must(name, problem is None, problem)
+            yield expect(name, problem is None, problem)
         if (place / "logits.pt").is_file():
             logits = torch.load(place / "logits.pt")
             yield compared("the same logits", logits, right, rounding(model))

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..directory_errors import load_config
+from ..definitions.registry import registry
 from ..errors import CheckError, UnknownDefinitionError, first_line
-from ..export.manifest import MANIFEST, read_manifest
-from ..model_files import skip_unsuitable
+from ..filesystem.model_files import skip_unsuitable
+from ..filesystem.strict_json import read_object
+from ..model.directory_errors import load_config
+from ..model.manifest import MANIFEST, read_manifest
+from ..model.shrink import shrunk
 from ..option import METADATA_KEY
-from ..registry import registry
-from ..shared_options import AttentionImplementation
-from ..strict_json import read_object
-from .shrink import shrunk
+from ..options.shared import AttentionImplementation
 
 if TYPE_CHECKING:
-    from ..definition import ModelDefinition
-    from ..settings import Settings
+    from ..definitions.definition import ModelDefinition
+    from ..settings.resolve import Settings
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
 FLEX: Literal["flex_attention"] = "flex_attention"
@@ -34,7 +34,7 @@ ATTENTIONS: tuple[AttentionImplementation, ...] = ("eager", "sdpa", FLEX)  # tho
 LENGTH = 20  # tokens of a text: longer than a shrunk window, and no multiple of anything
 
 
-class Subject:
+class ModelUnderTest:
     """A model directory under test. Every model is made anew, from the files of a copy.
 
     Args:
@@ -93,7 +93,7 @@ class Subject:
     @cached_property
     def no_dropout(self) -> dict[str, Any]:
         """The changes to the configuration that switch off every dropout."""
-        content = self.limits.to_dict()
+        content = self.text_config.to_dict()
         return {name: 0.0 for name, value in content.items() if "drop" in name and isinstance(value, float)}
 
     def config(self, **changes: Any) -> Any:
@@ -164,7 +164,7 @@ class Subject:
             if METADATA_KEY not in field.metadata and field.default is None and not name.endswith(given)
         }
 
-    def initial_of(self, config: Any, *, seed: int | None = None, attention: str | None = None) -> Any:
+    def fresh_model_of(self, config: Any, *, seed: int | None = None, attention: str | None = None) -> Any:
         """A new float32 model of a configuration with its initial weights, in training mode.
 
         Args:
@@ -193,9 +193,9 @@ class Subject:
         how = {"attn_implementation": attention} if attention is not None else {}
         return AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=torch.float32, **how).train()
 
-    def initial(self, *, seed: int | None = None, attention: str | None = None, **changes: Any) -> Any:
+    def fresh_model(self, *, seed: int | None = None, attention: str | None = None, **changes: Any) -> Any:
         """The same of the copy's configuration, with changes."""
-        return self.initial_of(self.config(**changes), seed=seed, attention=attention)
+        return self.fresh_model_of(self.config(**changes), seed=seed, attention=attention)
 
     def model(self, *, seed: int | None = None, attention: str | None = None, **changes: Any) -> Any:
         """A new float32 model with strong weights, in eval mode.
@@ -205,19 +205,19 @@ class Subject:
             attention: The attention implementation; None takes transformers' choice.
             changes: To the configuration.
         """
-        model = self.initial(seed=seed, attention=attention, **changes)
-        strengthen(model, self.seed if seed is None else seed)
+        model = self.fresh_model(seed=seed, attention=attention, **changes)
+        randomize_weights(model, self.seed if seed is None else seed)
         return model.eval()
 
     @cached_property
-    def limits(self) -> Any:
+    def text_config(self) -> Any:
         """The configuration of the copy, to read."""
         return self.config().get_text_config()
 
     @property
     def window(self) -> int | None:
         """How many keys a token sees at most, itself included, in the layers that limit it."""
-        config = self.limits
+        config = self.text_config
         window: int | None = getattr(config, "sliding_window", None)
         uses = getattr(config, "use_sliding_window", True)
         kinds = getattr(config, "layer_types", None)
@@ -225,7 +225,7 @@ class Subject:
 
     def tokens(self, rows: int, length: int = LENGTH, seed: int = 0) -> Tensor:
         """Random token ids [rows, length] without special ones."""
-        config = self.limits
+        config = self.text_config
         special = set[int]()
         for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
             value = getattr(config, name, None)
@@ -250,7 +250,7 @@ class Subject:
         return target
 
 
-def strengthen(model: nn.Module, seed: int) -> None:
+def randomize_weights(model: nn.Module, seed: int) -> None:
     """Draw all weights anew, so large that a leak shows in the logits, and that norms and biases matter.
 
     Initial weights are no use for this: their attention is close to uniform, their biases are zero and norms one.

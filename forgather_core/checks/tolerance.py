@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .check import Measured
+from ..definitions.check import Measured
 
 _A_LAYER = 10  # sums and products one after another
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
-from ..model_files import read_text
-from ..option_spec import did_you_mean
-from ..paths import expanded
-from ..yaml_text import YamlError, YamlText, parse_yaml
+from ..filesystem.model_files import read_text
+from ..filesystem.paths import expanded
+from ..options.spec import did_you_mean
+from ..options.yaml_text import YamlError, YamlText, parse_yaml
 
 BUILDERS = ("text", "json", "csv", "parquet", "arrow")
 SAVED = ("state.json", "dataset_dict.json")  # by which a directory of save_to_disk is known

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from ..errors import DataError
-from ..export.tokenizer import load_tokenizer, resolve_chat_template
+from ..tokenizers.lookup import load_tokenizer, resolve_chat_template
 from .built_in import BUILT_IN
 from .configuration import read_configuration
 from .corpus import Document, spoken

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import DataError
-from ..option_spec import did_you_mean
-from ..paths import expanded
+from ..filesystem.paths import expanded
+from ..options.spec import did_you_mean
 from .built_in import BUILT_IN
 from .configuration import read_configuration
 from .corpus import Corpus

@@ -10,10 +10,10 @@ from glob import escape
 from typing import Any
 
 from ..errors import DataError, first_line
-from ..export.tokenizer import hub_answers
-from ..extras import install_hint
-from ..model_files import BYTE_ORDER_MARK
-from ..option_spec import did_you_mean
+from ..filesystem.model_files import BYTE_ORDER_MARK
+from ..options.spec import did_you_mean
+from ..runtime.extras import install_hint
+from ..tokenizers.lookup import hub_answers
 from .configuration import BUILDERS, DatasetConfiguration
 from .corpus import Corpus, Document
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
-from ..early_end import keep_partial
-from ..export.model_config import option_values
-from ..export.tokenizer import quick_facts
-from ..kinds import kind_of
-from ..settings import Settings
-from ..shared_options import EstimateOptions
+from ..model.hf_config import option_values
+from ..model.kinds import kind_of
+from ..options.shared import EstimateOptions
+from ..runtime.partial_results import keep_partial
+from ..settings.resolve import Settings
+from ..tokenizers.lookup import quick_facts
 from .run import Estimate, Tell, estimate_of
 
 _ABSENT = "-"  # this definition has no such option

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from ..errors import ConfigurationError
-from ..model_files import read_text
-from ..paths import expanded
-from ..yaml_text import YamlError, parse_yaml
+from ..filesystem.model_files import read_text
+from ..filesystem.paths import expanded
+from ..options.yaml_text import YamlError, parse_yaml
 
 _GIB, _GIGA, _TERA = 2**30, 10**9, 10**12
 _FIELDS = {"memory", "bandwidth", "flops", "source"}

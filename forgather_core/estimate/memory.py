@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from ..build import build, enable_checkpointing
-from ..meta_model import meta_model
+from ..model.build import build, enable_checkpointing
+from ..model.meta_model import meta_model
+from ..options.shared import BuildOptions
 from ..parts.linear_cross_entropy import ENOUGH, MOST_PARTS
-from ..settings import Settings
-from ..shared_options import BuildOptions
+from ..settings.resolve import Settings
 from .stage import Stage, Training
 from .timeline import CACHE, Batches, Timeline
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from ..brief import Brief
-from ..dtypes import parse_dtype
-from ..early_end import keep_partial
 from ..errors import BuildError
-from ..parameters import parameter_table
-from ..settings import Settings
-from ..shared_options import EstimateOptions, StepOptions, TrialOptions
+from ..model.dtypes import parse_dtype
+from ..model.parameters import parameter_table
+from ..options.shared import EstimateOptions, TestOptions, TrainingStepOptions
+from ..runtime.partial_results import keep_partial
+from ..runtime.short_repr import Brief
+from ..settings.resolve import Settings
 from .devices import Device, devices_here, load_devices
 from .fits import Fits
 from .memory import Memory
@@ -158,14 +158,14 @@ def memory_of(
     return memory, precision
 
 
-def memory_of_options(settings: Settings, options: TrialOptions, directory: Path) -> tuple[Memory, str]:
+def memory_of_options(settings: Settings, options: TestOptions, directory: Path) -> tuple[Memory, str]:
     """What answers for the model of a directory in the step that `test` takes, and its precision."""
     return memory_of(settings, step_options(options), directory, packed=options.packed)
 
 
-def step_options(options: TrialOptions) -> EstimateOptions:
+def step_options(options: TestOptions) -> EstimateOptions:
     """The step of `test`, as `estimate` is asked for one."""
-    taken = {field.name: getattr(options, field.name) for field in fields(StepOptions)}
+    taken = {field.name: getattr(options, field.name) for field in fields(TrainingStepOptions)}
     return EstimateOptions(**taken, optimizer=options.optimizer)
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..checkpoint.places import materialise
-from ..loss import loss_of
-from ..optimizers import FusedStepper, PlainStepper, Stepper, optimizer_of, state_tensors
+from ..model.tensor_slots import materialise
 from ..parts.caches import CACHE as CACHE_NAME
+from ..training.loss import loss_of
+from ..training.optimizers import FusedStepper, PlainStepper, Stepper, optimizer_of, state_tensors
 from .timeline import BUFFERS, CACHE, GRADIENTS, INPUTS, LOGITS, OPTIMIZER, WEIGHTS, Timeline
 from .trace import Trace
 
@@ -79,7 +79,7 @@ class Stage:
                 loss = loss_of(self.model, inputs, keep_logits=how.keep_logits)
             trace.begin("backward")
             self._stepper.backward(loss)
-            self._stepper.update()
+            self._stepper.optimizer_step()
             return trace.timeline()
 
     def forward(self, rows: int, length: int) -> Timeline:

@@ -13,13 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DefinitionError
-from ..settings import Settings
-from .chat_templates import resolve_chat_template, turn_ends
-from .licence import licence_files
-from .manifest import MANIFEST, FileRecord, Manifest, OptionRecord, record
-from .model_card import model_card
-from .model_config import (
-    SettledValue,
+from ..model.hf_config import (
+    ResolvedValue,
     config_json,
     config_values,
     generation_config_json,
@@ -27,10 +22,10 @@ from .model_config import (
     stops_at,
     token_ids,
 )
-from .native import check_native, check_source
-from .own_names import own_names, rename_classes
-from .sources import Sources, collect_sources
-from .tokenizer import (
+from ..model.manifest import MANIFEST, FileRecord, Manifest, OptionRecord, record
+from ..settings.resolve import Settings
+from ..tokenizers.chat_templates import resolve_chat_template, turn_ends
+from ..tokenizers.lookup import (
     LoadedTokenizer,
     TokenizerFacts,
     load_tokenizer,
@@ -38,6 +33,11 @@ from .tokenizer import (
     write_tokenizer,
     written_templates,
 )
+from .licence import licence_files
+from .model_card import model_card
+from .native import check_native, check_source
+from .own_names import own_names, rename_classes
+from .sources import Sources, collect_sources
 
 GENERATED = "generated"
 # What transformers reads of a tokenizer's directory beside tokenizer.json.
@@ -63,7 +63,7 @@ class Plan:
     sources: Sources
     facts: TokenizerFacts
     loaded: LoadedTokenizer | None
-    options: Mapping[str, SettledValue]
+    options: Mapping[str, ResolvedValue]
     chat_template: str | None
     names: Mapping[str, str] = field(default_factory=dict)  # new names of classes, by old name
 
@@ -146,8 +146,8 @@ def plan_contents(settings: Settings) -> Plan:
     if template:
         text = resolve_chat_template(template, settings.base_of("chat_template"), facts.chat_templates)
     plan = Plan(settings, sources, facts, loaded, option_values(settings, facts), text)
-    if settings.likeness is not None:
-        check_source(definition, settings.likeness)
+    if settings.source_config is not None:
+        check_source(definition, settings.source_config)
     if directory.native:
         check_native(settings, plan.config)
         return plan
@@ -166,7 +166,7 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
     for name in write_tokenizer(loaded, directory, chat_template=plan.chat_template):
         origins[name] = f"tokenizer {settings.directory.tokenizer}"
     stops, unknown = turn_ends(loaded.tokenizer, written_templates(loaded.facts, plan.chat_template))
-    like = settings.likeness.generation if settings.likeness is not None else None
+    like = settings.source_config.generation if settings.source_config is not None else None
     # Also in config.json: a model that `from_config` makes and saves takes its generation_config.json from there.
     values = plan.config | stops_at(plan.config.get("eos_token_id"), stops)
     config = config_json(definition, values, native=settings.directory.native, names=plan.names)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ..brief import Brief
 from ..errors import DirectoryError
-from ..files import carry, carry_over, directory_lock, replace_directory, staging_directory, sweep_stale
-from ..model_files import TEMPLATES
-from ..paths import refuse_unsuitable_place
-from ..settings import Settings
+from ..filesystem.atomic import carry, carry_over, directory_lock, replace_directory, staging_directory, sweep_stale
+from ..filesystem.model_files import TEMPLATES
+from ..filesystem.paths import refuse_unsuitable_place
+from ..model.manifest import EDITED, MANIFEST, MISSING, SPECIAL, Manifest, edited_files, read_manifest
+from ..runtime.short_repr import Brief
+from ..settings.resolve import Settings
 from .contents import Plan, plan_contents, write_contents
-from .manifest import EDITED, MANIFEST, MISSING, SPECIAL, Manifest, edited_files, read_manifest
 
 WEIGHT_GLOBS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
 _CHANGED = {EDITED: "had been edited", SPECIAL: "is not a regular file"}

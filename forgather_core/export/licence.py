@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 
-from ..definition import ModelDefinition
-from ..hookspecs import ENTRY_POINT_GROUP
+from ..definitions.definition import ModelDefinition
+from ..definitions.hookspecs import ENTRY_POINT_GROUP
 
 OWN_DISTRIBUTION = "forgather"
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..definition import ModelDefinition
-from .manifest import Manifest
+from ..definitions.definition import ModelDefinition
+from ..model.manifest import Manifest
 from .sources import SourceFile
 
 _CARD = """\

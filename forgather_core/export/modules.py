@@ -7,8 +7,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from ..definitions.hookspecs import ENTRY_POINT_GROUP
 from ..errors import ExportError
-from ..hookspecs import ENTRY_POINT_GROUP
 
 CORE = "forgather_core"
 EXPORTABLE = ("forgather_core.option", "forgather_core.parts")  # of the core, nothing else may be exported

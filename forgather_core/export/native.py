@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ..definition import ModelDefinition, import_object
+from ..definitions.definition import ModelDefinition, import_object
 from ..errors import ConfigurationError, first_line
-from ..quiet import quiet_transformers
-from ..settings import Settings
-from ..source_config import WITHOUT_EFFECT, native_config, read_source
-from .twin import TOLERANCE, logits_difference, shrunk_values
+from ..model.twin import TOLERANCE, logits_difference, shrunk_values
+from ..runtime.quiet import quiet_transformers
+from ..settings.native_config import WITHOUT_EFFECT, native_config, read_source
+from ..settings.resolve import Settings
 
 if TYPE_CHECKING:
-    from ..like import Likeness
+    from ..settings.source_config import SourceConfig
 
 
 DEPTH = ("num_hidden_layers", "layer_types", "max_window_layers")
@@ -96,7 +96,7 @@ def _difference(model_class: Any, native: Any, config_class: Any, content: str) 
 _remembered_difference = lru_cache(maxsize=64)(_difference)  # most directories of a process differ in sizes alone
 
 
-def check_source(definition: ModelDefinition, likeness: Likeness) -> None:
+def check_source(definition: ModelDefinition, source_config: SourceConfig) -> None:
     """Hold what was read of a config.json to transformers' class for it: parameters, and logits of a small copy.
 
     Args:
@@ -107,9 +107,9 @@ def check_source(definition: ModelDefinition, likeness: Likeness) -> None:
         ConfigurationError: transformers' class cannot compute the file, or computes something else; the text names the
             keys.
     """
-    if not likeness.native:
+    if not source_config.native:
         return
-    content, where = likeness.content, f"--like: {likeness.directory / 'config.json'}"
+    content, where = source_config.content, f"--like: {source_config.directory / 'config.json'}"
     with quiet_transformers():
         problem = _source_problem(definition, content)
         if problem is None:

@@ -19,7 +19,7 @@ from .imports import source_text
 from .native import native_refusal
 
 if TYPE_CHECKING:
-    from ..settings import Settings
+    from ..settings.resolve import Settings
     from .sources import SourceFile, Sources
 
 PREFIX = "Forgather"

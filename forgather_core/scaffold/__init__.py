@@ -16,10 +16,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from ..definitions.registry import Registry, registry
 from ..errors import DefinitionError, DirectoryError
-from ..files import new_directory
-from ..paths import expanded
-from ..registry import Registry, registry
+from ..filesystem.atomic import new_directory
+from ..filesystem.paths import expanded
 
 _TEMPLATE, _NAME, _CLASS, _DISTRIBUTION = "forgather-newmodel", "newmodel", "NewModel", "new-model"
 _RENAMED = {"gitignore": ".gitignore"}  # under its real name it would be obeyed here

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from forgather_core.reference import (
+    InitStd,
     Reference,
-    Spread,
     Weights,
     attention_of_heads,
+    fan_in_uniform_std,
     layer_norm,
     layer_weights,
     relu,
-    uniform_by_inputs,
 )
 
 
@@ -66,13 +66,13 @@ def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     return logits(weights, ids, layers=layers, heads=heads, window=config.sliding_window, eps=eps)
 
 
-def spreads(config: Any) -> dict[str, Spread]:
+def spreads(config: Any) -> dict[str, InitStd]:
     """Linear layers as torch draws them, without biases; embeddings of variance 1/d, which sec. 3.4 scales up to 1."""
     return {
         "bias": [0.0],
         "norm": [1.0],
         "embed_tokens": 1 / math.sqrt(config.hidden_size),
-        "_proj|lm_head": uniform_by_inputs,
+        "_proj|lm_head": fan_in_uniform_std,
     }
 
 

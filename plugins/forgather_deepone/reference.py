@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from forgather_core.reference import (
+    InitStd,
     Reference,
-    Spread,
     Weights,
     attention_of_heads,
-    gated,
+    glu,
     relu,
     rms_norm,
-    without_tails,
+    truncated_normal_std,
 )
 
 
@@ -52,7 +52,7 @@ def logits(
         q, k, v, o = (w[f"{layer}self_attn.{name}_proj.weight"] for name in "qkvo")
         attended = _attended(x, q, k, v, heads, kv_heads, head_dim, of_heads, window) @ o.T
         x = rms_norm(alpha * x + attended, w[layer + "post_attention_layernorm.weight"], eps)
-        fed = gated(x, *(w[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down")), relu)
+        fed = glu(x, *(w[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down")), relu)
         x = rms_norm(alpha * x + fed, w[layer + "post_feedforward_layernorm.weight"], eps)
     return rms_norm(x, w["model.norm.weight"], eps) @ w["lm_head.weight"].T
 
@@ -124,7 +124,7 @@ def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     )
 
 
-def spreads(config: Any) -> dict[str, Spread]:
+def spreads(config: Any) -> dict[str, InitStd]:
     """DeepNet, fig. 2: Xavier's normal distribution with gain beta, with 1 for queries and keys. The rest is ours."""
     beta, head = beta_of(config.num_hidden_layers), 1 / math.sqrt(config.hidden_size)
     slopes = paper_slopes if config.alibi_slopes == "paper" else half_slopes
@@ -134,7 +134,7 @@ def spreads(config: Any) -> dict[str, Spread]:
         "(q|k)_proj": _xavier,
         "_proj": lambda outputs, inputs: beta * _xavier(outputs, inputs),
         "embed_tokens": head if config.tie_word_embeddings else 1.0,
-        "lm_head": without_tails(head),
+        "lm_head": truncated_normal_std(head),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from forgather_core.reference import Reference, Spread, Weights, attention, gated, relu, rms_norm, uniform_by_inputs
+from forgather_core.reference import InitStd, Reference, Weights, attention, fan_in_uniform_std, glu, relu, rms_norm
 
 
 def logits(weights: Weights, ids: Tensor, *, layers: int, window: int | None = None, eps: float = 1e-5) -> Tensor:
@@ -23,7 +23,7 @@ def logits(weights: Weights, ids: Tensor, *, layers: int, window: int | None = N
             normed, w[attn + "qk_proj.weight"], w[attn + "ov_proj.weight"], w[attn + "alibi.slopes"][0], window
         )
         normed = rms_norm(x, w[layer + "post_attention_layernorm.weight"], eps)
-        x = x + gated(normed, *(w[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down")), relu)
+        x = x + glu(normed, *(w[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down")), relu)
     return rms_norm(x, w["model.norm.weight"], eps) @ w["lm_head.weight"].T
 
 
@@ -40,13 +40,13 @@ def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     return logits(weights, ids, layers=layers, window=window, eps=eps)
 
 
-def spreads(config: Any) -> dict[str, Spread]:
+def spreads(config: Any) -> dict[str, InitStd]:
     """Linear layers as torch draws them, a slope of 1/2, embeddings of variance 1/d, which the model scales up to 1."""
     return {
         "slopes": [0.5],
         "norm": [1.0],
         "embed_tokens": 1 / math.sqrt(config.hidden_size),
-        "_proj|lm_head": uniform_by_inputs,
+        "_proj|lm_head": fan_in_uniform_std,
     }
 
 

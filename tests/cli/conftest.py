@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from forgather_cli.main import main
-from forgather_core.registry import registry
+from forgather_core.definitions.registry import registry
 
 LLAMA = ("-t", "llama/4M", "model")
 # As the installed script calls it: under `python -m` the program would have another name.

@@ -60,14 +60,14 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from forgather_core.configurations import resolve
+    from forgather_core.definitions.registry import registry
     from forgather_core.export.directory import prepare_directory
-    from forgather_core.registry import registry
-    from forgather_core.settings import settle
+    from forgather_core.settings.layers import find_configuration
+    from forgather_core.settings.resolve import resolve
 
     flags = {flag[2:].replace("-", "_"): int(value) for flag, value in zip(SMALL[::2], SMALL[1::2], strict=True)}
     place = tmp_path_factory.mktemp("built") / "model"
-    prepare_directory(settle(resolve("llama/4M", registry()), flags), place)
+    prepare_directory(resolve(find_configuration("llama/4M", registry()), flags), place)
     return place
 
 

@@ -145,9 +145,9 @@ def test_values_are_offered(line: str, offered: list[str]) -> None:
 
 def test_values_are_those_that_commands_take() -> None:
     from forgather_cli import completion
-    from forgather_core.build import DEVICE_TYPES
     from forgather_core.checks import CHECKS
-    from forgather_core.dtypes import DTYPE_NAMES
+    from forgather_core.model.build import DEVICE_TYPES
+    from forgather_core.model.dtypes import DTYPE_NAMES
 
     assert completion.DEVICES == DEVICE_TYPES
     assert completion.DTYPES == DTYPE_NAMES

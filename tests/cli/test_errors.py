@@ -209,7 +209,7 @@ def test_a_bug_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     def fail(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("forgather_core.settings.settle", fail)
+    monkeypatch.setattr("forgather_core.settings.resolve.settle", fail)
     with pytest.raises(ValueError, match="a bug"):
         cli(*LLAMA, "show")
 
@@ -224,7 +224,7 @@ def test_exit_codes(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("forgather_core.settings.settle", fail)
+    monkeypatch.setattr("forgather_core.settings.resolve.settle", fail)
     done = cli(*LLAMA, "show")
     assert (done.code, done.err) == (code, text or "forgather: interrupted\n")
     assert done.out == ""

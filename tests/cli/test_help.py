@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from forgather_core.option_spec import OptionSpec, specs_of
-from forgather_core.registry import SHARED_OPTIONS, registry
-from forgather_core.shared_options import EstimateOptions, TrialOptions
+from forgather_core.definitions.registry import SHARED_OPTIONS, registry
+from forgather_core.options.shared import EstimateOptions, TestOptions
+from forgather_core.options.spec import OptionSpec, specs_of
 
 from .conftest import LLAMA, Cli, start
 
@@ -59,7 +59,9 @@ def of_llama() -> list[OptionSpec]:
 def _only_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page lists the installed plugins: those that a frozen page was not made with are hidden."""
     points = [point for point in registry().plugins.values() if point.name in BUILT_IN]
-    monkeypatch.setattr("forgather_core.registry.entry_points", lambda group: [p.entry_point for p in points])
+    monkeypatch.setattr(
+        "forgather_core.definitions.registry.entry_points", lambda group: [p.entry_point for p in points]
+    )
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -145,10 +147,10 @@ def test_without_a_definition_only_shared_options_are_told(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "options"), [("test", TrialOptions), ("estimate", EstimateOptions), ("compare", EstimateOptions)]
+    ("command", "options"), [("test", TestOptions), ("estimate", EstimateOptions), ("compare", EstimateOptions)]
 )
 def test_the_page_of_a_command_shows_what_only_it_takes(cli: Cli, command: str, options: type) -> None:
-    from forgather_core.option_scope import commands_of
+    from forgather_core.options.scope import commands_of
 
     page = cli(*LLAMA, command, "--help").out
     for spec in [*shared(), *specs_of(options)]:

@@ -201,7 +201,7 @@ def test_plugins_names_what_slows_every_command(site: Any, line: str) -> None:
 
 
 def test_the_second_plugin_that_imports_a_heavy_package_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    from forgather_core.import_cost import measured_imports
+    from forgather_core.definitions.import_cost import measured_imports
 
     heavy, own = types.ModuleType("pandas"), types.ModuleType("second_lm")
     own.pd = heavy  # type: ignore[attr-defined]

@@ -72,8 +72,8 @@ def test_no_memory_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("forgather_core.listing.list_models", fail)
-    monkeypatch.setattr("forgather_core.report.settings_report", fail)
+    monkeypatch.setattr("forgather_core.commands.listing.list_models", fail)
+    monkeypatch.setattr("forgather_core.report.settings_report.settings_report", fail)
     monkeypatch.setattr("forgather_core.checkpoint.inspect_checkpoint", fail)
     text = cli(*words).error.lower()
     assert "memory" in text
@@ -83,7 +83,7 @@ def test_another_error_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyP
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("forgather_core.listing.list_models", fail)
+    monkeypatch.setattr("forgather_core.commands.listing.list_models", fail)
     with pytest.raises(RuntimeError, match="shapes"):
         from forgather_cli.main import app
 
@@ -91,7 +91,7 @@ def test_another_error_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyP
 
 
 def test_the_smallest_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from forgather_core import memory_guard
+    from forgather_core.runtime import memory_guard
 
     group = tmp_path / "cgroup"
     group.mkdir()
@@ -146,7 +146,7 @@ def test_ctrl_c_keeps_what_was_found(cli: Cli, monkeypatch: pytest.MonkeyPatch, 
     words = {"test": ("--device", "cpu", "test", "--sequence-length", "8", "--steps", "5"),
              "estimate": ("estimate",), "compare": ("compare", "llama/30M"),
              "verify": ("verify", "--check", "causality,rows"), "construct": ("construct",)}[command]  # fmt: skip
-    place = {"test": (2, "forgather_core.trial.loop:loss_of"), "estimate": (2, "forgather_core.estimate.run:_on"),
+    place = {"test": (2, "forgather_core.training.loop:loss_of"), "estimate": (2, "forgather_core.estimate.run:_on"),
              "compare": (1, "forgather_core.estimate.compare:estimate_of"),
              "verify": (1, "forgather_core.checks.run:try_check"),
              "construct": (0, "forgather_core.estimate:memory_of_step")}[command]  # fmt: skip

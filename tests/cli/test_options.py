@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from forgather_core.option_spec import specs_of
-from forgather_core.registry import SHARED_OPTIONS, registry
+from forgather_core.definitions.registry import SHARED_OPTIONS, registry
+from forgather_core.options.spec import specs_of
 
 from .conftest import LLAMA, Cli
 
@@ -62,7 +62,7 @@ OF_AN_ESTIMATE = ["--optimizer sgd", "--precision bf16", "--context 128", "--cac
 OF_AN_ESTIMATE += ["--hardware d.yaml"]
 OF_A_SHOW = ["--init"]
 OF_A_VERIFICATION = ["--check rows", "--quick", "--full", "--list"]
-OF_A_DIRECTORY = ["--like d"]  # its values are the directory's: tests/core/test_like.py
+OF_A_DIRECTORY = ["--like d"]  # its values are the directory's: tests/core/settings/test_source_config.py
 ALL_OTHERS = [*OF_A_RUN, *OF_A_TEST, *OF_AN_ESTIMATE, *OF_A_SHOW, *OF_A_VERIFICATION, *OF_A_DIRECTORY]
 
 

@@ -14,7 +14,7 @@ TRAIN = ("tokenizer", "train", "--dataset-project", "project", "--vocab-size", "
 TEXTS = [
     f"The {word} fox jumps over the {word} dog, and {number} times more.\n" for number, word in enumerate("abcde" * 40)
 ]
-SHIPPED = Path(__file__).parents[2] / "forgather_core/data/tokenizers/bpe-2k"
+SHIPPED = Path(__file__).parents[2] / "forgather_core/tokenizers/shipped/bpe-2k"
 
 
 @pytest.fixture(autouse=True)

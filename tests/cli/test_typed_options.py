@@ -35,9 +35,9 @@ SCOPES: dict[str, set[str]] = {
 
 
 def test_every_shared_option_is_in_the_table() -> None:
-    from forgather_core.option_scope import commands_of
-    from forgather_core.option_spec import specs_of
-    from forgather_core.registry import SHARED_OPTIONS
+    from forgather_core.definitions.registry import SHARED_OPTIONS
+    from forgather_core.options.scope import commands_of
+    from forgather_core.options.spec import specs_of
 
     table = {words.split()[0]: commands for words, commands in SCOPES.items()}
     assert {spec.flag: set(commands_of(spec)) for group in SHARED_OPTIONS for spec in specs_of(group)} == table

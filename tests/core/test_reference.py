@@ -41,7 +41,7 @@ def test_norms() -> None:
 def test_gated() -> None:
     x, gate, up, down = drawn(ROWS, SIZE), drawn(9, SIZE, seed=1), drawn(9, SIZE, seed=2), drawn(SIZE, 9, seed=3)
     expected = functional.linear(functional.silu(functional.linear(x, gate)) * functional.linear(x, up), down)
-    agree(reference.gated(x, gate, up, down, reference.silu), expected)
+    agree(reference.glu(x, gate, up, down, reference.silu), expected)
 
 
 @given(window=st.none() | st.integers(1, ROWS + 1), slope=st.floats(0, 2), seed=st.integers(0, 99))
@@ -90,7 +90,9 @@ def test_rotation() -> None:
     x, at = drawn(ROWS, SIZE), torch.arange(ROWS)[None]
     cos, sin = LlamaRotaryEmbedding(config)(x, at)
     expected, _ = apply_rotary_pos_emb(x[None, None], x[None, None], cos, sin)
-    torch.testing.assert_close(reference.rotated(x, 50.0), expected[0, 0], rtol=0, atol=1e-5)  # its angles are float32
+    torch.testing.assert_close(
+        reference.apply_rope(x, 50.0), expected[0, 0], rtol=0, atol=1e-5
+    )  # its angles are float32
 
 
 def test_surprise() -> None:
@@ -103,17 +105,17 @@ def test_the_deviation_without_tails(cut: float) -> None:
     x = torch.linspace(-cut, cut, 200_001, dtype=torch.float64)
     density = torch.exp(-x.square() / 2)
     variance = torch.trapezoid(x.square() * density, x) / torch.trapezoid(density, x)
-    assert reference.without_tails(0.5, cut) == pytest.approx(0.5 * variance.sqrt().item(), rel=1e-8)
+    assert reference.truncated_normal_std(0.5, cut) == pytest.approx(0.5 * variance.sqrt().item(), rel=1e-8)
 
 
 def test_the_deviation_of_a_linear_layer() -> None:
     weight = torch.nn.Linear(400, 300, dtype=torch.float64).weight
-    assert weight.std().item() == pytest.approx(reference.uniform_by_inputs(300, 400), rel=0.01)
+    assert weight.std().item() == pytest.approx(reference.fan_in_uniform_std(300, 400), rel=0.01)
 
 
 @pytest.mark.parametrize(("tied", "embedding"), [(True, 1 / 8), (False, 1.0)])
 def test_llama_spreads(tied: bool, embedding: float) -> None:
-    rows = reference.llama_spreads(SimpleNamespace(hidden_size=64, num_hidden_layers=8, tie_word_embeddings=tied))
+    rows = reference.llama_init_std(SimpleNamespace(hidden_size=64, num_hidden_layers=8, tie_word_embeddings=tied))
     assert rows["embed_tokens"] == embedding
     inner, outer = rows["(q|k|v|gate|up)_proj"], rows["(o|down)_proj"]
     assert isinstance(inner, float)

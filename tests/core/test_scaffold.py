@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 
 from forgather_core import scaffold
+from forgather_core.definitions.registry import registry
 from forgather_core.errors import DefinitionError, DirectoryError
-from forgather_core.registry import registry
 from forgather_core.scaffold import new_plugin
-
-from .conftest import PLUGIN, MakeRegistry
+from tests.support.plugins import PLUGIN, MakeRegistry
 
 
 @pytest.fixture(autouse=True)
@@ -143,17 +142,19 @@ def imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_the_preset_has_the_parameters_that_it_tells(imported: Any, make_registry: MakeRegistry) -> None:
-    from forgather_core.configurations import resolve
-    from forgather_core.meta_model import meta_model
-    from forgather_core.settings import settle
+    from forgather_core.model.meta_model import meta_model
+    from forgather_core.settings.layers import find_configuration
+    from forgather_core.settings.resolve import resolve
 
     source = Path(imported.__file__).read_text().replace("from .options", "from forgather_fresh.options")
-    configuration = resolve("fresh", make_registry(fresh=source))
-    model = meta_model(settle(configuration))
+    configuration = find_configuration("fresh", make_registry(fresh=source))
+    model = meta_model(resolve(configuration))
     assert sum(p.numel() for p in model.parameters()) == configuration.notes["parameters"] == 4_172_032
     assert model.model.layers[0].scale == 8**-0.5  # derived: 4 layers
-    assert meta_model(settle(configuration, {"residual_scale": 0.5})).model.layers[0].scale == 0.5
-    assert type(meta_model(settle(configuration, {"activation": "relu"})).model.layers[0].mlp.act_fn).__name__ == "ReLU"
+    assert meta_model(resolve(configuration, {"residual_scale": 0.5})).model.layers[0].scale == 0.5
+    assert (
+        type(meta_model(resolve(configuration, {"activation": "relu"})).model.layers[0].mlp.act_fn).__name__ == "ReLU"
+    )
 
 
 def test_its_model_type_is_none_of_transformers(imported: Any) -> None:

@@ -10,34 +10,33 @@ from typing import Any
 import pytest
 
 from forgather_core import testing
-from forgather_core.checks import CHECKS, Check, DoesNotApply, Measured, Subject, check, must
+from forgather_core.checks import CHECKS, Check, DoesNotApply, Measured, ModelUnderTest, check, expect
 from forgather_core.checks.known import known_checks
 from forgather_core.errors import DefinitionError
 from forgather_core.testing import count_parameters, failure, presets, stated_parameters
+from tests.support.plugins import PLUGIN, MakeRegistry
 
-from .conftest import PLUGIN, MakeRegistry
-
-SEEN: list[Subject] = []
+SEEN: list[ModelUnderTest] = []
 
 
 @check("good", cause="nothing")
-def good(subject: Subject) -> Iterator[Measured]:
+def good(subject: ModelUnderTest) -> Iterator[Measured]:
     """It is good."""
     SEEN.append(subject)
-    yield must("always", True)
+    yield expect("always", True)
 
 
 @check("bad", cause="a sign that is wrong")
-def bad(subject: Subject) -> Iterator[Measured]:
+def bad(subject: ModelUnderTest) -> Iterator[Measured]:
     """It is bad."""
     SEEN.append(subject)
     yield Measured("one side", 0.0)
     yield Measured("other side", 0.25, 1e-6, where="layer 3")
-    yield must("a thing", False)
+    yield expect("a thing", False)
 
 
 @check("idle", cause="nothing")
-def idle(subject: Subject) -> Iterator[Measured]:
+def idle(subject: ModelUnderTest) -> Iterator[Measured]:
     """It is idle."""
     raise DoesNotApply("the model is no bird")
     yield

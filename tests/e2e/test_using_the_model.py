@@ -169,8 +169,8 @@ def test_a_process_that_begins_with_building_draws_each_weight_once(python: Run,
 import torch
 from pathlib import Path
 from torch.overrides import TorchFunctionMode
-from forgather_core.build import build
-from forgather_core.shared_options import BuildOptions
+from forgather_core.model.build import build
+from forgather_core.options.shared import BuildOptions
 
 filled = []
 class Counting(TorchFunctionMode):

@@ -84,13 +84,13 @@ def serve() -> None:
 
 
 def _construct(directory: Path, flags: dict[str, Any]) -> None:
-    from forgather_core.configurations import resolve
-    from forgather_core.construct import construct
-    from forgather_core.registry import registry
-    from forgather_core.settings import settle
+    from forgather_core.commands.construct import construct
+    from forgather_core.definitions.registry import registry
+    from forgather_core.settings.layers import find_configuration
+    from forgather_core.settings.resolve import resolve
 
     shared = {"output_dir": directory, "device": "cpu", "save_checkpoint": True, "safetensors": True}
-    construct(settle(resolve("llama/4M", registry()), shared | flags), refresh=True)
+    construct(resolve(find_configuration("llama/4M", registry()), shared | flags), refresh=True)
 
 
 def _save(request: dict[str, Any]) -> str:

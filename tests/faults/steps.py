@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from forgather_core import files
+from forgather_core.filesystem import atomic as files
 
 CALLS = ("write", "fsync", "rename", "replace", "unlink", "rmdir", "mkdir", "link")
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from forgather_core.checks import CHECKS, FAILED, Check, verify
-from forgather_core.checks.check import told
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.registry import registry
-from forgather_core.settings import Settings, settle
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.check import failure_text
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import Settings, resolve
 
 from .catalogue import Mutant
 
@@ -63,7 +63,7 @@ class Originals:
         if name not in self.made:
             path = self.place / f"original_{len(self.made)}"
             flags = {"output_dir": path, **mutant.options}
-            settings = settle(resolve(mutant.definition, registry(), Path()), flags)
+            settings = resolve(find_configuration(mutant.definition, registry(), Path()), flags)
             self.made[name] = Original(name, construct(settings).directory.path, settings)
         return self.made[name]
 
@@ -120,7 +120,7 @@ def _what_failed(row: dict[str, Any]) -> str:
     broken = next((one for one in row["measured"] if not one["holds"]), None)
     if broken is None:
         return str(row["reason"])
-    return told(broken)
+    return failure_text(broken)
 
 
 def run(

@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from forgather_core.checkpoint import SaveReport, load_checkpoint, save_checkpoint
-from forgather_core.checkpoint.companions import changes
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.registry import Registry
-from forgather_core.settings import settle
+from forgather_core.checkpoint.write.companions import changes
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.registry import Registry
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
 
 from .native import NATIVE
 from .tiny import CASES, DEFINITIONS, OPTIONS, ROPE, config_of, difference, strengthen, tiny, tokens
@@ -69,7 +69,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
     def export(definition: str, **options: Any) -> Path:
         flags = DEFINITIONS[definition].options | SMALL | {"tokenizer": "bytes"} | options
         place = tmp_path_factory.mktemp("exported") / definition
-        settings = settle(resolve(f"{definition}/4M", Registry(), Path()), flags | {"output_dir": str(place)})
+        settings = resolve(
+            find_configuration(f"{definition}/4M", Registry(), Path()), flags | {"output_dir": str(place)}
+        )
         return construct(settings, project=place.parent).directory.path
 
     return export

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from transformers.dynamic_module_utils import check_imports, get_relative_import_files
 
-from forgather_core.configurations import resolve
-from forgather_core.construct import Construction, construct
-from forgather_core.registry import Registry
-from forgather_core.settings import settle
+from forgather_core.commands.construct import ConstructedModel, construct
+from forgather_core.definitions.registry import Registry
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
 
 from .tiny import DEFINITIONS
 
@@ -28,20 +28,20 @@ ENTRIES = ("configuration", "modeling")
 
 
 @pytest.fixture(scope="module", params=DEFINITIONS)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Construction:
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ConstructedModel:
     """The default preset of a definition, exported and built on meta."""
-    settings = settle(resolve(request.param, Registry(), Path()), {"num_hidden_layers": 2})
+    settings = resolve(find_configuration(request.param, Registry(), Path()), {"num_hidden_layers": 2})
     return construct(settings, project=tmp_path_factory.mktemp(request.param))
 
 
-def contract(made: Construction) -> dict[str, Any]:
+def contract(made: ConstructedModel) -> dict[str, Any]:
     return {
         "files": sorted(path.name for path in made.directory.path.iterdir()),
         "weights": {name: list(tensor.shape) for name, tensor in made.model.state_dict().items()},
     }
 
 
-def test_weights_and_files_are_the_frozen_ones(made: Construction) -> None:
+def test_weights_and_files_are_the_frozen_ones(made: ConstructedModel) -> None:
     file = FROZEN / f"{made.settings.configuration.definition.name}.json"
     text = re.sub(
         r"\[\s+([\d,\s]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", json.dumps(contract(made), indent=1)
@@ -51,7 +51,7 @@ def test_weights_and_files_are_the_frozen_ones(made: Construction) -> None:
     assert contract(made) == json.loads(file.read_text()), "if that is wanted: FORGATHER_REFRESH=1"
 
 
-def test_every_file_passes_the_rules_of_the_loader(made: Construction) -> None:
+def test_every_file_passes_the_rules_of_the_loader(made: ConstructedModel) -> None:
     directory, name = made.directory.path, made.settings.configuration.definition.name
     sources = {path.stem for path in directory.glob("*.py")}
     for entry in ENTRIES:
@@ -62,7 +62,7 @@ def test_every_file_passes_the_rules_of_the_loader(made: Construction) -> None:
         assert re.search(r"^\s*(from|import) forgather", path.read_text(), re.MULTILINE) is None
 
 
-def test_no_file_is_exported_that_the_model_does_not_use(made: Construction) -> None:
+def test_no_file_is_exported_that_the_model_does_not_use(made: ConstructedModel) -> None:
     names = {path.stem for path in made.directory.path.glob("*.py")}
     name = made.settings.configuration.definition.name
     assert ("alibi" in names) == ("alibi_flash" in names) == (name in ("deepone", "single_head"))

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from forgather_core.build import build
-from forgather_core.checkpoint.load import load_checkpoint
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.no_init import no_init_weights
-from forgather_core.registry import Registry
-from forgather_core.settings import settle
-from forgather_core.shared_options import BuildOptions
+from forgather_core.checkpoint.read.load import load_checkpoint
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.registry import Registry
+from forgather_core.model.build import build
+from forgather_core.model.no_init import no_init_weights
+from forgather_core.options.shared import BuildOptions
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
 
 from .tiny import DEFINITIONS, config_of
 
@@ -271,7 +271,9 @@ def test_build_and_from_config_agree_on_what_a_seed_means(definition: str, tmp_p
     from transformers import AutoConfig, AutoModelForCausalLM
 
     small = {"hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 96, "tokenizer": "bpe-2k"}
-    place = construct(settle(resolve(definition, Registry(), Path()), small), project=tmp_path).directory.path
+    place = construct(
+        resolve(find_configuration(definition, Registry(), Path()), small), project=tmp_path
+    ).directory.path
     built = build(place, BuildOptions(device="cpu", seed=7))
     config = AutoConfig.from_pretrained(place, trust_remote_code=True)
     torch.manual_seed(7)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from forgather_core.option_spec import specs_of
-from forgather_core.registry import registry
+from forgather_core.definitions.registry import registry
+from forgather_core.options.spec import specs_of
 
 from .tiny import DEFINITIONS, ROPE, TOLERANCE, config_of, difference, strengthen, tokens
 

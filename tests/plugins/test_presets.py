@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig as NativeLlamaConfig
 from transformers import MistralConfig, Qwen3Config
 
-from forgather_core.configurations import resolve
-from forgather_core.option_spec import specs_of
-from forgather_core.registry import registry
-from forgather_core.settings import settle
+from forgather_core.definitions.registry import registry
+from forgather_core.options.spec import specs_of
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
 
 from .tiny import DEFINITIONS, OPTIONS, ROPE, config_of
 
@@ -70,10 +70,10 @@ PRESETS = {  # -> vocabulary, parameters, and the same by hand
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_has_the_parameters_it_promises(name: str) -> None:
     vocab_size, count, by_hand = PRESETS[name]
-    configuration = resolve(name, registry(), Path())
+    configuration = find_configuration(name, registry(), Path())
     assert configuration.notes["parameters"] == count == by_hand
     assert str(configuration.notes["source"]).startswith("https://")
-    options = vars(settle(configuration).options)
+    options = vars(resolve(configuration).options)
     assert options["vocab_size"] in (None, vocab_size)  # None: the tokenizer's
     model_class = DEFINITIONS[configuration.definition.name].model
     with torch.device("meta"):

@@ -99,8 +99,8 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("forgather_core.checkpoint.weight_stream.sync_file", failing)
-        patch.setattr("forgather_core.checkpoint.commit.sync_file", failing)
+        patch.setattr("forgather_core.checkpoint.write.weight_stream.sync_file", failing)
+        patch.setattr("forgather_core.checkpoint.write.commit.sync_file", failing)
         for number in range(1, 6):  # each of three shards, the journal, the index
             calls, fail_at = 0, number
             with pytest.raises(CheckpointError, match="No space left"):

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from forgather.ml.sharded_checkpoint import load_checkpoint, save_checkpoint
-from forgather_core.checkpoint.steps import link_checkpoint
+from forgather_core.checkpoint.write.steps import link_checkpoint
 from forgather_core.errors import CheckpointError
 
 INDEX = "pytorch_model.bin.index.json"

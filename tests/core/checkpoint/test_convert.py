@@ -456,7 +456,7 @@ def test_a_disk_that_fails_leaves_nothing_beside_the_source(
         if calls == at:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("forgather_core.checkpoint.weight_stream.sync_file", failing)
+    monkeypatch.setattr("forgather_core.checkpoint.write.weight_stream.sync_file", failing)
     for target in (tmp_path / "b", tmp_path / "a"):
         calls, before = 0, names(source)
         with pytest.raises(ForgatherError, match="No space left") as caught:

@@ -118,8 +118,8 @@ def test_dtypes_of_weights_scales_and_model(
 def test_blocks_of_any_size_cut_anywhere(
     shape: tuple[int, ...], blocks: tuple[int, int], piece: int, seed: int
 ) -> None:
-    from forgather_core.checkpoint import fp8
-    from forgather_core.checkpoint.stored import LiveTensor, memory_of
+    from forgather_core.checkpoint.formats import fp8
+    from forgather_core.checkpoint.formats.stored import LiveTensor, memory_of
 
     generator = torch.Generator().manual_seed(seed)
     grid = (*shape[:-2], *(math.ceil(n / b) for n, b in zip(shape[-2:], blocks, strict=True)))

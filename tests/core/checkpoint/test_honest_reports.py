@@ -62,7 +62,7 @@ def test_a_shard_that_is_copied_over_is_looked_at(tmp_path: Path) -> None:
 @pytest.fixture(params=[{"safetensors": True, "max_shard_size": 1}, {"safetensors": True}, {}], ids=str)
 def sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
     """A checkpoint that holds NaN, of which a seal proves that it is as it was saved."""
-    monkeypatch.setattr("forgather_core.checkpoint.save.MINIMUM", 0)
+    monkeypatch.setattr("forgather_core.checkpoint.write.save.MINIMUM", 0)
     save_checkpoint(tmp_path / "sealed", damaged(nn.Linear(8, 8), torch.nan), **request.param)
     if not is_trusted(tmp_path / "sealed"):
         pytest.skip("the file system has no extended attributes")
@@ -152,7 +152,7 @@ FLOATS = [
 
 @given(st.sampled_from(FLOATS), st.integers(1, 40), st.integers(0, 2**30), st.booleans())
 def test_any_bits_are_finite_where_torch_says_so(dtype: torch.dtype, count: int, seed: int, strided: bool) -> None:
-    from forgather_core.checkpoint.finite import non_finite
+    from forgather_core.checkpoint.formats.finite import non_finite
 
     generator = torch.Generator().manual_seed(seed)
     raw = torch.randint(0, 256, (count * dtype.itemsize * 2,), dtype=torch.uint8, generator=generator)
@@ -162,7 +162,7 @@ def test_any_bits_are_finite_where_torch_says_so(dtype: torch.dtype, count: int,
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_all_values_of_small_dtypes(dtype: torch.dtype) -> None:
-    from forgather_core.checkpoint.finite import non_finite
+    from forgather_core.checkpoint.formats.finite import non_finite
 
     integers = {1: torch.uint8, 2: torch.int16}.get(dtype.itemsize)
     if integers is None:

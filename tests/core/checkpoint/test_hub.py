@@ -14,7 +14,7 @@ from torch import nn
 
 from forgather_core.checkpoint import Checkpoint, convert_checkpoint, inspect_checkpoint, load_checkpoint
 from forgather_core.checkpoint import save_checkpoint as save
-from forgather_core.checkpoint.hub import is_hub_id
+from forgather_core.checkpoint.read.hub import is_hub_id
 from forgather_core.errors import CheckpointError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

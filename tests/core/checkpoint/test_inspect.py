@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from forgather_core.checkpoint import Checkpoint, inspect_checkpoint, link_checkpoint, save_checkpoint
-from forgather_core.checkpoint.stored import WeightFile
+from forgather_core.checkpoint.formats.stored import WeightFile
 from forgather_core.errors import CheckpointError
 
 FORMATS = pytest.mark.parametrize("safetensors", [True, False], ids=["safetensors", "bin"])

@@ -99,7 +99,7 @@ def test_a_whole_model_loads_a_base_ones_checkpoint_as_transformers_does(tmp_pat
 
 @given(st.data())
 def test_any_wrappers_anywhere_in_a_name(data: st.DataObject) -> None:
-    from forgather_core.checkpoint.names import match_names
+    from forgather_core.checkpoint.read.names import match_names
 
     places = [*Net().state_dict(), "module.inner.weight", "_orig_mod"]
     stored: dict[str, str] = {}
@@ -118,7 +118,7 @@ def test_any_wrappers_anywhere_in_a_name(data: st.DataObject) -> None:
     st.lists(st.sampled_from([*WRAPPERS, "a", "b", "model", "base_model", "weight"]), min_size=1, max_size=5), st.data()
 )
 def test_names_that_a_model_has_are_never_changed(parts: list[str], data: st.DataObject) -> None:
-    from forgather_core.checkpoint.names import match_names
+    from forgather_core.checkpoint.read.names import match_names
 
     name = ".".join(parts)
     others = [f"x.{name}", f"{name}.x"]

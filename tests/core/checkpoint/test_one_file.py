@@ -129,7 +129,7 @@ def test_many_tensors_fit_the_comment_of_a_bin_file(tmp_path: Path) -> None:
     model = nn.ParameterList([nn.Parameter(torch.zeros(1)) for _ in range(20)])
     for limit in (0, 400, 4000):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("forgather_core.checkpoint.write.COMMENT_LIMIT", limit)
+            patch.setattr("forgather_core.checkpoint.write.write.COMMENT_LIMIT", limit)
             save_checkpoint(tmp_path, model)
         for how in ({}, {"mmap": True}):
             assert len(torch.load(tmp_path / "pytorch_model.bin", **how)) == 20
@@ -140,7 +140,7 @@ def test_many_tensors_fit_the_comment_of_a_bin_file(tmp_path: Path) -> None:
     "text", ["", "{", "[]", "7", '{"forgather_version": 1, "non_finite": 3, "checksums": []}', "\ud800"]
 )
 def test_a_manifest_may_be_anything(tmp_path: Path, text: str) -> None:
-    from forgather_core.checkpoint.embedded import read_manifest
+    from forgather_core.checkpoint.formats.embedded import read_manifest
 
     found = read_manifest(text, "model.safetensors", ["weight"])
     assert found is None or (found.files == ["model.safetensors"] and not any(found.checksums.values()))

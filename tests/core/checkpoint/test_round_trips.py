@@ -493,11 +493,11 @@ def test_it_does_not_matter_where_a_tensor_is_cut_into_pieces(
         before = contents(directory)
         load(directory, whole)
         for limit, value in {
-            "copying._CHUNK": size,
-            "copying._NEAR": 16,
-            "reader._CHUNK": size - 1,
-            "weight_stream._CHUNK": size - 1,
-            "weight_stream._SMALL": 20,
+            "read.copying._CHUNK": size,
+            "read.copying._NEAR": 16,
+            "read.reader._CHUNK": size - 1,
+            "write.weight_stream._CHUNK": size - 1,
+            "write.weight_stream._SMALL": 20,
         }.items():
             patch.setattr(f"forgather_core.checkpoint.{limit}", value)
         patch.setattr(torch, "get_num_threads", lambda: 3)

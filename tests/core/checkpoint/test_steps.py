@@ -20,7 +20,7 @@ from forgather_core.checkpoint import (
     link_checkpoint,
     load_checkpoint,
     next_checkpoint_path,
-    rotate,
+    rotate_checkpoints,
     save_checkpoint,
     step_checkpoints,
 )
@@ -170,10 +170,10 @@ def test_the_next_one_stands_beside_those_there_are(tmp_path: Path) -> None:
 def test_the_latest_stay(tmp_path: Path, inner: str, keep: int) -> None:
     steps = [1, 2, 9, 10]
     place = run_of(tmp_path / inner, *steps)
-    removed = rotate(tmp_path, keep)
+    removed = rotate_checkpoints(tmp_path, keep)
     assert removed == tuple(place / f"checkpoint-{step}" for step in steps[:-keep])
     assert names(place) == sorted(f"checkpoint-{step}" for step in steps[-keep:])
-    assert rotate(tmp_path, keep) == ()
+    assert rotate_checkpoints(tmp_path, keep) == ()
     assert find_latest_checkpoint(tmp_path) == place / "checkpoint-10"
 
 
@@ -181,13 +181,13 @@ def test_the_latest_stay(tmp_path: Path, inner: str, keep: int) -> None:
 def test_to_keep_none_is_refused(tmp_path: Path, keep: int) -> None:
     place = run_of(tmp_path / "checkpoints", 1, 2)
     with pytest.raises(CheckpointError, match="at least 1"):
-        rotate(tmp_path, keep)
+        rotate_checkpoints(tmp_path, keep)
     assert names(place) == ["checkpoint-1", "checkpoint-2"]
 
 
 def test_nothing_to_rotate(tmp_path: Path) -> None:
-    assert rotate(tmp_path, 1) == ()
-    assert rotate(tmp_path / "nowhere", 1) == ()
+    assert rotate_checkpoints(tmp_path, 1) == ()
+    assert rotate_checkpoints(tmp_path / "nowhere", 1) == ()
     assert names(tmp_path) == []
 
 
@@ -195,20 +195,20 @@ def test_nothing_to_rotate(tmp_path: Path) -> None:
 def test_the_best_stays(tmp_path: Path, inner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place = run_of(tmp_path / inner, 1, 2, 3, 4)
     monkeypatch.chdir(place)
-    assert rotate(tmp_path, 1, best="checkpoint-2") == (place / "checkpoint-1", place / "checkpoint-3")
+    assert rotate_checkpoints(tmp_path, 1, best="checkpoint-2") == (place / "checkpoint-1", place / "checkpoint-3")
     (tmp_path / "best").symlink_to(place / "checkpoint-2")
-    assert rotate(tmp_path, 1, best=tmp_path / "best") == ()
-    assert rotate(tmp_path, 1) == (place / "checkpoint-2",)
+    assert rotate_checkpoints(tmp_path, 1, best=tmp_path / "best") == ()
+    assert rotate_checkpoints(tmp_path, 1) == (place / "checkpoint-2",)
 
 
 @LAYOUTS
 def test_the_one_that_links_lead_to_stays(tmp_path: Path, inner: str) -> None:
     place = run_of(tmp_path / inner, 1, 2, 3, 4)
     link_checkpoint(tmp_path, place / "checkpoint-2")
-    assert rotate(tmp_path, 1) == (place / "checkpoint-1", place / "checkpoint-3")
+    assert rotate_checkpoints(tmp_path, 1) == (place / "checkpoint-1", place / "checkpoint-3")
     load_checkpoint(tmp_path, net(), strict=True)
     link_checkpoint(tmp_path)
-    assert rotate(tmp_path, 1) == (place / "checkpoint-2",)
+    assert rotate_checkpoints(tmp_path, 1) == (place / "checkpoint-2",)
 
 
 @BREAK
@@ -219,7 +219,7 @@ def test_broken_and_foreign_directories_stay_and_do_not_count(tmp_path: Path, ma
     save(place / "checkpoint-best")
     save(place / "other")
     plain_file(place / "checkpoint-2")
-    assert rotate(tmp_path, 1) == (place / "checkpoint-3",)
+    assert rotate_checkpoints(tmp_path, 1) == (place / "checkpoint-3",)
     assert names(place) == [f"checkpoint-{which}" for which in ("1", "2", "5", "9", "best")] + ["other"]
     assert find_latest_checkpoint(tmp_path) == place / "checkpoint-5"
 
@@ -228,7 +228,7 @@ def test_of_a_step_that_is_a_link_only_the_link_goes(tmp_path: Path) -> None:
     place = run_of(tmp_path / "checkpoints", 2, 3)
     elsewhere = save(tmp_path / "scratch" / "first")
     (place / "checkpoint-1").symlink_to(elsewhere)
-    assert rotate(tmp_path, 2) == (place / "checkpoint-1",)
+    assert rotate_checkpoints(tmp_path, 2) == (place / "checkpoint-1",)
     assert names(place) == ["checkpoint-2", "checkpoint-3"]
     load_checkpoint(elsewhere, net(), strict=True)
 
@@ -240,12 +240,12 @@ def test_a_removal_that_dies_leaves_no_half_checkpoint_and_the_next_one_ends_it(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", _dies_half_way)
         with pytest.raises(KeyboardInterrupt):
-            rotate(tmp_path, 1)
+            rotate_checkpoints(tmp_path, 1)
     left = [name for name in names(place) if name.startswith(".checkpoint-1.tmp-")]
     assert len(left) == 1
     assert names(place) == [*left, "checkpoint-2", "checkpoint-3"]
     assert [found.step for found in step_checkpoints(tmp_path)] == [2, 3]
-    assert rotate(tmp_path, 2) == ()
+    assert rotate_checkpoints(tmp_path, 2) == ()
     assert names(place) == ["checkpoint-2", "checkpoint-3"]
 
 
@@ -262,7 +262,7 @@ def test_a_directory_that_cannot_be_removed_is_one_line(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(shutil, "rmtree", refuses)
     with pytest.raises(CheckpointError, match="Permission denied") as caught:
-        rotate(tmp_path, 1)
+        rotate_checkpoints(tmp_path, 1)
     assert "\n" not in str(caught.value)
 
 

@@ -57,7 +57,7 @@ def test_the_checksums_of_the_archive_are_right(tmp_path: Path) -> None:
 
 
 def test_sizes_that_need_64_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from forgather_core.checkpoint import torch_writer
+    from forgather_core.checkpoint.write import torch_writer
 
     monkeypatch.setattr(torch_writer, "_LONG", 1000)
     model = nn.Linear(50, 70)

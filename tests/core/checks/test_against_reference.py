@@ -13,24 +13,24 @@ import torch
 from forgather_single_head import reference as single_head
 from torch import Tensor
 
-from forgather_core.checks import FAILED, PASSED, SKIPPED, Check, Subject, try_check
+from forgather_core.checks import FAILED, PASSED, SKIPPED, Check, ModelUnderTest, try_check
 from forgather_core.checks.against_reference import _as_told, equations, spreads
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.registry import registry
 from forgather_core.reference import Reference, Weights
-from forgather_core.registry import registry
-from forgather_core.settings import settle
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("reference") / "single_head"
-    settings = settle(resolve("single_head", registry(), Path()), {"output_dir": path})
+    settings = resolve(find_configuration("single_head", registry(), Path()), {"output_dir": path})
     return construct(settings).directory.path
 
 
 def tried(directory: Path, place: Path, check: Check, reference: str | None) -> dict[str, Any]:
-    subject = Subject(directory, place)
+    subject = ModelUnderTest(directory, place)
     assert subject.definition is not None
     subject.__dict__["definition"] = dataclasses.replace(subject.definition, reference=reference)
     return try_check(check, subject)
@@ -74,7 +74,7 @@ WIDE = Reference(spreads=twice_as_wide)
 
 
 def test_a_right_model_passes_beside_the_definition_that_its_manifest_names(directory: Path, tmp_path: Path) -> None:
-    subject = Subject(directory, tmp_path)
+    subject = ModelUnderTest(directory, tmp_path)
     assert [try_check(check, subject)["result"] for check in (equations, spreads)] == [PASSED] * 2
 
 
@@ -99,7 +99,7 @@ def test_a_definition_that_is_not_installed_promises_nothing(directory: Path, tm
     manifest["definition"]["name"] = "not_installed"
     (other / "forgather.json").write_text(json.dumps(manifest))
     (tmp_path / "place").mkdir()
-    row = try_check(equations, Subject(other, tmp_path / "place"))
+    row = try_check(equations, ModelUnderTest(other, tmp_path / "place"))
     assert (row["result"], row["reason"]) == (SKIPPED, "the directory is of no definition that is installed here")
 
 
@@ -170,10 +170,10 @@ def test_what_is_no_reference_is_said(directory: Path, tmp_path: Path) -> None:
 
 def test_tied_weights_are_one_in_the_reference_too(tmp_path: Path) -> None:
     flags = {"output_dir": tmp_path / "tied", "tie_word_embeddings": True}
-    settings = settle(resolve("deepone", registry(), Path()), flags)
+    settings = resolve(find_configuration("deepone", registry(), Path()), flags)
     path = construct(settings).directory.path
     (tmp_path / "place").mkdir()
-    subject = Subject(path, tmp_path / "place", settings=settings)
+    subject = ModelUnderTest(path, tmp_path / "place", settings=settings)
     model = subject.model()
     assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
     assert [try_check(check, subject)["result"] for check in (equations, spreads)] == [PASSED] * 2

@@ -14,7 +14,6 @@ import transformers
 
 from forgather_core.checks.attention_agreement import attention_agreement
 from forgather_core.checks.caching import caching
-from forgather_core.checks.check import Check
 from forgather_core.checks.checkpointing import checkpointing
 from forgather_core.checks.compiling import compiling
 from forgather_core.checks.embeddings import embeddings
@@ -26,11 +25,12 @@ from forgather_core.checks.padding import padding
 from forgather_core.checks.positions import kind_of, positions
 from forgather_core.checks.rows import rows
 from forgather_core.checks.run import FAILED, PASSED, verify
-from forgather_core.checks.subject import Subject
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.registry import registry
-from forgather_core.settings import settle
+from forgather_core.checks.subject import ModelUnderTest
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.check import Check
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
 
 CHECKS = (
     packing,
@@ -81,7 +81,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def written(definition: str, place: Path, **options: Any) -> Path:
     """The model directory of a definition, without weights."""
-    settings = settle(resolve(definition, registry(), Path()), {"output_dir": place / "model", **options})
+    settings = resolve(find_configuration(definition, registry(), Path()), {"output_dir": place / "model", **options})
     return construct(settings).directory.path
 
 
@@ -307,9 +307,9 @@ def test_where_documents_leak_is_told(
     case: str, directory: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing tells the model of its documents: the first token that another document changes is named."""
-    made = Subject.model
+    made = ModelUnderTest.model
 
-    def deaf(self: Subject, **changes: Any) -> Any:
+    def deaf(self: ModelUnderTest, **changes: Any) -> Any:
         model = made(self, **changes)
         forward = model.forward
 
@@ -319,7 +319,7 @@ def test_where_documents_leak_is_told(
         monkeypatch.setattr(model, "forward", without)
         return model
 
-    monkeypatch.setattr(Subject, "model", deaf)
+    monkeypatch.setattr(ModelUnderTest, "model", deaf)
     row = outcome(directory(case), packing)
     assert row["result"] == FAILED
     wheres = [one["where"] for one in row["measured"] if one["where"]]
@@ -345,7 +345,7 @@ def test_parameters_without_gradients_are_named(mistaken: Callable[[str], Path])
     ],
 )
 def test_the_kind_of_positions_is_told(case: str, kind: str, directory: Callable[[str], Path], tmp_path: Path) -> None:
-    assert kind_of(Subject(directory(case), tmp_path).model()) == kind
+    assert kind_of(ModelUnderTest(directory(case), tmp_path).model()) == kind
 
 
 def test_transformers_own_models_are_tried_in_what_they_promise_alone(directory: Callable[[str], Path]) -> None:

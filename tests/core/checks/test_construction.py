@@ -14,7 +14,6 @@ import transformers
 
 from forgather_core.checks.against_reference import equations, spreads
 from forgather_core.checks.buffers import buffers
-from forgather_core.checks.check import Check
 from forgather_core.checks.depth import depth
 from forgather_core.checks.estimates import estimates
 from forgather_core.checks.initial_weights import initial_weights
@@ -26,11 +25,12 @@ from forgather_core.checks.round_trip import round_trip
 from forgather_core.checks.run import FAILED, PASSED, SKIPPED, verify
 from forgather_core.checks.seeds import dropouts, same_seed
 from forgather_core.checks.standalone import standalone
-from forgather_core.checks.subject import Subject
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.registry import registry
-from forgather_core.settings import Settings, settle
+from forgather_core.checks.subject import ModelUnderTest
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.check import Check
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import Settings, resolve
 
 CHECKS = (
     initial_weights,
@@ -93,7 +93,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
             if name in NATIVE:
                 NATIVE[name]().save_pretrained(path)
             else:
-                settings = settle(resolve(name, registry(), Path()), {"output_dir": path})
+                settings = resolve(find_configuration(name, registry(), Path()), {"output_dir": path})
                 construct(settings)
             known[name] = Made(path, settings)
         return known[name]
@@ -317,7 +317,7 @@ def test_failures_tell_where(make: Make, tmp_path: Path) -> None:
 
 
 def test_dropouts_and_options_are_found_by_name_and_declaration(make: Make, tmp_path: Path) -> None:
-    subject = Subject(make("llama").path, tmp_path)
+    subject = ModelUnderTest(make("llama").path, tmp_path)
     assert dropouts(subject.config()) == ["attention_dropout"]
     names = {option.name for option in options_of(subject.config())}
     assert {"hidden_size", "rope_parameters", "sliding_window"} <= names
@@ -326,7 +326,7 @@ def test_dropouts_and_options_are_found_by_name_and_declaration(make: Make, tmp_
 
 
 def test_what_is_derived_is_derived_anew(make: Make, tmp_path: Path) -> None:
-    subject = Subject(make("qwen3").path, tmp_path)
+    subject = ModelUnderTest(make("qwen3").path, tmp_path)
     assert subject.underived() == {"layer_types": None, "use_sliding_window": None}
     config = subject.constructed({**subject.underived(), "num_hidden_layers": 5, "sliding_window": 4})
     assert config.layer_types == ["sliding_attention"] * 5
@@ -334,14 +334,16 @@ def test_what_is_derived_is_derived_anew(make: Make, tmp_path: Path) -> None:
         subject.constructed({"head_dim": 7})
     assert json.loads((subject.place / "config.json").read_text())["num_hidden_layers"] == 3
     torch.manual_seed(0)
-    assert subject.initial_of(config).config.num_hidden_layers == 5
+    assert subject.fresh_model_of(config).config.num_hidden_layers == 5
 
 
 def test_an_option_that_another_one_fixes_is_no_dead_one(tmp_path: Path) -> None:
     """The factors of longrope leave the head one size, which null stands for too."""
     factors = {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32, "original_max_position_embeddings": 256}
     rope = {"rope_type": "longrope", "rope_theta": 10000.0} | factors
-    settings = settle(resolve("llama", registry(), Path()), {"output_dir": tmp_path / "x", "rope_parameters": rope})
+    settings = resolve(
+        find_configuration("llama", registry(), Path()), {"output_dir": tmp_path / "x", "rope_parameters": rope}
+    )
     construct(settings)
     (row,) = verify(tmp_path / "x", [options_matter], settings=settings)["checks"]
     assert row["result"] == PASSED
@@ -354,4 +356,4 @@ def test_a_small_copy_has_positions_for_the_texts(tmp_path: Path) -> None:
     config.n_positions = 16
     config.save_pretrained(tmp_path / "short")
     (tmp_path / "place").mkdir()
-    assert Subject(tmp_path / "short", tmp_path / "place").config().n_positions == 64
+    assert ModelUnderTest(tmp_path / "short", tmp_path / "place").config().n_positions == 64

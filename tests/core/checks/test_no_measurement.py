@@ -11,13 +11,24 @@ from typing import Any
 import pytest
 import torch
 
-from forgather_core.checks import CHECKS, FAILED, PASSED, SKIPPED, Check, Measured, Subject, check, must, verify
+from forgather_core.checks import (
+    CHECKS,
+    FAILED,
+    PASSED,
+    SKIPPED,
+    Check,
+    Measured,
+    ModelUnderTest,
+    check,
+    expect,
+    verify,
+)
 from forgather_core.checks.causality import causality
 from forgather_core.checks.tolerance import gradient_error, relative
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
-from forgather_core.registry import Registry
-from forgather_core.settings import settle
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.registry import Registry
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
 
 BY_NAME = {check.name: check for check in CHECKS}
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "tokenizer": "bytes"}
@@ -30,7 +41,7 @@ REFUSES = """    def unsupported_attention(self):
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = tmp_path_factory.mktemp("project")
-    return construct(settle(resolve("llama", Registry(), project), SMALL), project=project).directory.path
+    return construct(resolve(find_configuration("llama", Registry(), project), SMALL), project=project).directory.path
 
 
 def edited(directory: Path, place: Path, file: str, old: str, new: str) -> Path:
@@ -56,14 +67,14 @@ def row_of(directory: Path, one: Check) -> dict[str, Any]:
 
 
 @check("empty", cause="nothing")
-def yields_nothing(subject: Subject) -> Iterator[Measured]:
+def yields_nothing(subject: ModelUnderTest) -> Iterator[Measured]:
     """It loops over an empty list."""
     for what in ():
-        yield must(what, True)
+        yield expect(what, True)
 
 
 @check("no-generator", cause="nothing")
-def returns_nothing(subject: Subject) -> Iterator[Measured]:
+def returns_nothing(subject: ModelUnderTest) -> Iterator[Measured]:
     """It has no yield."""
     return None  # type: ignore[return-value]
 
@@ -82,7 +93,7 @@ def test_a_check_that_returns_nothing_does_not_pass(llama: Path) -> None:
 @pytest.mark.parametrize("wrong", [True, None, (1, 2), Measured("no number", None)], ids=str)  # type: ignore[arg-type]
 def test_what_is_no_measurement_fails_with_its_type(wrong: Any, llama: Path) -> None:
     @check("wrong", cause="nothing")
-    def yields_something_else(subject: Subject) -> Iterator[Any]:
+    def yields_something_else(subject: ModelUnderTest) -> Iterator[Any]:
         """It yields something else."""
         yield wrong
 
@@ -150,9 +161,9 @@ def test_what_flex_attention_cannot_compute_is_no_failure(name: str, flex_only: 
 
 def test_what_the_model_itself_leaves_out_is_a_failure(flex_only: Path) -> None:
     @check("unwritten", cause="nothing")
-    def raises(subject: Subject) -> Iterator[Measured]:
+    def raises(subject: ModelUnderTest) -> Iterator[Measured]:
         """The model does not do it yet."""
-        yield must("something", True)
+        yield expect("something", True)
         raise NotImplementedError("the cache is not written yet")
 
     row = row_of(flex_only, raises)

@@ -20,7 +20,7 @@ from forgather_core.data.configuration import DatasetConfiguration
 from forgather_core.data.projects import open_corpus
 from forgather_core.data.tokenized import token_ids
 from forgather_core.errors import DataError
-from tests.core.export.test_tokenizer import LOADED
+from tests.core.tokenizers.test_lookup import LOADED
 
 CHAT = [{"role": "user", "content": "x"}]
 

@@ -9,8 +9,8 @@ import pytest
 from forgather_core.data.corpus import Corpus
 from forgather_core.data.tokenized import token_ids, tokenized_documents
 from forgather_core.errors import DataError
-from forgather_core.export.tokenizer import load_tokenizer, resolve_chat_template
-from tests.core.export.test_tokenizer import LOADED
+from forgather_core.tokenizers.lookup import load_tokenizer, resolve_chat_template
+from tests.core.tokenizers.test_lookup import LOADED
 
 BYTES = LOADED["bytes"]
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]

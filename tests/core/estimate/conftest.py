@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from forgather_core.configurations import resolve
-from forgather_core.registry import registry
-from forgather_core.settings import Settings, settle
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import Settings, resolve
 
 Settle = Callable[..., Settings]
 DEFINITIONS = ("single_head", "causal_lm", "llama", "deepone", "mistral", "qwen3")
@@ -19,6 +19,6 @@ DEFINITIONS = ("single_head", "causal_lm", "llama", "deepone", "mistral", "qwen3
 @pytest.fixture
 def settled(tmp_path: Path) -> Settle:
     def settled(template: str = "llama/4M", **given: Any) -> Settings:
-        return settle(resolve(template, registry(), tmp_path), given)
+        return resolve(find_configuration(template, registry(), tmp_path), given)
 
     return settled

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from forgather_core.build import build
-from forgather_core.construct import construct
+from forgather_core.commands.construct import construct
 from forgather_core.estimate import Memory
 from forgather_core.estimate.timeline import ACTIVATIONS, BUFFERS, CACHE, GRADIENTS, LOGITS, OPTIMIZER, WEIGHTS
+from forgather_core.model.build import build
 
 from .conftest import DEFINITIONS, Settle
 

@@ -12,7 +12,7 @@ from forgather_core.errors import BuildError, TokenizerError
 from forgather_core.estimate import Memory, compare, estimate
 from forgather_core.estimate.devices import Device
 from forgather_core.estimate.fits import RESERVE, Fits
-from forgather_core.shared_options import EstimateOptions
+from forgather_core.options.shared import EstimateOptions
 
 from .conftest import Settle
 

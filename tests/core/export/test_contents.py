@@ -10,9 +10,8 @@ from transformers import AutoConfig, GenerationConfig
 
 from forgather_core.errors import ConfigurationError
 from forgather_core.export.directory import prepare_directory
-from forgather_core.export.manifest import MANIFEST, edited_files, read_manifest
-
-from .conftest import Settle
+from forgather_core.model.manifest import MANIFEST, edited_files, read_manifest
+from tests.support.settings import Settle
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def directory(small: Settle, tmp_path: Path) -> Path:
 
 @pytest.mark.regression("E8")
 def test_generation_uses_a_cache_also_for_tools_that_require_it_in_the_file() -> None:
-    from forgather_core.export.model_config import generation_config_json
+    from forgather_core.model.hf_config import generation_config_json
 
     assert json.loads(generation_config_json({"eos_token_id": 2}))["use_cache"] is True
     assert json.loads(generation_config_json({}, {"use_cache": False, "top_k": 5}))["use_cache"] is False

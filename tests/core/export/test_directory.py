@@ -15,9 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from forgather_core.errors import DirectoryError, ExportError
 from forgather_core.export import directory as module
 from forgather_core.export.directory import ModelDirectory, prepare_directory
-from forgather_core.export.manifest import MANIFEST
-
-from .conftest import Settle
+from forgather_core.model.manifest import MANIFEST
+from tests.support.settings import Settle
 
 JSON = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 WRITTEN = JSON | {"LICENSE", "README.md", MANIFEST, "configuration_llama.py", "modeling_llama.py", "attention.py"}
@@ -199,9 +198,9 @@ def test_a_failure_midway_changes_nothing(
 PROCESS = """
 import sys
 from pathlib import Path
-from forgather_core.configurations import resolve
+from forgather_core.settings.layers import resolve
 from forgather_core.export.directory import prepare_directory
-from forgather_core.registry import Registry
+from forgather_core.definitions.registry import Registry
 from forgather_core.settings import settle
 settings = settle(resolve("llama/4M", Registry(), Path()), {"tokenizer": "bytes"})
 print(prepare_directory(settings, Path(sys.argv[1]), refresh="-r" in sys.argv).state)

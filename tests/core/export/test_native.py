@@ -12,11 +12,11 @@ import transformers
 from forgather_llama.modeling_llama import LlamaModel
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from forgather_core.configurations import resolve
-from forgather_core.construct import construct
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.registry import Registry
 from forgather_core.errors import ConfigurationError, DirectoryError, ExportError
-from forgather_core.registry import Registry
-from forgather_core.settings import Settings, settle
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import Settings, resolve
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48}
 IDS = torch.arange(3, 43)[None]
@@ -42,7 +42,9 @@ GRANTED: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def settled(definition: str, **flags: Any) -> Settings:
-    return settle(resolve(definition, Registry(), Path()), SMALL | {"tokenizer": "bytes", "native": True} | flags)
+    return resolve(
+        find_configuration(definition, Registry(), Path()), SMALL | {"tokenizer": "bytes", "native": True} | flags
+    )
 
 
 @pytest.mark.few(4)

@@ -135,7 +135,7 @@ REFUSED = {
     "a module that is not there": ("from PACKAGE.nowhere import x\n", 1),
     "a name of no module": ("from PACKAGE import nothing\n", 1),
     "out of the package": ("from ...other import other\n", 1),
-    "the core": ("from forgather_core.build import build\n", 1),
+    "the core": ("from forgather_core.model.build import build\n", 1),
     "the command line": ("from forgather_cli.main import main\n", 1),
     "a docstring like an import": ('"""Write\n    from .other import x\n"""\n', 2),
     "syntax": ("x = = 1\n", 1),

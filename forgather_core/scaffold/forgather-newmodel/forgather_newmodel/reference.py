@@ -9,19 +9,19 @@ from typing import Any
 from torch import Tensor
 
 from forgather_core.reference import (
+    InitStd,
     Reference,
-    Spread,
     Weights,
+    apply_rope,
     attention_of_heads,
-    gated,
     gelu,
+    glu,
     layer_weights,
     relu,
     rms_norm,
     rope_theta,
-    rotated,
     silu,
-    without_tails,
+    truncated_normal_std,
 )
 
 ACTIVATIONS = {"gelu": gelu, "relu": relu, "silu": silu}
@@ -36,7 +36,7 @@ def logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
         x = x + s * attended(rms_norm(x, layer["input_layernorm.weight"], eps), layer, config)
         normed = rms_norm(x, layer["post_attention_layernorm.weight"], eps)
         mlp = (layer[f"mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
-        x = x + s * gated(normed, *mlp, ACTIVATIONS[config.activation])
+        x = x + s * glu(normed, *mlp, ACTIVATIONS[config.activation])
     return rms_norm(x, weights["model.norm.weight"], eps) @ weights["lm_head.weight"].T
 
 
@@ -45,18 +45,18 @@ def attended(x: Tensor, layer: Weights, config: Any) -> Tensor:
     q, k, v, o = (layer[f"self_attn.{name}_proj.weight"] for name in "qkvo")
     queries, keys, values = ((x @ w.T).split(config.head_dim, dim=1) for w in (q, k, v))
     theta = rope_theta(config)
-    queries, keys = ([rotated(head, theta) for head in every] for every in (queries, keys))
+    queries, keys = ([apply_rope(head, theta) for head in every] for every in (queries, keys))
     return attention_of_heads(queries, keys, values, window=config.sliding_window) @ o.T
 
 
-def spreads(config: Any) -> dict[str, Spread]:
+def spreads(config: Any) -> dict[str, InitStd]:
     """Of initial weights: a pattern, and the values, or the standard deviation, or its function of (rows, columns)."""
     head = 1 / math.sqrt(config.hidden_size)
     return {
         "norm": [1.0],
         "_proj": lambda outputs, inputs: math.sqrt(2 / (outputs + inputs)),
         "embed_tokens": head if config.tie_word_embeddings else 1.0,
-        "lm_head": without_tails(head),
+        "lm_head": truncated_normal_std(head),
     }
 
 

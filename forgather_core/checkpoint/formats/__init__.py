@@ -1,0 +1,1 @@
+"""Checkpoint formats: names, indexes, checksums, and single files of tensors."""

@@ -1,0 +1,187 @@
+"""The safetensors format: a header read without trusting it, and one written with equal bytes for equal tensors.
+
+Eight bytes of length, that many bytes of JSON, then the data: https://github.com/huggingface/safetensors#format. The
+library's own writer neither hashes what it writes nor gives equal bytes for metadata of several keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import CheckpointError
+from ...filesystem.disk import read_bytes
+from ...filesystem.wording import dtype_of, printable_name, shape_of
+from .foreign import HEAD, describe
+from .strict_json import LIMIT, parse_object
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+_PREFIX = struct.Struct("<Q")
+_ALIGNED = 64  # bytes: a line of a processor's cache, at which copies are fastest; the format asks for 8
+_METADATA = "__metadata__"
+_MAX_DIMENSIONS = 64
+_SPARE_BRACKETS = 10_000  # a name may have some
+_MOST_TENSORS = 131_072  # as many as a `.bin` file may have
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a file: where its bytes begin, in bytes from the beginning of the file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a file holds: the tensors by name, and texts by name."""
+
+    tensors: dict[str, Entry]
+    metadata: dict[str, str]
+
+
+def read_header(descriptor: int, path: Path) -> Header:
+    """Read the header of a file. Every number is checked against the file's length.
+
+    Raises:
+        CheckpointError: The file is damaged, or is none of this format. The text names it and the reason.
+    """
+    try:
+        length = os.fstat(descriptor).st_size
+        if length < _PREFIX.size:
+            raise ValueError("it is shorter than the length of its header")
+        prefix = read_bytes(descriptor, _PREFIX.size, 0)
+        (size,) = _PREFIX.unpack(prefix)
+        if size > LIMIT:
+            raise ValueError(f"a header of {size:,} bytes is more than the {LIMIT:,} allowed")
+        if size > length - _PREFIX.size:
+            raise ValueError(f"it ends within its header: {length:,} bytes of {size + _PREFIX.size:,}")
+        text = read_bytes(descriptor, size, _PREFIX.size)
+        count = text.count(b'"data_offsets"')
+        if count > _MOST_TENSORS:
+            raise ValueError(f"it has {count:,} tensors; at most {_MOST_TENSORS:,} are read from one file")
+        content = parse_object(text, 4 * count + _SPARE_BRACKETS)
+        return _checked(content, _PREFIX.size + size, length)
+    except ValueError as error:
+        foreign = _foreign(descriptor, path)
+        reason = f"it {foreign}" if foreign is not None else error
+        raise CheckpointError(f"{path} is no safetensors file, or is damaged: {reason}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _foreign(descriptor: int, path: Path) -> str | None:
+    size = os.fstat(descriptor).st_size
+    return describe(read_bytes(descriptor, min(size, HEAD), 0), size, path.suffix)
+
+
+def _checked(content: dict[str, Any], start: int, length: int) -> Header:
+    metadata = content.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("its metadata are not a map of texts")
+    spans = []
+    found = {}
+    for name, item in content.items():
+        dtype, shape, begin, end = _fields(name, item)
+        if prod(shape) * dtype.itemsize != end - begin:
+            raise ValueError(
+                f"'{printable_name(name)}' has {end - begin:,} bytes for {shape_of(shape)} numbers of {dtype.itemsize}"
+            )
+        spans.append((begin, end, name))
+        found[name] = Entry(dtype, shape, start + begin)
+    at = 0
+    for begin, end, name in sorted(spans):
+        if begin != at:
+            raise ValueError(
+                f"'{printable_name(name)}' {'overlaps what is before it' if begin < at else 'leaves a gap before it'}"
+            )
+        at = end
+    if start + at != length:
+        what = "it is truncated" if start + at > length else "it has bytes that belong to no tensor"
+        raise ValueError(f"{what}: {length:,} bytes, and its header tells of {start + at:,}")
+    return Header(found, metadata)
+
+
+def _fields(name: str, item: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
+    if not isinstance(item, dict) or item.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"'{printable_name(name)}' is not described by dtype, shape and data_offsets")
+    kind, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
+    dtype = DTYPES.get(kind) if isinstance(kind, str) else None
+    if dtype is None:
+        raise ValueError(
+            f"'{printable_name(name)}' holds numbers of a kind that is not known here: {printable_name(kind)}"
+        )
+    if not _is_counts(shape) or len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"the shape of '{printable_name(name)}' is no list of sizes")
+    if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(f"the offsets of '{printable_name(name)}' are no beginning and end")
+    return dtype, tuple(shape), offsets[0], offsets[1]
+
+
+def _is_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(n) is int and 0 <= n < 2**63 for n in values)
+
+
+def write_order(tensors: Mapping[str, torch.dtype]) -> list[str]:
+    """The order of tensors in a file: wide numbers first, so that each is aligned, then by name."""
+    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+
+
+def header_bytes(
+    tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """The beginning of a file that holds these tensors in this order, up to where their data start.
+
+    Args:
+        tensors: Name, dtype and shape of each.
+        metadata: Further texts by name.
+
+    Raises:
+        CheckpointError: The format has no such kind of number.
+    """
+    content: dict[str, Any] = {_METADATA: {"format": "pt", **(metadata or {})}}
+    at = 0
+    for name, dtype, shape in tensors:
+        if name == _METADATA:
+            raise CheckpointError(f"safetensors keeps the name '{name}' for itself: save as .bin")
+        if dtype not in NAMES:
+            raise CheckpointError(
+                f"'{printable_name(name)}' is {dtype_of(dtype)}, which safetensors cannot hold: save as .bin"
+            )
+        end = at + prod(shape) * dtype.itemsize
+        content[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(len(text) + _PREFIX.size) % _ALIGNED)
+    return _PREFIX.pack(len(text)) + text

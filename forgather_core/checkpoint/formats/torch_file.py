@@ -1,0 +1,200 @@
+"""`.bin` files: the tensors that their pickle describes, found in the file and checked, without running any of it.
+
+torch.load() with `weights_only` runs no foreign code either, but it can be made to crash, to fill the memory, and,
+mapping a file, to take other bytes for values (of records that are compressed or too short). Here values stay in the
+file until they are wanted; `torch_pickle` reads the description.
+
+The format: torch/serialization.py, torch/_utils.py; the older one is `_legacy_save` there.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import CheckpointError
+from ...filesystem.disk import read_bytes
+from ...filesystem.wording import printable_name, shape_of
+from .foreign import HEAD, describe
+from .stored import FileTensor, StoredTensor, WeightFile
+from .torch_pickle import InvalidCheckpoint, Storage, TensorRecord, read_pickle
+from .zip_directory import MOST_RECORDS, DamagedZip, Record, is_archive, places, read_directory
+
+_PICKLE_LIMIT = 64_000_000  # bytes
+_REPEATED = 16 * 2**20  # bytes of tensors that repeat their values, beyond the size of the file
+_LEGACY_STORAGE = 64  # bytes that a storage and its description take at least
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_SIZE = struct.Struct("<q")
+
+
+def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
+    """The tensors of a file. No value is read yet.
+
+    Raises:
+        CheckpointError: It is damaged, holds anything but tensors, or tensors of a kind that no weight is.
+    """
+    try:
+        head = read_bytes(file.descriptor, min(file.size, HEAD), 0)
+        archive = is_archive(file)
+        if not archive and (foreign := describe(head, file.size, file.path.suffix)) is not None:
+            raise InvalidCheckpoint(f"it {foreign}")
+        described, places = _read_zip(file) if archive else _read_legacy(file)
+        if not isinstance(described, dict):
+            raise InvalidCheckpoint("it is no mapping of names to tensors")
+        found = {name: _tensor(name, item, places, file) for name, item in described.items()}
+        _check_repeated(found, file)
+        return found
+    except (InvalidCheckpoint, DamagedZip) as error:
+        raise CheckpointError(f"{file.path} is no weight file of torch, or is damaged: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"{file.path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # what reads pickles and archives fails on garbage in any way
+        # The text of such an error, "list index out of range", is about the reader and not about the file.
+        reason = f"its pickle is malformed or ends too early ({type(error).__name__})"
+        raise CheckpointError(f"{file.path} is no weight file of torch, or is damaged: {reason}") from None
+
+
+def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:
+    """Refuse the values of tensors that repeat those of the file without bound (by strides of 0 or overlapping)."""
+    left = file.size + _REPEATED
+    for name, tensor in tensors.items():
+        if isinstance(tensor, _ViewTensor) and tensor.nbytes > tensor.stored_bytes:
+            left -= tensor.nbytes
+            if left < 0:
+                tensor.refused = (
+                    f"{file.path}: '{printable_name(name)}' repeats {tensor.stored_bytes:,} bytes of values "
+                    f"to a shape of "
+                    f"{shape_of(tensor.shape)}, which is not supported: save it with contiguous()"
+                )
+
+
+class _ViewTensor(StoredTensor):
+    """A tensor whose numbers do not lie one after the other in the file."""
+
+    def __init__(self, described: TensorRecord, file: WeightFile, offset: int) -> None:
+        super().__init__(described.shape, described.dtype)
+        self._described = described
+        self._file = file
+        self._offset = offset
+
+        self.refused: str | None = None
+
+    def check(self) -> None:
+        if self.refused is not None:
+            raise CheckpointError(self.refused)
+
+    @property
+    def _span(self) -> int:
+        of = self._described
+        return 1 + sum((n - 1) * step for n, step in zip(of.shape, of.stride, strict=True))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the file from its first to its last element."""
+        return self._span * self.dtype.itemsize
+
+    def tensor(self) -> Tensor:
+        """Contiguous."""
+        self.check()
+        of = self._described
+        flat = FileTensor((self._span,), of.dtype, self._file, self._offset).tensor()
+        values = flat.as_strided(of.shape, of.stride)
+        values = values.conj().resolve_conj() if of.conjugated else values
+        return (-values if of.negated else values).contiguous().clone()
+
+
+def _tensor(name: object, item: object, places: dict[str, tuple[int, int]], file: WeightFile) -> StoredTensor:
+    if not isinstance(name, str):
+        raise InvalidCheckpoint(f"it is no mapping of names to tensors: it has the name {printable_name(repr(name))}")
+    if not isinstance(item, TensorRecord):
+        raise InvalidCheckpoint(f"it is no mapping of names to tensors: '{printable_name(name)}' is {_kind(item)}")
+    if item.storage.key not in places:
+        raise InvalidCheckpoint(f"the values of '{printable_name(name)}' are not there")
+    start, size = places[item.storage.key]
+    width = item.dtype.itemsize
+    empty = 0 in item.shape
+    span = 0 if empty else 1 + sum((n - 1) * step for n, step in zip(item.shape, item.stride, strict=True))
+    if (item.offset + span) * width > size and not empty:
+        raise InvalidCheckpoint(f"'{printable_name(name)}' reaches beyond its {size:,} bytes of values")
+    at = start + item.offset * width
+    strides = zip(item.shape, item.stride, _contiguous(item.shape), strict=True)
+    plain = all(n == 1 or step == usual for n, step, usual in strides)
+    if empty or (plain and not item.conjugated and not item.negated):
+        return FileTensor(item.shape, item.dtype, file, at)
+    return _ViewTensor(item, file, at)
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(prod(shape[n + 1 :]) for n in range(len(shape)))
+
+
+def _kind(item: object) -> str:
+    return "a storage" if isinstance(item, Storage) else f"of type {type(item).__name__}"
+
+
+def _read_zip(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
+    """The pickle of an archive, and where each storage begins and how many bytes it has."""
+    records = read_directory(file)
+    pickles = [record for record in records if record.name.split("/", 1)[-1] == "data.pkl"]
+    if len(pickles) != 1:
+        raise InvalidCheckpoint("it has no pickle of tensors" if not pickles else "it has several pickles")
+    if any(record.name.endswith("/constants.pkl") for record in records):
+        raise InvalidCheckpoint("it is a program of TorchScript")
+    root = pickles[0].name.removesuffix("data.pkl")
+    found: dict[str, tuple[int, int]] = {}
+    description = b""
+    for record, start in zip(records, places(file, records), strict=True):
+        if not record.name.startswith(root):
+            raise InvalidCheckpoint(
+                f"it holds '{printable_name(record.name)}', which is outside of '{printable_name(root)}'"
+            )
+        name = record.name.removeprefix(root)
+        if not record.is_plain:
+            raise InvalidCheckpoint(f"'{printable_name(name)}' is compressed or encrypted, which torch's files are not")
+        if name == "byteorder" and _content(file, record, start) != b"little":
+            raise InvalidCheckpoint("its numbers are not little-endian")
+        if record is pickles[0]:
+            description = _content(file, record, start)
+        if name.startswith("data/"):
+            found[name.removeprefix("data/")] = (start, record.size)
+    return read_pickle(io.BytesIO(description), len(found)), found
+
+
+def _content(file: WeightFile, record: Record, start: int) -> bytes:
+    if record.size > _PICKLE_LIMIT:
+        raise InvalidCheckpoint(f"its '{printable_name(record.name)}' of {record.size:,} bytes is too large")
+    return read_bytes(file.descriptor, record.size, start)
+
+
+def _read_legacy(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
+    """The same of a file by torch before 1.6: five pickles, then the storages in the order of the last one."""
+    data = io.BytesIO(read_bytes(file.descriptor, min(file.size, _PICKLE_LIMIT), 0))
+    most = min(MOST_RECORDS, file.size // _LEGACY_STORAGE)
+    if read_pickle(data, 0) != _LEGACY_MAGIC:
+        raise InvalidCheckpoint("it does not begin as such a file does")
+    read_pickle(data, 0)  # the version of the protocol
+    if (system := read_pickle(data, 0)) and isinstance(system, dict) and system.get("little_endian") is False:
+        raise InvalidCheckpoint("its numbers are not little-endian")
+    storages: dict[str, Storage] = {}
+    described = read_pickle(data, most, storages)
+    keys = read_pickle(data, most)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
+        raise InvalidCheckpoint("its list of storages is damaged")
+    at, places = data.tell(), {}
+    for key in keys:
+        if at + _LEGACY_SIZE.size > file.size:  # a storage without numbers may be the last one
+            raise InvalidCheckpoint("it is truncated")
+        (count,) = _LEGACY_SIZE.unpack(read_bytes(file.descriptor, _LEGACY_SIZE.size, at))
+        storage = storages.get(key)
+        if storage is None or storage.dtype is None or count != storage.count:
+            raise InvalidCheckpoint(f"its storage '{printable_name(key)}' is not as long as it says")
+        size = count * storage.dtype.itemsize
+        places[key] = (at + _LEGACY_SIZE.size, size)
+        at += _LEGACY_SIZE.size + size
+    if at > file.size:
+        raise InvalidCheckpoint("it is truncated")
+    return described, places

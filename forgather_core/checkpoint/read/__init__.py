@@ -1,0 +1,1 @@
+"""Read checkpoints of any origin and load them into a model."""

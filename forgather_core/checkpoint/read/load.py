@@ -1,0 +1,247 @@
+"""Load a checkpoint into a model: all that can be checked is checked before the first value is copied."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import CheckpointError
+from ...model.tensor_slots import TensorSlot, materialise, replace_tensors, state_of, tensor_slots
+from ...model.wrappers import Wrapped
+from ...parts.table_init import mark_filled
+from ..formats.fp8 import ScaledTensor
+from ..formats.stored import FileTensor, StoredTensor
+from ..report import LoadReport
+from .contents import Contents, contents_for
+from .copying import Copy, copy_all
+from .plan import Plan, few_matched, make_plan, refuse
+from .reader import Checkpoint, Progress
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    device: torch.device | str | None = None,
+    strict: bool = False,
+    ignore_mismatched_sizes: bool = False,
+    assign: bool = False,
+    verify_checksums: bool = False,
+    on_progress: Progress | None = None,
+) -> LoadReport:
+    """Load a checkpoint of Hugging Face's format, sharded or not, safetensors or `.bin`, into a model.
+
+    Values are converted to the dtype that the model has. They are read a few megabytes at a time into their place, so
+    that no second copy of the model is ever in memory. FP8 weights that have scales are dequantized on the way. Names
+    may have the prefixes of wrappers (`module.`, `_orig_mod.`, ...), or lack or have that of a base model. The model
+    may be wrapped (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting); the report
+    has the names of the model within. Adapters of PEFT stay as they are unless the checkpoint has them too. With FSDP1
+    every process must call, and each reads the checkpoint.
+
+    Args:
+        path: A model directory, a weight file, an index, or a repository of the hub (`owner/name`).
+        model: The model. On the meta device it is given memory first, which needs `device` or `assign`.
+        device: Where the model is moved, once the checkpoint is known to fit; None leaves it where it is.
+        strict: Raise where something is missing or unexpected; else warn.
+        ignore_mismatched_sizes: Leave tensors of another shape as they are in the model; else they are an error.
+        assign: Let the parameters be the pages of the files, where dtype and device allow it, rather than copy. They
+            are private to the process: training changes no file.
+        verify_checksums: Read all files first and compare their checksums, where the index has them.
+        on_progress: Called with the bytes done and the bytes in all.
+
+    Returns:
+        What was loaded and what was not.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or does not fit. The model is as it was then, unless the disk failed
+            half way.
+    """
+    with Checkpoint.open(path) as checkpoint:
+        verified = checkpoint.verify(on_progress) if verify_checksums else None
+        report = load_into(
+            model,
+            checkpoint,
+            device=device,
+            strict=strict,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            assign=assign,
+            verified=verified,
+            on_progress=on_progress,
+        )
+    for problem in report.problems():
+        warnings.warn(problem, stacklevel=2)
+    return report
+
+
+def load_into(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device | str | None = None,
+    strict: bool = False,
+    ignore_mismatched_sizes: bool = False,
+    assign: bool = False,
+    verified: tuple[str, ...] | None = None,
+    on_progress: Progress | None = None,
+) -> LoadReport:
+    """Load an open checkpoint; warns of nothing. The parameters are those of `load_checkpoint`."""
+    wrapped = Wrapped.of(model)
+    wrapped.refuse_merged()
+    if wrapped.has_fsdp and (assign or device is not None):
+        raise CheckpointError("FSDP owns the memory of its parameters: load into it without assign and without device")
+    adapters = wrapped.adapters()
+    with wrapped.full_parameters():
+        root, model = wrapped.root, wrapped.base
+        state = state_of(wrapped)
+        contents = contents_for(model, state, checkpoint)
+        if adapters:  # a base model's checkpoint has none
+            state = {name: tensor for name, tensor in state.items() if name not in adapters or name in contents}
+        plan = make_plan(model, state, contents)
+        refuse(plan, model, state, contents, strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
+        few = few_matched(plan, state, checkpoint.path)
+        target = torch.device(device) if device is not None else torch.device("cpu") if assign else None
+        meta = [slot for slot in tensor_slots(root) if slot.tensor.is_meta]
+        _refuse_meta(wrapped, meta, plan, target)
+        if device is not None and not meta:
+            root.to(device)
+            state = state_of(wrapped)
+        if assign:
+            _assign(root, state, plan, contents, target)
+        if meta and target is not None:
+            materialise(root, target)
+            state = state_of(wrapped)
+        damaged: tuple[str, ...] | None = None
+        if not assign:
+            state = _spread(wrapped, state, plan)
+            damaged = _copy(state, plan, contents, on_progress)
+        if meta:
+            _complete(wrapped, plan)
+        if hasattr(model, "initialize_weights"):
+            mark_filled(model, plan.filled if wrapped.is_plain else wrapped.names_within(plan.filled))
+        if plan.untied and hasattr(model, "tie_weights"):
+            model.tie_weights()  # type: ignore[operator]
+        return LoadReport(
+            checkpoint.path,
+            loaded=plan.filled,
+            missing=tuple(plan.missing),
+            unexpected=tuple(plan.unexpected),
+            other_shape=tuple(plan.other_shape),
+            non_finite=damaged,
+            verified=verified,
+            unverified=tuple(name for name in checkpoint.files if name not in verified) if verified is not None else (),
+            unused=contents.unused,
+            notes=(*_prefixes(wrapped, plan), *contents.notes),
+            warnings=(*contents.warnings, *([few] if few is not None else [])),
+            tensors=len(plan.fills),
+        )
+
+
+def _prefixes(wrapped: Wrapped, plan: Plan) -> tuple[str, ...]:
+    """Notes on the prefixes that wrappers add to the model's names."""
+    if wrapped.is_plain:
+        return ()
+    filled = {names[0] for names, _ in plan.fills}
+    names = [slot.name for slot in tensor_slots(wrapped.root) if wrapped.clean(slot.name) in filled]
+    return wrapped.notes(names, "names of {0} matched with '{1}.' of the model")
+
+
+def _refuse_meta(wrapped: Wrapped, meta: list[TensorSlot], plan: Plan, target: torch.device | None) -> None:
+    """Before anything is changed: whatever is on meta must come from the checkpoint, or be computable."""
+    if not meta:
+        return
+    if target is None or target.type == "meta":
+        raise CheckpointError(f"'{meta[0].name}' of the model is on the meta device: name a real device to load to")
+    if hasattr(wrapped.base, "initialize_weights"):
+        return  # transformers fills what no checkpoint has
+    filled = set(plan.filled)
+    for slot in meta:
+        if wrapped.clean(slot.name) not in filled and not hasattr(slot.module, "reset_buffers"):
+            what = "missing from the checkpoint" if slot.persistent else "computed, so that no checkpoint has it"
+            raise CheckpointError(f"'{slot.name}' is on the meta device and {what}: build the model on cpu")
+
+
+def _spread(wrapped: Wrapped, state: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+    """Give a buffer that repeats its numbers (by a stride of 0) one place for each: there would be nowhere to write."""
+    repeated = {id(state[n]) for n in plan.filled if any(k > 1 and not s for k, s in _layout(state[n]))}
+    if not repeated:
+        return state
+    replace_tensors(
+        wrapped.root,
+        lambda old: torch.empty(old.shape, dtype=old.dtype, device=old.device) if id(old) in repeated else None,
+    )
+    return state_of(wrapped)
+
+
+def _layout(tensor: Tensor) -> zip[tuple[int, int]]:
+    return zip(tensor.shape, tensor.stride(), strict=True)
+
+
+def _assign(
+    model: nn.Module, state: Mapping[str, Tensor], plan: Plan, contents: Contents, target: torch.device | None
+) -> None:
+    on_meta: dict[int, Tensor] = {}
+    for names, source in plan.fills:
+        values = _values(contents[source], state[names[0]].dtype)
+        for old in (state[name] for name in names):
+            if old.is_meta:
+                on_meta[id(old)] = values.to(device=target, dtype=old.dtype)
+            else:
+                old.data = values.to(device=old.device, dtype=old.dtype)  # it stays the same object, for an optimizer
+    if on_meta:
+        replace_tensors(model, lambda old: on_meta.get(id(old)))
+
+
+def _values(source: StoredTensor, dtype: torch.dtype) -> Tensor:
+    """Pages of a file where they hold the values; else the values in a dtype, made without a wider copy."""
+    if isinstance(source, FileTensor) or not source.streams:
+        return source.mapped()
+    values = torch.empty(source.shape, dtype=dtype)
+    copy_all([Copy("", source, values)])
+    return values
+
+
+def _complete(wrapped: Wrapped, plan: Plan) -> None:
+    """What was on meta and no checkpoint fills: initial weights, computed buffers, ties."""
+    model = wrapped.root
+    if hasattr(wrapped.base, "initialize_weights"):
+        _initialise_rest(wrapped, plan)
+    for slot in tensor_slots(model):
+        if not slot.persistent and hasattr(slot.module, "reset_buffers"):
+            slot.module.reset_buffers()  # type: ignore[operator]
+    if left := [slot.name for slot in tensor_slots(model) if slot.tensor.is_meta]:
+        raise CheckpointError(f"'{left[0]}' of the model is still on the meta device: build the model on cpu")
+
+
+def _initialise_rest(wrapped: Wrapped, plan: Plan) -> None:
+    """What transformers does after a load of its own: what is marked as filled stays, the rest gets initial weights."""
+    from transformers.initialization import guard_torch_init_functions
+
+    model: Any = wrapped.base
+    state = state_of(wrapped)
+    filled = [state[name] for name in plan.filled]
+    for tensor in filled:
+        tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+    for module in model.modules():
+        module._is_hf_initialized = False
+    with torch.no_grad(), guard_torch_init_functions():
+        model.initialize_weights()
+    for tensor in filled:
+        vars(tensor).pop("_is_hf_initialized", None)
+
+
+def _copy(state: Mapping[str, Tensor], plan: Plan, contents: Contents, on_progress: Progress | None) -> tuple[str, ...]:
+    """Fill the model. Numbers are looked at on the way, unless it is proven that they are those that were saved."""
+    known, copies, damaged = contents.non_finite, [], set()
+    for names, source in plan.fills:
+        stored, place = contents[source], state[names[0]]
+        is_known = known is not None and stored.dtype == place.dtype and not isinstance(stored, ScaledTensor)
+        if is_known and source in (known or ()):
+            damaged.add(names[0])
+        copies.append(Copy(names[0], stored, place, look=not is_known and stored.dtype.is_floating_point))
+    damaged |= copy_all(copies, on_progress)
+    return tuple(copy.name for copy in copies if copy.name in damaged)

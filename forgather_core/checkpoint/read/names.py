@@ -1,0 +1,168 @@
+"""Match the names in a checkpoint with a model's: wrappers' and base models' prefixes may differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import CheckpointError
+from ...filesystem.wording import printable_name, tensors
+
+# Modules that hold a model and add their own name: DataParallel and DDP, torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_PEFT = ("base_model", "model")
+_PEFT_LAYER = "base_layer"
+_ADAPTERS = (
+    "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "ia3_l", "hada_w1_a",
+    "hada_w1_b", "hada_w2_a", "hada_w2_b", "lokr_w1", "lokr_w2", "oft_r", "oft_R", "vera_lambda_b", "vera_lambda_d",
+    "prompt_embeddings", "prompt_encoder",
+)  # fmt: skip
+_DEPTH = 3  # components of a name that a hint may leave out
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which name in a checkpoint is which of the model.
+
+    Args:
+        names: The model's name by the checkpoint's, of those that match.
+        notes: What was stripped or added, a sentence each.
+    """
+
+    names: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def match_names(
+    stored: Collection[str], places: Collection[str], base_prefix: str, equal: Callable[[str, str], bool]
+) -> Matching:
+    """Find the model's name of each stored tensor: its own, or one that differs in prefixes only.
+
+    A prefix is ignored only where that makes a name match. Wrappers' names (`module`, `_orig_mod`, FSDP's, activation
+    checkpointing's, PEFT's `base_model.model` and `base_layer`) may stand anywhere in a name, in any combination, on
+    either side. `base_prefix` is what transformers' whole model has in front of its base model's names.
+
+    Args:
+        stored: The names in the checkpoint.
+        places: The names of the model.
+        base_prefix: The model's `base_model_prefix`; "" if it has none.
+        equal: Whether two stored tensors are the same.
+
+    Raises:
+        CheckpointError: Two stored tensors, which differ, match one name of the model.
+    """
+    if all(name in places for name in stored):
+        return Matching({name: name for name in stored}, ())
+    by_bare: dict[str, list[str]] = {}
+    for place in places:
+        by_bare.setdefault(bare(place), []).append(place)
+    found: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    changes: Counter[str] = Counter()
+    for name in sorted(stored, key=lambda name: name not in places):  # exact ones first
+        match = name if name in places else _place(name, by_bare, base_prefix)
+        if match is None:
+            continue
+        if (other := taken.setdefault(match, name)) == name:
+            found[name] = match
+            changes.update(_changes(name, match, base_prefix) if name != match else ())
+        elif not equal(name, other):
+            raise CheckpointError(
+                f"'{printable_name(other)}' and '{printable_name(name)}' both match '{match}' of the model: "
+                f"remove one of them"
+            )
+    return Matching(found, tuple(f"names of {tensors(count)} matched {what}" for what, count in changes.items()))
+
+
+def bare(name: str) -> str:
+    """A name without the components that wrappers add."""
+    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    kept: list[str] = []
+    for part in parts:
+        if part == _PEFT[1] and kept and kept[-1] == _PEFT[0]:
+            kept.pop()
+        elif part != _PEFT_LAYER:
+            kept.append(part)
+    return ".".join(kept)
+
+
+def _place(name: str, by_bare: Mapping[str, list[str]], base_prefix: str) -> str | None:
+    key, dot = bare(name), f"{base_prefix}."
+    keys = [key]
+    if base_prefix:
+        keys += [dot + key, *([key.removeprefix(dot)] if key.startswith(dot) else [])]
+    for candidate in keys:
+        if candidate in by_bare:
+            return _nearest(name, by_bare[candidate])
+    return None
+
+
+def _nearest(name: str, candidates: list[str]) -> str:
+    """Of names that differ in wrappers only, the one that has most of the name's own components."""
+    parts = Counter(name.split("."))
+    return max(candidates, key=lambda place: ((parts & (own := Counter(place.split(".")))).total(), -own.total()))
+
+
+def _changes(name: str, place: str, base_prefix: str) -> list[str]:
+    here, there = Counter(place.split(".")), Counter(name.split("."))
+    removed, added = there - here, here - there
+    wrapped = [w for w in sorted(_WRAPPERS | {_PEFT_LAYER}) if w in removed]
+    found = [f"without '{part}.'" for part in wrapped]
+    found += [f"with '{part}.' of the model" for part in sorted(_WRAPPERS | {_PEFT_LAYER}) if part in added]
+    if _PEFT[0] in removed:
+        found.append(f"without '{'.'.join(_PEFT)}.'")
+        removed -= Counter(_PEFT)
+    if base_prefix:
+        if bare(place) == f"{base_prefix}.{bare(name)}":
+            found.append(f"with '{base_prefix}.' added (a base model's checkpoint)")
+        elif bare(name) == f"{base_prefix}.{bare(place)}":
+            found.append(f"without '{base_prefix}.' (the model is a base model)")
+    return found
+
+
+def base_prefix_of(model: Any) -> str:
+    """The prefix that transformers puts before the names of the base model; "" for other models."""
+    for candidate in model.modules():
+        prefix = getattr(candidate, "base_model_prefix", None)
+        if isinstance(prefix, str):
+            return prefix
+        if sum(1 for _ in candidate.children()) > 1:
+            break  # no wrapper: what is inside is part of a model
+    return ""
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a tensor belongs to an adapter (LoRA and others of PEFT), which changes a weight and is none."""
+    return any(part in _ADAPTERS for part in name.split("."))
+
+
+def adapted_module(name: str) -> str:
+    """The bare name of the module that an adapter's tensor changes."""
+    parts = name.split(".")
+    at = next((n for n, part in enumerate(parts) if part in _ADAPTERS), len(parts))
+    return bare(".".join(parts[:at]))
+
+
+def mismatch_hint(stored: Iterable[str], places: Collection[str]) -> str | None:
+    """What would make names match that do not: a prefix that most of them have too many, or lack."""
+    places_bare = {bare(place) for place in places}
+    suffixes: dict[str, str] = {}
+    for place in places_bare:
+        parts = place.split(".")
+        for n in range(1, min(_DEPTH, len(parts) - 1) + 1):
+            suffixes.setdefault(".".join(parts[n:]), ".".join(parts[:n]))
+    found: Counter[str] = Counter()
+    for name in stored:
+        key = bare(name)
+        parts = key.split(".")
+        for n in range(1, min(_DEPTH, len(parts) - 1) + 1):
+            if ".".join(parts[n:]) in places_bare:
+                found[f"rename them without '{'.'.join(parts[:n])}.'"] += 1
+        if key in suffixes and key not in places_bare:
+            found[f"rename them with '{suffixes[key]}.' in front"] += 1
+    if not found:
+        return None
+    what, count = found.most_common(1)[0]
+    return f"{tensors(count)} would match: {printable_name(what)}" if count > 1 or len(places_bare) == 1 else None

@@ -1,0 +1,165 @@
+"""Which tensor of a checkpoint goes where in a model, and what does not fit: settled before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import CheckpointError
+from ...filesystem.wording import dtype_of, printable_name, shape_of, tensors, truncated_list
+from ...model.tensor_slots import declared_partners, groups_of, tie_targets
+from ..report import LoadReport, MissingTensor, OtherShape
+from .contents import Contents, equal_bits
+from .names import mismatch_hint
+
+_IGNORE = "--ignore-mismatched-sizes (ignore_mismatched_sizes=True) loads the others"
+_COMPARISONS = 20_000  # of names: about a second
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What goes where: the names of each tensor of the model, with the name of the stored one that fills it."""
+
+    fills: list[tuple[list[str], str]]
+    missing: list[MissingTensor]
+    unexpected: list[str]
+    other_shape: list[OtherShape]
+    untied: bool  # something that transformers ties is two tensors here, of which the checkpoint has one
+
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """The names of the model that are filled."""
+        return tuple(name for names, _ in self.fills for name in names)
+
+
+def make_plan(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Contents) -> Plan:
+    """Find out what fills what; reads no values but those of several stored tensors that are one in the model."""
+    fills: list[tuple[list[str], str]] = []
+    missing: list[str] = []
+    other_shape: list[OtherShape] = []
+    partners, untied = declared_partners(model), False
+
+    def differs(one: str, other: str) -> bool:
+        return not equal_bits(checkpoint[one], checkpoint[other])
+
+    unexpected = [name for name in checkpoint if name not in state]
+    for names in groups_of(model, state):
+        stored = [name for name in names if name in checkpoint]
+        if not stored:
+            stored = [partner for name in names for partner in partners.get(name, ()) if partner in checkpoint]
+            untied |= bool(stored)
+        shape = tuple(state[names[0]].shape)
+        fitting = [name for name in stored if checkpoint[name].shape == shape]
+        if not stored:
+            missing += names
+        elif not fitting:
+            other_shape += [OtherShape(name, checkpoint[name].shape, shape) for name in stored]
+        else:
+            fills.append((names, fitting[0]))
+            # One tensor here, several there: if they are not equal, one of them is lost, and that is said.
+            unexpected += [name for name in stored if name != fitting[0] and differs(name, fitting[0])]
+    return Plan(fills, _with_hints(missing, model, state, checkpoint, unexpected), unexpected, other_shape, untied)
+
+
+def refuse(
+    plan: Plan,
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    checkpoint: Contents,
+    *,
+    strict: bool,
+    ignore_mismatched_sizes: bool = False,
+) -> None:
+    """Refuse what cannot be right, before anything is changed.
+
+    Raises:
+        CheckpointError: Nothing fits, a number would change its kind, a shape differs (unless
+            `ignore_mismatched_sizes`), or, if `strict`, not all is as it should be.
+    """
+    path = checkpoint.path
+    for _, source in plan.fills:
+        checkpoint[source].check()
+    if spread := [names[0] for names, _ in plan.fills if hasattr(state[names[0]], "full_tensor")]:
+        raise CheckpointError(f"'{spread[0]}' of the model is spread over devices: load before it is sharded")
+    wrong = [
+        f"{source} ({dtype_of(checkpoint[source].dtype)} there, {dtype_of(state[names[0]].dtype)} here)"
+        for names, source in plan.fills
+        if not _converts(checkpoint[source].dtype, state[names[0]].dtype)
+    ]
+    if wrong:
+        raise CheckpointError(f"{path} does not fit the model: {truncated_list(wrong)}")
+    if plan.other_shape and (strict or not ignore_mismatched_sizes or not plan.fills):
+        count = len(plan.other_shape)
+        raise CheckpointError(
+            f"{path} does not fit the model: {tensors(count)} of another shape: "
+            f"{truncated_list([_difference(item) for item in plan.other_shape])}; nothing was loaded"
+            + ("" if strict or not plan.fills else f"; {_IGNORE}")
+        )
+    if not plan.fills and state:
+        example = f"it has '{printable_name(next(iter(checkpoint)))}'" if len(checkpoint) else "it is empty"
+        raise CheckpointError(
+            f"{path} has no tensor that {type(model).__name__} has ({example}, the model has "
+            f"'{printable_name(next(iter(state)))}'): {_advice(plan, state)}"
+        )
+    if strict:
+        problems = LoadReport(path, (), tuple(plan.missing), tuple(plan.unexpected)).problems()
+        if problems:
+            raise CheckpointError("; ".join(problems) + ": nothing was loaded")
+
+
+def few_matched(plan: Plan, state: Mapping[str, Tensor], path: object) -> str | None:
+    """A warning where less than half of a model's tensors were filled; None otherwise."""
+    count = len(plan.filled)
+    if 2 * count >= len(state) or not plan.missing or not plan.unexpected:
+        return None
+    return f"only {count} of the model's {tensors(len(state))} were filled from {path}: {_advice(plan, state)}"
+
+
+def _advice(plan: Plan, state: Mapping[str, Tensor]) -> str:
+    """Why names may not match, and what to do."""
+    hint = mismatch_hint(plan.unexpected, state.keys())
+    return hint if hint is not None else "it is of another model, or its tensors must be renamed"
+
+
+def _difference(item: OtherShape) -> str:
+    transposed = len(item.stored) > 1 and item.stored == item.model[::-1]
+    what = ", transposed" if transposed else ""
+    return f"{item.name} ({shape_of(item.stored)} there, {shape_of(item.model)} here{what})"
+
+
+def _converts(stored: torch.dtype, model: torch.dtype) -> bool:
+    """Whether values of one dtype mean the same in another: floats round, integers must keep their value."""
+    if stored == model:
+        return True
+    if stored.is_floating_point or model.is_floating_point or stored.is_complex or model.is_complex:
+        return (stored.is_floating_point and model.is_floating_point) or (stored.is_complex and model.is_complex)
+    if torch.bool in (stored, model):
+        return False
+    inner, outer = torch.iinfo(stored), torch.iinfo(model)
+    return outer.min <= inner.min and inner.max <= outer.max
+
+
+def _with_hints(
+    missing: list[str], model: nn.Module, state: Mapping[str, Tensor], checkpoint: Contents, unexpected: list[str]
+) -> list[MissingTensor]:
+    """What may explain that a tensor is missing: a tie, or a name that nothing else claims, of the same shape first."""
+    targets, left = tie_targets(model), _COMPARISONS
+    found, absent = [], set(missing)
+    for name in [name for name in state if name in absent]:
+        hint = None
+        if name in targets:
+            hint = "a tied model saves it once: tie this one too with --tie-word-embeddings"
+        elif unexpected and left > 0:
+            alike = [other for other in unexpected if checkpoint[other].shape == state[name].shape]
+            for candidates in (alike, unexpected):
+                left -= len(candidates)
+                near = get_close_matches(name, candidates, n=1, cutoff=0.7) if left > 0 else []
+                if near:
+                    hint = f"the checkpoint has {printable_name(near[0])}"
+                    break
+        found.append(MissingTensor(name, hint))
+    return found

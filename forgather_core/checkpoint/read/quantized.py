@@ -1,0 +1,183 @@
+"""Recognize quantized checkpoints: FP8 weights with scales can be dequantized, any other format is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import CheckpointError
+from ...filesystem.strict_json import read_object
+from ...filesystem.wording import printable_name, truncated_list
+from ...settings.native_config import FP8_METHODS
+from ..formats.fp8 import DTYPES, Blocks, scale_of
+from ..formats.stored import StoredTensor
+from .reader import Checkpoint
+
+QUANTIZATION_KEYS = ("quantization_config", "compression_config")
+
+_CONFIG = "config.json"
+
+_INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+
+# Packed tensors, by what their names end in, and what must be beside one of them: the first format that fits counts.
+_FORMATS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("GPTQ", ".qweight", (".g_idx",)),
+    ("AWQ", ".qweight", (".qzeros", ".scales")),
+    ("NVFP4", ".weight_packed", (".weight_global_scale",)),
+    ("compressed-tensors", ".weight_packed", (".weight_scale",)),
+    ("NVFP4", ".weight", (".weight_scale_2",)),
+    (
+        "bitsandbytes",
+        ".weight",
+        (".weight.absmax", ".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4", ".SCB"),
+    ),
+    ("HQQ", ".W_q", (".scale", ".zero", ".nbits", ".meta")),
+    ("quanto", "._data", ("._scale",)),
+    ("torchao", "_qdata", ("_scale",)),
+    ("MXFP4", "_blocks", ("_scales",)),
+    ("AQLM", ".codes", (".codebooks",)),
+    ("EXL2", ".q_weight", (".q_scale",)),
+    ("EXL3", ".trellis", (".suh",)),
+    ("VPTQ", ".indices", (".centroids.weight",)),
+    ("SpQR", ".dense_weights", (".row_offsets",)),
+    ("HIGGS", ".weight", (".tables",)),
+    ("EETQ", ".weight", (".weight_scales",)),
+    ("8-bit or packed integers with scales", "", ("_scale", "_scale_inv", "_zero_point")),
+    ("8-bit or packed integers with scales", ".weight", (".scale", ".scales")),
+)
+_UNUSED = (
+    "input_scale", "input_scale_inv", "input_scale_ub", "input_zero_point", "activation_scale", "activation_scale_inv",
+    "act_scale", "output_scale", "scale_input", "q_scale", "k_scale", "v_scale", "prob_scale", "kv_scale",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the tensors of a checkpoint are quantized.
+
+    Args:
+        method: "fp8", or the name of a format that cannot be loaded.
+        scales: For fp8, the name of each weight's scale.
+        unscaled: Names of FP8 tensors that have no scale.
+        unused: Names of scales of activations and caches, which dequantized weights do not need.
+        blocks: Rows and columns that share a factor, where config.json declares them.
+    """
+
+    method: str
+    scales: Mapping[str, str]
+    unscaled: tuple[str, ...]
+    unused: tuple[str, ...]
+    blocks: Blocks | None
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether it can be dequantized."""
+        return self.method == "fp8"
+
+
+def quantization_of(checkpoint: Checkpoint, places: Container[str] = ()) -> Quantization | None:
+    """Return how a checkpoint is quantized, by its tensors and the config.json beside it; None for plain weights.
+
+    Args:
+        checkpoint: The checkpoint.
+        places: Names, as the checkpoint has them, for which the model has a place: these are what they are.
+
+    Raises:
+        CheckpointError: Two scales claim one FP8 tensor.
+    """
+    config = quantization_config(checkpoint.entry.parent)
+    method = _declared(config)
+    if method is not None and method.lower() not in FP8_METHODS:
+        return Quantization(method, {}, (), (), None)
+    if (found := _packed(checkpoint, places)) is not None:
+        return Quantization(f"{method}, {found}" if method and method != found else found, {}, (), (), None)
+    eighths = [name for name, tensor in checkpoint.items() if tensor.dtype in DTYPES]
+    candidates = {name: scale_of(name, checkpoint) for name in eighths if not _is_unused(name)}
+    scales = {name: scale for name, scale in candidates.items() if scale is not None and scale not in places}
+    kept = {scale for scale in candidates.values() if scale is not None}
+    unscaled = tuple(name for name, scale in candidates.items() if scale is None and name not in kept)
+    unused = tuple(n for n in checkpoint if n not in places and n not in kept and _is_unused(n)) if eighths else ()
+    if not scales and (method is None or not eighths):
+        return None
+    return Quantization("fp8", scales, unscaled, unused, _blocks(config))
+
+
+def refuse_packed(quantization: Quantization | None, path: Path) -> None:
+    """Raise CheckpointError if a checkpoint is quantized in a format that cannot be dequantized here."""
+    if quantization is not None and not quantization.is_fp8:
+        raise CheckpointError(
+            f"{path} is quantized ({printable_name(quantization.method)}), which is not supported: use the "
+            f"unquantized model, "
+            f"or dequantize it with the library that made it (and drop quantization_config from {_CONFIG})"
+        )
+
+
+def refuse_lost_scales(unscaled: Sequence[str], path: Path) -> None:
+    """Raise CheckpointError if FP8 tensors have no scale although the checkpoint is quantized.
+
+    Without any scale in the checkpoint, and unless config.json declares FP8, they are a plain cast and mean themselves.
+    """
+    if unscaled:
+        raise CheckpointError(
+            f"{path} is quantized (fp8), and no scale (NAME_scale_inv or NAME_scale) was found for "
+            f"{truncated_list(unscaled)}: the checkpoint is incomplete"
+        )
+
+
+def quantization_config(directory: Path) -> Mapping[str, Any]:
+    """Return the `quantization_config` of the config.json in a directory; empty if it has none or is unreadable."""
+    try:
+        content = read_object(directory / _CONFIG)
+    except (OSError, ValueError):
+        return {}
+    for part in (content, content.get("text_config")):
+        for key in QUANTIZATION_KEYS:
+            if isinstance(part, dict) and isinstance(found := part.get(key), dict):
+                return found
+    return {}
+
+
+def _declared(config: Mapping[str, Any]) -> str | None:
+    method = config.get("quant_method")
+    if isinstance(method, str) and method:
+        return method
+    if config.get("load_in_4bit") or config.get("load_in_8bit"):
+        return "bitsandbytes"
+    return None
+
+
+def _packed(checkpoint: Checkpoint, places: Container[str]) -> str | None:
+    packed = [name for name, tensor in checkpoint.items() if tensor.dtype in _INTEGERS or tensor.dtype in DTYPES]
+    for method, ending, companions in _FORMATS:
+        for name in packed:
+            # FP8 with NAME_scale is not packed, and is dequantized here.
+            if not name.endswith(ending) or (ending in {"", ".weight"} and checkpoint[name].dtype in DTYPES):
+                continue
+            stem = name[: len(name) - len(ending)]
+            if any(_is_companion(stem + other, checkpoint, places) for other in companions):
+                return method
+    return None
+
+
+def _is_companion(name: str, checkpoint: Mapping[str, StoredTensor], places: Container[str]) -> bool:
+    return name in checkpoint and name not in places
+
+
+def _is_unused(name: str) -> bool:
+    leaf = name.rsplit(".", 1)[-1]
+    return leaf in _UNUSED or any(leaf.endswith(f"_{ending}") for ending in _UNUSED)
+
+
+def _blocks(config: Mapping[str, Any]) -> Blocks | None:
+    """The block size that a config declares: `weight_block_size`, or compressed-tensors' `block_structure`."""
+    groups = config.get("config_groups")
+    weights = [g.get("weights") for g in groups.values() if isinstance(g, dict)] if isinstance(groups, dict) else []
+    candidates = [config.get("weight_block_size"), *(w.get("block_structure") for w in weights if isinstance(w, dict))]
+    for found in candidates:
+        if isinstance(found, list) and len(found) == 2 and all(type(n) is int and n > 0 for n in found):
+            return found[0], found[1]
+    return None

@@ -1,0 +1,1 @@
+"""Write checkpoints: sharded, checksummed, committed by one rename."""

@@ -1,0 +1,131 @@
+"""The configuration that stands beside weights: whether it is theirs, and what has to be written where it is not."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ...errors import CheckpointError
+from ...filesystem.disk import UnsuitableFile
+from ...filesystem.strict_json import read_object
+from ...model.manifest import VOLATILE
+from ..formats.layout import entry_of
+
+CONFIG = "config.json"
+
+# Values that say nothing about which weights fit.
+_INDIFFERENT = VOLATILE | {"auto_map", "use_cache", "output_attentions", "output_hidden_states"}
+
+
+class ConfigUpdate(Enum):
+    """How configuration and weights can change together."""
+
+    NOTHING = "the configuration stays"
+    ADD = "there is none yet, and no weights for which it would be a wrong one"
+    DTYPE = "its dtype is not that of the weights"
+    REPLACE = "it is of another model"
+
+
+def config_update(model: Any, directory: Path, dtype: str | None) -> ConfigUpdate:
+    """What has to happen to the configuration in a directory when weights of this model are saved there.
+
+    Args:
+        model: A model; only transformers' have a configuration. Any other may be None.
+        directory: The directory, which may not exist.
+        dtype: Of most of the weights.
+
+    Raises:
+        CheckpointError: A configuration has to be written, and what is there cannot be read or is not a regular file.
+    """
+    pretrained = is_pretrained(model)
+    try:
+        there = read_config(directory)
+    except OSError as error:
+        if not pretrained:
+            return ConfigUpdate.NOTHING
+        reason = error.strerror or error
+        raise CheckpointError(f"{directory / CONFIG} is in the way: {reason}. Move it, or save elsewhere") from None
+    except ValueError:
+        return ConfigUpdate.REPLACE if pretrained else ConfigUpdate.NOTHING
+    if there is None:
+        is_new = not directory.exists() or entry_of(directory) is None
+        return ConfigUpdate.NOTHING if not pretrained else ConfigUpdate.ADD if is_new else ConfigUpdate.REPLACE
+    if pretrained and changes(model, there):
+        return ConfigUpdate.REPLACE
+    return ConfigUpdate.NOTHING if _dtype_of(there) in (None, dtype) else ConfigUpdate.DTYPE
+
+
+def read_config(directory: Path) -> dict[str, Any] | None:
+    """The configuration of a directory; None where there is none.
+
+    Raises:
+        OSError: It cannot be read, or is not a regular file, or a dangling link (EINVAL).
+        ValueError: It is not a JSON object.
+    """
+    file = directory / CONFIG
+    try:
+        return read_object(file)
+    except FileNotFoundError:
+        if os.path.lexists(file):
+            raise UnsuitableFile(errno.EINVAL, "it is a link that leads nowhere", str(file)) from None
+        return None
+
+
+def is_pretrained(model: Any) -> bool:
+    """Whether a model is one of transformers', with a configuration to save."""
+    return hasattr(model, "save_pretrained") and hasattr(getattr(model, "config", None), "to_json_string")
+
+
+def changes(model: Any, there: dict[str, Any]) -> list[str]:
+    """The values in which a configuration differs from the model's: "hidden_size (64 there, 32 here)"."""
+    try:
+        theirs = type(model.config).from_dict(copy.deepcopy(there)).to_dict()
+    except Exception as error:  # another model's configuration fails in any way
+        return [f"{CONFIG} is none of {type(model.config).__name__}'s ({type(error).__name__})"]
+    mine = json.loads(json.dumps(model.config.to_dict(), default=str))
+    theirs = json.loads(json.dumps(theirs, default=str))
+    names = sorted((mine.keys() | theirs.keys()) - _INDIFFERENT)
+    if there.get("model_type") not in (None, model.config.model_type):
+        names = ["model_type"]
+        theirs["model_type"] = there["model_type"]
+    return [f"{n} ({theirs.get(n)} there, {mine.get(n)} here)" for n in names if mine.get(n) != theirs.get(n)]
+
+
+def write_companions(model: Any, step: ConfigUpdate, old: Path, staging: Path, dtype: str | None) -> None:
+    """Write what has to stand beside the weights into `staging`; what `old` has already, other than CONFIG, is not."""
+    if step is ConfigUpdate.DTYPE:
+        there = read_config(old) or {}
+        key = "dtype" if "dtype" in there else "torch_dtype"
+        text = json.dumps(there | {key: dtype}, indent=2, ensure_ascii=False) + "\n"
+        (staging / CONFIG).write_text(text, encoding="utf-8")
+    elif step in (ConfigUpdate.ADD, ConfigUpdate.REPLACE):
+        _write_all(model, staging, dtype)
+        for file in list(staging.iterdir()):
+            if file.name != CONFIG and os.path.lexists(old / file.name):
+                file.unlink()
+
+
+def _write_all(model: Any, directory: Path, dtype: str | None) -> None:
+    from transformers.dynamic_module_utils import custom_object_save
+
+    config = copy.deepcopy(model.config)
+    config.dtype = dtype
+    config.architectures = [type(model).__name__]
+    if getattr(model, "_auto_class", None) is not None:
+        custom_object_save(model, directory, config=config)
+    config.save_pretrained(directory)
+    if model.can_generate():
+        try:
+            model.generation_config.save_pretrained(directory)
+        except ValueError:  # transformers refuses a contradictory one; the weights do not depend on it
+            (directory / "generation_config.json").unlink(missing_ok=True)
+
+
+def _dtype_of(config: dict[str, Any]) -> str | None:
+    found = config.get("dtype") or config.get("torch_dtype")
+    return str(found).removeprefix("torch.") if found is not None else None

@@ -1,0 +1,311 @@
+"""Save a checkpoint: whole and durable, or not at all."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ...errors import CheckpointError, DirectoryError
+from ...filesystem.atomic import (
+    carry_over,
+    directory_lock,
+    is_touched,
+    replace_directory,
+    staging_directory,
+    sweep_stale,
+)
+from ...filesystem.disk import forget_pages, make_directory
+from ...filesystem.paths import expanded, refuse_working_directory
+from ...filesystem.wording import printable_name, tensors, truncated_list
+from ...model.wrappers import ADAPTERS_NOT_SAVED, Wrapped
+from ..formats.layout import BIN, SAFETENSORS, Format, free_generation, parse_size
+from ..formats.seal import MINIMUM, seal
+from ..formats.stored import StoredTensor
+from ..read.reader import Progress
+from ..report import SaveReport
+from .commit import commit_in_place, old_files, refuse_special, settle
+from .companions import CONFIG, ConfigUpdate, changes, config_update, read_config, write_companions
+from .state import model_state
+from .write import Written, main_dtype, shard_groups, write_shards
+
+STAGING = "checkpoint"  # what the lock and the staging directory within a directory are called after
+LOCK = f".{STAGING}.lock"
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    safetensors: bool = False,
+    max_shard_size: int | str = "5GB",
+    on_progress: Progress | None = None,
+    on_wait: Callable[[], None] | None = None,
+) -> SaveReport:
+    """Save a model's parameters and persistent buffers in Hugging Face's sharded format.
+
+    At every instant the directory loads as its old checkpoint or as the new one, whole; on return the new one is
+    durable, and the files of the old one, of either format, are gone. A model of transformers' brings its configuration
+    along: where the directory has another, both are exchanged in one step; where it has none, it is written, with the
+    model's own source files if it has such.
+
+    A wrapped model (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting) is saved as
+    the model within, by that model's names. Of a PEFT model the base model is saved, without adapters, and a warning
+    says so: PEFT's own `save_pretrained` saves those. Of the processes of DDP only rank 0 writes, and the others return
+    at once. FSDP1 gathers the weights: every process must call, and all return when rank 0 has
+    saved. FSDP2 and tensor parallelism are not supported.
+
+    Args:
+        path: The directory; it is made if need be.
+        model: The model, on any real device. Tied tensors are saved once.
+        safetensors: Save as safetensors; else with `torch.save`, as `.bin`.
+        max_shard_size: Bytes, or a size such as "500MB". A larger tensor has a file of its own.
+        on_progress: Called with the bytes written and the bytes in all.
+        on_wait: Called when another process is saving there: this one waits.
+
+    Raises:
+        CheckpointError: The model is on meta, its weights are sharded or have adapters merged into them, or the
+            directory cannot be written; the old checkpoint stands then.
+    """
+    limit, directory, wrapped = parse_size(max_shard_size), expanded(path), Wrapped.of(model)
+    if wrapped.rank and not wrapped.has_fsdp:
+        return SaveReport(directory, (), 0, 0, {}, (f"rank {wrapped.rank} writes nothing: rank 0 saves the model",))
+    wrapped.refuse_merged()
+    state = wrapped.state()
+
+    def save() -> SaveReport:
+        job = _job_of(wrapped, state, safetensors=safetensors, limit=limit, on_progress=on_progress)
+        with saving_errors(directory):
+            return save_alone(job, directory, on_wait)
+
+    report = save() if not wrapped.has_fsdp else _save_gathered(wrapped, save)
+    for note in report.notes:
+        if note.startswith(ADAPTERS_NOT_SAVED):
+            warnings.warn(note, stacklevel=2)
+    return report
+
+
+def _save_gathered(wrapped: Wrapped, save: Callable[[], SaveReport]) -> SaveReport:
+    """Save on rank 0 what FSDP1 gathers from every rank. All return the same report, or raise the same error."""
+    outcome: SaveReport | Exception | None = None
+    if wrapped.rank == 0:
+        try:
+            outcome = save()
+        except Exception as error:  # the other ranks wait to hear of it
+            outcome = error
+    outcome = wrapped.agree(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    assert outcome is not None
+    return outcome
+
+
+def save_alone(job: Job, directory: Path, on_wait: Callable[[], None] | None = None) -> SaveReport:
+    """Save into a directory, new or not, under its locks.
+
+    Raises:
+        OSError, DirectoryError: It cannot be written; the old checkpoint stands then.
+    """
+    while True:
+        exchange = job.needs_exchange(directory)
+        if not exchange:
+            make_directory(directory)
+        with _locks(directory, beside=exchange or is_touched(directory), on_wait=on_wait):
+            if job.needs_exchange(directory) == exchange:
+                return job.save(directory)
+        # Another process was faster, and the directory is not what it was: what has to be locked may differ.
+
+
+def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: Progress | None = None) -> Job:
+    """What saving a model means; nothing is written yet.
+
+    Raises:
+        CheckpointError: The model has tensors without values, or of a kind that no checkpoint holds.
+    """
+    wrapped = Wrapped.of(model)
+    return _job_of(wrapped, wrapped.state(), safetensors=safetensors, limit=limit, on_progress=on_progress)
+
+
+def _job_of(
+    wrapped: Wrapped, values: Mapping[str, Any], *, safetensors: bool, limit: int, on_progress: Progress | None
+) -> Job:
+    model, state = wrapped.base, model_state(wrapped, values)
+    if not state.tensors:
+        raise CheckpointError(f"{type(model).__name__} has no tensors to save")
+    return Job(state.tensors, SAFETENSORS if safetensors else BIN, limit, on_progress, model, state.notes)
+
+
+def _refuse_names(names: Iterable[str]) -> None:
+    """Refuse names that no file can hold.
+
+    Raises:
+        CheckpointError: A name is not UTF-8.
+    """
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise CheckpointError(
+                f"the tensor '{printable_name(name)}' has a name that is not UTF-8: rename it"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be saved, and how. Its methods are called under the directory's lock.
+
+    Args:
+        tensors: The tensors.
+        format: The format.
+        limit: Bytes of tensors in one file.
+        on_progress: Called with the bytes written and the bytes in all.
+        model: The model whose configuration belongs to the weights; None leaves what stands there.
+        notes: What a user must know, a sentence each.
+    """
+
+    tensors: Mapping[str, StoredTensor]
+    format: Format
+    limit: int
+    on_progress: Progress | None = None
+    model: Any = None
+    notes: tuple[str, ...] = ()
+
+    def save(self, directory: Path) -> SaveReport:
+        """Save, in the way that the directory's configuration asks for.
+
+        Raises:
+            CheckpointError: Something that is not a file is in the way.
+        """
+        refuse_special(directory)
+        return self.exchange(directory) if self.needs_exchange(directory) else self.save_in_place(directory)
+
+    def needs_exchange(self, directory: Path) -> bool:
+        """Whether the whole directory must change its place: it is new, or the configuration in it has to change."""
+        step = self._step(directory)
+        return step in (ConfigUpdate.REPLACE, ConfigUpdate.DTYPE) or (
+            step is ConfigUpdate.ADD and not directory.exists()
+        )
+
+    def write(self, directory: Path, beside: Path | None = None) -> Written:
+        """Write the shards into `directory` under names that are free in `beside` (default: there)."""
+        _refuse_names(self.tensors)
+        groups = shard_groups(self.tensors, self.limit)
+        generation = free_generation(beside or directory, self.format, len(groups))
+        names = self.format.names(len(groups), generation)
+        return write_shards(self.tensors, groups, names, directory, self.format, self.on_progress)
+
+    def save_in_place(self, directory: Path) -> SaveReport:
+        """Save into a directory that stays where it is; its index, or the file that needs none, is the commit."""
+        with staging_directory(directory / STAGING, settle=partial(settle, directory)) as staging:
+            if (step := self._step(directory)) is ConfigUpdate.ADD:
+                write_companions(self.model, step, directory, staging, main_dtype(self.tensors))
+            forget_pages(directory / name for name in old_files(directory))
+            written = self.write(staging, beside=directory)
+            commit_in_place(directory, staging, *self._entry(written))
+        return self.report(directory, written)
+
+    def exchange(self, directory: Path) -> SaveReport:
+        """Save into a new directory that takes the place of the old one, whose other files it keeps.
+
+        Raises:
+            DirectoryError: It is the working directory, or contains it.
+        """
+        refuse_working_directory(directory)
+        with staging_directory(directory) as staging:
+            step = self._step(directory)
+            notes = self._notes(step, directory)
+            write_companions(self.model, step, directory, staging, main_dtype(self.tensors))
+            written = self.write_into(staging)
+            known = {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
+            new = {entry.name for entry in staging.iterdir()}
+            carry_over(directory, staging, sorted(known - new - superseded(directory)))
+            replace_directory(staging, directory, known=known)
+        return self.report(directory, written, notes)
+
+    def write_into(self, directory: Path) -> Written:
+        """Write shards and index into a directory that nobody loads from yet."""
+        written = self.write(directory)
+        entry, index = self._entry(written)
+        if index is not None:
+            (directory / entry).write_bytes(index)
+        return written
+
+    def _entry(self, written: Written) -> tuple[str, bytes | None]:
+        """The file by which loaders find the checkpoint: its index and the text, or its only file and None."""
+        if written.files == (self.format.single,):
+            return self.format.single, None
+        return self.format.index, written.index.to_json()
+
+    def _step(self, directory: Path) -> ConfigUpdate:
+        return config_update(self.model, directory, main_dtype(self.tensors))
+
+    def _notes(self, step: ConfigUpdate, directory: Path) -> tuple[str, ...]:
+        if step is not ConfigUpdate.REPLACE or not (directory / CONFIG).is_file():
+            return ()
+        try:
+            there = read_config(directory)
+            found = changes(self.model, there if there is not None else {})
+        except ValueError:
+            found = ["it could not be read"]
+        return (f"{CONFIG} was of another model and has been replaced: {', '.join(found[:3])}",)
+
+    def report(self, directory: Path, written: Written, notes: tuple[str, ...] = ()) -> SaveReport:
+        """Seal and describe what has been saved."""
+        damaged = written.index.metadata["non_finite"]
+        if damaged:
+            notes = (*notes, f"{tensors(len(damaged))} saved with NaN or Inf: {truncated_list(damaged)}")
+        entry, index = self._entry(written)
+        files = written.files if index is None else (*written.files, entry)
+        if written.nbytes >= MINIMUM:
+            shards = {name: directory / name for name in written.files}
+            seal(directory if index is None else directory / entry, index or b"", shards)
+        return SaveReport(
+            directory, files, len(self.tensors), written.nbytes, written.index.checksums, (*self.notes, *notes)
+        )
+
+
+def superseded(directory: Path) -> set[str]:
+    """What of a directory a new one with weights of its own does not take over: the old weights, and our lock."""
+    return {*old_files(directory), LOCK} if directory.is_dir() else set()
+
+
+@contextmanager
+def hold_saves(directory: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a directory, if it is there, against saves; what a dead one left in it is finished or undone."""
+    if not directory.is_dir():
+        yield
+        return
+    with directory_lock(directory / STAGING, on_wait=on_wait):
+        sweep_stale(directory / STAGING, settle=partial(settle, directory))
+        yield
+
+
+@contextmanager
+def _locks(directory: Path, *, beside: bool, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    """The lock of the directory's place if it is to be exchanged, then the one within it, always in this order."""
+    if not beside:
+        with hold_saves(directory, on_wait):
+            yield
+        return
+    with directory_lock(directory, on_wait=on_wait), hold_saves(directory, on_wait):
+        sweep_stale(directory)
+        yield
+
+
+@contextmanager
+def saving_errors(directory: Path) -> Iterator[None]:
+    """What the disk says becomes one line that names the directory."""
+    try:
+        yield
+    except DirectoryError as error:
+        raise CheckpointError(f"the checkpoint cannot be saved: {error}") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"the checkpoint cannot be saved to {directory}: {reason}") from None

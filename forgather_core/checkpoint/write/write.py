@@ -1,0 +1,171 @@
+"""Write the files of a checkpoint into an empty directory: sharded, durable, hashed as they are written."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...filesystem.wording import dtype_of
+from ..formats.checksum import record
+from ..formats.embedded import COMMENT_LIMIT, KEY, blank_checksum, comment_bytes, manifest_text
+from ..formats.fp8 import DTYPES as FP8
+from ..formats.fp8 import has_scale
+from ..formats.layout import SAFETENSORS, Format, Index
+from ..formats.safetensors_file import header_bytes, write_order
+from ..formats.stored import StoredTensor
+from ..formats.threads import serial_pool
+from ..read.reader import Progress
+from .torch_writer import write_bin
+from .weight_stream import WeightStream, write_values
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: the shards, and the index that tells of them."""
+
+    files: tuple[str, ...]
+    index: Index
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        return int(self.index.metadata["total_size"])
+
+
+def write_shards(
+    tensors: Mapping[str, StoredTensor],
+    groups: Sequence[Sequence[str]],
+    names: Sequence[str],
+    directory: Path,
+    format: Format,
+    on_progress: Progress | None = None,
+) -> Written:
+    """Write the weight files, each durable, without the index. The single file of a format has its manifest within.
+
+    Args:
+        tensors: What is written.
+        groups: The names of the tensors of each file.
+        names: The names of the files.
+        directory: Where to.
+        format: How.
+        on_progress: Called with the bytes written and the bytes in all.
+
+    Raises:
+        OSError: The disk is full, or fails.
+        CheckpointError: The format has no such kind of number.
+    """
+    progress = _Progress(sum(tensor.nbytes for tensor in tensors.values()), on_progress)
+    checksums: dict[str, str] = {}
+    damaged: list[str] = []
+    with serial_pool(1, "write") as writer, serial_pool(1, "scan") as scanner:
+        for file, group in zip(names, groups, strict=True):
+            with WeightStream(directory / file, writer, scanner) as stream:
+                part = {name: tensors[name] for name in group}
+                manifest = None
+                if file == format.single:
+                    manifest = _metadata(tensors, format, {file: blank_checksum()}, [])
+                if format is SAFETENSORS:
+                    _write_safetensors(stream, part, progress.add, manifest)
+                else:
+                    _write_bin(stream, part, progress.add, manifest)
+            checksums[file] = stream.checksum
+            damaged += stream.damaged
+    weight_map = {name: file for file, group in zip(names, groups, strict=True) for name in group}
+    return Written(tuple(names), Index(weight_map, _metadata(tensors, format, checksums, damaged)))
+
+
+class _Progress:
+    def __init__(self, total: int, on_progress: Progress | None) -> None:
+        self._done = 0
+        self._total = total
+        self._on_progress = on_progress
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._on_progress is not None:
+            self._on_progress(self._done, self._total)
+
+
+def shard_groups(tensors: Mapping[str, StoredTensor], limit: int) -> list[list[str]]:
+    """The names of the tensors of each file, in order; none is above the limit but for the sake of a single tensor."""
+    groups: list[list[str]] = []
+    room = 0
+    for name, tensor in tensors.items():
+        if not groups or tensor.nbytes > room:
+            groups.append([])
+            room = limit
+        groups[-1].append(name)
+        room -= tensor.nbytes
+    return groups or [[]]
+
+
+def main_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
+    """The floating-point dtype that most numbers have, by name: what transformers takes for that of the model.
+
+    FP8 weights with scales do not count: they stand for numbers of another dtype.
+    """
+    counts: Counter[torch.dtype] = Counter()
+    for name, tensor in tensors.items():
+        if tensor.dtype.is_floating_point and not (tensor.dtype in FP8 and has_scale(name, tensors)):
+            counts[tensor.dtype] += prod(tensor.shape)
+    return dtype_of(counts.most_common(1)[0][0]) if counts else None
+
+
+def _metadata(
+    tensors: Mapping[str, StoredTensor], format: Format, checksums: Mapping[str, str], damaged: list[str]
+) -> dict[str, Any]:
+    dtype = main_dtype(tensors)
+    metadata = {
+        "total_size": sum(tensor.nbytes for tensor in tensors.values()),
+        "total_parameters": sum(prod(tensor.shape) for tensor in tensors.values()),
+        "format": format.suffix.removeprefix("."),
+        **({"dtype": dtype} if dtype is not None else {}),
+        "forgather_version": importlib.metadata.version("forgather"),
+        "torch_version": torch.__version__,
+        "non_finite": sorted(damaged),
+    }
+    return record(metadata, checksums)
+
+
+def _write_safetensors(
+    stream: WeightStream,
+    group: Mapping[str, StoredTensor],
+    on_written: Callable[[int], None],
+    manifest: Mapping[str, Any] | None,
+) -> None:
+    order = write_order({name: tensor.dtype for name, tensor in group.items()})
+
+    def header() -> bytes:
+        texts = {KEY: manifest_text(manifest, order, stream.damaged)} if manifest is not None else {}
+        return header_bytes(((name, group[name].dtype, group[name].shape) for name in order), texts)
+
+    if manifest is None:
+        stream.write(header())
+    else:
+        stream.leave_room(len(header()))
+        stream.finish_with(lambda: (0, header()))
+    for name in order:
+        values = group[name].mapped()
+        write_values(stream.write, values, on_written)
+        stream.scan(name, values)
+        if not group[name].is_resident:
+            stream.catch_up()
+
+
+def _write_bin(
+    stream: WeightStream,
+    group: Mapping[str, StoredTensor],
+    on_written: Callable[[int], None],
+    manifest: Mapping[str, Any] | None,
+) -> None:
+    write_bin(stream, group, on_written)
+    if manifest is not None:
+        names = list(group)
+        stream.finish_with(lambda: comment_bytes(manifest_text(manifest, names, stream.damaged, limit=COMMENT_LIMIT)))

@@ -1,0 +1,1 @@
+"""The functions behind the commands: construct, list, train a tokenizer."""

@@ -1,0 +1,182 @@
+"""`construct`: a model directory is prepared, the model built from it, weights loaded and saved, all in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BuildError
+from ..export.directory import Draft, ModelDirectory, draft_directory
+from ..options.shared import BuildOptions
+from ..runtime.short_repr import Brief
+from ..settings.resolve import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..checkpoint import LoadReport, SaveReport
+
+
+@dataclass(frozen=True, repr=False)
+class ConstructedModel(Brief):
+    """What `construct` made.
+
+    Args:
+        settings: What was asked for.
+        directory: The model directory.
+        model: The model.
+        loaded: What was loaded, if anything was asked to be.
+        saved: What was saved, if anything was asked to be.
+    """
+
+    settings: Settings
+    directory: ModelDirectory
+    model: nn.Module
+    loaded: LoadReport | None
+    saved: SaveReport | None
+
+
+@dataclass(frozen=True)
+class ProgressCallbacks:
+    """Who is told how things go.
+
+    Args:
+        wait: Called once, while another process holds the directory.
+        verifying, loading, saving: Called with the bytes done and the bytes in all.
+    """
+
+    wait: Callable[[], None] | None = None
+    verifying: Callable[[int, int], None] | None = None
+    loading: Callable[[int, int], None] | None = None
+    saving: Callable[[int, int], None] | None = None
+
+
+# Called with a configuration, what makes its model on meta, and the directory.
+OnModel = Callable[[Any, Callable[[], "nn.Module"], Path], None]
+
+
+def construct(
+    settings: Settings,
+    *,
+    project: Path = Path(),
+    refresh: bool = False,
+    keep: bool = False,
+    watch: ProgressCallbacks = ProgressCallbacks(),
+    force: bool = False,
+    on_model: OnModel | None = None,
+) -> ConstructedModel:
+    """Prepare the directory, build the model, load and save as the settings say.
+
+    A directory that is new or rebuilt takes its place at the end, with its weights if they are saved: whatever fails
+    before leaves what stood there.
+
+    Args:
+        settings: The settled options.
+        project: The project directory, where `output_models` lies.
+        refresh: Rebuild an existing directory.
+        keep: Use an existing directory as it is.
+        watch: Who is told how things go.
+        force: Build the model even if there is not enough memory for it.
+        on_model: Called before anything is allocated; it may refuse.
+
+    Raises:
+        ForgatherError: Anything a user can mend. What does not need the directory is checked before it is touched.
+    """
+    options = settings.build
+    _refuse_contradictions(settings)
+    from ..checkpoint import Checkpoint, load_into, parse_size
+    from ..model.build import build, check_build
+
+    check_build(options, settings.options)
+    limit = parse_size(options.max_shard_size)
+    with ExitStack() as stack:
+        checkpoint, verified = None, None
+        if options.load_from_checkpoint is not None:
+            # Opened first: the checkpoint may lie in the very directory that is rebuilt.
+            checkpoint = stack.enter_context(Checkpoint.open(options.load_from_checkpoint))
+            verified = checkpoint.verify(watch.verifying) if options.verify_checksums else None
+        draft = stack.enter_context(
+            draft_directory(settings, settings.target(project), refresh=refresh, keep=keep, on_wait=watch.wait)
+        )
+        before = partial(_before_build, options, draft.path, force, on_model)
+        model, loaded = build(draft.path, options, before=None if options.device == "meta" else before), None
+        if checkpoint is not None:
+            loaded = load_into(
+                model,
+                checkpoint,
+                ignore_mismatched_sizes=options.ignore_mismatched_sizes,
+                verified=verified,
+                on_progress=watch.loading,
+            )
+            _refuse_unset(options, loaded)
+        saved = _commit(draft, model, limit, options, watch)
+    model.config._name_or_path = str(draft.target)  # type: ignore[union-attr]
+    return ConstructedModel(settings, draft.result, model, loaded, saved)
+
+
+def _before_build(
+    options: BuildOptions,
+    path: Path,
+    force: bool,
+    on_model: OnModel | None,
+    config: Any,
+    on_meta: Callable[[], nn.Module],
+) -> None:
+    from ..model.parameters import parameter_table
+    from ..runtime.memory_guard import most_parameters, refuse_too_large
+
+    if not force:
+        bounds = (lambda: 8 * most_parameters(config.to_dict()), lambda: parameter_table(on_meta()).bytes)
+        refuse_too_large("this model", options.device, bounds)
+    if on_model is not None:
+        on_model(config, on_meta, path)
+
+
+def _commit(
+    draft: Draft, model: nn.Module, limit: int, options: BuildOptions, watch: ProgressCallbacks
+) -> SaveReport | None:
+    """Directory and weights take their place in one step: a draft with them, or an index in what stands there."""
+    from ..checkpoint.write.commit import refuse_special
+    from ..checkpoint.write.save import LOCK, hold_saves, job_of, saving_errors, superseded
+
+    target = draft.target
+    if not options.save_checkpoint:
+        with hold_saves(target, watch.wait):
+            draft.commit(drop={LOCK})
+        return None
+    job = job_of(model, safetensors=options.safetensors, limit=limit, on_progress=watch.saving)
+    with saving_errors(target):
+        if not draft.is_new:
+            with hold_saves(target, watch.wait):
+                return job.save(target)
+        refuse_special(target)
+        written = job.write_into(draft.path)
+        with hold_saves(target, watch.wait):
+            draft.commit(drop=superseded(target))
+        return job.report(target, written)
+
+
+def _refuse_unset(options: BuildOptions, loaded: LoadReport) -> None:
+    unset = [*(item.name for item in loaded.missing), *(item.name for item in loaded.other_shape)]
+    if options.no_init_weights and unset:
+        names = ", ".join(unset[:3]) + (", ..." if len(unset) > 3 else "")
+        raise BuildError(f"{loaded.path} lacks {names}, which --no-init-weights leaves unset: drop that flag")
+
+
+def _refuse_contradictions(settings: Settings) -> None:
+    options = settings.build
+    if options.device == "meta":
+        for flag, given in (
+            ("--save-checkpoint", options.save_checkpoint),
+            ("--load-from-checkpoint", options.load_from_checkpoint),
+        ):
+            if given:
+                raise BuildError(f"{flag} needs a real device, and the model is built on meta: add --device cpu")
+    if options.save_checkpoint and options.no_init_weights and options.load_from_checkpoint is None:
+        raise BuildError(
+            "--save-checkpoint with --no-init-weights would save unset memory: load a checkpoint, or drop one"
+        )

@@ -1,0 +1,72 @@
+"""`ModelDefinition`: what a plugin says about one model, without importing torch."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from ..errors import DefinitionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDefinition:
+    """One model definition: its options, where its code is, and its presets.
+
+    Args:
+        name: What `-t` takes. The entry point has the same name, or the plugin offers several.
+        summary: One line for `forgather ls` and `--help`.
+        options: A standard-library dataclass of `option()` fields, `kw_only=True`, importable without torch. It may
+            have `problems(self)`, yielding `(field name, sentence)` for each rule between fields that is broken, and
+            `derived(self)`, returning the values that stand for fields left at None.
+        config: `"package.module:Class"` of the configuration class; imported only to build.
+        model: `"package.module:Class"` of the causal language model; imported only to build.
+        presets: Directory of `NAME.yaml` files.
+        default_preset: The preset that a bare name stands for; None means the defaults of `options`.
+        native: Name of the transformers class with the same mathematics, if there is one.
+        reference: `"package.module:NAME"` of a `forgather_core.reference.Reference`, to which `verify` holds the model:
+            its equations and initial weights, written a second time; imported only by that.
+    """
+
+    name: str
+    summary: str
+    options: type
+    config: str
+    model: str
+    presets: Path | Traversable | None = None
+    default_preset: str | None = None
+    native: str | None = None
+    reference: str | None = None
+
+    def preset_names(self) -> list[str]:
+        """The names of the presets, the smallest-looking first ("4M" before "30M" before "1B")."""
+        if self.presets is None or not self.presets.is_dir():
+            return []
+        found = [p.name.removesuffix(".yaml") for p in self.presets.iterdir() if p.name.endswith(".yaml")]
+        return sorted(found, key=_by_size)
+
+    def native_problems(self, options: Any) -> list[str]:
+        """Return why transformers' own class cannot stand for the model, where definition and options alone tell."""
+        if self.native is None:
+            return [f"transformers has no class with the mathematics of '{self.name}'"]
+        return list(getattr(options, "native_problems", tuple)())
+
+
+def import_object(target: str, definition: ModelDefinition) -> Any:
+    """Import what a definition names as `"package.module:Name"`."""
+    module, _, name = target.partition(":")
+    found = getattr(importlib.import_module(module), name, None)
+    if found is None:
+        raise DefinitionError(f"the definition '{definition.name}' names '{target}', but '{module}' has no '{name}'")
+    return found
+
+
+def _by_size(name: str) -> tuple[float, str]:
+    tail = name.rsplit("-", 1)[-1]
+    unit = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(tail[-1:], 0.0)
+    try:
+        return (float(tail[:-1]) * unit if unit else float("inf"), name)
+    except ValueError:
+        return (float("inf"), name)

@@ -1,0 +1,181 @@
+"""Files and directories that are there whole or not at all. A kill at any instant leaves the old state or the new one.
+
+A directory is written within a marked temporary directory beside its place (see `leftovers`), made durable, and takes
+its place by one rename. Temporaries of dead processes are swept by the next writer: the living hold a lock on theirs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .disk import make_directory, sync_directory, sync_tree
+from .locks import directory_lock
+from .paths import directory_errors, refuse_working_directory, resolved
+from .temporaries import Settle, discard, is_touched, make_temporary, replaced_by, replaced_name, sweep_stale
+
+__all__ = [
+    "carry",
+    "carry_over",
+    "directory_lock",
+    "is_touched",
+    "new_directory",
+    "replace_directory",
+    "replaced_by",
+    "staging_directory",
+    "sweep_stale",
+]
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextmanager
+def staging_directory(target: Path, *, settle: Settle | None = None) -> Iterator[Path]:
+    """A new, empty directory of the same name as `target`, on the same file system, removed at the end.
+
+    Args:
+        target: What is being written.
+        settle: Called with the staging directory before it is removed, also by the next process if this one dies; if it
+            fails, the directory stays for the next one.
+
+    Raises:
+        DirectoryError: It cannot be made, or the disk fails within the block.
+    """
+    target = resolved(target)
+    with directory_errors(target):
+        make_directory(target.parent)
+        place, descriptor = make_temporary(target)
+        try:
+            staging = place / target.name
+            staging.mkdir()
+            yield staging
+        finally:
+            os.close(descriptor)
+            discard(place, target, settle)
+
+
+@contextmanager
+def new_directory(target: Path, refuse: Callable[[], None]) -> Iterator[Path]:
+    """A staging directory that takes the place of `target`, whole, when the block ends well.
+
+    Args:
+        target: Its place; its parents are made.
+        refuse: Raises where something is in the way; called while nobody else can write there.
+
+    Raises:
+        DirectoryError: The operating system refuses, or `target` is the working directory.
+    """
+    refuse_working_directory(target)
+    with directory_lock(target):
+        sweep_stale(target)  # first: it may bring back what a dead process was replacing
+        refuse()
+        with staging_directory(target) as staging:
+            yield staging
+            replace_directory(staging, target, known=())
+
+
+def replace_directory(staging: Path, target: Path, *, known: Collection[str] | None = None) -> None:
+    """Put `staging` in the place of `target`, which may exist, durably.
+
+    On return the new directory is on disk under its name. What stood there is removed afterwards.
+
+    Args:
+        staging: The new directory, from `staging_directory(target)`.
+        target: Its place.
+        known: The entries of `target` when its files were carried over, `FOLDER/NAME` within folders. What other
+            processes have written there since is brought along; without this, nothing is.
+
+    Raises:
+        DirectoryError: The operating system refuses; `target` is as it was.
+    """
+    target = resolved(target)
+    with directory_errors(target):
+        sync_tree(staging)
+        if not target.exists():
+            staging.rename(target)
+            sync_directory(target.parent)
+            return
+        _take_after(target, staging)
+        if not _exchange(staging, target):
+            # No such call here: between these two renames only the old one exists, and discard() puts it back.
+            old = staging.parent / replaced_name(target)
+            target.rename(old)
+            staging.rename(target)
+            staging = old
+        if known is not None:
+            _rescue(staging, target, known)
+        sync_directory(target.parent)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _take_after(old: Path, new: Path) -> None:
+    """Give a directory the permissions of the one that it replaces, and its owner as far as the system lets us."""
+    found = old.stat()
+    with suppress(OSError):
+        os.chown(new, found.st_uid, found.st_gid)
+    new.chmod(stat.S_IMODE(found.st_mode))
+
+
+def _rescue(old: Path, new: Path, known: Collection[str]) -> None:
+    """Move what others have written into `old` while it was being replaced, and pipes that could not be linked."""
+    for entry in old.iterdir():
+        there = new / entry.name
+        if (entry.name not in known or _is_special(entry)) and not os.path.lexists(there):
+            entry.rename(there)
+        elif entry.is_dir() and not entry.is_symlink() and there.is_dir():
+            inside = f"{entry.name}/"
+            _rescue(entry, there, {name.removeprefix(inside) for name in known if name.startswith(inside)})
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe, a socket or a device."""
+    mode = path.lstat().st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two directories in one step; False where the system has no such call."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def carry_over(old: Path, staging: Path, names: Iterable[str]) -> None:
+    """Bring entries of `old` into `staging` under the same names, each as `carry` does."""
+    for name in names:
+        carry(old / name, staging / name)
+
+
+def carry(source: Path, destination: Path) -> None:
+    """Bring a file or directory along without opening it: files by hard link where that works, links as links.
+
+    A pipe, socket or device that cannot be linked is left out; `replace_directory` moves it.
+    """
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, destination, symlinks=True, copy_function=_link_or_copy)
+    else:
+        _link_or_copy(source, destination)
+
+
+def _link_or_copy(source: str | Path, destination: str | Path, *, follow_symlinks: bool = False) -> str:
+    try:
+        os.link(source, destination, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:
+        if not _is_special(Path(source)):
+            shutil.copy2(source, destination, follow_symlinks=False)
+    return str(destination)

@@ -1,0 +1,100 @@
+"""Locks of directories: one process at a time, released by its death."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import DirectoryError
+from .disk import make_directory
+from .paths import directory_errors, resolved, short
+from .posix import CLOEXEC, NOFOLLOW, UNBLOCKED, lock_file, require_posix
+
+_WAIT_NOTICE = 1.0  # seconds before a waiting process says so
+
+
+def lock_of(target: Path) -> Path:
+    """The lock file of a resolved target: `.NAME.lock` beside it."""
+    return target.parent / f".{short(target.name)}.lock"
+
+
+@contextmanager
+def directory_lock(target: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold `target` alone: one process after the other. Death releases the lock.
+
+    Args:
+        target: The directory, there or not.
+        on_wait: Called once, after a second, while another process holds it.
+
+    Raises:
+        ForgatherError: The system has no locks.
+        DirectoryError: The lock file beside `target` cannot be made, or something that is not a regular file is there.
+    """
+    require_posix("writing model directories and checkpoints")
+    path = lock_of(resolved(target))
+    with directory_errors(target):
+        make_directory(path.parent)
+        descriptor = _locked(path, on_wait)
+    try:
+        yield
+    finally:
+        # Unlinked while held: a process that waits for it sees that and makes a new one. Ours is always empty, so a
+        # file with content is a user's file of that name and stays.
+        with suppress(OSError):
+            if os.fstat(descriptor).st_size == 0 and _is_same(path, descriptor):
+                path.unlink()
+        os.close(descriptor)
+
+
+def _locked(path: Path, on_wait: Callable[[], None] | None) -> int:
+    notice: float | None = time.monotonic() + _WAIT_NOTICE
+    while True:
+        descriptor = _open(path)
+        try:
+            lock_file(descriptor)
+            if _is_same(path, descriptor):
+                return descriptor
+        except BlockingIOError:
+            if notice is not None and time.monotonic() > notice:
+                notice = None
+                if on_wait is not None:
+                    on_wait()
+            time.sleep(0.02)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    """Open or create a lock. Links are not followed: a dangling one would create its target."""
+    flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | UNBLOCKED | CLOEXEC
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):  # before opening: some devices act on that
+            raise _in_the_way(path)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise _in_the_way(path) from None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise _in_the_way(path)
+
+
+def _in_the_way(path: Path) -> DirectoryError:
+    return DirectoryError(f"{path} is in the way of a lock, because it is not a regular file: move or remove it")
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,1 @@
+"""Models: configuration, construction, parameters, and what a model directory records about itself."""

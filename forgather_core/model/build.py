@@ -1,0 +1,188 @@
+"""A model directory becomes a module, always from its files: on a device, in a dtype, with or without weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import BuildError, first_line
+from ..options.shared import BuildOptions
+from ..options.spec import did_you_mean
+from ..parts.table_init import find_rule
+from ..runtime.extras import install_hint
+from .code_cache import code_cache
+from .directory_errors import load_config, loading_errors
+from .dtypes import default_dtype, parse_dtype
+from .no_init import no_init_weights
+
+DEVICE_TYPES = ("meta", "cpu", "cuda", "mps")
+
+# Called with a configuration, and with what makes the model of it on meta.
+BeforeBuild = Callable[[Any, Callable[[], nn.Module]], None]
+
+
+def parse_device(text: str) -> torch.device:
+    """The device of that name, if this machine has it.
+
+    Raises:
+        BuildError: No such name, or no such device here.
+    """
+    kind, _, index = text.partition(":")
+    if kind not in DEVICE_TYPES or (index and not index.isdigit()):
+        raise BuildError(
+            f"--device: '{text}' is no device; use meta, cpu, cuda, cuda:N or mps{did_you_mean(kind, DEVICE_TYPES)}"
+        )
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise BuildError(f"--device {text}: torch {torch.__version__} finds no CUDA device; use cpu or meta")
+        if index and int(index) >= count:
+            raise BuildError(f"--device {text}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise BuildError(f"--device {text}: torch {torch.__version__} finds no Metal device; use cpu or meta")
+    return torch.device(text)
+
+
+def check_attention(
+    implementation: str | None, device: torch.device, dtype: torch.dtype | None, refused: Mapping[str, str]
+) -> None:
+    """Say before any work that an attention implementation cannot run.
+
+    Args:
+        implementation: Its name.
+        device: Where the model is to be.
+        dtype: In what.
+        refused: Those that cannot compute the model at all, and why.
+
+    Raises:
+        BuildError: It cannot compute the model, is not installed, or does not run on this device or in this dtype.
+    """
+    if implementation is not None and implementation in refused:
+        raise BuildError(f"--attn-implementation {implementation}: {refused[implementation]}")
+    if implementation != "flash_attention_2":
+        return
+    from transformers.utils import is_flash_attn_2_available
+
+    if not is_flash_attn_2_available():
+        reason = "the package flash-attn is not installed or finds no GPU"
+        raise BuildError(
+            f"--attn-implementation flash_attention_2: {reason}; use sdpa or flex_attention{install_hint(reason)}"
+        )
+    if device.type == "cpu":
+        raise BuildError("--attn-implementation flash_attention_2 runs on CUDA only; use sdpa or eager")
+    if dtype not in (torch.bfloat16, torch.float16):
+        raise BuildError("--attn-implementation flash_attention_2 needs --dtype bfloat16 or float16")
+
+
+def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch.device, torch.dtype | None]:
+    """The device and dtype of a build, checked with the attention implementation before any work.
+
+    Args:
+        options: How the model is to be built.
+        model_options: The definition's own; they know what attention cannot compute.
+
+    Raises:
+        BuildError: One of them cannot be had.
+    """
+    device = parse_device(options.device)
+    dtype = parse_dtype(options.dtype) if options.dtype is not None else None
+    check_attention(options.attn_implementation, device, dtype, getattr(model_options, "unsupported_attention", dict)())
+    return device, dtype
+
+
+def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None = None) -> nn.Module:
+    """Build the model of a directory through its own configuration and source files.
+
+    Weights are set once: construction skips them, then `torch.manual_seed(seed)` and the table of initial weights. They
+    are those that `from_config` gives after that seed, on every device and in every dtype. With `no_init_weights` they
+    stay unset; what no checkpoint brings (RoPE tables, ties) is right all the same. On meta nothing is allocated.
+
+    Args:
+        directory: A model directory.
+        options: Device, dtype (default: torch's default dtype), seed, attention, gradient checkpointing.
+        before: Called before anything is allocated; it may refuse.
+
+    Returns:
+        The model, in training mode as constructed.
+
+    Raises:
+        BuildError: The device, dtype or attention implementation cannot be had, or no initial weight is promised to a
+            parameter; or a file of the directory cannot be read.
+    """
+    device, dtype = check_build(options)
+    how: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype()}
+    if options.attn_implementation is not None:
+        how["attn_implementation"] = options.attn_implementation
+    with default_dtype(how["dtype"]):
+        config = load_config(directory, BuildError)
+        if before is not None:
+            before(config, lambda: _from_config(directory, copy.deepcopy(config), torch.device("meta"), how))
+        model = _from_config(directory, config, device, how)
+        _set_generation(model, directory / "generation_config.json")
+        _check_table(model)
+        # Not within `device`, where everything is by now: it slows each operation, and there are many small ones.
+        if not options.no_init_weights and device.type != "meta":
+            torch.manual_seed(options.seed)  # now, and not before: imports on the way may have drawn numbers
+            model.init_weights()
+    if options.gradient_checkpointing:
+        enable_checkpointing(model)
+    return model  # type: ignore[no-any-return]
+
+
+def _check_table(model: Any) -> None:
+    """Say on every device what would come to light where initial weights are drawn alone."""
+    if not hasattr(model, "initial_weights"):
+        return
+    table = list(model.initial_weights())
+    for name, parameter in model.named_parameters():
+        try:
+            rule = find_rule(table, name)
+        except ValueError as error:
+            raise BuildError(f"{type(model).__name__}: {error} (initial_weights() of its decoder)") from None
+        try:
+            getattr(rule, "check", _anything)(parameter.shape)  # sources of an older export have no such method
+        except ValueError as error:
+            raise BuildError(
+                f"{type(model).__name__}: the rule of '{name}' does not fit: {error} (initial_weights() of its decoder)"
+            ) from None
+
+
+def _anything(shape: torch.Size) -> None:
+    """Accept every shape."""
+
+
+def is_checkpointing(model: nn.Module) -> bool:
+    """Whether gradient checkpointing is on: layers recompute their activations in backward."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Let layers recompute their activations in backward."""
+    # Newer releases of transformers call it activation checkpointing, and warn of the old name.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+
+
+def _from_config(directory: Path, config: Any, device: torch.device, how: Mapping[str, Any]) -> Any:
+    with loading_errors(directory, BuildError, imports_only=True):
+        from transformers import AutoModelForCausalLM
+
+        with device, no_init_weights(), code_cache(BuildError):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=True, **how)
+
+
+def _set_generation(model: Any, file: Path) -> None:
+    """Let `generate` start and stop as the directory's file says, as in a model from `from_pretrained`."""
+    from transformers import GenerationConfig
+
+    if not file.is_file() or not model.can_generate():
+        return
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(file.parent)
+    except (OSError, ValueError, TypeError) as error:
+        raise BuildError(f"{file} cannot be used: {first_line(error)}") from None

@@ -1,0 +1,133 @@
+"""Report in one line why a model directory cannot be loaded: which of its files is wrong, and where in it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from ..errors import ForgatherError, first_line
+from ..filesystem.model_files import check_files
+from ..filesystem.printable import printable, shortened
+from ..filesystem.strict_json import read_object
+from ..runtime.out_of_memory import out_of_memory
+from .code_cache import code_cache
+
+
+def load_config(directory: Path, error: type[ForgatherError], **changes: Any) -> Any:
+    """Load the configuration of a model directory by its own code, or by transformers' class for its model type.
+
+    Args:
+        directory: The model directory.
+        error: Raised with one line that names the file.
+        changes: Values that take the place of the file's.
+    """
+    check_files(directory, error)
+    with loading_errors(directory, error), code_cache(error) if _has_code(directory) else nullcontext():
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(directory, trust_remote_code=True, **changes)
+
+
+def _has_code(directory: Path) -> bool:
+    """Whether loading imports code of the directory."""
+    try:
+        return "auto_map" in read_object(directory / "config.json")
+    except (OSError, ValueError):
+        return False  # whoever reads it next reports why
+
+
+@contextmanager
+def loading_errors(directory: Path, error: type[ForgatherError], *, imports_only: bool = False) -> Iterator[None]:
+    """Turn what the files of a model directory raise into one line that names the file, and the line in it.
+
+    Args:
+        directory: The model directory.
+        error: Raised in its place.
+        imports_only: Let pass what the code raises after it was imported: a fault of the model's author, who needs the
+            traceback. Of a directory that was edited since it was written, everything is reported.
+    """
+    try:
+        yield
+    except ForgatherError:
+        raise
+    except (Exception, SystemExit) as reason:
+        if out_of_memory(reason):
+            raise
+        if not imports_only or isinstance(reason, (SyntaxError, ImportError, OSError)):
+            text = _why(directory, reason)
+        elif names := edited(directory):
+            kind = type(reason).__name__
+            text = f"{directory}: {', '.join(names)} was edited, and building fails: {kind}: {first_line(reason)}"
+        else:
+            raise
+        raise error(printable(shortened(text, 600))) from reason
+
+
+def edited(directory: Path) -> list[str]:
+    """Return the configuration and sources that were edited since Forgather wrote them, in a directory of its own."""
+    from .manifest import edited_files, read_manifest
+
+    manifest = read_manifest(directory)
+    names = manifest.files if manifest is not None else ()
+    made_of = [name for name in names if name == "config.json" or name.endswith(".py")]
+    return sorted(edited_files(directory, manifest.files, made_of)) if manifest is not None else []
+
+
+def _why(directory: Path, reason: BaseException) -> str:
+    if isinstance(reason, SyntaxError) and reason.filename:
+        place = directory / Path(reason.filename).name
+        return f"{place}:{reason.lineno}:{reason.offset or 1}: {reason.msg}"
+    if isinstance(reason, FileNotFoundError) and reason.filename:
+        return f"{directory / Path(reason.filename).name} is missing, and the model's code imports it"
+    if (line := _line(directory, reason)) is not None:
+        kind = "" if isinstance(reason, ImportError) else f"{type(reason).__name__}: "
+        return f"{line}: {kind}{first_line(reason)}"
+    if isinstance(reason, UnicodeDecodeError) and (source := _not_utf8(directory)) is not None:
+        return f"{source} is not UTF-8: {first_line(reason)}"
+    file = directory / "config.json"
+    if not file.is_file():
+        return f"there is no {file}" if not file.exists() else f"{file} is no regular file"
+    if (unknown := _unknown_type(file)) is not None:
+        return unknown
+    return f"{file} cannot be loaded: {first_line(reason.__cause__ or reason)}"
+
+
+def _not_utf8(directory: Path) -> Path | None:
+    """The first source of a directory that transformers cannot read, since it is not UTF-8."""
+    for source in sorted(directory.glob("*.py")):
+        try:
+            source.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return source
+        except OSError:
+            continue
+    return None
+
+
+def _line(directory: Path, reason: BaseException) -> str | None:
+    """The innermost line of the directory's code, while it was imported."""
+    frames = [f for f in traceback.extract_tb(reason.__traceback__) if "transformers_modules" in f.filename]
+    if not any(frame.name == "<module>" for frame in frames):
+        return None  # it runs: what it refuses is a value of config.json
+    return f"{directory / Path(frames[-1].filename).name}:{frames[-1].lineno}"
+
+
+def _unknown_type(file: Path) -> str | None:
+    try:
+        content = read_object(file)
+    except (OSError, ValueError):
+        return None
+    named = content.get("auto_map")
+    if isinstance(named, dict) and "AutoConfig" in named:
+        return None
+    from transformers import CONFIG_MAPPING, __version__
+
+    kind = content.get("model_type")
+    if kind is None:
+        return f"{file} has no model_type: add one that transformers knows, or an auto_map to code of the directory"
+    if isinstance(kind, str) and kind in CONFIG_MAPPING:
+        return None
+    return f"{file}: transformers {__version__} has no model_type {kind!r}, and no auto_map names code of the directory"

@@ -1,0 +1,117 @@
+"""The places of a model that a checkpoint fills: which names are one tensor, and how another takes its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .wrappers import Wrapped
+
+
+@dataclass(frozen=True)
+class TensorSlot:
+    """An attribute of a module that holds a tensor."""
+
+    name: str
+    module: nn.Module
+    leaf: str
+    tensor: Tensor
+    persistent: bool
+
+    @property
+    def is_buffer(self) -> bool:
+        """Whether it is a buffer rather than a parameter."""
+        return self.leaf in self.module._buffers
+
+
+def tensor_slots(model: nn.Module) -> Iterator[TensorSlot]:
+    """Every parameter and buffer by every name it has, wrappers' components among them."""
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        dot = f"{prefix}." if prefix else ""
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                yield TensorSlot(dot + leaf, module, leaf, parameter, True)
+        for leaf, buffer in module._buffers.items():
+            if buffer is not None:
+                yield TensorSlot(dot + leaf, module, leaf, buffer, leaf not in module._non_persistent_buffers_set)
+
+
+def state_of(wrapped: Wrapped) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers, not detached, by the names that they have in the model within."""
+    if wrapped.has_fsdp:  # whose hooks allow no state within full_parameters()
+        state = {slot.name: slot.tensor for slot in tensor_slots(wrapped.root) if slot.persistent}
+    else:
+        state = wrapped.root.state_dict(keep_vars=True)
+    return {wrapped.clean(name): t for name, t in state.items() if isinstance(t, Tensor)}
+
+
+def identity(tensor: Tensor) -> Any:
+    """Equal for tensors that are the same numbers in memory, whatever object holds them."""
+    if tensor.is_meta or tensor.numel() == 0:
+        return id(tensor)
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def tie_targets(model: nn.Module) -> set[str]:
+    """Names that transformers knows as the second name of a tied tensor, which a checkpoint does not have."""
+    found: set[str] = set()
+    for attribute in ("all_tied_weights_keys", "_tied_weights_keys"):
+        found |= set(getattr(model, attribute, None) or ())
+    return found
+
+
+def declared_partners(model: nn.Module) -> dict[str, list[str]]:
+    """Names that transformers ties to each other in this very model, whether or not they are one tensor by now."""
+    partners: dict[str, list[str]] = {}
+    ties = getattr(model, "all_tied_weights_keys", None)
+    for target, source in ties.items() if isinstance(ties, Mapping) else ():
+        partners.setdefault(target, []).append(source)
+        partners.setdefault(source, []).append(target)
+    return partners
+
+
+def groups_of(model: nn.Module, state: Mapping[str, Tensor]) -> list[list[str]]:
+    """The names of a state, those of one tensor together, first the source of the tie that transformers knows."""
+    targets = tie_targets(model)
+    groups: dict[Any, list[str]] = {}
+    for name, tensor in state.items():
+        groups.setdefault(identity(tensor), []).append(name)
+    return [sorted(n, key=lambda name: name in targets) if len(n) > 1 else n for n in groups.values()]
+
+
+def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -> None:
+    """Give a model other tensors. What was one tensor under several names stays one.
+
+    Args:
+        model: The model.
+        make: The tensor that comes in the place of one; None leaves it.
+    """
+    made: dict[int, Tensor | None] = {}
+    kept = []  # the old ones live until all is done, so that no new one has the id of an old one
+    for slot in list(tensor_slots(model)):
+        old = slot.tensor
+        kept.append(old)
+        if id(old) not in made:
+            made[id(old)] = make(old)
+        new = made[id(old)]
+        if new is None:
+            continue
+        if slot.is_buffer:
+            slot.module._buffers[slot.leaf] = new
+        elif old.is_meta:
+            if not isinstance(new, nn.Parameter):
+                new = made[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad)
+            slot.module._parameters[slot.leaf] = new
+        else:
+            old.data = new  # the same object: an optimizer that holds it trains the new values
+
+
+def materialise(model: nn.Module, device: torch.device) -> None:
+    """Give memory, as yet unset, to what is on meta."""
+    replace_tensors(
+        model, lambda old: torch.empty_like(old, device=device, requires_grad=False) if old.is_meta else None
+    )

@@ -1,0 +1,230 @@
+"""What an `option()` field means: its type, and the one place that turns a flag's text or a YAML value into a value."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from ..errors import DefinitionError
+from ..filesystem.paths import expanded
+from ..option import METADATA_KEY, OptionInfo
+
+NULL_WORDS = frozenset({"null", "none", "~"})
+TRUE_WORDS = frozenset({"true", "yes", "on", "1"})
+FALSE_WORDS = frozenset({"false", "no", "off", "0"})
+
+
+class OptionSpec(NamedTuple):
+    """One option: a field of an options dataclass, understood.
+
+    Args:
+        name: The field's name, `hidden_size`.
+        kind: bool, int, float, str, Path, dict, list, or a tuple of choices.
+        optional: Whether null is a value.
+        default: The field's default.
+        info: What `option()` declared.
+    """
+
+    name: str
+    kind: type | tuple[Any, ...]
+    optional: bool
+    default: Any
+    info: OptionInfo
+
+    @property
+    def flag(self) -> str:
+        """The flag, `--hidden-size`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def negation(self) -> str | None:
+        """The flag that says no, `--no-tie-word-embeddings`, where the option has one."""
+        return f"--no-{self.flag[2:]}" if self.kind is bool and self.info.negatable else None
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Every spelling, the short ones first and the negation last."""
+        spellings = sorted((self.flag, *self.info.flags), key=len)
+        return (*spellings, self.negation) if self.negation else tuple(spellings)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether a value is text, so that `1.10` in a YAML file is kept as it is written."""
+        return self.kind in (str, Path) or isinstance(self.kind, tuple)
+
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in a help page."""
+        if self.info.metavar:
+            return self.info.metavar
+        if isinstance(self.kind, tuple):
+            return "[" + "|".join(map(str, self.kind)) + "]"
+        word = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", dict: "YAML", list: "YAML"}[self.kind]
+        return word + "|null" if self.optional else word
+
+    def convert(self, value: Any) -> Any:
+        """Turn a flag's text or a YAML value into this option's value.
+
+        Raises:
+            ValueError: The value does not fit; the text says why.
+        """
+        if value is None or (isinstance(value, str) and self.optional and value.strip().lower() in NULL_WORDS):
+            if not self.optional:
+                raise ValueError("null is not a value of this option")
+            return None
+        kind: Any = Literal if isinstance(self.kind, tuple) else self.kind
+        result = _CONVERTERS[kind](self, value)
+        if (complaint := self.info.complaint(result)) is not None:
+            raise ValueError(complaint)
+        return result
+
+
+def _wrong(spec: OptionSpec, value: Any, wanted: str) -> ValueError:
+    return ValueError(f"'{value}' is not {wanted}" + (" or null" if spec.optional else ""))
+
+
+def _to_bool(spec: OptionSpec, value: Any) -> bool:
+    word = str(value).strip().lower()
+    if isinstance(value, (bool, str)) and word in TRUE_WORDS | FALSE_WORDS:
+        return word in TRUE_WORDS
+    raise _wrong(spec, value, "true or false")
+
+
+def _to_int(spec: OptionSpec, value: Any) -> int:
+    if not isinstance(value, bool):
+        try:
+            return int(value, 0) if isinstance(value, str) else _whole(value)
+        except (TypeError, ValueError, OverflowError):
+            try:
+                return _whole(float(value))  # 1e3 is a whole number, 1.5 is none
+            except (TypeError, ValueError, OverflowError):
+                pass
+    raise _wrong(spec, value, "a whole number")
+
+
+def _whole(value: Any) -> int:
+    number = int(value)
+    if number != value:
+        raise ValueError
+    return number
+
+
+def _to_float(spec: OptionSpec, value: Any) -> float:
+    try:
+        if not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):  # NaN passes every bound, and JSON has neither
+                return number
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError):
+        raise _wrong(spec, value, "a number") from None
+    raise _wrong(spec, value, "a finite number" if not isinstance(value, bool) else "a number")
+
+
+def _to_str(spec: OptionSpec, value: Any) -> str:
+    if isinstance(value, (dict, list, bool)):
+        raise _wrong(spec, value, "text")
+    text = str(value)
+    if "\0" in text:
+        raise ValueError("a NUL is no part of a name or path")
+    return text
+
+
+def _to_path(spec: OptionSpec, value: Any) -> Path:
+    text = _to_str(spec, value)
+    if not text:
+        raise ValueError("the path is empty")
+    return expanded(text)
+
+
+def _to_choice(spec: OptionSpec, value: Any) -> Any:
+    choices = {str(choice): choice for choice in spec.kind}  # type: ignore[union-attr]
+    if str(value) in choices:
+        return choices[str(value)]
+    raise ValueError(f"'{value}' is not one of {', '.join(choices)}" + did_you_mean(str(value), choices))
+
+
+def _to_collection(spec: OptionSpec, value: Any) -> Any:
+    from .yaml_text import YamlError, parse_yaml
+
+    if isinstance(value, str):
+        try:
+            value = parse_yaml(value).value
+        except YamlError as error:
+            raise ValueError(f"not valid YAML at column {error.column}: {error.problem}") from None
+    if isinstance(value, spec.kind):  # type: ignore[arg-type]
+        if (number := _non_finite(value)) is not None:
+            raise ValueError(f"{number} in it is not a finite number")
+        return value
+    wanted = "mapping, for example {a: 1}" if spec.kind is dict else "list, for example [1, 2]"
+    raise ValueError(f"expected a YAML {wanted}; got {value!r}")
+
+
+def _non_finite(value: Any) -> float | None:
+    """Return a number in `value` that is infinite or NaN, if there is one."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((number for item in items if (number := _non_finite(item)) is not None), None)
+
+
+_CONVERTERS: dict[Any, Callable[[OptionSpec, Any], Any]] = {
+    bool: _to_bool,
+    int: _to_int,
+    float: _to_float,
+    str: _to_str,
+    Path: _to_path,
+    dict: _to_collection,
+    list: _to_collection,
+    Literal: _to_choice,
+}
+
+
+def did_you_mean(word: str, known: Any, template: str = "'{}'") -> str:
+    """`" Did you mean 'hidden_size'?"`, or an empty text when nothing known is near."""
+    names = list(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    near = near or [name for name in names if name.lower() == word.lower()][:1]
+    return f". Did you mean {template.format(near[0])}?" if near else ""
+
+
+@lru_cache(maxsize=64)
+def specs_of(options: type) -> tuple[OptionSpec, ...]:
+    """The options that a dataclass declares, in order.
+
+    Raises:
+        DefinitionError: It is no dataclass, or a field has a type that no flag can have.
+    """
+    if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
+        raise DefinitionError(f"{options!r} is not a dataclass: options are declared as fields of one")
+    hints = get_type_hints(options)
+    fields = [f for f in dataclasses.fields(options) if METADATA_KEY in f.metadata]
+    return tuple(_spec(options, field, hints[field.name]) for field in fields)
+
+
+def _spec(options: type, field: dataclasses.Field[Any], hint: Any) -> OptionSpec:
+    kind, optional = hint, False
+    if get_origin(hint) in (Union, types.UnionType):
+        rest = [arg for arg in get_args(hint) if arg is not type(None)]
+        optional = len(rest) < len(get_args(hint))
+        kind = rest[0] if len(rest) == 1 else None
+    if get_origin(kind) is Literal:
+        kind = get_args(kind)
+    elif get_origin(kind) in (dict, list):
+        kind = get_origin(kind)
+    if not isinstance(kind, tuple) and kind not in _CONVERTERS:
+        raise DefinitionError(f"{options.__name__}.{field.name}: no command-line form for the type {hint!r}")
+    if field.default is not dataclasses.MISSING:
+        default = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    else:
+        raise DefinitionError(f"{options.__name__}.{field.name}: an option needs a default")
+    return OptionSpec(name=field.name, kind=kind, optional=optional, default=default, info=field.metadata[METADATA_KEY])

@@ -1,0 +1,172 @@
+"""What `construct` and `show` tell, as plain data: settled options, tokenizer, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError, first_line
+from ..model.hf_config import ResolvedValue, option_values
+from ..model.parameters import ParameterTable, parameter_table
+from ..options.shared import BuildOptions, DirectoryOptions
+from ..options.spec import specs_of
+from ..runtime.partial_results import keep_partial
+from ..settings.resolve import Settings
+from ..tokenizers.lookup import TokenizerFacts, load_tokenizer, quick_facts
+from .compatibility import compatibility
+
+if TYPE_CHECKING:
+    from ..commands.construct import ConstructedModel
+
+
+def settings_report(settings: Settings, project: Path = Path()) -> dict[str, Any]:
+    """The settled options with their origins, as `model show` prints them. Imports no torch.
+
+    What comes from a tokenizer that is not at hand (a hub's) is null, with the origin `tokenizer`.
+    """
+    facts = quick_facts(settings.directory.tokenizer, base=settings.base_of("tokenizer"))
+    return {
+        "configuration": settings.configuration.name,
+        "definition": settings.configuration.definition.name,
+        "model_name": settings.model_name,
+        "directory": str(settings.target(project)),
+        "options": _with_origins(option_values(settings, facts)),
+        "settings": _with_origins(_shared_values(settings)),
+        "source": settings.notes.get("source"),
+        "expected_parameters": settings.notes.get("parameters"),
+    }
+
+
+def _with_origins(values: Mapping[str, ResolvedValue]) -> dict[str, Any]:
+    return {name: {"value": _plain(item.value), "origin": item.origin.label} for name, item in values.items()}
+
+
+def _shared_values(settings: Settings) -> dict[str, ResolvedValue]:
+    pairs = ((DirectoryOptions, settings.directory), (BuildOptions, settings.build))
+    return {
+        spec.name: ResolvedValue(getattr(values, spec.name), settings.origins[spec.name])
+        for group, values in pairs
+        for spec in specs_of(group)
+    }
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def construction_report(
+    made: ConstructedModel, on_partial: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """Everything `construct` tells: the directory, options, tokenizer, parameters, what was loaded and saved.
+
+    Args:
+        made: What it made.
+        on_partial: Called with the report without the memory of a training step, if its estimate ends early.
+    """
+
+    def keep(reason: str) -> None:
+        if on_partial is not None:
+            on_partial(_report(made, None, [f"the memory of a training step is not known: {reason}"]))
+
+    with keep_partial(keep):
+        memory, not_known = _memory(made)
+    return _report(made, memory, not_known)
+
+
+def _report(made: ConstructedModel, memory: dict[str, Any] | None, not_known: list[str]) -> dict[str, Any]:
+    from ..model.build import is_checkpointing
+
+    table = parameter_table(made.model)
+    path = str(made.directory.path)
+    facts = quick_facts(path) or load_tokenizer(path).facts
+    manifest = made.directory.manifest
+    first = next(made.model.parameters(), None)
+    return {
+        "configuration": manifest.configuration,
+        "definition": dict(manifest.definition),
+        "model_name": manifest.model_name,
+        "directory": str(made.directory.path),
+        "state": made.directory.state,
+        "notes": [*made.directory.notes, *_unread(made.settings), *_parameter_note(made.settings, table), *not_known],
+        "options": _options(made, facts),
+        "tokenizer": _tokenizer(facts, manifest.tokenizer["name"]),
+        "build": {
+            "class": type(made.model).__name__,
+            "device": str(first.device) if first is not None else None,
+            "dtype": str(first.dtype).removeprefix("torch.") if first is not None else None,
+            "attention": made.model.config._attn_implementation,  # type: ignore[union-attr]
+            "gradient_checkpointing": is_checkpointing(made.model),
+            "initial_weights": _initial_weights(made.settings.build),
+        },
+        "parameters": asdict(table),
+        "memory": memory,
+        "loaders": compatibility(
+            made.settings, made.model, manifest.native, manifest.tokenizer["name"], made.directory.path
+        ),
+        "loaded": made.loaded.as_dict() if made.loaded is not None else None,
+        "saved": made.saved.as_dict() if made.saved is not None else None,
+    }
+
+
+def _options(made: ConstructedModel, facts: TokenizerFacts) -> dict[str, Any]:
+    """The options of the directory. What an earlier run was given is the directory's, not the command line's."""
+    manifest, now = made.directory.manifest, dict[str, ResolvedValue]()
+    if made.directory.state in ("created", "rebuilt"):
+        return {name: asdict(item) for name, item in manifest.options.items()}
+    with suppress(ConfigurationError):  # a kept directory may have another tokenizer
+        now = dict(option_values(made.settings, facts))
+    return {
+        name: {
+            "value": item.value,
+            "origin": now[name].origin.label
+            if name in now and _plain(now[name].value) == item.value
+            else "the directory",
+        }
+        for name, item in manifest.options.items()
+    }
+
+
+def _unread(settings: Settings) -> tuple[str, ...]:
+    return settings.source_config.notes if settings.source_config is not None else ()
+
+
+def _memory(made: ConstructedModel) -> tuple[dict[str, Any] | None, list[str]]:
+    """The memory of a training step; or why it is not known: what does not run yet is constructed all the same."""
+    from ..estimate import memory_of_step
+
+    try:
+        return memory_of_step(made.settings, made.directory.path), []
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        return None, [f"the memory of a training step is not known, since one does not run: {reason}"]
+
+
+def _tokenizer(facts: TokenizerFacts, name: str) -> dict[str, Any]:
+    ids = {key: getattr(facts, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")}
+    return {
+        "name": name,
+        "vocab_size": facts.vocab_size,
+        "model_max_length": facts.model_max_length,
+        **ids,
+        "chat_template": bool(facts.chat_templates),
+    }
+
+
+def _initial_weights(options: BuildOptions) -> str:
+    if options.device == "meta":
+        return "none: nothing is allocated on meta"
+    if options.no_init_weights:
+        return "none: --no-init-weights leaves them unset"
+    return f"from the definition's table, seed {options.seed}"
+
+
+def _parameter_note(settings: Settings, table: ParameterTable) -> list[str]:
+    """A preset says how many parameters it has; that only holds while nothing is laid over it."""
+    expected = settings.notes.get("parameters")
+    on_top = [o for name, o in settings.origins.items() if o.label.startswith("--") and hasattr(settings.options, name)]
+    if expected is None or on_top or expected == table.total:
+        return []
+    return [f"the configuration promises {expected:,} parameters; the model has {table.total:,}"]

@@ -1,0 +1,1 @@
+"""The process: optional packages, memory, interruption, and the output of libraries."""

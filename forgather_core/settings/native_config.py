@@ -1,0 +1,203 @@
+"""Read the config.json of a model directory with the meaning that its own class gives it, and report unread keys.
+
+The class is transformers' own for the file's `model_type`. What that class ignores must not take effect here either:
+transformers keeps any unknown key as an attribute, where a class with an option of that name would find it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..definitions.definition import ModelDefinition, import_object
+from ..errors import ConfigurationError, first_line
+from ..parts.rope_options import ROPE_TYPES
+
+# Keys without effect on the logits: initial values, outputs, and records of how the file was made.
+WITHOUT_EFFECT = frozenset(
+    {
+        "architectures",
+        "attn_implementation",
+        "dtype",
+        "experts_implementation",
+        "initializer_range",
+        "model_type",
+        "name_or_path",
+        "output_attentions",
+        "output_hidden_states",
+        "pretraining_tp",
+        "quantization_config",  # refused unless the weights can be dequantized
+        "return_dict",
+        "skip_logits",  # of our own directories: what training returns
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+# Values of quantization_config.quant_method whose weights may be FP8 with scales, which are dequantized while loading.
+FP8_METHODS = frozenset({"fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "quark", "mxfp8"})
+ORIGINAL_LENGTH = "original_max_position_embeddings"
+_ROPE_KEYS = ("rope_scaling", "rope_parameters")  # where both are present, transformers takes the first
+_ZERO_IS_ABSENT = {"mscale", "mscale_all_dim", "beta_fast", "beta_slow"}
+_SAME_ACTIVATION = {"swish": "silu"}
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """A config.json as a definition's configuration.
+
+    Args:
+        config: Of the definition's own class.
+        native: Of transformers' class, which gives the file its meaning; None for a file of the definition itself.
+        unread: Keys of the file that have no effect here, and why. A key within a mapping is written `outer.inner`.
+    """
+
+    config: Any
+    native: Any
+    unread: Mapping[str, str]
+
+
+def read_source(definition: ModelDefinition, content: Mapping[str, Any], *, own_code: bool = True) -> SourceConfig:
+    """Read the content of a config.json whose model_type the definition understands.
+
+    Args:
+        definition: The definition.
+        content: The content; it is not changed.
+        own_code: Whether an auto_map names the definition's own code, and no other.
+
+    Raises:
+        ConfigurationError: One of the two classes refuses it; the text names the key.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    from ..runtime.quiet import quiet_transformers
+
+    config_class = import_object(definition.config, definition)
+    with quiet_transformers():  # unread keys are reported here
+        try:
+            if content["model_type"] == config_class.model_type:
+                native, config = None, config_class.from_dict(copy.deepcopy(dict(content)))
+            else:
+                native = native_config(content)
+                config = config_class(**_native_values(native, config_class))
+        except (StrictDataclassError, TypeError, ValueError, KeyError, OSError, ArithmeticError) as error:
+            cause = error.__cause__ or error
+            prefix = f"{type(cause).__name__}: " if isinstance(cause, (ArithmeticError, KeyError)) else ""
+            raise ConfigurationError(f"{prefix}{first_line(cause)}") from None
+    reader = config if native is None else native
+    return SourceConfig(config, native, dict(_unread(content, reader, config, definition, own_code)))
+
+
+def native_config(content: Mapping[str, Any]) -> Any:
+    """Read the content of a config.json as AutoConfig does, which may choose a class by more than the model_type.
+
+    Raises:
+        ValueError, TypeError, KeyError, OSError, StrictDataclassError: transformers refuses it.
+    """
+    from transformers import AutoConfig
+
+    plain = {name: value for name, value in content.items() if name != "auto_map"}  # no code of the directory is run
+    with tempfile.TemporaryDirectory(prefix="forgather-config-") as place:
+        (Path(place) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+        try:
+            return AutoConfig.from_pretrained(place, trust_remote_code=False)
+        except AttributeError as error:  # a dtype that torch does not have, say
+            raise ValueError(f"transformers cannot read it: {first_line(error)}") from None
+
+
+def _native_values(native: Any, config_class: Any) -> dict[str, Any]:
+    """The values that transformers' class declares and uses. Other attributes come from keys that it ignores."""
+    declared = _declared(native)
+    values = {name: value for name, value in native.to_dict().items() if name in declared}
+    if isinstance(values.get("rope_parameters"), dict):
+        values["rope_parameters"] = _effective_rope(native)
+    if (activation := values.get("hidden_act")) in _SAME_ACTIVATION:
+        values["hidden_act"] = _SAME_ACTIVATION[activation]
+    if "layer_types" not in {field.name for field in dataclasses.fields(config_class)}:
+        kinds = set(values.pop("layer_types", None) or ())
+        if len(kinds) > 1:
+            raise ValueError(f"layer_types: this model has layers of one kind, not {', '.join(sorted(kinds))}")
+        if kinds == {"full_attention"}:
+            values["sliding_window"] = None
+    if values.get("attention_dropout", 0.0) is None:
+        values["attention_dropout"] = 0.0
+    return values
+
+
+def _declared(config: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(config)} | set(config.attribute_map)
+
+
+def _effective_rope(native: Any) -> dict[str, Any]:
+    """The parameters with which the native model computes its angles, in the form that our options have."""
+    # The model's own RoPE calls this, and only then does original_max_position_embeddings outside of them count.
+    getattr(native, "standardize_rope_params", lambda: None)()
+    given: dict[str, Any] = dict(native.rope_parameters)
+    if nested := sorted(name for name, value in given.items() if isinstance(value, dict)):
+        raise ValueError(f"rope_parameters: parameters by kind of layer ({', '.join(nested)}) are not supported")
+    kind = given.get("rope_type")
+    if kind not in ROPE_TYPES:
+        return given  # the options refuse it, with the types that there are
+    head_dim = getattr(native, "head_dim", None) or native.hidden_size // native.num_attention_heads
+    part = given.get("partial_rotary_factor", 1.0)
+    if kind != "default" and int(head_dim * part) != head_dim:
+        raise ValueError(f"partial_rotary_factor: rope_type '{kind}' rotates whole heads here, and not {part} of them")
+    required, allowed = ROPE_TYPES[kind]
+    known = required | allowed | {"rope_type", "rope_theta"}
+    if "truncate" in given and given["truncate"] is None:
+        given["truncate"] = False  # as transformers takes it
+    if "factor" in known and kind in ("yarn", "longrope") and given.get("factor") is None:
+        given["factor"] = native.max_position_embeddings / given["original_max_position_embeddings"]
+    return {
+        name: value
+        for name, value in given.items()
+        if name in known and value is not None and not (name in _ZERO_IS_ABSENT and not value)
+    }
+
+
+def _unread(
+    content: Mapping[str, Any], reader: Any, config: Any, definition: ModelDefinition, own_code: bool
+) -> Iterator[tuple[str, str]]:
+    owner = "" if reader is config else "transformers' "
+    ignored = f"{owner}{type(reader).__name__} does not use it"
+    declared, here = _declared(reader), _declared(config) | set(getattr(config, "built_in", ()))
+    rope = getattr(config, "rope_parameters", None)
+    for key, value in content.items():
+        if value is None or key in WITHOUT_EFFECT or key.startswith("_"):
+            continue
+        if reader is config and key in getattr(config, "built_in", ()):  # refused unless it is the one value
+            continue
+        if key == "auto_map":
+            if not own_code:
+                yield key, "no code of the directory is run"
+        elif rope is not None and key in _ROPE_KEYS:
+            yield from _unread_rope(content, key, rope, ignored)
+        elif rope is not None and key in ("rope_theta", ORIGINAL_LENGTH):
+            if rope.get(key) != value:
+                yield key, ignored
+        elif key == "partial_rotary_factor" and value == 1 and rope is not None:
+            continue
+        elif key not in declared:
+            yield key, ignored
+        elif key not in here and key != "layer_types":  # which is refused unless the window says the same
+            yield key, f"'{definition.name}' has no such option"
+
+
+def _unread_rope(
+    content: Mapping[str, Any], key: str, rope: Mapping[str, Any], ignored: str
+) -> Iterator[tuple[str, str]]:
+    given = content[key]
+    if key == "rope_parameters" and content.get("rope_scaling"):
+        yield key, "rope_scaling takes its place"
+        return
+    for name, value in given.items() if isinstance(given, dict) else ():
+        effective = rope.get("rope_type" if name == "type" else name)
+        harmless = value is None or (name == "partial_rotary_factor" and value == 1)
+        if effective != value and not harmless:
+            yield f"{key}.{name}", ignored

@@ -1,0 +1,261 @@
+"""Settles options: defaults < preset < YAML files < flags, interpolation resolved, the origin of every value kept.
+
+`like` puts the options of a model directory right below the layer that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..definitions.definition import ModelDefinition
+from ..errors import ConfigurationError
+from ..filesystem.paths import expanded
+from ..options.shared import BuildOptions, DirectoryOptions
+from ..options.spec import OptionSpec, did_you_mean, specs_of
+from ..runtime.short_repr import Brief
+from .blame import blamed, first_problem
+from .layers import Configuration, Layer
+
+if TYPE_CHECKING:
+    from .source_config import SourceConfig
+
+DEFAULT = "default"
+DERIVED = "derived"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value came from: `label` for a person, `where` with file and line for an error."""
+
+    label: str
+    where: str
+    base: Path | None = None  # the directory that relative paths in the value start from
+    rank: int = 0  # of its layer: a higher one lies over the lower ones
+
+    def of(self, name: str) -> str:
+        """The beginning of an error about the option `name`: a flag names it by itself, a file does not."""
+        return self.where if self.where.startswith("--") else f"{self.where}: {name}"
+
+
+@dataclass(frozen=True, repr=False)
+class Settings(Brief):
+    """Everything settled: what to write, what to build.
+
+    Args:
+        configuration: Where it came from.
+        options: The definition's own options, an instance of `definition.options`.
+        directory: What the model directory is made of beside them.
+        build: How an instance is made.
+        origins: The origin of every option, by name.
+        likeness: What was taken from a model directory, if one was named.
+    """
+
+    configuration: Configuration
+    options: Any
+    directory: DirectoryOptions
+    build: BuildOptions
+    origins: Mapping[str, Origin]
+    source_config: SourceConfig | None = None
+
+    @property
+    def model_name(self) -> str:
+        """The model's name: the option, else definition_preset, the file's stem or what it is like, in lower case."""
+        named = self.source_config or self.configuration
+        return self.directory.model_name or named.default_model_name
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What the configuration says of its model, unless that is another one's likeness."""
+        return self.configuration.notes if self.source_config is None else {}
+
+    def target(self, project: Path = Path()) -> Path:
+        """The model directory. On the command line a relative path starts here, in a file at the project directory."""
+        given = self.directory.output_dir
+        if given is None:
+            return project / "output_models" / self.model_name
+        on_command_line = self.origins["output_dir"].base is None
+        return given if given.is_absolute() or on_command_line else project / given
+
+    def base_of(self, name: str) -> Path | None:
+        """The directory of the file in which the option was set, if it was set in one."""
+        return self.origins[name].base
+
+
+def schema(options: type) -> dict[str, OptionSpec]:
+    """Every option a configuration of this definition may set, by name."""
+    return {spec.name: spec for group in (options, DirectoryOptions, BuildOptions) for spec in specs_of(group)}
+
+
+def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Merge the layers of a configuration and the flags over the defaults.
+
+    Args:
+        configuration: From `configurations.resolve`.
+        flags: Option names to values given on the command line; unknown names are the caller's mistake.
+
+    Raises:
+        ConfigurationError: An unknown key, a value that does not fit, an interpolation that leads nowhere, or a broken
+            rule between options. The text begins with file, line and column, or with the flag.
+    """
+    definition = configuration.definition
+    specs = schema(definition.options)
+    files = [_as_written(layer, specs) for layer in configuration.layers]
+    layers, source_config = _with_source_config([*files, Layer("command line", flags or {})], definition)
+    origins = {name: Origin(DEFAULT, DEFAULT) for name in specs}
+    merged: dict[str, Any] = {name: spec.default for name, spec in specs.items()}
+    for rank, layer in enumerate(layers, start=1):
+        for key, value in layer.values.items():
+            spec = _known(key, specs, layer, definition.name)
+            old = merged[key] if spec.info.merge and isinstance(value, dict) else None
+            merged[key] = {**old, **value} if isinstance(old, dict) else value
+            origins[key] = dataclasses.replace(_origin(layer, spec), rank=rank)
+    resolved = _interpolate(merged, origins, layers)
+    values = {name: _convert(spec, resolved[name], origins[name]) for name, spec in specs.items()}
+
+    def instance(options: type) -> Any:
+        return options(**{f.name: values[f.name] for f in dataclasses.fields(options) if f.name in values})
+
+    settings = Settings(
+        configuration,
+        instance(definition.options),
+        instance(DirectoryOptions),
+        instance(BuildOptions),
+        origins,
+        source_config,
+    )
+    _check_rules(settings, specs, layers)
+    _check_model_name(settings)
+    return settings
+
+
+def derived_values(options: Any) -> dict[str, Any]:
+    """The values that stand for options left at null, where the definition derives them from others."""
+    derive = getattr(options, "derived", None)
+    values = derive() if derive is not None else {}
+    return {name: value for name, value in values.items() if getattr(options, name, None) is None}
+
+
+def _with_source_config(layers: list[Layer], definition: ModelDefinition) -> tuple[list[Layer], SourceConfig | None]:
+    """The layers, with those options that `like` brings right below the topmost layer that names it."""
+    at = next((i for i, layer in reversed(list(enumerate(layers))) if "like" in layer.values), None)
+    if at is None or layers[at].values["like"] is None:
+        return layers, None
+    from .source_config import read_source_config
+
+    given, base = expanded(str(layers[at].values["like"])), layers[at].file
+    inside = base is not None and (base.parent / given).is_dir()
+    source_config = read_source_config(definition, base.parent / given if inside and base is not None else given)
+    if not any("tokenizer" in layer.values for layer in (source_config.layer, *layers[at:])):
+        raise ConfigurationError(f"--like: {source_config.directory} holds no tokenizer: name one with --tokenizer")
+    return [*layers[:at], source_config.layer, *layers[at:]], source_config
+
+
+def _known(key: str, specs: Mapping[str, OptionSpec], layer: Layer, definition: str) -> OptionSpec:
+    if key in specs:
+        return specs[key]
+    hint = did_you_mean(str(key).replace("-", "_"), specs)
+    raise ConfigurationError(f"{layer.where(str(key))}: {key}: no such option of '{definition}'{hint}")
+
+
+def _as_written(layer: Layer, specs: Mapping[str, OptionSpec]) -> Layer:
+    """Return a file's layer with its text where options hold text: `model_name: 1.10` is not the number 1.1."""
+    if layer.text is None:
+        return layer
+    plain = {key for key, value in layer.values.items() if key in specs and specs[key].takes_text and value is not None}
+    texts = {key: text for key in plain if (text := layer.text.written(key)) is not None}
+    return layer._replace(values={**layer.values, **texts})
+
+
+def _origin(layer: Layer, spec: OptionSpec) -> Origin:
+    if layer.text is None:  # the command line
+        return Origin(spec.flag, spec.flag)
+    line, _ = layer.text.place(spec.name)
+    is_file = layer.file is not None and layer.label == str(layer.file)
+    label = f"{layer.file.name}:{line}" if is_file and layer.file is not None else layer.label
+    return Origin(label, layer.where(spec.name), layer.file.parent if layer.file is not None else None)
+
+
+def _interpolate(merged: dict[str, Any], origins: Mapping[str, Origin], layers: Sequence[Layer]) -> dict[str, Any]:
+    if not any(_has_interpolation(value) for value in merged.values()):
+        return merged  # the common case needs no OmegaConf
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in merged.items()}
+    try:
+        config = OmegaConf.create(plain)
+        resolved = {name: _resolve(config, name) for name in plain}
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "").split(".")[0].split("[")[0]
+        where = origins[key].where if key in origins else layers[-1].label
+        raise ConfigurationError(f"{where}: {key}: {_first_line(error)}") from None
+    except RecursionError:
+        name = next(name for name, value in merged.items() if _has_interpolation(value))
+        raise ConfigurationError(f"{origins[name].of(name)}: the interpolation leads back to itself") from None
+    return {name: merged[name] if not _has_interpolation(merged[name]) else resolved[name] for name in merged}
+
+
+def _resolve(config: Any, name: str) -> Any:
+    from omegaconf import OmegaConf
+
+    value = config[name]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _has_interpolation(value: Any) -> bool:
+    if isinstance(value, str):
+        return "${" in value
+    if isinstance(value, dict):
+        return any(_has_interpolation(item) for item in value.values())
+    return isinstance(value, (list, tuple)) and any(_has_interpolation(item) for item in value)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _convert(spec: OptionSpec, value: Any, origin: Origin) -> Any:
+    if origin.label == DEFAULT:
+        return value
+    try:
+        return spec.convert(value)
+    except ValueError as error:
+        raise ConfigurationError(f"{origin.of(spec.name)}: {error}") from None
+
+
+def _check_rules(settings: Settings, specs: Mapping[str, OptionSpec], layers: Sequence[Layer]) -> None:
+    problem = first_problem(settings.options)
+    if problem is None:
+        return
+    name, sentence = problem
+    defaults = {key: spec.default for key, spec in specs.items()}
+    found = blamed(settings.options, problem, [defaults, *(_converted(layer, specs) for layer in layers)])
+    if found is None:
+        raise ConfigurationError(f"{name}: {sentence}")
+    number, names = found
+    where = " with ".join(_origin(layers[number - 1], specs[key]).of(key) for key in names)
+    raise ConfigurationError(f"{where}: {sentence}" if names == (name,) else f"{where}: {name}: {sentence}")
+
+
+def _converted(layer: Layer, specs: Mapping[str, OptionSpec]) -> dict[str, Any]:
+    """The values of a layer, without those that only fit after interpolation."""
+    found = {}
+    for key, value in layer.values.items():
+        with suppress(ValueError):
+            if not _has_interpolation(value):
+                found[key] = specs[key].convert(value)
+    return found
+
+
+def _check_model_name(settings: Settings) -> None:
+    name = settings.model_name
+    if name in {".", ".."} or "/" in name or "\\" in name or not name.isprintable() or name != name.strip():
+        raise ConfigurationError(
+            f"{settings.origins['model_name'].of('model_name')}: '{name}' is not a plain name; "
+            "give a path with output_dir"
+        )

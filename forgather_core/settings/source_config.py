@@ -1,0 +1,135 @@
+"""`--like DIR`: the options and the tokenizer of a Hugging Face model directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..definitions.definition import ModelDefinition, import_object
+from ..definitions.registry import registry
+from ..errors import ConfigurationError, first_line
+from ..filesystem.model_files import check_files
+from ..filesystem.strict_json import parse_file
+from ..options.spec import specs_of
+from ..options.yaml_text import YamlError, YamlText, parse_yaml
+from .layers import Layer
+from .native_config import FP8_METHODS, read_source
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+MANIFEST = "forgather.json"
+MOST_NOTES = 20
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """What is taken from a model directory.
+
+    Args:
+        directory: The directory.
+        layer: Its options, its dtype, and the directory as tokenizer where it holds one, as a layer of a configuration.
+        token_ids: Of its config.json, those that it has.
+        generation: The content of its generation_config.json; None without one.
+        content: The content of its config.json, without its quantization.
+        native: Whether transformers' own class gives the file its meaning, and not the definition's.
+        notes: Which keys of config.json are not read, a sentence each.
+    """
+
+    directory: Path
+    layer: Layer
+    token_ids: Mapping[str, Any]
+    generation: Mapping[str, Any] | None
+    content: Mapping[str, Any]
+    native: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def default_model_name(self) -> str:
+        """The model is called after the directory."""
+        return self.directory.resolve().name.lower()
+
+
+def read_source_config(definition: ModelDefinition, directory: Path) -> SourceConfig:
+    """Read a model directory of transformers' class for this definition, or of this definition.
+
+    Every value that its class has is read, those that its config.json leaves out too; what this definition cannot be is
+    refused. No code of the directory is run.
+
+    Raises:
+        ConfigurationError: It is none, it is another model, or it has what this definition has not.
+    """
+    file = directory / "config.json"
+    text, content = _content(file)
+    check_files(directory, ConfigurationError)
+    config_class = import_object(definition.config, definition)
+    _check_model_type(definition, config_class, content, file)
+    plain = _without_quantization(content, file)
+    try:
+        source = read_source(definition, plain, own_code=(directory / MANIFEST).is_file())
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--like: {file}: {error}") from None
+    config = source.config
+    values = {spec.name: getattr(config, spec.name) for spec in specs_of(definition.options)}
+    if (dtype := content.get("dtype") or content.get("torch_dtype")) is not None:
+        values["dtype"] = str(dtype).removeprefix("torch.")
+    if any((directory / name).is_file() for name in TOKENIZER_FILES):
+        values["tokenizer"] = str(directory)
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ids = {name: value for name in names if (value := getattr(config, name)) is not None}
+    generation = directory / "generation_config.json"
+    return SourceConfig(
+        directory,
+        Layer(f"like {directory}", values, text, file),
+        ids,
+        _content(generation)[1] if generation.is_file() else None,
+        plain,
+        source.native is not None,
+        _notes(source.unread),
+    )
+
+
+def _without_quantization(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The content for plain weights. FP8 weights are dequantized while loading; no other format can be."""
+    given = content.get("quantization_config")
+    method = given.get("quant_method") if isinstance(given, dict) else None
+    if given and str(method).lower() not in FP8_METHODS:
+        raise ConfigurationError(
+            f"--like: {file}: the model is quantized ({method or 'unknown'}), which is not supported: "
+            "use the directory of the unquantized model"
+        )
+    return {name: value for name, value in content.items() if name != "quantization_config"}
+
+
+def _notes(unread: Mapping[str, str]) -> tuple[str, ...]:
+    shown = [f"--like: {name} is not read: {reason}" for name, reason in [*unread.items()][:MOST_NOTES]]
+    more = len(unread) - len(shown)
+    return (*shown, f"--like: {more} more keys are not read") if more else tuple(shown)
+
+
+def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
+    try:
+        data, content = parse_file(file)
+        text = data.decode("utf-8")
+    except FileNotFoundError:
+        where = file.parent
+        hint = "" if where.is_dir() else f"; a model of a hub must be downloaded first: hf download {where}"
+        raise ConfigurationError(f"--like: there is no {file}: name a Hugging Face model directory{hint}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"--like: {file} cannot be read: {first_line(error)}") from None
+    try:
+        return parse_yaml(text), content  # JSON is YAML, and this one knows the line of every key
+    except YamlError:
+        return YamlText(None, None), content
+
+
+def _check_model_type(definition: ModelDefinition, config_class: Any, content: Mapping[str, Any], file: Path) -> None:
+    kind = content.get("model_type")
+    native = getattr(config_class, "native_model_type", None)
+    readable = [config_class.model_type, *([native] if native else []), *getattr(config_class, "also_reads", ())]
+    if kind in readable:
+        return
+    architecture = next(iter(content.get("architectures") or ()), None)
+    others = [d.name for d in registry().definitions() if d.native is not None and d.native == architecture]
+    hint = f": take -t {others[0]}" if others else f", which '{definition.name}' cannot be"
+    raise ConfigurationError(f"--like: {file}: the model_type is '{kind}'{hint}")

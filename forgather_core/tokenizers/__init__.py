@@ -1,0 +1,1 @@
+"""Tokenizers: lookup, facts, chat templates and training."""

@@ -1,0 +1,241 @@
+"""Chat templates: find and check them, read those of a tokenizer's directory, and find the tokens that end a turn."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ..errors import TokenizerError
+from ..filesystem.model_files import TEMPLATES, read_text
+from ..filesystem.paths import expanded
+from ..filesystem.printable import printable, shortened
+from ..options.spec import did_you_mean
+
+DEFAULT = "default"  # transformers' name of the template that is used unless another is named
+
+_LINES = 200_000  # of the compiled template; a rendering of three messages runs a few hundred
+_ANSWER = "forgather-answer"
+_TALK = ({"role": "user", "content": "forgather-question"}, {"role": "assistant", "content": _ANSWER})
+_NEXT = {"role": "user", "content": "forgather-next"}
+_LIKE_A_TOKEN = re.compile(r"\s*(<[^<>\s]+>|\[/?[A-Z_]+\])")
+
+
+def shipped_chat_templates() -> dict[str, Path]:
+    """The chat templates that come with Forgather, by name."""
+    root = Path(str(files("forgather_core.tokenizers") / "templates"))
+    return {p.stem: p for p in sorted(root.glob("*.jinja"))}
+
+
+def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str, str] | None = None) -> str:
+    """Return the text of a chat template: of a file, a shipped one (`chatml`), or one that the tokenizer has by name.
+
+    Args:
+        spec: The file or the name.
+        base: Where relative paths start, before the working directory.
+        own: The tokenizer's templates by name.
+
+    Raises:
+        TokenizerError: There is no such template, or its Jinja is wrong.
+    """
+    own = own or {}
+    shipped = shipped_chat_templates()
+    path = next((p for p in candidates(spec, base) if p.is_file()), None)
+    path = path or shipped.get(spec.removesuffix(".jinja"))
+    if path is None and spec in own:
+        return own[spec]
+    if path is None:
+        known = f"{', '.join(shipped)}){did_you_mean(spec, [*shipped, *own])}"
+        others = f"; the tokenizer has {', '.join(map(_shown, own))}" if own else ""
+        raise TokenizerError(f"chat_template: '{spec}' is no file, and none of the shipped ones ({known}{others}")
+    try:
+        text = read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"chat_template: {path} cannot be read: {error}") from None
+    _check_template(text, path)
+    return text
+
+
+def candidates(spec: str, base: Path | None) -> list[Path]:
+    """Return the paths that a text may stand for."""
+    path = expanded(spec)
+    return [base / path, path] if base is not None else [path]
+
+
+def _check_template(text: str, path: Path) -> None:
+    from jinja2 import TemplateSyntaxError
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):  # transformers' own tag, which marks what the assistant says
+        tags = {"generation"}  # noqa: RUF012 - jinja2 wants a plain set
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    try:
+        ImmutableSandboxedEnvironment(extensions=[loopcontrols, Generation]).parse(text)
+    except TemplateSyntaxError as error:
+        raise TokenizerError(f"{path}:{error.lineno}: chat_template: {error.message}") from None
+
+
+def templates_in(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the chat templates of a tokenizer's directory by name, as transformers reads them.
+
+    Args:
+        directory: The directory.
+        config: The content of its tokenizer_config.json, whose templates count if there are no files.
+
+    Raises:
+        OSError, UnicodeDecodeError: A file cannot be read.
+        TypeError, KeyError: The templates in `config` are malformed.
+    """
+    found = {DEFAULT: directory / "chat_template.jinja"} if (directory / "chat_template.jinja").is_file() else {}
+    found |= {file.name.removesuffix(".jinja"): file for file in sorted((directory / TEMPLATES).glob("*.jinja"))}
+    if found:
+        texts = {name: read_text(file) for name, file in found.items()}
+        return {name: text.replace("\r\n", "\n").replace("\r", "\n") for name, text in texts.items()}
+    return named(config.get("chat_template"))
+
+
+def named(templates: Any) -> dict[str, str]:
+    """Return chat templates by name: of a text, of a tokenizer's dict, or of the list in a tokenizer_config.json.
+
+    Raises:
+        TypeError, KeyError: They are none of these.
+    """
+    if templates is None:
+        return {}
+    if isinstance(templates, str):
+        return {DEFAULT: templates}
+    if not isinstance(templates, Mapping):
+        templates = {item["name"]: item["template"] for item in templates}
+    if not all(isinstance(part, str) for pair in templates.items() for part in pair):
+        raise TypeError("a chat template is not a text")
+    return dict(templates)
+
+
+def check_names(templates: Mapping[str, str]) -> None:
+    """Check that each name can be the name of a file.
+
+    Raises:
+        TokenizerError: One of them contains a separator or is not printable.
+    """
+    for name in templates:
+        if not name.isprintable() or "/" in name or "\\" in name or name in ("", ".", ".."):
+            raise TokenizerError(
+                f"tokenizer: the chat template {_shown(name)} has a name that cannot be a file's: rename it in the "
+                "tokenizer's files"
+            )
+
+
+def turn_ends(tokenizer: Any, templates: Mapping[str, str]) -> tuple[list[int], list[str]]:
+    """Return the tokens with which chat templates end what the assistant writes.
+
+    A conversation is rendered with each template. The token that follows the assistant's text is the end of its turn.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        templates: Texts of templates by name.
+
+    Returns:
+        The token ids, in order of the templates, each once; and a note for each template that ends a turn with a text
+        that looks like a token and is not one of the tokenizer.
+    """
+    ids: list[int] = []
+    notes: list[str] = []
+    for name, template in templates.items():
+        found, text = _turn_end(tokenizer, template)
+        if found is not None and found not in ids:
+            ids.append(found)
+        elif found is None and text is not None:
+            which = "" if len(templates) == 1 else f" {_shown(name)}"
+            notes.append(
+                f"the chat template{which} ends turns with {_shown(text)}, which is not a token of the tokenizer: "
+                "generate() does not stop there; use a tokenizer that has it"
+            )
+    return ids, notes
+
+
+def _turn_end(tokenizer: Any, template: str) -> tuple[int | None, str | None]:
+    """The token id that ends the assistant's turn; without one, the text in its place if it looks like a token."""
+    added = {str(token): index for index, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
+    last, between = _after_answer(tokenizer, template)
+    if last and (token := _first(added, last)) is not None:
+        return added[token], None
+    # Some templates close a turn only where another one follows.
+    if between and (token := _first(added, between)) is not None and between.lstrip().startswith(token):
+        return added[token], None
+    match = _LIKE_A_TOKEN.match(last or between)
+    if match is None:
+        return None, None
+    index = tokenizer.get_vocab().get(match[1])
+    return index, None if index is not None else match[1]
+
+
+def _first(tokens: Mapping[str, int], text: str) -> str | None:
+    """The token that occurs first in a text, the longest of those that begin there."""
+    found = [(text.index(token), -len(token), token) for token in tokens if token.strip() and token in text]
+    return min(found)[2] if found else None
+
+
+def _after_answer(tokenizer: Any, template: str) -> tuple[str, str]:
+    """What follows the assistant's text at the end of a conversation, and before the next message."""
+    for system in ((), ({"role": "system", "content": "forgather-system"},)):
+        for form in (_as_text, _as_parts):
+            talk = [form(message) for message in (*system, *_TALK)]
+            text = _render(tokenizer, template, talk)
+            if _ANSWER in text:
+                longer = _render(tokenizer, template, [*talk, form(_NEXT)])
+                between = longer.partition(_ANSWER)[2].partition(_NEXT["content"])[0]
+                return text.rpartition(_ANSWER)[2], between
+    return "", ""
+
+
+def _as_text(message: Mapping[str, str]) -> dict[str, Any]:
+    return dict(message)
+
+
+def _as_parts(message: Mapping[str, str]) -> dict[str, Any]:
+    return {"role": message["role"], "content": [{"type": "text", "text": message["content"]}]}
+
+
+def _render(tokenizer: Any, template: str, talk: list[dict[str, Any]]) -> str:
+    """The rendering, empty where the template refuses the conversation."""
+    try:
+        with _limited():
+            return str(tokenizer.apply_chat_template(talk, chat_template=template, tokenize=False))
+    except Exception:  # a template raises what it likes
+        return ""
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Stop a template that loops: its compiled code may run so many lines."""
+    left = _LINES
+
+    def count(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != "<template>":
+            return None
+        left -= 1
+        if left < 0:
+            raise TimeoutError("the template runs too long")
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def _shown(text: str) -> str:
+    return f"'{printable(shortened(text, 100))}'"

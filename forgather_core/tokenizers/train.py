@@ -1,0 +1,124 @@
+"""Trains and writes tokenizers: byte-level BPE, and plain bytes. How the shipped ones were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import TokenizerError
+from .llama_cpp import PRE_TOKENS
+
+SPECIAL_TOKENS = {
+    "bos_token": "<|BOS|>",
+    "pad_token": "<|PAD|>",
+    "eos_token": "<|EOS|>",
+    "unk_token": "<|UNK|>",
+}
+CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
+ALL_SPECIAL = (*SPECIAL_TOKENS.values(), *CHAT_TOKENS)
+SMALLEST = 256 + len(ALL_SPECIAL)
+
+# llama.cpp takes a whole word that is an entry before it merges, for this pattern.
+# All bytes are entries: none falls back.
+_BPE: dict[str, Any] = {"ignore_merges": True, "byte_fallback": False}
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) -> Any:
+    """Train a byte-level BPE tokenizer (arXiv:1508.07909, on bytes).
+
+    Every text can be encoded, since all 256 bytes are tokens, and decodes to its NFC form. BOS is put before each text.
+
+    Args:
+        texts: The corpus, one document each.
+        vocab_size: Entries in all: the special tokens first, then bytes, then merges.
+        progress: Whether to draw a progress bar.
+
+    Returns:
+        A `tokenizers.Tokenizer`.
+
+    Raises:
+        TokenizerError: The size is too small for bytes and special tokens, or the corpus too small for the size.
+    """
+    from tokenizers import models, pre_tokenizers, trainers
+
+    if vocab_size < SMALLEST:
+        raise TokenizerError(f"a vocabulary of {vocab_size} is less than 256 bytes and the special tokens: {SMALLEST}")
+    tokenizer = _byte_level(models.BPE(**_BPE))
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(ALL_SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=progress,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() != vocab_size:
+        raise TokenizerError(
+            f"the corpus gives {tokenizer.get_vocab_size()} entries only: take a larger one, or a smaller vocabulary"
+        )
+    return _with_bos(tokenizer)
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer whose entries are the special tokens and the 256 bytes."""
+    from tokenizers import AddedToken, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*ALL_SPECIAL, *alphabet])}
+    tokenizer = _byte_level(models.BPE(vocab=vocabulary, merges=[], **_BPE))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ALL_SPECIAL])
+    return _with_bos(tokenizer)
+
+
+def _byte_level(model: Any) -> Any:
+    from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRE_TOKENS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _with_bos(tokenizer: Any) -> Any:
+    from tokenizers import processors
+
+    bos = SPECIAL_TOKENS["bos_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+    )
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Any, directory: Path, *, model_max_length: int) -> None:
+    """Write a tokenizer as Hugging Face's AutoTokenizer reads it.
+
+    Args:
+        tokenizer: A `tokenizers.Tokenizer` with our special tokens.
+        directory: Made if it is missing.
+        model_max_length: The longest text a model of this tokenizer is made for, in tokens.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **SPECIAL_TOKENS,
+        "additional_special_tokens": list(CHAT_TOKENS),
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": model_max_length,
+        "padding_side": "left",  # what generate needs for a batch; training masks padding on either side
+    }
+    _write_json(directory / "tokenizer_config.json", config)
+    _write_json(
+        directory / "special_tokens_map.json", {**SPECIAL_TOKENS, "additional_special_tokens": list(CHAT_TOKENS)}
+    )
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

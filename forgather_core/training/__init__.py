@@ -1,0 +1,1 @@
+"""Training: loss, optimizers, the loop, measurement and diagnosis."""

@@ -1,0 +1,151 @@
+"""A trial from settings to report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..data.batches import Batch, packed_batches, padded_batches, random_documents
+from ..data.corpus import Corpus
+from ..data.projects import open_corpus
+from ..data.tokenized import tokenized_documents
+from ..errors import BuildError, DataError, TrialError
+from ..options.shared import TestOptions
+from ..tokenizers.lookup import load_tokenizer
+from ..training import measure
+from ..training.loop import Step, TrainingResult, train
+from ..training.optimizers import FusedStepper, PlainStepper, Stepper, optimizer_of
+from .findings import report_of
+
+if TYPE_CHECKING:
+    from ..commands.construct import ConstructedModel
+    from ..settings.resolve import Settings
+
+
+def check_test_options(settings: Settings, options: TestOptions) -> None:
+    """Say before any work that a trial cannot run.
+
+    Raises:
+        BuildError: There are no numbers to train, or no backward pass.
+        DataError: There is no such dataset project or configuration.
+    """
+    build = settings.build
+    if build.no_init_weights and build.load_from_checkpoint is None and build.device != "meta":
+        raise BuildError("test with --no-init-weights would train unset memory: load a checkpoint, or drop that flag")
+    if build.attn_implementation == "flex_attention" and build.device.startswith("cpu"):
+        raise BuildError("--attn-implementation flex_attention has no backward pass on the CPU: use sdpa or eager")
+    dropout = getattr(settings.options, "attention_dropout", 0.0)
+    if build.attn_implementation == "flex_attention" and dropout > 0:
+        raise BuildError(
+            f"--attn-implementation flex_attention has no dropout, and attention_dropout is {dropout}: "
+            "use sdpa or eager, or set it to 0"
+        )
+    if options.dataset_config is not None and options.dataset_project is None:
+        raise DataError("--dataset-config requires --dataset-project")
+    if options.packing is not None and not options.packed:
+        raise DataError("--packing requires --packed")
+    _corpus(options)
+
+
+def run_training_check(
+    made: ConstructedModel,
+    options: TestOptions,
+    *,
+    on_step: Callable[[Step], None] | None = None,
+    on_partial: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Train what `construct` made for a few steps; on meta, only tell what a step would take.
+
+    Args:
+        made: The construction; its model's weights change.
+        options: Steps, batch, data.
+        on_step: Called after each step.
+        on_partial: Called with the report of the steps so far if the trial ends early.
+
+    Returns:
+        The report, as plain data: model_name, setup, parameters, steps, loss, trained_weights, speed, memory,
+        notes.
+
+    Raises:
+        TrialError: A loss or gradient is not finite, or the model cannot be compiled.
+        DataError: The dataset cannot be read.
+    """
+    corpus = _corpus(options)
+    data = corpus.name if corpus is not None else "random tokens"
+    if next(made.model.parameters()).is_meta:
+        return report_of(made, options, data)
+    with ExitStack() as stack:
+        batches = _batches(made, options, corpus, stack)
+        batches = chain([next(batches)], batches)  # bad data is found before anything is printed
+        before = measure.host_now()
+
+        def report(trained: TrainingResult) -> dict[str, Any]:
+            return report_of(made, options, data, trained, host_before=before)
+
+        keep = None if on_partial is None else lambda trained: on_partial(report(trained))
+        trained = _train(made, options, batches, on_step, keep)
+    return report(trained)
+
+
+def _train(
+    made: ConstructedModel,
+    options: TestOptions,
+    batches: Iterator[Batch],
+    on_step: Callable[[Step], None] | None,
+    on_partial: Callable[[TrainingResult], None] | None,
+) -> TrainingResult:
+    model = made.model
+    take = FusedStepper if options.fuse_optim_with_backward else PlainStepper
+    device_type = next(model.parameters()).device.type
+    torch.manual_seed(made.settings.build.seed)  # of dropout
+    how: dict[str, Any] = {
+        "steps": options.steps,
+        "keep_logits": options.keep_logits,
+        "fresh": made.settings.build.load_from_checkpoint is None,
+        "on_step": on_step,
+        "on_partial": on_partial,
+    }
+    with take(model, optimizer_of(options.optimizer, device_type, lr=options.lr)) as stepper:
+        return _compiled(model, batches, stepper, how) if options.compile else train(model, batches, stepper, **how)
+
+
+def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, how: dict[str, Any]) -> TrainingResult:
+    from torch._dynamo.exc import TorchDynamoException
+
+    model.compile()
+    try:
+        return train(model, batches, stepper, **how)
+    except TorchDynamoException as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2]) or type(error).__name__  # who raised, and what
+        raise TrialError(f"--compile: torch cannot compile this model here: {reason}") from error
+
+
+def _corpus(options: TestOptions) -> Corpus | None:
+    return open_corpus(options.dataset_project, options.dataset_config) if options.dataset_project else None
+
+
+def _batches(made: ConstructedModel, options: TestOptions, corpus: Corpus | None, stack: ExitStack) -> Iterator[Batch]:
+    """The batches of a trial; what reads the corpus is closed with `stack`, before its libraries are gone."""
+    rows, length = options.batch_size, options.sequence_length
+    vocab_size: int = made.model.config.vocab_size  # type: ignore[union-attr, assignment]
+    if corpus is None:
+        documents = random_documents(vocab_size, length, seed=made.settings.build.seed, packed=options.packed)
+        pad_id = 0  # any: it is never a target
+    else:
+        loaded = load_tokenizer(str(made.directory.path))
+        facts = loaded.facts
+        if facts.vocab_size > vocab_size:
+            raise DataError(
+                f"the tokenizer has {facts.vocab_size} entries, and the model's vocabulary only {vocab_size}"
+            )
+        documents = tokenized_documents(corpus, loaded.tokenizer, longest=None if options.packed else length)
+        stack.callback(documents.close)
+        pad_id = facts.pad_token_id if facts.pad_token_id is not None else 0
+    if options.packed:
+        return packed_batches(documents, rows, length, strategy=options.packing or "greedy", pad_id=pad_id)
+    return padded_batches(documents, rows, length, pad_id)

@@ -1,0 +1,120 @@
+"""Plugins: found without importing, loaded one at a time, the broken ones harming nothing."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from forgather_core.errors import UnknownDefinitionError
+from tests.support.plugins import PLUGIN, MakeRegistry
+
+BROKEN = "import does_not_exist"
+EXITS = "raise SystemExit('boom')"
+MISSPELT = PLUGIN.replace("def forgather_models", "def forgather_modelz")
+CLASH = PLUGIN.replace("hidden_size: int", "device: int")
+RESERVED = PLUGIN.replace("sliding_window: int", "extends: int")
+WRONG = "from forgather_core import hookimpl\n@hookimpl\ndef forgather_models():\n    return [3]\n"
+NO_HOOK = "x = 1"
+BAD_TARGET = PLUGIN.replace('"x.y:C"', '"x.y"')
+NO_PRESET = PLUGIN.replace('default_preset="small"', 'default_preset="huge"')
+
+
+@pytest.mark.regression("P4")
+@pytest.mark.parametrize("name", ["partial_rotary_factor", "rope_theta", "id2label", "model_type", "to_dict"])
+def test_a_name_that_transformers_uses_is_refused_when_options_are_read(make_registry: MakeRegistry, name: str) -> None:
+    registry = make_registry(bad=PLUGIN.replace("sliding_window: int", f"{name}: int"))
+    with pytest.raises(UnknownDefinitionError, match=f"the option '{name}' of 'NAME' has a name that transformers"):
+        registry.definition("bad")
+
+
+def test_every_attribute_of_a_configuration_is_reserved_or_may_be_an_option() -> None:
+    import dataclasses
+
+    from forgather_core.options.reserved_names import FOLDED_INTO_ROPE, RESERVED
+    from forgather_core.parts.decoder_config import DecoderConfig
+
+    names = {*dir(DecoderConfig), *(field.name for field in dataclasses.fields(DecoderConfig))}
+    allowed = {"vocab_size", "max_position_embeddings", "use_cache"}
+    assert {name for name in names if name[0] != "_"} - allowed - FOLDED_INTO_ROPE <= RESERVED
+
+
+def test_discovery_imports_nothing_and_asking_imports_one(make_registry: MakeRegistry) -> None:
+    registry = make_registry(good=None, other=None)
+    assert {p.state for p in registry.plugins.values()} == {"found"}
+    assert registry.definition("good").name == "good"
+    assert registry.plugins["other"].state == "found"
+    assert not any(name.startswith("made_up_other") for name in sys.modules)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (BROKEN, "ModuleNotFoundError: No module named 'does_not_exist'"),
+        (EXITS, "SystemExit: boom"),
+        (MISSPELT, "forgather_modelz"),
+        (CLASH, "the option 'device' of 'NAME' clashes with a shared option"),
+        (RESERVED, "the option 'extends'"),
+        (WRONG, "forgather_models() gave a int, not a ModelDefinition"),
+        (NO_HOOK, "it has no forgather_models()"),
+        (BAD_TARGET, "write it as 'package.module:Name'"),
+        (NO_PRESET, "has no preset 'huge'"),
+        ("def broken(:", "SyntaxError"),
+    ],
+)
+def test_a_broken_plugin_is_named_with_its_error_and_the_others_work(
+    make_registry: MakeRegistry, text: str, error: str
+) -> None:
+    registry = make_registry(bad=text, good=None)
+    with pytest.raises(UnknownDefinitionError) as caught:
+        registry.definition("bad")
+    message = str(caught.value)
+    assert error in message
+    assert "dist-bad 0.3" in message
+    assert "\n" not in message
+    assert registry.plugins["bad"].state == "broken"
+    assert registry.definition("good").summary == "A sample"
+    assert list(registry.names()) == ["good"]
+
+
+def test_two_distributions_of_one_name_are_both_named(make_registry: MakeRegistry) -> None:
+    registry = make_registry("dist-a", "dist-b", twin=None)
+    with pytest.raises(UnknownDefinitionError, match="'dist-a' and 'dist-b'"):
+        registry.definition("twin")
+
+
+def test_two_plugins_with_one_definition_are_refused(make_registry: MakeRegistry) -> None:
+    registry = make_registry(first=PLUGIN.replace("NAME", "same"), second=PLUGIN.replace("NAME", "same"))
+    states = {p.name: p.state for p in registry.load_all()}
+    assert states == {"first": "loaded", "second": "broken"}
+    assert "'same' is offered by the plugin 'first' already" in str(registry.plugins["second"].error)
+
+
+def test_a_plugin_may_offer_several_definitions(make_registry: MakeRegistry) -> None:
+    registry = make_registry(
+        pack=PLUGIN.replace("yield Model", "for n in ('a', 'b'): yield Model").replace('"NAME"', "n")
+    )
+    assert registry.definition("b").name == "b"
+    assert list(registry.names()) == ["a", "b"]
+
+
+def test_unknown_names_get_a_hint(make_registry: MakeRegistry) -> None:
+    registry = make_registry(llama=None)
+    with pytest.raises(UnknownDefinitionError, match="Did you mean 'llama'"):
+        registry.definition("lama")
+    with pytest.raises(UnknownDefinitionError, match="Installed: llama"):
+        registry.definition("zzz")
+
+
+def test_plugins_can_be_switched_off(make_registry: MakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORGATHER_DISABLE_PLUGINS", "bad, other")
+    registry = make_registry(bad=BROKEN, good=None)
+    assert registry.plugins["bad"].state == "disabled"
+    with pytest.raises(UnknownDefinitionError, match="switched off by FORGATHER_DISABLE_PLUGINS"):
+        registry.definition("bad")
+    assert [p.state for p in registry.load_all()] == ["disabled", "loaded"]
+
+
+def test_presets_are_sorted_by_size(make_registry: MakeRegistry) -> None:
+    registry = make_registry(good=None)
+    assert registry.definition("good").preset_names() == ["tiny-2M", "small"]

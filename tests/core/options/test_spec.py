@@ -1,0 +1,146 @@
+"""Options: declared once, understood, converted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forgather_core import option
+from forgather_core.errors import DefinitionError
+from forgather_core.options.spec import did_you_mean, specs_of
+
+
+@dataclass(kw_only=True)
+class Sample:
+    width: int = option(4, help="A width", ge=1)
+    depth: int | None = option(None, help="A depth", ge=1)
+    rate: float = option(0.0, help="A rate", ge=0, lt=1)
+    any_rate: float = option(0.0, help="A rate without bounds")
+    tied: bool = option(False, help="Tied")
+    name: str | None = option(None, help="A name")
+    place: Path | None = option(None, help="A place")
+    act: Literal["silu", "gelu"] = option("silu", help="Activation")
+    rope: dict[str, Any] = option({"rope_type": "default"}, help="RoPE")
+    sizes: list[int] = option([1, 2], help="Sizes")
+    not_an_option: int = 3
+
+
+SPECS = {spec.name: spec for spec in specs_of(Sample)}
+
+
+def test_fields_without_option_are_left_out_and_order_is_kept() -> None:
+    assert list(SPECS) == ["width", "depth", "rate", "any_rate", "tied", "name", "place", "act", "rope", "sizes"]
+    assert SPECS["width"].flag == "--width"
+    assert SPECS["depth"].optional
+    assert not SPECS["width"].optional
+
+
+def test_mutable_defaults_are_fresh_for_every_instance() -> None:
+    Sample().rope["rope_theta"] = 1.0
+    Sample().sizes.append(3)
+    assert Sample().rope == {"rope_type": "default"}
+    assert Sample().sizes == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "given_", "value"),
+    [
+        ("width", "512", 512),
+        ("width", "1e3", 1000),
+        ("width", "0x10", 16),
+        ("width", 512.0, 512),
+        ("depth", "null", None),
+        ("depth", None, None),
+        ("depth", "None", None),
+        ("rate", "1e-5", 1e-5),
+        ("rate", 0, 0.0),
+        ("tied", "yes", True),
+        ("tied", "off", False),
+        ("tied", False, False),
+        ("name", 7, "7"),
+        ("place", "a/b", Path("a/b")),
+        ("act", "gelu", "gelu"),
+        ("rope", "{rope_theta: 5e5, n: null}", {"rope_theta": 500000.0, "n": None}),
+        ("sizes", "[1, 2]", [1, 2]),
+    ],
+)
+def test_conversion(name: str, given_: Any, value: Any) -> None:
+    got = SPECS[name].convert(given_)
+    assert got == value
+    assert type(got) is type(value)
+
+
+@pytest.mark.regression("P12")
+@pytest.mark.parametrize(
+    ("name", "given_", "text"),
+    [
+        ("width", "1.5", "'1.5' is not a whole number"),
+        ("width", "0", "0 is below 1"),
+        ("width", "null", "'null' is not a whole number"),
+        ("width", None, "null is not a value"),
+        ("width", True, "'True' is not a whole number"),
+        ("width", "inf", "'inf' is not a whole number"),
+        ("depth", "big", "'big' is not a whole number or null"),
+        ("rate", "1", "1.0 is not below 1"),
+        ("rate", "nan", "'nan' is not a finite number"),
+        ("any_rate", "inf", "'inf' is not a finite number"),
+        ("any_rate", float("-inf"), "'-inf' is not a finite number"),
+        ("any_rate", "1e999", "'1e999' is not a finite number"),
+        ("any_rate", 10**400, "is not a finite number"),
+        ("any_rate", True, "'True' is not a number"),
+        ("rope", "{a: {b: [1, .inf]}}", "inf in it is not a finite number"),
+        ("sizes", [float("nan")], "nan in it is not a finite number"),
+        ("tied", "maybe", "'maybe' is not true or false"),
+        ("tied", 2, "'2' is not true or false"),
+        ("act", "geul", "'geul' is not one of silu, gelu. Did you mean 'gelu'?"),
+        ("rope", "a:1", "expected a YAML mapping"),
+        ("rope", "{a: [}", "not valid YAML at column 6"),
+        ("sizes", "{a: 1}", "expected a YAML list"),
+        ("place", "", "the path is empty"),
+    ],
+)
+def test_refusals_say_why(name: str, given_: Any, text: str) -> None:
+    with pytest.raises(ValueError) as error:
+        SPECS[name].convert(given_)
+    assert text in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@given(st.integers(min_value=1, max_value=10**12))
+def test_whole_numbers_are_exact_in_every_spelling(number: int) -> None:
+    for text in (str(number), hex(number), f" {number} ", number):
+        assert SPECS["width"].convert(text) == number
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_converted_or_refused_in_one_line(text: str) -> None:
+    for spec in SPECS.values():
+        try:
+            spec.convert(text)
+        except ValueError as error:
+            assert str(error)
+
+
+def test_types_without_a_form_are_refused() -> None:
+    @dataclass(kw_only=True)
+    class Two:
+        both: int | str = option(1, help="?")
+
+    @dataclass(kw_only=True)
+    class NoDefault:
+        wanted: int = option(help="?")
+
+    for cls, text in ((Two, "Two.both"), (NoDefault, "needs a default"), (int, "not a dataclass")):
+        with pytest.raises(DefinitionError, match=text):
+            specs_of(cls)
+
+
+def test_did_you_mean() -> None:
+    assert did_you_mean("hiden_size", ["hidden_size"]) == ". Did you mean 'hidden_size'?"
+    assert did_you_mean("4m", ["4M", "30M"]) == ". Did you mean '4M'?"
+    assert did_you_mean("zzz", ["hidden_size"]) == ""

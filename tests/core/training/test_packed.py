@@ -1,0 +1,56 @@
+"""Packed rows have the loss that their documents have one by one, whatever fills them, in parts or over all logits."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from forgather_core.data.batches import packed_batches
+from forgather_core.training.loss import loss_of
+from tests.plugins.tiny import CASES, DEFINITIONS, config_of, tiny, tokens
+
+LENGTHS = [9, 3, 14, 2, 7, 11, 5, 13, 4, 16]
+DOCUMENTS = [tokens(1, length, seed=length)[0].tolist() for length in LENGTHS]
+ROWS, LENGTH = 5, 16
+
+
+def implementations(case: str) -> list[str]:
+    definition, options = CASES[case]
+    refused: dict[str, str] = getattr(config_of(definition, **options), "unsupported_attention", dict)()
+    return [name for name in ("eager", "sdpa") if name not in refused]
+
+
+TRIED = [(case, name, "best-fit") for case in (*DEFINITIONS, "llama, window") for name in implementations(case)]
+TRIED += [("llama", "sdpa", "greedy"), ("llama", "sdpa", "first-fit")]
+
+
+@pytest.mark.parametrize("keep_logits", [False, True], ids=["in parts", "all logits"])
+@pytest.mark.parametrize(("case", "attention", "strategy"), TRIED)
+def test_packed_documents_have_the_loss_of_each_alone(
+    case: str, attention: str, strategy: Any, keep_logits: bool
+) -> None:
+    definition, options = CASES[case]
+    model = tiny(definition, attention=attention, **options).train()
+    batch = next(packed_batches(DOCUMENTS, ROWS, LENGTH, strategy=strategy, pad_id=1))
+    with torch.no_grad():
+        packed = loss_of(model, batch.inputs, keep_logits=keep_logits).item()
+        total = count = 0.0
+        for ids in _documents(batch.inputs):
+            alone = {"input_ids": ids[None], "labels": ids[None]}
+            total += loss_of(model, alone, keep_logits=keep_logits).item() * (len(ids) - 1)
+            count += len(ids) - 1
+    assert packed == pytest.approx(total / count, rel=1e-5)
+
+
+def _documents(inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The pieces of a batch that have targets, told apart by the positions that restart."""
+    found = []
+    for ids, positions, labels in zip(*(inputs[n] for n in ("input_ids", "position_ids", "labels")), strict=True):
+        begins = [*torch.nonzero(positions == 0).flatten().tolist(), len(ids)]
+        for begin, end in pairwise(begins):
+            if (labels[begin:end] != -100).any():
+                found.append(ids[begin:end])
+    return found

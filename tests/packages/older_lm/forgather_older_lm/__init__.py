@@ -1,0 +1,1 @@
+"""The older_lm definition."""

@@ -1,0 +1,59 @@
+"""Model directories of transformers' own classes, made here: tiny, with a tokenizer, loadable offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoTokenizer
+
+from forgather_core.tokenizers.lookup import shipped_tokenizers
+
+SIZES = {
+    "vocab_size": 2000,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+# Name of a case: class of transformers, options beside the sizes, definition that takes it.
+MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "llama": ("Llama", {}, "llama"),
+    "llama, tied, llama3 RoPE": ("Llama", {"tie_word_embeddings": True, "rope_parameters": LLAMA3}, "llama"),
+    "mistral": ("Mistral", {"sliding_window": 9}, "mistral"),
+    "mistral, no window": ("Mistral", {"sliding_window": None}, "mistral"),
+    "mistral as a llama": ("Mistral", {"sliding_window": 9}, "llama"),
+    "qwen3": ("Qwen3", {"head_dim": 16}, "qwen3"),
+    "qwen3, half window": (
+        "Qwen3",
+        {"head_dim": 16, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+        "qwen3",
+    ),
+}
+
+
+def save_native(kind: str, directory: Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    """Save a model of transformers' class `kind` with strong random weights, and return it."""
+    config = getattr(transformers, f"{kind}Config")(**SIZES | options)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.2 * drawn if parameter.dim() == 1 else drawn * 1.5 * parameter.shape[-1] ** -0.5)
+    model = model.to(dtype).eval()
+    model.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(shipped_tokenizers()["bpe-2k"]).save_pretrained(directory)
+    return model

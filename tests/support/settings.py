@@ -1,0 +1,26 @@
+"""A small llama, settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forgather_core.definitions.registry import Registry
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import Settings, resolve
+
+SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48}
+Settle = Callable[..., Settings]
+
+
+@pytest.fixture
+def small() -> Settle:
+    """Settle a llama of a few thousand parameters; keywords are flags."""
+
+    def run(**flags: Any) -> Settings:
+        return resolve(find_configuration("llama/4M", Registry(), Path()), SMALL | {"tokenizer": "bytes"} | flags)
+
+    return run
