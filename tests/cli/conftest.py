@@ -90,7 +90,7 @@ def start(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def settled(cli: Cli) -> Callable[..., dict[str, Any]]:
+def resolved(cli: Cli) -> Callable[..., dict[str, Any]]:
     """The values of every option as `show --json` tells them, for arguments after `model`."""
 
     def run(*arguments: str, template: str = "llama/4M") -> dict[str, Any]:

@@ -319,7 +319,7 @@ def test_what_does_not_fit_is_a_table_and_notes(cli: Cli, odd: str) -> None:
         ["unexpected", "model.norm.wait"],
         ["other shape", "lm_head.weight"],
     ]
-    assert "3 x 16 there" in table
+    assert "3 x 16 in the checkpoint" in table
     assert ran.out.count("note: ") == 4
     assert "note: 1 tensor loaded from odd.bin with NaN or Inf: model.layers.0.mlp.up_proj.weight" in ran.out
 

@@ -196,5 +196,5 @@ def test_completion_is_for_the_shell_that_is_named(tmp_path: Path, shell: str, f
 def test_a_shell_that_is_not_known(tmp_path: Path) -> None:
     done = start("--install-completion", "zhs", env={"HOME": str(tmp_path)})
     assert done.returncode == 2
-    assert done.stderr.startswith("forgather: error: --install-completion: 'zhs' is none of bash, zsh, fish")
+    assert done.stderr.startswith("forgather: error: --install-completion: 'zhs' is not one of bash, zsh, fish")
     assert not list(tmp_path.glob(".*rc"))

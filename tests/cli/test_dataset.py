@@ -83,7 +83,7 @@ def test_examples_move_no_cursor_and_are_cut(cli: Cli) -> None:
     assert "  <|BOS|>two\n  lines<|EOS|>\n" in ran.out
     assert ran.out.endswith("  g\n  … 4 more lines …\n  l<|EOS|>\n")
     assert max(map(len, ran.out.splitlines())) <= 200
-    assert "documents          4 " in ran.out
+    assert "documents            4 " in ran.out
 
 
 def test_a_limit_is_told(cli: Cli) -> None:
@@ -112,7 +112,7 @@ def test_chats_are_rendered(cli: Cli) -> None:
         ("show project --config wrong", "project/wrong.yaml:2:1: file: no such key"),
         ("show project --tokenizer nope", "tokenizer: there is no 'nope'"),
         ("show project --chat-template nope", "chat_template: 'nope' is no file"),
-        ("show project --limit few", "--limit: 'few' is not a whole number"),
+        ("show project --limit few", "--limit: 'few' is not an integer"),
         ("show project --limit 0", "--limit: 0 is below 1"),
         ("show project --examples -1", "--examples: -1 is below 0"),
         ("shw", "No such command 'shw'. Did you mean 'show'?"),

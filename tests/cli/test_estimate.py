@@ -30,7 +30,14 @@ def hardware() -> str:
 def test_an_estimate_writes_nothing_and_tells_all(cli: Cli, hardware: str) -> None:
     done = cli(*LLAMA, *SMALL, hardware, "estimate")
     assert (done.code, done.err) == (0, "")
-    for part in ("Parameters", "Memory of a training step", "Memory of generation", "Operations", "Fits on", "Mine"):
+    for part in (
+        "Parameters",
+        "Peak memory of a training step",
+        "Memory of generation",
+        "FLOPs/token",
+        "Fits on",
+        "Mine",
+    ):
         assert part in done.out
     assert "########" in done.out
     assert [p.name for p in Path().iterdir()] == ["devices.yaml"]
@@ -73,7 +80,7 @@ def test_models_are_compared(cli: Cli) -> None:
     ("words", "why"),
     [
         (("model", "estimate"), "choose a model definition"),
-        (("model", "compare", "llama/4M"), "compare needs two models"),
+        (("model", "compare", "llama/4M"), "compare requires two models"),
         (("model", "compare"), "Missing argument"),
         (("model", "compare", "llama/4M", "lama"), "lama"),
         (("model", "--hidden-size", "3", "compare", "llama/4M", "mistral/4M"), "--hidden-size belongs to"),

@@ -101,7 +101,7 @@ def test_a_good_plugin_from_elsewhere_is_a_full_citizen(site: Any) -> None:
         (BAD, "ModuleNotFoundError: No module named 'no_such_module'"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("def broken(:", "SyntaxError"),
-        (GOOD.replace("hidden_size", "device"), "the option 'device' of 'good' clashes with a shared option"),
+        (GOOD.replace("hidden_size", "device"), "the option 'device' of 'good' conflicts with a shared option"),
         (GOOD.replace("def forgather_models", "def forgather_model"), "forgather_model"),
         (GOOD.replace('name="good"', 'name="llama"'), "the definition 'llama' is offered by the plugin 'llama'"),
     ],
@@ -128,7 +128,7 @@ def test_a_broken_plugin_in_the_text(site: Any) -> None:
     told = start("plugins")
     assert told.returncode == 1
     assert "bad: ModuleNotFoundError: No module named 'no_such_module'" in told.stdout
-    assert "broken plugins: bad ('forgather plugins' tells why)" in start("ls").stdout
+    assert "broken plugins: bad (details: forgather plugins)" in start("ls").stdout
 
 
 def test_two_distributions_of_one_name(site: Any) -> None:
@@ -149,13 +149,13 @@ def test_plugins_are_switched_off(site: Any, names: str) -> None:
     assert told.returncode == 0
     assert {row["name"]: row["state"] for row in json.loads(told.stdout)["plugins"]}["bad"] == "disabled"
     assert json.loads(start("ls", "--json", env=off).stdout)["broken"] == []
-    assert "switched off by FORGATHER_DISABLE_PLUGINS" in start("-t", "bad", "model", "show", env=off).stderr
+    assert "disabled by FORGATHER_DISABLE_PLUGINS" in start("-t", "bad", "model", "show", env=off).stderr
 
 
 def test_a_shipped_plugin_is_switched_off(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGATHER_DISABLE_PLUGINS", "llama")
     assert "llama" not in definitions(cli("ls", "--json").json)
-    assert "switched off" in cli("-t", "llama/4M", "model", "show").error
+    assert "is disabled" in cli("-t", "llama/4M", "model", "show").error
 
 
 HEAVY = """

@@ -13,11 +13,11 @@ from forgather_core.options.spec import specs_of
 
 from .conftest import LLAMA, Cli
 
-Settled = Callable[..., dict[str, Any]]
+Resolved = Callable[..., dict[str, Any]]
 DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 # reference: README of the model collection, `forgather model --help`
-SETTLED = [
+RESOLVED = [
     ("--device", "cpu", "cpu"),
     ("--dtype", "bfloat16", "bfloat16"),
     ("--no-init-weights", None, True),
@@ -71,19 +71,19 @@ def name_of(flag: str) -> str:
 
 
 @pytest.mark.few(16)
-@pytest.mark.parametrize(("flag", "text", "value"), SETTLED)
+@pytest.mark.parametrize(("flag", "text", "value"), RESOLVED)
 def test_an_option_means_the_same_before_and_after_the_command(
-    settled: Settled, flag: str, text: str | None, value: Any
+    resolved: Resolved, flag: str, text: str | None, value: Any
 ) -> None:
     words = [flag] if text is None else [flag, text]
     if flag == "--rope-parameters":
         value = {"rope_type": "linear", "rope_theta": 100000.0, "factor": 2}
-    before, after = settled(*words), settled("show", *words)
+    before, after = resolved(*words), resolved("show", *words)
     assert before == after
     assert before[name_of(flag)] == value
-    assert settled()[name_of(flag)] != value
+    assert resolved()[name_of(flag)] != value
     if text is not None:
-        assert settled(f"{flag}={text}") == before
+        assert resolved(f"{flag}={text}") == before
 
 
 @pytest.mark.few(20)
@@ -108,26 +108,26 @@ def test_every_command_takes_every_option_on_both_sides(
 
 
 def test_no_option_is_left_out_of_these_tests() -> None:
-    named = {flag for flag, *_ in SETTLED} | {words.split()[0] for words in ALL_OTHERS}
+    named = {flag for flag, *_ in RESOLVED} | {words.split()[0] for words in ALL_OTHERS}
     groups = (registry().definition("llama").options, *SHARED_OPTIONS)
     assert {spec.flag for group in groups for spec in specs_of(group)} == {n for n in named if n.startswith("--")}
 
 
-def test_the_later_one_wins(settled: Settled) -> None:
-    assert settled("--hidden-size", "128", "--hidden-size", "64")["hidden_size"] == 64
-    assert settled("--hidden-size", "128", "show", "--hidden-size", "64")["hidden_size"] == 64
-    assert settled("--sliding-window", "8", "show", "--sliding-window", "null")["sliding_window"] is None
-    assert settled("--tie-word-embeddings", "show", "--no-tie-word-embeddings")["tie_word_embeddings"] is False
+def test_the_later_one_wins(resolved: Resolved) -> None:
+    assert resolved("--hidden-size", "128", "--hidden-size", "64")["hidden_size"] == 64
+    assert resolved("--hidden-size", "128", "show", "--hidden-size", "64")["hidden_size"] == 64
+    assert resolved("--sliding-window", "8", "show", "--sliding-window", "null")["sliding_window"] is None
+    assert resolved("--tie-word-embeddings", "show", "--no-tie-word-embeddings")["tie_word_embeddings"] is False
 
 
 @pytest.mark.parametrize("flag", ["tie-word-embeddings", "gradient-checkpointing"])
-def test_a_pair_of_flags_has_three_states(settled: Settled, flag: str) -> None:
+def test_a_pair_of_flags_has_three_states(resolved: Resolved, flag: str) -> None:
     name = flag.replace("-", "_")
     Path("tied.yaml").write_text(f"extends: llama/4M\n{name}: true\n")
-    assert settled(template="tied.yaml")[name] is True
-    assert settled(f"--no-{flag}", template="tied.yaml")[name] is False
-    assert settled(f"--{flag}", template="tied.yaml")[name] is True
-    assert settled()[name] is False
+    assert resolved(template="tied.yaml")[name] is True
+    assert resolved(f"--no-{flag}", template="tied.yaml")[name] is False
+    assert resolved(f"--{flag}", template="tied.yaml")[name] is True
+    assert resolved()[name] is False
 
 
 @pytest.mark.parametrize(
@@ -145,15 +145,15 @@ def test_a_pair_of_flags_has_three_states(settled: Settled, flag: str) -> None:
         (("--model-name", "3"), "model_name", "3"),
     ],
 )
-def test_values_are_read_as_yaml_reads_them(settled: Settled, words: tuple[str, ...], name: str, value: Any) -> None:
+def test_values_are_read_as_yaml_reads_them(resolved: Resolved, words: tuple[str, ...], name: str, value: Any) -> None:
     value = {"rope_type": "default", "rope_theta": 500000.0} if value == "json" else value
-    assert settled(*words)[name] == value
+    assert resolved(*words)[name] == value
 
 
-def test_a_flag_of_null_overrules_a_file(settled: Settled) -> None:
+def test_a_flag_of_null_overrules_a_file(resolved: Resolved) -> None:
     Path("exp.yaml").write_text("extends: llama/4M\nsliding_window: 32\n")
-    assert settled(template="exp.yaml")["sliding_window"] == 32
-    assert settled("--sliding-window", "null", template="exp.yaml")["sliding_window"] is None
+    assert resolved(template="exp.yaml")["sliding_window"] == 32
+    assert resolved("--sliding-window", "null", template="exp.yaml")["sliding_window"] is None
 
 
 def test_output_goes_where_the_options_say(cli: Cli) -> None:

@@ -1,4 +1,4 @@
-"""`show`: what is settled, where it comes from, and where the answer goes."""
+"""`show`: what is resolved, where it comes from, and where the answer goes."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_named_file_in_the_editor(cli: Cli, editor: Path, monkeypatch: pytest.
 
 def test_an_editor_that_is_not_there(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDITOR", "no-such-editor -w")
-    assert cli(*LLAMA, "show", "-e").error == "--edit: EDITOR names 'no-such-editor', which is not a program here"
+    assert cli(*LLAMA, "show", "-e").error == "--edit: the program 'no-such-editor' of EDITOR does not exist"
 
 
 def test_the_table_of_initial_weights_is_shown_on_request(cli: Cli) -> None:

@@ -134,7 +134,7 @@ def test_a_tensor_whose_name_is_not_utf_8(cli: Cli, format: str) -> None:
 def test_half_a_surrogate_pair_in_a_configuration(cli: Cli) -> None:
     Path("exp.yaml").write_text('extends: llama/4M\noutput_dir: "\\ud800"\n')
     error = cli("-t", "exp", "model", "construct").error
-    assert error == "exp.yaml:2:13: half a surrogate pair, which no file name or text can hold"
+    assert error == "exp.yaml:2:13: half a surrogate pair, which is not valid in file names or text"
 
 
 PLACES = [".", "./", "..", "../", "link", "link/", "../here", "nothing/.."]
@@ -187,5 +187,5 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "forgather: error: the working directory has been removed: change to another one"
+        "forgather: error: the working directory has been removed: change to another directory"
     )

@@ -66,14 +66,14 @@ def test_what_is_there_stays(cli: Cli) -> None:
     Path("made").mkdir()
     assert cli(*TRAIN).code == 0  # it was empty
     before = {path: path.read_bytes() for path in Path("made").iterdir()}
-    assert "made is there already: remove it, or name a new directory with -o" in cli(*TRAIN).error
+    assert "made already exists: remove it, or choose a new directory with -o" in cli(*TRAIN).error
     assert {path: path.read_bytes() for path in Path("made").iterdir()} == before
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--vocab-size many", "--vocab-size: 'many' is not a whole number"),
+        ("--vocab-size many", "--vocab-size: 'many' is not an integer"),
         ("--vocab-size 200", "a vocabulary of 200 is less than 256 bytes and the special tokens: 262"),
         ("--vocab-size 5000", "entries only: take a larger one, or a smaller vocabulary"),
         ("--dataset-config small", "entries only: take a larger one, or a smaller vocabulary"),
@@ -81,7 +81,7 @@ def test_what_is_there_stays(cli: Cli) -> None:
         ("--dataset-config none", "has no configuration 'none'"),
         ("--dataset-project stdlb", "Did you mean 'stdlib'"),
         ("--model-max-length 0", "--model-max-length: 0 is below 1"),
-        ("-o project/000.txt", "project/000.txt is there already"),
+        ("-o project/000.txt", "project/000.txt already exists"),
         ("-o project/000.txt/x", "project/000.txt/x cannot be written"),
         ("--vocab-sze 3", "No such option: --vocab-sze. Did you mean --vocab-size?"),
     ],

@@ -33,7 +33,7 @@ def test_a_definition_is_verified(cli: Cli) -> None:
         "rows",
         "manifest",
         "passed",
-        "in a small copy with the same features",
+        "small copy with the same features",
         "3 passed, 0 failed",
     ):
         assert part in done.out

@@ -152,10 +152,10 @@ STATEFUL = {
     recurrence: "GRU",
     recurrence_beside_attention: "Conv1d",
     another_attention: "SelfAttention",
-    two_attentions_in_a_layer: "has 2",
-    one_index_for_two_layers: "number 0",
-    convolution_before_the_layers: "model.convolution (Conv1d) stands outside the layers",
-    attention_after_the_layers: "attention (Attention) stands outside the layers",
+    two_attentions_in_a_layer: "got 2",
+    one_index_for_two_layers: "got one with layer_idx 0",
+    convolution_before_the_layers: "model.convolution (Conv1d) is outside the layers",
+    attention_after_the_layers: "attention (Attention) is outside the layers",
     no_layers: "no list of layers",
 }
 

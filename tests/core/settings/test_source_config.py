@@ -118,9 +118,9 @@ def test_a_file_may_say_so_relative_to_itself(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    "another model": ("Qwen3", {}, "llama", "the model_type is 'qwen3': take -t qwen3"),
-    "a mistral with other parts": ("Llama", {}, "deepone", "the model_type is 'llama': take -t llama"),
-    "a model nobody has": ("GPTNeoX", {}, "llama", "the model_type is 'gpt_neox', which 'llama' cannot be"),
+    "another model": ("Qwen3", {}, "llama", "the model_type is 'qwen3': use -t qwen3"),
+    "a mistral with other parts": ("Llama", {}, "deepone", "the model_type is 'llama': use -t llama"),
+    "a model nobody has": ("GPTNeoX", {}, "llama", "the model_type is 'gpt_neox', which 'llama' does not support"),
     "biases": ("Llama", {"attention_bias": True}, "llama", "attention_bias: this model has False built in"),
     "another activation": ("Mistral", {"hidden_act": "gelu"}, "mistral", "hidden_act: this model has 'silu' built in"),
     "layers in another order": (
@@ -182,7 +182,7 @@ def test_a_directory_without_a_tokenizer_asks_for_one(tmp_path: Path) -> None:
     save_native("Llama", tmp_path)
     for file in tmp_path.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ConfigurationError, match="holds no tokenizer: name one with --tokenizer"):
+    with pytest.raises(ConfigurationError, match="has no tokenizer: add --tokenizer"):
         like(tmp_path)
     assert like(tmp_path, tokenizer="bpe-2k").directory.tokenizer == "bpe-2k"
 
@@ -190,7 +190,7 @@ def test_a_directory_without_a_tokenizer_asks_for_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "there is no .*config.json: name a Hugging Face model directory"),
+        (None, ".*config.json does not exist: expected a Hugging Face model directory"),
         ("{", "cannot be read"),
         ("[1]", "is not a JSON object"),
         ("{}", "the model_type is 'None'"),
