@@ -95,7 +95,7 @@ def test_every_command_takes_every_option_on_both_sides(
     asked: list[Any] = []
 
     def answer(ctx: Any) -> None:
-        from forgather_cli.dynamic import Session
+        from forgather_cli.session import Session
 
         asked.append(Session.of(ctx).given)
 
