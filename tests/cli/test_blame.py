@@ -1,4 +1,4 @@
-"""An error names what was typed, and a report says where a value comes from."""
+"""Errors name the typed value, and reports show the source of each value."""
 
 from __future__ import annotations
 

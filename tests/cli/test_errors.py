@@ -1,4 +1,4 @@
-"""A wrong input gets one line that says what to do, exit code 2, and leaves nothing on disk."""
+"""Invalid input gets one line that says what to do and exit code 2, and leaves nothing on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OF_LLAMA = [
     # options
     ("--hidden-sze 3 show", r"No such option: --hidden-sze\. Did you mean --hidden-size\?"),
     ("show --hidden-sze 3", r"No such option: --hidden-sze\. Did you mean --hidden-size\?"),
-    ("--hidden 3 show", r"No such option: --hidden\."),  # an abbreviation is no option: it may change its meaning
+    ("--hidden 3 show", r"No such option: --hidden\."),  # abbreviations are not accepted: their meaning may change
     ("--no-no-init-weights show", r"No such option: --no-no-init-weights\. Did you mean --no-init-weights\?"),
     ("--zzz show", "No such option: --zzz"),
     ("-t llama show", "-t goes before 'model'"),
@@ -126,20 +126,20 @@ FILES = [
 
 
 @pytest.mark.parametrize(("words", "message"), OF_LLAMA + OF_CONSTRUCTION)
-def test_of_a_model(cli: Cli, words: str, message: str) -> None:
+def test_errors_of_model_commands(cli: Cli, words: str, message: str) -> None:
     assert re.search(message, cli(*LLAMA, *words.split(" ")).error)
     assert nothing_on_disk()
 
 
 @pytest.mark.parametrize(("words", "message"), OF_THE_ROOT)
-def test_of_the_root(cli: Cli, words: str, message: str) -> None:
+def test_errors_of_other_commands(cli: Cli, words: str, message: str) -> None:
     assert re.search(message, cli(*words.split()).error)
     assert nothing_on_disk()
 
 
 @pytest.mark.parametrize("command", ["show", "construct"])
 @pytest.mark.parametrize(("text", "message"), FILES)
-def test_of_a_file(cli: Cli, text: str, message: str, command: str) -> None:
+def test_errors_of_a_file(cli: Cli, text: str, message: str, command: str) -> None:
     Path("exp.yaml").write_text(f"extends: llama/4M\n{text}\n")
     assert re.match(message, cli("-t", "exp.yaml", "model", command).error)
     assert [path.name for path in Path().iterdir()] == ["exp.yaml"]
@@ -158,7 +158,7 @@ def test_of_a_file(cli: Cli, text: str, message: str, command: str) -> None:
         (b"extends: llama/4M\nmodel_name: \xe9\n", "the file is not UTF-8 text"),
     ],
 )
-def test_of_a_whole_file(cli: Cli, text: bytes, message: str) -> None:
+def test_errors_of_a_whole_file(cli: Cli, text: bytes, message: str) -> None:
     Path("exp.yaml").write_bytes(text)
     assert re.search(message, cli("-t", "exp", "model", "show").error)
 
@@ -190,7 +190,7 @@ def forgather_models():
 """
 
 
-def test_a_file_that_cannot_be_written_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_written(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -198,7 +198,7 @@ def test_a_file_that_cannot_be_written_is_said(cli: Cli, monkeypatch: pytest.Mon
     assert cli(*LLAMA, "show", "-o", "x.txt").error == "--output-file: x.txt cannot be written: Permission denied"
 
 
-def test_the_environment_asks_for_a_traceback() -> None:
+def test_the_environment_requests_a_traceback() -> None:
     done = start(*LLAMA, "--hidden-size", "0", "show", env={"FORGATHER_TRACEBACK": "1"})
     assert done.returncode == 1
     assert "Traceback" in done.stderr
@@ -235,11 +235,11 @@ def test_a_flag_is_named_once(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("words", ["-t llama model --zzz show", "model show", "model -t llama show"])
-def test_what_is_no_value_is_not_called_one(cli: Cli, words: str) -> None:
+def test_errors_do_not_call_a_flag_a_value(cli: Cli, words: str) -> None:
     assert "Invalid value" not in cli(*words.split()).error
 
 
-def test_an_option_without_a_definition_asks_for_one(cli: Cli) -> None:
+def test_an_option_without_a_definition_requires_one(cli: Cli) -> None:
     error = cli("model", "--hidden-size", "3", "show").error
     assert "choose a model definition" in error or "belongs to: " in error
     assert "Did you mean --batch-size" not in error
@@ -314,7 +314,7 @@ ATTENTION = {
 
 
 @pytest.mark.parametrize("words", ATTENTION)
-def test_attention_that_cannot_be_is_refused_before_any_work(cli: Cli, words: str) -> None:
+def test_unsupported_attention_is_refused_before_any_work(cli: Cli, words: str) -> None:
     command = words.split()
     error = cli(*command, *(() if "test" in command else ("construct",))).error
     assert error.startswith("--attn-implementation ")

@@ -1,4 +1,4 @@
-"""`estimate` and `compare`: what they print, and what they refuse."""
+"""`estimate` and `compare`: output and errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def hardware() -> str:
     return "--hardware=devices.yaml"
 
 
-def test_an_estimate_writes_nothing_and_tells_all(cli: Cli, hardware: str) -> None:
+def test_an_estimate_writes_nothing_and_shows_all_sections(cli: Cli, hardware: str) -> None:
     done = cli(*LLAMA, *SMALL, hardware, "estimate")
     assert (done.code, done.err) == (0, "")
     for part in (
@@ -58,7 +58,7 @@ def test_options_of_the_step_and_of_the_build_count(cli: Cli, hardware: str) -> 
 
 
 @pytest.mark.slow
-def test_an_estimate_goes_into_a_file(cli: Cli, hardware: str) -> None:
+def test_an_estimate_is_written_to_a_file(cli: Cli, hardware: str) -> None:
     assert cli(*LLAMA, *SMALL, hardware, "estimate", "-o", "e.html").code == 0
     assert "Fits on" in Path("e.html").read_text()
     assert cli(*LLAMA, *SMALL, hardware, "estimate", "-o", "e.json").code == 0

@@ -32,7 +32,7 @@ def definitions(told: dict[str, Any]) -> dict[str, Any]:
     return {definition["name"]: definition for definition in told["definitions"]}
 
 
-def test_ls_tells_every_preset_with_its_numbers(cli: Cli) -> None:
+def test_ls_lists_every_preset_with_its_sizes(cli: Cli) -> None:
     llama = definitions(cli("ls", "--json").json)["llama"]
     rows = {row["name"]: row for row in llama["presets"]}
     assert list(rows) == ["llama/4M", "llama/30M", "llama/117M", "llama/llama3.2-1B", "llama/llama2-7B"]
@@ -54,7 +54,7 @@ def test_ls_as_text(cli: Cli) -> None:
     assert "Configurations of this project" not in done.out
 
 
-def test_ls_tells_the_configurations_of_the_project(cli: Cli, tmp_path: Path) -> None:
+def test_ls_lists_the_configurations_of_the_project(cli: Cli, tmp_path: Path) -> None:
     project = tmp_path / "project"
     (project / "configs").mkdir(parents=True)
     (project / "wide.yaml").write_text("extends: llama/4M\nhidden_size: 512\n")
@@ -73,7 +73,7 @@ def test_ls_tells_the_configurations_of_the_project(cli: Cli, tmp_path: Path) ->
     assert cli("ls", "--json").json["configurations"] == []
 
 
-def test_plugins_tells_where_each_comes_from(cli: Cli) -> None:
+def test_plugins_shows_the_source_of_each(cli: Cli) -> None:
     rows = {row["name"]: row for row in cli("plugins", "--json").json["plugins"]}
     llama = rows["llama"]
     assert (llama["distribution"], llama["state"], llama["definitions"]) == ("forgather", "ok", ["llama"])
@@ -83,7 +83,7 @@ def test_plugins_tells_where_each_comes_from(cli: Cli) -> None:
     assert "forgather_llama/plugin.py" in text.out
 
 
-def test_a_good_plugin_from_elsewhere_is_a_full_citizen(site: Any) -> None:
+def test_a_third_party_plugin_is_fully_supported(site: Any) -> None:
     site("good-dist", "good_lm", GOOD, good="good_lm")
     rows = {row["name"]: row for row in json.loads(start("plugins", "--json").stdout)["plugins"]}
     assert (rows["good"]["version"], rows["good"]["distribution"], rows["good"]["state"]) == ("1.2", "good-dist", "ok")
@@ -106,7 +106,7 @@ def test_a_good_plugin_from_elsewhere_is_a_full_citizen(site: Any) -> None:
         (GOOD.replace('name="good"', 'name="llama"'), "the definition 'llama' is offered by the plugin 'llama'"),
     ],
 )
-def test_a_broken_plugin_harms_nobody(site: Any, text: str, error: str) -> None:
+def test_a_broken_plugin_does_not_affect_others(site: Any, text: str, error: str) -> None:
     site("bad-dist", "other_lm", text, zbad="other_lm")
     told = start("plugins", "--json")
     rows = {row["name"]: row for row in json.loads(told.stdout)["plugins"]}
@@ -142,7 +142,7 @@ def test_two_distributions_of_one_name(site: Any) -> None:
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("names", ["bad", " bad , nobody", "bad,,"])
-def test_plugins_are_switched_off(site: Any, names: str) -> None:
+def test_plugins_are_disabled(site: Any, names: str) -> None:
     site("bad-dist", "bad_lm", BAD, bad="bad_lm")
     off = {"FORGATHER_DISABLE_PLUGINS": names}
     told = start("plugins", "--json", env=off)
@@ -152,7 +152,7 @@ def test_plugins_are_switched_off(site: Any, names: str) -> None:
     assert "disabled by FORGATHER_DISABLE_PLUGINS" in start("-t", "bad", "model", "show", env=off).stderr
 
 
-def test_a_shipped_plugin_is_switched_off(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shipped_plugin_is_disabled(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGATHER_DISABLE_PLUGINS", "llama")
     assert "llama" not in definitions(cli("ls", "--json").json)
     assert "is disabled" in cli("-t", "llama/4M", "model", "show").error
@@ -180,14 +180,14 @@ class Options:
 @pytest.mark.few(1)
 @pytest.mark.regression("P14")
 @pytest.mark.parametrize("line", ["import torch", "from torch import nn", "import slow_lib"])
-def test_plugins_names_what_slows_every_command(site: Any, line: str) -> None:
+def test_plugins_names_slow_imports(site: Any, line: str) -> None:
     place = site("heavy", "heavy", "")
     (place / "heavy.py").unlink()
     (place / "heavy").mkdir()
     (place / "heavy/__init__.py").write_text(HEAVY)
     (place / "heavy/options.py").write_text(OPTIONS.format(line=line))
     (place / "slow_lib.py").write_text("import time\ntime.sleep(0.6)\n")
-    # A small package of that name stands for the one that takes seconds.
+    # A small package replaces the slow one of that name.
     (place / "torch").mkdir()
     (place / "torch/__init__.py").write_text("import time\nfrom . import nn\ntime.sleep(0.1)\n")
     (place / "torch/nn.py").write_text("")

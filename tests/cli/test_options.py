@@ -1,4 +1,4 @@
-"""Every documented option exists, stands before or after the command, and the later one wins."""
+"""Every documented option exists and is accepted before and after the command; the last value wins."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RESOLVED = [
     ("--rope-parameters", "{rope_type: linear, rope_theta: 1e5, factor: 2}", DEFAULT_ROPE),
     ("--rms-norm-eps", "1e-6", 1e-6),
     ("--sliding-window", "64", 64),
-    # and those of ours
+    # options that the seed document does not list
     ("--head-dim", "32", 32),
     ("--vocab-size", "4096", 4096),
     ("--max-position-embeddings", "128", 128),
@@ -53,7 +53,7 @@ RESOLVED = [
     ("--seed", "7", 7),
     ("--max-shard-size", "1MB", "1MB"),
 ]
-# What one run takes and no configuration holds; `test` alone uses the second line.
+# Options of a single run, not of configurations; the second line is for `test` only.
 OF_A_RUN = ["--refresh-model", "-r", "--keep", "--output-file x.txt", "-o x.txt", "--edit", "-e", "--json"]
 OF_A_RUN += ["--force"]
 OF_A_TEST = ["--batch-size 3", "--sequence-length 64", "--steps 5", "--dataset-project d", "--dataset-config c"]
@@ -62,7 +62,7 @@ OF_AN_ESTIMATE = ["--optimizer sgd", "--precision bf16", "--context-length 128",
 OF_AN_ESTIMATE += ["--hardware d.yaml"]
 OF_A_SHOW = ["--init"]
 OF_A_VERIFICATION = ["--checks rows", "--quick", "--full", "--list"]
-OF_A_DIRECTORY = ["--from-config d"]  # its values are the directory's: tests/core/settings/test_source_config.py
+OF_A_DIRECTORY = ["--from-config d"]  # tested in tests/core/settings/test_source_config.py
 ALL_OTHERS = [*OF_A_RUN, *OF_A_TEST, *OF_AN_ESTIMATE, *OF_A_SHOW, *OF_A_VERIFICATION, *OF_A_DIRECTORY]
 
 
@@ -101,19 +101,19 @@ def test_every_command_takes_every_option_on_both_sides(
 
     monkeypatch.setattr("forgather_cli.model.ModelCommand", answer)
     for arguments in ([*words.split(), command], [command, *words.split()]):
-        with pytest.raises(AttributeError):  # nothing was asked for after all: this is far enough
+        with pytest.raises(AttributeError):  # parsing is complete at this point
             cli(*LLAMA, *arguments)
     assert asked[0] == asked[1]
     assert len(asked[0]) == 1
 
 
-def test_no_option_is_left_out_of_these_tests() -> None:
+def test_these_tests_cover_every_option() -> None:
     named = {flag for flag, *_ in RESOLVED} | {words.split()[0] for words in ALL_OTHERS}
     groups = (registry().definition("llama").options, *SHARED_OPTIONS)
     assert {spec.flag for group in groups for spec in specs_of(group)} == {n for n in named if n.startswith("--")}
 
 
-def test_the_later_one_wins(resolved: Resolved) -> None:
+def test_the_last_value_wins(resolved: Resolved) -> None:
     assert resolved("--hidden-size", "128", "--hidden-size", "64")["hidden_size"] == 64
     assert resolved("--hidden-size", "128", "show", "--hidden-size", "64")["hidden_size"] == 64
     assert resolved("--sliding-window", "8", "show", "--sliding-window", "null")["sliding_window"] is None
@@ -136,7 +136,7 @@ def test_a_pair_of_flags_has_three_states(resolved: Resolved, flag: str) -> None
         (("--hidden-size", "1e3"), "hidden_size", 1000),
         (("--hidden-size", "0x100"), "hidden_size", 256),
         (("--rms-norm-eps", "1"), "rms_norm_eps", 1.0),
-        (("--num-key-value-heads", "null"), "num_key_value_heads", 4),  # what stands for null: as many as query heads
+        (("--num-key-value-heads", "null"), "num_key_value_heads", 4),  # null: as many as query heads
         (("--sliding-window", "None"), "sliding_window", None),
         (("--chat-template", "~"), "chat_template", None),
         (("--dtype", "null"), "dtype", None),
@@ -156,7 +156,7 @@ def test_a_flag_of_null_overrules_a_file(resolved: Resolved) -> None:
     assert resolved("--sliding-window", "null", template="exp.yaml")["sliding_window"] is None
 
 
-def test_output_goes_where_the_options_say(cli: Cli) -> None:
+def test_output_dir_and_model_name_set_the_directory(cli: Cli) -> None:
     def directory(*words: str) -> str:
         return str(cli(*LLAMA, "show", "--json", *words).json["directory"])
 

@@ -1,4 +1,4 @@
-"""Plugins: found without importing, loaded one at a time, the broken ones harming nothing."""
+"""Plugins are found without importing, loaded one at a time, and broken ones do not affect others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_attribute_of_a_configuration_is_reserved_or_may_be_an_option() ->
     assert {name for name in names if name[0] != "_"} - allowed - FOLDED_INTO_ROPE <= RESERVED
 
 
-def test_discovery_imports_nothing_and_asking_imports_one(make_registry: MakeRegistry) -> None:
+def test_discovery_imports_nothing_and_a_lookup_imports_one(make_registry: MakeRegistry) -> None:
     registry = make_registry(good=None, other=None)
     assert {p.state for p in registry.plugins.values()} == {"found"}
     assert registry.definition("good").name == "good"
@@ -90,7 +90,7 @@ def test_two_plugins_with_one_definition_are_refused(make_registry: MakeRegistry
     assert "the plugin 'first' already provides the definition 'same'" in str(registry.plugins["second"].error)
 
 
-def test_a_plugin_may_offer_several_definitions(make_registry: MakeRegistry) -> None:
+def test_a_plugin_may_provide_several_definitions(make_registry: MakeRegistry) -> None:
     registry = make_registry(
         pack=PLUGIN.replace("yield Model", "for n in ('a', 'b'): yield Model").replace('"NAME"', "n")
     )
@@ -106,7 +106,7 @@ def test_unknown_names_get_a_hint(make_registry: MakeRegistry) -> None:
         registry.definition("zzz")
 
 
-def test_plugins_can_be_switched_off(make_registry: MakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugins_can_be_disabled(make_registry: MakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGATHER_DISABLE_PLUGINS", "bad, other")
     registry = make_registry(bad=BROKEN, good=None)
     assert registry.plugins["bad"].state == "disabled"

@@ -1,4 +1,4 @@
-"""Options: declared once, understood, converted."""
+"""Option specs: declaration and conversion."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_conversion(name: str, given_: Any, value: Any) -> None:
         ("place", "", "the path is empty"),
     ],
 )
-def test_refusals_say_why(name: str, given_: Any, text: str) -> None:
+def test_errors_give_the_reason(name: str, given_: Any, text: str) -> None:
     with pytest.raises(ValueError) as error:
         SPECS[name].convert(given_)
     assert text in str(error.value)
@@ -112,7 +112,7 @@ def test_refusals_say_why(name: str, given_: Any, text: str) -> None:
 
 
 @given(st.integers(min_value=1, max_value=10**12))
-def test_whole_numbers_are_exact_in_every_spelling(number: int) -> None:
+def test_integers_are_exact_in_every_spelling(number: int) -> None:
     for text in (str(number), hex(number), f" {number} ", number):
         assert SPECS["width"].convert(text) == number
 
@@ -126,7 +126,7 @@ def test_any_text_is_converted_or_refused_in_one_line(text: str) -> None:
             assert str(error)
 
 
-def test_types_without_a_form_are_refused() -> None:
+def test_unsupported_declarations_are_refused() -> None:
     @dataclass(kw_only=True)
     class Two:
         both: int | str = option(1, help="?")

@@ -1,4 +1,4 @@
-"""Settings: defaults < preset < YAML < flags, origins kept, errors with file and line."""
+"""Resolution of settings: defaults < preset < YAML < flags, origins, errors with file and line."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def test_a_given_mapping_replaces_the_old_one(registry: Registry, tmp_path: Path
     assert found.options.rope_parameters == {"rope_type": "linear", "factor": 2.0}
 
 
-def test_derived_values_stand_for_null_only(registry: Registry, tmp_path: Path) -> None:
+def test_derived_values_replace_only_null(registry: Registry, tmp_path: Path) -> None:
     assert derived_values(settled(registry, "sample", tmp_path).options) == {"head_dim": 32}
     assert derived_values(settled(registry, "sample", tmp_path, head_dim=8).options) == {}
 
 
-def test_where_relative_output_directories_start(registry: Registry, tmp_path: Path) -> None:
+def test_the_base_of_relative_output_directories(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "exp.yaml").write_text("extends: sample\noutput_dir: out\n")
     assert settled(registry, "exp", tmp_path).target(tmp_path) == tmp_path / "out"
     assert settled(registry, "exp", tmp_path, output_dir="x").target(tmp_path) == Path("x")
@@ -103,7 +103,7 @@ def test_where_relative_output_directories_start(registry: Registry, tmp_path: P
         ("extends: sample\nextends: sample\n", "exp.yaml:2:1: duplicate key 'extends'"),
     ],
 )
-def test_errors_name_file_line_and_mend(registry: Registry, tmp_path: Path, text: str, error: str) -> None:
+def test_errors_name_file_line_and_fix(registry: Registry, tmp_path: Path, text: str, error: str) -> None:
     (tmp_path / "exp.yaml").write_text(text)
     with pytest.raises(ConfigurationError) as caught:
         settled(registry, "exp", tmp_path)
@@ -143,7 +143,7 @@ WRITTEN = ("1.10", "007", "1e3", "0x1F", "0o17", "1:30", "2026-01-01", "1_000", 
 
 @pytest.mark.regression("P12")
 @pytest.mark.parametrize("text", WRITTEN)
-def test_text_is_kept_as_it_is_written(registry: Registry, tmp_path: Path, text: str) -> None:
+def test_text_is_kept_as_written(registry: Registry, tmp_path: Path, text: str) -> None:
     (tmp_path / "base.yaml").write_text(f"extends: sample/small\noutput_dir: {text}\n")
     (tmp_path / "top.yaml").write_text(f"extends: base\nmodel_name: {text}\ntokenizer: x/${{model_name}}\n")
     found = settled(registry, "top", tmp_path)
@@ -154,7 +154,7 @@ def test_text_is_kept_as_it_is_written(registry: Registry, tmp_path: Path, text:
 
 
 @pytest.mark.regression("P12")
-def test_other_text_of_a_file_is_kept_as_it_is_written(registry: Registry, tmp_path: Path) -> None:
+def test_other_text_of_a_file_is_kept_as_written(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "007.yaml").write_text("extends: sample/small\nhidden_size: 0100\n")
     (tmp_path / "top.yaml").write_text("extends: 007\ndescription: 1.10\nmodel_name: null\n")
     found = settled(registry, "top", tmp_path)
@@ -164,7 +164,7 @@ def test_other_text_of_a_file_is_kept_as_it_is_written(registry: Registry, tmp_p
 
 @pytest.mark.regression("P12")
 @pytest.mark.parametrize("text", ["1:30", "1:30:00", "0100:5"])
-def test_a_number_of_base_60_is_none(registry: Registry, tmp_path: Path, text: str) -> None:
+def test_base_60_is_not_a_number(registry: Registry, tmp_path: Path, text: str) -> None:
     (tmp_path / "top.yaml").write_text(f"extends: sample/small\nhidden_size: {text}\n")
     with pytest.raises(ConfigurationError, match=r"top\.yaml:2:1: hidden_size: .* is not an integer"):
         settled(registry, "top", tmp_path)
@@ -183,7 +183,7 @@ def test_numbers_are_finite_wherever_they_come_from(
 
 
 @pytest.mark.regression("P18")
-def test_a_byte_order_mark_is_no_part_of_a_configuration(registry: Registry, tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "top.yaml").write_text("extends: sample/small\nhidden_size: 256\n", encoding="utf-8-sig")
     assert settled(registry, "top", tmp_path).options.hidden_size == 256
     (tmp_path / "bad.yaml").write_text("hidden_sze: 256\nextends: sample\n", encoding="utf-8-sig")
