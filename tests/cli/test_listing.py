@@ -28,8 +28,8 @@ def forgather_models():
 BAD = "import no_such_module\n"
 
 
-def definitions(told: dict[str, Any]) -> dict[str, Any]:
-    return {definition["name"]: definition for definition in told["definitions"]}
+def definitions(done: dict[str, Any]) -> dict[str, Any]:
+    return {definition["name"]: definition for definition in done["definitions"]}
 
 
 def test_ls_lists_every_preset_with_its_sizes(cli: Cli) -> None:
@@ -108,35 +108,35 @@ def test_a_third_party_plugin_is_fully_supported(site: Any) -> None:
 )
 def test_a_broken_plugin_does_not_affect_others(site: Any, text: str, error: str) -> None:
     site("bad-dist", "other_lm", text, zbad="other_lm")
-    told = start("plugins", "--json")
-    rows = {row["name"]: row for row in json.loads(told.stdout)["plugins"]}
-    assert told.returncode == 1
+    done = start("plugins", "--json")
+    rows = {row["name"]: row for row in json.loads(done.stdout)["plugins"]}
+    assert done.returncode == 1
     assert (rows["zbad"]["state"], rows["llama"]["state"]) == ("broken", "ok")
     assert error in rows["zbad"]["error"]
     listed = start("ls", "--json")
     assert listed.returncode == 0
     assert json.loads(listed.stdout)["broken"] == ["zbad"]
-    asked = start("-t", "zbad", "model", "show")
-    assert asked.returncode == 2
-    assert asked.stderr.count("\n") == 1
-    assert "the plugin 'zbad' (bad-dist 1.2, other_lm) cannot be loaded" in asked.stderr
+    done = start("-t", "zbad", "model", "show")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "the plugin 'zbad' (bad-dist 1.2, other_lm) cannot be loaded" in done.stderr
     assert start("-t", "llama/4M", "model", "show").returncode == 0
 
 
 def test_a_broken_plugin_in_the_text(site: Any) -> None:
     site("bad-dist", "bad_lm", BAD, bad="bad_lm")
-    told = start("plugins")
-    assert told.returncode == 1
-    assert "bad: ModuleNotFoundError: No module named 'no_such_module'" in told.stdout
+    done = start("plugins")
+    assert done.returncode == 1
+    assert "bad: ModuleNotFoundError: No module named 'no_such_module'" in done.stdout
     assert "broken plugins: bad (details: forgather plugins)" in start("ls").stdout
 
 
 def test_two_distributions_of_one_name(site: Any) -> None:
     site("one", "one_lm", GOOD, good="one_lm")
     site("two", "two_lm", GOOD, good="two_lm")
-    told = start("plugins", "--json")
-    assert told.returncode == 1
-    (row,) = [row for row in json.loads(told.stdout)["plugins"] if row["name"] == "good"]
+    done = start("plugins", "--json")
+    assert done.returncode == 1
+    (row,) = [row for row in json.loads(done.stdout)["plugins"] if row["name"] == "good"]
     assert "'one' and 'two'" in row["error"]
 
 
@@ -145,9 +145,9 @@ def test_two_distributions_of_one_name(site: Any) -> None:
 def test_plugins_are_disabled(site: Any, names: str) -> None:
     site("bad-dist", "bad_lm", BAD, bad="bad_lm")
     off = {"FORGATHER_DISABLE_PLUGINS": names}
-    told = start("plugins", "--json", env=off)
-    assert told.returncode == 0
-    assert {row["name"]: row["state"] for row in json.loads(told.stdout)["plugins"]}["bad"] == "disabled"
+    done = start("plugins", "--json", env=off)
+    assert done.returncode == 0
+    assert {row["name"]: row["state"] for row in json.loads(done.stdout)["plugins"]}["bad"] == "disabled"
     assert json.loads(start("ls", "--json", env=off).stdout)["broken"] == []
     assert "disabled by FORGATHER_DISABLE_PLUGINS" in start("-t", "bad", "model", "show", env=off).stderr
 

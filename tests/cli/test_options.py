@@ -92,19 +92,19 @@ def test_an_option_means_the_same_before_and_after_the_command(
 def test_every_command_takes_every_option_on_both_sides(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, words: str, command: str
 ) -> None:
-    asked: list[Any] = []
+    parsed: list[Any] = []
 
     def answer(ctx: Any) -> None:
         from forgather_cli.session import Session
 
-        asked.append(Session.of(ctx).given)
+        parsed.append(Session.of(ctx).given)
 
     monkeypatch.setattr("forgather_cli.model.ModelCommand", answer)
     for arguments in ([*words.split(), command], [command, *words.split()]):
         with pytest.raises(AttributeError):  # parsing is complete at this point
             cli(*LLAMA, *arguments)
-    assert asked[0] == asked[1]
-    assert len(asked[0]) == 1
+    assert parsed[0] == parsed[1]
+    assert len(parsed[0]) == 1
 
 
 def test_these_tests_cover_every_option() -> None:

@@ -27,7 +27,7 @@ def on_a_terminal(*arguments: str, **env: str) -> str:
         env=os.environ | env, stdin=inner, stdout=inner, stderr=subprocess.STDOUT,
     ) as process:  # fmt: skip
         os.close(inner)
-        said = b""
+        printed = b""
         while True:
             try:
                 some = os.read(outer, 65536)
@@ -35,10 +35,10 @@ def on_a_terminal(*arguments: str, **env: str) -> str:
                 break
             if not some:
                 break
-            said += some
+            printed += some
     os.close(outer)
-    assert process.returncode in (0, 2), said
-    return said.decode().replace("\r\n", "\n")
+    assert process.returncode in (0, 2), printed
+    return printed.decode().replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)

@@ -20,8 +20,8 @@ def report(cli: Cli, *words: str, template: str = "llama/4M", before: tuple[str,
 def test_every_value_has_its_source(cli: Cli) -> None:
     Path("base.yaml").write_text("extends: llama/30M\n\nhidden_size: 256\nnum_hidden_layers: 2\n")
     Path("exp.yaml").write_text("extends: base\nnum_hidden_layers: 3\n")
-    told = report(cli, "--rms-norm-eps", "1e-6", template="exp")
-    options = {name: (item["value"], item["origin"]) for name, item in told["options"].items()}
+    shown = report(cli, "--rms-norm-eps", "1e-6", template="exp")
+    options = {name: (item["value"], item["origin"]) for name, item in shown["options"].items()}
     assert options["rms_norm_eps"] == (1e-6, "--rms-norm-eps")
     assert options["num_hidden_layers"] == (3, "exp.yaml:2")
     assert options["hidden_size"] == (256, "base.yaml:3")
@@ -29,17 +29,17 @@ def test_every_value_has_its_source(cli: Cli) -> None:
     assert options["attention_dropout"] == (0.0, "default")
     assert options["head_dim"] == (32, "derived")
     assert options["vocab_size"][1] == "tokenizer"
-    assert told["settings"]["tokenizer"] == {"value": "bpe-8k", "origin": "llama/30M"}
+    assert shown["settings"]["tokenizer"] == {"value": "bpe-8k", "origin": "llama/30M"}
 
 
 def test_text_and_json_show_the_same_values(cli: Cli) -> None:
-    told = report(cli)
-    assert list(told) == [
+    shown = report(cli)
+    assert list(shown) == [
         "configuration", "definition", "model_name", "directory", "options", "settings", "source",
         "expected_parameters",
     ]  # fmt: skip
     text = cli(*LLAMA, "show").out
-    for name, item in (told["options"] | told["settings"]).items():
+    for name, item in (shown["options"] | shown["settings"]).items():
         assert re.search(rf"\b{name} .*\b{re.escape(item['origin'])}\b", text), name
     assert "4,434,176" in text
     assert "\x1b" not in text
@@ -58,9 +58,9 @@ def test_a_configuration_is_found_in_the_project(cli: Cli, tmp_path: Path, where
     (project / where).write_text("extends: llama/4M\nhidden_size: 384\n")
     before = ("-p", str(project))
     for template in ("exp", Path(where).name):
-        told = report(cli, template=template, before=before)
-        assert told["options"]["hidden_size"]["value"] == 384
-        assert (told["model_name"], told["directory"]) == ("exp", str(project / "output_models" / "exp"))
+        shown = report(cli, template=template, before=before)
+        assert shown["options"]["hidden_size"]["value"] == 384
+        assert (shown["model_name"], shown["directory"]) == ("exp", str(project / "output_models" / "exp"))
     error = cli("-t", "exp", "model", "show").error
     assert "no model definition named 'exp'" in error
 
@@ -92,11 +92,11 @@ def test_interpolation(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
         "extends: llama/4M\nintermediate_size: ${hidden_size}\nnum_hidden_layers: ${oc.env:LAYERS}\n"
         "model_name: llama_${num_hidden_layers}\nrope_parameters: {rope_type: default, rope_theta: '${hidden_size}'}\n"
     )
-    told = report(cli, "--hidden-size", "128", template="exp")
-    values = {name: item["value"] for name, item in told["options"].items()}
+    shown = report(cli, "--hidden-size", "128", template="exp")
+    values = {name: item["value"] for name, item in shown["options"].items()}
     assert (values["intermediate_size"], values["num_hidden_layers"]) == (128, 3)
     assert values["rope_parameters"] == {"rope_type": "default", "rope_theta": 128}
-    assert told["model_name"] == "llama_3"
+    assert shown["model_name"] == "llama_3"
 
 
 def test_a_mapping_replaces_the_one_below(cli: Cli) -> None:
@@ -185,8 +185,8 @@ def test_a_missing_editor(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_of_initial_weights_is_shown_on_request(cli: Cli) -> None:
     assert "initial_weights" not in report(cli)
-    told = report(cli, "--init", template="deepone/4M")
-    weights = {row["weight"]: row for row in told["initial_weights"]}
+    shown = report(cli, "--init", template="deepone/4M")
+    weights = {row["weight"]: row for row in shown["initial_weights"]}
     assert weights["model.layers.*.self_attn.v_proj.weight"]["rule"] == "Xavier normal, gain 0.4204"
     assert weights["model.layers.*.self_attn.v_proj.weight"]["count"] == 4
     text = cli("-t", "deepone/4M", "model", "show", "--init").out

@@ -95,8 +95,8 @@ def test_the_report_names_the_line_missing_in_the_converter(name: str, llama: An
 
 
 def test_llama_cpp_may_support_a_foreign_tokenizer(tmp_path: Path) -> None:
-    save_native("Llama", tmp_path / "theirs")
-    assert table("llama", tmp_path, native=True, tokenizer=str(tmp_path / "theirs"))["llama.cpp"][0]
+    save_native("Llama", tmp_path / "original")
+    assert table("llama", tmp_path, native=True, tokenizer=str(tmp_path / "original"))["llama.cpp"][0]
 
 
 def vllm_of(model: Any, settings: Any) -> tuple[bool, str]:

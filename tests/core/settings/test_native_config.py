@@ -67,7 +67,7 @@ def from_directory(directory: Path, definition: str, **flags: Any) -> Settings:
     )
 
 
-def ours_of(settings: Settings) -> Any:
+def model_of(settings: Settings) -> Any:
     """Return the model that `construct` builds, without writing a directory."""
     definition = settings.configuration.definition
     facts = quick_facts("bytes")
@@ -83,21 +83,21 @@ def native_of(directory: Path) -> Any:
 @torch.no_grad()
 def difference(directory: Path, definition: str) -> float:
     """Return the relative difference of the logits with equal weights, at positions on both sides of 32 and of 128."""
-    return compared(ours_of(from_directory(directory, definition)), native_of(directory))
+    return compared(model_of(from_directory(directory, definition)), native_of(directory))
 
 
 @torch.no_grad()
-def compared(ours: Any, native: Any) -> float:
+def compared(model: Any, native: Any) -> float:
     generator = torch.Generator().manual_seed(0)
-    for parameter in ours.parameters():
+    for parameter in model.parameters():
         drawn = torch.randn(parameter.shape, generator=generator)
         parameter.copy_(1 + 0.2 * drawn if parameter.dim() == 1 else drawn * 1.5 * parameter.shape[-1] ** -0.5)
-    native.load_state_dict(ours.state_dict())
+    native.load_state_dict(model.state_dict())
     ids = torch.randint(3, 300, (1, LENGTH), generator=generator)
     worst = [torch.zeros(())]
     for end in (LENGTH, 32, 33, 40, 128, 129, 140, 300):
         positions = torch.arange(end - LENGTH, end)[None]
-        a, b = (model(ids, position_ids=positions, use_cache=False).logits for model in (ours, native))
+        a, b = (each(ids, position_ids=positions, use_cache=False).logits for each in (model, native))
         worst.append((a - b).abs().max() / b.square().mean().sqrt())
     return float(torch.stack(worst).max())
 
@@ -251,7 +251,7 @@ def test_any_file_has_the_logits_of_its_own_class(kind: str, tmp_path: Path) -> 
         except (AttributeError, ValueError, TypeError, RuntimeError, StrictDataclassError):
             return  # transformers cannot compute it either
         computed.append(content)
-        assert compared(ours_of(from_directory(directory, kind)), native) <= TOLERANCE, content
+        assert compared(model_of(from_directory(directory, kind)), native) <= TOLERANCE, content
 
     holds()
     assert len(computed) > 5
@@ -422,4 +422,4 @@ def test_a_native_directory_written_by_forgather_has_no_unread_keys(tmp_path: Pa
     made = construct(first, project=tmp_path)
     again = from_directory(made.directory.path, "qwen3")
     assert again.source_config is not None and again.source_config.notes == ()
-    assert ours_of(again).config.to_dict() == ours_of(first).config.to_dict()
+    assert model_of(again).config.to_dict() == model_of(first).config.to_dict()
