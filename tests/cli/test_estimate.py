@@ -1,4 +1,4 @@
-"""`estimate` and `compare`: what they print, and what they refuse."""
+"""`estimate` and `compare`: output and errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import pytest
 
 from .conftest import LLAMA, Cli
 
-SMALL = ("--sequence-length", "32", "--context", "32", "--num-hidden-layers", "2", "--max-position-embeddings", "64")
+SMALL = (
+    "--sequence-length",
+    "32",
+    "--context-length",
+    "32",
+    "--num-hidden-layers",
+    "2",
+    "--max-position-embeddings",
+    "64",
+)
 
 
 @pytest.fixture
@@ -18,10 +27,17 @@ def hardware() -> str:
     return "--hardware=devices.yaml"
 
 
-def test_an_estimate_writes_nothing_and_tells_all(cli: Cli, hardware: str) -> None:
+def test_an_estimate_writes_nothing_and_shows_all_sections(cli: Cli, hardware: str) -> None:
     done = cli(*LLAMA, *SMALL, hardware, "estimate")
     assert (done.code, done.err) == (0, "")
-    for part in ("Parameters", "Memory of a training step", "Memory of generation", "Operations", "Fits on", "Mine"):
+    for part in (
+        "Parameters",
+        "Peak memory of a training step",
+        "Memory of generation",
+        "FLOPs/token",
+        "Fits on",
+        "Mine",
+    ):
         assert part in done.out
     assert "########" in done.out
     assert [p.name for p in Path().iterdir()] == ["devices.yaml"]
@@ -42,7 +58,7 @@ def test_options_of_the_step_and_of_the_build_count(cli: Cli, hardware: str) -> 
 
 
 @pytest.mark.slow
-def test_an_estimate_goes_into_a_file(cli: Cli, hardware: str) -> None:
+def test_an_estimate_is_written_to_a_file(cli: Cli, hardware: str) -> None:
     assert cli(*LLAMA, *SMALL, hardware, "estimate", "-o", "e.html").code == 0
     assert "Fits on" in Path("e.html").read_text()
     assert cli(*LLAMA, *SMALL, hardware, "estimate", "-o", "e.json").code == 0
@@ -51,7 +67,7 @@ def test_an_estimate_goes_into_a_file(cli: Cli, hardware: str) -> None:
 
 @pytest.mark.slow
 def test_models_are_compared(cli: Cli) -> None:
-    words = ("--sequence-length", "16", "--context", "16")
+    words = ("--sequence-length", "16", "--context-length", "16")
     done = cli("model", *words, "compare", "llama/4M", "causal_lm/4M")
     assert (done.code, done.err) == (0, "")
     assert "only causal_lm/4M has" in done.out
@@ -64,15 +80,15 @@ def test_models_are_compared(cli: Cli) -> None:
     ("words", "why"),
     [
         (("model", "estimate"), "choose a model definition"),
-        (("model", "compare", "llama/4M"), "compare needs two models"),
+        (("model", "compare", "llama/4M"), "compare requires two models"),
         (("model", "compare"), "Missing argument"),
         (("model", "compare", "llama/4M", "lama"), "lama"),
         (("model", "--hidden-size", "3", "compare", "llama/4M", "mistral/4M"), "--hidden-size belongs to"),
         ((*LLAMA, "estimate", "--precision", "fp8"), "--precision"),
         ((*LLAMA, "estimate", "--precision", "mixed", "--dtype", "bfloat16"), "contradict"),
-        ((*LLAMA, "estimate", "--utilization", "0"), "--utilization: 0"),
-        ((*LLAMA, "estimate", "--utilization", "2"), "--utilization: 2"),
-        ((*LLAMA, "estimate", "--context", "1"), "--context: 1 is below 2"),
+        ((*LLAMA, "estimate", "--mfu", "0"), "--mfu: 0"),
+        ((*LLAMA, "estimate", "--mfu", "2"), "--mfu: 2"),
+        ((*LLAMA, "estimate", "--context-length", "1"), "--context-length: 1 is below 2"),
         ((*LLAMA, "estimate", "--hardware", "none.yaml"), "--hardware: none.yaml cannot be read"),
         ((*LLAMA, "estimate", "--hidden-size", "3"), "hidden_size"),
     ],

@@ -13,7 +13,7 @@ from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import registry
 from forgather_core.errors import ForgatherError, TrialError
 from forgather_core.estimate import estimate, memory_of
-from forgather_core.options.shared import EstimateOptions, TestOptions
+from forgather_core.options.command_options import EstimateOptions, TestOptions
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 from forgather_core.training_check import Step, check_test_options, run_training_check
@@ -95,7 +95,7 @@ def test_speed_and_memory_beside_the_estimate(small: Settle, tmp_path: Path) -> 
     steady = sorted(step["tokens_per_second"] for step in report["steps"][1:])
     assert speed["tokens_per_second"] == pytest.approx(sum(steady) / 2)
     assert speed["flops_per_second"] == pytest.approx(flops * sum(steady) / 2)
-    assert speed["model_flops_utilization"] is None, "nobody knows how fast this processor is"
+    assert speed["mfu"] is None, "nobody knows how fast this processor is"
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_what_each_switch_saves_is_the_difference_of_two_estimates(
 
     def peak(checkpointing: bool = True, fused: bool = True, keep: bool = False) -> int:
         settings = small(device="cpu", **flags | {"gradient_checkpointing": checkpointing})
-        options = EstimateOptions(optimizer="sgd", fuse_optim_with_backward=fused, keep_logits=keep, **size)
+        options = EstimateOptions(optimizer="sgd", fuse_optim_with_backward=fused, full_logits=keep, **size)
         return memory_of(settings, options)[0].training(2, 32).peak.bytes
 
     assert report["memory"]["saved"] == {
@@ -117,7 +117,7 @@ def test_what_each_switch_saves_is_the_difference_of_two_estimates(
         "fuse_optim_with_backward": peak(fused=False) - peak(),
         "loss_in_parts": peak(keep=True) - peak(),
     }
-    assert trial(small, tmp_path, flags | {"gradient_checkpointing": False}, keep_logits=True)["memory"]["saved"] == {}
+    assert trial(small, tmp_path, flags | {"gradient_checkpointing": False}, full_logits=True)["memory"]["saved"] == {}
 
 
 def test_on_meta_a_step_is_foreseen(small: Settle, tmp_path: Path) -> None:
