@@ -26,8 +26,8 @@ class ModelDefinition:
         presets: Directory of `NAME.yaml` files.
         default_preset: The preset that a bare name stands for; None means the defaults of `options`.
         native: Name of the transformers class with the same mathematics, if there is one.
-        reference: `"package.module:NAME"` of a `forgather_core.reference.Reference`, to which `verify` holds the model:
-            its equations and initial weights, written a second time; imported only by that.
+        reference: `"package.module:NAME"` of a `forgather_core.reference.Reference`, with which `verify` compares
+            the model: its equations and initialization, written a second time. Only `verify` imports it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What mistral is to compute, and how its weights begin."""
+"""Reference of mistral: its equations and initialization."""
 
 from forgather_core.reference import Reference, llama_init_std, llama_logits
 

@@ -61,7 +61,7 @@ OF_A_TEST += ["--packed", "--packing best-fit", "--lr 0.1", "--fuse-optim-with-b
 OF_AN_ESTIMATE = ["--optimizer sgd", "--precision bf16", "--context 128", "--cache static", "--utilization 0.3"]
 OF_AN_ESTIMATE += ["--hardware d.yaml"]
 OF_A_SHOW = ["--init"]
-OF_A_VERIFICATION = ["--check rows", "--quick", "--full", "--list"]
+OF_A_VERIFICATION = ["--check padding", "--quick", "--full", "--list"]
 OF_A_DIRECTORY = ["--like d"]  # its values are the directory's: tests/core/settings/test_source_config.py
 ALL_OTHERS = [*OF_A_RUN, *OF_A_TEST, *OF_AN_ESTIMATE, *OF_A_SHOW, *OF_A_VERIFICATION, *OF_A_DIRECTORY]
 
