@@ -19,10 +19,11 @@ SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 DEVICES = ("meta", "cpu", "cuda", "mps")
 # Those of `forgather_core.checks.CHECKS`, which imports torch; a test compares them.
 CHECK_NAMES = (
-    "causality", "sliding-window", "packing-isolation", "padding", "batch-invariance", "positions", "attention-backends",
-    "kv-cache", "generation", "inputs-embeds", "hidden-states", "loss", "gradients", "gradient-checkpointing", "precision",
-    "torch-compile", "initial-weights", "signal-propagation", "same-seed", "buffers", "round-trip", "standalone",
-    "manifest", "no-dead-options", "native-parity", "reference-parity", "init-std", "estimates",
+    "causality", "sliding-window", "packing-isolation", "padding", "batch-invariance", "positions",
+    "attention-backends", "kv-cache", "generation", "inputs-embeds", "hidden-states", "loss", "gradients",
+    "gradient-checkpointing", "precision", "torch-compile", "initial-weights", "signal-propagation", "same-seed",
+    "buffers", "round-trip", "standalone", "manifest", "no-dead-options", "native-parity", "reference-parity",
+    "init-std", "estimates",
 )  # fmt: skip
 # Whether a shell asks: Typer looks into each function that completes, and help pages do not wait for that.
 IS_COMPLETING = any(name.endswith("_COMPLETE") for name in os.environ)

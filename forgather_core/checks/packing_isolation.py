@@ -22,7 +22,7 @@ from .model_under_test import LENGTH, ModelUnderTest
 from .tolerance import position_of_largest, rounding
 
 
-@check("packing-isolation", cause="packing that is detected in position_ids only without a cache and an attention mask")
+@check("packing-isolation", cause="packing that is detected only without a cache and without an attention mask")
 def packing_isolation(subject: ModelUnderTest) -> Iterator[Measured]:
     """Packed documents do not attend to each other: logits and loss equal those of each document alone."""
     text, position_ids = packed_rows(subject)

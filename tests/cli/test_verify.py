@@ -91,4 +91,4 @@ def test_a_report_goes_into_a_file(cli: Cli) -> None:
 def test_what_is_wrong_is_one_line(cli: Cli) -> None:
     assert "there is no check 'causalty'. Did you mean 'causality'?" in cli("verify", ".", "--check", "causalty").error
     assert "is not a model directory: it has no config.json" in cli("verify", ".").error
-    assert "no model directory" in cli("verify", "nowhere").error
+    assert "not a model directory" in cli("verify", "nowhere").error

@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument(
         "--only",
         metavar="TEXT",
-        help="mutants with this text in name, group or definition; separate several with commas",
+        help="mutants with this text in name, group or definition; comma-separated",
     )
     parser.add_argument("--check", metavar="NAMES", default="", help="only these checks, separated by commas")
     how = parser.add_mutually_exclusive_group()

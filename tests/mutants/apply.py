@@ -28,9 +28,7 @@ SLOW = ("attention-backends", "round-trip", "torch-compile", "no-dead-options", 
 OF_REFERENCES = ("reference-parity", "init-std")  # they do not apply if the definition names no reference
 TIMEOUT = 900.0  # seconds for one directory
 
-How = Literal[
-    "all", "thrifty", "first"
-]  # thrifty: slow checks only if no other check without a reference catches the mutant
+How = Literal["all", "thrifty", "first"]  # thrifty: slow checks only if no other one catches the mutant
 
 
 def checks(names: Sequence[str] = ()) -> list[Check]:
