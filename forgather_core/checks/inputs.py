@@ -40,7 +40,7 @@ def padded_labels(ids: Tensor, mask: Tensor) -> Tensor:
 def position_arguments(subject: ModelUnderTest, mask: Tensor) -> dict[str, dict[str, Any]]:
     """Return the ways to pass positions: as `generate()` does and, for models of Forgather, none at all."""
     given = {"positions as generate() passes them": {"position_ids": real_positions(mask)}}
-    return given | {"no positions": {}} if subject.is_ours else given
+    return given | {"no positions": {}} if subject.made_by_forgather else given
 
 
 def real_positions(mask: Tensor) -> Tensor:

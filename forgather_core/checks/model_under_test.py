@@ -40,6 +40,7 @@ LENGTH = 20  # tokens of a text: longer than a shrunk window, and a multiple of 
 @renamed_members(
     initial="fresh_model",
     initial_of="fresh_model_of",
+    is_ours="made_by_forgather",
     limits="text_config",
     model="randomized_model",
     place="workdir",
@@ -82,7 +83,7 @@ class ModelUnderTest:
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @property
-    def is_ours(self) -> bool:
+    def made_by_forgather(self) -> bool:
         """Whether Forgather wrote the directory."""
         return (self.directory / MANIFEST).is_file()
 
@@ -90,7 +91,7 @@ class ModelUnderTest:
     def is_builtin(self) -> bool:
         """Whether the model is a class of transformers: the directory has no code of its own."""
         content = read_object(self.workdir / "config.json")
-        return not self.is_ours and "auto_map" not in content
+        return not self.made_by_forgather and "auto_map" not in content
 
     @cached_property
     def definition(self) -> ModelDefinition | None:
@@ -128,7 +129,7 @@ class ModelUnderTest:
             if name in refused:
                 continue
             try:
-                self._made(self.config(), attention=name)
+                self._build(self.config(), attention=name)
             except (ValueError, ImportError) as error:
                 last, refused[name] = error, first_line(error)
         if last is not None and refused.keys() >= set(ATTENTIONS):
@@ -187,20 +188,20 @@ class ModelUnderTest:
         """
         attention = attention or self.default_attention
         torch.manual_seed(self.seed if seed is None else seed)
-        return self._made(config, attention)
+        return self._build(config, attention)
 
     def on_meta(self) -> Any:
         """Build the model of the copy on the meta device."""
         with torch.device("meta"):
-            return self._made(self.config(), None)
+            return self._build(self.config(), None)
 
     def whole_on_meta(self) -> Any:
         """Build the full model of the directory on the meta device."""
         with torch.device("meta"):
-            return self._made(load_config(self.directory, CheckError), None)
+            return self._build(load_config(self.directory, CheckError), None)
 
     @staticmethod
-    def _made(config: Any, attention: str | None) -> Any:
+    def _build(config: Any, attention: str | None) -> Any:
         from transformers import AutoModelForCausalLM
 
         how = {"attn_implementation": attention} if attention is not None else {}

@@ -27,7 +27,7 @@ def padding(subject: ModelUnderTest) -> Iterator[Measured]:
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention, **subject.no_dropout)
         # A sliding window counts positions in the row, of which padding within the text takes some.
-        within = ("within",) if subject.is_ours and subject.window is None else ()
+        within = ("within",) if subject.made_by_forgather and subject.window is None else ()
         for side in ("left", "right", *within):
             ids, mask = padded_rows(subject, side)
             real = mask.bool()

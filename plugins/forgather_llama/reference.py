@@ -2,4 +2,4 @@
 
 from forgather_core.reference import Reference, llama_init_std, llama_logits
 
-REFERENCE = Reference(logits=llama_logits, spreads=llama_init_std)
+REFERENCE = Reference(logits=llama_logits, init_std=llama_init_std)

@@ -38,7 +38,7 @@ RENAMED = [
     (REFERENCE, "without_tails", REFERENCE, "truncated_normal_std"),
 ]
 MEMBERS = [("initial", "fresh_model"), ("initial_of", "fresh_model_of"), ("model", "randomized_model")]
-VALUES = [("limits", "text_config"), ("place", "workdir")]
+VALUES = [("is_ours", "made_by_forgather"), ("limits", "text_config"), ("place", "workdir")]
 
 
 @pytest.mark.parametrize(("module", "old", "new_module", "new"), RENAMED)

@@ -21,7 +21,7 @@ def environment(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """The environment with three packages installed: one of today, one of an earlier version, and a broken one."""
     site = tmp_path / "site"
     for name in ("parallel_lm", "older_lm", "broken_lm"):
-        source = tmp_path / "sources" / name  # a build leaves files beside what it builds
+        source = tmp_path / "sources" / name  # a build writes files into its source directory
         shutil.copytree(PACKAGES / name, source)
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
         subprocess.run([*pip, "--target", str(site), str(source)], check=True, capture_output=True)
@@ -42,7 +42,7 @@ def test_it_is_listed_helps_constructs_trains_and_loads(forgather: Run, python: 
     assert "--branch-scale FLOAT" in page
     assert "--rope-parameters" not in page
     wrong = forgather("-t", "parallel", "model", "--rope-parameters", "{}", "show", code=2).stderr
-    assert "'parallel' has no option --rope-parameters (it belongs to: llama, mistral, qwen3)" in wrong
+    assert "'parallel' has no option --rope-parameters (it belongs to: llama, mistral, older_lm, qwen3)" in wrong
     assert "broken" in forgather("-t", "broken", "model", "show", code=2).stderr
 
     options = ("--branch-scale", "0.25", "--activation", "relu", "--tie-word-embeddings")
@@ -76,8 +76,8 @@ def test_the_broken_package_is_reported_only_where_it_matters(forgather: Run) ->
 
 def test_a_package_of_an_earlier_version_works_with_deprecation_warnings(forgather: Run, python: Run) -> None:
     """`older_lm` was written by `plugin new` before the names of checks and references changed; it is never edited."""
-    older = ("-t", "older_lm", "model", "--device", "cpu")
-    forgather(*older, "--save-checkpoint", "--safetensors", "construct")
+    older = ("-t", "older_lm", "model")
+    forgather(*older, "--device", "cpu", "--save-checkpoint", "--safetensors", "construct")
     report = json.loads(forgather(*older, "verify", "--json").stdout)
     results = {check["name"]: check["result"] for check in report["checks"]}
     assert report["failed"] == 0, report
