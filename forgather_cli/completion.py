@@ -19,10 +19,11 @@ SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 DEVICES = ("meta", "cpu", "cuda", "mps")
 # The names in `forgather_core.checks.CHECKS`, which imports torch; a test compares both.
 CHECK_NAMES = (
-    "causality", "window", "packing-isolation", "padding", "rows", "positions", "attention-agreement", "cache",
-    "generation", "inputs-embeds", "outputs", "labels", "gradients", "gradient-checkpointing", "precision", "compile",
-    "initial-weights", "depth", "same-seed", "buffers", "round-trip", "standalone", "manifest", "options-matter",
-    "native-twin", "equations", "spreads", "estimates",
+    "causality", "sliding-window", "packing-isolation", "padding", "batch-invariance", "positions",
+    "attention-backends", "kv-cache", "generation", "inputs-embeds", "hidden-states", "loss", "gradients",
+    "gradient-checkpointing", "precision", "torch-compile", "initial-weights", "signal-propagation", "same-seed",
+    "buffers", "round-trip", "standalone", "manifest", "no-dead-options", "native-parity", "reference-parity",
+    "init-std", "estimates",
 )  # fmt: skip
 # Whether the shell requests completions. Typer inspects each completion function, which would slow down help pages.
 IS_COMPLETING = any(name.endswith("_COMPLETE") for name in os.environ)

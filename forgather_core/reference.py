@@ -1,7 +1,7 @@
-"""What a definition is to compute, written a second time: slow, short, and of no line of a model.
+"""Building blocks of references: the equations of a definition, written a second time.
 
-`verify` holds a model to the `Reference` that its definition names. The functions here are what references are made of:
-sums and products of float64, in the order in which a paper has them.
+`verify` compares a model with the `Reference` that its definition names. A reference is slow and short, and shares no
+code with a model: sums and products in float64, in the order in which a paper states them.
 """
 
 from __future__ import annotations
@@ -15,44 +15,61 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .deprecated import renamed_members, renamed_names
 
-class DoesNotApply(Exception):  # noqa: N818 - it is an answer, and no error
-    """The model does not make this promise, or a reference has not what it has; the text says why."""
+
+class DoesNotApply(Exception):  # noqa: N818 - not an error, but a result
+    """The model does not make this promise, or a reference lacks a feature of it; the text is the reason."""
 
 
 Weights = Mapping[str, Tensor]
 InitStd = float | list[float] | Callable[[int, int], float]
 
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "Spread": "InitStd",
+        "gated": "glu",
+        "llama_spreads": "llama_init_std",
+        "rotated": "apply_rope",
+        "sees": "visible_keys",
+        "uniform_by_inputs": "fan_in_uniform_std",
+        "without_tails": "truncated_normal_std",
+    },
+)
 
+
+@renamed_members(spreads="init_std")
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What a model of a definition is to compute, and how its weights begin.
+    """The equations and the initialization of a definition.
 
     Args:
-        logits: Of weights by name [...], float64; the token ids of one document [T]; and the configuration: [T, V].
-            It may raise `DoesNotApply`. None where nothing is said of it.
-        spreads: Of the configuration: a pattern, of which the first that is found in a parameter's name counts, and the
-            standard deviation of what is drawn for it around 0; or its function of the last two sizes (rows, columns);
-            or the values, one for all or one for each. None where nothing is promised.
+        logits: Takes the float64 weights by name, the token ids [T] of one document, and the configuration; returns the
+            logits [T, V]. It may raise `DoesNotApply`. None if the reference has no equations.
+        init_std: Takes the configuration; returns patterns, of which the first that matches a parameter's name counts,
+            with the standard deviation of its random values around 0, or a function of its last two sizes (rows,
+            columns) that returns it, or a list of its exact values, one for all or one for each. None if the reference
+            states no initialization.
     """
 
     logits: Callable[[Weights, Tensor, Any], Tensor] | None = None
-    spreads: Callable[[Any], Mapping[str, InitStd]] | None = None
+    init_std: Callable[[Any], Mapping[str, InitStd]] | None = None
 
 
 def float64(state_dict: Weights, *, trainable: bool = False) -> dict[str, Tensor]:
-    """Copies of the weights in float64; `trainable` to take gradients of them."""
+    """Return float64 copies of the weights, with `requires_grad` if they are trainable."""
     return {name: value.detach().double().requires_grad_(trainable) for name, value in state_dict.items()}
 
 
 def layer_weights(weights: Weights, number: int) -> dict[str, Tensor]:
-    """Those of a layer, by their names within it."""
+    """Return the weights of one layer, by their names within the layer."""
     prefix = f"model.layers.{number}."
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def surprise(logits: Tensor, ids: Tensor) -> Tensor:
-    """-log p(token t+1 | tokens up to t) for each token but the first, [T - 1]."""
+    """Return -log p(token t+1 | tokens up to t) of each token except the first, [T - 1]."""
     losses = [logits.new_zeros(0)]
     for row, following in zip(logits[:-1], ids[1:], strict=True):
         highest = row.max()
@@ -61,7 +78,7 @@ def surprise(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def softmax(scores: list[Tensor]) -> list[Tensor]:
-    """exp(s_j) / sum_k exp(s_k), of scalars."""
+    """Return exp(s_j) / sum_k exp(s_k) of scalars."""
     highest = max(score.item() for score in scores)
     exponentials = [(score - highest).exp() for score in scores]
     total = torch.stack(exponentials).sum()
@@ -69,18 +86,18 @@ def softmax(scores: list[Tensor]) -> list[Tensor]:
 
 
 def visible_keys(query: int, window: int | None) -> range:
-    """The keys that a query sees: itself and what is before it, `window` in all."""
+    """Return the keys that a query attends to: itself and earlier ones, `window` in total (None: all)."""
     return range(0 if window is None else max(0, query - window + 1), query + 1)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """arXiv:1910.07467, eq. 4, for each row: a_i / RMS(a) * g_i, RMS(a) = sqrt(mean(a^2)); eps below the root."""
+    """RMSNorm of each row (arXiv:1910.07467, eq. 4): a_i / RMS(a) * g_i, RMS(a) = sqrt(mean(a^2) + eps)."""
     rows = [row / ((row * row).sum() / len(row) + eps).sqrt() * weight for row in x]
     return torch.stack(rows)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """arXiv:1607.06450, sec. 3: (x - mean) / sqrt(variance + eps) * gain + bias, for each row."""
+    """LayerNorm of each row (arXiv:1607.06450, sec. 3): (x - mean) / sqrt(variance + eps) * gain + bias."""
     rows = []
     for row in x:
         centred = row - row.sum() / len(row)
@@ -97,13 +114,13 @@ def attention(
     window: int | None = None,
     bias: Callable[[int, int], Tensor | float] = lambda i, j: 0.0,
 ) -> Tensor:
-    """arXiv:1706.03762, eq. 1, of one head: softmax(q_i k_j / sqrt(d) + bias(i, j)) v_j, over the keys that i sees.
+    """Causal attention of one head (arXiv:1706.03762, eq. 1): softmax(q_i k_j / sqrt(d) + bias(i, j)) v_j.
 
     Args:
         queries, keys: [T, d].
         values: [T, any].
-        window: How many keys a query sees.
-        bias: Of a query's place and a key's.
+        window: The number of keys that a query attends to, itself included; None for all.
+        bias: Takes the positions of a query and a key.
     """
     rows = []
     for i in range(len(queries)):
@@ -121,12 +138,12 @@ def attention_of_heads(
     window: int | None = None,
     bias: Callable[[int, int, int], Tensor | float] = lambda head, i, j: 0.0,
 ) -> Tensor:
-    """What all heads give, side by side. Groups of neighbours share keys and values (arXiv:2305.13245, sec. 2.2).
+    """Concatenate the attention of all heads; groups of neighbours share keys and values (arXiv:2305.13245, sec. 2.2).
 
     Args:
-        queries, keys, values: For each head [T, d]; of keys and values there may be fewer.
-        window: How many keys a query sees.
-        bias: Of a head, a query's place and a key's.
+        queries, keys, values: One tensor [T, d] for each head; there may be fewer keys and values.
+        window: The number of keys that a query attends to, itself included; None for all.
+        bias: Takes the head, and the positions of a query and a key.
     """
     group = len(queries) // len(keys)
     return torch.cat(
@@ -139,20 +156,21 @@ def attention_of_heads(
 
 
 def rope_theta(config: Any) -> float:
-    """The base of RoPE's angles.
+    """Return the base of RoPE's angles.
 
     Raises:
-        DoesNotApply: They are scaled, which `rotated` is not.
+        DoesNotApply: RoPE is scaled, which `apply_rope` does not support.
     """
-    if config.rope_parameters["rope_type"] != "default":
-        raise DoesNotApply("the reference has no other rope_type than 'default'")
+    kind = config.rope_parameters["rope_type"]
+    if kind != "default":
+        raise DoesNotApply(f"the reference supports rope_type 'default' only; got '{kind}'")
     return float(config.rope_parameters["rope_theta"])
 
 
 def apply_rope(x: Tensor, theta: float) -> Tensor:
-    """arXiv:2104.09864, eq. 15: the pairs of row t turned by the angles t theta^(-2i/d).
+    """Rotate the pairs of row t by the angles t theta^(-2i/d) (arXiv:2104.09864, eq. 15).
 
-    The pair of channel i is channel i + d/2, as transformers has it; in the paper it is the next one.
+    Channel i is paired with channel i + d/2, as in transformers; in the paper it is paired with the next channel.
     """
     rows, half = [], x.shape[1] // 2
     for t, row in enumerate(x):
@@ -164,30 +182,30 @@ def apply_rope(x: Tensor, theta: float) -> Tensor:
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(0, x)."""
+    """ReLU: max(0, x)."""
     return x * (x > 0)
 
 
 def silu(x: Tensor) -> Tensor:
-    """x / (1 + e^-x) (arXiv:1606.08415, sec. 2)."""
-    return x * torch.sigmoid(x)  # whose gradient is finite everywhere
+    """SiLU (arXiv:1606.08415, sec. 2): x / (1 + e^-x)."""
+    return x * torch.sigmoid(x)  # its gradient is finite everywhere
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x P(X <= x) for a normal X (arXiv:1606.08415, sec. 2)."""
+    """GELU (arXiv:1606.08415, sec. 2): x P(X <= x) for a normal X."""
     return x * (1 + torch.erf(x / math.sqrt(2))) / 2
 
 
 def glu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-    """arXiv:2002.05202, eq. 6: (activation(x W) * (x V)) W_2, here with matrices [out, in]."""
+    """Gated feed-forward (arXiv:2002.05202, eq. 6): (activation(x W) * (x V)) W_2, with matrices [out, in]."""
     return (activation(x @ gate.T) * (x @ up.T)) @ down.T
 
 
 def llama_logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
-    """Llama and what is built like it: h += attention(norm(h)), h += mlp(norm(h)); norm(h) H^T. [T] -> [T, V].
+    """Logits of Llama and similar models: h += attention(norm(h)), h += mlp(norm(h)); norm(h) H^T. [T] -> [T, V].
 
-    RoPE, grouped heads, a gated layer with SiLU; queries and keys are normed by head where
-    there are weights for it (arXiv:2505.09388, sec. 2); layers see all or a window, as layer_types says where it is.
+    RoPE, grouped heads, a gated feed-forward with SiLU. Queries and keys are normalized by head if there are weights
+    for it (arXiv:2505.09388, sec. 2). `layer_types`, if present, determines which layers have a sliding window.
 
     Raises:
         DoesNotApply: RoPE is scaled.
@@ -219,22 +237,22 @@ def _grouped_attention(x: Tensor, layer: Weights, config: Any, window: int | Non
 
 
 def fan_in_uniform_std(outputs: int, inputs: int) -> float:
-    """The deviation of numbers drawn evenly within 1/sqrt(inputs), as torch's linear layers draw them."""
+    """Return the std of the uniform distribution within 1/sqrt(inputs), the default of torch's linear layers."""
     del outputs
     return 1 / math.sqrt(3 * inputs)
 
 
 def truncated_normal_std(std: float, cut: float = 3.0) -> float:
-    """The deviation that a normal distribution has left when what lies beyond `cut` deviations is drawn again."""
+    """Return the std of a normal distribution that is truncated at `cut` standard deviations."""
     density = math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi)
     return std * math.sqrt(1 - 2 * cut * density / math.erf(cut / math.sqrt(2)))
 
 
 def llama_init_std(config: Any) -> dict[str, InitStd]:
-    """Those of llama and of definitions built like it: what writes to the residual stream is smaller by the depth.
+    """Return the init std of llama and similar definitions: that of residual outputs decreases with depth.
 
     Args:
-        config: Of which hidden_size, num_hidden_layers and tie_word_embeddings are read.
+        config: Its hidden_size, num_hidden_layers and tie_word_embeddings are read.
     """
     head = 1 / math.sqrt(config.hidden_size)
     return {

@@ -1,65 +1,67 @@
-"""`verify`: checks that prove that a causal language model keeps its promises."""
+"""`verify`: checks that a causal language model keeps its promises, one file for each check."""
 
-from ..definitions.check import Check, DoesNotApply, Measured, check, expect
-from .against_reference import equations, spreads
-from .attention_agreement import attention_agreement
+from ..definitions.check import OLD_NAMES, Check, DoesNotApply, Measured, check, expect
+from ..deprecated import moved_module, renamed_names
+from .attention_backends import attention_backends
+from .batch_invariance import batch_invariance
 from .buffers import buffers
-from .caching import caching
 from .causality import causality
-from .checkpointing import checkpointing
-from .compiling import compiling
-from .depth import depth
-from .embeddings import embeddings
 from .estimates import estimates
 from .generation import generation
+from .gradient_checkpointing import gradient_checkpointing
 from .gradients import gradients
+from .hidden_states import hidden_states
+from .init_std import init_std
 from .initial_weights import initial_weights
-from .labels import labels
+from .inputs_embeds import inputs_embeds
+from .kv_cache import kv_cache
+from .loss import loss
 from .manifest import manifest
-from .native_twin import native_twin
-from .options_matter import options_matter
-from .outputs import outputs
-from .packing import packing
+from .model_under_test import ModelUnderTest
+from .native_parity import native_parity
+from .no_dead_options import no_dead_options
+from .packing_isolation import packing_isolation
 from .padding import padding
 from .positions import positions
 from .precision import precision
+from .reference_parity import reference_parity
 from .round_trip import round_trip
-from .rows import rows
 from .run import FAILED, PASSED, SKIPPED, asked_for, choose, try_check, verify, verify_settings
-from .seeds import same_seed
+from .same_seed import same_seed
+from .signal_propagation import signal_propagation
+from .sliding_window import sliding_window
 from .standalone import standalone
-from .subject import ModelUnderTest
-from .windows import window
+from .torch_compile import torch_compile
 
-# What a token sees; what is computed of it; what training needs; what is written and read; what was promised in words.
+# Masks and positions; caches and inputs; training; initialization; files; comparisons with other implementations.
 CHECKS: tuple[Check, ...] = (
     causality,
-    window,
-    packing,
+    sliding_window,
+    packing_isolation,
     padding,
-    rows,
+    batch_invariance,
     positions,
-    attention_agreement,
-    caching,
+    attention_backends,
+    kv_cache,
     generation,
-    embeddings,
-    outputs,
-    labels,
+    inputs_embeds,
+    hidden_states,
+    loss,
     gradients,
-    checkpointing,
+    gradient_checkpointing,
     precision,
-    compiling,
+    torch_compile,
     initial_weights,
-    depth,
+    signal_propagation,
     same_seed,
     buffers,
     round_trip,
     standalone,
     manifest,
-    options_matter,
-    native_twin,
-    equations,
-    spreads,
+    no_dead_options,
+    native_parity,
+    reference_parity,
+    init_std,
     estimates,
 )
 
@@ -80,3 +82,11 @@ __all__ = [
     "verify",
     "verify_settings",
 ]
+
+__getattr__ = renamed_names(__name__, {"Subject": "ModelUnderTest", "must": "expect"})
+moved_module(f"{__name__}.check", check.__module__, OLD_NAMES)
+moved_module(
+    f"{__name__}.subject",
+    ModelUnderTest.__module__,
+    {"Subject": "ModelUnderTest", "strengthen": "randomize_weights"},
+)

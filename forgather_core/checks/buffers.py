@@ -1,6 +1,6 @@
-"""Buffers: what no checkpoint brings, such as the frequencies of RoPE, is right however a model came to be.
+"""Buffers: those that no checkpoint contains, such as the frequencies of RoPE, are right however a model is made.
 
-Memory is filled with NaN wherever a way leaves it unset, so that nothing is right by luck.
+Unset memory is filled with NaN, so that no value is right by chance.
 """
 
 from __future__ import annotations
@@ -15,63 +15,65 @@ from ..checkpoint import load_checkpoint, save_checkpoint
 from ..definitions.check import Measured, check, expect
 from ..model.build import build
 from ..options.shared import BuildOptions
-from .subject import ModelUnderTest
-from .tolerance import compared, unlike
+from .model_under_test import ModelUnderTest
+from .tolerance import compare, different_tensors
 
 
-@check("buffers", cause="a buffer that is computed in the constructor only, or cast with the weights")
+@check("buffers", cause="a buffer that only the constructor computes, or that is cast with the weights")
 def buffers(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Buffers are those of a new model, to the last bit, after every way to make, load and cast one."""
+    """Buffers equal those of a new model, to the last bit, after every way to make, load and cast a model."""
     from transformers import AutoModelForCausalLM
 
-    model, text = subject.model(), subject.tokens(2)
+    model, text = subject.randomized_model(), subject.tokens(2)
     load = AutoModelForCausalLM.from_pretrained
     with subject.scratch() as place:
         saved = subject.save(model, place)
-        yield from _same("from_pretrained", load(saved, dtype=torch.float32, **subject.loading), model, text)
+        yield from _compare_buffers("from_pretrained", load(saved, dtype=torch.float32, **subject.loading), model, text)
         low = load(saved, dtype=torch.bfloat16, **subject.loading)
-        yield from _same("from_pretrained in bfloat16", low, model)
-    yield from _same("meta, to_empty, init_weights", _from_nothing(subject), model)
+        yield from _compare_buffers("from_pretrained in bfloat16", low, model)
+    yield from _compare_buffers("meta, to_empty, init_weights", _initialized_after_meta(subject), model)
     with subject.scratch() as place:
         save_checkpoint(place / "saved", model, safetensors=True)
         for device in ("cpu", "meta"):
             options = BuildOptions(
                 device=device, dtype="float32", no_init_weights=True, attn_implementation=subject.default_attention
             )
-            built = build(subject.place, options).eval()
-            _spoil(built.parameters())
+            built = build(subject.workdir, options).eval()
+            _fill_with_nan(built.parameters())
             load_checkpoint(place / "saved", built, device="cpu", strict=True)
-            yield from _same(f"build on {device}, no_init_weights, load_checkpoint", built, model, text)
-    if not subject.is_builtin:  # transformers' own promise float32 after from_pretrained only
-        cast = subject.model().to(torch.bfloat16)
-        yield from _same("model.to(bfloat16)", cast, model)
-        yield from _same("and back", cast.to(torch.float32), model)
+            way = f"build on {device}, no_init_weights, load_checkpoint"
+            yield from _compare_buffers(way, built, model, text)
+    if not subject.is_builtin:  # transformers' own classes promise float32 after from_pretrained only
+        cast = subject.randomized_model().to(torch.bfloat16)
+        yield from _compare_buffers("model.to(bfloat16)", cast, model)
+        yield from _compare_buffers("model.to(bfloat16).to(float32)", cast.to(torch.float32), model)
 
 
-def _from_nothing(subject: ModelUnderTest) -> Any:
+def _initialized_after_meta(subject: ModelUnderTest) -> Any:
     with torch.device("meta"):
         model = subject.fresh_model()
     model.to_empty(device="cpu")
-    _spoil([*model.parameters(), *model.buffers()])
-    if subject.is_builtin:  # transformers' own skip what they have marked, and say so
+    _fill_with_nan([*model.parameters(), *model.buffers()])
+    if subject.is_builtin:  # transformers' own classes skip tensors with this mark
         for one in (*model.modules(), *model.parameters(), *model.buffers()):
             one._is_hf_initialized = False
     model.init_weights()
     return model
 
 
-def _spoil(tensors: Any) -> None:
+def _fill_with_nan(tensors: Any) -> None:
     with torch.no_grad():
         for tensor in tensors:
             if tensor.is_floating_point() and not tensor.is_meta:
                 tensor.fill_(torch.nan)
 
 
-def _same(way: str, found: Any, expected: nn.Module, text: Tensor | None = None) -> Iterator[Measured]:
+def _compare_buffers(way: str, found: Any, expected: nn.Module, text: Tensor | None = None) -> Iterator[Measured]:
     mine, theirs = dict(found.named_buffers()), dict(expected.named_buffers())
-    wrong = unlike(mine, theirs)
-    yield expect(f"{way}: {len(mine.keys() | theirs.keys())} buffers", not wrong, ", ".join(wrong[:3]))
+    wrong = different_tensors(mine, theirs)
+    count = len(mine.keys() | theirs.keys())
+    yield expect(f"{way}: {count} buffers are equal", not wrong, ", ".join(wrong[:3]))
     if text is not None:
         with torch.no_grad():
             logits, right = found.eval()(text).logits, expected(text).logits
-        yield compared(f"{way}: logits", logits, right)
+        yield compare(f"{way}: logits", logits, right)

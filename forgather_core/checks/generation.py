@@ -1,9 +1,9 @@
-"""Generation: `generate()` says what the model itself says, token for token.
+"""Generation: `generate()` returns the tokens that the model itself predicts.
 
-The greedy text of each row is made by hand: the row alone, all of it run anew for each token, without cache and
-padding. `generate()` must say the same of the whole batch, padded on the left. Where the two likeliest tokens are
-closer than rounding errors, either may be said, and no more is compared. Beam search must score its texts as full runs
-do.
+The expected greedy text of each row is computed without `generate()`: the row alone, in full for each token, without
+cache and padding. `generate()` must return the same for the whole batch, padded on the left. If the two likeliest
+tokens are closer than rounding errors, either is right, and the comparison of that row ends. The scores of beam search
+must equal those of full forward passes.
 """
 
 from __future__ import annotations
@@ -16,57 +16,57 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ..definitions.check import Measured, check
-from .attentions import implementations
-from .padding import padded
-from .subject import ModelUnderTest
+from .implementations import implementations
+from .inputs import padded_rows
+from .model_under_test import ModelUnderTest
 from .tolerance import rounding
 
-NEW = 8  # more than a shrunk window
-PROMPTS = (9, 6, 1)
+NEW_TOKENS = 8  # more than a shrunk window
+PROMPTS = (9, 6, 1)  # lengths
 
 
-@check("generation", cause="what generate() hands on from one step to the next: cache, mask, positions")
+@check("generation", cause="cache, mask or positions that generate() passes from one step to the next")
 @torch.no_grad()
 def generation(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Greedy generate() gives the likeliest token each time, beside padding, with a cache and without."""
-    ids, mask = padded(subject, "left", PROMPTS)
+    """Greedy generate() returns the likeliest token at each step, with padding, with and without a cache."""
+    ids, mask = padded_rows(subject, "left", PROMPTS)
     for attention in implementations(subject):
-        model = _endless(subject, attention)
-        texts = [_likeliest(model, row[real][None]) for row, real in zip(ids, mask.bool(), strict=True)]
+        model = _endless_model(subject, attention)
+        texts = [_greedy_text(model, row[real][None]) for row, real in zip(ids, mask.bool(), strict=True)]
         for use_cache in (True, False):
             given = {"input_ids": ids, "attention_mask": mask, "use_cache": use_cache}
-            said = model.generate(**given, max_new_tokens=NEW)[:, ids.shape[1] :]
+            generated = model.generate(**given, max_new_tokens=NEW_TOKENS)[:, ids.shape[1] :]
             for row, text in enumerate(texts):
                 if not text:
                     continue  # rounding decides on the first token
-                first = _first_difference(said[row].tolist(), text)
-                what = f"{attention}, use_cache={use_cache}, row {row}, {PROMPTS[row]} tokens: {len(text)} are said"
+                first = _first_difference(generated[row].tolist(), text)
+                what = f"{attention}, use_cache={use_cache}, row {row}, prompt {PROMPTS[row]}: {len(text)} new tokens"
                 yield Measured(what, float(first is not None), 0.0, f"row {row}, new token {first}")
             beams = model.generate(
-                **given, max_new_tokens=NEW, num_beams=2, return_dict_in_generate=True, output_scores=True
+                **given, max_new_tokens=NEW_TOKENS, num_beams=2, return_dict_in_generate=True, output_scores=True
             )
-            yield _score(model, beams, mask, f"{attention}, use_cache={use_cache}, two beams: their scores")
+            yield _compare_scores(model, beams, mask, f"{attention}, use_cache={use_cache}, two beams: their scores")
 
 
-def _endless(subject: ModelUnderTest, attention: str) -> Any:
-    """A model whose generation ends at no token, and does what is asked for and nothing else."""
-    model = subject.model(attention=attention)
+def _endless_model(subject: ModelUnderTest, attention: str) -> Any:
+    """Return a model with plain greedy generation that no token ends."""
+    model = subject.randomized_model(attention=attention)
     pad = getattr(subject.text_config, "pad_token_id", None)
     model.generation_config = GenerationConfig(do_sample=False, pad_token_id=pad if isinstance(pad, int) else 0)
     return model
 
 
-def _likeliest(model: Any, ids: Tensor) -> list[int]:
-    """What greedy decoding adds to a row [1, T], up to where rounding may decide."""
-    said: list[int] = []
-    for _ in range(NEW):
+def _greedy_text(model: Any, ids: Tensor) -> list[int]:
+    """Return the tokens that greedy decoding adds to a row [1, T], up to the first that rounding may change."""
+    tokens: list[int] = []
+    for _ in range(NEW_TOKENS):
         logits = model(ids, use_cache=False).logits[0, -1]
         first, second = logits.topk(2).values
         if first - second <= 2 * rounding(model) * logits.square().mean().sqrt():
             break
-        said.append(int(logits.argmax()))
+        tokens.append(int(logits.argmax()))
         ids = torch.cat((ids, logits.argmax()[None, None]), dim=1)
-    return said
+    return tokens
 
 
 def _first_difference(found: list[int], expected: list[int]) -> int | None:
@@ -75,14 +75,14 @@ def _first_difference(found: list[int], expected: list[int]) -> int | None:
     return next((at for at, (one, other) in enumerate(zip(found, expected, strict=False)) if one != other), None)
 
 
-def _score(model: Any, beams: Any, mask: Tensor, what: str) -> Measured:
-    """The mean log-likelihood of each text, as beam search told it and as the rows have it alone."""
+def _compare_scores(model: Any, beams: Any, mask: Tensor, what: str) -> Measured:
+    """Compare the mean log-likelihood of each text from beam search with that of the row alone."""
     scores, size = [], torch.ones(())
     for row, real in zip(beams.sequences, mask.bool(), strict=True):
         text = row[mask.shape[1] - int(real.sum()) :][None]
-        logits = model(text, use_cache=False).logits[0, -NEW - 1 : -1]
+        logits = model(text, use_cache=False).logits[0, -NEW_TOKENS - 1 : -1]
         size = torch.maximum(size, logits.square().mean().sqrt())
-        scores.append(logits.log_softmax(-1).gather(-1, text[0, -NEW:, None]).mean())
+        scores.append(logits.log_softmax(-1).gather(-1, text[0, -NEW_TOKENS:, None]).mean())
     error = (torch.stack(scores) - beams.sequences_scores).abs()
-    # A logit and the normalizer of its softmax each err by the rounding of logits.
+    # A logit and the normalizer of its softmax both have the rounding error of logits.
     return Measured(what, float(error.max() / size), 2 * rounding(model), f"row {int(error.argmax())}")

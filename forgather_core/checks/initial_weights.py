@@ -1,9 +1,10 @@
-"""Initial weights: their spread is measured, over all weights of a kind, and held to what the definition's table says.
+"""Initial weights: their std, measured over all weights of a kind, is that of the definition's initialization table.
 
-A standard deviation of n numbers has itself one of std / sqrt(2n) for the normal distribution, less for those with
-shorter tails; a mean one of std / sqrt(n). Six of them are allowed: less than one in 10^8 right models fails.
+The standard error of a standard deviation of n numbers is std / sqrt(2n) for the normal distribution, and less for
+distributions with shorter tails; that of a mean is std / sqrt(n). Six standard errors are allowed: fewer than one in
+10^8 correct models fails.
 
-A model without a table says nothing to hold it to; its weights must have been drawn at all.
+Without a table, the only requirement is that weights are random.
 """
 
 from __future__ import annotations
@@ -20,58 +21,58 @@ from ..model.build import build
 from ..model.kinds import kind_of
 from ..options.shared import BuildOptions
 from ..parts.table_init import find_rule
-from .subject import ModelUnderTest
+from .model_under_test import ModelUnderTest
+from .tolerance import SIGMAS
 
-SIGMAS = 6
-# Rules of parts/initial_weights.py with mean 0. The exported copy has classes of its own, by the same names.
+# Rules of parts/initial_weights.py with mean 0, by name: the exported copy has classes of its own.
 _SYMMETRIC = ("Normal", "TruncatedNormal", "XavierNormal", "FanInUniform")
 
 
-@check("initial-weights", cause="an initialisation that never ran, ran twice, or with another rule than the table's")
+@check("initial-weights", cause="an initialization that never ran, ran twice, or used a rule that is not in the table")
 def initial_weights(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Initial weights are those that the definition's table promises, by whichever way the model is made."""
-    yield from _measured("from_config", subject.fresh_model())
+    """Initial weights follow the definition's initialization table, whichever way the model is made."""
+    yield from _check_model("from_config", subject.fresh_model())
     options = BuildOptions(
         device="cpu", dtype="float32", seed=subject.seed, attn_implementation=subject.default_attention
     )
-    yield from _measured("build", build(subject.place, options))
+    yield from _check_model("build", build(subject.workdir, options))
 
 
-def _measured(way: str, model: Any) -> Iterator[Measured]:
+def _check_model(way: str, model: Any) -> Iterator[Measured]:
     kinds: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         kinds.setdefault(kind_of(name), {})[name] = parameter
     yield expect(f"{way}: the model has weights", bool(kinds))
     bare = next((name for name, p in model.named_parameters() if p.is_meta or not p.isfinite().all()), None)
-    yield expect(f"{way}: all weights are there", bare is None, bare)
+    yield expect(f"{way}: all weights are finite", bare is None, bare)
     if bare is not None:
         return
     table = list(model.initial_weights()) if hasattr(model, "initial_weights") else None
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     for kind, parameters in kinds.items():
         if table is None:
-            yield from _drawn(f"{way}: {kind}", parameters)
+            yield from _check_random(f"{way}: {kind}", parameters)
             continue
         try:
             rules = [find_rule(table, tied.get(name, name)) for name in parameters]
         except ValueError as error:
             yield expect(f"{way}: {error}", False, kind)
             continue
-        yield from _as_promised(f"{way}: {kind}", rules, list(parameters.values()))
-    yield from _padding(way, model)
+        yield from _compare_with_rule(f"{way}: {kind}", rules, list(parameters.values()))
+    yield from _check_padding(way, model)
 
 
-def _as_promised(what: str, rules: list[Any], parameters: list[nn.Parameter]) -> Iterator[Measured]:
+def _compare_with_rule(what: str, rules: list[Any], parameters: list[nn.Parameter]) -> Iterator[Measured]:
     rule, shape = rules[0], parameters[0].shape
     if hasattr(rule, "values"):
-        error = max(_farthest(p.detach(), r.values) for r, p in zip(rules, parameters, strict=True))
+        error = max(_largest_error(p.detach(), r.values) for r, p in zip(rules, parameters, strict=True))
         yield Measured(f"{what}: {rule}, exactly", error)
         return
     pieces = [
         _without(p.detach(), r.zero_row).flatten().double() / r.std(p.shape)
         for r, p in zip(rules, parameters, strict=True)
     ]
-    drawn = torch.cat(pieces)  # each in units of its promised deviation
+    drawn = torch.cat(pieces)  # each in units of its std
     count, mean = drawn.numel(), float(drawn.mean())
     error = abs(float((drawn - mean).square().mean().sqrt()) - 1)
     std = rule.std(shape)
@@ -81,7 +82,7 @@ def _as_promised(what: str, rules: list[Any], parameters: list[nn.Parameter]) ->
         yield Measured(f"{what}: mean 0, in units of std", abs(mean), SIGMAS / math.sqrt(count))
 
 
-def _farthest(tensor: Tensor, values: tuple[float, ...]) -> float:
+def _largest_error(tensor: Tensor, values: tuple[float, ...]) -> float:
     expected = torch.tensor(values, dtype=torch.float32)
     if len(values) not in (1, tensor.numel()):
         return math.inf
@@ -92,14 +93,14 @@ def _without(tensor: Tensor, row: int | None) -> Tensor:
     return tensor if row is None else torch.cat((tensor[:row], tensor[row + 1 :]))
 
 
-def _drawn(what: str, parameters: dict[str, nn.Parameter]) -> Iterator[Measured]:
-    """A matrix is random; a vector may be constant, as the scales of norms and biases are."""
-    alike = [name for name, p in parameters.items() if p.dim() >= 2 and min(p.shape) > 1 and p.std() == 0]
-    yield expect(f"{what}: was drawn", not alike, next(iter(alike), None))
+def _check_random(what: str, parameters: dict[str, nn.Parameter]) -> Iterator[Measured]:
+    """Check that matrices are random; vectors may be constant, as the scales of norms and biases are."""
+    constant = [name for name, p in parameters.items() if p.dim() >= 2 and min(p.shape) > 1 and p.std() == 0]
+    yield expect(f"{what}: is random", not constant, next(iter(constant), None))
 
 
-def _padding(way: str, model: nn.Module) -> Iterator[Measured]:
+def _check_padding(way: str, model: nn.Module) -> Iterator[Measured]:
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             row = module.weight.detach()[module.padding_idx]
-            yield Measured(f"{way}: {name}: row {module.padding_idx}, of padding, is 0", float(row.abs().max()))
+            yield Measured(f"{way}: {name}: the padding row {module.padding_idx} is 0", float(row.abs().max()))

@@ -1,4 +1,4 @@
-"""The layers of a model of any make."""
+"""The layers of a model of any architecture."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..definitions.check import DoesNotApply
 
 
 def layers_of(model: Any) -> nn.ModuleList:
-    """The first list of modules that is as long as the model is deep; where none is, the longest.
+    """Return the first module list with `num_hidden_layers` modules, or else the longest one.
 
     Raises:
-        DoesNotApply: It has no list of modules.
+        DoesNotApply: The model has no module list.
     """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     if not lists:

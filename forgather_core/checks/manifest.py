@@ -1,4 +1,4 @@
-"""The manifest: the files of a directory are those that Forgather wrote, by their digests in `forgather.json`."""
+"""Manifest: the files of the directory have the digests that `forgather.json` lists."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..model.manifest import edited_files, read_manifest
-from .subject import ModelUnderTest
+from .model_under_test import ModelUnderTest
 
 
-@check("manifest", cause="somebody has edited the file, or a copy is not whole; `construct -r` writes it again")
+@check("manifest", cause="an edited file or an incomplete copy; `construct -r` writes the files again")
 def manifest(subject: ModelUnderTest) -> Iterator[Measured]:
     """Every file of the directory is as Forgather wrote it."""
     written = read_manifest(subject.directory)
@@ -18,4 +18,5 @@ def manifest(subject: ModelUnderTest) -> Iterator[Measured]:
     yield expect("the manifest lists files", bool(written.files))
     edited = edited_files(subject.directory, written.files)
     for name in written.files:
-        yield expect(name, name not in edited, f"{name} is {edited.get(name)}")
+        state = edited.get(name)
+        yield expect(f"{name} is unchanged", name not in edited, failure=f"{name} is {state}")

@@ -1,8 +1,8 @@
-"""Padding: a text has the same logits with padding on its left, on its right, within it, or without.
+"""Padding: a text has the same logits with padding on the left, on the right, within, or without padding.
 
-Each row is run by itself without padding. Ours count positions over real tokens by themselves; others are given them as
-`generate()` gives them, in which case ours must agree too. Padding sees nothing, of which a softmax may make NaN:
-nothing that is not finite may reach the logits or, from the loss of real tokens, any gradient.
+The expected logits are those of each row by itself without padding. Models of Forgather count positions over real
+tokens by themselves; all models get them as `generate()` passes them, too. Padding attends to nothing, of which a
+softmax may make NaN: neither logits nor, from the loss of real tokens, gradients may be infinite or NaN.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import torch
 from torch import Tensor
 
 from ..definitions.check import Measured, check, expect
-from .attentions import implementations
-from .subject import LENGTH, ModelUnderTest
-from .tolerance import gradients_of, position_of, relative, rounding
+from ..model.difference import relative_difference
+from .implementations import implementations
+from .inputs import logits_of_rows, padded_labels, padded_rows, position_arguments
+from .model_under_test import ModelUnderTest
+from .tolerance import gradients_of, position_of_largest, rounding
 
-REAL = (LENGTH, LENGTH // 2, 1)  # tokens of each row
 
-
-@check("padding", cause="positions that count padding, a mask that is dropped, or a row of it that sees nothing")
+@check("padding", cause="positions that count padding, a mask that is dropped, or a mask row that hides everything")
 def padding(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Padding beside a text changes nothing of its logits and its loss, and nothing becomes NaN."""
+    """Padding does not change the logits and the loss of a text, and nothing becomes NaN."""
     for attention in implementations(subject):
-        model = subject.model(attention=attention, **subject.no_dropout)
-        # A window counts places: within a text, padding takes some of them.
-        within = ("within",) if subject.is_ours and subject.window is None else ()
+        model = subject.randomized_model(attention=attention, **subject.no_dropout)
+        # A sliding window counts positions in the row, of which padding within the text takes some.
+        within = ("within",) if subject.made_by_forgather and subject.window is None else ()
         for side in ("left", "right", *within):
-            ids, mask = padded(subject, side)
+            ids, mask = padded_rows(subject, side)
             real = mask.bool()
             with torch.no_grad():
-                alone = rows_alone(model, ids, mask)
-                loss = _loss_alone(model, ids, mask)
-            for name, more in given_positions(subject, mask).items():
+                alone = logits_of_rows(model, ids, mask)
+                loss = _mean_loss_of_rows(model, ids, mask)
+            for name, more in position_arguments(subject, mask).items():
                 what = f"{attention}, {side}, {name}"
                 model.zero_grad()
                 outputs = model(ids, attention_mask=mask, labels=padded_labels(ids, mask), **more)
@@ -42,53 +42,20 @@ def padding(subject: ModelUnderTest) -> Iterator[Measured]:
                 expected = torch.zeros_like(logits)
                 expected[real] = alone
                 found = torch.where(real[..., None], logits, 0.0)
-                yield Measured(what, relative(logits[real], alone), rounding(model), position_of(found, expected))
-                if side != "within":  # what comes before a gap has another target than it has alone
-                    yield Measured(f"{what}: loss", relative(outputs.loss, loss), rounding(model))
-                strange = (~logits.isfinite()).any(-1).nonzero().tolist()
-                where = f"row {strange[0][0]}, position {strange[0][1]}" if strange else None
-                yield expect(f"{what}: logits are finite on padding too", not strange, where)
+                error = relative_difference(logits[real], alone)
+                yield Measured(what, error, rounding(model), position_of_largest(found, expected))
+                if side != "within":  # the token before a gap has another target than in the row alone
+                    yield Measured(f"{what}: loss", relative_difference(outputs.loss, loss), rounding(model))
+                bad = (~logits.isfinite()).any(-1).nonzero().tolist()
+                where = f"row {bad[0][0]}, position {bad[0][1]}" if bad else None
+                yield expect(f"{what}: logits are finite, on padding too", not bad, where)
                 outputs.loss.backward()
                 names = [name for name, grad in gradients_of(model).items() if not grad.isfinite().all()]
                 yield expect(f"{what}: gradients are finite", not names, ", ".join(names[:5]))
 
 
-def padded(subject: ModelUnderTest, side: str, real: tuple[int, ...] = REAL) -> tuple[Tensor, Tensor]:
-    """Rows of so many real tokens, and their mask."""
-    length = max(real)
-    ids, mask = subject.tokens(len(real), length), torch.ones(len(real), length, dtype=torch.long)
-    for row, count in enumerate(real):
-        begin = {"left": 0, "right": count, "within": count // 2}[side]
-        mask[row, begin : begin + length - count] = 0
-    pad = getattr(subject.text_config, "pad_token_id", None)
-    return ids.masked_fill(mask == 0, pad if isinstance(pad, int) and pad >= 0 else 0), mask
-
-
-def padded_labels(ids: Tensor, mask: Tensor) -> Tensor:
-    """The targets of padded rows. The first real token is none: what comes before it is padding, of no meaning."""
-    before = torch.nn.functional.pad(mask[:, :-1], (1, 0))
-    return ids.masked_fill((mask == 0) | (before == 0), -100)
-
-
-def given_positions(subject: ModelUnderTest, mask: Tensor) -> dict[str, dict[str, Any]]:
-    """The ways to give positions: as `generate()` does, and for ours not at all."""
-    given = {"positions as generate() gives them": {"position_ids": counted(mask)}}
-    return given | {"no positions": {}} if subject.is_ours else given
-
-
-def counted(mask: Tensor) -> Tensor:
-    """Positions that count real tokens, as `generate()` makes them; 1 on padding."""
-    return (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)
-
-
-def rows_alone(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    """The logits [real tokens, V] of all rows, each run by itself without its padding."""
-    rows = zip(ids, mask.bool(), strict=True)
-    return torch.cat([model(row[real][None], use_cache=False).logits[0] for row, real in rows])
-
-
-def _loss_alone(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    """The mean over the targets of all rows, each run by itself."""
+def _mean_loss_of_rows(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean loss over the targets of all rows, each computed by itself."""
     rows = [row[real][None] for row, real in zip(ids, mask.bool(), strict=True) if real.sum() > 1]
     losses = [model(row, labels=row, use_cache=False).loss * (row.shape[1] - 1) for row in rows]
     total: Tensor = torch.stack(losses).sum() / sum(row.shape[1] - 1 for row in rows)

@@ -1,12 +1,13 @@
-"""Precision: a model in bfloat16 is the model in float32 but for rounding, at late positions as at early ones.
+"""Precision: a model in bfloat16 differs from that in float32 by rounding only, at late positions as at early ones.
 
-Products add up in float32, so that of each of some ten results a layer the last rounding alone counts: up to half an
-eps, as likely up as down. Errors that do not know of each other add up in squares: half an eps times sqrt(10 (L + 1)),
-which holds for initial weights, whose layers do not amplify. Strong weights do, by a factor of their own; but it is the
-same everywhere. An angle of RoPE or a distance of ALiBi in bfloat16 is off by up to 4 at position 1000, and everything
-with it: far positions, and the end of a long text, may have twice the error of near ones, and not more.
+Products are summed in float32, so that only the last rounding of about ten results per layer counts: up to half an eps,
+as likely up as down. Independent errors add up in squares: half an eps times sqrt(10 (L + 1)), which holds for initial
+weights, whose layers do not amplify. Random weights amplify errors, by the same factor at all positions. An angle of
+RoPE or a distance of ALiBi in bfloat16 is off by up to 4 at position 1000, and so is everything computed from it: the
+error at far positions, and at the end of a long text, may be at most twice that of near ones.
 
-A norm computes in float32 whatever it is given, and rounds twice: what it has normed, and that times its weight.
+A norm computes in float32 for any input dtype, and rounds twice: the normalized values, and their product with the
+weight.
 """
 
 from __future__ import annotations
@@ -22,41 +23,42 @@ import torch
 from torch import Tensor, nn
 
 from ..definitions.check import Measured, check, expect
-from .subject import ModelUnderTest
+from .model_under_test import ModelUnderTest
 
 LOW = torch.bfloat16
-LENGTH, LONG = 96, 640  # whole numbers are exact in bfloat16 up to 256
-_A_LAYER = 10  # roundings one after another
-_FARTHER = 2.0
+LENGTH, LONG = 96, 640  # tokens; integers are exact in bfloat16 up to 256
+_ROUNDINGS = 10  # in sequence, in each layer
+_MAX_GROWTH = 2.0  # of the error at far positions
 
 
-@check("precision", cause="positions, norms or softmax computed in the dtype of the weights, where float32 is needed")
+@check("precision", cause="positions, norms or softmax computed in the dtype of the weights instead of float32")
 def precision(subject: ModelUnderTest) -> Iterator[Measured]:
-    """In bfloat16 logits are those of float32 but for rounding, wherever in a long text."""
+    """Logits in bfloat16 differ from those in float32 by rounding only, at every position of a long text."""
     last = getattr(subject.text_config, "max_position_embeddings", None) or 2048
     length = min(LENGTH, last)
     text = subject.tokens(2, length)
     far = torch.arange(last - length, last).expand(2, -1)
     long = subject.tokens(2, min(LONG, last))
     fresh = subject.fresh_model().eval()
-    allowed = float(torch.finfo(LOW).eps) / 2 * math.sqrt(_A_LAYER * (subject.text_config.num_hidden_layers + 1))
-    yield Measured("initial weights", _error(fresh, _low(subject, fresh), text), allowed)
-    strong = subject.model()
-    ways = {"from_pretrained": _low(subject, strong)}
-    if not subject.is_builtin:  # transformers' own promise float32 angles after from_pretrained only
-        ways["model.to(bfloat16)"] = subject.model().to(LOW)
+    allowed = float(torch.finfo(LOW).eps) / 2 * math.sqrt(_ROUNDINGS * (subject.text_config.num_hidden_layers + 1))
+    yield Measured("initial weights", _error(fresh, _in_bfloat16(subject, fresh), text), allowed)
+    randomized = subject.randomized_model()
+    ways = {"from_pretrained": _in_bfloat16(subject, randomized)}
+    if not subject.is_builtin:  # transformers' own classes promise float32 angles after from_pretrained only
+        ways["model.to(bfloat16)"] = subject.randomized_model().to(LOW)
     for way, low in ways.items():
-        near = _error(strong, low, text)
-        there = _error(strong, low, text, position_ids=far)
-        what = f"{way}: error at positions {last - length} to {last - 1}, as a part of that at 0 to {length - 1}"
-        yield Measured(what, there / near, _FARTHER)
-        late = _error(strong, low, long, places=slice(-length, None))
-        yield Measured(f"{way}: the same of the end of {long.shape[1]} tokens", late / near, _FARTHER)
-        yield from _kept(way, low, strong)
-    yield from _norms(strong)
+        near = _error(randomized, low, text)
+        there = _error(randomized, low, text, position_ids=far)
+        what = f"{way}: error at positions {last - length} to {last - 1}, relative to that at 0 to {length - 1}"
+        yield Measured(what, there / near, _MAX_GROWTH)
+        late = _error(randomized, low, long, places=slice(-length, None))
+        what = f"{way}: error at the end of {long.shape[1]} tokens, relative to that at 0 to {length - 1}"
+        yield Measured(what, late / near, _MAX_GROWTH)
+        yield from _check_dtypes(way, low, randomized)
+    yield from _check_norms(randomized)
 
 
-def _low(subject: ModelUnderTest, model: Any) -> Any:
+def _in_bfloat16(subject: ModelUnderTest, model: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     with subject.scratch() as place:
@@ -66,13 +68,13 @@ def _low(subject: ModelUnderTest, model: Any) -> Any:
 
 @torch.no_grad()
 def _error(model: Any, low: Any, text: Tensor, places: slice = slice(None), **more: Any) -> float:
-    """Root mean square of the difference, as a part of that of the logits."""
+    """Return the root mean square of the difference, relative to that of the logits."""
     right, found = (one(text, use_cache=False, **more).logits[:, places].double() for one in (model, low))
     return float(((found - right).square().mean() / right.square().mean()).sqrt())
 
 
-def _kept(way: str, low: Any, model: Any) -> Iterator[Measured]:
-    """What the class says is float32 whatever the dtype of the model."""
+def _check_dtypes(way: str, low: Any, model: Any) -> Iterator[Measured]:
+    """Check that parameters are bfloat16, except for those that the class keeps in float32."""
     patterns = getattr(low, "_keep_in_fp32_modules_strict", None) or ()
     rule = re.compile("|".join(rf"(^|\.){re.escape(pattern)}(\.|$)" for pattern in patterns)) if patterns else None
     for name, parameter in low.named_parameters():
@@ -84,18 +86,18 @@ def _kept(way: str, low: Any, model: Any) -> Iterator[Measured]:
 
 
 @torch.no_grad()
-def _norms(model: nn.Module) -> Iterator[Measured]:
-    """The error of each norm by itself, in bfloat16, as a part of its result before a bias."""
+def _check_norms(model: nn.Module) -> Iterator[Measured]:
+    """Check the error of each norm by itself, in bfloat16, relative to its result before the bias."""
     generator = torch.Generator().manual_seed(0)
     for name, module in model.named_modules():
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
         if "Norm" not in type(module).__name__ or not isinstance(weight, Tensor) or weight.dim() != 1:
             continue
-        if len(inspect.signature(module.forward).parameters) != 1:  # a gate besides, say
+        if len(inspect.signature(module.forward).parameters) != 1:  # for example, a gate
             continue
         low = copy.deepcopy(module).to(LOW)
         x = torch.randn(1, 256, len(weight), generator=generator).to(LOW)
         found, right = low(x).double(), copy.deepcopy(low).float()(x.float()).double()
         size = right.abs() + (2 * bias.abs().double() if isinstance(bias, Tensor) else 0)
         error = float(((found - right).abs() / size.clamp_min(1e-30)).max())
-        yield Measured(f"{name}, alone", error, 1.01 * float(torch.finfo(LOW).eps), name)
+        yield Measured(f"{name} by itself", error, 1.01 * float(torch.finfo(LOW).eps), name)

@@ -1,4 +1,4 @@
-"""Checks are run, timed and reported."""
+"""Choose, run and time checks, and report their results."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..definitions.check import Check, DoesNotApply, Measured
+from ..deprecated import warn_renamed
 from ..errors import CheckError
 from ..model.directory_errors import edited, loading_errors
 from ..model.parameters import parameter_table
@@ -21,8 +22,8 @@ from ..runtime.memory_guard import most_parameters, refuse_too_large
 from ..runtime.out_of_memory import out_of_memory
 from ..runtime.partial_results import keep_partial
 from ..runtime.quiet import quiet_transformers
-from .attentions import uncompiled
-from .subject import FLEX, ModelUnderTest
+from .implementations import uncompiled
+from .model_under_test import FLEX, ModelUnderTest
 
 if TYPE_CHECKING:
     from ..options.command_options import VerifyOptions
@@ -30,19 +31,33 @@ if TYPE_CHECKING:
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
 NOTHING = "it measured nothing"
-_COPIES = 3  # of the weights: most checks have two models, or one and its gradients beside another
-NO_GRADIENTS = f"the model refuses eager and sdpa, and {FLEX} has no gradients on CPU"
+OLD_CHECK_NAMES = {
+    "attention-agreement": "attention-backends",
+    "cache": "kv-cache",
+    "compile": "torch-compile",
+    "depth": "signal-propagation",
+    "equations": "reference-parity",
+    "labels": "loss",
+    "native-twin": "native-parity",
+    "options-matter": "no-dead-options",
+    "outputs": "hidden-states",
+    "rows": "batch-invariance",
+    "spreads": "init-std",
+    "window": "sliding-window",
+}
+_COPIES = 3  # of the weights: most checks have two models, or two models and the gradients of one
+NO_GRADIENTS = f"the model refuses eager and sdpa, and {FLEX} does not support gradients on CPU"
 
 
 def asked_for(options: VerifyOptions, on_broken: Callable[[str], object] = warnings.warn) -> list[Check]:
-    """The checks that options name, in the order in which they are known; plugins' are among them.
+    """Return the checks that the options name, of Forgather and of plugins.
 
     Args:
-        options: Names; whether all are meant.
-        on_broken: Told, in a sentence, of a plugin whose checks cannot be had.
+        options: The options of `verify`: `check`, `quick`.
+        on_broken: Called with one sentence for each plugin whose checks cannot be loaded.
 
     Raises:
-        CheckError: There is no check of such a name.
+        CheckError: There is no check with one of the names.
     """
     from .known import known_checks
 
@@ -51,21 +66,31 @@ def asked_for(options: VerifyOptions, on_broken: Callable[[str], object] = warni
 
 
 def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = False) -> list[Check]:
-    """Those of these names, or all, in the order in which they are known.
+    """Return the checks with these names, or all, in the order of `checks`.
 
     Args:
-        checks: All that there are.
-        names: Empty takes all.
-        quick: Leave out those that take long, unless they are named.
+        checks: The available checks.
+        names: The names to choose; an empty sequence chooses all. Old names work, with a DeprecationWarning.
+        quick: Leave out slow checks, unless `names` has them.
 
     Raises:
-        CheckError: There is no check of such a name.
+        CheckError: There is no check with one of the names.
     """
     known = {check.name: check for check in checks}
+    names = [_present_name(name, known) for name in names]
     for name in names:
         if name not in known:
-            raise CheckError(f"--checks: there is no check '{name}'{did_you_mean(name, known)} (--list tells them)")
+            hint = did_you_mean(name, known)
+            raise CheckError(f"--checks: there is no check '{name}'{hint} (--list shows all checks)")
     return [check for name, check in known.items() if (name in names if names else check.quick or not quick)]
+
+
+def _present_name(name: str, known: Mapping[str, Check]) -> str:
+    new = OLD_CHECK_NAMES.get(name, name)
+    if name in known or new not in known:  # a plugin's check may have an old name
+        return name
+    warn_renamed(f"the check name '{name}'", f"'{new}'", stacklevel=3)
+    return new
 
 
 def verify(
@@ -79,16 +104,16 @@ def verify(
     on_check: Callable[[str], None] | None = None,
     on_partial: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Try promises on a model directory.
+    """Run checks on a model directory.
 
     Args:
-        directory: Ours, or any causal language model's of Hugging Face.
-        checks: What to try.
-        settings: What the directory was made of, where a definition is checked.
-        full: Take the configuration as it is, rather than a small one with the same features.
-        seed: Of weights and texts.
-        force: Try it even if there is not enough memory for a model that is taken as it is.
-        on_check: Called with the name of each before it is tried.
+        directory: A model directory of Forgather, or of any causal language model of Hugging Face.
+        checks: The checks to run.
+        settings: The settings that made the directory, if a definition is checked.
+        full: Use the configuration as it is, not a small copy with the same features.
+        seed: Seed of weights and texts.
+        force: Run even if the memory is too small for the full model.
+        on_check: Called with the name of each check before it runs.
         on_partial: Called with the report of the checks so far if the run ends early.
 
     Returns:
@@ -96,16 +121,16 @@ def verify(
         seconds), passed, failed, skipped.
 
     Raises:
-        CheckError: It is no model directory, or one of its files cannot be read.
+        CheckError: The directory is not a model directory, or one of its files cannot be read.
         BuildError: There is not enough memory.
     """
     if not (directory / "config.json").exists():
-        raise CheckError(f"{directory} is no model directory: it has no config.json")
+        raise CheckError(f"{directory} is not a model directory: it has no config.json")
     with ExitStack() as stack:
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="forgather-verify-"))
+        workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="forgather-verify-"))
         stack.enter_context(quiet_transformers())
         stack.enter_context(warnings.catch_warnings(action="ignore"))
-        subject = ModelUnderTest(directory, Path(place), settings=settings, full=full, seed=seed)
+        subject = ModelUnderTest(directory, Path(workdir), settings=settings, full=full, seed=seed)
         if names := edited(directory):
             _try_imports(subject)
             if "config.json" in names:
@@ -128,7 +153,7 @@ def verify(
 
 
 def _try_imports(subject: ModelUnderTest) -> None:
-    """Refuse a directory whose edited code cannot be imported. What it raises later is for the checks to report."""
+    """Refuse a directory whose edited code cannot be imported; checks report what it raises later."""
     with loading_errors(subject.directory, CheckError):
         try:
             subject.on_meta()
@@ -139,7 +164,7 @@ def _try_imports(subject: ModelUnderTest) -> None:
 
 
 def _try_values(subject: ModelUnderTest) -> None:
-    """Refuse an edited config.json that no model can be made of. The small copy has other sizes."""
+    """Refuse an edited config.json from which no model can be built; the small copy has other sizes."""
     with loading_errors(subject.directory, CheckError, imports_only=True):
         subject.whole_on_meta()
 
@@ -178,16 +203,15 @@ def verify_settings(
     on_check: Callable[[str], None] | None = None,
     on_partial: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Try promises on the model directory of settled options, which is written where there is none.
+    """Run checks on the model directory of resolved settings, which is written if it does not exist.
 
     Args:
-        settings: The settled options; their seed is that of weights and texts.
-        checks: What to try.
-        project: The project directory, where `output_models` lies.
+        settings: The resolved settings; their seed is that of weights and texts.
+        checks: The checks to run.
+        project: The project directory, which contains `output_models`.
         refresh: Rebuild an existing directory.
         keep: Use an existing directory as it is.
-        full: As for `verify`.
-        force, on_check, on_partial: Likewise.
+        full, force, on_check, on_partial: As for `verify`.
 
     Returns:
         The report of `verify`, with model_name and notes.
@@ -207,16 +231,16 @@ def verify_settings(
 
 
 def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
-    """Run one check, and return its row of the report.
+    """Run one check and return its row of the report.
 
-    A check passes only if it has measured something and everything holds. One that raises has failed, with the text of
-    the error as its reason. One that measures nothing does not apply.
+    A check passes only if it measures at least one case and all cases hold. A check that raises fails, with the text of
+    the error as its reason. A check that measures nothing does not apply.
     """
     began = time.perf_counter()
     measured: list[Measured] = []
     reason = None
     try:
-        with uncompiled() if _has_flex_alone(subject) else nullcontext():
+        with uncompiled() if _has_only_flex(subject) else nullcontext():
             measured.extend(_measurements(check, subject))
         if not measured:
             raise DoesNotApply(NOTHING)
@@ -224,13 +248,13 @@ def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
     except DoesNotApply as error:
         result, reason = (FAILED if any(not one.holds for one in measured) else SKIPPED), str(error)
     except NotImplementedError as error:
-        # flex_attention is taken only where the model refuses the others.
-        limited = _is_of_flex(error) and _has_flex_alone(subject) and all(one.holds for one in measured)
-        result, reason = (SKIPPED, NO_GRADIENTS) if limited else (FAILED, _told(error))
+        # flex_attention is used only if the model refuses the others.
+        limited = _is_flex_backward(error) and _has_only_flex(subject) and all(one.holds for one in measured)
+        result, reason = (SKIPPED, NO_GRADIENTS) if limited else (FAILED, _reason(error))
     except Exception as error:
         if out_of_memory(error):
-            raise  # of the machine, not of the model
-        result, reason = FAILED, _told(error)
+            raise  # the machine is at fault, not the model
+        result, reason = FAILED, _reason(error)
     return {
         "name": check.name,
         "promise": check.promise,
@@ -242,28 +266,28 @@ def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
     }
 
 
-def _has_flex_alone(subject: ModelUnderTest) -> bool:
+def _has_only_flex(subject: ModelUnderTest) -> bool:
     try:
         return subject.default_attention == FLEX
-    except Exception:  # the model cannot be made at all, which the check has met too
+    except Exception:  # the model cannot be built at all; the check has failed for that, too
         return False
 
 
-def _is_of_flex(error: NotImplementedError) -> bool:
-    """Whether it is torch's refusal of a backward pass of flex_attention on CPU, and no fault of the model."""
+def _is_flex_backward(error: NotImplementedError) -> bool:
+    """Return whether torch refused the backward pass of flex_attention on CPU, which is no fault of the model."""
     return "FlexAttention does not support backward" in str(error)
 
 
 def _measurements(check: Check, subject: ModelUnderTest) -> Iterator[Measured]:
-    """What a check yields, which must be measurements whose errors are numbers."""
+    """Yield the measured cases of a check, with errors and tolerances as floats."""
     for one in check.run(subject) or ():
         if not isinstance(one, Measured):
-            raise TypeError(f"the check '{check.name}' yielded a {type(one).__name__}, expected a Measured")
+            raise TypeError(f"the check '{check.name}' must yield Measured objects; got {type(one).__name__}")
         yield replace(one, error=float(one.error), tolerance=float(one.tolerance))
 
 
-def _told(error: Exception) -> str:
-    """The error, and the line that raised it: of the model's own files where one of them is on the way."""
+def _reason(error: Exception) -> str:
+    """Return the error and the line that raised it, if possible a line of the model's own files."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "transformers_modules" in frame.filename] or frames
     place = f"{Path(own[-1].filename).name}:{own[-1].lineno}"

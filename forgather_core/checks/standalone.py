@@ -1,4 +1,4 @@
-"""Standing alone: a directory needs transformers and nothing else. A process tries it that refuses our packages."""
+"""Standalone: a directory requires transformers and nothing else, in a process that cannot import Forgather."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from typing import Any
 import torch
 
 from ..definitions.check import Measured, check, expect
-from .subject import ModelUnderTest
-from .tolerance import compared, rounding
+from .model_under_test import ModelUnderTest
+from .tolerance import compare, rounding
 
-_LONGEST = 300  # seconds
+_TIMEOUT = 300  # seconds
 
 _PROGRAM = """
 import json, sys
 import torch
 
-told = json.loads(sys.argv[1])
+given = json.loads(sys.argv[1])
 
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if top in told["refused"] or top.startswith("forgather"):
+        if top in given["refused"] or top.startswith("forgather"):
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
 
 sys.meta_path.insert(0, Refuse())
-torch.set_num_threads(told["threads"])
+torch.set_num_threads(given["threads"])
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-place, saved, remote = told["place"], told["saved"], {"trust_remote_code": True} if told["remote"] else {}
-text = torch.load(told["text"])
+place, saved, remote = given["place"], given["saved"], {"trust_remote_code": True} if given["remote"] else {}
+text = torch.load(given["text"])
 found = {}
 
 
@@ -59,7 +59,7 @@ def _():
     config = AutoConfig.from_pretrained(place, **remote)
 
 
-if told["tokenizer"]:
+if given["tokenizer"]:
     @attempt("AutoTokenizer")
     def _():
         tokenizer = AutoTokenizer.from_pretrained(place, **remote)
@@ -91,12 +91,12 @@ def _():
 @attempt("AutoModelForCausalLM.from_pretrained")
 def _():
     model = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32, **remote)
-    torch.save(model(text).logits, told["logits"])
+    torch.save(model(text).logits, given["logits"])
 
 
-@attempt("nothing of Forgather was imported")
+@attempt("no module of Forgather is imported")
 def _():
-    ours = [n for n in sys.modules if n.partition(".")[0] in told["refused"] or n.startswith("forgather")]
+    ours = [n for n in sys.modules if n.partition(".")[0] in given["refused"] or n.startswith("forgather")]
     assert not ours, ", ".join(ours)
 
 
@@ -104,47 +104,47 @@ print("\\n" + json.dumps(found))
 """
 
 
-@check("standalone", cause="an import of what is not in the directory, a file that a loader does not copy", quick=False)
+@check("standalone", cause="an import from outside the directory, or a file that a loader does not copy", quick=False)
 def standalone(subject: ModelUnderTest) -> Iterator[Measured]:
-    """The directory loads and computes the same where transformers is, and neither Forgather nor its plugins are."""
-    model, text = subject.model(), subject.tokens(2)
+    """The directory loads and computes the same with transformers alone, without Forgather and its plugins."""
+    model, text = subject.randomized_model(), subject.tokens(2)
     with torch.no_grad():
         right = model(text).logits
     with subject.scratch() as place:
         torch.save(text, place / "text.pt")
-        told = {
-            "place": str(subject.place),
+        given = {
+            "place": str(subject.workdir),
             "saved": str(subject.save(model, place)),
             "text": str(place / "text.pt"),
             "logits": str(place / "logits.pt"),
             "refused": sorted({point.module.partition(".")[0] for point in entry_points(group="forgather.models")}),
             "remote": not subject.is_builtin,
-            "tokenizer": (subject.place / "tokenizer_config.json").is_file(),
+            "tokenizer": (subject.workdir / "tokenizer_config.json").is_file(),
             "threads": torch.get_num_threads(),
         }
-        for name, problem in _run(told, place).items():
+        for name, problem in _run(given, place).items():
             yield expect(name, problem is None, problem)
         if (place / "logits.pt").is_file():
             logits = torch.load(place / "logits.pt")
-            yield compared("the same logits", logits, right, rounding(model))
+            yield compare("the logits are the same", logits, right, rounding(model))
 
 
-def _run(told: dict[str, Any], place: Path) -> dict[str, str | None]:
-    """What each step of the program came to: None, or an error."""
+def _run(given: dict[str, Any], place: Path) -> dict[str, str | None]:
+    """Return the error of each step of the program; None if it succeeded."""
     environment = os.environ | {"HF_MODULES_CACHE": str(place / "modules"), "HF_HUB_OFFLINE": "1"}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, json.dumps(told)],
+            [sys.executable, "-c", _PROGRAM, json.dumps(given)],
             cwd=place,
             env=environment,
             capture_output=True,
             text=True,
-            timeout=_LONGEST,
+            timeout=_TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {"the process ends": f"it runs for more than {_LONGEST} s"}
+        return {"the process ends": f"it takes more than {_TIMEOUT} s"}
     if done.returncode:
-        return {"the process ends well": next(iter(done.stderr.strip().splitlines()[-1:]), f"exit {done.returncode}")}
+        return {"the process succeeds": next(iter(done.stderr.strip().splitlines()[-1:]), f"exit {done.returncode}")}
     found: dict[str, str | None] = json.loads(done.stdout.strip().splitlines()[-1])
     return found

@@ -1,8 +1,8 @@
-"""How far two computations of the same numbers may differ, by dtype and size, and how far they do.
+"""Comparison of tensors and gradients, and the errors that rounding explains, by dtype and size.
 
 A sum of n terms in another order differs by about eps sqrt(n) of the size of its terms (rounding errors are as likely
-up as down; Higham and Mary 2019, doi:10.1137/18M1226312). A layer has some ten such sums and products one after
-another, each over no more terms than the widest weight has, and the errors of layers add up.
+up as down; Higham and Mary 2019, doi:10.1137/18M1226312). A layer has about ten such sums and products in sequence,
+each over at most as many terms as the widest weight has, and the errors of layers add up.
 """
 
 from __future__ import annotations
@@ -15,61 +15,57 @@ import torch
 from torch import Tensor, nn
 
 from ..definitions.check import Measured
+from ..model.difference import relative_difference
 
-_A_LAYER = 10  # sums and products one after another
+SIGMAS = 6  # allowed standard errors of a statistic: fewer than one in 10^8 correct models fails
+LARGE_EPS = 0.1  # of norms: so large that it matters where it is added
+_OPERATIONS = 10  # sums and products in sequence, in each layer
 
 
 def rounding(model: Any, dtype: torch.dtype = torch.float32) -> float:
-    """The relative error that two ways to compute the logits of a model may differ by.
+    """Return the relative error allowed between two ways to compute a model's logits.
 
     Args:
-        model: Its depth and its widest weight count.
-        dtype: In which both compute.
+        model: The model; its depth and its widest weight count.
+        dtype: The dtype of both computations.
     """
     config = model.config.get_text_config()
     layers = getattr(config, "num_hidden_layers", None) or 1
     widest = max((max(p.shape) for p in model.parameters() if p.dim() == 2), default=1)
-    return float(torch.finfo(dtype).eps) * _A_LAYER * (layers + 1) * math.sqrt(widest)
+    return float(torch.finfo(dtype).eps) * _OPERATIONS * (layers + 1) * math.sqrt(widest)
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a part of the root mean square of what is expected.
-
-    inf where shapes differ; NaN where anything is not finite, or where nothing is compared.
-    """
+def position_of_largest(found: Tensor, expected: Tensor, names: tuple[str, ...] = ("row", "position")) -> str | None:
+    """Return where two tensors differ most, such as "row 1, position 7"."""
     if found.shape != expected.shape:
-        return math.inf
-    found, expected = found.detach().double(), expected.detach().double()
-    if not expected.numel():
-        return math.nan
-    size = expected.square().mean().sqrt().clamp_min(1e-30)
-    return float((found - expected).abs().max() / size)
-
-
-def position_of(found: Tensor, expected: Tensor, names: tuple[str, ...] = ("row", "position")) -> str | None:
-    """Where the two differ most: "row 1, position 7"."""
-    if found.shape != expected.shape:
-        return f"shape {tuple(found.shape)}, and not {tuple(expected.shape)}"
+        return f"shape: expected {tuple(expected.shape)}, got {tuple(found.shape)}"
     if not found.numel():
-        return "nothing is compared"
+        return "empty tensors"
     worst = int((found.detach().double() - expected.detach().double()).abs().nan_to_num(torch.inf).argmax())
     place = torch.unravel_index(torch.tensor(worst), found.shape)
     return ", ".join(f"{name} {int(at)}" for name, at in zip(names, place, strict=False)) or None
 
 
-def compared(
+def compare(
     what: str,
     found: Tensor,
     expected: Tensor,
     tolerance: float = 0.0,
     names: tuple[str, ...] = ("row", "position"),
 ) -> Measured:
-    """Two tensors that should be equal, to the last bit or within a relative error, and where they are not."""
-    return Measured(what, relative(found, expected), tolerance, position_of(found, expected, names))
+    """Compare two tensors: by default they must be equal to the last bit.
+
+    Args:
+        what: The case.
+        found, expected: The tensors.
+        tolerance: The allowed relative error.
+        names: The names of the first dimensions, to report where the tensors differ.
+    """
+    return Measured(what, relative_difference(found, expected), tolerance, position_of_largest(found, expected, names))
 
 
-def unlike(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """The names under which two tensors are not the same: in kind, place, or any bit; or of which one has none."""
+def different_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Return the names whose tensors differ in dtype, device or any bit, or that only one mapping has."""
 
     def same(one: Tensor, two: Tensor) -> bool:
         return one.dtype == two.dtype and one.device == two.device and torch.equal(one, two)
@@ -79,20 +75,23 @@ def unlike(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
-    """The gradients of all parameters that have one."""
+    """Return copies of the gradients of all parameters that have one."""
     return {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def gradient_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[float, str | None]:
-    """The largest difference of two gradients, and the parameter that has it; inf where one has a parameter more.
+    """Return the largest relative difference of two sets of gradients, and the name of its parameter.
 
-    A difference is a part of the root mean square of the parameter's own gradient or, where that is larger, of the
+    A difference is relative to the root mean square of the parameter's own gradient or, if that is larger, of the
     gradient of all parameters: the terms of a sum may be of that size although they cancel, as those of the bias of
     keys do. Zeros do not count: they are the rows of an embedding whose tokens do not occur. Rounding errors of a
-    gradient are at most twice those of logits: it is computed of activations, and backwards through as many sums again.
+    gradient are at most twice those of logits: it is computed from activations, and backwards through as many sums.
+
+    Returns:
+        The error is inf if the names differ, and NaN if there are no gradients or one of them is not finite.
     """
     if not expected:
-        return math.nan, "no gradients are compared"
+        return math.nan, "no gradients"
     if found.keys() != expected.keys():
         return math.inf, ", ".join(sorted(found.keys() ^ expected.keys()))
     whole = _size(torch.cat([gradient.double().flatten() for gradient in expected.values()]))
@@ -106,14 +105,14 @@ def gradient_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     return worst, where
 
 
-def gradients_compared(
+def compare_gradients(
     what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float
 ) -> Measured:
-    """Two gradients, held to twice the tolerance of the logits they are of."""
+    """Compare two sets of gradients, with twice the tolerance of the logits."""
     error, where = gradient_error(found, expected)
     return Measured(what, error, 2 * tolerance, where)
 
 
 def _size(gradient: Tensor) -> float:
-    """The root mean square of what is not zero."""
+    """Return the root mean square of the elements that are not 0."""
     return float((gradient.double().square().sum() / gradient.count_nonzero().clamp_min(1)).sqrt())

@@ -1,4 +1,4 @@
-"""What a check is: a promise of a causal language model, and a way to try it."""
+"""The contract of a check: a promise of a causal language model, and a function that measures whether it holds."""
 
 from __future__ import annotations
 
@@ -8,62 +8,78 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..deprecated import renamed_names
 from ..reference import DoesNotApply
 
 if TYPE_CHECKING:
-    from ..checks.subject import ModelUnderTest
+    from ..checks.model_under_test import ModelUnderTest
 
 __all__ = ["Check", "DoesNotApply", "Measured", "check", "expect", "failure_text"]
+
+OLD_NAMES = {"must": "expect", "told": "failure_text"}
+__getattr__ = renamed_names(__name__, OLD_NAMES)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One thing that was tried.
+    """The result of one case of a check.
 
     Args:
-        what: The case, in a few words: "dynamic cache, a token at a time".
-        error: What was measured; NaN and infinity fail.
-        tolerance: What it may be at most. It is derived from a dtype and a size, or 0 where equality is promised.
-        where: Where the error is: module, layer, position. Told of what failed only.
+        what: The case, in a few words: "dynamic cache, one token at a time".
+        error: The measured error; NaN and infinity fail.
+        tolerance: The largest allowed error, derived from a dtype and a size; 0 requires equality.
+        where: Where the error is: module, layer, position. Reported only if the case fails.
+        failure: The statement to report if the case fails; None makes one of `what` and the error.
     """
 
     what: str
     error: float
     tolerance: float = 0.0
     where: str | None = None
+    failure: str | None = None
 
     @property
     def holds(self) -> bool:
-        """Whether the promise is kept. NaN and infinity are never within a tolerance."""
+        """Whether the error is finite and within the tolerance."""
         return math.isfinite(self.error) and self.error <= self.tolerance
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the result as plain data; `where` and `failure` are None if the case holds."""
         return {
             "what": self.what,
             "error": self.error,
             "tolerance": self.tolerance,
             "holds": self.holds,
             "where": None if self.holds else self.where,
+            "failure": None if self.holds else self.failure,
         }
 
 
-def failure_text(one: Mapping[str, Any]) -> str:
-    """What a case that failed says, in a line.
+def failure_text(case: Mapping[str, Any]) -> str:
+    """Return one line about a failed case.
 
     Args:
-        one: From `Measured.as_dict`.
+        case: From `Measured.as_dict`.
     """
-    where = f", at {one['where']}" if one["where"] else ""
-    if one["tolerance"] == 0 and one["error"] == 1:
-        return f"{one['what']}: not so{where}"
-    allowed = f", allowed {one['tolerance']:.2g}" if one["tolerance"] else ""
-    return f"{one['what']}: off by {one['error']:.2g}{allowed}{where}"
+    where = f", at {case['where']}" if case["where"] else ""
+    if case.get("failure"):
+        return f"{case['failure']}{where}"
+    if case["tolerance"] == 0 and case["error"] == 1:
+        return f"{case['what']}: failed{where}"
+    allowed = f", allowed {case['tolerance']:.2g}" if case["tolerance"] else ""
+    return f"{case['what']}: off by {case['error']:.2g}{allowed}{where}"
 
 
-def expect(what: str, holds: bool, where: str | None = None) -> Measured:
-    """Something that is so or is not."""
-    return Measured(what, 0.0 if holds else 1.0, 0.0, where)
+def expect(what: str, holds: bool, where: str | None = None, *, failure: str | None = None) -> Measured:
+    """Return the result of a case that is either true or false.
+
+    Args:
+        what: The statement that must be true.
+        holds: Whether it is.
+        where: Where it is not.
+        failure: The statement to report if it is not; None reports `what` as failed.
+    """
+    return Measured(what, 0.0 if holds else 1.0, 0.0, where, failure)
 
 
 Try = Callable[["ModelUnderTest"], Iterator[Measured]]
@@ -71,14 +87,14 @@ Try = Callable[["ModelUnderTest"], Iterator[Measured]]
 
 @dataclass(frozen=True)
 class Check:
-    """A promise and how it is tried.
+    """A promise and the function that checks it.
 
     Args:
-        name: For `--check`.
-        promise: What is proved, in a sentence.
-        cause: What is usually wrong where it fails.
-        quick: Whether `--quick` tries it too.
-        run: Tries it, and yields what it measures. A check that yields nothing does not count as passed.
+        name: The name for `--checks`.
+        promise: The promise, in one sentence.
+        cause: The usual cause of a failure.
+        quick: Whether `--quick` includes the check.
+        run: Yields the measured cases. A check that yields nothing does not count as passed.
     """
 
     name: str
@@ -89,19 +105,19 @@ class Check:
 
 
 def check(name: str, *, cause: str, quick: bool = True) -> Callable[[Try], Check]:
-    """Make a check of a function; the first sentence of its docstring is the promise.
+    """Turn a function into a check; the first paragraph of its docstring is the promise.
 
     Args:
-        name: For `--check`: words joined by hyphens.
-        cause: What is usually wrong where it fails.
-        quick: Whether `--quick` tries it too: it takes less than two seconds.
+        name: The name for `--checks`: words joined by hyphens.
+        cause: The usual cause of a failure.
+        quick: Whether `--quick` includes the check: it takes less than two seconds.
 
     Example:
-        >>> @check("finite", cause="an initialisation that explodes")
+        >>> @check("finite", cause="an initialization that explodes")
         ... def finite(subject):
         ...     \"\"\"Logits are finite.\"\"\"
-        ...     logits = subject.model()(subject.tokens(2, 8)).logits
-        ...     yield must("random tokens", bool(logits.isfinite().all()))
+        ...     logits = subject.randomized_model()(subject.tokens(2, 8)).logits
+        ...     yield expect("random tokens", bool(logits.isfinite().all()))
         >>> finite.promise
         'Logits are finite.'
     """

@@ -26,8 +26,8 @@ class ModelDefinition:
         presets: A directory of `NAME.yaml` files.
         default_preset: The preset used if `-t` names none; None uses the defaults of `options`.
         native: Name of the transformers class with the same mathematics, if there is one.
-        reference: `"package.module:NAME"` of a `forgather_core.reference.Reference`: an independent implementation of
-            the equations and the initialization, against which `verify` checks the model; imported only by `verify`.
+        reference: `"package.module:NAME"` of a `forgather_core.reference.Reference`, with which `verify` compares
+            the model: its equations and initialization, written a second time. Only `verify` imports it.
     """
 
     name: str

@@ -69,18 +69,18 @@ def logits_difference(ours: nn.Module, theirs: nn.Module) -> float:
     """
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    worst = [torch.zeros(())]
+    from .difference import relative_difference
+    from .randomize import randomize_weights
+
+    randomize_weights(ours, seed=0)
+    theirs.load_state_dict(ours.state_dict())
+    ids = torch.randint(2, _VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(0))
+    worst = [0.0]
     with torch.no_grad():
-        for parameter in ours.parameters():  # far from initial weights, so that symmetry hides no difference
-            drawn = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.2 * drawn if parameter.dim() == 1 else drawn * 1.5 * parameter.shape[-1] ** -0.5)
-        theirs.load_state_dict(ours.state_dict())
-        ids = torch.randint(2, _VOCABULARY, (2, LENGTH), generator=generator)
         for more in _cases(ids, ours.config):
             a, b = (model.eval()(ids, use_cache=False, **more).logits[:, 5:] for model in (ours, theirs))
-            worst.append((a - b).abs().max() / b.square().mean().sqrt().clamp_min(1e-30))
-    return float(torch.stack(worst).max())  # unlike Python's max, torch's keeps a NaN
+            worst.append(relative_difference(a, b))
+    return float(torch.tensor(worst).max())  # unlike Python's, torch's maximum keeps a NaN
 
 
 def _cases(ids: Tensor, config: Any) -> Iterator[dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""The decoder of "Attention Is All You Need" (arXiv:1706.03762) without its attention to an encoder."""
+"""Reference of causal_lm: the decoder of "Attention Is All You Need" (arXiv:1706.03762) without an encoder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from forgather_core.reference import (
 def logits(
     weights: Weights, ids: Tensor, *, layers: int, heads: int, window: int | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Embedding and positions, then sub-layers and their norms (sec. 3.1, fig. 1), then the output's linear layer."""
+    """Compute embeddings with positions, sub-layers followed by norms (sec. 3.1, fig. 1), and the output layer."""
     w = weights
     x = torch.stack([embedding(w["model.embed_tokens.weight"], int(token), at) for at, token in enumerate(ids)])
     for number in range(layers):
@@ -34,7 +34,10 @@ def logits(
 
 
 def embedding(table: Tensor, token: int, position: int) -> Tensor:
-    """Sec. 3.4: the embedding times sqrt(d). Sec. 3.5: PE(pos, 2i) = sin(pos / 10000^(2i/d)), PE(pos, 2i+1) = cos."""
+    """Return the input of the first layer: the embedding times sqrt(d) (sec. 3.4) plus its position.
+
+    Sec. 3.5: PE(pos, 2i) = sin(pos / 10000^(2i/d)), PE(pos, 2i+1) = cos.
+    """
     d = table.shape[1]
     encoding = torch.empty(d, dtype=torch.float64)
     for i in range(d // 2):
@@ -66,8 +69,8 @@ def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     return logits(weights, ids, layers=layers, heads=heads, window=config.sliding_window, eps=eps)
 
 
-def spreads(config: Any) -> dict[str, InitStd]:
-    """Linear layers as torch draws them, without biases; embeddings of variance 1/d, which sec. 3.4 scales up to 1."""
+def init_std(config: Any) -> dict[str, InitStd]:
+    """Return the init std: torch's default for linear layers, biases of 0, embeddings of variance 1/d."""
     return {
         "bias": [0.0],
         "norm": [1.0],
@@ -76,4 +79,4 @@ def spreads(config: Any) -> dict[str, InitStd]:
     }
 
 
-REFERENCE = Reference(logits=_of, spreads=spreads)
+REFERENCE = Reference(logits=_of, init_std=init_std)

@@ -1,4 +1,4 @@
-"""DeepNet (arXiv:2203.00555), its decoder alone, with the positions of ALiBi (arXiv:2108.12409)."""
+"""Reference of deepone: the decoder of DeepNet (arXiv:2203.00555) with ALiBi (arXiv:2108.12409)."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def logits(
     slopes: list[float] | None = None,
     eps: float = 1e-6,
 ) -> Tensor:
-    """x_{l+1} = LN(alpha x_l + G_l(x_l)) (DeepNorm), G_l attention or feed-forward; a norm; a head.
+    """Compute x_{l+1} = LN(alpha x_l + G_l(x_l)) (DeepNorm), G_l attention or feed-forward; then a norm and the head.
 
-    LN is an RMSNorm, G's feed-forward a gated one: neither is of the paper. The last norm is not, either.
+    Three things differ from the paper: LN is an RMSNorm, the feed-forward of G is gated, and the last norm is added.
 
     Args:
-        weights: By name.
-        ids: Of one document.
-        layers, heads, kv_heads, head_dim: The shape.
-        window: How many keys a query sees.
-        slopes: Those of every layer; None for those among the weights.
-        eps: Of the norms.
+        weights: The float64 weights by name.
+        ids: The token ids [T] of one document.
+        layers, heads, kv_heads, head_dim: The sizes of the model.
+        window: The number of keys that a query attends to, itself included.
+        slopes: The ALiBi slopes of every layer; None takes them from the weights.
+        eps: The eps of the norms.
     """
     w = weights
     alpha = alpha_of(layers)
@@ -75,20 +75,20 @@ def _attended(
 
 
 def alpha_of(layers: int) -> float:
-    """DeepNet, fig. 2, decoder-only: (2M)^(1/4), M layers."""
+    """Return alpha of DeepNet, fig. 2, decoder-only: (2M)^(1/4), M layers."""
     return math.sqrt(math.sqrt(2 * layers))
 
 
 def beta_of(layers: int) -> float:
-    """DeepNet, fig. 2, decoder-only: (8M)^(-1/4)."""
+    """Return beta of DeepNet, fig. 2, decoder-only: (8M)^(-1/4)."""
     return 1 / math.sqrt(math.sqrt(8 * layers))
 
 
 def paper_slopes(heads: int) -> list[float]:
-    """ALiBi, sec. 3: the geometric sequence that starts at 2^(-8/n) and has that same value as its ratio.
+    """Return the slopes of ALiBi, sec. 3: the geometric sequence with 2^(-8/n) as its first value and as its ratio.
 
-    For another number than a power of two, as in the authors' code: those of the nearest lower power, then every other
-    one of twice that power, from the first.
+    If the number is not a power of two, as in the authors' code: the slopes for the nearest lower power, then every
+    second slope for twice that power, from the first.
     """
     lower = 1
     while 2 * lower <= heads:
@@ -102,7 +102,7 @@ def paper_slopes(heads: int) -> list[float]:
 
 
 def half_slopes(heads: int) -> list[float]:
-    """2^-(1 + 7i/(H-1)) for the first half of the heads, of an odd number the larger half; 0 for the others."""
+    """Return 2^-(1 + 7i/(H-1)) for the first half of the heads (of an odd number the larger half), 0 for the others."""
     slopes = []
     for i in range(heads):
         in_first_half = i < heads / 2
@@ -124,8 +124,8 @@ def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     )
 
 
-def spreads(config: Any) -> dict[str, InitStd]:
-    """DeepNet, fig. 2: Xavier's normal distribution with gain beta, with 1 for queries and keys. The rest is ours."""
+def init_std(config: Any) -> dict[str, InitStd]:
+    """Return the init std. DeepNet, fig. 2: Xavier normal with gain beta, 1 for queries and keys; others: ours."""
     beta, head = beta_of(config.num_hidden_layers), 1 / math.sqrt(config.hidden_size)
     slopes = paper_slopes if config.alibi_slopes == "paper" else half_slopes
     return {
@@ -142,4 +142,4 @@ def _xavier(outputs: int, inputs: int) -> float:
     return math.sqrt(2 / (inputs + outputs))
 
 
-REFERENCE = Reference(logits=_of, spreads=spreads)
+REFERENCE = Reference(logits=_of, init_std=init_std)

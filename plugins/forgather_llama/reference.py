@@ -1,5 +1,5 @@
-"""What llama is to compute, and how its weights begin."""
+"""Reference of llama: its equations and initialization."""
 
 from forgather_core.reference import Reference, llama_init_std, llama_logits
 
-REFERENCE = Reference(logits=llama_logits, spreads=llama_init_std)
+REFERENCE = Reference(logits=llama_logits, init_std=llama_init_std)

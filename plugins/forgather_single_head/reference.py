@@ -1,4 +1,7 @@
-"""One head a layer, as wide as the model (transformer-circuits.pub/2021/framework), with ALiBi (arXiv:2108.12409)."""
+"""Reference of single_head: one full-width head per layer (transformer-circuits.pub/2021/framework) and ALiBi.
+
+ALiBi is arXiv:2108.12409.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def logits(weights: Weights, ids: Tensor, *, layers: int, window: int | None = N
 
 
 def _attended(x: Tensor, w_qk: Tensor, w_ov: Tensor, slope: Tensor, window: int | None) -> Tensor:
-    """The attention pattern is softmax(x^T W_QK x), what it moves is W_OV x ("Attention Heads are Independent").
+    """Compute softmax(x^T W_QK x) W_OV x ("Attention Heads are Independent").
 
     Scores are divided by sqrt(d), and ALiBi's -slope (i - j) is added (sec. 3).
     """
@@ -40,8 +43,8 @@ def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     return logits(weights, ids, layers=layers, window=window, eps=eps)
 
 
-def spreads(config: Any) -> dict[str, InitStd]:
-    """Linear layers as torch draws them, a slope of 1/2, embeddings of variance 1/d, which the model scales up to 1."""
+def init_std(config: Any) -> dict[str, InitStd]:
+    """Return the init std: torch's default for linear layers, slopes of 1/2, embeddings of variance 1/d, scaled."""
     return {
         "slopes": [0.5],
         "norm": [1.0],
@@ -50,4 +53,4 @@ def spreads(config: Any) -> dict[str, InitStd]:
     }
 
 
-REFERENCE = Reference(logits=_of, spreads=spreads)
+REFERENCE = Reference(logits=_of, init_std=init_std)

@@ -61,8 +61,8 @@ OF_A_TEST += ["--packed", "--packing best-fit", "--lr 0.1", "--fuse-optim-with-b
 OF_AN_ESTIMATE = ["--optimizer sgd", "--precision bf16", "--context-length 128", "--cache static", "--mfu 0.3"]
 OF_AN_ESTIMATE += ["--hardware d.yaml"]
 OF_A_SHOW = ["--init"]
-OF_A_VERIFICATION = ["--checks rows", "--quick", "--full", "--list"]
-OF_A_DIRECTORY = ["--from-config d"]  # tested in tests/core/settings/test_source_config.py
+OF_A_VERIFICATION = ["--checks padding", "--quick", "--full", "--list"]
+OF_A_DIRECTORY = ["--from-config d"]  # its values are the directory's: tests/core/settings/test_source_config.py
 ALL_OTHERS = [*OF_A_RUN, *OF_A_TEST, *OF_AN_ESTIMATE, *OF_A_SHOW, *OF_A_VERIFICATION, *OF_A_DIRECTORY]
 
 

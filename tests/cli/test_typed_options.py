@@ -29,7 +29,7 @@ SCOPES: dict[str, set[str]] = {
     "--lr 3": {TEST}, "--dataset-project d": {TEST}, "--dataset-config c": {TEST}, "--packed": {TEST},
     "--packing greedy": {TEST}, "--compile": {TEST}, "--precision bf16": {ESTIMATE, COMPARE},
     "--context-length 9": {ESTIMATE, COMPARE}, "--cache static": {ESTIMATE, COMPARE}, "--mfu 0.3": {ESTIMATE},
-    "--hardware no.yaml": {ESTIMATE}, "--checks rows": {VERIFY}, "--quick": {VERIFY}, "--full": {VERIFY},
+    "--hardware no.yaml": {ESTIMATE}, "--checks padding": {VERIFY}, "--quick": {VERIFY}, "--full": {VERIFY},
     "--list": {VERIFY}, "--init": {SHOW},
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The functions that references are made of, beside torch's own and transformers'."""
+"""The building blocks of references, compared with functions of torch and transformers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_norms() -> None:
     agree(reference.layer_norm(x, weight, bias, 0.1), functional.layer_norm(x, (SIZE,), weight, bias, 0.1))
 
 
-def test_gated() -> None:
+def test_glu() -> None:
     x, gate, up, down = drawn(ROWS, SIZE), drawn(9, SIZE, seed=1), drawn(9, SIZE, seed=2), drawn(SIZE, 9, seed=3)
     expected = functional.linear(functional.silu(functional.linear(x, gate)) * functional.linear(x, up), down)
     agree(reference.glu(x, gate, up, down, reference.silu), expected)
@@ -54,7 +54,7 @@ def test_attention(window: int | None, slope: float, seed: int) -> None:
     agree(found, expected)
 
 
-def test_attention_takes_values_of_another_size() -> None:
+def test_attention_accepts_values_of_another_size() -> None:
     queries, keys = drawn(2, ROWS, SIZE)
     assert reference.attention(queries, keys, drawn(ROWS, 3)).shape == (ROWS, 3)
 
@@ -72,18 +72,18 @@ def test_heads_share_keys_and_values_in_groups_of_neighbours() -> None:
     agree(found, expected[0].transpose(0, 1).flatten(1))
 
 
-def test_scaled_angles_are_not_had() -> None:
+def test_scaled_rope_does_not_apply() -> None:
     assert reference.rope_theta(SimpleNamespace(rope_parameters={"rope_type": "default", "rope_theta": 50})) == 50.0
-    with pytest.raises(reference.DoesNotApply, match="no other rope_type"):
+    with pytest.raises(reference.DoesNotApply, match="supports rope_type 'default' only"):
         reference.rope_theta(SimpleNamespace(rope_parameters={"rope_type": "linear", "rope_theta": 50, "factor": 2}))
 
 
-def test_the_weights_of_a_layer_are_not_those_of_another() -> None:
+def test_layer_weights_are_those_of_one_layer() -> None:
     weights = {f"model.layers.{n}.mlp.w": torch.tensor(float(n)) for n in (1, 10)} | {"model.norm.w": torch.ones(1)}
     assert reference.layer_weights(weights, 1) == {"mlp.w": torch.tensor(1.0)}
 
 
-def test_rotation() -> None:
+def test_apply_rope() -> None:
     config = LlamaConfig(
         hidden_size=SIZE, num_attention_heads=1, rope_parameters={"rope_type": "default", "rope_theta": 50.0}
     )
@@ -101,20 +101,20 @@ def test_surprise() -> None:
 
 
 @pytest.mark.parametrize("cut", [1.0, 2.0, 3.0])
-def test_the_deviation_without_tails(cut: float) -> None:
+def test_truncated_normal_std(cut: float) -> None:
     x = torch.linspace(-cut, cut, 200_001, dtype=torch.float64)
     density = torch.exp(-x.square() / 2)
     variance = torch.trapezoid(x.square() * density, x) / torch.trapezoid(density, x)
     assert reference.truncated_normal_std(0.5, cut) == pytest.approx(0.5 * variance.sqrt().item(), rel=1e-8)
 
 
-def test_the_deviation_of_a_linear_layer() -> None:
+def test_fan_in_uniform_std() -> None:
     weight = torch.nn.Linear(400, 300, dtype=torch.float64).weight
     assert weight.std().item() == pytest.approx(reference.fan_in_uniform_std(300, 400), rel=0.01)
 
 
 @pytest.mark.parametrize(("tied", "embedding"), [(True, 1 / 8), (False, 1.0)])
-def test_llama_spreads(tied: bool, embedding: float) -> None:
+def test_llama_init_std(tied: bool, embedding: float) -> None:
     rows = reference.llama_init_std(SimpleNamespace(hidden_size=64, num_hidden_layers=8, tie_word_embeddings=tied))
     assert rows["embed_tokens"] == embedding
     inner, outer = rows["(q|k|v|gate|up)_proj"], rows["(o|down)_proj"]
@@ -122,7 +122,7 @@ def test_llama_spreads(tied: bool, embedding: float) -> None:
     assert outer == pytest.approx(inner / 4)
 
 
-def test_copies_are_of_float64_and_trained_only_where_asked() -> None:
+def test_copies_are_float64_and_trainable_on_request() -> None:
     weights = {"w": torch.ones(2, dtype=torch.bfloat16)}
     assert reference.float64(weights)["w"].dtype == torch.float64
     assert not reference.float64(weights)["w"].requires_grad

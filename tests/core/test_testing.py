@@ -1,4 +1,4 @@
-"""`forgather_core.testing` makes a test of each check, and plugins bring checks of their own."""
+"""`forgather_core.testing` makes a test of each check, and plugins add their own checks."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ SEEN: list[ModelUnderTest] = []
 
 @check("good", cause="nothing")
 def good(subject: ModelUnderTest) -> Iterator[Measured]:
-    """It is good."""
+    """Always pass."""
     SEEN.append(subject)
     yield expect("always", True)
 
 
 @check("bad", cause="a sign that is wrong")
 def bad(subject: ModelUnderTest) -> Iterator[Measured]:
-    """It is bad."""
+    """Always fail."""
     SEEN.append(subject)
     yield Measured("one side", 0.0)
     yield Measured("other side", 0.25, 1e-6, where="layer 3")
-    yield expect("a thing", False)
+    yield expect("a statement", False)
+    yield expect("an option has an effect", False, failure="an option has no effect (tried 1 and 2)")
 
 
 @check("idle", cause="nothing")
 def idle(subject: ModelUnderTest) -> Iterator[Measured]:
-    """It is idle."""
-    raise DoesNotApply("the model is no bird")
+    """Never apply."""
+    raise DoesNotApply("the model is not a bird")
     yield
 
 
@@ -49,7 +50,7 @@ def _three_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Reports:
-    """A plugin of the inner pytest that keeps what it reports."""
+    """A plugin of the inner pytest that keeps its reports."""
 
     def __init__(self) -> None:
         self.all: list[Any] = []
@@ -69,10 +70,10 @@ Tried = Callable[[str], Reports]
 
 @pytest.fixture
 def tried(tmp_path: Path) -> Tried:
-    """Run pytest within this process on a class with this body."""
+    """Return a function that runs pytest in this process on a class with the given body."""
 
     def run(body: str) -> Reports:
-        file, reports = tmp_path / f"test_{tmp_path.name}.py", Reports()  # no name twice: modules are kept
+        file, reports = tmp_path / f"test_{tmp_path.name}.py", Reports()  # a new name for each test: modules are cached
         file.write_text(
             f"from forgather_core.testing import DefinitionTests\n\nclass TestIt(DefinitionTests):\n    {body}\n"
         )
@@ -91,11 +92,12 @@ def test_each_check_is_a_test_on_one_directory(tried: Tried) -> None:
         "test_check[idle]",
     ]
     assert [report.outcome for report in done.all] == ["passed", "failed", "skipped"]
-    assert "the model is no bird" in str(done.all[2].longrepr)
+    assert "the model is not a bird" in str(done.all[2].longrepr)
     assert str(done.all[1].longrepr) == (
-        "bad: It is bad.\n"
+        "bad: Always fail.\n"
         "  other side: off by 0.25, allowed 1e-06, at layer 3\n"
-        "  a thing: not so\n"
+        "  a statement: failed\n"
+        "  an option has no effect (tried 1 and 2)\n"
         "usual cause: a sign that is wrong"
     )
     first, second = SEEN
@@ -105,7 +107,7 @@ def test_each_check_is_a_test_on_one_directory(tried: Tried) -> None:
 
 
 @pytest.mark.slow
-def test_names_and_the_full_model_are_asked_for(tried: Tried) -> None:
+def test_checks_and_the_full_model_can_be_chosen(tried: Tried) -> None:
     done = tried("definition = 'llama/4M'; checks = ('good',); full = True")
     assert len(done.all) == len(done.of("passed")) == 1
     assert SEEN[0].config().hidden_size == 256
@@ -113,22 +115,22 @@ def test_names_and_the_full_model_are_asked_for(tried: Tried) -> None:
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("definition = 'llama'; checks = ('goood',)", "there is no check 'goood'. Did you mean 'good'?"),
-        ("checks = ('good',)", "TestIt: it needs `definition`"),
+        ("checks = ('good',)", "TestIt requires `definition`"),
         ("definition = 'lama'; checks = ('good',)", "no model definition named 'lama'. Did you mean"),
         ("definition = 'llama'; options = {'hidden_size': 7}; checks = ('good',)", "does not divide hidden_size"),
     ],
 )
-def test_what_is_wrong_is_a_line(tried: Tried, body: str, said: str) -> None:
+def test_errors_are_one_line(tried: Tried, body: str, message: str) -> None:
     done = tried(body)
     texts = [str(report.longrepr) for report in done.of("failed")]
-    assert any(said in text for text in texts), texts
+    assert any(message in text for text in texts), texts
     assert not any("Traceback" in text or "testing.py" in text for text in texts)
 
 
-def test_many_failures_are_told_in_part() -> None:
+def test_many_failures_are_truncated() -> None:
     row = {
         "name": "n",
         "promise": "P.",
@@ -143,7 +145,7 @@ def test_many_failures_are_told_in_part() -> None:
     assert failure(row | {"cause": None}) is None
 
 
-def test_parameters_are_counted_and_told() -> None:
+def test_parameters_are_counted_and_stated() -> None:
     assert "llama/30M" in presets("llama")
     assert count_parameters("llama/30M") == stated_parameters("llama/30M") == 30_321_152
     assert stated_parameters("llama/4M") != count_parameters("llama/4M", tie_word_embeddings=True)
@@ -153,14 +155,14 @@ def test_parameters_are_counted_and_told() -> None:
 
 CHECK = """
 
-from forgather_core.checks import check, must
+from forgather_core.checks import check, expect
 
 @hookimpl
 def forgather_checks():
     @check("NAME", cause="birds")
     def added(subject):
         "Birds fly."
-        yield must("a bird", True)
+        yield expect("a bird", True)
 
     yield added
 """
@@ -170,7 +172,7 @@ def plugin(name: str, checks: str) -> str:
     return PLUGIN.replace("NAME", name) + checks
 
 
-def test_checks_of_plugins_come_after_ours(make_registry: MakeRegistry) -> None:
+def test_checks_of_plugins_follow_the_built_in_ones(make_registry: MakeRegistry) -> None:
     plugins = make_registry(a=None, b=plugin("b", CHECK.replace("NAME", "birds")))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -181,28 +183,28 @@ def test_checks_of_plugins_come_after_ours(make_registry: MakeRegistry) -> None:
 
 
 @pytest.mark.parametrize(
-    ("checks", "said"),
+    ("checks", "message"),
     [
-        ("\n@hookimpl\ndef forgather_checks():\n    yield 3\n", "forgather_checks() gave a int, not a Check"),
+        ("\n@hookimpl\ndef forgather_checks():\n    yield 3\n", "forgather_checks() must yield Check objects; got int"),
         ("\n@hookimpl\ndef forgather_checks():\n    import no_such_module\n", "No module named 'no_such_module'"),
         ("\n@hookimpl\ndef forgather_checks():\n    yield 1 / 0\n", "ZeroDivisionError"),
         ("\nimport no_such_module\n", "it cannot be loaded: ModuleNotFoundError"),
     ],
 )
-def test_a_plugin_that_fails_is_named_and_harms_nothing(make_registry: MakeRegistry, checks: str, said: str) -> None:
+def test_a_failing_plugin_does_not_affect_others(make_registry: MakeRegistry, checks: str, message: str) -> None:
     plugins = make_registry(bad=plugin("bad", checks), good=plugin("good", CHECK.replace("NAME", "birds")))
-    told: list[str] = []
-    assert known_checks(plugins, on_broken=told.append)[-1].name == "birds"
-    assert len(told) == 1
-    assert told[0].startswith("the checks of the plugin 'bad' are not tried: ")
-    assert said in told[0]
+    warned: list[str] = []
+    assert known_checks(plugins, on_broken=warned.append)[-1].name == "birds"
+    assert len(warned) == 1
+    assert warned[0].startswith("the checks of the plugin 'bad' are not available: ")
+    assert message in warned[0]
     with pytest.warns(UserWarning, match="the plugin 'bad'"):
         known_checks(plugins)
 
 
 @pytest.mark.parametrize(("name", "owner"), [("birds", "the plugin 'a'"), (CHECKS[0].name, "Forgather")])
-def test_two_checks_of_one_name_are_refused(make_registry: MakeRegistry, name: str, owner: str) -> None:
+def test_two_checks_with_one_name_are_refused(make_registry: MakeRegistry, name: str, owner: str) -> None:
     text = CHECK.replace("NAME", name)
     plugins = make_registry(a=plugin("a", CHECK.replace("NAME", "birds")), b=plugin("b", text))
-    with pytest.raises(DefinitionError, match=f"two checks are named '{name}': {owner}'s and the plugin 'b''s"):
+    with pytest.raises(DefinitionError, match=f"{owner} and the plugin 'b' both have a check named '{name}'"):
         known_checks(plugins)

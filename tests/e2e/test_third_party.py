@@ -1,4 +1,4 @@
-"""A package of somebody else's is a full citizen; a broken one beside it harms nothing."""
+"""Third-party packages have every feature of built-in ones; a broken package does not affect the others."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PACKAGES = Path(__file__).parent.parent / "packages"
 
 @pytest.fixture
 def environment(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """With both packages installed."""
+    """The environment with three packages installed: one of today, one of an earlier version, and a broken one."""
     site = tmp_path / "site"
-    for name in ("parallel_lm", "broken_lm"):
-        source = tmp_path / "sources" / name  # a build leaves files beside what it builds
+    for name in ("parallel_lm", "older_lm", "broken_lm"):
+        source = tmp_path / "sources" / name  # a build writes files into its source directory
         shutil.copytree(PACKAGES / name, source)
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
         subprocess.run([*pip, "--target", str(site), str(source)], check=True, capture_output=True)
@@ -42,7 +42,7 @@ def test_it_is_listed_helps_constructs_trains_and_loads(forgather: Run, python: 
     assert "--branch-scale FLOAT" in page
     assert "--rope-parameters" not in page
     wrong = forgather("-t", "parallel", "model", "--rope-parameters", "{}", "show", code=2).stderr
-    assert "'parallel' has no option --rope-parameters (it belongs to: llama, mistral, qwen3)" in wrong
+    assert "'parallel' has no option --rope-parameters (it belongs to: llama, mistral, older_lm, qwen3)" in wrong
     assert "broken" in forgather("-t", "broken", "model", "show", code=2).stderr
 
     options = ("--branch-scale", "0.25", "--activation", "relu", "--tie-word-embeddings")
@@ -66,9 +66,33 @@ assert torch.allclose(packed[:, 10:], model(ids).logits, atol=1e-5)
     )
 
 
-def test_the_broken_one_is_said_where_it_matters_only(forgather: Run) -> None:
+def test_the_broken_package_is_reported_only_where_it_matters(forgather: Run) -> None:
     assert "broken" not in forgather("-t", "llama/4M", "model", "show").stdout
     shown = forgather("ls").stdout
     assert "broken plugins: broken" in shown
     off = forgather("plugins", "--json", FORGATHER_DISABLE_PLUGINS="broken")
     assert {p["name"]: p["state"] for p in json.loads(off.stdout)["plugins"]}["broken"] == "disabled"
+
+
+def test_a_package_of_an_earlier_version_works_with_deprecation_warnings(forgather: Run, python: Run) -> None:
+    """`older_lm` was written by `plugin new` before the names of checks and references changed; it is never edited."""
+    older = ("-t", "older_lm", "model")
+    forgather(*older, "--device", "cpu", "--save-checkpoint", "--safetensors", "construct")
+    report = json.loads(forgather(*older, "verify", "--json").stdout)
+    results = {check["name"]: check["result"] for check in report["checks"]}
+    assert report["failed"] == 0, report
+    assert results["reference-parity"] == results["init-std"] == "passed"
+    old = json.loads(forgather(*older, "verify", "--check", "spreads,rows", "--json").stdout)
+    assert [check["name"] for check in old["checks"]] == ["batch-invariance", "init-std"]
+
+    done = python(
+        """
+import warnings
+warnings.simplefilter("always")
+import forgather_older_lm.reference
+""",
+        alone=False,
+    )
+    for new in ("InitStd", "glu", "apply_rope", "truncated_normal_std", "Reference(init_std=...)"):
+        assert f"use forgather_core.reference.{new}" in done.stderr or f"use {new}" in done.stderr
+    assert "DeprecationWarning" in done.stderr

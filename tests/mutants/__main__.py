@@ -1,6 +1,6 @@
-"""`python -m tests.mutants`: every mistake of the catalogue is made, and every check is asked.
+"""`python -m tests.mutants`: plant every mistake of the catalogue and run every check.
 
-Exit code 1 where fewer than 95 of 100 are caught, or a check fails where there is no mistake.
+Exit code 1 if fewer than 95 of 100 are caught, or if a check fails on a model without a mistake.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ ENOUGH = 0.95
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--only", metavar="TEXT", help="mutants with this in their name, group or definition; several by commas"
+        "--only",
+        metavar="TEXT",
+        help="mutants with this text in name, group or definition; comma-separated",
     )
-    parser.add_argument("--check", metavar="NAMES", default="", help="these checks alone, joined by commas")
+    parser.add_argument("--check", metavar="NAMES", default="", help="only these checks, separated by commas")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--all", action="store_true", help="costly checks too on what another has caught")
-    how.add_argument("--first", action="store_true", help="leave each mutant at the first check that catches it")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes side by side (2)")
-    parser.add_argument("--json", action="store_true", help="the outcome as JSON")
-    parser.add_argument("--markdown", action="store_true", help="the table as Markdown")
+    how.add_argument("--all", action="store_true", help="slow checks also on mutants that another check has caught")
+    how.add_argument("--first", action="store_true", help="stop each mutant at the first check that catches it")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="parallel processes (default: 2)")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="forgather-modules-") as modules:
-        # Before torch and transformers are imported, which read it then. Jobs share the processor.
+        # Set before torch and transformers are imported, which read it. Jobs share the processor.
         os.environ |= {"HF_MODULES_CACHE": modules, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
         return _run(arguments)
 
@@ -61,14 +63,14 @@ def _run(arguments: argparse.Namespace) -> int:
             if outcome.failed:
                 alarms[outcome.name] = outcome.failed
         else:
-            told = {"caught_by": list(outcome.failed), "told": outcome.failed, "seconds": outcome.seconds}
-            rows.append(asdict(mutant) | told)
-        _tell(outcome.name, list(outcome.failed), sum(outcome.seconds.values()))
+            result = {"caught_by": list(outcome.failed), "messages": outcome.failed, "seconds": outcome.seconds}
+            rows.append(asdict(mutant) | result)
+        _log(outcome.name, list(outcome.failed), sum(outcome.seconds.values()))
     order = {mutant.name: number for number, mutant in enumerate(chosen)}
     rows.sort(key=lambda row: order[row["name"]])
     caught = sum(bool(row["caught_by"]) for row in rows)
-    without = sum(bool(row["told"].keys() - OF_REFERENCES) for row in rows)
-    figure = f"caught {caught} of {len(rows)}; {without} where a definition names no reference"
+    without = sum(bool(row["messages"].keys() - OF_REFERENCES) for row in rows)
+    figure = f"caught {caught} of {len(rows)}; {without} without a reference"
     if arguments.json:
         print(
             json.dumps(
@@ -82,19 +84,19 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if caught >= ENOUGH * len(rows) and not alarms else 1
 
 
-def _tell(name: str, failed: list[str], seconds: float) -> None:
+def _log(name: str, failed: list[str], seconds: float) -> None:
     print(f"{name}: {', '.join(failed) or 'none'} ({seconds:.1f} s)", file=sys.stderr, flush=True)
 
 
 def _draw(rows: list[dict[str, object]], alarms: dict[str, dict[str, str]], figure: str) -> None:
     console = Console()
-    table = Table("mutant", "of", "caught by")
+    table = Table("mutant", "definition", "caught by")
     for row in rows:
         by = row["caught_by"]
         assert isinstance(by, list)
         table.add_row(str(row["name"]), str(row["definition"]), ", ".join(by) or "[bold red]MISSED[/]")
     console.print(table)
-    counts = Table("check", "catches", "alone")
+    counts = Table("check", "catches", "catches alone")
     catches, alone = _counts(rows)
     for name, count in catches.most_common():
         counts.add_row(name, str(count), str(alone[name]))
@@ -109,7 +111,7 @@ def _draw(rows: list[dict[str, object]], alarms: dict[str, dict[str, str]], figu
 
 
 def _counts(rows: list[dict[str, object]]) -> tuple[Counter[str], Counter[str]]:
-    """For each check, how many mutants it catches, and how many it alone does."""
+    """Return how many mutants each check catches, and how many it alone catches."""
     catches, alone = Counter[str](), Counter[str]()
     for row in rows:
         by = row["caught_by"]
@@ -120,14 +122,14 @@ def _counts(rows: list[dict[str, object]]) -> tuple[Counter[str], Counter[str]]:
 
 
 def _markdown(rows: list[dict[str, object]]) -> str:
-    lines = ["| mutant | of | mistake | caught by |", "|---|---|---|---|"]
+    lines = ["| mutant | definition | mistake | caught by |", "|---|---|---|---|"]
     for row in rows:
         by = row["caught_by"]
         assert isinstance(by, list)
         mistake = str(row["mistake"]).replace("|", "\\|")
         lines.append(f"| {row['name']} | {row['definition']} | {mistake} | {', '.join(by) or '**missed**'} |")
     catches, alone = _counts(rows)
-    lines += ["", "| check | catches | alone |", "|---|---|---|"]
+    lines += ["", "| check | catches | catches alone |", "|---|---|---|"]
     lines += [f"| {name} | {count} | {alone[name]} |" for name, count in catches.most_common()]
     return "\n".join(lines)
 

@@ -23,22 +23,22 @@ from forgather_core.settings.resolve import Settings, resolve
 
 from .catalogue import Mutant
 
-PROVES_NOTHING = "manifest"  # digests tell of any change whatever
-COSTLY = ("attention-agreement", "round-trip", "compile", "options-matter", "standalone")  # most of all the time
-OF_REFERENCES = ("equations", "spreads")  # nothing where a definition names none
-LONGEST = 900.0  # seconds for one directory; what takes longer hangs
+PROVES_NOTHING = "manifest"  # digests detect any change
+SLOW = ("attention-backends", "round-trip", "torch-compile", "no-dead-options", "standalone")
+OF_REFERENCES = ("reference-parity", "init-std")  # they do not apply if the definition names no reference
+TIMEOUT = 900.0  # seconds for one directory
 
-How = Literal["all", "thrifty", "first"]  # thrifty: costly checks where no other has that needs no reference
+How = Literal["all", "thrifty", "first"]  # thrifty: slow checks only if no other one catches the mutant
 
 
 def checks(names: Sequence[str] = ()) -> list[Check]:
-    """Those of these names, or all that prove something."""
+    """Return the checks with these names, or all except for the manifest."""
     return [check for check in CHECKS if (check.name in names if names else check.name != PROVES_NOTHING)]
 
 
 @dataclass(frozen=True)
 class Original:
-    """A directory without a mistake, and what it was made of."""
+    """A directory without a mistake, and its settings."""
 
     name: str
     path: Path
@@ -46,10 +46,10 @@ class Original:
 
 
 class Originals:
-    """Makes each directory once.
+    """Makes each directory without a mistake once.
 
     Args:
-        place: Where they go.
+        place: The directory for them.
     """
 
     def __init__(self, place: Path) -> None:
@@ -57,7 +57,7 @@ class Originals:
         self.made: dict[str, Original] = {}
 
     def of(self, mutant: Mutant) -> Original:
-        """The directory that a mutant changes."""
+        """Return the directory that a mutant changes."""
         options = ", ".join(f"{name}={value}" for name, value in mutant.options.items())
         name = f"{mutant.definition} ({options})" if options else mutant.definition
         if name not in self.made:
@@ -69,10 +69,10 @@ class Originals:
 
 
 def mutated(mutant: Mutant, original: Original, place: Path) -> Path:
-    """A copy of the directory with the mistake.
+    """Return a copy of the directory with the mistake.
 
     Raises:
-        ValueError: The text that the mutant replaces is not there.
+        ValueError: The file does not contain the text that the mutant replaces.
     """
     path = place / mutant.name.replace("-", "_")  # the name of a Python package, once loaded
     shutil.copytree(original.path, path)
@@ -83,12 +83,12 @@ def mutated(mutant: Mutant, original: Original, place: Path) -> Path:
 
 @dataclass
 class Outcome:
-    """What the checks say of a directory.
+    """The results of the checks on a directory.
 
     Args:
-        name: Of the mutant or of the original.
-        failed: The checks that failed, and what they say.
-        seconds: How long each check took.
+        name: The name of the mutant or the original.
+        failed: The checks that failed, with one of their messages.
+        seconds: The duration of each check.
     """
 
     name: str
@@ -97,18 +97,18 @@ class Outcome:
 
 
 def tried(name: str, path: Path, settings: Settings, todo: Iterable[Check], how: How = "all") -> Outcome:
-    """Try checks on a directory, the costly ones last. What raises has failed."""
+    """Run checks on a directory, the slow ones last; a check that raises fails."""
     outcome = Outcome(name)
-    for check in sorted(todo, key=lambda check: check.name in COSTLY):
+    for check in sorted(todo, key=lambda check: check.name in SLOW):
         caught = outcome.failed.keys() - OF_REFERENCES if how == "thrifty" else outcome.failed
-        if caught and (how == "first" or (how == "thrifty" and check.name in COSTLY)):
+        if caught and (how == "first" or (how == "thrifty" and check.name in SLOW)):
             break
         began = time.perf_counter()
         try:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
                 row = verify(path, [check], settings=settings)["checks"][0]
-            failed = _what_failed(row) if row["result"] == FAILED else None
-        except Exception as error:  # not even a configuration can be had
+            failed = _first_failure(row) if row["result"] == FAILED else None
+        except Exception as error:  # the configuration cannot be loaded
             failed = f"{type(error).__name__}: {error}"
         outcome.seconds[check.name] = time.perf_counter() - began
         if failed is not None:
@@ -116,7 +116,7 @@ def tried(name: str, path: Path, settings: Settings, todo: Iterable[Check], how:
     return outcome
 
 
-def _what_failed(row: dict[str, Any]) -> str:
+def _first_failure(row: dict[str, Any]) -> str:
     broken = next((one for one in row["measured"] if not one["holds"]), None)
     if broken is None:
         return str(row["reason"])
@@ -126,11 +126,11 @@ def _what_failed(row: dict[str, Any]) -> str:
 def run(
     mutants: Sequence[Mutant], todo: Sequence[Check], *, jobs: int, how: How = "all"
 ) -> Iterator[tuple[Mutant | None, Outcome]]:
-    """Try the checks on each directory without a mistake, for which there is no mutant, and then on each mutant.
+    """Run the checks on each directory without a mistake, yielded without a mutant, and then on each mutant.
 
-    A check that fails where there is no mistake proves nothing where there is one, and is left out; the others are
-    tried in the order of what they cost. Each directory has a process of its own, forked from this one: nothing is
-    left behind, and what kills or hangs a process is told as such.
+    A check that fails on a directory without a mistake is left out for its mutants; the others run in the order of
+    their duration. Each directory has its own process, forked from this one, so that no state remains; a process that
+    is killed or hangs is reported as such.
     """
     with tempfile.TemporaryDirectory(prefix="forgather-mutants-") as name:
         place = Path(name)
@@ -172,7 +172,7 @@ def _in_processes(work: Iterable[_Work], place: Path, *, jobs: int) -> Iterator[
             running[process.sentinel] = (process, one, answer, time.monotonic())
         connection.wait(list(running), timeout=1.0)
         for sentinel, (process, one, answer, began) in list(running.items()):
-            hangs = time.monotonic() - began > LONGEST
+            hangs = time.monotonic() - began > TIMEOUT
             if process.is_alive() and not hangs:
                 continue
             del running[sentinel]
@@ -191,4 +191,4 @@ def _answer(work: _Work, file: Path) -> None:
 def _read(name: str, answer: Path, *, hangs: bool) -> Outcome:
     if answer.exists():
         return Outcome(**json.loads(answer.read_text(encoding="utf-8")))
-    return Outcome(name, {"process": "it hangs" if hangs else "it ended without an answer"})
+    return Outcome(name, {"process": "it hangs" if hangs else "it ended without a result"})

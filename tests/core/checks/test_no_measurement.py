@@ -1,4 +1,4 @@
-"""A check passes only if it has measured something finite; refusals and empty loops are reported as such."""
+"""A check passes only if it measures a finite error; refusals and empty loops are reported as such."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from forgather_core.checks import (
     verify,
 )
 from forgather_core.checks.causality import causality
-from forgather_core.checks.tolerance import gradient_error, relative
+from forgather_core.checks.tolerance import gradient_error
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import Registry
+from forgather_core.model.difference import relative_difference
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 
@@ -45,7 +46,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def edited(directory: Path, place: Path, file: str, old: str, new: str) -> Path:
-    """A copy of a model directory with other text in one file."""
+    """Return a copy of a model directory with other text in one file."""
     copy = shutil.copytree(directory, place / "edited")
     text = (copy / file).read_text()
     assert old in text
@@ -68,14 +69,14 @@ def row_of(directory: Path, one: Check) -> dict[str, Any]:
 
 @check("empty", cause="nothing")
 def yields_nothing(subject: ModelUnderTest) -> Iterator[Measured]:
-    """It loops over an empty list."""
+    """Loop over an empty list."""
     for what in ():
         yield expect(what, True)
 
 
 @check("no-generator", cause="nothing")
 def returns_nothing(subject: ModelUnderTest) -> Iterator[Measured]:
-    """It has no yield."""
+    """Yield nothing, since there is no yield."""
     return None  # type: ignore[return-value]
 
 
@@ -91,10 +92,10 @@ def test_a_check_that_returns_nothing_does_not_pass(llama: Path) -> None:
 
 @pytest.mark.regression("no-measurement")
 @pytest.mark.parametrize("wrong", [True, None, (1, 2), Measured("no number", None)], ids=str)  # type: ignore[arg-type]
-def test_what_is_no_measurement_fails_with_its_type(wrong: Any, llama: Path) -> None:
+def test_yielding_another_type_fails_with_its_name(wrong: Any, llama: Path) -> None:
     @check("wrong", cause="nothing")
     def yields_something_else(subject: ModelUnderTest) -> Iterator[Any]:
-        """It yields something else."""
+        """Yield something else."""
         yield wrong
 
     row = row_of(llama, yields_something_else)
@@ -111,22 +112,24 @@ def test_an_error_that_is_not_finite_never_holds() -> None:
 
 
 @pytest.mark.regression("no-measurement")
-def test_tensors_without_elements_are_no_agreement() -> None:
+def test_empty_tensors_do_not_agree() -> None:
     empty = torch.zeros(2, 0, 5)
-    assert math.isnan(relative(empty, empty))
+    assert math.isnan(relative_difference(empty, empty))
     assert math.isnan(gradient_error({}, {})[0])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_value_that_is_not_finite_in_either_or_both_is_no_agreement(value: float) -> None:
+def test_values_that_are_not_finite_do_not_agree(value: float) -> None:
     good, bad = torch.ones(4), torch.tensor([1.0, value, 1.0, 1.0])
-    assert not any(Measured("", relative(*pair), 1e9).holds for pair in ((bad, good), (good, bad), (bad, bad)))
+    assert not any(
+        Measured("", relative_difference(*pair), 1e9).holds for pair in ((bad, good), (good, bad), (bad, bad))
+    )
     pairs = (({"w": bad}, {"w": good}), ({"w": good}, {"w": bad}), ({"w": bad}, {"w": bad}))
     assert not any(Measured("", gradient_error(*pair)[0], 1e9).holds for pair in pairs)
 
 
 @pytest.mark.regression("causality-refused")
-def test_causality_does_not_pass_where_eager_and_sdpa_are_refused(flex_only: Path) -> None:
+def test_causality_does_not_apply_if_eager_and_sdpa_are_refused(flex_only: Path) -> None:
     row = row_of(flex_only, causality)
     assert row["result"] == SKIPPED
     assert "eager: it is too slow" in row["reason"] and "sdpa: it has no sinks" in row["reason"]
@@ -135,9 +138,9 @@ def test_causality_does_not_pass_where_eager_and_sdpa_are_refused(flex_only: Pat
 LOOPS = (
     "packing-isolation",
     "padding",
-    "rows",
+    "batch-invariance",
     "positions",
-    "cache",
+    "kv-cache",
     "generation",
     "gradients",
     "gradient-checkpointing",
@@ -146,23 +149,25 @@ LOOPS = (
 
 @pytest.mark.regression("causality-refused")
 @pytest.mark.parametrize("name", LOOPS)
-def test_no_check_passes_over_an_empty_list_of_implementations(name: str, flex_only: Path) -> None:
+def test_no_check_passes_without_an_implementation(name: str, flex_only: Path) -> None:
     row = row_of(flex_only, BY_NAME[name])
     assert (row["result"], row["measured"]) == (SKIPPED, [])
     assert "refuses eager and sdpa" in row["reason"]
 
 
-@pytest.mark.parametrize("name", ["inputs-embeds", "outputs", "labels", "depth", "same-seed", "options-matter"])
-def test_what_flex_attention_cannot_compute_is_no_failure(name: str, flex_only: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["inputs-embeds", "hidden-states", "loss", "signal-propagation", "same-seed", "no-dead-options"]
+)
+def test_limits_of_flex_attention_are_no_failure(name: str, flex_only: Path) -> None:
     row = row_of(flex_only, BY_NAME[name])
     assert row["result"] == SKIPPED
     assert "refuse" in row["reason"]
 
 
-def test_what_the_model_itself_leaves_out_is_a_failure(flex_only: Path) -> None:
+def test_a_model_that_is_not_implemented_fails(flex_only: Path) -> None:
     @check("unwritten", cause="nothing")
     def raises(subject: ModelUnderTest) -> Iterator[Measured]:
-        """The model does not do it yet."""
+        """Raise NotImplementedError."""
         yield expect("something", True)
         raise NotImplementedError("the cache is not written yet")
 
@@ -171,13 +176,13 @@ def test_what_the_model_itself_leaves_out_is_a_failure(flex_only: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["initial-weights", "buffers", "precision"])
-def test_what_flex_attention_can_compute_is_measured(name: str, flex_only: Path) -> None:
+def test_flex_attention_is_measured_if_it_can_compute_the_check(name: str, flex_only: Path) -> None:
     row = row_of(flex_only, BY_NAME[name])
     assert row["result"] == PASSED, row["reason"]
     assert row["measured"]
 
 
-def test_what_transformers_refuses_is_left_out(llama: Path, tmp_path: Path) -> None:
+def test_implementations_that_transformers_refuses_are_left_out(llama: Path, tmp_path: Path) -> None:
     old = "    config_class = LlamaConfig\n    decoder_class"
     eager_only = edited(llama, tmp_path, "modeling_llama.py", old, "    _supports_sdpa = False\n" + old)
     row = row_of(eager_only, causality)
@@ -185,7 +190,7 @@ def test_what_transformers_refuses_is_left_out(llama: Path, tmp_path: Path) -> N
     assert {one["what"].partition(",")[0] for one in row["measured"]} == {"eager"}
 
 
-def test_a_model_that_cannot_be_made_fails(llama: Path, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_built_fails(llama: Path, tmp_path: Path) -> None:
     old = "        super().__init__(config)\n"
     broken = edited(llama, tmp_path, "modeling_llama.py", old, "        raise ValueError('a size that does not fit')\n")
     row = row_of(broken, causality)

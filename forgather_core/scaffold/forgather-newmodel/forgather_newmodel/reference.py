@@ -1,6 +1,6 @@
-"""What newmodel is to compute, a second time: in float64, from the equations, and of no line of the model.
+"""Reference of newmodel: its equations in float64 and its initialization, without any code of the model.
 
-`verify` holds the model to it (`--check equations,spreads`). Change it as well when the model is to be another one.
+`verify --checks reference-parity,init-std` compares the model with it. Change both when you change the model.
 """
 
 import math
@@ -28,7 +28,7 @@ ACTIVATIONS = {"gelu": gelu, "relu": relu, "silu": silu}
 
 
 def logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
-    """h = E[ids]; for each layer h += s attention(norm(h)), h += s mlp(norm(h)); norm(h) H^T. [T] -> [T, V]."""
+    """Compute h = E[ids]; for each layer h += s attention(norm(h)), h += s mlp(norm(h)); norm(h) H^T. [T] -> [T, V]."""
     s, eps = config.residual_scale, config.rms_norm_eps
     x = weights["model.embed_tokens.weight"][ids]
     for number in range(config.num_hidden_layers):
@@ -41,7 +41,7 @@ def logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
 
 
 def attended(x: Tensor, layer: Weights, config: Any) -> Tensor:
-    """Each head of queries, with the keys and values of its group, rotated; their results side by side, projected."""
+    """Compute attention with RoPE: each query head uses the keys and values of its group; outputs are projected."""
     q, k, v, o = (layer[f"self_attn.{name}_proj.weight"] for name in "qkvo")
     queries, keys, values = ((x @ w.T).split(config.head_dim, dim=1) for w in (q, k, v))
     theta = rope_theta(config)
@@ -49,8 +49,8 @@ def attended(x: Tensor, layer: Weights, config: Any) -> Tensor:
     return attention_of_heads(queries, keys, values, window=config.sliding_window) @ o.T
 
 
-def spreads(config: Any) -> dict[str, InitStd]:
-    """Of initial weights: a pattern, and the values, or the standard deviation, or its function of (rows, columns)."""
+def init_std(config: Any) -> dict[str, InitStd]:
+    """Return for each name pattern the exact values, the standard deviation, or a function of (rows, columns)."""
     head = 1 / math.sqrt(config.hidden_size)
     return {
         "norm": [1.0],
@@ -60,4 +60,4 @@ def spreads(config: Any) -> dict[str, InitStd]:
     }
 
 
-REFERENCE = Reference(logits=logits, spreads=spreads)
+REFERENCE = Reference(logits=logits, init_std=init_std)

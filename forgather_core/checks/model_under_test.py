@@ -1,7 +1,8 @@
-"""What is checked: a model directory, by default in a small copy with the same features."""
+"""The model under test: a model directory, by default as a small copy with the same features."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -12,14 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..definitions.registry import registry
+from ..deprecated import renamed_members
 from ..errors import CheckError, UnknownDefinitionError, first_line
 from ..filesystem.model_files import skip_unsuitable
 from ..filesystem.strict_json import read_object
 from ..model.directory_errors import load_config
 from ..model.manifest import MANIFEST, read_manifest
+from ..model.randomize import randomize_weights
 from ..model.shrink import shrunk
 from ..option import METADATA_KEY
 from ..options.shared import AttentionImplementation
@@ -31,57 +34,68 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
 FLEX: Literal["flex_attention"] = "flex_attention"
 ATTENTIONS: tuple[AttentionImplementation, ...] = ("eager", "sdpa", FLEX)  # those that run on CPU
-LENGTH = 20  # tokens of a text: longer than a shrunk window, and no multiple of anything
+LENGTH = 20  # tokens of a text: longer than a shrunk window, and a multiple of no other size
 
 
+@renamed_members(
+    initial="fresh_model",
+    initial_of="fresh_model_of",
+    is_ours="made_by_forgather",
+    limits="text_config",
+    model="randomized_model",
+    place="workdir",
+)
 class ModelUnderTest:
-    """A model directory under test. Every model is made anew, from the files of a copy.
+    """A model directory under test; every model is built from the files of a copy.
 
     Args:
-        directory: The model directory: ours, or any causal language model's of Hugging Face.
-        place: Where the copy is made: an empty directory.
-        settings: What the directory was made of, where a definition is checked.
-        full: Keep the configuration as it is, rather than shrink it.
-        seed: Of weights and texts.
+        directory: A model directory of Forgather, or of any causal language model of Hugging Face.
+        workdir: An empty directory for the copy.
+        settings: The settings that made the directory, if a definition is checked.
+        full: Keep the configuration as it is; otherwise it is shrunk.
+        seed: Seed of weights and texts.
+
+    Attributes:
+        workdir: The copy, in a directory with the name of the original.
     """
 
     def __init__(
-        self, directory: Path, place: Path, *, settings: Settings | None = None, full: bool = False, seed: int = 0
+        self, directory: Path, workdir: Path, *, settings: Settings | None = None, full: bool = False, seed: int = 0
     ) -> None:
         self.directory, self.settings, self.full, self.seed = directory, settings, full, seed
-        self.place = place / directory.resolve().name  # loaders call the module of the sources after it
+        self.workdir = workdir / directory.resolve().name  # loaders name the module of the sources after it
         try:
-            str(self.place).encode()
-        except UnicodeEncodeError:  # the libraries in Rust open no such path
-            raise CheckError(f"{self.place} is not UTF-8: rename the directory, or set TMPDIR to another") from None
+            str(self.workdir).encode()
+        except UnicodeEncodeError:  # safetensors and tokenizers cannot open such a path
+            raise CheckError(f"{self.workdir} is not UTF-8: rename the directory, or set TMPDIR") from None
         config = load_config(directory, CheckError)
-        shutil.copytree(directory, self.place, ignore=skip_unsuitable(WEIGHTS))
+        shutil.copytree(directory, self.workdir, ignore=skip_unsuitable(WEIGHTS))
         if not full:
             self._shrink(config)
 
     def _shrink(self, config: Any) -> None:
-        file = self.place / "config.json"
+        file = self.workdir / "config.json"
         content = read_object(file)
         try:
             content |= shrunk(config.to_dict(), config.attribute_map)
-        except Exception as error:  # a foreign configuration fails in any way
+        except Exception as error:  # third-party configurations raise anything
             raise CheckError(f"{self.directory / file.name} cannot be loaded: {first_line(error)}") from None
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @property
-    def is_ours(self) -> bool:
+    def made_by_forgather(self) -> bool:
         """Whether Forgather wrote the directory."""
         return (self.directory / MANIFEST).is_file()
 
     @cached_property
     def is_builtin(self) -> bool:
-        """Whether the model is a class of transformers itself: the directory has no code of its own."""
-        content = read_object(self.place / "config.json")
-        return not self.is_ours and "auto_map" not in content
+        """Whether the model is a class of transformers: the directory has no code of its own."""
+        content = read_object(self.workdir / "config.json")
+        return not self.made_by_forgather and "auto_map" not in content
 
     @cached_property
     def definition(self) -> ModelDefinition | None:
-        """The definition that the directory was made of; None for another's directory, or where it is not installed."""
+        """The definition that made the directory; None if there is none or it is not installed."""
         if self.settings is not None:
             return self.settings.configuration.definition
         manifest = read_manifest(self.directory)
@@ -92,22 +106,22 @@ class ModelUnderTest:
 
     @cached_property
     def no_dropout(self) -> dict[str, Any]:
-        """The changes to the configuration that switch off every dropout."""
+        """Configuration changes that disable dropout."""
         content = self.text_config.to_dict()
         return {name: 0.0 for name, value in content.items() if "drop" in name and isinstance(value, float)}
 
     def config(self, **changes: Any) -> Any:
-        """A new configuration of the copy, with changes."""
+        """Return a new configuration of the copy, changed after it is loaded."""
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(self.place, trust_remote_code=True, **changes)
+        return AutoConfig.from_pretrained(self.workdir, trust_remote_code=True, **changes)
 
     @cached_property
     def refused_attention(self) -> dict[str, str]:
-        """The attention implementations that the model or transformers refuses: name -> reason.
+        """The attention implementations that the model or transformers refuses, with the reason.
 
         Raises:
-            ValueError, ImportError: The model cannot be constructed with any, which is no refusal but a fault.
+            ValueError, ImportError: No implementation can build the model, which is a fault and not a refusal.
         """
         refused = dict(getattr(self.config(), "unsupported_attention", dict)())
         last: Exception | None = None
@@ -115,7 +129,7 @@ class ModelUnderTest:
             if name in refused:
                 continue
             try:
-                self._made(self.config(), attention=name)
+                self._build(self.config(), attention=name)
             except (ValueError, ImportError) as error:
                 last, refused[name] = error, first_line(error)
         if last is not None and refused.keys() >= set(ATTENTIONS):
@@ -124,25 +138,25 @@ class ModelUnderTest:
 
     @cached_property
     def default_attention(self) -> AttentionImplementation | None:
-        """The implementation that checks take unless they name one: transformers' choice, unless that is refused."""
+        """The attention implementation to pass; None leaves the choice to transformers."""
         if "sdpa" not in self.refused_attention:
             return None
         return next((name for name in ATTENTIONS if name not in self.refused_attention), None)
 
     @property
     def loading(self) -> dict[str, Any]:
-        """Arguments of `from_pretrained`: the directory's code, and an attention implementation where it needs one."""
+        """Arguments for `from_pretrained`: `trust_remote_code`, and an attention implementation if required."""
         default = {} if self.default_attention is None else {"attn_implementation": self.default_attention}
         return {"trust_remote_code": True} | default
 
     def constructed(self, changes: Mapping[str, Any]) -> Any:
-        """A new configuration of the copy, made with changes, so that it sees whether they go together.
+        """Return a new configuration of the copy, constructed with changes, so that its validation sees them.
 
-        Unlike `config`, which changes it afterwards, and tells no rule of it.
+        `config` applies changes after validation.
         """
-        content = read_object(self.place / "config.json") | dict(changes)
+        content = read_object(self.workdir / "config.json") | dict(changes)
         config = self._config_class.from_dict(content)
-        config.name_or_path = str(self.place)
+        config.name_or_path = str(self.workdir)
         return config
 
     @cached_property
@@ -150,7 +164,7 @@ class ModelUnderTest:
         return type(self.config())
 
     def underived(self) -> dict[str, Any]:
-        """The changes by which `constructed` derives anew what a configuration of options has derived from them."""
+        """Return changes with which `constructed` recomputes the fields that are derived from options."""
         from transformers import PreTrainedConfig
 
         fields = {name: field for name, field in self._config_class.__dataclass_fields__.items() if field.init}
@@ -165,45 +179,51 @@ class ModelUnderTest:
         }
 
     def fresh_model_of(self, config: Any, *, seed: int | None = None, attention: str | None = None) -> Any:
-        """A new float32 model of a configuration with its initial weights, in training mode.
+        """Build a float32 model with initial weights, in training mode.
 
         Args:
             config: From `config` or `constructed`.
-            seed: Of its weights; None takes the subject's.
-            attention: The attention implementation; None takes the subject's default.
+            seed: Seed of its weights; None uses `self.seed`.
+            attention: The attention implementation; None uses `default_attention`.
         """
         attention = attention or self.default_attention
         torch.manual_seed(self.seed if seed is None else seed)
-        return self._made(config, attention)
+        return self._build(config, attention)
 
     def on_meta(self) -> Any:
-        """The model of the copy, without numbers."""
+        """Build the model of the copy on the meta device."""
         with torch.device("meta"):
-            return self._made(self.config(), None)
+            return self._build(self.config(), None)
 
     def whole_on_meta(self) -> Any:
-        """The model of the directory as it is, without numbers."""
+        """Build the full model of the directory on the meta device."""
         with torch.device("meta"):
-            return self._made(load_config(self.directory, CheckError), None)
+            return self._build(load_config(self.directory, CheckError), None)
 
     @staticmethod
-    def _made(config: Any, attention: str | None) -> Any:
+    def _build(config: Any, attention: str | None) -> Any:
         from transformers import AutoModelForCausalLM
 
         how = {"attn_implementation": attention} if attention is not None else {}
         return AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=torch.float32, **how).train()
 
     def fresh_model(self, *, seed: int | None = None, attention: str | None = None, **changes: Any) -> Any:
-        """The same of the copy's configuration, with changes."""
-        return self.fresh_model_of(self.config(**changes), seed=seed, attention=attention)
-
-    def model(self, *, seed: int | None = None, attention: str | None = None, **changes: Any) -> Any:
-        """A new float32 model with strong weights, in eval mode.
+        """Build a float32 model of the copy with initial weights, in training mode.
 
         Args:
-            seed: Of its weights; None takes the subject's.
-            attention: The attention implementation; None takes transformers' choice.
-            changes: To the configuration.
+            seed: Seed of its weights; None uses `self.seed`.
+            attention: The attention implementation; None uses `default_attention`.
+            **changes: Changes to the configuration.
+        """
+        return self.fresh_model_of(self.config(**changes), seed=seed, attention=attention)
+
+    def randomized_model(self, *, seed: int | None = None, attention: str | None = None, **changes: Any) -> Any:
+        """Build a float32 model of the copy with large random weights (`randomize_weights`), in eval mode.
+
+        Args:
+            seed: Seed of its weights; None uses `self.seed`.
+            attention: The attention implementation; None uses `default_attention`.
+            **changes: Changes to the configuration.
         """
         model = self.fresh_model(seed=seed, attention=attention, **changes)
         randomize_weights(model, self.seed if seed is None else seed)
@@ -211,12 +231,12 @@ class ModelUnderTest:
 
     @cached_property
     def text_config(self) -> Any:
-        """The configuration of the copy, to read."""
+        """The text configuration of the copy, to read."""
         return self.config().get_text_config()
 
     @property
     def window(self) -> int | None:
-        """How many keys a token sees at most, itself included, in the layers that limit it."""
+        """The sliding window: the keys that a token attends to, itself included; None if no layer has one."""
         config = self.text_config
         window: int | None = getattr(config, "sliding_window", None)
         uses = getattr(config, "use_sliding_window", True)
@@ -224,7 +244,7 @@ class ModelUnderTest:
         return window if uses and (kinds is None or "sliding_attention" in kinds) else None
 
     def tokens(self, rows: int, length: int = LENGTH, seed: int = 0) -> Tensor:
-        """Random token ids [rows, length] without special ones."""
+        """Return random token ids [rows, length] without special tokens."""
         config = self.text_config
         special = set[int]()
         for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
@@ -236,32 +256,28 @@ class ModelUnderTest:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """An empty directory for a while."""
-        with tempfile.TemporaryDirectory(dir=self.place.parent) as path:
+        """Provide an empty temporary directory."""
+        with tempfile.TemporaryDirectory(dir=self.workdir.parent) as path:
             yield Path(path)
 
-    def save(self, model: Any, place: Path, **how: Any) -> Path:
-        """Save a model with `save_pretrained` in an empty directory, and sources beside it that it leaves behind."""
-        target = place / self.place.name
-        model.save_pretrained(target, **how)
-        for source in self.place.glob("*.py"):
+    def save(self, model: Any, directory: Path, **options: Any) -> Path:
+        """Save a model with `save_pretrained`, add the sources that it leaves out, and return the path.
+
+        Args:
+            model: The model.
+            directory: An empty directory, in which a directory with the name of the original is made.
+            **options: Further arguments of `save_pretrained`.
+        """
+        target = directory / self.workdir.name
+        model.save_pretrained(target, **options)
+        for source in self.workdir.glob("*.py"):
             if not (target / source.name).exists():
                 shutil.copy(source, target)
         return target
 
 
-def randomize_weights(model: nn.Module, seed: int) -> None:
-    """Draw all weights anew, so large that a leak shows in the logits, and that norms and biases matter.
-
-    Initial weights are no use for this: their attention is close to uniform, their biases are zero and norms one.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            drawn = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-            if parameter.dim() >= 2 and min(parameter.shape) > 1:
-                parameter.copy_(1.5 * drawn * parameter.shape[-1] ** -0.5)
-            elif name.endswith("bias"):
-                parameter.copy_(0.2 * drawn)
-            else:  # scales: of norms, of ALiBi
-                parameter.mul_(1 + 0.2 * drawn).add_(0.05 * drawn)
+def options_of(config: Any) -> list[Any]:
+    """Return the options of a configuration, as dataclass fields."""
+    if not dataclasses.is_dataclass(config):
+        return []
+    return [field for field in dataclasses.fields(config) if METADATA_KEY in field.metadata]

@@ -1,13 +1,13 @@
-"""Options: each changes something, so that none is parsed and then forgotten.
+"""No dead options: every option has an effect, so that none is parsed and then ignored.
 
-An option gets another valid value, and all that can be seen of a model is compared, to the last bit: shapes, dtypes and
-ties of its weights, what is trained, initial weights of a seed, logits of strong weights in eval and in training, the
-settings of generation. Where nothing changes, each other option is changed first: some matter together only.
+An option gets another valid value, and everything observable of the model is compared, to the last bit: shapes, dtypes
+and ties of its weights, which of them are trained, initial weights of a seed, logits of random weights in eval and in
+training, the generation config. If nothing changes, each other option is changed first: some options have an effect
+only together.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import typing
@@ -19,62 +19,61 @@ import torch
 from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
+from ..model.randomize import randomize_weights
 from ..option import METADATA_KEY
-from .attentions import needs_dropout
-from .subject import ModelUnderTest, randomize_weights
+from .implementations import require_dropout
+from .model_under_test import ModelUnderTest, options_of
 
 _TOKENS = 40
 Values = Mapping[str, Any]
-Seen = tuple[str, ...]
+Observation = tuple[str, ...]
 
 
-@check("options-matter", cause="an option that is parsed and never read, or read by another name")
-def options_matter(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Every option of the definition changes something."""
+@check("no-dead-options", cause="an option that is parsed and never read, or read under another name")
+def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Every option of the definition has an effect."""
     options = options_of(subject.config())
     if not options:
         raise DoesNotApply("the configuration declares no options")
-    needs_dropout(subject)
-    looking = _Looking(subject)
-    others = {option.name: list(looking.valid(_others(option, looking.value(option.name)))) for option in options}
+    require_dropout(subject)
+    observer = _Observer(subject)
+    others = {
+        option.name: list(observer.valid(_other_values(option, observer.value(option.name)))) for option in options
+    }
     unknown = []
     for option in options:
         name, values = option.name, others[option.name]
-        if values and all(looking.is_default(value) for value in values):
-            yield expect(f"{name}: null means {_told(looking.value(name))}, and every other value is refused", True)
+        if values and all(observer.is_default(value) for value in values):
+            yield expect(f"{name}: null means {_shown(observer.value(name))}, and every other value is refused", True)
             continue
         if not values:
-            if [*_others(option, looking.value(name))]:
-                yield expect(f"{name}: every other value is refused", False)
+            if [*_other_values(option, observer.value(name))]:
+                failure = f"{name} accepts no other value than {_shown(observer.value(name))}"
+                yield expect(f"{name} accepts another value", False, failure=failure)
             else:
-                unknown.append(name)  # nothing to try, which proves nothing
+                unknown.append(name)  # nothing to try
             continue
-        yield expect(*_verdict(looking, name, values, others), name)
+        if (effect := _effect(observer, name, values, others)) is not None:
+            yield expect(effect, True)
+        else:
+            tried = _joined([_shown(value[name]) for value in values])
+            yield expect(f"{name} has an effect", False, failure=f"{name} has no effect (tried {tried})")
     if len(unknown) == len(options):
-        raise DoesNotApply(f"no other value is known of {', '.join(unknown)}")
+        raise DoesNotApply(f"no other value is known for {', '.join(unknown)}")
 
 
-def options_of(config: Any) -> list[Any]:
-    """The options of a configuration, as dataclass fields."""
-    if not dataclasses.is_dataclass(config):
-        return []
-    return [field for field in dataclasses.fields(config) if METADATA_KEY in field.metadata]
-
-
-def _verdict(
-    looking: _Looking, name: str, values: list[Values], others: Mapping[str, list[Values]]
-) -> tuple[str, bool]:
-    """In words, and whether the option does anything."""
+def _effect(observer: _Observer, name: str, values: list[Values], others: Mapping[str, list[Values]]) -> str | None:
+    """Return a sentence about the effect of an option, or None if it has none."""
     for value in values:
-        if looking.differ(value, {}):
-            return f"{name}: {_told(value[name])} is not {_told(looking.value(name))}", True
-    # What switches something on comes before sizes, on which little depends.
-    for other in sorted(others.keys() - {name}, key=lambda other: _rank(looking.value(other))):
+        if observer.differ(value, {}):
+            return f"{name}: {_shown(value[name])} differs from {_shown(observer.value(name))}"
+    # Options that enable something come before sizes, on which little depends.
+    for other in sorted(others.keys() - {name}, key=lambda other: _rank(observer.value(other))):
         for condition in others[other][:2] + others[other][2:][-1:]:
             for value in values:
-                if looking.differ({**condition, **value}, condition):
-                    return f"{name}: {_told(value[name])} matters where {other} is {_told(condition[other])}", True
-    return f"{name}: {', '.join(_told(value[name]) for value in values)} change nothing", False
+                if observer.differ({**condition, **value}, condition):
+                    return f"{name}: {_shown(value[name])} has an effect if {other} is {_shown(condition[other])}"
+    return None
 
 
 def _rank(value: Any) -> int:
@@ -82,65 +81,69 @@ def _rank(value: Any) -> int:
     return next((rank for rank, kind in enumerate(kinds) if isinstance(value, kind)), len(kinds))
 
 
-def _told(value: Any) -> str:
+def _joined(texts: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
+
+
+def _shown(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
-class _Looking:
-    """What is seen of the model with changed options; each is looked at once.
+class _Observer:
+    """Observes the model with changed options, once for each set of changes.
 
     Args:
-        subject: Whose model.
+        subject: The model under test.
     """
 
     def __init__(self, subject: ModelUnderTest) -> None:
         self._subject, self._base = subject, subject.config()
         self._underived = subject.underived()
         self._text = subject.tokens(2, _TOKENS)
-        self._seen: dict[str, Seen | None] = {}
+        self._observations: dict[str, Observation | None] = {}
 
     def value(self, name: str) -> Any:
-        """What an option is, unchanged."""
+        """Return the unchanged value of an option."""
         return getattr(self._base, name)
 
     def _construct(self, changes: Values) -> Any:
         return self._subject.constructed({**self._underived, **changes})
 
     def accepts(self, changes: Values) -> bool:
-        """Whether the configuration does."""
+        """Return whether the configuration accepts changes."""
         try:
             self._construct(changes)
-        except Exception:  # of transformers' rules as of the definition's
+        except Exception:  # rules of transformers and of the definition
             return False
         return True
 
     def is_default(self, value: Values) -> bool:
-        """Whether it is null, from which the configuration derives what the option is already."""
+        """Return whether the value is null and the configuration derives the present value from it."""
         return [*value.values()] == [None] and self._construct(value).to_dict() == self._construct({}).to_dict()
 
     def valid(self, values: Iterable[Values]) -> Iterator[Values]:
-        """Those that the configuration accepts."""
+        """Yield the values that the configuration accepts."""
         yield from (value for value in values if self.accepts(value))
 
     def differ(self, changes: Values, condition: Values) -> bool:
-        """Whether changes are seen, against those of a condition."""
-        before = self._at(condition)
-        after = self._at(changes) if before is not None else None
+        """Return whether changes make a difference to a condition (further changes)."""
+        before = self._observe(condition)
+        after = self._observe(changes) if before is not None else None
         return None not in (before, after) and before != after
 
-    def _at(self, changes: Values) -> Seen | None:
-        """What is seen with these changes; None where there is no such model."""
+    def _observe(self, changes: Values) -> Observation | None:
+        """Return the observation with these changes; None if there is no such model."""
         key = json.dumps(changes, sort_keys=True, default=str)
-        if key not in self._seen:
+        if key not in self._observations:
             try:
-                self._seen[key] = self._look(changes)
+                self._observations[key] = self._build_and_observe(changes)
             except Exception:
                 if not changes:
                     raise
-                self._seen[key] = None  # padding beyond the vocabulary, say: other values are tried
-        return self._seen[key]
+                self._observations[key] = None  # for example, padding beyond the vocabulary: other values are tried
+        return self._observations[key]
 
-    def _look(self, changes: Values) -> Seen:
+    def _build_and_observe(self, changes: Values) -> Observation:
         model = self._subject.fresh_model_of(self._construct(changes))
         named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
         first: dict[int, str] = {}
@@ -149,7 +152,7 @@ class _Looking:
         randomize_weights(model, self._subject.seed)
         text = self._text % model.get_input_embeddings().weight.shape[0]
         with torch.no_grad():
-            # Without a cache, which reads some of the configuration too: it is the model that must.
+            # Without a cache: it reads some of the configuration, too, and the model must.
             evaluated = model.eval()(text, use_cache=False).logits
             torch.manual_seed(self._subject.seed)
             trained = model.train()(text, use_cache=False).logits
@@ -165,16 +168,16 @@ def _digest(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _others(option: Any, value: Any) -> Iterator[Values]:
-    """Other values of an option that it may accept, the likeliest to matter first."""
-    for other in _like(value, option.type):
+def _other_values(option: Any, value: Any) -> Iterator[Values]:
+    """Yield other values that an option may accept, those most likely to have an effect first."""
+    for other in _alternatives(value, option.type):
         info = option.metadata[METADATA_KEY]
         complaint = getattr(info, "complaint", lambda _: None)
         if other != value and complaint(other) is None:
             yield {option.name: other}
 
 
-def _like(value: Any, kind: Any) -> Iterator[Any]:
+def _alternatives(value: Any, kind: Any) -> Iterator[Any]:
     kinds = [kind, *(typing.get_args(kind) if isinstance(kind, UnionType) or _is_union(kind) else ())]
     yield from (choice for k in kinds if typing.get_origin(k) is Literal for choice in typing.get_args(k))
     if isinstance(value, bool) or (value is None and bool in kinds):
@@ -182,7 +185,7 @@ def _like(value: Any, kind: Any) -> Iterator[Any]:
     elif isinstance(value, dict):
         yield from _mappings(value)
     elif isinstance(value, int) or (value is None and (int in kinds or "int" in str(kind))):
-        # Near and far, with the same divisors and with others: sizes share, windows are short, limits are long.
+        # Near and far, with and without the same divisors: sizes divide each other, windows are short, limits long.
         yield from (2 * value, value // 2, value + 1, 1, 2, 4, 8, 3) if value else (1, 2, 4, 8, 3)
     elif isinstance(value, float) or (value is None and (float in kinds or "float" in str(kind))):
         yield from (value * 1000, value + 0.25, value / 2, 0.5) if value else (0.5, 0.25, 1.0)
@@ -195,7 +198,7 @@ def _is_union(kind: Any) -> bool:
 
 
 def _mappings(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """With one of its numbers tenfold; and RoPE whose frequencies depend on the length."""
+    """Yield the mapping with one number multiplied by ten, then RoPE whose frequencies depend on the length."""
     for name, number in value.items():
         if isinstance(number, (int, float)) and not isinstance(number, bool):
             yield value | {name: 10 * number}

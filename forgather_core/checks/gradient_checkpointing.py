@@ -1,9 +1,9 @@
-"""Gradient checkpointing: recomputing what a layer computed changes nothing, and is really done.
+"""Gradient checkpointing: layers are really recomputed, and the result does not change.
 
-Loss and gradients must be the same to the last bit, dropout included, since the same operations are done on the same
-numbers. sdpa takes another way where nothing asks for gradients, as the first pass of the reentrant kind is: it rounds
-otherwise. Calls within the layers are counted: with checkpointing each is computed in the forward pass and again in the
-backward pass.
+Loss and gradients must be equal to the last bit, dropout included, since the same operations run on the same numbers.
+The exception: sdpa takes another path if no gradients are required, as in the first pass of reentrant checkpointing,
+and rounds differently. Calls within the layers are counted: checkpointing runs each layer in the forward pass and again
+in the backward pass.
 """
 
 from __future__ import annotations
@@ -16,44 +16,45 @@ import torch
 from torch import Tensor, nn
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
-from .attentions import implementations
+from ..model.difference import relative_difference
+from .implementations import implementations
 from .layers import layers_of
-from .subject import ModelUnderTest
-from .tolerance import gradients_compared, gradients_of, relative, rounding
+from .model_under_test import ModelUnderTest
+from .tolerance import compare_gradients, gradients_of, rounding
 
 Step = tuple[Tensor, dict[str, Tensor], list[int]]
 
 
-@check("gradient-checkpointing", cause="an option that is accepted and does nothing, or layers that keep a state")
-def checkpointing(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Gradient checkpointing computes every layer twice, and loss and gradients are the same to the last bit."""
+@check("gradient-checkpointing", cause="an option that is accepted and has no effect, or layers that keep a state")
+def gradient_checkpointing(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Gradient checkpointing computes every layer twice, and loss and gradients are equal to the last bit."""
     text = subject.tokens(2)
     for attention in implementations(subject):
-        model = subject.model(attention=attention).train()
+        model = subject.randomized_model(attention=attention).train()
         if not model.supports_gradient_checkpointing:
-            raise DoesNotApply("the model says that it does not support it (supports_gradient_checkpointing)")
+            raise DoesNotApply("the model does not support it (supports_gradient_checkpointing)")
         layers = layers_of(model)
         loss, gradients, calls = _step(model, layers, text)
         for reentrant in (False, True):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # newer releases call it by another name
+                warnings.simplefilter("ignore", FutureWarning)  # newer releases have another name for it
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
                 again = _step(model, layers, text)
                 model.gradient_checkpointing_disable()
             what = f"{attention}, {'reentrant' if reentrant else 'not reentrant'}"
             rounds = reentrant and attention != "eager"
             tolerance = rounding(model) if rounds else 0.0
-            yield Measured(f"{what}: loss", relative(again[0], loss), tolerance)
-            yield gradients_compared(f"{what}: gradients", again[1], gradients, tolerance)
+            yield Measured(f"{what}: loss", relative_difference(again[0], loss), tolerance)
+            yield compare_gradients(f"{what}: gradients", again[1], gradients, tolerance)
             once = [index for index, (n, m) in enumerate(zip(again[2], calls, strict=True)) if n != 2 * m or not m]
             where = ", ".join(f"layer {index}: {again[2][index]} calls, {calls[index]} without" for index in once)
             yield expect(f"{what}: every layer is computed twice", not once, where)
         found = _step(model, layers, text)
-        yield expect(f"{attention}: disabled, layers are computed once", found[2] == calls, str(found[2]))
+        yield expect(f"{attention}, disabled: every layer is computed once", found[2] == calls, str(found[2]))
 
 
 def _step(model: Any, layers: nn.ModuleList, text: Tensor) -> Step:
-    """The loss, all gradients, and how often each layer was called."""
+    """Return the loss, all gradients, and the number of calls of each layer."""
     calls: list[dict[nn.Module, int]] = [{} for _ in layers]
 
     def counting(index: int) -> Any:
@@ -62,17 +63,17 @@ def _step(model: Any, layers: nn.ModuleList, text: Tensor) -> Step:
 
         return count
 
-    # Of the modules in a layer: a layer's own hooks are called outside of what is computed again.
+    # Hooks of the modules in a layer: the layer's own hooks run outside of the recomputation.
     hooks = [
         module.register_forward_pre_hook(counting(index))
         for index, layer in enumerate(layers)
         for module in layer.children()
     ]
     model.zero_grad()
-    torch.manual_seed(0)  # of dropout
+    torch.manual_seed(0)  # for dropout
     loss = model(text, labels=text).loss
     loss.backward()
     for hook in hooks:
         hook.remove()
-    # The first one that was called: torch ends a second pass as soon as it has all that it needs.
+    # The first module that was called: torch ends the recomputation as soon as it has all the tensors that it needs.
     return loss.detach(), gradients_of(model), [next(iter(inner.values()), 0) for inner in calls]

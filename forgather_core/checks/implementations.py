@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from ..definitions.check import DoesNotApply
-from .subject import ATTENTIONS, FLEX, ModelUnderTest
+from .model_under_test import ATTENTIONS, FLEX, ModelUnderTest
 
 
 def implementations(subject: ModelUnderTest) -> list[str]:
@@ -22,24 +22,24 @@ def implementations(subject: ModelUnderTest) -> list[str]:
     found: list[str] = [name for name in ATTENTIONS if name not in refused and name != FLEX]
     if not found:
         reasons = "; ".join(f"{name}: {refused[name]}" for name in ATTENTIONS if name != FLEX)
-        raise DoesNotApply(f"the model refuses eager and sdpa, with which this check is made ({reasons})")
+        raise DoesNotApply(f"the check requires eager or sdpa, and the model refuses eager and sdpa ({reasons})")
     return found
 
 
 def forward_implementations(subject: ModelUnderTest) -> list[str]:
-    """Return the same and flex_attention, which computes forward passes alone on CPU; there may be none."""
+    """Return the implementations that can compute a forward pass on CPU: eager, sdpa, flex_attention, or none."""
     return [name for name in ATTENTIONS if name not in subject.refused_attention]
 
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Run everything as it is written, flex_attention too, which takes long to compile."""
+    """Run flex_attention and everything else without compilation, which takes long."""
     with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
-        warnings.simplefilter("ignore")  # torch says that it is slow
+        warnings.simplefilter("ignore")  # torch warns that this is slow
         yield
 
 
-def needs_dropout(subject: ModelUnderTest) -> None:
-    """Raise DoesNotApply where the only implementation left is flex_attention, which has no dropout."""
+def require_dropout(subject: ModelUnderTest) -> None:
+    """Raise DoesNotApply if flex_attention, which has no dropout, is the only implementation."""
     if subject.default_attention == FLEX:
-        raise DoesNotApply(f"the model refuses eager and sdpa, and {FLEX} has no dropout")
+        raise DoesNotApply(f"the model refuses eager and sdpa, and {FLEX} does not support dropout")

@@ -1,0 +1,51 @@
+"""Batch invariance: the rows of a batch do not affect each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..definitions.check import Measured, check
+from ..model.difference import relative_difference
+from .implementations import implementations
+from .inputs import packed_rows
+from .model_under_test import LENGTH, ModelUnderTest
+from .tolerance import compare, position_of_largest, rounding
+
+
+@check("batch-invariance", cause="a mean, a maximum or a statistic that is taken over the batch")
+def batch_invariance(subject: ModelUnderTest) -> Iterator[Measured]:
+    """The logits of a row do not depend on the other rows, to the last bit, in evaluation and in training.
+
+    Rows in another order, and fewer of them, may use other kernels: these cases may differ by rounding.
+    """
+    text = subject.tokens(3)
+    other = torch.cat((subject.tokens(1, seed=1), text[1:]))
+    order = torch.tensor([2, 0, 1])
+    for attention in implementations(subject):
+        for training in (False, True):
+            model = subject.randomized_model(attention=attention, **subject.no_dropout).train(training)
+            how = f"{attention}, {'training' if training else 'evaluation'}"
+            with torch.no_grad():
+                before = model(text).logits
+                yield _compare_other_rows(f"{how}, row 0 replaced", model(other).logits, before, 0.0)
+                found = model(text[order]).logits
+                yield compare(f"{how}, rows in another order", found, before[order], rounding(model))
+                found = model(text[1:2]).logits
+                yield compare(f"{how}, row 1 alone", found, before[1:2], rounding(model))
+                position_ids = torch.arange(LENGTH).repeat(3, 1)
+                position_ids[0] = packed_rows(subject)[1][0]
+                found = model(text, position_ids=position_ids, use_cache=False).logits
+                yield _compare_other_rows(f"{how}, documents packed into row 0", found, before, rounding(model))
+                mask = torch.ones_like(text)
+                mask[0, : LENGTH // 2] = 0
+                found = model(text, attention_mask=mask).logits
+                yield _compare_other_rows(f"{how}, padding in row 0", found, before, rounding(model))
+
+
+def _compare_other_rows(what: str, found: Tensor, expected: Tensor, tolerance: float) -> Measured:
+    """Compare all rows but the first."""
+    where = position_of_largest(torch.cat((expected[:1], found[1:])), expected)
+    return Measured(what, relative_difference(found[1:], expected[1:]), tolerance, where)

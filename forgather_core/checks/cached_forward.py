@@ -1,0 +1,60 @@
+"""Forward passes in chunks, through a key/value cache."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, StaticCache
+
+from ..parts.caches import CACHE
+from .model_under_test import LENGTH
+
+SINGLE = (1,) * LENGTH
+UNEQUAL = (7, 1, 5, LENGTH - 13)  # shorter than a shrunk window, at its end, and across it
+
+
+def cache_argument(model: Any) -> str:
+    """Return the name of the model's cache argument."""
+    return CACHE if CACHE in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def cache_in(outputs: Any) -> Any:
+    """Return the cache among a model's outputs, under either of its names, or None."""
+    return next((outputs[name] for name in ("cache", "past_key_values") if outputs.get(name) is not None), None)
+
+
+def empty_cache(kind: str, model: Any, length: int = LENGTH + 4) -> Any:
+    """Return an empty "dynamic" cache, or a "static" one for `length` tokens."""
+    return StaticCache(model.config, max_cache_len=length) if kind == "static" else DynamicCache(config=model.config)
+
+
+def forward_in_chunks(
+    model: Any, ids: Tensor, sizes: Sequence[int], cache: Any, mask: Tensor | None = None, **rows: Tensor
+) -> tuple[Tensor, Any]:
+    """Compute the logits of a text chunk by chunk.
+
+    Args:
+        model: A causal language model.
+        ids: Token ids [B, T].
+        sizes: Chunk sizes; their sum may be less than T.
+        cache: The cache to fill; None lets the model make one.
+        mask: Attention mask [B, at least T], 0 on padding.
+        **rows: Further arguments [B, T], which are split as the token ids are.
+
+    Returns:
+        The logits [B, sum of sizes, V], and the cache.
+    """
+    logits, at = [], 0
+    for size in sizes:
+        here, at = slice(at, at + size), at + size
+        more: dict[str, Any] = {name: row[:, here] for name, row in rows.items()}
+        if mask is not None:
+            more["attention_mask"] = mask[:, : mask.shape[1] - ids.shape[1] + at]
+        outputs = model(ids[:, here], use_cache=True, **{cache_argument(model): cache}, **more)
+        cache = cache_in(outputs)
+        logits.append(outputs.logits)
+    return torch.cat(logits, dim=1), cache

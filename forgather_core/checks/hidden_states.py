@@ -1,0 +1,46 @@
+"""Hidden states and attention weights, which a caller can request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ..definitions.check import DoesNotApply, Measured, check, expect
+from .model_under_test import ModelUnderTest
+from .tolerance import compare, rounding
+
+
+@check("hidden-states", cause="output_hidden_states or output_attentions that is accepted and has no effect")
+@torch.no_grad()
+def hidden_states(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Requested hidden states and attention weights are returned for every layer, and weights sum to 1."""
+    if "eager" in subject.refused_attention:
+        reason = subject.refused_attention["eager"]
+        raise DoesNotApply(f"only eager returns attention weights, and the model refuses it: {reason}")
+    text = subject.tokens(2)
+    model = subject.randomized_model(attention="eager")
+    plain = model(text, use_cache=False)
+    given = model(text, use_cache=False, output_hidden_states=True, output_attentions=True)
+    neither = plain.get("hidden_states") is None and plain.get("attentions") is None
+    yield expect("neither is returned by default", neither)
+    yield compare("the logits are the same", given.logits, plain.logits)
+    layers = model.config.get_text_config().num_hidden_layers
+    states, weights = given.get("hidden_states") or (), given.get("attentions") or ()
+    yield expect(
+        "hidden states of the embeddings and of every layer are returned",
+        len(states) == layers + 1,
+        failure=f"expected {layers + 1} hidden states, got {len(states)}",
+    )
+    yield expect(
+        "attention weights of every layer are returned",
+        len(weights) == layers,
+        failure=f"expected attention weights of {layers} layers, got {len(weights)}",
+    )
+    for index, one in enumerate(weights):
+        where = f"layer {index}"
+        if one is None:
+            yield expect(f"{where}: attention weights are returned", False, where)
+            continue
+        yield Measured(f"{where}: weights sum to 1", float((one.sum(-1) - 1).abs().max()), rounding(model), where)
+        yield Measured(f"{where}: weights of later tokens are 0", float(one.triu(1).abs().max()), where=where)

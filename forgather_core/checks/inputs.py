@@ -1,0 +1,65 @@
+"""Token ids, masks and positions that several checks use: padded rows and packed documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .model_under_test import LENGTH, ModelUnderTest
+
+PADDED_LENGTHS = (LENGTH, LENGTH // 2, 1)  # real tokens of each padded row
+# Lengths of the documents of each packed row; some are longer than a shrunk window.
+DOCUMENTS = ((7, 4, LENGTH - 11), (3, LENGTH - 4, 1))
+
+
+def padded_rows(subject: ModelUnderTest, side: str, lengths: tuple[int, ...] = PADDED_LENGTHS) -> tuple[Tensor, Tensor]:
+    """Return padded token ids and their attention mask, [B, T] each.
+
+    Args:
+        subject: The model under test.
+        side: "left", "right", or "within" for padding in the middle of the row.
+        lengths: The number of real tokens of each row.
+    """
+    length = max(lengths)
+    ids, mask = subject.tokens(len(lengths), length), torch.ones(len(lengths), length, dtype=torch.long)
+    for row, count in enumerate(lengths):
+        begin = {"left": 0, "right": count, "within": count // 2}[side]
+        mask[row, begin : begin + length - count] = 0
+    pad = getattr(subject.text_config, "pad_token_id", None)
+    return ids.masked_fill(mask == 0, pad if isinstance(pad, int) and pad >= 0 else 0), mask
+
+
+def padded_labels(ids: Tensor, mask: Tensor) -> Tensor:
+    """Return the labels of padded rows; the first real token is no target, since only padding precedes it."""
+    before = torch.nn.functional.pad(mask[:, :-1], (1, 0))
+    return ids.masked_fill((mask == 0) | (before == 0), -100)
+
+
+def position_arguments(subject: ModelUnderTest, mask: Tensor) -> dict[str, dict[str, Any]]:
+    """Return the ways to pass positions: as `generate()` does and, for models of Forgather, none at all."""
+    given = {"positions as generate() passes them": {"position_ids": real_positions(mask)}}
+    return given | {"no positions": {}} if subject.made_by_forgather else given
+
+
+def real_positions(mask: Tensor) -> Tensor:
+    """Return positions that count real tokens, as `generate()` makes them; 1 on padding."""
+    return (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)
+
+
+def logits_of_rows(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return the logits [real tokens, V] of all rows, each computed by itself without its padding."""
+    rows = zip(ids, mask.bool(), strict=True)
+    return torch.cat([model(row[real][None], use_cache=False).logits[0] for row, real in rows])
+
+
+def packed_rows(subject: ModelUnderTest) -> tuple[Tensor, Tensor]:
+    """Return two rows of packed documents and their position ids, [2, LENGTH] each."""
+    positions = [[p for length in row for p in range(length)] for row in DOCUMENTS]
+    return subject.tokens(len(DOCUMENTS)), torch.tensor(positions)
+
+
+def split_documents(ids: Tensor) -> list[list[Tensor]]:
+    """Return the documents of packed rows, each [1, length]."""
+    return [list(row[None].split(list(lengths), 1)) for row, lengths in zip(ids, DOCUMENTS, strict=True)]

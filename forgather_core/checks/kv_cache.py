@@ -1,0 +1,122 @@
+"""KV cache: logits computed in chunks through a cache equal those of the whole text.
+
+Chunks of one token and of unequal sizes; the cache that the model makes itself, a dynamic and a static one; across the
+sliding window if there is one; with padding on the left; after rows are reordered as beam search reorders them; and
+after tokens are cropped as assisted generation crops them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..definitions.check import DoesNotApply, Measured, check, expect
+from ..model.difference import relative_difference
+from .cached_forward import SINGLE, UNEQUAL, cache_argument, cache_in, empty_cache, forward_in_chunks
+from .implementations import implementations
+from .inputs import logits_of_rows, padded_rows, position_arguments
+from .model_under_test import LENGTH, ModelUnderTest
+from .tolerance import compare, position_of_largest, rounding
+
+HALF = LENGTH // 2
+
+
+@check("kv-cache", cause="positions or a mask that ignore cached tokens, or a layer that reads another layer's cache")
+@torch.no_grad()
+def kv_cache(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Logits computed in chunks through a key/value cache equal those of the whole text at once."""
+    for attention in implementations(subject):
+        model = subject.randomized_model(attention=attention)
+        text = subject.tokens(2)
+        whole = model(text, use_cache=False).logits
+        if cache_argument(model) not in inspect.signature(model.forward).parameters:
+            raise DoesNotApply("the model has no cache argument")
+        if cache_in(model(text[:, :2], use_cache=True)) is None:
+            yield expect(f"{attention}, use_cache=True returns a cache", False)
+            continue
+        none = cache_in(model(text[:, :2], use_cache=False))
+        yield expect(f"{attention}, use_cache=False returns no cache", none is None)
+        for name, sizes in (("one token at a time", SINGLE), ("in unequal chunks", UNEQUAL)):
+            for kind in ("default", "dynamic", "static"):
+                cache = None if kind == "default" else empty_cache(kind, model)
+                logits, cache = forward_in_chunks(model, text, sizes, cache)
+                what = f"{attention}, {kind} cache, {name}"
+                yield compare(what, logits, whole, rounding(model))
+                yield from _check_lengths(what, model, cache, kind)
+        yield from _check_padding(subject, model, attention)
+        yield from _check_reordering(subject, model, attention)
+        yield from _check_cropping(subject, model, attention)
+
+
+def _check_lengths(what: str, model: Any, cache: Any, kind: str) -> Iterator[Measured]:
+    """Check that a cache counts all tokens and holds exactly the keys that the next query attends to."""
+    seen = int(cache.get_seq_length())
+    yield expect(f"{what}: it counts all tokens", seen == LENGTH, f"{seen} of {LENGTH}")
+    layers = list(cache.layers)
+    count = model.config.get_text_config().num_hidden_layers
+    yield expect(f"{what}: it has all layers", len(layers) == count, f"{len(layers)} of {count}")
+    for index, layer in enumerate(layers):
+        keys = getattr(layer, "keys", None)
+        if kind == "static" or keys is None or not isinstance(keys, Tensor):
+            continue
+        window = getattr(layer, "sliding_window", None)
+        due = LENGTH if window is None else min(LENGTH, window - 1)
+        held = keys.shape[-2]
+        yield expect(f"{what}: layer {index} holds {due} keys", held == due, f"layer {index}: {held} keys")
+
+
+def _check_padding(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:
+    """Check decoding with padding on the left, all of which is in the first chunk, as in a prompt."""
+    ids, mask = padded_rows(subject, "left", (LENGTH, LENGTH - HALF + 2, LENGTH - HALF + 1))
+    alone = logits_of_rows(model, ids, mask)
+    sizes = (HALF, *(1,) * (LENGTH - HALF))
+    for kind in ("dynamic", "static"):
+        for name, rows in position_arguments(subject, mask).items():
+            logits, _ = forward_in_chunks(model, ids, sizes, empty_cache(kind, model), mask, **rows)
+            expected = torch.zeros_like(logits)
+            expected[mask.bool()] = alone
+            found = torch.where(mask.bool()[..., None], logits, 0.0)
+            error = relative_difference(found[mask.bool()], alone)
+            what = f"{attention}, {kind} cache, padding on the left, {name}"
+            yield Measured(what, error, rounding(model), position_of_largest(found, expected))
+
+
+def _check_reordering(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:
+    text, order = subject.tokens(3), torch.tensor([2, 0, 0])
+    after = torch.cat((text[order, :HALF], text[:, HALF:]), dim=1)
+    expected = model(after, use_cache=False).logits[:, HALF:]
+    for kind, method in (
+        ("dynamic", "reorder_cache"),
+        ("static", "reorder_cache"),
+        ("dynamic", "batch_select_indices"),
+    ):
+        _, cache = forward_in_chunks(model, text[:, :HALF], (HALF - 1, 1), empty_cache(kind, model))
+        getattr(cache, method)(order)
+        position_ids = torch.arange(HALF, LENGTH).expand(3, -1)
+        logits, _ = forward_in_chunks(model, text[:, HALF:], (1, LENGTH - HALF - 1), cache, position_ids=position_ids)
+        what = f"{attention}, {kind} cache, rows reordered by {method}"
+        yield compare(what, logits, expected, rounding(model))
+
+
+def _check_cropping(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:
+    """Check that three tokens, as many as assistants propose, can be cropped and replaced by others."""
+    text, wrong = subject.tokens(2), subject.tokens(2, 3, seed=9)
+    cache = empty_cache("dynamic", model)
+    windowed = any(getattr(layer, "sliding_window", None) is not None for layer in cache.layers)
+    if windowed and not hasattr(cache, "activate_past_recording"):
+        return  # older releases cannot crop a sliding window
+    expected = model(text, use_cache=False).logits[:, HALF:]
+    if hasattr(cache, "activate_past_recording"):
+        cache.activate_past_recording()
+    _, cache = forward_in_chunks(model, text[:, :HALF], (HALF,), cache)
+    cache.crop(0)
+    _, cache = forward_in_chunks(model, wrong, (3,), cache)
+    cache.crop(-3)
+    seen = int(cache.get_seq_length())
+    yield expect(f"{attention}, three tokens cropped: the others are left", seen == HALF, f"{seen} of {HALF}")
+    logits, _ = forward_in_chunks(model, text[:, HALF:], (LENGTH - HALF,), cache)
+    yield compare(f"{attention}, three tokens cropped and replaced", logits, expected, rounding(model))

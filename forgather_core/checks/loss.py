@@ -1,0 +1,100 @@
+"""Loss: the mean cross-entropy of the next token, recomputed here in float64 from the logits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..definitions.check import Measured, check, expect
+from ..model.difference import relative_difference
+from ..training.loss import can_skip_logits
+from .model_under_test import LENGTH, ModelUnderTest
+from .tolerance import compare, compare_gradients, gradients_of, rounding
+
+LONG = 300  # tokens: two such rows are several chunks of the chunked cross-entropy
+
+
+@check("loss", cause="labels shifted twice or not at all, -100 counted as a target, or a mean over the wrong count")
+def loss(subject: ModelUnderTest) -> Iterator[Measured]:
+    """The loss is the mean cross-entropy of the next tokens; -100 is ignored; num_items_in_batch divides the sum."""
+    model = subject.randomized_model(**subject.no_dropout)
+    tolerance = rounding(model)
+    text = subject.tokens(3)
+    some = text.clone()
+    some[0, 5:9] = some[1, 1:] = some[2, -1] = -100
+    parameters = inspect.signature(model.forward).parameters
+    any_keyword = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    for training in (False, True):
+        model.train(training)
+        how = "training" if training else "evaluation"
+        for name, targets in (("all tokens are targets", text), ("some labels are -100", some)):
+            with torch.no_grad():
+                outputs = model(text, labels=targets)
+            total, count = cross_entropy_sum(outputs.logits, targets)
+            yield Measured(f"{how}, {name}", relative_difference(outputs.loss, total / count), tolerance)
+            if not (any_keyword or "num_items_in_batch" in parameters):
+                continue
+            for items in (7, torch.tensor(7)):
+                with torch.no_grad():
+                    found = model(text, labels=targets, num_items_in_batch=items).loss
+                what = f"{how}, {name}, num_items_in_batch as {'a tensor' if isinstance(items, Tensor) else 'an int'}"
+                yield Measured(what, relative_difference(found, total / 7), tolerance)
+    if "logits_to_keep" in parameters:
+        yield from _check_logits_to_keep(model.eval(), text, tolerance)
+    if can_skip_logits(model):
+        yield from _check_skip_logits(subject, model.train())
+
+
+def cross_entropy_sum(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+    """Return the sum of the cross-entropies of all next tokens, in float64, and the number of targets."""
+    scores = logits[:, :-1].double().log_softmax(-1)
+    following = targets[:, 1:]
+    real = following != -100
+    chosen = scores.gather(-1, following.clamp(min=0)[..., None])[..., 0]
+    return -chosen[real].sum(), int(real.sum())
+
+
+@torch.no_grad()
+def _check_logits_to_keep(model: Any, text: Tensor, tolerance: float) -> Iterator[Measured]:
+    whole = model(text).logits
+    places = torch.tensor([1, LENGTH // 2, LENGTH - 2])
+    for what, keep, expected in (
+        ("0 keeps all", 0, whole),
+        ("1 keeps the last", 1, whole[:, -1:]),
+        ("3 keeps the last three", 3, whole[:, -3:]),
+        ("as an index tensor", places, whole[:, places]),
+    ):
+        logits = model(text, logits_to_keep=keep).logits
+        yield compare(f"logits_to_keep {what}", logits, expected, tolerance)
+
+
+def _check_skip_logits(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
+    """Check the chunked cross-entropy with one chunk and with several."""
+    tolerance = rounding(model)
+    for length in (LENGTH, LONG):
+        text = subject.tokens(2, length)
+        some = text.clone()
+        some[0, 5:9] = some[1, : length // 2] = -100
+        for name, more in (("", {}), (", num_items_in_batch", {"num_items_in_batch": 7})):
+            what = f"skip_logits, {length} tokens{name}"
+            losses, gradients = [], []
+            for skip in (False, True):
+                model.zero_grad()
+                outputs = model(text, labels=some, skip_logits=skip, **more)
+                returned = "no logits" if skip else "logits"
+                yield expect(f"{what}: skip_logits={skip} returns {returned}", (outputs.logits is None) == skip)
+                (outputs.loss / 4).backward()  # as with gradient accumulation
+                losses.append(outputs.loss.detach())
+                gradients.append(gradients_of(model))
+            yield Measured(f"{what}: loss", relative_difference(losses[1], losses[0]), tolerance)
+            yield compare_gradients(f"{what}: gradients", gradients[1], gradients[0], tolerance)
+    if hasattr(model.config, "skip_logits"):
+        text, model.config.skip_logits = subject.tokens(2), True
+        for training in (False, True):
+            outputs = model.train(training)(text, labels=text)
+            how = "has an effect in training" if training else "has no effect in evaluation"
+            yield expect(f"skip_logits of the configuration {how}", (outputs.logits is None) == training)

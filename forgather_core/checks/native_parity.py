@@ -1,0 +1,73 @@
+"""Native parity: transformers' own class, which a definition names as equivalent, computes the same.
+
+Compared at positions on both sides of the maximum, where some kinds of RoPE change, and with an eps so large that it
+matters where it is added and which norm reads it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ..definitions.check import DoesNotApply, Measured, check, expect
+from .model_under_test import ModelUnderTest
+from .tolerance import LARGE_EPS, compare, compare_gradients, gradients_of, rounding
+
+EPS = "rms_norm_eps"
+
+
+@check("native-parity", cause="an option that one of the two classes reads differently or hard-codes")
+def native_parity(subject: ModelUnderTest) -> Iterator[Measured]:
+    """transformers' own class, if the definition names one, has the same parameters, logits and gradients."""
+    config = subject.config()
+    native = getattr(config, "native_model_type", None)
+    if native is None:
+        raise DoesNotApply("the definition names no equivalent class of transformers")
+    for problem in getattr(config, "native_problems", tuple)():
+        raise DoesNotApply(problem)
+    cases: list[dict[str, Any]] = [{}, {EPS: LARGE_EPS}] if hasattr(config, EPS) else [{}]
+    for changes in cases:
+        model = subject.randomized_model(**changes, **subject.no_dropout)
+        content = _native_content(model.config)
+        kind = content.get("model_type")
+        yield expect("config.json has the native model type", kind == native, kind)
+        twin = _native_model(native, content)
+        mine, theirs = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, twin))
+        other = sorted(dict(mine.items() ^ theirs.items()))
+        yield expect(f"the parameters equal those of {type(twin).__name__}", not other, ", ".join(other[:3]))
+        if other:
+            return
+        twin.load_state_dict(model.state_dict())
+        where = "".join(f", {name} {value}" for name, value in changes.items())
+        yield from _compare_models(subject, model, twin, where)
+
+
+def _native_content(config: Any) -> dict[str, Any]:
+    """Return the content of config.json as `--native` writes it, without `auto_map`."""
+    config = copy.deepcopy(config)
+    config.native = True
+    content: dict[str, Any] = config.to_dict()
+    content.pop("auto_map", None)
+    return content
+
+
+def _native_model(native: str, content: dict[str, Any]) -> Any:
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(CONFIG_MAPPING[native](**content), dtype=torch.float32).eval()
+
+
+def _compare_models(subject: ModelUnderTest, model: Any, twin: Any, where: str) -> Iterator[Measured]:
+    text = subject.tokens(2)
+    length, limit = text.shape[1], model.config.max_position_embeddings
+    far = torch.arange(length).expand(2, -1) + max(limit - length // 2, 0)
+    for what, more in (("logits", {}), (f"logits around position {limit}", {"position_ids": far})):
+        with torch.no_grad():
+            found, right = (one(text, **more).logits for one in (model, twin))
+        yield compare(f"{what}{where}", found, right, rounding(model))
+    for one in (model, twin):
+        one.train()(text, labels=text).loss.backward()
+    yield compare_gradients(f"gradients{where}", gradients_of(model), gradients_of(twin), rounding(model))

@@ -1,0 +1,62 @@
+"""Same seed: randomness depends on the seed, and a model is random in training only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ..definitions.check import Measured, check, expect
+from ..model.randomize import randomize_weights
+from .implementations import require_dropout
+from .model_under_test import ModelUnderTest
+from .tolerance import compare, different_tensors
+
+PROBABILITY = 0.5
+_ENDINGS = ("dropout", "pdrop")
+
+
+@check(
+    "same-seed",
+    cause="randomness outside torch's generator, dropout outside training, or an ignored dropout option",
+)
+def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
+    """The same seed gives the same weights, another seed gives others, and only dropout in training is random."""
+    first, again, other = subject.fresh_model(), subject.fresh_model(), subject.fresh_model(seed=subject.seed + 1)
+    wrong = different_tensors(dict(first.named_parameters()), dict(again.named_parameters()))
+    yield expect("the same seed gives the same weights", not wrong, ", ".join(wrong[:3]))
+    drawn = {name for name, p in first.named_parameters() if p.dim() >= 2 and p.std() > 0}
+    yield expect("some weights are random", bool(drawn))
+    alike = [name for name in drawn if torch.equal(first.get_parameter(name), other.get_parameter(name))]
+    yield expect("another seed gives other weights", not alike, ", ".join(sorted(alike)))
+    require_dropout(subject)
+    options = dropouts(subject.config())
+    without = _randomized(subject, dict.fromkeys(options, 0.0))
+    text = subject.tokens(2)
+    with torch.no_grad():
+        plain = without.eval()(text).logits
+        yield compare("eval, repeated", without(text).logits, plain)
+        without.train()
+        yield compare("training without dropout, compared with eval", without(text, use_cache=False).logits, plain)
+        # Some dropouts of transformers' own classes belong to other heads: these are tried all at once.
+        for names in filter(None, [options] if subject.is_builtin else [[name] for name in options]):
+            what = ", ".join(names)
+            dropping = _randomized(subject, dict.fromkeys(options, 0.0) | dict.fromkeys(names, PROBABILITY))
+            yield compare(f"eval, {what} at {PROBABILITY}, compared with 0", dropping.eval()(text).logits, plain)
+            dropping.train()
+            one, two = (dropping(text, use_cache=False).logits for _ in range(2))
+            yield expect(f"training with {what}, repeated: the logits differ", not torch.equal(one, two), what)
+            yield compare(f"eval after training with {what}", dropping.eval()(text).logits, plain)
+
+
+def dropouts(config: Any) -> list[str]:
+    """Return the names of a configuration's dropout probabilities."""
+    content = config.to_dict()
+    return [n for n, v in content.items() if n.endswith(_ENDINGS) and isinstance(v, (int, float)) and v is not True]
+
+
+def _randomized(subject: ModelUnderTest, changes: dict[str, float]) -> Any:
+    model = subject.fresh_model_of(subject.constructed(changes))
+    randomize_weights(model, subject.seed)
+    return model

@@ -1,0 +1,96 @@
+"""Signal propagation: the loss of a new model, and activations and gradients over many layers.
+
+Loss. For an unpredictable next token, the expected loss is logsumexp(z) - mean(z) of the logits z: ln V if they are
+equal, ln V + v/2 if they are normal with variance v. Logits with a standard deviation of up to 2, which usual
+initializations give for hidden sizes up to 10,000, are at most 2 above ln V. If head and embedding are tied, residuals
+carry a token to the end, and the model predicts it again; the logit of the token itself is left out of z.
+
+Layers. Independent residual branches add up to sqrt(L) over L layers, and to L if all of them point in the same
+direction; a norm after each keeps the size. More than L, or less than 1/L, is growth or decay by a factor per layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..definitions.check import Measured, check, expect
+from .layers import layers_of
+from .model_under_test import ModelUnderTest
+
+LAYERS = 16
+_MAX_SURPLUS = 2.0
+
+
+@check(
+    "signal-propagation",
+    cause="residual branches that start too large or too small, or a norm that is missing or doubled",
+)
+def signal_propagation(subject: ModelUnderTest) -> Iterator[Measured]:
+    """A new model starts near loss ln V, and neither activations nor gradients vanish or explode over its depth."""
+    model = subject.fresh_model() if subject.full else subject.fresh_model_of(_deep_config(subject))
+    model.eval()
+    layers = layers_of(model)
+    outputs: list[Tensor] = []
+    for layer in layers:
+        layer.register_forward_hook(lambda _, __, out: outputs.append(out[0] if isinstance(out, tuple) else out))
+    if not subject.full:
+        what = f"num_hidden_layers {LAYERS} gives {LAYERS} layers"
+        yield expect(what, len(layers) == LAYERS, f"{len(layers)} layers")
+    text, following = subject.tokens(4), subject.tokens(4, seed=1)
+    logits = model(text, use_cache=False).logits
+    yield _surplus(model, text, logits.detach())
+    nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten()).backward()  # type: ignore[no-untyped-call]
+    sizes = [float(state.detach().square().mean().sqrt()) for state in outputs]
+    yield from _check_sizes("activations", sizes, last_first=True)
+    # Gradients of weights: those of hidden states are freed, and a layer that is not trained has none.
+    yield from _check_sizes("gradients", [_gradient_size(layer) for layer in layers], last_first=False)
+
+
+def _deep_config(subject: ModelUnderTest) -> Any:
+    """Return the small configuration with many layers, in the same proportion of kinds."""
+    config = subject.config()
+    names = config.attribute_map
+    content = config.to_dict()
+    changes: dict[str, Any] = {names.get("num_hidden_layers", "num_hidden_layers"): LAYERS}
+    changes |= (derived := subject.underived())
+    if (kinds := content.get("layer_types")) and "layer_types" not in derived:
+        changes["layer_types"] = list(islice(cycle(kinds), LAYERS))
+    return subject.constructed(changes)
+
+
+def _surplus(model: Any, text: Tensor, logits: Tensor) -> Measured:
+    """Measure how far the expected loss is above ln V."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = head is not None and head.weight is embedding.weight
+    wide = logits.double()
+    if tied:
+        wide = wide.scatter(-1, text[..., None], -math.inf)
+    known = wide.isfinite()
+    mean = wide.where(known, torch.zeros(())).sum(-1) / known.sum(-1)
+    loss = float((wide.logsumexp(-1) - mean).mean())
+    base = math.log(int(known[0, 0].sum()))
+    return Measured(f"expected loss {loss:.2f}, above ln V = {base:.2f}", loss - base, _MAX_SURPLUS, "logits")
+
+
+def _gradient_size(layer: nn.Module) -> float:
+    gradients = [p.grad for p in layer.parameters() if p.grad is not None and p.dim() >= 2]
+    count = sum(g.numel() for g in gradients)
+    return math.sqrt(sum(float(g.double().square().sum()) for g in gradients) / count) if count else math.nan
+
+
+def _check_sizes(what: str, sizes: list[float], *, last_first: bool) -> Iterator[Measured]:
+    # Residuals have their size after the first layer, whose output includes the embeddings.
+    bad = next((i for i, size in enumerate(sizes) if not 0 < size < math.inf), None)
+    yield expect(f"{what} are finite and not 0", bad is None, f"layer {bad}")
+    if bad is not None:
+        return
+    ratio = sizes[-1] / sizes[0] if last_first else sizes[0] / sizes[-1]
+    ends = "last layer to first" if last_first else "first layer to last"
+    limit = math.log(max(len(sizes), 2))
+    yield Measured(f"{what}, ratio of the {ends}: {ratio:.3g}; its logarithm", abs(math.log(ratio)), limit)

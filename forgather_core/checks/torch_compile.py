@@ -1,0 +1,64 @@
+"""torch.compile: the model is traced as one graph, and the graph computes the same.
+
+torch's tracer runs without its compiler, which takes long and is not under test. A graph break is an error. A graph
+that bakes in a value is found by a second text, packed in another way. Logging is no graph break.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ..definitions.check import Measured, check, expect
+from ..model.difference import relative_difference
+from .inputs import packed_rows
+from .model_under_test import LENGTH, ModelUnderTest
+from .tolerance import compare, compare_gradients, gradients_of, rounding
+
+
+@check(
+    "torch-compile",
+    cause="Python code that depends on values of tensors or hides them from the tracer",
+    quick=False,
+)
+def torch_compile(subject: ModelUnderTest) -> Iterator[Measured]:
+    """torch.compile traces forward with labels as one graph, which has the same logits, loss and gradients."""
+    from transformers.utils import logging
+
+    model = subject.randomized_model(**subject.no_dropout).train()
+    documents, position_ids = packed_rows(subject)
+    whole = torch.arange(LENGTH).expand(2, -1).contiguous()
+    cases: dict[str, list[dict[str, Any]]] = {"no positions": [{}]}
+    if not subject.is_builtin:  # transformers' own classes test whether anything is packed
+        cases["packed documents, then one text, by the same graph"] = [
+            {"position_ids": position_ids},
+            {"position_ids": whole},
+        ]
+    for what, calls in cases.items():
+        torch._dynamo.reset()  # type: ignore[no-untyped-call]
+        compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
+        for more in calls:
+            inputs = {"input_ids": documents, "labels": documents, "use_cache": False} | more
+            model.zero_grad()
+            expected = model(**inputs)
+            expected.loss.backward()
+            gradients = gradients_of(model)
+            model.zero_grad()
+            try:
+                with torch._dynamo.config.patch(ignore_logging_functions={logging.warning_once}):
+                    found = compiled(**inputs)
+            except torch._dynamo.exc.TorchDynamoException as broken:
+                yield expect(f"{what}: one graph", False, _first_lines(broken))
+                break
+            yield expect(f"{what}: one graph", True)
+            found.loss.backward()
+            yield compare(f"{what}: logits", found.logits, expected.logits, rounding(model))
+            yield Measured(f"{what}: loss", relative_difference(found.loss, expected.loss), rounding(model))
+            yield compare_gradients(f"{what}: gradients", gradients_of(model), gradients, rounding(model))
+    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

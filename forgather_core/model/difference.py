@@ -1,0 +1,26 @@
+"""The relative difference of two tensors."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Return the largest absolute difference, relative to the root mean square of the expected tensor.
+
+    Args:
+        found: A tensor.
+        expected: A tensor of the same shape.
+
+    Returns:
+        inf if the shapes differ; NaN if either tensor has a value that is not finite, or if both are empty.
+    """
+    if found.shape != expected.shape:
+        return math.inf
+    found, expected = found.detach().double(), expected.detach().double()
+    if not expected.numel():
+        return math.nan
+    size = expected.square().mean().sqrt().clamp_min(1e-30)
+    return float((found - expected).abs().max() / size)

@@ -1,0 +1,27 @@
+"""Random weights that make mistakes visible, for comparisons of models."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def randomize_weights(model: nn.Module, seed: int) -> None:
+    """Replace all weights by random ones, so large that a leak shows in the logits and that norms and biases matter.
+
+    Initial weights hide mistakes: their attention is close to uniform, their biases are 0 and their norms 1.
+
+    Args:
+        model: A model on the CPU. Scales (of norms, of ALiBi) are varied around their present values.
+        seed: Seed of the random numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            drawn = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+            if parameter.dim() >= 2 and min(parameter.shape) > 1:
+                parameter.copy_(1.5 * drawn * parameter.shape[-1] ** -0.5)
+            elif name.endswith("bias"):
+                parameter.copy_(0.2 * drawn)
+            else:  # scales: of norms, of ALiBi
+                parameter.mul_(1 + 0.2 * drawn).add_(0.05 * drawn)

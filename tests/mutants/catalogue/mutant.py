@@ -1,0 +1,51 @@
+"""A mistake, as one replacement of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 512}
+WINDOW = {"sliding_window": 512}
+GROUPED = {"num_key_value_heads": 2}
+TIED = {"tie_word_embeddings": True}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A model directory with a mistake.
+
+    Args:
+        name: The name: words joined by hyphens.
+        definition: The definition or preset that makes the directory.
+        file: The file to change, in that directory.
+        old: The text to replace.
+        new: Its replacement.
+        mistake: A description of the mistake and of its origin.
+        options: Options of the definition, in addition to the preset's.
+        count: The number of occurrences of the text; all are replaced.
+    """
+
+    name: str
+    definition: str
+    file: str
+    old: str
+    new: str
+    mistake: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    count: int = 1
+
+    def applied(self, text: str) -> str:
+        """Return a file's text with the mistake.
+
+        Raises:
+            ValueError: The text to replace does not occur `count` times.
+        """
+        if (found := text.count(self.old)) != self.count:
+            raise ValueError(
+                f"mutant '{self.name}': expected its text {self.count} times in {self.file}, found it {found} times"
+            )
+        return text.replace(self.old, self.new)
