@@ -37,7 +37,7 @@ class Memory:
         attention: The attention implementation.
         checkpointing: Whether layers are computed again in backward.
         fused: Whether parameters take their steps within backward.
-        keep_logits: Whether the logits of all tokens are computed, where the model can do without.
+        full_logits: Whether the logits of all tokens are computed, where the model can do without.
         packed: Whether rows hold several documents.
         device_type: Where it is to run.
         directory: Take the model of this directory, rather than of the definition's own code.
@@ -52,7 +52,7 @@ class Memory:
         attention: str | None = None,
         checkpointing: bool = False,
         fused: bool = False,
-        keep_logits: bool = False,
+        full_logits: bool = False,
         packed: bool = False,
         device_type: str = "cuda",
         directory: Path | None = None,
@@ -60,7 +60,7 @@ class Memory:
         self._directory = directory
         self._settings, self._dtype, self._checkpointing = settings, DTYPES[precision], checkpointing
         self._attention = _TRACED.get(attention or "", attention)
-        self._training = Training(optimizer, fused, keep_logits, packed, precision == "mixed", device_type)
+        self._training = Training(optimizer, fused, full_logits, packed, precision == "mixed", device_type)
         self._steps: dict[tuple[int, int], Timeline] = {}
         self._generations: dict[tuple[int, int, str], Timeline] = {}
 

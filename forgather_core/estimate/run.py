@@ -150,7 +150,7 @@ def memory_of(
         attention=build.attn_implementation,
         checkpointing=build.gradient_checkpointing,
         fused=options.fuse_optim_with_backward,
-        keep_logits=options.keep_logits,
+        full_logits=options.keep_logits,
         packed=packed,
         device_type="cuda" if build.device == "meta" else build.device.partition(":")[0],
         directory=directory,

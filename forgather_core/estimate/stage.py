@@ -26,7 +26,7 @@ class Training:
     Args:
         optimizer: sgd, adamw, adamw_fused, adam8bit or none.
         fused: Each parameter takes its step within backward, and its gradient is freed.
-        keep_logits: The logits of all tokens are computed, where the model can do without.
+        full_logits: The logits of all tokens are computed, where the model can do without.
         packed: Rows hold several documents, which a mask keeps apart.
         autocast: Products in bfloat16, weights as they are.
         device_type: Where it is trained: torch chooses an optimizer's implementation by it.
@@ -34,7 +34,7 @@ class Training:
 
     optimizer: str = "adamw"
     fused: bool = False
-    keep_logits: bool = False
+    full_logits: bool = False
     packed: bool = False
     autocast: bool = False
     device_type: str = "cpu"
@@ -76,7 +76,7 @@ class Stage:
                 if how.packed:
                     inputs["position_ids"] = torch.zeros_like(batch)
             with torch.autocast("cpu", torch.bfloat16) if how.autocast else nullcontext():
-                loss = loss_of(self.model, inputs, keep_logits=how.keep_logits)
+                loss = loss_of(self.model, inputs, full_logits=how.full_logits)
             trace.begin("backward")
             self._stepper.backward(loss)
             self._stepper.optimizer_step()

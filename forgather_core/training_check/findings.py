@@ -138,13 +138,13 @@ def _speed(model: nn.Module, trained: TrainingResult | None, step_estimate: Step
     steps = trained.steps[1:] or trained.steps
     tokens = median(step.tokens_per_second for step in steps)
     # Padding is computed too.
-    places = median(step.tokens_per_second / step.utilization for step in steps)
+    places = median(step.tokens_per_second / step.batch_utilization for step in steps)
     device = known_device(next(model.parameters()).device)
     peak = device.flops_in(step_estimate.precision) if device and step_estimate else None
     return {
         "flops_per_token": flops,
         "tokens_per_second": tokens,
-        "batch_utilization": mean(step.utilization for step in trained.steps),
+        "batch_utilization": mean(step.batch_utilization for step in trained.steps),
         "flops_per_second": flops * places if flops else None,
         "known_as": device.name if device else None,
         "model_flops_utilization": flops * places / peak if flops and peak else None,

@@ -13,7 +13,7 @@ from ..data.batches import Batch, packed_batches, padded_batches, random_documen
 from ..data.corpus import Corpus
 from ..data.projects import open_corpus
 from ..data.tokenized import tokenized_documents
-from ..errors import BuildError, DataError, TrialError
+from ..errors import BuildError, DataError, TrainingCheckError
 from ..options.shared import TestOptions
 from ..tokenizers.lookup import load_tokenizer
 from ..training import measure
@@ -71,7 +71,7 @@ def run_training_check(
         notes.
 
     Raises:
-        TrialError: A loss or gradient is not finite, or the model cannot be compiled.
+        TrainingCheckError: A loss or gradient is not finite, or the model cannot be compiled.
         DataError: The dataset cannot be read.
     """
     corpus = _corpus(options)
@@ -104,7 +104,7 @@ def _train(
     torch.manual_seed(made.settings.build.seed)  # of dropout
     how: dict[str, Any] = {
         "steps": options.steps,
-        "keep_logits": options.keep_logits,
+        "full_logits": options.keep_logits,
         "fresh": made.settings.build.load_from_checkpoint is None,
         "on_step": on_step,
         "on_partial": on_partial,
@@ -122,7 +122,7 @@ def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, how: dict[
     except TorchDynamoException as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[:2]) or type(error).__name__  # who raised, and what
-        raise TrialError(f"--compile: torch cannot compile this model here: {reason}") from error
+        raise TrainingCheckError(f"--compile: torch cannot compile this model here: {reason}") from error
 
 
 def _corpus(options: TestOptions) -> Corpus | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forgather_core.errors import TrialError
+from forgather_core.errors import TrainingCheckError
 
 from .conftest import LLAMA, Cli, nothing_on_disk, start
 
@@ -216,7 +216,10 @@ def test_a_bug_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     ("error", "code", "text"),
-    [(TrialError("the loss is nan"), 1, "forgather: error: the loss is nan\n"), (KeyboardInterrupt(), 130, None)],
+    [
+        (TrainingCheckError("the loss is nan"), 1, "forgather: error: the loss is nan\n"),
+        (KeyboardInterrupt(), 130, None),
+    ],
 )
 def test_exit_codes(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str | None

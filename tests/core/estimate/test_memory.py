@@ -93,14 +93,14 @@ def test_operations_are_those_of_the_formula(settled: Settle, definition: str, a
     heads = getattr(config, "num_attention_heads", 1)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     assert forward.total_flops("forward", "attention") == layers * 4 * rows * heads * length**2 * head_dim
-    for keep_logits in (False, True):  # no product is computed twice, wherever the loss does its part of backward
-        step = Memory(settled(definition, **SMALL), attention=attention, keep_logits=keep_logits).training(rows, length)
+    for full_logits in (False, True):  # no product is computed twice, wherever the loss does its part of backward
+        step = Memory(settled(definition, **SMALL), attention=attention, full_logits=full_logits).training(rows, length)
         spent = sum(step.total_flops(phase, "weights") for phase in ("forward", "backward"))
         assert spent == 3 * forward.total_flops("forward", "weights")
 
 
 CHANGES: tuple[dict[str, Any], ...] = (
-    {}, {"keep_logits": True}, {"checkpointing": True}, {"fused": True}, {"precision": "mixed"}, {"attention": "eager"},
+    {}, {"full_logits": True}, {"checkpointing": True}, {"fused": True}, {"precision": "mixed"}, {"attention": "eager"},
     {"precision": "bf16"},
 )  # fmt: skip
 # Each definition once with each change is slow; a change for each is not.
@@ -132,7 +132,7 @@ def test_packed_rows_have_a_mask(settled: Settle, attention: str, copies: int) -
 def test_a_loss_in_parts_saves_the_logits(settled: Settle) -> None:
     settings = settled("llama/4M", vocab_size=50000, num_hidden_layers=2)
     kept, parted = (
-        Memory(settings, device_type="cpu", optimizer="sgd", keep_logits=keep).training(8, 512)
+        Memory(settings, device_type="cpu", optimizer="sgd", full_logits=keep).training(8, 512)
         for keep in (True, False)
     )
     logits = 8 * 512 * 50000 * 4

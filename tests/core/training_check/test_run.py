@@ -11,7 +11,7 @@ import torch
 
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import registry
-from forgather_core.errors import ForgatherError, TrialError
+from forgather_core.errors import ForgatherError, TrainingCheckError
 from forgather_core.estimate import estimate, memory_of
 from forgather_core.options.shared import EstimateOptions, TestOptions
 from forgather_core.settings.layers import find_configuration
@@ -77,7 +77,7 @@ def test_a_rate_of_zero_is_no_finding(small: Settle, tmp_path: Path) -> None:
 
 def test_a_last_step_that_breaks_the_model_fails(small: Settle, tmp_path: Path) -> None:
     with pytest.raises(
-        TrialError, match=r"after the last step the loss of the first batch is nan: .* try a smaller --lr"
+        TrainingCheckError, match=r"after the last step the loss of the first batch is nan: .* try a smaller --lr"
     ):
         trial(small, tmp_path, steps=1, lr=1e30)
 
