@@ -14,7 +14,7 @@ from .tables import grid, pairs
 _SWITCHES = {
     "gradient_checkpointing": "gradient checkpointing",
     "fuse_optim_with_backward": "fusing the optimizer with backward",
-    "loss_in_parts": "the loss in parts",
+    "chunked_loss": "the chunked loss",
 }
 _LEVELS = "▁▂▃▄▅▆▇█"
 
@@ -57,14 +57,15 @@ def _summary(report: Mapping[str, Any], memory: Mapping[str, Any]) -> Iterator[t
         losses = [step["loss"] for step in report["steps"]]
         change = f" to {loss['last']:.4f} ({loss['change']:+.4f})" if len(losses) > 1 else ""
         yield "loss", f"{loss['first']:.4f}{change}; ln(vocabulary) is {loss['uniform']:.4f}"
-        if loss["learned"] is not None:
+        if loss["first_batch_decrease"] is not None:
             yield (
                 "learned",
-                f"{loss['learned']:.4f}: the loss of the first batch is {loss['again']:.4f} after the last step",
+                f"{loss['first_batch_decrease']:.4f}: the loss on the first batch is "
+                f"{loss['first_batch_after']:.4f} after the last step",
             )
         if len(losses) > 2:
             yield "course", sparkline(losses)
-        if loss["learned"] is not None:
+        if loss["first_batch_decrease"] is not None:
             yield "gradients", "all finite"
         yield "trained weights", report["trained_weights"]
         padding = f", {speed['batch_utilization']:.1%} of each batch is text" * (speed["batch_utilization"] < 1)
@@ -74,7 +75,7 @@ def _summary(report: Mapping[str, Any], memory: Mapping[str, Any]) -> Iterator[t
     if speed["flops_per_token"] is not None:
         reached = f", {count_of(speed['flops_per_second'])}FLOP/s" if speed.get("flops_per_second") else ""
         part = speed.get("model_flops_utilization")
-        utilization = f", {part:.1%} of the peak of {speed['known_as']}" if part else ""
+        utilization = f", {part:.1%} of the peak of {speed['device']}" if part else ""
         yield "operations", f"{count_of(speed['flops_per_token'])}FLOP a token{reached}{utilization}"
     if memory["estimated"] is not None:
         parts = ", ".join(f"{kind} {bytes_of(size)}" for kind, size in memory["parts"].items())

@@ -75,7 +75,7 @@ OF_CONSTRUCTION = [
     ("--vocab-size 10 construct", "10 is smaller than the 2000 entries of the tokenizer"),
     ("-o x.pdf construct", "'x.pdf' ends in none of"),
     ("--device cpu test --packing best-fit", "--packing requires --packed"),
-    ("--device cpu --no-init-weights test", "would train unset memory"),
+    ("--device cpu --no-init-weights test", "weights would be uninitialized"),
     ("--device cpu --attn-implementation flex_attention test", "has no backward pass on the CPU"),
     ("--device cpu test --dataset-project nope", "'nope' is no directory and no built-in project"),
     ("--device cpu test --dataset-project stdlb", "Did you mean 'stdlib'"),
