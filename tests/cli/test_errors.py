@@ -77,7 +77,7 @@ OF_CONSTRUCTION = [
     ("--device cpu test --packing best-fit", "--packing requires --packed"),
     ("--device cpu --no-init-weights test", "weights would be uninitialized"),
     ("--device cpu --attn-implementation flex_attention test", "has no backward pass on the CPU"),
-    ("--device cpu test --dataset-project nope", "'nope' is no directory and no built-in project"),
+    ("--device cpu test --dataset-project nope", "'nope' is neither a directory nor a built-in project"),
     ("--device cpu test --dataset-project stdlb", "Did you mean 'stdlib'"),
     ("--device cpu test --dataset-project stdlib --dataset-config x", "stdlib has no configuration 'x'"),
     ("--device cpu test --dataset-config x", "--dataset-config requires --dataset-project"),

@@ -11,11 +11,11 @@ from transformers import AutoConfig, GenerationConfig
 from forgather_core.errors import ConfigurationError
 from forgather_core.export.directory import prepare_directory
 from forgather_core.model.manifest import MANIFEST, edited_files, read_manifest
-from tests.support.settings import Settle
+from tests.support.settings import Resolve
 
 
 @pytest.fixture
-def directory(small: Settle, tmp_path: Path) -> Path:
+def directory(small: Resolve, tmp_path: Path) -> Path:
     settings = small(sliding_window=16, tokenizer="bpe-2k", chat_template="chatml")
     return prepare_directory(settings, tmp_path / "model").path
 
@@ -67,7 +67,7 @@ def test_the_manifest_names_every_file_and_where_it_came_from(directory: Path) -
     assert edited_files(directory, manifest.files) == {"rope.py": "edited", "norms.py": "missing"}
 
 
-def test_a_vocabulary_may_be_larger_than_the_tokenizer_and_not_smaller(small: Settle, tmp_path: Path) -> None:
+def test_a_vocabulary_may_be_larger_than_the_tokenizer_and_not_smaller(small: Resolve, tmp_path: Path) -> None:
     found = prepare_directory(small(vocab_size=300), tmp_path / "model").path
     assert json.loads((found / "config.json").read_text())["vocab_size"] == 300
     with pytest.raises(ConfigurationError, match=r"--vocab-size: 200 is smaller than the 262 entries"):

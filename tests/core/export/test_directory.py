@@ -16,7 +16,7 @@ from forgather_core.errors import DirectoryError, ExportError
 from forgather_core.export import directory as module
 from forgather_core.export.directory import ModelDirectory, prepare_directory
 from forgather_core.model.manifest import MANIFEST
-from tests.support.settings import Settle
+from tests.support.settings import Resolve
 
 JSON = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 WRITTEN = JSON | {"LICENSE", "README.md", MANIFEST, "configuration_llama.py", "modeling_llama.py", "attention.py"}
@@ -29,7 +29,7 @@ def target(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make(small: Settle, target: Path) -> Make:
+def make(small: Resolve, target: Path) -> Make:
     def run(*, refresh: bool = False, keep: bool = False, **flags: object) -> ModelDirectory:
         return prepare_directory(small(**flags), target, refresh=refresh, keep=keep)
 
@@ -49,7 +49,7 @@ def test_it_is_made_then_reused(make: Make, target: Path) -> None:
     assert names(target.parent) == {"small"}
 
 
-def test_two_builds_are_equal_to_the_byte(make: Make, small: Settle, target: Path, tmp_path: Path) -> None:
+def test_two_builds_are_equal_to_the_byte(make: Make, small: Resolve, target: Path, tmp_path: Path) -> None:
     make()
     prepare_directory(small(), tmp_path / "again")
     assert names(target) == names(tmp_path / "again")

@@ -25,7 +25,7 @@ from forgather_core.tokenizers.lookup import (
     resolve_chat_template,
     shipped_tokenizers,
 )
-from tests.support.settings import Settle
+from tests.support.settings import Resolve
 
 LOADED = {name: load_tokenizer(name).tokenizer for name in ("bpe-2k", "bpe-8k", "bytes")}
 CHATML = resolve_chat_template("chatml")
@@ -65,7 +65,7 @@ SEVERAL: dict[str, dict[str, Any]] = {
 @pytest.mark.regression("P11")
 @pytest.mark.few(2)
 @pytest.mark.parametrize("case", SEVERAL)
-def test_a_tokenizer_with_several_templates_is_carried_and_watched(case: str, small: Settle, tmp_path: Path) -> None:
+def test_a_tokenizer_with_several_templates_is_carried_and_watched(case: str, small: Resolve, tmp_path: Path) -> None:
     place = made_tokenizer(tmp_path / "tokenizer", **SEVERAL[case])
     assert quick_facts(str(place)) == load_tokenizer(str(place)).facts
     target, chosen = tmp_path / "model", small(tokenizer=str(place))
@@ -82,7 +82,7 @@ def named(template: Any) -> dict[str, str]:
 
 
 @pytest.mark.regression("P11")
-def test_chat_template_sets_the_default_and_keeps_the_others(small: Settle, tmp_path: Path) -> None:
+def test_chat_template_sets_the_default_and_keeps_the_others(small: Resolve, tmp_path: Path) -> None:
     place = made_tokenizer(tmp_path / "tokenizer", **SEVERAL["files"])
     (place / "chat_template.jinja").write_text("{{ messages }}")
     target = tmp_path / "model"
@@ -103,7 +103,7 @@ def test_chat_template_sets_the_default_and_keeps_the_others(small: Settle, tmp_
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "..", "\x1b[31m"])
-def test_a_template_whose_name_is_not_a_file_is_one_line(name: str, small: Settle, tmp_path: Path) -> None:
+def test_a_template_whose_name_is_not_a_file_is_one_line(name: str, small: Resolve, tmp_path: Path) -> None:
     place = made_tokenizer(tmp_path / "tokenizer", [{"name": name, "template": RAG}])
     with pytest.raises(TokenizerError, match="name that cannot be a file's") as error:
         prepare_directory(small(tokenizer=str(place)), tmp_path / "model")
@@ -126,14 +126,14 @@ def test_malformed_templates_are_one_line(templates: Any, tmp_path: Path) -> Non
 @pytest.mark.regression("E6")
 @pytest.mark.few(1)
 @pytest.mark.parametrize("tokenizer", LOADED)
-def test_generation_stops_where_chatml_ends_a_turn(tokenizer: str, small: Settle, tmp_path: Path) -> None:
+def test_generation_stops_where_chatml_ends_a_turn(tokenizer: str, small: Resolve, tmp_path: Path) -> None:
     made = prepare_directory(small(tokenizer=tokenizer, chat_template="chatml"), tmp_path / "model")
     assert eos(made.path) == [2, 5]
     assert made.notes == ()
 
 
 @pytest.mark.regression("E6")
-def test_a_new_model_that_is_saved_there_stops_there_too(small: Settle, tmp_path: Path) -> None:
+def test_a_new_model_that_is_saved_there_stops_there_too(small: Resolve, tmp_path: Path) -> None:
     made = prepare_directory(small(chat_template="chatml"), tmp_path / "model")
     config = AutoConfig.from_pretrained(made.path, trust_remote_code=True)
     AutoModelForCausalLM.from_config(config, trust_remote_code=True).save_pretrained(made.path)
@@ -142,7 +142,7 @@ def test_a_new_model_that_is_saved_there_stops_there_too(small: Settle, tmp_path
 
 
 @pytest.mark.regression("E6")
-def test_a_model_stops_there(small: Settle, tmp_path: Path) -> None:
+def test_a_model_stops_there(small: Resolve, tmp_path: Path) -> None:
     made = prepare_directory(small(chat_template="chatml"), tmp_path / "model")
     model = build(made.path, BuildOptions(device="cpu"))
 
@@ -185,7 +185,7 @@ TEMPLATES = {
 @pytest.mark.regression("E6")
 @pytest.mark.few(2)
 @pytest.mark.parametrize("case", TEMPLATES)
-def test_generation_stops_where_a_template_ends_a_turn(case: str, small: Settle, tmp_path: Path) -> None:
+def test_generation_stops_where_a_template_ends_a_turn(case: str, small: Resolve, tmp_path: Path) -> None:
     template, expected = TEMPLATES[case]
     (tmp_path / "mine.jinja").write_text(template)
     started = time.perf_counter()
@@ -196,7 +196,7 @@ def test_generation_stops_where_a_template_ends_a_turn(case: str, small: Settle,
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("end", ["<|eot_id|>", "<end_of_turn>", "[/INST]"])
-def test_an_end_of_turn_that_is_no_token_is_noted(end: str, small: Settle, tmp_path: Path) -> None:
+def test_an_end_of_turn_that_is_no_token_is_noted(end: str, small: Resolve, tmp_path: Path) -> None:
     (tmp_path / "mine.jinja").write_text(loop(f"{ROLES}{end}\n"))
     made = prepare_directory(small(chat_template=str(tmp_path / "mine.jinja")), tmp_path / "model")
     assert eos(made.path) == 2
@@ -205,7 +205,7 @@ def test_an_end_of_turn_that_is_no_token_is_noted(end: str, small: Settle, tmp_p
 
 
 @pytest.mark.regression("E6")
-def test_the_tokenizers_own_templates_count(small: Settle, tmp_path: Path) -> None:
+def test_the_tokenizers_own_templates_count(small: Resolve, tmp_path: Path) -> None:
     place = made_tokenizer(tmp_path / "tokenizer", **SEVERAL["files"])
     assert eos(prepare_directory(small(tokenizer=str(place)), tmp_path / "model").path) == [2, 5, 3]
 

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from forgather_core.errors import DirectoryError, TokenizerError
 from forgather_core.export.directory import prepare_directory
 from forgather_core.tokenizers.lookup import load_tokenizer, quick_facts, resolve_chat_template, write_tokenizer
-from tests.support.settings import Settle
+from tests.support.settings import Resolve
 
 SIZES = {"bpe-2k": 2000, "bpe-8k": 8000, "bytes": 262}
 SPECIAL = ["BOS", "PAD", "EOS", "UNK"]
@@ -115,7 +115,7 @@ def test_a_wrong_chat_template_is_said_with_its_line(tmp_path: Path) -> None:
     "name",
     ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "additional_chat_templates/rag.jinja"],
 )
-def test_a_changed_file_of_a_tokenizer_is_noticed(small: Settle, tmp_path: Path, name: str) -> None:
+def test_a_changed_file_of_a_tokenizer_is_noticed(small: Resolve, tmp_path: Path, name: str) -> None:
     place, target = tmp_path / "tokenizer", tmp_path / "model"
     place.mkdir()
     write_tokenizer(load_tokenizer("bytes"), place, chat_template="{{ messages }}")
@@ -134,7 +134,7 @@ def test_a_changed_file_of_a_tokenizer_is_noticed(small: Settle, tmp_path: Path,
     assert prepare_directory(settings, target).state == "reused"
 
 
-def test_a_rebuild_keeps_what_the_user_has_among_the_templates(small: Settle, tmp_path: Path) -> None:
+def test_a_rebuild_keeps_what_the_user_has_among_the_templates(small: Resolve, tmp_path: Path) -> None:
     place, target = tmp_path / "tokenizer", tmp_path / "model"
     place.mkdir()
     write_tokenizer(load_tokenizer("bytes"), place, chat_template="{{ messages }}")
@@ -159,7 +159,7 @@ def test_a_rebuild_keeps_what_the_user_has_among_the_templates(small: Settle, tm
 
 @pytest.mark.few(2)
 @pytest.mark.parametrize("name", ["runs/log", "/etc/x", "../x", "additional_chat_templates/../config.json", "a/b/c"])
-def test_a_manifest_names_no_file_elsewhere(small: Settle, tmp_path: Path, name: str) -> None:
+def test_a_manifest_names_no_file_elsewhere(small: Resolve, tmp_path: Path, name: str) -> None:
     prepare_directory(small(), tmp_path / "model")
     manifest = tmp_path / "model" / "forgather.json"
     content = json.loads(manifest.read_text())
@@ -169,7 +169,7 @@ def test_a_manifest_names_no_file_elsewhere(small: Settle, tmp_path: Path, name:
         prepare_directory(small(), tmp_path / "model", refresh=True)
 
 
-def test_a_directory_without_those_digests_is_reused(small: Settle, tmp_path: Path) -> None:
+def test_a_directory_without_those_digests_is_reused(small: Resolve, tmp_path: Path) -> None:
     prepare_directory(small(), tmp_path / "model")
     manifest = tmp_path / "model" / "forgather.json"
     content = json.loads(manifest.read_text())

@@ -17,15 +17,15 @@ from forgather_core.options.shared import EstimateOptions, TestOptions
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 from forgather_core.training_check import Step, check_test_options, run_training_check
-from tests.support.settings import Settle
+from tests.support.settings import Resolve
 
 
-def run_check(resolve: Settle, project: Path, flags: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+def run_check(resolve: Resolve, project: Path, flags: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
     made = construct(resolve(device="cpu", **flags or {}), project=project)
     return run_training_check(made, TestOptions(**{"sequence_length": 32} | options))
 
 
-def test_the_report(small: Settle, tmp_path: Path) -> None:
+def test_the_report(small: Resolve, tmp_path: Path) -> None:
     seen: list[Step] = []
     made = construct(small(device="cpu", attn_implementation="eager", gradient_checkpointing=True), project=tmp_path)
     options = TestOptions(steps=3, sequence_length=16, batch_size=3, packed=True, fuse_optim_with_backward=True)
@@ -53,7 +53,7 @@ def test_the_report(small: Settle, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "compiled"])
-def test_reports_the_loss_on_the_first_batch_before_and_after(small: Settle, tmp_path: Path, compiled: bool) -> None:
+def test_reports_the_loss_on_the_first_batch_before_and_after(small: Resolve, tmp_path: Path, compiled: bool) -> None:
     """Dropout is that of the first step: if no weight changes, the loss is the same to the last bit."""
     torch._dynamo.reset()  # another test compiles the same code
     report = run_check(small, tmp_path, {"attention_dropout": 0.3}, steps=3, lr=1e-30, compile=compiled)
@@ -64,7 +64,7 @@ def test_reports_the_loss_on_the_first_batch_before_and_after(small: Settle, tmp
 
 
 @pytest.mark.parametrize(("lr", "why"), [(100.0, "--lr 100 is too large for these batches"), (0.01, "")], ids=str)
-def test_a_loss_that_does_not_fall_is_noted(lr: float, why: str, small: Settle, tmp_path: Path) -> None:
+def test_a_loss_that_does_not_fall_is_noted(lr: float, why: str, small: Resolve, tmp_path: Path) -> None:
     notes = [
         note for note in run_check(small, tmp_path, steps=2, lr=lr)["notes"] if "the loss on the first batch" in note
     ]
@@ -72,19 +72,19 @@ def test_a_loss_that_does_not_fall_is_noted(lr: float, why: str, small: Settle, 
     assert all(why in note for note in notes)
 
 
-def test_a_learning_rate_of_zero_is_not_noted(small: Settle, tmp_path: Path) -> None:
+def test_a_learning_rate_of_zero_is_not_noted(small: Resolve, tmp_path: Path) -> None:
     report = run_check(small, tmp_path, steps=1, lr=0.0)
     assert (report["loss"]["first_batch_decrease"], report["notes"]) == (0, [])
 
 
-def test_a_last_step_that_breaks_the_model_fails(small: Settle, tmp_path: Path) -> None:
+def test_a_last_step_that_breaks_the_model_fails(small: Resolve, tmp_path: Path) -> None:
     with pytest.raises(
         TrainingCheckError, match=r"after the last step the loss on the first batch is nan: .* try a smaller --lr"
     ):
         run_check(small, tmp_path, steps=1, lr=1e30)
 
 
-def test_speed_and_memory_beside_the_estimate(small: Settle, tmp_path: Path) -> None:
+def test_speed_and_memory_beside_the_estimate(small: Resolve, tmp_path: Path) -> None:
     report = run_check(small, tmp_path, steps=3)
     settings = small(device="cpu")
     estimated = estimate(settings, EstimateOptions(optimizer="sgd", sequence_length=32))
@@ -102,7 +102,7 @@ def test_speed_and_memory_beside_the_estimate(small: Settle, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_what_each_switch_saves_is_the_difference_of_two_estimates(
-    small: Settle,
+    small: Resolve,
     tmp_path: Path,
 ) -> None:
     size: dict[str, Any] = {"sequence_length": 32}
@@ -124,7 +124,7 @@ def test_what_each_switch_saves_is_the_difference_of_two_estimates(
     )
 
 
-def test_on_meta_a_step_is_estimated(small: Settle, tmp_path: Path) -> None:
+def test_on_meta_a_step_is_estimated(small: Resolve, tmp_path: Path) -> None:
     made = construct(small(), project=tmp_path)
     report = run_training_check(made, TestOptions(sequence_length=32))
     real = run_check(small, tmp_path)
@@ -134,7 +134,7 @@ def test_on_meta_a_step_is_estimated(small: Settle, tmp_path: Path) -> None:
     assert any("nothing is trained on meta" in note for note in report["notes"])
 
 
-def test_a_broken_model_fails_on_meta_too(small: Settle, tmp_path: Path) -> None:
+def test_a_broken_model_fails_on_meta_too(small: Resolve, tmp_path: Path) -> None:
     made = construct(small(), project=tmp_path)
     file = made.directory.path / "modeling_llama.py"
     file.write_text(
@@ -146,7 +146,7 @@ def test_a_broken_model_fails_on_meta_too(small: Settle, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_compiled_model_has_the_same_losses(small: Settle, tmp_path: Path) -> None:
+def test_a_compiled_model_has_the_same_losses(small: Resolve, tmp_path: Path) -> None:
     torch._dynamo.reset()  # it treats equal source text as the same code, and other tests compile it too
     plain, compiled = (
         run_check(small, tmp_path, steps=3, packed=True, lr=0.3, dataset_project="stdlib", compile=c)["steps"]
@@ -157,7 +157,7 @@ def test_a_compiled_model_has_the_same_losses(small: Settle, tmp_path: Path) -> 
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("packing", [None, "greedy", "first-fit", "best-fit"])
-def test_packing_fills_rows(small: Settle, tmp_path: Path, packing: Any) -> None:
+def test_packing_fills_rows(small: Resolve, tmp_path: Path, packing: Any) -> None:
     options: dict[str, Any] = {"dataset_project": "stdlib", "dataset_config": "docstrings", "steps": 2}
     report = run_check(small, tmp_path, packed=packing is not None, packing=packing, sequence_length=256, **options)
     used = report["speed"]["batch_utilization"]
@@ -166,7 +166,7 @@ def test_packing_fills_rows(small: Settle, tmp_path: Path, packing: Any) -> None
 
 
 @pytest.mark.slow
-def test_equal_seeds_give_equal_losses_and_options_have_an_effect(small: Settle, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_losses_and_options_have_an_effect(small: Resolve, tmp_path: Path) -> None:
     def losses(flags: dict[str, Any] | None = None, **options: Any) -> list[float]:
         return [step["loss"] for step in run_check(small, tmp_path, flags, steps=2, **options)["steps"]]
 
@@ -180,7 +180,7 @@ def test_equal_seeds_give_equal_losses_and_options_have_an_effect(small: Settle,
     assert losses(lr=0.5)[1] != base[1]
 
 
-def test_notes_a_sequence_that_is_too_long(small: Settle, tmp_path: Path) -> None:
+def test_notes_a_sequence_that_is_too_long(small: Resolve, tmp_path: Path) -> None:
     report = run_check(small, tmp_path, {"save_checkpoint": True, "max_position_embeddings": 16})
     assert any(
         "--sequence-length 32 exceeds the model's max_position_embeddings (16)" in note for note in report["notes"]
@@ -188,7 +188,7 @@ def test_notes_a_sequence_that_is_too_long(small: Settle, tmp_path: Path) -> Non
 
 
 @pytest.mark.regression("P17")
-def test_reports_what_happens_to_the_trained_weights(small: Settle, tmp_path: Path) -> None:
+def test_reports_what_happens_to_the_trained_weights(small: Resolve, tmp_path: Path) -> None:
     saved = run_check(small, tmp_path, {"save_checkpoint": True}, sequence_length=8)
     directory = saved["setup"]["directory"]
     assert saved["trained_weights"] == f"discarded; {directory} holds the weights from before the test"
@@ -197,7 +197,7 @@ def test_reports_what_happens_to_the_trained_weights(small: Settle, tmp_path: Pa
     assert run_check(small, tmp_path, sequence_length=8)["trained_weights"] == "discarded; test does not save them"
 
 
-def test_a_first_loss_far_from_uniform_is_explained(small: Settle, tmp_path: Path) -> None:
+def test_a_first_loss_far_from_uniform_is_explained(small: Resolve, tmp_path: Path) -> None:
     made = construct(small(device="cpu"), project=tmp_path)
     made.model.lm_head.weight.data *= 50
     report = run_training_check(made, TestOptions(sequence_length=32))
@@ -218,11 +218,11 @@ def test_a_first_loss_far_from_uniform_is_explained(small: Settle, tmp_path: Pat
         ),
         ({"device": "cpu", "attn_implementation": "flex_attention"}, {}, "no backward pass on the CPU"),
         ({"device": "cpu"}, {"dataset_config": "x"}, "--dataset-config requires --dataset-project"),
-        ({"device": "cpu"}, {"dataset_project": "nowhere"}, "no built-in project"),
+        ({"device": "cpu"}, {"dataset_project": "nowhere"}, "nor a built-in project"),
     ],
 )
 def test_refuses_options_that_cannot_train(
-    small: Settle,
+    small: Resolve,
     flags: dict[str, Any],
     options: dict[str, Any],
     message: str,
