@@ -15,7 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings=HELP,
-    help="Look into checkpoints, and convert them.",
+    help="Inspect and convert checkpoints.",
 )
 
 Verify = Annotated[bool, typer.Option("--verify-checksums", help="Compare every file with its recorded checksum")]
@@ -24,26 +24,27 @@ Json = Annotated[bool, typer.Option("--json", help="Print as JSON")]
 
 @app.command(cls=PlainCommand, context_settings=HELP)
 def inspect(
-    path: Annotated[str, typer.Argument(metavar="DIR", help="Directory, weight file, index, or a hub id")],
+    path: Annotated[str, typer.Argument(metavar="DIR", help="Directory, weight file, index, or a Hub id")],
     verify_checksums: Verify = False,
-    every: Annotated[bool, typer.Option("--all", help="List every tensor, not one row for all layers")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every tensor instead of one row for all layers")] = False,
     json: Json = False,
 ) -> None:
-    """Tell what a checkpoint holds, from its headers: tensors, shapes, dtypes, files, and what is wrong with them."""
+    """Show the contents of a checkpoint, read from its headers: tensors, shapes, dtypes, files, problems."""
     from forgather_core.checkpoint import inspect_checkpoint
 
-    from . import drawings, progress
+    from . import progress
     from .render import show
+    from .views import checkpoint as views
 
     with progress.bytes_bar("verifying") as bar:
         report = inspect_checkpoint(path, verify_checksums=verify_checksums, on_progress=bar)
-    show(report, drawings.checkpoint(report, every=every), as_json=json)
+    show(report, views.inspection(report, every=every), as_json=json)
 
 
 @app.command(cls=PlainCommand, context_settings=HELP)
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="Directory, weight file, index, or a hub id")],
-    target: Annotated[str, typer.Argument(metavar="DST", help="New directory; SRC itself converts in place")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Directory, weight file, index, or a Hub id")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="New directory; equal to SRC converts in place")],
     format: Annotated[
         str | None,
         typer.Option(
@@ -58,7 +59,7 @@ def convert(
         typer.Option(
             "--dtype",
             metavar="DTYPE",
-            help="In the place of the dtype that most numbers have",
+            help="New dtype of tensors that have the most common dtype",
             autocompletion=dtypes,
         ),
     ] = None,
@@ -67,16 +68,17 @@ def convert(
         typer.Option("--keep", metavar="PATTERN", help="Regular expression: tensors that keep their dtype"),
     ] = None,
     max_shard_size: Annotated[
-        str, typer.Option("--max-shard-size", metavar="SIZE", help="Largest size of one weight file")
+        str, typer.Option("--max-shard-size", metavar="SIZE", help="Maximum size of each weight file")
     ] = "5GB",
     verify_checksums: Verify = False,
     json: Json = False,
 ) -> None:
-    """Write a checkpoint in another format, dtype or shard size, tensor by tensor; its other files come along."""
+    """Convert a checkpoint to another format, dtype or shard size, one tensor at a time; other files are copied."""
     from forgather_core.checkpoint import convert_checkpoint
 
-    from . import drawings, progress
+    from . import progress
     from .render import show
+    from .views import checkpoint as views
 
     with progress.bytes_bar("verifying") as verifying, progress.bytes_bar("converting") as converting:
         made = convert_checkpoint(
@@ -91,4 +93,4 @@ def convert(
             on_progress=converting,
         )
     report = made.as_dict()
-    show(report, drawings.conversion(report), as_json=json)
+    show(report, views.conversion(report), as_json=json)

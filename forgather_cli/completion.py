@@ -1,6 +1,6 @@
-"""Values that the shell offers for options and arguments. Nothing here imports torch.
+"""Shell completion of the values of options and arguments, without importing torch.
 
-Where nothing is offered, shells offer files.
+Shells offer files where there are no completions.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from forgather_core.options.spec import OptionSpec
 
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 DEVICES = ("meta", "cpu", "cuda", "mps")
-# Those of `forgather_core.checks.CHECKS`, which imports torch; a test compares them.
+# The names in `forgather_core.checks.CHECKS`, which imports torch; a test compares both.
 CHECK_NAMES = (
     "causality", "window", "packing-isolation", "padding", "rows", "positions", "attention-agreement", "cache",
     "generation", "inputs-embeds", "outputs", "labels", "gradients", "gradient-checkpointing", "precision", "compile",
     "initial-weights", "depth", "same-seed", "buffers", "round-trip", "standalone", "manifest", "options-matter",
     "native-twin", "equations", "spreads", "estimates",
 )  # fmt: skip
-# Whether a shell asks: Typer looks into each function that completes, and help pages do not wait for that.
+# Whether the shell requests completions. Typer inspects each completion function, which would slow down help pages.
 IS_COMPLETING = any(name.endswith("_COMPLETE") for name in os.environ)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -32,12 +32,12 @@ Complete = Callable[..., list[Any]]
 
 
 def begun(values: Iterable[str], incomplete: str) -> list[str]:
-    """The values that begin with what is typed."""
+    """Return the values that start with `incomplete`."""
     return [value for value in values if value.startswith(incomplete)]
 
 
 def templates(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """What `-t` and `model compare` take, with a word on each: definitions, presets, configurations."""
+    """Complete `-t` and the models of `compare`: definitions, presets and configurations, with a summary."""
     project = Path(ctx.find_root().params.get("project") or ".")
     return [(name, about) for name, about in _templates(project) if name.startswith(incomplete)]
 
@@ -52,28 +52,28 @@ def _templates(project: Path) -> Iterator[tuple[str, str]]:
 
 
 def tokenizers(incomplete: str) -> list[str]:
-    """The shipped tokenizers; the shell knows directories."""
+    """Complete shipped tokenizers; the shell completes directories."""
     from forgather_core.tokenizers.lookup import shipped_tokenizers
 
     return begun(shipped_tokenizers(), incomplete)
 
 
 def chat_templates(incomplete: str) -> list[str]:
-    """The shipped chat templates; the shell knows files."""
+    """Complete shipped chat templates; the shell completes files."""
     from forgather_core.tokenizers.lookup import shipped_chat_templates
 
     return begun(shipped_chat_templates(), incomplete)
 
 
 def projects(incomplete: str) -> list[str]:
-    """The built-in dataset projects; the shell knows directories."""
+    """Complete built-in dataset projects; the shell completes directories."""
     from forgather_core.data.built_in import BUILT_IN
 
     return begun(BUILT_IN, incomplete)
 
 
 def project_configurations(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The configurations of the dataset project that stands on the line before."""
+    """Complete the configurations of the dataset project given earlier on the line."""
     from forgather_core.data.built_in import BUILT_IN
     from forgather_core.data.projects import configuration_files
     from forgather_core.errors import DataError
@@ -90,36 +90,36 @@ def project_configurations(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _first_argument(ctx: typer.Context) -> str:
-    """The word behind the name of the command: an option whose value is being typed keeps Typer from parsing it."""
+    """Return the first argument of the command, which Typer does not parse while an option value is incomplete."""
     line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
     words = line.split()
-    behind = words[words.index(ctx.info_name) + 1 :] if ctx.info_name in words else []
-    return next((word for word in behind if not word.startswith("-")), "")
+    following = words[words.index(ctx.info_name) + 1 :] if ctx.info_name in words else []
+    return next((word for word in following if not word.startswith("-")), "")
 
 
 def devices(incomplete: str) -> list[str]:
-    """Kinds of devices."""
+    """Complete device types."""
     return begun(DEVICES, incomplete)
 
 
 def dtypes(incomplete: str) -> list[str]:
-    """Names of dtypes."""
+    """Complete dtypes."""
     return begun(DTYPES, incomplete)
 
 
 def formats(incomplete: str) -> list[str]:
-    """Formats of a checkpoint."""
+    """Complete checkpoint formats."""
     return begun(("safetensors", "bin"), incomplete)
 
 
 def checks(incomplete: str) -> list[str]:
-    """Names of Forgather's checks, joined by commas: the last one is completed."""
+    """Complete the last name in a comma-separated list of Forgather's checks."""
     before, comma, last = incomplete.rpartition(",")
     used = before.split(",")
     return [before + comma + name for name in begun(CHECK_NAMES, last) if name not in used]
 
 
-# By the names of shared options; of a definition's own, those with choices are completed.
+# By name of shared option. Options of definitions are completed if they have choices.
 _OF_OPTION: dict[str, Complete] = {
     "tokenizer": tokenizers,
     "chat_template": chat_templates,
@@ -127,13 +127,12 @@ _OF_OPTION: dict[str, Complete] = {
     "dtype": dtypes,
     "dataset_project": projects,
     "dataset_config": project_configurations,
-    "check": checks,
     "checks": checks,
 }
 
 
 def completion_of(spec: OptionSpec) -> Complete | None:
-    """What completes the value of an option; None leaves it to the shell, which offers files."""
+    """Return the completion function of an option, or None to let the shell complete files."""
     if isinstance(spec.kind, tuple):
         choices = [*map(str, spec.kind)]
         return lambda incomplete: begun(choices, incomplete)

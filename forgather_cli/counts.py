@@ -1,4 +1,4 @@
-"""Numbers among the words of a plain command."""
+"""Integer options of commands without dynamic options."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from forgather_core.errors import ForgatherError
 
 
 def whole(text: str, flag: str, *, least: int = 1) -> int:
-    """The whole number that a flag was given.
+    """Convert the value of a flag to an integer.
 
     Raises:
-        ForgatherError: It is none, or below `least`.
+        ForgatherError: The value is not an integer, or is below `least`.
     """
     try:
         number = int(text)
     except ValueError:
-        raise ForgatherError(f"{flag}: '{text}' is not a whole number") from None
+        raise ForgatherError(f"{flag}: '{text}' is not an integer") from None
     if number < least:
         raise ForgatherError(f"{flag}: {number} is below {least}")
     return number

@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings=HELP,
-    help="List dataset projects, and look into them.",
+    help="List and inspect dataset projects.",
 )
 
 
@@ -29,14 +29,14 @@ def ls(
     project: Annotated[str | None, typer.Argument(metavar="[PROJECT]", help=PROJECT, autocompletion=projects)] = None,
     json: Json = False,
 ) -> None:
-    """List the configurations of a dataset project; without one, the built-in projects."""
+    """List the configurations of a dataset project, or the built-in projects."""
     from forgather_core.data.describe import list_datasets
 
-    from . import data_drawings
     from .render import show
+    from .views import data as views
 
     report = list_datasets(project)
-    show(report, data_drawings.datasets(report), as_json=json)
+    show(report, views.datasets(report), as_json=json)
 
 
 @app.command("show", cls=PlainCommand, context_settings=HELP)
@@ -47,7 +47,7 @@ def show_dataset(
         typer.Option(
             "--config",
             metavar="NAME",
-            help="Its configuration (default: default, or the only one)",
+            help="Configuration of the project (default: default, or the only one)",
             autocompletion=project_configurations,
         ),
     ] = None,
@@ -56,7 +56,7 @@ def show_dataset(
         typer.Option(
             "--tokenizer",
             metavar="NAME",
-            help="Shipped tokenizer, directory, or hub id",
+            help="Shipped tokenizer, directory, or Hub id",
             autocompletion=tokenizers,
         ),
     ] = "bpe-8k",
@@ -65,26 +65,27 @@ def show_dataset(
         typer.Option(
             "--chat-template",
             metavar="NAME",
-            help="For messages: a Jinja file or chatml",
+            help="Chat template for messages: a Jinja file or chatml",
             autocompletion=chat_templates,
         ),
     ] = None,
-    examples: Annotated[str, typer.Option("--examples", metavar="N", help="How many documents are printed")] = "3",
+    examples: Annotated[str, typer.Option("--examples", metavar="N", help="Number of documents to print")] = "3",
     limit: Annotated[
-        str, typer.Option("--limit", metavar="N", help="How many documents are read and counted, or all")
+        str, typer.Option("--limit", metavar="N", help="Number of documents to read and count, or all")
     ] = "1000",
     json: Json = False,
 ) -> None:
-    """Show a dataset's columns, count its documents and tokens, and print the first ones as a model gets them."""
+    """Show the columns of a dataset, count documents and tokens, and print the first documents as model input."""
     most = None if limit == "all" else whole(limit, "--limit")
     shown = whole(examples, "--examples", least=0)
 
     from forgather_core.data.describe import describe_dataset
 
-    from . import data_drawings, progress
+    from . import progress
     from .render import show
+    from .views import data as views
 
-    with progress.spinner() as tell:
+    with progress.spinner() as spin:
         report = describe_dataset(
             project,
             config,
@@ -92,6 +93,6 @@ def show_dataset(
             chat_template=chat_template,
             examples=shown,
             limit=most,
-            on_progress=tell and (lambda count: tell(f"{count:,} documents")),
+            on_progress=spin and (lambda count: spin(f"{count:,} documents")),
         )
-    show(report, data_drawings.dataset(report), as_json=json)
+    show(report, views.dataset(report), as_json=json)

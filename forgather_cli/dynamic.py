@@ -1,4 +1,4 @@
-"""Commands whose options depend on `-t`, and their help page, over two methods of Typer's command classes."""
+"""Commands whose options depend on `-t`, and their help pages, built on two methods of Typer's command classes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from typer.core import TyperCommand, TyperGroup
 
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
 from forgather_core.errors import ForgatherError
-from forgather_core.options.scope import commands_of
-from forgather_core.options.shared import (
+from forgather_core.options.aliases import former_names, warn_renamed
+from forgather_core.options.command_options import (
     ESTIMATE,
     SHOW,
     STEP,
-    TRIAL,
+    TEST,
     VERIFY,
     EstimateOptions,
     ShowOptions,
     TestOptions,
     VerifyOptions,
 )
-from forgather_core.options.spec import OptionSpec, specs_of
+from forgather_core.options.scope import commands_of
+from forgather_core.options.spec import OptionSpec, flag_of, specs_of
 
 from .help_page import page
 from .messages import PrintableLogs
@@ -34,9 +35,9 @@ from .options import CliValue, shown_default, skip_conversion, typer_parameters,
 if TYPE_CHECKING:
     from forgather_core.settings.layers import Configuration
 
-CHOOSE = "choose a model definition, for example: forgather -t llama/4M model construct ('forgather ls' lists them)"
+CHOOSE = "choose a model definition, for example: forgather -t llama/4M model construct (list them: forgather ls)"
 
-# The options that only some commands use, by command.
+# The options of single commands.
 COMMAND_OPTIONS: dict[str, type] = {
     "test": TestOptions,
     "verify": VerifyOptions,
@@ -48,16 +49,16 @@ COMMAND_OPTIONS: dict[str, type] = {
 
 @dataclass
 class Session:
-    """What one call of the program has found out, kept on Typer's root context."""
+    """The state of one run of the program, stored on Typer's root context."""
 
     configuration: Configuration | None = None
     error: ForgatherError | None = None
     given: dict[str, Any] = field(default_factory=dict)
-    parsing_words: bool = False  # while arguments without options are parsed: they need no parameters
+    parsing_words: bool = False  # no options among the arguments: parameters are not needed
 
     @classmethod
     def of(cls, ctx: typer.Context) -> Session:
-        """The session of this call, made at its first use."""
+        """Return the session of this run, created on first use."""
         root = ctx.find_root()
         if "forgather" not in root.meta:
             root.meta["forgather"] = cls._begin(root.params)
@@ -74,12 +75,12 @@ class Session:
             try:
                 session.configuration = find_configuration(template, registry(), Path(root.get("project") or "."))
             except ForgatherError as error:
-                session.error = error  # raised by parse_args: Typer asks for parameters while it prints an error
+                session.error = error  # raised by parse_args: Typer gets the parameters while it prints an error
         return session
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
-        """Typer's parameters for the options, by name; the same objects each time."""
+        """Typer's parameters of the options, by name, including former names; the same objects each time."""
         return typer_parameters(self.specs)
 
     @cached_property
@@ -90,22 +91,22 @@ class Session:
 
     @cached_property
     def shared(self) -> dict[str, OptionSpec]:
-        """The options that every definition has, by name."""
+        """The options shared by all definitions, by name."""
         return {spec.name: spec for group in SHARED_OPTIONS for spec in specs_of(group)}
 
     def of_command(self, command: str) -> dict[str, OptionSpec]:
-        """The options that a command uses, by name, with its own choices and defaults; the shared ones come first."""
+        """Return the options that a command uses, by name, with its choices and defaults; shared options first."""
         group = COMMAND_OPTIONS.get(command)
         found = {spec.name: spec for spec in [*self.shared.values(), *(specs_of(group) if group else ())]}
         found |= {spec.name: spec for spec in self.specs if spec.name not in found}
         return {name: spec for name, spec in found.items() if command in commands_of(spec)}
 
     def typed(self) -> list[OptionSpec]:
-        """The options that stand on the command line."""
+        """Return the options given on the command line."""
         return [spec for spec in self.specs if spec.name in self.given]
 
     def preset_values(self) -> dict[str, Any]:
-        """What the layers of the configuration set, unconverted: for the defaults of a help page."""
+        """Return the unconverted values that the configuration sets, as the defaults of a help page."""
         layers = self.configuration.layers if self.configuration else ()
         return {name: value for layer in layers for name, value in layer.values.items()}
 
@@ -116,7 +117,7 @@ class DynamicOptions:
     first_groups: tuple[str, ...] = ()  # titles that --help shows first
 
     def get_params(self, ctx: typer.Context) -> list[Any]:
-        """The command's own parameters and the dynamic ones, the same objects at each call."""
+        """Return the parameters of the command and the dynamic ones; the same objects at each call."""
         own = super().get_params(ctx)  # type: ignore[misc]
         for parameter in own:
             skip_conversion(parameter)
@@ -124,7 +125,7 @@ class DynamicOptions:
         return own if session.parsing_words else [*own[:-1], *session.parameters.values(), *own[-1:]]
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        """Parse, and keep the values that were given; the innermost command wins."""
+        """Parse the arguments and store the given values; those after the command take precedence."""
         session = Session.of(ctx)
         if session.error is not None and not ctx.resilient_parsing:
             raise session.error
@@ -138,14 +139,26 @@ class DynamicOptions:
             raise
         finally:
             session.parsing_words = False
-        for name in () if only_words else session.parameters:
-            value = ctx.params.pop(name, None)  # Typer hands the callback only what its signature names
-            if isinstance(value, CliValue):
-                session.given[name] = value.value
+        if not only_words:
+            self._store_values(ctx, session)
         return rest
 
+    def _store_values(self, ctx: typer.Context, session: Session) -> None:
+        """Move the values of dynamic options to the session: the callback has no parameters for them."""
+        values = {name: ctx.params.pop(name, None) for name in session.parameters}
+        given = {name: value.value for name, value in values.items() if isinstance(value, CliValue)}
+        for old, spec in former_names(session.specs).items():
+            if old not in given:
+                continue
+            if spec.name in given:
+                raise typer.BadParameter(f"{flag_of(old)} is the former name of {spec.flag}: use one of them", ctx=ctx)
+            if not ctx.resilient_parsing:
+                warn_renamed(flag_of(old), spec.flag)
+            given[spec.name] = given.pop(old)
+        session.given |= given
+
     def get_help(self, ctx: typer.Context) -> str:
-        """The help page."""
+        """Return the help page."""
         session = Session.of(ctx)
         if session.error is not None:
             raise session.error
@@ -163,7 +176,7 @@ class DynamicOptions:
         return page(usage, _about(self), sections, self._epilog(session, command))
 
     def _option_sections(self, session: Session, command: str | None) -> list[tuple[str, Sequence[tuple[str, str]]]]:
-        """The options of the group, or those shared ones that a command uses."""
+        """Return the options of the group, or the shared options that a command uses."""
         values = session.preset_values()
         own_title = "Options of " + (session.configuration.name if session.configuration else "")
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in self.first_groups}
@@ -175,11 +188,13 @@ class DynamicOptions:
 
     def _epilog(self, session: Session, command: str | None) -> str:
         if command is not None:
-            return "The options of the model's definition may also stand here: forgather -t NAME model --help."
+            return "The options of the model definition are accepted too: forgather -t NAME model --help."
         if session.configuration is None:
             known = ", ".join(registry().plugins) or "none"
-            return f"Each definition has options of its own: forgather -t NAME model --help. Installed: {known}."
-        return "Options may stand before or after the command; the later one wins. COMMAND --help lists those it uses."
+            return f"Each definition has its own options: forgather -t NAME model --help. Installed: {known}."
+        return (
+            "Options go before or after the command; the last one wins. COMMAND --help lists the options of a command."
+        )
 
 
 class DynamicGroup(DynamicOptions, TyperGroup):
@@ -187,44 +202,44 @@ class DynamicGroup(DynamicOptions, TyperGroup):
 
 
 class DynamicCommand(PrintableLogs, DynamicOptions, TyperCommand):
-    """A command that takes its group's options too."""
+    """A command that also accepts the options of its group."""
 
 
-class TrialCommand(DynamicCommand):
-    """`test`: its own options come first on its page."""
+class TestCommand(DynamicCommand):
+    """`test`: its own options come first on the help page."""
 
-    first_groups = (STEP, TRIAL)
+    first_groups = (STEP, TEST)
 
 
 class EstimateCommand(DynamicCommand):
-    """`estimate` and `compare`: likewise."""
+    """`estimate` and `compare`: their own options come first on the help page."""
 
     first_groups = (STEP, ESTIMATE)
 
 
 class VerifyCommand(DynamicCommand):
-    """`verify`: likewise."""
+    """`verify`: its own options come first on the help page."""
 
     first_groups = (VERIFY,)
 
 
 class ShowCommand(DynamicCommand):
-    """`show`: likewise."""
+    """`show`: its own options come first on the help page."""
 
     first_groups = (SHOW,)
 
 
 class PlainPage:
-    """Mix-in before TyperGroup or TyperCommand: no dynamic options, and the same kind of help page."""
+    """Mix-in before TyperGroup or TyperCommand: the same help page, without dynamic options."""
 
     epilog_text = ""
 
     def get_params(self, ctx: typer.Context) -> list[Any]:
-        """Typer's parameters, their text passed through."""
+        """Return Typer's parameters, which pass their text through."""
         return _unconverted(super().get_params(ctx))  # type: ignore[misc]
 
     def get_help(self, ctx: typer.Context) -> str:
-        """The help page."""
+        """Return the help page."""
         shown = [p for p in self.get_params(ctx) if not getattr(p, "hidden", False) and p.name != "help"]
         arguments = _arguments(shown)
         options = [(_plain_names(p), _plain_explanation(p)) for p in shown if p.param_type_name != "argument"]
@@ -246,7 +261,7 @@ class PlainCommand(PrintableLogs, PlainPage, TyperCommand):
 
 
 def _arguments(parameters: list[Any]) -> list[tuple[str, str]]:
-    """What stands without a flag: names and explanations."""
+    """Return names and explanations of the positional arguments."""
     arguments = [p for p in parameters if p.param_type_name == "argument"]
     return [(p.metavar or p.human_readable_name, p.help or "") for p in arguments]
 
@@ -258,8 +273,8 @@ def _plain_names(parameter: Any) -> str:
 
 def _plain_explanation(parameter: Any) -> str:
     default = parameter.default
-    told = f" [{default}]" if isinstance(default, str) else ""
-    return (parameter.help or "") + told
+    suffix = f" [{default}]" if isinstance(default, str) else ""
+    return (parameter.help or "") + suffix
 
 
 def _unconverted(parameters: list[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Help pages in two columns. No name is ever cut: a long one has a line of its own."""
+"""Help pages in two columns. Names are never cut: a long name gets its own line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _INDENTED: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": "  ", 
 
 
 def page(usage: str, about: str, sections: Iterable[tuple[str, Sequence[tuple[str, str]]]], epilog: str = "") -> str:
-    """Lay out a page.
+    """Format a help page.
 
     Args:
         usage: The usage line.
-        about: What the command does.
+        about: The description of the command.
         sections: Titles with rows of (names, explanation).
         epilog: A closing paragraph.
     """

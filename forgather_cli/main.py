@@ -1,4 +1,4 @@
-"""`forgather`: the root command, and the one place where expected errors become a line and an exit code."""
+"""`forgather`: the root command, and the only place that turns expected errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ import typer.main
 from forgather_core.definitions.registry import registry
 from forgather_core.errors import ForgatherError
 from forgather_core.filesystem.printable import one_line
+from forgather_core.options.aliases import warn_renamed
 from forgather_core.options.scope import listed
 from forgather_core.options.spec import did_you_mean
 
 from . import model
 from .completion import SHELLS, checks, templates
 from .dynamic import PlainCommand, PlainGroup
-from .messages import make_warnings_printable
+from .messages import prepare_warnings
 from .program import INTERRUPTED
 from .streams import discard_unwritten, output_problem, prepare_streams, say
 
-# Made where they may be meant: Typer makes all options of a group at once.
+# Created only if requested: Typer creates all options of a group at once.
 LATE_GROUPS = ("checkpoint", "dataset", "tokenizer", "plugin")
 
 
 _COMPLETION = {
-    "install_completion": f"Install completion for a shell (default: the current one): {', '.join(SHELLS)}",
-    "show_completion": "Print the script that completion needs, for a shell (default: the current one)",
+    "install_completion": f"Install shell completion (default: the current shell): {', '.join(SHELLS)}",
+    "show_completion": "Print the completion script of a shell (default: the current shell)",
 }
 
 
@@ -44,28 +45,28 @@ def _complete_shell(ctx: Any, flag: str, shell: str) -> None:
     from typer.completion import install_callback, show_callback
 
     if shell not in SHELLS:
-        raise ForgatherError(f"{flag}: '{shell}' is none of {', '.join(SHELLS)}{did_you_mean(shell, SHELLS)}")
+        raise ForgatherError(f"{flag}: '{shell}' is not one of {', '.join(SHELLS)}{did_you_mean(shell, SHELLS)}")
     (install_callback if flag == "--install-completion" else show_callback)(ctx, None, shell)  # type: ignore[arg-type]
 
 
 class RootGroup(PlainGroup):
-    """`forgather`, with groups that are made late."""
+    """`forgather`, with groups that are created on demand."""
 
     epilog_text = "A first model: forgather -t llama/4M model --device cpu --save-checkpoint construct"
 
     def get_command(self, ctx: Any, name: str) -> Any:
-        """The command of that name."""
+        """Return the command `name`."""
         if name not in self.commands:
-            self._add([name] if name in LATE_GROUPS else LATE_GROUPS)  # a misspelt name is compared with all
+            self._add([name] if name in LATE_GROUPS else LATE_GROUPS)  # a misspelt name is compared with all groups
         return super().get_command(ctx, name)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names of all commands."""
+        """Return the names of all commands."""
         self._add(LATE_GROUPS)
         return super().list_commands(ctx)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The options of the root; those of completion say that they take a shell."""
+        """Return the options of the root; those for completion show that they accept a shell."""
         parameters = super().get_params(ctx)
         for parameter in parameters:
             if parameter.name in _COMPLETION:
@@ -73,7 +74,7 @@ class RootGroup(PlainGroup):
         return parameters
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse. The options of completion may be given a shell, which Typer would take for a command."""
+        """Parse the arguments. The completion options accept a shell, which Typer would read as a command."""
         flag, equals, shell = args[0].partition("=") if args else ("", "", "")
         name = flag[2:].replace("-", "_")
         if flag[:2] == "--" and name in _COMPLETION and not ctx.resilient_parsing and (equals or len(args) > 1):
@@ -103,7 +104,7 @@ def _version(wanted: bool | None) -> None:
         raise typer.Exit()
 
 
-# The commands that use an option of the root.
+# The commands that use each option of the root.
 ROOT_SCOPES = {"-t": ("model",), "-p": ("model", "ls")}
 
 
@@ -117,7 +118,8 @@ def root(
         ),
     ] = None,
     project: Annotated[
-        str | None, typer.Option("-p", "--project", metavar="DIR", help="Project directory (default: this one)")
+        str | None,
+        typer.Option("-p", "--project", metavar="DIR", help="Project directory (default: current directory)"),
     ] = None,
     version: Annotated[
         bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")
@@ -129,83 +131,92 @@ def root(
             owners = listed(repr(name) for name in ROOT_SCOPES[flag])
             raise ForgatherError(f"{flag} has no effect on '{ctx.invoked_subcommand}'; it belongs to {owners}")
     if project is not None and not Path(project).is_dir():
-        raise ForgatherError(f"-p: there is no directory '{project}'")
+        raise ForgatherError(f"-p: the directory '{project}' does not exist")
 
 
 @app.command(cls=PlainCommand, context_settings=model.HELP)
 def ls(ctx: typer.Context, json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False) -> None:
-    """List every model definition with its presets, and this project's configurations."""
+    """List all model definitions with their presets, and the configurations of this project."""
     from forgather_core.commands.listing import list_models
 
-    from . import drawings
     from .render import show
+    from .views import listing
 
     report = list_models(registry(), Path(ctx.find_root().params.get("project") or "."))
-    show(report, drawings.models(report), as_json=json)
+    show(report, listing.models(report), as_json=json)
 
 
 @app.command(cls=PlainCommand, context_settings=model.HELP)
 def verify(
     directory: Annotated[
-        str, typer.Argument(metavar="DIR", help="Model directory: an exported one, or any causal LM's of Hugging Face")
+        str,
+        typer.Argument(metavar="DIR", help="Model directory: exported by Forgather, or any Hugging Face causal LM"),
     ],
-    check: Annotated[
+    checks: Annotated[
         str | None,
         typer.Option(
-            "--check", metavar="NAMES", help="Checks to try, joined by commas (default: all)", autocompletion=checks
+            "--checks", metavar="NAMES", help="Checks to run, separated by commas (default: all)", autocompletion=checks
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out checks that take long")] = False,
+    check: Annotated[
+        str | None, typer.Option("--check", metavar="NAMES", hidden=True, autocompletion=checks)
+    ] = None,  # the former name
+    quick: Annotated[bool, typer.Option("--quick", help="Skip slow checks")] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="Check the model as it is, not a small one with the same features")
+        bool, typer.Option("--full", help="Check the model itself instead of a small copy with the same features")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Go on even if there seems to be too little memory")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Continue even if memory seems insufficient")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False,
 ) -> None:
-    """Verify that a model directory keeps the promises of a causal language model; exit code 1 where it does not."""
+    """Verify that a model directory behaves as a causal language model must; exit code 1 if a check fails."""
     from forgather_core.checks import asked_for
     from forgather_core.checks import verify as run
     from forgather_core.filesystem.paths import expanded
-    from forgather_core.options.shared import VerifyOptions
+    from forgather_core.options.command_options import VerifyOptions
 
-    from . import progress, verify_drawings
+    from . import progress
     from .render import show
+    from .views.verify import verification
 
     if force and not full:
         raise ForgatherError("--force requires --full")
-    chosen = asked_for(VerifyOptions(check=check, quick=quick), progress.note)
+    if check is not None:
+        if checks is not None:
+            raise ForgatherError("--check is the former name of --checks: use one of them")
+        warn_renamed("--check", "--checks")
+    chosen = asked_for(VerifyOptions(checks=checks or check, quick=quick), progress.note)
     kept: list[Any] = []
     try:
-        with progress.spinner() as tell:
-            report = run(expanded(directory), chosen, full=full, force=force, on_check=tell, on_partial=kept.append)
+        with progress.spinner() as on_check:
+            report = run(expanded(directory), chosen, full=full, force=force, on_check=on_check, on_partial=kept.append)
     except BaseException:
         for part in kept:
-            show(part, verify_drawings.verification(part), as_json=json)
+            show(part, verification(part), as_json=json)
         raise
-    show(report, verify_drawings.verification(report), as_json=json)
+    show(report, verification(report), as_json=json)
     raise typer.Exit(1 if report["failed"] else 0)
 
 
 @app.command(cls=PlainCommand, context_settings=model.HELP)
 def plugins(json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False) -> None:
-    """List the plugins that bring definitions; exit code 1 if one is broken."""
+    """List the plugins that provide definitions; exit code 1 if one is broken."""
     from forgather_core.commands.listing import list_plugins
 
-    from . import drawings
     from .render import show
+    from .views import listing
 
     rows = list_plugins(registry())
-    show({"plugins": rows}, drawings.plugins(rows), as_json=json)
+    show({"plugins": rows}, listing.plugins(rows), as_json=json)
     if any(row["state"] == "broken" for row in rows):
         raise typer.Exit(1)
 
 
-# Typer vendors the library of which this is the base of every usage error, and exports only its children.
+# Typer vendors Click, and exports only subclasses of this base class of all usage errors.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 
-# What the system refuses for reasons of the user's: a full disk, a path too long, no permission.
-_NO_BUGS = {
+# Errors of the system that have a cause outside the program: a full disk, a long path, no permission.
+_EXTERNAL_ERRORS = {
     errno.ENAMETOOLONG,
     errno.ENOSPC,
     errno.EDQUOT,
@@ -218,54 +229,54 @@ _NO_BUGS = {
 
 
 def main() -> None:
-    """Run the program; exit with 0, with 1 where a model failed, with 2 for wrong input, with 130 when interrupted."""
-    # At the end the system takes all memory back at once; Python would free every object first: 17 of a page's 107 ms.
+    """Run the program. Exit codes: 0, 1 if a model fails, 2 for invalid input, 130 if interrupted."""
+    # The system reclaims all memory at exit; Python would free every object first: 17 of the 107 ms of a help page.
     atexit.register(gc.freeze)
-    make_warnings_printable()
+    prepare_warnings()
     prepare_streams()
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except ForgatherError as error:
-        code = _complain(error, error.exit_code)
+        code = _print_error(error, error.exit_code)
     except _UsageError as error:
-        code = _complain(error, error.exit_code)
+        code = _print_error(error, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
         code = 1
     except OSError as error:
         problem = output_problem(error)
-        if problem is None and error.errno not in _NO_BUGS:
+        if problem is None and error.errno not in _EXTERNAL_ERRORS:
             raise
-        code = _complain(ForgatherError(problem) if problem is not None else error, 2)
+        code = _print_error(ForgatherError(problem) if problem is not None else error, 2)
     except UnicodeEncodeError as error:
         if error.reason != "surrogates not allowed":
             raise
-        code = _complain(ForgatherError(f"'{error.object}' is not UTF-8: rename it, or choose another name"), 2)
+        code = _print_error(ForgatherError(f"'{error.object}' is not UTF-8: rename it, or choose another name"), 2)
     except Exception as error:
         from forgather_core.runtime.out_of_memory import out_of_memory
 
         text = out_of_memory(error)
         if text is None:
             raise
-        code = _complain(ForgatherError(text), 2)
-    if code == INTERRUPTED:  # newer releases of Typer return it
+        code = _print_error(ForgatherError(text), 2)
+    if code == INTERRUPTED:  # newer releases of Typer return this code
         say("forgather: interrupted")
     discard_unwritten()
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _complain(error: Any, code: int) -> int:
-    if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: its text is the help page
+def _print_error(error: Any, code: int) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: the message is the help page
         say(error.format_message())
         return code
     if os.environ.get("FORGATHER_TRACEBACK"):
         raise error
-    # Typer puts "Invalid value for '--x':" before a text of ours, which names the flag itself.
+    # Typer would prepend "Invalid value for '--x':" to a message that already names the flag.
     if isinstance(error, typer.BadParameter):
         text = error.message
-    elif hasattr(error, "possibilities"):  # an option that is misspelt
+    elif hasattr(error, "possibilities"):  # an unknown option
         from .owners import other_commands
 
         elsewhere = other_commands(error.ctx, error.option_name) if error.ctx is not None else None

@@ -1,20 +1,24 @@
-"""Escape control characters in what Python's warnings and any library's log print: they may quote a file."""
+"""Warnings and log messages in printable form: they may quote files that contain control characters."""
 
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from typing import Any
 
 from forgather_core.errors import ForgatherError
 from forgather_core.filesystem.printable import one_line, printable, shortened
+from forgather_core.options.aliases import RenamedOptionWarning
 
-# They load no library that logs; `logging` by itself would be 3 % of their time.
+from .completion import IS_COMPLETING
+
+# These commands load no library that logs; importing `logging` would take 3 % of their time.
 WITHOUT_LOGS = frozenset({"ls", "plugins", "show"})
 
 
-def make_warnings_printable() -> None:
-    """Escape control characters in warnings, and print each as one line."""
+def prepare_warnings() -> None:
+    """Print warnings on one line without control characters, and show those about former names of options."""
 
     def formatted(
         message: Warning | str,
@@ -23,9 +27,13 @@ def make_warnings_printable() -> None:
         lineno: int,
         line: str | None = None,
     ) -> str:
+        if issubclass(category, RenamedOptionWarning):
+            return f"forgather: note: {one_line(str(message))}\n"
         return f"{filename}:{lineno}: {category.__name__}: {one_line(str(message))}\n"
 
     warnings.formatwarning = formatted
+    if not IS_COMPLETING and not sys.warnoptions:
+        warnings.simplefilter("always", RenamedOptionWarning)
 
 
 def make_logs_printable() -> None:
@@ -35,25 +43,25 @@ def make_logs_printable() -> None:
     class PrintableRecord(logging.LogRecord):
         """A log message without control characters."""
 
-        def getMessage(self) -> str:  # noqa: N802 - a name of the standard library's
+        def getMessage(self) -> str:  # noqa: N802 - overrides a method of the standard library
             return printable(shortened(super().getMessage()), keep="\n\t")
 
     logging.setLogRecordFactory(PrintableRecord)
 
 
 class PrintableLogs:
-    """Mix-in before TyperCommand: the command's log messages are printable."""
+    """Mix-in before TyperCommand: make the log messages of the command printable."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
 
         Raises:
-            ForgatherError: The working directory is gone: libraries that are loaded there end the process.
+            ForgatherError: The working directory does not exist: libraries loaded there would end the process.
         """
         if self.name not in WITHOUT_LOGS:  # type: ignore[attr-defined]
             try:
                 os.getcwd()  # noqa: PTH109
             except FileNotFoundError:
-                raise ForgatherError("the working directory has been removed: change to another one") from None
+                raise ForgatherError("the working directory has been removed: change to another directory") from None
             make_logs_printable()
         return super().invoke(ctx)  # type: ignore[misc]

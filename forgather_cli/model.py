@@ -16,8 +16,9 @@ import typer
 
 from forgather_core.errors import ForgatherError
 from forgather_core.filesystem.printable import printable
+from forgather_core.options.command_options import EstimateOptions, ShowOptions, TestOptions, VerifyOptions
 from forgather_core.options.scope import ESTIMATING, refuse_other_commands, refuse_without_effect
-from forgather_core.options.shared import EstimateOptions, RunOptions, ShowOptions, TestOptions, VerifyOptions
+from forgather_core.options.shared import RunOptions
 from forgather_core.options.spec import specs_of
 
 from .completion import templates
@@ -29,7 +30,7 @@ from .dynamic import (
     EstimateCommand,
     Session,
     ShowCommand,
-    TrialCommand,
+    TestCommand,
     VerifyCommand,
 )
 from .streams import say
@@ -50,89 +51,92 @@ app = typer.Typer(
 
 @app.command(cls=DynamicCommand, context_settings=HELP)
 def construct(ctx: typer.Context) -> None:
-    """Construct a model: write its directory unless it exists, build it, load and save weights if asked."""
-    asked = ModelCommand(ctx)
+    """Construct a model: write its directory if it does not exist, build it, and load or save weights on request."""
+    command = ModelCommand(ctx)
     from forgather_core.report.settings_report import construction_report
 
-    from . import drawings
+    from .views.construct import construction
 
-    made = asked.construct()
-    with asked.partial(drawings.construction) as keep:
+    made = command.construct()
+    with command.partial(construction) as keep:
         report = construction_report(made, keep)
-    asked.answer(report, drawings.construction(report))
+    command.answer(report, construction(report))
 
 
-@app.command(cls=TrialCommand, context_settings=HELP)
+@app.command(cls=TestCommand, context_settings=HELP)
 def test(ctx: typer.Context) -> None:
     """Test model forward and backward: a few training steps on random tokens or on real data."""
-    asked = ModelCommand(ctx)
+    command = ModelCommand(ctx)
     from forgather_core.training_check import check_test_options, run_training_check, step_guard
 
-    from . import progress, trial_drawings
+    from . import progress
+    from .views.training_check import training_check
 
-    check_test_options(asked.settings, asked.trial)
-    made = asked.construct(None if asked.run.force else step_guard(asked.settings, asked.trial))
-    with asked.partial(trial_drawings.trial) as keep, progress.steps(asked.trial.steps) as on_step:
-        report = run_training_check(made, asked.trial, on_step=on_step, on_partial=keep)
-    asked.answer(report, trial_drawings.trial(report))
+    check_test_options(command.settings, command.test)
+    made = command.construct(None if command.run.force else step_guard(command.settings, command.test))
+    with command.partial(training_check) as keep, progress.steps(command.test.steps) as on_step:
+        report = run_training_check(made, command.test, on_step=on_step, on_partial=keep)
+    command.answer(report, training_check(report))
 
 
 @app.command(cls=VerifyCommand, context_settings=HELP)
 def verify(ctx: typer.Context) -> None:
-    """Verify that the model keeps the promises of a causal language model; exit code 1 where it does not."""
-    asked = ModelCommand(ctx)
+    """Verify that the model behaves as a causal language model must; exit code 1 if a check fails."""
+    command = ModelCommand(ctx)
     from forgather_core.checks import asked_for, verify_settings
 
-    from . import progress, verify_drawings
+    from . import progress
+    from .views import verify as views
 
-    chosen = asked_for(asked.verify, progress.note)
-    if asked.verify.list:
-        listed = {"checks": [{"name": check.name, "promise": check.promise} for check in chosen]}
-        asked.answer(listed, verify_drawings.checks(listed["checks"]))
+    chosen = asked_for(command.verify, progress.note)
+    if command.verify.list:
+        listing = {"checks": [{"name": check.name, "promise": check.promise} for check in chosen]}
+        command.answer(listing, views.checks(listing["checks"]))
         return
-    with asked.partial(verify_drawings.verification) as keep, progress.spinner() as tell:
+    with command.partial(views.verification) as keep, progress.spinner() as on_progress:
         report = verify_settings(
-            asked.settings,
+            command.settings,
             chosen,
-            project=asked.project,
-            refresh=asked.run.refresh_model,
-            keep=asked.run.keep,
-            full=asked.verify.full,
-            force=asked.run.force,
-            on_check=tell,
+            project=command.project,
+            refresh=command.run.refresh_model,
+            keep=command.run.keep,
+            full=command.verify.full,
+            force=command.run.force,
+            on_check=on_progress,
             on_partial=keep,
         )
-    asked.answer(report, verify_drawings.verification(report))
+    command.answer(report, views.verification(report))
     raise typer.Exit(1 if report["failed"] else 0)
 
 
 @app.command(cls=ShowCommand, context_settings=HELP)
 def show(ctx: typer.Context) -> None:
-    """Show the settled options, each with where its value came from. Builds nothing."""
-    asked = ModelCommand(ctx)
+    """Show the resolved options and the source of each value, without building the model."""
+    command = ModelCommand(ctx)
     from forgather_core.report.settings_report import settings_report
 
-    from . import drawings
+    from .views.show import settings
 
-    report = settings_report(asked.settings, asked.project)
-    if asked.show.init:
+    report = settings_report(command.settings, command.project)
+    if command.show.init:
         from forgather_core.model.initial_table import initial_table
 
-        report["initial_weights"] = initial_table(asked.settings)
-    asked.answer(report, drawings.settings(report))
+        report["initial_weights"] = initial_table(command.settings)
+    command.answer(report, settings(report))
 
 
 @app.command(cls=EstimateCommand, context_settings=HELP)
 def estimate(ctx: typer.Context) -> None:
-    """Estimate parameters, memory and compute, and what the model fits on. Builds nothing."""
-    asked = ModelCommand(ctx)
+    """Estimate parameters, memory and compute, and the devices that the model fits on, without building it."""
+    command = ModelCommand(ctx)
     from forgather_core.estimate import estimate as run
 
-    from . import estimate_drawings, progress
+    from . import progress
+    from .views import estimate as views
 
-    with asked.partial(estimate_drawings.estimate) as keep, progress.spinner() as tell:
-        report = run(asked.settings, asked.estimate, tell, keep)
-    asked.answer(report, estimate_drawings.estimate(report))
+    with command.partial(views.estimate) as keep, progress.spinner() as on_progress:
+        report = run(command.settings, command.estimate, on_progress, keep)
+    command.answer(report, views.estimate(report))
 
 
 @app.command(cls=EstimateCommand, context_settings=HELP)
@@ -145,27 +149,28 @@ def compare(
         ),
     ],
 ) -> None:
-    """Compare models: options that differ, parameters, memory, compute. With -t, that model is the first."""
+    """Compare models: options that differ, parameters, memory, compute. The model of -t comes first."""
     first = [ModelCommand(ctx)] if Session.of(ctx).configuration is not None else []
-    asked = [*first, *(ModelCommand(ctx, name) for name in models)]
-    if len(asked) < 2:
-        raise typer.BadParameter("compare needs two models: name another, or one with -t", ctx=ctx)
+    commands = [*first, *(ModelCommand(ctx, name) for name in models)]
+    if len(commands) < 2:
+        raise typer.BadParameter("compare requires two models: add another one, or use -t", ctx=ctx)
     from forgather_core.estimate import compare as run
 
-    from . import estimate_drawings, progress
+    from . import progress
+    from .views import estimate as views
 
-    with asked[0].partial(estimate_drawings.comparison) as keep, progress.spinner() as tell:
-        report = run([one.settings for one in asked], asked[0].estimate, tell, keep)
-    asked[0].answer(report, estimate_drawings.comparison(report))
+    with commands[0].partial(views.comparison) as keep, progress.spinner() as on_progress:
+        report = run([one.settings for one in commands], commands[0].estimate, on_progress, keep)
+    commands[0].answer(report, views.comparison(report))
 
 
 class ModelCommand:
-    """What the command line asked for: settled, and checked where it costs nothing.
+    """One model of a command: its resolved settings and the options of the command.
 
     Args:
-        ctx: Of the command.
-        template: The model; None is that of -t. Another takes the shared options that were given, and not those of a
-            definition: they are of the model of -t.
+        ctx: The context of the command.
+        template: The model; None uses that of -t. Any other model takes only the shared options of the command line:
+            options of a definition belong to the model of -t.
     """
 
     def __init__(self, ctx: typer.Context, template: str | None = None) -> None:
@@ -183,7 +188,7 @@ class ModelCommand:
         command, typed = str(ctx.info_name), session.typed()
         refuse_other_commands(command, typed)
         self.run: RunOptions = _take(RunOptions, given)
-        self.trial: TestOptions = _take(TestOptions, given, command == "test")
+        self.test: TestOptions = _take(TestOptions, given, command == "test")
         self.estimate: EstimateOptions = _take(EstimateOptions, given, command in ESTIMATING)
         self.show: ShowOptions = _take(ShowOptions, given)
         self.verify: VerifyOptions = _take(VerifyOptions, given)
@@ -198,13 +203,13 @@ class ModelCommand:
         from forgather_core.settings.resolve import resolve
 
         self.settings: Settings = resolve(configuration, given)
-        parts = (self.run, self.trial, self.show, self.verify, self.settings.directory, self.settings.build)
+        parts = (self.run, self.test, self.show, self.verify, self.settings.directory, self.settings.build)
         values = {name: value for part in (self.settings.options, *parts) for name, value in vars(part).items()}
         refuse_without_effect(command, typed, values)
 
     @contextmanager
     def partial(self, draw: Callable[[Mapping[str, Any]], Any]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-        """Answer with the report that is kept so far if the block ends early; what ended it passes on."""
+        """Output the last partial report if the block ends with an exception, and raise it again."""
         kept: list[Mapping[str, Any]] = []
         try:
             yield kept.append
@@ -214,12 +219,12 @@ class ModelCommand:
             raise
 
     def construct(self, on_model: OnModel | None = None) -> ConstructedModel:
-        """Construct the model, and show how that goes; `on_model` may refuse it before anything is allocated."""
+        """Construct the model with progress bars; `on_model` may refuse it before memory is allocated."""
         from forgather_core.commands.construct import construct as run
 
         from . import progress
 
-        with progress.watch() as watch:
+        with progress.construction() as watch:
             return run(
                 self.settings,
                 project=self.project,
@@ -248,12 +253,12 @@ class ModelCommand:
 
 
 def _take(options: type, given: dict[str, Any], chosen: bool = True) -> Any:
-    """Make an options object of what was given.
+    """Create an options object from the given values.
 
     Args:
-        options: Its class.
-        given: Values by option.
-        chosen: Whether the command uses it: commands may share an option, and differ in its choices.
+        options: The options class.
+        given: Values by option name.
+        chosen: Whether the command uses this class. Commands may share an option with different choices.
     """
     if not chosen:
         return options()
@@ -273,8 +278,8 @@ def _editor() -> list[str]:
             try:
                 command = shlex.split(os.environ[variable])
             except ValueError as error:
-                raise ForgatherError(f"--edit: {variable} is no command: {error}") from None
+                raise ForgatherError(f"--edit: {variable} is not a valid command: {error}") from None
             if shutil.which(command[0]) is None:
-                raise ForgatherError(f"--edit: {variable} names '{command[0]}', which is not a program here")
+                raise ForgatherError(f"--edit: the program '{command[0]}' of {variable} does not exist")
             return command
     raise ForgatherError("--edit: set VISUAL or EDITOR to your editor, for example: export EDITOR=nano")

@@ -1,4 +1,4 @@
-"""Options of dataclasses as Typer parameters, made through Typer's public door."""
+"""Typer parameters for the options of dataclasses, created through Typer's public API."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from forgather_core.options.spec import OptionSpec
+from forgather_core.options.aliases import former_names
+from forgather_core.options.spec import OptionSpec, flag_of
 
 from .completion import IS_COMPLETING, completion_of
 
 
 def typer_parameters(specs: Iterable[OptionSpec]) -> dict[str, Any]:
-    """Make one Typer parameter for each option, by name.
+    """Create one Typer parameter for each option, and a hidden one for each former name.
 
-    A function with the options as its signature is handed to Typer, which makes the parameters; conversion is ours, so
-    that messages are the same on every release of Typer, and nobody pays for its type adapters.
+    Typer creates the parameters from a function with the options as its signature. Values are converted by
+    `OptionSpec`, so that messages are the same in every release of Typer and no type adapters are built.
+
+    Returns:
+        The parameters by name.
     """
     specs = list(specs)
-    annotations = {spec.name: Annotated[_cli_type(spec), _declaration(spec)] for spec in specs}
+    by_name = {spec.name: spec for spec in specs} | former_names(specs)
+    annotations = {name: Annotated[_cli_type(spec), _declaration(spec, name)] for name, spec in by_name.items()}
 
     def stub(**_: Any) -> None: ...
 
@@ -34,7 +39,6 @@ def typer_parameters(specs: Iterable[OptionSpec]) -> dict[str, Any]:
     )
     app = typer.Typer(add_completion=False)
     app.command()(stub)
-    by_name = {spec.name: spec for spec in specs}
     made = {p.name: p for p in typer.main.get_command(app).params if p.name in by_name}
     for name, parameter in made.items():
         _convert_with(parameter, by_name[str(name)])
@@ -45,20 +49,22 @@ def _cli_type(spec: OptionSpec) -> Any:
     return bool | None if spec.kind is bool else str | None
 
 
-def _declaration(spec: OptionSpec) -> Any:
-    more: dict[str, Any] = {}
+def _declaration(spec: OptionSpec, name: str) -> Any:
+    more: dict[str, Any] = {"hidden": True} if name != spec.name else {}
     if IS_COMPLETING and (complete := completion_of(spec)) is not None:
         more["autocompletion"] = complete
     if spec.kind is not bool:
         more["metavar"] = spec.metavar
-    flag = f"{spec.flag}/{spec.negation}" if spec.negation else spec.flag
-    return typer.Option(flag, *spec.info.flags, help=spec.info.help, show_default=False, **more)
+    flag = flag_of(name)
+    both = f"{flag}/--no-{flag[2:]}" if spec.negation else flag
+    short = spec.info.flags if name == spec.name else ()
+    return typer.Option(both, *short, help=spec.info.help, show_default=False, **more)
 
 
 def _convert_with(parameter: Any, spec: OptionSpec) -> None:
     def process_value(ctx: typer.Context, value: Any) -> Any:
         if value is None:
-            return None  # nobody gave it
+            return None  # not on the command line
         try:
             return CliValue(spec.convert(value))
         except ValueError as error:
@@ -68,19 +74,19 @@ def _convert_with(parameter: Any, spec: OptionSpec) -> None:
 
 
 def given_flag(parameter: Any, spec: OptionSpec) -> str:
-    """The flag in full, for a message."""
+    """Return the long flag, for a message."""
     return spec.flag if spec.flag in parameter.opts else parameter.opts[0]
 
 
 class CliValue:
-    """A value that stood on the command line: null is a value there."""
+    """A value given on the command line, which may be null."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 def skip_conversion(parameter: Any) -> None:
-    """Let an option of Typer's own making pass its text through: no type adapter is built for it."""
+    """Make a parameter created by Typer pass its text through, so that no type adapter is built."""
     if getattr(parameter, "forgather_plain", False):
         return
     parameter.forgather_plain = True
@@ -101,12 +107,12 @@ def skip_conversion(parameter: Any) -> None:
 
 
 def usage_line(ctx: typer.Context) -> str:
-    """How a command is called, without the braces that Typer puts around what must be given."""
+    """Return the usage of a command, without the braces that Typer puts around required parameters."""
     return " ".join([ctx.command_path, *ctx.command.collect_usage_pieces(ctx)]).translate({0x7B: "", 0x7D: ""})
 
 
 def shown_default(spec: OptionSpec, values: Mapping[str, Any]) -> str | None:
-    """The default as a help page shows it, the preset's where it sets one; None where there is nothing to show."""
+    """Return the default for a help page, from the preset if it sets the option; None if there is none to show."""
     value = values.get(spec.name, spec.default)
     if spec.kind is bool and not spec.info.negatable:
         return None

@@ -1,4 +1,4 @@
-"""The installed program: Ctrl-C ends it in one line, also while its modules are still being imported."""
+"""The installed entry point. Ctrl-C exits with one line, even while modules are being imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run `forgather`. It leaves with `SystemExit`, or at once where there is nothing to undo."""
+    """Run `forgather`. It exits with `SystemExit`, or immediately if interrupted during import or exit."""
     watched = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not under nohup, which ignores it
     if watched:
         signal.signal(signal.SIGINT, _leave)
@@ -22,7 +22,7 @@ def main() -> None:
         run()
     finally:
         if watched:
-            signal.signal(signal.SIGINT, _leave)  # while Python ends: output is flushed
+            signal.signal(signal.SIGINT, _leave)  # output is flushed already
 
 
 def _leave(*_: Any) -> None:

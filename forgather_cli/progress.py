@@ -1,4 +1,4 @@
-"""Bars on the terminal for what takes longer than a second; nothing where nobody watches."""
+"""Progress bars on a terminal for work that takes longer than a second."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Bytes = Callable[[int, int], None]
 
 @contextmanager
 def steps(count: int) -> Iterator[Callable[[Step], None] | None]:
-    """A bar while the steps of a trial run."""
+    """Show a progress bar of training steps."""
     if not sys.stderr.isatty() or count == 1:
         yield None
         return
@@ -39,7 +39,7 @@ def steps(count: int) -> Iterator[Callable[[Step], None] | None]:
 
 @contextmanager
 def spinner() -> Iterator[Callable[[str], None] | None]:
-    """What is being looked at, on the line of the cursor."""
+    """Show a spinner with the current item."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -50,8 +50,8 @@ def spinner() -> Iterator[Callable[[str], None] | None]:
 
 
 @contextmanager
-def watch() -> Iterator[ProgressCallbacks]:
-    """What `construct` tells: who holds the directory, and bars of bytes verified, loaded and saved."""
+def construction() -> Iterator[ProgressCallbacks]:
+    """Report the progress of `construct`: waiting for a lock, and bytes verified, loaded and saved."""
     from forgather_core.commands.construct import ProgressCallbacks
 
     with ExitStack() as stack:
@@ -60,18 +60,18 @@ def watch() -> Iterator[ProgressCallbacks]:
 
 
 def note(sentence: str) -> None:
-    """Say something beside the report."""
+    """Print a note on standard error."""
     say(f"forgather: note: {one_line(sentence)}")
 
 
 def waiting() -> None:
-    """Say once that another process is at work."""
+    """Print that another process is using the model directory."""
     say("another process holds the model directory: waiting for it")
 
 
 @contextmanager
 def bytes_bar(verb: str) -> Iterator[Bytes | None]:
-    """A bar of bytes with their throughput, drawn once it has taken a second."""
+    """Show a progress bar of bytes with their throughput, after one second."""
     if not sys.stderr.isatty():
         yield None
         return

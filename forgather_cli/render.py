@@ -1,4 +1,4 @@
-"""Draws reports with rich: on a terminal, plain in a pipe, or into a file of the kind its suffix names."""
+"""Output of reports: rich on a terminal, plain text in a pipe, or a file in the format of its suffix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from forgather_core.filesystem.disk import replace_file
 from forgather_core.filesystem.printable import printable, shortened, to_json
 
 SUFFIXES = (".txt", ".json", ".html", ".svg")
-PIPE_WIDTH = 200  # nothing is folded or cut in a pipe: the next program reads whole lines
+PIPE_WIDTH = 200  # output to a pipe is not folded or cut, so that programs can read whole lines
 PAGE_WIDTH = 110
 
 LONGEST_CELL = 500  # characters
@@ -25,22 +25,22 @@ MOST_ROWS = 1000
 MOST_TEXT = 30_000  # characters of one table
 MOST_NOTES = 40
 
-_NO_MARKUP: Any = {"markup": False, "emoji": False, "highlight": False}  # data is never interpreted
+_NO_MARKUP: Any = {"markup": False, "emoji": False, "highlight": False}  # data is never interpreted as markup
 
 
 class Text(RichText):
-    """Text in which only newlines and spaces control the terminal: whatever else would is escaped."""
+    """Text in which all control characters except newlines are escaped."""
 
     def __init__(self, text: str = "", style: str = "", **options: Any) -> None:
         super().__init__(printable(text, keep="\n"), style, **options)
 
 
 class _Console(Console):
-    """Escapes what no `Text` of this module has escaped, so that no drawing can forget to.
+    """A console that escapes control characters, including those in text that is not a `Text` of this module.
 
     Attributes:
-        fixed: Whether its width is that of a terminal: tables drop columns rather than exceed it.
-        needed: The width without which a table would split a number; its columns are not dropped.
+        fixed: Whether the width is that of a terminal. Tables drop columns to fit in it.
+        needed: The minimum width at which no table splits a number or drops a column.
     """
 
     fixed = False
@@ -55,7 +55,7 @@ class _Console(Console):
 
 
 def console(*, stderr: bool = False) -> _Console:
-    """A console on standard output that folds nothing when piped."""
+    """Return a console on standard output (or standard error) that does not fold when piped."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
     made = _Console(file=stream, width=width, soft_wrap=False, **_NO_MARKUP)
@@ -63,38 +63,38 @@ def console(*, stderr: bool = False) -> _Console:
     return made
 
 
-def show(report: Mapping[str, Any], drawing: RenderableType, *, as_json: bool = False) -> None:
-    """Print a report, drawn or as JSON."""
+def show(report: Mapping[str, Any], view: RenderableType, *, as_json: bool = False) -> None:
+    """Print a report as its view or as JSON."""
     if as_json:
         print(to_json(report))
     else:
         on = console()
-        on.print(drawing, crop=on.fixed)
+        on.print(view, crop=on.fixed)
 
 
 def check_output(path: Path) -> None:
-    """Refuse a file that could not be written, before any work.
+    """Check that an output file can be written, before the work starts.
 
     Raises:
-        ForgatherError: Its suffix is unknown, or it has no directory.
+        ForgatherError: The suffix is unknown, the path is a directory, or its directory does not exist.
     """
     if path.suffix and path.suffix.lower() not in SUFFIXES:
-        raise ForgatherError(f"--output-file: '{path.name}' ends in none of {', '.join(SUFFIXES)}")
+        raise ForgatherError(f"--output-file: the suffix of '{path.name}' must be one of {', '.join(SUFFIXES)}")
     if path.is_dir():
-        raise ForgatherError(f"--output-file: {path} is a directory; name a file")
+        raise ForgatherError(f"--output-file: {path} is a directory: add a file name")
     if not path.parent.is_dir():
         raise ForgatherError(f"--output-file: the directory {path.parent} does not exist")
 
 
-def write(report: Mapping[str, Any], drawing: RenderableType, path: Path, title: str, *, as_json: bool = False) -> None:
-    """Write a report into a file: text, JSON, HTML or SVG by its suffix."""
+def write(report: Mapping[str, Any], view: RenderableType, path: Path, title: str, *, as_json: bool = False) -> None:
+    """Write a report to a file: text, JSON, HTML or SVG, depending on its suffix."""
     if as_json or path.suffix.lower() == ".json":
         text = to_json(report) + "\n"
     else:
         with Path("/dev/null").open("w", encoding="utf-8") as nowhere:
-            page = _page(drawing, nowhere, PAGE_WIDTH)
+            page = _page(view, nowhere, PAGE_WIDTH)
             if page.needed > PAGE_WIDTH:
-                page = _page(drawing, nowhere, page.needed)
+                page = _page(view, nowhere, page.needed)
             text = _export(page, path.suffix.lower(), title)
     try:
         replace_file(path, text.encode())
@@ -102,9 +102,9 @@ def write(report: Mapping[str, Any], drawing: RenderableType, path: Path, title:
         raise ForgatherError(f"--output-file: {path} cannot be written: {error.strerror}") from None
 
 
-def _page(drawing: RenderableType, file: Any, width: int) -> _Console:
+def _page(view: RenderableType, file: Any, width: int) -> _Console:
     page = _Console(record=True, file=file, width=width, force_terminal=True, **_NO_MARKUP)
-    page.print(drawing, crop=False)
+    page.print(view, crop=False)
     return page
 
 
@@ -117,7 +117,7 @@ def _export(page: Console, suffix: str, title: str) -> str:
 
 
 def notes(sentences: Sequence[str]) -> RenderableType:
-    """What a user must know."""
+    """Return the view of notes, one per line."""
     drawn = [Text(f"note: {shortened(sentence, LONGEST_CELL)}", "yellow") for sentence in sentences[:MOST_NOTES]]
     if len(sentences) > MOST_NOTES:
         drawn.append(Text(f"note: and {len(sentences) - MOST_NOTES:,} more; --json lists all", "yellow"))
@@ -125,12 +125,12 @@ def notes(sentences: Sequence[str]) -> RenderableType:
 
 
 def link(url: str) -> Text:
-    """An address: short on a terminal, which leads there by a click; else in full."""
+    """Return a URL, shortened and clickable on a terminal, in full otherwise."""
     return Text(url.removeprefix("https://"), f"link {url}") if sys.stdout.isatty() else Text(url)
 
 
 def text_of(value: Any) -> str:
-    """A value as a person reads it: numbers with separators, null, true, {key: value}. Long ones are cut."""
+    """Format a value for display: null, true, {key: value}. Long collections are cut."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -148,7 +148,7 @@ def _joined(items: Iterator[str], count: int) -> str:
 
 
 def bytes_of(count: int) -> str:
-    """`17.0 MiB`."""
+    """Format a size as `17.0 MiB`."""
     size = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
@@ -158,7 +158,7 @@ def bytes_of(count: int) -> str:
 
 
 def count_of(value: float | None) -> str:
-    """`9.9 M`."""
+    """Format a number as `9.9 M`."""
     if value is None:
         return "-"
     for unit in ("", " k", " M", " G", " T"):

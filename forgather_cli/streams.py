@@ -1,4 +1,4 @@
-"""Standard streams as the caller leaves them: closed, full, or without a reader."""
+"""Standard streams that are closed, full, or without a reader."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _NAMES = ("stdin", "stdout", "stderr")
 
 
 def prepare_streams() -> None:
-    """Open streams that the caller has closed, and let output of any encoding show escapes.
+    """Reopen closed standard streams, and escape characters that the encoding of a stream does not support.
 
-    Python has None for a closed stream, and the next file that is opened would get its descriptor: what a library
-    prints would go into that file. Standard output becomes a stream that cannot be written, so that a report that is
-    lost is an error; what goes to standard error is dropped.
+    Python sets a closed stream to None, and the next opened file would reuse its descriptor, so that the output of a
+    library would go to that file. A closed standard output is replaced by a stream that cannot be written, so that
+    losing a report is an error. Output to a closed standard error is discarded.
     """
     for descriptor, name in enumerate(_NAMES):
         if getattr(sys, name) is None:
@@ -30,7 +30,7 @@ def prepare_streams() -> None:
 def _opened(descriptor: int) -> Any:
     with suppress(OSError):
         os.fstat(descriptor)
-        descriptor = -1  # something else has it by now
+        descriptor = -1  # already reused
     new = os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)
     if descriptor not in (-1, new):
         os.dup2(new, descriptor)
@@ -42,11 +42,11 @@ def _opened(descriptor: int) -> Any:
 
 
 def output_problem(error: OSError) -> str | None:
-    """Return why standard output cannot be written, if that is what `error` is about."""
+    """Return why standard output cannot be written, or None if `error` has another cause."""
     if error.filename is not None:
         return None
     try:
-        sys.stdout.flush()  # what could not be written may still be in its buffer
+        sys.stdout.flush()  # the buffer may still contain unwritten output
         os.write(sys.stdout.fileno(), b"")
     except io.UnsupportedOperation:  # a stream in memory
         return None
@@ -59,13 +59,13 @@ def output_problem(error: OSError) -> str | None:
 
 
 def say(text: str) -> None:
-    """Print a line on standard error. If that cannot be written, the work goes on."""
+    """Print a line on standard error, ignoring errors."""
     with suppress(OSError, ValueError):
         print(text, file=sys.stderr)
 
 
 def discard_unwritten() -> None:
-    """Drop what a stream could not write, or Python would fail again at exit, with a code of its own."""
+    """Discard unwritten output, so that Python does not fail again at exit with another exit code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

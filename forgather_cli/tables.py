@@ -1,4 +1,4 @@
-"""Tables that are never wider than the terminal and never split a number or an address."""
+"""Tables that fit the terminal and never split a number or a URL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .render import LONGEST_CELL, MOST_NOTES, MOST_ROWS, MOST_TEXT, Text, text_o
 
 _WORD = 12  # characters: longer words of a narrow column are folded
 _NUMBER = re.compile(r"[({\[~<>=+-]*\d[\d.,_:%eE+-]*[a-zA-Z]{0,3}[)}\],;:]*")
-_ADDRESS = re.compile(r"https?://\S+")
+_URL = re.compile(r"https?://\S+")
 _BAR = frozenset("█#")
 
 
@@ -34,16 +34,16 @@ def grid(
     most: int = MOST_ROWS,
     drop: Sequence[int] | None = None,
 ) -> RenderableType:
-    """A table. Where it is too wide, text is folded, then columns are left out. What is too much to read is cut.
+    """Return a table. If it is too wide, text is folded first, then columns are dropped; long tables are cut.
 
     Args:
-        title: Above the table.
-        columns: Their headings.
-        rows: Cells, one for each column.
-        right: Columns of numbers, which are aligned to the right and never folded.
-        dense: One space between columns on a terminal, not two.
-        most: Rows that are drawn; a last one counts the others.
-        drop: Columns in the order in which they are left out on a narrow terminal (default: from the last one on).
+        title: The title above the table.
+        columns: The column headings.
+        rows: The cells of each row, one per column.
+        right: Numeric columns, which are right-aligned and never folded.
+        dense: Use one space instead of two between columns on a terminal.
+        most: Maximum number of rows; a final row counts the remaining ones.
+        drop: Columns in the order in which they are dropped on a narrow terminal (default: from last to first).
     """
     cells = [[_cell(cell) for cell in row] for row in rows[:most]]
     drawn = cells[: _fitting(cells)]
@@ -54,7 +54,7 @@ def grid(
 
 
 class _Grid:
-    """Chooses columns and their widths when it is drawn: only then is the width known."""
+    """A table that chooses columns and widths when rendered, since the width is known only then."""
 
     def __init__(
         self,
@@ -66,9 +66,9 @@ class _Grid:
         drop: Sequence[int],
     ) -> None:
         self.title, self.columns, self.rows, self.right, self.drop = title, columns, rows, right, drop
-        self.watched = sys.stdout.isatty()
-        self.gap = 0 if dense and self.watched else 1
-        # A row that counts others has one cell, which is no name.
+        self.is_terminal = sys.stdout.isatty()
+        self.gap = 0 if dense and self.is_terminal else 1
+        # The row that counts remaining rows has a single cell.
         self.cells = [[row[n] for row in rows if len(row) > 1] for n in range(len(columns))]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -92,9 +92,9 @@ class _Grid:
 
     def _table(self, shown: Sequence[int], width: int) -> Table:
         table = Table(
-            box=box.SIMPLE_HEAD if self.watched else box.ASCII2,
-            show_edge=not self.watched,
-            padding=(0, self.gap, 0, 0) if self.watched else (0, 1),
+            box=box.SIMPLE_HEAD if self.is_terminal else box.ASCII2,
+            show_edge=not self.is_terminal,
+            padding=(0, self.gap, 0, 0) if self.is_terminal else (0, 1),
             header_style="dim",
         )
         widths = _allocated(
@@ -115,19 +115,19 @@ class _Grid:
         return table
 
     def _overhead(self, shown: Sequence[int]) -> int:
-        """Characters of separators and padding."""
+        """Return the width of separators and padding."""
         count = len(shown)
-        return count - 1 + count * self.gap if self.watched else count + 1 + 2 * count
+        return count - 1 + count * self.gap if self.is_terminal else count + 1 + 2 * count
 
     def _natural(self, number: int) -> int:
-        """The width at which nothing is folded."""
+        """Return the width at which no cell of a column is folded."""
         texts = [self.columns[number], *(cell.plain for cell in self.cells[number])]
         if number == 0:
             texts += [row[0].plain for row in self.rows if len(row) == 1]
         return max(cell_len(line) for text in texts for line in text.split("\n")) or 1
 
     def _least(self, number: int) -> int:
-        """The width below which something would be folded that must stay whole."""
+        """Return the minimum width of a column: numbers, names and words of up to 12 characters are not folded."""
         head = max(map(cell_len, self.columns[number].split()), default=1)
         if number in self.right:
             return max(head, self._natural(number))
@@ -140,17 +140,17 @@ class _Grid:
 
 
 def _is_cut(cell: RichText) -> bool:
-    """Whether a cell is cut at the end instead of being folded: links and bars."""
+    """Return whether a cell is cut instead of folded, which applies to links and bars."""
     return str(cell.style).startswith("link ") or (bool(cell.plain) and _BAR.issuperset(cell.plain))
 
 
 def _shortened(cell: RichText, width: int) -> RichText:
-    """Return a cell whose addresses fit into a column. On a terminal they still lead to their place."""
+    """Cut the URLs in a cell to the width of its column. On a terminal they stay clickable."""
     if _is_cut(cell):
         cell = cell.copy()
         cell.truncate(width, overflow="crop" if _BAR.issuperset(cell.plain) else "ellipsis")
         return cell
-    return _with_links(cell.plain, width) if _ADDRESS.search(cell.plain) else cell
+    return _with_links(cell.plain, width) if _URL.search(cell.plain) else cell
 
 
 def _is_whole(word: str) -> bool:
@@ -158,9 +158,9 @@ def _is_whole(word: str) -> bool:
 
 
 def _allocated(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
-    """Widths of columns that fill at most `room`, taken from the widest ones first.
+    """Return column widths with a sum of at most `room`, shrinking the widest columns first.
 
-    The first column, of names, is folded only if the least widths do not fit either.
+    The first column, which contains names, is folded only if the minimum widths do not fit.
     """
     widths = list(natural)
     lower = list(least)
@@ -183,7 +183,7 @@ def _cell(value: Any) -> RichText:
 
 
 def _fitting(rows: Sequence[Sequence[RichText]]) -> int:
-    """How many rows of a table have no more text than a person reads, each column as wide as its widest cell."""
+    """Return how many rows fit into `MOST_TEXT` characters, with each column as wide as its widest cell."""
     widths: list[int] = []
     for count, row in enumerate(rows):
         lengths = [len(cell.plain) for cell in row]
@@ -194,7 +194,7 @@ def _fitting(rows: Sequence[Sequence[RichText]]) -> int:
 
 
 def pairs(title: str, values: Mapping[str, Any]) -> Group:
-    """Names and values below a title, those without a value left out."""
+    """Return a title with a list of names and values, without those that are None."""
     known = [(name, value) for name, value in values.items() if value is not None]
     rows = [(shortened(name, 100), shortened(text_of(value), LONGEST_CELL)) for name, value in known[:MOST_NOTES]]
     more = len(known) - len(rows)
@@ -202,7 +202,7 @@ def pairs(title: str, values: Mapping[str, Any]) -> Group:
 
 
 class _Pairs:
-    """Names beside their values. An address that does not fit is cut and, on a terminal, still leads to its place."""
+    """Names and values in two columns. URLs that do not fit are cut and stay clickable on a terminal."""
 
     def __init__(self, rows: Sequence[tuple[str, str]], more: int) -> None:
         self.rows, self.more = rows, more
@@ -221,9 +221,9 @@ class _Pairs:
 
 
 def _with_links(value: str, room: int) -> Text:
-    """Return a text whose addresses have at most `room` characters each, and lead to their place."""
+    """Return a text with its URLs cut to `room` characters and clickable."""
     text, at = Text(), 0
-    for found in _ADDRESS.finditer(value):
+    for found in _URL.finditer(value):
         shown = found[0] if len(found[0]) <= room else found[0][: room - 1] + "…"
         text.append(printable(value[at : found.start()], keep="\n"))
         text.append(printable(shown), style=f"link {found[0]}" if found[0].isprintable() else "")

@@ -14,7 +14,7 @@ from .dataset import PROJECT
 from .dynamic import PlainCommand, PlainGroup
 from .model import HELP
 
-NEEDED = " [required]"
+REQUIRED = " [required]"
 
 app = typer.Typer(
     cls=PlainGroup,
@@ -34,13 +34,13 @@ def tokenizer() -> None:
 def train(
     dataset_project: Annotated[
         str,
-        typer.Option("--dataset-project", metavar="PROJECT", help=PROJECT + NEEDED, autocompletion=projects),
+        typer.Option("--dataset-project", metavar="PROJECT", help=PROJECT + REQUIRED, autocompletion=projects),
     ],
     vocab_size: Annotated[
         str,
-        typer.Option("--vocab-size", metavar="N", help="Entries in all: special tokens, 256 bytes, merges" + NEEDED),
+        typer.Option("--vocab-size", metavar="N", help="Total entries: special tokens, 256 bytes, merges" + REQUIRED),
     ],
-    output_dir: Annotated[str, typer.Option("-o", "--output-dir", metavar="DIR", help="New directory" + NEEDED)],
+    output_dir: Annotated[str, typer.Option("-o", "--output-dir", metavar="DIR", help="New directory" + REQUIRED)],
     dataset_config: Annotated[
         str | None,
         typer.Option(
@@ -51,18 +51,18 @@ def train(
         ),
     ] = None,
     model_max_length: Annotated[
-        str, typer.Option("--model-max-length", metavar="N", help="Longest text of its models, in tokens")
+        str, typer.Option("--model-max-length", metavar="N", help="Maximum length of a text, in tokens")
     ] = "2048",
     json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False,
 ) -> None:
-    """Train a byte-level BPE tokenizer on a dataset project, for the option --tokenizer of models."""
+    """Train a byte-level BPE tokenizer on a dataset project, for use with --tokenizer."""
     entries = whole(vocab_size, "--vocab-size")
     longest = whole(model_max_length, "--model-max-length")
 
     from forgather_core.commands.train_tokenizer import make_tokenizer
 
-    from . import data_drawings
     from .render import show
+    from .views import data as views
 
     report = make_tokenizer(
         dataset_project,
@@ -72,4 +72,4 @@ def train(
         model_max_length=longest,
         progress=sys.stderr.isatty(),
     )
-    show(report, data_drawings.tokenizer(report), as_json=json)
+    show(report, views.tokenizer(report), as_json=json)

@@ -25,7 +25,7 @@ from .attentions import uncompiled
 from .subject import FLEX, ModelUnderTest
 
 if TYPE_CHECKING:
-    from ..options.shared import VerifyOptions
+    from ..options.command_options import VerifyOptions
     from ..settings.resolve import Settings
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
@@ -46,7 +46,7 @@ def asked_for(options: VerifyOptions, on_broken: Callable[[str], object] = warni
     """
     from .known import known_checks
 
-    names = [name.strip() for name in (options.check or "").split(",") if name.strip()]
+    names = [name.strip() for name in (options.checks or "").split(",") if name.strip()]
     return choose(known_checks(on_broken=on_broken), names, quick=options.quick)
 
 
@@ -64,7 +64,7 @@ def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = 
     known = {check.name: check for check in checks}
     for name in names:
         if name not in known:
-            raise CheckError(f"--check: there is no check '{name}'{did_you_mean(name, known)} (--list tells them)")
+            raise CheckError(f"--checks: there is no check '{name}'{did_you_mean(name, known)} (--list tells them)")
     return [check for name, check in known.items() if (name in names if names else check.quick or not quick)]
 
 

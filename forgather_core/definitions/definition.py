@@ -1,4 +1,4 @@
-"""`ModelDefinition`: what a plugin says about one model, without importing torch."""
+"""`ModelDefinition`: the description of a model that a plugin provides, without importing torch."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ..errors import DefinitionError
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDefinition:
-    """One model definition: its options, where its code is, and its presets.
+    """A model definition: its options, the location of its code, and its presets.
 
     Args:
-        name: What `-t` takes. The entry point has the same name, or the plugin offers several.
+        name: The name to pass to `-t`. It equals the name of the entry point, unless the plugin provides several.
         summary: One line for `forgather ls` and `--help`.
         options: A standard-library dataclass of `option()` fields, `kw_only=True`, importable without torch. It may
-            have `problems(self)`, yielding `(field name, sentence)` for each rule between fields that is broken, and
-            `derived(self)`, returning the values that stand for fields left at None.
-        config: `"package.module:Class"` of the configuration class; imported only to build.
-        model: `"package.module:Class"` of the causal language model; imported only to build.
-        presets: Directory of `NAME.yaml` files.
-        default_preset: The preset that a bare name stands for; None means the defaults of `options`.
+            define `problems(self)`, which yields `(field name, sentence)` for each violated rule between fields, and
+            `derived(self)`, which returns the effective values of fields that are None.
+        config: `"package.module:Class"` of the configuration class; imported only to build the model.
+        model: `"package.module:Class"` of the causal language model; imported only to build the model.
+        presets: A directory of `NAME.yaml` files.
+        default_preset: The preset used if `-t` names none; None uses the defaults of `options`.
         native: Name of the transformers class with the same mathematics, if there is one.
-        reference: `"package.module:NAME"` of a `forgather_core.reference.Reference`, to which `verify` holds the model:
-            its equations and initial weights, written a second time; imported only by that.
+        reference: `"package.module:NAME"` of a `forgather_core.reference.Reference`: an independent implementation of
+            the equations and the initialization, against which `verify` checks the model; imported only by `verify`.
     """
 
     name: str
@@ -41,25 +41,27 @@ class ModelDefinition:
     reference: str | None = None
 
     def preset_names(self) -> list[str]:
-        """The names of the presets, the smallest-looking first ("4M" before "30M" before "1B")."""
+        """Return the names of the presets, sorted by the size in the name ("4M" before "30M" before "1B")."""
         if self.presets is None or not self.presets.is_dir():
             return []
         found = [p.name.removesuffix(".yaml") for p in self.presets.iterdir() if p.name.endswith(".yaml")]
         return sorted(found, key=_by_size)
 
     def native_problems(self, options: Any) -> list[str]:
-        """Return why transformers' own class cannot stand for the model, where definition and options alone tell."""
+        """Return why the native class cannot represent the model, as far as definition and options determine it."""
         if self.native is None:
             return [f"transformers has no class with the mathematics of '{self.name}'"]
         return list(getattr(options, "native_problems", tuple)())
 
 
 def import_object(target: str, definition: ModelDefinition) -> Any:
-    """Import what a definition names as `"package.module:Name"`."""
+    """Import the object that a definition refers to as `"package.module:Name"`."""
     module, _, name = target.partition(":")
     found = getattr(importlib.import_module(module), name, None)
     if found is None:
-        raise DefinitionError(f"the definition '{definition.name}' names '{target}', but '{module}' has no '{name}'")
+        raise DefinitionError(
+            f"the definition '{definition.name}' refers to '{target}', but '{module}' has no '{name}'"
+        )
     return found
 
 

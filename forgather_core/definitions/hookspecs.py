@@ -1,4 +1,4 @@
-"""The hooks that a plugin may implement."""
+"""The hooks that a plugin can implement."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class ForgatherHooks:
-    """Implement these as functions of the module that the entry point names, marked with `@hookimpl`."""
+    """Hook specifications. Implement them as functions in the module of the entry point, decorated with `@hookimpl`."""
 
     @hookspec
     def forgather_models(self) -> Iterable[ModelDefinition]:  # type: ignore[empty-body]
         """Yield the model definitions of this plugin.
 
-        Called once a process, and only when a definition of the plugin is asked for.
-        The module must not import torch: name the configuration and model classes as strings.
+        Called once per process, when a definition of the plugin is first requested. The module must not import torch:
+        refer to the configuration and model classes by strings.
         """
 
     @hookspec
     def forgather_checks(self) -> Iterable[Check]:  # type: ignore[empty-body]
-        """Yield further checks, for `forgather model verify` and the tests of `forgather_core.testing`.
+        """Yield additional checks for `forgather model verify` and the tests of `forgather_core.testing`.
 
-        Called by these alone, and may import torch within. They are tried on every model, also on other plugins': a
-        check of what only some models promise raises `DoesNotApply` for the rest. No two may have one name.
+        Only these call the hook, so it may import torch. The checks run on every model, including those of other
+        plugins: a check that applies only to some models raises `DoesNotApply` for all others. Names must be unique.
         """

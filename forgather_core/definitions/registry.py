@@ -1,4 +1,4 @@
-"""Finds plugins by entry point, loads one at a time, and survives the broken ones."""
+"""The registry of plugins: find them by entry point, load them one at a time, and tolerate broken ones."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ from typing import Any
 import pluggy
 
 from ..errors import DefinitionError, UnknownDefinitionError
+from ..options.command_options import EstimateOptions, ShowOptions, TestOptions, VerifyOptions
 from ..options.reserved_names import name_problem
-from ..options.shared import (
-    BuildOptions,
-    DirectoryOptions,
-    EstimateOptions,
-    RunOptions,
-    ShowOptions,
-    TestOptions,
-    VerifyOptions,
-)
+from ..options.shared import BuildOptions, DirectoryOptions, RunOptions
 from ..options.spec import did_you_mean, specs_of
 from .definition import ModelDefinition
 from .hookspecs import ENTRY_POINT_GROUP, PROJECT, ForgatherHooks
@@ -34,7 +27,7 @@ RESERVED_KEYS = frozenset({"extends", "source", "parameters", "description"})
 
 @dataclass
 class Plugin:
-    """One entry point of the group `forgather.models`, and what became of it."""
+    """A plugin: an entry point of the group `forgather.models`, and its state."""
 
     name: str
     entry_point: EntryPoint
@@ -42,16 +35,16 @@ class Plugin:
     error: str | None = None
     file: str | None = None
     definitions: dict[str, ModelDefinition] = field(default_factory=dict)
-    cost: ImportCost | None = None  # of importing it, if that is more than options should take
+    cost: ImportCost | None = None  # of importing it, if that is slow
 
     @property
     def distribution(self) -> str:
-        """Name of the distribution that brings it."""
+        """The name of the distribution that provides the plugin."""
         return _dist_name(self.entry_point.dist)
 
     @property
     def version(self) -> str:
-        """Version of that distribution."""
+        """The version of the distribution."""
         return self.entry_point.dist.version if self.entry_point.dist is not None else "?"
 
 
@@ -60,7 +53,7 @@ def _dist_name(dist: Distribution | None) -> str:
 
 
 class Registry:
-    """The plugins of this environment. Making one imports nothing."""
+    """The plugins of this environment. Creating a registry imports none of them."""
 
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager(PROJECT)
@@ -69,7 +62,7 @@ class Registry:
         disabled = {name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",")}
         points = list(entry_points(group=ENTRY_POINT_GROUP))
         offers = Counter(point.name for point in points)
-        # A distribution's name is read from a file of its own, so only where two of them offer one name.
+        # Reading the name of a distribution opens a file, so it is done only if two distributions use the same name.
         for point in sorted(points, key=lambda e: (e.name, _dist_name(e.dist) if offers[e.name] > 1 else "")):
             self._add(point, disabled)
 
@@ -77,7 +70,7 @@ class Registry:
         twin = self.plugins.get(entry_point.name)
         if twin is not None:
             owners = f"'{twin.distribution}' and '{_dist_name(entry_point.dist)}'"
-            twin.state, twin.error = "broken", f"two distributions offer the name: {owners}; uninstall one of them"
+            twin.state, twin.error = "broken", f"two distributions provide this name: {owners}: uninstall one of them"
             return
         state = "disabled" if entry_point.name in disabled else "found"
         self.plugins[entry_point.name] = Plugin(entry_point.name, entry_point, state)
@@ -85,7 +78,7 @@ class Registry:
     # --- loading: one entry point, guarded ---------------------------------------------------------------------------
 
     def load(self, name: str) -> Plugin:
-        """Import one plugin. A failure is kept in its `error`; it is never raised, and never harms another plugin."""
+        """Import one plugin. A failure is stored in its `error` and never raised; other plugins are not affected."""
         plugin = self.plugins[name]
         if plugin.state != "found":
             return plugin
@@ -107,35 +100,38 @@ class Registry:
         return plugin
 
     def _definitions_of(self, module: Any, name: str) -> dict[str, ModelDefinition]:
-        if not self._manager.is_registered(module):  # two entry points may name one module
+        if not self._manager.is_registered(module):  # two entry points may refer to the same module
             self._manager.register(module, name=name)
             self._manager.check_pending()
         others = [other for other in self._manager.get_plugins() if other is not module]
         results = self._manager.subset_hook_caller("forgather_models", others)()
         if not results:
-            raise DefinitionError("it has no forgather_models() marked with @hookimpl")
+            raise DefinitionError("forgather_models() is missing: define it with @hookimpl")
         found: dict[str, ModelDefinition] = {}
         for definition in results[0]:
             _check_definition(definition)
             if definition.name in found:
-                raise DefinitionError(f"it offers two definitions named '{definition.name}'")
+                raise DefinitionError(f"it provides two definitions named '{definition.name}'")
             found[definition.name] = definition
         return found
 
     def _refuse_twins(self, plugin: Plugin) -> None:
         for name in plugin.definitions.keys() & self.plugins.keys():
-            self.load(name)  # who has the name as its own keeps it, in whatever order they are asked for
+            self.load(name)  # the plugin whose entry point has the name keeps it, in any loading order
         for other in self.plugins.values():
             if other.state == "loaded" and other.file != plugin.file:
                 for name in plugin.definitions.keys() & other.definitions.keys():
-                    raise DefinitionError(f"the definition '{name}' is offered by the plugin '{other.name}' already")
+                    raise DefinitionError(f"the plugin '{other.name}' already provides the definition '{name}'")
 
     def load_all(self) -> list[Plugin]:
-        """Import every plugin, those that broke included."""
+        """Import and return every plugin, including broken ones."""
         return [self.load(name) for name in self.plugins]
 
     def yielded(self, hook: str) -> Iterator[tuple[Plugin, list[Any] | Exception]]:
-        """What each plugin that implements an optional hook yields for it, or what it fails with; broken ones too."""
+        """Yield each plugin that implements an optional hook, with the results of the hook or its exception.
+
+        Broken plugins are yielded with a `DefinitionError`.
+        """
         for plugin in self.load_all():
             if plugin.state == "broken":
                 yield plugin, DefinitionError(f"it cannot be loaded: {plugin.error}")
@@ -152,15 +148,15 @@ class Registry:
     # --- look-up -----------------------------------------------------------------------------------------------------
 
     def definition(self, name: str) -> ModelDefinition:
-        """The definition of that name, importing its plugin only where the entry point has the definition's name.
+        """Return the definition `name`. If an entry point has this name, only its plugin is imported.
 
         Raises:
-            UnknownDefinitionError: There is none, or its plugin is broken or disabled.
+            UnknownDefinitionError: There is no such definition, or its plugin is broken or disabled.
         """
         return self.owner(name).definitions[name]
 
     def owner(self, name: str) -> Plugin:
-        """The plugin that offers the definition `name`; raises as `definition`."""
+        """Return the plugin that provides the definition `name`. Raises like `definition`."""
         plugin = self.plugins.get(name)
         if plugin is not None:
             self.load(name)
@@ -171,7 +167,7 @@ class Registry:
             if name in other.definitions:
                 return other
         if plugin is not None:
-            self._refuse_unusable(plugin)  # a clash with another plugin's definition shows only now
+            self._refuse_unusable(plugin)  # a conflict with another plugin's definition is detected only now
         known = list(self.names())
         hint = did_you_mean(name, known) or ". Installed: " + (", ".join(known) or "none") + "."
         raise UnknownDefinitionError(f"no model definition named '{name}'{hint}")
@@ -182,15 +178,15 @@ class Registry:
             where = f"{plugin.distribution} {plugin.version}, {plugin.entry_point.value}"
             raise UnknownDefinitionError(f"the plugin '{plugin.name}' ({where}) cannot be loaded: {plugin.error}")
         if plugin.state == "disabled":
-            raise UnknownDefinitionError(f"the plugin '{plugin.name}' is switched off by {DISABLE_VARIABLE}")
+            raise UnknownDefinitionError(f"the plugin '{plugin.name}' is disabled by {DISABLE_VARIABLE}")
 
     def names(self) -> Iterator[str]:
-        """The names of all definitions that work."""
+        """Yield the names of all working definitions."""
         for definition in self.definitions():
             yield definition.name
 
     def definitions(self) -> Iterator[ModelDefinition]:
-        """All definitions that work, by name, each once."""
+        """Yield all working definitions, sorted by name."""
         found = {d.name: d for plugin in self.load_all() for d in plugin.definitions.values()}
         for name in sorted(found):
             yield found[name]
@@ -198,30 +194,30 @@ class Registry:
 
 def _check_definition(definition: Any) -> None:
     if not isinstance(definition, ModelDefinition):
-        raise DefinitionError(f"forgather_models() gave a {type(definition).__name__}, not a ModelDefinition")
+        raise DefinitionError(f"forgather_models() must yield ModelDefinition objects; got {type(definition).__name__}")
     name = definition.name
     if not name or not all(c.isalnum() or c in "_-." for c in name):
-        raise DefinitionError(f"the definition name '{name}' may hold letters, digits, '_', '-' and '.' only")
+        raise DefinitionError(f"the definition name '{name}' must consist of letters, digits, '_', '-' and '.'")
     targets = (definition.config, definition.model, definition.reference)
     for target in (target for target in targets if target is not None):
         module, colon, attribute = target.partition(":")
         if not (module and colon and attribute):
-            raise DefinitionError(f"'{name}' names '{target}'; write it as 'package.module:Name'")
-    shared = {spec.name for group in SHARED_OPTIONS for spec in specs_of(group)}
+            raise DefinitionError(f"'{name}': expected 'package.module:Name', got '{target}'")
+    shared = {name for group in SHARED_OPTIONS for spec in specs_of(group) for name in (spec.name, *spec.aliases)}
     flags = {flag for group in SHARED_OPTIONS for spec in specs_of(group) for flag in spec.info.flags}
     for spec in specs_of(definition.options):
         if spec.name in shared or spec.name in RESERVED_KEYS or flags & set(spec.info.flags):
-            raise DefinitionError(f"the option '{spec.name}' of '{name}' clashes with a shared option of that name")
+            raise DefinitionError(f"the option '{spec.name}' of '{name}' conflicts with a shared option: rename it")
     names = {spec.name for spec in specs_of(definition.options)}
     for option in sorted(names):
         if (problem := name_problem(option, names)) is not None:
             raise DefinitionError(f"the option '{option}' of '{name}' {problem}")
     presets = definition.preset_names()
     if definition.default_preset is not None and definition.default_preset not in presets:
-        raise DefinitionError(f"'{name}' has no preset '{definition.default_preset}', its default one")
+        raise DefinitionError(f"'{name}': the default preset '{definition.default_preset}' does not exist")
 
 
-# Two of them may have an option in common, from a class that both extend.
+# Two of these classes may share an option of a common base class.
 SHARED_OPTIONS: tuple[type, ...] = (
     DirectoryOptions, BuildOptions, RunOptions, TestOptions, EstimateOptions, ShowOptions, VerifyOptions,
 )  # fmt: skip
@@ -229,5 +225,5 @@ SHARED_OPTIONS: tuple[type, ...] = (
 
 @cache
 def registry() -> Registry:
-    """The registry of this process."""
+    """Return the registry of this process."""
     return Registry()

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..model.hf_config import option_values
 from ..model.kinds import kind_of
-from ..options.shared import EstimateOptions
+from ..options.command_options import EstimateOptions
 from ..runtime.partial_results import keep_partial
 from ..settings.resolve import Settings
 from ..tokenizers.lookup import quick_facts

@@ -12,7 +12,7 @@ import torch
 from ..errors import BuildError
 from ..model.dtypes import parse_dtype
 from ..model.parameters import parameter_table
-from ..options.shared import EstimateOptions, TestOptions, TrainingStepOptions
+from ..options.command_options import EstimateOptions, TestOptions, TrainingStepOptions
 from ..runtime.partial_results import keep_partial
 from ..runtime.short_repr import Brief
 from ..settings.resolve import Settings
@@ -90,7 +90,7 @@ def estimate_of(settings: Settings, options: EstimateOptions, on_progress: OnPro
     memory, precision = memory_of(settings, options)
     model = memory.traced
     limit = min(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED, _UNLIMITED)
-    rows, length, context = options.batch_size, options.sequence_length, options.context or limit
+    rows, length, context = options.batch_size, options.sequence_length, options.context_length or limit
     report_progress("a training step")
     step, forward = memory.training(rows, length), memory.forward(rows, length)
     report_progress("a generation")
@@ -106,7 +106,7 @@ def estimate_of(settings: Settings, options: EstimateOptions, on_progress: OnPro
             "attention": build.attn_implementation or model.config._attn_implementation,
             "gradient_checkpointing": build.gradient_checkpointing,
             "cache": f"{options.cache}, {context:,} tokens",
-            "utilization": options.utilization,
+            "mfu": options.mfu,
         },
         "parameters": _parameters(model, forward, rows * length),
         "training": _training(step),
@@ -151,7 +151,7 @@ def memory_of(
         attention=build.attn_implementation,
         checkpointing=build.gradient_checkpointing,
         fused=options.fuse_optim_with_backward,
-        full_logits=options.keep_logits,
+        full_logits=options.full_logits,
         packed=packed,
         device_type="cuda" if build.device == "meta" else build.device.partition(":")[0],
         directory=directory,
@@ -227,7 +227,7 @@ def _generation(timeline: Timeline, memory: Memory, rows: int, context: int) -> 
         "phase": peak.phase,
         "weights": timeline.held[WEIGHTS],
         "rows": rows,
-        "context": context,
+        "context_length": context,
         "cache": held,
         "cache_per_token": memory.cache_per_token(),
     }
@@ -254,7 +254,7 @@ def _on_device(
     report_progress(device.name)
     rows, length, fits, report = options.batch_size, options.sequence_length, found.fits, found.report
     speed, fitting = device.flops_in(report["setup"]["precision"]), fits.step_fits(device)
-    seconds = report["flops"]["step"] / (speed * options.utilization) if speed is not None and fitting else None
+    seconds = report["flops"]["step"] / (speed * options.mfu) if speed is not None and fitting else None
     generation, context = report["generation"], fits.longest_generation(device)
     read = generation["weights"] + generation["cache"]  # once per token
     return {
@@ -262,12 +262,12 @@ def _on_device(
         "memory": device.memory,
         "fits": fitting,
         "batch": fits.max_rows(device),
-        "context": fits.longest(device),
+        "context_length": fits.longest(device),
         "step_seconds": seconds,
         "tokens_per_second": rows * length / seconds if seconds else None,
-        "generation_context": context,
+        "generation_context_length": context,
         "decode_tokens_per_second": (
-            rows * device.bandwidth / read if device.bandwidth and context >= generation["context"] else None
+            rows * device.bandwidth / read if device.bandwidth and context >= generation["context_length"] else None
         ),
         "source": device.source,
     }

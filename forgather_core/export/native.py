@@ -1,4 +1,4 @@
-"""Compare a definition with transformers' own class: before `--native` claims it, and when `--like` reads its file."""
+"""Compare a definition with transformers' own class, for `--native` and for `--from-config`."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def check_source(definition: ModelDefinition, source_config: SourceConfig) -> No
     """
     if not source_config.native:
         return
-    content, where = source_config.content, f"--like: {source_config.directory / 'config.json'}"
+    content, where = source_config.content, f"--from-config: {source_config.directory / 'config.json'}"
     with quiet_transformers():
         problem = _source_problem(definition, content)
         if problem is None:
@@ -121,7 +121,7 @@ def check_source(definition: ModelDefinition, source_config: SourceConfig) -> No
     named = f"without {' or '.join(guilty)} they agree" if guilty else f"no single key of {', '.join(keys)} explains it"
     raise ConfigurationError(
         f"{where}: '{definition.name}' does not compute what transformers' {name} computes with this file: {problem} "
-        f"({named}); remove the key from a copy of the file, or set the options without --like"
+        f"({named}); remove the key from a copy of the file, or set the options without --from-config"
     )
 
 

@@ -1,6 +1,6 @@
-"""Which commands an option belongs to, and what it requires to have an effect there.
+"""The commands that use each shared option, and what an option requires to have an effect.
 
-Only options that are typed on the command line are refused. A value in a YAML file may serve several commands.
+Only options typed on the command line are refused: a value in a YAML file may be meant for several commands.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from ..option import option as plain_option
 from .spec import OptionSpec
 
 MODEL_COMMANDS = ("construct", "test", "verify", "show", "estimate", "compare")
-WRITING = ("construct", "test", "verify")  # they write the model directory
-BUILDING = ("construct", "test")  # they build the model from it as the options say
-STEPPING = ("test", "estimate", "compare")  # they run or estimate a training step
+WRITING = ("construct", "test", "verify")  # write the model directory
+BUILDING = ("construct", "test")  # build the model from the directory, according to the options
+STEPPING = ("test", "estimate", "compare")  # run or estimate a training step
 ESTIMATING = ("estimate", "compare")
-# Options that a YAML file may set are also shown by `show`.
+# `show` also takes the options that a YAML file may set.
 WRITTEN, BUILT, COMPUTED = (*WRITING, "show"), (*BUILDING, "show"), (*BUILDING, "show", *ESTIMATING)
 
 Values = Mapping[str, Any]
 
 
 class Need:
-    """A condition without which an option has no effect. No dataclass: help pages wait for those to be made.
+    """A condition without which an option has no effect. Not a dataclass: creating one slows down help pages.
 
     Args:
-        text: What the option requires, the end of a sentence.
-        holds: Whether the resolved values meet it.
-        commands: The commands in which it matters.
+        text: The requirement, completing "--flag requires ...".
+        holds: Returns whether the resolved values meet the requirement.
+        commands: The commands to which the requirement applies.
     """
 
     def __init__(self, text: str, holds: Callable[[Values], bool], commands: tuple[str, ...] = BUILDING) -> None:
@@ -54,40 +54,55 @@ LISTING = Need("a run of the checks: drop --list", lambda values: not values["li
 
 @dataclass(frozen=True, kw_only=True)
 class SharedOptionInfo(OptionInfo):
-    """An option of `forgather model`.
+    """The declaration of an option of `forgather model`.
 
     Args:
         commands: The commands that use it.
         needs: What it requires to have an effect.
+        aliases: Former names. They are accepted as flags and YAML keys, but not shown in help or completion.
     """
 
     commands: tuple[str, ...] = MODEL_COMMANDS
     needs: tuple[Need, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 def shared_option(
-    default: Any, *, commands: tuple[str, ...] = MODEL_COMMANDS, needs: tuple[Need, ...] = (), **info: Any
+    default: Any,
+    *,
+    commands: tuple[str, ...] = MODEL_COMMANDS,
+    needs: tuple[Need, ...] = (),
+    aliases: tuple[str, ...] = (),
+    **info: Any,
 ) -> Any:
-    """Declare a shared option. The arguments are those of `option`, `commands` and `needs` those of its class."""
+    """Declare a shared option.
+
+    Args:
+        default: The default value.
+        commands: See `SharedOptionInfo`.
+        needs: See `SharedOptionInfo`.
+        aliases: See `SharedOptionInfo`.
+        **info: The fields of `OptionInfo`.
+    """
     field = plain_option(default, **info)
     given: OptionInfo = field.metadata[METADATA_KEY]
     values = {item.name: getattr(given, item.name) for item in dataclasses.fields(given)}
-    scoped = SharedOptionInfo(**values, commands=commands, needs=needs)
+    scoped = SharedOptionInfo(**values, commands=commands, needs=needs, aliases=aliases)
     return dataclasses.field(default=default, metadata={METADATA_KEY: scoped})
 
 
 def commands_of(spec: OptionSpec) -> tuple[str, ...]:
-    """The commands that use an option; those of a definition belong to all."""
+    """Return the commands that use an option. All commands use the options of a definition."""
     return spec.info.commands if isinstance(spec.info, SharedOptionInfo) else MODEL_COMMANDS
 
 
 def belongs_to(spec: OptionSpec) -> str:
-    """The commands of an option, for a message."""
+    """Return the commands of an option, formatted for a message."""
     return listed(repr(name) for name in commands_of(spec))
 
 
 def listed(words: Iterable[str]) -> str:
-    """Join words: a, b and c."""
+    """Join words as `a, b and c`."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
 
@@ -96,7 +111,7 @@ def refuse_other_commands(command: str, typed: Iterable[OptionSpec]) -> None:
     """Refuse options that `command` does not use.
 
     Raises:
-        ConfigurationError: One of them belongs to other commands only.
+        ConfigurationError: An option belongs to other commands only.
     """
     for spec in typed:
         if command not in commands_of(spec):
@@ -104,12 +119,12 @@ def refuse_other_commands(command: str, typed: Iterable[OptionSpec]) -> None:
 
 
 def refuse_without_effect(command: str, typed: Iterable[OptionSpec], values: Values) -> None:
-    """Refuse options of `command` that have no effect together with the other values.
+    """Refuse options of `command` that have no effect in combination with the other values.
 
     Args:
         command: The command.
-        typed: The options that were typed.
-        values: The resolved values of all options by name, those of YAML files included.
+        typed: The options typed on the command line.
+        values: The resolved values of all options by name, including those from YAML files.
 
     Raises:
         ConfigurationError: An option requires another one.

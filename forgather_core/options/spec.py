@@ -1,4 +1,4 @@
-"""What an `option()` field means: its type, and the one place that turns a flag's text or a YAML value into a value."""
+"""Option specs: the type of each `option()` field, and the conversion of flag text and YAML values."""
 
 from __future__ import annotations
 
@@ -20,15 +20,20 @@ TRUE_WORDS = frozenset({"true", "yes", "on", "1"})
 FALSE_WORDS = frozenset({"false", "no", "off", "0"})
 
 
+def flag_of(name: str) -> str:
+    """Return the flag of an option name: `--hidden-size` for `hidden_size`."""
+    return "--" + name.replace("_", "-")
+
+
 class OptionSpec(NamedTuple):
-    """One option: a field of an options dataclass, understood.
+    """The specification of one option, read from a field of an options dataclass.
 
     Args:
         name: The field's name, `hidden_size`.
         kind: bool, int, float, str, Path, dict, list, or a tuple of choices.
         optional: Whether null is a value.
         default: The field's default.
-        info: What `option()` declared.
+        info: The declaration made by `option()`.
     """
 
     name: str
@@ -40,27 +45,33 @@ class OptionSpec(NamedTuple):
     @property
     def flag(self) -> str:
         """The flag, `--hidden-size`."""
-        return "--" + self.name.replace("_", "-")
+        return flag_of(self.name)
 
     @property
     def negation(self) -> str | None:
-        """The flag that says no, `--no-tie-word-embeddings`, where the option has one."""
+        """The negative flag, `--no-tie-word-embeddings`, if the option has one."""
         return f"--no-{self.flag[2:]}" if self.kind is bool and self.info.negatable else None
 
     @property
+    def aliases(self) -> tuple[str, ...]:
+        """Former names, which are accepted as flags and YAML keys but not shown."""
+        found: tuple[str, ...] = getattr(self.info, "aliases", ())
+        return found
+
+    @property
     def flags(self) -> tuple[str, ...]:
-        """Every spelling, the short ones first and the negation last."""
+        """Every spelling except aliases: short ones first, the negation last."""
         spellings = sorted((self.flag, *self.info.flags), key=len)
         return (*spellings, self.negation) if self.negation else tuple(spellings)
 
     @property
     def takes_text(self) -> bool:
-        """Whether a value is text, so that `1.10` in a YAML file is kept as it is written."""
+        """Whether values are text, so that `1.10` in a YAML file is kept as written."""
         return self.kind in (str, Path) or isinstance(self.kind, tuple)
 
     @property
     def metavar(self) -> str:
-        """What stands for the value in a help page."""
+        """The placeholder for the value on a help page."""
         if self.info.metavar:
             return self.info.metavar
         if isinstance(self.kind, tuple):
@@ -69,14 +80,14 @@ class OptionSpec(NamedTuple):
         return word + "|null" if self.optional else word
 
     def convert(self, value: Any) -> Any:
-        """Turn a flag's text or a YAML value into this option's value.
+        """Convert the text of a flag or a YAML value to the type of this option.
 
         Raises:
-            ValueError: The value does not fit; the text says why.
+            ValueError: The value is not valid for this option; the message gives the reason.
         """
         if value is None or (isinstance(value, str) and self.optional and value.strip().lower() in NULL_WORDS):
             if not self.optional:
-                raise ValueError("null is not a value of this option")
+                raise ValueError("null is not allowed for this option")
             return None
         kind: Any = Literal if isinstance(self.kind, tuple) else self.kind
         result = _CONVERTERS[kind](self, value)
@@ -102,10 +113,10 @@ def _to_int(spec: OptionSpec, value: Any) -> int:
             return int(value, 0) if isinstance(value, str) else _whole(value)
         except (TypeError, ValueError, OverflowError):
             try:
-                return _whole(float(value))  # 1e3 is a whole number, 1.5 is none
+                return _whole(float(value))  # 1e3 is an integer, 1.5 is not
             except (TypeError, ValueError, OverflowError):
                 pass
-    raise _wrong(spec, value, "a whole number")
+    raise _wrong(spec, value, "an integer")
 
 
 def _whole(value: Any) -> int:
@@ -119,7 +130,7 @@ def _to_float(spec: OptionSpec, value: Any) -> float:
     try:
         if not isinstance(value, bool):
             number = float(value)
-            if math.isfinite(number):  # NaN passes every bound, and JSON has neither
+            if math.isfinite(number):  # NaN passes every bound, and JSON supports neither
                 return number
     except OverflowError:
         number = math.inf
@@ -133,7 +144,7 @@ def _to_str(spec: OptionSpec, value: Any) -> str:
         raise _wrong(spec, value, "text")
     text = str(value)
     if "\0" in text:
-        raise ValueError("a NUL is no part of a name or path")
+        raise ValueError("a name or path cannot contain NUL characters")
     return text
 
 
@@ -161,14 +172,14 @@ def _to_collection(spec: OptionSpec, value: Any) -> Any:
             raise ValueError(f"not valid YAML at column {error.column}: {error.problem}") from None
     if isinstance(value, spec.kind):  # type: ignore[arg-type]
         if (number := _non_finite(value)) is not None:
-            raise ValueError(f"{number} in it is not a finite number")
+            raise ValueError(f"it contains {number}, which is not a finite number")
         return value
     wanted = "mapping, for example {a: 1}" if spec.kind is dict else "list, for example [1, 2]"
     raise ValueError(f"expected a YAML {wanted}; got {value!r}")
 
 
 def _non_finite(value: Any) -> float | None:
-    """Return a number in `value` that is infinite or NaN, if there is one."""
+    """Return an infinite or NaN number found in `value`, or None."""
     if isinstance(value, float):
         return None if math.isfinite(value) else value
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -188,7 +199,7 @@ _CONVERTERS: dict[Any, Callable[[OptionSpec, Any], Any]] = {
 
 
 def did_you_mean(word: str, known: Any, template: str = "'{}'") -> str:
-    """`" Did you mean 'hidden_size'?"`, or an empty text when nothing known is near."""
+    """Return `". Did you mean 'hidden_size'?"`, or an empty string if no known word is similar."""
     names = list(known)
     near = get_close_matches(word, names, n=1, cutoff=0.6)
     near = near or [name for name in names if name.lower() == word.lower()][:1]
@@ -197,13 +208,13 @@ def did_you_mean(word: str, known: Any, template: str = "'{}'") -> str:
 
 @lru_cache(maxsize=64)
 def specs_of(options: type) -> tuple[OptionSpec, ...]:
-    """The options that a dataclass declares, in order.
+    """Return the options that a dataclass declares, in order.
 
     Raises:
-        DefinitionError: It is no dataclass, or a field has a type that no flag can have.
+        DefinitionError: `options` is not a dataclass, or the type of a field is not supported.
     """
     if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
-        raise DefinitionError(f"{options!r} is not a dataclass: options are declared as fields of one")
+        raise DefinitionError(f"{options!r} must be a dataclass: declare each option as a field with option()")
     hints = get_type_hints(options)
     fields = [f for f in dataclasses.fields(options) if METADATA_KEY in f.metadata]
     return tuple(_spec(options, field, hints[field.name]) for field in fields)
@@ -220,11 +231,11 @@ def _spec(options: type, field: dataclasses.Field[Any], hint: Any) -> OptionSpec
     elif get_origin(kind) in (dict, list):
         kind = get_origin(kind)
     if not isinstance(kind, tuple) and kind not in _CONVERTERS:
-        raise DefinitionError(f"{options.__name__}.{field.name}: no command-line form for the type {hint!r}")
+        raise DefinitionError(f"{options.__name__}.{field.name}: the type {hint!r} is not supported")
     if field.default is not dataclasses.MISSING:
         default = field.default
     elif field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     else:
-        raise DefinitionError(f"{options.__name__}.{field.name}: an option needs a default")
+        raise DefinitionError(f"{options.__name__}.{field.name}: an option must have a default")
     return OptionSpec(name=field.name, kind=kind, optional=optional, default=default, info=field.metadata[METADATA_KEY])

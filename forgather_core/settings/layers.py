@@ -1,8 +1,9 @@
-"""What `-t` names: a definition, one of its presets, or a YAML file that extends one."""
+"""Find the configuration that `-t` names: a definition, a preset, or a YAML file that extends one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import MappingProxyType
@@ -13,73 +14,112 @@ from ..definitions.registry import Registry
 from ..errors import ConfigurationError, UnknownDefinitionError
 from ..filesystem.model_files import read_text
 from ..filesystem.paths import expanded
-from ..options.spec import did_you_mean
+from ..options.aliases import former_names, warn_renamed
+from ..options.shared import BuildOptions, DirectoryOptions
+from ..options.spec import OptionSpec, did_you_mean, specs_of
 from ..options.yaml_text import YamlError, YamlText, parse_yaml
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
 class Layer(NamedTuple):
-    """Values from one place, later layers over earlier ones.
+    """Option values from one source. Later layers override earlier ones.
 
     Args:
-        label: What a person calls the place: `llama/4M`, `exp.yaml`, `command line`.
-        values: Option names to raw values.
-        text: The parsed document, where there is one, for line numbers.
-        file: The file the values stand in; relative paths in it start from its directory.
+        label: Display name of the source: `llama/4M`, `exp.yaml`, `command line`.
+        values: Raw values by option name.
+        text: The parsed document, if there is one, for line numbers.
+        file: The file that contains the values; relative paths in it are resolved against its directory.
+        renamed: The keys as written in the document, by option name, where the file uses a former name.
     """
 
     label: str
     values: Mapping[str, Any]
     text: YamlText | None = None
     file: Path | None = None
+    renamed: Mapping[str, str] = MappingProxyType({})
 
-    def where(self, *path: str) -> str:
-        """`exp.yaml:3:1` for the key that `path` leads to, or the label where there is no file."""
+    def where(self, name: str) -> str:
+        """Return the location of an option, `exp.yaml:3:1`, or the label if there is no document."""
         if self.text is None:
             return self.label
-        line, column = self.text.place(*path)
+        line, column = self.place(name)
         return f"{self.file if self.file is not None else self.label}:{line}:{column}"
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Return line and column of an option in the document."""
+        return self.text.place(self.renamed.get(name, name)) if self.text is not None else (1, 1)
+
+    def written(self, name: str) -> str | None:
+        """Return the text of an option's value as written in the document, or None."""
+        return self.text.written(self.renamed.get(name, name)) if self.text is not None else None
 
 
 class Configuration(NamedTuple):
-    """A definition with the layers that lie over its defaults, lowest first.
+    """A definition and the layers over its defaults, lowest first.
 
     Args:
-        name: What `-t` was given, in its full form: `llama/4M`, `exp.yaml`.
-        definition: The definition at its root.
-        layers: Preset first, then the files that extend it.
-        default_model_name: The model name unless an option sets one.
+        name: The value of `-t` in full: `llama/4M`, `exp.yaml`.
+        definition: The definition that the configuration extends.
+        layers: The preset, then the files that extend it.
+        default_model_name: The model name if no option sets one.
+        notes: The keys `source`, `parameters` and `description` of the topmost file.
     """
 
     name: str
     definition: ModelDefinition
     layers: tuple[Layer, ...]
     default_model_name: str
-    notes: Mapping[str, Any] = MappingProxyType({})  # source, parameters, description: of the top file only
+    notes: Mapping[str, Any] = MappingProxyType({})
 
 
-NOTES = {"source": str, "parameters": int, "description": str}  # said of a configuration, not settings
+NOTES = {"source": str, "parameters": int, "description": str}  # describe a configuration; not options
+
+
+def with_current_names(layer: Layer) -> Layer:
+    """Replace former names of options in a layer by the current ones, with a warning.
+
+    Raises:
+        ConfigurationError: The layer sets an option by both names.
+    """
+    renamed: dict[str, str] = {}
+    for old in layer.values.keys() & _former_names().keys():
+        new = _former_names()[old].name
+        where = old if layer.text is None else f"{layer.where(old)}: {old}"
+        if new in layer.values:
+            raise ConfigurationError(f"{where} is the former name of {new}, which is also set: remove {old}")
+        warn_renamed(where, new)
+        renamed[new] = old
+    if not renamed:
+        return layer
+    current = {old: new for new, old in renamed.items()}
+    values = {current.get(key, key): value for key, value in layer.values.items()}
+    return layer._replace(values=values, renamed=renamed)
+
+
+@cache
+def _former_names() -> dict[str, OptionSpec]:
+    return former_names(spec for group in (DirectoryOptions, BuildOptions) for spec in specs_of(group))
 
 
 def find_configuration(template: str, registry: Registry, project: Path = Path()) -> Configuration:
-    """Find what `-t` names.
+    """Find the configuration that `-t` names.
 
     Args:
         template: `llama/4M`, `llama`, a YAML file, or the name of one in the project directory or its `configs/`.
-        registry: Where definitions are looked up.
+        registry: The registry to look up definitions in.
         project: The project directory.
 
     Raises:
-        UnknownDefinitionError: Nothing has that name.
-        ConfigurationError: A YAML file is malformed, or extends nothing that exists.
+        UnknownDefinitionError: No definition, preset or file has that name.
+        ConfigurationError: A YAML file is malformed, or extends a configuration that does not exist.
     """
     file = _find_file(template, registry, project)
     return _from_file(file, registry, ()) if file is not None else _from_definition(template, registry)
 
 
 def project_files(project: Path) -> dict[str, Path]:
-    """The YAML files of a project directory and its `configs/`, by the name that `-t` takes."""
+    """Return the YAML files of a project directory and its `configs/`, by the name to pass to `-t`."""
     found: dict[str, Path] = {}
     for folder in (project / "configs", project):
         if folder.is_dir():
@@ -88,13 +128,13 @@ def project_files(project: Path) -> dict[str, Path]:
 
 
 def is_configuration(path: Path) -> bool:
-    """Whether a YAML file is meant for us: a mapping with `extends`. A project holds other YAML files as well."""
+    """Return whether a YAML file is a configuration: a mapping with the key `extends`."""
     try:
         values = parse_yaml(read_text(path)).value
     except (OSError, UnicodeDecodeError):
         return False
     except YamlError:
-        return True  # listed, with its error, rather than passed over in silence
+        return True  # listed with its error, not skipped silently
     return isinstance(values, dict) and "extends" in values
 
 
@@ -136,7 +176,7 @@ def _from_definition(template: str, registry: Registry) -> Configuration:
     values, notes = _split_notes(layer)
     if "extends" in values:
         raise ConfigurationError(f"{layer.where('extends')}: extends: a preset cannot extend another configuration")
-    layer = Layer(layer.label, values, layer.text, layer.file)
+    layer = with_current_names(Layer(layer.label, values, layer.text, layer.file))
     return Configuration(layer.label, definition, (layer,), f"{name}_{preset}".lower(), notes)
 
 
@@ -148,18 +188,18 @@ def _from_file(file: Path, registry: Registry, above: tuple[Path, ...]) -> Confi
         parent = layer.text.written("extends") or parent
     if not isinstance(parent, str) or not parent:
         raise ConfigurationError(
-            f"{layer.where('extends')}: 'extends' is missing: name a definition, a preset or another file, "
+            f"{layer.where('extends')}: 'extends' is missing: add a definition, a preset or another file, "
             "for example 'extends: llama/4M'"
         )
     chain = (*above, file.resolve())
     try:
         found = _find_file(parent, registry, file.parent)
         if found is not None and found.resolve() in chain:
-            raise ConfigurationError(f"{layer.where('extends')}: extends: '{parent}' leads back to this file")
+            raise ConfigurationError(f"{layer.where('extends')}: extends: '{parent}' extends this file in turn")
         base = _from_file(found, registry, chain) if found is not None else _from_definition(parent, registry)
     except UnknownDefinitionError as error:
         raise ConfigurationError(f"{layer.where('extends')}: extends: {error}") from None
-    own = Layer(layer.label, values, layer.text, file)
+    own = with_current_names(Layer(layer.label, values, layer.text, file))
     return Configuration(str(file), base.definition, (*base.layers, own), file.stem.lower(), notes)
 
 
@@ -186,6 +226,6 @@ def _split_notes(layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:
         notes |= {key: layer.text.written(key) or value for key, value in notes.items() if NOTES[key] is str}
     for key, value in notes.items():
         if type(value) is not NOTES[key]:
-            wanted = "a whole number" if NOTES[key] is int else "text"
+            wanted = "an integer" if NOTES[key] is int else "text"
             raise ConfigurationError(f"{layer.where(key)}: {key}: {value!r} is not {wanted}")
     return {key: value for key, value in layer.values.items() if key not in notes}, notes

@@ -1,7 +1,7 @@
-"""Read the config.json of a model directory with the meaning that its own class gives it, and report unread keys.
+"""Read the config.json of a model directory as its own class reads it, and report keys that are not read.
 
-The class is transformers' own for the file's `model_type`. What that class ignores must not take effect here either:
-transformers keeps any unknown key as an attribute, where a class with an option of that name would find it.
+The class is the native transformers class of the file's `model_type`. Keys that this class ignores must not take effect
+here either: transformers keeps every unknown key as an attribute, which a class with an option of that name would read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..definitions.definition import ModelDefinition, import_object
 from ..errors import ConfigurationError, first_line
 from ..parts.rope_options import ROPE_TYPES
 
-# Keys without effect on the logits: initial values, outputs, and records of how the file was made.
+# Keys without effect on the logits: initialization, outputs, and records of how the file was created.
 WITHOUT_EFFECT = frozenset(
     {
         "architectures",
@@ -34,7 +34,7 @@ WITHOUT_EFFECT = frozenset(
         "pretraining_tp",
         "quantization_config",  # refused unless the weights can be dequantized
         "return_dict",
-        "skip_logits",  # of our own directories: what training returns
+        "skip_logits",  # written by Forgather: whether training returns logits
         "torch_dtype",
         "transformers_version",
         "use_cache",
@@ -43,19 +43,19 @@ WITHOUT_EFFECT = frozenset(
 # Values of quantization_config.quant_method whose weights may be FP8 with scales, which are dequantized while loading.
 FP8_METHODS = frozenset({"fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "quark", "mxfp8"})
 ORIGINAL_LENGTH = "original_max_position_embeddings"
-_ROPE_KEYS = ("rope_scaling", "rope_parameters")  # where both are present, transformers takes the first
+_ROPE_KEYS = ("rope_scaling", "rope_parameters")  # if both are present, transformers uses the first
 _ZERO_IS_ABSENT = {"mscale", "mscale_all_dim", "beta_fast", "beta_slow"}
 _SAME_ACTIVATION = {"swish": "silu"}
 
 
 @dataclass(frozen=True)
-class SourceConfig:
-    """A config.json as a definition's configuration.
+class ConvertedConfig:
+    """A config.json, converted to the configuration class of a definition.
 
     Args:
-        config: Of the definition's own class.
-        native: Of transformers' class, which gives the file its meaning; None for a file of the definition itself.
-        unread: Keys of the file that have no effect here, and why. A key within a mapping is written `outer.inner`.
+        config: An instance of the definition's configuration class.
+        native: An instance of the native transformers class of the file; None if the file is the definition's own.
+        unread: Keys of the file that have no effect, with the reason. Nested keys are written as `outer.inner`.
     """
 
     config: Any
@@ -63,16 +63,16 @@ class SourceConfig:
     unread: Mapping[str, str]
 
 
-def read_source(definition: ModelDefinition, content: Mapping[str, Any], *, own_code: bool = True) -> SourceConfig:
-    """Read the content of a config.json whose model_type the definition understands.
+def read_source(definition: ModelDefinition, content: Mapping[str, Any], *, own_code: bool = True) -> ConvertedConfig:
+    """Read the content of a config.json whose model_type the definition supports.
 
     Args:
         definition: The definition.
-        content: The content; it is not changed.
-        own_code: Whether an auto_map names the definition's own code, and no other.
+        content: The content; it is not modified.
+        own_code: Whether an auto_map refers to the code of the definition.
 
     Raises:
-        ConfigurationError: One of the two classes refuses it; the text names the key.
+        ConfigurationError: One of the two classes rejects the content; the message names the key.
     """
     from huggingface_hub.errors import StrictDataclassError
 
@@ -91,28 +91,28 @@ def read_source(definition: ModelDefinition, content: Mapping[str, Any], *, own_
             prefix = f"{type(cause).__name__}: " if isinstance(cause, (ArithmeticError, KeyError)) else ""
             raise ConfigurationError(f"{prefix}{first_line(cause)}") from None
     reader = config if native is None else native
-    return SourceConfig(config, native, dict(_unread(content, reader, config, definition, own_code)))
+    return ConvertedConfig(config, native, dict(_unread(content, reader, config, definition, own_code)))
 
 
 def native_config(content: Mapping[str, Any]) -> Any:
-    """Read the content of a config.json as AutoConfig does, which may choose a class by more than the model_type.
+    """Read the content of a config.json with AutoConfig, which may choose the class by more than the model_type.
 
     Raises:
-        ValueError, TypeError, KeyError, OSError, StrictDataclassError: transformers refuses it.
+        ValueError, TypeError, KeyError, OSError, StrictDataclassError: transformers rejects the content.
     """
     from transformers import AutoConfig
 
-    plain = {name: value for name, value in content.items() if name != "auto_map"}  # no code of the directory is run
+    plain = {name: value for name, value in content.items() if name != "auto_map"}  # code in the directory is never run
     with tempfile.TemporaryDirectory(prefix="forgather-config-") as place:
         (Path(place) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
         try:
             return AutoConfig.from_pretrained(place, trust_remote_code=False)
-        except AttributeError as error:  # a dtype that torch does not have, say
+        except AttributeError as error:  # for example, a dtype that torch does not have
             raise ValueError(f"transformers cannot read it: {first_line(error)}") from None
 
 
 def _native_values(native: Any, config_class: Any) -> dict[str, Any]:
-    """The values that transformers' class declares and uses. Other attributes come from keys that it ignores."""
+    """Return the values that the native class declares. Other attributes come from keys that it ignores."""
     declared = _declared(native)
     values = {name: value for name, value in native.to_dict().items() if name in declared}
     if isinstance(values.get("rope_parameters"), dict):
@@ -122,7 +122,8 @@ def _native_values(native: Any, config_class: Any) -> dict[str, Any]:
     if "layer_types" not in {field.name for field in dataclasses.fields(config_class)}:
         kinds = set(values.pop("layer_types", None) or ())
         if len(kinds) > 1:
-            raise ValueError(f"layer_types: this model has layers of one kind, not {', '.join(sorted(kinds))}")
+            mixed = ", ".join(sorted(kinds))
+            raise ValueError(f"layer_types: all layers must have the same type in this model; got {mixed}")
         if kinds == {"full_attention"}:
             values["sliding_window"] = None
     if values.get("attention_dropout", 0.0) is None:
@@ -135,23 +136,23 @@ def _declared(config: Any) -> set[str]:
 
 
 def _effective_rope(native: Any) -> dict[str, Any]:
-    """The parameters with which the native model computes its angles, in the form that our options have."""
-    # The model's own RoPE calls this, and only then does original_max_position_embeddings outside of them count.
+    """Return the RoPE parameters that the native model uses, in the form of the option `rope_parameters`."""
+    # The native model's RoPE calls this; only then does a top-level original_max_position_embeddings take effect.
     getattr(native, "standardize_rope_params", lambda: None)()
     given: dict[str, Any] = dict(native.rope_parameters)
     if nested := sorted(name for name, value in given.items() if isinstance(value, dict)):
         raise ValueError(f"rope_parameters: parameters by kind of layer ({', '.join(nested)}) are not supported")
     kind = given.get("rope_type")
     if kind not in ROPE_TYPES:
-        return given  # the options refuse it, with the types that there are
+        return given  # the option rejects it and lists the valid types
     head_dim = getattr(native, "head_dim", None) or native.hidden_size // native.num_attention_heads
     part = given.get("partial_rotary_factor", 1.0)
     if kind != "default" and int(head_dim * part) != head_dim:
-        raise ValueError(f"partial_rotary_factor: rope_type '{kind}' rotates whole heads here, and not {part} of them")
+        raise ValueError(f"partial_rotary_factor: rope_type '{kind}' must rotate whole heads; got {part}")
     required, allowed = ROPE_TYPES[kind]
     known = required | allowed | {"rope_type", "rope_theta"}
     if "truncate" in given and given["truncate"] is None:
-        given["truncate"] = False  # as transformers takes it
+        given["truncate"] = False  # as transformers reads it
     if "factor" in known and kind in ("yarn", "longrope") and given.get("factor") is None:
         given["factor"] = native.max_position_embeddings / given["original_max_position_embeddings"]
     return {
@@ -171,11 +172,11 @@ def _unread(
     for key, value in content.items():
         if value is None or key in WITHOUT_EFFECT or key.startswith("_"):
             continue
-        if reader is config and key in getattr(config, "built_in", ()):  # refused unless it is the one value
+        if reader is config and key in getattr(config, "built_in", ()):  # refused unless it is the only supported value
             continue
         if key == "auto_map":
             if not own_code:
-                yield key, "no code of the directory is run"
+                yield key, "code in the directory is never run"
         elif rope is not None and key in _ROPE_KEYS:
             yield from _unread_rope(content, key, rope, ignored)
         elif rope is not None and key in ("rope_theta", ORIGINAL_LENGTH):
@@ -185,7 +186,7 @@ def _unread(
             continue
         elif key not in declared:
             yield key, ignored
-        elif key not in here and key != "layer_types":  # which is refused unless the window says the same
+        elif key not in here and key != "layer_types":  # refused unless sliding_window is consistent with it
             yield key, f"'{definition.name}' has no such option"
 
 
@@ -194,7 +195,7 @@ def _unread_rope(
 ) -> Iterator[tuple[str, str]]:
     given = content[key]
     if key == "rope_parameters" and content.get("rope_scaling"):
-        yield key, "rope_scaling takes its place"
+        yield key, "rope_scaling takes precedence"
         return
     for name, value in given.items() if isinstance(given, dict) else ():
         effective = rope.get("rope_type" if name == "type" else name)

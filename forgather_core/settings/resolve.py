@@ -1,6 +1,6 @@
-"""Settles options: defaults < preset < YAML files < flags, interpolation resolved, the origin of every value kept.
+"""Resolve options: defaults < preset < YAML files < flags, with interpolation and the origin of every value.
 
-`like` puts the options of a model directory right below the layer that names it.
+`from_config` inserts the options of a model directory directly below the layer that sets it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import OptionSpec, did_you_mean, specs_of
 from ..runtime.short_repr import Brief
 from .blame import blamed, first_problem
-from .layers import Configuration, Layer
+from .layers import Configuration, Layer, with_current_names
 
 if TYPE_CHECKING:
     from .source_config import SourceConfig
@@ -30,29 +30,29 @@ DERIVED = "derived"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value came from: `label` for a person, `where` with file and line for an error."""
+    """The source of a value: `label` for display, `where` with file and line for errors."""
 
     label: str
     where: str
-    base: Path | None = None  # the directory that relative paths in the value start from
-    rank: int = 0  # of its layer: a higher one lies over the lower ones
+    base: Path | None = None  # the directory that relative paths are resolved against
+    rank: int = 0  # of its layer; higher ranks override lower ones
 
     def of(self, name: str) -> str:
-        """The beginning of an error about the option `name`: a flag names it by itself, a file does not."""
+        """Return the prefix of an error about the option `name`. A flag already contains the name."""
         return self.where if self.where.startswith("--") else f"{self.where}: {name}"
 
 
 @dataclass(frozen=True, repr=False)
 class Settings(Brief):
-    """Everything settled: what to write, what to build.
+    """The resolved options.
 
     Args:
-        configuration: Where it came from.
-        options: The definition's own options, an instance of `definition.options`.
-        directory: What the model directory is made of beside them.
-        build: How an instance is made.
+        configuration: The configuration that was resolved.
+        options: The options of the definition, an instance of `definition.options`.
+        directory: The other options of the model directory.
+        build: The options of building the model.
         origins: The origin of every option, by name.
-        likeness: What was taken from a model directory, if one was named.
+        source_config: The values taken from a model directory, if `from_config` is set.
     """
 
     configuration: Configuration
@@ -64,17 +64,21 @@ class Settings(Brief):
 
     @property
     def model_name(self) -> str:
-        """The model's name: the option, else definition_preset, the file's stem or what it is like, in lower case."""
+        """The option, or else the lower-case name of the source config, the YAML file's stem or definition_preset."""
         named = self.source_config or self.configuration
         return self.directory.model_name or named.default_model_name
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """What the configuration says of its model, unless that is another one's likeness."""
+        """The notes of the configuration; empty if the options come from a source config."""
         return self.configuration.notes if self.source_config is None else {}
 
     def target(self, project: Path = Path()) -> Path:
-        """The model directory. On the command line a relative path starts here, in a file at the project directory."""
+        """Return the model directory.
+
+        A relative path is resolved against the working directory if it is a flag, and against the project directory
+        if it is in a file.
+        """
         given = self.directory.output_dir
         if given is None:
             return project / "output_models" / self.model_name
@@ -82,12 +86,12 @@ class Settings(Brief):
         return given if given.is_absolute() or on_command_line else project / given
 
     def base_of(self, name: str) -> Path | None:
-        """The directory of the file in which the option was set, if it was set in one."""
+        """Return the directory of the file that sets the option, or None if no file does."""
         return self.origins[name].base
 
 
 def schema(options: type) -> dict[str, OptionSpec]:
-    """Every option a configuration of this definition may set, by name."""
+    """Return the options that a configuration of this definition may set, by name."""
     return {spec.name: spec for group in (options, DirectoryOptions, BuildOptions) for spec in specs_of(group)}
 
 
@@ -95,17 +99,18 @@ def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None
     """Merge the layers of a configuration and the flags over the defaults.
 
     Args:
-        configuration: From `configurations.resolve`.
-        flags: Option names to values given on the command line; unknown names are the caller's mistake.
+        configuration: The configuration, from `find_configuration`.
+        flags: Values given on the command line, by option name.
 
     Raises:
-        ConfigurationError: An unknown key, a value that does not fit, an interpolation that leads nowhere, or a broken
-            rule between options. The text begins with file, line and column, or with the flag.
+        ConfigurationError: A key is unknown, a value is invalid, an interpolation cannot be resolved, or options
+            contradict each other. The message starts with file, line and column, or with the flag.
     """
     definition = configuration.definition
     specs = schema(definition.options)
     files = [_as_written(layer, specs) for layer in configuration.layers]
-    layers, source_config = _with_source_config([*files, Layer("command line", flags or {})], definition)
+    typed = with_current_names(Layer("command line", flags or {}))
+    layers, source_config = _with_source_config([*files, typed], definition)
     origins = {name: Origin(DEFAULT, DEFAULT) for name in specs}
     merged: dict[str, Any] = {name: spec.default for name, spec in specs.items()}
     for rank, layer in enumerate(layers, start=1):
@@ -134,24 +139,24 @@ def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None
 
 
 def derived_values(options: Any) -> dict[str, Any]:
-    """The values that stand for options left at null, where the definition derives them from others."""
+    """Return the values that the definition derives from other options for options that are null."""
     derive = getattr(options, "derived", None)
     values = derive() if derive is not None else {}
     return {name: value for name, value in values.items() if getattr(options, name, None) is None}
 
 
 def _with_source_config(layers: list[Layer], definition: ModelDefinition) -> tuple[list[Layer], SourceConfig | None]:
-    """The layers, with those options that `like` brings right below the topmost layer that names it."""
-    at = next((i for i, layer in reversed(list(enumerate(layers))) if "like" in layer.values), None)
-    if at is None or layers[at].values["like"] is None:
+    """Insert the options of the source config directly below the topmost layer that sets `from_config`."""
+    at = next((i for i, layer in reversed(list(enumerate(layers))) if "from_config" in layer.values), None)
+    if at is None or layers[at].values["from_config"] is None:
         return layers, None
     from .source_config import read_source_config
 
-    given, base = expanded(str(layers[at].values["like"])), layers[at].file
+    given, base = expanded(str(layers[at].values["from_config"])), layers[at].file
     inside = base is not None and (base.parent / given).is_dir()
     source_config = read_source_config(definition, base.parent / given if inside and base is not None else given)
     if not any("tokenizer" in layer.values for layer in (source_config.layer, *layers[at:])):
-        raise ConfigurationError(f"--like: {source_config.directory} holds no tokenizer: name one with --tokenizer")
+        raise ConfigurationError(f"--from-config: {source_config.directory} has no tokenizer: add --tokenizer")
     return [*layers[:at], source_config.layer, *layers[at:]], source_config
 
 
@@ -159,22 +164,22 @@ def _known(key: str, specs: Mapping[str, OptionSpec], layer: Layer, definition: 
     if key in specs:
         return specs[key]
     hint = did_you_mean(str(key).replace("-", "_"), specs)
-    raise ConfigurationError(f"{layer.where(str(key))}: {key}: no such option of '{definition}'{hint}")
+    raise ConfigurationError(f"{layer.where(str(key))}: {key}: '{definition}' has no such option{hint}")
 
 
 def _as_written(layer: Layer, specs: Mapping[str, OptionSpec]) -> Layer:
-    """Return a file's layer with its text where options hold text: `model_name: 1.10` is not the number 1.1."""
+    """Replace the values of text options in a file by their source text: `model_name: 1.10` is not the number 1.1."""
     if layer.text is None:
         return layer
     plain = {key for key, value in layer.values.items() if key in specs and specs[key].takes_text and value is not None}
-    texts = {key: text for key in plain if (text := layer.text.written(key)) is not None}
+    texts = {key: text for key in plain if (text := layer.written(key)) is not None}
     return layer._replace(values={**layer.values, **texts})
 
 
 def _origin(layer: Layer, spec: OptionSpec) -> Origin:
     if layer.text is None:  # the command line
         return Origin(spec.flag, spec.flag)
-    line, _ = layer.text.place(spec.name)
+    line, _ = layer.place(spec.name)
     is_file = layer.file is not None and layer.label == str(layer.file)
     label = f"{layer.file.name}:{line}" if is_file and layer.file is not None else layer.label
     return Origin(label, layer.where(spec.name), layer.file.parent if layer.file is not None else None)
@@ -182,7 +187,7 @@ def _origin(layer: Layer, spec: OptionSpec) -> Origin:
 
 def _interpolate(merged: dict[str, Any], origins: Mapping[str, Origin], layers: Sequence[Layer]) -> dict[str, Any]:
     if not any(_has_interpolation(value) for value in merged.values()):
-        return merged  # the common case needs no OmegaConf
+        return merged  # avoids importing OmegaConf in the common case
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -196,7 +201,7 @@ def _interpolate(merged: dict[str, Any], origins: Mapping[str, Origin], layers: 
         raise ConfigurationError(f"{where}: {key}: {_first_line(error)}") from None
     except RecursionError:
         name = next(name for name, value in merged.items() if _has_interpolation(value))
-        raise ConfigurationError(f"{origins[name].of(name)}: the interpolation leads back to itself") from None
+        raise ConfigurationError(f"{origins[name].of(name)}: the interpolation refers to itself") from None
     return {name: merged[name] if not _has_interpolation(merged[name]) else resolved[name] for name in merged}
 
 
@@ -243,7 +248,7 @@ def _check_rules(settings: Settings, specs: Mapping[str, OptionSpec], layers: Se
 
 
 def _converted(layer: Layer, specs: Mapping[str, OptionSpec]) -> dict[str, Any]:
-    """The values of a layer, without those that only fit after interpolation."""
+    """Convert the values of a layer, leaving out invalid ones and those with an interpolation."""
     found = {}
     for key, value in layer.values.items():
         with suppress(ValueError):
@@ -256,6 +261,6 @@ def _check_model_name(settings: Settings) -> None:
     name = settings.model_name
     if name in {".", ".."} or "/" in name or "\\" in name or not name.isprintable() or name != name.strip():
         raise ConfigurationError(
-            f"{settings.origins['model_name'].of('model_name')}: '{name}' is not a plain name; "
-            "give a path with output_dir"
+            f"{settings.origins['model_name'].of('model_name')}: '{name}' is not a plain name: "
+            "set a path with output_dir instead"
         )

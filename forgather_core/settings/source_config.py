@@ -1,4 +1,4 @@
-"""`--like DIR`: the options and the tokenizer of a Hugging Face model directory."""
+"""`--from-config DIR`: read the options and the tokenizer of a Hugging Face model directory."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ MOST_NOTES = 20
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """What is taken from a model directory.
+    """The values taken from a model directory.
 
     Args:
         directory: The directory.
-        layer: Its options, its dtype, and the directory as tokenizer where it holds one, as a layer of a configuration.
-        token_ids: Of its config.json, those that it has.
-        generation: The content of its generation_config.json; None without one.
-        content: The content of its config.json, without its quantization.
-        native: Whether transformers' own class gives the file its meaning, and not the definition's.
-        notes: Which keys of config.json are not read, a sentence each.
+        layer: A configuration layer with its options, its dtype, and the directory as tokenizer if it contains one.
+        token_ids: The special token ids set in its config.json.
+        generation: The content of its generation_config.json, or None if the file does not exist.
+        content: The content of its config.json, without the quantization.
+        native: Whether the file belongs to the native transformers class rather than to the definition.
+        notes: One sentence for each key of config.json that is not read.
     """
 
     directory: Path
@@ -46,18 +46,18 @@ class SourceConfig:
 
     @property
     def default_model_name(self) -> str:
-        """The model is called after the directory."""
+        """The name of the directory, in lower case."""
         return self.directory.resolve().name.lower()
 
 
 def read_source_config(definition: ModelDefinition, directory: Path) -> SourceConfig:
-    """Read a model directory of transformers' class for this definition, or of this definition.
+    """Read a model directory of this definition, or of its native transformers class.
 
-    Every value that its class has is read, those that its config.json leaves out too; what this definition cannot be is
-    refused. No code of the directory is run.
+    Values that config.json omits are the defaults of its class. Code in the directory is never run.
 
     Raises:
-        ConfigurationError: It is none, it is another model, or it has what this definition has not.
+        ConfigurationError: It is not a model directory, it contains another model, or it uses a feature that the
+            definition does not support.
     """
     file = directory / "config.json"
     text, content = _content(file)
@@ -68,7 +68,7 @@ def read_source_config(definition: ModelDefinition, directory: Path) -> SourceCo
     try:
         source = read_source(definition, plain, own_code=(directory / MANIFEST).is_file())
     except ConfigurationError as error:
-        raise ConfigurationError(f"--like: {file}: {error}") from None
+        raise ConfigurationError(f"--from-config: {file}: {error}") from None
     config = source.config
     values = {spec.name: getattr(config, spec.name) for spec in specs_of(definition.options)}
     if (dtype := content.get("dtype") or content.get("torch_dtype")) is not None:
@@ -80,7 +80,7 @@ def read_source_config(definition: ModelDefinition, directory: Path) -> SourceCo
     generation = directory / "generation_config.json"
     return SourceConfig(
         directory,
-        Layer(f"like {directory}", values, text, file),
+        Layer(f"from_config {directory}", values, text, file),
         ids,
         _content(generation)[1] if generation.is_file() else None,
         plain,
@@ -90,21 +90,21 @@ def read_source_config(definition: ModelDefinition, directory: Path) -> SourceCo
 
 
 def _without_quantization(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The content for plain weights. FP8 weights are dequantized while loading; no other format can be."""
+    """Return the content without its quantization. Only FP8 weights can be dequantized while loading."""
     given = content.get("quantization_config")
     method = given.get("quant_method") if isinstance(given, dict) else None
     if given and str(method).lower() not in FP8_METHODS:
         raise ConfigurationError(
-            f"--like: {file}: the model is quantized ({method or 'unknown'}), which is not supported: "
+            f"--from-config: {file}: the model is quantized ({method or 'unknown'}), which is not supported: "
             "use the directory of the unquantized model"
         )
     return {name: value for name, value in content.items() if name != "quantization_config"}
 
 
 def _notes(unread: Mapping[str, str]) -> tuple[str, ...]:
-    shown = [f"--like: {name} is not read: {reason}" for name, reason in [*unread.items()][:MOST_NOTES]]
+    shown = [f"--from-config: {name} is not read: {reason}" for name, reason in [*unread.items()][:MOST_NOTES]]
     more = len(unread) - len(shown)
-    return (*shown, f"--like: {more} more keys are not read") if more else tuple(shown)
+    return (*shown, f"--from-config: {more} more keys are not read") if more else tuple(shown)
 
 
 def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
@@ -112,13 +112,13 @@ def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
         data, content = parse_file(file)
         text = data.decode("utf-8")
     except FileNotFoundError:
-        where = file.parent
-        hint = "" if where.is_dir() else f"; a model of a hub must be downloaded first: hf download {where}"
-        raise ConfigurationError(f"--like: there is no {file}: name a Hugging Face model directory{hint}") from None
+        missing = f"--from-config: {file} does not exist: expected a Hugging Face model directory"
+        hint = "" if file.parent.is_dir() else f"; to download a model from the Hub: hf download {file.parent}"
+        raise ConfigurationError(missing + hint) from None
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"--like: {file} cannot be read: {first_line(error)}") from None
+        raise ConfigurationError(f"--from-config: {file} cannot be read: {first_line(error)}") from None
     try:
-        return parse_yaml(text), content  # JSON is YAML, and this one knows the line of every key
+        return parse_yaml(text), content  # JSON is YAML, and this parser keeps the line of every key
     except YamlError:
         return YamlText(None, None), content
 
@@ -131,5 +131,5 @@ def _check_model_type(definition: ModelDefinition, config_class: Any, content: M
         return
     architecture = next(iter(content.get("architectures") or ()), None)
     others = [d.name for d in registry().definitions() if d.native is not None and d.native == architecture]
-    hint = f": take -t {others[0]}" if others else f", which '{definition.name}' cannot be"
-    raise ConfigurationError(f"--like: {file}: the model_type is '{kind}'{hint}")
+    hint = f": use -t {others[0]}" if others else f", which '{definition.name}' does not support"
+    raise ConfigurationError(f"--from-config: {file}: the model_type is '{kind}'{hint}")

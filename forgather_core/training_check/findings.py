@@ -13,7 +13,7 @@ from ..errors import first_line
 from ..estimate import known_device
 from ..model.build import is_checkpointing
 from ..model.parameters import parameter_table
-from ..options.shared import TestOptions
+from ..options.command_options import TestOptions
 from ..training.loop import TrainingResult
 from ..training.loss import can_skip_logits
 from .step_estimate import StepEstimate, estimate_step
@@ -76,7 +76,7 @@ def _setup(made: ConstructedModel, options: TestOptions, data: str) -> dict[str,
     model = made.model
     first = next(model.parameters())
     packed = f", packed {options.packing or 'greedy'}" if options.packed else ""
-    in_parts = can_skip_logits(model) and not options.keep_logits
+    in_parts = can_skip_logits(model) and not options.full_logits
     return {
         "directory": str(made.directory.path),
         "device": str(first.device),
@@ -146,7 +146,7 @@ def _speed(model: nn.Module, trained: TrainingResult | None, step_estimate: Step
         "batch_utilization": mean(step.batch_utilization for step in trained.steps),
         "flops_per_second": flops * positions if flops else None,
         "device": device.name if device else None,
-        "model_flops_utilization": flops * positions / peak if flops and peak else None,
+        "mfu": flops * positions / peak if flops and peak else None,
     }
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import ForgatherError
 from ..estimate import memory_of_options
 from ..model.parameters import parameter_table
-from ..options.shared import TestOptions
+from ..options.command_options import TestOptions
 from ..runtime.memory_guard import most_activations, most_parameters, refuse_too_large
 from ..settings.resolve import Settings
 

@@ -14,7 +14,7 @@ from ..data.corpus import Corpus
 from ..data.projects import open_corpus
 from ..data.tokenized import tokenized_documents
 from ..errors import BuildError, DataError, TrainingCheckError
-from ..options.shared import TestOptions
+from ..options.command_options import TestOptions
 from ..tokenizers.lookup import load_tokenizer
 from ..training import measure
 from ..training.loop import Step, TrainingResult, train
@@ -104,7 +104,7 @@ def _train(
     torch.manual_seed(made.settings.build.seed)  # for dropout
     arguments: dict[str, Any] = {
         "steps": options.steps,
-        "full_logits": options.keep_logits,
+        "full_logits": options.full_logits,
         "fresh": made.settings.build.load_from_checkpoint is None,
         "on_step": on_step,
         "on_partial": on_partial,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..estimate import memory_of, memory_of_options, step_options
-from ..options.shared import EstimateOptions, TestOptions
+from ..options.command_options import EstimateOptions, TestOptions
 from ..settings.resolve import Settings
 
 
@@ -52,7 +52,7 @@ def estimate_step(settings: Settings, options: TestOptions, directory: Path) -> 
         without("gradient_checkpointing", replace(settings, build=build))
     if options.fuse_optim_with_backward:
         without("fuse_optim_with_backward", step=replace(step, fuse_optim_with_backward=False))
-    if not options.keep_logits:
-        without("chunked_loss", step=replace(step, keep_logits=True))
+    if not options.full_logits:
+        without("chunked_loss", step=replace(step, full_logits=True))
     forward = memory.forward(rows, length).total_flops("forward")
     return StepEstimate(peak.bytes, dict(peak.parts), saved, 3 * forward / (rows * length), precision)

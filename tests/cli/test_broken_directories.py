@@ -83,7 +83,7 @@ def test_one_line_names_the_broken_file(
     shutil.copytree(built, place)
     breaks(place)
     if command.startswith("verify"):
-        words = [*command.split(), str(place), "--check", "causality"]
+        words = [*command.split(), str(place), "--checks", "causality"]
     else:
         words = [*LLAMA, *SMALL, "--output-dir", str(place), "--keep", command]
     error = cli(*words).error

@@ -128,8 +128,8 @@ def test_the_script_for_bash_is_shown() -> None:
         ("forgather -t llama model test --dtype b", ["bfloat16"]),
         ("forgather -t llama model test --dataset-project s", ["stdlib"]),
         ("forgather -t llama model test --dataset-project stdlib --dataset-config ", ["default", "docstrings"]),
-        ("forgather -t llama model verify --check comp", ["compile"]),
-        ("forgather verify somewhere --check causality,comp", ["causality,compile"]),
+        ("forgather -t llama model verify --checks comp", ["compile"]),
+        ("forgather verify somewhere --checks causality,comp", ["causality,compile"]),
         ("forgather -t llama model estimate --precision f", ["fp32"]),
         ("forgather model compare llama/4M llama/3", ["llama/30M"]),
         ("forgather checkpoint convert a b --format s", ["safetensors"]),
@@ -160,7 +160,7 @@ def test_completion_is_free_of_torch() -> None:
         "atexit.register(lambda: print('torch' in sys.modules, 'datasets' in sys.modules, file=sys.stderr))\n"
         "from forgather_cli.main import main; main()"
     )
-    line = "forgather -t llama model verify --check rou"
+    line = "forgather -t llama model verify --checks rou"
     env = os.environ | {"_FORGATHER_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "6"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False

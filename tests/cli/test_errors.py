@@ -333,7 +333,7 @@ def test_flex_attention_with_dropout_is_refused_in_training(cli: Cli, monkeypatc
 
 
 LIKE = {
-    "--like nowhere": "--like: there is no nowhere/config.json: name a Hugging Face model directory",
+    "--from-config nowhere": "--from-config: there is no nowhere/config.json: name a Hugging Face model directory",
     "--native --sliding-window 8": "--native: transformers' Llama has no sliding_window",
 }
 

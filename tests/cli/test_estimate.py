@@ -9,7 +9,16 @@ import pytest
 
 from .conftest import LLAMA, Cli
 
-SMALL = ("--sequence-length", "32", "--context", "32", "--num-hidden-layers", "2", "--max-position-embeddings", "64")
+SMALL = (
+    "--sequence-length",
+    "32",
+    "--context-length",
+    "32",
+    "--num-hidden-layers",
+    "2",
+    "--max-position-embeddings",
+    "64",
+)
 
 
 @pytest.fixture
@@ -51,7 +60,7 @@ def test_an_estimate_goes_into_a_file(cli: Cli, hardware: str) -> None:
 
 @pytest.mark.slow
 def test_models_are_compared(cli: Cli) -> None:
-    words = ("--sequence-length", "16", "--context", "16")
+    words = ("--sequence-length", "16", "--context-length", "16")
     done = cli("model", *words, "compare", "llama/4M", "causal_lm/4M")
     assert (done.code, done.err) == (0, "")
     assert "only causal_lm/4M has" in done.out
@@ -70,9 +79,9 @@ def test_models_are_compared(cli: Cli) -> None:
         (("model", "--hidden-size", "3", "compare", "llama/4M", "mistral/4M"), "--hidden-size belongs to"),
         ((*LLAMA, "estimate", "--precision", "fp8"), "--precision"),
         ((*LLAMA, "estimate", "--precision", "mixed", "--dtype", "bfloat16"), "contradict"),
-        ((*LLAMA, "estimate", "--utilization", "0"), "--utilization: 0"),
-        ((*LLAMA, "estimate", "--utilization", "2"), "--utilization: 2"),
-        ((*LLAMA, "estimate", "--context", "1"), "--context: 1 is below 2"),
+        ((*LLAMA, "estimate", "--mfu", "0"), "--mfu: 0"),
+        ((*LLAMA, "estimate", "--mfu", "2"), "--mfu: 2"),
+        ((*LLAMA, "estimate", "--context-length", "1"), "--context-length: 1 is below 2"),
         ((*LLAMA, "estimate", "--hardware", "none.yaml"), "--hardware: none.yaml cannot be read"),
         ((*LLAMA, "estimate", "--hidden-size", "3"), "hidden_size"),
     ],

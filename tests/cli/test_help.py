@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
-from forgather_core.options.shared import EstimateOptions, TestOptions
+from forgather_core.options.command_options import EstimateOptions, TestOptions
 from forgather_core.options.spec import OptionSpec, specs_of
 
 from .conftest import LLAMA, Cli, start

@@ -145,7 +145,7 @@ def test_ctrl_c_keeps_what_was_found(cli: Cli, monkeypatch: pytest.MonkeyPatch, 
     tiny = ("--hidden-size", "16", "--num-hidden-layers", "1", "--intermediate-size", "16")
     words = {"test": ("--device", "cpu", "test", "--sequence-length", "8", "--steps", "5"),
              "estimate": ("estimate",), "compare": ("compare", "llama/30M"),
-             "verify": ("verify", "--check", "causality,rows"), "construct": ("construct",)}[command]  # fmt: skip
+             "verify": ("verify", "--checks", "causality,rows"), "construct": ("construct",)}[command]  # fmt: skip
     place = {"test": (2, "forgather_core.training.loop:loss_of"), "estimate": (2, "forgather_core.estimate.run:_on"),
              "compare": (1, "forgather_core.estimate.compare:estimate_of"),
              "verify": (1, "forgather_core.checks.run:try_check"),

@@ -57,12 +57,12 @@ SETTLED = [
 OF_A_RUN = ["--refresh-model", "-r", "--keep", "--output-file x.txt", "-o x.txt", "--edit", "-e", "--json"]
 OF_A_RUN += ["--force"]
 OF_A_TEST = ["--batch-size 3", "--sequence-length 64", "--steps 5", "--dataset-project d", "--dataset-config c"]
-OF_A_TEST += ["--packed", "--packing best-fit", "--lr 0.1", "--fuse-optim-with-backward", "--keep-logits", "--compile"]
-OF_AN_ESTIMATE = ["--optimizer sgd", "--precision bf16", "--context 128", "--cache static", "--utilization 0.3"]
+OF_A_TEST += ["--packed", "--packing best-fit", "--lr 0.1", "--fuse-optim-with-backward", "--full-logits", "--compile"]
+OF_AN_ESTIMATE = ["--optimizer sgd", "--precision bf16", "--context-length 128", "--cache static", "--mfu 0.3"]
 OF_AN_ESTIMATE += ["--hardware d.yaml"]
 OF_A_SHOW = ["--init"]
-OF_A_VERIFICATION = ["--check rows", "--quick", "--full", "--list"]
-OF_A_DIRECTORY = ["--like d"]  # its values are the directory's: tests/core/settings/test_source_config.py
+OF_A_VERIFICATION = ["--checks rows", "--quick", "--full", "--list"]
+OF_A_DIRECTORY = ["--from-config d"]  # its values are the directory's: tests/core/settings/test_source_config.py
 ALL_OTHERS = [*OF_A_RUN, *OF_A_TEST, *OF_AN_ESTIMATE, *OF_A_SHOW, *OF_A_VERIFICATION, *OF_A_DIRECTORY]
 
 
@@ -99,7 +99,7 @@ def test_every_command_takes_every_option_on_both_sides(
 
         asked.append(Session.of(ctx).given)
 
-    monkeypatch.setattr("forgather_cli.model._Asked", answer)
+    monkeypatch.setattr("forgather_cli.model.ModelCommand", answer)
     for arguments in ([*words.split(), command], [command, *words.split()]):
         with pytest.raises(AttributeError):  # nothing was asked for after all: this is far enough
             cli(*LLAMA, *arguments)

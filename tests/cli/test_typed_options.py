@@ -16,7 +16,7 @@ BUILT, WRITTEN = {CONSTRUCT, TEST, SHOW}, {CONSTRUCT, TEST, VERIFY, SHOW}
 COMPUTED, STEP = {CONSTRUCT, TEST, SHOW, ESTIMATE, COMPARE}, {TEST, ESTIMATE, COMPARE}
 # Each shared option as typed, and the commands that use it: written down here, not read from the program.
 SCOPES: dict[str, set[str]] = {
-    "--model-name m": set(COMMANDS), "--output-dir o": WRITTEN, "--like d": set(COMMANDS), "--native": WRITTEN,
+    "--model-name m": set(COMMANDS), "--output-dir o": WRITTEN, "--from-config d": set(COMMANDS), "--native": WRITTEN,
     "--tokenizer bytes": set(COMMANDS), "--chat-template chatml": WRITTEN, "--device cpu": COMPUTED,
     "--dtype bfloat16": COMPUTED, "--no-init-weights": BUILT, "--seed 3": WRITTEN,
     "--attn-implementation eager": COMPUTED, "--gradient-checkpointing": COMPUTED, "--load-from-checkpoint c": BUILT,
@@ -25,11 +25,11 @@ SCOPES: dict[str, set[str]] = {
     "--refresh-model": WRITTEN - {SHOW}, "--keep": WRITTEN - {SHOW}, "--force": WRITTEN - {SHOW},
     "--output-file x.txt": set(COMMANDS),
     "--edit": set(COMMANDS), "--json": set(COMMANDS), "--batch-size 3": STEP, "--sequence-length 64": STEP,
-    "--fuse-optim-with-backward": STEP, "--keep-logits": STEP, "--steps 5": {TEST}, "--optimizer sgd": STEP,
+    "--fuse-optim-with-backward": STEP, "--full-logits": STEP, "--steps 5": {TEST}, "--optimizer sgd": STEP,
     "--lr 3": {TEST}, "--dataset-project d": {TEST}, "--dataset-config c": {TEST}, "--packed": {TEST},
     "--packing greedy": {TEST}, "--compile": {TEST}, "--precision bf16": {ESTIMATE, COMPARE},
-    "--context 9": {ESTIMATE, COMPARE}, "--cache static": {ESTIMATE, COMPARE}, "--utilization 0.3": {ESTIMATE},
-    "--hardware no.yaml": {ESTIMATE}, "--check rows": {VERIFY}, "--quick": {VERIFY}, "--full": {VERIFY},
+    "--context-length 9": {ESTIMATE, COMPARE}, "--cache static": {ESTIMATE, COMPARE}, "--mfu 0.3": {ESTIMATE},
+    "--hardware no.yaml": {ESTIMATE}, "--checks rows": {VERIFY}, "--quick": {VERIFY}, "--full": {VERIFY},
     "--list": {VERIFY}, "--init": {SHOW},
 }  # fmt: skip
 
@@ -88,7 +88,7 @@ def test_an_option_without_effect_is_refused(cli: Cli, words: str, error: str) -
 def test_values_of_a_file_are_not_refused(cli: Cli) -> None:
     text = "extends: llama/4M\nhidden_size: 32\nnum_hidden_layers: 1\ndevice: cpu\nsafetensors: true\n"
     Path("mine.yaml").write_text(text + "verify_checksums: true\nmax_shard_size: 1MB\nseed: 4\n")
-    for command in (("construct",), ("show",), ("estimate", "--sequence-length", "8", "--context", "8")):
+    for command in (("construct",), ("show",), ("estimate", "--sequence-length", "8", "--context-length", "8")):
         assert cli("-t", "mine", "model", *command).code == 0
 
 
@@ -149,10 +149,10 @@ def test_the_report_names_the_weights(cli: Cli) -> None:
 def test_compare_states_the_precision_of_each_model(cli: Cli) -> None:
     for name, dtype in (("one", "float32"), ("two", "bfloat16")):
         Path(f"{name}.yaml").write_text(f"extends: llama/4M\nhidden_size: 32\nnum_hidden_layers: 1\ndtype: {dtype}\n")
-    words = ("model", "compare", "one", "two", "--sequence-length", "8", "--context", "8")
+    words = ("model", "compare", "one", "two", "--sequence-length", "8", "--context-length", "8")
     out = cli(*words).out
     head = next(line for line in out.splitlines() if line.startswith("Memory"))
     assert "fp32" not in head
     assert any(line.split() == ["|", "precision", "|", "fp32", "|", "bf16", "|"] for line in out.splitlines()), out
-    same = cli("model", "compare", "two", "two", "--sequence-length", "8", "--context", "8").out
+    same = cli("model", "compare", "two", "two", "--sequence-length", "8", "--context-length", "8").out
     assert "Memory: 2 x 8, bf16, adamw" in same

@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import LLAMA, Cli
 
-QUICK = ("--check", "causality,rows,manifest")
+QUICK = ("--checks", "causality,rows,manifest")
 DIRECTORY = Path("output_models/llama_4m")
 
 
@@ -52,7 +52,7 @@ def test_a_directory_is_verified(cli: Cli, directory: Path) -> None:
 def test_what_fails_is_told_with_place_and_cause(cli: Cli, directory: Path) -> None:
     plant(directory, "create_causal_mask if sliding_window is None", "_everything if sliding_window is None")
     plant(directory, "def document_starts(", "def _everything(**_):\n    return None\n\n\ndef document_starts(")
-    done = cli("verify", str(directory), "--check", "causality,manifest,rows")
+    done = cli("verify", str(directory), "--checks", "causality,manifest,rows")
     assert (done.code, done.err) == (1, "")
     assert "causality: No token changes what stands before it." in done.out
     assert "tokens from 1 on replaced: off by" in done.out
@@ -69,7 +69,7 @@ def test_a_check_that_raises_has_failed(cli: Cli, directory: Path) -> None:
         "        raise KeyError('ouch')\n",
         "language_model.py",
     )
-    done = cli("verify", str(directory), "--check", "rows")
+    done = cli("verify", str(directory), "--checks", "rows")
     assert done.code == 1
     assert "KeyError: 'ouch' (language_model.py:" in done.out
 
@@ -84,11 +84,11 @@ def test_checks_are_listed(cli: Cli) -> None:
 
 
 def test_a_report_goes_into_a_file(cli: Cli) -> None:
-    assert cli(*LLAMA, "-o", "report.json", "verify", "--check", "rows").code == 0
+    assert cli(*LLAMA, "-o", "report.json", "verify", "--checks", "rows").code == 0
     assert json.loads(Path("report.json").read_text())["passed"] == 1
 
 
 def test_what_is_wrong_is_one_line(cli: Cli) -> None:
-    assert "there is no check 'causalty'. Did you mean 'causality'?" in cli("verify", ".", "--check", "causalty").error
+    assert "there is no check 'causalty'. Did you mean 'causality'?" in cli("verify", ".", "--checks", "causalty").error
     assert "is no model directory: it has no config.json" in cli("verify", ".").error
     assert "no model directory" in cli("verify", "nowhere").error

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 # The computer of a test has no GPU, and `verify` needs no more than two checks to show that a command is right.
 REPLACED = {"--device cuda": "--device cpu", "$EDITOR": "true"}
-FEW_CHECKS = " --check causality,cache"
+FEW_CHECKS = " --checks causality,cache"
 PROGRAM = "import sys; sys.argv[0] = 'forgather'; from forgather_cli.main import main; main()"
 
 

@@ -121,7 +121,7 @@ model.save_pretrained("theirs")
 AutoTokenizer.from_pretrained("output_models/llama_4m").save_pretrained("theirs")
 """
     )
-    flags = ("--like", "theirs", "--load-from-checkpoint", "theirs", "--device", "cpu", "--save-checkpoint")
+    flags = ("--from-config", "theirs", "--load-from-checkpoint", "theirs", "--device", "cpu", "--save-checkpoint")
     report = json.loads(forgather("-t", "llama", "model", *flags, "--json", "construct").stdout)
     assert (report["loaded"]["missing"], report["loaded"]["unexpected"]) == ([], [])
     python(

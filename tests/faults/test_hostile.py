@@ -139,7 +139,7 @@ ODD_FILES: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("kind", ODD_FILES)
 def test_odd_config_json_is_refused_by_like_and_verify(model: Path, kind: str) -> None:
     ODD_FILES[kind](model / "config.json")
-    refused(forgather("-t", "llama", "model", "--like", model, "show", cwd=model), "config.json")
+    refused(forgather("-t", "llama", "model", "--from-config", model, "show", cwd=model), "config.json")
     refused(forgather("verify", model, cwd=model), "config.json")
 
 
@@ -156,7 +156,7 @@ def test_odd_config_json_does_not_keep_weights_from_being_read(model: Path, kind
 def test_odd_files_beside_config_json_are_refused(model: Path, kind: str, name: str) -> None:
     (model / "config.json").write_text('{"model_type": "llama"}')
     ODD_FILES[kind](model / name)
-    refused(forgather("-t", "llama", "model", "--like", model, "show", cwd=model), name)
+    refused(forgather("-t", "llama", "model", "--from-config", model, "show", cwd=model), name)
 
 
 @pytest.mark.regression("H3")

@@ -12,7 +12,7 @@ from forgather_core.errors import BuildError, TokenizerError
 from forgather_core.estimate import Memory, compare, estimate
 from forgather_core.estimate.devices import Device
 from forgather_core.estimate.fits import RESERVE, Fits
-from forgather_core.options.shared import EstimateOptions
+from forgather_core.options.command_options import EstimateOptions
 
 from .conftest import Resolve
 
@@ -31,7 +31,7 @@ def devices(tmp_path: Path) -> Path:
 
 
 def test_a_report_is_consistent(resolved: Resolve, devices: Path) -> None:
-    options = EstimateOptions(hardware=devices, batch_size=2, sequence_length=32, utilization=0.5)
+    options = EstimateOptions(hardware=devices, batch_size=2, sequence_length=32, mfu=0.5)
     report = estimate(resolved("llama/4M", **SHORT), options)
     assert json.loads(json.dumps(report))["training"] == report["training"]
     table, training, flops = report["parameters"], report["training"], report["flops"]
@@ -43,10 +43,15 @@ def test_a_report_is_consistent(resolved: Resolve, devices: Path) -> None:
     assert sum(training["parts"].values()) == training["peak"]
     assert flops["forward"] == flops["forward_weights"] + flops["forward_attention"] == flops["training"] / 3
     small, large, unknown, here = report["devices"]
-    assert (small["fits"], small["batch"], small["context"], small["generation_context"]) == (False, 0, 0, 0)
+    assert (small["fits"], small["batch"], small["context_length"], small["generation_context_length"]) == (
+        False,
+        0,
+        0,
+        0,
+    )
     assert small["step_seconds"] is None
     assert large["fits"]
-    assert large["context"] == large["generation_context"] == 64
+    assert large["context_length"] == large["generation_context_length"] == 64
     assert large["step_seconds"] == pytest.approx(flops["step"] / (10e12 * 0.5))
     assert large["tokens_per_second"] == pytest.approx(64 / large["step_seconds"])
     read = report["generation"]["weights"] + report["generation"]["cache"]
@@ -87,7 +92,7 @@ def test_estimates_a_model_whose_tokenizer_is_on_the_hub(resolved: Resolve) -> N
      ("float64", None, "fp64")],
 )  # fmt: skip
 def test_precision_follows_dtype(resolved: Resolve, devices: Path, dtype: str, precision: Any, expected: str) -> None:
-    options = EstimateOptions(hardware=devices, sequence_length=8, context=8, precision=precision)
+    options = EstimateOptions(hardware=devices, sequence_length=8, context_length=8, precision=precision)
     report = estimate(resolved("llama/4M", dtype=dtype, **SHORT), options)
     assert report["setup"]["precision"] == expected
     width = {"bf16": 2, "fp16": 2, "fp64": 8}.get(expected, 4)
@@ -105,7 +110,7 @@ def test_refuses_a_contradiction(resolved: Resolve, devices: Path, dtype: str, p
 
 
 def test_notes_long_sequences_and_attention_kernels(resolved: Resolve, devices: Path) -> None:
-    options = EstimateOptions(hardware=devices, sequence_length=65, context=8)
+    options = EstimateOptions(hardware=devices, sequence_length=65, context_length=8)
     notes = estimate(resolved("llama/4M", **SHORT, attn_implementation="flex_attention"), options)["notes"]
     assert any("65 tokens exceed the model's max_position_embeddings (64)" in note for note in notes)
     assert any("flex_attention is counted as sdpa's" in note for note in notes)
@@ -113,7 +118,7 @@ def test_notes_long_sequences_and_attention_kernels(resolved: Resolve, devices: 
 
 @pytest.mark.slow
 def test_two_models_side_by_side(resolved: Resolve) -> None:
-    options = EstimateOptions(sequence_length=16, context=16)
+    options = EstimateOptions(sequence_length=16, context_length=16)
     models = [resolved("llama/4M"), resolved("llama/4M", hidden_size=128, head_dim=32), resolved("causal_lm/4M")]
     report = compare(models, options)
     assert json.loads(json.dumps(report))["models"] == ["llama/4M (1)", "llama/4M (2)", "causal_lm/4M"]

@@ -1,4 +1,4 @@
-"""`--like` computes what transformers computes with the same config.json, and reports keys that it does not read."""
+"""`--from-config`: the model equals that of transformers for the same config.json, and unread keys are reported."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def write(directory: Path, kind: str, **content: Any) -> Path:
 
 def like(directory: Path, definition: str, **flags: Any) -> Settings:
     return resolve(
-        find_configuration(definition, Registry(), Path()), {"like": directory, "tokenizer": "bytes"} | flags
+        find_configuration(definition, Registry(), Path()), {"from_config": directory, "tokenizer": "bytes"} | flags
     )
 
 
@@ -338,7 +338,7 @@ def test_construct_reports_keys_that_are_not_read(case: str, tmp_path: Path) -> 
 def test_many_unread_keys_are_counted(tmp_path: Path) -> None:
     notes = like(write(tmp_path, "llama", **{f"key_{i}": i for i in range(1000)}), "llama").source_config.notes
     assert len(notes) == 21
-    assert notes[-1] == "--like: 980 more keys are not read"
+    assert notes[-1] == "--from-config: 980 more keys are not read"
 
 
 def changed_prepare(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +354,9 @@ def test_other_logits_than_the_native_class_are_refused(
 ) -> None:
     changed_prepare(factor, monkeypatch)
     settings = like(write(tmp_path / "theirs", "llama"), "llama")  # `show` gets here, and builds nothing
-    with pytest.raises(ConfigurationError, match=r"--like: .*config.json: .*LlamaForCausalLM.*logits of a small copy"):
+    with pytest.raises(
+        ConfigurationError, match=r"--from-config: .*config.json: .*LlamaForCausalLM.*logits of a small copy"
+    ):
         construct(settings, project=tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["theirs"]
 
@@ -375,7 +377,7 @@ NOT_COMPUTED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_cannot_be_computed_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
     content, reason = NOT_COMPUTED[case]
     settings = like(write(tmp_path / "theirs", "llama", head_dim=None, **content), "llama")
-    with pytest.raises(ConfigurationError, match=rf"--like: .*config.json: .*{reason}") as refused:
+    with pytest.raises(ConfigurationError, match=rf"--from-config: .*config.json: .*{reason}") as refused:
         construct(settings, project=tmp_path)
     assert "\n" not in str(refused.value)
 

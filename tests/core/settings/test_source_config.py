@@ -24,7 +24,7 @@ IDS = torch.arange(3, 43)[None]
 
 
 def like(directory: Path, definition: str = "llama", *, project: Path = Path(), **flags: Any) -> Settings:
-    return resolve(find_configuration(definition, Registry(), project), {"like": directory} | flags)
+    return resolve(find_configuration(definition, Registry(), project), {"from_config": directory} | flags)
 
 
 @pytest.mark.few(1)
@@ -54,7 +54,7 @@ def test_every_value_says_what_it_is_like_and_flags_win(tmp_path: Path) -> None:
     origins = {name: item["origin"] for name, item in report["options"].items()}
     assert origins.pop("rms_norm_eps") == "--rms-norm-eps"
     assert origins.pop("num_hidden_layers") == "--num-hidden-layers"
-    assert set(origins.values()) == {f"like {tmp_path / 'theirs'}"}
+    assert set(origins.values()) == {f"from_config {tmp_path / 'theirs'}"}
     assert report["options"]["hidden_size"]["value"] == 32
     assert report["settings"]["tokenizer"]["value"] == str(tmp_path / "theirs")
     assert report["source"] is None and report["expected_parameters"] is None  # those of the preset
@@ -111,7 +111,10 @@ def test_a_file_may_say_so_relative_to_itself(tmp_path: Path) -> None:
     settings = resolve(find_configuration(str(file), Registry(), tmp_path))
     assert (settings.options.hidden_size, settings.options.intermediate_size) == (64, 48)
     assert settings.origins["hidden_size"].label == "exp.yaml:3"
-    assert resolve(find_configuration(str(file), Registry(), tmp_path), {"like": None}).options.intermediate_size == 768
+    assert (
+        resolve(find_configuration(str(file), Registry(), tmp_path), {"from_config": None}).options.intermediate_size
+        == 768
+    )
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
@@ -141,7 +144,7 @@ def test_what_a_definition_cannot_be_is_refused(case: str, tmp_path: Path) -> No
     with pytest.raises(ConfigurationError) as refused:
         like(tmp_path / "theirs", definition)
     text = str(refused.value)
-    assert text.startswith(f"--like: {tmp_path / 'theirs' / 'config.json'}: ")
+    assert text.startswith(f"--from-config: {tmp_path / 'theirs' / 'config.json'}: ")
     assert reason in text
 
 
@@ -197,7 +200,7 @@ def test_a_directory_without_a_tokenizer_asks_for_one(tmp_path: Path) -> None:
 def test_no_model_directory(content: str | None, reason: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ConfigurationError, match=rf"--like: .*{reason}"):
+    with pytest.raises(ConfigurationError, match=rf"--from-config: .*{reason}"):
         like(tmp_path)
 
 

@@ -13,7 +13,7 @@ from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import registry
 from forgather_core.errors import ForgatherError, TrainingCheckError
 from forgather_core.estimate import estimate, memory_of
-from forgather_core.options.shared import EstimateOptions, TestOptions
+from forgather_core.options.command_options import EstimateOptions, TestOptions
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 from forgather_core.training_check import Step, check_test_options, run_training_check
@@ -97,7 +97,7 @@ def test_speed_and_memory_beside_the_estimate(small: Resolve, tmp_path: Path) ->
     steady = sorted(step["tokens_per_second"] for step in report["steps"][1:])
     assert speed["tokens_per_second"] == pytest.approx(sum(steady) / 2)
     assert speed["flops_per_second"] == pytest.approx(flops * sum(steady) / 2)
-    assert speed["model_flops_utilization"] is None, "the peak of this processor is not known"
+    assert speed["mfu"] is None, "the peak of this processor is not known"
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_what_each_switch_saves_is_the_difference_of_two_estimates(
 
     def peak(checkpointing: bool = True, fused: bool = True, keep: bool = False) -> int:
         settings = small(device="cpu", **flags | {"gradient_checkpointing": checkpointing})
-        options = EstimateOptions(optimizer="sgd", fuse_optim_with_backward=fused, keep_logits=keep, **size)
+        options = EstimateOptions(optimizer="sgd", fuse_optim_with_backward=fused, full_logits=keep, **size)
         return memory_of(settings, options)[0].training(2, 32).peak.bytes
 
     assert report["memory"]["saved"] == {
@@ -119,9 +119,8 @@ def test_what_each_switch_saves_is_the_difference_of_two_estimates(
         "fuse_optim_with_backward": peak(fused=False) - peak(),
         "chunked_loss": peak(keep=True) - peak(),
     }
-    assert (
-        run_check(small, tmp_path, flags | {"gradient_checkpointing": False}, keep_logits=True)["memory"]["saved"] == {}
-    )
+    report = run_check(small, tmp_path, flags | {"gradient_checkpointing": False}, full_logits=True)
+    assert report["memory"]["saved"] == {}
 
 
 def test_on_meta_a_step_is_estimated(small: Resolve, tmp_path: Path) -> None:

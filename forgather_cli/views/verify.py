@@ -1,4 +1,4 @@
-"""Draws what `verify` found."""
+"""Views of `verify` and `verify --list`."""
 
 from __future__ import annotations
 
@@ -10,29 +10,23 @@ from rich.console import Group, RenderableType
 
 from forgather_core.definitions.check import failure_text
 
-from .render import Text, notes
-from .tables import grid
+from ..render import Text, notes
+from ..tables import grid
 
 _COLOURS = {"passed": "green", "failed": "bold red"}
 _COLUMNS = ("check", "result", "cases", "error", "allowed", "time")
-_MOST = 6  # cases of one check that are told one by one
+_MOST = 6  # cases of one check that are listed individually
 
 
 def verification(report: Mapping[str, Any]) -> RenderableType:
-    """A row for each check, then what is wrong with those that failed."""
+    """Return the view of a verification: one row per check, then the details of failed checks."""
     checks = report["checks"]
-    shape = "as it is" if report["full"] else "in a small copy with the same features"
+    shape = "full size" if report["full"] else "small copy with the same features"
     count = f"{report['passed']} passed, {report['failed']} failed, {report['skipped']} do not apply"
     seconds = sum(check["seconds"] for check in checks)
     return Group(
         Text(f"{report['directory']}, {shape}", "bold"),
-        grid(
-            "",
-            ("check", "result", "cases", "error", "allowed", "time"),
-            _rows(checks),
-            right=(2, 3, 4, 5),
-            drop=(5, 2, 4, 3),
-        ),
+        grid("", _COLUMNS, _rows(checks), right=(2, 3, 4, 5), drop=(5, 2, 4, 3)),
         *(line for check in checks if check["result"] == "failed" for line in _failure(check)),
         *(Text(f"{check['name']} does not apply: {check['reason']}", "dim") for check in checks if _skipped(check)),
         Text(f"\n{count}, in {seconds:.1f} s\n", _colour(report)),
@@ -43,7 +37,7 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
 def _colour(report: Mapping[str, Any]) -> str:
     if report["failed"]:
         return "bold red"
-    return "bold green" if report["passed"] else "bold yellow"  # nothing was proved
+    return "bold green" if report["passed"] else "bold yellow"  # no check applied
 
 
 def _skipped(check: Mapping[str, Any]) -> bool:
@@ -60,7 +54,7 @@ def _rows(checks: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 def _worst(measured: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """The measured error that comes nearest to what is allowed, or exceeds it most."""
+    """Return the error with the highest ratio to its tolerance, and that tolerance."""
     if not measured:
         return "", ""
     worst = max(measured, key=lambda one: _excess(one["error"], one["tolerance"]))
@@ -90,5 +84,5 @@ def _failure(check: Mapping[str, Any]) -> Iterator[Text]:
 
 
 def checks(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """What `--list` tells."""
+    """Return the list of checks."""
     return grid("Checks", ("check", "promise"), [(row["name"], row["promise"]) for row in rows])

@@ -1,4 +1,4 @@
-"""Draws what `test` found."""
+"""The view of `test`: setup, training steps, summary."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from .render import Text, bytes_of, count_of, notes, text_of
-from .tables import grid, pairs
+from ..render import Text, bytes_of, count_of, notes, text_of
+from ..tables import grid, pairs
 
 _SWITCHES = {
     "gradient_checkpointing": "gradient checkpointing",
     "fuse_optim_with_backward": "fusing the optimizer with backward",
-    "chunked_loss": "the chunked loss",
+    "chunked_loss": "chunked cross-entropy",
 }
 _LEVELS = "▁▂▃▄▅▆▇█"
 
 
-def trial(report: Mapping[str, Any]) -> RenderableType:
-    """The setup, a row for each step, and what they come to."""
+def training_check(report: Mapping[str, Any]) -> RenderableType:
+    """Return the view of a training check."""
     setup, memory = report["setup"], report["memory"]
     head = {name.replace("_", " "): text_of(value) for name, value in setup.items()}
     weights = report["parameters"]
@@ -58,41 +58,37 @@ def _summary(report: Mapping[str, Any], memory: Mapping[str, Any]) -> Iterator[t
         change = f" to {loss['last']:.4f} ({loss['change']:+.4f})" if len(losses) > 1 else ""
         yield "loss", f"{loss['first']:.4f}{change}; ln(vocabulary) is {loss['uniform']:.4f}"
         if loss["first_batch_decrease"] is not None:
-            yield (
-                "learned",
-                f"{loss['first_batch_decrease']:.4f}: the loss on the first batch is "
-                f"{loss['first_batch_after']:.4f} after the last step",
-            )
+            change = f"{loss['first_batch_after']:.4f} after ({-loss['first_batch_decrease']:+.4f})"
+            yield "first batch", f"loss {loss['first']:.4f} before training, {change}"
         if len(losses) > 2:
-            yield "course", sparkline(losses)
+            yield "loss curve", sparkline(losses)
         if loss["first_batch_decrease"] is not None:
             yield "gradients", "all finite"
         yield "trained weights", report["trained_weights"]
-        padding = f", {speed['batch_utilization']:.1%} of each batch is text" * (speed["batch_utilization"] < 1)
+        padding = f", {speed['batch_utilization']:.1%} of the positions are tokens" * (speed["batch_utilization"] < 1)
         yield "speed", f"{speed['tokens_per_second']:,.0f} tokens/s{padding}"
     else:
-        yield "shapes", "a step runs through, forward, backward and update, on tensors without numbers"
+        yield "shapes", "forward, backward and optimizer step succeed on meta tensors"
     if speed["flops_per_token"] is not None:
         reached = f", {count_of(speed['flops_per_second'])}FLOP/s" if speed.get("flops_per_second") else ""
-        part = speed.get("model_flops_utilization")
-        utilization = f", {part:.1%} of the peak of {speed['device']}" if part else ""
-        yield "operations", f"{count_of(speed['flops_per_token'])}FLOP a token{reached}{utilization}"
+        mfu = f", MFU {speed['mfu']:.1%} ({speed['device']})" if speed.get("mfu") else ""
+        yield "FLOPs/token", f"{count_of(speed['flops_per_token'])}{reached}{mfu}"
     if memory["estimated"] is not None:
         parts = ", ".join(f"{kind} {bytes_of(size)}" for kind, size in memory["parts"].items())
-        yield "memory", f"{bytes_of(memory['estimated'])} by the estimate{f' ({parts})' if parts else ''}"
+        yield "estimated memory", f"{bytes_of(memory['estimated'])}{f' ({parts})' if parts else ''}"
         saved = [f"{bytes_of(max(size, 0))} by {_SWITCHES[switch]}" for switch, size in memory["saved"].items()]
         if saved:
-            yield "saved", ", ".join(saved)
+            yield "memory saved", ", ".join(saved)
     if memory["device_peak"] is not None:
-        yield "on the device", f"{bytes_of(memory['device_peak'])} at most"
+        yield "peak device memory", bytes_of(memory["device_peak"])
     if memory["host_peak"] is not None:
         before = memory["host_before"]
         grown = f", {bytes_of(memory['host_peak'] - before)} of it since the first step" if before else ""
-        yield "in the process", f"{bytes_of(memory['host_peak'])} at most{grown}"
+        yield "peak process memory", f"{bytes_of(memory['host_peak'])}{grown}"
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:
-    """A line of blocks, one for each value, or for each of `width` means of neighbours."""
+    """Return a line of block characters, one per value; more than `width` values are averaged in groups."""
     if len(values) > width:
         ends = [len(values) * n // width for n in range(width + 1)]
         values = [sum(values[a:b]) / (b - a) for a, b in pairwise(ends)]

@@ -1,4 +1,4 @@
-"""Reports on datasets and tokenizers as rich drawings."""
+"""Views of `dataset` and `tokenizer train`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rich.console import Group, RenderableType
 
 from forgather_core.filesystem.printable import printable
 
-from .render import Text, console, text_of
-from .tables import grid, pairs
+from ..render import Text, console, text_of
+from ..tables import grid, pairs
 
-EXAMPLE_LINES = 7  # and the last one
+EXAMPLE_LINES = 7  # plus the last line
 
 
 def datasets(report: Mapping[str, Any]) -> RenderableType:
-    """What `dataset ls` tells."""
+    """Return the list of dataset projects, or of the configurations of one."""
     rows = report["configurations"]
     if rows and "summary" in rows[0]:
         drawn = [(row["project"], row["config"], row["summary"]) for row in rows]
         return grid("Built-in dataset projects", ("project", "config", "documents"), drawn)
     known = [_configuration(row) for row in rows if "error" not in row]
-    wrong = [Text(row["error"], "red") for row in rows if "error" in row]  # below the table, where no column folds it
+    wrong = [Text(row["error"], "red") for row in rows if "error" in row]  # below the table: columns fold
     columns = ("config", "source", "split", "column", "options")
     table = [grid(f"Dataset project {report['project']}", columns, known)] if known else []
     return Group(*table, *wrong)
@@ -32,13 +32,13 @@ def datasets(report: Mapping[str, Any]) -> RenderableType:
 def _configuration(row: Mapping[str, Any]) -> tuple[str, ...]:
     source = ": ".join([row["source"], *([", ".join(row["files"])] if "files" in row else [])])
     column = f"{row['messages']} (chats)" if "messages" in row else row.get("text_column", "text")
-    told = ("project", "config", "file", "source", "files", "split", "text_column", "messages")
-    options = ", ".join(f"{name}: {text_of(value)}" for name, value in row.items() if name not in told)
+    shown = ("project", "config", "file", "source", "files", "split", "text_column", "messages")
+    options = ", ".join(f"{name}: {text_of(value)}" for name, value in row.items() if name not in shown)
     return row["config"], source, row.get("split", ""), column, options
 
 
 def dataset(report: Mapping[str, Any]) -> RenderableType:
-    """What `dataset show` tells."""
+    """Return the view of a dataset."""
     counted = report["counted"]
     source, per_token = report["source"] or {}, counted["characters_per_token"]
     lengths = f"{counted['shortest']:,} to {counted['longest']:,}, median {counted['median']:,}"
@@ -46,8 +46,8 @@ def dataset(report: Mapping[str, Any]) -> RenderableType:
         **{name.replace("_", " "): value for name, value in source.items()},
         "documents": f"{counted['documents']:,}" + ("" if counted["all"] else " were read; there are more (--limit)"),
         "characters": f"{counted['characters']:,}",
-        "tokens": f"{counted['tokens']:,} of {report['tokenizer']['name']}, {per_token} characters each",
-        "tokens a document": lengths,
+        "tokens": f"{counted['tokens']:,} of {report['tokenizer']['name']}, {per_token} characters per token",
+        "tokens per document": lengths,
     }
     columns = [(column["name"], column["type"]) for column in report["columns"]]
     drawn: list[RenderableType] = [pairs(report["dataset"], head), grid("Columns", ("column", "type"), columns)]
@@ -57,7 +57,7 @@ def dataset(report: Mapping[str, Any]) -> RenderableType:
 
 
 def _excerpt(text: str) -> Iterator[Text]:
-    """The first lines and the last one, each cut at the width, and a word on what is left out."""
+    """Yield the first lines and the last line, cut to the width, and the number of lines left out."""
     lines = text.splitlines()
     left_out = len(lines) - EXAMPLE_LINES - 1
     for number, line in enumerate(lines):
@@ -73,15 +73,15 @@ def _fitting(line: str) -> str:
 
 
 def tokenizer(report: Mapping[str, Any]) -> RenderableType:
-    """What `tokenizer train` made."""
+    """Return the view of a trained tokenizer."""
     part = "" if report["measured_on"] == report["documents"] else f", of the first {report['measured_on']:,} documents"
     head = {
         "directory": report["directory"],
         "entries": f"{report['entries']:,}",
         "special tokens": ", ".join(f"{token} {number}" for token, number in report["special_tokens"].items()),
-        "longest text": f"{report['model_max_length']:,} tokens",
+        "maximum length": f"{report['model_max_length']:,} tokens",
         "trained on": f"{report['dataset']}: {report['documents']:,} documents, {report['characters']:,} characters",
-        "bytes a token": f"{report['bytes_per_token']} (without merges 1){part}",
+        "bytes per token": f"{report['bytes_per_token']} (1 without merges){part}",
         "time": f"{report['seconds']} s",
     }
     return Group(

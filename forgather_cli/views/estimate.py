@@ -1,4 +1,4 @@
-"""What `estimate` tells, as rich drawings."""
+"""Views of `estimate` and `compare`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from .drawings import parameters, sizes
-from .render import Text, bytes_of, count_of, notes, text_of
-from .tables import grid, pairs
+from ..render import Text, bytes_of, count_of, notes, text_of
+from ..tables import grid, pairs
+from .construct import parameters, sizes
 
 _BAR = 30  # characters of the longest bar
 
 
 def estimate(report: Mapping[str, Any]) -> RenderableType:
-    """Parameters, memory of training and generation, operations, devices."""
+    """Return the view of an estimate: parameters, memory of training and generation, FLOPs, devices."""
     setup = {name.replace("_", " "): text_of(value) for name, value in report["setup"].items()}
     return Group(
         pairs(f"Estimate of {report['model_name']}", setup),
@@ -35,21 +35,21 @@ def _counts(table: Mapping[str, Any]) -> RenderableType:
     return pairs(
         "Counts",
         {
-            "embedding": f"{table['embedding']:,} (input and head, a tied one once)",
+            "embedding": f"{table['embedding']:,} (input embedding and head; counted once if tied)",
             "non-embedding": f"{table['non_embedding']:,}",
-            "active": f"{table['active']:,} (multiply each token)",
+            "active": f"{table['active']:,} (used for each token)",
             "size": sizes,
         },
     )
 
 
 def _training(training: Mapping[str, Any]) -> RenderableType:
-    title = f"Memory of a training step at its peak, which is in {training['phase']}"
+    title = f"Peak memory of a training step, in {training['phase']}"
     return Group(
         grid(title, ("", "size", ""), _bars(training["parts"], training["peak"]), right=(1,)),
         Text(
-            f"gradients take {bytes_of(training['gradients'])} at most, "
-            f"activations {bytes_of(training['activations'])} after forward\n"
+            f"gradients: at most {bytes_of(training['gradients'])}; "
+            f"activations after forward: {bytes_of(training['activations'])}\n"
         ),
     )
 
@@ -63,12 +63,12 @@ def _bars(parts: Mapping[str, int], total: int) -> list[tuple[Any, ...]]:
 
 
 def _generation(generation: Mapping[str, Any]) -> RenderableType:
-    rows, context = generation["rows"], generation["context"]
+    rows, context_length = generation["rows"], generation["context_length"]
     return pairs(
-        f"Memory of generation, {rows} x {context:,} tokens",
+        f"Memory of generation, {rows} x {context_length:,} tokens",
         {
             "weights": bytes_of(generation["weights"]),
-            "cache": f"{bytes_of(generation['cache'])}, {bytes_of(generation['cache_per_token'])} a token and row",
+            "cache": f"{bytes_of(generation['cache'])}, {bytes_of(generation['cache_per_token'])} per token and row",
             "peak": f"{bytes_of(generation['peak'])}, in {generation['phase']}",
         },
     )
@@ -77,10 +77,10 @@ def _generation(generation: Mapping[str, Any]) -> RenderableType:
 def _flops(flops: Mapping[str, float]) -> RenderableType:
     forward, weights, attention = (flops[name] for name in ("forward", "forward_weights", "forward_attention"))
     return pairs(
-        "Operations a token (a multiplication and an addition are two)",
+        "FLOPs/token (a multiply-add is two)",
         {
             "forward": f"{count_of(forward)}: weights {count_of(weights)}, attention {count_of(attention)}",
-            "training": f"{count_of(flops['training'])} (three times forward); computed {count_of(flops['computed'])}",
+            "training": f"{count_of(flops['training'])} (3 x forward); executed {count_of(flops['computed'])}",
         },
     )
 
@@ -93,23 +93,24 @@ def _devices(devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> 
             bytes_of(device["memory"]),
             Text("yes", "green") if device["fits"] else Text("no", "yellow"),
             _number(device["batch"]),
-            _number(device["context"]),
+            _number(device["context_length"]),
             _seconds(device["step_seconds"]),
             count_of(device["tokens_per_second"]),
-            _number(device["generation_context"]),
+            _number(device["generation_context_length"]),
             count_of(device["decode_tokens_per_second"]),
         )
         for device in devices
     ]
-    told = (
-        f"batch: largest at this length; length: longest at this batch; step and tokens/s: training at "
-        f"{setup['utilization']:.0%} of the peak; context: longest cache; decode/s: tokens, bound by bandwidth\n"
+    legend = (
+        f"batch: maximum at this length; length: maximum at this batch; step, tokens/s: training at "
+        f"{setup['mfu']:.0%} MFU; context: longest cache; decode/s: tokens, limited by bandwidth\n"
     )
-    return Group(grid("Fits on", columns, rows, right=range(1, len(columns)), dense=True), Text(told))  # type: ignore[arg-type]
+    table = grid("Fits on", columns, rows, right=range(1, len(columns)), dense=True)
+    return Group(table, Text(legend))
 
 
 def comparison(report: Mapping[str, Any]) -> RenderableType:
-    """What `compare` tells: one column for each model."""
+    """Return the view of a comparison, with one column per model."""
     models = report["models"]
     right = range(1, len(models) + 1)
 
@@ -129,7 +130,7 @@ def comparison(report: Mapping[str, Any]) -> RenderableType:
         table("Parameters", [*shapes, *counts]),
         Group(*(Text(sentence) for sentence in only), Text()),
         table(f"Memory: {_setup(report['setups'])}", [*_setup_rows(report["setups"]), *memory]),
-        table("Operations a token (step: in all)", flops),
+        table("FLOPs/token (step: total)", flops),
         notes(report["notes"]),
     )
 
@@ -141,7 +142,7 @@ _SIZES = (
     ("activations after forward", "training", "activations"),
     ("logits and loss, at most", "training", "logits"),
     ("training, peak", "training", "peak"),
-    ("cache a token and row", "generation", "cache_per_token"),
+    ("cache per token and row", "generation", "cache_per_token"),
     ("generation, peak", "generation", "peak"),
 )
 
@@ -150,12 +151,12 @@ _SETUP = ("batch", "precision", "optimizer")
 
 
 def _setup(setups: Sequence[Mapping[str, Any]]) -> str:
-    """What all models have in common."""
+    """Return the setup that all models share."""
     return ", ".join(str(setups[0][name]) for name in _SETUP if len({setup[name] for setup in setups}) == 1)
 
 
 def _setup_rows(setups: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """What differs between the models, a row each."""
+    """Return one row for each part of the setup that differs between models."""
     rows = [(name, *(str(setup[name]) for setup in setups)) for name in _SETUP]
     return [row for row in rows if len({*row[1:]}) > 1]
 

@@ -1,0 +1,161 @@
+"""Options of single commands: `test`, `estimate`, `compare`, `verify` and `show`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .scope import DATASET, ESTIMATING, LISTING, PACKED, STEPPING, TRAINING
+from .scope import shared_option as option
+
+STEP = "Training step"
+TEST = "Options of test"
+ESTIMATE = "Options of estimate"
+SHOW = "Options of show"
+VERIFY = "Options of verify"
+
+_OPTIMIZER: dict[str, Any] = {
+    "help": "Optimizer: test trains with sgd or adamw (default: sgd); estimate counts its state (default: adamw)",
+    "group": STEP,
+    "commands": STEPPING,
+}
+
+
+@dataclass(kw_only=True)
+class TrainingStepOptions:
+    """Options of a training step, which `test` runs and `estimate` estimates."""
+
+    batch_size: int = option(2, help="Batch size", group=STEP, ge=1, commands=STEPPING)
+    sequence_length: int = option(512, help="Sequence length", group=STEP, ge=2, commands=STEPPING)
+    fuse_optim_with_backward: bool = option(
+        False,
+        help="Combine backward with optimizer step to save memory",
+        group=STEP,
+        negatable=False,
+        commands=STEPPING,
+    )
+    full_logits: bool = option(
+        False,
+        help="Compute the full logits instead of chunked cross-entropy, as trainers that read the logits require",
+        group=STEP,
+        negatable=False,
+        commands=STEPPING,
+        aliases=("keep_logits",),
+    )
+
+
+@dataclass(kw_only=True)
+class TestOptions(TrainingStepOptions):
+    """Options of `test`."""
+
+    __test__ = False  # not a test case, in spite of its name
+
+    steps: int = option(1, help="Number of train steps", group=TEST, ge=1, commands=("test",), needs=(TRAINING,))
+    optimizer: Literal["sgd", "adamw"] = option("sgd", **_OPTIMIZER)
+    lr: float = option(0.01, help="Learning rate", group=TEST, ge=0, commands=("test",), needs=(TRAINING,))
+    dataset_project: str | None = option(
+        None,
+        help="Dataset project: a directory, or stdlib (built in); default: random tokens",
+        group=TEST,
+        commands=("test",),
+        needs=(TRAINING,),
+    )
+    dataset_config: str | None = option(
+        None, help="Dataset config name", group=TEST, commands=("test",), needs=(DATASET, TRAINING)
+    )
+    packed: bool = option(
+        False, help="Enable packed sequences in data collator", group=TEST, negatable=False, commands=("test",)
+    )
+    packing: Literal["greedy", "first-fit", "best-fit"] | None = option(
+        None,
+        help="Packing strategy of --packed: greedy cuts documents at the end of a row, the others keep them whole",
+        group=TEST,
+        commands=("test",),
+        needs=(PACKED, TRAINING),
+    )
+    compile: bool = option(
+        False,
+        help="Compile the model with torch.compile",
+        group=TEST,
+        negatable=False,
+        commands=("test",),
+        needs=(TRAINING,),
+    )
+
+
+@dataclass(kw_only=True)
+class EstimateOptions(TrainingStepOptions):
+    """Options of `estimate` and `compare`."""
+
+    optimizer: Literal["sgd", "adamw", "adamw_fused", "adam8bit", "none"] = option("adamw", **_OPTIMIZER)
+    precision: Literal["fp32", "bf16", "mixed"] | None = option(
+        None,
+        help="fp32, bf16 (weights too), or mixed (bf16 matmuls, fp32 weights); default: from --dtype",
+        group=ESTIMATE,
+        commands=ESTIMATING,
+    )
+    context_length: int | None = option(
+        None,
+        help="Tokens in the cache during generation (default: the maximum length of the model)",
+        group=ESTIMATE,
+        ge=2,
+        commands=ESTIMATING,
+        aliases=("context",),
+    )
+    cache: Literal["dynamic", "static"] = option(
+        "dynamic", help="Type of KV cache", group=ESTIMATE, commands=ESTIMATING
+    )
+    mfu: float = option(
+        0.4,
+        help="Model FLOPs utilization: the fraction of the device's peak FLOP/s that training reaches",
+        group=ESTIMATE,
+        gt=0,
+        le=1,
+        commands=("estimate",),
+        aliases=("utilization",),
+    )
+    hardware: Path | None = option(
+        None,
+        help="YAML file with device specifications, instead of the built-in one",
+        group=ESTIMATE,
+        metavar="FILE",
+        commands=("estimate",),
+    )
+
+
+@dataclass(kw_only=True)
+class VerifyOptions:
+    """Options of `verify`."""
+
+    checks: str | None = option(
+        None,
+        help="Checks to run, separated by commas (default: all)",
+        group=VERIFY,
+        metavar="NAMES",
+        commands=("verify",),
+        aliases=("check",),
+    )
+    quick: bool = option(False, help="Skip slow checks", group=VERIFY, negatable=False, commands=("verify",))
+    full: bool = option(
+        False,
+        help="Check the model itself instead of a small copy with the same features",
+        group=VERIFY,
+        negatable=False,
+        commands=("verify",),
+        needs=(LISTING,),
+    )
+    list: bool = option(False, help="List the checks", group=VERIFY, negatable=False, commands=("verify",))
+
+
+@dataclass(kw_only=True)
+class ShowOptions:
+    """Options of `show`."""
+
+    init: bool = option(
+        False,
+        help="Also show the initialization: pattern, rule and init std of each weight",
+        group=SHOW,
+        negatable=False,
+        commands=("show",),
+    )
