@@ -26,7 +26,7 @@ def _project() -> None:
 def test_the_built_in_projects_are_listed(cli: Cli) -> None:
     ran = cli("dataset", "ls")
     assert (ran.code, ran.err) == (0, "")
-    assert "| stdlib  | docstrings | Documentation strings" in ran.out
+    assert "| stdlib  | docstrings | Docstrings" in ran.out
     assert cli("dataset", "ls", "stdlib").out == ran.out
     rows = cli("dataset", "ls", "--json").json["configurations"]
     assert [(row["project"], row["config"]) for row in rows] == [("stdlib", "default"), ("stdlib", "docstrings")]

@@ -44,7 +44,7 @@ OF_LLAMA = [
     ("--output-dir= show", "the path is empty"),
     ("--model-name a/b show", "'a/b' is not a plain name; give a path with output_dir"),
     ("--model-name ${nope} show", "--model-name: model_name: Interpolation key 'nope' not found"),
-    ("--tokenizer nope show", r"tokenizer: there is no 'nope': take a shipped one \(bpe-2k"),
+    ("--tokenizer nope show", r"tokenizer: there is no 'nope': use a shipped one \(bpe-2k"),
     # rules between options
     ("--num-attention-heads 3 show", r"--num-attention-heads: 3 does not divide hidden_size \(256\)"),
     ("--num-key-value-heads 3 show", r"--num-key-value-heads: 3 does not divide num_attention_heads \(4\)"),
@@ -71,7 +71,7 @@ OF_CONSTRUCTION = [
     ("--device cpu --save-checkpoint --max-shard-size big construct", "'big' is no size; write for example 500MB"),
     ("--attn-implementation flash_attention_2 --device cpu construct", "--attn-implementation flash_attention_2"),
     ("--tokenizer nope construct", "there is no 'nope'"),
-    ("--chat-template nope construct", "'nope' is no file, and none of the shipped ones"),
+    ("--chat-template nope construct", "'nope' is neither a file nor a shipped template"),
     ("--vocab-size 10 construct", "10 is smaller than the 2000 entries of the tokenizer"),
     ("-o x.pdf construct", "'x.pdf' ends in none of"),
     ("--device cpu test --packing best-fit", "--packing requires --packed"),
