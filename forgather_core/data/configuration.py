@@ -67,17 +67,17 @@ class DatasetConfiguration:
 
     @property
     def is_saved(self) -> bool:
-        """Whether the source is a directory written by save_to_disk."""
+        """True if the source is a directory written by save_to_disk."""
         return self.directory is not None and any((self.directory / mark).is_file() for mark in SAVED)
 
     @property
     def is_remote(self) -> bool:
-        """Whether the source is a Hub id."""
+        """True if the source is a Hub id."""
         return self.source not in BUILDERS and self.directory is None
 
     @property
     def is_streaming(self) -> bool:
-        """Whether rows are read on demand."""
+        """True if rows are read on demand."""
         return not self.is_saved and self.streaming is not False
 
     @property

@@ -89,7 +89,7 @@ def describe_dataset(
         loaded.tokenizer.chat_template = resolve_chat_template(chat_template, own=loaded.facts.chat_templates)
     documents = corpus.documents()
     lengths: list[int] = []
-    shown: list[dict[str, Any]] = []
+    described: list[dict[str, Any]] = []
     characters = 0
     with ExitStack() as stack:
         if isinstance(documents, Generator):  # before the libraries it uses are unloaded at exit
@@ -98,8 +98,8 @@ def describe_dataset(
             ids = token_ids(document, loaded.tokenizer)
             lengths.append(len(ids))
             characters += _characters(document)
-            if len(shown) < examples:
-                shown.append({"tokens": len(ids), "text": loaded.tokenizer.decode(ids)})
+            if len(described) < examples:
+                described.append({"tokens": len(ids), "text": loaded.tokenizer.decode(ids)})
             if on_progress is not None:
                 on_progress(len(lengths))
         is_all = next(documents, None) is None
@@ -120,7 +120,7 @@ def describe_dataset(
             "median": int(median(lengths)),
             "longest": max(lengths),
         },
-        "examples": shown,
+        "examples": described,
     }
 
 

@@ -53,23 +53,23 @@ def load_devices(path: Path | None = None) -> list[Device]:
     Raises:
         ConfigurationError: The file cannot be read, or an entry is not a device.
     """
-    shown = str(path) if path is not None else "devices.yaml"
+    label = str(path) if path is not None else "devices.yaml"
     source = expanded(path) if path is not None else files("forgather_core.estimate") / "devices.yaml"
     try:
         document = parse_yaml(read_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--hardware: {shown} cannot be read: {getattr(error, 'strerror', error)}") from None
+        raise ConfigurationError(f"--hardware: {label} cannot be read: {getattr(error, 'strerror', error)}") from None
     except YamlError as error:
-        raise ConfigurationError(f"{shown}:{error}") from None
+        raise ConfigurationError(f"{label}:{error}") from None
     if not isinstance(document.value, dict) or not document.value:
-        raise ConfigurationError(f"{shown}: expected a map from device names to memory, bandwidth and flops")
+        raise ConfigurationError(f"{label}: expected a map from device names to memory, bandwidth and flops")
     found = []
     for name, item in document.value.items():
         try:
             found.append(_device(str(name), item))
         except ValueError as error:
             line, column = document.place(name)
-            raise ConfigurationError(f"{shown}:{line}:{column}: {name}: {error}") from None
+            raise ConfigurationError(f"{label}:{line}:{column}: {name}: {error}") from None
     return sorted(found, key=lambda device: device.memory)
 
 

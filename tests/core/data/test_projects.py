@@ -218,7 +218,7 @@ ROW = "source: json\nfiles: rows.jsonl\n"
         ("source: csv\nfiles: [rows.csv, bad.csv]", "one of the files cannot be read: .*Expected 2 fields in line 3"),
         ("source: parquet\nfiles: bad.parquet", "'bad.parquet' cannot be read: Parquet"),
         ("source: text\nfiles: latin.txt", "'latin.txt' cannot be read: 'utf-8' codec"),
-        ("source: nobody/nothing", "'nobody/nothing' cannot be read: "),
+        ("source: unknown/dataset", "'unknown/dataset' cannot be read: "),
     ],
 )
 def test_every_mistake_is_a_one_line_error(
@@ -233,8 +233,8 @@ def test_every_mistake_is_a_one_line_error(
 def test_does_not_wait_for_an_unreachable_hub(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("forgather_core.data.sources.hub_answers", lambda: False)
-    with pytest.raises(DataError, match="no directory 'nobody/nothing', and the Hub cannot be reached"):
-        documents(project, "source: nobody/nothing")
+    with pytest.raises(DataError, match="no directory 'unknown/dataset', and the Hub cannot be reached"):
+        documents(project, "source: unknown/dataset")
 
 
 def test_refuses_missing_projects_and_configurations(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_estimates_a_model_whose_tokenizer_is_on_the_hub(resolved: Resolve) -> N
     assert model.config.vocab_size == 128256
     assert all(parameter.is_meta for parameter in model.parameters())
     with pytest.raises(TokenizerError):
-        Memory(resolved("llama/4M", tokenizer="nobody/nothing")).model()
+        Memory(resolved("llama/4M", tokenizer="unknown/tokenizer")).model()
 
 
 @pytest.mark.few(1)
