@@ -37,12 +37,12 @@ class Setting:
     attention: str = "sdpa"
     checkpointing: bool = False
     fused: bool = False
-    keep_logits: bool = False
+    full_logits: bool = False
     packed: bool = False
 
     def __str__(self) -> str:
         more = ["checkpointing" * self.checkpointing, "fused" * self.fused]
-        more += ["all logits" * self.keep_logits, "packed" * self.packed]
+        more += ["all logits" * self.full_logits, "packed" * self.packed]
         shape = f"{self.rows} x {self.length}"
         return ", ".join(filter(None, (self.template, shape, self.precision, self.attention, self.optimizer, *more)))
 
@@ -55,7 +55,7 @@ def grid() -> list[Setting]:
     found += [Setting(name, 2, 512, attention="eager") for name in definitions]
     found += [Setting("llama/4M", rows, length) for rows, length in ((1, 2048), (32, 128), (2, 1024))]
     found += [Setting("llama/30M", 4, 256, optimizer=o) for o in ("sgd", "adamw", "adamw_fused", "none")]
-    found += [Setting(name, 8, 512, keep_logits=True) for name in definitions]
+    found += [Setting(name, 8, 512, full_logits=True) for name in definitions]
     found += [Setting(name, 2, 1024, packed=True) for name in definitions]
     found += [Setting("llama/117M", 2, 512, checkpointing=c, fused=f, optimizer="sgd") for c, f in _PAIRS]
     return found
@@ -76,7 +76,7 @@ def estimated(setting: Setting, device: str = "cpu") -> int:
             attention=setting.attention,
             checkpointing=setting.checkpointing,
             fused=setting.fused,
-            keep_logits=setting.keep_logits,
+            full_logits=setting.full_logits,
             packed=setting.packed,
             device_type=device,
         )
@@ -125,7 +125,7 @@ def _steps(
             inputs = {"input_ids": batch, "labels": batch}
             if setting.packed:
                 inputs["position_ids"] = (torch.arange(length, device=device) % (length // 4)).expand(rows, -1)
-            loss = loss_of(model, inputs, keep_logits=setting.keep_logits)
+            loss = loss_of(model, inputs, full_logits=setting.full_logits)
         stepper.backward(loss)
         stepper.optimizer_step()
         del loss

@@ -48,7 +48,7 @@ class Case:
     rows: int
     length: int
     attention: str = "sdpa"
-    keep_logits: bool = False
+    full_logits: bool = False
     checkpointing: bool = False
     fused: bool = False
     vocab_size: int | None = None
@@ -82,7 +82,7 @@ class Trainee:
 
     def step(self) -> None:
         """One."""
-        loss = loss_of(self.model, self._inputs, keep_logits=self._case.keep_logits)
+        loss = loss_of(self.model, self._inputs, full_logits=self._case.full_logits)
         self._stepper.backward(loss)
         self._stepper.optimizer_step()
         if self.model.device.type == "cuda":
@@ -102,7 +102,7 @@ def trainees(place: Path, cases: dict[str, Case], dtype: torch.dtype, device: st
 def beside(preset: str, rows: int, length: int, **more: Any) -> dict[str, Case]:
     """Transformers' model, ours, and ours with all logits."""
     ours = Case("ours", preset, rows, length, **more)
-    with_logits = Case("ours", preset, rows, length, keep_logits=True, **more)
+    with_logits = Case("ours", preset, rows, length, full_logits=True, **more)
     return {"transformers": Case("theirs", preset, rows, length, **more), "forgather": ours, "all logits": with_logits}
 
 

@@ -5,6 +5,9 @@ Any other exception that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import warnings
+from typing import TYPE_CHECKING, Any
+
 
 def first_line(error: BaseException) -> str:
     """Return the first line of another library's error message, or the error's type if it has no message."""
@@ -53,11 +56,21 @@ class DataError(ForgatherError):
     """A dataset project cannot be found or read, or yields no examples."""
 
 
-class TrialError(ForgatherError):
+class TrainingCheckError(ForgatherError):
     """A model failed its training check: a non-finite loss, or a parameter outside the graph."""
 
     exit_code = 1
 
 
 class CheckError(ForgatherError):
-    """A check does not exist, or a directory cannot be checked."""
+    """A check that does not exist, or a directory that cannot be checked."""
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Return a class by its former name, with a DeprecationWarning."""
+        if name != "TrialError":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn("TrialError is deprecated: use TrainingCheckError", DeprecationWarning, stacklevel=2)
+        return TrainingCheckError

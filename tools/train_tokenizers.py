@@ -1,9 +1,9 @@
-"""Makes the shipped tokenizers anew, from the standard library of the Python that runs this.
+"""Train the shipped tokenizers on the standard library of the running Python.
 
     python tools/train_tokenizers.py [DIRECTORY]
 
-Other releases of Python have other sources, and so give slightly other merges: the shipped ones were made with the
-release that forgather_core/tokenizers/shipped/README.md names, and stay as they are so that models keep their meaning.
+The merges depend on the release of Python. The shipped tokenizers were trained with the release that
+forgather_core/tokenizers/shipped/README.md names. Do not replace them: existing models depend on their token ids.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from forgather_core.tokenizers.train import byte_tokenizer, save_tokenizer, trai
 
 SIZES = {"bpe-2k": 2000, "bpe-8k": 8000}
 MODEL_MAX_LENGTH = 2048
-HERE = Path(__file__).resolve().parent.parent / "forgather_core" / "data" / "tokenizers"
+SHIPPED = Path(__file__).resolve().parent.parent / "forgather_core" / "tokenizers" / "shipped"
 
 
-def main(directory: Path = HERE) -> None:
-    """Train and write every tokenizer below `directory`."""
+def main(directory: Path = SHIPPED) -> None:
+    """Train every tokenizer and save it in a subdirectory of `directory`."""
     for name, size in SIZES.items():
         texts = chain.from_iterable(open_corpus("stdlib", config).texts() for config in ("default", "docstrings"))
         tokenizer = train_bpe(texts, size, progress=sys.stderr.isatty())

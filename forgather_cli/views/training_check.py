@@ -14,7 +14,7 @@ from ..tables import grid, pairs
 _SWITCHES = {
     "gradient_checkpointing": "gradient checkpointing",
     "fuse_optim_with_backward": "fusing the optimizer with backward",
-    "loss_in_parts": "chunked cross-entropy",
+    "chunked_loss": "chunked cross-entropy",
 }
 _LEVELS = "▁▂▃▄▅▆▇█"
 
@@ -57,12 +57,12 @@ def _summary(report: Mapping[str, Any], memory: Mapping[str, Any]) -> Iterator[t
         losses = [step["loss"] for step in report["steps"]]
         change = f" to {loss['last']:.4f} ({loss['change']:+.4f})" if len(losses) > 1 else ""
         yield "loss", f"{loss['first']:.4f}{change}; ln(vocabulary) is {loss['uniform']:.4f}"
-        if loss["learned"] is not None:
-            change = f"{loss['again']:.4f} after ({-loss['learned']:+.4f})"
+        if loss["first_batch_decrease"] is not None:
+            change = f"{loss['first_batch_after']:.4f} after ({-loss['first_batch_decrease']:+.4f})"
             yield "first batch", f"loss {loss['first']:.4f} before training, {change}"
         if len(losses) > 2:
             yield "loss curve", sparkline(losses)
-        if loss["learned"] is not None:
+        if loss["first_batch_decrease"] is not None:
             yield "gradients", "all finite"
         yield "trained weights", report["trained_weights"]
         padding = f", {speed['batch_utilization']:.1%} of the positions are tokens" * (speed["batch_utilization"] < 1)
@@ -71,7 +71,7 @@ def _summary(report: Mapping[str, Any], memory: Mapping[str, Any]) -> Iterator[t
         yield "shapes", "forward, backward and optimizer step succeed on meta tensors"
     if speed["flops_per_token"] is not None:
         reached = f", {count_of(speed['flops_per_second'])}FLOP/s" if speed.get("flops_per_second") else ""
-        mfu = f", MFU {speed['mfu']:.1%} ({speed['known_as']})" if speed.get("mfu") else ""
+        mfu = f", MFU {speed['mfu']:.1%} ({speed['device']})" if speed.get("mfu") else ""
         yield "FLOPs/token", f"{count_of(speed['flops_per_token'])}{reached}{mfu}"
     if memory["estimated"] is not None:
         parts = ", ".join(f"{kind} {bytes_of(size)}" for kind, size in memory["parts"].items())

@@ -1,1 +1,1 @@
-"""What models are fed: dataset projects, packing, random tokens, shipped tokenizers and chat templates."""
+"""Training data: dataset projects, tokenized documents, packing and random tokens."""

@@ -1,6 +1,6 @@
-"""Documents become batches: each in a row of its own, or several packed into one. Random tokens for want of documents.
+"""Batch documents: one per row with padding, or several packed into a row. Generate random documents.
 
-Shapes: B rows, T tokens a row. All tensors are int64, on the CPU.
+Shapes: B rows, T tokens per row. All tensors are int64, on the CPU.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch import Tensor
 from ..errors import DataError
 from .packing import Ints, Strategy, packed
 
-WINDOW = 32  # batches: more fill rows no better, and the first batch waits for the whole of the first window
-WIDEST = 1 << 20  # tokens of a window that has more than one batch
-MOST_SHORT = 100_000  # documents of less than two tokens in a row, after which a stream is taken to have no others
-IGNORE = -100  # transformers' loss leaves out targets of this value
+WINDOW = 32  # batches packed at a time: more do not fill rows better, and the first batch waits for a full window
+WIDEST = 1 << 20  # largest window of more than one batch, in tokens
+MOST_SHORT = 100_000  # consecutive documents of fewer than two tokens after which a stream is rejected
+IGNORE = -100  # targets of this value are ignored by transformers' loss
 
 
 class Batch(NamedTuple):
-    """What a model is called with.
+    """Inputs of a model.
 
     Args:
-        inputs: The keyword arguments, [B, T] each.
-        tokens: How many of the B x T tokens are text: padding is not counted.
+        inputs: Keyword arguments of the model, [B, T] each.
+        tokens: Number of tokens without padding.
     """
 
     inputs: dict[str, Tensor]
@@ -35,23 +35,23 @@ class Batch(NamedTuple):
 
 
 def padded_batches(documents: Iterable[Sequence[int]], rows: int, length: int, pad_id: int) -> Iterator[Batch]:
-    """One document a row: cut at `length`, padded on the right.
+    """Yield batches with one document per row, truncated to `length` and padded on the right.
 
     Args:
-        documents: Token ids. Those of less than two are left out: one token has no successor to predict. A last batch
-            that is not full is dropped.
-        rows: B.
-        length: T.
-        pad_id: Fills a row up; `attention_mask` is 0 there, and labels are -100.
+        documents: Token ids. Documents of fewer than two tokens are skipped: a single token has no successor to
+            predict. An incomplete last batch is dropped.
+        rows: Batch size B.
+        length: Sequence length T.
+        pad_id: Token id of padding; `attention_mask` is 0 and labels are -100 there.
 
     Yields:
-        `input_ids`, `attention_mask` and `labels`.
+        Batches of `input_ids`, `attention_mask` and `labels`.
 
     Raises:
-        DataError: A long run of documents has less than two tokens each.
+        DataError: Too many consecutive documents have fewer than two tokens.
     """
     waiting: list[Tensor] = []
-    for document in _of_two_tokens(documents):
+    for document in _two_tokens_or_more(documents):
         waiting.append(torch.tensor(document[:length]))
         if len(waiting) == rows:
             lengths = torch.tensor([len(row) for row in waiting])
@@ -66,30 +66,32 @@ def padded_batches(documents: Iterable[Sequence[int]], rows: int, length: int, p
 def packed_batches(
     documents: Iterable[Sequence[int]], rows: int, length: int, *, strategy: Strategy = "greedy", pad_id: int = 0
 ) -> Iterator[Batch]:
-    """Documents side by side in rows: positions restart at each, by which models keep them apart.
+    """Yield batches of packed rows: several documents per row, with positions that restart at each document.
 
-    The first token of each is no target, so that no document predicts another.
+    Models separate the documents by their positions. The first token of a document is not a target, so no document
+    predicts another one.
 
-    `greedy` puts them end to end, without padding; what does not fit a row goes on in the next, as a document of its
-    own. The other two cut only documents that are longer than a row, into pieces of a row's length and a rest:
-    `first-fit` puts each into the first row that has room, in the order in which they come; `best-fit` puts the longest
-    first, each into the row that it fills best. What stays empty at the end of a row is a document of padding, which is
-    no target.
+    `greedy` concatenates documents without padding; a document that crosses the end of a row continues in the next row
+    as a document of its own. The other strategies cut only documents that are longer than a row, into pieces of a full
+    row and a remainder. `first-fit` places each piece in the first row with enough room, in input order. `best-fit`
+    places the longest pieces first, each in the row with the least sufficient room. The unused end of a row is a
+    document of padding without targets.
 
     Args:
-        documents: Token ids. Those of less than two are left out: one token has no successor to predict. For the same
-            reason no document is cut right before its last token, but at the one before; only `greedy`, which cuts
-            where rows end, may leave a token alone. In the end, less than a batch is dropped: the emptiest rows.
-        rows: B.
-        length: T.
-        strategy: How rows are filled.
-        pad_id: Fills a row up.
+        documents: Token ids. Documents of fewer than two tokens are skipped: a single token has no successor to
+            predict. For the same reason a document is cut one token earlier if its last piece would be a single token,
+            except by `greedy`, which cuts at the end of rows. At the end, an incomplete batch of the emptiest rows is
+            dropped.
+        rows: Batch size B.
+        length: Sequence length T.
+        strategy: Packing strategy.
+        pad_id: Token id of padding.
 
     Yields:
-        `input_ids`, `position_ids` and `labels`.
+        Batches of `input_ids`, `position_ids` and `labels`.
 
     Raises:
-        DataError: A long run of documents has less than two tokens each.
+        DataError: Too many consecutive documents have fewer than two tokens.
     """
     batch = rows * length
     wanted = batch if strategy == "greedy" else max(batch, min(batch * WINDOW, WIDEST))
@@ -97,18 +99,18 @@ def packed_batches(
     for window in _windows(documents, wanted):
         new = np.fromiter(map(len, window), np.int64, len(window))
         ids = np.concatenate([ids, np.fromiter(chain.from_iterable(window), np.int64, int(new.sum()))])
-        lengths, places = packed(np.concatenate([lengths, new]), rows, length, strategy)
-        goes = places >= 0
-        tokens = np.repeat(goes, lengths)
-        yield from _assembled(ids[tokens], lengths[goes], places[goes], rows, length, pad_id)
-        ids, lengths = ids[~tokens], lengths[~goes]
+        lengths, row_of = packed(np.concatenate([lengths, new]), rows, length, strategy)
+        placed = row_of >= 0
+        tokens = np.repeat(placed, lengths)
+        yield from _assembled(ids[tokens], lengths[placed], row_of[placed], rows, length, pad_id)
+        ids, lengths = ids[~tokens], lengths[~placed]
 
 
-def _of_two_tokens(documents: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
+def _two_tokens_or_more(documents: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
     """Yield the documents that have at least two tokens.
 
     Raises:
-        DataError: A long run of documents has none: a stream without end would never fill a row.
+        DataError: Too many consecutive documents are shorter: an endless stream would never fill a row.
     """
     short = 0
     for document in documents:
@@ -119,16 +121,16 @@ def _of_two_tokens(documents: Iterable[Sequence[int]]) -> Iterator[Sequence[int]
         short += 1
         if short == MOST_SHORT:
             raise DataError(
-                f"{short:,} documents in a row have less than two tokens, which leaves nothing to predict: "
+                f"{short:,} consecutive documents have fewer than two tokens, which leaves nothing to predict: "
                 "use another dataset or tokenizer"
             )
 
 
 def _windows(documents: Iterable[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:
-    """Lists of documents that have so many tokens together, the last one fewer."""
+    """Yield lists of documents with at least `tokens` tokens each; the last list may have fewer."""
     window: list[Sequence[int]] = []
     count = 0
-    for document in _of_two_tokens(documents):
+    for document in _two_tokens_or_more(documents):
         window.append(document)
         count += len(document)
         if count >= tokens:
@@ -138,24 +140,24 @@ def _windows(documents: Iterable[Sequence[int]], tokens: int) -> Iterator[list[S
         yield window
 
 
-def _assembled(ids: Ints, lengths: Ints, places: Ints, rows: int, length: int, pad_id: int) -> Iterator[Batch]:
-    """Assemble rows, of which there is a multiple of B, and hand them on in batches.
+def _assembled(ids: Ints, lengths: Ints, row_of: Ints, rows: int, length: int, pad_id: int) -> Iterator[Batch]:
+    """Yield batches assembled from pieces; the number of rows is a multiple of B.
 
     Args:
-        ids: The tokens of all pieces, end to end.
-        lengths: Of each piece, [P].
-        places: The row of each piece, [P].
-        rows: B.
-        length: T.
-        pad_id: Fills a row up.
+        ids: Tokens of all pieces, concatenated.
+        lengths: Length of each piece, [P].
+        row_of: Row of each piece, [P].
+        rows: Batch size B.
+        length: Sequence length T.
+        pad_id: Token id of padding.
     """
-    filled = np.bincount(places, lengths).astype(np.int64)
-    # Of pieces, in the order of their rows: what stands before each, in its row.
-    order = np.argsort(places, kind="stable")
+    filled = np.bincount(row_of, lengths).astype(np.int64)
+    # Offset of each piece in its row, by pieces sorted by row.
+    order = np.argsort(row_of, kind="stable")
     sizes = lengths[order]
-    before = np.cumsum(sizes) - sizes - (np.cumsum(filled) - filled)[places[order]]
+    before = np.cumsum(sizes) - sizes - (np.cumsum(filled) - filled)[row_of[order]]
     starts = np.empty_like(lengths)
-    starts[order] = before + places[order] * length
+    starts[order] = before + row_of[order] * length
     within = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     targets = np.repeat(starts, lengths) + within
 
@@ -173,13 +175,13 @@ def _assembled(ids: Ints, lengths: Ints, places: Ints, rows: int, length: int, p
 
 
 def random_documents(vocab_size: int, length: int, *, seed: int, packed: bool = False) -> Iterator[Sequence[int]]:
-    """Documents of random tokens without end, uniform over the vocabulary.
+    """Yield documents of random tokens, uniform over the vocabulary, without end.
 
     Args:
-        vocab_size: Ids are below it.
-        length: Of each document; with `packed`, the mean of random lengths is about half of it.
+        vocab_size: Upper bound of the token ids.
+        length: Length of each document.
         seed: Equal seeds give equal documents.
-        packed: Whether lengths differ.
+        packed: Draw random lengths up to `length`, with a mean of about half of it.
     """
     generator = torch.Generator().manual_seed(seed)
     while True:

@@ -1,4 +1,4 @@
-"""The dataset projects that are on every machine."""
+"""Built-in dataset projects, available on every machine."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ class BuiltIn(NamedTuple):
 BUILT_IN: dict[str, dict[str, BuiltIn]] = {
     "stdlib": {
         "default": BuiltIn("Source files of this Python's standard library", standard_library_texts),
-        "docstrings": BuiltIn("Documentation strings in it: prose", standard_library_docstrings),
+        "docstrings": BuiltIn("Docstrings in these files: prose", standard_library_docstrings),
     }
 }

@@ -1,10 +1,10 @@
-"""A dataset configuration: a YAML file over Hugging Face's datasets.
+"""Read a dataset configuration: a YAML file for Hugging Face's datasets.
 
-source: text                  # a builder (text, json, csv, parquet, arrow), a directory, or a hub id
+source: text                  # a builder (text, json, csv, parquet, arrow), a directory, or a Hub id
 files: corpus/*.txt           # for a builder; relative to this file
-name: en                      # the source's own configuration, if it has several
+name: en                      # configuration of the source, if it has several
 split: train
-text_column: text             # or messages: the column that holds chats
+text_column: text             # or messages: COLUMN for chats
 shuffle: true                 # or a seed
 take: 1000
 """
@@ -24,26 +24,26 @@ from ..options.spec import did_you_mean
 from ..options.yaml_text import YamlError, YamlText, parse_yaml
 
 BUILDERS = ("text", "json", "csv", "parquet", "arrow")
-SAVED = ("state.json", "dataset_dict.json")  # by which a directory of save_to_disk is known
+SAVED = ("state.json", "dataset_dict.json")  # either file marks a directory of save_to_disk
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfiguration:
-    """The keys of a configuration.
+    """Keys of a dataset configuration.
 
     Args:
         file: The YAML file.
-        source: A builder's name, a directory, or a hub id.
-        files: For a builder: a path or pattern, or several, relative to the YAML file.
-        name: The source's own configuration.
-        split: None is `train`, or the only one.
-        text_column: The column that holds texts; None is `text`.
-        messages: The column that holds chats, each a list of {role, content}.
-        streaming: Whether rows are read as they are wanted, the default, rather than prepared in datasets' cache.
-        shuffle: Whether rows come in a random order, or the seed of one.
-        buffer: With `streaming`, among how many rows each is chosen at random.
-        skip: How many rows are left out at the beginning, of the shuffled ones.
-        take: How many rows come after those; None takes all.
+        source: Name of a builder, a directory, or a Hub id.
+        files: Paths or patterns for a builder, relative to the YAML file.
+        name: Configuration of the source.
+        split: Split to read; None reads `train`, or the only split.
+        text_column: Column with texts; None is `text`.
+        messages: Column with chats, each a list of {role, content}.
+        streaming: Read rows on demand (default) instead of preparing all of them in datasets' cache.
+        shuffle: Shuffle rows; an integer is the seed.
+        buffer: Size of the shuffle buffer in rows, with `streaming`.
+        skip: Number of rows to skip, after shuffling.
+        take: Number of rows to read after those; None reads all.
     """
 
     file: Path
@@ -61,40 +61,40 @@ class DatasetConfiguration:
 
     @property
     def directory(self) -> Path | None:
-        """The directory that is the source; None for a builder or a hub id."""
+        """The source directory; None for a builder or a Hub id."""
         place = self.file.parent / expanded(self.source)
         return place if self.source not in BUILDERS and place.is_dir() else None
 
     @property
     def is_saved(self) -> bool:
-        """Whether the source is a directory written by save_to_disk."""
+        """True if the source is a directory written by save_to_disk."""
         return self.directory is not None and any((self.directory / mark).is_file() for mark in SAVED)
 
     @property
     def is_remote(self) -> bool:
-        """Whether rows come from a hub."""
+        """True if the source is a Hub id."""
         return self.source not in BUILDERS and self.directory is None
 
     @property
     def is_streaming(self) -> bool:
-        """Whether rows are read as they are wanted."""
+        """True if rows are read on demand."""
         return not self.is_saved and self.streaming is not False
 
     @property
     def column(self) -> str:
-        """The column that is read."""
+        """The column to read."""
         return self.messages or self.text_column or "text"
 
     def given(self) -> dict[str, Any]:
-        """The keys that the file sets, for a report."""
+        """Return the keys that the file sets, for a report."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)[1:]}
         return {name: value for name, (value, default) in values.items() if value is not default}  # 0 is a seed
 
     def paths(self) -> list[str]:
-        """The files that are meant.
+        """Return the files that match `files`.
 
         Raises:
-            DataError: There is none of a name or pattern.
+            DataError: A path or pattern matches no file.
         """
         found: list[str] = []
         base = self.file.parent
@@ -104,13 +104,13 @@ class DatasetConfiguration:
                 names = sorted(glob(pattern, root_dir=base, recursive=True))  # noqa: PTH207 - Path's takes no absolute ones
             matches = [str(base / name) for name in names if (base / name).is_file()]
             if not matches:
-                raise DataError(f"{self.file}: files: there is no '{pattern}' beside it")
+                raise DataError(f"{self.file}: files: '{pattern}' matches no file relative to {base}")
             found += matches
         return found
 
 
 class _Kind(NamedTuple):
-    wanted: str
+    expected: str
     fits: Callable[[Any], bool]
     takes_text: bool = False
 
@@ -119,12 +119,12 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_whole(value: Any, least: int = 0) -> bool:
+def _is_integer(value: Any, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 _TEXT = _Kind("text", _is_text, takes_text=True)
-_COUNT = _Kind("a whole number above 0", lambda value: _is_whole(value, 1))
+_COUNT = _Kind("an integer above 0", lambda value: _is_integer(value, 1))
 KEYS: Mapping[str, _Kind] = {
     "source": _TEXT,
     "files": _Kind(
@@ -137,18 +137,18 @@ KEYS: Mapping[str, _Kind] = {
     "text_column": _TEXT,
     "messages": _TEXT,
     "streaming": _Kind("true or false", lambda value: isinstance(value, bool)),
-    "shuffle": _Kind("true, false or a seed", lambda value: isinstance(value, bool) or _is_whole(value)),
+    "shuffle": _Kind("true, false or a seed", lambda value: isinstance(value, bool) or _is_integer(value)),
     "buffer": _COUNT,
-    "skip": _Kind("a whole number", _is_whole),
+    "skip": _Kind("an integer of at least 0", _is_integer),
     "take": _COUNT,
 }
 
 
 def read_configuration(file: Path) -> DatasetConfiguration:
-    """Read and check a configuration.
+    """Read and check a dataset configuration.
 
     Raises:
-        DataError: It is no valid YAML, a key is unknown, has a wrong value or does nothing, or files are missing.
+        DataError: The YAML is invalid, a key is unknown, has an invalid value or no effect, or files are missing.
     """
     try:
         document = parse_yaml(read_text(file))
@@ -159,13 +159,13 @@ def read_configuration(file: Path) -> DatasetConfiguration:
     keys = _as_written(document) if isinstance(document.value, dict) else None
     if keys is None or "source" not in keys:
         raise DataError(
-            f"{file}: a dataset configuration needs 'source': {', '.join(BUILDERS)}, a directory or a hub id"
+            f"{file}: a dataset configuration requires 'source': {', '.join(BUILDERS)}, a directory or a Hub id"
         )
     for key, value in keys.items():
         if key not in KEYS:
-            raise DataError(f"{_place(file, document, key)}: no such key{did_you_mean(str(key), KEYS)}")
+            raise DataError(f"{_place(file, document, key)}: unknown key{did_you_mean(str(key), KEYS)}")
         if not KEYS[key].fits(value):
-            raise DataError(f"{_place(file, document, key)}: {value!r} is not {KEYS[key].wanted}")
+            raise DataError(f"{_place(file, document, key)}: expected {KEYS[key].expected}, got {value!r}")
     if "files" in keys:
         keys["files"] = tuple(keys["files"]) if isinstance(keys["files"], list) else (keys["files"],)
     made = DatasetConfiguration(file=file, **keys)
@@ -176,7 +176,7 @@ def read_configuration(file: Path) -> DatasetConfiguration:
 
 
 def _as_written(document: YamlText) -> dict[str, Any]:
-    """Return the keys of a configuration, as written where text is expected: a split may be called 007."""
+    """Return the keys of a configuration; where text is expected, as written: the name of a split may be 007."""
     keys: dict[str, Any] = dict(document.value)
     for key, value in keys.items():
         if key in KEYS and KEYS[key].takes_text and value is not None:
@@ -193,25 +193,29 @@ def _place(file: Path, document: YamlText, key: Any) -> str:
 
 
 def _problems(made: DatasetConfiguration) -> list[tuple[str, str]]:
-    """Keys that contradict each other, or would do nothing."""
+    """Return keys that contradict each other or have no effect, with the reason."""
     is_builder = made.source in BUILDERS
     near = did_you_mean(made.source, BUILDERS) if "/" not in made.source else ""
     found = [
         (made.is_remote and near, "source", f"there is no '{made.source}'{near}"),
-        (is_builder and not made.files, "source", f"'{made.source}' needs 'files'"),
+        (is_builder and not made.files, "source", f"'{made.source}' requires 'files'"),
         (
             made.files and not is_builder,
             "files",
-            f"source '{made.source}' takes none: they are for {', '.join(BUILDERS)}",
+            f"not supported for source '{made.source}', only for {', '.join(BUILDERS)}: remove it",
         ),
         (
             made.name and (is_builder or made.is_saved),
             "name",
-            f"source '{made.source}' has no configurations of its own",
+            f"source '{made.source}' has no configurations: remove it",
         ),
-        (made.text_column and made.messages, "messages", "take this or text_column, not both"),
-        (made.is_saved and made.streaming is not None, "streaming", "a directory of save_to_disk is read in place"),
-        (made.buffer and made.shuffle is False, "buffer", "it is for shuffling: add shuffle"),
-        (made.buffer and not made.is_streaming, "buffer", "without streaming all rows are shuffled"),
+        (made.text_column and made.messages, "messages", "not supported together with text_column: keep one of them"),
+        (
+            made.is_saved and made.streaming is not None,
+            "streaming",
+            "has no effect on a directory of save_to_disk: remove it",
+        ),
+        (made.buffer and made.shuffle is False, "buffer", "requires shuffle"),
+        (made.buffer and not made.is_streaming, "buffer", "requires streaming: without it all rows are shuffled"),
     ]
     return [(key, problem) for wrong, key, problem in found if wrong]

@@ -1,4 +1,4 @@
-"""What a dataset project gives: documents, each a text or the messages of a chat."""
+"""Documents of a dataset project: texts, or chats as lists of messages."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Corpus:
     """Documents of a dataset project.
 
     Args:
-        name: Project and configuration, for the report.
-        documents: Starts from the first document each time it is called.
-        columns: The names of the columns, with the types of what they hold.
-        origin: Where they come from and how they are read, for the report.
+        name: Project and configuration, for reports.
+        documents: Returns an iterator from the first document.
+        columns: Returns the types of the columns by name.
+        origin: Keys of the dataset configuration, for reports.
     """
 
     name: str
@@ -31,13 +31,13 @@ class Corpus:
     origin: Mapping[str, Any] | None = None
 
     def texts(self) -> Iterator[str]:
-        """The documents as text: of a chat, what is said in it, without roles."""
+        """Yield the documents as text; of a chat, the contents of its messages without roles."""
         for document in self.documents():
-            yield document if isinstance(document, str) else "\n".join(spoken(document))
+            yield document if isinstance(document, str) else "\n".join(message_texts(document))
 
 
-def spoken(messages: Sequence[Message]) -> Iterator[str]:
-    """The texts of a chat's messages. A message may have none, or parts of which some are text."""
+def message_texts(messages: Sequence[Message]) -> Iterator[str]:
+    """Yield the texts of a chat's messages. A message may have no content, or parts of which some are text."""
     for message in messages:
         content = message["content"]
         if isinstance(content, str):

@@ -1,4 +1,4 @@
-"""What dataset projects hold: their configurations, and of one its columns, counts and first documents."""
+"""List the configurations of dataset projects, and describe one: columns, counts and first documents."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from ..errors import DataError
 from ..tokenizers.lookup import load_tokenizer, resolve_chat_template
 from .built_in import BUILT_IN
 from .configuration import read_configuration
-from .corpus import Document, spoken
+from .corpus import Document, message_texts
 from .projects import configuration_files, is_built_in, open_corpus
 from .tokenized import token_ids
 
 
 def list_datasets(project: str | None = None) -> dict[str, Any]:
-    """The configurations of a project; of the built-in ones, if none is named.
+    """List the configurations of a dataset project.
 
     Args:
-        project: A built-in name, or a directory.
+        project: Name of a built-in project, or a directory; None lists all built-in projects.
 
     Returns:
-        `configurations`, each with its project, its name, and a summary or the keys of its file, or an error.
+        The report as plain data. `configurations` has a row per configuration: project, config, and its summary, the
+        keys of its file, or the error in it.
 
     Raises:
-        DataError: There is no such project.
+        DataError: The project does not exist.
     """
     if project is None:
         rows = [row for name in BUILT_IN for row in _built_in(name)]
@@ -66,20 +67,21 @@ def describe_dataset(
     """Read documents of a dataset and count them.
 
     Args:
-        project: A built-in name, or a directory.
-        config: One of its configurations; None takes `default`, or the only one.
-        tokenizer: A shipped one, a directory, or a hub id.
-        chat_template: A Jinja file, a shipped one, or the name of one of the tokenizer's; None takes the tokenizer's.
-        examples: How many of the first documents are told in full.
-        limit: How many documents are read; None reads all.
-        on_progress: Called with the number of documents read.
+        project: Name of a built-in project, or a directory.
+        config: Configuration of the project; None uses `default`, or the only one.
+        tokenizer: Name of a shipped tokenizer, a directory, or a Hub id.
+        chat_template: A Jinja file, a shipped template, or the name of a template of the tokenizer; None uses the
+            tokenizer's default.
+        examples: Number of documents to include in full.
+        limit: Number of documents to read; None reads all.
+        on_progress: Called with the number of documents read so far.
 
     Returns:
-        The report, as plain data: dataset, source, tokenizer, columns, counted, examples.
+        The report as plain data: dataset, source, tokenizer, columns, counted, examples.
 
     Raises:
         DataError: The dataset cannot be read, or the tokenizer has no chat template for it.
-        TokenizerError: There is no such tokenizer or chat template.
+        TokenizerError: The tokenizer or chat template does not exist.
     """
     corpus = open_corpus(project, config)
     loaded = load_tokenizer(tokenizer)
@@ -87,22 +89,22 @@ def describe_dataset(
         loaded.tokenizer.chat_template = resolve_chat_template(chat_template, own=loaded.facts.chat_templates)
     documents = corpus.documents()
     lengths: list[int] = []
-    shown: list[dict[str, Any]] = []
+    described: list[dict[str, Any]] = []
     characters = 0
     with ExitStack() as stack:
-        if isinstance(documents, Generator):  # at the end of the program its libraries may be gone
+        if isinstance(documents, Generator):  # before the libraries it uses are unloaded at exit
             stack.callback(documents.close)
         for document in islice(documents, limit):
             ids = token_ids(document, loaded.tokenizer)
             lengths.append(len(ids))
             characters += _characters(document)
-            if len(shown) < examples:
-                shown.append({"tokens": len(ids), "text": loaded.tokenizer.decode(ids)})
+            if len(described) < examples:
+                described.append({"tokens": len(ids), "text": loaded.tokenizer.decode(ids)})
             if on_progress is not None:
                 on_progress(len(lengths))
         is_all = next(documents, None) is None
     if not lengths:
-        raise DataError(f"the dataset {corpus.name} holds no text")
+        raise DataError(f"the dataset {corpus.name} contains no text: check text_column, skip and take")
     return {
         "dataset": corpus.name,
         "source": corpus.origin,
@@ -118,9 +120,9 @@ def describe_dataset(
             "median": int(median(lengths)),
             "longest": max(lengths),
         },
-        "examples": shown,
+        "examples": described,
     }
 
 
 def _characters(document: Document) -> int:
-    return len(document) if isinstance(document, str) else sum(map(len, spoken(document)))
+    return len(document) if isinstance(document, str) else sum(map(len, message_texts(document)))

@@ -1,7 +1,7 @@
-"""Which document goes into which row, where several share one.
+"""Assign documents to rows for packing.
 
-P pieces: documents, or parts of those that are longer than a row. T tokens a row. W rows of a window, which is what is
-packed at a time; the rows that make no full batch of B are packed again with the next window.
+Shapes: P pieces (documents, or parts of documents longer than a row), T tokens per row. A window of documents is packed
+at a time; rows that do not fill a batch of B are packed again with the next window.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ Ints = NDArray[np.int64]
 
 
 def packed(lengths: Ints, rows: int, length: int, strategy: Strategy) -> tuple[Ints, Ints]:
-    """Cut documents and give each piece its row.
+    """Cut documents into pieces and assign each piece a row.
 
     Args:
-        lengths: Of the documents.
-        rows: B.
-        length: T.
-        strategy: As of `packed_batches`.
+        lengths: Lengths of the documents.
+        rows: Batch size B.
+        length: Sequence length T.
+        strategy: Packing strategy, see `packed_batches`.
 
     Returns:
-        The lengths of the pieces [P], and the row of each [P]: a multiple of B rows, in the order of the first document
-        in each; -1 for those that wait for the next window.
+        The lengths of the pieces [P] and the row of each piece [P]. The number of rows is a multiple of B, in the order
+        of the first document of each row; -1 means that the piece waits for the next window.
     """
     greedy = strategy == "greedy"
     pieces = _cut_at_row_ends(lengths, length) if greedy else _cut_long(lengths, length)
     if greedy:
-        places = (np.cumsum(pieces) - 1) // length
+        row_of = (np.cumsum(pieces) - 1) // length
     else:
         fit = first_fit if strategy == "first-fit" else best_fit
-        places = np.array(fit(pieces.tolist(), length), np.int64)
-    # The emptiest rows wait, which may get fuller. Greedy ones are full but for the last, which must.
-    filled = np.bincount(places, pieces)
+        row_of = np.array(fit(pieces.tolist(), length), np.int64)
+    # The emptiest rows wait and may get fuller. Of greedy rows only the last is not full, and it must wait.
+    filled = np.bincount(row_of, pieces)
     full = int(np.count_nonzero(filled == length)) if greedy else len(filled)
     kept = np.lexsort((np.arange(len(filled)), -filled))[: full // rows * rows]
-    first = np.unique(places, return_index=True)[1]
+    first = np.unique(row_of, return_index=True)[1]
     numbers = np.full(len(filled), -1)
     numbers[kept[np.argsort(first[kept])]] = np.arange(len(kept))
-    return pieces, numbers[places]
+    return pieces, numbers[row_of]
 
 
 def _cut_at_row_ends(lengths: Ints, length: int) -> Ints:
@@ -65,15 +65,15 @@ def _cut_long(lengths: Ints, length: int) -> Ints:
 
 
 def first_fit(lengths: Sequence[int], length: int) -> list[int]:
-    """The row of each piece: the first that has room for it.
+    """Return the row of each piece: the first row with enough room.
 
     Args:
-        lengths: Of the pieces, none above `length`.
-        length: T.
+        lengths: Lengths of the pieces, at most `length`.
+        length: Sequence length T.
     """
     room: list[int] = []
-    first = [0] * (length + 1)  # of each size, the first row that may have room: rows only ever get fuller
-    places = []
+    first = [0] * (length + 1)  # by size, the first row that may have room: rows only get fuller
+    row_of = []
     for size in lengths:
         row = first[size]
         while row < len(room) and room[row] < size:
@@ -82,20 +82,20 @@ def first_fit(lengths: Sequence[int], length: int) -> list[int]:
             room.append(length)
         room[row] -= size
         first[size] = row
-        places.append(row)
-    return places
+        row_of.append(row)
+    return row_of
 
 
 def best_fit(lengths: Sequence[int], length: int) -> list[int]:
-    """The row of each piece, the longest placed first: the one that is fuller than all others that have room for it.
+    """Return the row of each piece, longest first: the row with the least sufficient room.
 
     Args:
-        lengths: Of the pieces, none above `length`.
-        length: T.
+        lengths: Lengths of the pieces, at most `length`.
+        length: Sequence length T.
     """
-    rooms = 0  # bit n is set where a row has room for exactly n
+    rooms = 0  # bit n is set if a row has room for exactly n tokens
     with_room: list[list[int]] = [[] for _ in range(length + 1)]
-    places = [0] * len(lengths)
+    row_of = [0] * len(lengths)
     count = 0
     for piece in np.argsort(-np.array(lengths, np.int64), kind="stable").tolist():
         size = lengths[piece]
@@ -107,9 +107,9 @@ def best_fit(lengths: Sequence[int], length: int) -> list[int]:
                 rooms ^= 1 << room
         else:
             room, row, count = length, count, count + 1
-        places[piece] = row
-        rest = room - size
-        if rest:
-            with_room[rest].append(row)
-            rooms |= 1 << rest
-    return places
+        row_of[piece] = row
+        left = room - size
+        if left:
+            with_room[left].append(row)
+            rooms |= 1 << left
+    return row_of

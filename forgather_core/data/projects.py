@@ -1,6 +1,6 @@
-"""Dataset projects: where `test` and the commands on datasets take their text from.
+"""Dataset projects, the source of text for `model test`, `dataset` and `tokenizer train`.
 
-A project is a built-in name (`stdlib`), or a directory with one or more configurations, `NAME.yaml` or
+A project is a built-in one (`stdlib`), or a directory with one or more configurations, `NAME.yaml` or
 `configs/NAME.yaml`.
 """
 
@@ -21,15 +21,15 @@ DEFAULT = "default"
 
 
 def open_corpus(project: str, config: str | None = None) -> Corpus:
-    """The documents of a dataset project.
+    """Return the documents of a dataset project.
 
     Args:
-        project: A built-in name, or a directory.
-        config: One of its configurations; None takes `default`, or the only one.
+        project: Name of a built-in project, or a directory.
+        config: Configuration of the project; None uses `default`, or the only one.
 
     Raises:
-        DataError: There is no such project or configuration, or its configuration is wrong. Reading the documents
-            raises it too, where columns are missing or files are broken.
+        DataError: The project or configuration does not exist or is invalid. Reading the documents also raises it if
+            columns are missing or files are broken.
     """
     if is_built_in(project):
         chosen = _choose(BUILT_IN[project], config, project)
@@ -40,26 +40,30 @@ def open_corpus(project: str, config: str | None = None) -> Corpus:
 
 
 def is_built_in(project: str) -> bool:
-    """Whether a name means a built-in project: a directory of that name comes first."""
+    """Return whether a name refers to a built-in project. A directory of the same name takes precedence."""
     return project in BUILT_IN and not Path(project).is_dir()
 
 
 def configuration_files(project: str) -> dict[str, Path]:
-    """The configurations of a directory, by name.
+    """Return the configuration files of a directory by name.
 
     Raises:
-        DataError: There is no such directory, or none in it.
+        DataError: The directory does not exist or contains no configuration.
     """
     directory = expanded(project)
     if directory.is_file():
-        raise DataError(f"dataset project: {directory} is a file: name its directory, and '{directory.stem}' as config")
+        raise DataError(
+            f"dataset project: {directory} is a file: use its directory, with the config '{directory.stem}'"
+        )
     if not directory.is_dir():
         known = f"({', '.join(BUILT_IN)}){did_you_mean(project, BUILT_IN)}"
-        raise DataError(f"dataset project: '{project}' is no directory and no built-in project {known}")
+        raise DataError(f"dataset project: '{project}' is neither a directory nor a built-in project {known}")
     folders = (directory, directory / "configs")
     found = [path for folder in folders for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern)]
     if not found:
-        raise DataError(f"dataset project: {directory} holds no YAML configuration, for example default.yaml")
+        raise DataError(
+            f"dataset project: {directory} contains no YAML configuration: add one, for example default.yaml"
+        )
     return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 
@@ -68,7 +72,7 @@ def _choose(known: Iterable[str], config: str | None, project: str) -> str:
     if config is None:
         if DEFAULT in names or len(names) == 1:
             return DEFAULT if DEFAULT in names else names[0]
-        raise DataError(f"dataset config: {project} has several configurations; name one of {', '.join(names)}")
+        raise DataError(f"dataset config: {project} has several configurations: choose one of {', '.join(names)}")
     if config not in names:
         hint = did_you_mean(config, names)
         raise DataError(f"dataset config: {project} has no configuration '{config}'{hint} (it has {', '.join(names)})")

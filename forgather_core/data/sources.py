@@ -1,4 +1,4 @@
-"""Rows of a dataset configuration, read by Hugging Face's datasets; every failure becomes one line."""
+"""Read the rows of a dataset configuration with Hugging Face's datasets; every failure becomes a DataError."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..tokenizers.lookup import hub_answers
 from .configuration import BUILDERS, DatasetConfiguration
 from .corpus import Corpus, Document
 
-BUFFER = 10_000  # rows among which a shuffled stream chooses
+BUFFER = 10_000  # default size of the shuffle buffer, in rows
 SEED = 0
-MOST_BLANK = 1_000_000  # empty rows in succession, after which a stream is taken to have no others
+MOST_BLANK = 1_000_000  # consecutive empty rows after which a stream is rejected
 
 
 def configured_corpus(name: str, configuration: DatasetConfiguration) -> Corpus:
-    """The documents that a configuration tells of. Nothing is read before they are wanted."""
+    """Return the documents of a configuration. Nothing is read until they are iterated."""
     return Corpus(
         name,
         documents=lambda: _documents(configuration),
@@ -42,18 +42,18 @@ def _documents(configuration: DatasetConfiguration) -> Iterator[Document]:
             raise DataError(f"{key}: there is no column '{column}'{hint} (columns: {', '.join(row)})")
         value = row[column]
         if isinstance(value, str):
-            value = value.removeprefix(BYTE_ORDER_MARK)  # of a text file: datasets reads it as a character
+            value = value.removeprefix(BYTE_ORDER_MARK)  # of a text file: datasets returns it as a character
         if value is None or value == [] or (isinstance(value, str) and not value.strip()):
             blank += 1
             if blank == MOST_BLANK:
-                raise DataError(f"{key}: {blank:,} rows in succession are empty in '{column}': use another column")
+                raise DataError(f"{key}: {blank:,} consecutive rows are empty in '{column}': use another column")
             continue
         blank = 0
         if is_chat and not _is_chat(value):
-            raise DataError(f"{key}: '{column}' holds {type(value).__name__}, not lists of {{role, content}}")
+            raise DataError(f"{key}: expected lists of {{role, content}} in '{column}', got {type(value).__name__}")
         if not is_chat and not isinstance(value, str):
-            chats = ": for chats write 'messages' in the place of text_column" if _is_chat(value) else ""
-            raise DataError(f"{key}: '{column}' holds {type(value).__name__}, not text{chats}")
+            chats = ": for chats use 'messages' instead of text_column" if _is_chat(value) else ""
+            raise DataError(f"{key}: expected text in '{column}', got {type(value).__name__}{chats}")
         yield value
 
 
@@ -88,12 +88,12 @@ def _named(kind: Any) -> str:
 
 
 def _rows(configuration: DatasetConfiguration) -> Iterator[dict[str, Any]]:
-    """The rows of a configuration's split.
+    """Yield the rows of a configuration's split.
 
     Raises:
-        DataError: They cannot be had, or there are none.
+        DataError: The rows cannot be read, or there are none.
     """
-    # Nothing is silenced while the caller has control, nor by a generator that is dropped half-read.
+    # Enter the context for each row: the libraries are not silenced between rows, or if iteration is abandoned.
     with _errors(configuration):
         rows = iter(_split(configuration))
         row = next(rows, None)
@@ -107,16 +107,18 @@ def _rows(configuration: DatasetConfiguration) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _errors(configuration: DatasetConfiguration) -> Iterator[None]:
-    """Make a line of what datasets raises, and silence the rest."""
+    """Turn errors of datasets into a DataError, and silence its logging and progress bars."""
     with _silent():
         try:
             yield
         except DataError:
             raise
         except Exception as error:  # datasets has no common base of its errors
-            if StopIteration in (type(error), type(error.__cause__)):  # how it says that a JSON file is empty
+            if StopIteration in (type(error), type(error.__cause__)):  # raised for an empty JSON file
                 raise _no_rows(configuration) from None
-            raise DataError(f"{configuration.file}: {_what(configuration)} cannot be read: {_reason(error)}") from None
+            raise DataError(
+                f"{configuration.file}: {_source_name(configuration)} cannot be read: {_reason(error)}"
+            ) from None
 
 
 def _split(configuration: DatasetConfiguration) -> Any:
@@ -131,7 +133,7 @@ def _split(configuration: DatasetConfiguration) -> Any:
 
 
 def _load(configuration: DatasetConfiguration) -> Any:
-    """A dataset, or several by the names of their splits."""
+    """Return a dataset, or datasets by split."""
     import datasets
 
     source, streaming = configuration.source, configuration.is_streaming
@@ -141,18 +143,20 @@ def _load(configuration: DatasetConfiguration) -> Any:
         return datasets.load_dataset(source, data_files=files, streaming=streaming, **more)
     if configuration.is_saved:
         return datasets.load_from_disk(str(configuration.directory))
-    if configuration.is_remote and not datasets.config.HF_HUB_OFFLINE and not hub_answers():  # it would try for long
+    if (
+        configuration.is_remote and not datasets.config.HF_HUB_OFFLINE and not hub_answers()
+    ):  # datasets would retry for a long time
         raise DataError(
-            f"{configuration.file}: source: there is no directory '{source}', and the hub cannot be reached "
-            "(HF_HUB_OFFLINE=1 takes what was fetched earlier)"
+            f"{configuration.file}: source: there is no directory '{source}', and the Hub cannot be reached "
+            "(HF_HUB_OFFLINE=1 uses the local cache)"
         )
     return datasets.load_dataset(str(configuration.directory or source), name=configuration.name, streaming=streaming)
 
 
 def _chosen(configuration: DatasetConfiguration, loaded: Any) -> Any:
-    if not isinstance(loaded, dict) and loaded.split is None:  # saved as rows without a name
+    if not isinstance(loaded, dict) and loaded.split is None:  # saved without the name of a split
         if configuration.split is not None:
-            raise DataError(f"{configuration.file}: split: '{configuration.source}' has no splits: leave it out")
+            raise DataError(f"{configuration.file}: split: '{configuration.source}' has no splits: remove it")
         return loaded
     known = loaded if isinstance(loaded, dict) else {str(loaded.split): loaded}
     default = "train" if "train" in known or len(known) > 1 else next(iter(known))
@@ -165,7 +169,7 @@ def _chosen(configuration: DatasetConfiguration, loaded: Any) -> Any:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """What the libraries would log or draw, an error's line says."""
+    """Silence logging and progress bars of datasets and huggingface_hub: errors carry the reason."""
     import datasets
     from huggingface_hub import utils as hub
 
@@ -185,16 +189,16 @@ def _silent() -> Iterator[None]:
             library.enable_progress_bars()
 
 
-def _what(configuration: DatasetConfiguration) -> str:
-    """What the rows are read from, as a sentence begins."""
+def _source_name(configuration: DatasetConfiguration) -> str:
+    """Return the name of the source for a message."""
     if len(configuration.files) == 1:
         return f"'{configuration.files[0]}'"
     return "one of the files" if configuration.files else f"'{configuration.source}'"
 
 
 def _no_rows(configuration: DatasetConfiguration) -> DataError:
-    skipped = f" after the {configuration.skip} that 'skip' leaves out" if configuration.skip else ""
-    return DataError(f"{configuration.file}: {_what(configuration)} has no rows{skipped}")
+    skipped = f" after the {configuration.skip} of 'skip'" if configuration.skip else ""
+    return DataError(f"{configuration.file}: {_source_name(configuration)} has no rows{skipped}")
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The Python standard library as text: real text that is on every machine that runs Python."""
+"""The Python standard library as a corpus: real text on every machine."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from ..errors import DataError
 
-# Tests and generated tables would make up half of the text, and teach little of what people write.
+# Tests and generated tables would make up half of the text and are little like written text.
 _NO_TEXT = {"site-packages", "dist-packages", "__pycache__"}
 _LEFT_OUT = frozenset(_NO_TEXT | {"test", "tests", "idle_test", "lib2to3", "encodings", "pydoc_data"})
 
 
 def standard_library_texts() -> Iterator[str]:
-    """The source files of the standard library, one document each, in the order of their names.
+    """Yield the source files of the standard library in the order of their names.
 
     Raises:
-        DataError: This Python came without its sources.
+        DataError: This Python is installed without its sources.
     """
     root = Path(sysconfig.get_path("stdlib"))
     found = False
@@ -33,18 +33,18 @@ def standard_library_texts() -> Iterator[str]:
                 found = True
                 yield text
     if not found:
-        raise DataError(f"this Python has no standard library sources in {root}: name another dataset project")
+        raise DataError(f"this Python has no standard library sources in {root}: use another dataset project")
 
 
 def standard_library_docstrings() -> Iterator[str]:
-    """The documentation strings of the standard library, one document each: prose rather than code.
+    """Yield the docstrings of the standard library: prose rather than code.
 
     Raises:
-        DataError: This Python came without its sources.
+        DataError: This Python is installed without its sources.
     """
     for text in standard_library_texts():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old escapes in old files
+            warnings.simplefilter("ignore")  # invalid escapes in old files
             try:
                 tree = ast.parse(text)
             except SyntaxError:

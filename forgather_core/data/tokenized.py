@@ -1,4 +1,4 @@
-"""Documents become token ids, without end: a corpus that runs out begins again."""
+"""Tokenize documents, in an endless loop over the corpus."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from typing import Any
 from ..errors import DataError, first_line
 from .corpus import Corpus, Document
 
-MARGIN = 64  # tokens before a cut that may depend on what follows it
-NEAR = 256  # characters in which a cut looks for white space
-# Models whose tokens depend on nearby text only. Unigram chooses the best split of a whole text: the end of a long run
-# of equal characters may decide how its beginning is split.
+MARGIN = 64  # tokens before a cut that may depend on the text after it
+NEAR = 256  # characters before a cut that are searched for white space
+# Models whose tokens depend on nearby text only. Unigram optimizes the split of the whole text: the end of a long run
+# of equal characters may change the tokens of its beginning.
 LOCAL_MODELS = {"BPE", "WordLevel", "WordPiece"}
 
 
 def tokenized_documents(
     corpus: Corpus, tokenizer: Any, *, longest: int | None = None
 ) -> Generator[Sequence[int], None, None]:
-    """The documents of a corpus as token ids, each closed by the tokenizer's end token, again and again.
+    """Yield the token ids of each document, in an endless loop over the corpus.
+
+    Each document ends with the tokenizer's end token; texts begin with the special tokens that the tokenizer adds.
 
     Args:
-        corpus: Texts, or chats, which the tokenizer's chat template renders.
-        tokenizer: A transformers tokenizer; it opens texts as it is set up to do.
-        longest: Where documents are cut; None cuts none.
+        corpus: Texts, or chats, which are rendered by the tokenizer's chat template.
+        tokenizer: A transformers tokenizer.
+        longest: Maximum number of tokens of a document; None is unlimited.
 
     Raises:
-        DataError: The corpus has no text, or the tokenizer no chat template that takes its chats.
+        DataError: The corpus has no text, or the tokenizer has no chat template that accepts its chats.
     """
     while True:
         empty = True
@@ -34,29 +36,29 @@ def tokenized_documents(
             empty = False
             yield token_ids(document, tokenizer, longest=longest)
         if empty:
-            raise DataError(f"the dataset {corpus.name} holds no text")
+            raise DataError(f"the dataset {corpus.name} contains no text: check text_column, skip and take")
 
 
 def token_ids(document: Document, tokenizer: Any, *, longest: int | None = None) -> list[int]:
-    """One document as `tokenized_documents` gives it."""
+    """Return the token ids of one document, as `tokenized_documents` yields it."""
     if isinstance(document, str):
-        ids = _beginning(document, tokenizer, longest)
+        ids = _prefix_ids(document, tokenizer, longest)
         closed = bool(ids) and ids[-1] == tokenizer.eos_token_id
     else:
         text = _rendered(document, tokenizer)
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # the template writes its own
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # the template adds special tokens
         closed = tokenizer.eos_token is not None and text.rstrip().endswith(tokenizer.eos_token)
     if not closed and tokenizer.eos_token_id is not None:
         ids = [*ids, tokenizer.eos_token_id]
     return ids[:longest]
 
 
-def _beginning(text: str, tokenizer: Any, longest: int | None) -> list[int]:
-    """The token ids of a text; of a long one, `longest` ids at least of its beginning, equal to those of the whole.
+def _prefix_ids(text: str, tokenizer: Any, longest: int | None) -> list[int]:
+    """Return the token ids of a text, or of a prefix with at least the first `longest` ids of the whole text.
 
-    A token may stand for any number of characters, so no number of characters is enough by itself. Beginnings of
-    growing length are tokenized until two agree, with a margin for what the cut changes; if none do, the whole text is.
-    So is every text of a tokenizer that is not one of `LOCAL_MODELS`.
+    A token may stand for any number of characters, so no prefix length is sufficient in general. Prefixes of growing
+    length are tokenized until two agree, with a margin for tokens that the cut changes; if none agree, the whole text
+    is tokenized, and always if the tokenizer's model is not in `LOCAL_MODELS`.
     """
 
     def encoded(part: str) -> list[int]:
@@ -78,7 +80,7 @@ def _beginning(text: str, tokenizer: Any, longest: int | None) -> list[int]:
 
 
 def _word_end(text: str, size: int) -> int:
-    """A place to cut a text near `size`: before white space, where there is any. Tokens rarely cross it."""
+    """Return a position near `size` to cut a text: before white space if there is any, which tokens rarely cross."""
     spaces = (at for at in range(size, max(size - NEAR, 1), -1) if text[at].isspace() and not text[at - 1].isspace())
     return next(spaces, size)
 
@@ -86,12 +88,12 @@ def _word_end(text: str, size: int) -> int:
 def _rendered(messages: Document, tokenizer: Any) -> str:
     if not tokenizer.chat_template:
         raise DataError(
-            "the tokenizer has no chat template for the dataset's messages: add --chat-template chatml, or take "
+            "the tokenizer has no chat template for the dataset's messages: add --chat-template chatml, or use "
             "another tokenizer"
         )
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception as error:  # a template raises what it likes
+    except Exception as error:  # a template may raise any exception
         reason = first_line(error)
-        raise DataError(f"the tokenizer's chat template refuses a chat of the dataset: {reason}") from None
+        raise DataError(f"the tokenizer's chat template rejects a chat of the dataset: {reason}") from None
     return text

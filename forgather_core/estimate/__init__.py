@@ -1,4 +1,4 @@
-"""Parameters, memory and compute of a model before it is built: a step is run on tensors that have no memory."""
+"""Estimate parameters, memory and FLOPs of a model before it is built, by running a step on fake tensors."""
 
 from .compare import compare
 from .devices import known_device

@@ -1,4 +1,4 @@
-"""Models side by side: the options in which they differ, parameters, memory, operations."""
+"""Compare models side by side: differing options, parameters, memory, FLOPs."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from ..options.command_options import EstimateOptions
 from ..runtime.partial_results import keep_partial
 from ..settings.resolve import Settings
 from ..tokenizers.lookup import quick_facts
-from .run import Estimate, Tell, estimate_of
+from .run import Estimate, OnProgress, estimate_of
 
-_ABSENT = "-"  # this definition has no such option
+_ABSENT = "-"  # the definition does not have the option
 
 
 def compare(
     models: Sequence[Settings],
     options: EstimateOptions,
-    on_progress: Tell | None = None,
+    on_progress: OnProgress | None = None,
     on_partial: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Compare models, each as its settings have it, in the same training step and the same generation.
+    """Compare models in the same training step and the same generation.
 
     Args:
-        models: Two or more.
-        options: The step, the generation.
-        on_progress: Called with what is being looked at.
+        models: Resolved settings of two or more models.
+        options: The training step and the generation.
+        on_progress: Called with the name of the part being estimated.
         on_partial: Called with the report of the models so far if the comparison ends early.
 
     Returns:
-        The report, as plain data. Every row has one value for each model, in their order.
+        The report as plain data. Every row has one value per model, in the order of `models`.
     """
-    tell = on_progress or (lambda _: None)
+    report_progress = on_progress or (lambda _: None)
     names = _names([settings.configuration.name for settings in models])
     estimates: list[Estimate] = []
 
@@ -46,7 +46,7 @@ def compare(
 
     with keep_partial(keep):
         for name, settings in zip(names, models, strict=True):
-            estimates.append(estimate_of(settings, options, lambda what, name=name: tell(f"{name}: {what}")))  # type: ignore[misc]
+            estimates.append(estimate_of(settings, options, lambda what, name=name: report_progress(f"{name}: {what}")))  # type: ignore[misc]
     return _report(names, models, estimates)
 
 
@@ -74,7 +74,7 @@ _TOTALS = ("total", "trainable", "embedding", "non_embedding", "active", "bytes"
 
 
 def _names(names: Sequence[str]) -> list[str]:
-    """The same name twice gets a number: a variant may stand beside its preset."""
+    """Number equal names: a variant may be compared with its preset."""
     return [name if names.count(name) == 1 else f"{name} ({names[:n].count(name) + 1})" for n, name in enumerate(names)]
 
 
@@ -90,7 +90,7 @@ def _differing(values: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _shapes(model: Any) -> dict[str, list[tuple[int, ...]]]:
-    """The shapes of the parameters by kind, one for each layer; a tied one by its first name alone."""
+    """Return the parameter shapes by kind, one per layer; a tied parameter counts under its first name only."""
     found: dict[str, list[tuple[int, ...]]] = {}
     for name, parameter in model.named_parameters():
         found.setdefault(kind_of(name), []).append(tuple(parameter.shape))
@@ -104,7 +104,7 @@ def _parameters(shapes: Sequence[Mapping[str, list[tuple[int, ...]]]]) -> list[d
             "name": kind,
             "shapes": [found[kind][0] if kind in found else None for found in shapes],
             "layers": [len(found.get(kind, ())) for found in shapes],
-            "numbers": [sum(map(prod, found.get(kind, ()))) for found in shapes],
+            "elements": [sum(map(prod, found.get(kind, ()))) for found in shapes],
         }
         for kind in kinds
     ]

@@ -1,4 +1,4 @@
-"""What devices have: memory, its bandwidth, operations a second. From a YAML file that users may replace."""
+"""Memory, bandwidth and peak FLOP/s of devices, from a YAML file that users can replace."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _FIELDS = {"memory", "bandwidth", "flops", "source"}
 
 @dataclass(frozen=True)
 class Device:
-    """One kind of device.
+    """Specification of a device model.
 
     Args:
-        name: As people call it.
-        memory: Bytes that a program can allocate from.
-        bandwidth: Bytes a second; None where it is not known.
-        flops: Operations a second in matrix products, by precision: fp32, bf16.
-        source: Where the numbers are from.
+        name: Common name.
+        memory: Memory available to programs, in bytes.
+        bandwidth: Memory bandwidth in bytes/s; None if unknown.
+        flops: Peak FLOP/s of matrix products by precision: fp32, bf16.
+        source: URL of the specification.
     """
 
     name: str
@@ -40,38 +40,41 @@ class Device:
     source: str | None
 
     def flops_in(self, precision: str) -> float | None:
-        """Operations a second in a precision; None where they are not known. Those of fp16 equal those of bf16."""
+        """Return the peak FLOP/s in a precision, None if unknown; fp16 and mixed equal bf16."""
         return self.flops.get("bf16" if precision in {"mixed", "fp16"} else precision)
 
 
 def load_devices(path: Path | None = None) -> list[Device]:
-    """The devices of a file, the smallest first; without one, those that Forgather knows.
+    """Return the devices of a YAML file in ascending order of memory.
+
+    Args:
+        path: The file; None reads the devices shipped with Forgather.
 
     Raises:
-        ConfigurationError: The file cannot be read, or a line of it is no device.
+        ConfigurationError: The file cannot be read, or an entry is not a device.
     """
-    shown = str(path) if path is not None else "devices.yaml"
+    label = str(path) if path is not None else "devices.yaml"
     source = expanded(path) if path is not None else files("forgather_core.estimate") / "devices.yaml"
     try:
         document = parse_yaml(read_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--hardware: {shown} cannot be read: {getattr(error, 'strerror', error)}") from None
+        raise ConfigurationError(f"--hardware: {label} cannot be read: {getattr(error, 'strerror', error)}") from None
     except YamlError as error:
-        raise ConfigurationError(f"{shown}:{error}") from None
+        raise ConfigurationError(f"{label}:{error}") from None
     if not isinstance(document.value, dict) or not document.value:
-        raise ConfigurationError(f"{shown}: it must be a map from names of devices to memory, bandwidth and flops")
+        raise ConfigurationError(f"{label}: expected a map from device names to memory, bandwidth and flops")
     found = []
     for name, item in document.value.items():
         try:
             found.append(_device(str(name), item))
         except ValueError as error:
             line, column = document.place(name)
-            raise ConfigurationError(f"{shown}:{line}:{column}: {name}: {error}") from None
+            raise ConfigurationError(f"{label}:{line}:{column}: {name}: {error}") from None
     return sorted(found, key=lambda device: device.memory)
 
 
 def devices_here() -> list[Device]:
-    """The devices of this machine. How fast they are is not known."""
+    """Return the devices of this machine, without bandwidth and FLOP/s, which are unknown."""
     found = []
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         about = torch.cuda.get_device_properties(number)
@@ -81,11 +84,11 @@ def devices_here() -> list[Device]:
 
 
 def known_device(device: torch.device) -> Device | None:
-    """What is known of a device of this machine: only where torch calls it by all the words of a name in the file."""
+    """Return the specification of a device of this machine; torch's name of it must contain all words of the entry."""
     if device.type != "cuda":
         return None
     words = set(re.findall(r"\w+", torch.cuda.get_device_name(device)))
-    if "Laptop" in words:  # of the same name, and another device
+    if "Laptop" in words:  # laptop variants share the name and are slower
         return None
     return next((known for known in load_devices() if words >= set(known.name.split())), None)
 
@@ -94,7 +97,7 @@ def _device(name: str, item: Any) -> Device:
     if not isinstance(item, dict):
         raise ValueError("memory, bandwidth and flops are missing")  # noqa: TRY004 - the content of a file is wrong
     if unknown := sorted(map(str, item.keys() - _FIELDS)):
-        raise ValueError(f"'{unknown[0]}' is none of {', '.join(sorted(_FIELDS))}")
+        raise ValueError(f"unknown key '{unknown[0]}'; use {', '.join(sorted(_FIELDS))}")
     flops = item.get("flops") or {}
     if not isinstance(flops, dict) or not flops.keys() <= {"fp32", "bf16"}:
         raise ValueError("flops must be a map with fp32 and bf16, in TFLOP/s")
@@ -112,5 +115,5 @@ def _device(name: str, item: Any) -> Device:
 
 def _positive(what: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ValueError(f"{what} is '{value}', and must be a number above zero")
+        raise ValueError(f"{what} must be a number above zero, got '{value}'")
     return float(value)

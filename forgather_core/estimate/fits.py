@@ -1,4 +1,4 @@
-"""What fits on a device: rows, tokens in a row, tokens in a cache."""
+"""Find the largest batch, sequence length and cache that fit on a device."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from .devices import Device
 from .memory import Memory
 from .timeline import WEIGHTS, Batches
 
-RESERVE = 2**30  # bytes for the driver's context, what kernels allocate for themselves, and gaps between allocations
+RESERVE = 2**30  # bytes for the driver's context, workspaces of kernels, and gaps between allocations
 
 
 class Fits:
-    """Answers for one model and one way to run it; a figure that several devices ask for is traced once.
+    """Find the limits of one model and training step on devices; traces are shared between devices.
 
     Args:
-        memory: What it takes.
-        rows: Of the batch, where lengths are asked for.
-        length: Tokens in a row, where rows are asked for.
-        limit: The longest text that the model is made for: no answer is longer.
-        cache: Kind of cache.
+        memory: Memory of the model.
+        rows: Batch size for questions about lengths.
+        length: Sequence length for questions about the batch size.
+        limit: Longest sequence that the model supports; an upper bound of all lengths.
+        cache: Kind of cache: dynamic or static.
     """
 
     def __init__(self, memory: Memory, *, rows: int, length: int, limit: int, cache: str) -> None:
@@ -28,20 +28,20 @@ class Fits:
         self._lengths = [2**n for n in range(4, limit.bit_length()) if 2**n < limit] + [limit]
 
     def step_fits(self, device: Device) -> bool:
-        """Whether the step itself does."""
+        """Return whether the training step fits."""
         return self._training_fits(self._length, device)
 
     @cached_property
     def _batches(self) -> Batches:
         return self._memory.batches(self._length)
 
-    def most_rows(self, device: Device) -> int | None:
-        """The largest batch of the asked length; None where it cannot be told."""
-        if not self._batches.follows:
+    def max_rows(self, device: Device) -> int | None:
+        """Return the largest batch size at the given sequence length; None if it cannot be determined."""
+        if not self._batches.is_linear:
             return None
         usable = _usable(device)
-        most = self._batches.most_rows(usable)
-        # Of fewer rows than those, the parts of a loss may be larger than these two batches tell: such a one is traced.
+        most = self._batches.max_rows(usable)
+        # Below the traced batch sizes the chunks of a loss may be larger than extrapolated: trace these directly.
         while 0 < most < self._batches.least_rows and not self._rows_fit(most, usable):
             most -= 1
         return most
@@ -50,17 +50,17 @@ class Fits:
         return self._memory.training(rows, self._length).peak.bytes <= usable
 
     def longest(self, device: Device) -> int:
-        """The longest row of training, a power of two or the model's limit, in a batch of the asked size."""
+        """Return the longest sequence for training at the given batch size: a power of two, or the model's limit."""
         return self._search(lambda length: self._training_fits(length, device))
 
     def _training_fits(self, length: int, device: Device) -> bool:
-        asked = self._memory.training(self._rows, self._length)
-        if asked.least > _usable(device):
-            return False  # weights and states alone are too much, whatever the length
+        step = self._memory.training(self._rows, self._length)
+        if step.held_bytes > _usable(device):
+            return False  # weights and optimizer state alone are too large for any length
         return self._memory.training(self._rows, length).peak.bytes <= _usable(device)
 
     def longest_generation(self, device: Device) -> int:
-        """The longest cache while generating, likewise."""
+        """Return the longest cache for generation at the given batch size: a power of two, or the model's limit."""
         if self._memory.training(self._rows, self._length).held[WEIGHTS] > _usable(device):
             return 0
         return self._search(

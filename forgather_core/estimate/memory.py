@@ -1,4 +1,4 @@
-"""Memory of training and of generation, for settled options."""
+"""Memory of training and generation for resolved settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..model.meta_model import meta_model
 from ..options.shared import BuildOptions
 from ..parts.linear_cross_entropy import ENOUGH, MOST_PARTS
 from ..settings.resolve import Settings
-from .stage import Stage, Training
+from .fake_model import FakeModel, Training
 from .timeline import CACHE, Batches, Timeline
 
 DTYPES = {
@@ -23,24 +23,24 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-# What a fused kernel keeps is what sdpa's keeps: the result, and one number a row and head.
+# Fused kernels save what sdpa's saves for backward: the result, and one element per row and head.
 _TRACED = {"flash_attention_2": "sdpa", "flex_attention": "sdpa"}
 
 
 class Memory:
-    """What a model of these settings takes; each figure is traced when it is asked for, and kept.
+    """Memory of a model; each timeline is traced on first use and kept.
 
     Args:
-        settings: The settled options.
+        settings: The resolved settings.
         optimizer: sgd, adamw, adamw_fused, adam8bit or none.
-        precision: fp32 or fp64; bf16 or fp16, weights too; or mixed, where products are in bfloat16.
-        attention: The attention implementation.
-        checkpointing: Whether layers are computed again in backward.
-        fused: Whether parameters take their steps within backward.
-        keep_logits: Whether the logits of all tokens are computed, where the model can do without.
-        packed: Whether rows hold several documents.
-        device_type: Where it is to run.
-        directory: Take the model of this directory, rather than of the definition's own code.
+        precision: fp32, fp64, bf16, fp16, or mixed (float32 weights, matrix products in bfloat16).
+        attention: Attention implementation.
+        checkpointing: Recompute layers in backward.
+        fused: Update parameters within backward.
+        full_logits: Compute the logits of all tokens even if the model supports a chunked loss.
+        packed: Rows contain several documents.
+        device_type: Device type that the estimate is for.
+        directory: Load the model from this directory instead of the definition's code.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Memory:
         attention: str | None = None,
         checkpointing: bool = False,
         fused: bool = False,
-        keep_logits: bool = False,
+        full_logits: bool = False,
         packed: bool = False,
         device_type: str = "cuda",
         directory: Path | None = None,
@@ -60,12 +60,12 @@ class Memory:
         self._directory = directory
         self._settings, self._dtype, self._checkpointing = settings, DTYPES[precision], checkpointing
         self._attention = _TRACED.get(attention or "", attention)
-        self._training = Training(optimizer, fused, keep_logits, packed, precision == "mixed", device_type)
+        self._training = Training(optimizer, fused, full_logits, packed, precision == "mixed", device_type)
         self._steps: dict[tuple[int, int], Timeline] = {}
         self._generations: dict[tuple[int, int, str], Timeline] = {}
 
     def model(self) -> Any:
-        """A new model on meta."""
+        """Return a new model on meta."""
         if self._directory is None:
             return meta_model(self._settings, dtype=self._dtype, attention=self._attention)
         dtype = str(self._dtype).removeprefix("torch.")
@@ -73,39 +73,39 @@ class Memory:
         return build(self._directory, BuildOptions(dtype=dtype, attn_implementation=attention))
 
     @cached_property
-    def _stage(self) -> Stage:
+    def _fake(self) -> FakeModel:
         model = self.model()
         if self._checkpointing:
             enable_checkpointing(model)
-        return Stage(model, self._training)
+        return FakeModel(model, self._training)
 
     @property
     def traced(self) -> Any:
-        """The model that is traced. It has no numbers."""
-        return self._stage.model
+        """The traced model, on fake tensors."""
+        return self._fake.model
 
     def training(self, rows: int, length: int) -> Timeline:
-        """One step of training on `rows` rows of `length` tokens."""
+        """Return the timeline of a training step on `rows` rows of `length` tokens."""
         if (rows, length) not in self._steps:
-            self._steps[rows, length] = self._stage.train(rows, length)
+            self._steps[rows, length] = self._fake.train(rows, length)
         return self._steps[rows, length]
 
     def forward(self, rows: int, length: int) -> Timeline:
-        """A forward pass over such a batch, for its operations: a loss may compute gradients while it runs forward."""
-        return self._stage.forward(rows, length)
+        """Return the timeline of a forward pass without loss: a chunked loss would add the FLOPs of its gradients."""
+        return self._fake.forward(rows, length)
 
     def batches(self, length: int) -> Batches:
-        """Steps of any number of rows."""
-        # From here on a loss in parts has all of its parts, and that many rows more give each part the same.
+        """Return the peaks of training steps for any batch size."""
+        # From this size on a chunked loss has its full number of chunks, and MOST_PARTS more rows add equally to each.
         rows = max(2, -(-MOST_PARTS * ENOUGH // length))
         return Batches(self.training(rows, length), self.training(rows + MOST_PARTS, length), rows, MOST_PARTS)
 
     def generation(self, rows: int, length: int, cache: str = "dynamic") -> Timeline:
-        """A prefill and a step of generation, after which the cache holds `length` tokens, or room for them.
+        """Return the timeline of a prefill and one decoding step.
 
         Args:
-            rows: Of the batch.
-            length: Tokens in each, 2 at least.
+            rows: Batch size.
+            length: Tokens in the cache after the step (capacity of a static cache), at least 2.
             cache: dynamic or static.
         """
         key = (rows, length, cache)
@@ -116,9 +116,9 @@ class Memory:
 
                 config = self.traced.config
                 make = lambda: StaticCache(config=config, max_cache_len=length)  # noqa: E731
-            self._generations[key] = self._stage.generate(rows, length, make)
+            self._generations[key] = self._fake.generate(rows, length, make)
         return self._generations[key]
 
     def cache_per_token(self) -> int:
-        """Bytes by which the cache of one row grows with a token, as long as no sliding window is full."""
+        """Return the bytes by which a token extends the cache of one row, before any sliding window is full."""
         return self.generation(1, 2).after("decode").get(CACHE, 0) // 2

@@ -1,4 +1,4 @@
-"""An estimate from settings to report."""
+"""Estimate memory and FLOPs of a model: from settings to report."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from .fits import Fits
 from .memory import Memory
 from .timeline import ACTIVATIONS, BUFFERS, CACHE, GRADIENTS, INPUTS, LOGITS, OPTIMIZER, WEIGHTS, Timeline
 
-_RESERVED = "1 GiB of each device is left to its driver, to kernels' own memory and to gaps, which are not counted"
-# float16 takes what bfloat16 does, in memory and in time.
+_RESERVED = (
+    "1 GiB of each device is reserved for its driver, kernel workspaces and fragmentation, which are not counted"
+)
+# float16 takes the memory and time of bfloat16.
 _PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
-_UNLIMITED = 2**20  # tokens of context, for a model that states no limit
+_UNLIMITED = 2**20  # context length in tokens of a model without max_position_embeddings
 
-
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True, repr=False)
 class Estimate(Brief):
-    """What was found out of a model.
+    """Estimate of a model.
 
     Args:
-        report: As plain data: model_name, setup, parameters, training, generation, flops, notes.
-        model: The model, without numbers.
-        fits: Answers for devices.
+        report: Plain data: model_name, setup, parameters, training, generation, flops, notes.
+        model: The model, on fake tensors.
+        fits: Finds the limits of the model on devices.
     """
 
     report: dict[str, Any]
@@ -48,26 +49,26 @@ class Estimate(Brief):
 def estimate(
     settings: Settings,
     options: EstimateOptions,
-    on_progress: Tell | None = None,
+    on_progress: OnProgress | None = None,
     on_partial: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """What a model takes, and on which devices it fits, before anything is allocated or written.
+    """Estimate memory, FLOPs and the limits on devices. Nothing is allocated or written.
 
     Args:
-        settings: The settled options.
-        options: The training step, the generation, the devices.
-        on_progress: Called with what is being looked at.
+        settings: The resolved settings.
+        options: The training step, the generation and the devices.
+        on_progress: Called with the name of the part being estimated.
         on_partial: Called with the report so far if the estimate ends early.
 
     Returns:
         The report of `estimate_of`, with `devices`.
 
     Raises:
-        ForgatherError: Anything a user can mend.
+        ForgatherError: The settings, the options or the device file are invalid.
     """
-    tell = on_progress or (lambda _: None)
+    report_progress = on_progress or (lambda _: None)
     devices = [*load_devices(options.hardware), *devices_here()]
-    found = estimate_of(settings, options, tell)
+    found = estimate_of(settings, options, report_progress)
     notes, rows = [*found.report["notes"], _RESERVED], list[dict[str, Any]]()
 
     def keep(reason: str) -> None:
@@ -77,22 +78,22 @@ def estimate(
 
     with keep_partial(keep):
         for device in devices:
-            rows.append(_on(device, found, options, tell))
+            rows.append(_on_device(device, found, options, report_progress))
     return found.report | {"devices": rows, "notes": notes}
 
 
-def estimate_of(settings: Settings, options: EstimateOptions, on_progress: Tell | None = None) -> Estimate:
-    """What a model takes. The arguments are those of `estimate`."""
-    tell = on_progress or (lambda _: None)
+def estimate_of(settings: Settings, options: EstimateOptions, on_progress: OnProgress | None = None) -> Estimate:
+    """Estimate a model without devices. The arguments are those of `estimate`."""
+    report_progress = on_progress or (lambda _: None)
     build = settings.build
-    tell("the model")
+    report_progress("the model")
     memory, precision = memory_of(settings, options)
     model = memory.traced
     limit = min(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED, _UNLIMITED)
     rows, length, context = options.batch_size, options.sequence_length, options.context_length or limit
-    tell("a step of training")
+    report_progress("a training step")
     step, forward = memory.training(rows, length), memory.forward(rows, length)
-    tell("a generation")
+    report_progress("a generation")
     generation = memory.generation(rows, context, options.cache)
     report = {
         "configuration": settings.configuration.name,
@@ -118,11 +119,11 @@ def estimate_of(settings: Settings, options: EstimateOptions, on_progress: Tell 
 
 
 def memory_of_step(settings: Settings, directory: Path) -> dict[str, Any]:
-    """The memory of a training step as `estimate` has it by default, for who constructs a model and asks for no more.
+    """Return the memory of a training step with the default options of `estimate`, for the report of `construct`.
 
     Args:
-        settings: The settled options; dtype, attention and checkpointing are theirs.
-        directory: The model's.
+        settings: The resolved settings, including dtype, attention and checkpointing.
+        directory: The model directory.
     """
     options = EstimateOptions()
     memory, precision = memory_of(settings, options, directory)
@@ -134,13 +135,13 @@ def memory_of_step(settings: Settings, directory: Path) -> dict[str, Any]:
 def memory_of(
     settings: Settings, options: EstimateOptions, directory: Path | None = None, *, packed: bool = False
 ) -> tuple[Memory, str]:
-    """What answers for a model, and its precision: fp32, bf16, fp16, mixed or fp64.
+    """Return the memory of a model, and its precision: fp32, bf16, fp16, mixed or fp64.
 
     Args:
-        settings: The settled options; dtype, attention and checkpointing are theirs.
+        settings: The resolved settings, including dtype, attention and checkpointing.
         options: The training step.
-        directory: The model's; None takes the definition's own code.
-        packed: Whether rows hold several documents.
+        directory: The model directory; None uses the definition's code.
+        packed: Rows contain several documents.
     """
     precision, build = _precision(settings, options), settings.build
     memory = Memory(
@@ -150,7 +151,7 @@ def memory_of(
         attention=build.attn_implementation,
         checkpointing=build.gradient_checkpointing,
         fused=options.fuse_optim_with_backward,
-        keep_logits=options.full_logits,
+        full_logits=options.full_logits,
         packed=packed,
         device_type="cuda" if build.device == "meta" else build.device.partition(":")[0],
         directory=directory,
@@ -159,14 +160,14 @@ def memory_of(
 
 
 def memory_of_options(settings: Settings, options: TestOptions, directory: Path) -> tuple[Memory, str]:
-    """What answers for the model of a directory in the step that `test` takes, and its precision."""
+    """Return the memory of a model directory in the training step of `test`, and its precision."""
     return memory_of(settings, step_options(options), directory, packed=options.packed)
 
 
 def step_options(options: TestOptions) -> EstimateOptions:
-    """The step of `test`, as `estimate` is asked for one."""
-    taken = {field.name: getattr(options, field.name) for field in fields(TrainingStepOptions)}
-    return EstimateOptions(**taken, optimizer=options.optimizer)
+    """Return the training step of `test` as options of `estimate`."""
+    shared = {field.name: getattr(options, field.name) for field in fields(TrainingStepOptions)}
+    return EstimateOptions(**shared, optimizer=options.optimizer)
 
 
 def _batch(options: EstimateOptions) -> str:
@@ -186,7 +187,7 @@ def _precision(settings: Settings, options: EstimateOptions) -> str:
 
 
 def _parameters(model: Any, forward: Timeline, tokens: int) -> dict[str, Any]:
-    """Counts; `active` are those that multiply each token, found by what the forward pass computes."""
+    """Count parameters; `active` are those that multiply each token, derived from the FLOPs of the forward pass."""
     table = asdict(parameter_table(model))
     ends = [end.weight for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
     embedding = sum(p.numel() for p in {id(p): p for p in ends}.values())
@@ -204,7 +205,7 @@ def _parameters(model: Any, forward: Timeline, tokens: int) -> dict[str, Any]:
 
 
 def _training(step: Timeline) -> dict[str, Any]:
-    """The peak by what takes it, in the order in which people speak of it."""
+    """Return the peak by kind, in the customary order."""
     peak = step.peak
     order = (WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, LOGITS, BUFFERS, INPUTS)
     return {
@@ -213,9 +214,9 @@ def _training(step: Timeline) -> dict[str, Any]:
         "parts": {kind: peak.parts[kind] for kind in order if kind in peak.parts},
         "weights": step.held[WEIGHTS],
         "optimizer_state": step.held.get(OPTIMIZER, 0),
-        "gradients": step.most_of(GRADIENTS),
+        "gradients": step.peak_of(GRADIENTS),
         "activations": step.after("forward").get(ACTIVATIONS, 0),
-        "logits": step.most_of(LOGITS),
+        "logits": step.peak_of(LOGITS),
     }
 
 
@@ -233,7 +234,7 @@ def _generation(timeline: Timeline, memory: Memory, rows: int, context: int) -> 
 
 
 def _flops(step: Timeline, forward: Timeline, tokens: int) -> dict[str, float]:
-    """By token. Training is three times the forward pass by convention; what backward computes again is apart."""
+    """Return FLOPs/token. By convention, training is 3 x the forward pass; `computed` includes recomputation."""
     weights, attention = (forward.total_flops("forward", what) / tokens for what in ("weights", "attention"))
     spent = sum(step.flops.values()) / tokens
     return {
@@ -246,19 +247,21 @@ def _flops(step: Timeline, forward: Timeline, tokens: int) -> dict[str, float]:
     }
 
 
-def _on(device: Device, found: Estimate, options: EstimateOptions, tell: Tell) -> dict[str, Any]:
-    """What a device can take, and how long it takes for it."""
-    tell(device.name)
+def _on_device(
+    device: Device, found: Estimate, options: EstimateOptions, report_progress: OnProgress
+) -> dict[str, Any]:
+    """Return the limits of a device, and its speed where the device file has its FLOP/s and bandwidth."""
+    report_progress(device.name)
     rows, length, fits, report = options.batch_size, options.sequence_length, found.fits, found.report
     speed, fitting = device.flops_in(report["setup"]["precision"]), fits.step_fits(device)
     seconds = report["flops"]["step"] / (speed * options.mfu) if speed is not None and fitting else None
     generation, context = report["generation"], fits.longest_generation(device)
-    read = generation["weights"] + generation["cache"]  # for each token, once
+    read = generation["weights"] + generation["cache"]  # once per token
     return {
         "name": device.name,
         "memory": device.memory,
         "fits": fitting,
-        "batch": fits.most_rows(device),
+        "batch": fits.max_rows(device),
         "context_length": fits.longest(device),
         "step_seconds": seconds,
         "tokens_per_second": rows * length / seconds if seconds else None,
@@ -273,7 +276,7 @@ def _on(device: Device, found: Estimate, options: EstimateOptions, tell: Tell) -
 def _notes(settings: Settings, options: EstimateOptions, limit: int, context: int) -> Iterator[str]:
     if settings.build.attn_implementation in ("flex_attention", "flash_attention_2"):
         name = settings.build.attn_implementation
-        yield f"{name} is counted as sdpa's fused kernel, which keeps the same for backward"
+        yield f"{name} is counted as sdpa's fused kernel, which saves the same tensors for backward"
     longest = max(context, options.sequence_length)
     if longest > limit:
-        yield f"{longest:,} tokens are more than the {limit:,} positions the model is made for"
+        yield f"{longest:,} tokens exceed the model's max_position_embeddings ({limit:,})"

@@ -1,4 +1,4 @@
-"""Memory over the course of a program: which storages came and went, and how much there was at most."""
+"""Memory over time: allocations and frees of a traced program, and the peak."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ACTIVATIONS, LOGITS, INPUTS, CACHE = "activations", "logits and loss", "inputs",
 
 @dataclass(frozen=True)
 class Peak:
-    """The moment at which most memory is in use.
+    """The moment of peak memory.
 
     Args:
-        bytes: In all.
-        parts: By kind; they add up to `bytes`.
-        phase: What the program was doing: forward, backward, update.
+        bytes: Total bytes.
+        parts: Bytes by kind; they add up to `bytes`.
+        phase: Phase of the program: forward, backward, update, prefill or decode.
     """
 
     bytes: int
@@ -29,16 +29,16 @@ class Peak:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What a traced program did.
+    """Allocations, frees and FLOPs of a traced program.
 
     Args:
-        held: Bytes that were there before it began and are there after it, by kind.
-        sizes: Bytes of each storage that it made.
-        kinds: What each storage is for.
-        events: Storages in the order in which they come (their number, from 1) and go (minus their number).
-        phases: The number of events before each phase, by its name, in order.
-        flops: Floating-point operations of matrix products, by phase and by what they multiply: "weights", or
-            "attention" (activations with activations).
+        held: Bytes by kind that exist before and after the program.
+        sizes: Bytes of each storage that the program allocates.
+        kinds: Kind of each storage.
+        events: Allocations (number of the storage, from 1) and frees (the negative number), in order.
+        phases: Number of events before each phase, by name, in order.
+        flops: FLOPs of matrix products by phase and operands: "weights", or "attention" (both operands are
+            activations).
     """
 
     held: Mapping[str, int]
@@ -49,14 +49,14 @@ class Timeline:
     flops: Mapping[tuple[str, str], int]
 
     @property
-    def least(self) -> int:
-        """Bytes that are there all the time."""
+    def held_bytes(self) -> int:
+        """Total bytes of `held`."""
         return sum(self.held.values())
 
     @cached_property
     def peak(self) -> Peak:
-        """The moment of most memory."""
-        most, parts, moment = self.least, dict(self.held), 0
+        """The moment of peak memory."""
+        most, parts, moment = self.held_bytes, dict(self.held), 0
         for number, now in self._moments():
             if (total := sum(now.values())) > most:
                 most, parts, moment = total, dict(now), number
@@ -64,43 +64,47 @@ class Timeline:
         return Peak(most, {kind: size for kind, size in parts.items() if size}, phase[-1] if phase else "")
 
     def _moments(self) -> Iterator[tuple[int, Mapping[str, int]]]:
-        """How many events there were, and what is there after them, by kind: the same map, changed each time."""
+        """Yield the number of events so far and the bytes by kind after them; the mapping is reused."""
         now = dict.fromkeys(self.kinds, 0) | dict(self.held)
         for number, event in enumerate(self.events, start=1):
             storage = abs(event) - 1
             now[self.kinds[storage]] += self.sizes[storage] if event > 0 else -self.sizes[storage]
             yield number, now
 
-    def most_of(self, kind: str) -> int:
-        """Bytes of a kind where there are most of it."""
+    def peak_of(self, kind: str) -> int:
+        """Return the peak bytes of one kind."""
         return max((parts.get(kind, 0) for _, parts in self._moments()), default=self.held.get(kind, 0))
 
     def after(self, phase: str) -> Mapping[str, int]:
-        """What is there when a phase ends, by kind."""
+        """Return the bytes by kind at the end of a phase."""
         names = list(self.phases)
         following = names[names.index(phase) + 1 :]
         end = self.phases[following[0]] if following else len(self.events)
         return next((dict(parts) for number, parts in self._moments() if number == end), dict(self.held))
 
     def total_flops(self, phase: str, what: str | None = None) -> int:
-        """Operations of a phase, of both kinds or of one."""
+        """Return the FLOPs of a phase, of both kinds of operands or of one."""
         return sum(n for (of, kind), n in self.flops.items() if of == phase and what in (None, kind))
 
 
 class Batches:
-    """Peaks for any number of rows, from the timelines of two: each storage grows by the same bytes with every row.
+    """Peak memory for any batch size, extrapolated from two: every storage grows by the same bytes per row.
 
     Args:
-        one: The timeline of `rows` rows.
-        other: The timeline of `apart` rows more.
-        rows: At least 2: of one row, torch may pass by copies that any other number needs.
-        apart: How many.
+        one: Timeline of `rows` rows.
+        other: Timeline of `rows + apart` rows.
+        rows: Batch size of `one`, at least 2: with a single row, torch may skip copies that other sizes need.
+        apart: Difference between the batch sizes.
+
+    Attributes:
+        is_linear: Whether both timelines have the same events. If not, nothing can be extrapolated.
+        least_rows: Smallest batch size for which `peak` is exact.
     """
 
     def __init__(self, one: Timeline, other: Timeline, rows: int, apart: int = 1) -> None:
-        self.follows = len(one.sizes) == len(other.sizes) and list(one.events) == list(other.events)
-        self.least_rows, self._held = rows, one.least
-        if self.follows:
+        self.is_linear = len(one.sizes) == len(other.sizes) and list(one.events) == list(other.events)
+        self.least_rows, self._held = rows, one.held_bytes
+        if self.is_linear:
             events = torch.tensor(one.events, dtype=torch.int64)
             sizes = torch.stack([torch.tensor(t.sizes, dtype=torch.float64) for t in (one, other)])
             changes = sizes[:, events.abs() - 1] * events.sign()
@@ -108,12 +112,12 @@ class Batches:
             self._step = (step - self._base) / apart
 
     def peak(self, rows: int) -> int:
-        """Bytes at most for that many rows."""
+        """Return the peak bytes for a batch size."""
         return self._held + max(0, int((self._base + (rows - self.least_rows) * self._step).max()))
 
-    def most_rows(self, memory: int) -> int:
-        """The largest number of rows that stays within so many bytes; 0 where not even one does."""
-        if not self.follows or self.peak(1) > memory:
+    def max_rows(self, memory: int) -> int:
+        """Return the largest batch size whose peak fits into `memory` bytes; 0 if a single row does not fit."""
+        if not self.is_linear or self.peak(1) > memory:
             return 0
         low, high = 1, 2
         while self.peak(high) <= memory and high < 2**40:

@@ -1,8 +1,8 @@
-"""Run a program on tensors that have no memory, and write down what it would allocate and compute.
+"""Run a program on fake tensors and record what it would allocate and compute.
 
-Fake tensors of torch go through the very operators that real ones of their device would, attention's choice of a
-kernel, autocast and recomputation included; a mode above them sees every tensor that comes out, and a weak reference to
-its storage tells when that goes. What stays unseen is what a kernel allocates for itself while it runs.
+torch's fake tensors go through the same operators as real tensors of their device, including the choice of an attention
+kernel, autocast and recomputation. A dispatch mode above them sees every result, and a weak reference to its storage
+reports when it is freed. The workspace that a kernel allocates internally is not seen.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ aten: Any = torch.ops.aten
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches storages and counts operations while it is entered, within a `FakeTensorMode`.
+    """Record allocations and FLOPs while active, within a `FakeTensorMode`.
 
     Args:
-        held: The tensors that are there before, by what they are for; what tied ones share is counted once.
-        length: Tokens in a row: the answer where the program asks for an integer of a tensor, which has none.
-        packed: The answer where it asks for a truth value: what it asks is whether rows are packed, or padded.
+        held: Tensors that exist before, by kind; storages shared by tied tensors count once.
+        length: Tokens per row; the value of an integer tensor when the program reads one, as fake tensors have none.
+        packed: The value of a boolean tensor when the program reads one: programs ask whether rows are packed.
     """
 
     def __init__(self, held: Mapping[str, Iterable[Tensor]], length: int, *, packed: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.kind = ACTIVATIONS  # of what is made from now on
+        self.kind = ACTIVATIONS  # of storages allocated from now on
         self._length, self._packed = length, packed
         self._held: dict[str, int] = {}
-        self._known: dict[int, Any] = {}  # by address: the number of a storage, or None for one that is held
-        self._alive: dict[int, Any] = {}  # a reference, or for what is held the storage itself
+        self._known: dict[int, Any] = {}  # by address: number of the storage, or None if it is held
+        self._alive: dict[int, Any] = {}  # weak references, or the storage itself if it is held
         self._sizes: list[int] = []
         self._kinds: list[str] = []
         self._events: list[int] = []
@@ -56,12 +56,12 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._weights.add(storage._cdata)
 
     def begin(self, phase: str) -> None:
-        """What follows belongs to this phase."""
+        """Begin a phase."""
         self._phases[phase] = len(self._events)
 
     @contextmanager
     def making(self, kind: str) -> Iterator[None]:
-        """Storages made within the block are of this kind."""
+        """Assign a kind to the storages allocated within the block."""
         before, self.kind = self.kind, kind
         try:
             yield
@@ -69,13 +69,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.kind = before
 
     def mark(self, tensor: Tensor, kind: str) -> None:
-        """Say what a tensor that exists is for."""
+        """Assign a kind to an existing tensor."""
         number = self._known.get(tensor.untyped_storage()._cdata)
         if number is not None:
             self._kinds[number - 1] = kind
 
     def timeline(self) -> Timeline:
-        """What was seen so far."""
+        """Return the timeline recorded so far."""
         return Timeline(
             dict(self._held),
             tuple(self._sizes),
@@ -88,23 +88,23 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is aten._local_scalar_dense.default:
-            return self._answer(args[0].dtype)
+            return self._scalar(args[0].dtype)
         result = func(*args, **kwargs)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._see(leaf.untyped_storage())
+                self._record(leaf.untyped_storage())
         count = _counter(func._overloadpacket)
         if count is not None:
-            what = (next(reversed(self._phases), ""), self._multiplied(func._overloadpacket, args))
-            self._flops[what] = self._flops.get(what, 0) + count(*args, **kwargs, out_val=result)
+            key = (next(reversed(self._phases), ""), self._operand_kind(func._overloadpacket, args))
+            self._flops[key] = self._flops.get(key, 0) + count(*args, **kwargs, out_val=result)
         return result
 
-    def _answer(self, dtype: torch.dtype) -> bool | int | float:
+    def _scalar(self, dtype: torch.dtype) -> bool | int | float:
         if dtype == torch.bool:
             return self._packed
         return 1.0 if dtype.is_floating_point else self._length
 
-    def _see(self, storage: Any) -> None:
+    def _record(self, storage: Any) -> None:
         address = storage._cdata
         if address in self._known:
             return
@@ -113,13 +113,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         number = self._known[address] = len(self._sizes)
         self._events.append(number)
 
-        def gone(_: Any) -> None:
+        def freed(_: Any) -> None:
             del self._known[address], self._alive[address]
             self._events.append(-number)
 
-        self._alive[address] = weakref.ref(storage, gone)
+        self._alive[address] = weakref.ref(storage, freed)
 
-    def _multiplied(self, packet: Any, args: Any) -> str:
+    def _operand_kind(self, packet: Any, args: Any) -> str:
         if packet in (aten.mm, aten.addmm, aten.addmm_, aten._scaled_mm):
             return "weights"
         operands = [arg for arg in args if isinstance(arg, Tensor)]
@@ -132,18 +132,18 @@ def _counter(packet: Any) -> Callable[..., int] | None:
 
 
 def _attention_forward(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    """Two products, as if every query saw every key: query [B, H, T, K], key and value [B, G, S, K]."""
+    """Count two products, without a mask: query [B, H, T, K], key and value [B, G, S, K]."""
     pairs = prod(query.shape[:-1]) * key.shape[-2]
     return 2 * pairs * (query.shape[-1] + value.shape[-1])
 
 
 def _attention_backward(_: Tensor, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> int:
-    """Five: the scores are computed again."""
+    """Count five products: the scores are recomputed."""
     pairs = prod(query.shape[:-1]) * key.shape[-2]
     return 2 * pairs * (3 * query.shape[-1] + 2 * value.shape[-1])
 
 
-_MORE: Mapping[Any, Callable[..., int]] = {  # which torch's own counter does not know
+_MORE: Mapping[Any, Callable[..., int]] = {  # missing in torch's own counter
     aten.addmm_: flop_registry[aten.addmm],
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,

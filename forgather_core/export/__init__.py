@@ -1,1 +1,1 @@
-"""Options, sources and a tokenizer become a model directory: whole or not there at all."""
+"""Write model directories from options, source files and a tokenizer."""

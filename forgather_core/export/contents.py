@@ -1,4 +1,4 @@
-"""What goes into a model directory: planned from the settings before anything is written, then written."""
+"""Plan the contents of a model directory from the settings, then write them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from .own_names import own_names, rename_classes
 from .sources import Sources, collect_sources
 
 GENERATED = "generated"
-# What transformers reads of a tokenizer's directory beside tokenizer.json.
+# Files that transformers reads from a tokenizer's directory, besides tokenizer.json.
 TOKENIZER_GLOBS = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "chat_template.json", "additional_chat_templates/*.jinja", "vocab.*", "merges.txt", "*.model", "*.tiktoken",
@@ -49,7 +49,7 @@ TOKENIZER_GLOBS = (
 
 @dataclass(frozen=True)
 class Contents:
-    """What was written: the manifest, and what a user must know of it."""
+    """Written contents: the manifest, and notes for the user."""
 
     manifest: Manifest
     notes: tuple[str, ...]
@@ -57,7 +57,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a model directory is made of, checked, not yet written."""
+    """Checked contents of a model directory, not yet written."""
 
     settings: Settings
     sources: Sources
@@ -65,21 +65,21 @@ class Plan:
     loaded: LoadedTokenizer | None
     options: Mapping[str, ResolvedValue]
     chat_template: str | None
-    names: Mapping[str, str] = field(default_factory=dict)  # new names of classes, by old name
+    names: Mapping[str, str] = field(default_factory=dict)  # new class names by old name
 
     @cached_property
     def token_ids(self) -> dict[str, Any]:
-        """The tokens with which a text begins, ends and is padded."""
+        """Ids of the BOS, EOS and padding tokens."""
         return token_ids(self.settings, self.facts)
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What the configuration class is called with. Imports it, which a directory that is reused has no need of."""
+        """Arguments of the configuration class. Imports the class, so it is computed only for a new directory."""
         return config_values(self.settings.configuration.definition, self.options, self.facts, self.token_ids)
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The manifest, as yet without files."""
+        """The manifest, without its files."""
         definition = self.settings.configuration.definition
         return Manifest(
             configuration=self._configuration_name(),
@@ -105,13 +105,18 @@ class Plan:
         return last.file.name if is_file and last is not None and last.file else self.settings.configuration.name
 
     def changed_options(self, old: Manifest) -> list[str]:
-        """The options in which a directory with the manifest `old` differs: "hidden_size (256 there, 512 here)"."""
+        """Return the options that differ from the manifest `old`: "hidden_size (256 there, 512 here)"."""
         there: dict[str, Any] = {name: item.value for name, item in old.options.items()}
         here: dict[str, Any] = {name: item.value for name, item in self.manifest.options.items()}
         for name in ("definition", "model_name", "tokenizer", "native"):
-            there[name], here[name] = _shown(getattr(old, name)), _shown(getattr(self.manifest, name))
+            there[name], here[name] = (
+                _tokenizer_label(getattr(old, name)),
+                _tokenizer_label(getattr(self.manifest, name)),
+            )
         before, now = old.tokenizer.get("files"), self.manifest.tokenizer["files"]
-        if before is not None and now is not None and there["tokenizer"] == here["tokenizer"]:  # older ones lack them
+        if (
+            before is not None and now is not None and there["tokenizer"] == here["tokenizer"]
+        ):  # missing in older manifests
             files = sorted(file for file in before.keys() | now.keys() if before.get(file) != now.get(file))
             if files:
                 here["tokenizer"] += f", changed: {', '.join(files)}"
@@ -120,17 +125,19 @@ class Plan:
         return changed + (["chat_template"] if old.chat_template != self.manifest.chat_template else [])
 
     def changed_sources(self, old: Manifest) -> list[str]:
-        """The source files that are not those that a directory with the manifest `old` was built from."""
+        """Return the source files that differ from the manifest `old`."""
         here = {file.name: record(file.name, file.text, "").sha256 for file in self.sources.files}
         there = {name: item.sha256 for name, item in old.files.items() if name.endswith(".py")}
         return sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
 
 
 def plan_contents(settings: Settings) -> Plan:
-    """Find and check everything: sources, tokenizer, chat template, rules. Writes nothing.
+    """Find and check sources, tokenizer, chat template and options. Writes nothing.
 
     Raises:
-        ExportError, TokenizerError, ConfigurationError: Something is missing or wrong.
+        ExportError: A source file cannot be exported.
+        TokenizerError: The tokenizer or chat template does not exist or is invalid.
+        ConfigurationError: Options are invalid, or the native class computes something else.
     """
     definition = settings.configuration.definition
     entries = [definition.config.partition(":")[0], definition.model.partition(":")[0]]
@@ -156,7 +163,7 @@ def plan_contents(settings: Settings) -> Plan:
 
 
 def write_contents(plan: Plan, directory: Path) -> Contents:
-    """Write the model directory's files into an empty directory."""
+    """Write the files of a model directory into an empty directory."""
     settings = plan.settings
     definition = settings.configuration.definition
     origins: dict[str, str] = {}
@@ -166,12 +173,14 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
     for name in write_tokenizer(loaded, directory, chat_template=plan.chat_template):
         origins[name] = f"tokenizer {settings.directory.tokenizer}"
     stops, unknown = turn_ends(loaded.tokenizer, written_templates(loaded.facts, plan.chat_template))
-    like = settings.source_config.generation if settings.source_config is not None else None
-    # Also in config.json: a model that `from_config` makes and saves takes its generation_config.json from there.
+    source_generation = settings.source_config.generation if settings.source_config is not None else None
+    # Also in config.json: a model built by `from_config` derives its generation_config.json from it when saved.
     values = plan.config | stops_at(plan.config.get("eos_token_id"), stops)
     config = config_json(definition, values, native=settings.directory.native, names=plan.names)
     _write(directory, "config.json", config, origins)
-    _write(directory, "generation_config.json", generation_config_json(plan.token_ids, like, stops), origins)
+    _write(
+        directory, "generation_config.json", generation_config_json(plan.token_ids, source_generation, stops), origins
+    )
     for name, text in licence_files(definition).items():
         _write(directory, name, text, origins)
     _write(
@@ -181,13 +190,17 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
     manifest = replace(plan.manifest, files=files)
     (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     requires = ", ".join(plan.sources.requires)
-    notes = (f"the model's source needs these packages beside torch and transformers: {requires}",) if requires else ()
+    notes = (
+        (f"the model's source requires these packages besides torch and transformers: {requires}",) if requires else ()
+    )
     return Contents(manifest, (*notes, *unknown))
 
 
 def _write(directory: Path, name: str, data: str | bytes, origins: dict[str, str], origin: str = GENERATED) -> None:
     if name in origins:
-        raise DefinitionError(f"a source file may not be called {name}: the model directory has a file of that name")
+        raise DefinitionError(
+            f"a source file must not be named {name}: the model directory has a file of that name; rename it"
+        )
     (directory / name).write_bytes(data if isinstance(data, bytes) else data.encode())
     origins[name] = origin
 
@@ -197,13 +210,13 @@ def _records(directory: Path, origins: Mapping[str, str]) -> dict[str, FileRecor
 
 
 def _file_digest(directory: Path | str) -> str | None:
-    """The digest of a local tokenizer, so that a changed one is noticed; a hub's has none."""
+    """Return the SHA-256 of a local tokenizer.json, to detect changes; None for a Hub tokenizer."""
     file = Path(directory) / "tokenizer.json"
     return hashlib.sha256(file.read_bytes()).hexdigest() if isinstance(directory, Path) and file.is_file() else None
 
 
 def _other_files(directory: Path | str) -> dict[str, str] | None:
-    """The digests of the other files of a local tokenizer by name; None for a hub's."""
+    """Return the SHA-256 of the other files of a local tokenizer by name; None for a Hub tokenizer."""
     if not isinstance(directory, Path):
         return None
     return {
@@ -218,7 +231,7 @@ def _digest(text: str | None) -> str | None:
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
-def _shown(value: Any) -> str:
+def _tokenizer_label(value: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
     digest = value.get("sha256")

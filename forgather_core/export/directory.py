@@ -1,4 +1,4 @@
-"""The model directory: written whole or not at all, reused when it fits, rebuilt without losing a foreign file."""
+"""Create, reuse or rebuild a model directory, atomically and without losing files of the user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..settings.resolve import Settings
 from .contents import Plan, plan_contents, write_contents
 
 WEIGHT_GLOBS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
-_CHANGED = {EDITED: "had been edited", SPECIAL: "is not a regular file"}
+_CHANGED = {EDITED: "was edited", SPECIAL: "is not a regular file"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,10 +27,10 @@ class ModelDirectory(Brief):
     """A model directory that is ready to be loaded.
 
     Args:
-        path: Where it is.
-        state: `created`, `reused`, `rebuilt` or `kept` (used as it is, although it differs).
-        manifest: What it was built from.
-        notes: What a user must know, a sentence each.
+        path: Path of the directory.
+        state: `created`, `reused`, `rebuilt` or `kept` (used although it differs from the settings).
+        manifest: Its manifest: options, sources and files.
+        notes: Notes for the user, one sentence each.
     """
 
     path: Path
@@ -47,20 +47,20 @@ def prepare_directory(
     keep: bool = False,
     on_wait: Callable[[], None] | None = None,
 ) -> ModelDirectory:
-    """Make sure that `target` is the model directory of these settings. Parameters as of `draft_directory`."""
+    """Create, reuse or rebuild the model directory at `target`. The arguments are those of `draft_directory`."""
     with draft_directory(settings, target, refresh=refresh, keep=keep, on_wait=on_wait) as draft:
         return draft.commit()
 
 
 @dataclass
 class Draft:
-    """A model directory that can be built from; a new one takes its place only by `commit()`.
+    """A complete model directory that is moved to `target` by `commit()`, unless it is there already.
 
     Args:
-        path: Where its files are for now: a directory of the same name, beside its place, if it is new.
-        target: Its place.
-        result: What it will be.
-        old: The manifest of what stands at `target` and is to be replaced.
+        path: Current location: `target`, or for a new directory a temporary one of the same name.
+        target: Final location.
+        result: The model directory after `commit()`.
+        old: Manifest of the directory at `target` that is replaced; None if there is none.
     """
 
     path: Path
@@ -70,17 +70,17 @@ class Draft:
 
     @property
     def is_new(self) -> bool:
-        """Whether it has yet to take its place."""
+        """True before a new directory is committed."""
         return self.path != self.target
 
     def commit(self, drop: Collection[str] = ()) -> ModelDirectory:
-        """Put a new directory in its place, with every file of the old one that Forgather did not write.
+        """Move a new directory to `target`, and keep every file of the old one that Forgather did not write.
 
         Args:
-            drop: Names in the old directory that are superseded.
+            drop: Names of files in the old directory to drop.
 
         Raises:
-            DirectoryError: The operating system refuses; what stood there is as it was.
+            DirectoryError: The operating system refuses; the old directory is unchanged.
         """
         if self.is_new:
             known, notes = None, tuple[str, ...]()
@@ -88,7 +88,7 @@ class Draft:
                 known = {entry.name for entry in self.target.iterdir()}
                 if _is_folder(self.target / TEMPLATES):
                     known |= {f"{TEMPLATES}/{entry.name}" for entry in (self.target / TEMPLATES).iterdir()}
-                notes = _keep_what_is_not_ours(self, known - set(drop))
+                notes = _keep_user_files(self, known - set(drop))
             replace_directory(self.path, self.target, known=known)
             self.path = self.target
             self.result = replace(self.result, notes=(*self.result.notes, *notes))
@@ -104,59 +104,62 @@ def draft_directory(
     keep: bool = False,
     on_wait: Callable[[], None] | None = None,
 ) -> Iterator[Draft]:
-    """The model directory of these settings: the one at `target`, or a draft of it. Its place is held alone.
+    """Yield the existing model directory at `target`, or a draft of a new one, while holding the directory's lock.
 
     Args:
-        settings: The settled options.
-        target: The model directory, there or not.
-        refresh: Rebuild it if it exists.
-        keep: Use it as it is if it exists, whatever it was built from.
-        on_wait: Called when another process holds the directory.
+        settings: The resolved settings.
+        target: Path of the model directory, which may not exist.
+        refresh: Rebuild an existing directory.
+        keep: Use an existing directory as it is, even if it differs from the settings.
+        on_wait: Called if another process holds the lock.
 
     Raises:
-        DirectoryError: It is not ours, was edited by hand, or was built from other options or sources.
-        ExportError, ConfigurationError, TokenizerError: It cannot be built; nothing was written.
+        DirectoryError: `target` is not a model directory of Forgather, was edited, or was built from other options or
+            sources.
+        ExportError, ConfigurationError, TokenizerError: The directory cannot be built; nothing is written.
     """
     if refresh and keep:
-        raise DirectoryError("--refresh-model and --keep exclude each other: rebuild the directory, or use it as it is")
+        raise DirectoryError(
+            "--refresh-model and --keep are not supported together: rebuild the directory, or use it as it is"
+        )
     plan = plan_contents(settings)
     with directory_lock(target, on_wait=on_wait):
         sweep_stale(target)
-        manifest = _own(target)
+        manifest = _existing_manifest(target)
         if manifest is not None and not refresh:
-            yield _as_it_stands(plan, manifest, target, keep=keep)
+            yield _existing(plan, manifest, target, keep=keep)
             return
         refuse_unsuitable_place(target)
-        # Loaders call the module that they make of the sources after the directory: the draft has the final name.
+        # Loaders name the module of the source files after the directory: the draft has the final name.
         with staging_directory(target) as path:
             contents = write_contents(plan, path)
             state = "rebuilt" if manifest is not None else "created"
             yield Draft(path, target, ModelDirectory(target, state, contents.manifest, contents.notes), manifest)
 
 
-def _as_it_stands(plan: Plan, manifest: Manifest, target: Path, *, keep: bool) -> Draft:
+def _existing(plan: Plan, manifest: Manifest, target: Path, *, keep: bool) -> Draft:
     differences = _differences(plan, manifest, target)
     if differences and not keep:
         raise DirectoryError(
-            f"{target} is not what these settings would build: {'; '.join(differences)}. Rebuild it with "
+            f"{target} does not match these settings: {'; '.join(differences)}. Rebuild it with "
             "--refresh-model (-r), use it as it is with --keep, or choose another --output-dir"
         )
     notes = tuple(f"kept although different: {difference}" for difference in differences)
     return Draft(target, target, ModelDirectory(target, "kept" if differences else "reused", manifest, notes))
 
 
-def _own(target: Path) -> Manifest | None:
-    """The manifest of an existing directory of ours; None where there is nothing yet."""
+def _existing_manifest(target: Path) -> Manifest | None:
+    """Return the manifest of the model directory at `target`; None if nothing exists there."""
     if not target.exists():
         if target.is_symlink():
-            raise DirectoryError(f"{target} is a link that leads nowhere: choose another --output-dir")
+            raise DirectoryError(f"{target} is a broken symbolic link: choose another --output-dir")
         return None
     if not target.is_dir():
         raise DirectoryError(f"{target} is not a directory: choose another --output-dir")
     manifest = read_manifest(target)
     if manifest is None and any(target.iterdir()):
         raise DirectoryError(
-            f"{target} exists and is no model directory of Forgather's (it has no {MANIFEST}): choose another "
+            f"{target} exists and is not a model directory of Forgather (it has no {MANIFEST}): choose another "
             "--output-dir"
         )
     return manifest
@@ -176,30 +179,30 @@ def _differences(plan: Plan, manifest: Manifest, target: Path) -> list[str]:
     return found
 
 
-def _keep_what_is_not_ours(draft: Draft, there: Collection[str]) -> tuple[str, ...]:
-    """Bring along every file that Forgather did not write, and a copy of those that were edited since."""
+def _keep_user_files(draft: Draft, existing: Collection[str]) -> tuple[str, ...]:
+    """Keep every file that Forgather did not write, and a copy of each edited one; return notes."""
     target, staging, old = draft.target, draft.path, draft.old
-    # Weights are never Forgather's to drop here, whatever a manifest lists.
-    ours = {name for name in old.files if not _is_weights(name)} | {MANIFEST} if old is not None else set()
-    inside = {name for name in there if name.startswith(f"{TEMPLATES}/")}
-    if any(name.startswith(f"{TEMPLATES}/") for name in ours) or os.path.lexists(staging / TEMPLATES):
-        there = set(there) - ({TEMPLATES} if inside else set())
+    # Weights are never dropped here, even if the manifest lists them.
+    written = {name for name in old.files if not _is_weights(name)} | {MANIFEST} if old is not None else set()
+    inside = {name for name in existing if name.startswith(f"{TEMPLATES}/")}
+    if any(name.startswith(f"{TEMPLATES}/") for name in written) or os.path.lexists(staging / TEMPLATES):
+        existing = set(existing) - ({TEMPLATES} if inside else set())
     else:
-        there = set(there) - inside  # the folder is not Forgather's: it is carried along as a whole
-    foreign = sorted(set(there) - ours)
+        existing = set(existing) - inside  # Forgather did not write the folder: it is kept as a whole
+    foreign = sorted(set(existing) - written)
     if any(name.startswith(f"{TEMPLATES}/") for name in foreign):
         (staging / TEMPLATES).mkdir(exist_ok=True)
     notes = []
     for name in [name for name in foreign if os.path.lexists(staging / name)]:
-        # A foreign file stands where the new model needs one of its own.
+        # The new directory has a file of the same name.
         moved = _free_name(target, staging, name)
         carry(target / name, staging / moved)
-        notes.append(f"your {name} was in the way of {name}: it is kept as {moved}")
+        notes.append(f"your {name} is kept as {moved}: the model directory has a file named {name}")
         foreign.remove(name)
     carry_over(target, staging, foreign)
     if old is None:
         return tuple(notes)
-    for name, how in edited_files(target, {name: old.files[name] for name in ours & old.files.keys()}).items():
+    for name, how in edited_files(target, {name: old.files[name] for name in written & old.files.keys()}).items():
         if how != MISSING:
             moved = _free_name(target, staging, name)
             carry(target / name, staging / moved)
@@ -220,7 +223,7 @@ def _is_weights(name: str) -> bool:
 
 
 def _weights_are_stale(new: Manifest, old: Manifest) -> bool:
-    """Whether the model is another one, or its token ids stand for other texts."""
+    """Return whether the model or the meaning of its token ids changed."""
 
     def of(manifest: Manifest) -> dict[str, str]:
         files = {n: f for n, f in manifest.files.items() if n == "config.json" or n.endswith(".py")}
@@ -235,6 +238,6 @@ def _tokens_changed(new: Manifest, old: Manifest) -> bool:
 
 
 def _free_name(target: Path, staging: Path, name: str) -> str:
-    """`modeling_x.py.edited`, or with a number behind it: no name of either directory."""
+    """Return a name such as `modeling_x.py.edited`, with a number if needed, that neither directory has."""
     candidates = (f"{name}.{EDITED}{n or ''}" for n in range(1_000_000))
     return next(c for c in candidates if not os.path.lexists(staging / c) and not os.path.lexists(target / c))

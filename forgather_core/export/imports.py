@@ -1,4 +1,4 @@
-"""Import statements of a source file, with the exact bytes of the module name in each."""
+"""Find the import statements of a source file, with the byte span of each module name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import ExportError
 
 _LEAVES = (ast.expr_context, ast.operator, ast.cmpop, ast.boolop, ast.unaryop, ast.Constant, ast.Name)
 
-# How transformers finds the helper files of remote code: a regular expression over the raw text, line by line.
+# transformers finds the helper files of remote code by these regular expressions, applied to each line of the text.
 LOADER_PATTERNS = (
     re.compile(r"^\s*import\s+\.(\S+)\s*$", re.MULTILINE),
     re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE),
@@ -26,7 +26,7 @@ LOADER_PATTERNS = (
 
 @dataclass(frozen=True)
 class ImportFrom:
-    """`from MODULE import NAMES`.
+    """A statement `from MODULE import NAMES`.
 
     Args:
         module: The dotted module as written, without leading dots.
@@ -34,7 +34,7 @@ class ImportFrom:
         names: The imported names with their aliases.
         line: Line number, from 1.
         start, end: Byte span of the dots and module in the source.
-        tried: Whether it stands in a `try`, and so may fail.
+        tried: Whether it is in a `try` block, so that the import may fail.
     """
 
     module: str
@@ -52,10 +52,10 @@ class ImportFrom:
 
 
 class SourceText:
-    """A source file, parsed once: its bytes, its tree, its import statements.
+    """A parsed source file: bytes, syntax tree and import statements.
 
     Raises:
-        ExportError: It is not UTF-8, or no valid Python.
+        ExportError: The file is not UTF-8, or its syntax is invalid.
     """
 
     def __init__(self, path: Path, data: bytes) -> None:
@@ -63,25 +63,27 @@ class SourceText:
         try:
             encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
             if encoding not in {"utf-8", "utf-8-sig"}:
-                raise ExportError(f"{path}:1: the file is {encoding}; save it as UTF-8")
+                raise ExportError(f"{path}:1: the encoding is {encoding}: save the file as UTF-8")
             self.text = data.decode("utf-8-sig")
             if "\r" in self.text.replace("\r\n", ""):
-                raise ExportError(f"{path}:1: a carriage return without a line feed; save it with one kind of line end")
+                raise ExportError(
+                    f"{path}:1: a carriage return without a line feed: save the file with consistent line endings"
+                )
             self.tree = ast.parse(data)
         except SyntaxError as error:
             raise ExportError(f"{path}:{error.lineno or 1}: {error.msg}") from None
         except UnicodeDecodeError:
-            raise ExportError(f"{path}:1: the file is not UTF-8 text") from None
+            raise ExportError(f"{path}:1: the file is not UTF-8 text: save it as UTF-8") from None
 
     def error(self, line: int, text: str) -> ExportError:
-        """An error at a line of this file."""
+        """Return an error at a line of this file."""
         return ExportError(f"{self.path}:{line}: {text}")
 
     @cached_property
     def nodes(self) -> tuple[ast.AST, ...]:
-        """Everything in the tree, in the order of `ast.walk`, but for names and constants, which hold no imports."""
+        """All nodes in the order of `ast.walk`, without names and constants, which contain no imports."""
         found: list[ast.AST] = [self.tree]
-        for node in found:  # grows as it is read: ast.walk takes three times as long
+        for node in found:  # grows during iteration; ast.walk takes three times as long
             for field in node._fields:
                 value = getattr(node, field, None)
                 for item in value if isinstance(value, list) else (value,):
@@ -91,57 +93,57 @@ class SourceText:
 
     @cached_property
     def imports_from(self) -> tuple[ImportFrom, ...]:
-        """Every `from ... import ...`, wherever it stands."""
-        places = self._line_places()
-        return tuple(self._import_from(node, places) for node in self.nodes if isinstance(node, ast.ImportFrom))
+        """All `from ... import ...` statements, at any depth."""
+        starts = self._line_starts()
+        return tuple(self._import_from(node, starts) for node in self.nodes if isinstance(node, ast.ImportFrom))
 
-    def _import_from(self, node: ast.ImportFrom, places: list[int]) -> ImportFrom:
-        begin = places[node.lineno - 1] + node.col_offset
-        end = places[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
+    def _import_from(self, node: ast.ImportFrom, starts: list[int]) -> ImportFrom:
+        begin = starts[node.lineno - 1] + node.col_offset
+        end = starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
         first, last = _module_span(self.data[begin:end])
         names = tuple((alias.name, alias.asname) for alias in node.names)
         return ImportFrom(
             node.module or "", node.level, names, node.lineno, begin + first, begin + last, node in self._tried
         )
 
-    def _line_places(self) -> list[int]:
-        """Where each line begins, in bytes: `ast` counts lines by their ends, and columns from behind the BOM."""
+    def _line_starts(self) -> list[int]:
+        """Return the byte offset of each line. `ast` counts columns from after a BOM."""
         body = self.data.removeprefix(codecs.BOM_UTF8)
         lengths = (len(line) + 1 for line in body.split(b"\n"))
         return list(itertools.accumulate(lengths, initial=len(self.data) - len(body)))
 
     def imports(self) -> Iterator[tuple[str, int, bool]]:
-        """The module and line of every plain `import ...`, and whether it stands in a `try`."""
+        """Yield the module and line of every plain `import ...`, and whether it is in a `try` block."""
         for node in self.nodes:
             if isinstance(node, ast.Import):
                 yield from ((alias.name, node.lineno, node in self._tried) for alias in node.names)
 
     @cached_property
     def _tried(self) -> set[ast.AST]:
-        """Everything in the body of a `try`: an import there may fail, to loaders too."""
+        """All nodes in the body of a `try` block; loaders also accept that such an import fails."""
         blocks = (node for node in self.nodes if isinstance(node, ast.Try) and node.handlers)
         return {node for block in blocks for statement in block.body for node in ast.walk(statement)}
 
 
-@lru_cache(maxsize=128)  # the sources of a model, before and after: most directories of a process share them
+@lru_cache(maxsize=128)  # a model's sources before and after rewriting: most directories of a process share them
 def source_text(path: Path, data: bytes) -> SourceText:
-    """Return the parsed source of a file. Raises as `SourceText`."""
+    """Return the parsed source of a file, cached. Raises the same errors as `SourceText`."""
     return SourceText(path, data)
 
 
 def loader_finds(text: str) -> Iterator[tuple[str, int]]:
-    """The relative modules that transformers' loader sees in a text, with their lines."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")  # it reads files with universal newlines
+    """Yield the relative modules that transformers' loader finds in a text, with their lines."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # the loader reads files with universal newlines
     for pattern in LOADER_PATTERNS:
         for match in pattern.finditer(text):
             yield match.group(1), text.count("\n", 0, match.start(1)) + 1
 
 
 def _module_span(statement: bytes) -> tuple[int, int]:
-    """The byte span of dots and module name in a statement `from ... import ...`."""
+    """Return the byte span of dots and module name in a statement `from ... import ...`."""
     lines = statement.splitlines(keepends=True)
     starts = list(itertools.accumulate(map(len, lines), initial=0))
-    places: list[int] = []
+    spans: list[int] = []
     for token in tokenize.tokenize(io.BytesIO(statement).readline):
         if token.type == tokenize.NAME and token.string == "import":
             break
@@ -149,5 +151,5 @@ def _module_span(statement: bytes) -> tuple[int, int]:
         if dots or (token.type == tokenize.NAME and token.string != "from"):
             row, column = token.start
             start = starts[row - 1] + len(lines[row - 1].decode()[:column].encode())
-            places += [start, start + len(token.string.encode())]
-    return places[0], places[-1]
+            spans += [start, start + len(token.string.encode())]
+    return spans[0], spans[-1]

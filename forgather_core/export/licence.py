@@ -1,4 +1,4 @@
-"""The licences of the source code in a model directory: Forgather's, and that of the plugin's distribution."""
+"""Collect the licences of the source code in a model directory: Forgather's and the plugin's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ OWN_DISTRIBUTION = "forgather"
 
 
 def licence_files(definition: ModelDefinition) -> dict[str, str]:
-    """File names and texts: `LICENSE`, and `LICENSE.NAME` for each other distribution that brings the definition."""
+    """Return texts by file name: `LICENSE`, and `LICENSE.NAME` for each distribution that provides the definition."""
     top_level = definition.model.partition(".")[0].partition(":")[0]
     points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     plugins = {point.dist.name for point in points if point.dist and point.module.partition(".")[0] == top_level}
-    # Which distribution a package is of can be asked only of all that are installed, file by file.
+    # Without an entry point, the distribution is found by scanning all installed ones.
     others = plugins or importlib.metadata.packages_distributions().get(top_level, [])
     found = {"LICENSE": _licence_of(OWN_DISTRIBUTION) or ""}
     for name in sorted(set(others) - {OWN_DISTRIBUTION}):

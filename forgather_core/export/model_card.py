@@ -1,4 +1,4 @@
-"""README.md of a model directory: what the model is, and how to load it."""
+"""Write the model card (README.md): description, options, and how to load the model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ tags:
 
 {summary}
 
-Built by Forgather {forgather} from `{configuration}`. The directory holds all the source code of the model: it loads
-with Hugging Face transformers, and without Forgather.
+Built by Forgather {forgather} from `{configuration}`. The directory contains the complete source code of the model and
+loads with Hugging Face transformers, without Forgather.
 
 ## Architecture
 
@@ -58,10 +58,10 @@ model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)
 For LoRA with PEFT, name the layers: `LoraConfig(target_modules="all-linear")`. PEFT has defaults only for the model
 types of transformers.
 
-`trust_remote_code=True` is needed because the code lies in this directory instead of in transformers: read
-`{model_file}` first, it shows the whole model on one screen.
+`trust_remote_code=True` is required because the code is in this directory instead of in transformers. Read `{model_file}`
+first: it shows the complete model.
 
-{requires}`forgather.json` names every file that Forgather wrote, where it came from, and its SHA-256.
+{requires}`forgather.json` lists every file that Forgather wrote, with its origin and SHA-256.
 """
 
 
@@ -71,13 +71,13 @@ _BLANK = "\n\n"
 def model_card(
     manifest: Manifest, definition: ModelDefinition, config: Mapping[str, Any], sources: Sequence[SourceFile]
 ) -> str:
-    """The text of the card.
+    """Return the text of the model card.
 
     Args:
-        manifest: The manifest, files not needed.
-        definition: The definition.
-        config: The content of `config.json`.
-        sources: The source files; what their docstrings say is said here.
+        manifest: The manifest; its files are not used.
+        definition: The model definition.
+        config: Content of `config.json`.
+        sources: The source files; the card includes their docstrings.
     """
     model_file = definition.model.partition(":")[0].rsplit(".", 1)[-1] + ".py"
     docstrings = {file.name: file.docstring for file in sources}
@@ -96,7 +96,7 @@ def model_card(
         model_file=model_file,
         about=docstrings.get(model_file) or definition.summary,
         files="\n".join(files),
-        requires=f"The source code also needs {packages}.\n\n" if packages else "",
+        requires=f"The source code also requires {packages}.\n\n" if packages else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""Finds the source files of our packages without importing them."""
+"""Find the source files of Forgather and its plugins without importing them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from ..definitions.hookspecs import ENTRY_POINT_GROUP
 from ..errors import ExportError
 
 CORE = "forgather_core"
-EXPORTABLE = ("forgather_core.option", "forgather_core.parts")  # of the core, nothing else may be exported
+EXPORTABLE = ("forgather_core.option", "forgather_core.parts")  # the only modules of the core that can be exported
 NEVER = ("forgather_cli", "forgather")
 
 
 class Packages:
-    """The packages whose modules become part of a model directory.
+    """Packages whose modules are copied into a model directory instead of being imported there.
+
+    These are the core, every plugin, and the packages of the definition.
 
     Args:
-        entries: Modules of the definition; their top-level packages are ours, and so are the core and every package
-            that an entry point of a plugin names.
+        entries: Modules that the definition names.
     """
 
     def __init__(self, entries: list[str]) -> None:
@@ -28,12 +29,12 @@ class Packages:
         self.names = {CORE, *NEVER, *plugins, *(entry.partition(".")[0] for entry in entries)}
 
     def owns(self, module: str) -> bool:
-        """Whether a dotted module name is of ours."""
+        """Return whether a module belongs to these packages."""
         return module.partition(".")[0] in self.names
 
     @staticmethod
     def exportable(module: str) -> bool:
-        """Whether a module of ours may stand in a model directory."""
+        """Return whether a module of these packages can be exported."""
         top = module.partition(".")[0]
         if top in NEVER:
             return False
@@ -43,42 +44,44 @@ class Packages:
 @cache
 def _roots(package: str) -> tuple[Path, ...]:
     try:
-        spec = importlib.util.find_spec(package)  # a top-level name: finding it imports nothing
+        spec = importlib.util.find_spec(package)  # finding a top-level name imports nothing
     except (ImportError, ValueError):
         spec = None
     if spec is None:
         return ()
     if spec.submodule_search_locations is not None:
-        return tuple(Path(place) for place in spec.submodule_search_locations)
+        return tuple(Path(location) for location in spec.submodule_search_locations)
     return (Path(spec.origin),) if spec.origin else ()
 
 
 def module_file(module: str) -> Path | None:
-    """The source file of a module of ours, its `__init__.py` for a package, or None."""
+    """Return the source file of a module, `__init__.py` for a package; None if there is none."""
     top, _, rest = module.partition(".")
     for root in _roots(top):
         if root.suffix == ".py":
             return root if not rest else None
-        place = root.joinpath(*rest.split(".")) if rest else root
-        for candidate in (place.with_suffix(".py") if rest else None, place / "__init__.py"):
+        location = root.joinpath(*rest.split(".")) if rest else root
+        for candidate in (location.with_suffix(".py") if rest else None, location / "__init__.py"):
             if candidate is not None and candidate.is_file():
                 return candidate
     return None
 
 
 def is_package(module: str) -> bool:
-    """Whether a module of ours is a package."""
+    """Return whether a module is a package."""
     file = module_file(module)
     return file is not None and file.name == "__init__.py"
 
 
 def entry_file(module: str) -> Path:
-    """The source file of a module that a definition names.
+    """Return the source file of a module that a definition names.
 
     Raises:
-        ExportError: There is none.
+        ExportError: The module has no source file.
     """
     file = module_file(module)
     if file is None:
-        raise ExportError(f"the module '{module}', which the definition names, has no source file (.py)")
+        raise ExportError(
+            f"the module '{module}' of the definition has no source file (.py): check its name in ModelDefinition"
+        )
     return file

@@ -1,8 +1,8 @@
-"""Names every file of a model directory in its configuration file.
+"""Import every file of a model directory in its configuration file, for loaders.
 
-transformers follows the imports of remote code from file to file. Release 5.4 copies, from a local directory, only what
-the entry file itself names, and then stops at the first file that is missing. So the entry file's block
-`if TYPE_CHECKING:`, which is read by loaders and run by nobody, gets one import line for each file it lacks.
+transformers follows the imports of remote code from file to file. Release 5.4 copies, from a local directory, only the
+files that the entry file itself imports, and then fails at the first missing file. Therefore the `if TYPE_CHECKING:`
+block of the entry file, which loaders read and no program runs, gets an import line for each file that it lacks.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ WHY = b"# older releases of transformers copy only the files that are named here
 
 
 def name_all_files(entry: str, sources: Mapping[str, SourceText]) -> bytes:
-    """The entry file's text, naming every other file.
+    """Return the entry file with an import of every other file.
 
     Args:
         entry: Name of the entry module, `configuration_x`.
-        sources: All files, flat already, by module name.
+        sources: All files by module name, with flat imports.
 
     Raises:
-        ExportError: There is something to add, and no block to add it to.
+        ExportError: An import line is missing, and there is no block to add it to.
     """
     source = sources[entry]
     named = {module for module, _ in loader_finds(source.text)} | {entry}
@@ -34,8 +34,8 @@ def name_all_files(entry: str, sources: Mapping[str, SourceText]) -> bytes:
     if last is None:
         raise source.error(
             1,
-            "the configuration file must name the model's file for loaders: "
-            "'if TYPE_CHECKING:' with 'from .modeling_x import X' in it",
+            "the configuration file must import the model's file for loaders: add 'if TYPE_CHECKING:' "
+            "with 'from .modeling_x import X'",
         )
     lines = source.data.splitlines(keepends=True)
     end = b"\r\n" if lines[last.lineno - 1].endswith(b"\r\n") else b"\n"
@@ -46,7 +46,7 @@ def name_all_files(entry: str, sources: Mapping[str, SourceText]) -> bytes:
 
 
 def _last_import_for_readers(tree: ast.Module) -> ast.ImportFrom | None:
-    """The last relative import in a block `if TYPE_CHECKING:` of the module, on a line of its own."""
+    """Return the last relative import in the `if TYPE_CHECKING:` blocks of the module."""
     found = None
     for block in tree.body:
         if isinstance(block, ast.If) and ast.unparse(block.test).rpartition(".")[2] == "TYPE_CHECKING":
@@ -55,7 +55,7 @@ def _last_import_for_readers(tree: ast.Module) -> ast.ImportFrom | None:
 
 
 def _public_name(tree: ast.Module) -> str:
-    """A name that the module defines."""
+    """Return a public name that the module defines."""
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_"):
             return node.name

@@ -1,4 +1,4 @@
-"""Compare a definition with transformers' own class, for `--native` and for `--from-config`."""
+"""Compare a definition with the native transformers class, for `--native` and `--from-config`."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ SIZES = (
     "pad_token_id",
     "sliding_window",
 )
-# Errors of a model whose configuration does not fit; torch asserts that padding is within the vocabulary.
+# Errors of a model with an unsuitable configuration; torch asserts that padding is within the vocabulary.
 _FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-MOST_KEYS = 30  # that are tried, one left out at a time, to name what is read differently
+MOST_KEYS = 30  # keys that are left out one at a time, to find the one that is read differently
 
 
 def check_native(settings: Settings, values: Mapping[str, Any]) -> None:
-    """See that transformers' own class computes the same from the same weights, on a small copy with the same options.
+    """Check that the native transformers class computes the same logits, on a small copy of the model.
 
     Args:
-        settings: The settled options.
-        values: What the configuration class is called with.
+        settings: The resolved settings.
+        values: Arguments of the configuration class.
 
     Raises:
-        ConfigurationError: There is no such class, or it is another model; the text says why.
+        ConfigurationError: There is no native class, or it computes another model; the message has the reason.
     """
     if (problem := native_refusal(settings, values)) is not None:
         raise ConfigurationError(f"--native: {problem}")
 
 
 def native_refusal(settings: Settings, values: Mapping[str, Any], *, remembered: bool = False) -> str | None:
-    """Return why transformers' own class cannot stand for the model, or None.
+    """Return why the native transformers class does not compute the model, or None.
 
     Args:
-        settings: The settled options.
-        values: What the configuration class is called with.
-        remembered: Compare the logits of each small copy once in a process.
+        settings: The resolved settings.
+        values: Arguments of the configuration class.
+        remembered: Cache the comparison of each small copy in this process.
     """
     from huggingface_hub.errors import StrictDataclassError
 
@@ -70,41 +70,41 @@ def native_refusal(settings: Settings, values: Mapping[str, Any], *, remembered:
         return f"transformers {transformers.__version__} has no class {definition.native}"
     try:
         whole = config_class(**values, native=True).to_dict()
-        native.config_class(**whole)  # it has rules of its own for sizes
+        native.config_class(**whole)  # it validates sizes
         small = config_class(**{**values, **shrunk_values(values)}, native=True)
         content = json.dumps(small.to_dict(), sort_keys=True, default=str)
         compare = _remembered_difference if remembered else _difference
         difference = compare(import_object(definition.model, definition), native, config_class, content)
     except (StrictDataclassError, TypeError, ValueError, RuntimeError) as error:
-        cause = error.__cause__ or error  # of a rule of the class, the sentence without its frame
+        cause = error.__cause__ or error  # for a validation error, the sentence without its frame
         reason = next(iter(str(cause).splitlines()), type(cause).__name__)
-        return f"transformers' {definition.native} refuses it: {reason}"
-    if not difference <= TOLERANCE:  # NaN is no agreement
+        return f"transformers' {definition.native} rejects these options: {reason}"
+    if not difference <= TOLERANCE:  # also true for NaN
         return (
-            f"with these options transformers' {definition.native} is another model: the logits of a small copy "
+            f"with these options transformers' {definition.native} computes another model: the logits of a small copy "
             f"differ by {difference:.1e} of their size"
         )
     return None
 
 
 def _difference(model_class: Any, native: Any, config_class: Any, content: str) -> float:
-    """The difference of the logits of two small models, made of the text of a configuration."""
+    """Return the difference of the logits of two small models, built from a configuration in JSON."""
     values = json.loads(content)
     return logits_difference(model_class(config_class(**values)), native(native.config_class(**values)))
 
 
-_remembered_difference = lru_cache(maxsize=64)(_difference)  # most directories of a process differ in sizes alone
+_remembered_difference = lru_cache(maxsize=64)(_difference)  # most directories of a process differ only in sizes
 
 
 def check_source(definition: ModelDefinition, source_config: SourceConfig) -> None:
-    """Hold what was read of a config.json to transformers' class for it: parameters, and logits of a small copy.
+    """Compare a definition with transformers' class for a config.json: parameters, and logits of a small copy.
 
     Args:
-        definition: The definition that reads it.
-        likeness: The directory. One that the definition itself has written has no other class to compare with.
+        definition: The definition that reads the file.
+        source_config: The source config. If the definition itself wrote it, there is no other class to compare with.
 
     Raises:
-        ConfigurationError: transformers' class cannot compute the file, or computes something else; the text names the
+        ConfigurationError: transformers' class cannot use the file, or computes another model; the message names the
             keys.
     """
     if not source_config.native:
@@ -117,16 +117,18 @@ def check_source(definition: ModelDefinition, source_config: SourceConfig) -> No
         name = _native_class_of(native_config(content)).__name__
         keys = [key for key in content if key not in WITHOUT_EFFECT][:MOST_KEYS]
         others = {key: {name: value for name, value in content.items() if name != key} for key in keys}
-        guilty = [key for key in keys if _source_problem(definition, others[key]) is None]
-    named = f"without {' or '.join(guilty)} they agree" if guilty else f"no single key of {', '.join(keys)} explains it"
+        responsible = [key for key in keys if _source_problem(definition, others[key]) is None]
+    cause = f"no single key of {', '.join(keys)} explains it"
+    if responsible:
+        cause = f"without {' or '.join(responsible)} they agree"
     raise ConfigurationError(
-        f"{where}: '{definition.name}' does not compute what transformers' {name} computes with this file: {problem} "
-        f"({named}); remove the key from a copy of the file, or set the options without --from-config"
+        f"{where}: '{definition.name}' and transformers' {name} compute different models from this file: {problem} "
+        f"({cause}); remove the key from a copy of the file, or set the options without --from-config"
     )
 
 
 def _source_problem(definition: ModelDefinition, content: Mapping[str, Any]) -> str | None:
-    """What differs between the definition's model and transformers' for this config.json, or None."""
+    """Return the difference between the definition's model and transformers' for this config.json, or None."""
     import torch
     from huggingface_hub.errors import StrictDataclassError
 
@@ -134,14 +136,14 @@ def _source_problem(definition: ModelDefinition, content: Mapping[str, Any]) -> 
         small = {**content, **shrunk_values(_sizes(content))}
         depth = {name: small[name] for name in DEPTH if name in small}
         with torch.device("meta"):
-            ours, theirs = (_parameters(model) for model in _pair(definition, {**content, **depth}))
-        if other := sorted(dict(ours.items() ^ theirs.items())):
+            own, native = (_parameters(model) for model in _pair(definition, {**content, **depth}))
+        if other := sorted(dict(own.items() ^ native.items())):
             return f"{', '.join(other[:3])} differ in shape or exist in one of them only"
         difference = logits_difference(*_pair(definition, small))
     except ConfigurationError as error:
         return str(error)
     except (StrictDataclassError, *_FAULTS) as error:
-        cause = error.__cause__ or error  # of a rule of the class, the sentence without its frame
+        cause = error.__cause__ or error  # for a validation error, the sentence without its frame
         return f"a small copy fails with {type(cause).__name__}: {first_line(cause)}"
     if difference <= TOLERANCE:
         return None
@@ -149,7 +151,7 @@ def _source_problem(definition: ModelDefinition, content: Mapping[str, Any]) -> 
 
 
 def _pair(definition: ModelDefinition, content: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The model of the definition and that of transformers, both made of one config.json, in float32."""
+    """Return the definition's model and transformers', both built from one config.json, in float32."""
     import torch
 
     source = read_source(definition, content)
@@ -164,7 +166,7 @@ def _parameters(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _sizes(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes of transformers' class for a config.json, those that the file leaves out included."""
+    """Return the sizes that transformers' class reads from a config.json, including defaults."""
     native = native_config(content)
     return {name: getattr(native, name) for name in SIZES if hasattr(native, name)}
 

@@ -1,7 +1,7 @@
-"""Give classes a name of their own where they have the name of a class of transformers and compute something else.
+"""Rename exported classes that share the name of a transformers class but compute something else.
 
-Tools choose code by a class name alone: `transformers serve` and llama.cpp's converter by `architectures`, others by
-the name of the configuration's class. A model that transformers' class cannot express must not be taken for it.
+Tools select code by a class name alone: `transformers serve` and llama.cpp's converter by `architectures`, others by
+the name of the configuration class. They must not mistake such a model for the transformers model.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ PREFIX = "Forgather"
 
 
 def own_names(settings: Settings, values: Any, sources: Sources) -> dict[str, str]:
-    """Return the classes of a model directory to rename: none where transformers' class computes the same.
+    """Return the classes of a model directory to rename; none if the transformers class computes the same.
 
     Args:
-        settings: The resolved options.
-        values: Returns the arguments of the configuration class; called only if a name is in question.
+        settings: The resolved settings.
+        values: Returns the arguments of the configuration class; called only if a class shares a name.
         sources: The source files.
 
     Returns:
-        Old name to new name.
+        New names by old name.
     """
     import transformers
 
@@ -50,10 +50,10 @@ def own_names(settings: Settings, values: Any, sources: Sources) -> dict[str, st
 
 
 def rename_classes(sources: Sources, names: Mapping[str, str]) -> Sources:
-    """Rename classes in all source files, and nothing else.
+    """Rename classes in all source files.
 
     Raises:
-        ExportError: A file uses a class of the model and one of another package by the same name.
+        ExportError: A file uses a class of the model and a class of another package with the same name.
     """
     if not names:
         return sources
@@ -71,7 +71,7 @@ def _renamed(file: SourceFile, names: Mapping[str, str], modules: set[str]) -> S
         foreign |= set() if statement.level else imported
     if both := sorted(own & foreign & names.keys()):
         raise ExportError(
-            f"{file.path}:1: '{both[0]}' is a class of the model and one of another package here: rename the model's"
+            f"{file.path}:1: '{both[0]}' names a class of the model and a class of another package: rename the model's"
         )
     names = {old: new for old, new in names.items() if old not in foreign}
     lines = list(io.StringIO(file.text.decode("utf-8"), newline=""))
@@ -82,7 +82,7 @@ def _renamed(file: SourceFile, names: Mapping[str, str], modules: set[str]) -> S
         if token.type != tokenize.NAME or token.string not in names:
             continue
         if dot is not None and dot.string == "." and (owner is None or owner.string not in modules):
-            continue  # an attribute of something else, as of `transformers`
+            continue  # an attribute of another object, such as `transformers`
         row, column = token.start
         line = lines[row - 1]
         lines[row - 1] = line[:column] + names[token.string] + line[column + len(token.string) :]

@@ -1,8 +1,8 @@
-"""The source files of a model directory: the import closure of a definition, its import lines made flat.
+"""Collect the source files of a model directory: the import closure of a definition, with flat imports.
 
-Every file is copied byte for byte; only the module names in imports of our own packages change, to `.name`, and the
-configuration file names all others (`naming.py`). What the loader of transformers could not follow is refused here,
-with file and line.
+Every file is copied byte for byte, except that module names in imports of Forgather and plugins become `.name`, and
+that the configuration file imports all other files (`naming.py`). Imports that the loader of transformers cannot follow
+are refused with file and line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .imports import ImportFrom, SourceText, loader_finds, source_text
 from .modules import CORE, Packages, entry_file, is_package, module_file
 from .naming import name_all_files
 
-_PROVIDED = {"torch", "transformers"}  # every reader of a model directory has these
+_PROVIDED = {"torch", "transformers"}  # required to load any model directory
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class SourceFile:
     """One source file of a model directory.
 
     Args:
-        name: Its name there, `attention.py`.
-        module: The module it is here, `forgather_core.parts.attention`.
-        path: Where it is here.
-        text: Its content there.
-        docstring: Of the module; empty without one.
+        name: File name in the model directory, `attention.py`.
+        module: Module that it is copied from, `forgather_core.parts.attention`.
+        path: Path of that module.
+        text: Content in the model directory.
+        docstring: Docstring of the module; empty if there is none.
     """
 
     name: str
@@ -42,20 +42,20 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Sources:
-    """All source files of a model directory, and the packages they need beside torch and transformers."""
+    """Source files of a model directory, and the packages that they require besides torch and transformers."""
 
     files: tuple[SourceFile, ...]
     requires: tuple[str, ...]
 
 
 def collect_sources(entries: Sequence[str]) -> Sources:
-    """Follow the imports of some modules and make them flat.
+    """Collect modules and everything that they import, with flat imports.
 
     Args:
-        entries: Dotted names of the modules that `auto_map` names, that of the configuration first.
+        entries: Dotted names of the modules in `auto_map`, the configuration's first.
 
     Raises:
-        ExportError: A form of import that cannot be exported; the text begins with file and line.
+        ExportError: An import cannot be exported; the message starts with file and line.
     """
     packages = Packages(list(entries))
     files: dict[str, SourceFile] = {}
@@ -82,12 +82,12 @@ def collect_sources(entries: Sequence[str]) -> Sources:
     text = name_all_files(first, flat)
     files[f"{first}.py"] = replace(files[f"{first}.py"], text=text)
     flat[first] = source_text(files[f"{first}.py"].path, text)
-    _check_as_the_loader_would(flat, {entry.rpartition(".")[2] for entry in entries})
+    _check_with_the_loaders_rule(flat, {entry.rpartition(".")[2] for entry in entries})
     return Sources(tuple(files[name] for name in sorted(files)), tuple(sorted(requires)))
 
 
 class _Exporter:
-    """One module: what it imports of ours, and its text with flat imports."""
+    """One module: the modules that it requires, and its text with flat imports."""
 
     def __init__(self, module: str, source: SourceText, packages: Packages) -> None:
         self.module, self.source, self.packages = module, source, packages
@@ -99,7 +99,7 @@ class _Exporter:
             self._follow(statement)
 
     def rewritten(self) -> bytes:
-        """The bytes with every edit made."""
+        """Return the source with flat imports."""
         data = self.source.data
         for start, end, replacement in sorted(self._edits, reverse=True):
             data = data[:start] + replacement + data[end:]
@@ -113,11 +113,15 @@ class _Exporter:
             self._require(target, statement.tried)
             return
         if any(name == "*" for name, _ in statement.names):
-            raise self._error(statement, f"'from {statement.written} import *': name what you import")
+            raise self._error(
+                statement, f"'from {statement.written} import *' is not supported: import names explicitly"
+            )
         modules = {self._home(target, name, statement) for name, _ in statement.names}
         if len(modules) > 1:
             lines = "; ".join(f"from {m} import ..." for m in sorted(m for m, _ in modules))
-            raise self._error(statement, f"these names come from several modules, import each from its own: {lines}")
+            raise self._error(
+                statement, f"these names come from several modules: import each from its own module ({lines})"
+            )
         home, as_module = modules.pop()
         for name, _ in statement.names:
             self._need(f"{home}.{name}" if as_module else home, statement)
@@ -133,14 +137,14 @@ class _Exporter:
         parts = self.module.split(".")
         depth = len(parts) - statement.level + (1 if is_init else 0)
         if depth < 1:
-            raise self._error(statement, f"'from {statement.written}' leads out of the package")
+            raise self._error(statement, f"'from {statement.written}' leads out of the package: reduce the dots")
         parts = parts[:depth]
         return ".".join([*parts, statement.module] if statement.module else parts)
 
     def _home(self, target: str, name: str, statement: ImportFrom) -> tuple[str, bool]:
-        """The module in which `name` of `target` is defined, and whether it is a module itself."""
+        """Return the module in which `name` of `target` is defined, and whether `name` is a module itself."""
         if module_file(target) is None:
-            raise self._error(statement, f"the module '{target}' does not exist")
+            raise self._error(statement, f"the module '{target}' does not exist: check the import")
         if not is_package(target):
             return target, False
         defined = _re_exported(target, name, self.packages)
@@ -156,22 +160,22 @@ class _Exporter:
     def _need(self, module: str, statement: ImportFrom) -> None:
         if not self.packages.exportable(module):
             allowed = f"{CORE}.option and {CORE}.parts"
-            raise self._error(statement, f"'{module}' cannot be exported: of Forgather only {allowed} can")
+            raise self._error(statement, f"'{module}' cannot be exported: import only {allowed} from Forgather")
         path = module_file(module)
         if path is None or path.name == "__init__.py":
-            raise self._error(statement, f"'{module}' is no module with a source file")
+            raise self._error(statement, f"'{module}' is not a module with a source file: import from one")
         self.needs[module] = path
 
     def _statement_bytes(self, statement: ImportFrom) -> bytes:
         end = self.source.data.find(b"import", statement.end)
         return self.source.data[statement.start : end if end >= 0 else statement.end]
 
-    # --- what cannot be exported -------------------------------------------------------------------------------------
+    # --- unsupported forms of import ---------------------------------------------------------------------------------
 
     def _refuse_plain_and_dynamic_imports(self) -> None:
         for module, line, tried in self.source.imports():
             if self.packages.owns(module):
-                raise self.source.error(line, f"'import {module}' cannot be flat: write 'from {module} import ...'")
+                raise self.source.error(line, f"'import {module}' is not supported: use 'from {module} import ...'")
             self._require(module, tried)
         for node in self.source.nodes:
             if isinstance(node, ast.Call):
@@ -185,12 +189,17 @@ class _Exporter:
             text is None or text.startswith(".") or self.packages.owns(text)
         ):
             raise self.source.error(
-                node.lineno, f"{function}(...) of a module of ours or one known only at run time cannot be exported"
+                node.lineno,
+                f"{function}(...) of an exported module, or of a name computed at run time, is not supported: "
+                "use an import statement",
             )
         if function.startswith(("importlib.resources.", "resources.", "pkgutil.")) or function == "files":
             owned = text is not None and self.packages.owns(text)
             if owned or (isinstance(argument, ast.Name) and argument.id in {"__package__", "__name__"}):
-                raise self.source.error(node.lineno, f"{function}(...) reads data of a package, which is not exported")
+                raise self.source.error(
+                    node.lineno,
+                    f"{function}(...) reads data of a package, which is not exported: write it into the source",
+                )
 
     def _require(self, module: str, tried: bool) -> None:
         top = module.partition(".")[0]
@@ -202,7 +211,7 @@ class _Exporter:
 
 
 def _re_exported(package: str, name: str, packages: Packages, depth: int = 0) -> str | None:
-    """The module that a package's `__init__.py` takes `name` from, by a static import, under the same name."""
+    """Return the module from which a package's `__init__.py` statically imports `name` under the same name."""
     file = module_file(package)
     if file is None or depth > 8:
         return None
@@ -218,20 +227,20 @@ def _re_exported(package: str, name: str, packages: Packages, depth: int = 0) ->
     return None
 
 
-def _check_as_the_loader_would(by_name: Mapping[str, SourceText], entries: set[str]) -> None:
-    """Follow the written files by the loader's own rule, and compare with what they really import."""
+def _check_with_the_loaders_rule(by_name: Mapping[str, SourceText], entries: set[str]) -> None:
+    """Check that the loader of transformers finds exactly the imports of the written files."""
     seen: dict[str, set[str]] = {}
     for name, source in sorted(by_name.items()):
         found = dict(loader_finds(source.text))
         imported = dict(_flat_imports(source))
         for module, line in found.items():
             if module not in by_name or module not in imported:
-                raise source.error(line, f"the loader would take this line for an import of '.{module}': reword it")
+                raise source.error(line, f"the loader would read this line as an import of '.{module}': reword it")
         for module, line in imported.items():
             if module not in found:
                 raise source.error(
                     line,
-                    f"the loader does not see this import of '{module}': give it a line of its own, "
+                    f"the loader does not find this import of '{module}': write it on a line of its own, "
                     f"'from .{module} import ...'",
                 )
         seen[name] = set(found)
@@ -246,7 +255,7 @@ def _check_as_the_loader_would(by_name: Mapping[str, SourceText], entries: set[s
 
 
 def _flat_imports(source: SourceText) -> Iterator[tuple[str, int]]:
-    """The sibling modules that a written file imports, with lines: `from .x import y` and `from . import x`."""
+    """Yield the sibling modules that a written file imports, with lines (`from .x import y`, `from . import x`)."""
     for statement in source.imports_from:
         if statement.level:
             names = [statement.module] if statement.module else [name for name, _ in statement.names]

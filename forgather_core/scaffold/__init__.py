@@ -1,6 +1,6 @@
-"""`plugin new`: writes a package with a definition that works, for an author to change.
+"""Write a new plugin package with a working definition (`forgather plugin new`).
 
-The package stands beside this file as it is written, of a definition named `newmodel`; its names are replaced.
+The template is the package of a definition named `newmodel` next to this file; its names are replaced.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from ..filesystem.atomic import new_directory
 from ..filesystem.paths import expanded
 
 _TEMPLATE, _NAME, _CLASS, _DISTRIBUTION = "forgather-newmodel", "newmodel", "NewModel", "new-model"
-_RENAMED = {"gitignore": ".gitignore"}  # under its real name it would be obeyed here
+_RENAMED = {"gitignore": ".gitignore"}  # under its real name git would apply it to the template
 _LONGEST_NAME = 32
-_ABOUT = {  # in the order in which one reads them
-    "README.md": "what the model is, for people",
-    "pyproject.toml": "the package, and the entry point by which Forgather finds it",
+_ABOUT = {  # in reading order
+    "README.md": "description of the model",
+    "pyproject.toml": "package metadata, and the entry point through which Forgather finds the plugin",
     "forgather_newmodel/__init__.py": "",
-    "forgather_newmodel/plugin.py": "the definition: its name, options, classes, presets",
-    "forgather_newmodel/options.py": "the options: flags, YAML keys and fields of the configuration",
+    "forgather_newmodel/plugin.py": "the definition: name, options, classes, presets",
+    "forgather_newmodel/options.py": "the options: flags, YAML keys and configuration fields",
     "forgather_newmodel/configuration_newmodel.py": "the configuration class",
-    "forgather_newmodel/modeling_newmodel.py": "the model, of parts, and its table of initial weights",
-    "forgather_newmodel/scaled_block.py": "a part of the package's own",
-    "forgather_newmodel/reference.py": "what the model is to compute, written a second time for `verify`",
-    "forgather_newmodel/presets/4M.yaml": "values of the options, and the number of parameters",
-    "tests/test_newmodel.py": "every check of `verify` as a test, and the presets' sizes",
+    "forgather_newmodel/modeling_newmodel.py": "the model, assembled from parts, and its weight initialization",
+    "forgather_newmodel/scaled_block.py": "a custom part: a residual block",
+    "forgather_newmodel/reference.py": "reference implementation of the model, for `verify`",
+    "forgather_newmodel/presets/4M.yaml": "a preset: option values and parameter count",
+    "tests/test_newmodel.py": "every check of `verify` as a test, and the parameter counts of the presets",
     "gitignore": "",
 }
 
 
 def new_plugin(name: str, directory: str | Path | None = None, *, plugins: Registry | None = None) -> dict[str, Any]:
-    """Write a package that pip installs, with one definition, its tests, and a preset.
+    """Write a package with one definition, its tests and a preset.
 
     Args:
-        name: Of the definition: what `-t` will take.
-        directory: Where; None is `forgather-NAME`, here.
-        plugins: Whose names are taken; None takes the registry of this process.
+        name: Name of the definition, for `-t`.
+        directory: Directory to create; None is `forgather-NAME` in the working directory.
+        plugins: Registry whose names are taken; None uses the registry of this process.
 
     Returns:
-        The report, as plain data: name, distribution, module, directory, files (path, about), next (commands).
+        The report as plain data: name, distribution, module, directory, files (path, about), next (commands).
 
     Raises:
-        DefinitionError: The name is none, or is taken.
-        DirectoryError: The directory exists, or cannot be written.
+        DefinitionError: The name is invalid or taken.
+        DirectoryError: The directory exists or cannot be written.
     """
     _check_name(name, plugins or registry())
     new = {_NAME: name, _CLASS: _camel_case(name), _DISTRIBUTION: name.replace("_", "-")}
@@ -105,25 +105,25 @@ def _check_name(name: str, plugins: Registry) -> None:
 
 
 def _problems(name: str, plugins: Registry) -> Iterator[str]:
-    """What is wrong with a name; each rule takes the ones before it as kept."""
+    """Yield what is wrong with a name; each rule assumes that the previous ones hold."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        yield "it takes lower-case letters and digits, words joined by '_', a letter first, such as my_model"
+        yield "use lower-case letters, digits and '_' between words, starting with a letter, such as my_model"
     if len(name) > _LONGEST_NAME:
-        yield f"it has {len(name)} letters, and names of files and classes are made of it: {_LONGEST_NAME} at most"
+        yield f"it has {len(name)} characters, use {_LONGEST_NAME} at most: files and classes are named after it"
     if keyword.iskeyword(name):
-        yield "it is a word of Python's own"
+        yield "it is a Python keyword"
     if name in plugins.plugins:
-        yield f"the plugin '{name}' of {plugins.plugins[name].distribution} has it"
+        yield f"the plugin '{name}' of {plugins.plugins[name].distribution} uses it"
     for plugin in plugins.load_all():
         if name in plugin.definitions:
-            yield f"the plugin '{plugin.name}' of {plugin.distribution} has it"
+            yield f"the plugin '{plugin.name}' of {plugin.distribution} uses it"
     module = f"forgather_{name}"
     if importlib.util.find_spec(module) is not None:
-        yield f"there is a package '{module}' already"
-    ours = {word for path in _ABOUT for word in re.findall(r"\w+", _read(files(__name__) / _TEMPLATE, path))}
+        yield f"the package '{module}' already exists"
+    taken = {word for path in _ABOUT for word in re.findall(r"\w+", _read(files(__name__) / _TEMPLATE, path))}
     for kind in ("Options", "Config", "Model", "ForCausalLM"):
-        if (made := _camel_case(name) + kind) in ours:
-            yield f"its class '{made}' would be called like one of Forgather's"
+        if (made := _camel_case(name) + kind) in taken:
+            yield f"its class '{made}' would have the name of a class of Forgather"
 
 
 def _refuse_existing(target: Path) -> None:

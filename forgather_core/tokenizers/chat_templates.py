@@ -1,4 +1,4 @@
-"""Chat templates: find and check them, read those of a tokenizer's directory, and find the tokens that end a turn."""
+"""Find, check and read chat templates, and determine the tokens that end a turn."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from ..filesystem.paths import expanded
 from ..filesystem.printable import printable, shortened
 from ..options.spec import did_you_mean
 
-DEFAULT = "default"  # transformers' name of the template that is used unless another is named
+DEFAULT = "default"  # transformers' name of the template that is used by default
 
-_LINES = 200_000  # of the compiled template; a rendering of three messages runs a few hundred
+_LINES = 200_000  # limit of executed lines of a template; rendering three messages takes a few hundred
 _ANSWER = "forgather-answer"
-_TALK = ({"role": "user", "content": "forgather-question"}, {"role": "assistant", "content": _ANSWER})
+_CHAT = ({"role": "user", "content": "forgather-question"}, {"role": "assistant", "content": _ANSWER})
 _NEXT = {"role": "user", "content": "forgather-next"}
 _LIKE_A_TOKEN = re.compile(r"\s*(<[^<>\s]+>|\[/?[A-Z_]+\])")
 
 
 def shipped_chat_templates() -> dict[str, Path]:
-    """The chat templates that come with Forgather, by name."""
+    """Return the paths of the chat templates shipped with Forgather, by name."""
     root = Path(str(files("forgather_core.tokenizers") / "templates"))
     return {p.stem: p for p in sorted(root.glob("*.jinja"))}
 
 
 def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str, str] | None = None) -> str:
-    """Return the text of a chat template: of a file, a shipped one (`chatml`), or one that the tokenizer has by name.
+    """Return the text of a chat template: a file, a shipped template (`chatml`), or a template of the tokenizer.
 
     Args:
-        spec: The file or the name.
-        base: Where relative paths start, before the working directory.
+        spec: Path of a file, or name of a template.
+        base: Directory in which relative paths are searched first, before the working directory.
         own: The tokenizer's templates by name.
 
     Raises:
-        TokenizerError: There is no such template, or its Jinja is wrong.
+        TokenizerError: The template does not exist, or its Jinja syntax is invalid.
     """
     own = own or {}
     shipped = shipped_chat_templates()
@@ -51,8 +51,8 @@ def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str,
         return own[spec]
     if path is None:
         known = f"{', '.join(shipped)}){did_you_mean(spec, [*shipped, *own])}"
-        others = f"; the tokenizer has {', '.join(map(_shown, own))}" if own else ""
-        raise TokenizerError(f"chat_template: '{spec}' is no file, and none of the shipped ones ({known}{others}")
+        others = f"; the tokenizer has {', '.join(map(_quoted, own))}" if own else ""
+        raise TokenizerError(f"chat_template: '{spec}' is neither a file nor a shipped template ({known}{others}")
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -62,7 +62,7 @@ def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str,
 
 
 def candidates(spec: str, base: Path | None) -> list[Path]:
-    """Return the paths that a text may stand for."""
+    """Return the paths to try for a path as the user wrote it, in order."""
     path = expanded(spec)
     return [base / path, path] if base is not None else [path]
 
@@ -72,8 +72,8 @@ def _check_template(text: str, path: Path) -> None:
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Generation(Extension):  # transformers' own tag, which marks what the assistant says
-        tags = {"generation"}  # noqa: RUF012 - jinja2 wants a plain set
+    class Generation(Extension):  # transformers' tag that marks the text of the assistant
+        tags = {"generation"}  # noqa: RUF012 - jinja2 requires a plain set
 
         def parse(self, parser: Any) -> Any:
             next(parser.stream)
@@ -89,8 +89,8 @@ def templates_in(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Return the chat templates of a tokenizer's directory by name, as transformers reads them.
 
     Args:
-        directory: The directory.
-        config: The content of its tokenizer_config.json, whose templates count if there are no files.
+        directory: The tokenizer's directory.
+        config: Content of its tokenizer_config.json; its templates are used if there are no template files.
 
     Raises:
         OSError, UnicodeDecodeError: A file cannot be read.
@@ -105,10 +105,10 @@ def templates_in(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def named(templates: Any) -> dict[str, str]:
-    """Return chat templates by name: of a text, of a tokenizer's dict, or of the list in a tokenizer_config.json.
+    """Return chat templates by name, from a text, a tokenizer's dict, or the list of a tokenizer_config.json.
 
     Raises:
-        TypeError, KeyError: They are none of these.
+        TypeError, KeyError: The templates have another form.
     """
     if templates is None:
         return {}
@@ -117,36 +117,36 @@ def named(templates: Any) -> dict[str, str]:
     if not isinstance(templates, Mapping):
         templates = {item["name"]: item["template"] for item in templates}
     if not all(isinstance(part, str) for pair in templates.items() for part in pair):
-        raise TypeError("a chat template is not a text")
+        raise TypeError("a chat template is not a string")
     return dict(templates)
 
 
 def check_names(templates: Mapping[str, str]) -> None:
-    """Check that each name can be the name of a file.
+    """Check that each template name is valid as a file name.
 
     Raises:
-        TokenizerError: One of them contains a separator or is not printable.
+        TokenizerError: A name contains a path separator or is not printable.
     """
     for name in templates:
         if not name.isprintable() or "/" in name or "\\" in name or name in ("", ".", ".."):
             raise TokenizerError(
-                f"tokenizer: the chat template {_shown(name)} has a name that cannot be a file's: rename it in the "
-                "tokenizer's files"
+                f"tokenizer: the name of the chat template {_quoted(name)} is not valid as a file name: rename it in "
+                "the tokenizer's files"
             )
 
 
 def turn_ends(tokenizer: Any, templates: Mapping[str, str]) -> tuple[list[int], list[str]]:
-    """Return the tokens with which chat templates end what the assistant writes.
+    """Return the tokens that end the assistant's turn in chat templates.
 
-    A conversation is rendered with each template. The token that follows the assistant's text is the end of its turn.
+    Renders a conversation with each template. The token after the assistant's text is the end of the turn.
 
     Args:
         tokenizer: A transformers tokenizer.
-        templates: Texts of templates by name.
+        templates: Template texts by name.
 
     Returns:
-        The token ids, in order of the templates, each once; and a note for each template that ends a turn with a text
-        that looks like a token and is not one of the tokenizer.
+        The distinct token ids, in the order of the templates; and a note for each template that ends turns with a text
+        that looks like a token but is not in the tokenizer.
     """
     ids: list[int] = []
     notes: list[str] = []
@@ -155,21 +155,21 @@ def turn_ends(tokenizer: Any, templates: Mapping[str, str]) -> tuple[list[int], 
         if found is not None and found not in ids:
             ids.append(found)
         elif found is None and text is not None:
-            which = "" if len(templates) == 1 else f" {_shown(name)}"
+            which = "" if len(templates) == 1 else f" {_quoted(name)}"
             notes.append(
-                f"the chat template{which} ends turns with {_shown(text)}, which is not a token of the tokenizer: "
-                "generate() does not stop there; use a tokenizer that has it"
+                f"the chat template{which} ends turns with {_quoted(text)}, which is not a token of the tokenizer: "
+                "generate() does not stop there; use a tokenizer that has this token"
             )
     return ids, notes
 
 
 def _turn_end(tokenizer: Any, template: str) -> tuple[int | None, str | None]:
-    """The token id that ends the assistant's turn; without one, the text in its place if it looks like a token."""
+    """Return the token id that ends the assistant's turn; if there is none, the text there if it looks like a token."""
     added = {str(token): index for index, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
     last, between = _after_answer(tokenizer, template)
     if last and (token := _first(added, last)) is not None:
         return added[token], None
-    # Some templates close a turn only where another one follows.
+    # Some templates end a turn only if another one follows.
     if between and (token := _first(added, between)) is not None and between.lstrip().startswith(token):
         return added[token], None
     match = _LIKE_A_TOKEN.match(last or between)
@@ -180,19 +180,19 @@ def _turn_end(tokenizer: Any, template: str) -> tuple[int | None, str | None]:
 
 
 def _first(tokens: Mapping[str, int], text: str) -> str | None:
-    """The token that occurs first in a text, the longest of those that begin there."""
+    """Return the token that occurs first in a text; the longest one if several start there."""
     found = [(text.index(token), -len(token), token) for token in tokens if token.strip() and token in text]
     return min(found)[2] if found else None
 
 
 def _after_answer(tokenizer: Any, template: str) -> tuple[str, str]:
-    """What follows the assistant's text at the end of a conversation, and before the next message."""
+    """Return the text after the assistant's answer, at the end of a conversation and before another message."""
     for system in ((), ({"role": "system", "content": "forgather-system"},)):
         for form in (_as_text, _as_parts):
-            talk = [form(message) for message in (*system, *_TALK)]
-            text = _render(tokenizer, template, talk)
+            chat = [form(message) for message in (*system, *_CHAT)]
+            text = _render(tokenizer, template, chat)
             if _ANSWER in text:
-                longer = _render(tokenizer, template, [*talk, form(_NEXT)])
+                longer = _render(tokenizer, template, [*chat, form(_NEXT)])
                 between = longer.partition(_ANSWER)[2].partition(_NEXT["content"])[0]
                 return text.rpartition(_ANSWER)[2], between
     return "", ""
@@ -206,18 +206,18 @@ def _as_parts(message: Mapping[str, str]) -> dict[str, Any]:
     return {"role": message["role"], "content": [{"type": "text", "text": message["content"]}]}
 
 
-def _render(tokenizer: Any, template: str, talk: list[dict[str, Any]]) -> str:
-    """The rendering, empty where the template refuses the conversation."""
+def _render(tokenizer: Any, template: str, chat: list[dict[str, Any]]) -> str:
+    """Return the rendered conversation, or an empty text if the template rejects it."""
     try:
         with _limited():
-            return str(tokenizer.apply_chat_template(talk, chat_template=template, tokenize=False))
-    except Exception:  # a template raises what it likes
+            return str(tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False))
+    except Exception:  # a template may raise any exception
         return ""
 
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Stop a template that loops: its compiled code may run so many lines."""
+    """Limit the executed lines of a template, to stop endless loops."""
     left = _LINES
 
     def count(frame: FrameType, event: str, argument: Any) -> Any:
@@ -237,5 +237,5 @@ def _limited() -> Iterator[None]:
         sys.settrace(before)
 
 
-def _shown(text: str) -> str:
+def _quoted(text: str) -> str:
     return f"'{printable(shortened(text, 100))}'"

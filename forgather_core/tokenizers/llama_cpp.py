@@ -1,4 +1,4 @@
-"""Report whether llama.cpp's converter takes a tokenizer, and what to do where it does not by itself."""
+"""Report whether llama.cpp's converter supports a tokenizer, and what to do if not."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ PRE_TOKENS = (
 )
 UNKNOWN = "if its converter knows the tokenizer"
 ADD_A_LINE = (
-    "where its converter does not know the tokenizer, it prints a chkhsh: add a line for that hash to "
+    "if its converter does not know the tokenizer, it prints a chkhsh: add a line for that hash to "
     f'get_vocab_base_pre, with res = "{LLAMA_CPP_NAME}"'
 )
-# The pattern of the tokenizers that Forgather 0.1.0 made.
+# Split pattern of tokenizers trained by Forgather 0.1.0.
 _FORMER = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def tokenizer_conversion(directory: Path | None, name: str) -> tuple[bool, str]:
-    """Return whether a tokenizer can be converted to GGUF, and how, or why not.
+    """Return whether a tokenizer can be converted to GGUF, and how or why not.
 
     Args:
-        directory: The directory with its files; None if it is not known.
-        name: Its name in the message.
+        directory: Directory of the tokenizer's files; None if unknown.
+        name: Name of the tokenizer in messages.
     """
     content = _content(directory)
     model = content.get("model")
@@ -39,14 +39,14 @@ def tokenizer_conversion(directory: Path | None, name: str) -> tuple[bool, str]:
     if kind != "BPE":
         return (
             False,
-            f"it requires a BPE tokenizer or a tokenizer.model, and '{name}' is a {kind}: take bpe-2k or bpe-8k",
+            f"it requires a BPE tokenizer or a tokenizer.model, got '{name}' ({kind}): use bpe-2k or bpe-8k",
         )
     if not model.get("merges"):
-        return False, f"it requires a tokenizer with merges, and '{name}' has none: take bpe-2k or bpe-8k"
+        return False, f"it requires a tokenizer with merges, and '{name}' has none: use bpe-2k or bpe-8k"
     patterns = _patterns(content.get("pre_tokenizer"))
     if _FORMER in patterns:
-        ways = "take a shipped tokenizer or train one again; existing weights cannot be converted"
-        return False, f"it lacks the split pattern of '{name}', which an earlier Forgather made: {ways}"
+        ways = "use a shipped tokenizer or train a new one; existing weights cannot be converted"
+        return False, f"it does not support the split pattern of '{name}', trained by an earlier Forgather: {ways}"
     return True, ADD_A_LINE if PRE_TOKENS in patterns else UNKNOWN
 
 
@@ -58,7 +58,7 @@ def _content(directory: Path | None) -> Mapping[str, Any]:
 
 
 def _patterns(pre_tokenizer: Any) -> set[str]:
-    """The regular expressions at which a pre-tokenizer of tokenizer.json splits text."""
+    """Return the regular expressions by which a pre-tokenizer of tokenizer.json splits text."""
     if not isinstance(pre_tokenizer, Mapping):
         return set()
     parts = pre_tokenizer.get("pretokenizers")

@@ -1,4 +1,4 @@
-"""The tokenizer of a model directory: found by name, directory or hub id; its facts read; its files written."""
+"""Find a tokenizer by name, directory or Hub id, read its facts, load it, and write its files."""
 
 from __future__ import annotations
 
@@ -44,21 +44,22 @@ __all__ = [
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-_UNLIMITED = 10**9  # transformers writes a number of thirty digits where there is no limit
-_OF_THIS_MACHINE = ("name_or_path", "_name_or_path", "is_local", "local_files_only", "tokenizer_file", "vocab_file")
+_UNLIMITED = 10**9  # without a limit, transformers writes a number of thirty digits
+_MACHINE_KEYS = ("name_or_path", "_name_or_path", "is_local", "local_files_only", "tokenizer_file", "vocab_file")
 
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """What a model takes from its tokenizer.
+    """Properties of a tokenizer that a model depends on.
 
     Args:
-        name: What the user asked for.
-        source: The directory it lies in, or its hub id.
-        vocab_size: The highest token id plus one: added tokens are counted.
-        model_max_length: The longest text in tokens, None without a limit.
-        chat_template: The Jinja text of the default template, None without one.
-        chat_templates: The text of every template by name; the default one is `default`.
+        name: Name, directory or Hub id as the user wrote it.
+        source: Directory of the tokenizer, or its Hub id.
+        vocab_size: Highest token id plus one, including added tokens.
+        bos_token_id: Id of the token at the beginning of a text; None if there is none. Likewise the other ids.
+        model_max_length: Longest text in tokens; None without a limit.
+        chat_template: Jinja text of the default chat template; None if there is none.
+        chat_templates: Texts of all chat templates by name; the default one is `default`.
     """
 
     name: str
@@ -82,16 +83,20 @@ class LoadedTokenizer:
 
 
 def shipped_tokenizers() -> dict[str, Path]:
-    """The directories of the shipped tokenizers, by name."""
+    """Return the directories of the shipped tokenizers by name."""
     root = Path(str(files("forgather_core.tokenizers") / "shipped"))
     return {p.name: p for p in sorted(root.iterdir()) if (p / "tokenizer.json").is_file()}
 
 
 def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None:
-    """The facts of a tokenizer that lies here as `tokenizer.json`, without transformers; None where that is not enough.
+    """Read the facts of a local `tokenizer.json` without importing transformers; None if that is not sufficient.
+
+    Args:
+        spec: Name of a shipped tokenizer, a directory, or a Hub id.
+        base: Directory in which relative paths are searched first, before the working directory.
 
     Raises:
-        TokenizerError: There is no such tokenizer here, and the name cannot be a hub's.
+        TokenizerError: There is no such local tokenizer, and the name is not a Hub id.
     """
     place = _find(spec, base)
     if isinstance(place, Path):
@@ -105,7 +110,7 @@ def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None
         special = {name: _token_text(config.get(name)) for name in SPECIAL_TOKENS}
         templates = templates_in(place, config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # transformers may know better
+        return None  # transformers may be able to load it
     if any(text is not None and text not in ids for text in special.values()):
         return None
     return TokenizerFacts(
@@ -120,14 +125,14 @@ def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None
 
 
 def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
-    """Load a tokenizer with transformers. Code of a tokenizer's repository is never run.
+    """Load a tokenizer with transformers, without running code of its repository.
 
     Args:
-        spec: A shipped name, a directory, or a hub id.
-        base: Where relative directories start, before the working directory.
+        spec: Name of a shipped tokenizer, a directory, or a Hub id.
+        base: Directory in which relative paths are searched first, before the working directory.
 
     Raises:
-        TokenizerError: There is none, it cannot be read, or the hub cannot be reached.
+        TokenizerError: The tokenizer does not exist or cannot be read, or the Hub cannot be reached.
     """
     place = _find(spec, base)
     if isinstance(place, Path):
@@ -135,14 +140,14 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
     from transformers import AutoTokenizer
 
     try:
-        # Without a hub, one that was fetched earlier still loads.
+        # If the Hub cannot be reached, use its local cache.
         local = isinstance(place, Path) or not hub_answers()
-        # It warns of the type of a model that stands beside the tokenizer, and is none of its own.
+        # transformers warns if the directory's config.json has a model type that it does not know.
         with quiet_transformers(), without_marks(place) if isinstance(place, Path) else nullcontext(place) as readable:
             tokenizer = AutoTokenizer.from_pretrained(str(readable), trust_remote_code=False, local_files_only=local)
         templates = named(tokenizer.chat_template)
     except Exception as error:
-        raise TokenizerError(_why(spec, place, error)) from None
+        raise TokenizerError(_load_error(spec, place, error)) from None
     ids = {f"{n}_id": getattr(tokenizer, f"{n}_id") for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
     facts = TokenizerFacts(
         name=spec,
@@ -157,30 +162,30 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
 
 
 def written_templates(facts: TokenizerFacts, chat_template: str | None = None) -> dict[str, str]:
-    """Return the chat templates of a model directory: the tokenizer's, with another default one if it is given."""
-    given = {} if chat_template is None else {DEFAULT: chat_template}
-    return {**facts.chat_templates, **given}
+    """Return the chat templates of a model directory: the tokenizer's, with `chat_template` as default if given."""
+    default = {} if chat_template is None else {DEFAULT: chat_template}
+    return {**facts.chat_templates, **default}
 
 
 def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: str | None = None) -> list[str]:
-    """Write a tokenizer's files; nothing in them tells of this machine.
+    """Write a tokenizer's files, without paths or names of this machine.
 
     Args:
         loaded: The tokenizer; it is not changed.
         directory: An existing directory.
-        chat_template: The default template to write; None writes the tokenizer's own, if it has one. Templates of
-            other names are written as well.
+        chat_template: Default chat template to write; None writes the tokenizer's default. Its other templates are
+            written in either case.
 
     Returns:
-        The paths of the files in the directory: several chat templates have a directory of their own.
+        The written files, relative to the directory; several chat templates are in a subdirectory.
 
     Raises:
-        TokenizerError: The name of a chat template cannot be the name of a file.
+        TokenizerError: The name of a chat template is not valid as a file name.
     """
     tokenizer = loaded.tokenizer
     templates = written_templates(loaded.facts, chat_template)
     check_names(templates)
-    before = set(os.listdir(directory))  # noqa: PTH208 - names are all that is needed
+    before = set(os.listdir(directory))  # noqa: PTH208 - only names are needed
     old_template = tokenizer.chat_template
     try:
         tokenizer.chat_template = templates[DEFAULT] if list(templates) == [DEFAULT] else templates or None
@@ -189,16 +194,16 @@ def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: 
         tokenizer.chat_template = old_template
     config_file = directory / "tokenizer_config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
-    _write_json(config_file, {key: config[key] for key in sorted(config) if key not in _OF_THIS_MACHINE})
-    # transformers 5 no longer writes this file; older tools still look for it.
+    _write_json(config_file, {key: config[key] for key in sorted(config) if key not in _MACHINE_KEYS})
+    # transformers 5 no longer writes this file; older tools still read it.
     _write_json(directory / "special_tokens_map.json", _special_tokens(tokenizer))
-    made = [directory / name for name in set(os.listdir(directory)) - before]  # noqa: PTH208
-    files = [file for path in made for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+    new = [directory / name for name in set(os.listdir(directory)) - before]  # noqa: PTH208
+    files = [file for path in new for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
     return sorted(file.relative_to(directory).as_posix() for file in files)
 
 
 def _find(spec: str, base: Path | None) -> Path | str:
-    """A directory that exists, or a text that may be a hub id."""
+    """Return an existing directory, or a text that may be a Hub id."""
     shipped = shipped_tokenizers()
     if spec in shipped:
         return shipped[spec]
@@ -206,17 +211,17 @@ def _find(spec: str, base: Path | None) -> Path | str:
         if path.is_dir():
             return path
         if path.exists():
-            raise TokenizerError(f"tokenizer: {path} is a file; name its directory")
+            raise TokenizerError(f"tokenizer: {path} is a file: use its directory")
     parts = spec.split("/")
     if len(parts) == 2 and all(parts) and not spec.startswith((".", "~")):
         return spec
-    ways = f": take a shipped one ({', '.join(shipped)}), a directory, or org/name of a hub"
+    ways = f": use a shipped one ({', '.join(shipped)}), a directory, or a Hub id (org/name)"
     hint = did_you_mean(spec, shipped) or ways
     raise TokenizerError(f"tokenizer: there is no '{spec}'{hint}")
 
 
 def hub_answers() -> bool:
-    """Whether the hub can be reached at all: its own library would try again for most of a minute."""
+    """Return whether the Hub can be reached. huggingface_hub itself would retry for most of a minute."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return False
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
@@ -229,16 +234,18 @@ def hub_answers() -> bool:
         return False
 
 
-def _why(spec: str, place: Path | str, error: Exception) -> str:
+def _load_error(spec: str, place: Path | str, error: Exception) -> str:
     if isinstance(place, Path):
         if not any((place / name).exists() for name in (*FILES, "tokenizer.model", "vocab.json", "vocab.txt")):
-            return f"tokenizer: the directory {place} holds no tokenizer files (tokenizer.json)"
+            return f"tokenizer: the directory {place} contains no tokenizer files (tokenizer.json)"
         reason = first_line(error)
         return f"tokenizer: {place} cannot be read: {reason}{install_hint(reason)}"
     shipped = ", ".join(shipped_tokenizers())
-    reason = "is gated: log in with 'hf auth login'" if "gated" in str(error).lower() else "cannot be had from the hub"
+    reason = (
+        "is gated: log in with 'hf auth login'" if "gated" in str(error).lower() else "cannot be loaded from the Hub"
+    )
     return (
-        f"tokenizer: '{spec}' {reason} (offline, misspelt or private); take a shipped one ({shipped}) "
+        f"tokenizer: '{spec}' {reason} (offline, misspelt or private); use a shipped one ({shipped}) "
         "or a directory with --tokenizer"
     )
 

@@ -1,4 +1,4 @@
-"""Trains and writes tokenizers: byte-level BPE, and plain bytes. How the shipped ones were made."""
+"""Train and save byte-level BPE and byte tokenizers, such as the shipped ones."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 ALL_SPECIAL = (*SPECIAL_TOKENS.values(), *CHAT_TOKENS)
 SMALLEST = 256 + len(ALL_SPECIAL)
 
-# llama.cpp takes a whole word that is an entry before it merges, for this pattern.
-# All bytes are entries: none falls back.
+# For this pattern llama.cpp looks up whole words before it merges (ignore_merges).
+# All bytes are in the vocabulary: no byte fallback.
 _BPE: dict[str, Any] = {"ignore_merges": True, "byte_fallback": False}
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) -> Any:
     """Train a byte-level BPE tokenizer (arXiv:1508.07909, on bytes).
 
-    Every text can be encoded, since all 256 bytes are tokens, and decodes to its NFC form. BOS is put before each text.
+    All 256 bytes are tokens, so every text can be encoded; it decodes to its NFC form. BOS is added before each text.
 
     Args:
-        texts: The corpus, one document each.
-        vocab_size: Entries in all: the special tokens first, then bytes, then merges.
-        progress: Whether to draw a progress bar.
+        texts: The documents of the corpus.
+        vocab_size: Size of the vocabulary: the special tokens first, then bytes, then merges.
+        progress: Show a progress bar.
 
     Returns:
         A `tokenizers.Tokenizer`.
 
     Raises:
-        TokenizerError: The size is too small for bytes and special tokens, or the corpus too small for the size.
+        TokenizerError: `vocab_size` is too small for bytes and special tokens, or the corpus is too small for it.
     """
     from tokenizers import models, pre_tokenizers, trainers
 
     if vocab_size < SMALLEST:
-        raise TokenizerError(f"a vocabulary of {vocab_size} is less than 256 bytes and the special tokens: {SMALLEST}")
+        raise TokenizerError(
+            f"--vocab-size must be at least {SMALLEST} (256 bytes and the special tokens), got {vocab_size}"
+        )
     tokenizer = _byte_level(models.BPE(**_BPE))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -55,13 +57,13 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) 
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
         raise TokenizerError(
-            f"the corpus gives {tokenizer.get_vocab_size()} entries only: take a larger one, or a smaller vocabulary"
+            f"the corpus gives only {tokenizer.get_vocab_size()} entries: use a larger corpus or a smaller --vocab-size"
         )
     return _with_bos(tokenizer)
 
 
 def byte_tokenizer() -> Any:
-    """A tokenizer whose entries are the special tokens and the 256 bytes."""
+    """Return a tokenizer of the special tokens and the 256 bytes."""
     from tokenizers import AddedToken, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -97,12 +99,12 @@ def _with_bos(tokenizer: Any) -> Any:
 
 
 def save_tokenizer(tokenizer: Any, directory: Path, *, model_max_length: int) -> None:
-    """Write a tokenizer as Hugging Face's AutoTokenizer reads it.
+    """Save a tokenizer for Hugging Face's AutoTokenizer.
 
     Args:
-        tokenizer: A `tokenizers.Tokenizer` with our special tokens.
-        directory: Made if it is missing.
-        model_max_length: The longest text a model of this tokenizer is made for, in tokens.
+        tokenizer: A `tokenizers.Tokenizer` with the special tokens of `SPECIAL_TOKENS` and `CHAT_TOKENS`.
+        directory: The directory; created if missing.
+        model_max_length: Longest text for models with this tokenizer, in tokens.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
@@ -112,7 +114,7 @@ def save_tokenizer(tokenizer: Any, directory: Path, *, model_max_length: int) ->
         "additional_special_tokens": list(CHAT_TOKENS),
         "clean_up_tokenization_spaces": False,
         "model_max_length": model_max_length,
-        "padding_side": "left",  # what generate needs for a batch; training masks padding on either side
+        "padding_side": "left",  # required for batched generation; training masks padding on either side
     }
     _write_json(directory / "tokenizer_config.json", config)
     _write_json(

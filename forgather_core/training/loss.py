@@ -1,4 +1,4 @@
-"""How a training step begins: the loss of a model, without its logits where the model can do without."""
+"""Compute the training loss, in chunks if the model supports it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 
 def can_skip_logits(model: Any) -> bool:
-    """Whether the model takes labels for the loss alone: ours do, others may not know of it."""
+    """Return whether the model can compute its loss without materializing the logits, as exported models can."""
     return "skip_logits" in inspect.signature(model.forward).parameters
 
 
-def loss_of(model: Any, inputs: Mapping[str, Any], *, keep_logits: bool = False) -> Tensor:
-    """The mean cross-entropy of a batch, a scalar.
+def loss_of(model: Any, inputs: Mapping[str, Any], *, full_logits: bool = False) -> Tensor:
+    """Return the mean cross-entropy of a batch, a scalar.
 
     Args:
-        model: A causal language model of transformers: given labels, it returns a loss.
-        inputs: Its keyword arguments, labels among them.
-        keep_logits: Whether logits of all tokens are computed even if the model can do without.
+        model: A transformers causal language model; it returns a loss when given labels.
+        inputs: Its keyword arguments, including labels.
+        full_logits: Compute the logits of all tokens even if the model supports a chunked loss.
     """
-    more = {"skip_logits": not keep_logits} if can_skip_logits(model) else {}
+    more = {"skip_logits": not full_logits} if can_skip_logits(model) else {}
     loss: Tensor = model(**inputs, use_cache=False, **more).loss
     return loss

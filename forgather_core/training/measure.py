@@ -1,4 +1,4 @@
-"""What a step takes: time, and memory of the device and of the process."""
+"""Measure time and the memory of the device and of the process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, once the device has done what it was given."""
+    """Wait for the device to finish its work, and return the time in seconds on a monotonic clock."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -24,25 +24,25 @@ def now(device: torch.device) -> float:
 
 
 def begin(device: torch.device) -> float:
-    """Forget the peaks so far.
+    """Reset the peaks of memory.
 
     Returns:
-        Seconds on the clock of `now`.
+        The time in seconds, on the clock of `now`.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with suppress(OSError):  # elsewhere the peak is that of the whole process
-        _CLEAR.write_text("5")  # Linux: the highest mark of the process begins anew
+    with suppress(OSError):  # on other systems the peak covers the whole process
+        _CLEAR.write_text("5")  # Linux: resets VmHWM, the peak of this process
     return now(device)
 
 
 def device_peak(device: torch.device) -> int | None:
-    """Bytes that torch has allocated there at most since `begin`; None where it does not count them."""
+    """Return the peak memory that torch allocated on the device since `begin`, in bytes; None if not counted."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def host_peak() -> int:
-    """Bytes that this process has held at most since `begin`, where the system can tell; else since it began."""
+    """Return the peak memory of this process in bytes: since `begin` on Linux, since its start on other systems."""
     try:
         lines = _STATUS.read_text(encoding="ascii").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
@@ -51,7 +51,7 @@ def host_peak() -> int:
 
 
 def host_now() -> int | None:
-    """Bytes that this process holds; None where the system does not tell."""
+    """Return the memory of this process in bytes; None if the system does not report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

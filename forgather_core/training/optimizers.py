@@ -1,4 +1,4 @@
-"""How a training step ends: optimizers by name, stepped after the backward pass or within it."""
+"""Create optimizers by name, and step them after the backward pass or within it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 class Stepper(Protocol):
-    """What takes a step for a model whose loss is given."""
+    """Run backward for a loss and update the parameters."""
 
-    fused: bool  # whether parameters move within backward
+    fused: bool  # whether parameters are updated within backward
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Those that hold the state of the parameters."""
+        """The optimizers, which hold the state of the parameters."""
         ...
 
     def backward(self, loss: Tensor) -> Norms:
         """Run backward.
 
         Returns:
-            The norm of each parameter's gradient by name, a scalar in float32 at least; where there is none, no name.
+            The norm of each parameter's gradient by name, a scalar in float32 or wider. A parameter without gradient is
+            left out.
         """
         ...
 
     def optimizer_step(self) -> None:
-        """Move what backward has not moved."""
+        """Update the parameters that backward has not updated."""
         ...
 
 
 class _Closable:
-    """A stepper as a context manager."""
+    """Make a stepper a context manager."""
 
     def close(self) -> None:
         """Detach from the model."""
@@ -53,11 +54,11 @@ class _Closable:
 
 
 class PlainStepper(_Closable):
-    """Backward first, then the step.
+    """Run backward, then step one optimizer for all parameters.
 
     Args:
-        model: Its parameters that require a gradient are moved.
-        make: Makes their optimizer.
+        model: The model; its parameters that require a gradient are updated.
+        make: Creates the optimizer.
     """
 
     fused = False
@@ -67,24 +68,25 @@ class PlainStepper(_Closable):
         self.optimizers = [make(self.parameters.values())]
 
     def backward(self, loss: Tensor) -> Norms:
-        """Backward alone: gradients stay."""
+        """Run backward and keep the gradients."""
         loss.backward()  # type: ignore[no-untyped-call]
         return {name: _norm(p.grad) for name, p in self.parameters.items() if p.grad is not None}
 
     def optimizer_step(self) -> None:
-        """The step; gradients are freed."""
+        """Update the parameters and free the gradients."""
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
 
 
 class FusedStepper(_Closable):
-    """Each parameter takes its step as soon as its gradient is there, which is then freed.
+    """Update each parameter as soon as its gradient is computed, then free the gradient.
 
-    At no time do all gradients exist. For an optimizer that looks at one parameter alone, the result is the plain one
-    to the last bit. The arguments are those of `PlainStepper`.
+    The gradients never exist all at once. For an optimizer that treats each parameter separately, the result equals
+    that of `PlainStepper` to the last bit. The arguments are the same.
 
-    The steps are hooks of the parameters. `close()`, the end of a `with` block or the end of the stepper removes them.
+    The updates are hooks on the parameters, removed by `close()`, at the end of a `with` block, or when the stepper is
+    garbage-collected.
     """
 
     fused = True
@@ -93,7 +95,7 @@ class FusedStepper(_Closable):
         self._norms: Norms = {}
         self.optimizers: list[torch.optim.Optimizer] = []
         handles: list[Any] = []
-        # The hooks do not refer to the stepper: a parameter would keep it alive, and its own hooks with it.
+        # The hooks do not refer to the stepper: a parameter would keep it, and so its own hooks, alive.
         self._finalizer = weakref.finalize(self, _remove, handles)
         self._finalizer.atexit = False
         try:
@@ -110,13 +112,13 @@ class FusedStepper(_Closable):
         self._finalizer()
 
     def backward(self, loss: Tensor) -> Norms:
-        """Backward, in which the parameters step."""
+        """Run backward, which updates the parameters."""
         self._norms.clear()
         loss.backward()  # type: ignore[no-untyped-call]
         return dict(self._norms)
 
     def optimizer_step(self) -> None:
-        """Nothing is left to move."""
+        """Do nothing: backward has updated all parameters."""
 
 
 def _fused_step(name: str, optimizer: torch.optim.Optimizer, norms: Norms) -> Callable[[Tensor], None]:
@@ -136,10 +138,10 @@ def _remove(handles: list[Any]) -> None:
 
 
 class BlockwiseAdam(torch.optim.Optimizer):
-    """The state of 8-bit Adam (arXiv:2110.02861, sec. 2.1), as bitsandbytes lays it out; it moves nothing.
+    """Allocate the state of 8-bit Adam (arXiv:2110.02861, sec. 2.1) in bitsandbytes' layout; update nothing.
 
-    Two moments of a byte a number, and a float32 scale for each block of 256; both moments in float32 for a parameter
-    of fewer than 4096 numbers. For an estimate of memory: the step itself needs a GPU and that package.
+    Two moments of one byte per element, and a float32 scale per block of 256 elements; a parameter of fewer than 4096
+    elements has both moments in float32. For estimates of memory: the real step requires a GPU and bitsandbytes.
     """
 
     block, smallest = 256, 4096
@@ -149,7 +151,7 @@ class BlockwiseAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Make the state where there is none."""
+        """Allocate the state of parameters that have none."""
         for parameter in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
             if self.state[parameter]:
                 continue
@@ -164,21 +166,21 @@ class BlockwiseAdam(torch.optim.Optimizer):
 
 
 class NoOpOptimizer(torch.optim.Optimizer):
-    """Moves nothing: gradients are computed and dropped."""
+    """Update nothing: gradients are computed and dropped."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         super().__init__(parameters, {})
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Nothing."""
+        """Do nothing."""
 
 
 def optimizer_of(name: str, device_type: str, *, lr: float = 0.01) -> MakeOptimizer:
-    """What makes the optimizer of that name, in the implementation that torch takes by itself on such a device.
+    """Return a function that creates an optimizer, in the implementation that torch chooses for a device.
 
     Args:
         name: sgd, adamw, adamw_fused, adam8bit or none.
-        device_type: `cpu`, `cuda`, ...; on CUDA torch works on all parameters at once, which needs a copy of them.
+        device_type: `cpu`, `cuda`, ...; on CUDA torch updates all parameters at once, which requires a copy of them.
         lr: The learning rate of sgd, adamw and adamw_fused.
     """
     foreach = device_type == "cuda"
@@ -193,7 +195,7 @@ def optimizer_of(name: str, device_type: str, *, lr: float = 0.01) -> MakeOptimi
 
 
 def state_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[Tensor]:
-    """Every tensor that they keep from one step to the next."""
+    """Yield every tensor that the optimizers keep from one step to the next."""
     for optimizer in optimizers:
         for state in optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))

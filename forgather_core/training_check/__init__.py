@@ -1,4 +1,4 @@
-"""`test`: a few steps of training that tell whether a model works."""
+"""The training check behind `model test`: a few training steps that show whether a model trains."""
 
 from ..training.loop import Step
 from .guard import step_guard

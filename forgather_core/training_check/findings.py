@@ -1,4 +1,4 @@
-"""What a trial found, as plain data: loss, speed, memory, and what a user must know."""
+"""Report of a training check as plain data: loss, speed, memory, and notes for the user."""
 
 from __future__ import annotations
 
@@ -32,22 +32,21 @@ def report_of(
     *,
     host_before: int | None = None,
 ) -> dict[str, Any]:
-    """The report of a trial.
+    """Return the report of a training check.
 
     Args:
-        made: The construction.
-        options: Steps, batch.
-        data: What it is trained on.
-        trained: What the loop found; None on meta, where only a step's operations and memory are told.
-        host_before: Bytes that the process held before the first step.
+        made: The constructed model.
+        options: Steps and batch.
+        data: Name of the training data.
+        trained: Result of the training loop; None on meta, where the report has only the FLOPs and memory of a step.
+        host_before: Memory of the process before the first step, in bytes.
 
     Returns:
-        model_name, setup, parameters, steps, loss, trained_weights, speed, memory, notes.
+        A mapping with model_name, setup, parameters, steps, loss, trained_weights, speed, memory and notes.
     """
     early = trained is not None and trained.ended is not None
-    step_estimate, unknown = (
-        (None, []) if early else _step_estimate(made, options)
-    )  # who stops a run does not wait for more
+    # No estimate after an interruption: it would delay the exit.
+    step_estimate, unknown = (None, []) if early else _step_estimate(made, options)
     table = parameter_table(made.model)
     return {
         "model_name": made.settings.model_name,
@@ -63,14 +62,14 @@ def report_of(
 
 
 def _step_estimate(made: ConstructedModel, options: TestOptions) -> tuple[StepEstimate | None, list[str]]:
-    """What a step takes; or why that is not known: what trains need not be traceable."""
+    """Return the step estimate, or a note why there is none: a model that trains may not be traceable."""
     try:
         return estimate_step(made.settings, options, made.directory.path), []
     except Exception as error:
         if next(made.model.parameters()).is_meta:
-            raise  # there it is the whole of the trial
+            raise  # on meta the estimate is the whole check
         reason = f"{type(error).__name__}: {first_line(error)}"
-        return None, [f"memory and operations of a step are not known, since it cannot be traced: {reason}"]
+        return None, [f"there is no estimate of memory and FLOPs, because the step cannot be traced: {reason}"]
 
 
 def _setup(made: ConstructedModel, options: TestOptions, data: str) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def _setup(made: ConstructedModel, options: TestOptions, data: str) -> dict[str,
         "compiled": options.compile,
         "data": data,
         "batch": f"{options.batch_size} x {options.sequence_length}{packed}",
-        "loss": "in parts, without logits" if in_parts else "of all logits",
+        "loss": "chunked, without full logits" if in_parts else "from full logits",
         "weights": _weights(made),
         "optimizer": f"{_OPTIMIZERS[options.optimizer]}, lr {options.lr:g}"
         + (", fused with backward" if options.fuse_optim_with_backward else ""),
@@ -98,7 +97,7 @@ _OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 
 
 def _weights(made: ConstructedModel) -> str:
-    """Where the trained weights come from."""
+    """Return the origin of the trained weights."""
     build = made.settings.build
     if next(made.model.parameters()).is_meta:
         return "none, on meta"
@@ -110,7 +109,7 @@ def _weights(made: ConstructedModel) -> str:
 
 
 def _trained_weights(made: ConstructedModel) -> str:
-    """What becomes of the weights that were trained."""
+    """Return what happens to the trained weights after the check."""
     if made.saved is not None:
         return f"discarded; {made.directory.path} holds the weights from before the test"
     if made.loaded is not None:
@@ -119,35 +118,35 @@ def _trained_weights(made: ConstructedModel) -> str:
 
 
 def _loss(model: nn.Module, trained: TrainingResult) -> dict[str, float | None]:
-    steps = trained.steps
+    steps, after = trained.steps, trained.first_batch_after
     return {
         "first": steps[0].loss,
         "last": steps[-1].loss,
         "change": steps[-1].loss - steps[0].loss,
-        "again": trained.again,
-        "learned": steps[0].loss - trained.again if trained.again is not None else None,
+        "first_batch_after": after,
+        "first_batch_decrease": steps[0].loss - after if after is not None else None,
         "uniform": math.log(model.config.vocab_size),  # type: ignore[union-attr, arg-type]
     }
 
 
 def _speed(model: nn.Module, trained: TrainingResult | None, step_estimate: StepEstimate | None) -> dict[str, Any]:
-    """Of the step in the middle. The first one warms up, and compiles; it counts where it is the only one."""
+    """Return medians over the steps after the first, which warms up and compiles; a single step counts itself."""
     flops = step_estimate.flops_per_token if step_estimate else None
     if trained is None:
         return {"flops_per_token": flops}
     steps = trained.steps[1:] or trained.steps
     tokens = median(step.tokens_per_second for step in steps)
-    # Padding is computed too.
-    places = median(step.tokens_per_second / step.utilization for step in steps)
+    # Padded positions are computed too.
+    positions = median(step.tokens_per_second / step.batch_utilization for step in steps)
     device = known_device(next(model.parameters()).device)
     peak = device.flops_in(step_estimate.precision) if device and step_estimate else None
     return {
         "flops_per_token": flops,
         "tokens_per_second": tokens,
-        "batch_utilization": mean(step.utilization for step in trained.steps),
-        "flops_per_second": flops * places if flops else None,
-        "known_as": device.name if device else None,
-        "mfu": flops * places / peak if flops and peak else None,
+        "batch_utilization": mean(step.batch_utilization for step in trained.steps),
+        "flops_per_second": flops * positions if flops else None,
+        "device": device.name if device else None,
+        "mfu": flops * positions / peak if flops and peak else None,
     }
 
 
@@ -171,22 +170,23 @@ def _notes(made: ConstructedModel, options: TestOptions, trained: TrainingResult
     model = made.model
     longest = getattr(model.config, "max_position_embeddings", None)
     if isinstance(longest, int) and options.sequence_length > longest:
-        yield f"the sequence is longer than the {longest} positions the model is made for"
+        yield f"--sequence-length {options.sequence_length} exceeds the model's max_position_embeddings ({longest})"
     if trained is None:
-        yield "on meta nothing is trained: --device cpu (or cuda) trains; steps, data and learning rate matter there"
+        yield "nothing is trained on meta: to train, use --device cpu or --device cuda"
         return
     first, dtype = trained.steps[0].loss, str(next(model.parameters()).dtype).removeprefix("torch.")
     if trained.ended is not None:
         yield f"ended early, after {len(trained.steps)} of {options.steps} steps: {trained.ended}"
-    if trained.again == first and options.lr > 0:
+    after = trained.first_batch_after
+    if after == first and options.lr > 0:
         yield (
-            f"nothing was learned: the loss of the first batch is {first:.4f} as before, to the last bit: steps of "
-            f"--lr {options.lr:g} are lost in the rounding of {dtype}, or no gradient arrives"
+            f"the loss on the first batch did not change, it is {first:.4f} before and after: updates with "
+            f"--lr {options.lr:g} are rounded away in {dtype}, or no gradient reaches the weights"
         )
-    if trained.again is not None and trained.again > first:
+    if after is not None and after > first:
         yield (
-            f"nothing was learned: the loss of the first batch was {first:.4f}, and is {trained.again:.4f} after the "
-            f"last step: --lr {options.lr:g} is too large for these batches, or a gradient is wrong"
+            f"the loss on the first batch rose from {first:.4f} before to {after:.4f} after the last step: "
+            f"--lr {options.lr:g} is too large for these batches, or a gradient is wrong"
         )
     if trained.without_gradient:
         names = ", ".join(trained.without_gradient)
@@ -194,16 +194,16 @@ def _notes(made: ConstructedModel, options: TestOptions, trained: TrainingResult
     if made.loaded is not None:
         yield from (*made.loaded.notes, *made.loaded.problems())
     else:
-        yield from _about_initial_weights(model, trained)
+        yield from _initial_weight_notes(model, trained)
 
 
-def _about_initial_weights(model: nn.Module, trained: TrainingResult) -> Iterator[str]:
+def _initial_weight_notes(model: nn.Module, trained: TrainingResult) -> Iterator[str]:
     if trained.exploding:
-        yield f"the initial weights let numbers explode: {trained.exploding}"
+        yield f"the initial weights make activations explode: {trained.exploding}"
     first, uniform = trained.steps[0].loss, math.log(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
     if abs(first - uniform) <= FAR_FROM_UNIFORM:
         return
-    why = "its initial logits are too large, or a token sees itself"
-    if getattr(model.config, "tie_word_embeddings", False):  # the head is the embedding that a token came in by
-        why = f"with tied embeddings it begins by predicting each token again; else {why}"
-    yield (f"the first loss is {first:.2f}; a fresh model's should be near ln(vocabulary) = {uniform:.2f}: {why}")
+    why = "the initial logits are too large, or tokens attend to their targets"
+    if getattr(model.config, "tie_word_embeddings", False):  # the head is the embedding of the input tokens
+        why = f"with tied embeddings a fresh model predicts its input token again; otherwise {why}"
+    yield f"the first loss is {first:.2f}, but a fresh model should be near ln(vocabulary) = {uniform:.2f}: {why}"

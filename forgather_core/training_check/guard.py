@@ -15,15 +15,20 @@ from ..options.command_options import TestOptions
 from ..runtime.memory_guard import most_activations, most_parameters, refuse_too_large
 from ..settings.resolve import Settings
 
-_COPIES = 4  # of the weights: they, their gradients, and what AdamW keeps
-_BYTES = 8  # of a number, at most
+_COPIES = 4  # weights, gradients, and the two moments of AdamW
+_BYTES = 8  # per element, at most
 
 
 def step_guard(settings: Settings, options: TestOptions) -> Callable[[Any, Callable[[], nn.Module], Path], None]:
-    """Return what refuses the step, to be called with a configuration, what makes its model on meta, and the directory.
+    """Return a guard that raises if the training step does not fit into memory.
 
-    Raises (when it is called):
-        BuildError: There is less memory than the step needs.
+    Args:
+        settings: The resolved settings.
+        options: Batch and sequence length of the step.
+
+    Returns:
+        A function of a configuration, a function that makes its model on meta, and the model directory. It raises
+        BuildError if the step needs more memory than is available.
     """
     rows, length = options.batch_size, options.sequence_length
 
@@ -38,7 +43,7 @@ def step_guard(settings: Settings, options: TestOptions) -> Callable[[Any, Calla
             except ForgatherError:
                 raise
             except Exception:
-                return 0  # what cannot be traced is tried
+                return 0  # a step that cannot be traced is attempted
 
         needs = (
             lambda: _COPIES * _BYTES * most_parameters(content) + activations,

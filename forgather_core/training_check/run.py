@@ -1,4 +1,4 @@
-"""A trial from settings to report."""
+"""Run a training check: from settings to report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..data.batches import Batch, packed_batches, padded_batches, random_documen
 from ..data.corpus import Corpus
 from ..data.projects import open_corpus
 from ..data.tokenized import tokenized_documents
-from ..errors import BuildError, DataError, TrialError
+from ..errors import BuildError, DataError, TrainingCheckError
 from ..options.command_options import TestOptions
 from ..tokenizers.lookup import load_tokenizer
 from ..training import measure
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 
 def check_test_options(settings: Settings, options: TestOptions) -> None:
-    """Say before any work that a trial cannot run.
+    """Check that the options allow a training check, before any work is done.
 
     Raises:
-        BuildError: There are no numbers to train, or no backward pass.
-        DataError: There is no such dataset project or configuration.
+        BuildError: The weights would be uninitialized, or the attention implementation has no backward pass.
+        DataError: The dataset options contradict each other, or the dataset project or configuration does not exist.
     """
     build = settings.build
     if build.no_init_weights and build.load_from_checkpoint is None and build.device != "meta":
-        raise BuildError("test with --no-init-weights would train unset memory: load a checkpoint, or drop that flag")
+        raise BuildError("test with --no-init-weights requires --load-from-checkpoint: weights would be uninitialized")
     if build.attn_implementation == "flex_attention" and build.device.startswith("cpu"):
         raise BuildError("--attn-implementation flex_attention has no backward pass on the CPU: use sdpa or eager")
     dropout = getattr(settings.options, "attention_dropout", 0.0)
     if build.attn_implementation == "flex_attention" and dropout > 0:
         raise BuildError(
-            f"--attn-implementation flex_attention has no dropout, and attention_dropout is {dropout}: "
-            "use sdpa or eager, or set it to 0"
+            f"--attn-implementation flex_attention does not support dropout, and attention_dropout is {dropout}: "
+            "use sdpa or eager, or set attention_dropout to 0"
         )
     if options.dataset_config is not None and options.dataset_project is None:
         raise DataError("--dataset-config requires --dataset-project")
@@ -58,20 +58,20 @@ def run_training_check(
     on_step: Callable[[Step], None] | None = None,
     on_partial: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Train what `construct` made for a few steps; on meta, only tell what a step would take.
+    """Train a constructed model for a few steps; on meta, only estimate a step.
 
     Args:
-        made: The construction; its model's weights change.
-        options: Steps, batch, data.
+        made: The constructed model; its weights change.
+        options: Steps, batch and data.
         on_step: Called after each step.
-        on_partial: Called with the report of the steps so far if the trial ends early.
+        on_partial: Called with the report of the steps so far if the check ends early.
 
     Returns:
-        The report, as plain data: model_name, setup, parameters, steps, loss, trained_weights, speed, memory,
+        The report as plain data: model_name, setup, parameters, steps, loss, trained_weights, speed, memory and
         notes.
 
     Raises:
-        TrialError: A loss or gradient is not finite, or the model cannot be compiled.
+        TrainingCheckError: A loss or gradient is not finite, or the model cannot be compiled.
         DataError: The dataset cannot be read.
     """
     corpus = _corpus(options)
@@ -80,7 +80,7 @@ def run_training_check(
         return report_of(made, options, data)
     with ExitStack() as stack:
         batches = _batches(made, options, corpus, stack)
-        batches = chain([next(batches)], batches)  # bad data is found before anything is printed
+        batches = chain([next(batches)], batches)  # errors in the data are raised before anything is printed
         before = measure.host_now()
 
         def report(trained: TrainingResult) -> dict[str, Any]:
@@ -99,30 +99,33 @@ def _train(
     on_partial: Callable[[TrainingResult], None] | None,
 ) -> TrainingResult:
     model = made.model
-    take = FusedStepper if options.fuse_optim_with_backward else PlainStepper
+    stepper_class = FusedStepper if options.fuse_optim_with_backward else PlainStepper
     device_type = next(model.parameters()).device.type
-    torch.manual_seed(made.settings.build.seed)  # of dropout
-    how: dict[str, Any] = {
+    torch.manual_seed(made.settings.build.seed)  # for dropout
+    arguments: dict[str, Any] = {
         "steps": options.steps,
-        "keep_logits": options.full_logits,
+        "full_logits": options.full_logits,
         "fresh": made.settings.build.load_from_checkpoint is None,
         "on_step": on_step,
         "on_partial": on_partial,
     }
-    with take(model, optimizer_of(options.optimizer, device_type, lr=options.lr)) as stepper:
-        return _compiled(model, batches, stepper, how) if options.compile else train(model, batches, stepper, **how)
+    with stepper_class(model, optimizer_of(options.optimizer, device_type, lr=options.lr)) as stepper:
+        if options.compile:
+            return _compiled(model, batches, stepper, arguments)
+        return train(model, batches, stepper, **arguments)
 
 
-def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, how: dict[str, Any]) -> TrainingResult:
+def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, arguments: dict[str, Any]) -> TrainingResult:
     from torch._dynamo.exc import TorchDynamoException
 
     model.compile()
     try:
-        return train(model, batches, stepper, **how)
+        return train(model, batches, stepper, **arguments)
     except TorchDynamoException as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines[:2]) or type(error).__name__  # who raised, and what
-        raise TrialError(f"--compile: torch cannot compile this model here: {reason}") from error
+        reason = " ".join(lines[:2]) or type(error).__name__  # what raised, and its message
+        message = f"--compile: torch cannot compile this model on this machine: {reason}; drop --compile"
+        raise TrainingCheckError(message) from error
 
 
 def _corpus(options: TestOptions) -> Corpus | None:
@@ -130,18 +133,19 @@ def _corpus(options: TestOptions) -> Corpus | None:
 
 
 def _batches(made: ConstructedModel, options: TestOptions, corpus: Corpus | None, stack: ExitStack) -> Iterator[Batch]:
-    """The batches of a trial; what reads the corpus is closed with `stack`, before its libraries are gone."""
+    """Return the batches; `stack` closes the reader of the corpus before its libraries are unloaded."""
     rows, length = options.batch_size, options.sequence_length
     vocab_size: int = made.model.config.vocab_size  # type: ignore[union-attr, assignment]
     if corpus is None:
         documents = random_documents(vocab_size, length, seed=made.settings.build.seed, packed=options.packed)
-        pad_id = 0  # any: it is never a target
+        pad_id = 0  # any id: padding is never a target
     else:
         loaded = load_tokenizer(str(made.directory.path))
         facts = loaded.facts
         if facts.vocab_size > vocab_size:
             raise DataError(
-                f"the tokenizer has {facts.vocab_size} entries, and the model's vocabulary only {vocab_size}"
+                f"the tokenizer has {facts.vocab_size} entries, but the model's vocab_size is {vocab_size}: "
+                "use another tokenizer or raise vocab_size"
             )
         documents = tokenized_documents(corpus, loaded.tokenizer, longest=None if options.packed else length)
         stack.callback(documents.close)

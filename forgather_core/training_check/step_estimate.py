@@ -1,4 +1,4 @@
-"""What a trial's steps should take, by the estimate: memory, what each switch saves of it, operations."""
+"""Estimate a training step of the check: peak memory, what each switch saves, and FLOPs per token."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..settings.resolve import Settings
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """What is known of a step before it is taken.
+    """Estimate of a training step.
 
     Args:
-        memory: Bytes at its peak.
-        parts: Those bytes by what they are for.
-        saved: By how many bytes the peak would be higher without each switch that is on.
-        flops_per_token: Floating-point operations of training a token, by convention three times the forward pass.
-        precision: fp32, bf16 or fp64.
+        memory: Peak memory in bytes.
+        parts: Bytes at the peak by kind: weights, gradients, activations, ...
+        saved: For each switch that is on, the bytes by which the peak would be higher without it.
+        flops_per_token: FLOPs of training on a token, by convention three times the forward pass.
+        precision: fp32, bf16, fp16 or fp64.
     """
 
     memory: int
@@ -33,19 +33,19 @@ def estimate_step(settings: Settings, options: TestOptions, directory: Path) -> 
     """Estimate a training step.
 
     Args:
-        settings: The settled options.
-        options: The step.
-        directory: The model's.
+        settings: The resolved settings.
+        options: Batch, optimizer and switches of the step.
+        directory: The model directory.
     """
     rows, length = options.batch_size, options.sequence_length
     step = step_options(options)
-    here, precision = memory_of_options(settings, options, directory)
-    found = here.training(rows, length).peak
+    memory, precision = memory_of_options(settings, options, directory)
+    peak = memory.training(rows, length).peak
     saved: dict[str, int] = {}
 
     def without(switch: str, settings: Settings = settings, step: EstimateOptions = step) -> None:
         other, _ = memory_of(settings, step, directory, packed=options.packed)
-        saved[switch] = other.training(rows, length).peak.bytes - found.bytes
+        saved[switch] = other.training(rows, length).peak.bytes - peak.bytes
 
     if settings.build.gradient_checkpointing:
         build = replace(settings.build, gradient_checkpointing=False)
@@ -53,6 +53,6 @@ def estimate_step(settings: Settings, options: TestOptions, directory: Path) -> 
     if options.fuse_optim_with_backward:
         without("fuse_optim_with_backward", step=replace(step, fuse_optim_with_backward=False))
     if not options.full_logits:
-        without("loss_in_parts", step=replace(step, full_logits=True))
-    forward = here.forward(rows, length).total_flops("forward")
-    return StepEstimate(found.bytes, dict(found.parts), saved, 3 * forward / (rows * length), precision)
+        without("chunked_loss", step=replace(step, full_logits=True))
+    forward = memory.forward(rows, length).total_flops("forward")
+    return StepEstimate(peak.bytes, dict(peak.parts), saved, 3 * forward / (rows * length), precision)

@@ -26,7 +26,7 @@ def _project() -> None:
 def test_the_built_in_projects_are_listed(cli: Cli) -> None:
     ran = cli("dataset", "ls")
     assert (ran.code, ran.err) == (0, "")
-    assert "| stdlib  | docstrings | Documentation strings" in ran.out
+    assert "| stdlib  | docstrings | Docstrings" in ran.out
     assert cli("dataset", "ls", "stdlib").out == ran.out
     rows = cli("dataset", "ls", "--json").json["configurations"]
     assert [(row["project"], row["config"]) for row in rows] == [("stdlib", "default"), ("stdlib", "docstrings")]
@@ -38,7 +38,7 @@ def test_the_configurations_of_a_project_are_listed(cli: Cli) -> None:
     lines = ran.out.splitlines()
     assert "| chats   | json: rows.jsonl |       | chat (chats) | shuffle: 0, buffer: 2 |" in lines
     assert "| default | json: rows.jsonl |       | text         |                       |" in lines
-    assert lines[-1] == "project/wrong.yaml:2:1: file: no such key. Did you mean 'files'?"
+    assert lines[-1] == "project/wrong.yaml:2:1: file: unknown key. Did you mean 'files'?"
     rows = {row["config"]: row for row in cli("dataset", "ls", "project", "--json").json["configurations"]}
     assert rows["chats"] == {
         "project": "project",
@@ -50,7 +50,7 @@ def test_the_configurations_of_a_project_are_listed(cli: Cli) -> None:
         "shuffle": 0,
         "buffer": 2,
     }
-    assert "no such key" in rows["wrong"]["error"]
+    assert "unknown key" in rows["wrong"]["error"]
 
 
 def test_a_dataset_is_counted_and_shown(cli: Cli) -> None:
@@ -105,11 +105,11 @@ def test_chats_are_rendered(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("ls nowhere", "'nowhere' is no directory and no built-in project"),
+        ("ls nowhere", "'nowhere' is neither a directory nor a built-in project"),
         ("show", "Missing argument PROJECT: forgather dataset show"),
         ("show stdlb", "Did you mean 'stdlib'"),
         ("show project --config chat", "has no configuration 'chat'. Did you mean 'chats'"),
-        ("show project --config wrong", "project/wrong.yaml:2:1: file: no such key"),
+        ("show project --config wrong", "project/wrong.yaml:2:1: file: unknown key"),
         ("show project --tokenizer nope", "tokenizer: there is no 'nope'"),
         ("show project --chat-template nope", "chat_template: 'nope' is no file"),
         ("show project --limit few", "--limit: 'few' is not an integer"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forgather_core.errors import TrialError
+from forgather_core.errors import TrainingCheckError
 
 from .conftest import LLAMA, Cli, nothing_on_disk, start
 
@@ -44,7 +44,7 @@ OF_LLAMA = [
     ("--output-dir= show", "the path is empty"),
     ("--model-name a/b show", "'a/b' is not a plain name: set a path with output_dir instead"),
     ("--model-name ${nope} show", "--model-name: model_name: Interpolation key 'nope' not found"),
-    ("--tokenizer nope show", r"tokenizer: there is no 'nope': take a shipped one \(bpe-2k"),
+    ("--tokenizer nope show", r"tokenizer: there is no 'nope': use a shipped one \(bpe-2k"),
     # rules between options
     ("--num-attention-heads 3 show", r"--num-attention-heads: 3 does not divide hidden_size \(256\)"),
     ("--num-key-value-heads 3 show", r"--num-key-value-heads: 3 does not divide num_attention_heads \(4\)"),
@@ -71,13 +71,13 @@ OF_CONSTRUCTION = [
     ("--device cpu --save-checkpoint --max-shard-size big construct", "'big' is not a size; use for example 500MB"),
     ("--attn-implementation flash_attention_2 --device cpu construct", "--attn-implementation flash_attention_2"),
     ("--tokenizer nope construct", "there is no 'nope'"),
-    ("--chat-template nope construct", "'nope' is no file, and none of the shipped ones"),
+    ("--chat-template nope construct", "'nope' is neither a file nor a shipped template"),
     ("--vocab-size 10 construct", "10 is smaller than the 2000 entries of the tokenizer"),
     ("-o x.pdf construct", "suffix of 'x.pdf' must be one of"),
     ("--device cpu test --packing best-fit", "--packing requires --packed"),
-    ("--device cpu --no-init-weights test", "would train unset memory"),
+    ("--device cpu --no-init-weights test", "weights would be uninitialized"),
     ("--device cpu --attn-implementation flex_attention test", "has no backward pass on the CPU"),
-    ("--device cpu test --dataset-project nope", "'nope' is no directory and no built-in project"),
+    ("--device cpu test --dataset-project nope", "'nope' is neither a directory nor a built-in project"),
     ("--device cpu test --dataset-project stdlb", "Did you mean 'stdlib'"),
     ("--device cpu test --dataset-project stdlib --dataset-config x", "stdlib has no configuration 'x'"),
     ("--device cpu test --dataset-config x", "--dataset-config requires --dataset-project"),
@@ -216,7 +216,10 @@ def test_a_bug_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     ("error", "code", "text"),
-    [(TrialError("the loss is nan"), 1, "forgather: error: the loss is nan\n"), (KeyboardInterrupt(), 130, None)],
+    [
+        (TrainingCheckError("the loss is nan"), 1, "forgather: error: the loss is nan\n"),
+        (KeyboardInterrupt(), 130, None),
+    ],
 )
 def test_exit_codes(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str | None

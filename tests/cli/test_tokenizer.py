@@ -74,9 +74,9 @@ def test_an_existing_directory_is_kept(cli: Cli) -> None:
     ("words", "message"),
     [
         ("--vocab-size many", "--vocab-size: 'many' is not an integer"),
-        ("--vocab-size 200", "a vocabulary of 200 is less than 256 bytes and the special tokens: 262"),
-        ("--vocab-size 5000", "entries only: take a larger one, or a smaller vocabulary"),
-        ("--dataset-config small", "entries only: take a larger one, or a smaller vocabulary"),
+        ("--vocab-size 200", "--vocab-size must be at least 262 (256 bytes and the special tokens), got 200"),
+        ("--vocab-size 5000", "entries: use a larger corpus or a smaller --vocab-size"),
+        ("--dataset-config small", "entries: use a larger corpus or a smaller --vocab-size"),
         ("--dataset-config wrong", "no column 'txt'. Did you mean 'text'"),
         ("--dataset-config none", "has no configuration 'none'"),
         ("--dataset-project stdlb", "Did you mean 'stdlib'"),

@@ -1,4 +1,4 @@
-"""`new_plugin` writes a package that works without a change, or refuses in a line and writes nothing."""
+"""`new_plugin` writes a working package, or raises a one-line error and writes nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def texts(package: Path) -> dict[str, str]:
     ("name", "camel", "distribution"),
     [("my_model", "MyModel", "forgather-my-model"), ("gpt9", "Gpt9", "forgather-gpt9"), ("x", "X", "forgather-x")],
 )
-def test_every_name_is_the_new_one(name: str, camel: str, distribution: str) -> None:
+def test_replaces_every_name(name: str, camel: str, distribution: str) -> None:
     report = new_plugin(name)
     package = Path(distribution)
     assert (report["distribution"], report["directory"], report["module"]) == (
@@ -61,7 +61,7 @@ def test_every_name_is_the_new_one(name: str, camel: str, distribution: str) -> 
     assert list(Path().iterdir()) == [package]
 
 
-def test_the_commands_that_follow_name_the_directory(tmp_path: Path) -> None:
+def test_the_next_commands_name_the_directory(tmp_path: Path) -> None:
     assert new_plugin("my_model", "deep/er place")["next"] == [
         "pip install -e './deep/er place'",
         "forgather -t my_model model construct",
@@ -74,38 +74,41 @@ def test_the_commands_that_follow_name_the_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "reason"),
     [
-        ("", "it takes lower-case letters and digits"),
-        ("My", "it takes lower-case letters and digits"),
-        ("my-model", "it takes lower-case letters and digits"),
-        ("9lives", "it takes lower-case letters and digits"),
-        ("_x", "it takes lower-case letters and digits"),
-        ("a__b", "it takes lower-case letters and digits"),
-        ("../up", "it takes lower-case letters and digits"),
-        ("grün", "it takes lower-case letters and digits"),
-        ("x" * 33, "it has 33 letters"),
-        ("lambda", "it is a word of Python's own"),
-        ("llama", "the plugin 'llama' of forgather has it"),
-        ("core", "there is a package 'forgather_core' already"),
-        ("decoder", "its class 'DecoderOptions' would be called like one of Forgather's"),
-        ("grouped_head", "its class 'GroupedHeadOptions' would be called like"),
+        ("", "use lower-case letters, digits and '_'"),
+        ("My", "use lower-case letters, digits and '_'"),
+        ("my-model", "use lower-case letters, digits and '_'"),
+        ("9lives", "use lower-case letters, digits and '_'"),
+        ("_x", "use lower-case letters, digits and '_'"),
+        ("a__b", "use lower-case letters, digits and '_'"),
+        ("../up", "use lower-case letters, digits and '_'"),
+        ("grün", "use lower-case letters, digits and '_'"),
+        ("x" * 33, "it has 33 characters, use 32 at most"),
+        ("lambda", "it is a Python keyword"),
+        ("llama", "the plugin 'llama' of forgather uses it"),
+        ("core", "the package 'forgather_core' already exists"),
+        ("decoder", "its class 'DecoderOptions' would have the name of a class of Forgather"),
+        ("grouped_head", "its class 'GroupedHeadOptions' would have the name of"),
     ],
 )
-def test_a_name_that_cannot_be_is_refused(name: str, said: str) -> None:
-    with pytest.raises(DefinitionError, match=re.escape(f"'{name}' cannot be the name of a new definition: {said}")):
+def test_refuses_an_invalid_name(name: str, reason: str) -> None:
+    with pytest.raises(DefinitionError, match=re.escape(f"'{name}' cannot be the name of a new definition: {reason}")):
         new_plugin(name)
     assert not list(Path().iterdir())
 
 
-def test_a_name_is_taken_by_a_definition_and_by_a_plugin_that_is_broken(make_registry: MakeRegistry) -> None:
+def test_refuses_the_names_of_definitions_and_of_broken_plugins(make_registry: MakeRegistry) -> None:
     plugins = make_registry(pack=PLUGIN.replace("NAME", "alpha"), beta="import no_such_module")
-    for name, said in (("alpha", "the plugin 'pack' of dist-pack has it"), ("beta", "the plugin 'beta' of dist-beta")):
-        with pytest.raises(DefinitionError, match=said):
+    for name, reason in (
+        ("alpha", "the plugin 'pack' of dist-pack uses it"),
+        ("beta", "the plugin 'beta' of dist-beta"),
+    ):
+        with pytest.raises(DefinitionError, match=reason):
             new_plugin(name, plugins=plugins)
 
 
-def test_what_exists_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_refuses_an_existing_path_and_keeps_it(tmp_path: Path) -> None:
     Path("forgather-mine").mkdir()
     Path("file").write_text("mine")
     Path("link").symlink_to("nowhere")
@@ -116,7 +119,7 @@ def test_what_exists_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert not list(Path("forgather-mine").iterdir())
 
 
-def test_it_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_the_whole_package_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     write, left = Path.write_text, [3]
 
     def full(path: Path, *arguments: Any, **more: Any) -> int:
@@ -133,7 +136,7 @@ def test_it_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The plugin module of a new package, imported where it was written."""
+    """Import the plugin module of a new package from its directory."""
     new_plugin("fresh")
     monkeypatch.syspath_prepend(str(Path("forgather-fresh").resolve()))
     yield importlib.import_module("forgather_fresh.plugin")
@@ -141,7 +144,7 @@ def imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         del sys.modules[name]
 
 
-def test_the_preset_has_the_parameters_that_it_tells(imported: Any, make_registry: MakeRegistry) -> None:
+def test_the_preset_states_its_parameter_count(imported: Any, make_registry: MakeRegistry) -> None:
     from forgather_core.model.meta_model import meta_model
     from forgather_core.settings.layers import find_configuration
     from forgather_core.settings.resolve import resolve
@@ -150,14 +153,14 @@ def test_the_preset_has_the_parameters_that_it_tells(imported: Any, make_registr
     configuration = find_configuration("fresh", make_registry(fresh=source))
     model = meta_model(resolve(configuration))
     assert sum(p.numel() for p in model.parameters()) == configuration.notes["parameters"] == 4_172_032
-    assert model.model.layers[0].scale == 8**-0.5  # derived: 4 layers
+    assert model.model.layers[0].scale == 8**-0.5  # derived from 4 layers
     assert meta_model(resolve(configuration, {"residual_scale": 0.5})).model.layers[0].scale == 0.5
     assert (
         type(meta_model(resolve(configuration, {"activation": "relu"})).model.layers[0].mlp.act_fn).__name__ == "ReLU"
     )
 
 
-def test_its_model_type_is_none_of_transformers(imported: Any) -> None:
+def test_its_model_type_differs_from_those_of_transformers(imported: Any) -> None:
     from transformers import CONFIG_MAPPING
 
     model_type = importlib.import_module("forgather_fresh.configuration_fresh").FreshConfig.model_type
@@ -167,11 +170,11 @@ def test_its_model_type_is_none_of_transformers(imported: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_package_works_as_it_is_written(tmp_path: Path) -> None:
-    """Installed as pip does it: constructed, trained, verified, and its own tests pass."""
+def test_the_package_works_unchanged(tmp_path: Path) -> None:
+    """Installed with pip, it is constructed, trained and verified, and its own tests pass."""
     new_plugin("my_model")
     package, site = Path("forgather-my-model").resolve(), tmp_path / "site"
-    source = tmp_path / "source"  # a build leaves files beside what it builds
+    source = tmp_path / "source"  # a build leaves files in the source directory
     shutil.copytree(package, source)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     path = ":".join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -189,6 +192,6 @@ def test_the_package_works_as_it_is_written(tmp_path: Path) -> None:
     assert "4,172,032" in run(*forgather, "construct")
     run(*forgather, "--device", "cpu", "test", "--sequence-length", "32", "--packed")
     assert "0 failed" in run(*forgather, "verify")
-    told = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", place=package)
-    assert " passed" in told
-    assert "my_model" not in registry().plugins  # nothing was left in this environment
+    output = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", place=package)
+    assert " passed" in output
+    assert "my_model" not in registry().plugins  # this environment is unchanged

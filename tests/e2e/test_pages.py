@@ -126,7 +126,7 @@ def test_the_main_command_ends_on_a_falling_loss(place: Path, environment: dict[
     report = json.loads(reader.run(f"{trial} --json", codes=(0,)))
     losses = [step["loss"] for step in report["steps"]]
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.5
-    assert report["loss"]["learned"] > 1
+    assert report["loss"]["first_batch_decrease"] > 1
 
 
 def test_tutorial(place: Path, environment: dict[str, str]) -> None:

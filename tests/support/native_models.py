@@ -1,4 +1,4 @@
-"""Model directories of transformers' own classes, made here: tiny, with a tokenizer, loadable offline."""
+"""Save tiny model directories of transformers' classes, with a tokenizer, that load offline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-# Name of a case: class of transformers, options beside the sizes, definition that takes it.
+# Case: transformers class, options besides the sizes, definition that reads it.
 MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "llama": ("Llama", {}, "llama"),
     "llama, tied, llama3 RoPE": ("Llama", {"tie_word_embeddings": True, "rope_parameters": LLAMA3}, "llama"),
@@ -45,7 +45,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 def save_native(kind: str, directory: Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
-    """Save a model of transformers' class `kind` with strong random weights, and return it."""
+    """Save a model of transformers' class `kind` with large random weights, and return it."""
     config = getattr(transformers, f"{kind}Config")(**SIZES | options)
     model = getattr(transformers, f"{kind}ForCausalLM")(config)
     generator = torch.Generator().manual_seed(0)

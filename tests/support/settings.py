@@ -1,4 +1,4 @@
-"""A small llama, settled."""
+"""Resolved settings of a small llama."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import Settings, resolve
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48}
-Settle = Callable[..., Settings]
+Resolve = Callable[..., Settings]
 
 
 @pytest.fixture
-def small() -> Settle:
-    """Settle a llama of a few thousand parameters; keywords are flags."""
+def small() -> Resolve:
+    """Return a function that resolves a llama of a few thousand parameters; keyword arguments are flags."""
 
     def run(**flags: Any) -> Settings:
         return resolve(find_configuration("llama/4M", Registry(), Path()), SMALL | {"tokenizer": "bytes"} | flags)

@@ -1,4 +1,4 @@
-"""Padding is never a target; random documents follow from their seed."""
+"""Padding is never a target; random documents are determined by their seed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def test_padding(texts: list[list[int]], rows: int, length: int) -> None:
     for batch, at in zip(batches, range(0, len(kept), rows), strict=False):
         assert batch.tokens == sum(map(len, kept[at : at + rows]))
         for row, text in enumerate(kept[at : at + rows]):
-            rest = length - len(text)
-            assert batch.inputs["input_ids"][row].tolist() == text + [1] * rest
-            assert batch.inputs["attention_mask"][row].tolist() == [1] * len(text) + [0] * rest
-            assert batch.inputs["labels"][row].tolist() == text + [IGNORE] * rest
+            padding = length - len(text)
+            assert batch.inputs["input_ids"][row].tolist() == text + [1] * padding
+            assert batch.inputs["attention_mask"][row].tolist() == [1] * len(text) + [0] * padding
+            assert batch.inputs["labels"][row].tolist() == text + [IGNORE] * padding
 
 
-def test_random_documents_follow_from_their_seed() -> None:
+def test_random_documents_are_determined_by_their_seed() -> None:
     def first(seed: int, *, packed: bool) -> list[list[int]]:
         return [list(d) for d in islice(random_documents(50, 8, seed=seed, packed=packed), 200)]
 

@@ -1,4 +1,4 @@
-"""Streams without end, long words, and what a half-read stream leaves silenced."""
+"""Endless streams, long words, and abandoned streams."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ CHAT = [{"role": "user", "content": "x"}]
 @pytest.mark.regression("endless-stream")
 @pytest.mark.parametrize("document", [[], [5]], ids=["empty", "one token"])
 @pytest.mark.parametrize("strategy", ["greedy", "first-fit", "best-fit", None])
-def test_a_stream_without_text_ends_with_a_line(document: list[int], strategy: Any) -> None:
+def test_an_endless_stream_of_short_documents_raises(document: list[int], strategy: Any) -> None:
     class Endless:
-        """Stops a program that would read forever."""
+        """Fail instead of reading forever."""
 
         def __iter__(self) -> Any:
             yield from repeat(document, 200_000)
             pytest.fail("200,000 documents were read")
 
-    with pytest.raises(DataError, match="in a row have less than two tokens"):
+    with pytest.raises(DataError, match="consecutive documents have fewer than two tokens"):
         if strategy is None:
             next(padded_batches(Endless(), 1, 4, 0))  # type: ignore[arg-type]
         else:
             next(packed_batches(Endless(), 1, 4, strategy=strategy))  # type: ignore[arg-type]
 
 
-def test_short_documents_between_others_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skips_short_documents_between_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "MOST_SHORT", 3)
     documents = [[1], [2], [3, 4], [5], [6], [7, 8]]
     (batch,) = packed_batches(documents, 1, 4)
@@ -52,14 +52,14 @@ def test_short_documents_between_others_are_left_out(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.regression("tokenizing")
 @pytest.mark.parametrize("name", LOADED)
-def test_a_long_word_is_tokenized_to_its_length(name: str) -> None:
+def test_tokenizes_a_long_word_up_to_the_length(name: str) -> None:
     tokenizer = LOADED[name]
     text = "#" * 40_000
     assert token_ids(text, tokenizer, longest=128) == token_ids(text, tokenizer)[:128]
 
 
 def _wordy() -> Any:
-    """A tokenizer of which one token stands for many characters: whole words, and an unknown one."""
+    """Return a tokenizer with tokens of many characters: whole words, and the unknown token."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -80,13 +80,15 @@ PIECES = st.sampled_from(
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(st.lists(st.tuples(PIECES, st.integers(1, 6000)), min_size=1, max_size=4), st.sampled_from([2, 9, 64]))
 @settings(max_examples=12)
-def test_the_beginning_is_that_of_the_whole(name: str, parts: list[tuple[str, int]], longest: int) -> None:
+def test_the_ids_of_a_prefix_equal_those_of_the_whole_text(
+    name: str, parts: list[tuple[str, int]], longest: int
+) -> None:
     text = "".join(piece * count for piece, count in parts)
     assert token_ids(text, TOKENIZERS[name], longest=longest) == token_ids(text, TOKENIZERS[name])[:longest]
 
 
 @pytest.mark.regression("tokenizing")
-def test_the_end_of_a_text_may_decide_the_tokens_of_its_beginning() -> None:
+def test_with_unigram_the_end_of_a_text_may_change_its_first_tokens() -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -97,7 +99,7 @@ def test_the_end_of_a_text_may_decide_the_tokens_of_its_beginning() -> None:
 
 
 @pytest.mark.parametrize(("column", "value"), [("text", " "), ("text", None), ("chat", [])])
-def test_a_stream_of_empty_rows_ends_with_a_line(monkeypatch: pytest.MonkeyPatch, column: str, value: Any) -> None:
+def test_an_endless_stream_of_empty_rows_raises(monkeypatch: pytest.MonkeyPatch, column: str, value: Any) -> None:
     monkeypatch.setattr(sources, "MOST_BLANK", 50)
     rows: Any = iter([{column: value}] * 49 + [{column: "x" if column == "text" else CHAT}] + [{column: value}] * 60)
     monkeypatch.setattr(sources, "_rows", lambda _: rows)
@@ -105,12 +107,12 @@ def test_a_stream_of_empty_rows_ends_with_a_line(monkeypatch: pytest.MonkeyPatch
     configuration = DatasetConfiguration(file=Path("c.yaml"), source="json", **keys)
     documents = sources.configured_corpus("c", configuration).documents()
     assert next(documents)
-    with pytest.raises(DataError, match="50 rows in succession are empty"):
+    with pytest.raises(DataError, match="50 consecutive rows are empty"):
         next(documents)
 
 
 @pytest.mark.regression("datasets-logger")
-def test_a_half_read_stream_silences_nothing(tmp_path: Path) -> None:
+def test_an_abandoned_stream_silences_nothing(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     (tmp_path / "texts.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
     (tmp_path / "default.yaml").write_text("source: json\nfiles: texts.jsonl\nstreaming: true\n")
@@ -119,7 +121,7 @@ def test_a_half_read_stream_silences_nothing(tmp_path: Path) -> None:
     documents = open_corpus(str(tmp_path)).documents()
     assert next(documents) == "one"
     assert ([logger.level for logger in loggers], datasets.are_progress_bars_disabled()) == before
-    loggers[0].setLevel(logging.ERROR)  # what the caller sets meanwhile stays
+    loggers[0].setLevel(logging.ERROR)  # a level set by the caller meanwhile is kept
     try:
         assert list(documents) == ["two"]
         gc.collect()
@@ -130,7 +132,7 @@ def test_a_half_read_stream_silences_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.regression("exit-noise")
-def test_a_half_read_stream_is_silent_at_exit(tmp_path: Path) -> None:
+def test_an_abandoned_stream_is_silent_at_exit(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     (tmp_path / "texts.jsonl").write_text('{"text": "one"}\n' * 50)
     (tmp_path / "default.yaml").write_text("source: json\nfiles: texts.jsonl\nstreaming: true\n")

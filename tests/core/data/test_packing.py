@@ -1,4 +1,4 @@
-"""Packing loses no token, overfills no row, and lets no document predict another."""
+"""Packing loses no token, overfills no row, and no document predicts another."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ rows_of_a_batch, row_length = st.integers(1, 3), st.integers(2, 9)
 
 
 def numbered(sizes: list[int]) -> list[list[int]]:
-    """Documents of such sizes, no token of which is another's."""
+    """Return documents of the given sizes, without a common token."""
     ids = count(10)
     return [list(islice(ids, size)) for size in sizes]
 
 
 def pieces_of(batch: Batch) -> Iterator[list[tuple[int, ...]]]:
-    """The documents of each row, told apart by their positions; padding is one of them."""
+    """Yield the documents of each row, split where positions restart; padding is one of them."""
     ids, positions = batch.inputs["input_ids"].tolist(), batch.inputs["position_ids"].tolist()
-    for row, places in zip(ids, positions, strict=True):
-        starts = [at for at, place in enumerate(places) if place == 0]
+    for row, offsets in zip(ids, positions, strict=True):
+        starts = [at for at, offset in enumerate(offsets) if offset == 0]
         ends = [*starts[1:], len(row)]
-        assert places == [at for start, end in zip(starts, ends, strict=True) for at in range(end - start)]
+        assert offsets == [at for start, end in zip(starts, ends, strict=True) for at in range(end - start)]
         yield [tuple(row[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
@@ -55,11 +55,11 @@ def test_greedy_rows_are_one_stream(sizes: list[int], rows: int, length: int) ->
     batches = list(packed_batches(numbered(sizes), rows, length))
     flow = list(chain.from_iterable(texts))
     ids = [i for batch in batches for i in batch.inputs["input_ids"].flatten().tolist()]
-    assert ids == flow[: len(flow) // (rows * length) * rows * length]  # every token, in order, but the last few
+    assert ids == flow[: len(flow) // (rows * length) * rows * length]  # every token in order, except the last few
     firsts = {text[0] for text in texts}
     for batch in batches:
         check(batch, rows, length)
-        for row in pieces_of(batch):  # a piece begins with a document or with a row, and nowhere else
+        for row in pieces_of(batch):  # a piece starts with a document or with a row
             assert all(piece[0] in firsts for piece in row[1:])
             assert not any(token in firsts for piece in row for token in piece[1:])
 
@@ -78,9 +78,9 @@ def test_documents_stay_whole(strategy: Strategy, sizes: list[int], rows: int, l
             found += [piece for piece in row if PAD not in piece]
             assert set(row[-1]) == {PAD} or PAD not in row[-1]
     tokens = list(chain.from_iterable(found))
-    assert len(tokens) == len(set(tokens))  # none twice
+    assert len(tokens) == len(set(tokens))  # no token twice
     lost = sum(map(len, texts)) - len(tokens)
-    assert lost <= (rows - 1) * length  # of one row nothing; else less than a batch
+    assert lost <= (rows - 1) * length  # less than a batch, and nothing if a batch has one row
     if not lost:
         assert sorted(tokens) == list(chain.from_iterable(texts))
     for piece in found:  # a document, or a part of one that is longer than a row
@@ -91,13 +91,13 @@ def test_documents_stay_whole(strategy: Strategy, sizes: list[int], rows: int, l
         assert len(piece) > 1 or length == 2
 
 
-def test_a_cut_leaves_no_token_alone() -> None:
+def test_a_cut_leaves_no_single_token() -> None:
     (batch,) = packed_batches(numbered([9]), 3, 4, strategy="best-fit", pad_id=PAD)
     assert [row[0] for row in pieces_of(batch)] == [(10, 11, 12, 13), (14, 15, 16), (17, 18)]
 
 
 def plain_fit(sizes: list[int], length: int, *, best: bool) -> list[int]:
-    """The rows' fillings, as the definition says."""
+    """Return how full each row is, by a direct implementation."""
     filled: list[int] = []
     for size in sorted(sizes, reverse=True) if best else sizes:
         fitting = [row for row, used in enumerate(filled) if used + size <= length]
@@ -110,31 +110,33 @@ def plain_fit(sizes: list[int], length: int, *, best: bool) -> list[int]:
 
 @given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(1, n), max_size=60))))
 @settings(max_examples=200)
-def test_fits_are_what_their_names_say(case: tuple[int, list[int]]) -> None:
+def test_first_fit_and_best_fit_equal_a_direct_implementation(case: tuple[int, list[int]]) -> None:
     length, sizes = case
     for fit, best in ((first_fit, False), (best_fit, True)):
-        places = fit(sizes, length)
+        row_of = fit(sizes, length)
         filled = [
-            sum(size for size, at in zip(sizes, places, strict=True) if at == row) for row in range(len({*places}))
+            sum(size for size, at in zip(sizes, row_of, strict=True) if at == row) for row in range(len({*row_of}))
         ]
         expected = plain_fit(sizes, length, best=best)
         assert sorted(filled) == sorted(expected) if best else filled == expected
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_stream_without_end_loses_nothing(strategy: Strategy) -> None:
-    """What made no batch comes with the next window."""
+def test_an_endless_stream_loses_no_token(strategy: Strategy) -> None:
+    """Rows that do not fill a batch are packed again with the next window."""
     sizes = [2 + 7 * n % 31 for n in range(4000)]
     batches = list(packed_batches(numbered(sizes), 4, 16, strategy=strategy, pad_id=PAD))
     tokens = sum(batch.tokens for batch in batches)
     assert len(batches) > 3 * WINDOW
     assert sum(sizes) - tokens < 4 * 16
     assert tokens / (len(batches) * 4 * 16) > 0.9
-    again = packed_batches(chain.from_iterable(numbered(sizes) for _ in count()), 4, 16, strategy=strategy, pad_id=PAD)
-    assert torch.equal(next(again).inputs["input_ids"], batches[0].inputs["input_ids"])
+    endless = packed_batches(
+        chain.from_iterable(numbered(sizes) for _ in count()), 4, 16, strategy=strategy, pad_id=PAD
+    )
+    assert torch.equal(next(endless).inputs["input_ids"], batches[0].inputs["input_ids"])
 
 
-def test_a_window_of_long_rows_is_not_many_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_window_is_limited_for_long_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forgather_core.data.batches.WIDEST", 100)
     taken: list[int] = []
     texts = (taken.append(n) or [7] * 10 for n in count())  # type: ignore[func-returns-value]
@@ -143,17 +145,17 @@ def test_a_window_of_long_rows_is_not_many_batches(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_packing_is_quick(strategy: Strategy) -> None:
+def test_packing_is_fast(strategy: Strategy) -> None:
     sizes = torch.randint(2, 39, (25_000,), generator=torch.Generator().manual_seed(0)).tolist()
     texts = [[7] * size for size in sizes]
     started = time.process_time()
     batches = list(packed_batches(texts, 8, 512, strategy=strategy, pad_id=PAD))
-    assert time.process_time() - started < 1.0  # 0.05 s where nothing else runs
+    assert time.process_time() - started < 1.0  # 0.05 s on an idle machine
     assert sum(batch.tokens for batch in batches) / (len(batches) * 8 * 512) > 0.99
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_packed_batch_has_the_loss_of_its_documents_one_by_one(strategy: Strategy) -> None:
+def test_a_packed_batch_has_the_loss_of_its_documents_alone(strategy: Strategy) -> None:
     model = tiny("llama", vocab_size=97)
     texts = [torch.randint(3, 97, (n,)).tolist() for n in (7, 12, 5)]
     (batch,) = packed_batches(texts, 1, 24 if strategy == "greedy" else 29, strategy=strategy, pad_id=PAD)

@@ -162,7 +162,7 @@ def test_a_configuration_is_chosen_by_name(project: Path) -> None:
     assert open_corpus(str(project)).name == "project/one"  # the only one
     (project / "configs").mkdir()
     configure(project / "configs", "two", "source: text\nfiles: ../1.txt")
-    with pytest.raises(DataError, match="several configurations; name one of one, two"):
+    with pytest.raises(DataError, match="several configurations: choose one of one, two"):
         open_corpus(str(project))
     assert list(open_corpus(str(project), "two").texts()) == ["two\nlines"]
 
@@ -171,41 +171,44 @@ ROW = "source: json\nfiles: rows.jsonl\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("source: text\nfile: x.txt", r"default\.yaml:2:1: file: no such key\. Did you mean 'files'"),
-        ("files: x.txt", "needs 'source': text, json"),
-        ("- text", "needs 'source'"),
+        ("source: text\nfile: x.txt", r"default\.yaml:2:1: file: unknown key\. Did you mean 'files'"),
+        ("files: x.txt", "requires 'source': text, json"),
+        ("- text", "requires 'source'"),
         ("a: [", r"default\.yaml:\d+:\d+: "),
-        ("source: {a: 3}", r"yaml:1:1: source: {'a': 3} is not text"),
-        ("source: text", "yaml:1:1: source: 'text' needs 'files'"),
+        ("source: {a: 3}", r"yaml:1:1: source: expected text, got {'a': 3}"),
+        ("source: text", "yaml:1:1: source: 'text' requires 'files'"),
         ("source: jsn\nfiles: rows.jsonl", r"yaml:1:1: source: there is no 'jsn'\. Did you mean 'json'"),
-        ("source: saved\nfiles: x", "yaml:2:1: files: source 'saved' takes none"),
-        ("source: text\nfiles: []", r"yaml:2:1: files: \[\] is not a path or a list of paths"),
-        ("source: text\nfiles: [[1]]", r"files: \[\[1\]\] is not a path or a list of paths"),
-        ("source: text\nfiles: nothing*.txt", r"there is no 'nothing\*\.txt'"),
-        ("source: text\nfiles: saved", "there is no 'saved'"),
-        (ROW + "name: en", "yaml:3:1: name: source 'json' has no configurations of its own"),
-        (ROW + "split: [a]", r"yaml:3:1: split: \['a'\] is not text"),
+        ("source: saved\nfiles: x", "yaml:2:1: files: not supported for source 'saved'"),
+        ("source: text\nfiles: []", r"yaml:2:1: files: expected a path or a list of paths, got \[\]"),
+        ("source: text\nfiles: [[1]]", r"files: expected a path or a list of paths, got \[\[1\]\]"),
+        ("source: text\nfiles: nothing*.txt", r"'nothing\*\.txt' matches no file"),
+        ("source: text\nfiles: saved", "'saved' matches no file"),
+        (ROW + "name: en", "yaml:3:1: name: source 'json' has no configurations"),
+        (ROW + "split: [a]", r"yaml:3:1: split: expected text, got \['a'\]"),
         (ROW + "text_column: texts", "no column 'texts'. Did you mean 'text'.*columns: text, number, chat"),
-        (ROW + "text_column: number", "text_column: 'number' holds int, not text"),
-        (ROW + "text_column: chat", "'chat' holds list, not text: for chats write 'messages'"),
-        (ROW + "messages: text", "messages: 'text' holds str, not lists of {role, content}"),
-        ("source: json\nfiles: numbers.jsonl\nmessages: chat", "'chat' holds list, not lists of {role, content}"),
+        (ROW + "text_column: number", "text_column: expected text in 'number', got int"),
+        (ROW + "text_column: chat", "expected text in 'chat', got list: for chats use 'messages'"),
+        (ROW + "messages: text", "messages: expected lists of {role, content} in 'text', got str"),
+        ("source: json\nfiles: numbers.jsonl\nmessages: chat", "expected lists of {role, content} in 'chat', got list"),
         ("source: nothing", "'nothing' cannot be read: "),
         (ROW + "messages: chats", "messages: there is no column 'chats'. Did you mean 'chat'"),
-        (ROW + "messages: chat\ntext_column: text", "yaml:3:1: messages: take this or text_column, not both"),
-        (ROW + "streaming: 1", "streaming: 1 is not true or false"),
-        (ROW + "shuffle: yesterday", "shuffle: 'yesterday' is not true, false or a seed"),
-        (ROW + "shuffle: -1", "shuffle: -1 is not true, false or a seed"),
-        (ROW + "take: 0", "take: 0 is not a whole number above 0"),
-        (ROW + "take: true", "take: True is not a whole number"),
-        (ROW + "skip: 1.5", "skip: 1.5 is not a whole number"),
-        (ROW + "skip: 3", "'rows.jsonl' has no rows after the 3 that 'skip' leaves out"),
-        (ROW + "buffer: 3", "buffer: it is for shuffling: add shuffle"),
-        (ROW + "shuffle: true\nstreaming: false\nbuffer: 3", "yaml:5:1: buffer: without streaming all rows"),
-        ("source: saved\nstreaming: true", "streaming: a directory of save_to_disk is read in place"),
-        ("source: saved\nsplit: test", "split: 'saved' has no splits: leave it out"),
+        (ROW + "messages: chat\ntext_column: text", "yaml:3:1: messages: not supported together with text_column"),
+        (ROW + "streaming: 1", "streaming: expected true or false, got 1"),
+        (ROW + "shuffle: yesterday", "shuffle: expected true, false or a seed, got 'yesterday'"),
+        (ROW + "shuffle: -1", "shuffle: expected true, false or a seed, got -1"),
+        (ROW + "take: 0", "take: expected an integer above 0, got 0"),
+        (ROW + "take: true", "take: expected an integer above 0, got True"),
+        (ROW + "skip: 1.5", "skip: expected an integer of at least 0, got 1.5"),
+        (ROW + "skip: 3", "'rows.jsonl' has no rows after the 3 of 'skip'"),
+        (ROW + "buffer: 3", "buffer: requires shuffle"),
+        (
+            ROW + "shuffle: true\nstreaming: false\nbuffer: 3",
+            "yaml:5:1: buffer: requires streaming: without it all rows",
+        ),
+        ("source: saved\nstreaming: true", "streaming: has no effect on a directory of save_to_disk"),
+        ("source: saved\nsplit: test", "split: 'saved' has no splits: remove it"),
         ("source: splits\nsplit: tets", r"split: there is no 'tets'\. Did you mean 'test'\? \(splits: train, test\)"),
         ("source: files\nsplit: valid", r"split: there is no 'valid' \(splits: train, test\)"),
         ("source: json\nfiles: empty.jsonl", "'empty.jsonl' has no rows"),
@@ -215,24 +218,26 @@ ROW = "source: json\nfiles: rows.jsonl\n"
         ("source: csv\nfiles: [rows.csv, bad.csv]", "one of the files cannot be read: .*Expected 2 fields in line 3"),
         ("source: parquet\nfiles: bad.parquet", "'bad.parquet' cannot be read: Parquet"),
         ("source: text\nfiles: latin.txt", "'latin.txt' cannot be read: 'utf-8' codec"),
-        ("source: nobody/nothing", "'nobody/nothing' cannot be read: "),
+        ("source: unknown/dataset", "'unknown/dataset' cannot be read: "),
     ],
 )
-def test_every_mistake_is_one_line(project: Path, text: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(DataError, match=said) as error:
+def test_every_mistake_is_a_one_line_error(
+    project: Path, text: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DataError, match=message) as error:
         documents(project, text)
     assert "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_hub_that_does_not_answer_is_not_waited_for(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_does_not_wait_for_an_unreachable_hub(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("forgather_core.data.sources.hub_answers", lambda: False)
-    with pytest.raises(DataError, match="no directory 'nobody/nothing', and the hub cannot be reached"):
-        documents(project, "source: nobody/nothing")
+    with pytest.raises(DataError, match="no directory 'unknown/dataset', and the Hub cannot be reached"):
+        documents(project, "source: unknown/dataset")
 
 
-def test_projects_and_configurations_that_are_not_there(tmp_path: Path) -> None:
+def test_refuses_missing_projects_and_configurations(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Did you mean 'stdlib'"):
         open_corpus("stdlb")
     with pytest.raises(DataError, match="no YAML configuration"):
@@ -241,7 +246,7 @@ def test_projects_and_configurations_that_are_not_there(tmp_path: Path) -> None:
         open_corpus("stdlib", "doc")
     file = tmp_path / "mine.yaml"
     file.write_text(json.dumps({"source": "text"}))
-    with pytest.raises(DataError, match="is a file: name its directory, and 'mine' as config"):
+    with pytest.raises(DataError, match="is a file: use its directory, with the config 'mine'"):
         open_corpus(str(file))
 
 

@@ -1,4 +1,4 @@
-"""Settled options of a small model of a definition."""
+"""Resolved settings of a definition."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from forgather_core.definitions.registry import registry
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import Settings, resolve
 
-Settle = Callable[..., Settings]
+Resolve = Callable[..., Settings]
 DEFINITIONS = ("single_head", "causal_lm", "llama", "deepone", "mistral", "qwen3")
 
 
 @pytest.fixture
-def settled(tmp_path: Path) -> Settle:
-    def settled(template: str = "llama/4M", **given: Any) -> Settings:
+def resolved(tmp_path: Path) -> Resolve:
+    def resolved(template: str = "llama/4M", **given: Any) -> Settings:
         return resolve(find_configuration(template, registry(), tmp_path), given)
 
-    return settled
+    return resolved

@@ -1,4 +1,4 @@
-"""Files of devices: those that Forgather knows, those of a user, and wrong ones."""
+"""Device files: the shipped one, valid and invalid user files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from forgather_core.errors import ConfigurationError
 from forgather_core.estimate.devices import load_devices
 
 
-def test_every_known_device_is_complete_and_has_a_source() -> None:
+def test_every_shipped_device_is_complete_and_has_a_source() -> None:
     devices = load_devices()
     assert [d.memory for d in devices] == sorted(d.memory for d in devices)
     for device in devices:
@@ -27,7 +27,7 @@ def test_every_known_device_is_complete_and_has_a_source() -> None:
     assert h100.bandwidth == 3350e9
 
 
-def test_a_file_of_a_user_stands_for_the_known_ones(tmp_path: Path) -> None:
+def test_a_user_file_replaces_the_shipped_devices(tmp_path: Path) -> None:
     file = tmp_path / "devices.yaml"
     file.write_text("Mine: {memory: 0.5, flops: {bf16: 10}}\n")
     (mine,) = load_devices(file)
@@ -39,24 +39,24 @@ def test_a_file_of_a_user_stands_for_the_known_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "it must be a map"),
-        ("- a", "it must be a map"),
+        ("", "expected a map from device names"),
+        ("- a", "expected a map from device names"),
         ("Mine: 5", "1:1: Mine: memory, bandwidth and flops are missing"),
-        ("\nMine: {memory: 1, memroy: 2}", "2:1: Mine: 'memroy' is none of bandwidth, flops, memory, source"),
+        ("\nMine: {memory: 1, memroy: 2}", "2:1: Mine: unknown key 'memroy'; use bandwidth, flops, memory, source"),
         ("Mine: {bandwidth: 1}", "memory is missing"),
-        ("Mine: {memory: -1}", "memory is '-1', and must be a number above zero"),
-        ("Mine: {memory: big}", "memory is 'big'"),
-        ("Mine: {memory: .inf}", "memory is 'inf'"),
-        ("Mine: {memory: true}", "memory is 'True'"),
-        ("Mine: {memory: 1, bandwidth: 0}", "bandwidth is '0'"),
+        ("Mine: {memory: -1}", "memory must be a number above zero, got '-1'"),
+        ("Mine: {memory: big}", "memory must be a number above zero, got 'big'"),
+        ("Mine: {memory: .inf}", "memory must be a number above zero, got 'inf'"),
+        ("Mine: {memory: true}", "memory must be a number above zero, got 'True'"),
+        ("Mine: {memory: 1, bandwidth: 0}", "bandwidth must be a number above zero, got '0'"),
         ("Mine: {memory: 1, flops: 5}", "flops must be a map with fp32 and bf16"),
         ("Mine: {memory: 1, flops: {fp8: 5}}", "flops must be a map with fp32 and bf16"),
-        ("Mine: {memory: 1, flops: {bf16: fast}}", "flops of bf16 is 'fast'"),
+        ("Mine: {memory: 1, flops: {bf16: fast}}", "flops of bf16 must be a number above zero, got 'fast'"),
         ("Mine: {memory: 1}\nMine: {memory: 2}", "Mine"),
         ("a: [", ""),
     ],
 )
-def test_a_wrong_file_is_refused_with_its_place(tmp_path: Path, text: str, why: str) -> None:
+def test_an_invalid_file_is_refused_with_line_and_column(tmp_path: Path, text: str, why: str) -> None:
     file = tmp_path / "devices.yaml"
     file.write_text(text)
     with pytest.raises(ConfigurationError) as error:
@@ -66,7 +66,7 @@ def test_a_wrong_file_is_refused_with_its_place(tmp_path: Path, text: str, why: 
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"--hardware: .*none\.yaml cannot be read: No such file"):
         load_devices(tmp_path / "none.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")

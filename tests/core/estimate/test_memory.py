@@ -1,4 +1,4 @@
-"""What an estimate tells of memory and operations: exact where that can be counted otherwise."""
+"""Estimates of memory and FLOPs equal independent counts where such a count exists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from forgather_core.estimate import Memory
 from forgather_core.estimate.timeline import ACTIVATIONS, BUFFERS, CACHE, GRADIENTS, LOGITS, OPTIMIZER, WEIGHTS
 from forgather_core.model.build import build
 
-from .conftest import DEFINITIONS, Settle
+from .conftest import DEFINITIONS, Resolve
 
 SMALL = {"num_hidden_layers": 2}
 
@@ -22,10 +22,10 @@ SMALL = {"num_hidden_layers": 2}
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_weights_and_buffers_are_those_of_the_real_model(
-    settled: Settle, tmp_path: Path, definition: str, precision: str
+    resolved: Resolve, tmp_path: Path, definition: str, precision: str
 ) -> None:
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision]
-    settings = settled(definition, **SMALL, device="cpu", dtype=dtype, output_dir=tmp_path / "model")
+    settings = resolved(definition, **SMALL, device="cpu", dtype=dtype, output_dir=tmp_path / "model")
     made = construct(settings)
     model: Any = build(made.directory.path, settings.build)
     held = Memory(settings, precision=precision).training(2, 8).held
@@ -40,7 +40,7 @@ def test_weights_and_buffers_are_those_of_the_real_model(
 
 
 def cache_of(model: Any, rows: int, length: int, kind: str) -> int:
-    """Bytes of the storages that generation really holds."""
+    """Return the bytes of the storages of a real generation cache."""
     from transformers import DynamicCache, StaticCache
 
     cache = DynamicCache(config=model.config)
@@ -59,18 +59,18 @@ def cache_of(model: Any, rows: int, length: int, kind: str) -> int:
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_the_cache_is_the_real_one_to_the_byte(
-    settled: Settle, tmp_path: Path, definition: str, kind: str, length: int
+    resolved: Resolve, tmp_path: Path, definition: str, kind: str, length: int
 ) -> None:
     more = {"sliding_window": 16} if definition in ("llama", "deepone", "mistral", "qwen3") else {}
-    settings = settled(definition, **SMALL, **more, device="cpu", output_dir=tmp_path / "model")
+    settings = resolved(definition, **SMALL, **more, device="cpu", output_dir=tmp_path / "model")
     model = construct(settings).model.eval()
-    told = Memory(settings).generation(3, length, kind).after("decode")[CACHE]
-    assert told == cache_of(model, 3, length, kind)
+    estimated = Memory(settings).generation(3, length, kind).after("decode")[CACHE]
+    assert estimated == cache_of(model, 3, length, kind)
 
 
-def test_the_cache_of_grouped_heads_by_hand(settled: Settle) -> None:
+def test_the_cache_of_grouped_heads_by_hand(resolved: Resolve) -> None:
     memory = Memory(
-        settled("llama", num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3), precision="bf16"
+        resolved("llama", num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3), precision="bf16"
     )
     per_token = 2 * 3 * 2 * 64 * 2  # keys and values, layers, heads, head_dim, bytes
     assert memory.cache_per_token() == per_token
@@ -80,9 +80,9 @@ def test_the_cache_of_grouped_heads_by_hand(settled: Settle) -> None:
 @pytest.mark.few(3)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("definition", DEFINITIONS)
-def test_operations_are_those_of_the_formula(settled: Settle, definition: str, attention: str) -> None:
+def test_flops_equal_the_formula(resolved: Resolve, definition: str, attention: str) -> None:
     rows, length = 2, 24
-    memory = Memory(settled(definition, **SMALL), attention=attention)
+    memory = Memory(resolved(definition, **SMALL), attention=attention)
     forward, model = memory.forward(rows, length), memory.model()
     config = model.config
     matrices = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embed_tokens" not in n)
@@ -93,57 +93,59 @@ def test_operations_are_those_of_the_formula(settled: Settle, definition: str, a
     heads = getattr(config, "num_attention_heads", 1)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     assert forward.total_flops("forward", "attention") == layers * 4 * rows * heads * length**2 * head_dim
-    for keep_logits in (False, True):  # no product is computed twice, wherever the loss does its part of backward
-        step = Memory(settled(definition, **SMALL), attention=attention, keep_logits=keep_logits).training(rows, length)
+    for full_logits in (False, True):  # no product is computed twice, wherever the loss computes its gradients
+        step = Memory(resolved(definition, **SMALL), attention=attention, full_logits=full_logits).training(
+            rows, length
+        )
         spent = sum(step.total_flops(phase, "weights") for phase in ("forward", "backward"))
         assert spent == 3 * forward.total_flops("forward", "weights")
 
 
 CHANGES: tuple[dict[str, Any], ...] = (
-    {}, {"keep_logits": True}, {"checkpointing": True}, {"fused": True}, {"precision": "mixed"}, {"attention": "eager"},
+    {}, {"full_logits": True}, {"checkpointing": True}, {"fused": True}, {"precision": "mixed"}, {"attention": "eager"},
     {"precision": "bf16"},
 )  # fmt: skip
-# Each definition once with each change is slow; a change for each is not.
+# Every pair of definition and change is slow: a fast run takes one.
 PAIRS = [pytest.param(name, change, id=f"{name}-{change}") for name in DEFINITIONS for change in CHANGES]
 
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize(("definition", "change"), PAIRS)
-def test_any_batch_is_told_by_two_as_by_itself(settled: Settle, definition: str, change: dict[str, Any]) -> None:
-    memory = Memory(settled(definition, **SMALL), device_type="cpu", **change)
+def test_extrapolated_peaks_equal_direct_traces(resolved: Resolve, definition: str, change: dict[str, Any]) -> None:
+    memory = Memory(resolved(definition, **SMALL), device_type="cpu", **change)
     batches = memory.batches(64)
-    assert batches.follows
+    assert batches.is_linear
     for more in (0, 1, 37):
         rows = batches.least_rows + more
         assert batches.peak(rows) == memory.training(rows, 64).peak.bytes
 
 
 @pytest.mark.parametrize(("attention", "copies"), [("eager", 0), ("sdpa", 1)])
-def test_packed_rows_have_a_mask(settled: Settle, attention: str, copies: int) -> None:
-    settings = settled("llama/4M", num_hidden_layers=2)
+def test_packed_rows_have_a_mask(resolved: Resolve, attention: str, copies: int) -> None:
+    settings = resolved("llama/4M", num_hidden_layers=2)
     plain, packed = (
         Memory(settings, device_type="cpu", optimizer="sgd", attention=attention, packed=packed).training(2, 512)
         for packed in (False, True)
     )
     assert packed.flops[("forward", "weights")] == plain.flops[("forward", "weights")]
-    assert packed.peak.bytes >= plain.peak.bytes + copies * 2 * 512**2  # a truth value for each pair of tokens
+    assert packed.peak.bytes >= plain.peak.bytes + copies * 2 * 512**2  # one boolean per pair of tokens
 
 
-def test_a_loss_in_parts_saves_the_logits(settled: Settle) -> None:
-    settings = settled("llama/4M", vocab_size=50000, num_hidden_layers=2)
-    kept, parted = (
-        Memory(settings, device_type="cpu", optimizer="sgd", keep_logits=keep).training(8, 512)
-        for keep in (True, False)
+def test_a_chunked_loss_saves_the_logits(resolved: Resolve) -> None:
+    settings = resolved("llama/4M", vocab_size=50000, num_hidden_layers=2)
+    full, chunked = (
+        Memory(settings, device_type="cpu", optimizer="sgd", full_logits=full_logits).training(8, 512)
+        for full_logits in (True, False)
     )
     logits = 8 * 512 * 50000 * 4
-    assert kept.most_of(LOGITS) == pytest.approx(3 * logits, rel=0.01)
-    assert parted.most_of(LOGITS) < logits / 6 + settings.options.hidden_size * 50000 * 4
-    assert parted.peak.bytes < 0.27 * kept.peak.bytes
+    assert full.peak_of(LOGITS) == pytest.approx(3 * logits, rel=0.01)
+    assert chunked.peak_of(LOGITS) < logits / 6 + settings.options.hidden_size * 50000 * 4
+    assert chunked.peak.bytes < 0.27 * full.peak.bytes
 
 
 @pytest.mark.slow
-def test_what_saves_memory_saves_it(settled: Settle) -> None:
-    settings = settled("llama/4M", num_hidden_layers=3)
+def test_each_memory_option_reduces_the_peak(resolved: Resolve) -> None:
+    settings = resolved("llama/4M", num_hidden_layers=3)
 
     def peak(**how: Any) -> int:
         return Memory(settings, device_type="cpu", **how).training(4, 128).peak.bytes
@@ -164,21 +166,21 @@ def test_what_saves_memory_saves_it(settled: Settle) -> None:
 OPTIMIZERS = ("sgd", "adamw", "adamw_fused", "adam8bit", "none")
 
 
-def test_the_parts_of_a_step_are_told_apart(settled: Settle) -> None:
-    settings = settled("llama/4M")
+def test_a_step_is_split_by_kind(resolved: Resolve) -> None:
+    settings = resolved("llama/4M")
     rows, length, vocab = 2, 32, 2000
     step = Memory(settings, device_type="cpu").training(rows, length)
     weights = step.held[WEIGHTS]
-    assert step.most_of(GRADIENTS) == weights
-    # Logits, their copy in float32 is themselves; log-probabilities; and the gradients of both.
-    assert 2 * rows * length * vocab * 4 <= step.most_of(LOGITS) <= 5 * rows * length * vocab * 4
+    assert step.peak_of(GRADIENTS) == weights
+    # Logits (in float32 without a copy), log-probabilities, and the gradients of both.
+    assert 2 * rows * length * vocab * 4 <= step.peak_of(LOGITS) <= 5 * rows * length * vocab * 4
     assert step.after("backward")[ACTIVATIONS] < 1000  # the norms of the gradients
     assert step.after("update")[GRADIENTS] == 0
     assert list(step.phases) == ["forward", "backward", "update"]
 
 
-def test_on_cuda_torch_updates_all_parameters_at_once(settled: Settle) -> None:
-    settings = settled("llama/4M")
+def test_on_cuda_torch_updates_all_parameters_at_once(resolved: Resolve) -> None:
+    settings = resolved("llama/4M")
     peaks = {
         name: Memory(settings, optimizer=name, device_type="cuda").training(1, 2) for name in ("adamw", "adamw_fused")
     }
@@ -189,19 +191,19 @@ def test_on_cuda_torch_updates_all_parameters_at_once(settled: Settle) -> None:
 
 
 @pytest.mark.parametrize("rope", ["dynamic", "longrope"])
-def test_a_model_that_asks_for_the_value_of_a_tensor_is_traced(settled: Settle, rope: str) -> None:
+def test_traces_a_model_that_reads_the_value_of_a_tensor(resolved: Resolve, rope: str) -> None:
     from tests.plugins.tiny import ROPE
 
     parameters = ROPE[rope]
     if rope == "longrope":
         parameters = parameters | {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32}
-    memory = Memory(settled("llama/4M", rope_parameters=parameters))
+    memory = Memory(resolved("llama/4M", rope_parameters=parameters))
     assert memory.training(2, 16).peak.bytes > 0
     assert memory.generation(2, 16).peak.bytes > 0
 
 
-def test_a_caller_without_gradients_gets_the_same(settled: Settle) -> None:
-    settings = settled("llama/4M", num_hidden_layers=1)
+def test_gives_the_same_result_under_no_grad(resolved: Resolve) -> None:
+    settings = resolved("llama/4M", num_hidden_layers=1)
     with torch.no_grad():
         inner = Memory(settings).training(2, 16).peak
     assert inner == Memory(settings).training(2, 16).peak

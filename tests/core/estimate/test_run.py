@@ -1,4 +1,4 @@
-"""The report of an estimate, and of a comparison."""
+"""Reports of estimates and comparisons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forgather_core.estimate.devices import Device
 from forgather_core.estimate.fits import RESERVE, Fits
 from forgather_core.options.command_options import EstimateOptions
 
-from .conftest import Settle
+from .conftest import Resolve
 
 SHORT = {"num_hidden_layers": 2, "max_position_embeddings": 64}
 
@@ -30,16 +30,16 @@ def devices(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_report_agrees_with_itself(settled: Settle, devices: Path) -> None:
+def test_a_report_is_consistent(resolved: Resolve, devices: Path) -> None:
     options = EstimateOptions(hardware=devices, batch_size=2, sequence_length=32, mfu=0.5)
-    report = estimate(settled("llama/4M", **SHORT), options)
+    report = estimate(resolved("llama/4M", **SHORT), options)
     assert json.loads(json.dumps(report))["training"] == report["training"]
     table, training, flops = report["parameters"], report["training"], report["flops"]
     assert table["total"] == table["embedding"] + table["non_embedding"]
     assert (
         table["bytes"] == sum(table["bytes_by_dtype"].values()) == table["bytes_in"]["float32"] == training["weights"]
     )
-    assert table["active"] == table["total"] - table["embedding"] // 2 - 256 * 5  # but for input embedding and norms
+    assert table["active"] == table["total"] - table["embedding"] // 2 - 256 * 5  # without input embedding and norms
     assert sum(training["parts"].values()) == training["peak"]
     assert flops["forward"] == flops["forward_weights"] + flops["forward_attention"] == flops["training"] / 3
     small, large, unknown, here = report["devices"]
@@ -62,11 +62,11 @@ def test_a_report_agrees_with_itself(settled: Settle, devices: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_said_to_fit_does_and_one_more_does_not(settled: Settle) -> None:
-    memory = Memory(settled("llama/4M", num_hidden_layers=2, max_position_embeddings=2048))
+def test_the_reported_limits_are_the_largest_that_fit(resolved: Resolve) -> None:
+    memory = Memory(resolved("llama/4M", num_hidden_layers=2, max_position_embeddings=2048))
     fits = Fits(memory, rows=3, length=128, limit=2048, cache="dynamic")
     device = Device("d", RESERVE + 200_000_000, None, {}, None)
-    rows = fits.most_rows(device)
+    rows = fits.max_rows(device)
     assert rows is not None
     assert memory.training(rows, 128).peak.bytes <= 200_000_000 < memory.training(rows + 1, 128).peak.bytes
     longest = fits.longest(device)
@@ -76,26 +76,26 @@ def test_what_is_said_to_fit_does_and_one_more_does_not(settled: Settle) -> None
     assert not fits.step_fits(tight)
 
 
-def test_a_model_whose_tokenizer_is_on_the_hub_is_estimated(settled: Settle) -> None:
-    model = Memory(settled("llama/llama3.2-1B", num_hidden_layers=1)).model()
+def test_estimates_a_model_whose_tokenizer_is_on_the_hub(resolved: Resolve) -> None:
+    model = Memory(resolved("llama/llama3.2-1B", num_hidden_layers=1)).model()
     assert model.config.vocab_size == 128256
     assert all(parameter.is_meta for parameter in model.parameters())
     with pytest.raises(TokenizerError):
-        Memory(settled("llama/4M", tokenizer="nobody/nothing")).model()
+        Memory(resolved("llama/4M", tokenizer="unknown/tokenizer")).model()
 
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize(
-    ("dtype", "precision", "told"),
+    ("dtype", "precision", "expected"),
     [(None, None, "fp32"), ("bfloat16", None, "bf16"), ("fp16", None, "fp16"), (None, "mixed", "mixed"),
      ("float32", "mixed", "mixed"), ("bf16", "bf16", "bf16"),
      ("float64", None, "fp64")],
 )  # fmt: skip
-def test_precision_follows_dtype(settled: Settle, devices: Path, dtype: str, precision: Any, told: str) -> None:
+def test_precision_follows_dtype(resolved: Resolve, devices: Path, dtype: str, precision: Any, expected: str) -> None:
     options = EstimateOptions(hardware=devices, sequence_length=8, context_length=8, precision=precision)
-    report = estimate(settled("llama/4M", dtype=dtype, **SHORT), options)
-    assert report["setup"]["precision"] == told
-    width = {"bf16": 2, "fp16": 2, "fp64": 8}.get(told, 4)
+    report = estimate(resolved("llama/4M", dtype=dtype, **SHORT), options)
+    assert report["setup"]["precision"] == expected
+    width = {"bf16": 2, "fp16": 2, "fp64": 8}.get(expected, 4)
     assert report["training"]["weights"] == width * report["parameters"]["total"]
 
 
@@ -104,22 +104,22 @@ def test_precision_follows_dtype(settled: Settle, devices: Path, dtype: str, pre
     [("bfloat16", "fp32", "contradict"), ("bfloat16", "mixed", "contradict"), ("float32", "bf16", "contradict"),
      ("float64", "fp32", "contradict"), ("float16", "bf16", "contradict")],
 )  # fmt: skip
-def test_a_contradiction_is_refused(settled: Settle, devices: Path, dtype: str, precision: Any, why: str) -> None:
+def test_refuses_a_contradiction(resolved: Resolve, devices: Path, dtype: str, precision: Any, why: str) -> None:
     with pytest.raises(BuildError, match=why):
-        estimate(settled("llama/4M", dtype=dtype), EstimateOptions(hardware=devices, precision=precision))
+        estimate(resolved("llama/4M", dtype=dtype), EstimateOptions(hardware=devices, precision=precision))
 
 
-def test_notes_tell_of_what_is_beyond_the_model_and_of_kernels(settled: Settle, devices: Path) -> None:
+def test_notes_long_sequences_and_attention_kernels(resolved: Resolve, devices: Path) -> None:
     options = EstimateOptions(hardware=devices, sequence_length=65, context_length=8)
-    notes = estimate(settled("llama/4M", **SHORT, attn_implementation="flex_attention"), options)["notes"]
-    assert any("65 tokens are more than the 64 positions" in note for note in notes)
+    notes = estimate(resolved("llama/4M", **SHORT, attn_implementation="flex_attention"), options)["notes"]
+    assert any("65 tokens exceed the model's max_position_embeddings (64)" in note for note in notes)
     assert any("flex_attention is counted as sdpa's" in note for note in notes)
 
 
 @pytest.mark.slow
-def test_two_models_side_by_side(settled: Settle) -> None:
+def test_two_models_side_by_side(resolved: Resolve) -> None:
     options = EstimateOptions(sequence_length=16, context_length=16)
-    models = [settled("llama/4M"), settled("llama/4M", hidden_size=128, head_dim=32), settled("causal_lm/4M")]
+    models = [resolved("llama/4M"), resolved("llama/4M", hidden_size=128, head_dim=32), resolved("causal_lm/4M")]
     report = compare(models, options)
     assert json.loads(json.dumps(report))["models"] == ["llama/4M (1)", "llama/4M (2)", "causal_lm/4M"]
     assert report["options"]["hidden_size"] == [256, 128, 256]
@@ -130,7 +130,7 @@ def test_two_models_side_by_side(settled: Settle) -> None:
     assert rows["model.layers.*.mlp.gate_proj.weight"]["layers"] == [4, 4, 0]
     assert rows["model.layers.*.mlp.gate_proj.weight"]["shapes"][2] is None
     for position, total in enumerate(report["totals"]["total"]):
-        assert sum(row["numbers"][position] for row in report["parameters"]) == total
+        assert sum(row["elements"][position] for row in report["parameters"]) == total
     assert report["only"]["llama/4M (1)"] == []
     assert "model.layers.*.mlp.up_proj.bias" in report["only"]["causal_lm/4M"]
     alone = estimate(models[0], options)

@@ -1,4 +1,4 @@
-"""What the written files say: configuration, generation, card, licence, manifest."""
+"""Contents of the written files: configuration, generation config, model card, licence, manifest."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from transformers import AutoConfig, GenerationConfig
 from forgather_core.errors import ConfigurationError
 from forgather_core.export.directory import prepare_directory
 from forgather_core.model.manifest import MANIFEST, edited_files, read_manifest
-from tests.support.settings import Settle
+from tests.support.settings import Resolve
 
 
 @pytest.fixture
-def directory(small: Settle, tmp_path: Path) -> Path:
+def directory(small: Resolve, tmp_path: Path) -> Path:
     settings = small(sliding_window=16, tokenizer="bpe-2k", chat_template="chatml")
     return prepare_directory(settings, tmp_path / "model").path
 
 
 @pytest.mark.regression("E8")
-def test_generation_uses_a_cache_also_for_tools_that_require_it_in_the_file() -> None:
+def test_generation_config_states_use_cache() -> None:
     from forgather_core.model.hf_config import generation_config_json
 
     assert json.loads(generation_config_json({"eos_token_id": 2}))["use_cache"] is True
@@ -38,14 +38,14 @@ def test_the_configuration_has_options_and_tokenizer(directory: Path) -> None:
         "AutoModel": "modeling_llama.ForgatherLlamaModel",
         "AutoModelForCausalLM": "modeling_llama.ForgatherLlamaForCausalLM",
     }
-    assert "dtype" not in content  # a model comes in the dtype of its weights
+    assert "dtype" not in content  # a model is loaded in the dtype of its weights
     config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
     assert {name: getattr(config, name) for name in expected} == expected
     generation = GenerationConfig.from_pretrained(directory)
     assert (generation.bos_token_id, generation.pad_token_id, generation.eos_token_id) == (0, 1, [2, 5])
 
 
-def test_the_card_tells_architecture_options_and_how_to_load(directory: Path) -> None:
+def test_the_card_has_architecture_options_and_loading_code(directory: Path) -> None:
     card = (directory / "README.md").read_text()
     assert "rotary positions, grouped-query attention" in card
     assert "| `sliding_window` | 16 | --sliding-window |" in card
@@ -54,7 +54,7 @@ def test_the_card_tells_architecture_options_and_how_to_load(directory: Path) ->
     assert "MIT" in (directory / "LICENSE").read_text()
 
 
-def test_the_manifest_names_every_file_and_where_it_came_from(directory: Path) -> None:
+def test_the_manifest_lists_every_file_with_its_origin(directory: Path) -> None:
     manifest = read_manifest(directory)
     assert manifest is not None
     assert {path.name for path in directory.iterdir()} == {*manifest.files, MANIFEST}
@@ -67,7 +67,7 @@ def test_the_manifest_names_every_file_and_where_it_came_from(directory: Path) -
     assert edited_files(directory, manifest.files) == {"rope.py": "edited", "norms.py": "missing"}
 
 
-def test_a_vocabulary_may_be_larger_than_the_tokenizer_and_not_smaller(small: Settle, tmp_path: Path) -> None:
+def test_the_vocabulary_may_not_be_smaller_than_the_tokenizer(small: Resolve, tmp_path: Path) -> None:
     found = prepare_directory(small(vocab_size=300), tmp_path / "model").path
     assert json.loads((found / "config.json").read_text())["vocab_size"] == 300
     with pytest.raises(ConfigurationError, match=r"--vocab-size: 200 is smaller than the 262 entries"):

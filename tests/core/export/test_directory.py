@@ -1,4 +1,4 @@
-"""A model directory is made, reused, rebuilt or refused, and no file of the user's is lost."""
+"""Model directories are created, reused, rebuilt or refused, and no user file is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from forgather_core.errors import DirectoryError, ExportError
 from forgather_core.export import directory as module
 from forgather_core.export.directory import ModelDirectory, prepare_directory
 from forgather_core.model.manifest import MANIFEST
-from tests.support.settings import Settle
+from tests.support.settings import Resolve
 
 JSON = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 WRITTEN = JSON | {"LICENSE", "README.md", MANIFEST, "configuration_llama.py", "modeling_llama.py", "attention.py"}
@@ -29,7 +29,7 @@ def target(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make(small: Settle, target: Path) -> Make:
+def make(small: Resolve, target: Path) -> Make:
     def run(*, refresh: bool = False, keep: bool = False, **flags: object) -> ModelDirectory:
         return prepare_directory(small(**flags), target, refresh=refresh, keep=keep)
 
@@ -40,7 +40,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_it_is_made_then_reused(make: Make, target: Path) -> None:
+def test_creates_then_reuses(make: Make, target: Path) -> None:
     assert make().state == "created"
     assert names(target) >= WRITTEN
     before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
@@ -49,7 +49,7 @@ def test_it_is_made_then_reused(make: Make, target: Path) -> None:
     assert names(target.parent) == {"small"}
 
 
-def test_two_builds_are_equal_to_the_byte(make: Make, small: Settle, target: Path, tmp_path: Path) -> None:
+def test_two_builds_are_equal_to_the_byte(make: Make, small: Resolve, target: Path, tmp_path: Path) -> None:
     make()
     prepare_directory(small(), tmp_path / "again")
     assert names(target) == names(tmp_path / "again")
@@ -59,7 +59,7 @@ def test_two_builds_are_equal_to_the_byte(make: Make, small: Settle, target: Pat
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ({"hidden_size": 64}, r"head_dim \(8 there, 16 here\), hidden_size \(32 there, 64 here\)"),
         ({"tokenizer": "bpe-2k"}, "tokenizer"),
@@ -68,21 +68,21 @@ def test_two_builds_are_equal_to_the_byte(make: Make, small: Settle, target: Pat
         ({"sliding_window": 16}, r"sliding_window \(None there, 16 here\)"),
     ],
 )
-def test_other_options_are_named(make: Make, flags: dict[str, object], said: str) -> None:
+def test_names_changed_options(make: Make, flags: dict[str, object], message: str) -> None:
     make()
-    with pytest.raises(DirectoryError, match=said):
+    with pytest.raises(DirectoryError, match=message):
         make(**flags)
     assert make(keep=True, **flags).state == "kept"
     assert make(refresh=True, **flags).state == "rebuilt"
     assert make(**flags).state == "reused"
 
 
-def test_what_does_not_make_the_directory_is_no_difference(make: Make) -> None:
+def test_build_options_are_no_difference(make: Make) -> None:
     make()
     assert make(device="cpu", seed=3, dtype="bfloat16").state == "reused"
 
 
-def test_an_edited_file_is_said_and_kept_beside_the_new_one(make: Make, target: Path) -> None:
+def test_names_an_edited_file_and_keeps_it(make: Make, target: Path) -> None:
     make()
     original = (target / "norms.py").read_bytes()
     (target / "norms.py").write_bytes(original + b"# mine\n")
@@ -93,13 +93,13 @@ def test_an_edited_file_is_said_and_kept_beside_the_new_one(make: Make, target: 
     assert (target / "norms.py").read_bytes() == original
     assert (target / "norms.py.edited").read_bytes() == original + b"# mine\n"
     assert any("norms.py.edited" in note for note in found.notes)
-    (target / "norms.py").write_bytes(b"# again\n")
+    (target / "norms.py").write_bytes(b"# edited twice\n")
     make(refresh=True)
     assert (target / "norms.py.edited").read_bytes() == original + b"# mine\n"
-    assert (target / "norms.py.edited1").read_bytes() == b"# again\n"
+    assert (target / "norms.py.edited1").read_bytes() == b"# edited twice\n"
 
 
-def test_changed_sources_are_named(make: Make, target: Path) -> None:
+def test_names_changed_sources(make: Make, target: Path) -> None:
     make()
     manifest = json.loads((target / MANIFEST).read_text())
     old = b"# an older release\n"
@@ -111,7 +111,7 @@ def test_changed_sources_are_named(make: Make, target: Path) -> None:
         make()
 
 
-def test_a_rebuild_keeps_every_foreign_file(make: Make, target: Path) -> None:
+def test_a_rebuild_keeps_every_user_file(make: Make, target: Path) -> None:
     make()
     (target / "notes.txt").write_text("mine")
     (target / "runs" / "one").mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_a_rebuild_keeps_every_foreign_file(make: Make, target: Path) -> None:
     assert json.loads((target / "config.json").read_text())["hidden_size"] == 64
 
 
-def test_a_foreign_file_that_is_in_the_way_is_renamed(make: Make, target: Path) -> None:
+def test_a_rebuild_renames_a_user_file_with_a_required_name(make: Make, target: Path) -> None:
     make()
     (target / "chat_template.jinja").write_text("mine")
     found = make(refresh=True, chat_template="chatml")
@@ -136,36 +136,36 @@ def test_a_foreign_file_that_is_in_the_way_is_renamed(make: Make, target: Path) 
     assert any("chat_template.jinja.edited" in note for note in found.notes)
 
 
-def test_what_is_not_ours_is_not_taken_over(make: Make, target: Path) -> None:
+def test_refuses_a_directory_without_manifest(make: Make, target: Path) -> None:
     target.mkdir(parents=True)
-    assert make().state == "created"  # an empty directory is nobody's
+    assert make().state == "created"  # an empty directory is used
     (target / MANIFEST).unlink()
     for refresh in (False, True):
-        with pytest.raises(DirectoryError, match="no model directory of Forgather's"):
+        with pytest.raises(DirectoryError, match="not a model directory of Forgather"):
             make(refresh=refresh)
 
 
-def test_files_and_dead_links_are_not_taken_over(make: Make, target: Path) -> None:
+def test_refuses_files_and_broken_links(make: Make, target: Path) -> None:
     target.parent.mkdir()
     target.write_text("a file")
     with pytest.raises(DirectoryError, match="not a directory"):
         make()
     target.unlink()
     target.symlink_to("nowhere")
-    with pytest.raises(DirectoryError, match="leads nowhere"):
+    with pytest.raises(DirectoryError, match="broken symbolic link"):
         make()
 
 
 @pytest.mark.few(2)
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 99}', '{"format": 1}'])
-def test_a_manifest_that_cannot_be_read_is_said(make: Make, target: Path, text: str) -> None:
+def test_names_an_unreadable_manifest(make: Make, target: Path, text: str) -> None:
     make()
     (target / MANIFEST).write_text(text)
     with pytest.raises(DirectoryError, match=MANIFEST):
         make()
 
 
-def test_what_transformers_writes_by_itself_is_no_edit(make: Make, target: Path) -> None:
+def test_files_rewritten_by_transformers_are_not_edits(make: Make, target: Path) -> None:
     make()
     config = AutoConfig.from_pretrained(target, trust_remote_code=True)
     AutoModelForCausalLM.from_config(config).save_pretrained(target)
@@ -178,9 +178,7 @@ def test_what_transformers_writes_by_itself_is_no_edit(make: Make, target: Path)
 
 
 @pytest.mark.parametrize("before", ["nothing", "an old directory"])
-def test_a_failure_midway_changes_nothing(
-    make: Make, target: Path, monkeypatch: pytest.MonkeyPatch, before: str
-) -> None:
+def test_a_failure_changes_nothing(make: Make, target: Path, monkeypatch: pytest.MonkeyPatch, before: str) -> None:
     if before != "nothing":
         make()
     old = {path.name: path.read_bytes() for path in target.iterdir()} if target.exists() else {}
@@ -198,18 +196,18 @@ def test_a_failure_midway_changes_nothing(
 PROCESS = """
 import sys
 from pathlib import Path
-from forgather_core.settings.layers import resolve
-from forgather_core.export.directory import prepare_directory
 from forgather_core.definitions.registry import Registry
-from forgather_core.settings import settle
-settings = settle(resolve("llama/4M", Registry(), Path()), {"tokenizer": "bytes"})
+from forgather_core.export.directory import prepare_directory
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
+settings = resolve(find_configuration("llama/4M", Registry(), Path()), {"tokenizer": "bytes"})
 print(prepare_directory(settings, Path(sys.argv[1]), refresh="-r" in sys.argv).state)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["-r"]], ids=["construct", "rebuild"])
-def test_processes_that_make_one_directory_at_once_all_end_well(target: Path, more: list[str]) -> None:
+def test_concurrent_processes_all_succeed(target: Path, more: list[str]) -> None:
     command = [sys.executable, "-c", PROCESS, str(target), *more]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     ends = [process.communicate(timeout=120) for process in running]

@@ -1,4 +1,4 @@
-"""Every file is named by the configuration file: older loaders copy nothing else."""
+"""The configuration file imports every file: older loaders copy no others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sources(configuration: str) -> dict[str, SourceText]:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_what_is_missing_is_added_to_the_block_for_readers(end: str) -> None:
+def test_adds_missing_imports_to_the_type_checking_block(end: str) -> None:
     text = CONFIGURATION.replace("\n", end)
     named = name_all_files("configuration_x", sources(text)).decode()
     assert {module for module, _ in loader_finds(named)} == OTHERS.keys()
@@ -43,20 +43,20 @@ def test_what_is_missing_is_added_to_the_block_for_readers(end: str) -> None:
         "    from .numbers import __name__",
         "    from .part import Part",
     ]
-    assert named.replace("".join(line + end for line in added), "") == text  # and nothing else
+    assert named.replace("".join(line + end for line in added), "") == text  # nothing else changed
 
 
-def test_a_file_that_names_all_is_left_alone() -> None:
+def test_keeps_a_file_with_all_imports() -> None:
     text = "from .modeling_x import X\nfrom .options import Options\nfrom .part import Part\nfrom .numbers import TEN\n"
     assert name_all_files("configuration_x", sources(text)) == text.encode()
 
 
-def test_without_such_a_block_the_author_is_told() -> None:
+def test_requires_a_type_checking_block() -> None:
     with pytest.raises(ExportError, match=r"configuration_x\.py:1: .*TYPE_CHECKING"):
         name_all_files("configuration_x", sources("from .modeling_x import X\n"))
 
 
-def test_llama_names_its_files_and_runs_none_of_the_added_lines() -> None:
+def test_llama_imports_all_its_files() -> None:
     found = collect_sources(["forgather_llama.configuration_llama", "forgather_llama.modeling_llama"])
     by_name = {file.name.removesuffix(".py"): file.text.decode() for file in found.files}
     named = {module for module, _ in loader_finds(by_name["configuration_llama"])}

@@ -1,4 +1,4 @@
-"""`native`: a directory that transformers' own class loads too, only where both compute the same."""
+"""`--native`: directories that the native transformers class also loads, only if both compute the same."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ GRANTED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def settled(definition: str, **flags: Any) -> Settings:
+def settings_of(definition: str, **flags: Any) -> Settings:
     return resolve(
         find_configuration(definition, Registry(), Path()), SMALL | {"tokenizer": "bytes", "native": True} | flags
     )
@@ -50,17 +50,17 @@ def settled(definition: str, **flags: Any) -> Settings:
 @pytest.mark.few(4)
 @pytest.mark.parametrize("case", GRANTED)
 @torch.no_grad()
-def test_the_directory_loads_natively_and_as_ours(case: str, tmp_path: Path) -> None:
+def test_loads_with_the_native_and_the_exported_class(case: str, tmp_path: Path) -> None:
     definition, options = GRANTED[case]
-    made = construct(settled(definition, device="cpu", save_checkpoint=True, **options), project=tmp_path)
+    made = construct(settings_of(definition, device="cpu", save_checkpoint=True, **options), project=tmp_path)
     directory = made.directory.path
     native = AutoModelForCausalLM.from_pretrained(directory)
-    ours = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
+    exported = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
     assert type(native).__module__.startswith("transformers.models.")
-    assert type(ours).__module__.startswith("transformers_modules.")
-    assert made.directory.manifest.native == type(native).__name__ == type(ours).__name__
-    assert (native.eval()(IDS).logits - ours.eval()(IDS).logits).abs().max() <= 1e-5
-    for model in (ours, native):  # whoever saves it, it stays native
+    assert type(exported).__module__.startswith("transformers_modules.")
+    assert made.directory.manifest.native == type(native).__name__ == type(exported).__name__
+    assert (native.eval()(IDS).logits - exported.eval()(IDS).logits).abs().max() <= 1e-5
+    for model in (exported, native):  # saved by either class, it stays native
         model.save_pretrained(tmp_path / "again")
         assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "again")) is type(native)
     assert "native" not in json.loads((directory / "config.json").read_text())
@@ -72,27 +72,27 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a rule of the class": (
         "llama",
         {"hidden_size": 33, "head_dim": 8},
-        r"transformers' LlamaForCausalLM refuses it: The hidden size \(33\) is not a multiple",
+        r"transformers' LlamaForCausalLM rejects these options: The hidden size \(33\) is not a multiple",
     ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refusal_says_why_and_writes_nothing(case: str, tmp_path: Path) -> None:
+def test_a_refusal_has_a_reason_and_writes_nothing(case: str, tmp_path: Path) -> None:
     definition, options, reason = REFUSED[case]
     with pytest.raises(ConfigurationError, match=f"--native: .*{reason}"):
-        construct(settled(definition, **options), project=tmp_path)
+        construct(settings_of(definition, **options), project=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_logits_that_differ_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_detects_different_logits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     prepare = LlamaModel.prepare
     monkeypatch.setattr(LlamaModel, "prepare", lambda self, x, p: prepare(self, x, p) * 1.01)
-    with pytest.raises(ConfigurationError, match=r"is another model: the logits of a small copy differ by \d"):
-        construct(settled("llama"), project=tmp_path)
+    with pytest.raises(ConfigurationError, match=r"computes another model: the logits of a small copy differ by \d"):
+        construct(settings_of("llama"), project=tmp_path)
 
 
-def test_a_weight_of_another_name_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_detects_a_renamed_weight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     post_init = LlamaModel.post_init
 
     def renamed(self: Any) -> None:
@@ -100,16 +100,16 @@ def test_a_weight_of_another_name_is_noticed(monkeypatch: pytest.MonkeyPatch, tm
         post_init(self)
 
     monkeypatch.setattr(LlamaModel, "post_init", renamed)
-    with pytest.raises(ConfigurationError, match="--native: transformers' LlamaForCausalLM refuses it"):
-        construct(settled("llama"), project=tmp_path)
+    with pytest.raises(ConfigurationError, match="--native: transformers' LlamaForCausalLM rejects these options"):
+        construct(settings_of("llama"), project=tmp_path)
 
 
-def test_a_directory_that_is_not_native_is_said(tmp_path: Path) -> None:
-    construct(settled("llama", native=False), project=tmp_path)
+def test_names_native_as_a_difference(tmp_path: Path) -> None:
+    construct(settings_of("llama", native=False), project=tmp_path)
     with pytest.raises(DirectoryError, match=r"native \(None there, LlamaForCausalLM here\)"):
-        construct(settled("llama"), project=tmp_path)
-    construct(settled("llama"), project=tmp_path, refresh=True)
-    assert construct(settled("llama"), project=tmp_path).directory.state == "reused"
+        construct(settings_of("llama"), project=tmp_path)
+    construct(settings_of("llama"), project=tmp_path, refresh=True)
+    assert construct(settings_of("llama"), project=tmp_path).directory.state == "reused"
 
 
 NAMES = {"a llama with a window": ("llama", {"sliding_window": 8}), **{case: REFUSED[case][:2] for case in REFUSED}}
@@ -122,9 +122,9 @@ def names_in(directory: Path) -> set[str]:
 
 @pytest.mark.regression("E4")
 @pytest.mark.parametrize("case", NAMES)
-def test_what_transformers_cannot_express_has_names_of_its_own(case: str, tmp_path: Path) -> None:
+def test_renames_classes_that_transformers_cannot_express(case: str, tmp_path: Path) -> None:
     definition, options = NAMES[case]
-    made = construct(settled(definition, native=False, device="meta", **options), project=tmp_path)
+    made = construct(settings_of(definition, native=False, device="meta", **options), project=tmp_path)
     directory = made.directory.path
     model = made.model
     names = names_in(directory)
@@ -144,13 +144,13 @@ def test_what_transformers_cannot_express_has_names_of_its_own(case: str, tmp_pa
 
 @pytest.mark.few(2)
 @pytest.mark.parametrize("case", GRANTED)
-def test_what_transformers_can_express_keeps_its_names(case: str, tmp_path: Path) -> None:
+def test_keeps_the_names_of_classes_that_transformers_can_express(case: str, tmp_path: Path) -> None:
     definition, options = GRANTED[case]
-    made = construct(settled(definition, native=False, device="meta", **options), project=tmp_path)
+    made = construct(settings_of(definition, native=False, device="meta", **options), project=tmp_path)
     assert all(hasattr(transformers, name) for name in names_in(made.directory.path))
 
 
-def test_renaming_touches_the_models_own_classes_only(tmp_path: Path) -> None:
+def test_renames_only_the_models_classes(tmp_path: Path) -> None:
     from forgather_core.export.own_names import rename_classes
     from forgather_core.export.sources import SourceFile, Sources
 
@@ -177,5 +177,5 @@ class LlamaConfig(transformers.LlamaConfig):
     assert renamed["modeling_x"] == b"class OwnModel:\r\n    pass\r\n"
     both = b"from transformers import LlamaModel\n\n\nclass LlamaModel(LlamaModel):\n    pass\n"
     file = SourceFile("both.py", "both", tmp_path / "both.py", both, "")
-    with pytest.raises(ExportError, match="'LlamaModel' is a class of the model and one of another package"):
+    with pytest.raises(ExportError, match="'LlamaModel' names a class of the model and a class of another package"):
         rename_classes(Sources((file,), ()), names)

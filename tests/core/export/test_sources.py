@@ -1,4 +1,4 @@
-"""Sources come out byte for byte, but for import lines; what a loader could not follow is refused with its line."""
+"""Source files are exported byte for byte except for imports; unsupported imports are refused with their line."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Collect = Callable[..., tuple[Sources, str]]
 
 @pytest.fixture
 def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Collect:
-    """Write a package of modules and collect the sources of its module `model`."""
+    """Return a function that writes a package of modules and collects the sources of its module `model`."""
 
     def run(**modules: str) -> tuple[Sources, str]:
         package = f"made_up_package_{next(COUNT)}"
@@ -76,7 +76,7 @@ def texts(sources: Sources) -> dict[str, str]:
     return {file.name: file.text.decode() for file in sources.files}
 
 
-def test_the_files_of_llama_are_these() -> None:
+def test_collects_the_files_of_llama() -> None:
     assert [file.name for file in collect_sources(LLAMA).files] == [f"{name}.py" for name in LLAMA_FILES]
 
 
@@ -116,7 +116,7 @@ def test_closure_through_packages_and_functions(collect: Collect) -> None:
     assert package not in "".join(texts(found).values())
 
 
-def test_what_is_only_tried_is_not_required(collect: Collect) -> None:
+def test_imports_within_try_are_not_required(collect: Collect) -> None:
     found, _ = collect(
         model="try:\n    from fast_lm import fast\n    import faster_lm\nexcept ImportError:\n    import slow_lm\n"
         "from needed import x\n"
@@ -125,15 +125,15 @@ def test_what_is_only_tried_is_not_required(collect: Collect) -> None:
 
 
 REFUSED = {
-    "plain import of ours": ("import PACKAGE.other\n", 1),
+    "plain import": ("import PACKAGE.other\n", 1),
     "star": ("x = 1\nfrom PACKAGE.other import *\n", 2),
     "backslash": ("from PACKAGE.other \\\n    import other\n", 1),
     "only as a module": ("from . import other\n", 1),
     "import at run time": ("import importlib\nimportlib.import_module('PACKAGE.other')\n", 2),
-    "a name known at run time": ("import importlib\n\nimportlib.import_module(__name__ + '.x')\n", 3),
+    "a name computed at run time": ("import importlib\n\nimportlib.import_module(__name__ + '.x')\n", 3),
     "data of the package": ("from importlib import resources\nresources.files(__package__)\n", 2),
-    "a module that is not there": ("from PACKAGE.nowhere import x\n", 1),
-    "a name of no module": ("from PACKAGE import nothing\n", 1),
+    "a missing module": ("from PACKAGE.nowhere import x\n", 1),
+    "a name that is no module": ("from PACKAGE import nothing\n", 1),
     "out of the package": ("from ...other import other\n", 1),
     "the core": ("from forgather_core.model.build import build\n", 1),
     "the command line": ("from forgather_cli.main import main\n", 1),
@@ -143,12 +143,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "line"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_exported_is_refused_with_its_line(collect: Collect, text: str, line: int) -> None:
+def test_refuses_unsupported_imports_with_their_line(collect: Collect, text: str, line: int) -> None:
     with pytest.raises(ExportError, match=rf"model\.py:{line}: "):
         collect(model=text, other="other = 2\n")
 
 
-def test_two_modules_of_one_name_are_refused(collect: Collect) -> None:
+def test_refuses_two_modules_with_one_file_name(collect: Collect) -> None:
     with pytest.raises(ExportError, match=r"would both be other\.py"):
         collect(
             model="from .other import a\nfrom PACKAGE.deep.other import b\n", other="a = 1\n", deep__other="b = 1\n"
@@ -174,7 +174,7 @@ NOISE = [
 
 @given(st.lists(st.sampled_from(IMPORTS + NOISE), max_size=8), st.sampled_from(["\n", "\r\n"]), st.booleans())
 @settings(max_examples=60)
-def test_nothing_but_module_names_changes(
+def test_only_module_names_change(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], end: str, bom: bool
 ) -> None:
     package = f"made_up_package_{next(COUNT)}"

@@ -22,13 +22,13 @@ from forgather_core.model.dtypes import default_dtype, parse_dtype
 from forgather_core.model.no_init import no_init_weights
 from forgather_core.options.shared import BuildOptions
 from forgather_core.report.settings_report import construction_report, parameter_table
-from tests.support.settings import Settle
+from tests.support.settings import Resolve
 
 ANGLES = 10000.0 ** -(torch.arange(0, 8, 2) / 8)
 
 
 @pytest.fixture
-def directory(small: Settle, tmp_path: Path) -> Path:
+def directory(small: Resolve, tmp_path: Path) -> Path:
     """Return the directory of a small tied llama."""
     return construct(small(tie_word_embeddings=True), project=tmp_path).directory.path
 
@@ -161,7 +161,7 @@ def test_no_torch_module_draws_within_no_init_weights() -> None:
     ],
 )
 def test_impossible_builds_are_refused_before_any_write(
-    small: Settle,
+    small: Resolve,
     tmp_path: Path,
     flags: dict[str, Any],
     said: str,
@@ -171,7 +171,7 @@ def test_impossible_builds_are_refused_before_any_write(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_old_weights_move_into_a_rebuilt_directory_of_the_same_name(small: Settle, tmp_path: Path) -> None:
+def test_old_weights_move_into_a_rebuilt_directory_of_the_same_name(small: Resolve, tmp_path: Path) -> None:
     first = construct(small(device="cpu", save_checkpoint=True, seed=5), project=tmp_path)
     where = str(first.directory.path)
     flags = {"device": "cpu", "no_init_weights": True, "load_from_checkpoint": where, "save_checkpoint": True}
@@ -184,7 +184,7 @@ def test_old_weights_move_into_a_rebuilt_directory_of_the_same_name(small: Settl
 
 
 def test_incomplete_checkpoint_leaves_no_uninitialized_memory(
-    small: Settle,
+    small: Resolve,
     tmp_path: Path,
 ) -> None:
     first = construct(small(device="cpu", save_checkpoint=True, num_hidden_layers=1), project=tmp_path / "one")
@@ -197,7 +197,7 @@ def test_incomplete_checkpoint_leaves_no_uninitialized_memory(
 
 
 def test_directory_is_locked_while_it_is_built_and_saved(
-    small: Settle,
+    small: Resolve,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -218,7 +218,7 @@ def test_directory_is_locked_while_it_is_built_and_saved(
 
 
 def test_a_model_that_cannot_be_built_leaves_the_old_directory(
-    small: Settle,
+    small: Resolve,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -236,7 +236,7 @@ def test_a_model_that_cannot_be_built_leaves_the_old_directory(
 
 
 def test_a_rebuild_with_weights_is_one_step(
-    small: Settle,
+    small: Resolve,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -258,14 +258,14 @@ def test_a_rebuild_with_weights_is_one_step(
     assert {path.name for path in second.directory.path.iterdir()} == seen[0]
 
 
-def test_a_checkpoint_of_another_size_is_refused(small: Settle, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_size_is_refused(small: Resolve, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "other", nn.Sequential(nn.Linear(2, 2)))
     flags = {"device": "cpu", "load_from_checkpoint": str(tmp_path / "other")}
     with pytest.raises(CheckpointError, match="belongs to another model"):
         construct(small(**flags), project=tmp_path)
 
 
-def test_the_report_counts_shared_parameters_once(small: Settle, tmp_path: Path) -> None:
+def test_the_report_counts_shared_parameters_once(small: Resolve, tmp_path: Path) -> None:
     made = construct(small(tie_word_embeddings=True), project=tmp_path)
     report = construction_report(made)
     rows = {row["module"]: row for row in report["parameters"]["rows"]}
@@ -296,7 +296,7 @@ print(*sorted({{"datasets", "pandas", "sklearn", "scipy", "pyarrow", "omegaconf"
     assert done.stdout.split() == []
 
 
-def test_model_that_cannot_run_is_still_constructed(small: Settle, tmp_path: Path) -> None:
+def test_model_that_cannot_run_is_still_constructed(small: Resolve, tmp_path: Path) -> None:
     settings = small(device="cpu")
     place = construct(settings, project=tmp_path).directory.path
     part = place / "feed_forward.py"

@@ -52,7 +52,7 @@ def test_a_native_directory_loads_natively(tmp_path: Path) -> None:
     assert found["transformers, natively"] == (True, "as Qwen3ForCausalLM, without trust_remote_code")
     assert found["vLLM, transformers backend"][0]
     loads, how = found["llama.cpp"]
-    assert not loads and "with merges, and 'bytes' has none: take bpe-2k" in how
+    assert not loads and "with merges, and 'bytes' has none: use bpe-2k" in how
 
 
 def byte_pairs(pattern: str, merges: bool = True) -> dict[str, Any]:
@@ -65,9 +65,9 @@ def byte_pairs(pattern: str, merges: bool = True) -> dict[str, Any]:
 FORMER = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TOKENIZERS = {
     "another pattern": (byte_pairs("a"), True, "if its converter knows the tokenizer"),
-    "0.1.0": (byte_pairs(FORMER), False, "which an earlier Forgather made: take a shipped tokenizer or train one"),
-    "no merges": (byte_pairs("a", merges=False), False, "'mine' has none: take bpe-2k or bpe-8k"),
-    "unigram": ({"model": {"type": "Unigram"}}, False, "'mine' is a Unigram: take bpe-2k or bpe-8k"),
+    "0.1.0": (byte_pairs(FORMER), False, "trained by an earlier Forgather: use a shipped tokenizer or train a new one"),
+    "no merges": (byte_pairs("a", merges=False), False, "'mine' has none: use bpe-2k or bpe-8k"),
+    "unigram": ({"model": {"type": "Unigram"}}, False, "got 'mine' (Unigram): use bpe-2k or bpe-8k"),
     "no pattern": ({"model": {"type": "BPE", "merges": ["a b"]}}, True, "if its converter knows the tokenizer"),
     "nothing": ({}, True, "if its converter knows the tokenizer"),
     "malformed": ({"model": 3, "pre_tokenizer": {"pretokenizers": 5}}, True, "if its converter knows"),

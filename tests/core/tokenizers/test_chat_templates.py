@@ -1,4 +1,4 @@
-"""Chat templates: several of one tokenizer, the tokens that end a turn, and the marks of the assistant's text."""
+"""Chat templates: several templates of a tokenizer, tokens that end a turn, and masks of the assistant's text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from forgather_core.tokenizers.lookup import (
     resolve_chat_template,
     shipped_tokenizers,
 )
-from tests.support.settings import Settle
+from tests.support.settings import Resolve
 
 LOADED = {name: load_tokenizer(name).tokenizer for name in ("bpe-2k", "bpe-8k", "bytes")}
 CHATML = resolve_chat_template("chatml")
@@ -33,7 +33,7 @@ RAG = "{% for m in messages %}<|PAD|>{{ m.content }}<|UNK|>{% endfor %}"
 
 
 def made_tokenizer(place: Path, templates: Any = None, *, files: dict[str, str] | None = None) -> Path:
-    """A copy of the `bytes` tokenizer with templates in its tokenizer_config.json, or in files."""
+    """Return a copy of the `bytes` tokenizer with templates in its tokenizer_config.json, or in files."""
     shutil.copytree(shipped_tokenizers()["bytes"], place)
     config = place / "tokenizer_config.json"
     if templates is not None:
@@ -65,7 +65,7 @@ SEVERAL: dict[str, dict[str, Any]] = {
 @pytest.mark.regression("P11")
 @pytest.mark.few(2)
 @pytest.mark.parametrize("case", SEVERAL)
-def test_a_tokenizer_with_several_templates_is_carried_and_watched(case: str, small: Settle, tmp_path: Path) -> None:
+def test_copies_several_templates_and_detects_changes(case: str, small: Resolve, tmp_path: Path) -> None:
     place = made_tokenizer(tmp_path / "tokenizer", **SEVERAL[case])
     assert quick_facts(str(place)) == load_tokenizer(str(place)).facts
     target, chosen = tmp_path / "model", small(tokenizer=str(place))
@@ -82,7 +82,7 @@ def named(template: Any) -> dict[str, str]:
 
 
 @pytest.mark.regression("P11")
-def test_chat_template_sets_the_default_and_keeps_the_others(small: Settle, tmp_path: Path) -> None:
+def test_chat_template_sets_the_default_and_keeps_the_others(small: Resolve, tmp_path: Path) -> None:
     place = made_tokenizer(tmp_path / "tokenizer", **SEVERAL["files"])
     (place / "chat_template.jinja").write_text("{{ messages }}")
     target = tmp_path / "model"
@@ -97,15 +97,15 @@ def test_chat_template_sets_the_default_and_keeps_the_others(small: Settle, tmp_
     (place / "additional_chat_templates" / "rag.jinja").write_text(RAG + "!")
     with pytest.raises(DirectoryError, match=r"changed: additional_chat_templates/rag\.jinja here\), chat_template"):
         prepare_directory(chosen, target)
-    with pytest.raises(TokenizerError, match=r"'rga' is no file.*'rag'"):
+    with pytest.raises(TokenizerError, match=r"'rga' is neither a file nor a shipped template.*'rag'"):
         prepare_directory(small(tokenizer=str(place), chat_template="rga"), target)
 
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "..", "\x1b[31m"])
-def test_a_template_whose_name_is_not_a_file_is_one_line(name: str, small: Settle, tmp_path: Path) -> None:
+def test_a_template_name_that_is_no_file_name_is_a_one_line_error(name: str, small: Resolve, tmp_path: Path) -> None:
     place = made_tokenizer(tmp_path / "tokenizer", [{"name": name, "template": RAG}])
-    with pytest.raises(TokenizerError, match="name that cannot be a file's") as error:
+    with pytest.raises(TokenizerError, match="is not valid as a file name") as error:
         prepare_directory(small(tokenizer=str(place)), tmp_path / "model")
     assert str(error.value).isprintable()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer"]
@@ -113,7 +113,7 @@ def test_a_template_whose_name_is_not_a_file_is_one_line(name: str, small: Settl
 
 @pytest.mark.few(2)
 @pytest.mark.parametrize("templates", [[{"name": "x"}], [3], [{"name": "default", "template": 3}], 5])
-def test_malformed_templates_are_one_line(templates: Any, tmp_path: Path) -> None:
+def test_malformed_templates_are_a_one_line_error(templates: Any, tmp_path: Path) -> None:
     place = made_tokenizer(tmp_path / "tokenizer", templates)
     assert quick_facts(str(place)) is None
     with pytest.raises(TokenizerError, match="cannot be read"):
@@ -126,14 +126,14 @@ def test_malformed_templates_are_one_line(templates: Any, tmp_path: Path) -> Non
 @pytest.mark.regression("E6")
 @pytest.mark.few(1)
 @pytest.mark.parametrize("tokenizer", LOADED)
-def test_generation_stops_where_chatml_ends_a_turn(tokenizer: str, small: Settle, tmp_path: Path) -> None:
+def test_generation_stops_at_the_end_of_a_chatml_turn(tokenizer: str, small: Resolve, tmp_path: Path) -> None:
     made = prepare_directory(small(tokenizer=tokenizer, chat_template="chatml"), tmp_path / "model")
     assert eos(made.path) == [2, 5]
     assert made.notes == ()
 
 
 @pytest.mark.regression("E6")
-def test_a_new_model_that_is_saved_there_stops_there_too(small: Settle, tmp_path: Path) -> None:
+def test_a_new_model_saved_there_stops_at_the_end_of_a_turn(small: Resolve, tmp_path: Path) -> None:
     made = prepare_directory(small(chat_template="chatml"), tmp_path / "model")
     config = AutoConfig.from_pretrained(made.path, trust_remote_code=True)
     AutoModelForCausalLM.from_config(config, trust_remote_code=True).save_pretrained(made.path)
@@ -142,7 +142,7 @@ def test_a_new_model_that_is_saved_there_stops_there_too(small: Settle, tmp_path
 
 
 @pytest.mark.regression("E6")
-def test_a_model_stops_there(small: Settle, tmp_path: Path) -> None:
+def test_a_model_stops_at_the_end_of_a_turn(small: Resolve, tmp_path: Path) -> None:
     made = prepare_directory(small(chat_template="chatml"), tmp_path / "model")
     model = build(made.path, BuildOptions(device="cpu"))
 
@@ -185,7 +185,7 @@ TEMPLATES = {
 @pytest.mark.regression("E6")
 @pytest.mark.few(2)
 @pytest.mark.parametrize("case", TEMPLATES)
-def test_generation_stops_where_a_template_ends_a_turn(case: str, small: Settle, tmp_path: Path) -> None:
+def test_generation_stops_at_the_end_of_a_templates_turn(case: str, small: Resolve, tmp_path: Path) -> None:
     template, expected = TEMPLATES[case]
     (tmp_path / "mine.jinja").write_text(template)
     started = time.perf_counter()
@@ -196,7 +196,7 @@ def test_generation_stops_where_a_template_ends_a_turn(case: str, small: Settle,
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("end", ["<|eot_id|>", "<end_of_turn>", "[/INST]"])
-def test_an_end_of_turn_that_is_no_token_is_noted(end: str, small: Settle, tmp_path: Path) -> None:
+def test_notes_an_end_of_turn_that_is_not_a_token(end: str, small: Resolve, tmp_path: Path) -> None:
     (tmp_path / "mine.jinja").write_text(loop(f"{ROLES}{end}\n"))
     made = prepare_directory(small(chat_template=str(tmp_path / "mine.jinja")), tmp_path / "model")
     assert eos(made.path) == 2
@@ -205,19 +205,19 @@ def test_an_end_of_turn_that_is_no_token_is_noted(end: str, small: Settle, tmp_p
 
 
 @pytest.mark.regression("E6")
-def test_the_tokenizers_own_templates_count(small: Settle, tmp_path: Path) -> None:
+def test_uses_the_tokenizers_templates(small: Resolve, tmp_path: Path) -> None:
     place = made_tokenizer(tmp_path / "tokenizer", **SEVERAL["files"])
     assert eos(prepare_directory(small(tokenizer=str(place)), tmp_path / "model").path) == [2, 5, 3]
 
 
-# --- what the assistant writes ---------------------------------------------------------------------------------------
+# --- text of the assistant ---------------------------------------------------------------------------------------
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Mn", "Mc", "Me")), max_size=12)
 TALKS = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), WORDS), min_size=1, max_size=5)
 
 
 def rendered(talk: list[dict[str, str]], *, prompt: bool = False) -> str:
-    """ChatML, without Jinja."""
+    """Render ChatML without Jinja."""
     turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in talk]
     return "".join(turns) + ("<|im_start|>assistant\n" if prompt else "")
 
@@ -226,7 +226,7 @@ def rendered(talk: list[dict[str, str]], *, prompt: bool = False) -> str:
 @pytest.mark.parametrize("name", LOADED)
 @given(turns=TALKS)
 @settings(max_examples=30, deadline=None)
-def test_the_assistants_tokens_are_marked(name: str, turns: list[tuple[str, str]]) -> None:
+def test_marks_the_assistants_tokens(name: str, turns: list[tuple[str, str]]) -> None:
     talk = [{"role": role, "content": content} for role, content in turns]
     tokenizer = LOADED[name]
 
@@ -237,14 +237,16 @@ def test_the_assistants_tokens_are_marked(name: str, turns: list[tuple[str, str]
     assert text == rendered(talk)
     assert render(talk, tokenize=False, add_generation_prompt=True) == rendered(talk, prompt=True)
     prompt = [at for at, message in enumerate(talk) if message["role"] == "assistant"]
-    for at in prompt:  # what the model is asked to continue, and what it is trained on
+    for at in prompt:  # the prompt to continue, and the training text
         assert text.startswith(render(talk[:at], tokenize=False, add_generation_prompt=True) if at else "<|im_start|>")
     found = render(talk, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     expected_ids: list[int] = []
     expected_mask: list[int] = []
     for piece in re.split(r"(?<=<\|im_start\|>assistant\n)|(?<=<\|im_end\|>)", text):
         ids = tokenizer(piece, add_special_tokens=False)["input_ids"]
-        spoken = bool(expected_ids) and piece.endswith("<|im_end|>") and not piece.startswith(("\n", "<|im_start|>"))
+        is_assistant = (
+            bool(expected_ids) and piece.endswith("<|im_end|>") and not piece.startswith(("\n", "<|im_start|>"))
+        )
         expected_ids += ids
-        expected_mask += [int(spoken)] * len(ids)
+        expected_mask += [int(is_assistant)] * len(ids)
     assert (found["input_ids"], found["assistant_masks"]) == (expected_ids, expected_mask)

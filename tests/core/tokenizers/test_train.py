@@ -1,4 +1,4 @@
-"""The shipped tokenizers and those of `tokenizer train` split and merge as llama.cpp does for Llama 3."""
+"""Shipped and trained tokenizers split and merge text as llama.cpp does for Llama 3."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from forgather_core.tokenizers.lookup import shipped_tokenizers
 from forgather_core.tokenizers.train import byte_tokenizer, train_bpe
 
-# Written down from Llama 3's tokenizer.json, and not taken from the module under test.
+# Copied from Llama 3's tokenizer.json, not from the module under test.
 LLAMA3 = regex.compile(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -27,7 +27,7 @@ TEXTS = [f"\tdef f{n}(self):\n        return self.It's[{n * 37}] + \"don't\"  # 
 
 @cache
 def tokenizer(name: str) -> Any:
-    """A tokenizer under test."""
+    """Return a tokenizer under test."""
     if name == "trained":
         return train_bpe(TEXTS, 300)
     return Tokenizer.from_file(str(shipped_tokenizers()[name] / "tokenizer.json"))
@@ -35,20 +35,20 @@ def tokenizer(name: str) -> Any:
 
 @cache
 def content(name: str) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
-    """Its entries, and the rank of each merge."""
+    """Return the vocabulary of a tokenizer, and the rank of each merge."""
     model = json.loads(tokenizer(name).to_str())["model"]
     return model["vocab"], {tuple(pair): rank for rank, pair in enumerate(model["merges"])}
 
 
 def byte_letters() -> dict[int, str]:
-    """The letter that stands for each byte in byte-level BPE."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {byte: chr(byte) for byte in shown} | {byte: chr(256 + at) for at, byte in enumerate(hidden)}
+    """Return the character of each byte in byte-level BPE."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + at) for at, byte in enumerate(hidden)}
 
 
 def llama_cpp_ids(name: str, text: str) -> list[int]:
-    """The token ids as llama.cpp computes them for the pattern `llama-bpe`: whole words first, then merges by rank."""
+    """Return the token ids of llama.cpp for the pattern `llama-bpe`: whole words first, then merges by rank."""
     letters, (vocabulary, ranks) = byte_letters(), content(name)
     ids = []
     for piece in LLAMA3.findall(text):
@@ -69,7 +69,7 @@ PIECES = ["'LL", "'s", " ", "  ", "\t", "\n", "\r\n", "self", "Return", ".", "__
 @given(text=st.text(max_size=40) | st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
 @example(text="\t(self.foo) 1234567 I'Ve\n\n  x")
 @settings(max_examples=60, deadline=None)
-def test_tokens_are_those_of_llama_cpp(name: str, text: str) -> None:
+def test_token_ids_equal_those_of_llama_cpp(name: str, text: str) -> None:
     text = unicodedata.normalize("NFC", text)
     if not any(token in text for token in ("<|BOS|>", "<|im_")):
         assert tokenizer(name).encode(text, add_special_tokens=False).ids == llama_cpp_ids(name, text)
@@ -77,7 +77,7 @@ def test_tokens_are_those_of_llama_cpp(name: str, text: str) -> None:
 
 @pytest.mark.regression("E11")
 @pytest.mark.parametrize("name", ["bpe-2k", "bpe-8k", "bytes"])
-def test_shipped_files_have_the_pattern_and_take_llama_3s_way_through_the_converter(name: str) -> None:
+def test_shipped_files_are_converted_like_llama_3(name: str) -> None:
     parts = json.loads((shipped_tokenizers()[name] / "tokenizer.json").read_text())
     split, byte_level = parts["pre_tokenizer"]["pretokenizers"]
     assert split["pattern"] == {"Regex": LLAMA3.pattern} and split["behavior"] == "Isolated"
@@ -90,5 +90,5 @@ def test_training_is_deterministic(size: int) -> None:
     assert train_bpe(TEXTS, size).to_str() == train_bpe(iter(TEXTS), size).to_str()
 
 
-def test_the_shipped_bytes_are_what_the_module_makes() -> None:
+def test_the_shipped_byte_tokenizer_is_up_to_date() -> None:
     assert json.loads(byte_tokenizer().to_str()) == json.loads(tokenizer("bytes").to_str())

@@ -1,4 +1,4 @@
-"""The loop trains, and says what is wrong and where."""
+"""The training loop trains, and names the place of a failure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from forgather_core.data.batches import Batch, packed_batches, padded_batches, random_documents
-from forgather_core.errors import TrialError
+from forgather_core.errors import TrainingCheckError
 from forgather_core.training.loop import train
 from forgather_core.training.optimizers import FusedStepper, PlainStepper, Stepper
 from tests.plugins.tiny import tiny
@@ -51,13 +51,13 @@ def test_a_step_is_sgd() -> None:
     assert found.steps[0].loss == loss.item()
     assert found.steps[0].grad_norm == pytest.approx(gradients.double().norm().item(), rel=1e-5)
     assert found.steps[0].tokens == 24
-    for mine, theirs in zip(model.parameters(), reference.parameters(), strict=True):
-        assert torch.equal(mine, theirs.detach() - 0.5 * theirs.grad)
+    for updated, initial in zip(model.parameters(), reference.parameters(), strict=True):
+        assert torch.equal(updated, initial.detach() - 0.5 * initial.grad)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_norms_are_not_less_exact_than_gradients(dtype: torch.dtype) -> None:
-    model = tiny("deepone").to(dtype)  # whose slopes stay in float32
+def test_gradient_norms_are_computed_in_float32_or_wider(dtype: torch.dtype) -> None:
+    model = tiny("deepone").to(dtype)  # its slopes stay in float32
     found = train(model, batches(), sgd(model, 0.1), steps=1)
     reference = tiny("deepone").double()
     reference(**next(batches()).inputs).loss.backward()
@@ -66,21 +66,23 @@ def test_norms_are_not_less_exact_than_gradients(dtype: torch.dtype) -> None:
 
 
 class Poison(nn.Module):
-    """Makes its output infinite."""
+    """Multiply by infinity."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return hidden_states * float("inf")
 
 
-def test_a_loss_that_is_not_finite_is_traced_to_the_first_module() -> None:
+def test_traces_a_non_finite_loss_to_the_first_module() -> None:
     model = tiny("llama")
     model.model.layers[1].mlp.act_fn = Poison()
-    with pytest.raises(TrialError, match=r"step 1: the loss is nan: model\.layers\.1\.mlp\.act_fn is the first"):
+    with pytest.raises(
+        TrainingCheckError, match=r"step 1: the loss is nan: model\.layers\.1\.mlp\.act_fn is the first"
+    ):
         train(model, batches(), sgd(model, 0.1), steps=1)
 
 
 class PoisonBackward(torch.autograd.Function):
-    """Makes the gradient NaN."""
+    """Identity with a NaN gradient."""
 
     @staticmethod
     def forward(_ctx: Any, x: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ class PoisonBackward(torch.autograd.Function):
 
 
 class Poisoned(nn.Module):
-    """Passes its input on, and a gradient of NaN back."""
+    """Identity with a NaN gradient, as a module."""
 
     def forward(self, x: Tensor) -> Tensor:
         return PoisonBackward.apply(x)
@@ -100,52 +102,55 @@ class Poisoned(nn.Module):
 
 PLACES = {
     PlainStepper: r"a gradient is not finite: model\.layers\.1\.mlp\.act_fn is the first module in backward",
-    # The weights have moved by then: the names of parameters are all there is.
-    FusedStepper: r"gradient of model\.layers\.1\.mlp\.gate_proj\.weight is the first in backward .*drop --fuse-optim",
+    # The weights are already updated: only the parameter can be named.
+    FusedStepper: (
+        r"gradient of model\.layers\.1\.mlp\.gate_proj\.weight is the first non-finite gradient in backward"
+        r".*drop --fuse-optim"
+    ),
 }
 
 
 @pytest.mark.parametrize("take", [PlainStepper, FusedStepper])
-def test_a_gradient_that_is_not_finite_is_traced_to_where_it_began(take: Any) -> None:
+def test_traces_a_non_finite_gradient_to_its_origin(take: Any) -> None:
     model = tiny("llama")
     model.model.layers[1].mlp.act_fn = Poisoned()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(TrialError, match=PLACES[take]):
+    with pytest.raises(TrainingCheckError, match=PLACES[take]):
         train(model, batches(), sgd(model, 0.1, take), steps=1)
     moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     assert moved == [] or take is FusedStepper
 
 
 @pytest.mark.parametrize("take", [PlainStepper, FusedStepper])
-def test_a_loss_that_is_not_finite_moves_nothing(take: Any) -> None:
+def test_a_non_finite_loss_updates_no_weight(take: Any) -> None:
     model = tiny("llama")
     model.model.layers[1].mlp.act_fn = Poison()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(TrialError, match="act_fn is the first"):
+    with pytest.raises(TrainingCheckError, match="act_fn is the first"):
         train(model, batches(), sgd(model, 0.1, take), steps=1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("take", [PlainStepper, FusedStepper])
-def test_an_exploding_initialisation_is_named(take: Any) -> None:
+def test_names_an_exploding_initialization(take: Any) -> None:
     model = tiny("llama")
     assert train(model, batches(), sgd(model, 0.0), steps=1, fresh=True).exploding is None
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight *= 1000
-    assert train(model, batches(), sgd(model, 0.0), steps=1).exploding is None, "who knows what was loaded"
+    assert train(model, batches(), sgd(model, 0.0), steps=1).exploding is None, "loaded weights are not examined"
     found = train(model, batches(), sgd(model, 0.0, take), steps=2, fresh=True).exploding
     assert found is not None
     assert found.startswith("model.layers.1.mlp.down_proj multiplies its input")
 
 
-def test_padding_counts_as_no_token() -> None:
+def test_padding_is_not_counted() -> None:
     model = tiny("llama")
     found = train(model, padded_batches([[5] * 12, [7] * 6], 2, 12, pad_id=1), sgd(model, 0.1), steps=1)
-    assert (found.steps[0].tokens, found.steps[0].utilization) == (18, 0.75)
+    assert (found.steps[0].tokens, found.steps[0].batch_utilization) == (18, 0.75)
 
 
-@pytest.mark.parametrize("keep_logits", [False, True])
-def test_logits_are_computed_where_somebody_wants_them(keep_logits: bool) -> None:
+@pytest.mark.parametrize("full_logits", [False, True])
+def test_logits_are_computed_only_on_request(full_logits: bool) -> None:
     model, calls = tiny("llama"), []
 
     def seen(linear: nn.Linear, x: Tensor) -> Tensor:
@@ -154,29 +159,29 @@ def test_logits_are_computed_where_somebody_wants_them(keep_logits: bool) -> Non
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Linear, "forward", seen)
-        train(model, batches(), sgd(model, 0.1), steps=1, keep_logits=keep_logits)
-    assert (model.lm_head in calls) is keep_logits
+        train(model, batches(), sgd(model, 0.1), steps=1, full_logits=full_logits)
+    assert (model.lm_head in calls) is full_logits
 
 
 @pytest.mark.parametrize("take", [PlainStepper, FusedStepper])
-def test_a_parameter_outside_the_graph_is_named(take: Any) -> None:
+def test_names_a_parameter_outside_the_graph(take: Any) -> None:
     model = tiny("llama")
     model.unused = nn.Parameter(torch.ones(3))
     model.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
     assert train(model, batches(), sgd(model, 0.1, take), steps=2).without_gradient == ("unused",)
 
 
-def test_a_batch_without_targets_is_said() -> None:
+def test_reports_a_batch_without_targets() -> None:
     model = tiny("llama")
     batch = next(batches())
     batch.inputs["labels"] = torch.full_like(batch.inputs["labels"], -100)
-    with pytest.raises(TrialError, match="the batch has no target"):
+    with pytest.raises(TrainingCheckError, match="the batch has no targets"):
         train(model, iter([batch]), sgd(model, 0.1), steps=1)
 
 
 @pytest.mark.regression("P7")
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), TrialError("step 3: no")], ids=repr)
-def test_what_was_measured_is_kept_when_the_loop_ends_early(error: BaseException) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), TrainingCheckError("step 3: no")], ids=repr)
+def test_keeps_the_measurements_when_the_loop_ends_early(error: BaseException) -> None:
     from inspect import signature
 
     assert "on_partial" in signature(train).parameters, "the steps so far are lost"
@@ -194,5 +199,5 @@ def test_what_was_measured_is_kept_when_the_loop_ends_early(error: BaseException
         train(model, stop(), sgd(model, 0.1), steps=5, on_partial=kept.append)
     assert [step.step for step in kept[0].steps] == [1, 2]
     assert kept[0].steps[0].loss == whole.steps[0].loss
-    assert kept[0].again is None
+    assert kept[0].first_batch_after is None
     assert kept[0].ended

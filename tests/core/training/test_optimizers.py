@@ -30,7 +30,7 @@ def test_a_dropped_stepper_leaves_no_hooks() -> None:
 
 
 @pytest.mark.regression("fused-hooks")
-def test_two_in_a_row_step_once_each() -> None:
+def test_two_successive_steppers_step_once_each() -> None:
     model = nn.Linear(2, 1, bias=False)
     before = model.weight.detach().clone()
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Packed rows have the loss that their documents have one by one, whatever fills them, in parts or over all logits."""
+"""Packed rows have the loss of their documents alone, for each packing strategy, chunked or with full logits."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ TRIED = [(case, name, "best-fit") for case in (*DEFINITIONS, "llama, window") fo
 TRIED += [("llama", "sdpa", "greedy"), ("llama", "sdpa", "first-fit")]
 
 
-@pytest.mark.parametrize("keep_logits", [False, True], ids=["in parts", "all logits"])
+@pytest.mark.parametrize("full_logits", [False, True], ids=["chunked", "full logits"])
 @pytest.mark.parametrize(("case", "attention", "strategy"), TRIED)
 def test_packed_documents_have_the_loss_of_each_alone(
-    case: str, attention: str, strategy: Any, keep_logits: bool
+    case: str, attention: str, strategy: Any, full_logits: bool
 ) -> None:
     definition, options = CASES[case]
     model = tiny(definition, attention=attention, **options).train()
     batch = next(packed_batches(DOCUMENTS, ROWS, LENGTH, strategy=strategy, pad_id=1))
     with torch.no_grad():
-        packed = loss_of(model, batch.inputs, keep_logits=keep_logits).item()
+        packed = loss_of(model, batch.inputs, full_logits=full_logits).item()
         total = count = 0.0
         for ids in _documents(batch.inputs):
             alone = {"input_ids": ids[None], "labels": ids[None]}
-            total += loss_of(model, alone, keep_logits=keep_logits).item() * (len(ids) - 1)
+            total += loss_of(model, alone, full_logits=full_logits).item() * (len(ids) - 1)
             count += len(ids) - 1
     assert packed == pytest.approx(total / count, rel=1e-5)
 
 
 def _documents(inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """The pieces of a batch that have targets, told apart by the positions that restart."""
+    """Return the documents of a batch that have targets, split where positions restart."""
     found = []
     for ids, positions, labels in zip(*(inputs[n] for n in ("input_ids", "position_ids", "labels")), strict=True):
         begins = [*torch.nonzero(positions == 0).flatten().tolist(), len(ids)]

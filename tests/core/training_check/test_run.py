@@ -1,4 +1,4 @@
-"""A trial from settings to report."""
+"""A training check, from settings to report."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import registry
-from forgather_core.errors import ForgatherError, TrialError
+from forgather_core.errors import ForgatherError, TrainingCheckError
 from forgather_core.estimate import estimate, memory_of
 from forgather_core.options.command_options import EstimateOptions, TestOptions
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 from forgather_core.training_check import Step, check_test_options, run_training_check
-from tests.support.settings import Settle
+from tests.support.settings import Resolve
 
 
-def trial(resolve: Settle, project: Path, flags: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+def run_check(resolve: Resolve, project: Path, flags: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
     made = construct(resolve(device="cpu", **flags or {}), project=project)
     return run_training_check(made, TestOptions(**{"sequence_length": 32} | options))
 
 
-def test_the_report(small: Settle, tmp_path: Path) -> None:
+def test_the_report(small: Resolve, tmp_path: Path) -> None:
     seen: list[Step] = []
     made = construct(small(device="cpu", attn_implementation="eager", gradient_checkpointing=True), project=tmp_path)
     options = TestOptions(steps=3, sequence_length=16, batch_size=3, packed=True, fuse_optim_with_backward=True)
@@ -35,15 +35,15 @@ def test_the_report(small: Settle, tmp_path: Path) -> None:
     setup = report["setup"]
     assert (setup["attention"], setup["gradient_checkpointing"]) == ("eager", True)
     assert (setup["batch"], setup["data"]) == ("3 x 16, packed greedy", "random tokens")
-    assert (setup["loss"], setup["compiled"]) == ("in parts, without logits", False)
+    assert (setup["loss"], setup["compiled"]) == ("chunked, without full logits", False)
     assert setup["optimizer"] == "SGD, lr 0.01, fused with backward"
     assert report["notes"] == []
     losses = [step.loss for step in seen]
-    again = report["loss"]["again"]
-    assert again < losses[0]
+    after = report["loss"]["first_batch_after"]
+    assert after < losses[0]
     assert report["loss"] == {
-        "again": again,
-        "learned": losses[0] - again,
+        "first_batch_after": after,
+        "first_batch_decrease": losses[0] - after,
         "first": losses[0],
         "last": losses[-1],
         "change": losses[-1] - losses[0],
@@ -53,59 +53,61 @@ def test_the_report(small: Settle, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "compiled"])
-def test_what_is_learned_is_told_of_one_batch(small: Settle, tmp_path: Path, compiled: bool) -> None:
-    """With the dropout of the first step: where nothing moves, the loss of its batch is the same to the last bit."""
-    torch._dynamo.reset()  # equal code of another test
-    report = trial(small, tmp_path, {"attention_dropout": 0.3}, steps=3, lr=1e-30, compile=compiled)
-    assert report["loss"]["learned"] == 0
+def test_reports_the_loss_on_the_first_batch_before_and_after(small: Resolve, tmp_path: Path, compiled: bool) -> None:
+    """Dropout is that of the first step: if no weight changes, the loss is the same to the last bit."""
+    torch._dynamo.reset()  # another test compiles the same code
+    report = run_check(small, tmp_path, {"attention_dropout": 0.3}, steps=3, lr=1e-30, compile=compiled)
+    assert report["loss"]["first_batch_decrease"] == 0
     assert report["loss"]["change"] != 0, "the last step has another batch"
-    (note,) = [note for note in report["notes"] if note.startswith("nothing was learned")]
-    assert "steps of --lr 1e-30 are lost in the rounding of float32, or no gradient arrives" in note
+    (note,) = [note for note in report["notes"] if note.startswith("the loss on the first batch did not change")]
+    assert "updates with --lr 1e-30 are rounded away in float32, or no gradient reaches the weights" in note
 
 
 @pytest.mark.parametrize(("lr", "why"), [(100.0, "--lr 100 is too large for these batches"), (0.01, "")], ids=str)
-def test_a_loss_that_does_not_fall_is_noted(lr: float, why: str, small: Settle, tmp_path: Path) -> None:
-    notes = [note for note in trial(small, tmp_path, steps=2, lr=lr)["notes"] if "nothing was learned" in note]
+def test_a_loss_that_does_not_fall_is_noted(lr: float, why: str, small: Resolve, tmp_path: Path) -> None:
+    notes = [
+        note for note in run_check(small, tmp_path, steps=2, lr=lr)["notes"] if "the loss on the first batch" in note
+    ]
     assert bool(notes) == bool(why)
     assert all(why in note for note in notes)
 
 
-def test_a_rate_of_zero_is_no_finding(small: Settle, tmp_path: Path) -> None:
-    report = trial(small, tmp_path, steps=1, lr=0.0)
-    assert (report["loss"]["learned"], report["notes"]) == (0, [])
+def test_a_learning_rate_of_zero_is_not_noted(small: Resolve, tmp_path: Path) -> None:
+    report = run_check(small, tmp_path, steps=1, lr=0.0)
+    assert (report["loss"]["first_batch_decrease"], report["notes"]) == (0, [])
 
 
-def test_a_last_step_that_breaks_the_model_fails(small: Settle, tmp_path: Path) -> None:
+def test_a_last_step_that_breaks_the_model_fails(small: Resolve, tmp_path: Path) -> None:
     with pytest.raises(
-        TrialError, match=r"after the last step the loss of the first batch is nan: .* try a smaller --lr"
+        TrainingCheckError, match=r"after the last step the loss on the first batch is nan: .* try a smaller --lr"
     ):
-        trial(small, tmp_path, steps=1, lr=1e30)
+        run_check(small, tmp_path, steps=1, lr=1e30)
 
 
-def test_speed_and_memory_beside_the_estimate(small: Settle, tmp_path: Path) -> None:
-    report = trial(small, tmp_path, steps=3)
+def test_speed_and_memory_beside_the_estimate(small: Resolve, tmp_path: Path) -> None:
+    report = run_check(small, tmp_path, steps=3)
     settings = small(device="cpu")
-    told = estimate(settings, EstimateOptions(optimizer="sgd", sequence_length=32))
-    assert report["memory"]["estimated"] == told["training"]["peak"]
-    assert report["memory"]["parts"] == told["training"]["parts"]
+    estimated = estimate(settings, EstimateOptions(optimizer="sgd", sequence_length=32))
+    assert report["memory"]["estimated"] == estimated["training"]["peak"]
+    assert report["memory"]["parts"] == estimated["training"]["parts"]
     assert report["memory"]["host_peak"] >= report["memory"]["host_before"] > 0
     assert report["memory"]["device_peak"] is None
-    speed, flops = report["speed"], told["flops"]["training"]
+    speed, flops = report["speed"], estimated["flops"]["training"]
     assert speed["flops_per_token"] == flops
     steady = sorted(step["tokens_per_second"] for step in report["steps"][1:])
     assert speed["tokens_per_second"] == pytest.approx(sum(steady) / 2)
     assert speed["flops_per_second"] == pytest.approx(flops * sum(steady) / 2)
-    assert speed["mfu"] is None, "nobody knows how fast this processor is"
+    assert speed["mfu"] is None, "the peak of this processor is not known"
 
 
 @pytest.mark.slow
 def test_what_each_switch_saves_is_the_difference_of_two_estimates(
-    small: Settle,
+    small: Resolve,
     tmp_path: Path,
 ) -> None:
     size: dict[str, Any] = {"sequence_length": 32}
     flags = {"gradient_checkpointing": True, "vocab_size": 5000}
-    report = trial(small, tmp_path, flags, fuse_optim_with_backward=True, **size)
+    report = run_check(small, tmp_path, flags, fuse_optim_with_backward=True, **size)
 
     def peak(checkpointing: bool = True, fused: bool = True, keep: bool = False) -> int:
         settings = small(device="cpu", **flags | {"gradient_checkpointing": checkpointing})
@@ -115,22 +117,23 @@ def test_what_each_switch_saves_is_the_difference_of_two_estimates(
     assert report["memory"]["saved"] == {
         "gradient_checkpointing": peak(checkpointing=False) - peak(),
         "fuse_optim_with_backward": peak(fused=False) - peak(),
-        "loss_in_parts": peak(keep=True) - peak(),
+        "chunked_loss": peak(keep=True) - peak(),
     }
-    assert trial(small, tmp_path, flags | {"gradient_checkpointing": False}, full_logits=True)["memory"]["saved"] == {}
+    report = run_check(small, tmp_path, flags | {"gradient_checkpointing": False}, full_logits=True)
+    assert report["memory"]["saved"] == {}
 
 
-def test_on_meta_a_step_is_foreseen(small: Settle, tmp_path: Path) -> None:
+def test_on_meta_a_step_is_estimated(small: Resolve, tmp_path: Path) -> None:
     made = construct(small(), project=tmp_path)
     report = run_training_check(made, TestOptions(sequence_length=32))
-    real = trial(small, tmp_path)
+    real = run_check(small, tmp_path)
     assert (report["steps"], report["loss"]) == ([], None)
     assert report["speed"]["flops_per_token"] == real["speed"]["flops_per_token"]
     assert report["parameters"] == real["parameters"]
-    assert any("on meta nothing is trained" in note for note in report["notes"])
+    assert any("nothing is trained on meta" in note for note in report["notes"])
 
 
-def test_a_model_that_is_no_model_fails_on_meta_too(small: Settle, tmp_path: Path) -> None:
+def test_a_broken_model_fails_on_meta_too(small: Resolve, tmp_path: Path) -> None:
     made = construct(small(), project=tmp_path)
     file = made.directory.path / "modeling_llama.py"
     file.write_text(
@@ -142,10 +145,10 @@ def test_a_model_that_is_no_model_fails_on_meta_too(small: Settle, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_compiled_model_learns_the_same(small: Settle, tmp_path: Path) -> None:
-    torch._dynamo.reset()  # it takes code of equal text for the same, and other tests compile the sources it is from
+def test_a_compiled_model_has_the_same_losses(small: Resolve, tmp_path: Path) -> None:
+    torch._dynamo.reset()  # it treats equal source text as the same code, and other tests compile it too
     plain, compiled = (
-        trial(small, tmp_path, steps=3, packed=True, lr=0.3, dataset_project="stdlib", compile=c)["steps"]
+        run_check(small, tmp_path, steps=3, packed=True, lr=0.3, dataset_project="stdlib", compile=c)["steps"]
         for c in (False, True)
     )
     assert [step["loss"] for step in compiled] == pytest.approx([step["loss"] for step in plain], rel=1e-4)
@@ -153,18 +156,18 @@ def test_a_compiled_model_learns_the_same(small: Settle, tmp_path: Path) -> None
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("packing", [None, "greedy", "first-fit", "best-fit"])
-def test_rows_are_filled_as_asked(small: Settle, tmp_path: Path, packing: Any) -> None:
+def test_packing_fills_rows(small: Resolve, tmp_path: Path, packing: Any) -> None:
     options: dict[str, Any] = {"dataset_project": "stdlib", "dataset_config": "docstrings", "steps": 2}
-    report = trial(small, tmp_path, packed=packing is not None, packing=packing, sequence_length=256, **options)
+    report = run_check(small, tmp_path, packed=packing is not None, packing=packing, sequence_length=256, **options)
     used = report["speed"]["batch_utilization"]
     assert used == 1 if packing == "greedy" else used > 0.95 if packing else 0.2 < used < 0.9
     assert report["setup"]["batch"] == "2 x 256" + (f", packed {packing}" if packing else "")
 
 
 @pytest.mark.slow
-def test_one_seed_gives_one_trial_and_options_do_something(small: Settle, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_losses_and_options_have_an_effect(small: Resolve, tmp_path: Path) -> None:
     def losses(flags: dict[str, Any] | None = None, **options: Any) -> list[float]:
-        return [step["loss"] for step in trial(small, tmp_path, flags, steps=2, **options)["steps"]]
+        return [step["loss"] for step in run_check(small, tmp_path, flags, steps=2, **options)["steps"]]
 
     base = losses()
     assert losses() == base
@@ -176,22 +179,24 @@ def test_one_seed_gives_one_trial_and_options_do_something(small: Settle, tmp_pa
     assert losses(lr=0.5)[1] != base[1]
 
 
-def test_what_a_user_must_know_is_noted(small: Settle, tmp_path: Path) -> None:
-    report = trial(small, tmp_path, {"save_checkpoint": True, "max_position_embeddings": 16})
-    assert any("longer than the 16 positions" in note for note in report["notes"])
+def test_notes_a_sequence_that_is_too_long(small: Resolve, tmp_path: Path) -> None:
+    report = run_check(small, tmp_path, {"save_checkpoint": True, "max_position_embeddings": 16})
+    assert any(
+        "--sequence-length 32 exceeds the model's max_position_embeddings (16)" in note for note in report["notes"]
+    )
 
 
 @pytest.mark.regression("P17")
-def test_what_becomes_of_the_trained_weights_is_reported(small: Settle, tmp_path: Path) -> None:
-    saved = trial(small, tmp_path, {"save_checkpoint": True}, sequence_length=8)
+def test_reports_what_happens_to_the_trained_weights(small: Resolve, tmp_path: Path) -> None:
+    saved = run_check(small, tmp_path, {"save_checkpoint": True}, sequence_length=8)
     directory = saved["setup"]["directory"]
     assert saved["trained_weights"] == f"discarded; {directory} holds the weights from before the test"
-    loaded = trial(small, tmp_path, {"load_from_checkpoint": directory}, sequence_length=8)
+    loaded = run_check(small, tmp_path, {"load_from_checkpoint": directory}, sequence_length=8)
     assert loaded["trained_weights"] == f"discarded; {directory} is unchanged"
-    assert trial(small, tmp_path, sequence_length=8)["trained_weights"] == "discarded; test does not save them"
+    assert run_check(small, tmp_path, sequence_length=8)["trained_weights"] == "discarded; test does not save them"
 
 
-def test_a_first_loss_far_from_uniform_is_explained(small: Settle, tmp_path: Path) -> None:
+def test_a_first_loss_far_from_uniform_is_explained(small: Resolve, tmp_path: Path) -> None:
     made = construct(small(device="cpu"), project=tmp_path)
     made.model.lm_head.weight.data *= 50
     report = run_training_check(made, TestOptions(sequence_length=32))
@@ -202,28 +207,32 @@ def test_a_first_loss_far_from_uniform_is_explained(small: Settle, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("flags", "options", "said"),
+    ("flags", "options", "message"),
     [
         ({"device": "cpu"}, {"packing": "first-fit"}, "--packing requires --packed"),
-        ({"device": "cpu", "no_init_weights": True}, {}, "unset memory"),
+        (
+            {"device": "cpu", "no_init_weights": True},
+            {},
+            "weights would be uninitialized",
+        ),
         ({"device": "cpu", "attn_implementation": "flex_attention"}, {}, "no backward pass on the CPU"),
         ({"device": "cpu"}, {"dataset_config": "x"}, "--dataset-config requires --dataset-project"),
-        ({"device": "cpu"}, {"dataset_project": "nowhere"}, "no built-in project"),
+        ({"device": "cpu"}, {"dataset_project": "nowhere"}, "nor a built-in project"),
     ],
 )
-def test_what_cannot_run_is_refused(
-    small: Settle,
+def test_refuses_options_that_cannot_train(
+    small: Resolve,
     flags: dict[str, Any],
     options: dict[str, Any],
-    said: str,
+    message: str,
 ) -> None:
-    with pytest.raises(ForgatherError, match=said):
+    with pytest.raises(ForgatherError, match=message):
         check_test_options(small(**flags), TestOptions(**options))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("definition", ["single_head", "causal_lm", "llama", "deepone", "mistral", "qwen3"])
-def test_every_default_preset_learns_from_real_text(tmp_path: Path, definition: str) -> None:
+def test_every_default_preset_trains_on_real_text(tmp_path: Path, definition: str) -> None:
     settings = resolve(find_configuration(definition, registry(), tmp_path), {"device": "cpu"})
     made = construct(settings, project=tmp_path)
     options = TestOptions(steps=20, lr=0.1, sequence_length=256, packed=True, dataset_project="stdlib")

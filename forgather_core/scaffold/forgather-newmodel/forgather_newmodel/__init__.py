@@ -1,1 +1,1 @@
-"""The newmodel definition."""
+"""The newmodel model definition."""

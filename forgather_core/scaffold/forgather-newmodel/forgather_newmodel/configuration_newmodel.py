@@ -1,4 +1,4 @@
-"""The configuration of newmodel: its options, and what transformers adds."""
+"""The configuration of newmodel: its options, as a transformers configuration."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -7,16 +7,19 @@ from forgather_core.parts.parallel_plans import GATED_FEED_FORWARD, HEADS
 
 from .options import NewModelOptions
 
-if TYPE_CHECKING:  # this line makes transformers copy the file beside this one
+if TYPE_CHECKING:  # transformers copies the files that are imported here
     from .modeling_newmodel import NewModelForCausalLM  # noqa: F401
 
 
 class NewModelConfig(NewModelOptions, DecoderConfig):
-    """The model type has a prefix, so that it is none of transformers' own."""
+    """Configuration of newmodel.
 
-    model_type = "forgather_newmodel"
+    The fields are those of `NewModelOptions` and of transformers' `PreTrainedConfig`.
+    """
+
+    model_type = "forgather_newmodel"  # with a prefix, to differ from every model type of transformers
     base_model_tp_plan: ClassVar[dict[str, str]] = HEADS | GATED_FEED_FORWARD
 
 
-# Last, because it needs the class above: whoever loads the configuration can build the model from it.
+# At the end, because the model needs the class above. Loading the configuration then also registers the model.
 from . import modeling_newmodel  # noqa: E402, F401

@@ -1,6 +1,6 @@
-"""newmodel: pre-norm decoder, rotary positions, grouped-query attention, gated feed-forward, scaled residuals.
+"""newmodel: pre-norm decoder with RoPE, grouped-query attention, gated feed-forward and scaled residual branches.
 
-d = hidden_size, L = num_hidden_layers, s = residual_scale.
+Notation: d = hidden_size, L = num_hidden_layers, s = residual_scale.
 """
 
 from torch import nn
@@ -19,7 +19,7 @@ from .scaled_block import ScaledBlock
 
 
 class NewModelModel(Decoder):
-    """The decoder: h = embed(ids); for each layer h += s attn(norm(h)), h += s mlp(norm(h)); norm(h)."""
+    """The decoder: h = embed(ids); in each layer h += s attn(norm(h)), then h += s mlp(norm(h)); output norm(h)."""
 
     config_class = NewModelConfig
 
@@ -52,7 +52,7 @@ class NewModelModel(Decoder):
         self.post_init()
 
     def initial_weights(self) -> Table:
-        """(pattern, rule): the first pattern found in a parameter's name fills it; without one it is an error."""
+        """Yield (pattern, rule): a parameter is filled by the first pattern that its name contains."""
         c = self.config
         yield r"norm", ones()
         yield r"_proj", xavier_normal()
@@ -64,7 +64,7 @@ class NewModelModel(Decoder):
 
 
 class NewModelForCausalLM(CausalLM):
-    """The decoder with a head over the vocabulary."""
+    """The decoder with a language-modeling head."""
 
     config_class = NewModelConfig
     decoder_class = NewModelModel

@@ -1,4 +1,4 @@
-"""What `forgather` finds: the newmodel definition, named without importing torch."""
+"""The plugin: registers the newmodel definition. Must not import torch, so that `--help` stays fast."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -10,7 +10,7 @@ from .options import NewModelOptions
 
 @hookimpl
 def forgather_models() -> Iterator[ModelDefinition]:
-    """One definition; a package may yield several."""
+    """Yield the definitions of this package."""
     yield ModelDefinition(
         name="newmodel",
         summary="Pre-norm decoder: RoPE, grouped-query attention, gated feed-forward, scaled residuals",

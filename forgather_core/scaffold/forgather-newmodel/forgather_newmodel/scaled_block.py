@@ -1,4 +1,4 @@
-"""A part of this package's own: a block. It is handed plain numbers and modules, and never reads a configuration."""
+"""A custom part: a residual block. Parts take modules and plain values, never a configuration."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ class ScaledBlock(Block):
     """Pre-norm residual block with scaled branches: x = x + s attn(norm(x)); x = x + s mlp(norm(x)).
 
     Args:
-        input_layernorm: Before attention.
-        self_attn: Returns its result and its weights.
-        post_attention_layernorm: Before the feed-forward layer.
-        mlp: The feed-forward layer.
-        scale: s.
+        input_layernorm: Normalization before attention.
+        self_attn: Attention; returns its output and the attention weights.
+        post_attention_layernorm: Normalization before the feed-forward layer.
+        mlp: Feed-forward layer.
+        scale: Scale s of both branches.
     """
 
     def __init__(
@@ -35,7 +35,15 @@ class ScaledBlock(Block):
         self.scale = scale
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        """[B, T, D] -> [B, T, D]; `kwargs` are attention's: mask, positions, cache, and what else it is told."""
+        """Compute the block.
+
+        Args:
+            hidden_states: [B, T, D].
+            kwargs: Arguments of attention: mask, position embeddings, cache, ...
+
+        Returns:
+            Hidden states, [B, T, D].
+        """
         attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + self.scale * attended
         return hidden_states + self.scale * self.mlp(self.post_attention_layernorm(hidden_states))

@@ -1,4 +1,4 @@
-"""newmodel keeps the promises of a causal language model, and its presets have the sizes that they tell."""
+"""newmodel passes every check of a causal language model, and its presets state their parameter counts."""
 
 import pytest
 
@@ -6,12 +6,12 @@ from forgather_core.testing import DefinitionTests, count_parameters, presets, s
 
 
 class TestNewModel(DefinitionTests):
-    """Every check of `forgather -t newmodel model verify` is a test here."""
+    """Run every check of `forgather -t newmodel model verify` as a test."""
 
     definition = "newmodel"
 
 
 @pytest.mark.parametrize("preset", presets("newmodel"))
-def test_a_preset_has_as_many_parameters_as_it_tells(preset: str) -> None:
-    """The count, of the model on meta."""
+def test_preset_states_its_parameter_count(preset: str) -> None:
+    """Count the parameters of the model on the meta device."""
     assert count_parameters(preset) == stated_parameters(preset)

@@ -1,4 +1,4 @@
-"""A model without memory, and what can be tried on it: a training step, a generation."""
+"""Run training steps and generations of a model on fake tensors."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from .trace import Trace
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained.
+    """Parameters of a training step.
 
     Args:
         optimizer: sgd, adamw, adamw_fused, adam8bit or none.
-        fused: Each parameter takes its step within backward, and its gradient is freed.
-        keep_logits: The logits of all tokens are computed, where the model can do without.
-        packed: Rows hold several documents, which a mask keeps apart.
-        autocast: Products in bfloat16, weights as they are.
-        device_type: Where it is trained: torch chooses an optimizer's implementation by it.
+        fused: Update each parameter within backward, and free its gradient.
+        full_logits: Compute the logits of all tokens even if the model supports a chunked loss.
+        packed: Rows contain several documents, separated by the attention mask.
+        autocast: Compute matrix products in bfloat16.
+        device_type: Device type, by which torch chooses the implementation of an optimizer.
     """
 
     optimizer: str = "adamw"
     fused: bool = False
-    keep_logits: bool = False
+    full_logits: bool = False
     packed: bool = False
     autocast: bool = False
     device_type: str = "cpu"
 
 
-class Stage:
-    """Tries a model; each try starts from the same state.
+class FakeModel:
+    """A model on fake tensors; each run starts from the same state.
 
     Args:
-        model: A causal language model on meta. It is changed: its parameters become fake ones of the CPU.
-        training: How it is trained.
+        model: A causal language model on meta. Its parameters are replaced by fake CPU tensors.
+        training: Parameters of a training step.
     """
 
     def __init__(self, model: Any, training: Training) -> None:
@@ -56,18 +56,18 @@ class Stage:
             materialize(model, torch.device("cpu"))
             self._stepper = self._prepare(training)
         if model.base_model is not model:
-            model.base_model.register_forward_hook(self._leave_decoder)
+            model.base_model.register_forward_hook(self._after_decoder)
 
     def train(self, rows: int, length: int) -> Timeline:
-        """One step, not the first: the optimizer has its state already.
+        """Trace a training step after the first: the optimizer state exists.
 
         Args:
-            rows: Of the batch.
-            length: Tokens in each, none of them padding.
+            rows: Batch size.
+            length: Tokens per row, without padding.
         """
         self.model.train()
         held, how = self._held() | {OPTIMIZER: state_tensors(self._stepper.optimizers)}, self._how
-        # Gradients whatever the caller has set.
+        # Gradients even if the caller has disabled them.
         with torch.enable_grad(), self._fake, self._tracing(held, length, packed=how.packed) as trace:
             trace.begin("forward")
             with trace.making(INPUTS):
@@ -76,14 +76,14 @@ class Stage:
                 if how.packed:
                     inputs["position_ids"] = torch.zeros_like(batch)
             with torch.autocast("cpu", torch.bfloat16) if how.autocast else nullcontext():
-                loss = loss_of(self.model, inputs, keep_logits=how.keep_logits)
+                loss = loss_of(self.model, inputs, full_logits=how.full_logits)
             trace.begin("backward")
             self._stepper.backward(loss)
             self._stepper.optimizer_step()
             return trace.timeline()
 
     def forward(self, rows: int, length: int) -> Timeline:
-        """A forward pass alone, which gives the logits of all tokens. The arguments are those of `train`."""
+        """Trace a forward pass that computes the logits of all tokens. The arguments are those of `train`."""
         self.model.train()
         with torch.no_grad(), self._fake, self._tracing(self._held(), length) as trace:
             trace.begin("forward")
@@ -91,22 +91,22 @@ class Stage:
             return trace.timeline()
 
     def generate(self, rows: int, length: int, make_cache: Callable[[], Any] | None = None) -> Timeline:
-        """A prefill of all tokens but one, and the step of that one; the cache stays.
+        """Trace a prefill of all tokens but one, and the decoding step of the last one.
 
         Args:
-            rows: Of the batch.
-            length: Tokens in each when the program ends, 2 at least.
-            make_cache: Makes the cache; None leaves that to the model.
+            rows: Batch size.
+            length: Tokens per row after the step, at least 2.
+            make_cache: Creates the cache; None uses the model's default.
         """
         self.model.eval()
         with self._fake, torch.no_grad(), self._tracing(self._held(), length) as trace:
             trace.begin("prefill")
             tokens = torch.zeros(rows, length - 1, dtype=torch.int64)
             how = {"use_cache": True, "logits_to_keep": 1}
-            given = {CACHE_NAME: make_cache()} if make_cache is not None else {}
-            out = self.model(input_ids=tokens, **given, **how)
+            caches = {CACHE_NAME: make_cache()} if make_cache is not None else {}
+            out = self.model(input_ids=tokens, **caches, **how)
             cache = out[CACHE_NAME]
-            del out, given
+            del out, caches
             self._mark_cache(trace, cache)
             trace.begin("decode")
             out = self.model(input_ids=tokens[:, -1:], **{CACHE_NAME: cache}, **how)
@@ -125,12 +125,12 @@ class Stage:
         return {WEIGHTS: self.model.parameters(), BUFFERS: self.model.buffers()}
 
     def _prepare(self, training: Training) -> Stepper:
-        """The stepper, its optimizers with the state that they have after a first step."""
+        """Return a stepper whose optimizers have the state of a first step."""
         for parameter in self.model.parameters():
-            if parameter.requires_grad:  # before any hook of the stepper, which frees the gradient
+            if parameter.requires_grad:  # registered before the hooks of the stepper, which free the gradient
                 parameter.register_post_accumulate_grad_hook(self._mark_gradient)
-        take = FusedStepper if training.fused else PlainStepper
-        stepper: Stepper = take(self.model, optimizer_of(training.optimizer, training.device_type))
+        stepper_class = FusedStepper if training.fused else PlainStepper
+        stepper: Stepper = stepper_class(self.model, optimizer_of(training.optimizer, training.device_type))
         for optimizer in stepper.optimizers:
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 parameter.grad = torch.empty_like(parameter)
@@ -158,8 +158,8 @@ class Stage:
             self._trace.begin("update")
             self._trace.kind = OPTIMIZER
 
-    def _leave_decoder(self, _: nn.Module, __: Any, output: Any) -> None:
-        """From the last hidden states to their gradient, all that is made belongs to logits and loss."""
+    def _after_decoder(self, _: nn.Module, __: Any, output: Any) -> None:
+        """Count everything allocated from the last hidden states until their gradient as logits and loss."""
         trace, hidden_states = self._trace, output[0]
         if trace is None:
             return
