@@ -8,6 +8,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from forgather_core.parts.arguments import positive, probability
+from forgather_core.parts.caches import CACHE, the_cache
 
 
 class Block(GradientCheckpointingLayer):
@@ -24,16 +25,20 @@ class Block(GradientCheckpointingLayer):
         cache: Cache | None = None,
         use_cache: bool | None = False,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D]; the arguments are those of transformers' layers, in their order."""
+        """[B, T, D] -> [B, T, D]; the arguments are those of transformers' layers, in their order.
+
+        The cache is taken by both of its names, and handed on by the one that the installed transformers uses.
+        """
         return self.compute(
             hidden_states,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            cache=cache,
             use_cache=use_cache,
             position_embeddings=position_embeddings,
+            **{CACHE: the_cache(past_key_values, cache)},
             **kwargs,
         )
 

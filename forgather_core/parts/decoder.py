@@ -14,6 +14,7 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from forgather_core.parts.blocks import Block
 from forgather_core.parts.caches import CACHE, cache_of, cached_length, takes_cache, the_cache
 from forgather_core.parts.masks import decoder_mask
 from forgather_core.parts.positions import positions
@@ -120,8 +121,8 @@ class Decoder(Pretrained):
                 hidden_states,
                 attention_mask=mask,
                 position_ids=position_ids,
-                cache=cache,
                 use_cache=use_cache,
+                **{_cache_name(layer): cache},
                 **(more | kwargs),  # document lengths given by the caller win
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
@@ -180,6 +181,15 @@ class Decoder(Pretrained):
                 more |= self._alibi.arguments(inputs_embeds, given, position_ids=position_ids, **where)
             masks[window] = (mask, more)
         return masks
+
+
+def _cache_name(layer: nn.Module) -> str:
+    """By which name a layer takes the cache.
+
+    Before 5.24, layers of transformers, which may stand in place of ours, know it as `past_key_values` alone; and
+    gradient checkpointing drops an argument of that name, also where no gradients are recorded and it is to be filled.
+    """
+    return "cache" if isinstance(layer, Block) else CACHE
 
 
 def _check_unused(cache: Cache | None) -> None:

@@ -113,7 +113,8 @@ def test_ctrl_c_while_importing_is_one_line(tmp_path: Path) -> None:
     # A library that is interrupted while it is imported: by nothing but the clock, it would not be the same each time.
     (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
     text = (
-        "import sys; sys.argv[0] = 'forgather'\n"
+        "import signal, sys; sys.argv[0] = 'forgather'\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "try: from forgather_cli.program import main\n"
         "except ImportError: from forgather_cli.main import main\n"
         "main()"

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -16,6 +18,8 @@ NEW = 10  # beyond the window of five, whatever the prompt
 EXACTLY = {"max_new_tokens": NEW, "min_new_tokens": NEW}  # no row ends before another
 GREEDY = EXACTLY | {"do_sample": False}
 END = 2
+# Releases before refuse to crop a window that is full, which assisted decoding does.
+CROPS_WINDOWS = Version(transformers.__version__) >= Version("5.20")
 
 
 def prompt(rows: int = 2, length: int = 7) -> dict[str, Tensor]:
@@ -153,7 +157,8 @@ def test_a_conversation_goes_on_in_its_cache(case: str) -> None:
 def test_a_tool_may_lower_the_number_of_layers(case: str) -> None:
     model, given = made(case), prompt(1)
     whole = model.generate(**given, **GREEDY)
-    assert torch.equal(model.generate(**given, **GREEDY, assistant_early_exit=1), whole)
+    if CROPS_WINDOWS or "window" not in case:
+        assert torch.equal(model.generate(**given, **GREEDY, assistant_early_exit=1), whole)
     model.config.num_hidden_layers = 1
     logits = model(given["input_ids"]).logits
     lowered = [model.generate(**given, **GREEDY, use_cache=cached) for cached in (True, False)]
