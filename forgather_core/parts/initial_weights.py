@@ -1,7 +1,8 @@
 """Initialization as a table of patterns on parameter names and rules.
 
 A definition yields `(pattern, rule)` pairs; the first pattern found in a parameter's name determines the rule. Each
-rule states its standard deviation, which tests compare with the weights. Weights of linear layers are [fan_out, fan_in].
+rule states its standard deviation, which tests compare with the weights. Weights of linear layers are
+[fan_out, fan_in].
 
 Rules draw in float32; `weight_pieces.py` calls them piece by piece, with a generator for each piece.
 """
@@ -150,9 +151,9 @@ class TruncatedNormal(Rule):
         numbers.normal_(0.0, self.scale, generator=generator)
         outside = (numbers.abs() > bound).nonzero().squeeze(1)
         while len(outside):  # resample the few outside, until none is left
-            again = numbers.new_empty(len(outside)).normal_(0.0, self.scale, generator=generator)
-            numbers.index_copy_(0, outside, again)
-            outside = outside[again.abs() > bound]
+            redrawn = numbers.new_empty(len(outside)).normal_(0.0, self.scale, generator=generator)
+            numbers.index_copy_(0, outside, redrawn)
+            outside = outside[redrawn.abs() > bound]
 
     def __str__(self) -> str:
         return f"truncated normal, std {self.scale:.4g}, cut at {self.cut:g} std"

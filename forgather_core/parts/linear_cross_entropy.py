@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 IGNORE_INDEX = -100
 MOST_PARTS = 16  # with more chunks, a chunk of logits is small compared to the activations of the layers
 # Bounds of the minimum number of tokens in a chunk. The logits of D tokens are as large as the weight, to whose
-# gradient each chunk adds: with fewer tokens the addition would cost more than the products. ENOUGH saturates a processor.
+# gradient each chunk adds: with fewer tokens the addition would cost more than the products. ENOUGH saturates a CPU.
 FEWEST, ENOUGH = 256, 1024
 
 

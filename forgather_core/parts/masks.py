@@ -1,7 +1,7 @@
 """Attention masks: causal, sliding window, padding, and documents packed into one row.
 
 transformers detects packing only without an attention mask and without a cache, and a cache is its default. Here
-packing always applies: a document begins at each break of position_ids, and queries do not attend to keys of earlier documents.
+packing always applies: a document begins at each break of position_ids, and queries do not attend to earlier documents.
 
 Shapes: B batch, T query length, S key length (cached keys included), D hidden size.
 """
