@@ -28,7 +28,7 @@ def test_two_caches_are_refused() -> None:
     assert the_cache(one, one) is one
     assert the_cache(None, one) is one
     assert the_cache(None, None) is None
-    with pytest.raises(ValueError, match="two names of one thing"):
+    with pytest.raises(ValueError, match="two names of one argument"):
         the_cache(one, other)
 
 

@@ -200,7 +200,7 @@ def test_slopes_that_are_trained_are_refused(case: str) -> None:
 
 def test_a_missing_flash_attn_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alibi_flash, "flash_attn_func", None)
-    with pytest.raises(ImportError, match="needs the package flash-attn: choose 'sdpa' or 'flex_attention'"):
+    with pytest.raises(ImportError, match="requires the package flash-attn: install it, or choose 'sdpa' or 'flex_attention'"):
         flash("deepone, fixed slopes")(IDS)
 
 
