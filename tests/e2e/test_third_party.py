@@ -1,4 +1,4 @@
-"""A package of somebody else's is a full citizen; a broken one beside it harms nothing."""
+"""A third-party plugin is fully supported, and a broken one beside it has no effect on others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = Path(__file__).parent.parent / "packages"
 
 @pytest.fixture
 def environment(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """With both packages installed."""
+    """Install both packages."""
     site = tmp_path / "site"
     for name in ("parallel_lm", "broken_lm"):
         source = tmp_path / "sources" / name  # a build leaves files beside what it builds
@@ -66,7 +66,7 @@ assert torch.allclose(packed[:, 10:], model(ids).logits, atol=1e-5)
     )
 
 
-def test_the_broken_one_is_said_where_it_matters_only(forgather: Run) -> None:
+def test_the_broken_one_is_reported_only_if_it_is_needed(forgather: Run) -> None:
     assert "broken" not in forgather("-t", "llama/4M", "model", "show").stdout
     shown = forgather("ls").stdout
     assert "broken plugins: broken" in shown

@@ -1,4 +1,4 @@
-"""A cache is taken by either of its names, and handed back by the installed release's."""
+"""Both names of the cache are accepted, and outputs use the name of the installed release."""
 
 from __future__ import annotations
 

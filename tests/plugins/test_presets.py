@@ -1,4 +1,4 @@
-"""Presets have the sizes they promise, and options that contradict each other are refused."""
+"""Presets have their stated sizes, and contradictory options are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from forgather_core.settings.resolve import resolve
 
 from .tiny import DEFINITIONS, OPTIONS, ROPE, config_of
 
-# What each definition's parameters add up to, of vocabulary v, hidden size d, intermediate size f, n layers, h heads,
+# Number of parameters of each definition, with vocabulary v, hidden size d, intermediate size f, n layers, h heads,
 # g key/value heads, and heads of size k.
 
 
@@ -150,11 +150,11 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 def options_of(definition: str, **options: Any) -> Any:
-    """The options of the tiny model, without what is the tokenizer's."""
-    ours = registry().definition(definition).options
-    names = {spec.name for spec in specs_of(ours)}
+    """Return the options of the tiny model, without those from the tokenizer."""
+    option_class = registry().definition(definition).options
+    names = {spec.name for spec in specs_of(option_class)}
     given = OPTIONS | DEFINITIONS[definition].options | options
-    return ours(**{name: value for name, value in given.items() if name in names})
+    return option_class(**{name: value for name, value in given.items() if name in names})
 
 
 @pytest.mark.parametrize(("definition", "options", "said"), WRONG.values(), ids=WRONG)
@@ -175,7 +175,9 @@ def test_what_is_sound_has_no_problem(definition: str) -> None:
 
 
 @pytest.mark.parametrize("definition", ROTARY)
-def test_a_theta_that_is_missing_is_asked_for_and_in_a_configuration_that_of_transformers(definition: str) -> None:
+def test_a_missing_theta_is_required_in_options_and_defaults_to_transformers_in_a_configuration(
+    definition: str,
+) -> None:
     rope = {"rope_type": "default"}
     assert ("rope_parameters", "rope_type 'default' requires rope_theta") in options_of(
         definition, rope_parameters=rope
@@ -215,7 +217,7 @@ BUILT_IN = {
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
-def test_what_a_definition_has_built_in_cannot_be_otherwise(definition: str) -> None:
+def test_fixed_values_cannot_be_changed(definition: str) -> None:
     built_in = DEFINITIONS[definition].model.config_class.built_in
     assert built_in.keys() == BUILT_IN.get(definition, {}).keys()
     for name, value in BUILT_IN.get(definition, {}).items():
@@ -235,7 +237,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
-def test_what_another_architecture_has_is_not_taken_in_silence(definition: str) -> None:
+def test_options_of_other_architectures_are_refused(definition: str) -> None:
     for name, value in FOREIGN[definition].items():
         with pytest.raises(ValueError, match=f"{name} is not supported by this model"):
             config_of(definition, **{name: value})
@@ -262,7 +264,7 @@ def test_layer_types_of_qwen3_follow_from_its_window(options: dict[str, Any], ki
     assert config.use_sliding_window == (config.sliding_window is not None)
     assert config_of("qwen3", layer_types=list(kinds), **options).layer_types == kinds
     for wrong in (kinds[:1], [*kinds, FULL], [SLIDING if kind == FULL else FULL for kind in kinds]):
-        with pytest.raises(ValueError, match="layer_types must be .* for this sliding_window and max_window_layers"):
+        with pytest.raises(ValueError, match=r"layer_types must be .* for this sliding_window and max_window_layers"):
             config_of("qwen3", layer_types=wrong, **options)
 
 
@@ -298,9 +300,9 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
 @given(data=st.data())
 @settings(max_examples=60)
 def test_what_has_no_problem_builds_and_what_has_one_does_not(definition: str, data: st.DataObject) -> None:
-    ours, model_class = registry().definition(definition).options, DEFINITIONS[definition].model
-    options = {spec.name: data.draw(DRAWN[spec.name], label=spec.name) for spec in specs_of(ours)}
-    if list(ours(**options).problems()):
+    option_class, model_class = registry().definition(definition).options, DEFINITIONS[definition].model
+    options = {spec.name: data.draw(DRAWN[spec.name], label=spec.name) for spec in specs_of(option_class)}
+    if list(option_class(**options).problems()):
         event("refused")
         with pytest.raises(ValueError):
             model_class.config_class(**options)

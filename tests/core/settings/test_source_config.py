@@ -119,7 +119,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "a mistral with other parts": ("Llama", {}, "deepone", "the model_type is 'llama': take -t llama"),
     "a model nobody has": ("GPTNeoX", {}, "llama", "the model_type is 'gpt_neox', which 'llama' cannot be"),
     "biases": ("Llama", {"attention_bias": True}, "llama", "attention_bias is fixed to False for this model"),
-    "another activation": ("Mistral", {"hidden_act": "gelu"}, "mistral", "hidden_act is fixed to 'silu' for this model"),
+    "another activation": (
+        "Mistral",
+        {"hidden_act": "gelu"},
+        "mistral",
+        "hidden_act is fixed to 'silu' for this model",
+    ),
     "layers in another order": (
         "Qwen3",
         {
