@@ -12,10 +12,16 @@ import pytest
 
 # Makes Forgather and the plugins impossible to import, as if they were not installed.
 DEFINITIONS = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head")
-OURS = ("forgather", "forgather_core", "forgather_cli", *(f"forgather_{name}" for name in DEFINITIONS), "parallel_lm")
+PACKAGES = (
+    "forgather",
+    "forgather_core",
+    "forgather_cli",
+    *(f"forgather_{name}" for name in DEFINITIONS),
+    "parallel_lm",
+)
 WITHOUT_FORGATHER = f"""
 import sys
-for name in {OURS!r}:
+for name in {PACKAGES!r}:
     sys.modules[name] = None
 """
 

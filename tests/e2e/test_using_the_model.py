@@ -175,7 +175,7 @@ from forgather_core.options.shared import BuildOptions
 filled = []
 class Counting(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.normal_ and args[0].numel() >= 2**12:  # but for outliers that are drawn anew
+        if func is torch.Tensor.normal_ and args[0].numel() >= 2**12:  # excludes resampled outliers
             filled.append(args[0].numel())
         return func(*args, **kwargs or {{}})
 

@@ -1,6 +1,6 @@
 """Frozen contracts: names and shapes of weights, and the files of an export.
 
-After a wanted change, write them anew and read the difference:
+After an intended change, rewrite them and review the difference:
 
     FORGATHER_REFRESH=1 python -m pytest tests/plugins/test_contracts.py && git diff tests/plugins/frozen
 """

@@ -88,11 +88,11 @@ def test_every_preset_of_every_definition_is_tested() -> None:
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
-def test_the_name_of_a_preset_tells_its_size(definition: str) -> None:
+def test_the_name_of_a_preset_contains_its_size(definition: str) -> None:
     for preset in registry().definition(definition).preset_names():
         size = next(word for word in preset.split("-") if word[-1] in "MB" and word[:-1].replace(".", "").isdigit())
-        told = float(size[:-1]) * {"M": 1e6, "B": 1e9}[size[-1]]
-        assert abs(PRESETS[f"{definition}/{preset}"][1] / told - 1) < 0.25
+        named = float(size[:-1]) * {"M": 1e6, "B": 1e9}[size[-1]]
+        assert abs(PRESETS[f"{definition}/{preset}"][1] / named - 1) < 0.25
 
 
 # --- options that contradict each other ------------------------------------------------------------------------------
@@ -157,11 +157,11 @@ def options_of(definition: str, **options: Any) -> Any:
     return option_class(**{name: value for name, value in given.items() if name in names})
 
 
-@pytest.mark.parametrize(("definition", "options", "said"), WRONG.values(), ids=WRONG)
-def test_options_that_contradict_each_other_are_refused(definition: str, options: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("definition", "options", "message"), WRONG.values(), ids=WRONG)
+def test_options_that_contradict_each_other_are_refused(definition: str, options: dict[str, Any], message: str) -> None:
     problems = options_of(definition, **options).problems()
-    assert said in " ".join(f"{name}: {sentence}" for name, sentence in problems)
-    with pytest.raises(ValueError, match=said):
+    assert message in " ".join(f"{name}: {sentence}" for name, sentence in problems)
+    with pytest.raises(ValueError, match=message):
         config_of(definition, **options)
 
 

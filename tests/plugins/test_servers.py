@@ -1,6 +1,6 @@
-"""What vLLM's transformers backend asks of a model, tried with a stand-in for its attention.
+"""vLLM's transformers backend, tested with a stand-in for its attention.
 
-It takes the headless model, gives it the tokens of all requests as one row, with positions that restart, and passes its
+It runs the headless model on the tokens of all requests as one row, with positions that restart, and passes its
 own attention by name: a function that finds keys and values of earlier tokens by the layer's index, and knows which
 tokens belong together; the model does not.
 """
