@@ -1,4 +1,4 @@
-"""What a plugin author imports. Light: nothing here imports torch, transformers or omegaconf."""
+"""Public names for plugin authors. Importing this package does not import torch, transformers or omegaconf."""
 
 from .definitions.definition import ModelDefinition
 from .definitions.hookspecs import hookimpl

@@ -1,6 +1,6 @@
-"""`option()`: a dataclass field that carries its command-line option.
+"""`option()` declares a dataclass field together with its command-line option.
 
-Standard library only, and exported with every model: the options file of a definition imports it.
+Standard library only, since it is exported with every model: a definition's options file imports it.
 """
 
 import dataclasses
@@ -12,16 +12,16 @@ METADATA_KEY = "forgather.option"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptionInfo:
-    """What a field declares beside its name, type and default.
+    """Metadata of an option beside name, type and default of its field.
 
     Args:
-        help: One line, shown by `--help`.
-        group: Title of the group it is listed under; None means the options of its definition.
+        help: One line for `--help`.
+        group: Title of its group in `--help`; None means the options of the definition.
         flags: Further spellings, such as `("-o",)`.
-        ge, gt, le, lt: Bounds of a number.
+        ge, gt, le, lt: Bounds of a numeric value.
         metavar: Placeholder of the value in `--help`.
-        negatable: For a bool: whether `--no-NAME` exists beside `--NAME`.
-        merge: For a mapping: True merges a given mapping into the old one key by key; False replaces it.
+        negatable: For a bool, whether `--no-NAME` exists beside `--NAME`.
+        merge: For a mapping, True merges a new mapping into the old one key by key; False replaces it.
     """
 
     help: str
@@ -36,7 +36,7 @@ class OptionInfo:
     merge: bool = False
 
     def complaint(self, value: Any) -> str | None:
-        """What is wrong with the size of `value`, or None. Bounds hold for numbers only."""
+        """Return the violated bound of `value` as a sentence, or None. Bounds apply to numbers only."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
         if self.ge is not None and not value >= self.ge:
@@ -54,8 +54,8 @@ def option(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | N
     """Declare a field of an options dataclass and, with it, its command-line option.
 
     Args:
-        default: The default value. A mutable one is copied for every instance.
-        factory: Called for the default instead.
+        default: The default value. A list or dict is copied for every instance.
+        factory: Function that returns the default, instead of `default`.
         **info: The fields of `OptionInfo`; `help` is required.
 
     Example:
@@ -75,7 +75,7 @@ def option(default: Any = dataclasses.MISSING, *, factory: Callable[[], Any] | N
 
 
 def inherited(options: type, name: str, default: Any) -> Any:
-    """The option `name` of a base class, with another default.
+    """Declare the option `name` of a base class with a different default.
 
     Example:
         >>> @dataclasses.dataclass(kw_only=True)

@@ -1,9 +1,9 @@
-"""Tests run side by side share the processor: each has one thread, before anything has loaded torch.
+"""Configure pytest: one thread per parallel worker (set before torch is imported), markers, time limits.
 
-Of a test with many cases, `@pytest.mark.few(N)` leaves N that are tried each time; the others are slow tests.
-The entries of `@pytest.mark.regression` go into pytest's XML report, where tools/regressions.py reads them. It
-sets FORGATHER_REGRESSIONS, the entries whose tests are run, and FORGATHER_TEST_SECONDS, after which a test fails: on an
-older commit some would wait forever.
+`@pytest.mark.few(N)` runs N cases of a test each time; the others are marked slow. The entries of
+`@pytest.mark.regression` are written to pytest's XML report, which tools/regressions.py reads. It sets
+FORGATHER_REGRESSIONS, the entries to run, and FORGATHER_TEST_SECONDS, the time limit of a test: on an older commit some
+would wait forever.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zlib import crc32
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A busy machine makes examples slow to draw and to run; tests check behaviour, never time.
+# Examples are slow on a busy machine; tests check behaviour, never time.
 settings.register_profile("forgather", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("forgather")
 
@@ -25,9 +25,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before cases are chosen by their marks
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow all but N cases of a test, whichever a digest of their names puts first; report regressions."""
+    """Mark all but N cases of a test as slow, chosen by a digest of their names; record regressions."""
     cases: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
         if (few := item.get_closest_marker("few")) is not None and item.get_closest_marker("slow") is None:
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Fail a test that takes longer than is allowed."""
+    """Fail a test that exceeds the time limit."""
     seconds = int(os.environ.get("FORGATHER_TEST_SECONDS", "0"))
     if seconds:
         signal.signal(signal.SIGALRM, _too_long)

@@ -1,10 +1,10 @@
-"""Load exported models on the oldest and the newest transformers of the tested range, and compare their logits.
+"""Compare the logits of exported models on the oldest, an intermediate and the newest supported transformers.
 
 python tools/compatibility.py [DIRECTORY]
 
-Makes a virtual environment for each release in DIRECTORY (default: a temporary one), without Forgather in it. Models
-are exported by the environment that runs this script. Then the numerical tests (parity with transformers' own classes
-and with the references, packing, caches, options, weights) run on each release, from the sources. Exit code 1 where
+Creates a virtual environment without Forgather for each release in DIRECTORY (default: a temporary directory). Models
+exported by the environment that runs this script. Then the numerical tests (parity with transformers' own classes
+and with the references, packing, caches, options, weights) run on each release, from the sources. Exit code 1 if
 logits differ by more than 1e-5, or a test fails.
 """
 
@@ -23,7 +23,7 @@ NUMERICAL_TESTS = ["tests/parts", "tests/plugins"]
 ROOT = Path(__file__).parent.parent
 TORCH = "torch>=2.10,<2.14"
 TOLERANCE = 1e-5
-# Name of a case: preset, and options over it.
+# Name of a case -> preset and options.
 MODELS = {
     "causal_lm": ("causal_lm/4M", []),
     "deepone": ("deepone/4M", ["--sliding-window=24", "--num-key-value-heads=2"]),
@@ -70,7 +70,7 @@ print(json.dumps({
 
 
 def main() -> int:
-    """Export, load everywhere, compare."""
+    """Export models, load them in every environment, and compare."""
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         environments = {name: _environment(work / name, release) for name, release in RELEASES.items()}

@@ -1,7 +1,7 @@
-"""Keep what the installed version writes for the tests of later ones: `python tools/keep_artifacts.py VERSION`.
+"""Archive files of the installed version for tests of later versions: `python tools/keep_artifacts.py VERSION`.
 
 Writes tests/artifacts/VERSION.tar.xz: a small directory of each definition with weights in one of the formats, the
-directory of a killed save, a YAML configuration, a third party's plugin, and the logits that the models gave.
+directory of a killed save, a YAML configuration, a third-party plugin, and the logits of the models.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ for name in sys.argv[1:]:
         logits[name] = model(ids).logits
 save_file({"ids": ids, **logits}, "logits.safetensors")
 """
-# Ends as a kill does, right before the new index takes its place.
+# Exits like a kill, directly before the new index is renamed into place.
 KILLED = """
 import os
 import torch
@@ -71,7 +71,7 @@ save_checkpoint("killed", model, safetensors=True, max_shard_size=20_000)
 
 
 def main() -> None:
-    """Make everything in a temporary directory, and pack it."""
+    """Create everything in a temporary directory, and pack it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("version", help="the name of the archive")
     name = parser.parse_args().version

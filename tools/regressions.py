@@ -1,7 +1,7 @@
-"""Run the tests of fixed faults on an older commit and on this tree: `python tools/regressions.py COMMIT [ENTRY ...]`.
+"""Run the tests of fixed bugs on an older commit and on this tree: `python tools/regressions.py COMMIT [ENTRY ...]`.
 
-A test that reproduces a fault is marked `@pytest.mark.regression(ENTRY)`. The older commit is checked out beside this
-tree and gets this tree's tests. Each entry must have a test that fails there, and all its tests must pass here.
+A test that reproduces a bug is marked `@pytest.mark.regression(ENTRY)`. The older commit is checked out in a temporary
+directory with this tree's tests. Each entry must have a test that fails there, and all its tests must pass here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.regressions import FAULTS, KEPT  # noqa: E402
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one test did."""
+    """The outcome of a test."""
 
     test: str
     entries: tuple[str, ...]
@@ -35,12 +35,12 @@ class Outcome:
 
 
 def main() -> int:
-    """Print one line for each entry; exit with 1 if an entry has no test, or one that does not do as described."""
+    """Print a line for each entry; exit with 1 if an entry has no test or an unexpected outcome."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("commit", help="the commit before the fixes")
     parser.add_argument("entries", nargs="*", help="entries to try (default: all)")
     parser.add_argument("-n", "--processes", default="2", help="processes of pytest-xdist (default: 2)")
-    parser.add_argument("--seconds", default="30", help="after which a test fails (default: 30)")
+    parser.add_argument("--seconds", default="30", help="time limit of a test (default: 30)")
     given = parser.parse_args()
     chosen = given.entries or list(FAULTS)
     if unknown := set(chosen) - set(FAULTS):
@@ -69,7 +69,7 @@ def _checkout(commit: str) -> Iterator[Path]:
 def _run(tree: Path, given: argparse.Namespace, entries: list[str]) -> list[Outcome]:
     with tempfile.TemporaryDirectory() as work:
         report = Path(work) / "report.xml"
-        # The installed distribution still names the entry points; its modules come from the tree.
+        # The installed distribution provides the entry points, the tree provides the modules.
         env = os.environ | {"PYTHONPATH": os.pathsep.join((str(tree), str(tree / "plugins"))), "HF_HUB_OFFLINE": "1"}
         env |= {"FORGATHER_TEST_SECONDS": given.seconds, "FORGATHER_REGRESSIONS": ",".join(entries)}
         command = [sys.executable, "-m", "pytest", "-q", "-m", "regression", "-n", given.processes]

@@ -1,6 +1,6 @@
 """Attention with linear biases (ALiBi, arXiv:2108.12409, sec. 3): slope_h * (k - q) is added to the score of head h.
 
-No position enters the embeddings: the farther back a key lies, the less it is seen, each head by a slope of its own.
+Embeddings carry no positions: the bias lowers the scores of distant keys, with a separate slope for each head.
 
 Shapes: B batch, T query length, S key length (cached keys included), H query heads, G key/value heads, K head size.
 """
@@ -19,9 +19,16 @@ from forgather_core.parts.positions import TokenPositions, token_positions
 
 
 def paper_slopes(num_heads: int) -> list[float]:
-    """2^(-8i/H) for head i = 1 ... H where H is a power of two (sec. 3).
+    """Return the slopes of the paper: 2^(-8i/H) for head i = 1 ... H if H is a power of two (sec. 3).
 
-    Else, as the paper's code does, the slopes of the power of two below, and then every other one of the next power.
+    Otherwise, as in the paper's code: the slopes of the next lower power of two, then every other slope of the next
+    higher one.
+
+    Returns:
+        H slopes.
+
+    Raises:
+        ValueError: `num_heads` is not above 0.
     """
     positive(num_heads=num_heads)
     below = 2 ** math.floor(math.log2(num_heads))
@@ -30,21 +37,28 @@ def paper_slopes(num_heads: int) -> list[float]:
 
 
 def half_slopes(num_heads: int) -> list[float]:
-    """2^-(1 + 7i/(H-1)) for head i = 0, 1, ... of the first half of H heads, and 0 for the rest: no position there."""
+    """Return 2^-(1 + 7i/(H-1)) for heads i = 0, 1, ... of the first half of H, and 0 (no position) for the others.
+
+    Raises:
+        ValueError: `num_heads` is not above 0.
+    """
     positive(num_heads=num_heads)
     first = (num_heads + 1) // 2
     return [2 ** -(1 + 7 * i / max(num_heads - 1, 1)) for i in range(first)] + [0.0] * (num_heads - first)
 
 
 class Alibi(nn.Module):
-    """The slopes of one layer's heads: a parameter `slopes` [H], float32 whatever the dtype of the model.
+    """The slopes of the heads of one layer: a parameter `slopes` [H], float32 in a model of any dtype.
 
-    To a plan of tensor parallelism it is a linear layer from a distance to H biases, split as the heads are; to FSDP a
-    module that runs.
+    For tensor parallelism it is a linear layer from a distance to H biases, split like the heads; for FSDP it is a
+    module with a forward of its own.
 
     Args:
-        slopes: Their initial values, one for each head.
-        trainable: Whether they receive gradients.
+        slopes: The initial values, one for each head.
+        trainable: Whether the slopes receive gradients.
+
+    Raises:
+        ValueError: There are no slopes, or one is not finite.
     """
 
     def __init__(self, slopes: Sequence[float], *, trainable: bool) -> None:
@@ -56,35 +70,35 @@ class Alibi(nn.Module):
         self.in_features, self.out_features = 1, len(slopes)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As torch's; a loader puts a parameter of its own there, which would be trained whatever was asked for."""
+        """Register a parameter and apply `trainable`: loaders replace the parameter by a trainable one."""
         if param is not None:
             param.requires_grad_(self.trainable)
         super().register_parameter(name, param)
 
     def forward(self, distance: Tensor) -> Tensor:
-        """slope * distance for a distance [1]: [H], float32."""
+        """Return slope * distance [H], float32, for a distance [1]."""
         return distance * self.slopes
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Alibi":
         exact = self.slopes.detach()
         super()._apply(fn, recurse)
-        # model.to(bfloat16) means the weights: a slope rounded to 8 bits would be another position scheme.
+        # model.to(bfloat16) is meant for weights: slopes rounded to 8 bits would change the positions.
         if self.slopes.dtype != torch.float32 and self.slopes.is_floating_point():
             self.slopes.data = exact.to(self.slopes.device, torch.float32)
         return self
 
     @staticmethod
     def attention_function(function: Callable[..., Any], implementation: str) -> Callable[..., Any]:
-        """transformers' attention function made to add the biases: it takes `slopes` and `token_positions` besides.
+        """Wrap transformers' attention function: the result takes `slopes` and `token_positions`, and adds the biases.
 
         Args:
-            function: The function of the implementation.
-            implementation: Its name.
+            function: The attention function.
+            implementation: Its name, such as "sdpa".
 
         Raises:
-            ValueError: The implementation is none that can be given a bias.
+            ValueError: The implementation does not support a bias.
         """
-        if implementation.removeprefix("paged|") in ("eager", "sdpa"):  # the prefix is that of continuous batching
+        if implementation.removeprefix("paged|") in ("eager", "sdpa"):  # continuous batching adds the prefix
             return _additive(function)
         if implementation == "flex_attention":
             return _flex
@@ -96,16 +110,16 @@ class Alibi(nn.Module):
 
     @staticmethod
     def arguments(inputs_embeds: Tensor, attention_mask: Any, **where: Any) -> dict[str, Any]:
-        """What that function must be told at each call beside the slopes; `where` is that of `token_positions`."""
+        """Return the keyword arguments of that function except the slopes; `where` as for `token_positions`."""
         return {"token_positions": token_positions(inputs_embeds, attention_mask, **where)}
 
     def extra_repr(self) -> str:
-        """For print(model)."""
+        """Return the description in print(model)."""
         return f"{self.out_features}, trainable={self.slopes.requires_grad}"
 
 
 def _additive(attention_function: Callable[..., Any]) -> Callable[..., Any]:
-    """Bias and mask as one additive mask [B or 1, H, T, S], made in float32 at least."""
+    """Combine bias and mask into one additive mask [B or 1, H, T, S], computed in float32 or wider."""
 
     def attention(
         module: Any,
@@ -121,7 +135,7 @@ def _additive(attention_function: Callable[..., Any]) -> Callable[..., Any]:
         distance, dtype = token_positions.distance(), query_BHTK.dtype
         bias = (slopes.view(-1, 1, 1) * distance).to(torch.promote_types(dtype, torch.float32))
         least = torch.finfo(dtype).min
-        if attention_mask is None:  # sdpa is to be told that it is causal, and no more
+        if attention_mask is None:  # causal by sdpa's own flag alone, which a mask replaces
             bias = bias.masked_fill(distance > 0, least)
         elif attention_mask.dtype == torch.bool:
             bias = bias.masked_fill(~attention_mask, least)
@@ -145,9 +159,9 @@ def _flex(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The bias as a score_mod, the mask as a block mask: no tensor of size T x S is ever made."""
+    """Pass the bias as a score_mod and the mask as a block mask: no tensor of size T x S is materialized."""
     if dropout > 0:
-        raise ValueError("flex_attention has no dropout: choose eager or sdpa, or set attention_dropout to 0")
+        raise ValueError("flex_attention does not support dropout: choose eager or sdpa, or set attention_dropout to 0")
     query_position, key_position = (x.expand(query_BHTK.shape[0], *x.shape[1:]) for x in token_positions)
 
     def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:

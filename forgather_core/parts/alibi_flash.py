@@ -1,4 +1,4 @@
-"""ALiBi through flash-attn's own `alibi_slopes`: fixed slopes only, since it gives them no gradient.
+"""ALiBi with flash-attn's `alibi_slopes`: fixed slopes only, since flash-attn computes no gradient for them.
 
 Shapes: B batch, T query length, S key length, H query heads, G key/value heads, K head dimension; N real tokens.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 try:
     from flash_attn import flash_attn_func, flash_attn_varlen_func
-except ImportError:  # it needs a GPU; transformers says so to whoever asks for it
+except ImportError:  # requires a GPU; transformers reports that on use
     flash_attn_func = flash_attn_varlen_func = None
 
 
@@ -31,37 +31,42 @@ def flash_attention_with_alibi(
     max_length_k: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention with biases slope_h * (k - q).
+    """Compute causal attention with biases slope_h * (k - q).
 
-    flash-attn subtracts alibi_slopes[h] * |q - k|, with queries aligned to the last keys: the same thing. Documents and
-    padding go in as sequences of their own, within which it counts positions from their begin.
+    flash-attn subtracts alibi_slopes[h] * |q - k|, with queries aligned to the last keys, which is equal. Documents and
+    padding are passed as separate sequences, in which flash-attn counts positions from 0.
 
     Args:
-        module: Not used; the place in transformers' interface.
+        module: Not used; transformers' interface passes it.
         query_BHTK, key_BGSK, value_BGSK: float16 or bfloat16.
         attention_mask: [B, S], 0 on padding, or None.
         slopes: [H], float32.
-        scaling: Of the scores.
-        dropout: Of the weights.
-        sliding_window: How many keys a query sees, itself included.
-        cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k: Documents laid end to end, where rows are packed.
+        scaling: Factor of the scores.
+        dropout: Dropout probability of the attention weights.
+        sliding_window: Number of visible keys per query, its own included.
+        cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k: The concatenated documents of packed rows.
 
     Returns:
-        [B, T, H, K] and no weights.
+        The result [B, T, H, K], and None for the weights.
 
     Raises:
-        ValueError: Slopes are to be trained, or the mask has four dimensions.
+        ValueError: The slopes are trainable, or the mask has four dimensions.
         ImportError: flash-attn is not installed.
     """
     if slopes.requires_grad:
         raise ValueError(
-            "flash attention gives ALiBi's slopes no gradient: choose attn_implementation='sdpa' or 'flex_attention', "
-            "or fixed slopes with alibi_trainable=False"
+            "flash attention computes no gradient for ALiBi slopes: choose attn_implementation='sdpa' or "
+            "'flex_attention', or fixed slopes with alibi_trainable=False"
         )
     if attention_mask is not None and attention_mask.dim() == 4:
-        raise ValueError("flash attention takes no mask of four dimensions: choose attn_implementation='sdpa'")
+        raise ValueError(
+            "flash attention does not support a mask of four dimensions: choose attn_implementation='sdpa'"
+        )
     if flash_attn_func is None:
-        raise ImportError("ALiBi with flash attention needs the package flash-attn: choose 'sdpa' or 'flex_attention'")
+        raise ImportError(
+            "ALiBi with flash attention requires the package flash-attn: install it, or choose 'sdpa'"
+            " or 'flex_attention'"
+        )
     query, key, value = (x.transpose(1, 2) for x in (query_BHTK, key_BGSK, value_BGSK))
     more: dict[str, Any] = {"dropout_p": dropout, "softmax_scale": scaling, "causal": True, "alibi_slopes": slopes}
     if sliding_window is not None:
@@ -72,7 +77,7 @@ def flash_attention_with_alibi(
         return result.view(query.shape), None
     if attention_mask is None:
         return flash_attn_func(query, key, value, **more), None
-    key, value = (x[:, : attention_mask.shape[1]] for x in (key, value))  # a static cache has places not filled yet
+    key, value = (x[:, : attention_mask.shape[1]] for x in (key, value))  # a static cache has unfilled slots
     seen = attention_mask[:, -key.shape[1] :].bool()
     asking = seen[:, -query.shape[1] :]
     starts_q, longest_q = _starts(asking)
@@ -86,6 +91,6 @@ def flash_attention_with_alibi(
 
 
 def _starts(real: Tensor) -> tuple[Tensor, int]:
-    """Where the rows of a mask begin when their real tokens are laid end to end, [B + 1], and the longest of them."""
+    """Return the offsets [B + 1] of the rows in the concatenated real tokens, and the longest length."""
     lengths = real.sum(-1, dtype=torch.int32)
     return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)), int(lengths.max())

@@ -19,17 +19,17 @@ class Attention(SelfAttention):
 
     Args:
         hidden_size: D.
-        layer_idx: Which layer of the cache is this one's.
+        layer_idx: Index of this layer in the cache.
         num_heads: H.
         num_key_value_heads: G; divides H.
         head_dim: K.
-        dropout: Of the attention weights, while training.
-        sliding_window: How many keys a query sees, itself included; None means all.
-        q_norm, k_norm: Applied to each head's query and key [B, T, heads, K] before they are rotated.
-        alibi: Slopes of the H heads.
+        dropout: Dropout probability of the attention weights in training.
+        sliding_window: Number of visible keys per query, its own included; None means all.
+        q_norm, k_norm: Norms of each head's query and key [B, T, heads, K], applied before RoPE.
+        alibi: The slopes of the H heads; None for no ALiBi.
 
     Raises:
-        ValueError: A size is not above 0, G does not divide H, or the slopes are not H.
+        ValueError: A size is not above 0, G does not divide H, or the number of slopes is not H.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class Attention(SelfAttention):
         attention_function: AttentionFunction | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend.
+        """Compute attention over the cached keys and those of this call.
 
         Args:
             hidden_states: [B, T, D].
-            position_embeddings: Cosines and sines as `Rope` returns them, [B or 1, T, K]; None rotates nothing.
-            attention_mask: Whatever the attention function takes: a tensor, a block mask, None.
-            cache, past_key_values: Keys and values of earlier calls, to which this call's are added, by either name.
-            attention_function: One of transformers' attention interface; None means the configured one.
+            position_embeddings: Cosines and sines as `Rope` returns them, [B or 1, T, K]; None for no RoPE.
+            attention_mask: A mask in the form of the attention function: a tensor, a block mask, or None.
+            cache, past_key_values: The cache (two names of one argument); this call's keys and values are added to it.
+            attention_function: A function of transformers' attention interface; None means the configured one.
             **kwargs: Further arguments of the attention function.
 
         Returns:
-            [B, T, D], and the weights [B, H, T, S] where the function gives them.
+            The result [B, T, D], and the weights [B, H, T, S] or None if the function does not return them.
         """
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)  # by head_dim: a tensor-parallel rank has fewer heads
         query_BTHK = self.q_proj(hidden_states).view(heads)

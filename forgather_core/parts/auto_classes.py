@@ -1,4 +1,4 @@
-"""How a model of remote code becomes known to transformers' Auto classes."""
+"""Registration of remote-code models with transformers' Auto classes."""
 
 import sys
 from typing import Any
@@ -21,17 +21,17 @@ HEADS = {
 
 
 def register(config_class: Any, decoder_class: Any, language_model_class: Any) -> None:
-    """Let the Auto classes build a model from its configuration, and `save_pretrained` copy its sources along.
+    """Register a model with the Auto classes, and let `save_pretrained` copy its sources.
 
-    Called as the modelling file is imported, which the configuration file does at its end. So whoever has loaded a
-    configuration has the class for it: `from_config` needs no `trust_remote_code`. The configuration itself is not
-    registered with AutoConfig: a later directory of the same model type would be given the first one's class.
-    transformers' heads for sequence and token classification are put on the decoder, as classes of the same module.
+    Call this at the end of the modeling file, which the configuration file imports at its end: loading a configuration
+    then registers its model, and `from_config` does not need `trust_remote_code`. The configuration class is not
+    registered with AutoConfig, since a later directory of the same model type would get the class of the first one.
+    Classes for sequence and token classification (transformers' heads on the decoder) are added to the same module.
 
     Args:
-        config_class: The configuration.
-        decoder_class: The model without a head.
-        language_model_class: The model with one.
+        config_class: The configuration class.
+        decoder_class: The model class without a head.
+        language_model_class: The model class with a language model head.
     """
     config_class.register_for_auto_class("AutoConfig")
     for auto_class, model_class in ((AutoModel, decoder_class), (AutoModelForCausalLM, language_model_class)):
@@ -44,7 +44,7 @@ def register(config_class: Any, decoder_class: Any, language_model_class: Any) -
             content = {
                 "config_class": config_class,
                 "__module__": module.__name__,
-                "__doc__": f"The decoder for {task}.",
+                "__doc__": f"The decoder with a head for {task}.",
             }
             head_class: Any = type(name, (generic, Classifier), content)
             setattr(module, name, head_class)
@@ -53,10 +53,10 @@ def register(config_class: Any, decoder_class: Any, language_model_class: Any) -
 
 
 class Classifier(Pretrained):
-    """What transformers' heads for classification lack: the initial weights of `score`."""
+    """Base of the classification models: adds the initialization of `score` to transformers' heads."""
 
     def initial_weights(self) -> Table:
-        """The decoder's table, and a head whose outputs begin small."""
+        """Return the decoder's table and rows for the head, with std 0.02."""
         yield r"^score\.bias", zeros()
         yield r"^score", normal(std=0.02)
         yield from self.base_model.initial_weights()

@@ -1,4 +1,4 @@
-"""Blocks: how sub-layers, norms and residuals are put together."""
+"""Decoder blocks: attention, feed-forward layer, norms and residual connections."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from forgather_core.parts.caches import CACHE, the_cache
 
 
 class Block(GradientCheckpointingLayer):
-    """One layer of a decoder: [B, T, D] -> [B, T, D], recomputed in backward where that is asked for.
+    """One layer of a decoder: [B, T, D] -> [B, T, D]. Supports gradient checkpointing.
 
-    A subclass computes it in `compute`.
+    Subclasses implement `compute`.
     """
 
     def forward(
@@ -28,9 +28,9 @@ class Block(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D]; the arguments are those of transformers' layers, in their order.
+        """Run the layer: [B, T, D] -> [B, T, D]. The arguments and their order are those of transformers' layers.
 
-        The cache is taken by both of its names, and handed on by the one that the installed transformers uses.
+        The cache is accepted under both of its names, and passed on under the name of the installed transformers.
         """
         return self.compute(
             hidden_states,
@@ -43,12 +43,12 @@ class Block(GradientCheckpointingLayer):
         )
 
     def compute(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        """[B, T, D] -> [B, T, D]; `kwargs` are attention's."""
+        """Compute [B, T, D] -> [B, T, D]; `kwargs` are the arguments of attention."""
         raise NotImplementedError
 
 
 def unchanged(x: Tensor) -> Tensor:
-    """Return the tensor. It stands in place of a dropout of 0, so that a layer has the modules of transformers' own."""
+    """Return the tensor. Replaces a dropout of 0, so that a layer has the same modules as transformers' layer."""
     return x
 
 
@@ -56,11 +56,11 @@ class PreNormBlock(Block):
     """Pre-norm residual block (arXiv:2002.04745, fig. 1b): x = x + drop(attn(norm(x))); x = x + drop(mlp(norm(x))).
 
     Args:
-        input_layernorm: Before attention.
-        self_attn: Returns its result and its weights.
-        post_attention_layernorm: Before the feed-forward layer.
+        input_layernorm: Norm before attention.
+        self_attn: Attention; returns its result and its weights.
+        post_attention_layernorm: Norm before the feed-forward layer.
         mlp: The feed-forward layer.
-        dropout: Of what either sub-layer adds, while training.
+        dropout: Dropout probability of both residual branches in training.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class PreNormBlock(Block):
         self.drop = nn.Dropout(dropout) if dropout else unchanged
 
     def compute(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        """[B, T, D] -> [B, T, D]; `kwargs` are attention's."""
+        """Compute [B, T, D] -> [B, T, D]; `kwargs` are the arguments of attention."""
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + self.drop(attended)
         return hidden_states + self.drop(self.mlp(self.post_attention_layernorm(hidden_states)))
@@ -91,11 +91,11 @@ class PostNormBlock(Block):
     """Post-norm residual block (arXiv:1706.03762, sec. 3.1): x = norm(x + drop(attn(x))); x = norm(x + drop(mlp(x))).
 
     Args:
-        self_attn: Returns its result and its weights.
-        post_attention_layernorm: After attention and its residual.
+        self_attn: Attention; returns its result and its weights.
+        post_attention_layernorm: Norm after attention and its residual connection.
         mlp: The feed-forward layer.
-        post_feedforward_layernorm: After the feed-forward layer and its residual.
-        dropout: Of what either sub-layer adds, while training.
+        post_feedforward_layernorm: Norm after the feed-forward layer and its residual connection.
+        dropout: Dropout probability of both residual branches in training.
     """
 
     alpha = 1.0  # weight of the residual
@@ -118,13 +118,13 @@ class PostNormBlock(Block):
         self.drop = nn.Dropout(dropout) if dropout else unchanged
 
     def compute(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        """[B, T, D] -> [B, T, D]; `kwargs` are attention's."""
+        """Compute [B, T, D] -> [B, T, D]; `kwargs` are the arguments of attention."""
         attended, _ = self.self_attn(hidden_states=hidden_states, **kwargs)
         hidden_states = self.post_attention_layernorm(self.add(hidden_states, self.drop(attended)))
         return self.post_feedforward_layernorm(self.add(hidden_states, self.drop(self.mlp(hidden_states))))
 
     def add(self, residual: Tensor, branch: Tensor) -> Tensor:
-        """alpha * residual + branch, in one pass."""
+        """Return alpha * residual + branch, in one kernel."""
         return torch.add(branch, residual, alpha=self.alpha)
 
 
@@ -132,8 +132,8 @@ class DeepNormBlock(PostNormBlock):
     """DeepNorm (arXiv:2203.00555, fig. 2): x = norm(alpha * x + drop(attn(x))); x = norm(alpha * x + drop(mlp(x))).
 
     Args:
-        alpha: Weight of the residual; above 1 it keeps the model's update bounded however deep it is.
-        **parts: Those of PostNormBlock.
+        alpha: Weight of the residual; above 1, it bounds the model's update at any depth.
+        **parts: The arguments of PostNormBlock.
     """
 
     def __init__(self, *, alpha: float, **parts: Any) -> None:

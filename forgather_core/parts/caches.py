@@ -1,8 +1,8 @@
-"""The key/value cache: its names, its length, how it is filled, and the part of it that belongs to some layers.
+"""The key/value cache: its two argument names, its length, updates, and the cache of a slice of the layers.
 
-transformers calls it `past_key_values`, and from 5.24 on `cache`. Models take both, and answer by the name that the
-installed release uses, so that its `generate` finds the cache: nobody would miss one that is lost, but the model would
-see the last token alone.
+transformers before 5.24 names the argument `past_key_values`, later releases `cache`. Models accept both names and
+return the cache under the name of the installed release, which `generate` reads. A cache under the wrong name raises no
+error, but the model would attend to the last token alone.
 """
 
 import copy
@@ -21,7 +21,7 @@ Forward = TypeVar("Forward", bound=Callable[..., Any])
 
 
 def takes_cache(forward: Forward) -> Forward:
-    """Decorate a `forward` that takes the cache by both names: the old one warns where transformers' models warn."""
+    """Decorate a `forward` that accepts both names of the cache: the old one warns if transformers' models warn."""
     if CACHE == "past_key_values":
         return forward
     decorated: Forward = deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")(forward)
@@ -29,35 +29,35 @@ def takes_cache(forward: Forward) -> Forward:
 
 
 def the_cache(past_key_values: Cache | None, cache: Cache | None) -> Cache | None:
-    """The one that was given.
+    """Return the cache that was passed under either name, or None.
 
     Raises:
-        ValueError: Two different ones were.
+        ValueError: Two different caches were passed.
     """
     if past_key_values is not None and cache is not None and past_key_values is not cache:
-        raise ValueError("cache and past_key_values are two names of one thing: give one of them")
+        raise ValueError("cache and past_key_values are two names of one argument: pass one of them")
     return past_key_values if past_key_values is not None else cache
 
 
 def is_paged(cache: Any) -> bool:
-    """Whether a cache is that of continuous batching: the tokens of all requests, in pages."""
+    """Return whether a cache is the paged cache of continuous batching, with the tokens of all requests."""
     return isinstance(cache, PagedAttentionCache)
 
 
 def fill_cache(
     cache: Cache | None, key: Tensor, value: Tensor, layer_idx: int, kwargs: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """Add this call's keys and values to the cache.
+    """Add keys and values to the cache.
 
     Args:
         cache: The cache, or None.
-        key, value: [B, G, T, K].
-        layer_idx: The layer of the cache.
-        kwargs: The further arguments of the attention function. A paged cache reads its indices there, and writes what
-            the function needs.
+        key, value: Keys and values of this call, [B, G, T, K].
+        layer_idx: Index of the layer in the cache.
+        kwargs: Further arguments of the attention function. A paged cache reads its indices from them, and adds the
+            arguments that the function needs.
 
     Returns:
-        The keys and values to attend to.
+        All keys and values to attend to, [B, G, S, K].
     """
     if cache is None:
         return key, value
@@ -68,14 +68,14 @@ def fill_cache(
 
 
 def cached_length(cache: Cache | None) -> int | Tensor:
-    """How many tokens a cache has seen; 0 for a paged cache, each of whose requests has a length of its own."""
+    """Return the number of cached tokens; 0 for a paged cache, whose requests have different lengths."""
     length = cache.get_seq_length() if cache is not None and not is_paged(cache) else 0
-    # A static cache hands out its own counter, which moves on while the layers run; of one element, in some releases.
+    # A static cache returns its own counter, which changes while the layers run; in some releases its shape is [1].
     return length.clone().reshape(()) if isinstance(length, Tensor) else length
 
 
 def cache_of(layers: slice, cache: Cache | None) -> Cache | None:
-    """The cache of these layers alone: it tells its length by its first, which a stage of a pipeline may not have."""
+    """Return the cache of some layers: its length is that of its first layer, which a pipeline stage may lack."""
     if cache is None or layers.start == 0:
         return cache
     view = copy.copy(cache)

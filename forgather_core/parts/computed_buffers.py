@@ -1,4 +1,4 @@
-"""Buffers that are computed, never stored."""
+"""Buffers that are computed and not saved."""
 
 from collections.abc import Callable
 
@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 
 class ComputedBuffers(nn.Module):
-    """A module whose own buffers follow from its arguments, and are float32 whatever the dtype of the model.
+    """Base of modules with buffers that follow from their arguments, float32 in a model of any dtype.
 
-    No checkpoint holds them, so that meta, `to_empty()` and a load leave anything in them: whoever makes the module
-    ready calls `reset_buffers()`; a change of device or dtype does so by itself.
+    Checkpoints do not contain these buffers. After construction on meta, `to_empty()` or a load their values are
+    undefined until `reset_buffers()` is called; a change of device or dtype calls it.
     """
 
     def reset_buffers(self) -> None:
-        """Compute the buffers anew, on the device they are on."""
+        """Recompute the buffers on their device."""
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ComputedBuffers":
         was_meta = any(buffer.is_meta for buffer in self.buffers(recurse=False))
         super()._apply(fn, recurse)
-        # model.to(bfloat16) means the weights, not the angles; to_empty() brings buffers that hold anything.
+        # model.to(bfloat16) is meant for weights, not angles; to_empty() leaves undefined values.
         if was_meta or any(buffer.dtype != torch.float32 for buffer in self.buffers(recurse=False)):
             self.reset_buffers()
         return self

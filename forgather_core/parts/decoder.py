@@ -1,7 +1,7 @@
-"""A decoder around its layers: token ids in, hidden states out.
+"""The decoder without a head: token ids in, hidden states out.
 
-What every decoder needs and no paper is about comes together here: positions, masks, caches, packing, gradient
-checkpointing, stages of a pipeline. A definition adds its layers; `language_model.py` adds a head.
+Handles what all decoders share: positions, masks, caches, packing, gradient checkpointing, pipeline stages. A
+definition adds its layers; `language_model.py` adds a head.
 """
 
 from typing import Any, Unpack
@@ -26,25 +26,25 @@ logger = logging.get_logger(__name__)
 
 
 class Decoder(Pretrained):
-    """Embeddings, layers, final norm.
+    """Base of decoders: embeddings, layers, final norm.
 
-    A definition sets `embed_tokens`, `layers`, `norm` and, if it rotates, `rotary_emb`; what its embeddings go through
-    before the first layer it says in `prepare`.
+    A definition sets `embed_tokens`, `layers`, `norm` and, with RoPE, `rotary_emb`. It overrides `prepare` to transform
+    the embeddings before the first layer.
     """
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         if torch.get_default_device().type != "meta":
-            self._base_seed = draw_seed()  # now: torch's own modules will draw numbers that nothing should depend on
+            self._base_seed = draw_seed()  # before torch's own modules consume random numbers
         self.gradient_checkpointing = False
 
     def post_init(self) -> None:
-        """transformers' last step of construction, once all layers are there."""
+        """Finish construction, once all layers exist (transformers calls for this)."""
         self._no_split_modules = sorted({type(layer).__name__ for layer in self.layers})
         attentions = [module for module in self.modules() if isinstance(module, SelfAttention)]
         for attention in attentions:
             attention.config = self.config
-        # The class: it says what all of its instances need at each call, and what attention does with it.
+        # The class: its static methods provide the arguments of all instances and wrap the attention function.
         self._alibi: Any = next((type(a.alibi) for a in attentions if a.alibi is not None), None)
         if self._alibi is not None:
             self._keep_in_fp32_modules_strict = {"alibi"}
@@ -55,12 +55,12 @@ class Decoder(Pretrained):
         super().post_init()
 
     def prepare(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
-        """What embeddings [B, T, D] go through before the first layer, at positions [B, T]."""
+        """Transform embeddings [B, T, D] before the first layer, at positions [B, T]; the default returns them."""
         return inputs_embeds
 
     def backend_problem(self) -> str | None:
-        """Why a server's own attention, which knows queries, keys and values alone, cannot compute this model."""
-        return "it has no way to add the biases of ALiBi" if self._alibi is not None else None
+        """Return why a server's attention kernel, which takes queries, keys and values alone, cannot run this model."""
+        return "it does not support the biases of ALiBi" if self._alibi is not None else None
 
     @takes_cache
     @merge_with_config_defaults
@@ -76,24 +76,25 @@ class Decoder(Pretrained):
         cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]  # transformers has no types for mypy
     ) -> BaseModelOutputWithPast:
-        """Hidden states [B, T, D] of token ids [B, T] or of embeddings [B, T, D].
+        """Compute hidden states [B, T, D] from token ids [B, T] or embeddings [B, T, D].
 
         Args:
-            input_ids: Token ids, or None where `inputs_embeds` is given.
-            attention_mask: [B, S], 0 on padding, cached tokens counted; or a ready mask [B, 1, T, S], or one for each
-                kind of layer by transformers' name for it.
-            position_ids: [B, T]. Where they restart, a new document begins, and sees nothing before it.
-            past_key_values, cache: Keys and values of earlier tokens, by either name.
-            inputs_embeds: What `embed_tokens` gives, instead of token ids.
+            input_ids: Token ids, or None if `inputs_embeds` is passed.
+            attention_mask: [B, S], 0 on padding, cached tokens included; or a complete mask [B, 1, T, S]; or a mapping
+                from transformers' name of a layer type to such a mask.
+            position_ids: [B, T]. A restart begins a new document, which does not attend to earlier ones.
+            past_key_values, cache: The cache (two names of one argument).
+            inputs_embeds: Embeddings, as `embed_tokens` returns them, instead of token ids.
             use_cache: Whether to return a cache. While gradients are recorded, gradient checkpointing recomputes
                 layers and uses no cache.
-            **kwargs: Handed on to attention.
+            **kwargs: Further arguments of attention.
 
         Raises:
-            ValueError: Gradient checkpointing records gradients, and the given cache holds tokens.
+            ValueError: Not exactly one of `input_ids` and `inputs_embeds` is passed; or gradient checkpointing is
+                active while gradients are recorded, and the cache contains tokens.
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
+            raise ValueError("pass either input_ids or inputs_embeds")
         cache = the_cache(past_key_values, cache)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
@@ -103,7 +104,7 @@ class Decoder(Pretrained):
         self._follow_window()
         here = self._layers_here()
         filled, layers = cache_of(here, cache), list(self.layers)[here]
-        known = self._windows + [None] * len(self.layers)  # at construction; layers may have been added since
+        known = self._windows + [None] * len(self.layers)  # as of construction; layers may have been added
         windows = [_window_of(layer, window) for layer, window in zip(layers, known[here], strict=False)]
         masks = self._masks(inputs_embeds, attention_mask, position_ids, filled, windows)
         if use_cache and cache is None:
@@ -111,7 +112,7 @@ class Decoder(Pretrained):
         if position_ids is None:
             position_ids = positions(inputs_embeds, attention_mask, cached_length(filled))
         hidden_states = inputs_embeds
-        if here.start == 0:  # a later stage of a pipeline is given hidden states, prepared long ago
+        if here.start == 0:  # later pipeline stages receive hidden states
             hidden_states = self.prepare(inputs_embeds, position_ids)
         if (rotary_emb := getattr(self, "rotary_emb", None)) is not None and "position_embeddings" not in kwargs:
             kwargs["position_embeddings"] = rotary_emb(inputs_embeds, position_ids=position_ids)
@@ -123,14 +124,14 @@ class Decoder(Pretrained):
                 position_ids=position_ids,
                 use_cache=use_cache,
                 **{_cache_name(layer): cache},
-                **(more | kwargs),  # document lengths given by the caller win
+                **(more | kwargs),  # document lengths from the caller take precedence
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
 
     def _follow_window(self) -> None:
-        """Apply a sliding window that was changed in the configuration since construction.
+        """Apply a change of `config.sliding_window` after construction.
 
-        Caches and masks are made from the configuration, and transformers' layers read it at each call.
+        Caches and masks are created from the configuration, and transformers' layers read it at each call.
         """
         window = getattr(self.config, "sliding_window", None)
         if window == self._window:
@@ -144,10 +145,10 @@ class Decoder(Pretrained):
                     module.sliding_window = own
 
     def _layers_here(self) -> slice:
-        """Return the layers to run.
+        """Return the slice of layers to run.
 
-        All of them, except that identities of some kind replace the layers of other pipeline stages, and that
-        `config.num_hidden_layers` may be lowered: generation with an early exit does that for its draft.
+        All layers, except placeholders for the layers of other pipeline stages, and those beyond
+        `config.num_hidden_layers`, which generation with early exit lowers for its draft.
         """
         here = [i for i, layer in enumerate(self.layers) if not _is_elsewhere(layer)]
         stop = self.config.num_hidden_layers
@@ -161,11 +162,11 @@ class Decoder(Pretrained):
         cache: Cache | None,
         windows: list[int | None],
     ) -> dict[int | None, tuple[Any, dict[str, Any]]]:
-        """For each sliding window among the layers: its mask, and what else attention must be told."""
+        """Return, for each distinct sliding window, its mask and the further arguments of the attention function."""
         masks = {}
         for window in dict.fromkeys(windows):
             given = attention_mask
-            if isinstance(given, dict):  # made by generate(), for a cache that is compiled
+            if isinstance(given, dict):  # generate() makes these for compileable caches
                 given = given["full_attention" if window is None else "sliding_attention"]
             mask, more = decoder_mask(
                 self.config,
@@ -184,28 +185,32 @@ class Decoder(Pretrained):
 
 
 def _cache_name(layer: nn.Module) -> str:
-    """By which name a layer takes the cache.
+    """Return the name of the cache argument of a layer.
 
-    Before 5.24, layers of transformers, which may stand in place of ours, know it as `past_key_values` alone; and
-    gradient checkpointing drops an argument of that name, also where no gradients are recorded and it is to be filled.
+    Before 5.24, transformers' layers, which may replace Forgather's, accept `past_key_values` only. Gradient
+    checkpointing drops an argument of that name, even if no gradients are recorded and the cache must be filled.
     """
     return "cache" if isinstance(layer, Block) else CACHE
 
 
 def _check_unused(cache: Cache | None) -> None:
-    """Check that gradient checkpointing can go without a cache: backward would fill it a second time."""
+    """Check that gradient checkpointing can ignore the cache: backward would fill it a second time.
+
+    Raises:
+        ValueError: The cache contains tokens.
+    """
     if cache is None:
         return
     if cache.get_seq_length() > 0:
         raise ValueError(
-            "gradient checkpointing recomputes layers and cannot train upon a filled cache: "
+            "gradient checkpointing recomputes layers and does not support training with a filled cache: "
             "pass no cache, call gradient_checkpointing_disable(), or use torch.no_grad()"
         )
     logger.warning_once("gradient checkpointing does not fill the cache while gradients are recorded")
 
 
 def _window_of(layer: Any, otherwise: int | None) -> int | None:
-    """The sliding window of a layer; what wraps one may not pass its attributes on, and another model's has none."""
+    """Return the sliding window of a layer. A wrapper may hide the attribute, and layers of other models lack it."""
     if hasattr(layer, "sliding_window"):
         return layer.sliding_window
     windows = [module.sliding_window for module in layer.modules() if isinstance(module, SelfAttention)]
@@ -213,5 +218,5 @@ def _window_of(layer: Any, otherwise: int | None) -> int | None:
 
 
 def _is_elsewhere(layer: nn.Module) -> bool:
-    """A placeholder of transformers or vLLM. A plain identity is somebody's own, and an error."""
+    """Return whether a layer is a placeholder of transformers or vLLM; a plain Identity is not."""
     return isinstance(layer, nn.Identity) and type(layer) is not nn.Identity

@@ -1,4 +1,4 @@
-"""The configuration of a decoder: its options, and what transformers adds."""
+"""Base class of decoder configurations."""
 
 from typing import Any, ClassVar
 
@@ -6,7 +6,7 @@ from transformers import PreTrainedConfig
 
 from forgather_core.parts.parallel_plans import STAGES
 
-# What a decoder can be told in Hugging Face's vocabulary: one that does not have it must not take it and do nothing.
+# Architecture options of Hugging Face configurations. A decoder without one must refuse it rather than ignore it.
 ARCHITECTURE = (
     "attention_bias",
     "head_dim",
@@ -23,28 +23,28 @@ ARCHITECTURE = (
     "sliding_window",
     "use_sliding_window",
 )
-ORIGINAL_LENGTH = "original_max_position_embeddings"  # may be beside rope_parameters, as Phi-3 has it, and then wins
-OLD_ROPE = frozenset({"rope_scaling", "rope_theta"})  # how older files say rope_parameters
+ORIGINAL_LENGTH = "original_max_position_embeddings"  # Phi-3 sets it beside rope_parameters; it takes precedence
+OLD_ROPE = frozenset({"rope_scaling", "rope_theta"})  # rope_parameters in older files
 
 
 class DecoderConfig(PreTrainedConfig):
-    """What every decoder's configuration does with its options; `class XConfig(XOptions, DecoderConfig)`.
+    """Base class of decoder configurations: `class XConfig(XOptions, DecoderConfig)`.
 
-    A definition whose mathematics one of transformers' classes has names that class's model type as
-    `native_model_type`; its config.json can then be given as keywords, and the configuration can be written as one.
+    If one of transformers' classes has the same mathematics, set `native_model_type` to its model type: its config.json
+    is then accepted as keywords, and the configuration can be written in that form.
 
     Raises:
-        ValueError: Options that contradict each other, or something of another architecture, which this model has not.
+        ValueError: Options contradict each other, or an option is not supported by this architecture.
     """
 
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
     base_model_pp_plan: ClassVar[dict[str, Any]] = STAGES
     native_model_type: ClassVar[str | None] = None
-    also_reads: ClassVar[tuple[str, ...]] = ()  # further model types whose config.json this one understands
-    built_in: ClassVar[dict[str, Any]] = {}  # values of the native class's configuration that are not options here
+    also_reads: ClassVar[tuple[str, ...]] = ()  # further model types whose config.json is accepted
+    built_in: ClassVar[dict[str, Any]] = {}  # fixed values of options of the native class
 
-    native_ignores: ClassVar[tuple[str, ...]] = ()  # options here that the native class does not have
-    native_defaults: ClassVar[dict[str, Any]] = {}  # of the native class, where a file that leaves them out needs them
+    native_ignores: ClassVar[tuple[str, ...]] = ()  # options that the native class lacks
+    native_defaults: ClassVar[dict[str, Any]] = {}  # different defaults of the native class
 
     vocab_size: int | None = None
     max_position_embeddings: int | None = None
@@ -52,32 +52,32 @@ class DecoderConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
     use_cache: bool = True
-    skip_logits: bool = False  # in training: a loss without logits, for trainers that do not look at them
-    native: bool = False  # written with native_model_type, so that transformers' own class loads it too
+    skip_logits: bool = False  # in training: chunked loss, logits are None
+    native: bool = False  # save with native_model_type, for transformers' own class
 
     __repr__ = PreTrainedConfig.__repr__  # JSON, not the options' dataclass form
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name, value in self.built_in.items():
             if kwargs.get(name, value) != value:
-                raise ValueError(f"{name}: this model has {value!r} built in, and not {kwargs[name]!r}")
+                raise ValueError(f"{name} is fixed to {value!r} for this model; got {kwargs[name]!r}")
         rotary = OLD_ROPE if hasattr(self, "rope_parameters") else frozenset()  # folded in by transformers
         for name in sorted(set(ARCHITECTURE) & kwargs.keys() - self.built_in.keys() - rotary):
             if (value := kwargs.pop(name)) is not None:
-                raise ValueError(f"{name}: this model has none, and it is {value!r}")
+                raise ValueError(f"{name} is not supported by this model; got {value!r}")
         self.vocab_size = self.vocab_size or 32000
         self.max_position_embeddings = self.max_position_embeddings or 2048
         original_length = None
         if (rope := getattr(self, "rope_parameters", None)) is not None:
             original_length = kwargs.pop(ORIGINAL_LENGTH, None)
-            # transformers fills in what is not there: a default must not stand in the way of what an old file says.
-            left_alone = rope == type(self).__dataclass_fields__["rope_parameters"].default_factory()
-            # A copy: it is about to be completed, and may be the caller's.
-            self.rope_parameters = {} if left_alone and kwargs.keys() & rotary else dict(rope)
+            # transformers adds missing keys only: a default must not block the values of an old file.
+            is_default = rope == type(self).__dataclass_fields__["rope_parameters"].default_factory()
+            # A copy: it is modified below, and may belong to the caller.
+            self.rope_parameters = {} if is_default and kwargs.keys() & rotary else dict(rope)
         super().__post_init__(**kwargs)
         if (rope := getattr(self, "rope_parameters", None)) is not None:
-            rope.pop("type", None)  # what rope_type was called once; transformers keeps both
-            if original_length is not None and ORIGINAL_LENGTH in rope:  # transformers has set it for types that use it
+            rope.pop("type", None)  # former name of rope_type; transformers keeps both
+            if original_length is not None and ORIGINAL_LENGTH in rope:  # set by transformers for types that use it
                 rope[ORIGINAL_LENGTH] = original_length
         for name, sentence in getattr(self, "problems", tuple)():
             raise ValueError(f"{name}: {sentence}")
@@ -86,15 +86,15 @@ class DecoderConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The content of a config.json; one that is written for the native class says so by its model type."""
-        content, rest = super().get_config_dict(*args, **kwargs)
+        """Return the content of a config.json; a native model type selects the native form."""
+        content, unused = super().get_config_dict(*args, **kwargs)
         if cls.native_model_type is not None and content.get("model_type") == cls.native_model_type:
             read = {name: value for name, value in content.items() if name not in cls.native_ignores}
             content = cls.native_defaults | read | {"model_type": cls.model_type, "native": True}
-        return content, rest
+        return content, unused
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, in the native class's form where it is written for that one too."""
+        """Return plain data, in the native form if `native` is set."""
         content = super().to_dict()
         if content.pop("native", False):
             content["model_type"] = self.native_model_type

@@ -11,9 +11,12 @@ class FeedForward(nn.Module):
 
     Args:
         hidden_size: Size of input and output.
-        intermediate_size: Size between.
-        activation: A name that transformers knows: "relu" as in the paper.
-        dropout: After the activation, while training.
+        intermediate_size: Size of the hidden layer.
+        activation: Name of an activation in transformers' ACT2FN; the paper has "relu".
+        dropout: Dropout probability after the activation in training.
+
+    Raises:
+        ValueError: A size is not above 0, the dropout is not in [0, 1), or the activation is unknown.
     """
 
     def __init__(self, hidden_size: int, intermediate_size: int, *, activation: str, dropout: float = 0.0) -> None:
@@ -26,7 +29,7 @@ class FeedForward(nn.Module):
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """[B, T, hidden_size] -> [B, T, hidden_size]."""
+        """Compute [B, T, hidden_size] -> [B, T, hidden_size]."""
         return self.down_proj(self.drop(self.act_fn(self.up_proj(hidden_states))))
 
 
@@ -35,8 +38,11 @@ class GatedFeedForward(nn.Module):
 
     Args:
         hidden_size: Size of input and output.
-        intermediate_size: Size between.
-        activation: A name that transformers knows: "silu" gives SwiGLU, "relu" ReGLU.
+        intermediate_size: Size of the hidden layer.
+        activation: Name of an activation in transformers' ACT2FN: "silu" gives SwiGLU, "relu" ReGLU.
+
+    Raises:
+        ValueError: A size is not above 0, or the activation is unknown.
     """
 
     def __init__(self, hidden_size: int, intermediate_size: int, *, activation: str) -> None:
@@ -49,11 +55,11 @@ class GatedFeedForward(nn.Module):
         self.act_fn = _activation(activation)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """[B, T, hidden_size] -> [B, T, hidden_size]."""
+        """Compute [B, T, hidden_size] -> [B, T, hidden_size]."""
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
 def _activation(name: str) -> nn.Module:
     if name not in ACT2FN:
-        raise ValueError(f"activation must be one that transformers knows, such as 'silu' or 'relu'; got {name!r}")
+        raise ValueError(f"activation must be a name in transformers' ACT2FN, such as 'silu' or 'relu'; got {name!r}")
     return ACT2FN[name]

@@ -1,7 +1,8 @@
-"""Initial weights as a table: a pattern on parameter names, and the rule that fills what it matches.
+"""Initialization as a table of patterns on parameter names and rules.
 
-A definition yields `(pattern, rule)` pairs; the first pattern found in a parameter's name wins. Each rule states the
-standard deviation it promises, so that a test can hold it to that. Weights of linear layers are [fan_out, fan_in].
+A definition yields `(pattern, rule)` pairs; the first pattern found in a parameter's name determines the rule. Each
+rule states its standard deviation, which tests compare with the weights. Weights of linear layers are
+[fan_out, fan_in].
 
 Rules draw in float32; `weight_pieces.py` calls them piece by piece, with a generator for each piece.
 """
@@ -21,21 +22,21 @@ Table = Iterable[tuple[str, "Rule"]]
 
 @dataclass(frozen=True)
 class Rule:
-    """How a parameter is filled.
+    """A rule that fills a parameter.
 
-    A subclass overrides `std` and `sample`. One that needs the whole matrix at once, such as an orthogonal
-    initialization, overrides `draw` instead of `sample`.
+    Subclasses override `std` and `sample`. A rule that requires the full matrix, such as orthogonal initialization,
+    overrides `draw` instead of `sample`.
 
     Args:
-        zero_row: A row that is set to zero afterwards: the embedding of padding. Negative numbers count from the end.
+        zero_row: Index of a row that is set to zero, the embedding of padding; negative counts from the end.
     """
 
     zero_row: int | None = None
-    random: ClassVar[bool] = True  # False: the numbers do not depend on a seed
+    random: ClassVar[bool] = True  # False: the values do not depend on a seed
 
     @property
     def needs_whole(self) -> bool:
-        """Whether the rule overrides `draw`."""
+        """Return whether the rule overrides `draw`."""
         return type(self).draw is not Rule.draw
 
     def std(self, shape: Shape) -> float:
@@ -46,7 +47,7 @@ class Rule:
         """Check that the rule can fill a tensor of this shape.
 
         Raises:
-            ValueError: It cannot; the message says what to do.
+            ValueError: It cannot; the message ends with what to do.
         """
         row, rows = self.zero_row, shape[0] if shape else 0
         if row is not None and not -rows <= row < rows:
@@ -59,21 +60,21 @@ class Rule:
             numbers: [n], float32, on the CPU.
             shape: The shape of the full tensor.
             start: The index of the first of these elements in the flattened tensor.
-            generator: The source of random numbers. Use no other one.
+            generator: The only source of random numbers to use.
         """
         raise NotImplementedError
 
     def draw(self, tensor: Tensor) -> None:
-        """Fill a whole float32 tensor on the CPU, from torch's global generator, which has a seed of its own here."""
+        """Fill a full float32 tensor on the CPU from torch's global generator, which is seeded for this call."""
         self.sample(tensor.view(-1), tuple(tensor.shape) or (1,), 0, torch.default_generator)
 
     def fill(self, tensor: Tensor, *, seed: int | None = None, name: str = "") -> None:
         """Fill a tensor in place, in its own dtype and on its own device.
 
         Args:
-            tensor: Any shape; also a `DTensor`, of which this process fills its own shard.
+            tensor: A tensor of any shape; of a `DTensor`, this process fills its shard.
             seed: The base seed; None takes one from torch's global generator.
-            name: The parameter's name; another name gives other numbers.
+            name: The parameter's name; different names give different values.
 
         Raises:
             ValueError: The rule cannot fill a tensor of this shape.
@@ -83,7 +84,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Values(Rule):
-    """The values given, one for each element; a single one for all."""
+    """Given values: one for each element, or one for all."""
 
     values: tuple[float, ...] = (0.0,)
     random: ClassVar[bool] = False
@@ -114,7 +115,7 @@ class Values(Rule):
 
 @dataclass(frozen=True)
 class Normal(Rule):
-    """N(0, scale^2)."""
+    """Normal distribution N(0, scale^2)."""
 
     scale: float = 1.0
 
@@ -130,7 +131,7 @@ class Normal(Rule):
 
 @dataclass(frozen=True)
 class TruncatedNormal(Rule):
-    """N(0, scale^2), without what lies beyond `cut` times `scale` on either side."""
+    """Normal distribution N(0, scale^2), truncated at `cut * scale` on both sides."""
 
     scale: float = 1.0
     cut: float = 3.0
@@ -149,33 +150,36 @@ class TruncatedNormal(Rule):
         bound = self.cut * self.scale
         numbers.normal_(0.0, self.scale, generator=generator)
         outside = (numbers.abs() > bound).nonzero().squeeze(1)
-        while len(outside):  # few: drawn again, until none is left
-            again = numbers.new_empty(len(outside)).normal_(0.0, self.scale, generator=generator)
-            numbers.index_copy_(0, outside, again)
-            outside = outside[again.abs() > bound]
+        while len(outside):  # resample the few outside, until none is left
+            redrawn = numbers.new_empty(len(outside)).normal_(0.0, self.scale, generator=generator)
+            numbers.index_copy_(0, outside, redrawn)
+            outside = outside[redrawn.abs() > bound]
 
     def __str__(self) -> str:
         return f"truncated normal, std {self.scale:.4g}, cut at {self.cut:g} std"
 
 
-_SMALLEST_CUT = 0.1  # below, nearly every number would be drawn again and again
+_SMALLEST_CUT = 0.1  # below, nearly every number would be resampled many times
 
 
 @dataclass(frozen=True)
 class FanRule(Rule):
-    """A rule that depends on how many inputs and outputs a weight connects.
+    """Base of rules that depend on fan_in and fan_out.
 
     Args:
-        dims: What each dimension of the weight is: `o` outputs, `i` inputs, `k` positions of a convolution's kernel,
-            `e` independent weights side by side, such as experts. None stands for `oi`, a linear layer, and takes
-            weights of two dimensions only.
+        dims: The meaning of each dimension of the weight: `o` outputs, `i` inputs, `k` positions of a convolution's
+            kernel, `e` independent weights such as experts. None means `oi`, a linear layer, for weights of two
+            dimensions only.
+
+    Raises:
+        ValueError: `dims` lacks `o` or `i`, or contains other letters.
     """
 
     dims: str | None = None
 
     def __post_init__(self) -> None:
         if self.dims is not None and not ({"o", "i"} <= set(self.dims) <= set("eoik")):
-            raise ValueError(f"dims is '{self.dims}' and must have 'o' and 'i', and otherwise only 'e' and 'k'")
+            raise ValueError(f"dims must contain 'o' and 'i', and otherwise only 'e' and 'k'; got '{self.dims}'")
 
     def check(self, shape: Shape) -> None:
         super().check(shape)
@@ -185,7 +189,7 @@ class FanRule(Rule):
         """Return `(fan_in, fan_out)` of a weight, as torch computes them: kernel positions count for both.
 
         Raises:
-            ValueError: They do not follow from the shape alone, or `dims` does not fit the shape.
+            ValueError: The shape alone does not determine them, or `dims` does not match the shape.
         """
         if len(shape) < 2:
             raise ValueError(
@@ -205,7 +209,7 @@ class FanRule(Rule):
 
 @dataclass(frozen=True)
 class XavierNormal(FanRule):
-    """N(0, gain^2 * 2 / (fan_in + fan_out)) (Glorot and Bengio 2010, eq. 12)."""
+    """Xavier normal: N(0, gain^2 * 2 / (fan_in + fan_out)) (Glorot and Bengio 2010, eq. 12)."""
 
     gain: float = 1.0
 
@@ -221,11 +225,11 @@ class XavierNormal(FanRule):
 
 @dataclass(frozen=True)
 class FanInUniform(FanRule):
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    """Uniform distribution U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
 
     def bound(self, shape: Shape) -> float:
         """Return 1/sqrt(fan_in)."""
-        return max(self.fans(shape)[0], 1) ** -0.5  # it is 0 for some empty tensors
+        return max(self.fans(shape)[0], 1) ** -0.5  # 0 for some empty tensors
 
     def std(self, shape: Shape) -> float:
         return self.bound(shape) / math.sqrt(3)
@@ -239,51 +243,51 @@ class FanInUniform(FanRule):
 
 
 def fill_random(tensor: Tensor, draw: Callable[[Tensor], object]) -> None:
-    """Fill a tensor with numbers that `draw` puts into a float32 tensor, rounded once: for `Rule.draw`."""
+    """Fill a tensor by `draw`, which fills a float32 tensor; the values are rounded once. For use in `Rule.draw`."""
     draw(drawn := torch.empty_like(tensor, dtype=torch.float32))
     tensor.copy_(drawn)
 
 
 def zeros() -> Rule:
-    """All zero."""
+    """Return a rule that fills with zeros."""
     return Values(values=(0.0,))
 
 
 def ones() -> Rule:
-    """All one."""
+    """Return a rule that fills with ones."""
     return Values(values=(1.0,))
 
 
 def values(given: Iterable[float]) -> Rule:
-    """These values, one for each element."""
+    """Return a rule that fills with given values, one for each element."""
     return Values(values=tuple(given))
 
 
 def normal(*, std: float, zero_row: int | None = None) -> Rule:
-    """Normal with mean 0; `zero_row` is the padding row of an embedding."""
+    """Return a rule for N(0, std^2); `zero_row` is the padding row of an embedding."""
     return Normal(scale=std, zero_row=zero_row)
 
 
 def truncated_normal(*, std: float, cut: float = 3.0) -> Rule:
-    """Normal with mean 0, cut at `cut` standard deviations on either side."""
+    """Return a rule for N(0, std^2), truncated at `cut` standard deviations on both sides."""
     return TruncatedNormal(scale=std, cut=cut)
 
 
 def xavier_normal(*, gain: float = 1.0, dims: str | None = None) -> Rule:
-    """Normal with mean 0 and variance `gain^2 * 2 / (fan_in + fan_out)`.
+    """Return a rule for a normal distribution with mean 0 and variance `gain^2 * 2 / (fan_in + fan_out)`.
 
     Args:
-        gain: A factor on the standard deviation.
-        dims: What each dimension is, for weights that are not [fan_out, fan_in]: `eoi` for experts, `oik` for a
+        gain: Factor of the standard deviation.
+        dims: The meaning of each dimension, for weights that are not [fan_out, fan_in]: `eoi` for experts, `oik` for a
             convolution over time, `oikk` for one over images; see `FanRule`.
     """
     return XavierNormal(gain=gain, dims=dims)
 
 
 def fan_in_uniform(*, dims: str | None = None) -> Rule:
-    """Uniform within 1/sqrt(fan_in) on either side of 0, as torch's linear layers begin.
+    """Return a rule for U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the initialization of torch's linear layers.
 
     Args:
-        dims: What each dimension is, for weights that are not [fan_out, fan_in]; as for `xavier_normal`.
+        dims: The meaning of each dimension, for weights that are not [fan_out, fan_in]; as for `xavier_normal`.
     """
     return FanInUniform(dims=dims)

@@ -1,4 +1,4 @@
-"""A decoder with a head over the vocabulary: token ids in, logits and loss out."""
+"""The causal language model: a decoder with a head over the vocabulary; token ids in, logits and loss out."""
 
 from typing import Any, ClassVar, Unpack
 
@@ -18,7 +18,7 @@ from forgather_core.parts.pretrained import Pretrained
 
 
 class CausalLM(Pretrained, GenerationMixin):
-    """A decoder and a head that gives a score to every token of the vocabulary.
+    """Base of causal language models: a decoder and a linear head over the vocabulary.
 
     A definition sets `config_class` and `decoder_class`.
     """
@@ -35,7 +35,7 @@ class CausalLM(Pretrained, GenerationMixin):
         self.post_init()
 
     def initial_weights(self) -> Table:
-        """The decoder's table: it names the head too."""
+        """Return the decoder's table, which includes the head."""
         return self.model.initial_weights()
 
     @takes_cache
@@ -54,17 +54,21 @@ class CausalLM(Pretrained, GenerationMixin):
         skip_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]  # transformers has no types for mypy
     ) -> CausalLMOutputWithPast:
-        """Logits [B, T, V], and the loss where labels are given.
+        """Compute logits [B, T, V], and the loss if labels are passed.
 
         Args:
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, cache: As for the
                 decoder.
-            labels: [B, T], not shifted; -100 is no target. The loss is the mean over targets, or their sum over
-                `num_items_in_batch` where that is given.
-            logits_to_keep: The last so many positions, or the positions of an index tensor; 0 keeps all.
-            skip_logits: Whether labels are given for the loss alone: it is computed for some tokens at a time, and
-                logits are None. None leaves that to the configuration in training; else logits are there.
-            **kwargs: Handed on to the decoder and the loss.
+            labels: [B, T], not shifted; -100 is not a target. The loss is the mean over targets, or their sum divided
+                by `num_items_in_batch` if that is passed.
+            logits_to_keep: Number of last positions, or an index tensor of positions, to compute logits for; 0 means
+                all.
+            skip_logits: Whether to compute the loss in chunks and return None for the logits. None means the value in
+                the configuration in training, and False otherwise.
+            **kwargs: Further arguments of the decoder and the loss.
+
+        Returns:
+            The loss, a scalar or None; logits [B, T, V] or None; the cache.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -79,11 +83,11 @@ class CausalLM(Pretrained, GenerationMixin):
         if skip_logits is None:
             skip_logits = self.training and getattr(self.config, "skip_logits", False)
         logits = loss = None
-        if labels is None or not skip_logits or not self._takes_parts(logits_to_keep):
+        if labels is None or not skip_logits or not self._supports_chunked_loss(logits_to_keep):
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, keep, :])
         if labels is not None and logits is None:
-            loss = linear_cross_entropy(hidden_states, self.lm_head.weight, labels, **_of_loss(kwargs))
+            loss = linear_cross_entropy(hidden_states, self.lm_head.weight, labels, **_loss_arguments(kwargs))
         elif labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
@@ -94,17 +98,17 @@ class CausalLM(Pretrained, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def _takes_parts(self, logits_to_keep: int | Tensor) -> bool:
-        """Whether the loss can be had without all logits: the usual one, of the head's own weight and nothing else.
+    def _supports_chunked_loss(self, logits_to_keep: int | Tensor) -> bool:
+        """Return whether the loss can be computed in chunks: the default loss, and a head that is its weight alone.
 
-        Where tools have laid hands on the head (adapters, tensor parallelism, offloading), the head itself is called.
+        A head that is modified (adapters, tensor parallelism, offloading) must be called itself.
         """
         head = self.lm_head
         usual = isinstance(logits_to_keep, int) and logits_to_keep == 0 and self.loss_function is ForCausalLMLoss
-        # A tensor of other tensors, as those of parallelism and of quantization are, has its own way to multiply.
+        # Tensor subclasses (parallelism, quantization) have their own matrix product.
         bare = type(head) is nn.Linear and head.bias is None and not hasattr(head.weight, "__tensor_flatten__")
         return usual and bare and not (head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
 
 
-def _of_loss(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _loss_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: kwargs[name] for name in ("num_items_in_batch", "ignore_index", "shift_labels") if name in kwargs}

@@ -1,10 +1,10 @@
-"""The loss of a head over a large vocabulary, whose logits never exist as a whole.
+"""Chunked cross-entropy: the full logits are never materialized.
 
-Logits of N tokens over V entries are the largest tensors of a training step: at its peak there are three or four of
-N x V numbers. Here they are made for some tokens at a time, and what backward would want of them is computed at once:
-the gradients of hidden states and weight, which are no larger than these. No product is computed twice.
+Logits of N tokens over V entries are the largest tensors of a training step: at the peak there are three or four with
+N x V elements. Here they are computed for some tokens at a time, and immediately reduced to the gradients of hidden
+states and weight, which are no larger than those two. No product is computed twice.
 
-Source: arXiv:2410.10989, sec. 3.2: the gradient of cross-entropy, softmax less one-hot, is known with its value.
+Source: arXiv:2410.10989, sec. 3.2: the gradient of cross-entropy, softmax minus one-hot, is known with its value.
 
 Shapes: N tokens, D hidden size, V vocabulary.
 """
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 IGNORE_INDEX = -100
-MOST_PARTS = 16  # beyond that, what is left of the logits is little beside the activations of the layers
-# Tokens in a part at least: D of them have logits as large as the weight, whose gradient each part adds to. Fewer would
-# let that addition cost more than the products; what is large enough for a processor's product needs no more.
+MOST_PARTS = 16  # with more chunks, a chunk of logits is small compared to the activations of the layers
+# Bounds of the minimum number of tokens in a chunk. The logits of D tokens are as large as the weight, to whose
+# gradient each chunk adds: with fewer tokens the addition would cost more than the products. ENOUGH saturates a CPU.
 FEWEST, ENOUGH = 256, 1024
 
 
@@ -31,24 +31,24 @@ def linear_cross_entropy(
     ignore_index: int = IGNORE_INDEX,
     shift_labels: Tensor | None = None,
 ) -> Tensor:
-    """The mean cross-entropy of the next token, as transformers' `ForCausalLMLoss` has it of logits.
+    """Return the mean next-token cross-entropy, equal to transformers' `ForCausalLMLoss` on the logits.
 
     Args:
         hidden_states: [..., T, D].
-        weight: [V, D], of a head without bias.
-        labels: [..., T], not shifted; or None where `shift_labels` is given.
-        num_items_in_batch: What the sum over targets is divided by; None: the number of targets.
-        ignore_index: A label of this value is no target.
+        weight: [V, D], the weight of a head without bias.
+        labels: [..., T], not shifted; None if `shift_labels` is passed.
+        num_items_in_batch: Divisor of the sum over targets; None means the number of targets.
+        ignore_index: The label of positions without a target.
         shift_labels: [..., T], the target of each position.
 
     Returns:
-        A scalar, in float32 at least; not a number where nothing is a target. It can be differentiated once.
+        A scalar, float32 or wider; NaN if there are no targets. It can be differentiated once.
     """
     if shift_labels is None:
         assert labels is not None
         shift_labels = nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
     kind = hidden_states.device.type
-    if torch.is_autocast_enabled(kind):  # cast under autograd and once, not for each part
+    if torch.is_autocast_enabled(kind):  # cast under autograd, once instead of per chunk
         dtype = torch.get_autocast_dtype(kind)
         hidden_states, weight = hidden_states.to(dtype), weight.to(dtype)
     targets = shift_labels.to(hidden_states.device).reshape(-1)
@@ -59,19 +59,19 @@ def linear_cross_entropy(
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Both gradients are made in forward, for a gradient of one of the loss; backward scales them."""
+    """Compute both gradients in forward, for a loss gradient of one; backward scales them."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden_states: Tensor, weight: Tensor, targets: Tensor, count: Tensor | int, ignore_index: int
     ) -> Tensor:
-        """The loss of [N, D] and targets [N]."""
+        """Return the loss for hidden states [N, D] and targets [N]."""
         of_hidden, of_weight, *_ = ctx.needs_input_grad
         tokens, size = hidden_states.shape
         rows = max(-(-tokens // MOST_PARTS), min(max(size, FEWEST), ENOUGH))
         dtype = torch.promote_types(weight.dtype, torch.float32)
         inputs = torch.empty_like(hidden_states) if of_hidden else None
-        # Parts are added in float32: a sum of many in bfloat16 would lose the small ones.
+        # Accumulate chunks in float32: a sum of many in bfloat16 would lose the small ones.
         total = torch.zeros_like(weight, dtype=dtype if tokens > rows else None) if of_weight else None
         loss = torch.zeros((), dtype=dtype, device=weight.device)
         scale = 1 / torch.as_tensor(count, dtype=dtype, device=weight.device)
@@ -80,7 +80,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             is_target = target != ignore_index
             index = target.masked_fill(~is_target, 0)[:, None]
             log_p = nn.functional.log_softmax(nn.functional.linear(hidden, weight).to(dtype), -1)
-            # masked_fill, not a product: where a token is no target, its logits may be anything.
+            # masked_fill instead of a product: logits at positions without a target may be NaN or infinite.
             loss -= log_p.gather(1, index).squeeze(1).masked_fill(~is_target, 0).sum()
             if of_hidden or of_weight:
                 gradient = log_p.exp_()
@@ -98,13 +98,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients, scaled where they are: a second call finds them changed, and torch says so."""
+        """Return the gradients, scaled in place: a second call raises torch's error about modified tensors."""
         inputs, weights = ctx.saved_tensors
         return (*(of.mul_(gradient) if of is not None else None for of in (inputs, weights)), None, None, None)
 
 
 def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
-    """total [V, D] += gradient [n, V], transposed, times hidden [n, D]."""
+    """Add gradient^T [V, n] times hidden [n, D] to total [V, D]."""
     if total.dtype == gradient.dtype:
         total.addmm_(gradient.T, hidden)
     else:

@@ -1,16 +1,16 @@
-"""Initial weights of Llama and those built like it, for definitions that have no table of their own."""
+"""Initialization of Llama and models built like it, for definitions without a table of their own."""
 
 from forgather_core.parts.initial_weights import Table, normal, ones, truncated_normal
 
 
 def llama_weights(hidden_size: int, num_hidden_layers: int, *, tied: bool, pad: int | None) -> Table:
-    """What writes to the residual stream starts smaller, by the depth it adds up over (GPT-2, sec. 2.3).
+    """Yield the table: std 0.02, and 0.02 / sqrt(2 num_hidden_layers) for residual outputs (GPT-2, sec. 2.3).
 
     Args:
-        hidden_size: Of the model.
-        num_hidden_layers: Each adds two branches.
-        tied: Whether the embedding is the head too; then it has the head's spread.
-        pad: The padding row of the embedding, which is zero.
+        hidden_size: Hidden size of the model.
+        num_hidden_layers: Number of layers, each with two residual branches.
+        tied: Whether the embedding is also the head; it then has the std of the head.
+        pad: Index of the embedding's padding row, which is zero; None for no such row.
     """
     depth = (2 * num_hidden_layers) ** -0.5
     yield r"norm", ones()

@@ -1,7 +1,7 @@
-"""Which keys a query sees: causal, sliding window, padding, and documents packed into one row.
+"""Attention masks: causal, sliding window, padding, and documents packed into one row.
 
-transformers detects packing only without an attention mask and without a cache, and a cache is its default. Here it is
-never lost: a document begins where position_ids break, and no query sees a key before the begin of its document.
+transformers detects packing only without an attention mask and without a cache, and a cache is its default. Here
+packing always applies: a document begins at each break of position_ids, and queries do not attend to earlier documents.
 
 Shapes: B batch, T query length, S key length (cached keys included), D hidden size.
 """
@@ -30,23 +30,26 @@ def decoder_mask(
     position_ids: Tensor | None,
     sliding_window: int | None,
 ) -> tuple[Any, dict[str, Any]]:
-    """The mask for the attention implementation in use, and what else its function must be told.
+    """Return the mask for the configured attention implementation, and further arguments of its function.
 
     Args:
-        config: The model's; its attention implementation decides the form of the mask.
+        config: The model's configuration; its attention implementation determines the form of the mask.
         inputs_embeds: [B, T, D].
-        attention_mask: [B, S], 0 on padding; or a mask [B, 1, T, S] made by the caller, used as it is; or None.
+        attention_mask: [B, S], 0 on padding; or a complete mask [B, 1, T, S], used unchanged; or None.
         cache: The cache before this call.
-        position_ids: [B, T] as the caller gave them; None when the caller gave none, and nothing is packed.
-        sliding_window: How many keys a query sees, itself included; None means all.
+        position_ids: [B, T] as passed by the caller; None means that rows are not packed.
+        sliding_window: Number of visible keys per query, its own included; None means all.
+
+    Returns:
+        The mask, and keyword arguments for the attention function.
 
     Raises:
-        ValueError: Packing in a form that flash attention cannot be told.
+        ValueError: Flash attention does not support this combination of packing and a cache.
     """
     overlay, more = None, {}
     ready = attention_mask is not None and len(attention_mask.shape) == 4
     if config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS._global_mapping or is_paged(cache):
-        ready = True  # a server's: it brings its mask or needs none, and knows its documents by itself
+        ready = True  # a server's implementation makes its own masks and separates documents itself
     if position_ids is not None and not ready:
         real = attention_mask.to(position_ids.device, torch.bool) if attention_mask is not None else None
         past_length = cached_length(cache)
@@ -54,10 +57,10 @@ def decoder_mask(
         if "flash" in config._attn_implementation:
             if _packed(starts):
                 attention_mask, more = None, flash_documents(starts, past_length, real)
-        elif torch.compiler.is_compiling() or starts.is_meta or _packed(starts):  # values not to be had: may be packed
+        elif torch.compiler.is_compiling() or starts.is_meta or _packed(starts):  # unknown values may be packed
             overlay = _same_document(starts, past_length)
     create = create_causal_mask if sliding_window is None else create_sliding_window_causal_mask
-    # position_ids are kept from it: what it would make of them is less than the overlay.
+    # No position_ids: transformers' packing detection covers less than the overlay.
     mask = create(
         config=config,
         inputs_embeds=inputs_embeds,
@@ -69,29 +72,28 @@ def decoder_mask(
 
 
 def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tensor | None = None) -> Tensor:
-    """The index, cached keys counted, at which the document of each query begins.
+    """Return, for each query, the index among cached and new keys at which its document begins.
 
-    A document goes on from one token to the next while its position grows by one; padding between them is skipped, and
-    its positions may have been counted or not. After padding, a document begins only at the position with which the
-    row begins: generate() continues from the position of the last token, even if that is padding (0, 1, 2, 0, 0 | 1).
-    Up to the first break, queries go on with the last cached document, which began as many tokens ago as their
-    position says.
+    A document continues while positions grow by one from token to token. Padding between tokens is skipped, whether or
+    not positions count it. After padding, a document begins only at the position with which the row begins: generate()
+    continues from the position of the last token, even if that is padding (0, 1, 2, 0, 0 | 1). Until the first break,
+    queries continue the last cached document, whose begin follows from their position.
 
     Args:
-        position_ids: [B, T], given by the caller.
-        past_length: How many keys the cache holds.
-        real: [B, S] of bool, False on padding; None when there is none.
+        position_ids: [B, T], passed by the caller.
+        past_length: Number of cached keys.
+        real: [B, S] of bool, False on padding; None for no padding.
 
     Returns:
-        [B, T], never decreasing along a row; 0 where there is nothing to hide.
+        [B, T], never decreasing along a row; 0 if no earlier key is hidden.
 
-    One case cannot be told from a padded prompt that `generate` continues: a call with a cache that begins one or two
-    tokens into a packed document and right behind padding within that document. It sees the documents before it.
+    One case is indistinguishable from a padded prompt that `generate` continues: a call with a cache that begins one or
+    two tokens into a packed document and directly after padding within that document. It attends to earlier documents.
     """
     step = torch.arange(position_ids.shape[1], device=position_ids.device).expand_as(position_ids)
     is_real = real.gather(1, (step + past_length).clamp(max=real.shape[1] - 1)) if real is not None else None
     begun = _begun_in_cache(position_ids, past_length, real, is_real)
-    if position_ids.shape[1] == 1:  # a token of generate(): nothing stands beside it that could break
+    if position_ids.shape[1] == 1:  # a single token, as in generate(), has no break within the call
         return begun
     breaks = _breaks(position_ids, step, past_length, is_real)
     return torch.where(breaks, step + past_length, begun).cummax(dim=-1).values
@@ -100,7 +102,7 @@ def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tenso
 def _begun_in_cache(
     position_ids: Tensor, past_length: int | Tensor, real: Tensor | None, is_real: Tensor | None
 ) -> Tensor:
-    """The index [B, 1] at which the document begins that the first queries go on with."""
+    """Return the index [B, 1] at which the document of the first queries begins."""
     if real is None or is_real is None:
         return (past_length - position_ids[:, :1]).clamp(min=0)
     count = real.long().cumsum(dim=-1)  # real tokens up to each key, itself included
@@ -111,17 +113,19 @@ def _begun_in_cache(
     column = torch.arange(real.shape[1], device=real.device)
     padding = torch.where(real | (column >= first + past_length), -1, column).amax(dim=-1, keepdim=True)
     beyond = position - (first + past_length - 1 - padding)  # the position, less the real tokens since the padding
-    # Positions that continue from a padding's 0 or 1 count from there: they are no evidence of another document.
+    # Positions may continue from a padding's 0 or 1: such positions do not indicate another document.
     packed = (older > 0) & (beyond != 1) & (beyond != 2) & is_real.any(dim=-1, keepdim=True)
     return torch.where(packed, (count <= older).sum(dim=-1, keepdim=True), 0)
 
 
 def _breaks(position_ids: Tensor, step: Tensor, past_length: int | Tensor, is_real: Tensor | None) -> Tensor:
-    """Whether another document begins at each query: [B, T] of bool."""
+    """Return whether another document begins at each query: [B, T] of bool."""
     if is_real is None:
         return torch.diff(position_ids, dim=-1, prepend=position_ids[:, :1] - 1) != 1
     latest = torch.where(is_real, step, -1).cummax(dim=-1).values
-    previous = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)  # the real token before each, -1 if none here
+    previous = torch.nn.functional.pad(
+        latest[:, :-1], (1, 0), value=-1
+    )  # the previous real token, -1 if none in this call
     grown = position_ids - position_ids.gather(1, previous.clamp(min=0))
     first = position_ids.gather(1, is_real.int().argmax(dim=-1, keepdim=True))
     first = torch.where(torch.as_tensor(past_length, device=first.device) == 0, first, 0)
@@ -134,29 +138,29 @@ def _packed(starts: Tensor) -> bool:
 
 
 def _same_document(starts: Tensor, past_length: int | Tensor) -> Callable[..., Any]:
-    def sees(batch_idx: Any, head_idx: Any, q_idx: Any, kv_idx: Any) -> Any:
+    def is_same_document(batch_idx: Any, head_idx: Any, q_idx: Any, kv_idx: Any) -> Any:
         return kv_idx >= starts[batch_idx, q_idx - past_length]
 
-    return sees
+    return is_same_document
 
 
 def flash_documents(starts: Tensor, past_length: int | Tensor, real: Tensor | None) -> dict[str, Any]:
-    """What flash attention must be told of packed rows: all documents of the batch, laid end to end.
+    """Return flash attention's arguments for packed rows: the concatenated documents of the batch.
 
-    transformers reads documents from position_ids for a batch of one row only, and not where there is a mask. Padding
-    becomes documents of its own, which no real token sees.
+    transformers reads documents from position_ids for a batch of one row only, and not with a mask. Padding becomes
+    separate documents, to which no real token attends.
 
     Args:
         starts: [B, T], from `document_starts`.
-        past_length: How many keys the cache holds.
-        real: [B, T] of bool, False on padding; None when there is none.
+        past_length: Number of cached keys.
+        real: [B, T] of bool, False on padding; None for no padding.
 
     Raises:
-        ValueError: The cache holds tokens already, of which these lengths can say nothing.
+        ValueError: The cache contains tokens, which these lengths do not cover.
     """
     if past_length > 0:
         raise ValueError(
-            "flash attention cannot go on with packed documents from a filled cache: "
+            "flash attention does not support packed documents with a filled cache: "
             "choose attn_implementation='sdpa' or 'flex_attention', or pass the documents in one call"
         )
     begins = starts == torch.arange(starts.shape[1], device=starts.device)

@@ -1,4 +1,4 @@
-"""Normalisation layers."""
+"""Normalization layers."""
 
 import torch
 from torch import Tensor, nn
@@ -7,13 +7,16 @@ from forgather_core.parts.arguments import positive
 
 
 class RMSNorm(nn.Module):
-    """Root mean square layer normalisation (arXiv:1910.07467, eq. 4): x / sqrt(mean(x^2) + eps) * weight.
+    """Root mean square layer normalization (arXiv:1910.07467, eq. 4): x / sqrt(mean(x^2) + eps) * weight.
 
-    The mean is taken in float32 whatever the dtype of x.
+    The mean is computed in float32 for x of any dtype.
 
     Args:
         hidden_size: Size of the last dimension.
-        eps: Added to the mean square.
+        eps: Term added to the mean square.
+
+    Raises:
+        ValueError: `hidden_size` is not above 0, or `eps` is negative or not finite.
     """
 
     def __init__(self, hidden_size: int, *, eps: float) -> None:
@@ -25,14 +28,14 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """[..., hidden_size] -> the same shape and dtype."""
+        """Normalize [..., hidden_size]; shape and dtype stay."""
         x = hidden_states.float()
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * x.to(hidden_states.dtype)
 
     @property
     def variance_epsilon(self) -> float:
-        """`eps`, by the name that tools read of transformers' norms."""
+        """Return `eps`, under the name of transformers' norms, which tools read."""
         return self.eps
 
     @variance_epsilon.setter

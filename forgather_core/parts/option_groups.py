@@ -1,4 +1,4 @@
-"""Options that several definitions have, in groups: a definition's options inherit those it needs, the first last.
+"""Groups of options that several definitions share. A definition's options class inherits groups, in reverse order.
 
 Standard library only, like every options file: `--help` and the YAML schema read them without torch.
 """
@@ -11,28 +11,28 @@ from forgather_core.option import option
 
 
 class OptionGroup:
-    """What a group may say about its options; each adds its own to what the others say."""
+    """Base of option groups. Each method adds to the result of the other groups."""
 
     def derived(self) -> dict[str, Any]:
-        """The values that stand for options left at null."""
+        """Return the values of options that are null."""
         return {}
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """The rules between options that are broken, as (option, sentence)."""
+        """Yield the broken rules between options, as (option, sentence)."""
         yield from ()
 
     def unsupported_attention(self) -> dict[str, str]:
-        """Attention implementations that cannot compute this model: name -> why, and what to choose instead."""
+        """Return attention implementations that cannot compute this model: name -> reason and alternative."""
         return {}
 
     def native_problems(self) -> Iterator[str]:
-        """Why transformers' own class cannot stand for this model, where the options alone tell."""
+        """Yield the reasons, given by options, why transformers' own class cannot replace this model."""
         yield from ()
 
 
 @dataclass(kw_only=True)
 class DecoderOptions(OptionGroup):
-    """Every decoder. The sizes are those of Llama 2 7B (arXiv:2307.09288); presets have others."""
+    """Options of every decoder. The default sizes are those of Llama 2 7B (arXiv:2307.09288)."""
 
     hidden_size: int = option(4096, help="Model hidden dimension size (d_model)", ge=1)
     intermediate_size: int = option(11008, help="Feedforward dimension", ge=1)
@@ -44,39 +44,39 @@ class DecoderOptions(OptionGroup):
 
 @dataclass(kw_only=True)
 class HeadOptions(DecoderOptions):
-    """Attention of several heads, each hidden_size / num_attention_heads wide."""
+    """Multi-head attention with heads of size hidden_size / num_attention_heads."""
 
     num_attention_heads: int = option(32, help="Number of attention heads", ge=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """The heads must share the hidden size."""
+        """Check that the number of heads divides the hidden size."""
         yield from super().problems()
         heads = self.num_attention_heads
         if self.hidden_size % heads:
             yield "num_attention_heads", f"{heads} does not divide hidden_size ({self.hidden_size})"
 
     def unsupported_attention(self) -> dict[str, str]:
-        """flash-attn's heads have a largest size."""
+        """Check the head size against the limit of flash-attn."""
         return super().unsupported_attention() | flash_limit("head_dim", self.hidden_size // self.num_attention_heads)
 
 
 @dataclass(kw_only=True)
 class GroupedHeadOptions(DecoderOptions):
-    """Grouped-query attention (arXiv:2305.13245), with heads of any size."""
+    """Grouped-query attention (arXiv:2305.13245) with heads of any size."""
 
     num_attention_heads: int = option(32, help="Number of query heads (and KV heads, if otherwise unspecified)", ge=1)
     num_key_value_heads: int | None = option(None, help="Number of Key/Value heads", ge=1)
     head_dim: int | None = option(None, help="Size of a head (default: hidden_size / num_attention_heads)", ge=1)
 
     def derived(self) -> dict[str, Any]:
-        """As many key/value heads as heads; heads that share the hidden size."""
+        """Default to as many key/value heads as query heads, and to hidden_size / num_attention_heads."""
         return super().derived() | {
             "num_key_value_heads": self.num_key_value_heads or self.num_attention_heads,
             "head_dim": self.head_dim or self.hidden_size // self.num_attention_heads,
         }
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Heads must divide what they share."""
+        """Check that the numbers of heads divide what they split."""
         yield from super().problems()
         heads, hidden_size = self.num_attention_heads, self.hidden_size
         if self.head_dim is None and hidden_size % heads:
@@ -85,30 +85,30 @@ class GroupedHeadOptions(DecoderOptions):
             yield "num_key_value_heads", f"{self.num_key_value_heads} does not divide num_attention_heads ({heads})"
 
     def unsupported_attention(self) -> dict[str, str]:
-        """flash-attn's heads have a largest size."""
+        """Check the head size against the limit of flash-attn."""
         return super().unsupported_attention() | flash_limit("head_dim", self.derived()["head_dim"])
 
 
 @dataclass(kw_only=True)
 class RMSNormOptions(OptionGroup):
-    """Root mean square layer normalisation."""
+    """Root mean square layer normalization."""
 
     rms_norm_eps: float = option(1e-5, help="RMS Norm eps", gt=0)
 
 
 @dataclass(kw_only=True)
 class WindowOptions(OptionGroup):
-    """Attention to the latest keys only."""
+    """Sliding window attention."""
 
     sliding_window: int | None = option(None, help="Sliding window size. 'null' for disabled", ge=2)
 
 
 @dataclass(kw_only=True)
 class DropoutOptions(OptionGroup):
-    """Dropout beside attention's."""
+    """Dropout, except that of attention."""
 
     embedding_dropout: float = option(0.0, help="Dropout probability of the embeddings", ge=0, lt=1)
-    layer_dropout: float = option(0.0, help="Dropout probability of what each sub-layer adds", ge=0, lt=1)
+    layer_dropout: float = option(0.0, help="Dropout probability of the residual branches", ge=0, lt=1)
 
 
 @dataclass(kw_only=True)
@@ -116,22 +116,22 @@ class AlibiOptions(OptionGroup):
     """Linear biases (arXiv:2108.12409)."""
 
     alibi_slopes: Literal["paper", "half"] = option(
-        "half", help="Slopes of ALiBi: the paper's, or for half the heads only (the others see no position)"
+        "half", help="Slopes of ALiBi: the paper's, or nonzero for half the heads only (the others get no position)"
     )
     alibi_trainable: bool = option(True, help="Train the slopes of ALiBi")
 
     def unsupported_attention(self) -> dict[str, str]:
-        """flash-attn gives slopes no gradient."""
+        """Check trainable slopes: flash-attn computes no gradient for them."""
         refused = super().unsupported_attention()
         if self.alibi_trainable:
             refused["flash_attention_2"] = (
-                "it gives the slopes of ALiBi no gradient; use sdpa or flex_attention, or alibi_trainable: false"
+                "it computes no gradient for the slopes of ALiBi; use sdpa or flex_attention, or alibi_trainable: false"
             )
         return refused
 
 
 def flash_limit(name: str, head_dim: int) -> dict[str, str]:
-    """For `unsupported_attention`: what flash-attn says of a head of this size."""
+    """Return the entry of `unsupported_attention` for a head size beyond the limit of flash-attn, or none."""
     if head_dim <= 256:
         return {}
-    return {"flash_attention_2": f"{name} is {head_dim}, and its heads have 256 at most; use sdpa or flex_attention"}
+    return {"flash_attention_2": f"{name} is {head_dim}, and its limit is 256; use sdpa or flex_attention"}

@@ -1,13 +1,13 @@
-"""How the layers of a decoder are split over devices: entries of transformers' tensor- and pipeline-parallel plans.
+"""Entries of transformers' tensor- and pipeline-parallel plans for the layers of a decoder.
 
-FSDP needs none: transformers' own plan (embeddings, each layer, the final norm) fits every decoder that has a norm.
+FSDP requires none: transformers' own plan (embeddings, each layer, the final norm) fits every decoder with a norm.
 """
 
 from typing import Any
 
 Plan = dict[str, str]
 
-# Each device has some of the heads; with grouped queries, the key/value heads of those. The slopes of ALiBi go along.
+# Each device has some of the query heads and their key/value heads. The slopes of ALiBi are split in the same way.
 HEADS: Plan = {
     "layers.*.self_attn.q_proj": "colwise",
     "layers.*.self_attn.k_proj": "colwise",
@@ -15,12 +15,12 @@ HEADS: Plan = {
     "layers.*.self_attn.o_proj": "rowwise",
 }
 ALIBI: Plan = {"layers.*.self_attn.alibi": "colwise"}
-# Norms of single heads are on every device, and see only its heads.
+# Norms of single heads are replicated, and get the gradients of the device's heads only.
 HEAD_NORMS: Plan = {
     "layers.*.self_attn.q_norm": "replicated_with_grad_allreduce",
     "layers.*.self_attn.k_norm": "replicated_with_grad_allreduce",
 }
-# Each device has some of the channels between the two halves of the layer.
+# Each device has some of the hidden channels.
 FEED_FORWARD: Plan = {"layers.*.mlp.up_proj": "colwise", "layers.*.mlp.down_proj": "rowwise"}
 GATED_FEED_FORWARD: Plan = {"layers.*.mlp.gate_proj": "colwise", **FEED_FORWARD}
 

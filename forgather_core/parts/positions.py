@@ -1,4 +1,4 @@
-"""Where tokens stand, counted over the real ones: padding has no place.
+"""Positions of tokens, counted over real tokens: padding does not count.
 
 Shapes: B batch, T query length, S key length (cached keys included).
 """
@@ -14,15 +14,15 @@ from forgather_core.parts.caches import is_paged
 
 
 def positions(inputs_embeds: Tensor, attention_mask: Any, past_length: int | Tensor) -> Tensor:
-    """The position of each token where the caller gave none: how many real tokens stand before it.
+    """Return the default position ids: the number of real tokens before each token.
 
     Args:
         inputs_embeds: [B, T, D].
-        attention_mask: [B, up to now], 0 on padding; anything else tells nothing of padding.
-        past_length: How many tokens the cache holds.
+        attention_mask: [B, S], 0 on padding; any other mask means no padding.
+        past_length: Number of cached tokens.
 
     Returns:
-        [B, T], or [1, T] where all rows have the same.
+        [B, T], or [1, T] if all rows are equal.
     """
     steps = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_length
     if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
@@ -32,18 +32,18 @@ def positions(inputs_embeds: Tensor, attention_mask: Any, past_length: int | Ten
 
 
 class TokenPositions(NamedTuple):
-    """Where queries and keys stand, counted in real tokens: padding between two tokens does not move them apart.
+    """Positions of queries and keys in real tokens: padding between two tokens does not increase their distance.
 
     Args:
         query: [B or 1, T], float32.
-        key: [B or 1, S], float32; or [B or 1, T, S] where each query counts keys in its own way.
+        key: [B or 1, S], float32; or [B or 1, T, S] if key positions differ by query.
     """
 
     query: Tensor
     key: Tensor
 
     def distance(self) -> Tensor:
-        """Key minus query, [B or 1, 1, T, S]: 0 for a token itself, negative for what is behind it."""
+        """Return key minus query, [B or 1, 1, T, S]: 0 for the token itself, negative for earlier tokens."""
         key = self.key[:, None, :] if self.key.dim() == 2 else self.key
         return (key - self.query[:, :, None])[:, None]
 
@@ -57,17 +57,17 @@ def token_positions(
     layer_idx: int,
     position_ids: Tensor | None = None,
 ) -> TokenPositions:
-    """The positions of this call's queries and of the keys that a layer will see, cached ones included.
+    """Return the positions of the queries of a call and of all keys of a layer, cached keys included.
 
     Args:
         inputs_embeds: [B, T, D].
-        attention_mask: [B, up to now], 0 on padding; or a ready mask [B or 1, heads, T, S], of bool or added to the
-            scores, or a block mask; or None, and positions are then indices.
-        cache: The cache before this call; a sliding one has forgotten its oldest keys.
-        past_length: How many tokens it has seen.
+        attention_mask: [B, S], 0 on padding; or a complete mask [B or 1, heads, T, S], bool or additive; or a block
+            mask; or None, which makes positions equal to indices.
+        cache: The cache before this call; a sliding cache lacks its oldest keys.
+        past_length: Number of tokens added to the cache so far.
         layer_idx: The layer, or one with the same kind of cache.
-        position_ids: [B or 1, T]. A ready mask may place tokens in any order, so they are used with one only; without
-            them, every key that a query of this call sees counts as one token.
+        position_ids: [B or 1, T]; used with a complete mask only, which may order tokens arbitrarily. Without them,
+            every key that is visible to a query of this call counts as one token.
     """
     length, device = inputs_embeds.shape[1], inputs_embeds.device
     if is_paged(cache):
@@ -78,19 +78,19 @@ def token_positions(
     if (visible := visible_keys(attention_mask, key_length)) is not None:
         return _ready_positions(visible, position_ids, query - key_offset)
     if not _may_be_padded(attention_mask):
-        return TokenPositions(query[None].float(), key[None].float())  # one row serves the whole batch
+        return TokenPositions(query[None].float(), key[None].float())  # one row for the full batch
     counted = attention_mask.to(device).long().cumsum(-1)
-    last = counted.shape[1] - 1  # a static cache has places beyond the mask, which nobody sees
+    last = counted.shape[1] - 1  # a static cache has slots beyond the mask, which are hidden
     return TokenPositions(counted[:, query.clamp(max=last)].float(), counted[:, key.clamp(max=last)].float())
 
 
 def _paged_positions(attention_mask: Any) -> TokenPositions:
-    """The positions of queries and keys in a paged cache, by their columns in its mask.
+    """Return the positions of queries and keys in a paged cache: their columns in the mask.
 
-    The keys of a request stand side by side, and a query's own key is the last one that it sees.
+    The keys of a request are adjacent, and the last visible key of a query is its own.
 
     Raises:
-        ValueError: There is no mask: flash attention knows the requests by their lengths.
+        ValueError: There is no mask, as with flash attention, which separates requests by their lengths.
     """
     if (visible := visible_keys(attention_mask, 0)) is None:
         raise ValueError(
@@ -102,11 +102,11 @@ def _paged_positions(attention_mask: Any) -> TokenPositions:
     return TokenPositions(own.float(), column[None].float())
 
 
-HIDDEN = -1e4  # what is added to a score to hide a key is this, the smallest number of a dtype, or -inf
+HIDDEN = -1e4  # masks hide keys with at most this: the smallest number of a dtype, or -inf
 
 
 def visible_keys(attention_mask: Any, key_length: int) -> Tensor | None:
-    """Which keys each query sees by a ready mask: [B or 1, T, S] of bool; None where the mask is not a ready one."""
+    """Return the visible keys of each query by a complete mask, [B or 1, T, S] of bool, or None for other masks."""
     if isinstance(attention_mask, BlockMask):
         batch, heads, length, _ = attention_mask.shape
         device = str(attention_mask.kv_num_blocks.device)
@@ -118,10 +118,10 @@ def visible_keys(attention_mask: Any, key_length: int) -> Tensor | None:
 
 
 def _ready_positions(visible: Tensor, position_ids: Tensor | None, column: Tensor) -> TokenPositions:
-    """The positions under a ready mask, [B or 1, T, S] of bool, of queries whose own keys are at `column` [T].
+    """Return the positions under a mask `visible` [B or 1, T, S], for queries with their own keys at `column` [T].
 
-    Positions of cached keys are not stored. A query sees those of its own sequence: counted back from the first token
-    of this call that it sees, each is one token further away.
+    Positions of cached keys are not stored. The visible ones belong to the query's sequence: they count down from the
+    first visible token of this call, one position per key.
     """
     if position_ids is None:
         counted = visible.any(dim=1).long().cumsum(-1)
@@ -134,7 +134,7 @@ def _ready_positions(visible: Tensor, position_ids: Tensor | None, column: Tenso
     first = query[:, None, :].masked_fill(~here, torch.inf).amin(dim=-1, keepdim=True)
     index = torch.arange(visible.shape[-1], device=column.device)
     cached = visible & (index < column[:1])
-    behind = cached.flip(-1).cumsum(-1).flip(-1)  # cached keys that the query sees, from each key on
+    behind = cached.flip(-1).cumsum(-1).flip(-1)  # number of visible cached keys from each key on
     key = first - behind
     key[:, :, column] = query[:, None, :].expand(-1, len(column), -1)
     return TokenPositions(query, key)

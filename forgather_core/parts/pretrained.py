@@ -1,4 +1,4 @@
-"""What transformers asks of every model of ours, with a head or without: initial weights, dtypes, attention."""
+"""Base class of all models, with and without a head: initialization, dtypes, attention implementations."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from forgather_core.parts.table_init import initialise_module, initialization, m
 
 
 class Pretrained(PreTrainedModel):
-    """What the decoder and the language model on top of it have in common."""
+    """Base class of the decoder and of the language model."""
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -25,62 +25,62 @@ class Pretrained(PreTrainedModel):
     _can_compile_fullgraph = True
     _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cache"]
     _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": Block, "attentions": SelfAttention}
-    _base_seed: int | None = None  # of initial weights; a decoder takes one before anything else is drawn
+    _base_seed: int | None = None  # of the initialization; drawn first in a decoder's construction
     _in_post_init = False
 
     def __init__(self, config: Any) -> None:
-        _refuse_attention(config, config._attn_implementation)  # before anybody asks for a package that would not help
+        _refuse_attention(config, config._attn_implementation)  # before an import error for a missing package
         super().__init__(config)
 
     def set_attn_implementation(self, attn_implementation: Any, **kwargs: Any) -> None:
-        """Change the attention implementation; one that this model cannot have is refused.
+        """Change the attention implementation.
 
         Raises:
-            ValueError: The text names what to choose instead.
+            ValueError: The model does not support it; the message names an alternative.
         """
         _refuse_attention(self.config, attn_implementation)
         super().set_attn_implementation(attn_implementation, **kwargs)
 
     def initial_weights(self) -> Table:
-        """Pairs of a pattern and a rule; the first pattern that is found in a parameter's name wins."""
+        """Yield the initialization table: (pattern, rule); the first pattern found in a parameter's name applies."""
         raise NotImplementedError
 
     def post_init(self) -> None:
-        """transformers' last step of construction: initial weights, ties, parallel plans.
+        """Finish construction: initialization, ties, parallel plans (transformers calls for this).
 
-        Called again, it fills only modules that were added since, as transformers' own models do.
+        A second call fills only modules that were added since, as in transformers' own models.
         """
         self._in_post_init = True
         try:
             super().post_init()
         finally:
             self._in_post_init = False
-        if torch.get_default_device().type == "meta":  # nothing is filled yet
+        if torch.get_default_device().type == "meta":  # no weights yet
             return
-        for module in self.modules():  # also those that `no_init_weights` has left unset: a checkpoint will fill them
+        for module in self.modules():  # also those skipped by `no_init_weights`: a checkpoint fills them
             own = (*module._parameters.values(), *module._buffers.values())
             if not any(tensor is not None and tensor.is_meta for tensor in own):
                 module._is_hf_initialized = True
 
     def init_weights(self) -> None:
-        """Fill all weights from the table, let every part compute its buffers, tie what is tied.
+        """Fill all weights from the table, recompute all buffers, and tie weights.
 
-        Parameters that `from_pretrained` has filled, which transformers marks, stay. The base seed comes from torch's
-        global generator: `torch.manual_seed` decides, and two calls give two sets of weights.
+        Parameters filled by `from_pretrained`, which transformers marks, are kept. The base seed comes from torch's
+        global generator: `torch.manual_seed` determines the weights, and two calls give two sets of weights.
         """
         if not self._in_post_init:
-            for module in self.modules():  # transformers by itself would skip what it has marked
+            for module in self.modules():  # transformers skips marked modules
                 module._is_hf_initialized = False
         super().init_weights()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Load weights, as torch does; `post_init()` keeps them."""
+        """Load weights as torch does; `post_init()` keeps them."""
         result = super().load_state_dict(state_dict, *args, **kwargs)
         mark_filled(self, state_dict)
         return result
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
-        """Change the size of the vocabulary, as transformers does; `post_init()` keeps old rows and new ones."""
+        """Resize the vocabulary as transformers does; `post_init()` keeps old and new rows."""
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         for module in (self.get_input_embeddings(), self.get_output_embeddings()):
             if module is not None:
@@ -88,7 +88,7 @@ class Pretrained(PreTrainedModel):
         return embeddings
 
     def initialize_weights(self) -> None:
-        """Fill the parameters of all modules that transformers has not marked as initialized."""
+        """Fill the parameters of all modules that are not marked as initialized."""
         seed = getattr(self.base_model, "_base_seed", None) if self._in_post_init else None
         with initialization(self, seed):
             super().initialize_weights()
@@ -98,7 +98,7 @@ class Pretrained(PreTrainedModel):
 
     @classmethod
     def _from_config(cls, config: Any, **kwargs: Any) -> Any:
-        # A configuration remembers the dtype that was last saved. A default dtype that the caller has set is newer.
+        # A configuration records the dtype of the last save. A default dtype set by the caller takes precedence.
         if torch.get_default_dtype() != torch.float32 and not kwargs.keys() & {"dtype", "torch_dtype"}:
             kwargs["dtype"] = torch.get_default_dtype()
         return super()._from_config(config, **kwargs)
@@ -106,6 +106,6 @@ class Pretrained(PreTrainedModel):
 
 def _refuse_attention(config: Any, implementation: Any) -> None:
     refused: dict[str, str] = getattr(config, "unsupported_attention", dict)()
-    kind = "flash_attention_2" if "flash" in str(implementation) else implementation  # a hub's kernels have other names
+    kind = "flash_attention_2" if "flash" in str(implementation) else implementation  # hub kernels have other names
     if isinstance(implementation, str) and kind in refused:
         raise ValueError(f"attn_implementation '{implementation}': {refused[kind]}")

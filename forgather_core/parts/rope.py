@@ -15,7 +15,7 @@ SCALED_FROM_A_LENGTH = ("llama3", "longrope", "yarn")
 
 @dataclass(frozen=True)
 class RopeNumbers:
-    """Stands where transformers' RoPE functions expect a model's configuration."""
+    """The fields of a model configuration that transformers' RoPE functions read."""
 
     head_dim: int
     max_position_embeddings: int
@@ -24,24 +24,27 @@ class RopeNumbers:
 
     @property
     def hidden_size(self) -> int:
-        """Of one head: some of the functions compute hidden_size / num_attention_heads before they look at head_dim."""
+        """Return the head size: some functions compute hidden_size / num_attention_heads first."""
         return self.head_dim
 
     def standardize_rope_params(self) -> None:
-        """The functions ask for this; the parameters are in the standard form already."""
+        """Do nothing: the functions call this, and the parameters are already in the standard form."""
 
 
 class Rope(ComputedBuffers):
-    """Cosines and sines by which heads are rotated: angle of pair i at position m is m * theta^(-2i / head_dim).
+    """Cosines and sines of rotary positions: the angle of pair i at position m is m * theta^(-2i / head_dim).
 
-    The scaled variants (linear, dynamic, yarn, longrope, llama3) are transformers' own. The angles are float32 whatever
-    the dtype of the model, and depend on nothing but the positions of the call: dynamic and longrope choose their
-    frequencies by the longest sequence of each call, and keep no state between calls.
+    The scaled variants (linear, dynamic, yarn, longrope, llama3) use transformers' functions. The angles are float32 in
+    a model of any dtype, and depend only on the positions of the call: dynamic and longrope choose their frequencies by
+    the longest sequence of each call, and keep no state between calls.
 
     Args:
         head_dim: Size of a head, even.
-        max_position_embeddings: The length the model is made for; dynamic changes beyond it.
-        rope_parameters: `rope_type`, `rope_theta`, and what the type needs besides.
+        max_position_embeddings: Longest supported sequence; dynamic scales beyond it.
+        rope_parameters: `rope_type`, `rope_theta`, and further parameters of the type.
+
+    Raises:
+        ValueError: A size is not above 0, or `head_dim` is odd.
     """
 
     inv_freq: Tensor
@@ -53,7 +56,7 @@ class Rope(ComputedBuffers):
         if head_dim % 2:
             raise ValueError(f"head_dim must be even, got {head_dim}")
         self.rope_type = rope_parameters["rope_type"]
-        if self.rope_type in SCALED_FROM_A_LENGTH:  # a mapping that was assigned to a configuration may lack it
+        if self.rope_type in SCALED_FROM_A_LENGTH:  # a mapping assigned to a configuration may lack it
             rope_parameters = {"original_max_position_embeddings": max_position_embeddings} | rope_parameters
         self.numbers = RopeNumbers(head_dim, max_position_embeddings, rope_parameters)
         inv_freq, self.attention_scaling = self._frequencies()
@@ -63,7 +66,7 @@ class Rope(ComputedBuffers):
     def _frequencies(
         self, device: torch.device | None = None, length: int | Tensor | None = None
     ) -> tuple[Tensor, float]:
-        """Frequencies [head_dim / 2] in float32, and the factor of cosines and sines."""
+        """Return frequencies [head_dim / 2] in float32, and the factor of cosines and sines."""
         if self.rope_type != "default":
             return ROPE_INIT_FUNCTIONS[self.rope_type](self.numbers, device, seq_len=length)
         pairs = torch.arange(0, self.numbers.head_dim, 2, dtype=torch.float32, device=device)
@@ -75,7 +78,7 @@ class Rope(ComputedBuffers):
         return self._frequencies(device, self.numbers.rope_parameters["original_max_position_embeddings"] + 1)[0]
 
     def reset_buffers(self) -> None:
-        """Compute the frequencies anew."""
+        """Recompute the frequencies."""
         device = self.inv_freq.device
         self.inv_freq = self._frequencies(device)[0]
         self.long_inv_freq = self._long_frequencies(device)
@@ -93,10 +96,10 @@ class Rope(ComputedBuffers):
 
     @torch.no_grad()
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cosines and sines of positions, in the layout that transformers' models pass to their layers.
+        """Return the cosines and sines of positions, in the layout of transformers' models.
 
         Args:
-            x: Any tensor of the dtype that the result gets.
+            x: Any tensor; the result has its dtype.
             position_ids: [B, T].
 
         Returns:

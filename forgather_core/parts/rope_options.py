@@ -1,4 +1,4 @@
-"""Options of rotary positions, and what can be wrong with them. Standard library only."""
+"""Options of rotary positions and their validation. Standard library only."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from forgather_core.option import option
 from forgather_core.parts.option_groups import OptionGroup
 
-# What each type of RoPE needs besides rope_theta, and what it may have: transformers' own types and names.
+# Required (besides rope_theta) and optional parameters of each type of RoPE, with transformers' types and names.
 ROPE_TYPES: dict[str, tuple[set[str], set[str]]] = {
     "default": (set(), set()),
     "linear": ({"factor"}, set()),
@@ -33,36 +33,36 @@ class RopeOptions(OptionGroup):
         help="RoPE parameters dict (rope_theta, rope_type, factor, etc.)",
     )
     max_position_embeddings: int | None = option(
-        None, help="Longest sequence the model is made for (from the tokenizer unless set)", ge=1
+        None, help="Longest supported sequence (from the tokenizer unless set)", ge=1
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Pairs need even heads; each type of RoPE needs its parameters."""
+        """Check that head_dim is even and that rope_parameters fit their type."""
         yield from super().problems()
         head_dim = self.derived()["head_dim"]
         if head_dim % 2:
-            yield "head_dim", f"{head_dim} is odd, and RoPE rotates pairs"
+            yield "head_dim", f"{head_dim} is odd, and RoPE requires an even size"
         yield from (("rope_parameters", sentence) for sentence in rope_problems(self.rope_parameters, head_dim))
 
 
 def rope_problems(given: Mapping[str, Any], head_dim: int) -> Iterator[str]:
-    """What is wrong with a mapping of RoPE parameters, a sentence each."""
+    """Yield a sentence for each mistake in a mapping of RoPE parameters."""
     kind = given.get("rope_type", "default")
     if not isinstance(kind, str) or kind not in ROPE_TYPES:
-        yield f"rope_type {kind!r} is none of {', '.join(ROPE_TYPES)}"
+        yield f"rope_type must be one of {', '.join(ROPE_TYPES)}; got {kind!r}"
         return
     required, allowed = ROPE_TYPES[kind]
     required = required | {"rope_theta"}
     if missing := sorted(required - given.keys()):
-        yield f"rope_type '{kind}' needs {', '.join(missing)}"
+        yield f"rope_type '{kind}' requires {', '.join(missing)}"
     if unknown := sorted(given.keys() - required - allowed - {"rope_type"}):
-        yield f"rope_type '{kind}' does not know {', '.join(unknown)}"
+        yield f"rope_type '{kind}' does not support {', '.join(unknown)}"
     wrong = [sentence for name, value in given.items() if (sentence := _value_problem(name, value, head_dim))]
     yield from wrong
     if missing or wrong:
-        return  # what follows compares sound values
+        return  # the checks below compare valid values
     if kind == "dynamic" and head_dim < 4:
-        yield f"rope_type 'dynamic' needs a head_dim of 4 or more, not {head_dim}"
+        yield f"rope_type 'dynamic' requires a head_dim of 4 or more; got {head_dim}"
     for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
         if low in given and high in given and not given[low] < given[high]:
             yield f"{high} ({given[high]}) must be above {low} ({given[low]})"
@@ -72,17 +72,17 @@ def _value_problem(name: str, value: Any, head_dim: int) -> str | None:
     if name == "rope_type":
         return None
     if name == "truncate":
-        return None if isinstance(value, bool) else f"truncate is {value!r}, and must be true or false"
+        return None if isinstance(value, bool) else f"truncate must be true or false; got {value!r}"
     if name in ("short_factor", "long_factor"):
         if isinstance(value, list) and len(value) == head_dim // 2 and all(map(_positive, value)):
             return None
         return f"{name} must be a list of {head_dim // 2} numbers above 0 (head_dim / 2)"
     if not _positive(value):
-        return f"{name} is {value!r}, and must be a number above 0"
+        return f"{name} must be a number above 0; got {value!r}"
     if name == "factor" and value < 1:
-        return f"factor is {value!r}, and must be 1 or more"
+        return f"factor must be 1 or more; got {value!r}"
     if name == "original_max_position_embeddings" and not isinstance(value, int):
-        return f"{name} is {value!r}, and must be an integer"
+        return f"{name} must be an integer; got {value!r}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Rotating heads by their positions (RoFormer, arXiv:2104.09864, eq. 34), in the half-split form of HF checkpoints."""
+"""Rotation of heads by position (RoFormer, arXiv:2104.09864, eq. 34), in the half-split form of HF checkpoints."""
 
 import torch
 from torch import Tensor
@@ -12,15 +12,15 @@ def rotate(x_BHTK: Tensor, cos_BTK: Tensor, sin_BTK: Tensor) -> Tensor:
 def rotate_all(heads: tuple[Tensor, ...], cos_BTK: Tensor, sin_BTK: Tensor) -> list[Tensor]:
     """Rotate each pair (i, i + K/2) of the head dimension K by its angle.
 
-    A roll gives the other number of each pair, and the sign goes to the sines, which all layers share: when one token
-    is generated at a time, the number of operations decides the time.
+    A roll gives the other element of each pair, and the signs are folded into the sines, which all layers share: when
+    tokens are generated one at a time, the number of operations determines the time.
 
     Args:
         heads: Tensors [B, H, T, K], such as queries and keys.
         cos_BTK, sin_BTK: Cosines and sines as `Rope` returns them, [B or 1, T, K]; both halves of K are equal.
 
     Returns:
-        The rotated tensors.
+        The rotated tensors, [B, H, T, K] each.
     """
     half = sin_BTK.shape[-1] // 2
     cos_B1TK, signed_B1TK = _factors(cos_BTK, sin_BTK, half)
@@ -28,11 +28,11 @@ def rotate_all(heads: tuple[Tensor, ...], cos_BTK: Tensor, sin_BTK: Tensor) -> l
 
 
 def _factors(cos_BTK: Tensor, sin_BTK: Tensor, half: int) -> tuple[Tensor, Tensor]:
-    """The cosines, and the sines with a negative first half, [B or 1, 1, T, K].
+    """Return the cosines, and the sines with a negative first half, each [B or 1, 1, T, K].
 
-    The latter are kept with the sines, which all layers share, until those are changed or freed.
+    The latter are cached on the tensor of sines, which all layers share, until it is modified or freed.
     """
-    if torch.compiler.is_compiling() or sin_BTK.is_inference():  # these count no changes
+    if torch.compiler.is_compiling() or sin_BTK.is_inference():  # these have no version counter
         return cos_BTK.unsqueeze(1), _signed(sin_BTK, half)
     version, kept = getattr(sin_BTK, "_signed", (None, None))
     if kept is None or version != sin_BTK._version:

@@ -1,4 +1,4 @@
-"""What every causal self-attention has in common (arXiv:1706.03762, sec. 3.2).
+"""Base of causal self-attention (arXiv:1706.03762, sec. 3.2).
 
 Shapes: B batch, T query length, S key length, H query heads, G key/value heads, K head dimension, D hidden size.
 """
@@ -28,13 +28,15 @@ def eager_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """softmax(q k^T * scaling + mask) v, in the open: the reference, and the only one that returns its weights.
+    """Compute softmax(q k^T * scaling + mask) v in plain torch; the only implementation that returns the weights.
 
     Args:
-        module: Its `num_key_value_groups` query heads share one key/value head; `training` switches dropout.
-        attention_mask: Additive, [B, 1 or H, T, S]: 0 where a key is seen, the dtype's smallest number where not.
-        scaling: Of the scores.
-        dropout: Of the weights.
+        module: Provides `num_key_value_groups`, the query heads per key/value head, and `training`.
+        query_BHTK: Queries.
+        key_BGSK, value_BGSK: Keys and values.
+        attention_mask: Additive, [B, 1 or H, T, S]: 0 for a visible key, the dtype's minimum for a hidden one.
+        scaling: Factor of the scores.
+        dropout: Dropout probability of the weights in training.
 
     Returns:
         The result [B, T, H, K], and the weights [B, H, T, S].
@@ -44,7 +46,7 @@ def eager_attention(
     scores_BHTS = query_BHTK @ key_BHSK.transpose(-1, -2) * scaling
     if attention_mask is not None:
         scores_BHTS = scores_BHTS + attention_mask
-    # At least float32; a float64 mask in float32 would be -inf, and a row that sees nothing NaN.
+    # float32 or wider: a float64 mask cast to float32 would be -inf, and a row without visible keys NaN.
     scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
     weights_BHTS = scores_BHTS.softmax(-1).to(query_BHTK.dtype)
     weights_BHTS = nn.functional.dropout(weights_BHTS, dropout, module.training)
@@ -52,26 +54,26 @@ def eager_attention(
 
 
 class SelfAttention(nn.Module):
-    """What every causal self-attention has in common: the cache, and the function that computes it.
+    """Base of causal self-attention: updates the cache and calls the attention function.
 
-    Which function that is (eager, sdpa, flash, flex, or a server's own) is looked up at each call, so that it can be
-    changed at run time. Such functions read `layer_idx`, `num_key_value_groups`, `scaling`, `is_causal`, `config`.
+    The function (eager, sdpa, flash, flex, or a server's own) is looked up at each call, so that it can be changed at
+    run time. Attention functions read `layer_idx`, `num_key_value_groups`, `scaling`, `is_causal`, `config`.
 
     Args:
-        layer_idx: Which layer of the cache is this one's.
+        layer_idx: Index of this layer in the cache.
         head_dim: K.
-        num_key_value_groups: How many query heads share one key/value head.
-        dropout: Of the attention weights, while training.
-        sliding_window: How many keys a query sees, itself included; None means all.
-        alibi: The slopes by which a head sees distant keys less; None for none.
-        num_heads: H, with which the slopes are compared; None compares nothing.
+        num_key_value_groups: Number of query heads per key/value head.
+        dropout: Dropout probability of the attention weights in training.
+        sliding_window: Number of visible keys per query, its own included; None means all.
+        alibi: The slopes of the heads; None for no ALiBi.
+        num_heads: H, compared with the number of slopes; None skips the comparison.
 
     Raises:
-        ValueError: A size is not above 0, the dropout is not in [0, 1), or the slopes are not H.
+        ValueError: A size is not above 0, the dropout is not in [0, 1), or the number of slopes is not H.
     """
 
     is_causal = True
-    config: Any = None  # set by the decoder: it names the attention implementation, and flash attention reads it
+    config: Any = None  # set by the decoder; names the attention implementation, and flash attention reads it
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class SelfAttention(nn.Module):
         self.alibi = alibi
 
     def attention_function(self) -> AttentionFunction:
-        """Return the function of the configured attention implementation, with the biases of ALiBi if there are any."""
+        """Return the function of the configured attention implementation, with ALiBi biases if the layer has slopes."""
         implementation = self.config._attn_implementation if self.config is not None else "eager"
         function: AttentionFunction = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         alibi: Any = self.alibi
@@ -117,18 +119,18 @@ class SelfAttention(nn.Module):
         attention_function: AttentionFunction | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Add keys and values to the cache, and attend to all of them.
+        """Add keys and values to the cache, and compute attention over all of them.
 
         Args:
-            query_BHTK, key_BGTK, value_BGTK: Of this call's tokens.
-            attention_mask: Whatever the attention function takes: a tensor, a block mask, None.
-            cache: Keys and values of earlier calls.
-            attention_function: One of transformers' attention interface to use instead of the configured one; None and
-                `eager_attention`, a default in attention written for earlier releases, mean the configured one.
+            query_BHTK, key_BGTK, value_BGTK: Queries, keys and values of this call's tokens.
+            attention_mask: A mask in the form of the attention function: a tensor, a block mask, or None.
+            cache: Keys and values of earlier calls; None for no cache.
+            attention_function: A function of transformers' attention interface to use instead of the configured one;
+                None and `eager_attention`, the default of earlier releases, mean the configured one.
             **kwargs: Further arguments of the attention function.
 
         Returns:
-            [B, T, H * K], and the weights [B, H, T, S] where the function gives them.
+            The result [B, T, H * K], and the weights [B, H, T, S] or None if the function does not return them.
         """
         key_BGSK, value_BGSK = fill_cache(cache, key_BGTK, value_BGTK, self.layer_idx, kwargs)
         if self.alibi is not None:
@@ -147,6 +149,6 @@ class SelfAttention(nn.Module):
             **kwargs,
         )
         batch, _, length, _ = query_BHTK.shape
-        if torch.compiler.is_exporting():  # a decomposition of attention may lay out its result in another order
+        if torch.compiler.is_exporting():  # decompositions of attention may use another memory layout
             result_BTHK = result_BTHK.clone(memory_format=torch.contiguous_format)
-        return result_BTHK.reshape(batch, length, -1), weights  # vLLM's function gives rows of tokens, [T, H * K]
+        return result_BTHK.reshape(batch, length, -1), weights  # vLLM's function returns [T, H * K]

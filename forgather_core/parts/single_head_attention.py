@@ -1,6 +1,6 @@
-"""Attention of one head as wide as the model (arXiv:2108.12409; transformer-circuits.pub/2021/framework).
+"""Attention with one head as wide as the model (arXiv:2108.12409; transformer-circuits.pub/2021/framework).
 
-Shapes: B batch, T query length, D hidden size, which is the head's dimension too.
+Shapes: B batch, T query length, S key length, D hidden size and head dimension.
 """
 
 from typing import Any
@@ -14,18 +14,18 @@ from forgather_core.parts.self_attention import AttentionFunction, SelfAttention
 
 
 class SingleHeadAttention(SelfAttention):
-    """softmax(x W_qk x^T / sqrt(D) + slope * (k - q)) x W_ov: two matrices D x D, no biases.
+    """Single-head attention: softmax(x W_qk x^T / sqrt(D) + slope * (k - q)) x W_ov, with two D x D matrices.
 
-    Since head and model are equally wide, the products of query with key and of value with output are one matrix each:
+    Since head and model have the same width, query times key and value times output are one matrix each:
     W_qk and W_ov of "A Mathematical Framework for Transformer Circuits". It is ordinary attention with query = x W_qk,
-    key = x and value = x W_ov, so that masks, caches and every implementation work; the cached key is x itself.
+    key = x and value = x W_ov, so masks, caches and every implementation work; the cached key is x. No biases.
 
     Args:
         hidden_size: D.
-        layer_idx: Which layer of the cache is this one's.
-        dropout: Of the attention weights, while training.
-        sliding_window: How many keys a query sees, itself included; None means all.
-        alibi: The slope of the head.
+        layer_idx: Index of this layer in the cache.
+        dropout: Dropout probability of the attention weights in training.
+        sliding_window: Number of visible keys per query, its own included; None means all.
+        alibi: The slope of the head; None for no ALiBi.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SingleHeadAttention(SelfAttention):
         attention_function: AttentionFunction | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """[B, T, D] -> [B, T, D], and the weights [B, 1, T, S] where the function gives them."""
+        """Compute [B, T, D] -> [B, T, D] and the weights [B, 1, T, S] or None; arguments as for `Attention`."""
         query, key, value = self.qk_proj(hidden_states), hidden_states, self.ov_proj(hidden_states)
         return self.attend(
             *(x.unsqueeze(1) for x in (query, key, value)),

@@ -1,4 +1,4 @@
-"""Sinusoidal positions (arXiv:1706.03762, sec. 3.5)."""
+"""Sinusoidal position embeddings (arXiv:1706.03762, sec. 3.5)."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,15 @@ from forgather_core.parts.computed_buffers import ComputedBuffers
 
 
 class SinusoidalPositions(ComputedBuffers):
-    """PE(pos, 2i) = sin(pos / 10000^(2i/d)), PE(pos, 2i+1) = cos(pos / 10000^(2i/d)).
+    """Position embeddings PE(pos, 2i) = sin(pos / 10000^(2i/d)), PE(pos, 2i+1) = cos(pos / 10000^(2i/d)).
 
-    Angles are float32 whatever the dtype of the model, computed for the positions of each call: there is no longest.
+    Angles are float32 in a model of any dtype. They are computed at each call, without a maximum length.
 
     Args:
-        hidden_size: d; even.
+        hidden_size: d, even.
+
+    Raises:
+        ValueError: `hidden_size` is not above 0, or is odd.
     """
 
     inv_freq: Tensor
@@ -31,11 +34,11 @@ class SinusoidalPositions(ComputedBuffers):
         return 10000.0 ** (-channels / self.hidden_size)
 
     def reset_buffers(self) -> None:
-        """Compute the frequencies anew."""
+        """Recompute the frequencies."""
         self.inv_freq = self._frequencies(self.inv_freq.device)
 
     @torch.no_grad()
     def forward(self, position_ids: Tensor) -> Tensor:
-        """[B, T] of positions -> [B, T, hidden_size], float32."""
+        """Return the embeddings [B, T, hidden_size], float32, of positions [B, T]."""
         angles = position_ids[..., None].float() * self.inv_freq.to(position_ids.device)
         return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)

@@ -1,4 +1,4 @@
-"""Applies a definition's table of initial weights, module by module, as transformers asks for it."""
+"""Apply a definition's initialization table module by module, as transformers requests it."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from torch import nn
 from forgather_core.parts.initial_weights import Rule
 from forgather_core.parts.weight_pieces import Fill, fill_all
 
-# torch's wrappers, and the name that each adds to the path of what it wraps.
+# torch's wrappers, and the name that each adds to the path of the wrapped module.
 _WRAPPERS = {
     ("OptimizedModule", "_orig_mod"),
     ("DistributedDataParallel", "module"),
@@ -24,7 +24,7 @@ _WRAPPERS = {
 
 
 class _Initialization:
-    """Parameters of one model that wait to be filled, all at once."""
+    """Collected parameters of one model, to be filled together."""
 
     def __init__(self, root: nn.Module, seed: int | None) -> None:
         self.fills: dict[int, Fill] = {}
@@ -37,10 +37,10 @@ class _Initialization:
 
     @cached_property
     def _names(self) -> dict[int, str]:
-        return _names(self._root)  # after a load, there may be nothing to fill
+        return _names(self._root)  # lazy: after a load, there may be nothing to fill
 
     def add(self, model: Any, module: nn.Module) -> None:
-        """Plan to fill the parameters that a module itself owns."""
+        """Collect the parameters that a module owns directly."""
         self.modules.append(module)
         if not any(True for _ in module.parameters(recurse=False)):
             return
@@ -58,7 +58,7 @@ class _Initialization:
                 self.fills.setdefault(id(parameter), Fill(rule, parameter, name))
 
     def fill(self) -> None:
-        """Fill them."""
+        """Fill the collected parameters."""
         if self.fills:
             fill_all(list(self.fills.values()), self._seed)
 
@@ -68,15 +68,15 @@ _current: ContextVar[_Initialization | None] = ContextVar("_current", default=No
 
 @contextmanager
 def initialization(root: nn.Module, seed: int | None = None) -> Iterator[None]:
-    """Collect what `initialise_module` is asked to fill within the block, and fill it on all cores at the end of it.
+    """Collect the parameters of `initialise_module` calls in the block, and fill them on all cores at its end.
 
     Args:
-        root: The whole model. Names count from it, without the prefix of its base model: a decoder has the same numbers
-            with and without a head.
-        seed: The base seed; None takes one from torch's global generator if something random is to be filled.
+        root: The full model. Names are relative to it, without the prefix of its base model: a decoder gets the same
+            values with and without a head.
+        seed: The base seed; None takes one from torch's global generator if a rule is random.
     """
     if _current.get() is not None:
-        yield  # a model within a model is part of it
+        yield  # a nested model belongs to the outer one
         return
     work = _Initialization(root, seed)
     token = _current.set(work)
@@ -84,7 +84,7 @@ def initialization(root: nn.Module, seed: int | None = None) -> Iterator[None]:
         yield
         work.fill()
     except BaseException:
-        for module in work.modules:  # transformers has marked them already
+        for module in work.modules:  # already marked by transformers
             module._is_hf_initialized = False  # type: ignore[assignment]
         raise
     finally:
@@ -93,18 +93,17 @@ def initialization(root: nn.Module, seed: int | None = None) -> Iterator[None]:
 
 @torch.no_grad()
 def initialise_module(model: Any, module: Any) -> None:
-    """Fill the parameters that a module itself owns, and let it compute its buffers.
+    """Fill the parameters that a module owns directly, and recompute its buffers.
 
-    What a checkpoint has filled, which transformers marks, stays; so does the target of a tie, which is about to become
-    its source. Parameters on the meta device have nothing to fill. Within `initialization`, parameters are filled at
-    the end of that block.
+    Skips parameters filled by a checkpoint, which transformers marks; targets of ties, which are replaced by their
+    source; and parameters on the meta device. Within `initialization`, parameters are filled at the end of its block.
 
     Args:
-        model: Has `initial_weights()` and, from transformers, `all_tied_weights_keys`.
+        model: A model with `initial_weights()` and transformers' `all_tied_weights_keys`.
         module: One of its modules, or a replacement for its embedding or head.
 
     Raises:
-        ValueError: No rule matches a parameter: it would silently keep what memory held. Or its rule cannot fill it.
+        ValueError: No rule matches a parameter, which would keep undefined values, or its rule cannot fill it.
     """
     with initialization(model):
         work = _current.get()
@@ -115,11 +114,11 @@ def initialise_module(model: Any, module: Any) -> None:
 
 
 def mark_filled(model: nn.Module, names: Iterable[str]) -> None:
-    """Mark modules whose parameters a checkpoint has filled, so that `post_init()` does not fill them again.
+    """Mark modules with parameters from a checkpoint, so that `post_init()` does not fill them again.
 
     Args:
         model: The model.
-        names: The parameters that are filled.
+        names: Names of the loaded parameters.
     """
     filled = set(names)
     waiting: list[tuple[str, nn.Module]] = [("", model)]  # named_modules() takes three times as long
@@ -132,10 +131,10 @@ def mark_filled(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def find_row(table: Sequence[tuple[str, Rule]], name: str) -> int:
-    """Which row of a table fills a parameter: the first whose pattern is found in its name.
+    """Return the index of the first row of a table whose pattern is found in a parameter's name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No row matches.
     """
     for number, (pattern, _) in enumerate(table):
         if re.search(pattern, name):
@@ -144,12 +143,12 @@ def find_row(table: Sequence[tuple[str, Rule]], name: str) -> int:
 
 
 def find_rule(table: Sequence[tuple[str, Rule]], name: str) -> Rule:
-    """The rule of that row; raises as `find_row`."""
+    """Return the rule of that row; raises like `find_row`."""
     return table[find_row(table, name)][1]
 
 
 def _names(model: nn.Module) -> dict[int, str]:
-    """The paths of all modules by id, without the names that wrappers add; the first path of a shared one."""
+    """Return the paths of all modules by id, without the names of wrappers; the first path of a shared module."""
     names: dict[int, str] = {}
 
     def walk(module: nn.Module, path: str) -> None:
@@ -165,5 +164,5 @@ def _names(model: nn.Module) -> dict[int, str]:
 
 
 def _new_module(module: nn.Module) -> str:
-    # resize_token_embeddings makes new modules and fills them before they take their place
+    # resize_token_embeddings fills new modules before it inserts them into the model
     return "embed_tokens" if isinstance(module, nn.Embedding) else "lm_head"

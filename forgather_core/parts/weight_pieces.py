@@ -1,7 +1,7 @@
-"""Draws initial weights piece by piece: each number depends on the base seed, the parameter's name and its place.
+"""Draw initial weights piece by piece: each value depends on the base seed, the parameter's name and its index.
 
-A piece is a fixed run of consecutive elements of the flattened full parameter. It has a generator of its own, on the
-CPU and in float32, and is rounded once into the parameter's dtype. So neither the dtype, the device, the number of
+A piece is a fixed run of consecutive elements of the flattened full parameter. It has its own generator, on the CPU and
+in float32, and is rounded once to the parameter's dtype. So neither the dtype, the device, the number of
 threads, the order of parameters nor the way a parameter is sharded changes a weight.
 """
 
@@ -17,11 +17,11 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor
 
-# A generator of torch keeps 32 bits of its seed. With pieces of this size two of the 5,000 of a model of 1B parameters
-# share a seed in one of 300 models; with smaller ones that would happen more often.
+# torch's generator uses 32 bits of its seed. With pieces of this size, two of the 5,000 pieces of a model with 1B
+# parameters share a seed in one of 300 models; with smaller pieces this would be more frequent.
 PIECE = 1 << 18
-RUN = 1 << 15  # elements per call: they stay in the CPU's cache, and torch starts no threads of its own
-FEW = 1 << 18  # so many elements are drawn before a thread has started
+RUN = 1 << 15  # elements per call: fits the CPU's cache, and torch starts no threads
+FEW = 1 << 18  # drawing this many elements takes less time than starting a thread
 
 Shape = Sequence[int]
 Task = Callable[[], object]
@@ -29,7 +29,7 @@ Box = list[tuple[int, int]]  # offset and size of a shard, for each dimension
 
 
 class Sampler(Protocol):
-    """What is asked of a rule; `initial_weights.Rule` documents it."""
+    """Interface of a rule; documented in `initial_weights.Rule`."""
 
     @property
     def zero_row(self) -> int | None: ...
@@ -47,9 +47,9 @@ class Fill:
     """A parameter to fill.
 
     Args:
-        rule: How.
-        tensor: The parameter, of any dtype, on any device; a `DTensor` stands for its shard here.
-        name: Its name in the whole model, which decides its numbers.
+        rule: The rule that fills it.
+        tensor: The parameter, of any dtype, on any device; of a `DTensor`, the local shard is filled.
+        name: Its name in the full model, which determines its values.
     """
 
     rule: Sampler
@@ -60,16 +60,16 @@ class Fill:
 def draw_seed() -> int:
     """Take a base seed from torch's global generator of the CPU."""
     drawn = torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")
-    return int(drawn) if type(drawn) is Tensor else 0  # a fake tensor has no value
+    return int(drawn) if type(drawn) is Tensor else 0  # fake tensors have no values
 
 
 def piece_seed(seed: int, name: str, piece: int) -> int:
-    """Return the seed of a piece's generator, 32 bits."""
+    """Return the 32-bit seed of a piece's generator."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{piece}/{name}".encode()).digest()[:4], "little")
 
 
 def fill_slice(rule: Sampler, out: Tensor, shape: Shape, start: int, *, seed: int, name: str) -> None:
-    """Fill a part of a parameter with the numbers that it has in the full one.
+    """Fill a part of a parameter with the values that it has in the full parameter.
 
     Args:
         rule: A rule that overrides `sample`.
@@ -105,12 +105,12 @@ def fill_all(fills: Sequence[Fill], seed: int | None = None) -> None:
     """Fill parameters, on as many threads as torch has (`torch.get_num_threads()`).
 
     Args:
-        fills: The parameters; no two share memory.
-        seed: The base seed. None takes one from torch's global generator if a rule needs it. Processes that share a
-            device mesh take that of the mesh's first process, and must call this together.
+        fills: The parameters, without shared memory.
+        seed: The base seed. None takes one from torch's global generator if a rule is random. Processes of a device
+            mesh use the seed of the mesh's first process, and must call this together.
 
     Raises:
-        ValueError: A rule cannot fill its parameter, or a shard is of an unknown kind.
+        ValueError: A rule cannot fill its parameter, or a placement is not supported.
     """
     for fill in fills:
         try:
@@ -130,9 +130,9 @@ def fill_all(fills: Sequence[Fill], seed: int | None = None) -> None:
 
 
 def _run(tasks: Iterator[Task], workers: int) -> None:
-    """Run tasks on this thread and others; after an error no further one starts."""
+    """Run tasks on this thread and others; after an error no further task starts."""
     lock = Lock()
-    inference = torch.is_inference_mode_enabled()  # both modes are a thread's own
+    inference = torch.is_inference_mode_enabled()  # both modes are local to a thread
 
     def work() -> None:
         with torch.inference_mode(inference), torch.no_grad():
@@ -160,7 +160,7 @@ def _run(tasks: Iterator[Task], workers: int) -> None:
 
 
 def _tasks(fills: Sequence[Fill], seed: int) -> Iterator[Task]:
-    """Tasks of about one piece each, of all parameters."""
+    """Yield tasks of about one piece each, for all parameters."""
     for fill in fills:
         shape = tuple(fill.tensor.shape) or (1,)
         local, box = _local(fill)
@@ -181,14 +181,14 @@ def _tasks(fills: Sequence[Fill], seed: int) -> Iterator[Task]:
 
 
 def _fill_rows(part: Callable[..., None], out: Tensor, shape: Shape, box: Box, row: int) -> None:
-    """Fill some rows of a shard or of a tensor with strides: whole rows are drawn, and what is here is kept."""
+    """Fill rows of a shard or of a strided tensor: draw full rows and keep the local part."""
     rows = torch.empty((len(out), *shape[1:]), dtype=torch.float32, device="cpu")
     part(rows.view(-1), start=(box[0][0] + row) * math.prod(shape[1:]))
     out.copy_(rows[(slice(None), *(slice(offset, offset + size) for offset, size in box[1:]))])
 
 
 def _needs_whole(fill: Fill) -> bool:
-    """Whether a parameter cannot be filled in pieces: by its rule, or as a tensor subclass with a layout of its own."""
+    """Return whether a parameter cannot be filled in pieces: its rule or tensor subclass requires the full tensor."""
     return fill.rule.needs_whole or not (_is_plain(fill.tensor) or _is_sharded(fill.tensor))
 
 
@@ -196,7 +196,7 @@ def _fill_whole(fill: Fill, seed: int) -> None:
     from torch._subclasses.fake_tensor import FakeTensor
 
     if isinstance(fill.tensor, FakeTensor):
-        return  # it has no memory
+        return  # no memory
     shape = tuple(fill.tensor.shape)
     whole = torch.empty(shape, dtype=torch.float32, device="cpu")
     if not fill.rule.needs_whole:
@@ -223,10 +223,10 @@ def _is_sharded(tensor: Any) -> bool:
 
 
 def _local(fill: Fill) -> tuple[Tensor, Box]:
-    """Return the part of a parameter that this process holds, and which part of the full one that is.
+    """Return the local part of a parameter, and its position in the full parameter.
 
     Raises:
-        ValueError: It is sharded in another way than `Shard` and `Replicate`.
+        ValueError: A placement is neither `Shard` nor `Replicate`.
     """
     tensor: Any = fill.tensor.detach()
     box = [(0, n) for n in tensor.shape] or [(0, 1)]
@@ -250,7 +250,7 @@ def _local(fill: Fill) -> tuple[Tensor, Box]:
         if local.dim() == 0 or tuple(local.shape) == tuple(size for _, size in box):
             return local, box
     raise ValueError(
-        f"'{fill.name}' is sharded as {tensor.placements}, where initial weights cannot be drawn; "
+        f"'{fill.name}' is sharded as {tensor.placements}, which initialization does not support; "
         "initialize the model before sharding it, or load a checkpoint"
     )
 

@@ -1,4 +1,4 @@
-"""The configuration of causal_lm: its options, and what transformers adds."""
+"""Configuration class of causal_lm: its options and the fields of transformers."""
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -7,12 +7,12 @@ from forgather_core.parts.parallel_plans import FEED_FORWARD, HEADS, STAGES
 
 from .options import TransformerOptions
 
-if TYPE_CHECKING:  # this line makes transformers copy the file beside this one
+if TYPE_CHECKING:  # makes transformers copy this file
     from .modeling_causal_lm import TransformerForCausalLM  # noqa: F401
 
 
 class TransformerConfig(TransformerOptions, DecoderConfig):
-    """There is no final norm, in the plans either."""
+    """Configuration of the original transformer; the plans contain no final norm."""
 
     model_type = "forgather_causal_lm"
     built_in: ClassVar[dict[str, Any]] = {"hidden_act": "relu"}
@@ -24,5 +24,5 @@ class TransformerConfig(TransformerOptions, DecoderConfig):
     }
 
 
-# Last, because it needs the class above: whoever loads the configuration can build the model from it.
+# Last, since it requires the class above: loading the configuration registers its model.
 from . import modeling_causal_lm  # noqa: E402, F401

@@ -1,4 +1,4 @@
-"""The plain vanilla transformer, its decoder alone: post-norm, sinusoidal positions (arXiv:1706.03762).
+"""The decoder of the original transformer: post-norm, sinusoidal positions (arXiv:1706.03762).
 
 d = hidden_size, H = num_attention_heads.
 """
@@ -46,16 +46,16 @@ class TransformerModel(Decoder):
             )
             for i in range(c.num_hidden_layers)
         )
-        self.norm = nn.Identity()  # the last layer has normed already
+        self.norm = nn.Identity()  # the last layer ends with a norm
         self.post_init()
 
     def prepare(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
-        """Embeddings times sqrt(d) (sec. 3.4), positions added (sec. 3.5), dropout (sec. 5.4)."""
+        """Scale embeddings by sqrt(d) (sec. 3.4), add positions (sec. 3.5), apply dropout (sec. 5.4)."""
         scaled = inputs_embeds * self.config.hidden_size**0.5
         return self.embed_drop(scaled + self.embed_positions(position_ids).to(scaled.dtype))
 
     def initial_weights(self) -> Table:
-        """The embedding, times sqrt(d), has variance 1, as a position's has 1/2."""
+        """Yield the table. The embedding times sqrt(d) has variance 1; position embeddings have 1/2."""
         c = self.config
         yield r"norm\.weight", ones()
         yield r"\.bias", zeros()
@@ -64,7 +64,7 @@ class TransformerModel(Decoder):
 
 
 class TransformerForCausalLM(CausalLM):
-    """The decoder with a head over the vocabulary."""
+    """The decoder with a language model head."""
 
     config_class = TransformerConfig
     decoder_class = TransformerModel

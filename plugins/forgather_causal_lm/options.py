@@ -1,4 +1,4 @@
-"""The options of causal_lm: flags, YAML keys and fields of its configuration."""
+"""Options of causal_lm: flags, YAML keys and configuration fields."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from forgather_core.parts.option_groups import DropoutOptions, HeadOptions, Wind
 
 @dataclass(kw_only=True)
 class TransformerOptions(WindowOptions, DropoutOptions, HeadOptions):
-    """The dropouts are those of the base model of "Attention Is All You Need" (arXiv:1706.03762, table 3)."""
+    """Options of causal_lm, with the dropout of the paper's base model (arXiv:1706.03762, table 3)."""
 
     embedding_dropout: float = inherited(DropoutOptions, "embedding_dropout", 0.1)
     layer_dropout: float = inherited(DropoutOptions, "layer_dropout", 0.1)
@@ -17,7 +17,7 @@ class TransformerOptions(WindowOptions, DropoutOptions, HeadOptions):
     layer_norm_eps: float = option(1e-5, help="Layer Norm eps", gt=0)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Sines and cosines come in pairs."""
+        """Check that the hidden size is even."""
         yield from super().problems()
         if self.hidden_size % 2:
-            yield "hidden_size", f"{self.hidden_size} is odd, and sinusoidal positions come in pairs"
+            yield "hidden_size", f"{self.hidden_size} is odd, and sinusoidal positions require an even size"

@@ -1,4 +1,4 @@
-"""What `forgather` finds: the causal_lm definition, named without importing torch."""
+"""Entry point: the causal_lm definition. Does not import torch."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -10,10 +10,10 @@ from .options import TransformerOptions
 
 @hookimpl
 def forgather_models() -> Iterator[ModelDefinition]:
-    """Causal LM."""
+    """Yield the causal_lm definition."""
     yield ModelDefinition(
         name="causal_lm",
-        summary="The plain vanilla transformer: post-LayerNorm, sinusoidal positions, ReLU",
+        summary="The original transformer: post-LayerNorm, sinusoidal positions, ReLU",
         options=TransformerOptions,
         config="forgather_causal_lm.configuration_causal_lm:TransformerConfig",
         model="forgather_causal_lm.modeling_causal_lm:TransformerForCausalLM",

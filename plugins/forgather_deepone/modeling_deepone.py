@@ -1,4 +1,4 @@
-"""Deepone: a DeepNet (arXiv:2203.00555) whose positions are the linear biases of ALiBi (arXiv:2108.12409).
+"""Deepone: DeepNet (arXiv:2203.00555) with the linear position biases of ALiBi (arXiv:2108.12409).
 
 M = num_hidden_layers, H = num_attention_heads, d = hidden_size.
 """
@@ -56,11 +56,11 @@ class DeeponeModel(Decoder):
         self.post_init()
 
     def prepare(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
-        """No position is added: ALiBi has them all."""
+        """Apply dropout. No positions are added, since ALiBi provides them."""
         return self.embed_drop(inputs_embeds)
 
     def initial_weights(self) -> Table:
-        """DeepNet, fig. 2: Xavier, with gain beta = (8M)^(-1/4) where a weight is on the way of values, else 1."""
+        """Yield the table of DeepNet, fig. 2: Xavier, with gain beta = (8M)^(-1/4) on the value path, else 1."""
         c = self.config
         beta = (8 * c.num_hidden_layers) ** (-1 / 4)
         yield r"slopes", values(SLOPES[c.alibi_slopes](c.num_attention_heads))
@@ -75,7 +75,7 @@ class DeeponeModel(Decoder):
 
 
 class DeeponeForCausalLM(CausalLM):
-    """The decoder with a head over the vocabulary."""
+    """The decoder with a language model head."""
 
     config_class = DeeponeConfig
     decoder_class = DeeponeModel

@@ -1,4 +1,4 @@
-"""The options of deepone: flags, YAML keys and fields of its configuration."""
+"""Options of deepone: flags, YAML keys and configuration fields."""
 
 from dataclasses import dataclass
 
@@ -14,6 +14,6 @@ from forgather_core.parts.option_groups import (
 
 @dataclass(kw_only=True)
 class DeeponeOptions(AlibiOptions, WindowOptions, RMSNormOptions, DropoutOptions, GroupedHeadOptions):
-    """Sizes come from a preset."""
+    """Options of deepone; presets set the sizes."""
 
     rms_norm_eps: float = inherited(RMSNormOptions, "rms_norm_eps", 1e-6)

@@ -1,4 +1,4 @@
-"""What `forgather` finds: the deepone definition, named without importing torch."""
+"""Entry point: the deepone definition. Does not import torch."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -10,7 +10,7 @@ from .options import DeeponeOptions
 
 @hookimpl
 def forgather_models() -> Iterator[ModelDefinition]:
-    """Deepone."""
+    """Yield the deepone definition."""
     yield ModelDefinition(
         name="deepone",
         summary="DeepNet with ALiBi: post-norm residuals that stay stable at any depth, ReGLU",

@@ -1,4 +1,4 @@
-"""The configuration of llama: its options, and what transformers adds."""
+"""Configuration class of llama: its options and the fields of transformers."""
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -7,12 +7,12 @@ from forgather_core.parts.parallel_plans import GATED_FEED_FORWARD, HEADS
 
 from .options import LlamaOptions
 
-if TYPE_CHECKING:  # this line makes transformers copy the file beside this one
+if TYPE_CHECKING:  # makes transformers copy this file
     from .modeling_llama import LlamaForCausalLM  # noqa: F401
 
 
 class LlamaConfig(LlamaOptions, DecoderConfig):
-    """Names are those of transformers' LlamaConfig, and a config.json of it can be given as keywords."""
+    """Configuration with the names of transformers' LlamaConfig; accepts its config.json as keywords."""
 
     model_type = "forgather_llama"
     native_model_type: ClassVar[str] = "llama"
@@ -22,5 +22,5 @@ class LlamaConfig(LlamaOptions, DecoderConfig):
     base_model_tp_plan: ClassVar[dict[str, str]] = HEADS | GATED_FEED_FORWARD
 
 
-# Last, because it needs the class above: whoever loads the configuration can build the model from it.
+# Last, since it requires the class above: loading the configuration registers its model.
 from . import modeling_llama  # noqa: E402, F401

@@ -49,13 +49,13 @@ class LlamaModel(Decoder):
         self.post_init()
 
     def initial_weights(self) -> Table:
-        """Embedding, residual branches by depth, head; the table itself is in its own file, since others share it."""
+        """Yield the table of `llama_weights`, which other definitions share."""
         c = self.config
         return llama_weights(c.hidden_size, c.num_hidden_layers, tied=c.tie_word_embeddings, pad=c.pad_token_id)
 
 
 class LlamaForCausalLM(CausalLM):
-    """The decoder with a head over the vocabulary."""
+    """The decoder with a language model head."""
 
     config_class = LlamaConfig
     decoder_class = LlamaModel

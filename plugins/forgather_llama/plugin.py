@@ -1,4 +1,4 @@
-"""What `forgather` finds: the llama definition, named without importing torch."""
+"""Entry point: the llama definition. Does not import torch."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -10,7 +10,7 @@ from .options import LlamaOptions
 
 @hookimpl
 def forgather_models() -> Iterator[ModelDefinition]:
-    """Llama."""
+    """Yield the llama definition."""
     yield ModelDefinition(
         name="llama",
         summary="Llama: RMSNorm, RoPE, grouped-query attention, SwiGLU",

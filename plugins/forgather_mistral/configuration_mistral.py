@@ -1,4 +1,4 @@
-"""The configuration of mistral: its options, and what transformers adds."""
+"""Configuration class of mistral: its options and the fields of transformers."""
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -7,12 +7,12 @@ from forgather_core.parts.parallel_plans import GATED_FEED_FORWARD, HEADS
 
 from .options import MistralOptions
 
-if TYPE_CHECKING:  # this line makes transformers copy the file beside this one
+if TYPE_CHECKING:  # makes transformers copy this file
     from .modeling_mistral import MistralForCausalLM  # noqa: F401
 
 
 class MistralConfig(MistralOptions, DecoderConfig):
-    """Names are those of transformers' MistralConfig, and a config.json of it can be given as keywords."""
+    """Configuration with the names of transformers' MistralConfig; accepts its config.json as keywords."""
 
     model_type = "forgather_mistral"
     native_model_type: ClassVar[str] = "mistral"
@@ -20,5 +20,5 @@ class MistralConfig(MistralOptions, DecoderConfig):
     base_model_tp_plan: ClassVar[dict[str, str]] = HEADS | GATED_FEED_FORWARD
 
 
-# Last, because it needs the class above: whoever loads the configuration can build the model from it.
+# Last, since it requires the class above: loading the configuration registers its model.
 from . import modeling_mistral  # noqa: E402, F401

@@ -19,7 +19,7 @@ from .configuration_mistral import MistralConfig
 class MistralModel(Decoder):
     """The decoder: h = embed(ids); for each layer h += attn(norm(h)), h += mlp(norm(h)); norm(h).
 
-    Query i attends to keys i - sliding_window + 1 to i, so that k layers see k times as far (sec. 2, fig. 1).
+    Query i attends to keys i - sliding_window + 1 to i, so that k layers reach k times as far (sec. 2, fig. 1).
     """
 
     config_class = MistralConfig
@@ -52,13 +52,13 @@ class MistralModel(Decoder):
         self.post_init()
 
     def initial_weights(self) -> Table:
-        """As llama's."""
+        """Yield the same table as llama."""
         c = self.config
         return llama_weights(c.hidden_size, c.num_hidden_layers, tied=c.tie_word_embeddings, pad=c.pad_token_id)
 
 
 class MistralForCausalLM(CausalLM):
-    """The decoder with a head over the vocabulary."""
+    """The decoder with a language model head."""
 
     config_class = MistralConfig
     decoder_class = MistralModel

@@ -1,4 +1,4 @@
-"""The options of mistral: flags, YAML keys and fields of its configuration."""
+"""Options of mistral: flags, YAML keys and configuration fields."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from forgather_core.parts.rope_options import RopeOptions
 
 @dataclass(kw_only=True)
 class MistralOptions(RopeOptions, WindowOptions, RMSNormOptions, GroupedHeadOptions):
-    """The defaults are those of Mistral 7B v0.1 (arXiv:2310.06825, table 1)."""
+    """Options of mistral, with the defaults of Mistral 7B v0.1 (arXiv:2310.06825, table 1)."""
 
     intermediate_size: int = inherited(DecoderOptions, "intermediate_size", 14336)
     num_key_value_heads: int | None = inherited(GroupedHeadOptions, "num_key_value_heads", 8)

@@ -1,4 +1,4 @@
-"""What `forgather` finds: the mistral definition, named without importing torch."""
+"""Entry point: the mistral definition. Does not import torch."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -10,7 +10,7 @@ from .options import MistralOptions
 
 @hookimpl
 def forgather_models() -> Iterator[ModelDefinition]:
-    """Mistral."""
+    """Yield the mistral definition."""
     yield ModelDefinition(
         name="mistral",
         summary="Mistral: Llama with a sliding window",

@@ -1,4 +1,4 @@
-"""The configuration of qwen3: its options, and what transformers adds."""
+"""Configuration class of qwen3: its options and the fields of transformers."""
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -7,12 +7,12 @@ from forgather_core.parts.parallel_plans import GATED_FEED_FORWARD, HEAD_NORMS, 
 
 from .options import Qwen3Options
 
-if TYPE_CHECKING:  # this line makes transformers copy the file beside this one
+if TYPE_CHECKING:  # makes transformers copy this file
     from .modeling_qwen3 import Qwen3ForCausalLM  # noqa: F401
 
 
 class Qwen3Config(Qwen3Options, DecoderConfig):
-    """Names are those of transformers' Qwen3Config, and a config.json of it can be given as keywords."""
+    """Configuration with the names of transformers' Qwen3Config; accepts its config.json as keywords."""
 
     model_type = "forgather_qwen3"
     native_model_type: ClassVar[str] = "qwen3"
@@ -20,8 +20,8 @@ class Qwen3Config(Qwen3Options, DecoderConfig):
     built_in: ClassVar[dict[str, Any]] = {"hidden_act": "silu", "attention_bias": False}
     base_model_tp_plan: ClassVar[dict[str, str]] = HEADS | HEAD_NORMS | GATED_FEED_FORWARD
 
-    use_sliding_window: bool | None = None  # transformers switches the window by it
-    layer_types: list[str] | None = None  # which layers slide, in the form in which caches are told
+    use_sliding_window: bool | None = None  # transformers' switch of the window
+    layer_types: list[str] | None = None  # type of each layer, as caches read it
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.use_sliding_window is False:
@@ -29,15 +29,17 @@ class Qwen3Config(Qwen3Options, DecoderConfig):
         self.use_sliding_window = self.sliding_window is not None
         kinds = ["sliding_attention" if window else "full_attention" for window in self.windows()]
         if self.layer_types not in (None, kinds):
-            raise ValueError(f"layer_types: sliding_window and max_window_layers give {kinds}, not {self.layer_types}")
+            raise ValueError(
+                f"layer_types must be {kinds} for this sliding_window and max_window_layers; got {self.layer_types}"
+            )
         self.layer_types = kinds
         super().__post_init__(**kwargs)
 
     def windows(self) -> list[int | None]:
-        """The sliding window of each layer."""
+        """Return the sliding window of each layer; None means full attention."""
         sliding = range(self.num_hidden_layers)
         return [self.sliding_window if i >= self.max_window_layers else None for i in sliding]
 
 
-# Last, because it needs the class above: whoever loads the configuration can build the model from it.
+# Last, since it requires the class above: loading the configuration registers its model.
 from . import modeling_qwen3  # noqa: E402, F401

@@ -54,13 +54,13 @@ class Qwen3Model(Decoder):
         self.post_init()
 
     def initial_weights(self) -> Table:
-        """As llama's."""
+        """Yield the same table as llama."""
         c = self.config
         return llama_weights(c.hidden_size, c.num_hidden_layers, tied=c.tie_word_embeddings, pad=c.pad_token_id)
 
 
 class Qwen3ForCausalLM(CausalLM):
-    """The decoder with a head over the vocabulary."""
+    """The decoder with a language model head."""
 
     config_class = Qwen3Config
     decoder_class = Qwen3Model

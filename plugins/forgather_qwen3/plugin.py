@@ -1,4 +1,4 @@
-"""What `forgather` finds: the qwen3 definition, named without importing torch."""
+"""Entry point: the qwen3 definition. Does not import torch."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -10,7 +10,7 @@ from .options import Qwen3Options
 
 @hookimpl
 def forgather_models() -> Iterator[ModelDefinition]:
-    """Qwen3."""
+    """Yield the qwen3 definition."""
     yield ModelDefinition(
         name="qwen3",
         summary="Qwen3: Llama with RMSNorm on the query and key of each head",

@@ -1,4 +1,4 @@
-"""A transformer of one attention head a layer, for analysis (transformer-circuits.pub/2021/framework).
+"""A transformer with one attention head per layer, for analysis (transformer-circuits.pub/2021/framework).
 
 d = hidden_size, which is the head's dimension too; positions are the linear biases of ALiBi (arXiv:2108.12409).
 """
@@ -17,7 +17,7 @@ from forgather_core.parts.single_head_attention import SingleHeadAttention
 
 from .configuration_single_head import SingleHeadConfig
 
-SLOPE = 0.5  # of every layer, to begin with
+SLOPE = 0.5  # initial value in every layer
 
 
 class SingleHeadModel(Decoder):
@@ -50,11 +50,11 @@ class SingleHeadModel(Decoder):
         self.post_init()
 
     def prepare(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
-        """Embeddings times sqrt(d), so that their variance is 1. No position is added: ALiBi has them all."""
+        """Scale embeddings by sqrt(d), to variance 1. No positions are added, since ALiBi provides them."""
         return self.embed_drop(inputs_embeds * self.config.hidden_size**0.5)
 
     def initial_weights(self) -> Table:
-        """The embedding is the head too, and a head's rows have length 1."""
+        """Yield the table. The embedding is also the head, whose rows have length 1."""
         c = self.config
         yield r"slopes", values([SLOPE])
         yield r"norm", ones()
@@ -63,7 +63,7 @@ class SingleHeadModel(Decoder):
 
 
 class SingleHeadForCausalLM(CausalLM):
-    """The decoder with a head over the vocabulary."""
+    """The decoder with a language model head."""
 
     config_class = SingleHeadConfig
     decoder_class = SingleHeadModel

@@ -1,4 +1,4 @@
-"""The options of single_head: flags, YAML keys and fields of its configuration."""
+"""Options of single_head: flags, YAML keys and configuration fields."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ from forgather_core.parts.option_groups import (
 
 @dataclass(kw_only=True)
 class SingleHeadOptions(WindowOptions, RMSNormOptions, DropoutOptions, DecoderOptions):
-    """Sizes come from a preset. There is one head a layer, as wide as the model."""
+    """Options of single_head; presets set the sizes. Each layer has one head as wide as the model."""
 
     tie_word_embeddings: bool = inherited(DecoderOptions, "tie_word_embeddings", True)
 
     def unsupported_attention(self) -> dict[str, str]:
-        """Its slopes are trained, and flash-attn gives them no gradient."""
+        """Exclude flash-attn, which computes no gradient for the trainable slopes."""
         refused = super().unsupported_attention()
         refused["flash_attention_2"] = "it gives the slope of ALiBi no gradient; use sdpa or flex_attention"
         return refused

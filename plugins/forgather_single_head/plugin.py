@@ -1,4 +1,4 @@
-"""What `forgather` finds: the single_head definition, named without importing torch."""
+"""Entry point: the single_head definition. Does not import torch."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -10,7 +10,7 @@ from .options import SingleHeadOptions
 
 @hookimpl
 def forgather_models() -> Iterator[ModelDefinition]:
-    """Single head."""
+    """Yield the single_head definition."""
     yield ModelDefinition(
         name="single_head",
         summary="One attention head a layer, as wide as the model; ALiBi; for analysis",

@@ -48,7 +48,7 @@ OF_LLAMA = [
     # rules between options
     ("--num-attention-heads 3 show", r"--num-attention-heads: 3 does not divide hidden_size \(256\)"),
     ("--num-key-value-heads 3 show", r"--num-key-value-heads: 3 does not divide num_attention_heads \(4\)"),
-    ("--head-dim 3 show", "3 is odd, and RoPE rotates pairs"),
+    ("--head-dim 3 show", "3 is odd, and RoPE requires an even size"),
     ("--rope-parameters {rope_type:\u00a0x} show", "expected a YAML mapping|rope_type"),
     ("--rope-parameters {} show", "needs rope_theta"),
     # output
@@ -309,9 +309,9 @@ def test_standard_output_that_is_full() -> None:
 
 
 ATTENTION = {
-    "-t deepone model --attn-implementation flash_attention_2": "gives the slopes of ALiBi no gradient; use sdpa",
+    "-t deepone model --attn-implementation flash_attention_2": "no gradient for the slopes of ALiBi; use sdpa",
     "-t single_head model --attn-implementation flash_attention_2": "gives the slope of ALiBi no gradient; use sdpa",
-    "-t llama model --head-dim 320 --attn-implementation flash_attention_2": "head_dim is 320, and its heads have 256",
+    "-t llama model --head-dim 320 --attn-implementation flash_attention_2": "head_dim is 320, and its limit is 256",
     "-t single_head model --attn-implementation flex_attention --device cpu test": "no backward pass on the CPU",
 }
 

@@ -10,7 +10,7 @@ from transformers import DynamicCache, StaticCache
 
 
 class CacheTests(GenerationTests):
-    """What goes into `generate`, and what it keeps between steps."""
+    """Tests of the inputs of `generate`, and of the state between its steps."""
 
     # Padding
 
@@ -37,7 +37,7 @@ class CacheTests(GenerationTests):
             self.assert_same(text[None, 8 - row.shape[1] :], self.greedy(model, row))
 
     def test_right_padding(self: Any) -> None:
-        """Padding on the right is seen by no real token; generation continues behind it, with and without a cache."""
+        """Right padding is hidden from real tokens; generation continues after it, with and without a cache."""
         model, ids = self.generator(), self.prompt()
         padded = torch.nn.functional.pad(ids, (0, 3))
         mask = torch.nn.functional.pad(torch.ones_like(ids), (0, 3))
@@ -95,7 +95,7 @@ class CacheTests(GenerationTests):
             self.assert_same(model.generate(ids, max_new_tokens=NEW, logits_to_keep=0, **more), self.greedy(model, ids))
 
     def test_custom_4d_attention_mask(self: Any) -> None:
-        """Two continuations of one prompt in one row, by a mask [1, 1, T, T]: each as by itself."""
+        """Two continuations of one prompt in one row with a mask [1, 1, T, T] equal separate runs."""
         for implementation, kind in (("eager", "additive"), ("sdpa", "additive"), ("sdpa", "bool")):
             model, ids = self.generator(implementation), self.prompt(1, 5)
             first, second = torch.cat((ids, self.prompt(1, 2)), 1), torch.cat((ids, self.prompt(1, 3)[:, 1:]), 1)

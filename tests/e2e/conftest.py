@@ -1,4 +1,4 @@
-"""The program and the exported models, each in a process of its own."""
+"""Fixtures: run the program and the exported models in separate processes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from pathlib import Path
 
 import pytest
 
-# A process in which Forgather and the plugins cannot be imported, as if they were not installed.
+# Makes Forgather and the plugins impossible to import, as if they were not installed.
 DEFINITIONS = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head")
-OURS = ("forgather", "forgather_core", "forgather_cli", *(f"forgather_{name}" for name in DEFINITIONS), "parallel_lm")
+PACKAGES = (
+    "forgather",
+    "forgather_core",
+    "forgather_cli",
+    *(f"forgather_{name}" for name in DEFINITIONS),
+    "parallel_lm",
+)
 WITHOUT_FORGATHER = f"""
 import sys
-for name in {OURS!r}:
+for name in {PACKAGES!r}:
     sys.modules[name] = None
 """
 
@@ -24,7 +30,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """The environment of all processes of a test: a cache of their own, no hub."""
+    """Return the environment of all processes of a test: a separate cache, no hub."""
     return os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
 
 
@@ -66,7 +72,7 @@ def python(tmp_path: Path, environment: dict[str, str]) -> Run:
 
 
 def run_in(place: Path, **environment: str) -> Callable[..., None]:
-    """Run this Python with arguments in a directory that several tests share, on the CPU; fail where it does."""
+    """Run this Python with arguments in a directory that several tests share, on the CPU; fail if it fails."""
     environment = (
         os.environ | {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
     )

@@ -1,4 +1,4 @@
-"""A model directory in the hands of Hugging Face's tools: the Trainer, TRL, PEFT and pipelines.
+"""Use a model directory with Hugging Face's tools: the Trainer, TRL, PEFT and pipelines.
 
     python ecosystem.py DIRECTORY REPORT TOPIC ...
 
@@ -28,11 +28,11 @@ from transformers import (
     pipeline,
 )
 
-# Rows of many lengths: a loss that is averaged in the wrong order shows.
+# Rows of many lengths reveal a loss that is averaged in the wrong order.
 TEXTS = [f"def f{i}(x):\n    return {' + '.join(['x'] * (1 + 3 * i % 17))}\n" for i in range(24)]
 PROMPTS = ["def main():", "import os\n\nprint(os"]
 NEW_TOKENS = 7
-# Plain SGD: a difference of rounding stays one.
+# Plain SGD does not amplify rounding differences.
 TRAINING: dict[str, Any] = {
     "optim": "sgd",
     "learning_rate": 0.05,
@@ -48,36 +48,36 @@ Weights = dict[str, Tensor]
 
 
 def load(directory: Path) -> Any:
-    """The documented way."""
+    """Load a model in the documented way."""
     return AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """A copy of all parameters."""
+    """Return a copy of all parameters."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def moved(before: Weights, after: Weights) -> dict[str, float]:
-    """How far each parameter went, at most."""
+    """Return the largest change of each parameter."""
     return {name: largest(after[name] - weight) for name, weight in before.items()}
 
 
 def largest(tensor: Tensor) -> float:
-    """The largest absolute value."""
+    """Return the largest absolute value."""
     return tensor.float().abs().max().item()
 
 
 @torch.no_grad()
 def logits(model: Any, tokenizer: Any) -> Tensor:
-    """Of a batch with padding, without what stands on it."""
+    """Return the logits of a padded batch, without those at padding."""
     batch = tokenizer(TEXTS[:4], return_tensors="pt", padding=True)
     result: Tensor = model.eval()(**batch).logits
     return result[batch["attention_mask"].bool()]
 
 
 def trainer(directory: Path, place: Path) -> dict[str, Any]:
-    """Trains with accumulated gradients, resumes, loads what was saved; and once more with the batch in one piece."""
-    # On the right: a row padded on the left would have its first token as a target too, predicted from padding.
+    """Train with accumulated gradients, resume, load the saved model; then train with the batch in one piece."""
+    # Right padding: with left padding, the first token would also be a target, predicted from padding.
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=True, padding_side="right")
     rows = Dataset.from_list([{"input_ids": tokenizer(text)["input_ids"]} for text in TEXTS])
 
@@ -123,7 +123,7 @@ def trainer(directory: Path, place: Path) -> dict[str, Any]:
 
 
 def sft(directory: Path, place: Path) -> dict[str, Any]:
-    """TRL's trainer on rows of text, each by itself, and packed."""
+    """Run TRL's trainer on single and packed rows of text."""
     from trl import SFTConfig, SFTTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
@@ -162,7 +162,7 @@ def sft(directory: Path, place: Path) -> dict[str, Any]:
 
 
 def documents_of(batch: dict[str, Tensor]) -> list[Tensor]:
-    """The token ids of each document, of padded rows or of one packed row."""
+    """Return the token ids of each document, from padded rows or from one packed row."""
     ids = batch["input_ids"]
     if "position_ids" not in batch:
         return [row[mask.bool()] for row, mask in zip(ids, batch["attention_mask"], strict=True)]
@@ -172,7 +172,7 @@ def documents_of(batch: dict[str, Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def apart(model: Any, batch: dict[str, Tensor]) -> float:
-    """The mean loss over all targets of a batch, computed document by document."""
+    """Return the mean loss over all targets of a batch, computed document by document."""
     documents = documents_of(batch)
     losses = [target_losses(model.eval()(document[None]).logits[0], document) for document in documents]
     return torch.cat(losses).mean().item()
@@ -180,19 +180,19 @@ def apart(model: Any, batch: dict[str, Tensor]) -> float:
 
 @torch.no_grad()
 def as_one(model: Any, batch: dict[str, Tensor]) -> float:
-    """The same of the documents joined into one: what a model computes that misses where they begin."""
+    """Return the mean loss of the concatenated documents: the result of a model that ignores their starts."""
     documents = documents_of(batch)
     scores = model.eval()(torch.cat(documents)[None]).logits[0].split([len(document) for document in documents])
     return torch.cat([target_losses(*pair) for pair in zip(scores, documents, strict=True)]).mean().item()
 
 
 def target_losses(scores: Tensor, document: Tensor) -> Tensor:
-    """The loss of each token but the first."""
+    """Return the loss of each token except the first."""
     return nn.functional.cross_entropy(scores[:-1], document[1:], reduction="none")
 
 
 def lora(directory: Path, place: Path) -> dict[str, Any]:
-    """PEFT's low-rank adapters on every linear layer: trained, saved, loaded, merged."""
+    """Train, save, load and merge PEFT's low-rank adapters on every linear layer."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
@@ -226,7 +226,7 @@ def lora(directory: Path, place: Path) -> dict[str, Any]:
 
 
 def generation(directory: Path, place: Path) -> dict[str, Any]:
-    """The pipeline of text generation, by the name of the directory alone."""
+    """Run the text generation pipeline with the path of the directory alone."""
     options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
     generate = pipeline("text-generation", model=str(directory), trust_remote_code=True, device="cpu")
     tokenizer, model = AutoTokenizer.from_pretrained(directory, trust_remote_code=True), load(directory)
@@ -250,7 +250,7 @@ TOPICS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
 
 
 def main(directory: Path, file: Path, topics: list[str]) -> None:
-    """Each topic, also after one that failed."""
+    """Run every topic, also after a failed one."""
     for name in ("forgather", "forgather_core", "forgather_cli"):
         sys.modules[name] = None  # type: ignore[assignment]  # a model directory needs none of it
     report: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What the generation tests of generation_suite.py and cache_suite.py share."""
+"""Shared base of the generation tests in generation_suite.py and cache_suite.py."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class GenerationTests:
         self.assertEqual(first.tolist(), second.tolist(), what)
 
     def assert_complete(self: Any, output: Any, model: Any, ids: Tensor, *, rows: int, cached: bool) -> None:
-        """Check the shapes of everything that `generate` returned; the last column tells about its last step."""
+        """Check the shapes of all outputs of `generate`; the last column belongs to its last step."""
         config, new = model.config, output.sequences.shape[1] - ids.shape[1]
         self.assertEqual(len(output.logits), len(output.scores))
         for scores in (*output.scores, *output.logits):

@@ -138,7 +138,7 @@ class GenerationTesterMixin(CacheTests):
         self.assert_same(model.generate(ids, max_new_tokens=NEW), shallow)
 
     def test_changed_sliding_window(self: Any) -> None:
-        """A window that is set after construction: masks, caches and layers agree on it."""
+        """Masks, caches and layers agree on a window that is set after construction."""
         ids = self.prompt(1, 12)
         for before, after in ((None, 4), (8, 4), (8, None)):
             model = self.generator(sliding_window=before)
@@ -170,7 +170,7 @@ class GenerationTesterMixin(CacheTests):
             self.assertIn("output_attentions", annotation.__args__[0].__annotations__)
 
     def test_old_cache_name(self: Any) -> None:
-        """The old name of the cache warns wherever this release has a new one, and means the same."""
+        """The old name of the cache warns if this release has a new one, and has the same effect."""
         model, ids = self.generator(), self.prompt()
         for part in (model, model.base_model):
             outputs = []
@@ -180,7 +180,7 @@ class GenerationTesterMixin(CacheTests):
                     warnings.simplefilter("always")
                     part(ids, **{name: cache})
                     outputs.append(part(ids[:, :1], **{name: cache})[0])
-                told = any("`past_key_values` is deprecated" in str(warning.message) for warning in caught)
-                self.assertEqual(told, name != CACHE)
+                warned = any("`past_key_values` is deprecated" in str(warning.message) for warning in caught)
+                self.assertEqual(warned, name != CACHE)
                 self.assertEqual(cache.get_seq_length(), PROMPT + 1)
             self.assertEqual(largest_difference(outputs[0], outputs[-1]), 0)

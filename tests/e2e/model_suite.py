@@ -23,7 +23,7 @@ from typing import Any
 from unittest.mock import patch
 
 PACKAGE = "transformers_tests"
-# Of transformers' LlamaConfig or of a definition's: each configuration is given the fields that it has.
+# Fields of transformers' LlamaConfig or of a definition; each configuration gets those that it has.
 SIZES: dict[str, Any] = {
     "vocab_size": 99,
     "hidden_size": 32,
@@ -38,7 +38,7 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "head_dim": 16,
 }
-# Values that a configuration must keep as they were given, beside those of its architecture.
+# Values that a configuration must keep unchanged, beside those of its architecture.
 COMMON = {
     "architectures": ["SomeModel"],
     "chunk_size_feed_forward": 4,
@@ -53,7 +53,7 @@ COMMON = {
 
 
 def stub(name: str, **content: Any) -> None:
-    """Put a module in the place of one that the source distribution lacks."""
+    """Insert a module for one that the source distribution lacks."""
     for package in [name.rsplit(".", 1)[0]] if "." in name else []:
         if f"{PACKAGE}.{package}" not in sys.modules:
             stub(package)
@@ -95,41 +95,41 @@ def import_tests(sources: Path) -> dict[str, type]:
 
 @dataclasses.dataclass
 class Model:
-    """The classes of a model, and the tiny sizes at which they are tested."""
+    """The classes of a model, and the tiny sizes of its tests."""
 
     config_class: Any
     base_model_class: Any
     causal_lm_class: Any
 
     def get_config(self, **changes: Any) -> Any:
-        """A new configuration."""
+        """Return a new configuration."""
         known = {field.name for field in dataclasses.fields(self.config_class)}
         return self.config_class(**{name: value for name, value in (SIZES | changes).items() if name in known})
 
 
 def transformers_llama() -> Model:
-    """The model that all others are compared with."""
+    """Return transformers' Llama, the baseline of all others."""
     from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
     return Model(LlamaConfig, LlamaModel, LlamaForCausalLM)
 
 
 def exported(directory: Path) -> Model:
-    """The classes of a model directory."""
+    """Return the classes of a model directory."""
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
     from transformers.models.auto import modeling_auto
 
     auto_map = json.loads((directory / "config.json").read_text())["auto_map"]
     names = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
     model = Model(*(get_class_from_dynamic_module(auto_map[name], str(directory)) for name in names))
-    # As for a model of transformers: tests look for class names here.
+    # As in transformers' models: tests look up class names here.
     modeling_auto.MODEL_MAPPING_NAMES[auto_map["AutoModel"]] = model.base_model_class.__name__
     modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[auto_map["AutoModel"]] = model.causal_lm_class.__name__
     return model
 
 
 def tester(model: Model) -> Any:
-    """What the test classes ask for sizes and inputs."""
+    """The tester object, from which the test classes read sizes and inputs."""
     import torch
 
     class Tester(types.SimpleNamespace):
@@ -148,7 +148,7 @@ def tester(model: Model) -> Any:
 
 
 def test_class(model: Model, mixins: dict[str, Any]) -> type[unittest.TestCase]:
-    """All of the test classes, for one model."""
+    """Build all test classes for one model."""
     import torch
     from transformers import PreTrainedModel
 
@@ -174,7 +174,7 @@ def test_class(model: Model, mixins: dict[str, Any]) -> type[unittest.TestCase]:
             super(type(self), self).test_can_init_all_missing_weights()
 
     def test_model_rope_scaling_frequencies(self: Any) -> None:
-        # The test looks for a module that is made from a configuration.
+        # The test looks for a module that is constructed from a configuration.
         if not hasattr(model.base_model_class(model.get_config()), "rotary_emb"):
             self.skipTest("This model has no rotary positions")
 
@@ -207,7 +207,7 @@ def test_class(model: Model, mixins: dict[str, Any]) -> type[unittest.TestCase]:
 
 
 class Outcomes(unittest.TestResult):
-    """The outcome of each test, why, and how long it took."""
+    """The outcome, the reason and the duration of each test."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class Outcomes(unittest.TestResult):
 
 
 def main(sources: Path, report: Path, directory: Path | None) -> None:
-    """Run all tests; some of them only where the environment variable ONLY names a part of theirs."""
+    """Run all tests; the environment variable ONLY selects tests by a part of their names."""
     import torch
 
     torch.set_num_threads(1)

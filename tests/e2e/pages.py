@@ -1,17 +1,17 @@
-"""The code blocks of a Markdown page, run in their order.
+"""Parse the code blocks of a Markdown page, which are run in their order.
 
     bash      each command is run and must exit with 0
-    $ ...     a block that begins with `$ `: commands, each followed by what it prints; `...` stands for lines left
-              out, and numbers may differ
+    $ ...     a block that begins with `$ `: commands, each followed by its output; `...` stands for omitted lines,
+              and numbers may differ
     python    run after the Python blocks before it
     diff      hunks, separated by lines `@@`, applied to the file that the comment before the block names
 
-A comment on the line before a block says what else it is:
+A comment on the line before a block is a directive:
 
     <!-- file: PATH -->   the block is the content of this file
     <!-- edit: PATH -->   the block is a diff of this file
-    <!-- try: PATH -->    the same, undone at the next `try`, heading or bold paragraph
-    <!-- not run: WHY --> the block is left out, as is the one marked `ci: test`
+    <!-- try: PATH -->    the same, reverted at the next `try`, heading or bold paragraph
+    <!-- not run: WHY --> the block is skipped, like the one marked `ci: test`
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Block:
     """A code block.
 
     Args:
-        line: Where it begins, counted from 1.
-        language: What follows the opening fence.
+        line: Number of its first line, counted from 1.
+        language: The text after the opening fence.
         directive: The comment on the line before it: its name and its value.
         text: The content.
     """
@@ -43,11 +43,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Mark:
-    """Where an attempt ends: a heading, or a paragraph that begins in bold."""
+    """The end of a `try`: a heading, or a paragraph that begins in bold."""
 
 
 def parts(page: str) -> Iterator[Block | Mark]:
-    """The blocks of a page, and the marks between them."""
+    """Yield the blocks of a page, and the marks between them."""
     lines = page.splitlines()
     number = 0
     while number < len(lines):
@@ -64,7 +64,7 @@ def parts(page: str) -> Iterator[Block | Mark]:
 
 
 def commands(block: str) -> Iterator[str]:
-    """The commands of a bash block, without comments and installations."""
+    """Yield the commands of a bash block, without comments and installations."""
     for line in block.replace("\\\n", " ").splitlines():
         for command in re.sub(r"\s#\s.*", "", line).split("&&"):
             if command.strip() and not command.strip().startswith(_INSTALL):
@@ -72,17 +72,17 @@ def commands(block: str) -> Iterator[str]:
 
 
 def sessions(block: str) -> Iterator[tuple[str, str]]:
-    """The commands of a block of `$ ` lines, and what each prints."""
+    """Yield the commands of a block of `$ ` lines, each with its output."""
     for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
         command, _, output = part.partition("\n")
         yield command, output
 
 
 def is_printed(expected: str, output: str) -> bool:
-    """Whether a program printed what a page shows.
+    """Return whether a program printed the output on a page.
 
-    Line breaks and runs of spaces do not matter, since pages and terminals have different widths; numbers are compared
-    by there being one.
+    Line breaks and runs of spaces are ignored, since pages and terminals have different widths; any number equals any
+    other.
     """
     found = _plain(output)
     for part in re.split(r"^ *\.\.\.$", expected, flags=re.MULTILINE):
@@ -98,7 +98,7 @@ def _plain(text: str) -> str:
 
 
 def apply(diff: str, file: Path) -> str:
-    """Apply the hunks of a diff block to a file; returns the text before."""
+    """Apply the hunks of a diff block to a file, and return the text before."""
     before = text = file.read_text(encoding="utf-8")
     for hunk in re.split(r"^@@.*\n", diff, flags=re.MULTILINE):
         lines = [line or " " for line in hunk.splitlines()]

@@ -1,4 +1,4 @@
-"""Run by torchrun in two processes: model directories, whole and in every way of splitting them over both.
+"""Compare model directories in one process and split over two in every way; run by torchrun.
 
     torchrun --standalone --nproc-per-node 2 scale_out.py REPORTS DIRECTORY ...
 
@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 from transformers.distributed import DistributedConfig
 
-# Way of splitting -> the size to set, and the dtype.
+# Parallelism -> the size to set, and the dtype.
 WAYS: dict[str, tuple[str, torch.dtype]] = {
     "tp": ("tp_size", torch.float32),
     "pp": ("pp_size", torch.float32),
@@ -32,7 +32,7 @@ PROMPT, NEW_TOKENS = 9, 12
 
 
 def main(reports: Path, directories: list[Path]) -> None:
-    """Compare all of them, and write what this process saw."""
+    """Compare all of them, and write the results of this process."""
     for name in ("forgather", "forgather_core", "forgather_cli"):
         sys.modules[name] = None  # type: ignore[assignment]  # a model directory needs none of it
     torch.set_num_threads(1)
@@ -55,13 +55,13 @@ def main(reports: Path, directories: list[Path]) -> None:
 
 
 def load(directory: Path, dtype: torch.dtype, **more: Any) -> Any:
-    """The documented way; in eval mode."""
+    """Load a model in the documented way, in eval mode."""
     return AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, dtype=dtype, **more)
 
 
 def compare(whole: Any, split: Any) -> dict[str, Any]:
-    """What this process has of the parameters; logits, greedy tokens, gradients."""
-    # First of all: FSDP puts other parameters in their place while it runs.
+    """Return this process's parameters, the logits, greedy tokens and gradients."""
+    # Before the first run: FSDP replaces parameters while it runs.
     parameters = {name: kind(parameter) for name, parameter in split.named_parameters()}
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, whole.config.vocab_size, (2, 24), generator=generator)
@@ -84,7 +84,7 @@ def compare(whole: Any, split: Any) -> dict[str, Any]:
 
 
 def compare_gradients(whole: Any, split: Any, ids: Tensor) -> dict[str, float]:
-    """For each parameter the largest difference, relative to the largest element of the right gradient."""
+    """Return the largest difference for each parameter, relative to the largest element of the expected gradient."""
     for model in (whole, split):
         model.zero_grad()
         model(ids, labels=ids, use_cache=False).loss.backward()
@@ -95,18 +95,18 @@ def compare_gradients(whole: Any, split: Any, ids: Tensor) -> dict[str, float]:
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """The whole of a tensor of which each process has a piece."""
+    """Return the full tensor of a sharded one."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def kind(parameter: Tensor) -> dict[str, Any]:
-    """Its dtype, its shape, and that of the piece that is here."""
+    """Return dtype, shape, and shape of the local shard."""
     piece = parameter.to_local() if isinstance(parameter, DTensor) else parameter
     return {"dtype": str(parameter.dtype), "shape": list(parameter.shape), "here": list(piece.shape)}
 
 
 def largest(tensor: Tensor) -> float:
-    """The largest absolute value."""
+    """Return the largest absolute value."""
     return tensor.float().abs().max().item()
 
 

@@ -1,4 +1,4 @@
-"""What earlier versions wrote still works: directories, checkpoints, configurations and plugins.
+"""Files written by earlier versions still work: directories, checkpoints, configurations and plugins.
 
 `python tools/keep_artifacts.py VERSION` made the archives, with the version of that name installed.
 """
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.regression("old-artifacts")
 
 @pytest.fixture(scope="session", params=ARCHIVES, ids=lambda path: path.name.removesuffix(".tar.xz"))
 def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive, unpacked; tests copy what they change."""
+    """Return an unpacked archive; tests copy the files that they change."""
     place = tmp_path_factory.mktemp("artifacts")
     with tarfile.open(request.param) as archive:
         archive.extractall(place, filter="data")
@@ -33,7 +33,7 @@ def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def copied(kept: Path, tmp_path: Path) -> Path:
-    """A copy to change, as the test's directory."""
+    """Return a writable copy in the test's directory."""
     shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
@@ -52,7 +52,7 @@ with torch.no_grad():
 
 
 def identify_again(directory: Path) -> None:
-    """Give the journal of a killed save the inodes and times that its files have in this copy."""
+    """Set inodes and times in the journal of a killed save to those of the files in this copy."""
     (journal,) = directory.glob(".checkpoint.tmp-*/journal.json")
     text = json.loads(journal.read_text())
     for files in (text["new"], text["old"]):

@@ -1,4 +1,4 @@
-"""Model directories in the hands of Hugging Face's tools, where Forgather is not installed; ecosystem.py uses them."""
+"""Hugging Face's tools with model directories, without Forgather installed; ecosystem.py runs the tools."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Report = dict[str, Any]
 
 @pytest.fixture(scope="module", params=OPTIONS)
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """What each tool made of the definition's directory."""
+    """Return the report of each tool for the definition's directory."""
     definition: str = request.param
     place = tmp_path_factory.mktemp(definition)
     run = run_in(place)
     model = ("-m", "forgather_cli.main", "-t", definition, "model", *SIZES, *OPTIONS[definition])
-    # With this seed, fresh weights show a leak between documents well above the tolerance.
+    # With this seed, initial weights show a leak between documents far above the tolerance.
     run(
         *model,
         "--device",
@@ -51,15 +51,15 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "model",
         "construct",
     )
-    strengthen(place / "model")
+    randomize_weights(place / "model")
     possible = [name for name, needed in TOPICS.items() if needed is None or importlib.util.find_spec(needed)]
     run(str(Path(__file__).with_name("ecosystem.py")), "model", "report.json", *possible)
     result: Report = json.loads((place / "report.json").read_text())
     return result
 
 
-def strengthen(directory: Path) -> None:
-    """Make the layers' matrices so large that a token which sees what it must not shows in the loss."""
+def randomize_weights(directory: Path) -> None:
+    """Scale the layers' matrices so that attention to hidden tokens changes the loss."""
     for file in directory.glob("*.safetensors"):
         weights = load_file(file)
         for name, weight in weights.items():
@@ -69,7 +69,7 @@ def strengthen(directory: Path) -> None:
 
 
 def seen(report: Report, topic: str) -> Report:
-    """What the report says of a topic, which needs a package."""
+    """Return the report's entry for a topic; skip if its package is missing."""
     if (package := TOPICS[topic]) is not None:
         pytest.importorskip(package)
     result: Report = report[topic]

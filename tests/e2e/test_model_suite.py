@@ -24,7 +24,7 @@ NEEDED = ("test_modeling_common.py", "test_configuration_common.py")
 PARAMETERIZED = "parameterized==0.9.0"  # transformers' tests import it
 SIZES = ("--hidden-size", "32", "--intermediate-size", "48", "--num-hidden-layers", "2", "--tokenizer", "bpe-2k")
 
-# Tests that say nothing about a definition, with the reason. All others must pass where Llama passes.
+# Tests that do not apply to a definition, with the reason. All others must pass if Llama passes.
 NO_ROTARY_POSITIONS = "the definition has no rotary positions"
 EXCEPTIONS = {
     definition: {
@@ -41,7 +41,7 @@ Outcomes = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tests of the installed release of transformers, from its source distribution; skips without the registry."""
+    """Return the tests of the installed transformers release, from its source distribution; skip without a registry."""
     place = tmp_path_factory.mktemp("sources")
     release = f"transformers=={transformers.__version__}"
     archive = os.environ.get("TRANSFORMERS_SDIST")  # a copy of the distribution, where there is no registry
@@ -74,7 +74,7 @@ def _pip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def outcomes(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcomes]:
-    """The outcome of each test by model, two models at a time: "transformers" is transformers' Llama."""
+    """Return the outcome of each test by model, running two models at a time: "transformers" is transformers' Llama."""
     place = tmp_path_factory.mktemp("suite")
     run = run_in(place)
 
@@ -136,7 +136,7 @@ def _worse(outcomes: dict[str, Outcomes], definition: str, test: str) -> bool:
 
 
 def table(outcomes: dict[str, Outcomes]) -> str:
-    """Return the counts of all models, as docs/compatibility.md has them."""
+    """Return the counts of all models, as in docs/compatibility.md."""
     kinds = ("passed", "skipped", "failed")
     counts = {model: Counter(test["outcome"] for test in tests.values()) for model, tests in outcomes.items()}
     rows = (f"| {model} | {' | '.join(str(counts[model][kind]) for kind in kinds)} |" for model in outcomes)

@@ -1,4 +1,4 @@
-"""What README and the pages under docs/ show, works as they show it: `pages.py` says how blocks are run."""
+"""README and the pages under docs/ work as shown; `pages.py` documents how blocks are run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .pages import Block, apply, commands, is_printed, parts, sessions
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
-# The computer of a test has no GPU, and `verify` needs no more than two checks to show that a command is right.
+# Tests run without a GPU, and with two checks of `verify`.
 REPLACED = {"--device cuda": "--device cpu", "$EDITOR": "true"}
 FEW_CHECKS = " --checks causality,kv-cache"
 PROGRAM = "import sys; sys.argv[0] = 'forgather'; from forgather_cli.main import main; main()"
 
 
 class Reader:
-    """Somebody who does what a page says, in a directory of their own."""
+    """Run the blocks of a page in a directory."""
 
     def __init__(self, place: Path, environment: dict[str, str], names: dict[str, str]) -> None:
         self.place = place
@@ -80,7 +80,7 @@ class Reader:
         return self.execute([sys.executable, *arguments], codes)
 
     def install(self, name: str) -> str:
-        """What an editable installation leaves, beside the place of the package on the path."""
+        """Write the metadata of an editable installation; the package itself is on the path."""
         information = self.place / "site" / f"forgather_{name}-0.1.0.dist-info"
         information.mkdir(parents=True)
         (information / "entry_points.txt").write_text(f"[forgather.models]\n{name} = forgather_{name}.plugin\n")
@@ -104,7 +104,7 @@ class Reader:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory whose name is that of the README's."""
+    """Return an empty directory."""
     (tmp_path / "here").mkdir()
     return tmp_path / "here"
 
@@ -121,9 +121,9 @@ def test_the_main_command_ends_on_a_falling_loss(place: Path, environment: dict[
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     main = next(part for part in parts(text) if isinstance(part, Block) and part.text.startswith("pip install ."))
     reader = Reader(place, environment, {})
-    construct, trial = commands(main.text)
+    construct, test_command = commands(main.text)
     reader.run(construct, codes=(0,))
-    report = json.loads(reader.run(f"{trial} --json", codes=(0,)))
+    report = json.loads(reader.run(f"{test_command} --json", codes=(0,)))
     losses = [step["loss"] for step in report["steps"]]
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.5
     assert report["loss"]["first_batch_decrease"] > 1

@@ -53,7 +53,7 @@ json.dump(found, open(report, "w"))
 
 @pytest.fixture(scope="module", params=DEFINITIONS)
 def differences(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    """The largest difference of logits by tool; quantized ones in standard deviations of the logits."""
+    """Return the largest difference of logits by tool; for quantized weights in standard deviations of the logits."""
     definition: str = request.param
     place = tmp_path_factory.mktemp(definition)
     run = run_in(place)

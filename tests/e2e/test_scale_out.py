@@ -1,4 +1,4 @@
-"""Model directories split over two processes compute what they compute in one, where Forgather is not installed."""
+"""Model directories split over two processes give the results of one process, without Forgather installed."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ def definition(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def reports(definition: str, tmp_path_factory: pytest.TempPathFactory) -> Reports:
-    """What the two processes say of the definition's directories, untied and tied."""
+    """Return the reports of the two processes for the definition's directories, untied and tied."""
     place = tmp_path_factory.mktemp(definition)
     run = run_in(place, OMP_NUM_THREADS="1")
     model = ("-m", "forgather_cli.main", "-t", definition, "model", *SIZES, *OPTIONS[definition])
     checkpoint = ("--device", "cpu", "--save-checkpoint", "--safetensors")
     for tie, flag in TIES.items():
         run(*model, flag, *checkpoint, "--output-dir", tie, "construct")
-        strengthen(place / tie)
+        randomize_weights(place / tie)
     script = Path(__file__).with_name("scale_out.py")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     run(*torchrun, str(script), str(place), *TIES)
     return [json.loads((place / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-def strengthen(directory: Path) -> None:
-    """Draw all weights of a directory anew: no norm, bias or slope is trivial, and no two heads are alike."""
+def randomize_weights(directory: Path) -> None:
+    """Fill all weights of a directory randomly, so that no norm, bias or slope is trivial and all heads differ."""
     generator = torch.Generator().manual_seed(1)
     for file in directory.glob("*.safetensors"):
         weights = load_file(file)
@@ -107,7 +107,7 @@ def test_gradients_of_every_parameter_are_those_of_one_process(reports: Reports,
 
 
 def of_layers(*leaves: str) -> set[str]:
-    """The full names of parameters that each layer has."""
+    """Return the full names of the parameters of each layer."""
     return {f"model.layers.{layer}.{leaf}" for layer in range(LAYERS) for leaf in leaves}
 
 
@@ -165,5 +165,5 @@ def test_slopes_stay_float32_in_a_model_of_bfloat16_and_are_a_unit_of_their_own(
 
 
 def numel(shape: list[int]) -> int:
-    """How many elements a tensor of this shape has."""
+    """Return the number of elements of a tensor of this shape."""
     return math.prod(shape)

@@ -1,4 +1,4 @@
-"""The documented way to use a model directory, as printed, where Forgather is not installed."""
+"""The documented ways to use a model directory, without Forgather installed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def built(forgather: Run) -> None:
     forgather("-t", "llama/4M", "model", "construct")
 
 
-# The definition's own spread of the embedding: nothing of Hugging Face's has any of these.
+# The definition's own std of the embedding: no class of Hugging Face has any of these.
 EMBEDDING = {"causal_lm": 1 / 16, "deepone": 1, "llama": 1, "mistral": 1, "qwen3": 1, "single_head": 1 / 16}
 
 
@@ -103,35 +103,35 @@ torch.testing.assert_close(base.rotary_emb.inv_freq, 10000.0 ** -(torch.arange(0
 def test_every_definition_trains_on_real_text_from_a_checkpoint(definition: str, forgather: Run) -> None:
     model = ("-t", definition, "model", "--device", "cpu", "--json")
     forgather(*model, "--save-checkpoint", "--safetensors", "construct")
-    trial = ("--dataset-project", "stdlib", "--steps", "2", "--sequence-length", "64", "--packed")
+    test_options = ("--dataset-project", "stdlib", "--steps", "2", "--sequence-length", "64", "--packed")
     flags = ("--load-from-checkpoint", f"output_models/{definition}_4m", "--gradient-checkpointing")
-    report = json.loads(forgather(*model, *flags, "test", *trial, "--fuse-optim-with-backward").stdout)
+    report = json.loads(forgather(*model, *flags, "test", *test_options, "--fuse-optim-with-backward").stdout)
     assert report["notes"] == []  # of a loaded checkpoint, a first loss says nothing
     assert [step["step"] for step in report["steps"]] == [1, 2]
 
 
-def test_a_llama_of_transformers_becomes_ours_as_documented(forgather: Run, python: Run) -> None:
+def test_a_llama_of_transformers_is_converted_as_documented(forgather: Run, python: Run) -> None:
     forgather("-t", "llama/4M", "model", "--native", "--device", "cpu", "--save-checkpoint", "construct")
     python(
         """
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("output_models/llama_4m")
 assert type(model).__module__ == "transformers.models.llama.modeling_llama"
-model.save_pretrained("theirs")
-AutoTokenizer.from_pretrained("output_models/llama_4m").save_pretrained("theirs")
+model.save_pretrained("native")
+AutoTokenizer.from_pretrained("output_models/llama_4m").save_pretrained("native")
 """
     )
-    flags = ("--from-config", "theirs", "--load-from-checkpoint", "theirs", "--device", "cpu", "--save-checkpoint")
+    flags = ("--from-config", "native", "--load-from-checkpoint", "native", "--device", "cpu", "--save-checkpoint")
     report = json.loads(forgather("-t", "llama", "model", *flags, "--json", "construct").stdout)
     assert (report["loaded"]["missing"], report["loaded"]["unexpected"]) == ([], [])
     python(
         """
 import torch
 from transformers import AutoModelForCausalLM
-ours = AutoModelForCausalLM.from_pretrained("output_models/theirs", trust_remote_code=True)
-theirs = AutoModelForCausalLM.from_pretrained("theirs")
+converted = AutoModelForCausalLM.from_pretrained("output_models/native", trust_remote_code=True)
+native = AutoModelForCausalLM.from_pretrained("native")
 ids = torch.arange(3, 40)[None]
-assert (ours(ids).logits - theirs(ids).logits).abs().max() <= 1e-5
+assert (converted(ids).logits - native(ids).logits).abs().max() <= 1e-5
 """
     )
 
@@ -149,15 +149,15 @@ def test_old_weights_move_to_changed_code_in_one_step(forgather: Run, tmp_path: 
     assert not list(directory.glob("*.bin*"))
 
 
-def test_a_trial_on_real_text_carries_on_from_a_checkpoint(forgather: Run) -> None:
+def test_training_on_real_text_carries_on_from_a_checkpoint(forgather: Run) -> None:
     llama = ("-t", "llama/4M", "model", "--device", "cpu", "--json")
     forgather(*llama, "--save-checkpoint", "construct")
     load = ("--load-from-checkpoint", "output_models/llama_4m")
-    trial = ("--dataset-project", "stdlib", "--steps", "2", "--sequence-length", "64", "--packed")
-    report = json.loads(forgather(*llama, *load, "test", *trial).stdout)
+    test_options = ("--dataset-project", "stdlib", "--steps", "2", "--sequence-length", "64", "--packed")
+    report = json.loads(forgather(*llama, *load, "test", *test_options).stdout)
     assert [step["step"] for step in report["steps"]] == [1, 2]
     assert report["setup"]["data"] == "stdlib/default"
-    fresh = json.loads(forgather(*llama, "test", *trial).stdout)
+    fresh = json.loads(forgather(*llama, "test", *test_options).stdout)
     assert [step["loss"] for step in fresh["steps"]] == [step["loss"] for step in report["steps"]]  # the same seed
 
 
@@ -175,7 +175,7 @@ from forgather_core.options.shared import BuildOptions
 filled = []
 class Counting(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.normal_ and args[0].numel() >= 2**12:  # but for outliers that are drawn anew
+        if func is torch.Tensor.normal_ and args[0].numel() >= 2**12:  # excludes resampled outliers
             filled.append(args[0].numel())
         return func(*args, **kwargs or {{}})
 

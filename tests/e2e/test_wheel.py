@@ -1,4 +1,4 @@
-"""What pip installs has every file of the packages, and runs from where it is installed."""
+"""The wheel contains every file of the packages, and the installed program runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = ("forgather", "forgather_core", "forgather_cli", "plugins")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of what git has: a build leaves files in the tree that it is built from."""
+    """Build the wheel from a copy of the tracked files, since a build writes into its tree."""
     place = tmp_path_factory.mktemp("wheel")
     for name in tracked():
         copy = place / "tree" / name
@@ -38,8 +38,8 @@ def tracked() -> list[str]:
 def test_every_file_of_the_packages_is_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
-    ours = {name.removeprefix("plugins/") for name in tracked() if name.startswith(tuple(f"{p}/" for p in PACKAGES))}
-    assert ours - packed == set()
+    sources = {name.removeprefix("plugins/") for name in tracked() if name.startswith(tuple(f"{p}/" for p in PACKAGES))}
+    assert sources - packed == set()
 
 
 def test_it_runs_where_it_is_installed(wheel: Path, tmp_path: Path, environment: dict[str, str]) -> None:

@@ -84,7 +84,7 @@ def test_parts_are_constructed_on_meta() -> None:
 
 
 class Scaled(nn.Module):
-    """Multiplies by a number."""
+    """A module that multiplies by a number."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * 3.0

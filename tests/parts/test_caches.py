@@ -1,4 +1,4 @@
-"""A cache is taken by either of its names, and handed back by the installed release's."""
+"""Both names of the cache are accepted, and outputs use the name of the installed release."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_two_caches_are_refused() -> None:
     assert the_cache(one, one) is one
     assert the_cache(None, one) is one
     assert the_cache(None, None) is None
-    with pytest.raises(ValueError, match="two names of one thing"):
+    with pytest.raises(ValueError, match="two names of one argument"):
         the_cache(one, other)
 
 

@@ -1,4 +1,4 @@
-"""Rules of initial weights: fans of weights of any number of dimensions, and what cannot be filled is refused."""
+"""Rules of initial weights: fans for any number of dimensions, and errors for weights that cannot be filled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from forgather_core.parts.table_init import initialise_module
 
 
 def std_of(rule: Rule, *shape: int) -> float:
-    """The measured standard deviation."""
+    """Return the measured standard deviation."""
     torch.manual_seed(0)
     rule.fill(tensor := torch.full(shape, torch.nan))
     return tensor.double().std(correction=0).item()
@@ -103,7 +103,7 @@ def test_experts_have_the_numbers_of_their_own_fans_as_linear_layers_have() -> N
 
 @pytest.mark.parametrize("dims", ["", "o", "ik", "oix", "eok"])
 def test_dims_that_say_nothing_are_refused(dims: str) -> None:
-    with pytest.raises(ValueError, match="must have 'o' and 'i'"):
+    with pytest.raises(ValueError, match="must contain 'o' and 'i'"):
         xavier_normal(dims=dims)
 
 

@@ -1,4 +1,4 @@
-"""The loss in parts against the one over all logits, in float64, and where a model takes it."""
+"""Chunked cross-entropy against the loss over all logits, in float64, and its use in models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.plugins.tiny import GROUPED, OPTIONS, LlamaForCausalLM
 
 
 def plain(hidden: Tensor, weight: Tensor, targets: Tensor, count: int | None = None) -> Tensor:
-    """The equation: minus the mean logarithm of softmax at the targets."""
+    """Return the loss by its equation: minus the mean log-softmax at the targets."""
     log_p = (hidden @ weight.T).log_softmax(-1)
     kept = targets >= 0
     picked = log_p.flatten(0, -2)[kept.flatten(), targets.flatten()[kept.flatten()]]
@@ -33,7 +33,7 @@ def inputs(tokens: int, size: int, vocab: int, dtype: torch.dtype = torch.float6
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of four tokens, so that short texts have several."""
+    """Set chunks of four tokens, so that short texts have several."""
     monkeypatch.setattr(part, "FEWEST", 4)
 
 
@@ -122,7 +122,7 @@ def test_in_bfloat16_it_is_as_exact_as_over_all_logits(autocast: bool) -> None:
         assert loss.dtype == torch.float32
         found = torch.autograd.grad(loss, (hidden, weight))
         errors.append([float((a - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True)])
-    assert all(ours < 1.3 * theirs for theirs, ours in zip(*errors, strict=True))
+    assert all(chunked < 1.3 * full for full, chunked in zip(*errors, strict=True))
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_the_configuration_asks_for_it_in_training_only(model: LlamaForCausalLM,
     assert model.eval()(**batch).logits is not None, "who evaluates looks at them"
 
 
-def test_the_head_is_called_where_somebody_has_changed_it(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> None:
+def test_a_modified_head_is_called(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> None:
     def hooked() -> None:
         model.lm_head.register_forward_hook(lambda *_: None)
 

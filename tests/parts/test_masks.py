@@ -1,4 +1,4 @@
-"""Where documents begin: against a slow, plain reading of the positions."""
+"""Document starts, compared with a slow, direct computation from the positions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ rows = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=5), min_size=1,
 
 
 def positions_of(lengths: list[int], size: int) -> tuple[list[int], list[int]]:
-    """Positions of documents of these lengths, and where the document of each token begins."""
+    """Return positions of documents of these lengths, and the start of each token's document."""
     positions, starts = [], []
     for length in lengths:
         begin = len(positions)

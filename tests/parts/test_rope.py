@@ -14,7 +14,7 @@ from forgather_core.parts.self_attention import eager_attention
 
 
 def test_rotation_is_the_papers_equation() -> None:
-    """arXiv:2104.09864, eq. 15: pair i of a head of size K, at position m, turns by m * theta^(-2i/K)."""
+    """Return the angles of arXiv:2104.09864, eq. 15: pair i of a head of size K at position m has m * theta^(-2i/K)."""
     size, theta = 8, 500.0
     x = torch.randn(2, 3, 5, size)
     positions = torch.tensor([[0, 1, 2, 3, 4], [7, 9, 100, 101, 5000]])

@@ -1,4 +1,4 @@
-"""A parameter's initial numbers depend on the seed, its name and their place, and on nothing else."""
+"""Initial values of a parameter depend only on the seed, its name and the index."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from transformers import DynamicCache, StaticCache
 
 from .tiny import CASES, tiny
 
-# Tying changes nothing about who sees whom.
+# Tying has no effect on the masks.
 ATTENDING = [case for case in CASES if "tied" not in case]
 WINDOWED = [case for case in ATTENDING if "window" in case or case == "mistral"]
 EVERYTHING_SEEN = [case for case in ATTENDING if case not in WINDOWED]
@@ -22,7 +22,7 @@ ATTENTION = ["eager", "sdpa"]
 
 
 def made(case: str, **options: Any) -> Any:
-    """The tiny model of a case, with further options; its logits are so small that their rounding is, too."""
+    """Return the tiny model of a case with further options; its logits, and thus their rounding errors, are small."""
     definition, variant = CASES[case] if case != FIXED_WINDOW else ("deepone", FIXED_WINDOW_OPTIONS)
     model = tiny(definition, **(variant | options))
     if not model.config.tie_word_embeddings:
@@ -31,7 +31,7 @@ def made(case: str, **options: Any) -> Any:
 
 
 def empty_cache(kind: str, model: nn.Module, length: int = 32) -> Any:
-    """A dynamic cache, or a static one for so many tokens."""
+    """Return a dynamic cache, or a static one for the given number of tokens."""
     if kind == "static":
         return StaticCache(config=model.config, max_cache_len=length)
     return DynamicCache(config=model.config)
@@ -40,7 +40,7 @@ def empty_cache(kind: str, model: nn.Module, length: int = 32) -> Any:
 def in_chunks(
     model: nn.Module, ids: Tensor, cache: Any, sizes: list[int], mask: Tensor | None = None, **rows: Tensor
 ) -> Tensor:
-    """The logits of a sequence that is fed piece by piece; `rows` are cut as the tokens are."""
+    """Return the logits of a sequence that is passed in chunks; `rows` are split like the tokens."""
     logits, at = [], 0
     for size in sizes:
         here = slice(at, at + size)

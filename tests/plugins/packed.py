@@ -1,4 +1,4 @@
-"""Rows of packed documents, and what a model says to each document by itself."""
+"""Rows of packed documents, and the logits of each document alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POSITIONS = torch.tensor([[p for n in row for p in range(n)] for row in LENGTHS]
 @cache
 @torch.no_grad()
 def each_alone(case: str) -> Tensor:
-    """The logits [2, 17, V] of all documents, each run by itself without a cache."""
+    """Return the logits [2, 17, V] of all documents, each run alone without a cache."""
     model = made(case)
     rows = [
         torch.cat([model(piece[None], use_cache=False).logits[0] for piece in ids.split(lengths)])

@@ -1,4 +1,4 @@
-"""flash-attn's two functions in plain torch, by the words of its documentation; they work on a CPU and in float32.
+"""flash-attn's two functions in plain torch, following its documentation, for the CPU and float32.
 
 Shapes: B batch, T query length, S key length, H query heads, G key/value heads, K head dimension.
 """
@@ -19,7 +19,7 @@ def flash_attn_func(
     window_size: tuple[int, int] = (-1, -1),
     alibi_slopes: Tensor | None = None,
 ) -> Tensor:
-    """Attention of q [B, T, H, K] to k and v [B, S, G, K].
+    """Compute attention of q [B, T, H, K] to k and v [B, S, G, K].
 
     Query i stands at key i + S - T: the last query at the last key. There are the causal mask, the window
     [i + S - T - left, i + S - T + right], and the bias -slope * |i + S - T - j|. What sees nothing is zero.
@@ -56,7 +56,7 @@ def flash_attn_varlen_func(
     max_seqlen_k: int,
     **more: object,
 ) -> Tensor:
-    """The same for sequences that are laid end to end: q [tokens, H, K], k and v [tokens, G, K]."""
+    """Compute the same for concatenated sequences: q [tokens, H, K], k and v [tokens, G, K]."""
     for ends, longest, x in ((cu_seqlens_q, max_seqlen_q, q), (cu_seqlens_k, max_seqlen_k, k)):
         assert ends.dtype == torch.int32
         assert ends[0] == 0

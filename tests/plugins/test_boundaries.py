@@ -1,4 +1,4 @@
-"""What passes between modules is what transformers' own models pass: tools replace, record and replay modules."""
+"""Modules exchange the same values as in transformers' own models: tools replace, record and replay modules."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Call = tuple[tuple[Any, ...], dict[str, Any], Any]  # arguments by position, by 
 
 
 def pair(case: str, attention: str = "sdpa") -> tuple[Any, Any]:
-    """A tiny model, and transformers' model with the same weights."""
+    """Return a tiny model, and transformers' model with the same weights."""
     definition, options = CASES[case]
-    ours = tiny(definition, attention=attention, **options)
-    return ours, native(definition, ours, **options)
+    got = tiny(definition, attention=attention, **options)
+    return got, native(definition, got, **options)
 
 
 def recorded(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Call]:
@@ -42,22 +42,22 @@ def recorded(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Call]:
     return calls
 
 
-def differences(path: str, ours: Any, theirs: Any) -> list[str]:
-    """Where two values differ in structure, shape, dtype or numbers."""
-    if isinstance(theirs, Tensor):
-        if not isinstance(ours, Tensor) or (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
-            return [f"{path}: {getattr(ours, 'shape', ours)} instead of {theirs.shape}"]
-        return [path] if theirs.numel() and not difference(ours, theirs) <= TOLERANCE else []
-    if isinstance(theirs, dict):
-        if not isinstance(ours, dict) or ours.keys() != theirs.keys():
-            return [f"{path}: {sorted(ours)} instead of {sorted(theirs)}"]
-        return [found for key in theirs for found in differences(f"{path}.{key}", ours[key], theirs[key])]
-    if isinstance(theirs, (tuple, list)):
-        if type(ours) is not type(theirs) or len(ours) != len(theirs):
-            return [f"{path}: {type(ours)} instead of {type(theirs)}"]
-        pairs = enumerate(zip(ours, theirs, strict=True))
+def differences(path: str, got: Any, want: Any) -> list[str]:
+    """Return the differences of two values in structure, shape, dtype or elements."""
+    if isinstance(want, Tensor):
+        if not isinstance(got, Tensor) or (got.shape, got.dtype) != (want.shape, want.dtype):
+            return [f"{path}: {getattr(got, 'shape', got)} instead of {want.shape}"]
+        return [path] if want.numel() and not difference(got, want) <= TOLERANCE else []
+    if isinstance(want, dict):
+        if not isinstance(got, dict) or got.keys() != want.keys():
+            return [f"{path}: {sorted(got)} instead of {sorted(want)}"]
+        return [found for key in want for found in differences(f"{path}.{key}", got[key], want[key])]
+    if isinstance(want, (tuple, list)):
+        if type(got) is not type(want) or len(got) != len(want):
+            return [f"{path}: {type(got)} instead of {type(want)}"]
+        pairs = enumerate(zip(got, want, strict=True))
         return [found for i, (a, b) in pairs for found in differences(f"{path}[{i}]", a, b)]
-    return [] if type(ours) is type(theirs) or (ours is None) == (theirs is None) else [f"{path}: {ours} not {theirs}"]
+    return [] if type(got) is type(want) or (got is None) == (want is None) else [f"{path}: {got} not {want}"]
 
 
 @pytest.mark.few(3)
@@ -65,10 +65,10 @@ def differences(path: str, ours: Any, theirs: Any) -> list[str]:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("case", NATIVE)
 def test_every_module_is_called_as_in_transformers_and_returns_the_same(case: str, attention: str) -> None:
-    ours, theirs = pair(case, attention)
+    got, want = pair(case, attention)
     ids = tokens(2, 9)
-    mine, right = recorded(ours, ids), recorded(theirs, ids)
-    assert sorted(dict(ours.named_modules())) == sorted(dict(theirs.named_modules()))
+    mine, right = recorded(got, ids), recorded(want, ids)
+    assert sorted(dict(got.named_modules())) == sorted(dict(want.named_modules()))
     assert mine.keys() == right.keys()
     for name in right.keys() - {"", "model", "model.rotary_emb"}:
         args, kwargs, result = mine[name]
@@ -84,25 +84,25 @@ def test_every_module_is_called_as_in_transformers_and_returns_the_same(case: st
 @pytest.mark.parametrize("case", NATIVE)
 @torch.no_grad()
 def test_layers_and_attention_can_be_exchanged_with_those_of_transformers(case: str) -> None:
-    ours, theirs = pair(case)
-    ids, logits = tokens(2, 9), theirs(tokens(2, 9)).logits
-    for mixed, donor in zip(pair(case), (theirs, ours), strict=True):
+    got, want = pair(case)
+    ids, logits = tokens(2, 9), want(tokens(2, 9)).logits
+    for mixed, donor in zip(pair(case), (want, got), strict=True):
         mixed.model.layers[0] = donor.model.layers[0]
         mixed.model.layers[1].self_attn = donor.model.layers[1].self_attn
         mixed.model.rotary_emb = donor.model.rotary_emb
         mixed.model.norm = donor.model.norm
         assert difference(mixed(ids).logits, logits) <= TOLERANCE
-        assert mixed.generate(ids, max_new_tokens=3).tolist() == theirs.generate(ids, max_new_tokens=3).tolist()
+        assert mixed.generate(ids, max_new_tokens=3).tolist() == want.generate(ids, max_new_tokens=3).tolist()
 
 
 @pytest.mark.few(2)
 @pytest.mark.parametrize("case", NATIVE)
 @torch.no_grad()
 def test_a_layer_takes_its_arguments_by_position_and_the_cache_by_both_names(case: str) -> None:
-    ours, theirs = pair(case)
+    got, want = pair(case)
     ids = tokens(2, 9)
-    calls = recorded(theirs, ids, use_cache=False)
-    for i, layer in enumerate(ours.model.layers):
+    calls = recorded(want, ids, use_cache=False)
+    for i, layer in enumerate(got.model.layers):
         args, kwargs, expected = calls[f"model.layers.{i}"]
         rope = kwargs["position_embeddings"]
         given = (args[0], kwargs["attention_mask"], kwargs["position_ids"], None, False, rope)
@@ -111,17 +111,17 @@ def test_a_layer_takes_its_arguments_by_position_and_the_cache_by_both_names(cas
         assert difference(layer(args[0], **named), expected) <= TOLERANCE
         args, kwargs, expected = calls[f"model.layers.{i}.self_attn"]
         given = (kwargs["hidden_states"], rope, kwargs["attention_mask"], None)
-        assert difference(ours.model.layers[i].self_attn(*given)[0], expected[0]) <= TOLERANCE
+        assert difference(got.model.layers[i].self_attn(*given)[0], expected[0]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("case", NATIVE)
 def test_attributes_and_parameters_have_the_names_of_transformers(case: str) -> None:
-    ours, theirs = (model.model.layers[0] for model in pair(case))
+    got, want = (model.model.layers[0] for model in pair(case))
     for name in ("attention_dropout", "head_dim", "is_causal", "layer_idx", "num_key_value_groups", "scaling"):
-        assert getattr(ours.self_attn, name) == getattr(theirs.self_attn, name)
-    assert ours.input_layernorm.variance_epsilon == theirs.input_layernorm.variance_epsilon
-    assert ours.mlp.intermediate_size == theirs.mlp.intermediate_size
-    for mine, right in ((ours, theirs), (ours.self_attn, theirs.self_attn)):
+        assert getattr(got.self_attn, name) == getattr(want.self_attn, name)
+    assert got.input_layernorm.variance_epsilon == want.input_layernorm.variance_epsilon
+    assert got.mlp.intermediate_size == want.mlp.intermediate_size
+    for mine, right in ((got, want), (got.self_attn, want.self_attn)):
         names = [name for name in inspect.signature(right.forward).parameters if name != "kwargs"]
         names = ["cache" if name == "past_key_values" else name for name in names]
         assert list(inspect.signature(mine.forward).parameters)[: len(names)] == names

@@ -1,4 +1,4 @@
-"""Weights of every definition go from Forgather to transformers and back, and not a bit of them is lost."""
+"""Weights of every definition are transferred from Forgather to transformers and back without any loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 
 from .native import NATIVE
-from .tiny import CASES, DEFINITIONS, OPTIONS, ROPE, config_of, difference, strengthen, tiny, tokens
+from .tiny import CASES, DEFINITIONS, OPTIONS, ROPE, config_of, difference, randomize_weights, tiny, tokens
 
 SMALL = {name: OPTIONS[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")}
 TIES = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
@@ -52,7 +52,7 @@ WAYS = {
 }
 HOW = pytest.mark.parametrize("how", WAYS.values(), ids=WAYS)
 
-# Whatever else makes a model have other buffers or parameters.
+# Options that change buffers or parameters.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = CASES | {
     f"llama, {kind}": ("llama", {"rope_parameters": rope}) for kind, rope in ROPE.items()
 }
@@ -63,7 +63,7 @@ Export = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """The exported directory of a tiny model, without weights. It is made once: write to a copy."""
+    """Return the exported directory of a tiny model, without weights. It is shared: write to a copy."""
 
     @cache
     def export(definition: str, **options: Any) -> Path:
@@ -79,20 +79,20 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 @pytest.fixture
 def directory(exported: Export, tmp_path: Path) -> Export:
-    """A copy of an exported directory, to be written to."""
+    """Return a writable copy of an exported directory."""
 
     def copy(definition: str, **options: Any) -> Path:
-        # Of the same name: loaders import the sources once for all directories that are called alike.
+        # The same name: loaders import the sources once for all directories with the same name.
         return Path(shutil.copytree(exported(definition, **options), tmp_path / "copy" / definition))
 
     return copy
 
 
 def fresh(directory: Path, seed: int = 0, *, dtype: torch.dtype = torch.float32) -> Any:
-    """A model from a directory's configuration and sources, with random weights of its own."""
+    """Return a model from a directory's configuration and sources, with new random weights."""
     config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
     model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=dtype)
-    strengthen(model, seed)
+    randomize_weights(model, seed)
     return model.eval()
 
 
@@ -102,7 +102,7 @@ def on_meta(config: Any, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def by_transformers(directory: Path, **options: Any) -> Any:
-    """The model that transformers loads; it must have found everything, and nothing else."""
+    """Return the model that transformers loads, without missing or unexpected tensors."""
     model, said = AutoModelForCausalLM.from_pretrained(
         directory, trust_remote_code=True, output_loading_info=True, **options
     )
@@ -112,16 +112,16 @@ def by_transformers(directory: Path, **options: Any) -> Any:
 
 @torch.no_grad()
 def check_same(model: Any, other: Any) -> None:
-    """Weights, buffers that no checkpoint holds, ties, what is trained, and so the logits: all as in the other."""
+    """Check that weights, non-persistent buffers, ties, trainability and logits equal those of another model."""
     pairs: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = [
         (model.state_dict(), other.state_dict()),
         (dict(model.named_buffers()), dict(other.named_buffers())),
     ]
-    for mine, theirs in pairs:
-        assert mine.keys() == theirs.keys()
-        for name, tensor in mine.items():
-            assert tensor.dtype == theirs[name].dtype, name
-            assert torch.equal(tensor, theirs[name]), name
+    for actual, wanted in pairs:
+        assert actual.keys() == wanted.keys()
+        for name, tensor in actual.items():
+            assert tensor.dtype == wanted[name].dtype, name
+            assert torch.equal(tensor, wanted[name]), name
     assert model.dtype == other.dtype
     tied = other.config.tie_word_embeddings
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
@@ -132,7 +132,7 @@ def check_same(model: Any, other: Any) -> None:
     assert difference(model(ids).logits, other(ids).logits) == 0
 
 
-# --- ours to transformers --------------------------------------------------------------------------------------------
+# --- Forgather to transformers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.few(2)
@@ -199,9 +199,7 @@ def test_a_new_directory_gets_configuration_and_sources(
 
 @pytest.mark.few(2)
 @EVERY
-def test_a_model_is_built_anew_in_a_directory_with_weights_as_in_one_without(
-    definition: str, directory: Export
-) -> None:
+def test_building_in_a_directory_with_weights_gives_initial_weights(definition: str, directory: Export) -> None:
     place = directory(definition)
 
     def built() -> Any:
@@ -215,7 +213,7 @@ def test_a_model_is_built_anew_in_a_directory_with_weights_as_in_one_without(
         check_same(built(), before)
 
 
-# --- transformers' to ours -------------------------------------------------------------------------------------------
+# --- transformers to Forgather ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -321,7 +319,7 @@ def test_a_directorys_configuration_is_that_of_its_models(definition: str, tied:
 
 
 def directory_of_another(place: Path, **values: Any) -> Path:
-    """A copy whose configuration has other values."""
+    """Return a copy with other values in its configuration."""
     other = Path(shutil.copytree(place, place.parent.parent / "another" / place.name))
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | values))
@@ -357,7 +355,7 @@ def test_a_directory_for_the_native_class_stays_one(definition: str, directory: 
 
 
 @EVERY
-def test_another_models_configuration_is_replaced_and_that_is_said(definition: str, directory: Export) -> None:
+def test_another_models_configuration_is_replaced_and_reported(definition: str, directory: Export) -> None:
     place = directory(definition)
     model = fresh(directory_of_another(place, intermediate_size=40))
     saved = save_checkpoint(place, model)

@@ -1,4 +1,4 @@
-"""A model of ours is a full citizen of transformers: its interfaces, precisions, saves and ways of training."""
+"""Models support the interfaces of transformers: inputs and outputs, precisions, saving and training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRAINED_SLOPES = [case for case in SLOPES if "fixed" not in case]
 TIES = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 
 
-# What goes in, and what comes out
+# Inputs and outputs
 
 
 @pytest.mark.regression("P16")
@@ -115,7 +115,7 @@ def test_the_loss_is_of_the_next_token_where_there_is_one(case: str) -> None:
         assert abs(loss - losses.sum() / 5) <= TOLERANCE
 
 
-# Vocabulary, ties, saves
+# Vocabulary, ties, saving
 
 
 @pytest.mark.parametrize("means", [True, False], ids=["new rows from the old", "new rows from the table"])
@@ -185,7 +185,7 @@ def test_initialising_again_draws_again_and_a_load_is_not_overwritten(case: str,
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """torch's default for a while."""
+    """Set torch's default dtype within a block."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -199,7 +199,7 @@ def slopes_of(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def check_exact(model: Any, reference: Any, *, dtype: torch.dtype) -> None:
-    """Weights have the dtype, buffers and slopes are float32 and have not lost a bit."""
+    """Check that weights have the dtype, and that buffers and slopes are float32 with exact values."""
     assert not any(tensor.is_meta for tensor in [*model.buffers(), *model.parameters()])
     assert model.dtype == dtype
     buffers, slopes = dict(reference.named_buffers()), slopes_of(reference)
@@ -365,7 +365,7 @@ def test_gradient_checkpointing_goes_without_a_cache(case: str) -> None:
     model.train().gradient_checkpointing_enable()
     assert model(ids, use_cache=True).get(CACHE) is None
     assert model(ids, past_key_values=empty_cache("dynamic", model)).get(CACHE) is None
-    with pytest.raises(ValueError, match="cannot train upon a filled cache"):
+    with pytest.raises(ValueError, match="does not support training with a filled cache"):
         model(ids[:, 5:], past_key_values=filled)
     model.eval()  # it is for training alone
     assert model(ids, use_cache=True)[CACHE].get_seq_length() == 9
@@ -429,7 +429,7 @@ def test_layers_can_be_wrapped(case: str, wrapper: str) -> None:
 
 
 class Watched(nn.Module):
-    """Stands for a wrapper of a trainer's own: it is no block, and has one inside."""
+    """A wrapper as trainers use it: not a Block, but contains one."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -475,7 +475,7 @@ def test_flash_attention_is_refused_where_it_would_not_train_the_slopes(case: st
 
 
 @pytest.mark.parametrize("case", ATTENDING)
-def test_flash_attention_is_refused_to_nobody_else(case: str) -> None:
+def test_flash_attention_is_allowed_for_all_others(case: str) -> None:
     refused = made(case).config.unsupported_attention()
     assert ("flash_attention_2" in refused) == (case in TRAINED_SLOPES)
     assert not refused.keys() & {"eager", "sdpa", "flex_attention"}

@@ -1,4 +1,4 @@
-"""Heads for classification on every definition, and what tools read of configurations."""
+"""Classification heads on every definition, and the configuration fields that tools read."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ OLD = Version(transformers.__version__) < Version("5.20")  # the implementations
 
 
 def in_one_batch(model: Any, prompts: list[list[int]], config: GenerationConfig, attention: str) -> list[list[int]]:
-    """Generate for all prompts at once, and return the new tokens in the order of the prompts."""
+    """Generate for all prompts together, and return the new tokens in the order of the prompts."""
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
     batching = ContinuousBatchingConfig(block_size=4, num_blocks=64, max_batch_tokens=16)

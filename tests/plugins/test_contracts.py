@@ -1,6 +1,6 @@
-"""What others rely on is frozen: names and shapes of weights, and the files of an export.
+"""Frozen contracts: names and shapes of weights, and the files of an export.
 
-After a wanted change, write them anew and read the difference:
+After an intended change, rewrite them and review the difference:
 
     FORGATHER_REFRESH=1 python -m pytest tests/plugins/test_contracts.py && git diff tests/plugins/frozen
 """
@@ -29,7 +29,7 @@ ENTRIES = ("configuration", "modeling")
 
 @pytest.fixture(scope="module", params=DEFINITIONS)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ConstructedModel:
-    """The default preset of a definition, exported and built on meta."""
+    """Return the default preset of a definition, exported and built on meta."""
     settings = resolve(find_configuration(request.param, Registry(), Path()), {"num_hidden_layers": 2})
     return construct(settings, project=tmp_path_factory.mktemp(request.param))
 

@@ -1,4 +1,4 @@
-"""Flash attention is told of documents, padding, windows and slopes; a stand-in in plain torch listens."""
+"""Flash attention receives documents, padding, windows and slopes; a stand-in in plain torch checks the arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALIBI = ["deepone, fixed slopes", FIXED_WINDOW]
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An attention implementation that is told what flash attention is told, and works on the CPU."""
+    """An attention implementation that receives flash attention's arguments and runs on the CPU."""
     AttentionInterface.register(NAME, documents_only)
     AttentionMaskInterface.register(NAME, flash_attention_mask)
     monkeypatch.setattr(alibi_flash, "flash_attn_func", flash_attn_func)
@@ -50,7 +50,7 @@ def documents_only(
     max_length_k: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers' flash function, but for padding without documents, which is transformers' own affair."""
+    """Like transformers' flash function, except padding without documents, which transformers handles."""
     assert module.config._attn_implementation == NAME  # transformers' flash function reads it there
     assert attention_mask is None
     qkv = [x.transpose(1, 2) for x in (query, key, value)]
@@ -65,7 +65,7 @@ def documents_only(
 
 
 def flash(case: str, **options: Any) -> Any:
-    """The model of a case, with the stand-in; the setter of its name would look for a package."""
+    """Return the model of a case with the stand-in; set_attn_implementation would look for the package."""
     model = made(case, **options)
     model.config._attn_implementation = NAME
     return model
@@ -75,7 +75,7 @@ def flash(case: str, **options: Any) -> Any:
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("case", WITHOUT_SLOPES + ALIBI)
 @torch.no_grad()
-def test_flash_attention_is_told_of_every_document(case: str, mode: str, pad: str) -> None:
+def test_flash_attention_receives_every_document(case: str, mode: str, pad: str) -> None:
     model = flash(case).train(mode == "train")
     ids, positions, mask = IDS, POSITIONS, torch.ones_like(IDS) if pad == "ones" else None
     if pad in ("left", "right"):
@@ -120,7 +120,7 @@ def test_plain_rows_at_once_and_in_a_cache(case: str) -> None:
 
 
 def padded(side: str) -> tuple[Tensor, Tensor]:
-    """Rows of 20, 14 and 1 real tokens, and their mask."""
+    """Return rows of 20, 14 and 1 real tokens, and their mask."""
     ids, mask = tokens(3, 20), torch.ones(3, 20, dtype=torch.long)
     for row, real in enumerate((20, 14, 1)):
         mask[row, slice(0, 20 - real) if side == "left" else slice(real, 20)] = 0
@@ -175,11 +175,11 @@ def test_gradients_are_those_of_sdpa(case: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["plain", "padded", "packed"])
-def test_dropout_is_told_in_training_only(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    told: list[float] = []
+def test_dropout_is_passed_in_training_only(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    received: list[float] = []
 
     def listening(*qkv: Tensor, dropout_p: float, **_: Any) -> Tensor:
-        told.append(dropout_p)
+        received.append(dropout_p)
         return qkv[0]
 
     for name in ("flash_attn_func", "flash_attn_varlen_func"):
@@ -189,7 +189,7 @@ def test_dropout_is_told_in_training_only(monkeypatch: pytest.MonkeyPatch, way: 
     given = {"plain": {}, "padded": {"attention_mask": mask}, "packed": {"position_ids": torch.arange(20)[None] % 7}}
     model(ids, **given[way])
     model.train()(ids, **given[way])
-    assert told == [0.0, 0.0, 0.25, 0.25]
+    assert received == [0.0, 0.0, 0.25, 0.25]
 
 
 @pytest.mark.parametrize("case", ["deepone", "single_head"])
@@ -198,9 +198,11 @@ def test_slopes_that_are_trained_are_refused(case: str) -> None:
         flash(case)(IDS)
 
 
-def test_a_missing_flash_attn_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_flash_attn_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alibi_flash, "flash_attn_func", None)
-    with pytest.raises(ImportError, match="needs the package flash-attn: choose 'sdpa' or 'flex_attention'"):
+    with pytest.raises(
+        ImportError, match="requires the package flash-attn: install it, or choose 'sdpa' or 'flex_attention'"
+    ):
         flash("deepone, fixed slopes")(IDS)
 
 

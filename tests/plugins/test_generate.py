@@ -1,4 +1,4 @@
-"""transformers' generate, in all its ways, says what the model says token by token without a cache."""
+"""All modes of transformers' generate agree with the model run token by token without a cache."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ NEW = 10  # beyond the window of five, whatever the prompt
 EXACTLY = {"max_new_tokens": NEW, "min_new_tokens": NEW}  # no row ends before another
 GREEDY = EXACTLY | {"do_sample": False}
 END = 2
-# Releases before refuse to crop a window that is full, which assisted decoding does.
+# Earlier releases refuse to crop a full window, which assisted decoding does.
 CROPS_WINDOWS = Version(transformers.__version__) >= Version("5.20")
 
 
 def prompt(rows: int = 2, length: int = 7) -> dict[str, Tensor]:
-    """Token ids and a mask of ones."""
+    """Return token ids and a mask of ones."""
     ids = tokens(rows, length)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 @torch.no_grad()
 def likeliest(model: Any, ids: Tensor) -> Tensor:
-    """The prompt and what greedy decoding adds to it, by running all of it at each step."""
+    """Return the prompt and its greedy continuation, computed from the full text at each step."""
     for _ in range(NEW):
         logits = model(ids, use_cache=False).logits[:, -1]
         logits[:, END] = -torch.inf
@@ -66,7 +66,7 @@ def test_a_static_cache_hands_in_a_mask_for_each_kind_of_layer(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("case", ATTENDING)
-def test_generation_ends_where_the_model_says_so(case: str) -> None:
+def test_generation_ends_at_the_end_token(case: str) -> None:
     model, given = made(case), prompt(1)
     said = model.generate(**given, **GREEDY)
     stop = said[0, 10].item()

@@ -1,4 +1,4 @@
-"""Every kind of weight begins as the definition says: spread, mean and bound are measured, not read from the rules."""
+"""Initial weights follow their definition: std, mean and bound are measured, not read from the rules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHRINK = math.sqrt(1 - 2 * 3 * CUT / math.erf(3 / math.sqrt(2)))  # deviation of
 
 @dataclass(frozen=True)
 class Drawn:
-    """Random numbers around 0 with a deviation, none beyond a bound; `bound` None: a whole normal distribution."""
+    """Expected statistics: mean 0, a standard deviation, and a bound; None means an untruncated normal distribution."""
 
     std: float
     bound: float | None = None
@@ -44,7 +44,7 @@ NORMS = {"input_layernorm.weight": ONE, "post_attention_layernorm.weight": ONE, 
 
 
 def llama_like(tied: bool) -> dict[str, Any]:
-    """What writes to the residual stream is smaller by the root of the number of branches, two a layer."""
+    """Return the std of residual outputs: smaller by the square root of the number of branches, two per layer."""
     depth = math.sqrt(2 * LAYERS)
     return NORMS | {
         "embed_tokens.weight": Drawn(1 / math.sqrt(D) if tied else 1.0),
@@ -80,7 +80,7 @@ def causal_lm(tied: bool) -> dict[str, Any]:
 
 
 def deepone(tied: bool) -> dict[str, Any]:
-    """Four heads of 64, two key/value heads: queries are D wide, keys and values D / 2."""
+    """Return the std for four heads of 64 and two key/value heads: queries have size D, keys and values D / 2."""
     beta = (8 * LAYERS) ** -0.25
     return {
         "embed_tokens.weight": Drawn(1 / math.sqrt(D) if tied else 1.0),
@@ -125,12 +125,12 @@ ties = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 
 
 def kind_of(name: str) -> str:
-    """The name without its place: "model.layers.2.mlp.up_proj.weight" is an "mlp.up_proj.weight"."""
+    """Return the name without its layer: "model.layers.2.mlp.up_proj.weight" is an "mlp.up_proj.weight"."""
     return re.sub(r"^model\.(layers\.\d+\.)?", "", name)
 
 
 def fresh(definition: str, *, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
-    """A wide model as construction leaves it."""
+    """Return a wide model directly after construction."""
     torch.manual_seed(1)
     head_dim = {"head_dim": 64} if definition == "qwen3" else {}
     config = config_of(definition, **(WIDE | head_dim | options))
@@ -138,7 +138,7 @@ def fresh(definition: str, *, dtype: torch.dtype = torch.float32, **options: Any
 
 
 def check(values: Tensor, expected: Drawn, name: str, coarse: float = 0.0) -> None:
-    """Measured deviation, mean and largest magnitude; five standard errors are allowed, and `coarse` of the value."""
+    """Check std, mean and largest magnitude; the tolerance is five standard errors plus `coarse` of the value."""
     values, count = values.double(), values.numel()
     std, largest = expected.std, values.abs().max().item()
     assert abs(values.std().item() - std) < 5 * std / math.sqrt(2 * count) + coarse * std, name
@@ -152,7 +152,7 @@ def check(values: Tensor, expected: Drawn, name: str, coarse: float = 0.0) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @ties
 @definitions
-def test_every_kind_of_weight_has_its_spread_mean_and_bound(definition: str, tied: bool, dtype: torch.dtype) -> None:
+def test_every_kind_of_weight_has_its_deviation_mean_and_bound(definition: str, tied: bool, dtype: torch.dtype) -> None:
     model, table = fresh(definition, dtype=dtype, tie_word_embeddings=tied), EXPECTED[definition](tied)
     seen = set()
     for name, parameter in model.named_parameters():
@@ -214,7 +214,7 @@ def test_a_parameter_that_no_row_matches_is_an_error(definition: str) -> None:
 @definitions
 @torch.no_grad()
 def test_a_fresh_model_knows_nothing_yet(definition: str) -> None:
-    """Its loss is that of a guess among all tokens, or a little more."""
+    """The initial loss is that of a uniform guess, or slightly more."""
     model = fresh(definition, tie_word_embeddings=False)
     ids = torch.randint(3, V, (4, 64), generator=torch.Generator().manual_seed(2))
     loss = model(ids, labels=ids).loss.item()
@@ -224,7 +224,7 @@ def test_a_fresh_model_knows_nothing_yet(definition: str) -> None:
 @definitions
 @torch.no_grad()
 def test_a_fresh_tied_model_expects_its_token_again_and_knows_nothing_else(definition: str) -> None:
-    """Head and embedding are one matrix, and residuals carry a token to the end; on all other tokens it guesses."""
+    """With tied weights, the residual stream predicts the input token; the other tokens are guesses."""
     model = fresh(definition, tie_word_embeddings=True)
     ids = 3 + torch.randperm(V - 3, generator=torch.Generator().manual_seed(2))[:256].view(4, 64)  # none twice
     logits = model(ids).logits[:, :-1]

@@ -1,4 +1,4 @@
-"""When models are initialized, with which seed, and when they are not initialized again."""
+"""Initialization: when it runs, with which seed, and when it keeps existing weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Weights = dict[str, Tensor]
 def fresh(
     definition: str, seed: int = 1, *, cls: Any = None, dtype: torch.dtype = torch.float32, **options: Any
 ) -> Any:
-    """A new model of its configuration, after `torch.manual_seed`."""
+    """Return a new model of its configuration, after `torch.manual_seed`."""
     torch.manual_seed(seed)
     return (cls or DEFINITIONS[definition].model)._from_config(config_of(definition, **(UNTIED | options)), dtype=dtype)
 
@@ -97,7 +97,7 @@ def with_adapters(model: Any) -> Any:
     return peft.get_peft_model(model, config).merge_and_unload()
 
 
-# How a model gets weights of its own: from its class, configuration, a checkpoint, or the state of another model.
+# Sources of weights: the class, the configuration, a checkpoint, or the state dict of another model.
 WAYS: dict[str, Callable[[Any, Any, Path, Any], Any]] = {
     "constructed": lambda cls, config, place, state: sevens(cls(config)),
     "copied": lambda cls, config, place, state: copy.deepcopy(sevens(cls(config))),
@@ -204,7 +204,7 @@ def test_after_an_error_the_next_call_fills_what_is_missing() -> None:
 @pytest.mark.regression("seeded-pieces")
 @EVERY
 def test_the_number_of_layers_and_the_head_change_no_other_weight(definition: str) -> None:
-    """Of deepone the scale of the numbers depends on the depth; the numbers are compared in units of it."""
+    """Check that depth changes no values, in units of the std, which depends on the depth for deepone."""
     small, large = fresh(definition, num_hidden_layers=1), fresh(definition, num_hidden_layers=3)
     headless = fresh(definition, cls=DEFINITIONS[definition].model.decoder_class)
     whole = weights(fresh(definition))
@@ -221,9 +221,9 @@ def without_head(found: Weights) -> Weights:
 @EVERY
 def test_ties_change_no_other_weight(definition: str) -> None:
     tied, untied = (fresh(definition, tie_word_embeddings=tie) for tie in (True, False))
-    ours, others = weights(tied.model), weights(untied.model)
-    embedding, other = ours.pop("embed_tokens.weight"), others.pop("embed_tokens.weight")
-    check_equal(ours, others)
+    tied_weights, others = weights(tied.model), weights(untied.model)
+    embedding, other = tied_weights.pop("embed_tokens.weight"), others.pop("embed_tokens.weight")
+    check_equal(tied_weights, others)
     torch.testing.assert_close(embedding / embedding.std(), other / other.std(), rtol=1e-4, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""What a token sees is the same with padding beside it, from a cache, in chunks, and by a mask of the caller's own."""
+"""Logits are the same with padding, with a cache, in chunks, and with a mask from the caller."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .tiny import TOLERANCE, difference, tokens
 
 WINDOW = 5
 REAL = (14, 9, 1)  # tokens in each of three rows
-# Around and across the window, one by one, and at once.
+# Chunks around and across the window, single tokens, and everything at once.
 CHUNKINGS = [[24], [7, 1, 5, 1, 1, 9], [3, 21], [4, 1, 19], [5, 6, 13], [23, 1], [1] * 24]
 
 
 def padded(side: str) -> tuple[Tensor, Tensor]:
-    """Rows of so many real tokens, and their mask."""
+    """Return rows with these numbers of real tokens, and their mask."""
     ids, mask = tokens(len(REAL), 14), torch.ones(len(REAL), 14, dtype=torch.long)
     for row, real in enumerate(REAL):
         mask[row, slice(0, 14 - real) if side == "left" else slice(real, 14)] = 0
@@ -30,12 +30,12 @@ def padded(side: str) -> tuple[Tensor, Tensor]:
 
 
 def rows_alone(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
-    """The logits [real tokens, V] of all rows, each run by itself without its padding."""
+    """Return the logits [real tokens, V] of all rows, each run alone without its padding."""
     return torch.cat([model(row[m.bool()][None], use_cache=False).logits[0] for row, m in zip(ids, mask, strict=True)])
 
 
 def as_generate_gives(mask: Tensor, fill: int) -> Tensor:
-    """Positions that count real tokens; releases of transformers differ in what stands on padding."""
+    """Return positions that count real tokens; releases of transformers differ in the positions of padding."""
     return (mask.cumsum(-1) - 1).masked_fill(mask == 0, fill)
 
 
@@ -90,7 +90,7 @@ def test_padding_in_the_middle_moves_nothing_apart(case: str, attention: str, si
 
 
 def chunked() -> list[Any]:
-    """Every chunking for some cases, and for all cases one of each kind."""
+    """Return every chunking for some cases, and one of each kind for the others."""
     few = [("sdpa", "dynamic", CHUNKINGS[1]), ("eager", "static", CHUNKINGS[3]), ("sdpa", "static", CHUNKINGS[6])]
     many = list(product(ATTENTION, ["dynamic", "static"], CHUNKINGS))
     thorough = ["deepone, window", "qwen3, half window"]
@@ -241,7 +241,7 @@ def test_positions_that_begin_late_hide_nothing(case: str) -> None:
 
 
 class Shifted(nn.Module):
-    """Another module at positions that are so much later."""
+    """Wrap a module so that positions are shifted by a constant."""
 
     def __init__(self, positions: nn.Module, shift: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every option of every definition does something: what it changes is measured, and nothing else changes."""
+"""Every option of every definition has an effect: the intended one is measured, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from forgather_core.definitions.registry import registry
 from forgather_core.options.spec import specs_of
 
-from .tiny import DEFINITIONS, ROPE, TOLERANCE, config_of, difference, strengthen, tokens
+from .tiny import DEFINITIONS, ROPE, TOLERANCE, config_of, difference, randomize_weights, tokens
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 IDS = tokens(2, 20)
@@ -21,7 +21,7 @@ IDS = tokens(2, 20)
 
 @dataclass(frozen=True)
 class Change:
-    """Another value for an option, what it must change, and the options without which it could do nothing.
+    """Another value of an option, its expected effect, and the options that it requires.
 
     What it changes is one of
     shapes: names or shapes of the parameters;
@@ -68,14 +68,14 @@ def options_of(definition: str) -> list[str]:
 
 
 def made(definition: str, **options: Any) -> nn.Module:
-    """A fresh model, of the same random numbers each time."""
+    """Return a new model with the same random numbers each time."""
     torch.manual_seed(0)
     model: nn.Module = DEFINITIONS[definition].model(config_of(definition, **options)).eval()
     return model
 
 
 def what_changes(definition: str, before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    """All that two models of a definition differ in; of two shapes, no more is said."""
+    """Return all differences of two models of a definition; for different shapes, only the name."""
     models = [made(definition, **options) for options in (before, after)]
     shapes, trained, begun = (
         [{name: what(parameter) for name, parameter in model.named_parameters()} for model in models]
@@ -91,7 +91,7 @@ def what_changes(definition: str, before: dict[str, Any], after: dict[str, Any])
     for kind in ("logits", "logits in training"):
         logits = []
         for model in models:
-            strengthen(model)
+            randomize_weights(model)
             torch.manual_seed(0)
             logits.append(model.train(kind != "logits")(IDS).logits.detach())
         if difference(*logits) > 1e-3:
@@ -144,7 +144,7 @@ DROPOUTS = [(d, name) for d in DEFINITIONS for name in options_of(d) if name.end
 @torch.no_grad()
 def test_a_dropout_acts_on_all_that_it_is_about_and_on_nothing_else(definition: str, name: str, attention: str) -> None:
     model = made(definition, attention=attention, **{name: ALMOST_ALL})
-    strengthen(model)
+    randomize_weights(model)
     dropped = model.train()(IDS).logits
     zeroed = [parameter for path, parameter in model.named_parameters() if path.endswith(WITHOUT[name])]
     assert len(zeroed) >= 2  # in each of two layers
@@ -157,7 +157,7 @@ def test_a_dropout_acts_on_all_that_it_is_about_and_on_nothing_else(definition: 
 @torch.no_grad()
 def test_the_dropout_of_embeddings_takes_tokens_and_positions(definition: str) -> None:
     model = made(definition, embedding_dropout=ALMOST_ALL)
-    strengthen(model)
+    randomize_weights(model)
     logits = model.train()(IDS).logits
     assert difference(logits, logits[:1, :1].expand_as(logits)) <= TOLERANCE
 
@@ -176,11 +176,11 @@ def test_slopes_receive_gradients_only_where_they_are_trained(trainable: bool) -
 
 @pytest.mark.parametrize("scheme", ["paper", "half"])
 def test_each_scheme_of_slopes_attends_in_its_own_way(scheme: str) -> None:
-    """Slopes of the same scheme give the logits of a model that has them as its weights; of the other, others."""
+    """Slopes of a scheme give the logits of a model with these slopes as weights; the other scheme gives others."""
     drawn = made("deepone", alibi_slopes=scheme)
     for other in ("paper", "half"):
         model = made("deepone", alibi_slopes=other)
-        strengthen(model)
+        randomize_weights(model)
         slopes = {name: p for name, p in drawn.state_dict().items() if name.endswith("slopes")}
         model.load_state_dict(slopes, strict=False)
         expected = model(IDS).logits

@@ -1,4 +1,4 @@
-"""Packed documents never see each other, whatever else is switched on: same logits as each document by itself."""
+"""Packed documents do not attend to each other in any mode: logits equal those of each document alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .packed import IDS, POSITIONS, each_alone
 from .tiny import TOLERANCE, difference, tokens
 
 MODES = ["eval", "train", "checkpointing"]
-# For some cases every combination, for all cases those that differ most.
+# Every combination for some cases, the most different ones for all.
 WAYS = list(product(ATTENTION, MODES, [None, True, False], [False, True]))
 FEW_WAYS = [
     ("sdpa", "eval", None, False),
@@ -33,7 +33,7 @@ FEW_CHUNKINGS = [
 
 
 def every_case(few: list[Any], many: list[Any], thorough: list[str]) -> Any:
-    """A few combinations for each case, and many for those that are tested thoroughly."""
+    """Return a few combinations for each case, and many for the thoroughly tested cases."""
     grid = [(case, *way) for case in ATTENDING for way in (many if case in thorough else few)]
     return [pytest.param(*row, id="-".join(map(str, row))) for row in grid]
 

@@ -1,4 +1,4 @@
-"""Positions that were made for padding are no packed documents; ready masks mean to ALiBi what they hide."""
+"""Positions of padded prompts are not packed documents; with ALiBi, complete masks determine distances."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALIBI_ALL_SEEN = [case for case in SLOPES if case in EVERYTHING_SEEN]
 
 
 def logits_of(model: Any, ids: Tensor, mask: Tensor, how: str, **more: Any) -> Tensor:
-    """The logits [B, steps, V] of generate."""
+    """Return the logits [B, steps, V] of generate."""
     more |= {"use_cache": False} if how == "no cache" else {"cache_implementation": how}
     settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "output_logits": True}
     found = model.generate(ids, attention_mask=mask, return_dict_in_generate=True, **settings, **more)
@@ -107,7 +107,7 @@ def test_a_document_begins_after_padding(cut: int) -> None:
 
 
 def ready(visible: Tensor, form: str) -> Tensor:
-    """A mask [B, 1, T, S] of bool, or what is added to scores."""
+    """Return a mask [B, 1, T, S], bool or additive."""
     if form == "bool":
         return visible
     hidden = -torch.inf if form == "inf" else torch.finfo(torch.float32).min

@@ -1,4 +1,4 @@
-"""The oracle is transformers' own Llama, Mistral and Qwen3: same weights, same logits, losses and gradients."""
+"""Parity with transformers' own Llama, Mistral and Qwen3: equal logits, losses and gradients for equal weights."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def padding(kind: str, rows: int, length: int) -> Tensor | None:
 
 
 def counted(mask: Tensor | None) -> Tensor | None:
-    """Positions that skip padding, as transformers' generate() gives them; ours come so by themselves."""
+    """Return positions that skip padding, as transformers' generate() passes them; Forgather computes them itself."""
     return (mask.cumsum(-1) - 1).clamp(min=0) if mask is not None else None
 
 
 def at_tokens(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Without what stands at padding: nobody reads that."""
+    """Return logits with zeros at padding, which no caller reads."""
     return logits if mask is None else logits[mask.bool()]
 
 
@@ -70,7 +70,7 @@ def in_chunks(
     mask: Tensor | None = None,
     positions: Tensor | None = None,
 ) -> Tensor:
-    """The logits of a sequence that is fed piece by piece."""
+    """Return the logits of a sequence that is passed in chunks."""
     logits, at = [], 0
     for size in sizes:
         here, more = slice(at, at + size), {CACHE: cache}
@@ -88,11 +88,11 @@ def in_chunks(
 @cases
 @torch.no_grad()
 def test_logits_without_cache(definition: str, options: dict[str, Any], pad: str, attention: str) -> None:
-    ours = tiny(definition, attention=attention, **options)
-    theirs = native(definition, ours, **options)
+    own_model = tiny(definition, attention=attention, **options)
+    native_model = native(definition, own_model, **options)
     ids, mask = tokens(2, 20), padding(pad, 2, 20)
-    a = ours(ids, attention_mask=mask, use_cache=False).logits
-    b = theirs(ids, attention_mask=mask, position_ids=counted(mask), use_cache=False).logits
+    a = own_model(ids, attention_mask=mask, use_cache=False).logits
+    b = native_model(ids, attention_mask=mask, position_ids=counted(mask), use_cache=False).logits
     assert difference(at_tokens(a, mask), at_tokens(b, mask)) <= TOLERANCE
     assert a.isfinite().all()
 
@@ -101,13 +101,13 @@ def test_logits_without_cache(definition: str, options: dict[str, Any], pad: str
 @cases
 @torch.no_grad()
 def test_packed_documents(definition: str, options: dict[str, Any], attention: str) -> None:
-    ours = tiny(definition, attention=attention, **options)
-    theirs = native(definition, ours, **options)
+    own_model = tiny(definition, attention=attention, **options)
+    native_model = native(definition, own_model, **options)
     ids = tokens(2, 20)
-    # Only so does transformers keep documents apart: with a mask, or with a cache, they see each other there.
-    a, b = (model(ids, position_ids=POSITIONS, use_cache=False).logits for model in (ours, theirs))
+    # transformers separates documents only in this way: with a mask, or with a cache, they attend to each other.
+    a, b = (model(ids, position_ids=POSITIONS, use_cache=False).logits for model in (own_model, native_model))
     assert difference(a, b) <= TOLERANCE
-    assert difference(b, theirs(ids, use_cache=False).logits) > 0.1
+    assert difference(b, native_model(ids, use_cache=False).logits) > 0.1
 
 
 @pytest.mark.parametrize("length", [12, 40, 80])
@@ -116,10 +116,10 @@ def test_packed_documents(definition: str, options: dict[str, Any], attention: s
 @torch.no_grad()
 def test_every_rope_type_below_and_beyond_its_length(definition: str, kind: str, length: int) -> None:
     options = {"rope_parameters": ROPE[kind], "head_dim": 8}
-    ours = tiny(definition, **options)
-    theirs = native(definition, ours, **options)
+    own_model = tiny(definition, **options)
+    native_model = native(definition, own_model, **options)
     ids = tokens(2, length)
-    assert difference(ours(ids).logits, theirs(ids).logits) <= TOLERANCE
+    assert difference(own_model(ids).logits, native_model(ids).logits) <= TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
@@ -127,10 +127,10 @@ def test_every_rope_type_below_and_beyond_its_length(definition: str, kind: str,
 @torch.no_grad()
 def test_rope_that_adapts_while_generating(definition: str, kind: str) -> None:
     options = {"rope_parameters": ROPE[kind], "max_position_embeddings": 16, "head_dim": 8}
-    ours = tiny(definition, **options)
-    theirs = native(definition, ours, **options)
+    own_model = tiny(definition, **options)
+    native_model = native(definition, own_model, **options)
     ids, sizes = tokens(1, 24), [14, 1, 1, 1, 1, 6]
-    a, b = (in_chunks(model, ids, DynamicCache(config=model.config), sizes) for model in (ours, theirs))
+    a, b = (in_chunks(model, ids, DynamicCache(config=model.config), sizes) for model in (own_model, native_model))
     assert difference(a, b) <= TOLERANCE
 
 
@@ -141,37 +141,37 @@ def test_rope_that_adapts_while_generating(definition: str, kind: str) -> None:
 @cases
 @torch.no_grad()
 def test_logits_with_a_cache(definition: str, options: dict[str, Any], kind: str, pad: str, attention: str) -> None:
-    ours = tiny(definition, attention=attention, **options)
-    theirs = native(definition, ours, **options)
+    own_model = tiny(definition, attention=attention, **options)
+    native_model = native(definition, own_model, **options)
     ids, mask, sizes = tokens(2, 20), padding(pad, 2, 20), [7, 1, 5, 1, 1, 5]
     caches = [
         DynamicCache(config=model.config) if kind == "dynamic" else StaticCache(config=model.config, max_cache_len=24)
-        for model in (ours, theirs)
+        for model in (own_model, native_model)
     ]
-    a = in_chunks(ours, ids, caches[0], sizes, mask)
-    b = in_chunks(theirs, ids, caches[1], sizes, mask, counted(mask))
+    a = in_chunks(own_model, ids, caches[0], sizes, mask)
+    b = in_chunks(native_model, ids, caches[1], sizes, mask, counted(mask))
     assert difference(at_tokens(a, mask), at_tokens(b, mask)) <= TOLERANCE
-    whole = theirs(ids, attention_mask=mask, position_ids=counted(mask), use_cache=False).logits
+    whole = native_model(ids, attention_mask=mask, position_ids=counted(mask), use_cache=False).logits
     assert difference(at_tokens(a, mask), at_tokens(whole, mask)) <= 2 * TOLERANCE  # sums in another order
 
 
 @attentions
 @cases
 def test_loss_and_the_gradient_of_every_parameter(definition: str, options: dict[str, Any], attention: str) -> None:
-    ours = tiny(definition, attention=attention, **options).train()
-    theirs = native(definition, ours, **options).train()
+    own_model = tiny(definition, attention=attention, **options).train()
+    native_model = native(definition, own_model, **options).train()
     ids = tokens(2, 16)
     labels = ids.masked_fill(torch.arange(16) < 4, -100)
     for more in ({}, {"num_items_in_batch": 11}):
-        ours.zero_grad()
-        theirs.zero_grad()
-        a, b = ours(ids, labels=labels, **more).loss, theirs(ids, labels=labels, **more).loss
+        own_model.zero_grad()
+        native_model.zero_grad()
+        a, b = own_model(ids, labels=labels, **more).loss, native_model(ids, labels=labels, **more).loss
         assert abs(a.item() - b.item()) <= TOLERANCE
         a.backward()
         b.backward()
-        expected = dict(theirs.named_parameters())
-        assert dict(ours.named_parameters()).keys() == expected.keys()
-        for name, parameter in ours.named_parameters():
+        expected = dict(native_model.named_parameters())
+        assert dict(own_model.named_parameters()).keys() == expected.keys()
+        for name, parameter in own_model.named_parameters():
             assert parameter.grad.abs().max() > 1e-4, name
             assert difference(parameter.grad, expected[name].grad) <= TOLERANCE, name
 
@@ -179,10 +179,10 @@ def test_loss_and_the_gradient_of_every_parameter(definition: str, options: dict
 @attentions
 @pytest.mark.parametrize("definition", NATIVE)
 def test_hidden_states_and_attentions(definition: str, attention: str) -> None:
-    ours = tiny(definition, attention=attention)
-    theirs = native(definition, ours)
+    own_model = tiny(definition, attention=attention)
+    native_model = native(definition, own_model)
     ids = tokens(2, 9)
-    a, b = (model(ids, output_hidden_states=True, output_attentions=True) for model in (ours, theirs))
+    a, b = (model(ids, output_hidden_states=True, output_attentions=True) for model in (own_model, native_model))
     assert len(a.hidden_states) == 3
     assert len(a.attentions) == len(b.attentions) == (2 if attention == "eager" else 0)
     for mine, other in zip((*a.hidden_states, *a.attentions), (*b.hidden_states, *b.attentions), strict=True):
@@ -190,7 +190,7 @@ def test_hidden_states_and_attentions(definition: str, attention: str) -> None:
 
 
 def bfloat16_steps(a: Tensor, b: Tensor) -> float:
-    """How far apart two tensors are, in steps of bfloat16's 8 significant bits.
+    """Return the distance of two tensors, in steps of bfloat16's 8 significant bits.
 
     One step is 2^-8 of the larger of two numbers; of numbers below the tensor's root mean square, 2^-8 of that.
     """
@@ -204,13 +204,13 @@ def bfloat16_steps(a: Tensor, b: Tensor) -> float:
 @cases
 @torch.no_grad()
 def test_bfloat16_to_the_last_bit(definition: str, options: dict[str, Any], pad: str, attention: str) -> None:
-    """The same operations in the same order: not within two steps, but equal."""
-    ours = tiny(definition, attention=attention, **options).to(torch.bfloat16)
-    theirs = native(definition, ours, dtype=torch.bfloat16, **options)
-    assert theirs.model.rotary_emb.inv_freq.dtype == torch.float32
+    """Check equality where operations and order are the same, instead of a distance of two steps."""
+    own_model = tiny(definition, attention=attention, **options).to(torch.bfloat16)
+    native_model = native(definition, own_model, dtype=torch.bfloat16, **options)
+    assert native_model.model.rotary_emb.inv_freq.dtype == torch.float32
     ids, mask = tokens(4, 48), padding(pad, 4, 48)
-    a = at_tokens(ours(ids, attention_mask=mask).logits, mask)
-    b = at_tokens(theirs(ids, attention_mask=mask, position_ids=counted(mask)).logits, mask)
+    a = at_tokens(own_model(ids, attention_mask=mask).logits, mask)
+    b = at_tokens(native_model(ids, attention_mask=mask, position_ids=counted(mask)).logits, mask)
     assert a.dtype == b.dtype == torch.bfloat16
     assert bfloat16_steps(a, b) <= 2
     assert torch.equal(a, b)
@@ -227,21 +227,23 @@ def test_steps_of_bfloat16_are_counted_right() -> None:
 @pytest.mark.parametrize("definition", NATIVE)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_names_of_weights_are_those_of_transformers(definition: str, tied: bool) -> None:
-    ours = tiny(definition, tie_word_embeddings=tied)
-    theirs = native(definition, ours, tie_word_embeddings=tied)
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    assert {n: p.shape for n, p in ours.named_parameters()} == {n: p.shape for n, p in theirs.named_parameters()}
+    own_model = tiny(definition, tie_word_embeddings=tied)
+    native_model = native(definition, own_model, tie_word_embeddings=tied)
+    assert list(own_model.state_dict()) == list(native_model.state_dict())
+    assert {n: p.shape for n, p in own_model.named_parameters()} == {
+        n: p.shape for n, p in native_model.named_parameters()
+    }
 
 
 @cases
 @torch.no_grad()
 def test_a_checkpoint_of_transformers_loads_as_it_is(tmp_path: Path, definition: str, options: dict[str, Any]) -> None:
-    theirs = native(definition, tiny(definition, **options), **options)
-    theirs.save_pretrained(tmp_path)
-    ours = DEFINITIONS[definition].model.from_pretrained(tmp_path)
+    native_model = native(definition, tiny(definition, **options), **options)
+    native_model.save_pretrained(tmp_path)
+    own_model = DEFINITIONS[definition].model.from_pretrained(tmp_path)
     ids = tokens(2, 20)
-    assert difference(ours(ids).logits, theirs(ids).logits) <= TOLERANCE
-    assert type(theirs).__module__.startswith("transformers.models.")
+    assert difference(own_model(ids).logits, native_model(ids).logits) <= TOLERANCE
+    assert type(native_model).__module__.startswith("transformers.models.")
 
 
 @attentions
@@ -313,37 +315,37 @@ WINDOWS = {
 def test_the_whole_grid(
     definition: str, window: dict[str, Any], heads: dict[str, Any], tied: bool, kind: str, attention: str
 ) -> None:
-    """Every combination: logits with every padding, packing, caches, and gradients."""
+    """Compare logits with all kinds of padding, packing and caches, and gradients."""
     options = {"head_dim": 8, "tie_word_embeddings": tied} | window | heads
     rope = dict(ROPE[kind])
     for name in rope.keys() & {"short_factor", "long_factor"}:
         rope[name] = rope[name] * (options["head_dim"] // 8)
     options["rope_parameters"] = rope
-    ours = tiny(definition, attention=attention, **options)
-    theirs = native(definition, ours, **options)
+    own_model = tiny(definition, attention=attention, **options)
+    native_model = native(definition, own_model, **options)
     ids = tokens(2, 20)
     with torch.no_grad():
         for pad in ("none", "ones", "left", "right"):
             mask = padding(pad, 2, 20)
-            a = ours(ids, attention_mask=mask, use_cache=False).logits
-            b = theirs(ids, attention_mask=mask, position_ids=counted(mask), use_cache=False).logits
+            a = own_model(ids, attention_mask=mask, use_cache=False).logits
+            b = native_model(ids, attention_mask=mask, position_ids=counted(mask), use_cache=False).logits
             assert difference(at_tokens(a, mask), at_tokens(b, mask)) <= TOLERANCE, pad
-        a, b = (model(ids, position_ids=POSITIONS, use_cache=False).logits for model in (ours, theirs))
+        a, b = (model(ids, position_ids=POSITIONS, use_cache=False).logits for model in (own_model, native_model))
         assert difference(a, b) <= TOLERANCE
         for make, pad in itertools.product((DynamicCache, StaticCache), ("none", "left")):
             caches = [
                 make(config=model.config, **({"max_cache_len": 24} if make is StaticCache else {}))
-                for model in (ours, theirs)
+                for model in (own_model, native_model)
             ]
             mask = padding(pad, 2, 20)
-            a = in_chunks(ours, ids, caches[0], [7, 1, 5, 1, 1, 5], mask)
-            b = in_chunks(theirs, ids, caches[1], [7, 1, 5, 1, 1, 5], mask, counted(mask))
+            a = in_chunks(own_model, ids, caches[0], [7, 1, 5, 1, 1, 5], mask)
+            b = in_chunks(native_model, ids, caches[1], [7, 1, 5, 1, 1, 5], mask, counted(mask))
             assert difference(at_tokens(a, mask), at_tokens(b, mask)) <= TOLERANCE, (make, pad)
-    losses = [model.train()(ids, labels=ids).loss for model in (ours, theirs)]
+    losses = [model.train()(ids, labels=ids).loss for model in (own_model, native_model)]
     assert abs(losses[0].item() - losses[1].item()) <= TOLERANCE
     for loss in losses:
         loss.backward()
-    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+    for (name, mine), other in zip(own_model.named_parameters(), native_model.parameters(), strict=True):
         assert difference(mine.grad, other.grad) <= TOLERANCE, name
 
 
@@ -353,12 +355,12 @@ def test_the_whole_grid(
 @torch.no_grad()
 def test_flex_attention(definition: str, options: dict[str, Any], pad: str) -> None:
     torch._dynamo.reset()
-    ours = tiny(definition, **options)
-    theirs = native(definition, ours, **options)
-    ours.set_attn_implementation("flex_attention")
+    own_model = tiny(definition, **options)
+    native_model = native(definition, own_model, **options)
+    own_model.set_attn_implementation("flex_attention")
     ids, mask = tokens(2, 20), padding(pad, 2, 20)
-    a = at_tokens(ours(ids, attention_mask=mask).logits, mask)
-    b = at_tokens(theirs(ids, attention_mask=mask, position_ids=counted(mask)).logits, mask)
+    a = at_tokens(own_model(ids, attention_mask=mask).logits, mask)
+    b = at_tokens(native_model(ids, attention_mask=mask, position_ids=counted(mask)).logits, mask)
     assert difference(a, b) <= TOLERANCE
 
 

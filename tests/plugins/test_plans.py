@@ -1,4 +1,4 @@
-"""Plans of tensor, pipeline and fully sharded parallelism name what is there, and all that can be split.
+"""Plans of tensor, pipeline and fully sharded parallelism name existing modules, and all that can be split.
 
 tests/e2e/test_scale_out.py runs them.
 """
@@ -18,18 +18,18 @@ from forgather_core.parts.caches import CACHE
 
 from .tiny import CASES, DEFINITIONS, difference, tiny, tokens
 
-# To be split by nobody: the one head of single_head, whose keys are the hidden states themselves.
+# Not split: the one head of single_head, whose keys are the hidden states.
 WHOLE = {"single_head": {"layers.*.self_attn.qk_proj", "layers.*.self_attn.ov_proj"}}
 PLANS = ["tp", "pp", "fsdp"]
 
 
 def star(name: str) -> str:
-    """The name as a plan has it: `layers.0.mlp` -> `layers.*.mlp`."""
+    """Return the name as in a plan: `layers.0.mlp` -> `layers.*.mlp`."""
     return re.sub(r"\.\d+\b", ".*", name)
 
 
 def plan_of(model: Any, kind: str) -> dict[str, Any]:
-    """The plan of a language model: its own entries, and those of its decoder by their full names."""
+    """Return the plan of a language model: its own entries, and those of its decoder with full names."""
     decoder = getattr(model.config, f"base_model_{kind}_plan", None) or {}
     own = getattr(type(model), f"_{kind}_plan", None) or {}
     return own | {f"model.{name}": rule for name, rule in decoder.items()}
@@ -58,7 +58,7 @@ def test_every_matrix_of_attention_and_feed_forward_is_split(definition: str) ->
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_what_is_split_by_heads_is_put_together_again(definition: str) -> None:
-    """Within a layer the last matrix of each half takes pieces, and gives the whole."""
+    """Within a layer, the last matrix of each sub-layer takes split inputs and gives the full output."""
     plan = tiny(definition).config.base_model_tp_plan
     rowwise = {name for name, rule in plan.items() if rule == "rowwise"}
     attention = set() if definition == "single_head" else {"layers.*.self_attn.o_proj"}
@@ -96,14 +96,14 @@ def has_weights(model: nn.Module, name: str) -> bool:
 
 
 class Elsewhere(nn.Identity):
-    """As transformers and vLLM put it in the place of what another stage has."""
+    """A placeholder for layers of another stage, as in transformers and vLLM."""
 
     def forward(self, x: Tensor, **_: Any) -> Tensor:
         return x
 
 
 def stages(case: str, first: int) -> list[Any]:
-    """Two copies of a decoder as a pipeline makes them: of the first `first` layers, and of the others."""
+    """Return two stages of a decoder as a pipeline makes them: the first `first` layers, and the others."""
     definition, options = CASES[case]
     pair = [tiny(definition, num_hidden_layers=3, **options).model for _ in range(2)]
     pair[0].norm = Elsewhere()
@@ -137,7 +137,7 @@ def test_stages_compute_the_whole_each_with_a_cache_of_its_own(case: str, first:
 
 
 class Wrapped(nn.Module):
-    """As torch.compile and others wrap a layer."""
+    """A wrapper of a layer, like that of torch.compile."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ def test_wrapped_layers_are_no_later_stage(definition: str) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_layer_that_somebody_replaced_by_an_identity_is_no_stage(number: int) -> None:
+def test_a_layer_replaced_by_an_identity_is_not_a_stage(number: int) -> None:
     model = tiny("causal_lm")
     model.model.layers[number] = nn.Identity()
     with pytest.raises(TypeError, match="unexpected keyword argument"):

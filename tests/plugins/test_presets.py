@@ -1,4 +1,4 @@
-"""Presets have the sizes they promise, and options that contradict each other are refused."""
+"""Presets have their stated sizes, and contradictory options are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from forgather_core.settings.resolve import resolve
 
 from .tiny import DEFINITIONS, OPTIONS, ROPE, config_of
 
-# What each definition's parameters add up to, of vocabulary v, hidden size d, intermediate size f, n layers, h heads,
+# Number of parameters of each definition, with vocabulary v, hidden size d, intermediate size f, n layers, h heads,
 # g key/value heads, and heads of size k.
 
 
@@ -88,11 +88,11 @@ def test_every_preset_of_every_definition_is_tested() -> None:
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
-def test_the_name_of_a_preset_tells_its_size(definition: str) -> None:
+def test_the_name_of_a_preset_contains_its_size(definition: str) -> None:
     for preset in registry().definition(definition).preset_names():
         size = next(word for word in preset.split("-") if word[-1] in "MB" and word[:-1].replace(".", "").isdigit())
-        told = float(size[:-1]) * {"M": 1e6, "B": 1e9}[size[-1]]
-        assert abs(PRESETS[f"{definition}/{preset}"][1] / told - 1) < 0.25
+        named = float(size[:-1]) * {"M": 1e6, "B": 1e9}[size[-1]]
+        assert abs(PRESETS[f"{definition}/{preset}"][1] / named - 1) < 0.25
 
 
 # --- options that contradict each other ------------------------------------------------------------------------------
@@ -104,9 +104,9 @@ ROPE_WRONG = {
         {"hidden_size": 36, "num_attention_heads": 12, "num_key_value_heads": 1, "head_dim": None},
         "head_dim: 3 is odd",
     ),
-    "an unknown type": ({"rope_parameters": {"rope_type": "rope"}}, "none of default, linear"),
-    "a factor that is missing": ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "needs factor"),
-    "a key of another type": ({"rope_parameters": {"rope_theta": 1e4, "factor": 2.0}}, "does not know factor"),
+    "an unknown type": ({"rope_parameters": {"rope_type": "rope"}}, "must be one of default, linear"),
+    "a factor that is missing": ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "requires factor"),
+    "a key of another type": ({"rope_parameters": {"rope_theta": 1e4, "factor": 2.0}}, "does not support factor"),
     "a theta below zero": ({"rope_parameters": {"rope_theta": -1.0}}, "above 0"),
     "a factor below one": ({"rope_parameters": ROPE["linear"] | {"factor": 0.5}}, "must be 1 or more"),
     "low above high": ({"rope_parameters": ROPE["llama3"] | {"low_freq_factor": 9.0}}, "must be above low_freq_factor"),
@@ -150,18 +150,18 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 def options_of(definition: str, **options: Any) -> Any:
-    """The options of the tiny model, without what is the tokenizer's."""
-    ours = registry().definition(definition).options
-    names = {spec.name for spec in specs_of(ours)}
+    """Return the options of the tiny model, without those from the tokenizer."""
+    option_class = registry().definition(definition).options
+    names = {spec.name for spec in specs_of(option_class)}
     given = OPTIONS | DEFINITIONS[definition].options | options
-    return ours(**{name: value for name, value in given.items() if name in names})
+    return option_class(**{name: value for name, value in given.items() if name in names})
 
 
-@pytest.mark.parametrize(("definition", "options", "said"), WRONG.values(), ids=WRONG)
-def test_options_that_contradict_each_other_are_refused(definition: str, options: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("definition", "options", "message"), WRONG.values(), ids=WRONG)
+def test_options_that_contradict_each_other_are_refused(definition: str, options: dict[str, Any], message: str) -> None:
     problems = options_of(definition, **options).problems()
-    assert said in " ".join(f"{name}: {sentence}" for name, sentence in problems)
-    with pytest.raises(ValueError, match=said):
+    assert message in " ".join(f"{name}: {sentence}" for name, sentence in problems)
+    with pytest.raises(ValueError, match=message):
         config_of(definition, **options)
 
 
@@ -175,9 +175,11 @@ def test_what_is_sound_has_no_problem(definition: str) -> None:
 
 
 @pytest.mark.parametrize("definition", ROTARY)
-def test_a_theta_that_is_missing_is_asked_for_and_in_a_configuration_that_of_transformers(definition: str) -> None:
+def test_a_missing_theta_is_required_in_options_and_defaults_to_transformers_in_a_configuration(
+    definition: str,
+) -> None:
     rope = {"rope_type": "default"}
-    assert ("rope_parameters", "rope_type 'default' needs rope_theta") in options_of(
+    assert ("rope_parameters", "rope_type 'default' requires rope_theta") in options_of(
         definition, rope_parameters=rope
     ).problems()
     assert config_of(definition, rope_parameters=rope).rope_parameters["rope_theta"] == 10000
@@ -215,11 +217,11 @@ BUILT_IN = {
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
-def test_what_a_definition_has_built_in_cannot_be_otherwise(definition: str) -> None:
+def test_fixed_values_cannot_be_changed(definition: str) -> None:
     built_in = DEFINITIONS[definition].model.config_class.built_in
     assert built_in.keys() == BUILT_IN.get(definition, {}).keys()
     for name, value in BUILT_IN.get(definition, {}).items():
-        with pytest.raises(ValueError, match=f"{name}: this model has"):
+        with pytest.raises(ValueError, match=f"{name} is fixed to"):
             config_of(definition, **{name: value})
         config_of(definition, **{name: built_in[name]})
 
@@ -235,9 +237,9 @@ FOREIGN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
-def test_what_another_architecture_has_is_not_taken_in_silence(definition: str) -> None:
+def test_options_of_other_architectures_are_refused(definition: str) -> None:
     for name, value in FOREIGN[definition].items():
-        with pytest.raises(ValueError, match=f"{name}: this model has none"):
+        with pytest.raises(ValueError, match=f"{name} is not supported by this model"):
             config_of(definition, **{name: value})
         config_of(definition, **{name: None})
 
@@ -262,7 +264,7 @@ def test_layer_types_of_qwen3_follow_from_its_window(options: dict[str, Any], ki
     assert config.use_sliding_window == (config.sliding_window is not None)
     assert config_of("qwen3", layer_types=list(kinds), **options).layer_types == kinds
     for wrong in (kinds[:1], [*kinds, FULL], [SLIDING if kind == FULL else FULL for kind in kinds]):
-        with pytest.raises(ValueError, match="layer_types: sliding_window and max_window_layers give"):
+        with pytest.raises(ValueError, match=r"layer_types must be .* for this sliding_window and max_window_layers"):
             config_of("qwen3", layer_types=wrong, **options)
 
 
@@ -298,9 +300,9 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
 @given(data=st.data())
 @settings(max_examples=60)
 def test_what_has_no_problem_builds_and_what_has_one_does_not(definition: str, data: st.DataObject) -> None:
-    ours, model_class = registry().definition(definition).options, DEFINITIONS[definition].model
-    options = {spec.name: data.draw(DRAWN[spec.name], label=spec.name) for spec in specs_of(ours)}
-    if list(ours(**options).problems()):
+    option_class, model_class = registry().definition(definition).options, DEFINITIONS[definition].model
+    options = {spec.name: data.draw(DRAWN[spec.name], label=spec.name) for spec in specs_of(option_class)}
+    if list(option_class(**options).problems()):
         event("refused")
         with pytest.raises(ValueError):
             model_class.config_class(**options)

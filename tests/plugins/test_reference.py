@@ -89,7 +89,7 @@ DOCUMENTS = [document for ids, lengths in zip(IDS, LENGTHS, strict=True) for doc
 
 
 def product(name: str, attention: str = "sdpa") -> Any:
-    """The model under test, in eval mode; where the rule of slopes is tested, they are its own, else strong ones."""
+    """Return the model under test in eval mode, with its own slopes if their rule is tested, else with large ones."""
     case = CASES[name]
     model = tiny(case.definition, attention=attention, **case.options)
     model.lm_head.weight.data.mul_(0.5)  # logits of a few units: what is compared to 1e-5 has 24 bits
@@ -102,7 +102,7 @@ def product(name: str, attention: str = "sdpa") -> Any:
 
 
 def reference(name: str, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
-    """The logits of one document."""
+    """Return the logits of one document."""
     function, shape = REFERENCES[CASES[name].definition]
     result: Tensor = function(weights, ids, **(shape | CASES[name].reference))
     return result
@@ -110,14 +110,14 @@ def reference(name: str, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
 
 @functools.cache
 def each_alone(name: str) -> list[Tensor]:
-    """The reference's logits of every document."""
+    """Return the reference's logits of every document."""
     weights = float64(product(name).state_dict())
     return [reference(name, weights, document) for document in DOCUMENTS]
 
 
 @functools.cache
 def loss_and_gradients(name: str) -> tuple[float, dict[str, Tensor]]:
-    """The reference's mean loss over what follows in all documents, and its gradient by each weight."""
+    """Return the reference's mean loss over the targets of all documents, and its gradient for each weight."""
     model = product(name)
     weights = float64(model.state_dict(), trainable=True)
     if model.config.tie_word_embeddings:
@@ -129,7 +129,7 @@ def loss_and_gradients(name: str) -> tuple[float, dict[str, Tensor]]:
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    """The largest difference, over the largest magnitude of b, or 0.1: a softmax's gradients are small differences."""
+    """Return the largest difference, relative to the largest magnitude of b or 0.1 (softmax gradients are small)."""
     assert a.shape == b.shape
     return ((a.double() - b).abs().max() / b.abs().max().clamp(min=0.1)).item()
 
@@ -172,7 +172,7 @@ def test_loss_and_gradients_are_those_of_the_equations(name: str, attention: str
 @pytest.mark.parametrize("side", ["left", "right"])
 @cases
 def test_padded_rows_are_their_documents_alone(name: str, side: str, attention: str) -> None:
-    """All six documents as rows of one batch: logits, loss and gradients."""
+    """Compare all six documents as rows of one batch: logits, loss and gradients."""
     model = product(name, attention).train()
     longest = max(map(len, DOCUMENTS))
     ids, mask, labels = (torch.full((len(DOCUMENTS), longest), fill) for fill in (1, 0, -100))
@@ -214,19 +214,19 @@ def test_packed_rows_are_their_documents_alone(name: str, ones: bool, use_cache:
 @cases
 @torch.no_grad()
 def test_what_a_cache_holds_is_as_good_as_the_whole(name: str, make: Any, sizes: list[int], attention: str) -> None:
-    """Packed rows in chunks; then a document with padding on its left, likewise."""
+    """Compare packed rows in chunks, then a document with left padding in chunks."""
     model = product(name, attention)
     more = {"max_cache_len": 14} if make is StaticCache else {}
-    logits = fed(model, IDS, make(config=model.config, **more), sizes, position_ids=POSITIONS)
+    logits = forward_in_chunks(model, IDS, make(config=model.config, **more), sizes, position_ids=POSITIONS)
     assert difference(logits.flatten(0, 1), torch.cat(each_alone(name))) <= TOLERANCE
 
     longest = DOCUMENTS[4]
     ids = torch.cat((torch.tensor([1, 1, 1]), longest))[None]
-    logits = fed(model, ids, make(config=model.config, **more), sizes, attention_mask=(ids != 1).long())
+    logits = forward_in_chunks(model, ids, make(config=model.config, **more), sizes, attention_mask=(ids != 1).long())
     assert difference(logits[0, 3:], each_alone(name)[4]) <= TOLERANCE
 
 
-def fed(
+def forward_in_chunks(
     model: nn.Module,
     ids: Tensor,
     cache: Any,
@@ -235,7 +235,7 @@ def fed(
     position_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
 ) -> Tensor:
-    """The logits of rows that come in chunks."""
+    """Return the logits of rows that are passed in chunks."""
     pieces, at = [], 0
     for size in sizes:
         here = slice(at, at + size)

@@ -1,6 +1,6 @@
-"""What vLLM's transformers backend asks of a model, tried with a stand-in for its attention.
+"""vLLM's transformers backend, tested with a stand-in for its attention.
 
-It takes the headless model, gives it the tokens of all requests as one row, with positions that restart, and passes its
+It runs the headless model on the tokens of all requests as one row, with positions that restart, and passes its
 own attention by name: a function that finds keys and values of earlier tokens by the layer's index, and knows which
 tokens belong together; the model does not.
 """
@@ -94,7 +94,7 @@ def _registered() -> Iterator[None]:
 
 
 def served(case: str) -> tuple[Any, Any, dict[int, ServerAttention]]:
-    """The model of a case; its decoder as a server makes it; the server's attention."""
+    """Return the model of a case, its decoder as a server builds it, and the server's attention."""
     definition, options = CASES[case]
     model = tiny(definition, **options)
     config = config_of(definition, **options)
@@ -105,7 +105,7 @@ def served(case: str) -> tuple[Any, Any, dict[int, ServerAttention]]:
 
 
 def run(base: Any, instances: dict[int, ServerAttention], ids: list[Tensor], past: list[int]) -> list[Tensor]:
-    """The hidden states of each request's next tokens, of which the server has `past` already."""
+    """Return the hidden states of each request's next tokens, after `past` cached ones."""
     for instance in instances.values():
         instance.counts = [x.shape[1] for x in ids]
     positions = [torch.arange(start, start + x.shape[1])[None] for x, start in zip(ids, past, strict=True)]

@@ -1,4 +1,4 @@
-"""Gradient checkpointing gives up the cache only while gradients are recorded."""
+"""Gradient checkpointing disables the cache only while gradients are recorded."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ ROPE: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Tiny:
-    """A definition's class, the options that make a tiny model of it, and others that change how it attends."""
+    """A definition's class, the options of its tiny model, and variants that change attention."""
 
     model: Any
     options: dict[str, Any]
@@ -88,7 +88,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in DEF
 
 
 def config_of(definition: str, *, attention: str = "sdpa", **options: Any) -> Any:
-    """The configuration of a tiny model; a RoPE mapping is copied, because configurations complete theirs in place."""
+    """Return the configuration of a tiny model; a RoPE mapping is copied, since configurations complete it in place."""
     tiny = DEFINITIONS[definition]
     options = OPTIONS | tiny.options | options
     if rope := options.get("rope_parameters"):
@@ -97,14 +97,14 @@ def config_of(definition: str, *, attention: str = "sdpa", **options: Any) -> An
 
 
 def tiny(definition: str, *, seed: int = 0, attention: str = "sdpa", **options: Any) -> Any:
-    """A tiny model in eval mode, with strong random weights."""
+    """Return a tiny model in eval mode with large random weights."""
     model = DEFINITIONS[definition].model(config_of(definition, attention=attention, **options))
-    strengthen(model, seed)
+    randomize_weights(model, seed)
     return model.eval()
 
 
-def strengthen(model: nn.Module, seed: int = 0) -> None:
-    """Draw all weights anew, so large that attention is far from uniform and no norm or bias is trivial."""
+def randomize_weights(model: nn.Module, seed: int = 0) -> None:
+    """Fill all weights randomly, large enough that attention is far from uniform and no norm or bias is trivial."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -120,11 +120,11 @@ def strengthen(model: nn.Module, seed: int = 0) -> None:
 
 
 def tokens(rows: int, length: int, seed: int = 1) -> Tensor:
-    """Random token ids without special ones."""
+    """Return random token ids without special tokens."""
     return torch.randint(3, OPTIONS["vocab_size"], (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """The largest absolute difference."""
+    """Return the largest absolute difference."""
     assert a.shape == b.shape
     return (a.float() - b.float()).abs().max().item()

@@ -125,8 +125,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "another model": ("Qwen3", {}, "llama", "the model_type is 'qwen3': use -t qwen3"),
     "a mistral with other parts": ("Llama", {}, "deepone", "the model_type is 'llama': use -t llama"),
     "an unsupported model": ("GPTNeoX", {}, "llama", "the model_type is 'gpt_neox', which 'llama' does not support"),
-    "biases": ("Llama", {"attention_bias": True}, "llama", "attention_bias: this model has False built in"),
-    "another activation": ("Mistral", {"hidden_act": "gelu"}, "mistral", "hidden_act: this model has 'silu' built in"),
+    "biases": ("Llama", {"attention_bias": True}, "llama", "attention_bias is fixed to False for this model"),
+    "another activation": ("Mistral", {"hidden_act": "gelu"}, "mistral", "hidden_act is fixed to 'silu' for this model"),
     "layers in another order": (
         "Qwen3",
         {
@@ -136,7 +136,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         },
         "qwen3",
-        "layer_types: sliding_window and max_window_layers give",
+        "for this sliding_window and max_window_layers",
     ),
 }
 

@@ -1,0 +1,245 @@
+"""Find words that are not in the project's vocabulary: dialect, and former names of things.
+
+python tools/language.py [--counts] [PATH ...]
+
+Searches the tracked Python, Markdown, TOML, YAML and Jinja files (or those at or below PATH): docstrings, comments,
+strings and identifiers, which are split at underscores and capitals. Prints `file:line: word -> use instead` for each
+match, and with `--counts` also their number for each directory. The exit code is 1 if there is any.
+
+A match that is correct belongs in ALLOWED, with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".jinja"}
+# What earlier versions wrote, and what is quoted from them.
+EXEMPT = (
+    "CHANGELOG.md",
+    "tests/artifacts/*",
+    "tests/packages/older_lm/*",
+    "benchmarks/results/*",
+    "tools/language.py",
+    "tests/test_language.py",
+)
+
+# A phrase anywhere in a text, in the words of identifiers too.
+PHRASES = {
+    r"told|tell|tells|telling": "report, print, state, distinguish",
+    r"is said|are said|was said|be said|said (?:so|of|in|by|with|at|on)|says so": "report, print, state",
+    r"nobody": "no caller, no user, nothing; or the passive",
+    r"anew": "again, from scratch",
+    r"likeness(?:es)?": "source config",
+    r"ours|theirs": "Forgather's, transformers', the plugin's",
+    r"at hand": "available, given",
+    r"the rest": "the others, everything else, the remaining ...",
+    r"meant so": "intended",
+    r"laid hands on": "changed",
+    r"a thing": "the noun that it is",
+    r"not so": "fails, false, has no effect",
+    r"settled?|settles|settling": "resolve, resolved",
+    r"fore(?:see|sees|saw|seen|seeing|sight|told|tell)": "step estimate, estimate, predict",
+    r"trials?": "training check, model test",
+    r"operations (?:a|per) token": "FLOPs/token",
+    r"numbers of (?:a|the|its|their) (?:tensor|parameter|weight)s?": "elements",
+    r"spreads?": "init std, standard deviation",
+    r"learned (?:loss|nothing)|nothing learned": "loss on the first batch before and after",
+    r"without tails": "truncated_normal_std",
+    r"uniform by inputs": "fan_in_uniform_std",
+    r"still optimizers?": "NoOpOptimizer",
+    r"native(?:-| )twin": "native-parity",
+    r"attention(?:-| )agreement": "attention-backends",
+    r"options(?:-| )matter": "no-dead-options",
+    r"against(?:-| )reference": "reference-parity",
+    r"begin(?:s|ning)? of (?:the )?weights|how weights begin|(?:parts|part|weights) that begins?": "initialization",
+}
+
+# Options and checks by their former names, and files that carry one.
+FLAGS = {
+    r"--like(?![\w-])": "--from-config",
+    r"--utilization(?![\w-])": "--mfu",
+    r"--context(?![\w-])": "--context-length",
+    r"--keep-logits(?![\w-])": "--full-logits",
+    r"verify [^\n`]*--check(?![\w-])": "--checks",
+    r"(?<!\w)\w+_drawings(?!\w)": "views",
+    r"--checks? (?:[\w-]+,)*(?:rows|window|cache|labels|depth|spreads|equations|outputs)(?![\w-])": "its new name",
+}
+
+# The whole name of a class, function, argument or variable in Python, and the files in which it is a former name.
+NAMES = {
+    "keep_logits": ("full_logits", "*"),
+    "sees": ("visible_keys", "*"),
+    "rotated": ("apply_rope", "*"),
+    "gated": ("glu", "*"),
+    "Described": ("TensorRecord", "*"),
+    "Refused": ("InvalidCheckpoint", "forgather*"),
+    "Slot": ("TensorSlot", "*"),
+    "put": ("replace_tensors", "forgather_core/checkpoint/read/*"),
+    "places": ("tensor slots", "forgather_core/checkpoint/read/*"),
+    "Step": ("ConfigUpdate", "forgather_core/checkpoint/*"),
+    "rotate": ("rotate_checkpoints", "forgather_core/checkpoint/*"),
+    "quiet": ("hold_saves", "forgather_core/checkpoint/*"),
+    "shown": ("printable", "forgather_core/*"),
+    "listed": ("truncated_list", "forgather_core/*"),
+    "loaders": ("compatibility", "forgather*"),
+    "Given": ("CliValue", "*"),
+    "Watch": ("ProgressCallbacks", "*"),
+    "Asked": ("ModelCommand", "*"),
+    "_Asked": ("ModelCommand", "*"),
+    "_Still": ("NoOpOptimizer", "*"),
+    "Stepper": ("optimizer_step", "*"),
+    "Foresight": ("step estimate", "*"),
+    "Subject": ("ModelUnderTest", "*"),
+    "strengthen": ("randomize_weights", "*"),
+    "strong": ("randomized_model", "*"),
+    "fed": ("forward_in_chunks", "*"),
+    "must": ("expect", "*"),
+    "again": ("the loss on the first batch after training", "forgather*"),
+    "learned": ("loss on the first batch before and after", "forgather*"),
+    "course": ("loss curve", "*"),
+    "utilization": ("mfu", "*"),
+}
+# The borders of a word, also within an identifier: Step|Foresight. A space of a phrase may be the end of a line.
+WORD_BEGINS, WORD_ENDS = r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))", r"(?:(?![A-Za-z])|(?<=[a-z])(?=[A-Z]))"
+GAP = r"""[\s#>*"']+"""
+
+# A docstring that is half a sentence. "What", "How" and so on make a clause into a noun; "Of" continues the name.
+HALF = re.compile(r"\s*(What|How|Whether|Which|Where|When|Who|Whom|Whose|Why|Of|That)\b")
+USE_A_SENTENCE = "an imperative (Return ..., Check ...) or a noun phrase"
+
+# What is correct: (pattern of the matching word, pattern of its line, files, reason).
+ALLOWED = [
+    (r"^--|spread|trial|keep_logits|utilization", r"(?i)\b(alias|deprecated|former|renamed|old name)", "*", "aliases"),
+    (r"^trials?$", r"(?i)optuna|study", "*", "a trial of a hyperparameter search"),
+    (r"utilization", r"gpu_memory_utilization", "*", "an option of vLLM"),
+    (r"--check$", r"tools/\w+\.py --check|format --check", "*", "an option of that tool"),
+]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A word that is not in the vocabulary."""
+
+    path: str
+    line: int
+    word: str
+    use: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.word} -> {self.use}"
+
+
+def matches(path: str, text: str) -> list[Match]:
+    """Return the matches in a file, by line, without those that ALLOWED has.
+
+    Args:
+        path: Relative to the project; its suffix decides how the text is read.
+        text: The content.
+    """
+    starts = [0, *(found.end() for found in re.finditer(r"\n", text))]
+    lines = text.split("\n")
+    unique: dict[tuple[int, str], Match] = {}
+    for position, word, use in _found(path, text):
+        number = bisect_right(starts, position)
+        match = Match(path, number, " ".join(word.split()), use)
+        if not _allowed(path, match.word, lines[number - 1]):
+            unique.setdefault((number, match.word.lower()), match)
+    return sorted(unique.values(), key=lambda match: match.line)
+
+
+def _found(path: str, text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield (position, word, what to use) of everything found in a text."""
+    split = text.replace("_", " ")  # the words of identifiers, at their positions
+    for pattern, use in PHRASES.items():
+        for found in re.finditer(f"{WORD_BEGINS}(?i:{pattern.replace(' ', GAP)}){WORD_ENDS}", split):
+            yield found.start(), text[found.start() : found.end()], use
+    for pattern, use in FLAGS.items():
+        for found in re.finditer(pattern, text):
+            yield found.start(), found[0], use
+    for position, name in _identifiers(path, text):
+        use, files = NAMES.get(name, ("", ""))
+        if use and fnmatch(path, files):
+            yield position, name, use
+    if path.endswith(".py"):
+        yield from _half_sentences(text)
+
+
+def _identifiers(path: str, text: str) -> Iterator[tuple[int, str]]:
+    """Yield (position, name) of the identifiers: of code in Python, elsewhere of what stands between backticks."""
+    if not path.endswith(".py"):
+        for quoted in re.finditer(r"`[^`\n]+`", text):
+            for found in re.finditer(r"(?<![\w-])[A-Za-z_]\w*", quoted[0]):
+                yield quoted.start() + found.start(), found[0]
+        return
+    starts = [0, *(found.end() for found in re.finditer(r"\n", text))]
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.NAME:
+            yield starts[token.start[0] - 1] + token.start[1], token.string
+
+
+def _half_sentences(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield (position, first words, what to use) of docstrings that are not a sentence of their own."""
+    starts = [0, *(found.end() for found in re.finditer(r"\n", text))]
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        docstring = ast.get_docstring(node, clean=False)
+        if docstring and (found := HALF.match(docstring)):
+            yield starts[node.body[0].lineno - 1], f'"""{found[1]} ...', USE_A_SENTENCE
+
+
+def _allowed(path: str, word: str, line: str) -> bool:
+    """Return whether ALLOWED has a match."""
+    return any(
+        re.search(word_pattern, word, re.IGNORECASE) and re.search(line_pattern, line) and fnmatch(path, files)
+        for word_pattern, line_pattern, files, _ in ALLOWED
+    )
+
+
+def tracked(paths: list[str]) -> list[str]:
+    """Return the files to search, relative to the project.
+
+    Args:
+        paths: Files and directories, relative to the project; none means all.
+    """
+    command = ["git", "ls-files", "-z", "--", *paths]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = [name for name in listing.split("\0") if Path(name).suffix in SUFFIXES]
+    return [name for name in names if not any(fnmatch(name, pattern) for pattern in EXEMPT)]
+
+
+def main() -> int:
+    """Search the files and print the matches."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="only files at or below these")
+    parser.add_argument("--counts", action="store_true", help="count the matches by directory and by word")
+    arguments = parser.parse_args()
+    every = [m for name in tracked(arguments.paths) for m in matches(name, (ROOT / name).read_text(encoding="utf-8"))]
+    print(*every, sep="\n", end="\n" if every else "")
+    if arguments.counts:
+        for title, counts in (
+            ("by directory", Counter(str(Path(match.path).parent) for match in every)),
+            ("by word", Counter(match.word.lower() for match in every)),
+        ):
+            print(f"\n{title}")
+            for name, count in counts.most_common():
+                print(f"{count:6}  {name}")
+    return int(bool(every))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
