@@ -124,9 +124,14 @@ def test_a_file_may_set_from_config_relative_to_itself(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "another model": ("Qwen3", {}, "llama", "the model_type is 'qwen3': use -t qwen3"),
     "a mistral with other parts": ("Llama", {}, "deepone", "the model_type is 'llama': use -t llama"),
-    "an unsupported model": ("GPTNeoX", {}, "llama", "the model_type is 'gpt_neox', which 'llama' does not support"),
+    "an unsupported model": ("GPTNeoX", {}, "llama", "the model_type is 'gpt_neox', which 'llama' does not"),
     "biases": ("Llama", {"attention_bias": True}, "llama", "attention_bias is fixed to False for this model"),
-    "another activation": ("Mistral", {"hidden_act": "gelu"}, "mistral", "hidden_act is fixed to 'silu' for this model"),
+    "another activation": (
+        "Mistral",
+        {"hidden_act": "gelu"},
+        "mistral",
+        "hidden_act is fixed to 'silu' for this model",
+    ),
     "layers in another order": (
         "Qwen3",
         {
