@@ -141,7 +141,8 @@ def _commit(
 ) -> SaveReport | None:
     """Directory and weights take their place in one step: a draft with them, or an index in what stands there."""
     from ..checkpoint.write.commit import refuse_special
-    from ..checkpoint.write.save import LOCK, hold_saves, job_of, saving_errors, superseded
+    from ..checkpoint.write.locking import LOCK, hold_saves, saving_errors
+    from ..checkpoint.write.save import job_of, superseded
 
     target = draft.target
     if not options.save_checkpoint:
