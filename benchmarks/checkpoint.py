@@ -16,7 +16,6 @@ import mmap
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,9 +25,10 @@ from pathlib import Path
 
 import safetensors
 import torch
-from _common import bar, be_quiet, machine, status
+from _checkpoint_memory import memory, model_of
+from _common import bar, be_quiet, machine
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from forgather_core.checkpoint import load_checkpoint, save_checkpoint
 
@@ -45,26 +45,6 @@ _PAUSE = 0.3  # seconds
 MEMORY_BOUND = 0.02  # fraction of the model's size
 
 Case = Callable[[], object]
-
-
-def model_of(layers: int, hidden: int = 2048, intermediate: int = 8192) -> LlamaForCausalLM:
-    """Return a bfloat16 Llama with repeating random weights, by default with the sizes of Llama 3.2 1B."""
-    config = LlamaConfig(
-        vocab_size=128_256, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
-        num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=True, dtype="bfloat16",
-    )  # fmt: skip
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    model = model.to(torch.bfloat16).to_empty(device="cpu")
-    model.tie_weights()
-    pattern = torch.randn(10_007, dtype=torch.bfloat16)  # drawing billions of numbers takes minutes
-    for parameter in model.parameters():
-        flat = parameter.data.view(-1)
-        whole = len(flat) // len(pattern) * len(pattern)
-        flat[:whole].view(-1, len(pattern)).copy_(pattern)
-        flat[whole:] = pattern[: len(flat) - whole]
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    return model
 
 
 def state_of(model: LlamaForCausalLM) -> dict[str, torch.Tensor]:
@@ -192,74 +172,6 @@ def table(title: str, cases: dict[str, Case], size: int, runs: int, peers: tuple
         best, median = min(values), medians[name]
         print(f"{name:38}{best:9.3f}{median:11.3f}{size / median / 1e9:7.2f}{median / base:7.2f}", flush=True)
     return medians
-
-
-MEMORY = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {here!r})
-from checkpoint import model_of, peak_of
-import torch
-from forgather_core.checkpoint import load_checkpoint, save_checkpoint
-place, layers, what = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-model = model_of(layers)
-job = {{
-    "save, safetensors": lambda: save_checkpoint(place / "memory", model, safetensors=True),
-    "save, .bin": lambda: save_checkpoint(place / "memory-bin", model),
-    "load, safetensors": lambda: load_checkpoint(place / "ours", model),
-    "load, .bin": lambda: load_checkpoint(place / "ours-bin", model),
-    "load float32": lambda: load_checkpoint(place / "wide", model),
-    "from_pretrained": lambda: __import__("transformers").AutoModelForCausalLM.from_pretrained(place / "pretrained"),
-}}[what]
-print(peak_of(job))
-"""
-
-
-def peak_of(job: Case) -> int:
-    """Return the bytes by which a job raises the peak of the process's private memory."""
-    small = torch.nn.Linear(1000, 1000)
-    with tempfile.TemporaryDirectory() as place:  # triggers one-time allocations
-        save_checkpoint(place, small, safetensors=True)
-        load_checkpoint(place, small)
-    before = status("RssAnon")
-    peak = 0
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.001):
-            peak = max(peak, status("RssAnon"))
-
-    import threading
-
-    done = threading.Event()
-    thread = threading.Thread(target=watch)
-    thread.start()
-    job()
-    peak = max(peak, status("RssAnon"))
-    done.set()
-    thread.join()
-    return max(0, peak - before)
-
-
-def memory(place: Path, layers: int, size: int) -> float:
-    """Print the peaks, each measured in its own process; return the largest of ours as a fraction of the model."""
-    print(f"\n{'extra peak memory':38}{'MB':>9}{'of model':>11}")
-    worst = 0.0
-    for what in (
-        "save, safetensors",
-        "save, .bin",
-        "load, safetensors",
-        "load, .bin",
-        "load float32",
-        "from_pretrained",
-    ):
-        program = MEMORY.format(here=str(Path(__file__).parent))
-        command = [sys.executable, "-c", program, str(place), str(layers), what]
-        peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-        print(f"{what:38}{peak / 1e6:9.1f}{peak / size:11.2%}")
-        if what != "from_pretrained":
-            worst = max(worst, peak / size)
-    return worst
 
 
 def main() -> int:

@@ -35,7 +35,8 @@ from .read.quantized import (
 from .read.reader import Checkpoint, Progress
 from .report import SaveReport
 from .write.companions import CONFIG, ConfigUpdate, config_update, read_config, write_companions
-from .write.save import Job, save_alone, saving_errors, superseded
+from .write.locking import saving_errors
+from .write.save import Job, save_alone, superseded
 from .write.write import main_dtype
 
 FORMATS = {"safetensors": SAFETENSORS, "bin": BIN}

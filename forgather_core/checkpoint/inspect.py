@@ -15,7 +15,7 @@ from .formats.layout import BIN, SAFETENSORS, weight_files
 from .read.quantized import quantization_of
 from .read.reader import Checkpoint, Progress
 from .write.companions import ConfigUpdate, config_update
-from .write.save import STAGING
+from .write.locking import STAGING
 from .write.write import main_dtype
 
 

@@ -142,7 +142,8 @@ def _commit(
 ) -> SaveReport | None:
     """Commit directory and weights in one step: a draft with the weights, or an index in the existing directory."""
     from ..checkpoint.write.commit import refuse_special
-    from ..checkpoint.write.save import LOCK, hold_saves, job_of, saving_errors, superseded
+    from ..checkpoint.write.locking import LOCK, hold_saves, saving_errors
+    from ..checkpoint.write.save import job_of, superseded
 
     target = draft.target
     if not options.save_checkpoint:

@@ -110,7 +110,7 @@ def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -
             old.data = new  # the same object: an optimizer that holds it trains the new values
 
 
-def materialize(model: nn.Module, device: torch.device) -> None:
+def materialise(model: nn.Module, device: torch.device) -> None:
     """Allocate uninitialized memory for tensors on meta."""
     replace_tensors(
         model, lambda old: torch.empty_like(old, device=device, requires_grad=False) if old.is_meta else None

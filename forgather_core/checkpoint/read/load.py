@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from ...model.tensor_slots import TensorSlot, materialize, replace_tensors, state_of, tensor_slots
+from ...model.tensor_slots import TensorSlot, materialise, replace_tensors, state_of, tensor_slots
 from ...model.wrappers import Wrapped
 from ...parts.table_init import mark_filled
 from ..formats.fp8 import ScaledTensor
@@ -113,7 +113,7 @@ def load_into(
         if assign:
             _assign(root, state, plan, contents, target)
         if meta and target is not None:
-            materialize(root, target)
+            materialise(root, target)
             state = state_of(wrapped)
         damaged: tuple[str, ...] | None = None
         if not assign:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,14 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from ...errors import CheckpointError, DirectoryError
+from ...errors import CheckpointError
 from ...filesystem.atomic import (
     carry_over,
-    directory_lock,
     is_touched,
     replace_directory,
     staging_directory,
-    sweep_stale,
 )
 from ...filesystem.disk import forget_pages, make_directory
 from ...filesystem.paths import expanded, refuse_working_directory
@@ -33,11 +30,9 @@ from ..read.reader import Progress
 from ..report import SaveReport
 from .commit import commit_in_place, old_files, recover, refuse_special
 from .companions import CONFIG, ConfigUpdate, changes, config_update, read_config, write_companions
+from .locking import LOCK, STAGING, save_locks, saving_errors
 from .state import model_state
 from .write import Written, main_dtype, shard_groups, write_shards
-
-STAGING = "checkpoint"  # base name of the lock and of the staging directory within a directory
-LOCK = f".{STAGING}.lock"
 
 
 def save_checkpoint(
@@ -117,7 +112,7 @@ def save_alone(job: Job, directory: Path, on_wait: Callable[[], None] | None = N
         exchange = job.needs_exchange(directory)
         if not exchange:
             make_directory(directory)
-        with _locks(directory, beside=exchange or is_touched(directory), on_wait=on_wait):
+        with save_locks(directory, beside=exchange or is_touched(directory), on_wait=on_wait):
             if job.needs_exchange(directory) == exchange:
                 return job.save(directory)
         # Another process changed the directory first: other locks may be required.
@@ -274,38 +269,3 @@ class Job:
 def superseded(directory: Path) -> set[str]:
     """Return the files of a directory that a replacement with its own weights leaves out: old weights and our lock."""
     return {*old_files(directory), LOCK} if directory.is_dir() else set()
-
-
-@contextmanager
-def hold_saves(directory: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Block saves into a directory, if it exists, and recover from an interrupted one."""
-    if not directory.is_dir():
-        yield
-        return
-    with directory_lock(directory / STAGING, on_wait=on_wait):
-        sweep_stale(directory / STAGING, recover=partial(recover, directory))
-        yield
-
-
-@contextmanager
-def _locks(directory: Path, *, beside: bool, on_wait: Callable[[], None] | None) -> Iterator[None]:
-    """Lock the path of the directory if it may be replaced, then the directory itself, always in this order."""
-    if not beside:
-        with hold_saves(directory, on_wait):
-            yield
-        return
-    with directory_lock(directory, on_wait=on_wait), hold_saves(directory, on_wait):
-        sweep_stale(directory)
-        yield
-
-
-@contextmanager
-def saving_errors(directory: Path) -> Iterator[None]:
-    """Raise errors of the disk as one line that names the directory."""
-    try:
-        yield
-    except DirectoryError as error:
-        raise CheckpointError(f"the checkpoint cannot be saved: {error}") from None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(f"the checkpoint cannot be saved to {directory}: {reason}") from None

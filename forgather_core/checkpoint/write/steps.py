@@ -24,7 +24,7 @@ from ..formats.checksum import record
 from ..formats.layout import Index, free_generation
 from ..read.reader import Checkpoint
 from .commit import commit_in_place, old_files, recover
-from .save import STAGING, hold_saves, saving_errors
+from .locking import STAGING, hold_saves, saving_errors
 
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"checkpoint-(\d+)")

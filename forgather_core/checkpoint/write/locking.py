@@ -1,0 +1,50 @@
+"""Locks that a save holds on a directory, and errors of the disk as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from ...errors import CheckpointError, DirectoryError
+from ...filesystem.atomic import directory_lock, sweep_stale
+from .commit import recover
+
+STAGING = "checkpoint"  # base name of the lock and of the staging directory within a directory
+LOCK = f".{STAGING}.lock"
+
+
+@contextmanager
+def hold_saves(directory: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Block saves into a directory, if it exists, and recover from an interrupted one."""
+    if not directory.is_dir():
+        yield
+        return
+    with directory_lock(directory / STAGING, on_wait=on_wait):
+        sweep_stale(directory / STAGING, recover=partial(recover, directory))
+        yield
+
+
+@contextmanager
+def save_locks(directory: Path, *, beside: bool, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    """Lock the path of the directory if it may be replaced, then the directory itself, always in this order."""
+    if not beside:
+        with hold_saves(directory, on_wait):
+            yield
+        return
+    with directory_lock(directory, on_wait=on_wait), hold_saves(directory, on_wait):
+        sweep_stale(directory)
+        yield
+
+
+@contextmanager
+def saving_errors(directory: Path) -> Iterator[None]:
+    """Raise errors of the disk as one line that names the directory."""
+    try:
+        yield
+    except DirectoryError as error:
+        raise CheckpointError(f"the checkpoint cannot be saved: {error}") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"the checkpoint cannot be saved to {directory}: {reason}") from None
