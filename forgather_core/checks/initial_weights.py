@@ -56,7 +56,7 @@ def _check_model(way: str, model: Any) -> Iterator[Measured]:
         try:
             rules = [find_rule(table, tied.get(name, name)) for name in parameters]
         except ValueError as error:
-            yield expect(f"{way}: {error}", False, kind)
+            yield expect(f"{way}: the table has a rule for {kind}", False, kind, failure=f"{way}: {error}")
             continue
         yield from _compare_with_rule(f"{way}: {kind}", rules, list(parameters.values()))
     yield from _check_padding(way, model)
@@ -66,7 +66,7 @@ def _compare_with_rule(what: str, rules: list[Any], parameters: list[nn.Paramete
     rule, shape = rules[0], parameters[0].shape
     if hasattr(rule, "values"):
         error = max(_largest_error(p.detach(), r.values) for r, p in zip(rules, parameters, strict=True))
-        yield Measured(f"{what}: {rule}, exactly", error)
+        yield Measured(f"{what}: the exact values of {rule}", error)
         return
     pieces = [
         _without(p.detach(), r.zero_row).flatten().double() / r.std(p.shape)

@@ -57,7 +57,7 @@ def positions(subject: ModelUnderTest) -> Iterator[Measured]:
 
 
 def _is_clear(change: float, model: Any) -> bool:
-    """Whether logits have changed by more than rounding, to other finite numbers."""
+    """Return whether logits have changed by more than rounding, to finite numbers."""
     return _CLEAR * rounding(model) < change < math.inf
 
 
