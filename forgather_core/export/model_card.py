@@ -58,8 +58,8 @@ model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)
 For LoRA with PEFT, name the layers: `LoraConfig(target_modules="all-linear")`. PEFT has defaults only for the model
 types of transformers.
 
-`trust_remote_code=True` is required because the code is in this directory instead of in transformers. Read `{model_file}`
-first: it shows the complete model.
+`trust_remote_code=True` is required because the code is in this directory instead of in transformers. Read
+`{model_file}` first: it shows the complete model.
 
 {requires}`forgather.json` lists every file that Forgather wrote, with its origin and SHA-256.
 """
