@@ -67,7 +67,7 @@ def reset_peak_memory() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def silence_transformers() -> None:
+def be_quiet() -> None:
     """Silence transformers' warnings and progress bars."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

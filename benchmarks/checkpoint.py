@@ -26,7 +26,7 @@ from pathlib import Path
 
 import safetensors
 import torch
-from _common import bar, machine, silence_transformers, status
+from _common import bar, be_quiet, machine, status
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -271,7 +271,7 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=None)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
-    silence_transformers()
+    be_quiet()
     model = model_of(asked.layers)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     print(f"{size / 1e6:.0f} MB in bfloat16, {asked.runs} runs, safetensors {safetensors.__version__}, {machine()}")

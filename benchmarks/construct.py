@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from _common import (
     Case,
+    be_quiet,
     children,
     in_turns,
     machine,
     parser,
     reset_peak_memory,
     settings,
-    silence_transformers,
     status,
     table,
 )
@@ -184,7 +184,7 @@ def main() -> int:
     options.add_argument("--only", choices=["command", "initial", "small", "unset", "memory"], help="a single table")
     options.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = options.parse_args()
-    silence_transformers()
+    be_quiet()
     if arguments.peak:
         print(peak(arguments.peak[0], Path(arguments.peak[1])))
         return 0

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import bar, in_turns, machine, parser, settings, silence_transformers, table
+from _common import bar, be_quiet, in_turns, machine, parser, settings, table
 from generate import SHAPES, pair
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto import auto_factory, configuration_auto
@@ -99,7 +99,7 @@ def within_bound(exported: Path, native: Path, runs: int) -> bool:
 def main() -> int:
     """Print the tables and return the exit code: 1 if the bound is exceeded."""
     arguments = parser(__doc__, runs=10).parse_args()
-    silence_transformers()
+    be_quiet()
     print(f"{arguments.runs} runs, {machine()}")
     with tempfile.TemporaryDirectory() as text:
         place = Path(text)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import in_turns, machine, pair, parser, settings, silence_transformers
+from _common import be_quiet, in_turns, machine, pair, parser, settings
 
 from forgather_core.commands.construct import construct
 
@@ -53,7 +53,7 @@ def main() -> int:
     options = parser(__doc__, runs=2)
     options.add_argument("--threads", type=int, default=1, help="number of torch threads (default: %(default)s)")
     arguments = options.parse_args()
-    silence_transformers()
+    be_quiet()
     torch.set_num_threads(arguments.threads)
     clock = time.process_time if arguments.threads == 1 else time.perf_counter
     print(f"{arguments.runs} runs, {machine()}\n")

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from _common import (
+    be_quiet,
     in_process,
     in_turns,
     machine,
@@ -33,7 +34,6 @@ from _common import (
     parser,
     reset_peak_memory,
     settings,
-    silence_transformers,
     status,
 )
 
@@ -145,9 +145,7 @@ def peak(case: Case) -> tuple[int, int]:
 
 def on_cpu(runs: int, clock: Any) -> Iterator[float]:
     """Print tokens/s and yield the ratios."""
-    print(
-        f"{'tokens/s, best':34}{'transformers':>14}{'forgather':>12}{'ratio':>8}{'full logits':>14}{'ratio':>8}"
-    )
+    print(f"{'tokens/s, best':34}{'transformers':>14}{'forgather':>12}{'ratio':>8}{'full logits':>14}{'ratio':>8}")
     for preset, rows, length in (("llama/4M", 2, 512), ("llama/117M", 2, 512)):
         for attention in ("eager", "sdpa"):
             best = speeds(
@@ -233,7 +231,7 @@ def main() -> int:
     options.add_argument("--only", choices=("cpu", "gpu"), help="run one section")
     options.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
     arguments = options.parse_args()
-    silence_transformers()
+    be_quiet()
     if arguments.run:
         print(json.dumps(peak(Case(**arguments.run))))
         return 0
