@@ -1,1 +1,1 @@
-"""The command line: parses, calls one function of the core, draws the answer."""
+"""The command line: parse arguments, call one function of the core, show the result."""

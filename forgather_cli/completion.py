@@ -78,7 +78,7 @@ def project_configurations(ctx: typer.Context, incomplete: str) -> list[str]:
     from forgather_core.data.projects import configuration_files
     from forgather_core.errors import DataError
 
-    from .dynamic import Session
+    from .session import Session
 
     given = Session.of(ctx).given.get("dataset_project")
     project = ctx.params.get("project") or getattr(ctx.params.get("dataset_project"), "value", None) or given

@@ -3,112 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from forgather_core.definitions.registry import SHARED_OPTIONS, registry
-from forgather_core.errors import ForgatherError
+from forgather_core.definitions.registry import registry
 from forgather_core.options.aliases import former_names, warn_renamed
-from forgather_core.options.command_options import (
-    ESTIMATE,
-    SHOW,
-    STEP,
-    TEST,
-    VERIFY,
-    EstimateOptions,
-    ShowOptions,
-    TestOptions,
-    VerifyOptions,
-)
-from forgather_core.options.scope import commands_of
-from forgather_core.options.spec import OptionSpec, flag_of, specs_of
+from forgather_core.options.command_options import ESTIMATE, SHOW, STEP, TEST, VERIFY
+from forgather_core.options.spec import OptionSpec, flag_of
 
 from .help_page import page
 from .messages import PrintableLogs
-from .options import CliValue, shown_default, skip_conversion, typer_parameters, usage_line
-
-if TYPE_CHECKING:
-    from forgather_core.settings.layers import Configuration
-
-CHOOSE = "choose a model definition, for example: forgather -t llama/4M model construct (list them: forgather ls)"
-
-# The options of single commands.
-COMMAND_OPTIONS: dict[str, type] = {
-    "test": TestOptions,
-    "verify": VerifyOptions,
-    "show": ShowOptions,
-    "estimate": EstimateOptions,
-    "compare": EstimateOptions,
-}
-
-
-@dataclass
-class Session:
-    """The state of one run of the program, stored on Typer's root context."""
-
-    configuration: Configuration | None = None
-    error: ForgatherError | None = None
-    given: dict[str, Any] = field(default_factory=dict)
-    parsing_words: bool = False  # no options among the arguments: parameters are not needed
-
-    @classmethod
-    def of(cls, ctx: typer.Context) -> Session:
-        """Return the session of this run, created on first use."""
-        root = ctx.find_root()
-        if "forgather" not in root.meta:
-            root.meta["forgather"] = cls._begin(root.params)
-        session: Session = root.meta["forgather"]
-        return session
-
-    @classmethod
-    def _begin(cls, root: dict[str, Any]) -> Session:
-        session = cls()
-        template = root.get("template")
-        if template:
-            from forgather_core.settings.layers import find_configuration
-
-            try:
-                session.configuration = find_configuration(template, registry(), Path(root.get("project") or "."))
-            except ForgatherError as error:
-                session.error = error  # raised by parse_args: Typer gets the parameters while it prints an error
-        return session
-
-    @cached_property
-    def parameters(self) -> dict[str, Any]:
-        """Typer's parameters of the options, by name, including former names; the same objects each time."""
-        return typer_parameters(self.specs)
-
-    @cached_property
-    def specs(self) -> list[OptionSpec]:
-        """The options of the chosen definition, then the shared ones."""
-        own = specs_of(self.configuration.definition.options) if self.configuration else ()
-        return [*own, *self.shared.values()]
-
-    @cached_property
-    def shared(self) -> dict[str, OptionSpec]:
-        """The options shared by all definitions, by name."""
-        return {spec.name: spec for group in SHARED_OPTIONS for spec in specs_of(group)}
-
-    def of_command(self, command: str) -> dict[str, OptionSpec]:
-        """Return the options that a command uses, by name, with its choices and defaults; shared options first."""
-        group = COMMAND_OPTIONS.get(command)
-        found = {spec.name: spec for spec in [*self.shared.values(), *(specs_of(group) if group else ())]}
-        found |= {spec.name: spec for spec in self.specs if spec.name not in found}
-        return {name: spec for name, spec in found.items() if command in commands_of(spec)}
-
-    def typed(self) -> list[OptionSpec]:
-        """Return the options given on the command line."""
-        return [spec for spec in self.specs if spec.name in self.given]
-
-    def preset_values(self) -> dict[str, Any]:
-        """Return the unconverted values that the configuration sets, as the defaults of a help page."""
-        layers = self.configuration.layers if self.configuration else ()
-        return {name: value for layer in layers for name, value in layer.values.items()}
+from .options import CliValue, shown_default, skip_conversion, usage_line
+from .session import Session
 
 
 class DynamicOptions:

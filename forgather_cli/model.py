@@ -23,16 +23,14 @@ from forgather_core.options.spec import specs_of
 
 from .completion import templates
 from .dynamic import (
-    CHOOSE,
-    COMMAND_OPTIONS,
     DynamicCommand,
     DynamicGroup,
     EstimateCommand,
-    Session,
     ShowCommand,
     TestCommand,
     VerifyCommand,
 )
+from .session import CHOOSE, COMMAND_OPTIONS, Session
 from .streams import say
 
 if TYPE_CHECKING:

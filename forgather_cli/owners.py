@@ -11,7 +11,7 @@ from forgather_core.definitions.registry import SHARED_OPTIONS, registry
 from forgather_core.options.scope import commands_of, listed
 from forgather_core.options.spec import did_you_mean, flag_of, specs_of
 
-from .dynamic import CHOOSE, Session
+from .session import CHOOSE, Session
 
 
 def other_commands(ctx: typer.Context, flag: str) -> str | None:

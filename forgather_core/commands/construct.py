@@ -1,4 +1,4 @@
-"""`construct`: a model directory is prepared, the model built from it, weights loaded and saved, all in one step."""
+"""`construct`: prepare a model directory, build the model, load and save weights, and commit them in one step."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class ConstructedModel(Brief):
-    """What `construct` made.
+    """The result of `construct`.
 
     Args:
-        settings: What was asked for.
+        settings: The resolved options.
         directory: The model directory.
         model: The model.
-        loaded: What was loaded, if anything was asked to be.
-        saved: What was saved, if anything was asked to be.
+        loaded: The report on loaded weights, or None.
+        saved: The report on saved weights, or None.
     """
 
     settings: Settings
@@ -42,11 +42,11 @@ class ConstructedModel(Brief):
 
 @dataclass(frozen=True)
 class ProgressCallbacks:
-    """Who is told how things go.
+    """Callbacks that report the progress of `construct`.
 
     Args:
-        wait: Called once, while another process holds the directory.
-        verifying, loading, saving: Called with the bytes done and the bytes in all.
+        wait: Called once if another process holds the lock of the directory.
+        verifying, loading, saving: Called with the number of bytes done and the total.
     """
 
     wait: Callable[[], None] | None = None
@@ -55,7 +55,7 @@ class ProgressCallbacks:
     saving: Callable[[int, int], None] | None = None
 
 
-# Called with a configuration, what makes its model on meta, and the directory.
+# Called with the configuration, a function that builds the model on meta, and the directory.
 OnModel = Callable[[Any, Callable[[], "nn.Module"], Path], None]
 
 
@@ -69,22 +69,23 @@ def construct(
     force: bool = False,
     on_model: OnModel | None = None,
 ) -> ConstructedModel:
-    """Prepare the directory, build the model, load and save as the settings say.
+    """Prepare the directory, build the model, and load and save weights according to the settings.
 
-    A directory that is new or rebuilt takes its place at the end, with its weights if they are saved: whatever fails
-    before leaves what stood there.
+    A new or rebuilt directory is committed at the end, together with saved weights. A failure before that leaves the
+    previous state unchanged.
 
     Args:
-        settings: The settled options.
-        project: The project directory, where `output_models` lies.
+        settings: The resolved options.
+        project: The project directory, which contains `output_models`.
         refresh: Rebuild an existing directory.
-        keep: Use an existing directory as it is.
-        watch: Who is told how things go.
-        force: Build the model even if there is not enough memory for it.
-        on_model: Called before anything is allocated; it may refuse.
+        keep: Use an existing directory unchanged.
+        watch: Progress callbacks.
+        force: Build the model even if memory seems insufficient.
+        on_model: Called before memory is allocated; it may refuse the model.
 
     Raises:
-        ForgatherError: Anything a user can mend. What does not need the directory is checked before it is touched.
+        ForgatherError: An error that the user can correct. Conditions that do not depend on the directory are checked
+            before it is modified.
     """
     options = settings.build
     _refuse_contradictions(settings)
@@ -96,7 +97,7 @@ def construct(
     with ExitStack() as stack:
         checkpoint, verified = None, None
         if options.load_from_checkpoint is not None:
-            # Opened first: the checkpoint may lie in the very directory that is rebuilt.
+            # Opened first: the checkpoint may be in the directory that is rebuilt.
             checkpoint = stack.enter_context(Checkpoint.open(options.load_from_checkpoint))
             verified = checkpoint.verify(watch.verifying) if options.verify_checksums else None
         draft = stack.enter_context(
@@ -139,7 +140,7 @@ def _before_build(
 def _commit(
     draft: Draft, model: nn.Module, limit: int, options: BuildOptions, watch: ProgressCallbacks
 ) -> SaveReport | None:
-    """Directory and weights take their place in one step: a draft with them, or an index in what stands there."""
+    """Commit directory and weights in one step: a draft with the weights, or an index in the existing directory."""
     from ..checkpoint.write.commit import refuse_special
     from ..checkpoint.write.save import LOCK, hold_saves, job_of, saving_errors, superseded
 
@@ -164,7 +165,9 @@ def _refuse_unset(options: BuildOptions, loaded: LoadReport) -> None:
     unset = [*(item.name for item in loaded.missing), *(item.name for item in loaded.other_shape)]
     if options.no_init_weights and unset:
         names = ", ".join(unset[:3]) + (", ..." if len(unset) > 3 else "")
-        raise BuildError(f"{loaded.path} lacks {names}, which --no-init-weights leaves unset: drop that flag")
+        raise BuildError(
+            f"{loaded.path} does not contain {names}, which --no-init-weights leaves uninitialized: drop that flag"
+        )
 
 
 def _refuse_contradictions(settings: Settings) -> None:
@@ -175,8 +178,9 @@ def _refuse_contradictions(settings: Settings) -> None:
             ("--load-from-checkpoint", options.load_from_checkpoint),
         ):
             if given:
-                raise BuildError(f"{flag} needs a real device, and the model is built on meta: add --device cpu")
+                raise BuildError(f"{flag} requires a real device instead of meta: add --device cpu")
     if options.save_checkpoint and options.no_init_weights and options.load_from_checkpoint is None:
         raise BuildError(
-            "--save-checkpoint with --no-init-weights would save unset memory: load a checkpoint, or drop one"
+            "--save-checkpoint with --no-init-weights would save uninitialized memory: "
+            "add --load-from-checkpoint, or drop one of them"
         )

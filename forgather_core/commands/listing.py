@@ -1,4 +1,4 @@
-"""What `forgather ls` and `forgather plugins` tell, as plain data. Imports plugins, no torch."""
+"""The reports of `forgather ls` and `forgather plugins`, as plain data. Imports plugins, but not torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = ("num_hidden_layers", "hidden_size", "vocab_size")
 
 
 def list_models(registry: Registry, project: Path = Path()) -> dict[str, Any]:
-    """Every definition with its presets, and the configurations of the project directory."""
+    """Return all definitions with their presets, and the configurations of the project directory."""
     definitions = []
     for definition in registry.definitions():
         templates = [f"{definition.name}/{preset}" for preset in definition.preset_names()]
@@ -64,7 +64,7 @@ def _extends(configuration: Configuration) -> str | None:
 
 
 def list_plugins(registry: Registry) -> list[dict[str, Any]]:
-    """Every plugin: name, version, distribution, file, state, error, and what slows every command."""
+    """Return all plugins with name, version, distribution, file, state, error, and slow imports."""
     return [
         {
             "name": plugin.name,

@@ -1,4 +1,4 @@
-"""A tokenizer directory from a dataset project."""
+"""`tokenizer train`: train a tokenizer on a dataset project."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..filesystem.atomic import new_directory
 from ..filesystem.paths import expanded, refuse_unsuitable_place
 from ..tokenizers.train import ALL_SPECIAL, save_tokenizer, train_bpe
 
-SAMPLE = 2_000_000  # characters that are encoded to tell how well it compresses
+SAMPLE = 2_000_000  # characters encoded to measure the compression
 
 
 def make_tokenizer(
@@ -26,21 +26,21 @@ def make_tokenizer(
     model_max_length: int = 2048,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Train a byte-level BPE tokenizer on a dataset and write its directory, whole or not at all.
+    """Train a byte-level BPE tokenizer on a dataset and write its directory atomically.
 
     Args:
         project: A dataset project: a built-in name, or a directory.
-        config: One of its configurations; None takes `default`, or the only one.
-        vocab_size: Entries in all.
-        directory: A new one, or an empty one.
-        model_max_length: The longest text a model of this tokenizer is made for, in tokens.
-        progress: Whether to draw bars.
+        config: A configuration of the project; None selects `default`, or the only one.
+        vocab_size: Total number of entries.
+        directory: A new or empty directory.
+        model_max_length: Maximum length of a text, in tokens.
+        progress: Whether to show progress bars.
 
     Returns:
         The report, as plain data.
 
     Raises:
-        TokenizerError: The directory is in the way, or the vocabulary too small, or the corpus too small for it.
+        TokenizerError: The directory is not empty, the vocabulary is too small, or the corpus is too small for it.
         DataError: The dataset cannot be read.
         DirectoryError: The directory cannot be written.
     """
@@ -48,33 +48,33 @@ def make_tokenizer(
     directory = expanded(directory)
     refuse_unsuitable_place(directory)
     _refuse_taken(directory)
-    seen = _Seen(open_corpus(project, config))
-    tokenizer = train_bpe(seen.texts(), vocab_size, progress=progress)
+    counted = _CountedCorpus(open_corpus(project, config))
+    tokenizer = train_bpe(counted.texts(), vocab_size, progress=progress)
     with new_directory(directory, lambda: _refuse_taken(directory)) as staging:
         save_tokenizer(tokenizer, staging, model_max_length=model_max_length)
-    tokens = sum(len(encoded.ids) for encoded in tokenizer.encode_batch(seen.sample, add_special_tokens=False))
-    size = sum(len(text.encode()) for text in seen.sample)
+    tokens = sum(len(encoded.ids) for encoded in tokenizer.encode_batch(counted.sample, add_special_tokens=False))
+    size = sum(len(text.encode()) for text in counted.sample)
     return {
         "directory": str(directory),
-        "dataset": seen.corpus.name,
+        "dataset": counted.corpus.name,
         "entries": tokenizer.get_vocab_size(),
         "special_tokens": {token: tokenizer.token_to_id(token) for token in ALL_SPECIAL},
         "model_max_length": model_max_length,
-        "documents": seen.documents,
-        "characters": seen.characters,
+        "documents": counted.documents,
+        "characters": counted.characters,
         "bytes_per_token": round(size / tokens, 3),
-        "measured_on": len(seen.sample),
+        "measured_on": len(counted.sample),
         "seconds": round(time.perf_counter() - started, 1),
     }
 
 
 def _refuse_taken(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise TokenizerError(f"{directory} is there already: remove it, or name a new directory with -o")
+        raise TokenizerError(f"{directory} already exists: remove it, or choose a new directory with -o")
 
 
-class _Seen:
-    """A corpus that counts what is read of it, and keeps its beginning."""
+class _CountedCorpus:
+    """A corpus that counts documents and characters as they are read, and keeps a sample from the beginning."""
 
     def __init__(self, corpus: Corpus) -> None:
         self.corpus = corpus
@@ -89,4 +89,4 @@ class _Seen:
             self.characters += len(text)
             yield text
         if not self.documents:
-            raise DataError(f"the dataset {self.corpus.name} holds no text")
+            raise DataError(f"the dataset {self.corpus.name} contains no text")

@@ -1,4 +1,4 @@
-"""What importing a plugin costs: every command imports its options, and none of them needs torch for that."""
+"""Measure the import cost of plugins: every command imports the options, which do not need torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _KNOWN = sys.stdlib_module_names | {"forgather_core"}
 
 
 class ImportCost:
-    """A heavy package that a plugin imports.
+    """A slow package that a plugin imports.
 
     Args:
         module: The module of the plugin that imports it.
         package: The package, such as torch.
-        seconds: How long importing the plugin took; None where the package was loaded already.
+        seconds: The import time of the plugin; None if the package was already loaded.
     """
 
     def __init__(self, module: str, package: str, seconds: float | None) -> None:
@@ -29,13 +29,13 @@ class ImportCost:
     def __str__(self) -> str:
         took = f", which takes {self.seconds:.1f} s in every command" if self.seconds is not None else ""
         return (
-            f"{self.module} imports {self.package}{took}: import it within functions, or in a module that neither the "
+            f"{self.module} imports {self.package}{took}: import it inside functions, or in a module that neither the "
             "plugin nor its options import"
         )
 
 
 class Measured:
-    """The modules that were imported within a block, and how long that took."""
+    """The modules imported within a block, and the time it took."""
 
     def __init__(self) -> None:
         self.before = frozenset(sys.modules)
@@ -43,24 +43,24 @@ class Measured:
         self.new: list[str] = []
 
     def cost(self, module: str) -> ImportCost | None:
-        """Return the heavy package that a plugin imports first.
+        """Return the slow package that a plugin imports first.
 
         Args:
-            module: The plugin's module: the modules that it imports of its own package are searched too.
+            module: The module of the plugin. Modules that it imports from its own package are searched too.
         """
         root = module.partition(".")[0]
         slow = self._slow_package(root)
         packages = {*HEAVY, *([slow] if slow is not None else [])}
         own = [name for name in dict.fromkeys([*self.new, module]) if name.partition(".")[0] == root]
         found = [(name, package) for name in own for package in _imported(sys.modules.get(name)) & packages]
-        # The order of sys.modules is that in which imports begin: the innermost importer comes last.
+        # sys.modules is ordered by the start of each import: the innermost importer comes last.
         importer, package = found[-1] if found else (module, slow)
         if package is None:
             return None
         return ImportCost(importer, package, self.seconds if package in self.new else None)
 
     def _slow_package(self, root: str) -> str | None:
-        """A heavy package that came by way of another one, or the largest one where the import took long."""
+        """Return a slow package imported through another package, or the largest package if the import was slow."""
         from collections import Counter
 
         others = Counter(name.partition(".")[0] for name in self.new)
@@ -72,7 +72,7 @@ class Measured:
 
 @contextmanager
 def measured_imports() -> Iterator[Measured]:
-    """Measure what is imported within the block."""
+    """Measure the imports within the block."""
     measured, started = Measured(), time.perf_counter()
     try:
         yield measured

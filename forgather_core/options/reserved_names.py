@@ -1,13 +1,13 @@
-"""Names that an option of a definition cannot have, since transformers' configurations give them a meaning.
+"""Names that options of a definition cannot have, because transformers' configuration classes use them.
 
-An option is a field of the configuration class. Imports nothing: a plugin's options are checked before torch is loaded.
+Options are fields of the configuration class. This module imports nothing, so that options are checked without torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-# Attributes of the base class, and keywords that it consumes. A test compares them with the installed release.
+# Attributes and keyword arguments of the base class. A test compares them with the installed release.
 RESERVED = frozenset(
     """
     allow_global_per_layer_attribute_access also_reads architectures attn_implementation attribute_map auto_map
@@ -24,23 +24,23 @@ RESERVED = frozenset(
     standardize_rope_params sub_configs sub_configs_defaults to_dict to_diff_dict to_json_file to_json_string
     torch_dtype transformers_version update update_from_string use_return_dict validate validate_architecture
     validate_layer_type validate_output_attentions validate_rope validate_token_ids
-    """.split()  # noqa: SIM905 - a hundred names are read best as text
+    """.split()  # noqa: SIM905 - a hundred names are easier to read as text
 )
-# transformers folds fields of these names into rope_parameters where a configuration has those.
+# transformers moves fields of these names into rope_parameters, if a configuration has that field.
 FOLDED_INTO_ROPE = frozenset(
     {"original_max_position_embeddings", "partial_rotary_factor", "rope_scaling", "rope_theta"}
 )
 
 
 def name_problem(name: str, options: Collection[str]) -> str | None:
-    """Return why an option cannot have this name, the end of a sentence; None if it can.
+    """Return why an option cannot have this name, completing "the option 'name' ..."; None if it can.
 
     Args:
         name: The option.
         options: All options of its definition.
     """
     if name in RESERVED or name.startswith("_"):
-        return "has a name that transformers' configurations use themselves: rename it"
+        return "has a name that transformers' configuration classes use: rename it"
     if name in FOLDED_INTO_ROPE and "rope_parameters" in options:
-        return "has a name that transformers folds into rope_parameters: rename it, or make it a key of those"
+        return "has a name that transformers moves into rope_parameters: rename it, or make it a key of rope_parameters"
     return None

@@ -1,4 +1,4 @@
-"""YAML as Forgather reads it: safe, numbers as in YAML 1.2, duplicate keys refused, every value's place kept."""
+"""Safe YAML parsing with line numbers, YAML 1.2 numbers, and no duplicate keys."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import yaml
 
 _LONGEST = 500_000  # characters; PyYAML reads about 100,000 in a second
 _DEPTH = 50  # mappings and sequences within each other
-_NODES = 100_000  # with those that aliases repeat
-_LONGEST_NUMBER = 4_000  # characters; Python reads whole numbers of no more digits
+_NODES = 100_000  # including those that aliases repeat
+_LONGEST_NUMBER = 4_000  # characters; Python does not parse integers with more digits
 
 
 class YamlError(ValueError):
-    """The text is no valid YAML: `problem` at `line` and `column`, both counted from 1."""
+    """The text is not valid YAML: `problem` at `line` and `column`, both 1-based."""
 
     def __init__(self, problem: str, line: int = 1, column: int = 1) -> None:
         super().__init__(f"{line}:{column}: {problem}")
@@ -23,13 +23,13 @@ class YamlError(ValueError):
 
 
 class YamlText(NamedTuple):
-    """A parsed document: its value, and where each part of it stands."""
+    """A parsed document: its value, and the node tree with the position of each part."""
 
     value: Any
     node: yaml.Node | None
 
     def place(self, *path: str) -> tuple[int, int]:
-        """Line and column, from 1, of the key that `path` leads to, or of the deepest part of it there is."""
+        """Return the 1-based line and column of the key at `path`, or of the deepest existing part of the path."""
         node, mark = self.node, self.node.start_mark if self.node is not None else None
         for part in path:
             if not isinstance(node, yaml.MappingNode):
@@ -41,15 +41,15 @@ class YamlText(NamedTuple):
         return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
 
     def written(self, *path: str | int) -> str | None:
-        """Return the text of the scalar that `path` leads to, as it stands in the document.
+        """Return the source text of the scalar at `path`.
 
-        An option that holds text takes this, so that `1.10`, `007` and `no` are not read as 1.1, 7 and false.
+        Text options use it, so that `1.10`, `007` and `no` are not read as 1.1, 7 and false.
 
         Args:
             path: Keys of mappings and indices of sequences.
 
         Returns:
-            The text, or None for a null, for a mapping or sequence, and where `path` leads nowhere.
+            The text, or None for a null, a mapping, a sequence, or a path that does not exist.
         """
         node = self.node
         for part in path:
@@ -62,8 +62,8 @@ class YamlText(NamedTuple):
         return node.value if isinstance(node, yaml.ScalarNode) and node.tag != _NULL_TAG else None
 
 
-# PyYAML follows YAML 1.1, where 5e5 and 1e-6 are text, 0100 is octal, 1:30 is 90 and 2026-01-01 a date. Its bools (yes,
-# on) stay: options convert those words anyway. Digits may be grouped, 1_000, as in Python.
+# PyYAML implements YAML 1.1, where 5e5 and 1e-6 are text, 0100 is octal, 1:30 is 90 and 2026-01-01 is a date. Its bools
+# (yes, on) are kept: options convert these words anyway. Digits may be grouped as in Python, 1_000.
 _FLOAT = re.compile(
     r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+"
     r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
@@ -82,7 +82,7 @@ def _loader() -> type[yaml.SafeLoader]:
         def construct_int(self, node: yaml.ScalarNode) -> int:
             if not _INT.match(node.value):
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"'{node.value[:40]}' is not a whole number", node.start_mark
+                    None, None, f"'{node.value[:40]}' is not an integer", node.start_mark
                 )
             base = {"0o": 8, "0x": 16}.get(node.value[:2], 10)
             return int(node.value, base)
@@ -99,14 +99,14 @@ def _loader() -> type[yaml.SafeLoader]:
 
 
 def parse_yaml(text: str) -> YamlText:
-    """Parse one document.
+    """Parse a single document.
 
     Raises:
         YamlError: A syntax error, an unsafe tag, a duplicate key, a key that is not text, half a surrogate pair, or
-            more than a configuration can need.
+            a document larger than the limits.
     """
     if len(text) > _LONGEST:
-        raise YamlError(f"a text of {len(text):,} characters is too long; at most {_LONGEST:,} are read")
+        raise YamlError(f"a text of {len(text):,} characters is too long: the maximum is {_LONGEST:,}")
     loader = None
     try:
         loader = _loader()(text)
@@ -134,12 +134,12 @@ def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
     """Refuse duplicate keys, keys that are not text, and too many or too deeply nested nodes.
 
     Args:
-        node: The node to check, with all that is in it.
-        left: How many nodes there may be.
+        node: The node to check, including its descendants.
+        left: Maximum number of nodes.
         above: The nodes that contain it.
 
     Returns:
-        How many more nodes there may be.
+        The remaining number of nodes.
     """
     line, column = node.start_mark.line + 1, node.start_mark.column + 1
     if id(node) in above:
@@ -148,9 +148,9 @@ def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
         raise YamlError("lists and mappings are nested too deeply", line, column)
     left -= 1
     if left < 0:
-        raise YamlError("it has more values than a configuration can need", line, column)
+        raise YamlError(f"too many values: the maximum is {_NODES:,}", line, column)
     if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
-        raise YamlError("half a surrogate pair, which no file name or text can hold", line, column)
+        raise YamlError("half a surrogate pair, which is not valid in file names or text", line, column)
     if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
         raise YamlError(f"a number of {len(node.value):,} characters is too long", line, column)
     if isinstance(node, yaml.MappingNode):
@@ -161,7 +161,7 @@ def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
                 raise YamlError("a key must be plain text", mark.line + 1, mark.column + 1)
             if key.tag != _MERGE_TAG:
                 _check(key, left, above)
-                key.tag = _TEXT_TAG  # an option called `on`, a device called 4090
+                key.tag = _TEXT_TAG  # an option named `on`, a device named 4090
             if key.value in seen and key.tag != _MERGE_TAG:
                 raise YamlError(f"duplicate key '{key.value}'", mark.line + 1, mark.column + 1)
             seen.add(key.value)

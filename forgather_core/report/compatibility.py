@@ -1,4 +1,4 @@
-"""Report who loads a model directory: transformers, its own class, vLLM, llama.cpp; yes, or why not."""
+"""Report which tools load a model directory: transformers, its native class, vLLM and llama.cpp."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..settings.resolve import Settings
 from ..tokenizers.llama_cpp import tokenizer_conversion
 from ..tokenizers.lookup import shipped_tokenizers
 
-# Claims need positive evidence: whatever is not listed here is not claimed.
+# Claims require positive evidence: support is claimed only for what is listed here.
 KNOWN_CLASSES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM"})
 SERVED_LAYERS = frozenset({"full_attention", "sliding_attention"})
 CONVERTED_ROPE = frozenset({"default", "linear", "llama3"})
@@ -19,12 +19,12 @@ CONVERTED_ROPE = frozenset({"default", "linear", "llama3"})
 
 @dataclass(frozen=True)
 class ToolSupport:
-    """One way to load a directory.
+    """Whether a tool loads a model directory.
 
     Args:
-        name: Who loads it.
-        loads: Whether it can.
-        how: What it takes, or why not.
+        name: The tool.
+        loads: Whether it loads the directory.
+        how: The required arguments, or the reason why it does not.
     """
 
     name: str
@@ -35,14 +35,14 @@ class ToolSupport:
 def compatibility(
     settings: Settings, model: Any, native: str | None, tokenizer: str, directory: Path | None = None
 ) -> list[dict[str, Any]]:
-    """The ways to load a directory, as plain data.
+    """Return which tools load a directory, as plain data.
 
     Args:
-        settings: What it was built from.
-        model: Its model.
-        native: The class of transformers that it claims to be, after `check_native`.
-        tokenizer: Name of its tokenizer.
-        directory: The directory with the tokenizer's files; without it, only a shipped tokenizer is known.
+        settings: The resolved options of the directory.
+        model: The model.
+        native: The native transformers class of the directory, after `check_native`; None without `--native`.
+        tokenizer: The name of the tokenizer.
+        directory: The directory with the tokenizer files. None supports shipped tokenizers only.
     """
     files = directory or shipped_tokenizers().get(tokenizer)
     rows = (
@@ -67,71 +67,69 @@ def _natively(settings: Settings, native: str | None) -> ToolSupport:
 
 
 def _vllm(model: Any, native: str | None) -> ToolSupport:
-    """vLLM's transformers backend puts its own attention in the place of each layer's; native classes it has itself."""
+    """Check vLLM. Its transformers backend replaces the attention of each layer; native classes are its own."""
     name = "vLLM, transformers backend"
     if native is not None:
         if native not in KNOWN_CLASSES:
-            return ToolSupport(
-                name, False, f"it is not known whether vLLM has a {native}; try it with --model-impl auto"
-            )
-        return ToolSupport(name, True, f"and its own {native}, at full speed")
+            return ToolSupport(name, False, f"support for {native} is unknown; try --model-impl auto")
+        return ToolSupport(name, True, f"also with its own {native}, at full speed")
     problem = next(_vllm_problems(model), None)
     return ToolSupport(name, problem is None, problem or "with --trust-remote-code --model-impl transformers")
 
 
 def _vllm_problems(model: Any) -> Iterator[str]:
-    """What speaks against it, the most telling first. Only what is known to work is served."""
+    """Yield the reasons why vLLM is not supported, most specific first. Support is claimed only where known to work."""
     base, config = getattr(model, "base_model", model), model.config
     if (problem := getattr(base, "backend_problem", lambda: None)()) is not None:
         yield problem
     if others := sorted(set(getattr(config, "layer_types", None) or ()) - SERVED_LAYERS):
-        yield f"layers of the type {', '.join(others)} keep a state that its attention does not have"
+        yield f"layers of type {', '.join(others)} have a state that vLLM does not support"
     layers = list(getattr(base, "layers", ()))
     for index, layer in enumerate(layers):
         if state := next((type(module).__name__ for module in layer.modules() if _keeps_a_state(module)), None):
-            yield f"layer {index} ({type(layer).__name__}) has a {state}, which keeps a state that vLLM does not have"
+            yield f"layer {index} ({type(layer).__name__}) has a {state}, whose state vLLM does not support"
         attentions = [module for module in layer.modules() if _is_self_attention(module)]
         if len(attentions) != 1 or attentions[0].layer_idx != index:
-            found = f"has {len(attentions)}" if len(attentions) != 1 else f"is number {attentions[0].layer_idx}"
+            found = f"{len(attentions)}" if len(attentions) != 1 else f"one with layer_idx {attentions[0].layer_idx}"
             yield (
-                f"layer {index} ({type(layer).__name__}) needs one SelfAttention of its own, number {index}, which "
-                f"vLLM's attention replaces; it {found}"
+                f"layer {index} ({type(layer).__name__}) requires one SelfAttention with layer_idx {index}, which vLLM "
+                f"replaces; got {found}"
             )
     within = {id(module) for layer in layers for module in layer.modules()}
     for name, module in model.named_modules():
         if id(module) not in within and (_keeps_a_state(module) or _is_self_attention(module)):
-            yield f"{name} ({type(module).__name__}) stands outside the layers, where vLLM has no state for it"
+            yield f"{name} ({type(module).__name__}) is outside the layers, where vLLM has no state for it"
     if not layers:
-        yield "the model has no list of layers in which vLLM's attention could be put"
+        yield "the model has no list of layers in which vLLM could replace the attention"
     if not getattr(model, "_supports_attention_backend", False):
-        yield "the model does not hand attention on (_supports_attention_backend)"
+        yield "the model does not support attention backends (_supports_attention_backend)"
     if "AutoModel" not in (getattr(config, "auto_map", None) or {}):
-        yield "there is no model without a head (auto_map has no AutoModel)"
+        yield "there is no base model (auto_map has no AutoModel)"
 
 
 def _keeps_a_state(module: Any) -> bool:
-    """A convolution over time or a recurrent network needs earlier inputs."""
+    """Return whether a module needs earlier inputs: a convolution over time or a recurrent network."""
     return any(kind.__name__ in ("_ConvNd", "RNNBase", "RNNCellBase") for kind in type(module).__mro__)
 
 
 def _is_self_attention(module: Any) -> bool:
-    """By name: the class is that of the directory's own copy of the part."""
+    """Return whether a module is a SelfAttention, by name: the class belongs to the exported copy of the part."""
     return any(kind.__name__ == "SelfAttention" for kind in type(module).__mro__)
 
 
 def _llama_cpp(model: Any, native: str | None, tokenizer: str, files: Path | None) -> ToolSupport:
     name = "llama.cpp"
     if native is None:
-        return ToolSupport(name, False, "it converts transformers' own classes only (--native)")
+        return ToolSupport(name, False, "it converts native transformers classes only (--native)")
     if native not in KNOWN_CLASSES:
-        return ToolSupport(name, False, f"it is not known whether its converter has a {native}")
+        return ToolSupport(name, False, f"support for {native} in its converter is unknown")
     config = model.config
     if getattr(config, "sliding_window", None) is not None:
-        return ToolSupport(name, False, f"its {native} attends to everything, and this model has a sliding_window")
+        return ToolSupport(name, False, f"its {native} does not support sliding_window")
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in CONVERTED_ROPE:
-        return ToolSupport(name, False, f"its converter is not known to keep RoPE of the type '{rope}'")
+        return ToolSupport(name, False, f"support for RoPE of type '{rope}' in its converter is unknown")
     converts, how = tokenizer_conversion(files, tokenizer)
     return ToolSupport(
-        name, converts, f"as {native}; {how}" if converts else f"its converter knows {native}, but {how}"
+        name, converts, f"as {native}; {how}" if converts else f"its converter supports {native}, but {how}"
     )

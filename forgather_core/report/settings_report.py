@@ -1,4 +1,4 @@
-"""What `construct` and `show` tell, as plain data: settled options, tokenizer, parameters."""
+"""The reports of `construct` and `show` as plain data: resolved options, tokenizer, parameters."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def settings_report(settings: Settings, project: Path = Path()) -> dict[str, Any]:
-    """The settled options with their origins, as `model show` prints them. Imports no torch.
+    """Return the resolved options with their origins, the report of `model show`. Does not import torch.
 
-    What comes from a tokenizer that is not at hand (a hub's) is null, with the origin `tokenizer`.
+    Values from a tokenizer that is not available locally (on the Hub) are null, with the origin `tokenizer`.
     """
     facts = quick_facts(settings.directory.tokenizer, base=settings.base_of("tokenizer"))
     return {
@@ -60,16 +60,16 @@ def _plain(value: Any) -> Any:
 def construction_report(
     made: ConstructedModel, on_partial: Callable[[dict[str, Any]], None] | None = None
 ) -> dict[str, Any]:
-    """Everything `construct` tells: the directory, options, tokenizer, parameters, what was loaded and saved.
+    """Return the report of `construct`: directory, options, tokenizer, parameters, loaded and saved weights.
 
     Args:
-        made: What it made.
-        on_partial: Called with the report without the memory of a training step, if its estimate ends early.
+        made: The constructed model.
+        on_partial: Called with a report without the memory of a training step, if that estimate is interrupted.
     """
 
     def keep(reason: str) -> None:
         if on_partial is not None:
-            on_partial(_report(made, None, [f"the memory of a training step is not known: {reason}"]))
+            on_partial(_report(made, None, [f"the memory of a training step is unknown: {reason}"]))
 
     with keep_partial(keep):
         memory, not_known = _memory(made)
@@ -112,11 +112,11 @@ def _report(made: ConstructedModel, memory: dict[str, Any] | None, not_known: li
 
 
 def _options(made: ConstructedModel, facts: TokenizerFacts) -> dict[str, Any]:
-    """The options of the directory. What an earlier run was given is the directory's, not the command line's."""
+    """Return the options of the directory. The origin of options set by an earlier run is the directory."""
     manifest, now = made.directory.manifest, dict[str, ResolvedValue]()
     if made.directory.state in ("created", "rebuilt"):
         return {name: asdict(item) for name, item in manifest.options.items()}
-    with suppress(ConfigurationError):  # a kept directory may have another tokenizer
+    with suppress(ConfigurationError):  # a kept directory may have a different tokenizer
         now = dict(option_values(made.settings, facts))
     return {
         name: {
@@ -134,14 +134,14 @@ def _unread(settings: Settings) -> tuple[str, ...]:
 
 
 def _memory(made: ConstructedModel) -> tuple[dict[str, Any] | None, list[str]]:
-    """The memory of a training step; or why it is not known: what does not run yet is constructed all the same."""
+    """Return the memory of a training step and notes. A model that does not run yet is constructed nevertheless."""
     from ..estimate import memory_of_step
 
     try:
         return memory_of_step(made.settings, made.directory.path), []
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
-        return None, [f"the memory of a training step is not known, since one does not run: {reason}"]
+        return None, [f"the memory of a training step is unknown, because the step fails: {reason}"]
 
 
 def _tokenizer(facts: TokenizerFacts, name: str) -> dict[str, Any]:
@@ -157,16 +157,16 @@ def _tokenizer(facts: TokenizerFacts, name: str) -> dict[str, Any]:
 
 def _initial_weights(options: BuildOptions) -> str:
     if options.device == "meta":
-        return "none: nothing is allocated on meta"
+        return "none: meta tensors have no values"
     if options.no_init_weights:
-        return "none: --no-init-weights leaves them unset"
-    return f"from the definition's table, seed {options.seed}"
+        return "none: --no-init-weights leaves them uninitialized"
+    return f"initialization of the definition, seed {options.seed}"
 
 
 def _parameter_note(settings: Settings, table: ParameterTable) -> list[str]:
-    """A preset says how many parameters it has; that only holds while nothing is laid over it."""
+    """Compare the number of parameters with that of the preset, unless flags change the options of the model."""
     expected = settings.notes.get("parameters")
     on_top = [o for name, o in settings.origins.items() if o.label.startswith("--") and hasattr(settings.options, name)]
     if expected is None or on_top or expected == table.total:
         return []
-    return [f"the configuration promises {expected:,} parameters; the model has {table.total:,}"]
+    return [f"expected {expected:,} parameters according to the configuration, got {table.total:,}"]

@@ -1,4 +1,4 @@
-"""Find the value to blame when options contradict each other: the last one given that breaks the rule."""
+"""Find the value that causes a contradiction between options: the last given value that violates the rule."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-Problem = tuple[str, str]  # an option, and a sentence
+Problem = tuple[str, str]  # an option and a sentence
 
 
 def first_problem(options: Any) -> Problem | None:
-    """Return the first broken rule between options, or None."""
+    """Return the first violated rule between options, or None."""
     return next(iter(getattr(options, "problems", tuple)()), None)
 
 
 def blamed(options: Any, problem: Problem, layers: Sequence[Mapping[str, Any]]) -> tuple[int, tuple[str, ...]] | None:
-    """Find the options without whose values the problem would not exist.
+    """Find the options whose values cause a problem.
 
     Args:
         options: The resolved options.
-        problem: What is wrong with them.
-        layers: The values of each layer by option, converted, the lowest first and the defaults at the bottom.
+        problem: The problem to explain.
+        layers: The converted values of each layer by option name, from the defaults to the topmost layer.
 
     Returns:
-        The number of the layer and the options in it; the option of the problem itself where it stands in a higher
-        layer than any other. None if no layer above the defaults is to blame.
+        The index of the layer and the options in it that cause the problem; the option named by the problem, if no
+        higher layer causes it. None if no layer above the defaults causes the problem.
     """
     name = problem[0]
     for number in range(len(layers) - 1, 0, -1):
-        own = [key for key in layers[number] if hasattr(options, key) and _rules(layers, key, number)]
+        own = [key for key in layers[number] if hasattr(options, key) and _is_effective(layers, key, number)]
         if name in own:
             return number, (name,)
         for keys in _suspects(own):
@@ -43,23 +43,23 @@ def _suspects(keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
         yield tuple(keys)
 
 
-def _rules(layers: Sequence[Mapping[str, Any]], key: str, number: int) -> bool:
-    """Whether the value of a layer is the one that counts."""
+def _is_effective(layers: Sequence[Mapping[str, Any]], key: str, number: int) -> bool:
+    """Return whether the value of a layer is the effective one."""
     return not any(key in layer for layer in layers[number + 1 :])
 
 
 def _others(layers: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The values that the options would have without their layer, and without those below it one by one."""
+    """Yield the values of the options without their layer, then without each lower layer in turn."""
     for number in range(len(layers), 0, -1):
         yield {key: next(layer[key] for layer in reversed(layers[:number]) if key in layer) for key in keys}
 
 
 def _persists(options: Any, values: Mapping[str, Any], name: str) -> bool:
-    """Whether the option has a problem with these values too."""
+    """Return whether the option also has a problem with these values."""
     fields = {field.name for field in dataclasses.fields(options)}
     try:
         other = dataclasses.replace(options, **{key: value for key, value in values.items() if key in fields})
         problems: Callable[[], Any] = getattr(other, "problems", tuple)
         return any(found == name for found, _ in problems())
-    except Exception:  # values that do not go together at all
+    except Exception:  # an invalid combination of values
         return True

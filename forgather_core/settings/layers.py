@@ -195,7 +195,9 @@ def _from_file(file: Path, registry: Registry, above: tuple[Path, ...]) -> Confi
     try:
         found = _find_file(parent, registry, file.parent)
         if found is not None and found.resolve() in chain:
-            raise ConfigurationError(f"{layer.where('extends')}: extends: '{parent}' extends this file in turn")
+            raise ConfigurationError(
+                f"{layer.where('extends')}: extends: '{parent}' extends this file: remove the cycle"
+            )
         base = _from_file(found, registry, chain) if found is not None else _from_definition(parent, registry)
     except UnknownDefinitionError as error:
         raise ConfigurationError(f"{layer.where('extends')}: extends: {error}") from None

@@ -1,4 +1,4 @@
-"""The program run in this process, or in one of its own, always in an empty directory and on a page of 80 columns."""
+"""Run the program in this process or a separate one, in an empty directory, with a width of 80 columns."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from forgather_cli.main import main
 from forgather_core.definitions.registry import registry
 
 LLAMA = ("-t", "llama/4M", "model")
-# As the installed script calls it: under `python -m` the program would have another name.
+# Like the installed script: `python -m` would change the name of the program.
 SCRIPT = "import sys; sys.argv[0] = 'forgather'; from forgather_cli.main import main; main()"
 UNSET = ("VISUAL", "EDITOR", "NO_COLOR", "FORCE_COLOR", "FORGATHER_TRACEBACK", "FORGATHER_DISABLE_PLUGINS")
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What one run left: its exit code, and what it printed."""
+    """The result of one run: exit code and output."""
 
     code: int
     out: str
@@ -37,7 +37,7 @@ class Ran:
 
     @property
     def error(self) -> str:
-        """The text of the one line that a wrong input gets."""
+        """The one-line error message for invalid input."""
         assert self.code == 2, (self.code, self.out, self.err)
         assert self.out == ""
         assert self.err.startswith("forgather: error: "), self.err
@@ -51,7 +51,7 @@ Cli = Callable[..., Ran]
 
 @pytest.fixture(autouse=True)
 def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory of its own, and an environment that nobody has set anything in."""
+    """An empty working directory and a clean environment."""
     place = tmp_path / "here"
     place.mkdir()
     monkeypatch.chdir(place)
@@ -60,7 +60,7 @@ def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sys.modules["__main__"], "__package__", None, raising=False)  # Typer names the program by it
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None, raising=False)  # the program's name for Typer
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def start(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run `forgather` with arguments in a process of its own; `env` adds to the environment."""
+    """Run `forgather` with arguments in a separate process; `env` adds to the environment."""
     env = os.environ | more.pop("env", {})
     more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
     return subprocess.run(
@@ -90,8 +90,8 @@ def start(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def settled(cli: Cli) -> Callable[..., dict[str, Any]]:
-    """The values of every option as `show --json` tells them, for arguments after `model`."""
+def resolved(cli: Cli) -> Callable[..., dict[str, Any]]:
+    """Return the values of all options from `show --json`, for arguments after `model`."""
 
     def run(*arguments: str, template: str = "llama/4M") -> dict[str, Any]:
         words = arguments if "show" in arguments else (*arguments, "show")
@@ -103,7 +103,7 @@ def settled(cli: Cli) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Make a distribution as pip would have installed it, seen by processes that start from now on."""
+    """Install a distribution as pip does, visible to processes started later."""
     place = tmp_path / "site"
     path = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
 
@@ -122,5 +122,5 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
 
 
 def nothing_on_disk() -> bool:
-    """Whether the working directory is as empty as it was."""
+    """Return whether the working directory is empty."""
     return not list(Path().iterdir())

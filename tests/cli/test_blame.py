@@ -1,4 +1,4 @@
-"""An error names what was typed, and a report says where a value comes from."""
+"""Errors name the typed value, and reports show the source of each value."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_value_of_an_earlier_run_is_of_the_directory(cli: Cli) -> None:
 
 @pytest.mark.regression("P6")
 def test_the_memory_block_adds_up(cli: Cli) -> None:
-    page = cli(*LLAMA, "construct").out.partition("Memory of a training step")[2].partition("\n\n")[0]
+    page = cli(*LLAMA, "construct").out.partition("Peak memory of a training step")[2].partition("\n\n")[0]
     sizes = {"B": 2**-20, "KiB": 2**-10, "MiB": 1.0, "GiB": 2.0**10}
     rows = {line.split("  ")[0]: line.split()[-2:] for line in page.splitlines()[1:] if "peak" not in line}
     peak = float(next(line for line in page.splitlines()[1:] if line.startswith("peak")).split()[1])

@@ -1,4 +1,4 @@
-"""A model directory with a broken file: one line that names the file, by every command that reads it."""
+"""Every command that reads a model directory with a broken file prints one line that names the file."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_one_line_names_the_broken_file(
     cli: Cli, built: Path, request: pytest.FixtureRequest, name: str, command: str
 ) -> None:
     breaks, text = BREAKS[name]
-    place = Path(f"model_{abs(hash(request.node.name)) % 10**9}")  # transformers keeps modules by the directory's name
+    place = Path(f"model_{abs(hash(request.node.name)) % 10**9}")  # transformers caches modules by directory name
     shutil.copytree(built, place)
     breaks(place)
     if command.startswith("verify"):

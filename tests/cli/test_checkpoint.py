@@ -1,4 +1,4 @@
-"""`forgather checkpoint`, and what `construct` tells of the weights that it loads."""
+"""`forgather checkpoint`, and the reports of `construct` on loaded weights."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def flip_a_bit(directory: str | Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment says so too, but that is read when the package is imported, which may have been long ago."""
+    """Set offline mode directly: the environment variable is read only when the package is imported."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the directory of `model` is kept, once it has been made."""
+    """The cached directory of `model`."""
     return tmp_path_factory.mktemp("made") / "model"
 
 
 @pytest.fixture
 def model(cli: Cli, made_once: Path) -> str:
-    """A model directory with weights, `model` of the working directory."""
+    """The model directory `model` with weights, in the working directory."""
     if not made_once.exists():
         made = construct(cli, "model", "--save-checkpoint", "--safetensors", "--max-shard-size", "20KB")
         assert made.code == 0, made.err
@@ -73,7 +73,7 @@ def model(cli: Cli, made_once: Path) -> str:
 # --- inspect ---------------------------------------------------------------------------------------------------------
 
 
-def test_inspect_tells_files_and_tensors(cli: Cli, model: str) -> None:
+def test_inspect_shows_files_and_tensors(cli: Cli, model: str) -> None:
     ran = cli("checkpoint", "inspect", model)
     assert (ran.code, ran.err) == (0, "")
     assert "model.safetensors.index.json" in ran.out
@@ -83,7 +83,7 @@ def test_inspect_tells_files_and_tensors(cli: Cli, model: str) -> None:
     assert "note:" not in ran.out
 
 
-def test_inspect_lists_every_tensor_if_asked(cli: Cli, model: str) -> None:
+def test_inspect_all_lists_every_tensor(cli: Cli, model: str) -> None:
     ran = cli("checkpoint", "inspect", model, "--all")
     assert ran.code == 0
     assert "model.layers.0.self_attn.q_proj.weight" in ran.out
@@ -99,7 +99,7 @@ def test_inspect_as_json(cli: Cli, model: str) -> None:
     assert report["notes"] == []
 
 
-def test_inspect_verifies_if_asked(cli: Cli, model: str) -> None:
+def test_inspect_verifies_on_request(cli: Cli, model: str) -> None:
     assert cli("checkpoint", "inspect", model, "--verify-checksums").out.count(", verified") == 3
     report = cli("checkpoint", "inspect", model, "--verify-checksums", "--json").json
     assert [file["verified"] for file in report["files"]] == [True] * 3
@@ -209,7 +209,7 @@ def test_a_directory_without_weights_is_one_line(cli: Cli, command: str) -> None
     assert "empty holds no weights" in cli("checkpoint", command, "empty", *target).error
 
 
-def test_a_target_that_is_there_is_one_line(cli: Cli, model: str) -> None:
+def test_an_existing_target_is_one_line(cli: Cli, model: str) -> None:
     Path("made").mkdir()
     Path("made", "mine.txt").write_text("mine")
     assert "made is there already" in cli("checkpoint", "convert", model, "made").error
@@ -260,7 +260,7 @@ def test_construct_verifies_what_it_loads(cli: Cli, model: str) -> None:
     assert not Path("third").exists()
 
 
-def test_to_verify_without_a_load_is_refused(cli: Cli) -> None:
+def test_verify_checksums_requires_a_checkpoint(cli: Cli) -> None:
     assert "--verify-checksums requires --load-from-checkpoint" in construct(cli, "model", "--verify-checksums").error
     assert not list(Path().iterdir())
 
@@ -273,7 +273,7 @@ def test_files_without_a_checksum_are_noted(cli: Cli, model: str) -> None:
     assert "note: no checksum is recorded in whole.bin" in construct(cli, "other", *load).out
 
 
-def test_a_whole_load_has_no_problems(cli: Cli, model: str) -> None:
+def test_a_complete_load_has_no_problems(cli: Cli, model: str) -> None:
     report = construct(cli, "other", "--load-from-checkpoint", model, "--seed", "5", "--json").json["loaded"]
     assert report == {
         "path": model, "loaded": 12, "missing": [], "unexpected": [], "other_shape": [], "non_finite": [],
@@ -283,7 +283,7 @@ def test_a_whole_load_has_no_problems(cli: Cli, model: str) -> None:
 
 @pytest.fixture
 def odd(model: str) -> str:
-    """Weights of which one is called otherwise, one has another shape, and one holds NaN."""
+    """Weights with one renamed tensor, one different shape, and one NaN."""
     state: dict[str, Any] = read(model)
     state["model.norm.wait"] = state.pop("model.norm.weight")
     state["lm_head.weight"] = torch.ones(3, 16)
@@ -292,7 +292,7 @@ def odd(model: str) -> str:
     return "odd.bin"
 
 
-def test_what_does_not_fit_is_in_the_report(cli: Cli, odd: str) -> None:
+def test_mismatches_are_in_the_report(cli: Cli, odd: str) -> None:
     loaded = construct(cli, "other", "--load-from-checkpoint", odd, IGNORE, "--json").json["loaded"]
     assert loaded["loaded"] == 10
     assert loaded["missing"] == [{"name": "model.norm.weight", "hint": "the checkpoint has model.norm.wait"}]
@@ -308,7 +308,7 @@ def test_what_does_not_fit_is_in_the_report(cli: Cli, odd: str) -> None:
     ]
 
 
-def test_what_does_not_fit_is_a_table_and_notes(cli: Cli, odd: str) -> None:
+def test_mismatches_are_shown_as_a_table_and_notes(cli: Cli, odd: str) -> None:
     ran = construct(cli, "other", "--load-from-checkpoint", odd, IGNORE)
     assert (ran.code, ran.err) == (0, "")
     assert "Loaded 10 tensors from odd.bin" in ran.out
@@ -319,12 +319,12 @@ def test_what_does_not_fit_is_a_table_and_notes(cli: Cli, odd: str) -> None:
         ["unexpected", "model.norm.wait"],
         ["other shape", "lm_head.weight"],
     ]
-    assert "3 x 16 there" in table
+    assert "3 x 16 in the checkpoint" in table
     assert ran.out.count("note: ") == 4
     assert "note: 1 tensor loaded from odd.bin with NaN or Inf: model.layers.0.mlp.up_proj.weight" in ran.out
 
 
-def test_nan_is_said_of_what_is_loaded_and_of_what_is_saved(cli: Cli, odd: str) -> None:
+def test_nan_is_reported_for_loaded_and_saved_weights(cli: Cli, odd: str) -> None:
     arguments = ("--load-from-checkpoint", odd, IGNORE, "--save-checkpoint")
     out = construct(cli, "other", *arguments).out
     assert "note: 1 tensor saved with NaN or Inf: model.layers.0.mlp.up_proj.weight" in out
@@ -414,7 +414,7 @@ def test_a_rebuilt_directory_can_keep_its_weights(cli: Cli, model: str, form: tu
     assert [entry.name for entry in Path().iterdir()] == [model]
 
 
-def test_a_rebuilt_directory_that_is_not_loaded_has_new_weights(cli: Cli, model: str) -> None:
+def test_a_rebuilt_directory_without_a_load_has_new_weights(cli: Cli, model: str) -> None:
     before = read(model)
     construct(cli, model, "-r", "--save-checkpoint", "--seed", "5")
     assert not torch.equal(read(model)["lm_head.weight"], before["lm_head.weight"])

@@ -1,4 +1,4 @@
-"""Shell completion, asked as the scripts that Typer installs ask."""
+"""Shell completion, invoked like the scripts that Typer installs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRESETS = ["llama/4M", "llama/30M", "llama/117M", "llama/llama3.2-1B", "llama/ll
 
 
 def complete(line: str) -> list[str]:
-    """What bash is offered for the last word of a line."""
+    """Return the completions of bash for the last word of a line."""
     words = line.split(" ")
     env = {"_FORGATHER_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     done = start(env=env)
@@ -55,18 +55,18 @@ def complete(line: str) -> list[str]:
         ("forgather -t llama model show --attn-implementation e", ["eager"]),
     ],
 )
-def test_what_is_offered(line: str, offered: list[str]) -> None:
+def test_completions(line: str, offered: list[str]) -> None:
     assert complete(line) == offered
 
 
-def test_configurations_of_the_project_are_offered() -> None:
+def test_configurations_of_the_project_are_completed() -> None:
     Path("configs").mkdir()
     Path("configs/first_try.yaml").write_text("extends: llama/4M\n")
     Path("final.yaml").write_text("extends: llama/4M\n")
     assert complete("forgather -t fi") == ["final", "first_try"]
 
 
-def test_configurations_of_another_project_are_offered() -> None:
+def test_configurations_of_another_project_are_completed() -> None:
     Path("there").mkdir()
     Path("there/first_try.yaml").write_text("extends: llama/4M\n")
     assert complete("forgather -p there -t fi") == ["first_try"]
@@ -86,7 +86,7 @@ def forgather_models():
 """
 
 
-def test_a_definition_is_offered_that_is_not_called_like_its_plugin(site: object) -> None:
+def test_a_definition_with_another_name_than_its_plugin_is_completed(site: object) -> None:
     site("pack", "pack_lm", PACK, pack="pack_lm")  # type: ignore[operator]
     assert complete("forgather -t alp") == ["alpha"]
 
@@ -139,11 +139,11 @@ def test_the_script_for_bash_is_shown() -> None:
         ("forgather tokenizer train --dataset-project stdlib --dataset-config do", ["docstrings"]),
     ],
 )
-def test_values_are_offered(line: str, offered: list[str]) -> None:
+def test_values_are_completed(line: str, offered: list[str]) -> None:
     assert complete(line) == offered
 
 
-def test_values_are_those_that_commands_take() -> None:
+def test_completed_values_equal_the_valid_ones() -> None:
     from forgather_cli import completion
     from forgather_core.checks import CHECKS
     from forgather_core.model.build import DEVICE_TYPES
@@ -169,10 +169,10 @@ def test_completion_is_free_of_torch() -> None:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_offers_files_for_paths() -> None:
+def test_bash_completes_files_for_paths() -> None:
     Path("weights").mkdir()
     script = start("--show-completion", "bash").stdout
-    assert "-o default" in script  # what bash does where nothing is offered
+    assert "-o default" in script  # the fallback of bash without completions
     assert complete("forgather -t llama model --load-from-checkpoint ") == []
     assert complete("forgather -t llama model --tokenizer ./we") == []
 
@@ -180,7 +180,7 @@ def test_bash_offers_files_for_paths() -> None:
 @pytest.mark.regression("E10")
 @pytest.mark.parametrize("shell", ["zsh", "fish", "bash"])
 @pytest.mark.parametrize("form", ["{} {}", "{}={}"])
-def test_completion_is_for_the_shell_that_is_named(tmp_path: Path, shell: str, form: str) -> None:
+def test_completion_is_for_the_given_shell(tmp_path: Path, shell: str, form: str) -> None:
     env = {"HOME": str(tmp_path)}
     shown = start(*form.format("--show-completion", shell).split(), env=env)
     assert f"complete_{shell}" in shown.stdout or f"_FORGATHER_COMPLETE={shell}" in shown.stdout
@@ -193,8 +193,8 @@ def test_completion_is_for_the_shell_that_is_named(tmp_path: Path, shell: str, f
 
 
 @pytest.mark.regression("E10")
-def test_a_shell_that_is_not_known(tmp_path: Path) -> None:
+def test_an_unknown_shell(tmp_path: Path) -> None:
     done = start("--install-completion", "zhs", env={"HOME": str(tmp_path)})
     assert done.returncode == 2
-    assert done.stderr.startswith("forgather: error: --install-completion: 'zhs' is none of bash, zsh, fish")
+    assert done.stderr.startswith("forgather: error: --install-completion: 'zhs' is not one of bash, zsh, fish")
     assert not list(tmp_path.glob(".*rc"))

@@ -1,4 +1,4 @@
-"""`forgather dataset`: what projects there are, and what is in one."""
+"""`forgather dataset`: list projects and show one."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_dataset_is_counted_and_shown(cli: Cli) -> None:
     assert report["source"] == {"source": "json", "files": ["rows.jsonl"]}
 
 
-def test_examples_move_no_cursor_and_are_cut(cli: Cli) -> None:
+def test_examples_contain_no_control_characters_and_are_cut(cli: Cli) -> None:
     ran = cli("dataset", "show", "project", "--tokenizer", "bytes", "--examples", "4")
     assert (ran.code, ran.err) == (0, "")
     assert "\x1b" not in ran.out and "\x07" not in ran.out
@@ -83,10 +83,10 @@ def test_examples_move_no_cursor_and_are_cut(cli: Cli) -> None:
     assert "  <|BOS|>two\n  lines<|EOS|>\n" in ran.out
     assert ran.out.endswith("  g\n  … 4 more lines …\n  l<|EOS|>\n")
     assert max(map(len, ran.out.splitlines())) <= 200
-    assert "documents          4 " in ran.out
+    assert "documents            4 " in ran.out
 
 
-def test_a_limit_is_told(cli: Cli) -> None:
+def test_a_limit_is_reported(cli: Cli) -> None:
     ran = cli("dataset", "show", "project", "--limit", "2", "--examples", "0")
     assert "2 were read; there are more (--limit)" in ran.out
     assert "Document" not in ran.out
@@ -103,7 +103,7 @@ def test_chats_are_rendered(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("ls nowhere", "'nowhere' is neither a directory nor a built-in project"),
         ("show", "Missing argument PROJECT: forgather dataset show"),
@@ -112,11 +112,11 @@ def test_chats_are_rendered(cli: Cli) -> None:
         ("show project --config wrong", "project/wrong.yaml:2:1: file: unknown key"),
         ("show project --tokenizer nope", "tokenizer: there is no 'nope'"),
         ("show project --chat-template nope", "chat_template: 'nope' is no file"),
-        ("show project --limit few", "--limit: 'few' is not a whole number"),
+        ("show project --limit few", "--limit: 'few' is not an integer"),
         ("show project --limit 0", "--limit: 0 is below 1"),
         ("show project --examples -1", "--examples: -1 is below 0"),
         ("shw", "No such command 'shw'. Did you mean 'show'?"),
     ],
 )
-def test_every_mistake_is_one_line(cli: Cli, words: str, said: str) -> None:
-    assert said in cli("dataset", *words.split()).error
+def test_every_mistake_is_one_line(cli: Cli, words: str, message: str) -> None:
+    assert message in cli("dataset", *words.split()).error

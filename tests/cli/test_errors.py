@@ -1,4 +1,4 @@
-"""A wrong input gets one line that says what to do, exit code 2, and leaves nothing on disk."""
+"""Invalid input gets one line that says what to do and exit code 2, and leaves nothing on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OF_LLAMA = [
     # options
     ("--hidden-sze 3 show", r"No such option: --hidden-sze\. Did you mean --hidden-size\?"),
     ("show --hidden-sze 3", r"No such option: --hidden-sze\. Did you mean --hidden-size\?"),
-    ("--hidden 3 show", r"No such option: --hidden\."),  # an abbreviation is no option: it may change its meaning
+    ("--hidden 3 show", r"No such option: --hidden\."),  # abbreviations are not accepted: their meaning may change
     ("--no-no-init-weights show", r"No such option: --no-no-init-weights\. Did you mean --no-init-weights\?"),
     ("--zzz show", "No such option: --zzz"),
     ("-t llama show", "-t goes before 'model'"),
@@ -28,11 +28,11 @@ OF_LLAMA = [
     ("show --hidden-size", "'--hidden-size' requires an argument"),
     ("show --json=yes", "'--json' does not take a value"),
     # values
-    ("--hidden-size many show", "--hidden-size: 'many' is not a whole number"),
-    ("--hidden-size 1.5 show", "'1.5' is not a whole number"),
-    ("--hidden-size 1e400 show", "'1e400' is not a whole number"),
-    ("--hidden-size null show", "'null' is not a whole number"),
-    ("--sliding-window x show", "'x' is not a whole number or null"),
+    ("--hidden-size many show", "--hidden-size: 'many' is not an integer"),
+    ("--hidden-size 1.5 show", "'1.5' is not an integer"),
+    ("--hidden-size 1e400 show", "'1e400' is not an integer"),
+    ("--hidden-size null show", "'null' is not an integer"),
+    ("--sliding-window x show", "'x' is not an integer or null"),
     ("--hidden-size 0 show", "0 is below 1"),
     ("--attention-dropout 1 show", "1.0 is not below 1"),
     ("--rms-norm-eps 0 show", "0.0 is not above 0"),
@@ -42,7 +42,7 @@ OF_LLAMA = [
     ("--rope-parameters {a show", "not valid YAML at column 3"),
     ("--rope-parameters [1] show", "expected a YAML mapping"),
     ("--output-dir= show", "the path is empty"),
-    ("--model-name a/b show", "'a/b' is not a plain name; give a path with output_dir"),
+    ("--model-name a/b show", "'a/b' is not a plain name: set a path with output_dir instead"),
     ("--model-name ${nope} show", "--model-name: model_name: Interpolation key 'nope' not found"),
     ("--tokenizer nope show", r"tokenizer: there is no 'nope': use a shipped one \(bpe-2k"),
     # rules between options
@@ -52,17 +52,17 @@ OF_LLAMA = [
     ("--rope-parameters {rope_type:\u00a0x} show", "expected a YAML mapping|rope_type"),
     ("--rope-parameters {} show", "needs rope_theta"),
     # output
-    ("-o x.pdf show", "'x.pdf' ends in none of .txt, .json, .html, .svg"),
+    ("-o x.pdf show", "suffix of 'x.pdf' must be one of .txt, .json, .html, .svg"),
     ("-o no/x.txt show", "the directory no does not exist"),
-    ("-o .. show", "is a directory; name a file"),
+    ("-o .. show", "is a directory: add a file name"),
     ("-e show", "set VISUAL or EDITOR"),
 ]
 OF_CONSTRUCTION = [
-    ("--save-checkpoint construct", "--save-checkpoint needs a real device.*add --device cpu"),
-    ("--load-from-checkpoint x construct", "--load-from-checkpoint needs a real device.*add --device cpu"),
+    ("--save-checkpoint construct", "--save-checkpoint requires a real device.*add --device cpu"),
+    ("--load-from-checkpoint x construct", "--load-from-checkpoint requires a real device.*add --device cpu"),
     ("--device cpu --load-from-checkpoint x construct", "there is no checkpoint 'x'"),
     ("--device cpu --safetensors construct", "--safetensors requires --save-checkpoint"),
-    ("--device cpu --no-init-weights --save-checkpoint construct", "would save unset memory"),
+    ("--device cpu --no-init-weights --save-checkpoint construct", "would save uninitialized memory"),
     ("--device cpuu construct", r"'cpuu' is no device; use meta, cpu, cuda, cuda:N or mps\. Did you mean 'cpu'\?"),
     ("--device cuda:x construct", "'cuda:x' is no device"),
     ("--device cuda:99 construct", "--device cuda:99: "),
@@ -73,7 +73,7 @@ OF_CONSTRUCTION = [
     ("--tokenizer nope construct", "there is no 'nope'"),
     ("--chat-template nope construct", "'nope' is neither a file nor a shipped template"),
     ("--vocab-size 10 construct", "10 is smaller than the 2000 entries of the tokenizer"),
-    ("-o x.pdf construct", "'x.pdf' ends in none of"),
+    ("-o x.pdf construct", "suffix of 'x.pdf' must be one of"),
     ("--device cpu test --packing best-fit", "--packing requires --packed"),
     ("--device cpu --no-init-weights test", "weights would be uninitialized"),
     ("--device cpu --attn-implementation flex_attention test", "has no backward pass on the CPU"),
@@ -99,20 +99,20 @@ OF_THE_ROOT = [
     ("zzz", "No such command 'zzz'"),
     ("--zzz ls", "No such option: --zzz"),
     ("ls extra", "unexpected extra argument"),
-    ("-p nowhere ls", "there is no directory 'nowhere'"),
+    ("-p nowhere ls", "the directory 'nowhere' does not exist"),
 ]
 FILES = [
-    ("hiden_size: 3", r"exp\.yaml:2:1: hiden_size: no such option of 'llama'\. Did you mean 'hidden_size'\?"),
-    ("hidden-size: 3", r"exp\.yaml:2:1: hidden-size: no such option .*Did you mean 'hidden_size'\?"),
-    ("steps: 3", r"exp\.yaml:2:1: steps: no such option of 'llama'"),
-    ("3: 4", r"exp\.yaml:2:1: 3: no such option"),
+    ("hiden_size: 3", r"exp\.yaml:2:1: hiden_size: 'llama' has no such option\. Did you mean 'hidden_size'\?"),
+    ("hidden-size: 3", r"exp\.yaml:2:1: hidden-size: 'llama' has no such option.*Did you mean 'hidden_size'\?"),
+    ("steps: 3", r"exp\.yaml:2:1: steps: 'llama' has no such option"),
+    ("3: 4", r"exp\.yaml:2:1: 3: 'llama' has no such option"),
     ("model_name: x\n  hidden_size: [3", r"exp\.yaml:3:"),
     ("hidden_size: [3", r"exp\.yaml:\d:\d+: expected ',' or ']'"),
     ("hidden_size: 3\nhidden_size: 4", r"exp\.yaml:3:1: duplicate key 'hidden_size'"),
-    ("hidden_size: big", r"exp\.yaml:2:1: hidden_size: 'big' is not a whole number"),
+    ("hidden_size: big", r"exp\.yaml:2:1: hidden_size: 'big' is not an integer"),
     ("hidden_size: 0", r"exp\.yaml:2:1: hidden_size: 0 is below 1"),
-    ("hidden_size: true", r"exp\.yaml:2:1: hidden_size: 'True' is not a whole number"),
-    ("hidden_size:", r"exp\.yaml:2:1: hidden_size: null is not a value"),
+    ("hidden_size: true", r"exp\.yaml:2:1: hidden_size: 'True' is not an integer"),
+    ("hidden_size:", r"exp\.yaml:2:1: hidden_size: null is not allowed"),
     ("attn_implementation: fast", r"exp\.yaml:2:1: attn_implementation: 'fast' is not one of eager"),
     ("rope_parameters: 3", r"exp\.yaml:2:1: rope_parameters: expected a YAML mapping"),
     ("num_attention_heads: 3", r"exp\.yaml:2:1: num_attention_heads: 3 does not divide"),
@@ -126,20 +126,20 @@ FILES = [
 
 
 @pytest.mark.parametrize(("words", "message"), OF_LLAMA + OF_CONSTRUCTION)
-def test_of_a_model(cli: Cli, words: str, message: str) -> None:
+def test_errors_of_model_commands(cli: Cli, words: str, message: str) -> None:
     assert re.search(message, cli(*LLAMA, *words.split(" ")).error)
     assert nothing_on_disk()
 
 
 @pytest.mark.parametrize(("words", "message"), OF_THE_ROOT)
-def test_of_the_root(cli: Cli, words: str, message: str) -> None:
+def test_errors_of_other_commands(cli: Cli, words: str, message: str) -> None:
     assert re.search(message, cli(*words.split()).error)
     assert nothing_on_disk()
 
 
 @pytest.mark.parametrize("command", ["show", "construct"])
 @pytest.mark.parametrize(("text", "message"), FILES)
-def test_of_a_file(cli: Cli, text: str, message: str, command: str) -> None:
+def test_errors_of_a_file(cli: Cli, text: str, message: str, command: str) -> None:
     Path("exp.yaml").write_text(f"extends: llama/4M\n{text}\n")
     assert re.match(message, cli("-t", "exp.yaml", "model", command).error)
     assert [path.name for path in Path().iterdir()] == ["exp.yaml"]
@@ -152,13 +152,13 @@ def test_of_a_file(cli: Cli, text: str, message: str, command: str) -> None:
         (b"", "'extends' is missing"),
         (b"extends: [a]\n", "'extends' is missing"),
         (b"- 3\n", r"exp\.yaml:1:1: expected a mapping"),
-        (b"extends: exp\n", r"exp\.yaml:1:1: extends: 'exp' leads back to this file"),
+        (b"extends: exp\n", r"exp\.yaml:1:1: extends: 'exp' extends this file"),
         (b"extends: llama/5M\n", r"exp\.yaml:1:1: extends: 'llama' has no preset '5M'\. It has: llama/4M, "),
         (b"extends: nowhere.yaml\n", r"exp\.yaml:1:1: extends: there is no configuration file 'nowhere\.yaml'"),
         (b"extends: llama/4M\nmodel_name: \xe9\n", "the file is not UTF-8 text"),
     ],
 )
-def test_of_a_whole_file(cli: Cli, text: bytes, message: str) -> None:
+def test_errors_of_a_whole_file(cli: Cli, text: bytes, message: str) -> None:
     Path("exp.yaml").write_bytes(text)
     assert re.search(message, cli("-t", "exp", "model", "show").error)
 
@@ -166,7 +166,7 @@ def test_of_a_whole_file(cli: Cli, text: bytes, message: str) -> None:
 def test_files_that_extend_each_other(cli: Cli) -> None:
     for name, parent in (("a", "b.yaml"), ("b", "c"), ("c", "a")):
         Path(f"{name}.yaml").write_text(f"# one line above\nextends: {parent}\n")
-    assert cli("-t", "a", "model", "show").error == "c.yaml:2:1: extends: 'a' leads back to this file"
+    assert cli("-t", "a", "model", "show").error == "c.yaml:2:1: extends: 'a' extends this file: remove the cycle"
 
 
 def test_an_option_of_another_definition_names_its_owner(site: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def forgather_models():
 """
 
 
-def test_a_file_that_cannot_be_written_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_written(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -198,7 +198,7 @@ def test_a_file_that_cannot_be_written_is_said(cli: Cli, monkeypatch: pytest.Mon
     assert cli(*LLAMA, "show", "-o", "x.txt").error == "--output-file: x.txt cannot be written: Permission denied"
 
 
-def test_the_environment_asks_for_a_traceback() -> None:
+def test_the_environment_requests_a_traceback() -> None:
     done = start(*LLAMA, "--hidden-size", "0", "show", env={"FORGATHER_TRACEBACK": "1"})
     assert done.returncode == 1
     assert "Traceback" in done.stderr
@@ -209,7 +209,7 @@ def test_a_bug_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     def fail(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("forgather_core.settings.resolve.settle", fail)
+    monkeypatch.setattr("forgather_core.settings.resolve.resolve", fail)
     with pytest.raises(ValueError, match="a bug"):
         cli(*LLAMA, "show")
 
@@ -227,7 +227,7 @@ def test_exit_codes(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("forgather_core.settings.resolve.settle", fail)
+    monkeypatch.setattr("forgather_core.settings.resolve.resolve", fail)
     done = cli(*LLAMA, "show")
     assert (done.code, done.err) == (code, text or "forgather: interrupted\n")
     assert done.out == ""
@@ -238,11 +238,11 @@ def test_a_flag_is_named_once(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("words", ["-t llama model --zzz show", "model show", "model -t llama show"])
-def test_what_is_no_value_is_not_called_one(cli: Cli, words: str) -> None:
+def test_errors_do_not_call_a_flag_a_value(cli: Cli, words: str) -> None:
     assert "Invalid value" not in cli(*words.split()).error
 
 
-def test_an_option_without_a_definition_asks_for_one(cli: Cli) -> None:
+def test_an_option_without_a_definition_requires_one(cli: Cli) -> None:
     error = cli("model", "--hidden-size", "3", "show").error
     assert "choose a model definition" in error or "belongs to: " in error
     assert "Did you mean --batch-size" not in error
@@ -317,7 +317,7 @@ ATTENTION = {
 
 
 @pytest.mark.parametrize("words", ATTENTION)
-def test_attention_that_cannot_be_is_refused_before_any_work(cli: Cli, words: str) -> None:
+def test_unsupported_attention_is_refused_before_any_work(cli: Cli, words: str) -> None:
     command = words.split()
     error = cli(*command, *(() if "test" in command else ("construct",))).error
     assert error.startswith("--attn-implementation ")
@@ -332,13 +332,13 @@ def test_flex_attention_with_dropout_is_refused_in_training(cli: Cli, monkeypatc
     assert nothing_on_disk()
 
 
-LIKE = {
-    "--from-config nowhere": "--from-config: there is no nowhere/config.json: name a Hugging Face model directory",
+DIRECTORY_ERRORS = {
+    "--from-config nowhere": "--from-config: nowhere/config.json does not exist: expected a Hugging Face",
     "--native --sliding-window 8": "--native: transformers' Llama has no sliding_window",
 }
 
 
-@pytest.mark.parametrize("words", LIKE)
-def test_like_and_native_are_refused_with_the_reason(cli: Cli, words: str) -> None:
-    assert cli(*LLAMA, *words.split(), "construct").error.startswith(LIKE[words])
+@pytest.mark.parametrize("words", DIRECTORY_ERRORS)
+def test_from_config_and_native_errors_give_the_reason(cli: Cli, words: str) -> None:
+    assert cli(*LLAMA, *words.split(), "construct").error.startswith(DIRECTORY_ERRORS[words])
     assert nothing_on_disk()

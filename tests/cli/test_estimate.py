@@ -1,4 +1,4 @@
-"""`estimate` and `compare`: what they print, and what they refuse."""
+"""`estimate` and `compare`: output and errors."""
 
 from __future__ import annotations
 
@@ -27,10 +27,17 @@ def hardware() -> str:
     return "--hardware=devices.yaml"
 
 
-def test_an_estimate_writes_nothing_and_tells_all(cli: Cli, hardware: str) -> None:
+def test_an_estimate_writes_nothing_and_shows_all_sections(cli: Cli, hardware: str) -> None:
     done = cli(*LLAMA, *SMALL, hardware, "estimate")
     assert (done.code, done.err) == (0, "")
-    for part in ("Parameters", "Memory of a training step", "Memory of generation", "Operations", "Fits on", "Mine"):
+    for part in (
+        "Parameters",
+        "Peak memory of a training step",
+        "Memory of generation",
+        "FLOPs/token",
+        "Fits on",
+        "Mine",
+    ):
         assert part in done.out
     assert "########" in done.out
     assert [p.name for p in Path().iterdir()] == ["devices.yaml"]
@@ -51,7 +58,7 @@ def test_options_of_the_step_and_of_the_build_count(cli: Cli, hardware: str) -> 
 
 
 @pytest.mark.slow
-def test_an_estimate_goes_into_a_file(cli: Cli, hardware: str) -> None:
+def test_an_estimate_is_written_to_a_file(cli: Cli, hardware: str) -> None:
     assert cli(*LLAMA, *SMALL, hardware, "estimate", "-o", "e.html").code == 0
     assert "Fits on" in Path("e.html").read_text()
     assert cli(*LLAMA, *SMALL, hardware, "estimate", "-o", "e.json").code == 0
@@ -73,7 +80,7 @@ def test_models_are_compared(cli: Cli) -> None:
     ("words", "why"),
     [
         (("model", "estimate"), "choose a model definition"),
-        (("model", "compare", "llama/4M"), "compare needs two models"),
+        (("model", "compare", "llama/4M"), "compare requires two models"),
         (("model", "compare"), "Missing argument"),
         (("model", "compare", "llama/4M", "lama"), "lama"),
         (("model", "--hidden-size", "3", "compare", "llama/4M", "mistral/4M"), "--hidden-size belongs to"),

@@ -1,6 +1,6 @@
-"""Help pages: frozen, complete, never cutting a name.
+"""Help pages: frozen, complete, without cut names.
 
-After a wanted change, write the frozen pages anew and read the difference:
+After an intended change, update the frozen pages and review the difference:
 
     FORGATHER_REFRESH=1 python -m pytest tests/cli/test_help.py && git diff tests/cli/frozen
 """
@@ -57,7 +57,7 @@ def of_llama() -> list[OptionSpec]:
 
 @pytest.fixture(autouse=True)
 def _only_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page lists the installed plugins: those that a frozen page was not made with are hidden."""
+    """Hide plugins that are not part of the frozen pages, since a page lists the installed plugins."""
     points = [point for point in registry().plugins.values() if point.name in BUILT_IN]
     monkeypatch.setattr(
         "forgather_core.definitions.registry.entry_points", lambda group: [p.entry_point for p in points]
@@ -71,7 +71,7 @@ def test_the_page_is_the_frozen_one(cli: Cli, name: str) -> None:
     file = FROZEN / f"{name}.txt"
     if os.environ.get("FORGATHER_REFRESH"):
         file.write_text(done.out)
-    assert done.out == file.read_text(), "if that is wanted: FORGATHER_REFRESH=1"
+    assert done.out == file.read_text(), "to accept the change: FORGATHER_REFRESH=1"
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -98,7 +98,7 @@ def test_only_names_are_wider_than_the_page(cli: Cli, monkeypatch: pytest.Monkey
     monkeypatch.setenv("COLUMNS", columns)
     usage, *lines = cli(*LLAMA, "--help").out.splitlines()
     assert usage == "Usage: forgather -t llama/4M model [OPTIONS] COMMAND [ARGS]..."
-    # In a narrow page an explanation keeps 20 columns beside the names.
+    # On a narrow page explanations keep a width of 20 columns.
     wide = [line for line in lines if len(line) > max(int(columns), 55)]
     assert all(line.startswith("  --") and "  " not in line[2:] for line in wide), wide
     assert not any(line != line.rstrip() for line in lines)
@@ -111,7 +111,7 @@ def test_a_pipe_shows_whole_names() -> None:
 
 
 def default_of(page: str, flag: str) -> str | None:
-    """What stands in the last brackets of an option's explanation."""
+    """Return the text in the last brackets of the explanation of an option."""
     entry = re.search(rf"^  {flag}\b(?:.*\n)(?:    .*\n)*", page, re.MULTILINE)
     assert entry is not None, flag
     found = re.search(r"\[([^\[]*)\]$", " ".join(entry[0].split()))
@@ -139,7 +139,7 @@ def test_the_defaults_are_those_of_the_file(cli: Cli) -> None:
     assert {flag: default_of(page, flag) for flag in expected} == expected
 
 
-def test_without_a_definition_only_shared_options_are_told(cli: Cli) -> None:
+def test_without_a_definition_only_shared_options_are_listed(cli: Cli) -> None:
     page = cli("model", "--help").out
     assert all(spec.flag in page for spec in shared())
     assert "--hidden-size" not in page
@@ -149,7 +149,7 @@ def test_without_a_definition_only_shared_options_are_told(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("command", "options"), [("test", TestOptions), ("estimate", EstimateOptions), ("compare", EstimateOptions)]
 )
-def test_the_page_of_a_command_shows_what_only_it_takes(cli: Cli, command: str, options: type) -> None:
+def test_the_page_of_a_command_shows_its_own_options(cli: Cli, command: str, options: type) -> None:
     from forgather_core.options.scope import commands_of
 
     page = cli(*LLAMA, command, "--help").out

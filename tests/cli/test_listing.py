@@ -28,11 +28,11 @@ def forgather_models():
 BAD = "import no_such_module\n"
 
 
-def definitions(told: dict[str, Any]) -> dict[str, Any]:
-    return {definition["name"]: definition for definition in told["definitions"]}
+def definitions(done: dict[str, Any]) -> dict[str, Any]:
+    return {definition["name"]: definition for definition in done["definitions"]}
 
 
-def test_ls_tells_every_preset_with_its_numbers(cli: Cli) -> None:
+def test_ls_lists_every_preset_with_its_sizes(cli: Cli) -> None:
     llama = definitions(cli("ls", "--json").json)["llama"]
     rows = {row["name"]: row for row in llama["presets"]}
     assert list(rows) == ["llama/4M", "llama/30M", "llama/117M", "llama/llama3.2-1B", "llama/llama2-7B"]
@@ -54,7 +54,7 @@ def test_ls_as_text(cli: Cli) -> None:
     assert "Configurations of this project" not in done.out
 
 
-def test_ls_tells_the_configurations_of_the_project(cli: Cli, tmp_path: Path) -> None:
+def test_ls_lists_the_configurations_of_the_project(cli: Cli, tmp_path: Path) -> None:
     project = tmp_path / "project"
     (project / "configs").mkdir(parents=True)
     (project / "wide.yaml").write_text("extends: llama/4M\nhidden_size: 512\n")
@@ -73,7 +73,7 @@ def test_ls_tells_the_configurations_of_the_project(cli: Cli, tmp_path: Path) ->
     assert cli("ls", "--json").json["configurations"] == []
 
 
-def test_plugins_tells_where_each_comes_from(cli: Cli) -> None:
+def test_plugins_shows_the_source_of_each(cli: Cli) -> None:
     rows = {row["name"]: row for row in cli("plugins", "--json").json["plugins"]}
     llama = rows["llama"]
     assert (llama["distribution"], llama["state"], llama["definitions"]) == ("forgather", "ok", ["llama"])
@@ -83,7 +83,7 @@ def test_plugins_tells_where_each_comes_from(cli: Cli) -> None:
     assert "forgather_llama/plugin.py" in text.out
 
 
-def test_a_good_plugin_from_elsewhere_is_a_full_citizen(site: Any) -> None:
+def test_a_third_party_plugin_is_fully_supported(site: Any) -> None:
     site("good-dist", "good_lm", GOOD, good="good_lm")
     rows = {row["name"]: row for row in json.loads(start("plugins", "--json").stdout)["plugins"]}
     assert (rows["good"]["version"], rows["good"]["distribution"], rows["good"]["state"]) == ("1.2", "good-dist", "ok")
@@ -101,61 +101,61 @@ def test_a_good_plugin_from_elsewhere_is_a_full_citizen(site: Any) -> None:
         (BAD, "ModuleNotFoundError: No module named 'no_such_module'"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("def broken(:", "SyntaxError"),
-        (GOOD.replace("hidden_size", "device"), "the option 'device' of 'good' clashes with a shared option"),
+        (GOOD.replace("hidden_size", "device"), "the option 'device' of 'good' conflicts with a shared option"),
         (GOOD.replace("def forgather_models", "def forgather_model"), "forgather_model"),
         (GOOD.replace('name="good"', 'name="llama"'), "the definition 'llama' is offered by the plugin 'llama'"),
     ],
 )
-def test_a_broken_plugin_harms_nobody(site: Any, text: str, error: str) -> None:
+def test_a_broken_plugin_does_not_affect_others(site: Any, text: str, error: str) -> None:
     site("bad-dist", "other_lm", text, zbad="other_lm")
-    told = start("plugins", "--json")
-    rows = {row["name"]: row for row in json.loads(told.stdout)["plugins"]}
-    assert told.returncode == 1
+    done = start("plugins", "--json")
+    rows = {row["name"]: row for row in json.loads(done.stdout)["plugins"]}
+    assert done.returncode == 1
     assert (rows["zbad"]["state"], rows["llama"]["state"]) == ("broken", "ok")
     assert error in rows["zbad"]["error"]
     listed = start("ls", "--json")
     assert listed.returncode == 0
     assert json.loads(listed.stdout)["broken"] == ["zbad"]
-    asked = start("-t", "zbad", "model", "show")
-    assert asked.returncode == 2
-    assert asked.stderr.count("\n") == 1
-    assert "the plugin 'zbad' (bad-dist 1.2, other_lm) cannot be loaded" in asked.stderr
+    done = start("-t", "zbad", "model", "show")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "the plugin 'zbad' (bad-dist 1.2, other_lm) cannot be loaded" in done.stderr
     assert start("-t", "llama/4M", "model", "show").returncode == 0
 
 
 def test_a_broken_plugin_in_the_text(site: Any) -> None:
     site("bad-dist", "bad_lm", BAD, bad="bad_lm")
-    told = start("plugins")
-    assert told.returncode == 1
-    assert "bad: ModuleNotFoundError: No module named 'no_such_module'" in told.stdout
-    assert "broken plugins: bad ('forgather plugins' tells why)" in start("ls").stdout
+    done = start("plugins")
+    assert done.returncode == 1
+    assert "bad: ModuleNotFoundError: No module named 'no_such_module'" in done.stdout
+    assert "broken plugins: bad (details: forgather plugins)" in start("ls").stdout
 
 
 def test_two_distributions_of_one_name(site: Any) -> None:
     site("one", "one_lm", GOOD, good="one_lm")
     site("two", "two_lm", GOOD, good="two_lm")
-    told = start("plugins", "--json")
-    assert told.returncode == 1
-    (row,) = [row for row in json.loads(told.stdout)["plugins"] if row["name"] == "good"]
+    done = start("plugins", "--json")
+    assert done.returncode == 1
+    (row,) = [row for row in json.loads(done.stdout)["plugins"] if row["name"] == "good"]
     assert "'one' and 'two'" in row["error"]
 
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("names", ["bad", " bad , nobody", "bad,,"])
-def test_plugins_are_switched_off(site: Any, names: str) -> None:
+def test_plugins_are_disabled(site: Any, names: str) -> None:
     site("bad-dist", "bad_lm", BAD, bad="bad_lm")
     off = {"FORGATHER_DISABLE_PLUGINS": names}
-    told = start("plugins", "--json", env=off)
-    assert told.returncode == 0
-    assert {row["name"]: row["state"] for row in json.loads(told.stdout)["plugins"]}["bad"] == "disabled"
+    done = start("plugins", "--json", env=off)
+    assert done.returncode == 0
+    assert {row["name"]: row["state"] for row in json.loads(done.stdout)["plugins"]}["bad"] == "disabled"
     assert json.loads(start("ls", "--json", env=off).stdout)["broken"] == []
-    assert "switched off by FORGATHER_DISABLE_PLUGINS" in start("-t", "bad", "model", "show", env=off).stderr
+    assert "disabled by FORGATHER_DISABLE_PLUGINS" in start("-t", "bad", "model", "show", env=off).stderr
 
 
-def test_a_shipped_plugin_is_switched_off(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shipped_plugin_is_disabled(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGATHER_DISABLE_PLUGINS", "llama")
     assert "llama" not in definitions(cli("ls", "--json").json)
-    assert "switched off" in cli("-t", "llama/4M", "model", "show").error
+    assert "is disabled" in cli("-t", "llama/4M", "model", "show").error
 
 
 HEAVY = """
@@ -180,14 +180,14 @@ class Options:
 @pytest.mark.few(1)
 @pytest.mark.regression("P14")
 @pytest.mark.parametrize("line", ["import torch", "from torch import nn", "import slow_lib"])
-def test_plugins_names_what_slows_every_command(site: Any, line: str) -> None:
+def test_plugins_names_slow_imports(site: Any, line: str) -> None:
     place = site("heavy", "heavy", "")
     (place / "heavy.py").unlink()
     (place / "heavy").mkdir()
     (place / "heavy/__init__.py").write_text(HEAVY)
     (place / "heavy/options.py").write_text(OPTIONS.format(line=line))
     (place / "slow_lib.py").write_text("import time\ntime.sleep(0.6)\n")
-    # A small package of that name stands for the one that takes seconds.
+    # A small package replaces the slow one of that name.
     (place / "torch").mkdir()
     (place / "torch/__init__.py").write_text("import time\nfrom . import nn\ntime.sleep(0.1)\n")
     (place / "torch/nn.py").write_text("")

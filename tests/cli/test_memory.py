@@ -1,4 +1,4 @@
-"""Work that needs more memory than there is: refused before it starts, or ended with one line."""
+"""Work that exceeds the memory is refused before it starts, or ends with one line."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ HUGE = ("--hidden-size", "1000000", "--device", "cpu")
     ids=["construct", "batch", "length"],
 )
 @pytest.mark.slow
-def test_what_does_not_fit_is_refused_before_it_starts(words: tuple[str, ...]) -> None:
-    # In a process of its own, which cannot take the machine's memory where it is not refused.
+def test_work_that_exceeds_memory_is_refused_before_it_starts(words: tuple[str, ...]) -> None:
+    # In a separate process with limited memory, in case the work is not refused.
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, resource.RLIM_INFINITY))
 
@@ -66,7 +66,7 @@ def test_a_model_that_does_not_fit_is_refused(cli: Cli, command: str) -> None:
     ids=["torch", "python", "system", "cuda", "overflow"],
 )  # fmt: skip
 @pytest.mark.parametrize("words", [("ls",), (*LLAMA, "show"), ("checkpoint", "inspect", ".")], ids=lambda w: w[-1])
-def test_no_memory_is_one_line(
+def test_running_out_of_memory_is_one_line(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, error: Exception, words: tuple[str, ...]
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -110,11 +110,11 @@ def test_the_smallest_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.regression("P7")
 def test_ctrl_c_while_importing_is_one_line(tmp_path: Path) -> None:
-    # A library that is interrupted while it is imported: by nothing but the clock, it would not be the same each time.
+    # Interrupt during the import of a library: a timer would not be reproducible.
     (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
     text = (
         "import signal, sys; sys.argv[0] = 'forgather'\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs of a shell ignore SIGINT
         "try: from forgather_cli.program import main\n"
         "except ImportError: from forgather_cli.main import main\n"
         "main()"
@@ -129,7 +129,7 @@ def test_ctrl_c_while_importing_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.regression("P7")
 @pytest.mark.few(2)
 @pytest.mark.parametrize("command", ["test", "estimate", "compare", "verify", "construct"])
-def test_ctrl_c_keeps_what_was_found(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+def test_ctrl_c_keeps_partial_results(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     def after(times: int, name: str) -> None:
         module, _, attribute = name.rpartition(":")
         real, calls = getattr(importlib.import_module(module), attribute), []

@@ -1,4 +1,4 @@
-"""Every documented option exists, stands before or after the command, and the later one wins."""
+"""Every documented option exists and is accepted before and after the command; the last value wins."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from forgather_core.options.spec import specs_of
 
 from .conftest import LLAMA, Cli
 
-Settled = Callable[..., dict[str, Any]]
+Resolved = Callable[..., dict[str, Any]]
 DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 # reference: README of the model collection, `forgather model --help`
-SETTLED = [
+RESOLVED = [
     ("--device", "cpu", "cpu"),
     ("--dtype", "bfloat16", "bfloat16"),
     ("--no-init-weights", None, True),
@@ -43,7 +43,7 @@ SETTLED = [
     ("--rope-parameters", "{rope_type: linear, rope_theta: 1e5, factor: 2}", DEFAULT_ROPE),
     ("--rms-norm-eps", "1e-6", 1e-6),
     ("--sliding-window", "64", 64),
-    # and those of ours
+    # options that the seed document does not list
     ("--head-dim", "32", 32),
     ("--vocab-size", "4096", 4096),
     ("--max-position-embeddings", "128", 128),
@@ -53,7 +53,7 @@ SETTLED = [
     ("--seed", "7", 7),
     ("--max-shard-size", "1MB", "1MB"),
 ]
-# What one run takes and no configuration holds; `test` alone uses the second line.
+# Options of a single run, not of configurations; the second line is for `test` only.
 OF_A_RUN = ["--refresh-model", "-r", "--keep", "--output-file x.txt", "-o x.txt", "--edit", "-e", "--json"]
 OF_A_RUN += ["--force"]
 OF_A_TEST = ["--batch-size 3", "--sequence-length 64", "--steps 5", "--dataset-project d", "--dataset-config c"]
@@ -62,7 +62,7 @@ OF_AN_ESTIMATE = ["--optimizer sgd", "--precision bf16", "--context-length 128",
 OF_AN_ESTIMATE += ["--hardware d.yaml"]
 OF_A_SHOW = ["--init"]
 OF_A_VERIFICATION = ["--checks rows", "--quick", "--full", "--list"]
-OF_A_DIRECTORY = ["--from-config d"]  # its values are the directory's: tests/core/settings/test_source_config.py
+OF_A_DIRECTORY = ["--from-config d"]  # tested in tests/core/settings/test_source_config.py
 ALL_OTHERS = [*OF_A_RUN, *OF_A_TEST, *OF_AN_ESTIMATE, *OF_A_SHOW, *OF_A_VERIFICATION, *OF_A_DIRECTORY]
 
 
@@ -71,19 +71,19 @@ def name_of(flag: str) -> str:
 
 
 @pytest.mark.few(16)
-@pytest.mark.parametrize(("flag", "text", "value"), SETTLED)
+@pytest.mark.parametrize(("flag", "text", "value"), RESOLVED)
 def test_an_option_means_the_same_before_and_after_the_command(
-    settled: Settled, flag: str, text: str | None, value: Any
+    resolved: Resolved, flag: str, text: str | None, value: Any
 ) -> None:
     words = [flag] if text is None else [flag, text]
     if flag == "--rope-parameters":
         value = {"rope_type": "linear", "rope_theta": 100000.0, "factor": 2}
-    before, after = settled(*words), settled("show", *words)
+    before, after = resolved(*words), resolved("show", *words)
     assert before == after
     assert before[name_of(flag)] == value
-    assert settled()[name_of(flag)] != value
+    assert resolved()[name_of(flag)] != value
     if text is not None:
-        assert settled(f"{flag}={text}") == before
+        assert resolved(f"{flag}={text}") == before
 
 
 @pytest.mark.few(20)
@@ -92,42 +92,42 @@ def test_an_option_means_the_same_before_and_after_the_command(
 def test_every_command_takes_every_option_on_both_sides(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, words: str, command: str
 ) -> None:
-    asked: list[Any] = []
+    parsed: list[Any] = []
 
     def answer(ctx: Any) -> None:
-        from forgather_cli.dynamic import Session
+        from forgather_cli.session import Session
 
-        asked.append(Session.of(ctx).given)
+        parsed.append(Session.of(ctx).given)
 
     monkeypatch.setattr("forgather_cli.model.ModelCommand", answer)
     for arguments in ([*words.split(), command], [command, *words.split()]):
-        with pytest.raises(AttributeError):  # nothing was asked for after all: this is far enough
+        with pytest.raises(AttributeError):  # parsing is complete at this point
             cli(*LLAMA, *arguments)
-    assert asked[0] == asked[1]
-    assert len(asked[0]) == 1
+    assert parsed[0] == parsed[1]
+    assert len(parsed[0]) == 1
 
 
-def test_no_option_is_left_out_of_these_tests() -> None:
-    named = {flag for flag, *_ in SETTLED} | {words.split()[0] for words in ALL_OTHERS}
+def test_these_tests_cover_every_option() -> None:
+    named = {flag for flag, *_ in RESOLVED} | {words.split()[0] for words in ALL_OTHERS}
     groups = (registry().definition("llama").options, *SHARED_OPTIONS)
     assert {spec.flag for group in groups for spec in specs_of(group)} == {n for n in named if n.startswith("--")}
 
 
-def test_the_later_one_wins(settled: Settled) -> None:
-    assert settled("--hidden-size", "128", "--hidden-size", "64")["hidden_size"] == 64
-    assert settled("--hidden-size", "128", "show", "--hidden-size", "64")["hidden_size"] == 64
-    assert settled("--sliding-window", "8", "show", "--sliding-window", "null")["sliding_window"] is None
-    assert settled("--tie-word-embeddings", "show", "--no-tie-word-embeddings")["tie_word_embeddings"] is False
+def test_the_last_value_wins(resolved: Resolved) -> None:
+    assert resolved("--hidden-size", "128", "--hidden-size", "64")["hidden_size"] == 64
+    assert resolved("--hidden-size", "128", "show", "--hidden-size", "64")["hidden_size"] == 64
+    assert resolved("--sliding-window", "8", "show", "--sliding-window", "null")["sliding_window"] is None
+    assert resolved("--tie-word-embeddings", "show", "--no-tie-word-embeddings")["tie_word_embeddings"] is False
 
 
 @pytest.mark.parametrize("flag", ["tie-word-embeddings", "gradient-checkpointing"])
-def test_a_pair_of_flags_has_three_states(settled: Settled, flag: str) -> None:
+def test_a_pair_of_flags_has_three_states(resolved: Resolved, flag: str) -> None:
     name = flag.replace("-", "_")
     Path("tied.yaml").write_text(f"extends: llama/4M\n{name}: true\n")
-    assert settled(template="tied.yaml")[name] is True
-    assert settled(f"--no-{flag}", template="tied.yaml")[name] is False
-    assert settled(f"--{flag}", template="tied.yaml")[name] is True
-    assert settled()[name] is False
+    assert resolved(template="tied.yaml")[name] is True
+    assert resolved(f"--no-{flag}", template="tied.yaml")[name] is False
+    assert resolved(f"--{flag}", template="tied.yaml")[name] is True
+    assert resolved()[name] is False
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_pair_of_flags_has_three_states(settled: Settled, flag: str) -> None:
         (("--hidden-size", "1e3"), "hidden_size", 1000),
         (("--hidden-size", "0x100"), "hidden_size", 256),
         (("--rms-norm-eps", "1"), "rms_norm_eps", 1.0),
-        (("--num-key-value-heads", "null"), "num_key_value_heads", 4),  # what stands for null: as many as query heads
+        (("--num-key-value-heads", "null"), "num_key_value_heads", 4),  # null: as many as query heads
         (("--sliding-window", "None"), "sliding_window", None),
         (("--chat-template", "~"), "chat_template", None),
         (("--dtype", "null"), "dtype", None),
@@ -145,18 +145,18 @@ def test_a_pair_of_flags_has_three_states(settled: Settled, flag: str) -> None:
         (("--model-name", "3"), "model_name", "3"),
     ],
 )
-def test_values_are_read_as_yaml_reads_them(settled: Settled, words: tuple[str, ...], name: str, value: Any) -> None:
+def test_values_are_read_as_yaml_reads_them(resolved: Resolved, words: tuple[str, ...], name: str, value: Any) -> None:
     value = {"rope_type": "default", "rope_theta": 500000.0} if value == "json" else value
-    assert settled(*words)[name] == value
+    assert resolved(*words)[name] == value
 
 
-def test_a_flag_of_null_overrules_a_file(settled: Settled) -> None:
+def test_a_flag_of_null_overrules_a_file(resolved: Resolved) -> None:
     Path("exp.yaml").write_text("extends: llama/4M\nsliding_window: 32\n")
-    assert settled(template="exp.yaml")["sliding_window"] == 32
-    assert settled("--sliding-window", "null", template="exp.yaml")["sliding_window"] is None
+    assert resolved(template="exp.yaml")["sliding_window"] == 32
+    assert resolved("--sliding-window", "null", template="exp.yaml")["sliding_window"] is None
 
 
-def test_output_goes_where_the_options_say(cli: Cli) -> None:
+def test_output_dir_and_model_name_set_the_directory(cli: Cli) -> None:
     def directory(*words: str) -> str:
         return str(cli(*LLAMA, "show", "--json", *words).json["directory"])
 

@@ -1,4 +1,4 @@
-"""Terminals, pipes, and readers that leave."""
+"""Output to terminals, pipes, and closed pipes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*\b(3[0-7]|9[0-7]|38|48)[;m]")
 
 
 def on_a_terminal(*arguments: str, **env: str) -> str:
-    """What a run prints on a terminal of 100 columns."""
+    """Return the output of a run on a terminal of 100 columns."""
     outer, inner = pty.openpty()
     env = {"TERM": "xterm-256color", "COLUMNS": "100", **env}
     with subprocess.Popen(
@@ -27,7 +27,7 @@ def on_a_terminal(*arguments: str, **env: str) -> str:
         env=os.environ | env, stdin=inner, stdout=inner, stderr=subprocess.STDOUT,
     ) as process:  # fmt: skip
         os.close(inner)
-        said = b""
+        printed = b""
         while True:
             try:
                 some = os.read(outer, 65536)
@@ -35,14 +35,14 @@ def on_a_terminal(*arguments: str, **env: str) -> str:
                 break
             if not some:
                 break
-            said += some
+            printed += some
     os.close(outer)
-    assert process.returncode in (0, 2), said
-    return said.decode().replace("\r\n", "\n")
+    assert process.returncode in (0, 2), printed
+    return printed.decode().replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_a_reader_that_has_gone_gets_no_traceback(arguments: tuple[str, ...]) -> None:
+def test_a_closed_pipe_gets_no_traceback(arguments: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = start(*arguments, stdout=writer)
@@ -67,7 +67,7 @@ def test_a_pipe_gets_plain_text(arguments: tuple[str, ...]) -> None:
     assert "\u2026" not in done.stdout
 
 
-def test_a_terminal_gets_a_drawing() -> None:
+def test_a_terminal_gets_boxes() -> None:
     shown = on_a_terminal(*LLAMA, "show")
     assert "\x1b[1m" in shown
     assert "\u2500" in shown
@@ -77,14 +77,14 @@ def test_a_terminal_gets_a_drawing() -> None:
 @pytest.mark.few(3)
 @pytest.mark.parametrize("arguments", [("ls",), ("plugins",), (*LLAMA, "show"), ("--help",)], ids=" ".join)
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
-def test_no_colour_where_none_is_wanted(arguments: tuple[str, ...], env: dict[str, str]) -> None:
+def test_no_colour_without_a_terminal_or_with_no_color(arguments: tuple[str, ...], env: dict[str, str]) -> None:
     shown = on_a_terminal(*arguments, **env)
     assert not COLOUR.search(shown)
     if "TERM" in env or arguments == ("--help",):
         assert "\x1b" not in shown
 
 
-def test_colour_where_it_is() -> None:
+def test_colour_on_a_terminal() -> None:
     assert COLOUR.search(on_a_terminal("plugins"))
 
 
@@ -98,12 +98,12 @@ def test_a_narrow_terminal_folds_and_cuts_nothing(columns: str) -> None:
     printed = on_a_terminal(*LLAMA, "show", COLUMNS=columns)
     lines = re.sub(r"\x1b\[[0-9;]*m|\x1b\]8;[^\x1b]*\x1b\\", "", printed).splitlines()
     assert max(map(len, lines)) <= int(columns)
-    assert "\u2026" not in "".join(line for line in lines if "https://" not in line)  # the link has the whole address
+    assert "\u2026" not in "".join(line for line in lines if "https://" not in line)  # the link contains the full URL
 
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_any_encoding_will_do(encoding: str) -> None:
+def test_any_encoding_is_supported(encoding: str) -> None:
     Path("é.yaml").write_text("extends: llama/4M\nmodel_name: modèle\n")
     for arguments in (("ls",), ("-t", "llama/4M", "model", "show"), ("--help",)):
         done = start(*arguments, env={"PYTHONIOENCODING": encoding}, encoding=encoding)

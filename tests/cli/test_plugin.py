@@ -8,7 +8,7 @@ from .conftest import Cli, nothing_on_disk
 from .test_startup import HEAVY, SETTLING, imported
 
 
-def test_it_tells_what_it_wrote_and_what_comes_next(cli: Cli) -> None:
+def test_it_shows_the_files_and_the_next_commands(cli: Cli) -> None:
     done = cli("plugin", "new", "my_model")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("Wrote forgather-my-model")
@@ -31,7 +31,7 @@ def test_as_json(cli: Cli) -> None:
     assert (Path("there") / report["files"][0]["path"]).is_file()
 
 
-def test_what_is_refused_is_refused_in_a_line(cli: Cli) -> None:
+def test_errors_are_one_line(cli: Cli) -> None:
     assert "'my-model' cannot be the name" in cli("plugin", "new", "my-model").error
     assert "the plugin 'llama' of forgather has it" in cli("plugin", "new", "llama").error
     assert "Missing argument NAME" in cli("plugin", "new").error

@@ -1,4 +1,4 @@
-"""`show`: what is settled, where it comes from, and where the answer goes."""
+"""`show`: resolved values, their sources, and output to files and editors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def report(cli: Cli, *words: str, template: str = "llama/4M", before: tuple[str,
     return dict(cli(*before, "-t", template, "model", "show", "--json", *words).json)
 
 
-def test_every_value_tells_where_it_comes_from(cli: Cli) -> None:
+def test_every_value_has_its_source(cli: Cli) -> None:
     Path("base.yaml").write_text("extends: llama/30M\n\nhidden_size: 256\nnum_hidden_layers: 2\n")
     Path("exp.yaml").write_text("extends: base\nnum_hidden_layers: 3\n")
-    told = report(cli, "--rms-norm-eps", "1e-6", template="exp")
-    options = {name: (item["value"], item["origin"]) for name, item in told["options"].items()}
+    shown = report(cli, "--rms-norm-eps", "1e-6", template="exp")
+    options = {name: (item["value"], item["origin"]) for name, item in shown["options"].items()}
     assert options["rms_norm_eps"] == (1e-6, "--rms-norm-eps")
     assert options["num_hidden_layers"] == (3, "exp.yaml:2")
     assert options["hidden_size"] == (256, "base.yaml:3")
@@ -29,17 +29,17 @@ def test_every_value_tells_where_it_comes_from(cli: Cli) -> None:
     assert options["attention_dropout"] == (0.0, "default")
     assert options["head_dim"] == (32, "derived")
     assert options["vocab_size"][1] == "tokenizer"
-    assert told["settings"]["tokenizer"] == {"value": "bpe-8k", "origin": "llama/30M"}
+    assert shown["settings"]["tokenizer"] == {"value": "bpe-8k", "origin": "llama/30M"}
 
 
-def test_the_report_as_text_and_as_json_tell_the_same(cli: Cli) -> None:
-    told = report(cli)
-    assert list(told) == [
+def test_text_and_json_show_the_same_values(cli: Cli) -> None:
+    shown = report(cli)
+    assert list(shown) == [
         "configuration", "definition", "model_name", "directory", "options", "settings", "source",
         "expected_parameters",
     ]  # fmt: skip
     text = cli(*LLAMA, "show").out
-    for name, item in (told["options"] | told["settings"]).items():
+    for name, item in (shown["options"] | shown["settings"]).items():
         assert re.search(rf"\b{name} .*\b{re.escape(item['origin'])}\b", text), name
     assert "4,434,176" in text
     assert "\x1b" not in text
@@ -58,9 +58,9 @@ def test_a_configuration_is_found_in_the_project(cli: Cli, tmp_path: Path, where
     (project / where).write_text("extends: llama/4M\nhidden_size: 384\n")
     before = ("-p", str(project))
     for template in ("exp", Path(where).name):
-        told = report(cli, template=template, before=before)
-        assert told["options"]["hidden_size"]["value"] == 384
-        assert (told["model_name"], told["directory"]) == ("exp", str(project / "output_models" / "exp"))
+        shown = report(cli, template=template, before=before)
+        assert shown["options"]["hidden_size"]["value"] == 384
+        assert (shown["model_name"], shown["directory"]) == ("exp", str(project / "output_models" / "exp"))
     error = cli("-t", "exp", "model", "show").error
     assert "no model definition named 'exp'" in error
 
@@ -80,7 +80,7 @@ def test_paths_start_from_the_project_in_a_file_and_from_here_on_the_line(cli: C
     assert report(cli, "--output-dir", "made", template="exp", before=before)["directory"] == "made"
 
 
-def test_a_definition_goes_before_a_file_of_its_name(cli: Cli) -> None:
+def test_a_definition_takes_precedence_over_a_file_of_its_name(cli: Cli) -> None:
     Path("llama.yaml").write_text("extends: llama/30M\n")
     assert report(cli, template="llama")["configuration"] == "llama/4M"
     assert report(cli, template="llama.yaml")["options"]["hidden_size"]["value"] == 512
@@ -92,11 +92,11 @@ def test_interpolation(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
         "extends: llama/4M\nintermediate_size: ${hidden_size}\nnum_hidden_layers: ${oc.env:LAYERS}\n"
         "model_name: llama_${num_hidden_layers}\nrope_parameters: {rope_type: default, rope_theta: '${hidden_size}'}\n"
     )
-    told = report(cli, "--hidden-size", "128", template="exp")
-    values = {name: item["value"] for name, item in told["options"].items()}
+    shown = report(cli, "--hidden-size", "128", template="exp")
+    values = {name: item["value"] for name, item in shown["options"].items()}
     assert (values["intermediate_size"], values["num_hidden_layers"]) == (128, 3)
     assert values["rope_parameters"] == {"rope_type": "default", "rope_theta": 128}
-    assert told["model_name"] == "llama_3"
+    assert shown["model_name"] == "llama_3"
 
 
 def test_a_mapping_replaces_the_one_below(cli: Cli) -> None:
@@ -118,7 +118,7 @@ def test_a_mapping_replaces_the_one_below(cli: Cli) -> None:
         ("a.svg", "<svg "),
     ],
 )
-def test_into_a_file(cli: Cli, flag: str, name: str, start: str) -> None:
+def test_output_to_a_file(cli: Cli, flag: str, name: str, start: str) -> None:
     done = cli(*LLAMA, "show", flag, name)
     assert (done.code, done.out, done.err) == (0, "", f"wrote {name}\n")
     text = Path(name).read_text()
@@ -128,12 +128,12 @@ def test_into_a_file(cli: Cli, flag: str, name: str, start: str) -> None:
     assert [path.name for path in Path().iterdir()] == [name]
 
 
-def test_a_json_file_is_what_json_prints(cli: Cli) -> None:
+def test_a_json_file_equals_the_output_of_json(cli: Cli) -> None:
     cli(*LLAMA, "show", "-o", "a.json")
     assert json.loads(Path("a.json").read_text()) == report(cli)
 
 
-def test_a_file_is_written_over(cli: Cli) -> None:
+def test_a_file_is_overwritten(cli: Cli) -> None:
     Path("a.txt").write_text("old" * 10_000)
     assert cli(*LLAMA, "show", "-o", "a.txt").code == 0
     assert "old" not in Path("a.txt").read_text()
@@ -146,7 +146,7 @@ def test_json_goes_into_a_file_of_any_name(cli: Cli) -> None:
 
 @pytest.fixture
 def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An editor that keeps its arguments and what it was shown."""
+    """An editor that records its arguments and the content of the file."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     program = tmp_path / "editor"
@@ -158,7 +158,7 @@ def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("variable", ["EDITOR", "VISUAL"])
-def test_in_the_editor(cli: Cli, editor: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_output_in_the_editor(cli: Cli, editor: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv("EDITOR", "no-such-editor")
     monkeypatch.setenv(variable, f"{editor} --wait")
     for flag in ("-e", "--edit"):
@@ -178,15 +178,15 @@ def test_a_named_file_in_the_editor(cli: Cli, editor: Path, monkeypatch: pytest.
     assert json.loads((editor.parent / "seen").read_text())["model_name"] == "llama_4m"
 
 
-def test_an_editor_that_is_not_there(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_editor(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDITOR", "no-such-editor -w")
-    assert cli(*LLAMA, "show", "-e").error == "--edit: EDITOR names 'no-such-editor', which is not a program here"
+    assert cli(*LLAMA, "show", "-e").error == "--edit: the program 'no-such-editor' of EDITOR does not exist"
 
 
 def test_the_table_of_initial_weights_is_shown_on_request(cli: Cli) -> None:
     assert "initial_weights" not in report(cli)
-    told = report(cli, "--init", template="deepone/4M")
-    weights = {row["weight"]: row for row in told["initial_weights"]}
+    shown = report(cli, "--init", template="deepone/4M")
+    weights = {row["weight"]: row for row in shown["initial_weights"]}
     assert weights["model.layers.*.self_attn.v_proj.weight"]["rule"] == "Xavier normal, gain 0.4204"
     assert weights["model.layers.*.self_attn.v_proj.weight"]["count"] == 4
     text = cli("-t", "deepone/4M", "model", "show", "--init").out

@@ -1,4 +1,4 @@
-"""What is asked of a shell prompt imports nothing heavy."""
+"""Interactive commands import no slow packages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TELL = "import atexit, sys; atexit.register(lambda: print('IMPORTED', *sys.modul
 
 
 def imported(*arguments: str, **env: str) -> set[str]:
-    """The modules that a run has imported in the end."""
+    """Return the modules that a run has imported."""
     import os
     import subprocess
 
@@ -58,11 +58,11 @@ def test_help_and_completion_import_nothing_heavy(arguments: tuple[str, ...], en
 @pytest.mark.parametrize(
     "arguments", [("ls",), ("plugins",), ("dataset", "ls"), (*LLAMA, "show"), (*LLAMA, "show", "--json")]
 )
-def test_what_tells_without_building_imports_no_torch(arguments: tuple[str, ...]) -> None:
+def test_listing_and_showing_import_no_torch(arguments: tuple[str, ...]) -> None:
     assert not imported(*arguments) & set(HEAVY)
 
 
-def test_a_page_of_model_makes_no_other_group() -> None:
+def test_the_page_of_model_creates_no_other_group() -> None:
     late = {f"forgather_cli.{group}" for group in ("checkpoint", "dataset", "tokenizer", "plugin")}
     assert not late & imported(*LLAMA, "--help")
     assert late & imported("checkpoint", "--help") == {"forgather_cli.checkpoint"}
@@ -77,7 +77,7 @@ def test_arguments_without_options_need_no_parameters(
     def refuse(_: object) -> None:
         pytest.fail("Typer's parameters were made")
 
-    monkeypatch.setattr("forgather_cli.dynamic.typer_parameters", refuse)
+    monkeypatch.setattr("forgather_cli.session.typer_parameters", refuse)
     assert cli(*LLAMA, *words) == expected
 
 

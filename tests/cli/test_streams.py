@@ -1,4 +1,4 @@
-"""Closed and full streams, places that cannot be written, and names that are not UTF-8: one line, exit code 2."""
+"""Closed and full streams, unwritable paths, and names that are not UTF-8 give one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_full_disk_leaves_the_old_report_or_none(cli: Cli, suffix: str) -> Non
     assert (old.read_text(), old.stat().st_mode & 0o777) == ("as it was", 0o600)
 
 
-def test_a_report_replaces_what_a_link_names(cli: Cli) -> None:
+def test_a_report_replaces_the_target_of_a_link(cli: Cli) -> None:
     Path("real.txt").write_text("old")
     Path("link.txt").symlink_to("real.txt")
     assert cli(*LLAMA, "show", "-o", "link.txt").code == 0
@@ -134,7 +134,7 @@ def test_a_tensor_whose_name_is_not_utf_8(cli: Cli, format: str) -> None:
 def test_half_a_surrogate_pair_in_a_configuration(cli: Cli) -> None:
     Path("exp.yaml").write_text('extends: llama/4M\noutput_dir: "\\ud800"\n')
     error = cli("-t", "exp", "model", "construct").error
-    assert error == "exp.yaml:2:13: half a surrogate pair, which no file name or text can hold"
+    assert error == "exp.yaml:2:13: half a surrogate pair, which is not valid in file names or text"
 
 
 PLACES = [".", "./", "..", "../", "link", "link/", "../here", "nothing/.."]
@@ -171,7 +171,7 @@ def test_the_working_directory_is_never_replaced(cli: Cli, tmp_path: Path, words
 def test_a_model_directory_is_not_replaced_from_within(cli: Cli) -> None:
     assert cli(*LLAMA, "--output-dir", "m", "construct").code == 0
     os.chdir("m")
-    assert cli(*LLAMA, "--output-dir", ".", "construct").code == 0  # nothing has to be replaced
+    assert cli(*LLAMA, "--output-dir", ".", "construct").code == 0  # no directory is replaced
     files = sorted(os.listdir())  # noqa: PTH208
     for place in (".", "../m/", str(Path.cwd())):
         error = cli(*LLAMA, "--hidden-size", "128", "--output-dir", place, "-r", "construct").error
@@ -180,12 +180,12 @@ def test_a_model_directory_is_not_replaced_from_within(cli: Cli) -> None:
     assert Path("../m").samefile(".")
 
 
-def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
+def test_a_removed_working_directory(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     line = f'cd "{gone}"; rmdir "{gone}"; "{sys.executable}" -c "{SCRIPT}" -t llama/4M model construct'
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "forgather: error: the working directory has been removed: change to another one"
+        "forgather: error: the working directory has been removed: change to another directory"
     )

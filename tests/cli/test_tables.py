@@ -1,4 +1,4 @@
-"""Tables at every width: nothing is wider than the terminal, and no number or address is split."""
+"""Tables at every width: no line is wider than the terminal, and no number or URL is split."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_no_command_splits_a_number(arguments: tuple[str, ...]) -> None:
 
 
 def check_widths(arguments: tuple[str, ...], *widths: int) -> None:
-    """Compare what a command draws at these widths with what it draws where there is room for everything."""
+    """Compare the tables of a command at these widths with its tables at unlimited width."""
     whole = set(NUMBER.findall(CONTROL.sub("", on_a_terminal(*arguments, COLUMNS="250"))))
     for width in widths:
         check_width(arguments, width, whole)
@@ -70,7 +70,7 @@ def tables(draw: st.DrawFn) -> tuple[list[list[str]], list[int]]:
 
 
 def drawn(rows: list[list[str]], right: list[int], width: int | None, *, dense: bool) -> str:
-    """A table on a terminal of this width, or in a pipe."""
+    """Return a table on a terminal of this width, or in a pipe."""
     from forgather_cli.render import console
     from forgather_cli.tables import grid
 

@@ -1,4 +1,4 @@
-"""`forgather tokenizer train`, up to a model that is constructed and trained with what it made."""
+"""`forgather tokenizer train`, including a model that is constructed and trained with the tokenizer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _project() -> None:
     Path("project/wrong.yaml").write_text("source: text\nfiles: 000.txt\ntext_column: txt\n")
 
 
-def test_a_tokenizer_is_made_and_a_model_trains_with_it(cli: Cli) -> None:
+def test_a_tokenizer_is_trained_and_used_by_a_model(cli: Cli) -> None:
     ran = cli(*TRAIN, "--model-max-length", "64")
     assert (ran.code, ran.err) == (0, "")
     assert "project/default: 200 documents" in ran.out
@@ -62,18 +62,18 @@ def test_the_report(cli: Cli) -> None:
     }
 
 
-def test_what_is_there_stays(cli: Cli) -> None:
+def test_an_existing_directory_is_kept(cli: Cli) -> None:
     Path("made").mkdir()
-    assert cli(*TRAIN).code == 0  # it was empty
+    assert cli(*TRAIN).code == 0  # an empty directory is accepted
     before = {path: path.read_bytes() for path in Path("made").iterdir()}
-    assert "made is there already: remove it, or name a new directory with -o" in cli(*TRAIN).error
+    assert "made already exists: remove it, or choose a new directory with -o" in cli(*TRAIN).error
     assert {path: path.read_bytes() for path in Path("made").iterdir()} == before
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        ("--vocab-size many", "--vocab-size: 'many' is not a whole number"),
+        ("--vocab-size many", "--vocab-size: 'many' is not an integer"),
         ("--vocab-size 200", "--vocab-size must be at least 262 (256 bytes and the special tokens), got 200"),
         ("--vocab-size 5000", "entries: use a larger corpus or a smaller --vocab-size"),
         ("--dataset-config small", "entries: use a larger corpus or a smaller --vocab-size"),
@@ -81,19 +81,19 @@ def test_what_is_there_stays(cli: Cli) -> None:
         ("--dataset-config none", "has no configuration 'none'"),
         ("--dataset-project stdlb", "Did you mean 'stdlib'"),
         ("--model-max-length 0", "--model-max-length: 0 is below 1"),
-        ("-o project/000.txt", "project/000.txt is there already"),
+        ("-o project/000.txt", "project/000.txt already exists"),
         ("-o project/000.txt/x", "project/000.txt/x cannot be written"),
         ("--vocab-sze 3", "No such option: --vocab-sze. Did you mean --vocab-size?"),
     ],
 )
-def test_every_mistake_is_one_line_and_leaves_nothing(cli: Cli, words: str, said: str) -> None:
+def test_every_mistake_is_one_line_and_leaves_nothing(cli: Cli, words: str, message: str) -> None:
     before = sorted(Path().rglob("*"))
-    assert said in cli(*TRAIN, *words.split()).error
+    assert message in cli(*TRAIN, *words.split()).error
     assert sorted(Path().rglob("*")) == before
 
 
 @pytest.mark.parametrize("flag", ["--dataset-project", "--vocab-size", "-o"])
-def test_what_must_be_given(cli: Cli, flag: str) -> None:
+def test_required_options(cli: Cli, flag: str) -> None:
     at = TRAIN.index(flag)
     name = "--output-dir" if flag == "-o" else flag
     assert cli(*TRAIN[:at], *TRAIN[at + 2 :]).error == f"Missing option {name}: forgather tokenizer train [OPTIONS]"

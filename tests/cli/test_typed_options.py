@@ -1,4 +1,4 @@
-"""An option that is typed has an effect, or is refused with the commands that have it."""
+"""A typed option has an effect, or is refused with the commands that use it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONSTRUCT, TEST, VERIFY, SHOW, ESTIMATE, COMPARE = "construct", "test", "verify"
 COMMANDS = (CONSTRUCT, TEST, VERIFY, SHOW, ESTIMATE, COMPARE)
 BUILT, WRITTEN = {CONSTRUCT, TEST, SHOW}, {CONSTRUCT, TEST, VERIFY, SHOW}
 COMPUTED, STEP = {CONSTRUCT, TEST, SHOW, ESTIMATE, COMPARE}, {TEST, ESTIMATE, COMPARE}
-# Each shared option as typed, and the commands that use it: written down here, not read from the program.
+# Each shared option and the commands that use it, independent of the declarations.
 SCOPES: dict[str, set[str]] = {
     "--model-name m": set(COMMANDS), "--output-dir o": WRITTEN, "--from-config d": set(COMMANDS), "--native": WRITTEN,
     "--tokenizer bytes": set(COMMANDS), "--chat-template chatml": WRITTEN, "--device cpu": COMPUTED,

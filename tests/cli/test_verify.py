@@ -1,4 +1,4 @@
-"""`verify`: what it prints, its exit codes, and what it refuses."""
+"""`verify`: output, exit codes and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_definition_is_verified(cli: Cli) -> None:
         "rows",
         "manifest",
         "passed",
-        "in a small copy with the same features",
+        "small copy with the same features",
         "3 passed, 0 failed",
     ):
         assert part in done.out
@@ -49,7 +49,7 @@ def test_a_directory_is_verified(cli: Cli, directory: Path) -> None:
     assert all(one["holds"] for check in report["checks"] for one in check["measured"])
 
 
-def test_what_fails_is_told_with_place_and_cause(cli: Cli, directory: Path) -> None:
+def test_a_failure_is_shown_with_place_and_cause(cli: Cli, directory: Path) -> None:
     plant(directory, "create_causal_mask if sliding_window is None", "_everything if sliding_window is None")
     plant(directory, "def document_starts(", "def _everything(**_):\n    return None\n\n\ndef document_starts(")
     done = cli("verify", str(directory), "--checks", "causality,manifest,rows")
@@ -83,12 +83,12 @@ def test_checks_are_listed(cli: Cli) -> None:
     assert {check["name"] for check in listed} - {check["name"] for check in quick} == {"compile", "standalone"}
 
 
-def test_a_report_goes_into_a_file(cli: Cli) -> None:
+def test_a_report_is_written_to_a_file(cli: Cli) -> None:
     assert cli(*LLAMA, "-o", "report.json", "verify", "--checks", "rows").code == 0
     assert json.loads(Path("report.json").read_text())["passed"] == 1
 
 
-def test_what_is_wrong_is_one_line(cli: Cli) -> None:
+def test_errors_are_one_line(cli: Cli) -> None:
     assert "there is no check 'causalty'. Did you mean 'causality'?" in cli("verify", ".", "--checks", "causalty").error
     assert "is no model directory: it has no config.json" in cli("verify", ".").error
     assert "no model directory" in cli("verify", "nowhere").error

@@ -1,4 +1,4 @@
-"""Plugins: found without importing, loaded one at a time, the broken ones harming nothing."""
+"""Plugins are found without importing, loaded one at a time, and broken ones do not affect others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_attribute_of_a_configuration_is_reserved_or_may_be_an_option() ->
     assert {name for name in names if name[0] != "_"} - allowed - FOLDED_INTO_ROPE <= RESERVED
 
 
-def test_discovery_imports_nothing_and_asking_imports_one(make_registry: MakeRegistry) -> None:
+def test_discovery_imports_nothing_and_a_lookup_imports_one(make_registry: MakeRegistry) -> None:
     registry = make_registry(good=None, other=None)
     assert {p.state for p in registry.plugins.values()} == {"found"}
     assert registry.definition("good").name == "good"
@@ -53,12 +53,12 @@ def test_discovery_imports_nothing_and_asking_imports_one(make_registry: MakeReg
         (BROKEN, "ModuleNotFoundError: No module named 'does_not_exist'"),
         (EXITS, "SystemExit: boom"),
         (MISSPELT, "forgather_modelz"),
-        (CLASH, "the option 'device' of 'NAME' clashes with a shared option"),
+        (CLASH, "the option 'device' of 'NAME' conflicts with a shared option"),
         (RESERVED, "the option 'extends'"),
-        (WRONG, "forgather_models() gave a int, not a ModelDefinition"),
-        (NO_HOOK, "it has no forgather_models()"),
-        (BAD_TARGET, "write it as 'package.module:Name'"),
-        (NO_PRESET, "has no preset 'huge'"),
+        (WRONG, "forgather_models() must yield ModelDefinition objects; got int"),
+        (NO_HOOK, "forgather_models() is missing"),
+        (BAD_TARGET, "expected 'package.module:Name', got 'x.y'"),
+        (NO_PRESET, "the default preset 'huge' does not exist"),
         ("def broken(:", "SyntaxError"),
     ],
 )
@@ -87,10 +87,10 @@ def test_two_plugins_with_one_definition_are_refused(make_registry: MakeRegistry
     registry = make_registry(first=PLUGIN.replace("NAME", "same"), second=PLUGIN.replace("NAME", "same"))
     states = {p.name: p.state for p in registry.load_all()}
     assert states == {"first": "loaded", "second": "broken"}
-    assert "'same' is offered by the plugin 'first' already" in str(registry.plugins["second"].error)
+    assert "the plugin 'first' already provides the definition 'same'" in str(registry.plugins["second"].error)
 
 
-def test_a_plugin_may_offer_several_definitions(make_registry: MakeRegistry) -> None:
+def test_a_plugin_may_provide_several_definitions(make_registry: MakeRegistry) -> None:
     registry = make_registry(
         pack=PLUGIN.replace("yield Model", "for n in ('a', 'b'): yield Model").replace('"NAME"', "n")
     )
@@ -106,11 +106,11 @@ def test_unknown_names_get_a_hint(make_registry: MakeRegistry) -> None:
         registry.definition("zzz")
 
 
-def test_plugins_can_be_switched_off(make_registry: MakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugins_can_be_disabled(make_registry: MakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGATHER_DISABLE_PLUGINS", "bad, other")
     registry = make_registry(bad=BROKEN, good=None)
     assert registry.plugins["bad"].state == "disabled"
-    with pytest.raises(UnknownDefinitionError, match="switched off by FORGATHER_DISABLE_PLUGINS"):
+    with pytest.raises(UnknownDefinitionError, match="disabled by FORGATHER_DISABLE_PLUGINS"):
         registry.definition("bad")
     assert [p.state for p in registry.load_all()] == ["disabled", "loaded"]
 

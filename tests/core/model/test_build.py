@@ -152,9 +152,9 @@ def test_no_module_of_torch_draws_within_no_init_weights() -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"save_checkpoint": True}, "--save-checkpoint needs a real device"),
-        ({"load_from_checkpoint": "x"}, "--load-from-checkpoint needs a real device"),
-        ({"device": "cpu", "save_checkpoint": True, "no_init_weights": True}, "unset memory"),
+        ({"save_checkpoint": True}, "--save-checkpoint requires a real device"),
+        ({"load_from_checkpoint": "x"}, "--load-from-checkpoint requires a real device"),
+        ({"device": "cpu", "save_checkpoint": True, "no_init_weights": True}, "uninitialized memory"),
         ({"device": "cpu", "load_from_checkpoint": "nowhere"}, "there is no checkpoint"),
         ({"device": "cpu", "max_shard_size": "big"}, "no size"),
         ({"device": "cpux"}, "--device"),
@@ -191,7 +191,7 @@ def test_a_checkpoint_that_lacks_something_is_not_completed_with_unset_memory(
 ) -> None:
     first = construct(small(device="cpu", save_checkpoint=True, num_hidden_layers=1), project=tmp_path / "one")
     flags: dict[str, Any] = {"device": "cpu", "load_from_checkpoint": str(first.directory.path)}
-    with pytest.raises(BuildError, match=r"lacks model\.layers\.1.*drop that flag"):
+    with pytest.raises(BuildError, match=r"does not contain model\.layers\.1.*drop that flag"):
         construct(small(**flags, no_init_weights=True), project=tmp_path / "two")
     found = construct(small(**flags), project=tmp_path / "two")
     assert found.loaded is not None
@@ -305,7 +305,7 @@ def test_a_model_that_does_not_run_is_constructed_all_the_same(small: Resolve, t
     part.write_text(part.read_text().replace("self.down_proj(", "self.no_such_layer("))
     report = construction_report(construct(settings, project=tmp_path, keep=True))
     assert report["memory"] is None
-    assert any("one does not run: AttributeError" in note and "no_such_layer" in note for note in report["notes"])
+    assert any("the step fails: AttributeError" in note and "no_such_layer" in note for note in report["notes"])
 
 
 def test_a_weight_without_a_rule_is_said_on_every_device(directory: Path) -> None:

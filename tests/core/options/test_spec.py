@@ -1,4 +1,4 @@
-"""Options: declared once, understood, converted."""
+"""Option specs: declaration and conversion."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def test_conversion(name: str, given_: Any, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "given_", "text"),
     [
-        ("width", "1.5", "'1.5' is not a whole number"),
+        ("width", "1.5", "'1.5' is not an integer"),
         ("width", "0", "0 is below 1"),
-        ("width", "null", "'null' is not a whole number"),
-        ("width", None, "null is not a value"),
-        ("width", True, "'True' is not a whole number"),
-        ("width", "inf", "'inf' is not a whole number"),
-        ("depth", "big", "'big' is not a whole number or null"),
+        ("width", "null", "'null' is not an integer"),
+        ("width", None, "null is not allowed"),
+        ("width", True, "'True' is not an integer"),
+        ("width", "inf", "'inf' is not an integer"),
+        ("depth", "big", "'big' is not an integer or null"),
         ("rate", "1", "1.0 is not below 1"),
         ("rate", "nan", "'nan' is not a finite number"),
         ("any_rate", "inf", "'inf' is not a finite number"),
@@ -93,8 +93,8 @@ def test_conversion(name: str, given_: Any, value: Any) -> None:
         ("any_rate", "1e999", "'1e999' is not a finite number"),
         ("any_rate", 10**400, "is not a finite number"),
         ("any_rate", True, "'True' is not a number"),
-        ("rope", "{a: {b: [1, .inf]}}", "inf in it is not a finite number"),
-        ("sizes", [float("nan")], "nan in it is not a finite number"),
+        ("rope", "{a: {b: [1, .inf]}}", "it contains inf, which is not a finite number"),
+        ("sizes", [float("nan")], "it contains nan, which is not a finite number"),
         ("tied", "maybe", "'maybe' is not true or false"),
         ("tied", 2, "'2' is not true or false"),
         ("act", "geul", "'geul' is not one of silu, gelu. Did you mean 'gelu'?"),
@@ -104,7 +104,7 @@ def test_conversion(name: str, given_: Any, value: Any) -> None:
         ("place", "", "the path is empty"),
     ],
 )
-def test_refusals_say_why(name: str, given_: Any, text: str) -> None:
+def test_errors_give_the_reason(name: str, given_: Any, text: str) -> None:
     with pytest.raises(ValueError) as error:
         SPECS[name].convert(given_)
     assert text in str(error.value)
@@ -112,7 +112,7 @@ def test_refusals_say_why(name: str, given_: Any, text: str) -> None:
 
 
 @given(st.integers(min_value=1, max_value=10**12))
-def test_whole_numbers_are_exact_in_every_spelling(number: int) -> None:
+def test_integers_are_exact_in_every_spelling(number: int) -> None:
     for text in (str(number), hex(number), f" {number} ", number):
         assert SPECS["width"].convert(text) == number
 
@@ -126,7 +126,7 @@ def test_any_text_is_converted_or_refused_in_one_line(text: str) -> None:
             assert str(error)
 
 
-def test_types_without_a_form_are_refused() -> None:
+def test_unsupported_declarations_are_refused() -> None:
     @dataclass(kw_only=True)
     class Two:
         both: int | str = option(1, help="?")
@@ -135,7 +135,7 @@ def test_types_without_a_form_are_refused() -> None:
     class NoDefault:
         wanted: int = option(help="?")
 
-    for cls, text in ((Two, "Two.both"), (NoDefault, "needs a default"), (int, "not a dataclass")):
+    for cls, text in ((Two, "Two.both"), (NoDefault, "must have a default"), (int, "must be a dataclass")):
         with pytest.raises(DefinitionError, match=text):
             specs_of(cls)
 

@@ -1,4 +1,4 @@
-"""The table of who loads a directory: each yes and each no with its reason."""
+"""The table of tools that load a directory, each with the reason."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def test_every_directory_loads_with_remote_code_and_nowhere_by_itself(definition
     assert not found["llama.cpp"][0]
 
 
-def test_alibi_is_no_servers(tmp_path: Path) -> None:
+def test_alibi_is_not_supported_by_vllm(tmp_path: Path) -> None:
     assert "ALiBi" in table("deepone", tmp_path)["vLLM, transformers backend"][1]
 
 
-def test_a_llama_with_a_window_is_told_what_it_is(tmp_path: Path) -> None:
+def test_a_llama_with_a_window_is_reported_as_a_mistral(tmp_path: Path) -> None:
     assert "is a mistral" in table("llama", tmp_path, sliding_window=8)["transformers, natively"][1]
 
 
@@ -56,7 +56,7 @@ def test_a_native_directory_loads_natively(tmp_path: Path) -> None:
 
 
 def byte_pairs(pattern: str, merges: bool = True) -> dict[str, Any]:
-    """The parts of a tokenizer.json that decide whether llama.cpp's converter takes it."""
+    """Return the parts of a tokenizer.json that determine support by the llama.cpp converter."""
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
     pre_tokenizer = {"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel"}]}
     return {"pre_tokenizer": pre_tokenizer, "model": {"type": "BPE", "merges": [["a", "b"]] if merges else []}}
@@ -81,26 +81,26 @@ def test_llama_cpp_is_claimed_for_tokenizers_that_can_be_converted(case: str, ll
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     row = compatibility(llama.settings, llama.model, "LlamaForCausalLM", "mine", tmp_path)[-1]
     assert (row["loads"], reason in row["how"]) == (loads, True), row["how"]
-    (tmp_path / "tokenizer.model").touch()  # which the converter prefers
+    (tmp_path / "tokenizer.model").touch()  # preferred by the converter
     assert compatibility(llama.settings, llama.model, "LlamaForCausalLM", "mine", tmp_path)[-1]["loads"]
 
 
 @pytest.mark.regression("E11")
 @pytest.mark.parametrize("name", ["bpe-2k", "bpe-8k"])
-def test_the_report_names_the_line_that_the_converter_lacks(name: str, llama: Any) -> None:
+def test_the_report_names_the_line_missing_in_the_converter(name: str, llama: Any) -> None:
     row = compatibility(llama.settings, llama.model, "LlamaForCausalLM", name)[-1]
     assert (
         row["loads"] and 'chkhsh: add a line for that hash to get_vocab_base_pre, with res = "llama-bpe"' in row["how"]
     )
 
 
-def test_llama_cpp_may_know_a_tokenizer_that_is_not_ours(tmp_path: Path) -> None:
-    save_native("Llama", tmp_path / "theirs")
-    assert table("llama", tmp_path, native=True, tokenizer=str(tmp_path / "theirs"))["llama.cpp"][0]
+def test_llama_cpp_may_support_a_foreign_tokenizer(tmp_path: Path) -> None:
+    save_native("Llama", tmp_path / "original")
+    assert table("llama", tmp_path, native=True, tokenizer=str(tmp_path / "original"))["llama.cpp"][0]
 
 
 def vllm_of(model: Any, settings: Any) -> tuple[bool, str]:
-    """The row of vLLM."""
+    """Return the row of vLLM."""
     row = next(row for row in compatibility(settings, model, None, "bytes") if row["name"].startswith("vLLM"))
     return row["loads"], row["how"]
 
@@ -152,10 +152,10 @@ STATEFUL = {
     recurrence: "GRU",
     recurrence_beside_attention: "Conv1d",
     another_attention: "SelfAttention",
-    two_attentions_in_a_layer: "has 2",
-    one_index_for_two_layers: "number 0",
-    convolution_before_the_layers: "model.convolution (Conv1d) stands outside the layers",
-    attention_after_the_layers: "attention (Attention) stands outside the layers",
+    two_attentions_in_a_layer: "got 2",
+    one_index_for_two_layers: "got one with layer_idx 0",
+    convolution_before_the_layers: "model.convolution (Conv1d) is outside the layers",
+    attention_after_the_layers: "attention (Attention) is outside the layers",
     no_layers: "no list of layers",
 }
 
@@ -171,7 +171,7 @@ def test_vllm_is_claimed_only_for_layers_of_attention(change: Any, llama: Any) -
 
 
 @pytest.mark.regression("R13")
-def test_a_class_that_no_server_is_known_to_have_is_not_claimed(llama: Any) -> None:
+def test_support_for_an_unknown_native_class_is_not_claimed(llama: Any) -> None:
     found = {row["name"]: row for row in compatibility(llama.settings, llama.model, "SomeNewForCausalLM", "mine")}
     assert found["transformers, natively"]["loads"]
     assert not found["vLLM, transformers backend"]["loads"] and not found["llama.cpp"]["loads"]
@@ -182,7 +182,7 @@ def test_a_class_that_no_server_is_known_to_have_is_not_claimed(llama: Any) -> N
     ("name", "value"),
     [("sliding_window", 8), ("rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})],
 )
-def test_llama_cpp_is_claimed_only_for_what_it_is_known_to_compute(name: str, value: Any, llama: Any) -> None:
+def test_llama_cpp_is_claimed_only_for_supported_configurations(name: str, value: Any, llama: Any) -> None:
     model = copy.deepcopy(llama.model)
     setattr(model.config, name, value)
     row = compatibility(llama.settings, model, "MistralForCausalLM", "mine")[-1]

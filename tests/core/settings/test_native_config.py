@@ -54,21 +54,21 @@ SCALED: dict[str, dict[str, Any]] = {
 
 
 def write(directory: Path, kind: str, **content: Any) -> Path:
-    """A config.json, with nothing beside it."""
+    """Write a directory that contains only a config.json."""
     directory.mkdir(exist_ok=True)
     whole = BASE | {"model_type": kind} | content
     (directory / "config.json").write_text(json.dumps({k: v for k, v in whole.items() if v != "absent"}))
     return directory
 
 
-def like(directory: Path, definition: str, **flags: Any) -> Settings:
+def from_directory(directory: Path, definition: str, **flags: Any) -> Settings:
     return resolve(
         find_configuration(definition, Registry(), Path()), {"from_config": directory, "tokenizer": "bytes"} | flags
     )
 
 
-def ours_of(settings: Settings) -> Any:
-    """The model that `construct` would build, without writing anything."""
+def model_of(settings: Settings) -> Any:
+    """Return the model that `construct` builds, without writing a directory."""
     definition = settings.configuration.definition
     facts = quick_facts("bytes")
     values = config_values(definition, option_values(settings, facts), facts, {})
@@ -76,28 +76,28 @@ def ours_of(settings: Settings) -> Any:
 
 
 def native_of(directory: Path) -> Any:
-    """The model that transformers makes of the same file."""
+    """Return the model that transformers builds from the same file."""
     return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), dtype=torch.float32).eval()
 
 
 @torch.no_grad()
 def difference(directory: Path, definition: str) -> float:
-    """Of logits with the same weights, relative; at positions on both sides of 32 and of 128."""
-    return compared(ours_of(like(directory, definition)), native_of(directory))
+    """Return the relative difference of the logits with equal weights, at positions on both sides of 32 and of 128."""
+    return compared(model_of(from_directory(directory, definition)), native_of(directory))
 
 
 @torch.no_grad()
-def compared(ours: Any, native: Any) -> float:
+def compared(model: Any, native: Any) -> float:
     generator = torch.Generator().manual_seed(0)
-    for parameter in ours.parameters():
+    for parameter in model.parameters():
         drawn = torch.randn(parameter.shape, generator=generator)
         parameter.copy_(1 + 0.2 * drawn if parameter.dim() == 1 else drawn * 1.5 * parameter.shape[-1] ** -0.5)
-    native.load_state_dict(ours.state_dict())
+    native.load_state_dict(model.state_dict())
     ids = torch.randint(3, 300, (1, LENGTH), generator=generator)
     worst = [torch.zeros(())]
     for end in (LENGTH, 32, 33, 40, 128, 129, 140, 300):
         positions = torch.arange(end - LENGTH, end)[None]
-        a, b = (model(ids, position_ids=positions, use_cache=False).logits for model in (ours, native))
+        a, b = (each(ids, position_ids=positions, use_cache=False).logits for each in (model, native))
         worst.append((a - b).abs().max() / b.square().mean().sqrt())
     return float(torch.stack(worst).max())
 
@@ -108,14 +108,12 @@ def compared(ours: Any, native: Any) -> float:
     "rope",
     [
         *(pytest.param(rope, marks=pytest.mark.regression("R5")) for rope in ("yarn", "longrope", "llama3")),
-        "dynamic",  # which is computed with max_position_embeddings
+        "dynamic",  # uses max_position_embeddings
         "linear",
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_length_of_pretraining_may_stand_beside_the_scaling(
-    kind: str, rope: str, spelling: str, tmp_path: Path
-) -> None:
+def test_the_original_length_may_be_outside_the_scaling(kind: str, rope: str, spelling: str, tmp_path: Path) -> None:
     key, name = ("rope_parameters", "rope_type") if spelling == "rope_parameters" else ("rope_scaling", spelling)
     content = {key: {name: rope, **SCALED[rope]}, "original_max_position_embeddings": 32, "rope_theta": 5000.0}
     assert difference(write(tmp_path, kind, **content), kind) <= TOLERANCE
@@ -132,9 +130,9 @@ def test_the_configuration_takes_the_length_as_a_keyword_too() -> None:
 
 @pytest.mark.regression("R6")
 @pytest.mark.parametrize("stray", [{"sliding_window": 7}, {"sliding_window": 7, "use_sliding_window": True}])
-def test_what_the_native_class_ignores_takes_no_effect(stray: dict[str, Any], tmp_path: Path) -> None:
+def test_keys_that_the_native_class_ignores_have_no_effect(stray: dict[str, Any], tmp_path: Path) -> None:
     directory = write(tmp_path, "llama", **stray)
-    assert like(directory, "llama").options.sliding_window is None
+    assert from_directory(directory, "llama").options.sliding_window is None
     assert difference(directory, "llama") <= TOLERANCE
 
 
@@ -232,7 +230,7 @@ SOME = settings(
     max_examples=20,
     deadline=None,
     derandomize=True,
-    phases=[Phase.generate],  # a failure is shown as it is: making it smaller takes minutes
+    phases=[Phase.generate],  # shrinking a failure takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -240,7 +238,7 @@ SOME = settings(
 @pytest.mark.few(1)
 @pytest.mark.regression("like-native")
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_file_has_the_logits_that_its_own_class_gives_it(kind: str, tmp_path: Path) -> None:
+def test_any_file_has_the_logits_of_its_own_class(kind: str, tmp_path: Path) -> None:
     computed = []
 
     @SOME
@@ -253,7 +251,7 @@ def test_any_file_has_the_logits_that_its_own_class_gives_it(kind: str, tmp_path
         except (AttributeError, ValueError, TypeError, RuntimeError, StrictDataclassError):
             return  # transformers cannot compute it either
         computed.append(content)
-        assert compared(ours_of(like(directory, kind)), native) <= TOLERANCE, content
+        assert compared(model_of(from_directory(directory, kind)), native) <= TOLERANCE, content
 
     holds()
     assert len(computed) > 5
@@ -278,10 +276,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_computed_as_the_native_class_does_is_refused_by_name(case: str, tmp_path: Path) -> None:
+def test_unsupported_keys_are_refused_by_name(case: str, tmp_path: Path) -> None:
     kind, content, reason = REFUSED[case]
     with pytest.raises(ConfigurationError, match=reason) as refused:
-        like(write(tmp_path, kind, **content), kind)
+        from_directory(write(tmp_path, kind, **content), kind)
     assert "\n" not in str(refused.value) and "config.json" in str(refused.value)
 
 
@@ -327,7 +325,7 @@ UNREAD: dict[str, tuple[str, dict[str, Any], set[str]]] = {
 @pytest.mark.parametrize("case", UNREAD)
 def test_construct_reports_keys_that_are_not_read(case: str, tmp_path: Path) -> None:
     kind, content, names = UNREAD[case]
-    settings = like(write(tmp_path / "theirs", kind, **content), kind)
+    settings = from_directory(write(tmp_path / "theirs", kind, **content), kind)
     notes = [
         note for note in construction_report(construct(settings, project=tmp_path))["notes"] if "is not read" in note
     ]
@@ -336,7 +334,9 @@ def test_construct_reports_keys_that_are_not_read(case: str, tmp_path: Path) -> 
 
 
 def test_many_unread_keys_are_counted(tmp_path: Path) -> None:
-    notes = like(write(tmp_path, "llama", **{f"key_{i}": i for i in range(1000)}), "llama").source_config.notes
+    notes = from_directory(
+        write(tmp_path, "llama", **{f"key_{i}": i for i in range(1000)}), "llama"
+    ).source_config.notes
     assert len(notes) == 21
     assert notes[-1] == "--from-config: 980 more keys are not read"
 
@@ -353,7 +353,7 @@ def test_other_logits_than_the_native_class_are_refused(
     factor: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     changed_prepare(factor, monkeypatch)
-    settings = like(write(tmp_path / "theirs", "llama"), "llama")  # `show` gets here, and builds nothing
+    settings = from_directory(write(tmp_path / "theirs", "llama"), "llama")  # as far as `show` goes
     with pytest.raises(
         ConfigurationError, match=r"--from-config: .*config.json: .*LlamaForCausalLM.*logits of a small copy"
     ):
@@ -363,7 +363,7 @@ def test_other_logits_than_the_native_class_are_refused(
 
 NOT_COMPUTED: dict[str, tuple[dict[str, Any], str]] = {
     "padding beyond the vocabulary": ({"pad_token_id": 300}, "AssertionError: Padding_idx.*without.* pad_token_id"),
-    # Without hidden_size, whose default is no multiple of 9, transformers' class refuses the file.
+    # transformers rejects the file without hidden_size, whose default is not a multiple of 9.
     "a key that no class declares": (
         {"is_causal": False, "hidden_size": 36, "num_attention_heads": 9, "num_key_value_heads": 3},
         r"\(without is_causal they agree\)",
@@ -374,16 +374,16 @@ NOT_COMPUTED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.few(1)
 @pytest.mark.regression("like-native")
 @pytest.mark.parametrize("case", NOT_COMPUTED)
-def test_what_cannot_be_computed_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
+def test_configurations_that_fail_are_refused_in_one_line(case: str, tmp_path: Path) -> None:
     content, reason = NOT_COMPUTED[case]
-    settings = like(write(tmp_path / "theirs", "llama", head_dim=None, **content), "llama")
+    settings = from_directory(write(tmp_path / "theirs", "llama", head_dim=None, **content), "llama")
     with pytest.raises(ConfigurationError, match=rf"--from-config: .*config.json: .*{reason}") as refused:
         construct(settings, project=tmp_path)
     assert "\n" not in str(refused.value)
 
 
 def test_the_form_of_outputs_does_not_matter(tmp_path: Path) -> None:
-    settings = like(write(tmp_path / "theirs", "llama", return_dict=False), "llama")
+    settings = from_directory(write(tmp_path / "theirs", "llama", return_dict=False), "llama")
     assert settings.source_config is not None and settings.source_config.notes == ()
     construct(settings, project=tmp_path)
 
@@ -402,7 +402,7 @@ def test_the_key_that_is_read_differently_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Rope, "_frequencies", without_scaling)
     content = {"rope_scaling": {"type": "linear", "factor": 4.0}, "rms_norm_eps": 1e-5}
     with pytest.raises(ConfigurationError, match=r"without rope_scaling they agree"):
-        construct(like(write(tmp_path / "theirs", "llama", **content), "llama"), project=tmp_path)
+        construct(from_directory(write(tmp_path / "theirs", "llama", **content), "llama"), project=tmp_path)
 
 
 def test_parameters_are_compared_at_full_width(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -411,15 +411,15 @@ def test_parameters_are_compared_at_full_width(monkeypatch: pytest.MonkeyPatch, 
     values = source_config._native_values
     monkeypatch.setattr(source_config, "_native_values", lambda *args: values(*args) | {"vocab_size": 299})
     with pytest.raises(ConfigurationError, match=r"lm_head.weight, model.embed_tokens.weight differ in shape"):
-        construct(like(write(tmp_path / "theirs", "llama"), "llama", tokenizer="bytes"), project=tmp_path)
+        construct(from_directory(write(tmp_path / "theirs", "llama"), "llama", tokenizer="bytes"), project=tmp_path)
 
 
-def test_a_native_directory_of_ours_has_no_unread_keys(tmp_path: Path) -> None:
+def test_a_native_directory_written_by_forgather_has_no_unread_keys(tmp_path: Path) -> None:
     options = {name: BASE[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")}
     first = resolve(
         find_configuration("qwen3/4M", Registry(), tmp_path), {"tokenizer": "bytes", "native": True} | options
     )
     made = construct(first, project=tmp_path)
-    again = like(made.directory.path, "qwen3")
+    again = from_directory(made.directory.path, "qwen3")
     assert again.source_config is not None and again.source_config.notes == ()
-    assert ours_of(again).config.to_dict() == ours_of(first).config.to_dict()
+    assert model_of(again).config.to_dict() == model_of(first).config.to_dict()

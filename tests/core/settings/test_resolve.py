@@ -1,4 +1,4 @@
-"""Settings: defaults < preset < YAML < flags, origins kept, errors with file and line."""
+"""Resolution of settings: defaults < preset < YAML < flags, origins, errors with file and line."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def registry(make_registry: MakeRegistry) -> Registry:
     return make_registry(sample=None)
 
 
-def settled(registry: Registry, template: str, project: Path, **flags: Any) -> Settings:
+def resolved(registry: Registry, template: str, project: Path, **flags: Any) -> Settings:
     return resolve(find_configuration(template, registry, project), flags)
 
 
 def test_the_order_of_layers_and_their_origins(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("extends: sample/small\nnum_attention_heads: 8\nrms_norm_eps: 1e-6\n")
     (tmp_path / "top.yaml").write_text("extends: base\n\nrms_norm_eps: 1e-4\nsliding_window: ${hidden_size}\n")
-    found = settled(registry, "top", tmp_path, num_attention_heads="2", device="cpu")
+    found = resolved(registry, "top", tmp_path, num_attention_heads="2", device="cpu")
     options = found.options
     assert (options.hidden_size, options.num_attention_heads, options.rms_norm_eps) == (128, 2, 1e-4)
     assert options.sliding_window == 128
@@ -41,7 +41,7 @@ def test_the_order_of_layers_and_their_origins(registry: Registry, tmp_path: Pat
 
 
 def test_a_bare_name_is_its_default_preset(registry: Registry, tmp_path: Path) -> None:
-    found = settled(registry, "sample", tmp_path)
+    found = resolved(registry, "sample", tmp_path)
     assert found.configuration.name == "sample/small"
     assert found.model_name == "sample_small"
     assert found.target(Path("here")) == Path("here/output_models/sample_small")
@@ -53,25 +53,25 @@ def test_files_are_found_in_the_project_and_its_configs(registry: Registry, tmp_
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "exp.yaml").write_text("extends: sample\n")
     (tmp_path / "other.yaml").write_text("a: 1\n")
-    assert settled(registry, name, tmp_path).model_name == "exp"
+    assert resolved(registry, name, tmp_path).model_name == "exp"
     assert list(project_files(tmp_path)) == ["exp", "other"]
     assert [p.stem for p in project_files(tmp_path).values() if is_configuration(p)] == ["exp"]
 
 
 def test_a_given_mapping_replaces_the_old_one(registry: Registry, tmp_path: Path) -> None:
-    found = settled(registry, "sample", tmp_path, rope_parameters={"rope_type": "linear", "factor": 2.0})
+    found = resolved(registry, "sample", tmp_path, rope_parameters={"rope_type": "linear", "factor": 2.0})
     assert found.options.rope_parameters == {"rope_type": "linear", "factor": 2.0}
 
 
-def test_derived_values_stand_for_null_only(registry: Registry, tmp_path: Path) -> None:
-    assert derived_values(settled(registry, "sample", tmp_path).options) == {"head_dim": 32}
-    assert derived_values(settled(registry, "sample", tmp_path, head_dim=8).options) == {}
+def test_derived_values_replace_only_null(registry: Registry, tmp_path: Path) -> None:
+    assert derived_values(resolved(registry, "sample", tmp_path).options) == {"head_dim": 32}
+    assert derived_values(resolved(registry, "sample", tmp_path, head_dim=8).options) == {}
 
 
-def test_where_relative_output_directories_start(registry: Registry, tmp_path: Path) -> None:
+def test_the_base_of_relative_output_directories(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "exp.yaml").write_text("extends: sample\noutput_dir: out\n")
-    assert settled(registry, "exp", tmp_path).target(tmp_path) == tmp_path / "out"
-    assert settled(registry, "exp", tmp_path, output_dir="x").target(tmp_path) == Path("x")
+    assert resolved(registry, "exp", tmp_path).target(tmp_path) == tmp_path / "out"
+    assert resolved(registry, "exp", tmp_path, output_dir="x").target(tmp_path) == Path("x")
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,14 @@ def test_where_relative_output_directories_start(registry: Registry, tmp_path: P
         ("a: [1\n", "exp.yaml:2:1: "),
         (
             "extends: sample\nhiden_size: 1\n",
-            "exp.yaml:2:1: hiden_size: no such option of 'sample'. Did you mean 'hidden_size'?",
+            "exp.yaml:2:1: hiden_size: 'sample' has no such option. Did you mean 'hidden_size'?",
         ),
         ("extends: sample\nhidden-size: 1\n", "Did you mean 'hidden_size'?"),
-        ("extends: sample\nhidden_size: big\n", "exp.yaml:2:1: hidden_size: 'big' is not a whole number"),
+        ("extends: sample\nhidden_size: big\n", "exp.yaml:2:1: hidden_size: 'big' is not an integer"),
         ("extends: sample\nhidden_size: 0\n", "exp.yaml:2:1: hidden_size: 0 is below 1"),
         ("extends: sample\nhidden_size: ${nope}\n", "exp.yaml:2:1: hidden_size: Interpolation key 'nope' not found"),
         ("extends: sample\nhidden_size: ${hidden_size}\n", "exp.yaml:2:1: hidden_size: "),
-        ("extends: sample\nhidden_size: null\n", "exp.yaml:2:1: hidden_size: null is not a value"),
+        ("extends: sample\nhidden_size: null\n", "exp.yaml:2:1: hidden_size: null is not allowed"),
         (
             "extends: sample\nnum_attention_heads: 3\n",
             "exp.yaml:2:1: num_attention_heads: 3 does not divide hidden_size (128)",
@@ -97,23 +97,23 @@ def test_where_relative_output_directories_start(registry: Registry, tmp_path: P
         ("extends: sample\nattn_implementation: sdp\n", "Did you mean 'sdpa'?"),
         ("hidden_size: 1\n", "'extends' is missing"),
         ("extends: samle\n", "exp.yaml:1:1: extends: no model definition named 'samle'. Did you mean 'sample'?"),
-        ("extends: exp.yaml\n", "exp.yaml:1:1: extends: 'exp.yaml' leads back to this file"),
+        ("extends: exp.yaml\n", "exp.yaml:1:1: extends: 'exp.yaml' extends this file"),
         ("- 1\n", "expected a mapping"),
         ("words\n", "expected a mapping"),
         ("extends: sample\nextends: sample\n", "exp.yaml:2:1: duplicate key 'extends'"),
     ],
 )
-def test_errors_name_file_line_and_mend(registry: Registry, tmp_path: Path, text: str, error: str) -> None:
+def test_errors_name_file_line_and_fix(registry: Registry, tmp_path: Path, text: str, error: str) -> None:
     (tmp_path / "exp.yaml").write_text(text)
     with pytest.raises(ConfigurationError) as caught:
-        settled(registry, "exp", tmp_path)
+        resolved(registry, "exp", tmp_path)
     assert error in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_flag_is_named_as_it_is_typed(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"^--num-attention-heads: 3 does not divide"):
-        settled(registry, "sample", tmp_path, num_attention_heads="3")
+        resolved(registry, "sample", tmp_path, num_attention_heads="3")
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,14 @@ def test_a_flag_is_named_as_it_is_typed(registry: Registry, tmp_path: Path) -> N
 )
 def test_unknown_templates_get_a_hint(registry: Registry, tmp_path: Path, template: str, error: str) -> None:
     with pytest.raises(UnknownDefinitionError) as caught:
-        settled(registry, template, tmp_path)
+        resolved(registry, template, tmp_path)
     assert error in str(caught.value)
 
 
 def test_files_that_cannot_be_read(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "exp.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(ForgatherError, match="not UTF-8"):
-        settled(registry, "exp", tmp_path)
+        resolved(registry, "exp", tmp_path)
 
 
 WRITTEN = ("1.10", "007", "1e3", "0x1F", "0o17", "1:30", "2026-01-01", "1_000", "no", "true", ".inf", "+1", "'1.10'")
@@ -143,10 +143,10 @@ WRITTEN = ("1.10", "007", "1e3", "0x1F", "0o17", "1:30", "2026-01-01", "1_000", 
 
 @pytest.mark.regression("P12")
 @pytest.mark.parametrize("text", WRITTEN)
-def test_text_is_kept_as_it_is_written(registry: Registry, tmp_path: Path, text: str) -> None:
+def test_text_is_kept_as_written(registry: Registry, tmp_path: Path, text: str) -> None:
     (tmp_path / "base.yaml").write_text(f"extends: sample/small\noutput_dir: {text}\n")
     (tmp_path / "top.yaml").write_text(f"extends: base\nmodel_name: {text}\ntokenizer: x/${{model_name}}\n")
-    found = settled(registry, "top", tmp_path)
+    found = resolved(registry, "top", tmp_path)
     plain = text.strip("'")
     assert (found.model_name, found.directory.tokenizer, found.directory.output_dir) == (
         plain, f"x/{plain}", Path(plain),
@@ -154,20 +154,20 @@ def test_text_is_kept_as_it_is_written(registry: Registry, tmp_path: Path, text:
 
 
 @pytest.mark.regression("P12")
-def test_other_text_of_a_file_is_kept_as_it_is_written(registry: Registry, tmp_path: Path) -> None:
+def test_other_text_of_a_file_is_kept_as_written(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "007.yaml").write_text("extends: sample/small\nhidden_size: 0100\n")
     (tmp_path / "top.yaml").write_text("extends: 007\ndescription: 1.10\nmodel_name: null\n")
-    found = settled(registry, "top", tmp_path)
+    found = resolved(registry, "top", tmp_path)
     assert found.configuration.notes == {"description": "1.10"}
     assert (found.options.hidden_size, found.model_name) == (100, "top")
 
 
 @pytest.mark.regression("P12")
 @pytest.mark.parametrize("text", ["1:30", "1:30:00", "0100:5"])
-def test_a_number_of_base_60_is_none(registry: Registry, tmp_path: Path, text: str) -> None:
+def test_base_60_is_not_a_number(registry: Registry, tmp_path: Path, text: str) -> None:
     (tmp_path / "top.yaml").write_text(f"extends: sample/small\nhidden_size: {text}\n")
-    with pytest.raises(ConfigurationError, match=r"top\.yaml:2:1: hidden_size: .* is not a whole number"):
-        settled(registry, "top", tmp_path)
+    with pytest.raises(ConfigurationError, match=r"top\.yaml:2:1: hidden_size: .* is not an integer"):
+        resolved(registry, "top", tmp_path)
 
 
 @pytest.mark.regression("P12")
@@ -179,13 +179,13 @@ def test_numbers_are_finite_wherever_they_come_from(
     text = text.replace("source", "model_name")
     (tmp_path / "top.yaml").write_text(f"extends: sample/small\nmodel_name: .inf\nrms_norm_eps: {text}\n")
     with pytest.raises(ConfigurationError, match=r"top\.yaml:3:1: rms_norm_eps: .*number"):
-        settled(registry, "top", tmp_path)
+        resolved(registry, "top", tmp_path)
 
 
 @pytest.mark.regression("P18")
-def test_a_byte_order_mark_is_no_part_of_a_configuration(registry: Registry, tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "top.yaml").write_text("extends: sample/small\nhidden_size: 256\n", encoding="utf-8-sig")
-    assert settled(registry, "top", tmp_path).options.hidden_size == 256
+    assert resolved(registry, "top", tmp_path).options.hidden_size == 256
     (tmp_path / "bad.yaml").write_text("hidden_sze: 256\nextends: sample\n", encoding="utf-8-sig")
-    with pytest.raises(ConfigurationError, match=r"bad\.yaml:1:1: hidden_sze: no such option"):
-        settled(registry, "bad", tmp_path)
+    with pytest.raises(ConfigurationError, match=r"bad\.yaml:1:1: hidden_sze: 'sample' has no such option"):
+        resolved(registry, "bad", tmp_path)

@@ -1,4 +1,4 @@
-"""`like`: a model directory of transformers becomes one of ours, in one step, or is refused with the reason."""
+"""`from_config`: a transformers model directory is imported in one step, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -23,60 +23,64 @@ from tests.support.native_models import MODELS, save_native
 IDS = torch.arange(3, 43)[None]
 
 
-def like(directory: Path, definition: str = "llama", *, project: Path = Path(), **flags: Any) -> Settings:
+def from_directory(directory: Path, definition: str = "llama", *, project: Path = Path(), **flags: Any) -> Settings:
     return resolve(find_configuration(definition, Registry(), project), {"from_config": directory} | flags)
 
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("case", MODELS)
 @torch.no_grad()
-def test_a_model_of_transformers_becomes_ours_in_one_step(case: str, tmp_path: Path) -> None:
+def test_a_transformers_model_is_imported_in_one_step(case: str, tmp_path: Path) -> None:
     kind, options, definition = MODELS[case]
-    theirs = save_native(kind, tmp_path / "Theirs", **options)
-    settings = like(
-        tmp_path / "Theirs", definition, device="cpu", load_from_checkpoint=tmp_path / "Theirs", save_checkpoint=True
+    original = save_native(kind, tmp_path / "Original", **options)
+    settings = from_directory(
+        tmp_path / "Original",
+        definition,
+        device="cpu",
+        load_from_checkpoint=tmp_path / "Original",
+        save_checkpoint=True,
     )
     made = construct(settings, project=tmp_path)
-    assert made.directory.path == tmp_path / "output_models" / "theirs"
+    assert made.directory.path == tmp_path / "output_models" / "original"
     assert made.loaded is not None
     assert (made.loaded.missing, made.loaded.unexpected) == ((), ())
-    ours = AutoModelForCausalLM.from_pretrained(made.directory.path, trust_remote_code=True).eval()
-    assert type(ours).__module__.startswith("transformers_modules")
-    assert (ours(IDS).logits - theirs(IDS).logits).abs().max() <= 1e-5
-    tokenizers = [AutoTokenizer.from_pretrained(place) for place in (tmp_path / "Theirs", made.directory.path)]
+    exported = AutoModelForCausalLM.from_pretrained(made.directory.path, trust_remote_code=True).eval()
+    assert type(exported).__module__.startswith("transformers_modules")
+    assert (exported(IDS).logits - original(IDS).logits).abs().max() <= 1e-5
+    tokenizers = [AutoTokenizer.from_pretrained(place) for place in (tmp_path / "Original", made.directory.path)]
     assert tokenizers[0]("def main():") == tokenizers[1]("def main():")
     assert not any("promises" in note for note in construction_report(made)["notes"])
 
 
-def test_every_value_says_what_it_is_like_and_flags_win(tmp_path: Path) -> None:
-    save_native("Llama", tmp_path / "theirs", rms_norm_eps=1e-3)
-    report = settings_report(like(tmp_path / "theirs", rms_norm_eps=1e-2, num_hidden_layers=1))
+def test_every_value_has_its_directory_as_origin_and_flags_win(tmp_path: Path) -> None:
+    save_native("Llama", tmp_path / "original", rms_norm_eps=1e-3)
+    report = settings_report(from_directory(tmp_path / "original", rms_norm_eps=1e-2, num_hidden_layers=1))
     origins = {name: item["origin"] for name, item in report["options"].items()}
     assert origins.pop("rms_norm_eps") == "--rms-norm-eps"
     assert origins.pop("num_hidden_layers") == "--num-hidden-layers"
-    assert set(origins.values()) == {f"from_config {tmp_path / 'theirs'}"}
+    assert set(origins.values()) == {f"from_config {tmp_path / 'original'}"}
     assert report["options"]["hidden_size"]["value"] == 32
-    assert report["settings"]["tokenizer"]["value"] == str(tmp_path / "theirs")
-    assert report["source"] is None and report["expected_parameters"] is None  # those of the preset
+    assert report["settings"]["tokenizer"]["value"] == str(tmp_path / "original")
+    assert report["source"] is None and report["expected_parameters"] is None  # notes of the preset do not apply
 
 
-def test_nothing_of_the_preset_is_left(tmp_path: Path) -> None:
-    save_native("Llama", tmp_path / "theirs")
-    options = like(tmp_path / "theirs", "llama/30M").options  # grouped and tied
+def test_no_value_of_the_preset_is_left(tmp_path: Path) -> None:
+    save_native("Llama", tmp_path / "original")
+    options = from_directory(tmp_path / "original", "llama/30M").options  # grouped and tied
     assert (options.tie_word_embeddings, options.num_key_value_heads, options.vocab_size) == (False, 2, 2000)
 
 
-def test_the_dtype_is_the_checkpoints(tmp_path: Path) -> None:
-    save_native("Llama", tmp_path / "theirs", dtype=torch.bfloat16)
-    assert like(tmp_path / "theirs").build.dtype == "bfloat16"
-    assert like(tmp_path / "theirs", dtype="float32").build.dtype == "float32"
+def test_the_dtype_is_that_of_the_checkpoint(tmp_path: Path) -> None:
+    save_native("Llama", tmp_path / "original", dtype=torch.bfloat16)
+    assert from_directory(tmp_path / "original").build.dtype == "bfloat16"
+    assert from_directory(tmp_path / "original", dtype="float32").build.dtype == "float32"
 
 
-def test_token_ids_and_generation_are_the_models(tmp_path: Path) -> None:
-    theirs = save_native("Llama", tmp_path / "theirs", eos_token_id=[2, 5])
-    theirs.generation_config.update(do_sample=True, temperature=0.6, eos_token_id=[2, 5])
-    theirs.generation_config.save_pretrained(tmp_path / "theirs")
-    made = construct(like(tmp_path / "theirs"), project=tmp_path)
+def test_token_ids_and_generation_config_are_those_of_the_model(tmp_path: Path) -> None:
+    original = save_native("Llama", tmp_path / "original", eos_token_id=[2, 5])
+    original.generation_config.update(do_sample=True, temperature=0.6, eos_token_id=[2, 5])
+    original.generation_config.save_pretrained(tmp_path / "original")
+    made = construct(from_directory(tmp_path / "original"), project=tmp_path)
     config = json.loads((made.directory.path / "config.json").read_text())
     assert (config["eos_token_id"], config["bos_token_id"], config["pad_token_id"]) == ([2, 5], 1, 1)
     generation = json.loads((made.directory.path / "generation_config.json").read_text())
@@ -85,29 +89,29 @@ def test_token_ids_and_generation_are_the_models(tmp_path: Path) -> None:
 
 @pytest.mark.regression("E6")
 def test_generation_stops_at_the_models_tokens_and_at_those_of_another_template(tmp_path: Path) -> None:
-    theirs = save_native("Llama", tmp_path / "theirs", eos_token_id=2)
-    theirs.generation_config.update(eos_token_id=[2, 7])
-    theirs.generation_config.save_pretrained(tmp_path / "theirs")
-    made = construct(like(tmp_path / "theirs", chat_template="chatml", vocab_size=2100), project=tmp_path)
+    original = save_native("Llama", tmp_path / "original", eos_token_id=2)
+    original.generation_config.update(eos_token_id=[2, 7])
+    original.generation_config.save_pretrained(tmp_path / "original")
+    made = construct(from_directory(tmp_path / "original", chat_template="chatml", vocab_size=2100), project=tmp_path)
     assert json.loads((made.directory.path / "generation_config.json").read_text())["eos_token_id"] == [2, 7, 5]
 
 
-def test_one_of_our_directories_can_be_liked_too(tmp_path: Path) -> None:
+def test_from_config_accepts_a_directory_written_by_forgather(tmp_path: Path) -> None:
     settings = resolve(
         find_configuration("deepone/4M", Registry(), tmp_path),
         {"hidden_size": 32, "alibi_slopes": "paper", "output_dir": tmp_path / "first"},
     )
     construct(settings, project=tmp_path)
-    again = like(tmp_path / "first", "deepone")
+    again = from_directory(tmp_path / "first", "deepone")
     assert again.options.alibi_slopes == "paper"
     assert again.options.hidden_size == 32
     assert {n: v.value for n, v in option_values(again, None).items()}["num_key_value_heads"] == 4
 
 
-def test_a_file_may_say_so_relative_to_itself(tmp_path: Path) -> None:
-    save_native("Llama", tmp_path / "models" / "theirs")
+def test_a_file_may_set_from_config_relative_to_itself(tmp_path: Path) -> None:
+    save_native("Llama", tmp_path / "models" / "original")
     file = tmp_path / "exp.yaml"
-    file.write_text("extends: llama/4M\nlike: models/theirs\nhidden_size: 64\n")
+    file.write_text("extends: llama/4M\nlike: models/original\nhidden_size: 64\n")
     settings = resolve(find_configuration(str(file), Registry(), tmp_path))
     assert (settings.options.hidden_size, settings.options.intermediate_size) == (64, 48)
     assert settings.origins["hidden_size"].label == "exp.yaml:3"
@@ -118,9 +122,9 @@ def test_a_file_may_say_so_relative_to_itself(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    "another model": ("Qwen3", {}, "llama", "the model_type is 'qwen3': take -t qwen3"),
-    "a mistral with other parts": ("Llama", {}, "deepone", "the model_type is 'llama': take -t llama"),
-    "a model nobody has": ("GPTNeoX", {}, "llama", "the model_type is 'gpt_neox', which 'llama' cannot be"),
+    "another model": ("Qwen3", {}, "llama", "the model_type is 'qwen3': use -t qwen3"),
+    "a mistral with other parts": ("Llama", {}, "deepone", "the model_type is 'llama': use -t llama"),
+    "an unsupported model": ("GPTNeoX", {}, "llama", "the model_type is 'gpt_neox', which 'llama' does not support"),
     "biases": ("Llama", {"attention_bias": True}, "llama", "attention_bias: this model has False built in"),
     "another activation": ("Mistral", {"hidden_act": "gelu"}, "mistral", "hidden_act: this model has 'silu' built in"),
     "layers in another order": (
@@ -138,36 +142,38 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_a_definition_cannot_be_is_refused(case: str, tmp_path: Path) -> None:
+def test_unsupported_models_are_refused(case: str, tmp_path: Path) -> None:
     kind, options, definition, reason = REFUSED[case]
-    save_native(kind, tmp_path / "theirs", **options)
+    save_native(kind, tmp_path / "original", **options)
     with pytest.raises(ConfigurationError) as refused:
-        like(tmp_path / "theirs", definition)
+        from_directory(tmp_path / "original", definition)
     text = str(refused.value)
-    assert text.startswith(f"--from-config: {tmp_path / 'theirs' / 'config.json'}: ")
+    assert text.startswith(f"--from-config: {tmp_path / 'original' / 'config.json'}: ")
     assert reason in text
 
 
 @pytest.mark.regression("R7")
 @torch.no_grad()
-def test_an_fp8_model_becomes_a_dequantized_one_in_one_step(tmp_path: Path) -> None:
-    source = tmp_path / "theirs"
-    theirs = save_native("Llama", source)
+def test_an_fp8_model_is_dequantized_in_one_step(tmp_path: Path) -> None:
+    source = tmp_path / "original"
+    original = save_native("Llama", source)
     state = load_file(source / "model.safetensors")
     for name in [name for name in state if name.endswith("_proj.weight")]:
         weight = state[name]
         scale = weight.abs().max() / 448
         state[name] = (weight / scale).to(torch.float8_e4m3fn)
         state[name + "_scale_inv"] = scale.expand(-(-weight.shape[0] // 16), -(-weight.shape[1] // 16)).contiguous()
-        theirs.get_parameter(name).copy_(state[name].float() * scale)
+        original.get_parameter(name).copy_(state[name].float() * scale)
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
     content = json.loads((source / "config.json").read_text())
     content["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [16, 16]}
     (source / "config.json").write_text(json.dumps(content))
-    made = construct(like(source, device="cpu", load_from_checkpoint=source, save_checkpoint=True), project=tmp_path)
+    made = construct(
+        from_directory(source, device="cpu", load_from_checkpoint=source, save_checkpoint=True), project=tmp_path
+    )
     assert "quantization_config" not in json.loads((made.directory.path / "config.json").read_text())
-    ours = AutoModelForCausalLM.from_pretrained(made.directory.path, trust_remote_code=True).eval()
-    assert (ours(IDS).logits - theirs(IDS).logits).abs().max() <= 1e-5
+    exported = AutoModelForCausalLM.from_pretrained(made.directory.path, trust_remote_code=True).eval()
+    assert (exported(IDS).logits - original(IDS).logits).abs().max() <= 1e-5
 
 
 def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
@@ -175,45 +181,45 @@ def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(content | {"quantization_config": {"quant_method": "awq"}}))
     with pytest.raises(ConfigurationError, match="the model is quantized"):
-        like(tmp_path)
+        from_directory(tmp_path)
 
 
-def test_a_directory_without_a_tokenizer_asks_for_one(tmp_path: Path) -> None:
+def test_a_directory_without_a_tokenizer_requires_the_option(tmp_path: Path) -> None:
     save_native("Llama", tmp_path)
     for file in tmp_path.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ConfigurationError, match="holds no tokenizer: name one with --tokenizer"):
-        like(tmp_path)
-    assert like(tmp_path, tokenizer="bpe-2k").directory.tokenizer == "bpe-2k"
+    with pytest.raises(ConfigurationError, match="has no tokenizer: add --tokenizer"):
+        from_directory(tmp_path)
+    assert from_directory(tmp_path, tokenizer="bpe-2k").directory.tokenizer == "bpe-2k"
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "there is no .*config.json: name a Hugging Face model directory"),
+        (None, ".*config.json does not exist: expected a Hugging Face model directory"),
         ("{", "cannot be read"),
         ("[1]", "is not a JSON object"),
         ("{}", "the model_type is 'None'"),
         ('{"model_type": "llama", "hidden_size": "wide"}', "config.json: "),
     ],
 )
-def test_no_model_directory(content: str | None, reason: str, tmp_path: Path) -> None:
+def test_not_a_model_directory(content: str | None, reason: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigurationError, match=rf"--from-config: .*{reason}"):
-        like(tmp_path)
+        from_directory(tmp_path)
 
 
-def test_a_hub_id_is_told_how_to_come_here() -> None:
+def test_a_hub_id_gets_the_download_command() -> None:
     with pytest.raises(ConfigurationError, match="hf download org/model"):
-        like(Path("org/model"))
+        from_directory(Path("org/model"))
 
 
-def test_old_names_of_rope_are_understood(tmp_path: Path) -> None:
+def test_former_names_of_rope_keys_are_supported(tmp_path: Path) -> None:
     save_native("Llama", tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
     del content["rope_parameters"]
     content |= {"rope_theta": 1234.0, "rope_scaling": {"type": "linear", "factor": 3.0}}
     (tmp_path / "config.json").write_text(json.dumps(content))
-    rope = like(tmp_path).options.rope_parameters
+    rope = from_directory(tmp_path).options.rope_parameters
     assert rope == {"rope_type": "linear", "rope_theta": 1234.0, "factor": 3.0}
