@@ -1,4 +1,4 @@
-"""What the benchmarks share: settings of a model, cases timed in turns, one table, the machine in a line."""
+"""Shared functions of the benchmarks: settings, models, timing, tables, the description of the machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Clock = Callable[[], float]
 
 
 def parser(text: str | None, runs: int) -> argparse.ArgumentParser:
-    """A parser with the one option that every benchmark has."""
+    """Return a parser with the option `--runs`."""
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
         "--runs", type=int, default=runs, help="runs of each case; the best counts (default: %(default)s)"
@@ -35,7 +35,7 @@ def parser(text: str | None, runs: int) -> argparse.ArgumentParser:
 
 
 def machine() -> str:
-    """Versions and processor, in a line."""
+    """Return versions and processor in one line."""
     return (
         f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, "
         f"{torch.get_num_threads()} threads, {processor()}"
@@ -43,7 +43,7 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """The processor as Linux names it; elsewhere what Python knows."""
+    """Return the name of the processor from Linux, or from Python on other systems."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -51,46 +51,46 @@ def processor() -> str:
 
 
 def children() -> float:
-    """CPU seconds of all processes that have been waited for."""
+    """Return the CPU seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def status(name: str) -> int:
-    """Bytes of this process as Linux tells them: VmRSS, VmHWM (the highest mark), RssAnon (its own)."""
+    """Return bytes of this process from Linux: VmRSS (resident), VmHWM (peak resident) or RssAnon (anonymous)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
 
 
-def forget_highest_mark() -> None:
-    """Let VmHWM begin anew."""
+def reset_peak_memory() -> None:
+    """Reset VmHWM."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def be_quiet() -> None:
-    """No warnings and no bars of transformers."""
+    """Silence transformers' warnings and progress bars."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
 
 def settings(directory: Path, template: str = "llama/4M", **options: Any) -> Settings:
-    """Of a preset with these options, in this directory."""
+    """Return the settings of a preset with the given options and output directory."""
     return resolve(find_configuration(template, registry(), Path()), options | {"output_dir": directory})
 
 
 def pair(directory: Path, dtype: torch.dtype, **how: Any) -> dict[str, Any]:
-    """`ours`, from its directory, and `theirs`, of transformers' own Llama, with the same weights.
+    """Return two models with equal weights: `exported` from its directory, and `native`, transformers' Llama.
 
     Args:
         directory: A model directory of llama with saved weights.
-        dtype: Of both.
-        how: Further arguments of both, as an attention implementation.
+        dtype: Dtype of both models.
+        how: Further arguments of both, such as an attention implementation.
     """
-    ours = transformers.AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, dtype=dtype, **how)
-    config = transformers.LlamaConfig(**{name: getattr(ours.config, name) for name in _SAME})
-    theirs = transformers.LlamaForCausalLM._from_config(config, dtype=dtype, **how)
-    theirs.load_state_dict(ours.state_dict())
-    return {"theirs": theirs, "ours": ours}
+    exported = transformers.AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, dtype=dtype, **how)
+    config = transformers.LlamaConfig(**{name: getattr(exported.config, name) for name in _SAME})
+    native = transformers.LlamaForCausalLM._from_config(config, dtype=dtype, **how)
+    native.load_state_dict(exported.state_dict())
+    return {"native": native, "exported": exported}
 
 
 _SAME = (
@@ -101,9 +101,9 @@ _SAME = (
 
 
 def in_process(script: str, task: object) -> Any:
-    """Run `script --run TASK` in a process of its own, whose last line of output is the answer; both are JSON.
+    """Run `script --run TASK` in a new process and return the last line of its output; both are JSON.
 
-    What the process frees goes back to the system at once, so that its resident memory is what it holds.
+    The process returns freed memory to the system at once, so that its resident memory is what it uses.
     """
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     environment |= {"MALLOC_MMAP_MAX_": "1000000", "TRANSFORMERS_VERBOSITY": "error"}
@@ -117,13 +117,13 @@ def in_process(script: str, task: object) -> Any:
 def in_turns(
     cases: dict[str, Case], runs: int, clock: Clock = time.perf_counter, *, warm: bool = True
 ) -> dict[str, float]:
-    """The best seconds of each case. In turns, so that a busy moment hits all of them.
+    """Return the best time of each case in seconds. Cases run in turns, so that load of the machine affects all.
 
     Args:
-        cases: By name.
-        runs: How often each.
-        clock: What is measured.
-        warm: Whether a turn before the others warms caches, and does not count.
+        cases: Cases by name.
+        runs: Number of runs of each case.
+        clock: Clock to measure with.
+        warm: Do one more run of each first, which warms caches and is not counted.
     """
     best = dict.fromkeys(cases, float("inf"))
     for number in range(runs + warm):
@@ -131,21 +131,21 @@ def in_turns(
             began = clock()
             made = case()
             spent = clock() - began
-            del made  # to free it is not the case's
+            del made  # freeing is not part of the case
             if number >= warm:
                 best[name] = min(best[name], spent)
     return best
 
 
 def bar(name: str, ratio: float, bound: float) -> bool:
-    """Print a ratio with its bound, and return whether it is within."""
+    """Print a ratio with its bound, and return whether it is within the bound."""
     passed = ratio <= bound
     print(f"{'PASS' if passed else 'FAIL'} {name}: {ratio:.3f} (bound {bound})", flush=True)
     return passed
 
 
 def table(title: str, best: dict[str, float], peer: str, unit: str = "ms, best") -> None:
-    """Print the time of each case, and how many times that of the peer it is."""
+    """Print the time of each case, and its ratio to that of the peer."""
     print(f"\n{title:62}{unit:>10}{'ratio':>8}")
     for name, seconds in best.items():
         print(f"{name:62}{seconds * 1000:10.2f}{seconds / best[peer]:8.2f}", flush=True)

@@ -1,10 +1,10 @@
-"""This tree against an older commit, in turns: start-up, construct, checkpoint, train, generate.
+"""Compare this tree with an older commit: start-up, construct, checkpoint, train, generate.
 
 python benchmarks/against_commit.py COMMIT [--runs 7] [--only WORD]
 
-The older commit is checked out beside this tree. Each tree has a process of its own that runs one case after the other;
-the two take turns, so that a busy moment hits both. Only documented interfaces are used. Exit code 1 where a median is
-more than 5 % worse.
+Checks out the older commit in a temporary worktree. Each tree has a worker process; the two run each case in turns, so
+that load of the machine affects both. Only documented interfaces are used. Exit code 1 if a median is more than 5 %
+worse.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ BOUND = 1.05
 
 
 def main() -> int:
-    """Print the table; exit code 1 where a median is worse than `BOUND`."""
+    """Print the table and return the exit code: 1 if a median is worse than `BOUND`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("commit", help="the commit before")
+    parser.add_argument("commit", help="the older commit")
     parser.add_argument("--runs", type=int, default=7, help="runs of each case and tree (default: %(default)s)")
     parser.add_argument("--only", default="", help="run the cases with this word in their names")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         old = Path(work) / "tree"
-        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", old, asked.commit], cwd=ROOT, check=True)
+        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", old, arguments.commit], cwd=ROOT, check=True)
         try:
-            return _compare(Path(work), {"before": old, "now": ROOT}, asked.runs, asked.only)
+            return _compare(Path(work), {"before": old, "now": ROOT}, arguments.runs, arguments.only)
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", old], cwd=ROOT, check=True)
 
@@ -69,7 +69,7 @@ def _start(place: Path, tree: Path) -> subprocess.Popen[str]:
     path = os.pathsep.join((str(tree), str(tree / "plugins")))
     env = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hf"), "NO_COLOR": "1"}
     env |= {"PYTHONPYCACHEPREFIX": str(place / "compiled"), "TRANSFORMERS_VERBOSITY": "error"}
-    env.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed programs have it
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # installed programs are compiled
     command = [sys.executable, __file__, "--worker"]
     return subprocess.Popen(command, cwd=place, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -84,7 +84,7 @@ def _ask(worker: subprocess.Popen[str], word: str) -> str:
 
 
 def work() -> None:
-    """Answer each line, the name of a case, with its seconds."""
+    """Run the case that each line of the input names, and print its seconds."""
     cases, answers = _cases(), sys.stdout
     for line in sys.stdin:
         name = line.strip()
@@ -135,7 +135,7 @@ def _cases() -> dict[str, Callable[[], float]]:
     ids = torch.randint(5, 1000, (4, 128), generator=torch.Generator().manual_seed(1))
     optimizer = torch.optim.SGD(small.parameters(), lr=1e-3)
 
-    # Of two threads that share a busy machine, one waits for the other: with one, the work is measured.
+    # On a busy machine two threads wait for each other: one thread measures the work itself.
     def on_one_thread(function: Callable[[], Any]) -> float:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)

@@ -1,9 +1,9 @@
-"""Constructing a model against transformers alone: the command on meta, initial weights, and no initial weights.
+"""Compare the construction of models with transformers: the command on meta, with and without weight initialization.
 
 python benchmarks/construct.py [--runs 5] [--only initial]
 
-The command is a process of its own, of which CPU time counts. The others build the shape of Llama 3.2 1B in bfloat16
-within this process. Exit code 1 where a bound is broken. Linux only.
+The command runs in a new process and is measured in CPU time. The others build the shape of Llama 3.2 1B in bfloat16
+within this process. Exit code 1 if a bound is exceeded. Linux only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import Case, be_quiet, children, forget_highest_mark, in_turns, machine, parser, settings, status, table
+from _common import (
+    Case,
+    be_quiet,
+    children,
+    in_turns,
+    machine,
+    parser,
+    reset_peak_memory,
+    settings,
+    status,
+    table,
+)
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
@@ -26,11 +37,11 @@ from forgather_core.export.directory import prepare_directory
 from forgather_core.model.build import build
 from forgather_core.options.shared import BuildOptions
 
-COMMAND_BOUND = 1.15  # of the script's CPU time
-INITIAL_BOUND = 0.5  # of transformers' time, both as medians of runs in turns
-SMALL_BOUND = 1.1  # of transformers' time, at 4M
-UNSET_BOUND = 1.1  # of the time of the same modules on meta, then allocated
-MEMORY_BOUND = 1.03  # of the weights
+COMMAND_BOUND = 1.15  # x the script's CPU time
+INITIAL_BOUND = 0.5  # x transformers' time, medians of runs in turns
+SMALL_BOUND = 1.1  # x transformers' time, at 4M
+UNSET_BOUND = 1.1  # x the time of building the same modules on meta and allocating them
+MEMORY_BOUND = 1.03  # x the size of the weights
 BOUNDS = {
     "command": COMMAND_BOUND, "initial": INITIAL_BOUND, "small": SMALL_BOUND, "unset": UNSET_BOUND,
     "memory": MEMORY_BOUND,
@@ -51,13 +62,13 @@ print(sum(p.numel() for p in model.parameters()))
 
 
 def command(place: Path, runs: int) -> float:
-    """`forgather model construct` of a directory that is there: its ratio to the script."""
+    """Return the ratio of `forgather model construct` of an existing directory to the script."""
     directory = place / "small"
     prepare_directory(settings(directory), directory)
-    ours = ["-m", "forgather_cli.main", "-t", "llama/4M", "model", "--output-dir", str(directory), "construct"]
+    program = ["-m", "forgather_cli.main", "-t", "llama/4M", "model", "--output-dir", str(directory), "construct"]
     cases = {
         "script of transformers alone": lambda: run(["-c", SCRIPT, str(directory)]),
-        "forgather -t llama/4M model construct": lambda: run(ours),
+        "forgather -t llama/4M model construct": lambda: run(program),
     }
     best = in_turns(cases, runs, children)
     table("the command, on meta (CPU time)", best, "script of transformers alone")
@@ -70,16 +81,16 @@ def run(arguments: list[str]) -> None:
     )
 
 
-def ours(directory: Path, *, initial: bool) -> nn.Module:
+def build_exported(directory: Path, *, initial: bool) -> nn.Module:
     return build(directory, BuildOptions(device="cpu", dtype="bfloat16", no_init_weights=not initial))
 
 
-def theirs() -> nn.Module:
+def build_native() -> nn.Module:
     return AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE), dtype=torch.bfloat16)
 
 
 def allocated(directory: Path) -> nn.Module:
-    """The same modules, on meta and then allocated."""
+    """Build the same modules on meta, then allocate them."""
     config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=torch.bfloat16)
@@ -87,16 +98,16 @@ def allocated(directory: Path) -> nn.Module:
 
 
 def initial(directory: Path, runs: int) -> float:
-    """Initial weights: the ratio to transformers' own Llama."""
+    """Return the ratio of building with initial weights to transformers' Llama."""
     cases = {
-        "transformers' LlamaForCausalLM.from_config": theirs,
-        "forgather, build": lambda: ours(directory, initial=True),
+        "transformers' LlamaForCausalLM.from_config": build_native,
+        "forgather, build": lambda: build_exported(directory, initial=True),
     }
     return medians("1B in bfloat16, initial weights", cases, runs)
 
 
 def small(place: Path, runs: int) -> float:
-    """Initial weights of 4M, where threads could cost more than they save: the ratio to transformers' own Llama."""
+    """Return the ratio for 4M, where threads could cost more than they save, to transformers' Llama."""
     directory = place / "four"
     prepare_directory(settings(directory), directory)
     model: Any = build(directory, BuildOptions(device="cpu", no_init_weights=True))
@@ -109,7 +120,7 @@ def small(place: Path, runs: int) -> float:
 
 
 def medians(title: str, cases: dict[str, Case], runs: int) -> float:
-    """Print the median time of each of two cases, run in turns, and return the ratio of the second to the first."""
+    """Print the median times of two cases, run in turns, and return the ratio of the second to the first."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(runs):
         for name, seconds in in_turns(cases, 1, warm=False).items():
@@ -121,12 +132,12 @@ def medians(title: str, cases: dict[str, Case], runs: int) -> float:
 
 
 def unset(directory: Path, runs: int) -> float:
-    """No initial weights: the ratio to the same modules on meta, then allocated."""
+    """Return the ratio of building without initial weights to the same modules on meta, then allocated."""
     shapes = shapes_of(directory)
     cases = {
         "the same modules on meta, then to_empty": lambda: allocated(directory),
         "torch.empty of every weight, no modules": lambda: [torch.empty(s, dtype=torch.bfloat16) for s in shapes],
-        "forgather, build with --no-init-weights": lambda: ours(directory, initial=False),
+        "forgather, build with --no-init-weights": lambda: build_exported(directory, initial=False),
     }
     best = in_turns(cases, 5 * runs)
     table("1B in bfloat16, weights left unset", best, "the same modules on meta, then to_empty")
@@ -134,16 +145,16 @@ def unset(directory: Path, runs: int) -> float:
 
 
 def shapes_of(directory: Path) -> list[torch.Size]:
-    return [parameter.shape for parameter in ours(directory, initial=False).parameters()]
+    return [parameter.shape for parameter in build_exported(directory, initial=False).parameters()]
 
 
 def memory(directory: Path) -> float:
-    """Peaks of memory, each in a process of its own: that of initial weights as a part of the weights."""
+    """Print peaks of memory, each in a new process; return that of initial weights as a ratio to the weights."""
     size = 2 * sum(shape.numel() for shape in shapes_of(directory))
     print(f"\n{'1B in bfloat16, growth of memory':62}{'MB':>10}{'ratio':>8}")
     found = {}
     for what, name in (
-        ("theirs", "transformers' from_config"),
+        ("native", "transformers' from_config"),
         ("initial", "forgather"),
         ("unset", "forgather, unset"),
     ):
@@ -154,41 +165,41 @@ def memory(directory: Path) -> float:
 
 
 def peak(what: str, directory: Path) -> int:
-    """Bytes by which a build raises this process's highest mark of resident memory."""
+    """Return the bytes by which a build raises the peak resident memory of this process."""
     with tempfile.TemporaryDirectory() as place:  # code and threads are loaded once
         small = Path(place) / "small"
         prepare_directory(settings(small, hidden_size=512, intermediate_size=2048), small)
-        ours(small, initial=True)
+        build_exported(small, initial=True)
     before = status("VmRSS")
-    forget_highest_mark()
-    model = theirs() if what == "theirs" else ours(directory, initial=what == "initial")
+    reset_peak_memory()
+    model = build_native() if what == "native" else build_exported(directory, initial=what == "initial")
     grown = status("VmHWM") - before
     del model
     return grown
 
 
 def main() -> int:
-    """Print the tables; exit code 1 where a bound is broken."""
+    """Print the tables and return the exit code: 1 if a bound is exceeded."""
     options = parser(__doc__, runs=5)
     options.add_argument("--only", choices=["command", "initial", "small", "unset", "memory"], help="a single table")
     options.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
-    asked = options.parse_args()
+    arguments = options.parse_args()
     be_quiet()
-    if asked.peak:
-        print(peak(asked.peak[0], Path(asked.peak[1])))
+    if arguments.peak:
+        print(peak(arguments.peak[0], Path(arguments.peak[1])))
         return 0
-    print(f"{asked.runs} runs, {machine()}")
+    print(f"{arguments.runs} runs, {machine()}")
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name) / "large"
         prepare_directory(settings(directory, **SHAPE), directory)
         tables = {
-            "command": lambda: command(Path(name), asked.runs),
-            "initial": lambda: initial(directory, asked.runs),
-            "small": lambda: small(Path(name), asked.runs),
-            "unset": lambda: unset(directory, asked.runs),
+            "command": lambda: command(Path(name), arguments.runs),
+            "initial": lambda: initial(directory, arguments.runs),
+            "small": lambda: small(Path(name), arguments.runs),
+            "unset": lambda: unset(directory, arguments.runs),
             "memory": lambda: memory(directory),
         }
-        found = {what: make() for what, make in tables.items() if asked.only in (None, what)}
+        found = {what: make() for what, make in tables.items() if arguments.only in (None, what)}
     print()
     for what, ratio in found.items():
         print(f"{what}: {ratio:.2f} (bound {BOUNDS[what]})")

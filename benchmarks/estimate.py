@@ -1,12 +1,11 @@
-"""The estimate of a training step's memory against what a real step takes: every setting in a process of its own.
+"""Compare the estimated memory of a training step with measurements, for every setting in a new process.
 
 python benchmarks/estimate.py [--only TEXT] [--markdown]
 
-A process imports everything and trains a tiny model of the same definition, so that code and tables that torch loads
-once are there; then the growth of its resident memory is taken, from before the model is built to the highest point
-of its third step (the kernel keeps that mark). Freed memory goes back to the system at once, by settings of glibc's
-allocator. Where there is a GPU the same on it, where torch's allocator counts what is allocated. Exit code 1 where an
-estimate is off by more than the bound. Linux only.
+The process first trains a tiny model of the same definition, so that everything that torch loads once is loaded. It
+then measures the growth of its resident memory from before the model is built to the peak of the third step (VmHWM).
+glibc's allocator is set to return freed memory at once. On a machine with a GPU, the same is measured there with
+torch's allocator. Exit code 1 if an estimate is off by more than the bound. Linux only.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from _common import forget_highest_mark, in_process, machine, settings, status
+from _common import in_process, machine, reset_peak_memory, settings, status
 
 BOUND = 0.05
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of the grid."""
+    """One row of the table."""
 
     template: str
     rows: int
@@ -42,13 +41,13 @@ class Setting:
 
     def __str__(self) -> str:
         more = ["checkpointing" * self.checkpointing, "fused" * self.fused]
-        more += ["all logits" * self.full_logits, "packed" * self.packed]
+        more += ["full logits" * self.full_logits, "packed" * self.packed]
         shape = f"{self.rows} x {self.length}"
         return ", ".join(filter(None, (self.template, shape, self.precision, self.attention, self.optimizer, *more)))
 
 
 def grid() -> list[Setting]:
-    """Every definition, every switch: each alone and the ones that meet."""
+    """Return settings that cover every definition and every switch, alone and combined."""
     definitions = ("llama/4M", "single_head/4M", "causal_lm/4M", "deepone/4M", "mistral/4M", "qwen3/4M")
     found = [Setting(name, 8, 512, checkpointing=c, fused=f) for name in definitions for c, f in _PAIRS]
     found += [Setting(name, 4, 512, precision=p) for name in definitions for p in ("bf16", "mixed")]
@@ -65,7 +64,7 @@ _PAIRS = tuple(itertools.product((False, True), repeat=2))
 
 
 def estimated(setting: Setting, device: str = "cpu") -> int:
-    """Bytes that the estimate says."""
+    """Return the estimated bytes."""
     from forgather_core.estimate import Memory
 
     return (
@@ -86,7 +85,7 @@ def estimated(setting: Setting, device: str = "cpu") -> int:
 
 
 def measured(setting: Setting, device: str = "cpu") -> int:
-    """Bytes by which this process grows, or by which torch's allocations on the device do."""
+    """Return the bytes by which this process, or torch's allocations on the device, grow."""
     import tempfile
 
     small = {"num_hidden_layers": 1}
@@ -106,18 +105,18 @@ def _steps(
     from forgather_core.training.loss import loss_of
     from forgather_core.training.optimizers import FusedStepper, PlainStepper, optimizer_of
 
-    given = {
+    flags = {
         "device": device,
         "dtype": "bfloat16" if setting.precision == "bf16" else "float32",
         "attn_implementation": setting.attention,
         "gradient_checkpointing": setting.checkpointing,
     }
-    model = construct(settings(place, setting.template, **given, **options)).model
+    model = construct(settings(place, setting.template, **flags, **options)).model
     model.train()
-    take = FusedStepper if setting.fused else PlainStepper
-    stepper = take(model, optimizer_of(setting.optimizer, device))
+    stepper_class = FusedStepper if setting.fused else PlainStepper
+    stepper = stepper_class(model, optimizer_of(setting.optimizer, device))
     for _ in range(steps):
-        forget_highest_mark()
+        reset_peak_memory()
         if device != "cpu":
             torch.cuda.reset_peak_memory_stats()
         batch = torch.randint(6, 1000, (rows, length)).to(device)
@@ -133,38 +132,38 @@ def _steps(
 
 
 def main() -> int:
-    """Print the table; exit code 1 where a bound is broken."""
+    """Print the table and return the exit code: 1 if the bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="settings whose text has this in it")
+    parser.add_argument("--only", default="", help="only settings that contain TEXT", metavar="TEXT")
     parser.add_argument("--markdown", action="store_true", help="as a table for the docs")
     parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.run:
-        what, setting, device = asked.run
+    arguments = parser.parse_args()
+    if arguments.run:
+        what, setting, device = arguments.run
         print({"estimated": estimated, "measured": measured}[what](Setting(**setting), device))
         return 0
     print(f"{machine()}\n")
-    line = "| {:68} | {:>9} | {:>9} | {:>6} |" if asked.markdown else "{:70} {:>9} {:>9} {:>7}"
-    worst = compare("cpu", asked.only, line)
+    line = "| {:68} | {:>9} | {:>9} | {:>6} |" if arguments.markdown else "{:70} {:>9} {:>9} {:>7}"
+    worst = compare("cpu", arguments.only, line)
     if torch.cuda.is_available():
         print(f"\n{torch.cuda.get_device_name()}\n")
-        worst = max(worst, compare("cuda", asked.only, line))
+        worst = max(worst, compare("cuda", arguments.only, line))
     else:
-        print("\nno GPU here: its section is skipped")
+        print("\nno GPU: its section is skipped")
     return int(worst > BOUND)
 
 
 def compare(device: str, only: str, line: str) -> float:
-    """Print a line for each setting; the largest difference."""
+    """Print a row per setting and return the largest relative difference."""
     print(line.format("setting", "estimate", "measured", "ratio"))
     if line.startswith("|"):
         print("|---|--:|--:|--:|")
     worst = 0.0
     for setting in (s for s in grid() if only in str(s)):
-        told, taken = (in_process(__file__, [what, asdict(setting), device]) for what in ("estimated", "measured"))
-        worst = max(worst, abs(told / taken - 1))
+        estimate, taken = (in_process(__file__, [what, asdict(setting), device]) for what in ("estimated", "measured"))
+        worst = max(worst, abs(estimate / taken - 1))
         print(
-            line.format(str(setting), f"{told / 1e6:.1f} MB", f"{taken / 1e6:.1f} MB", f"{told / taken:.3f}"),
+            line.format(str(setting), f"{estimate / 1e6:.1f} MB", f"{taken / 1e6:.1f} MB", f"{estimate / taken:.3f}"),
             flush=True,
         )
     print(f"\nlargest difference {worst:.1%} (bound {BOUND:.0%})")

@@ -1,11 +1,10 @@
-"""Generating with a model directory of Forgather's against transformers' own Llama of the same shape and weights.
+"""Compare the generation speed of an exported model with transformers' Llama of the same shape and weights.
 
 python benchmarks/generate.py [--runs 2] [--threads 1]
 
-Greedy, a prompt of 64 tokens, 128 new ones, a dynamic cache, sdpa. With one thread CPU time counts, and what is
-compared is the work for a token, not how a busy machine shares it out; with more, the time that passes. The ratio is
-that of tokens per second. Exit code 1 where ours is slower over all cases, or in one by more than runs differ, or where
-the tokens are others.
+Greedy decoding, a prompt of 64 tokens, 128 new tokens, a dynamic cache, sdpa. One thread is measured in CPU time, which
+does not depend on the load of the machine; several threads in wall time. The ratio is that of tokens/s. Exit code 1 if
+the exported model is slower over all cases, or in one case by more than runs differ, or if it generates other tokens.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def _evaluating(models: dict[str, Any]) -> dict[str, Any]:
 
 
 def generated(model: Any, batch: int, padded: bool) -> torch.Tensor:
-    """Token ids [batch, PROMPT + NEW]; `padded`: the prompts have several lengths."""
+    """Return token ids [batch, PROMPT + NEW]; with `padded`, prompts have different lengths."""
     ids = torch.randint(5, 1000, (batch, PROMPT), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     for row in range(batch if padded else 0):
@@ -50,14 +49,14 @@ def generated(model: Any, batch: int, padded: bool) -> torch.Tensor:
 
 
 def main() -> int:
-    """Print the table; exit code 1 where a bound is broken."""
+    """Print the table and return the exit code: 1 if a bound is missed."""
     options = parser(__doc__, runs=2)
-    options.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
-    asked = options.parse_args()
+    options.add_argument("--threads", type=int, default=1, help="number of torch threads (default: %(default)s)")
+    arguments = options.parse_args()
     be_quiet()
-    torch.set_num_threads(asked.threads)
-    clock = time.process_time if asked.threads == 1 else time.perf_counter
-    print(f"{asked.runs} runs, {machine()}\n")
+    torch.set_num_threads(arguments.threads)
+    clock = time.process_time if arguments.threads == 1 else time.perf_counter
+    print(f"{arguments.runs} runs, {machine()}\n")
     print(f"{'tokens per second, best':40}{'transformers':>14}{'forgather':>12}{'ratio':>8}")
     ratios = []
     with tempfile.TemporaryDirectory() as place:
@@ -73,14 +72,14 @@ def main() -> int:
                 def case(who: str) -> None:
                     last[who] = generated(both[who], batch, padded)  # noqa: B023 - called within this turn
 
-                runs = asked.runs if name != "4M" else 4 * asked.runs
+                runs = arguments.runs if name != "4M" else 4 * arguments.runs
                 best = in_turns({who: lambda who=who: case(who) for who in both}, runs, clock, warm=name == "4M")
-                theirs, ours = (batch * NEW / best[who] for who in ("theirs", "ours"))
-                ratios.append(ours / theirs)
-                same = torch.equal(last["ours"], last["theirs"])
+                native, exported = (batch * NEW / best[who] for who in ("native", "exported"))
+                ratios.append(exported / native)
+                same = torch.equal(last["exported"], last["native"])
                 title = f"{name}, {kind}, batch {batch}{', padded' if padded else ''}"
                 print(
-                    f"{title:40}{theirs:14.1f}{ours:12.1f}{ratios[-1]:8.3f}{'' if same else '  other tokens'}",
+                    f"{title:40}{native:14.1f}{exported:12.1f}{ratios[-1]:8.3f}{'' if same else '  other tokens'}",
                     flush=True,
                 )
                 if not same:

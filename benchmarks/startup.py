@@ -1,9 +1,9 @@
-"""CPU time of help pages, as a ratio to that of a bare Typer hello-world in the same run.
+"""Measure the CPU time of help pages, as a ratio to a minimal Typer program in the same run.
 
 python benchmarks/startup.py [RUNS]
 
-The bound is for Typer from 0.29 on, which builds a pydantic adapter for each parameter: our pages need none. With older
-releases the bare program takes 0.4 of that time and our pages take what they take with 0.29.
+The bound is for Typer 0.29 or later, which builds a pydantic adapter for each parameter; Forgather's pages need none.
+With older releases the minimal program takes 0.4 of that time, and Forgather's pages as long as with 0.29.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ BOUND = 0.75
 
 
 def main() -> int:
-    """Print the table; exit code 1 where a page costs more than `BOUND` of the bare program."""
+    """Print the table and return the exit code: 1 if a page takes more than `BOUND` x the minimal program."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     with tempfile.TemporaryDirectory() as folder:
         hello = Path(folder) / "hello.py"
         hello.write_text(HELLO, encoding="utf-8")
         commands = {"bare Typer hello-world": [str(hello)]}
         commands |= {name: ["-m", "forgather_cli.main", *arguments] for name, arguments in PAGES.items()}
-        # As installed programs have it: all modules are compiled, ours in the checkout as well as Typer's.
+        # As in an installation, all modules are compiled, including those of the checkout.
         env = os.environ | {"NO_COLOR": "1", "PYTHONPYCACHEPREFIX": folder}
         env.pop("PYTHONDONTWRITEBYTECODE", None)
         times: dict[str, list[float]] = {name: [] for name in commands}
-        for number in range(runs + 1):  # in turns, so that a busy moment hits all of them; the first warms caches
+        for number in range(runs + 1):  # in turns, so that load affects all; the first run warms caches
             for name, arguments in commands.items():
                 before = children()
                 subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=env)

@@ -328,7 +328,7 @@ def test_unsupported_attention_is_refused_before_any_work(cli: Cli, words: str) 
 
 def test_flex_attention_with_dropout_is_refused_in_training(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     words = "--attention-dropout 0.1 --attn-implementation flex_attention --device cuda test"
-    assert "has no dropout" in cli("-t", "llama", "model", *words.split()).error
+    assert "does not support dropout" in cli("-t", "llama", "model", *words.split()).error
     assert nothing_on_disk()
 
 

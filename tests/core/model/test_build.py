@@ -283,13 +283,14 @@ def test_construct_imports_nothing_of_data_or_training(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from forgather_core.settings.layers import resolve
+from forgather_core.settings.layers import find_configuration
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import registry
-from forgather_core.report import construction_report
-from forgather_core.settings import settle
+from forgather_core.report.settings_report import construction_report
+from forgather_core.settings.resolve import resolve
 
-construction_report(construct(settle(resolve("llama/4M", registry(), Path()), {{}}), project=Path({str(tmp_path)!r})))
+settings = resolve(find_configuration("llama/4M", registry(), Path()), {{}})
+construction_report(construct(settings, project=Path({str(tmp_path)!r})))
 print(*sorted({{"datasets", "pandas", "sklearn", "scipy", "pyarrow", "omegaconf"}} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -1,144 +1,18 @@
-"""Diagnosis names the place of a planted mistake, and preserves the state of the model."""
+"""Diagnosis names the place of a planted mistake."""
 
 from __future__ import annotations
 
-import gc
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from forgather_core.model.build import is_checkpointing
-from forgather_core.training.diagnosis import find_nonfinite
-from forgather_core.training.exploding import find_exploding_module
-from forgather_core.training.module_calls import ModuleCall
 from forgather_core.training.optimizers import FusedStepper
-from forgather_core.training.random_state import RandomState
-from tests.plugins.tiny import CASES, DEFINITIONS, config_of, tiny, tokens
 
-DROPOUT = {"llama": {"attention_dropout": 0.1}, "deepone": {"layer_dropout": 0.1}, "causal_lm": {"layer_dropout": 0.1}}
-
-
-def failing(definition: str, **options: Any) -> Any:
-    return tiny(definition, num_hidden_layers=3, **DROPOUT.get(definition, {}), **options).train()
-
-
-def third_party() -> Any:
-    """Return a transformers model that passes inputs by keyword and ties its weights."""
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(vocab_size=97, n_embd=32, n_layer=3, n_head=2, n_positions=32)
-    return transformers.GPT2LMHeadModel(config).train()
-
-
-def batch() -> dict[str, Tensor]:
-    ids = tokens(2, 12)
-    return {"input_ids": ids, "labels": ids}
-
-
-def bits(state: dict[str, Tensor]) -> dict[str, bytes]:
-    return {name: tensor.detach().numpy().tobytes() for name, tensor in state.items()}
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Assert that the block preserves everything that a pass could change."""
-    for index, parameter in enumerate(model.parameters()):
-        parameter.grad = torch.full_like(parameter, index) if index % 3 else None
-
-    def state() -> Any:
-        buffers = dict(model.named_buffers())
-        grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        hooks = [
-            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), len(m._backward_pre_hooks))
-            for m in model.modules()
-        ]
-        parameter_hooks = [(p._backward_hooks, len(p._post_accumulate_grad_hooks or ())) for p in model.parameters()]
-        switches = [(m.training, getattr(m, "gradient_checkpointing", None)) for m in model.modules()]
-        global_hooks = (len(torch_module._global_forward_hooks), len(torch_module._global_forward_pre_hooks))
-        values = [bits(dict(named)) for named in (model.state_dict(), buffers, grads)]
-        return values, hooks, parameter_hooks, switches, global_hooks, torch.get_rng_state().tolist()
-
-    before = state()
-    yield
-    assert state() == before
-
-
-def diagnose(model: Any, inputs: dict[str, Tensor] | None = None) -> str:
-    inputs = batch() if inputs is None else inputs
-    rng = RandomState.take(torch.device("cpu"))
-    torch.rand(7)  # the failed pass has used random numbers
-    with untouched(model):
-        return find_nonfinite(model, inputs, rng=rng)
-
-
-class Log(nn.Module):
-    """Logarithm of values some of which are negative."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.log()
-
-
-class Square(nn.Module):
-    """The absolute value as sqrt(x * x): at 0 the root has an infinite gradient, times 0 is NaN."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        at_zero = torch.cat((x[..., :1] * 0, x[..., 1:]), -1)
-        return (at_zero * at_zero).sqrt()
-
-
-class Poison(torch.autograd.Function):
-    @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
-        return torch.full_like(gradients[0], torch.inf)
-
-
-class Normed(nn.Module):
-    """Divide by a running mean, which backward needs unchanged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.ones(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.mean += x.detach().mean()
-        return x / self.mean
-
-
-class Around(nn.Module):
-    """A module with code of its own before and after an inner module."""
-
-    def __init__(self, inner: nn.Module, before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.inner, self.before, self.after = inner, before, after
-
-    def forward(self, x: Tensor) -> dict[str, Any]:
-        return {"x": (self.after(self.inner(self.before(x))), None)}
-
-
-class Unpack(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.inner(x)["x"][0]
-        return result
-
-
-def same(x: Tensor) -> Tensor:
-    return x
-
+from .planted import Around, Log, Poison, Square, Unpack, batch, diagnose, failing, same, third_party
 
 PASSED_ON = ": its own code passes a non-finite value to model.layers.2.mlp.inner.inner"
 MODELS = ["llama", "deepone", "causal_lm"]
@@ -316,20 +190,6 @@ def test_reentrant_checkpointing_is_disabled() -> None:
     assert is_checkpointing(model)
 
 
-def test_a_pass_leaves_nothing_in_memory() -> None:
-    model = failing("llama")
-    leaves = [
-        p.expand_as(p).grad_fn.next_functions[0][0] for p in model.parameters()
-    ]  # kept alive, as by an optimizer's hook
-    model.model.layers[2].mlp.act_fn = Square()
-    diagnose(model)
-    find_exploding_module(model, batch())
-    gc.collect()
-    assert leaves
-    modules = {found.__module__ for found in (find_nonfinite, find_exploding_module, ModuleCall, RandomState)}
-    assert not [one for one in gc.get_objects() if type(one).__module__ in modules]
-
-
 def test_finite_gradients_with_a_non_finite_sum() -> None:
     class Large(torch.autograd.Function):
         @staticmethod
@@ -363,49 +223,6 @@ def test_diagnoses_transformers_models() -> None:
     assert diagnose(model).startswith("transformer.h.1.mlp.act is the first module in backward")
 
 
-def test_buffers_and_random_numbers_are_restored() -> None:
-    class Counting(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("count", torch.zeros(3))
-            self.register_buffer("mean", torch.zeros(3))
-            self.register_buffer("wide", torch.zeros(1).expand(4))  # cannot be written to
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.count += 1
-            self.mean = self.mean + 1
-            assert self.count[0] == self.mean[0] == 1  # both passes start from the same buffers
-            return x
-
-    model = failing("llama")
-    counting = model.model.layers[0].mlp.act_fn = Counting()
-    mean = counting.mean
-    assert "finite throughout" in diagnose(model)
-    assert counting.mean is mean
-
-
-def test_an_existing_graph_can_still_be_differentiated() -> None:
-    model = failing("llama")
-    model.model.layers[0].mlp.act_fn = Normed()
-    loss = model(**batch()).loss
-    find_exploding_module(model, batch())
-    find_nonfinite(model, batch(), rng=None)
-    loss.backward()
-
-
-def test_dropout_repeats_itself() -> None:
-    model = failing("causal_lm")
-    model.model.layers[1].drop = drop = nn.Dropout(0.5)
-    seen: list[Tensor] = []
-    drop.register_forward_hook(lambda _m, _i, out: seen.append(out.detach()))
-    state = RandomState.take(torch.device("cpu"))
-    model(**batch())
-    find_nonfinite(model, batch(), rng=state)
-    assert len(seen) == 6
-    assert torch.equal(seen[0], seen[2])
-    assert torch.equal(seen[0], seen[4])
-
-
 def test_reports_a_diagnostic_pass_that_fails() -> None:
     model = failing("llama")
 
@@ -414,57 +231,3 @@ def test_reports_a_diagnostic_pass_that_fails() -> None:
 
     model.model.layers[0].register_forward_hook(fails)
     assert diagnose(model) == "the diagnostic pass failed: no memory"
-
-
-@pytest.mark.parametrize("definition", ["llama", "qwen3", "causal_lm"])
-def test_names_the_module_that_makes_activations_large(definition: str) -> None:
-    model = failing(definition)
-    model.model.layers[1].mlp.up_proj.weight.data *= 1000
-    with untouched(model):
-        found = find_exploding_module(model, batch())
-    number = r"[\d.,]+"
-    assert re.fullmatch(
-        rf"model\.layers\.1\.mlp\.up_proj multiplies its input 1,\d\d\d-fold \(RMS {number} -> 1,\d\d\d; "
-        rf"weight std 2\d\d\)",
-        found or "",
-    )
-
-
-def test_an_embedding_is_judged_by_its_output_alone() -> None:
-    model = failing("deepone")
-    model.model.embed_tokens.weight.data *= 100
-    found = find_exploding_module(model, batch())
-    assert found is not None
-    assert found.startswith("model.embed_tokens outputs large values (RMS ")
-
-
-def test_a_module_without_parameters_is_not_the_origin() -> None:
-    class Large(nn.LayerNorm):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * 1000
-
-    model = failing("llama")
-    model.model.norm = Large(32, elementwise_affine=False)
-    assert find_exploding_module(model, batch()) is None
-    model.model.norm = Large(32)
-    assert (find_exploding_module(model, batch()) or "").startswith("model.norm multiplies its input")
-
-
-def test_examines_the_head() -> None:
-    model = failing("llama")
-    model.lm_head.weight.data *= 50
-    if hasattr(model.config, "skip_logits"):
-        model.config.skip_logits = True
-    assert (find_exploding_module(model, batch()) or "").startswith("lm_head multiplies its input")
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_no_definitions_initial_weights_explode(case: str) -> None:
-    definition, options = CASES[case]
-    torch.manual_seed(0)
-    model = DEFINITIONS[definition].model(config_of(definition, **options, hidden_size=64, num_hidden_layers=4))
-    assert find_exploding_module(model, batch()) is None
-
-
-def test_transformers_initial_weights_do_not_explode() -> None:
-    assert find_exploding_module(third_party(), batch()) is None
