@@ -19,7 +19,7 @@ from .checkpoints import EVERY, KIND, TIES, WAYS, Export, by_transformers, check
 from .native import NATIVE
 from .tiny import config_of, tiny, tokens
 
-# --- into a model without memory -------------------------------------------------------------------------------------
+# --- into a model on meta ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

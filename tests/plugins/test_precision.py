@@ -19,9 +19,6 @@ TRAINED_SLOPES = [case for case in SLOPES if "fixed" not in case]
 TIES = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 
 
-# Precision
-
-
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Set torch's default dtype within a block."""

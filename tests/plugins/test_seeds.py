@@ -32,9 +32,6 @@ EVERY = pytest.mark.parametrize("definition", DEFINITIONS)
 UNTIED = {"tie_word_embeddings": False}
 
 
-# --- Seeds -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.regression("seeded-pieces")
 @EVERY
 def test_the_number_of_layers_and_the_head_change_no_other_weight(definition: str) -> None:

@@ -1,8 +1,8 @@
 """vLLM's transformers backend, tested with a stand-in for its attention.
 
 It runs the headless model on the tokens of all requests as one row, with positions that restart, and passes its
-own attention by name: a function that finds keys and values of earlier tokens by the layer's index, and knows which
-tokens belong together; the model does not.
+own attention by name: a function that finds keys and values of earlier tokens by the layer's index, and separates the
+requests, which the model does not.
 """
 
 from __future__ import annotations

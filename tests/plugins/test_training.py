@@ -19,9 +19,6 @@ TRAINED_SLOPES = [case for case in SLOPES if "fixed" not in case]
 TIES = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 
 
-# Training
-
-
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("case", CASES)
 def test_every_parameter_that_is_trained_has_a_gradient(case: str, attention: str) -> None:
