@@ -22,7 +22,7 @@ from .tiny import tiny
 @HOW
 @TIES
 @EVERY
-def test_transformers_loads_what_we_save(definition: str, tied: bool, how: How, directory: Export) -> None:
+def test_transformers_loads_a_checkpoint_of_forgather(definition: str, tied: bool, how: How, directory: Export) -> None:
     place = directory(definition, tie_word_embeddings=tied)
     before = {file.name: file.read_bytes() for file in place.iterdir()}
     model = fresh(place, dtype=how.dtype)
@@ -104,7 +104,7 @@ def test_building_in_a_directory_with_weights_gives_initial_weights(definition: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @TIES
 @EVERY
-def test_we_load_what_transformers_saves(
+def test_forgather_loads_a_checkpoint_of_transformers(
     definition: str, tied: bool, dtype: torch.dtype, wrote: str, directory: Export
 ) -> None:
     place = directory(definition, tie_word_embeddings=tied)

@@ -57,7 +57,7 @@ def test_a_model_on_meta_of_an_exported_directory_too(
 
 @pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
 @EVERY
-def test_what_the_checkpoint_lacks_gets_initial_weights_on_meta(definition: str, assign: bool, tmp_path: Path) -> None:
+def test_missing_weights_are_initialized_on_meta(definition: str, assign: bool, tmp_path: Path) -> None:
     model = tiny(definition)
     lacking = model.state_dict()
     norms = [name for name in lacking if "norm" in name and name.endswith("weight")]
@@ -109,7 +109,7 @@ def directory_of_another(place: Path, **values: Any) -> Path:
 
 
 @KIND
-def test_what_save_pretrained_writes_is_the_configuration_of_the_model(
+def test_save_pretrained_writes_the_configuration_of_the_model(
     definition: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     model = tiny(definition, **options)

@@ -47,7 +47,7 @@ def test_embeddings_as_input_and_tuples_as_output(case: str) -> None:
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("case", ATTENDING)
 @torch.no_grad()
-def test_hidden_states_are_what_goes_into_each_layer_and_the_normed_last(case: str, attention: str) -> None:
+def test_hidden_states_are_the_input_of_each_layer_and_the_normed_output(case: str, attention: str) -> None:
     model, ids, entered = made(case, attention=attention), tokens(2, 9), []
     for layer in model.model.layers:
         layer.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
@@ -62,7 +62,7 @@ def test_hidden_states_are_what_goes_into_each_layer_and_the_normed_last(case: s
 
 @pytest.mark.parametrize("case", ATTENDING)
 @torch.no_grad()
-def test_attentions_are_shares_of_what_is_seen(case: str) -> None:
+def test_attention_weights_sum_to_one_over_visible_keys(case: str) -> None:
     model, ids = made(case, attention="eager"), tokens(2, 9)
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
@@ -84,7 +84,7 @@ def test_attentions_are_shares_of_what_is_seen(case: str) -> None:
 
 @pytest.mark.parametrize("case", DEFINITIONS)
 @torch.no_grad()
-def test_logits_are_kept_where_they_are_asked_for(case: str) -> None:
+def test_logits_to_keep(case: str) -> None:
     model, ids = made(case), tokens(2, 9)
     logits = model(ids).logits
     assert difference(model(ids, logits_to_keep=3).logits, logits[:, -3:]) <= TOLERANCE
@@ -94,7 +94,7 @@ def test_logits_are_kept_where_they_are_asked_for(case: str) -> None:
 
 @pytest.mark.parametrize("case", DEFINITIONS)
 @torch.no_grad()
-def test_the_loss_is_of_the_next_token_where_there_is_one(case: str) -> None:
+def test_the_loss_is_that_of_the_next_token(case: str) -> None:
     model, ids = made(case), tokens(2, 9)
     labels = ids.clone()
     labels[0, :4] = labels[1, 8] = -100
@@ -134,7 +134,7 @@ def test_the_vocabulary_can_be_resized(definition: str, tied: bool, size: int, m
 @TIES
 @pytest.mark.parametrize("definition", DEFINITIONS)
 @torch.no_grad()
-def test_a_saved_model_comes_back_as_it_was(definition: str, tied: bool, tmp_path: Path) -> None:
+def test_a_saved_model_loads_unchanged(definition: str, tied: bool, tmp_path: Path) -> None:
     model, ids = tiny(definition, tie_word_embeddings=tied), tokens(2, 9)
     model.save_pretrained(tmp_path)
     loaded, said = type(model).from_pretrained(tmp_path, output_loading_info=True)
@@ -148,7 +148,7 @@ def test_a_saved_model_comes_back_as_it_was(definition: str, tied: bool, tmp_pat
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_a_copy_stands_by_itself(case: str) -> None:
+def test_a_copy_is_independent(case: str) -> None:
     model, ids = made(case), tokens(2, 9)
     logits, other = model(ids).logits, copy.deepcopy(model)
     assert difference(other(ids).logits, logits) == 0
@@ -177,7 +177,7 @@ def test_initialising_again_draws_again_and_a_load_is_not_overwritten(case: str,
 
 
 @pytest.mark.parametrize("case", TRAINED_SLOPES)
-def test_flash_attention_is_refused_where_it_would_not_train_the_slopes(case: str, tmp_path: Path) -> None:
+def test_flash_attention_is_refused_with_trainable_slopes(case: str, tmp_path: Path) -> None:
     model, ids = made(case), tokens(1, 5)
     model.save_pretrained(tmp_path)
     for loaded in (type(model), model.decoder_class):

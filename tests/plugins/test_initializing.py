@@ -126,7 +126,7 @@ def test_post_init_fills_modules_that_a_subclass_adds() -> None:
     check_equal({name: value for name, value in weights(model).items() if name in expected}, expected)
 
 
-def test_after_an_error_the_next_call_fills_what_is_missing() -> None:
+def test_after_an_error_the_next_call_fills_the_missing_weights() -> None:
     model = sevens(fresh("llama"))
     model.model.extra = nn.Linear(3, 3)
     with pytest.raises(ValueError, match="no row"):
@@ -141,7 +141,7 @@ def test_after_an_error_the_next_call_fills_what_is_missing() -> None:
 
 @pytest.mark.regression("residual-init")
 @pytest.mark.parametrize("definition", ["llama", "mistral", "qwen3"])
-def test_only_what_writes_to_the_residual_stream_is_scaled_by_depth(definition: str) -> None:
+def test_only_residual_outputs_are_scaled_by_depth(definition: str) -> None:
     layers = 8
     model = fresh(definition, hidden_size=128, intermediate_size=256, num_hidden_layers=layers)
     for name, parameter in model.named_parameters():

@@ -88,7 +88,7 @@ def test_options_that_contradict_each_other_are_refused(definition: str, options
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
-def test_what_is_sound_has_no_problem(definition: str) -> None:
+def test_valid_options_have_no_problem(definition: str) -> None:
     variants: list[dict[str, Any]] = [{}]
     if definition in ROTARY:
         variants += [{"head_dim": 8, "rope_parameters": dict(rope)} for rope in ROPE.values()]
@@ -119,9 +119,7 @@ OLD_ROPE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("said", OLD_ROPE.values(), ids=OLD_ROPE)
 @pytest.mark.parametrize("definition", ["llama", "mistral", "qwen3"])
-def test_rope_in_the_words_of_older_files_is_what_transformers_makes_of_it(
-    definition: str, said: dict[str, Any]
-) -> None:
+def test_rope_fields_of_older_files_are_read_as_transformers_reads_them(definition: str, said: dict[str, Any]) -> None:
     native = {"llama": NativeLlamaConfig, "mistral": MistralConfig, "qwen3": Qwen3Config}[definition]
     expected = dict(native(**copy.deepcopy(said)).rope_parameters)
     expected.pop("type", None)  # what rope_type was called once
@@ -221,7 +219,7 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
 @pytest.mark.parametrize("definition", DEFINITIONS)
 @given(data=st.data())
 @settings(max_examples=60)
-def test_what_has_no_problem_builds_and_what_has_one_does_not(definition: str, data: st.DataObject) -> None:
+def test_options_build_exactly_if_they_have_no_problem(definition: str, data: st.DataObject) -> None:
     option_class, model_class = registry().definition(definition).options, DEFINITIONS[definition].model
     options = {spec.name: data.draw(DRAWN[spec.name], label=spec.name) for spec in specs_of(option_class)}
     if list(option_class(**options).problems()):

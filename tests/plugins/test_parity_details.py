@@ -79,7 +79,7 @@ def test_a_checkpoint_of_transformers_loads_as_it_is(tmp_path: Path, definition:
 @attentions
 @pytest.mark.parametrize("definition", DEFINITIONS)
 @torch.no_grad()
-def test_a_sliding_window_reaches_as_far_as_it_says(definition: str, attention: str) -> None:
+def test_a_sliding_window_has_the_stated_length(definition: str, attention: str) -> None:
     model = tiny(definition, sliding_window=6, num_hidden_layers=1, attention=attention)
     ids = tokens(1, 12)
     changed = ids.clone()

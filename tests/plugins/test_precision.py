@@ -54,7 +54,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = CASES | {
 @pytest.mark.few(12)
 @pytest.mark.parametrize(("definition", "options"), KINDS.values(), ids=KINDS)
 @torch.no_grad()
-def test_buffers_and_slopes_are_exact_however_a_model_came_to_be(
+def test_buffers_and_slopes_are_exact_in_every_way_of_making_a_model(
     definition: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     model, ids = tiny(definition, **options), tokens(1, 40)
@@ -98,7 +98,7 @@ def test_a_model_without_storage_becomes_a_model(definition: str, options: dict[
 
 @pytest.mark.parametrize("case", [case for case in CASES if "deepone" in case])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_slopes_are_trained_where_that_is_asked_for(case: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_slopes_are_trained_if_trainable(case: str, dtype: torch.dtype, tmp_path: Path) -> None:
     trained = "fixed" not in case
     model = made(case)
     model.save_pretrained(tmp_path)

@@ -61,7 +61,7 @@ PRESETS = {  # -> vocabulary, parameters, and the same by hand
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_has_the_parameters_it_promises(name: str) -> None:
+def test_a_preset_has_its_stated_number_of_parameters(name: str) -> None:
     vocab_size, count, by_hand = PRESETS[name]
     configuration = find_configuration(name, registry(), Path())
     assert configuration.notes["parameters"] == count == by_hand

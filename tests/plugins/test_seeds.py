@@ -80,7 +80,7 @@ def test_a_seed_gives_the_same_weights_however_a_model_is_made(definition: str, 
 
 @pytest.mark.regression("seeded-pieces")
 @EVERY
-def test_what_a_checkpoint_lacks_gets_the_weights_of_the_seed(definition: str, tmp_path: Path) -> None:
+def test_missing_weights_are_initialized_from_the_seed(definition: str, tmp_path: Path) -> None:
     model = fresh(definition, seed=9)
     expected = weights(fresh(definition))
     lacking = random_ones(model) - {"model.embed_tokens.weight", "model.layers.0.mlp.down_proj.weight"}
@@ -98,7 +98,7 @@ def test_what_a_checkpoint_lacks_gets_the_weights_of_the_seed(definition: str, t
 @pytest.mark.few(2)
 @pytest.mark.regression("fresh-seeds")
 @EVERY
-def test_build_and_from_config_agree_on_what_a_seed_means(definition: str, tmp_path: Path) -> None:
+def test_build_and_from_config_agree_on_seeds(definition: str, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     small = {"hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 96, "tokenizer": "bpe-2k"}

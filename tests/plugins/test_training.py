@@ -37,7 +37,7 @@ def test_every_parameter_that_is_trained_has_a_gradient(case: str, attention: st
 
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("case", TRAINED_SLOPES)
-def test_the_gradient_of_a_slope_is_how_much_it_moves_the_logits(case: str, attention: str) -> None:
+def test_the_gradient_of_a_slope_equals_finite_differences(case: str, attention: str) -> None:
     model, ids = made(case, attention=attention), tokens(2, 12)
     for layer in model.model.layers:
         layer.mlp.act_fn = nn.SiLU()  # a difference says nothing across the kink of a ReLU
@@ -122,7 +122,7 @@ def test_a_dropout_acts_in_training_only(definition: str, kind: str, attention: 
 
 @pytest.mark.parametrize("definition", [definition for definition, kinds in DROPOUTS.items() if "layer" in kinds])
 @torch.no_grad()
-def test_what_either_sub_layer_adds_is_dropped(definition: str) -> None:
+def test_dropout_applies_to_both_residual_branches(definition: str) -> None:
     model = made(definition, layer_dropout=0.5).train()
     made_by: list[Tensor] = []
     dropped: list[Tensor] = []
