@@ -39,7 +39,7 @@ class Decoder(Pretrained):
         self.gradient_checkpointing = False
 
     def post_init(self) -> None:
-        """Finish construction, once all layers exist (transformers calls for this)."""
+        """Finish construction, once all layers exist. Call it last in `__init__`."""
         self._no_split_modules = sorted({type(layer).__name__ for layer in self.layers})
         attentions = [module for module in self.modules() if isinstance(module, SelfAttention)]
         for attention in attentions:

@@ -123,9 +123,7 @@ def _breaks(position_ids: Tensor, step: Tensor, past_length: int | Tensor, is_re
     if is_real is None:
         return torch.diff(position_ids, dim=-1, prepend=position_ids[:, :1] - 1) != 1
     latest = torch.where(is_real, step, -1).cummax(dim=-1).values
-    previous = torch.nn.functional.pad(
-        latest[:, :-1], (1, 0), value=-1
-    )  # the previous real token, -1 if none in this call
+    previous = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)  # previous real token, -1 if none in the call
     grown = position_ids - position_ids.gather(1, previous.clamp(min=0))
     first = position_ids.gather(1, is_real.int().argmax(dim=-1, keepdim=True))
     first = torch.where(torch.as_tensor(past_length, device=first.device) == 0, first, 0)

@@ -46,7 +46,7 @@ class Pretrained(PreTrainedModel):
         raise NotImplementedError
 
     def post_init(self) -> None:
-        """Finish construction: initialization, ties, parallel plans (transformers calls for this).
+        """Finish construction: initialize weights, tie them, set up parallel plans. Call it last in `__init__`.
 
         A second call fills only modules that were added since, as in transformers' own models.
         """

@@ -40,7 +40,7 @@ class Rope(ComputedBuffers):
 
     Args:
         head_dim: Size of a head, even.
-        max_position_embeddings: Longest supported sequence; dynamic scales beyond it.
+        max_position_embeddings: Sequence length that the model is designed for; dynamic scales beyond it.
         rope_parameters: `rope_type`, `rope_theta`, and further parameters of the type.
 
     Raises:

@@ -33,7 +33,7 @@ class RopeOptions(OptionGroup):
         help="RoPE parameters dict (rope_theta, rope_type, factor, etc.)",
     )
     max_position_embeddings: int | None = option(
-        None, help="Longest supported sequence (from the tokenizer unless set)", ge=1
+        None, help="Longest sequence the model is designed for (from the tokenizer unless set)", ge=1
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:

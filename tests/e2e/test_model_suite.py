@@ -117,7 +117,7 @@ def test_what_passes_for_llama_passes_for_every_definition(outcomes: dict[str, O
     assert worse == {definition: {} for definition in DEFINITIONS}, table(outcomes)
 
 
-def test_no_definition_fails_what_llama_skips(outcomes: dict[str, Outcomes]) -> None:
+def test_no_definition_fails_tests_that_llama_skips(outcomes: dict[str, Outcomes]) -> None:
     failed = {
         model: {name for name, test in tests.items() if test["outcome"] == "failed"}
         for model, tests in outcomes.items()

@@ -112,7 +112,7 @@ def of_layers(*leaves: str) -> set[str]:
 
 
 @pytest.mark.parametrize("tie", TIES)
-def test_tensor_parallel_splits_every_matrix_and_what_goes_with_it(reports: Reports, definition: str, tie: str) -> None:
+def test_tensor_parallel_splits_every_matrix_and_its_companions(reports: Reports, definition: str, tie: str) -> None:
     here = [report[tie]["tp"]["parameters"] for report in reports]
     split = {"model.embed_tokens.weight"} | ({"lm_head.weight"} if tie == "untied" else set())
     split |= of_layers("mlp.up_proj.weight", "mlp.down_proj.weight")

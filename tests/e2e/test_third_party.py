@@ -36,7 +36,7 @@ def test_it_is_listed_helps_constructs_trains_and_loads(forgather: Run, python: 
     plugins = {p["name"]: p for p in json.loads(forgather("plugins", "--json", code=1).stdout)["plugins"]}
     assert (plugins["parallel"]["version"], plugins["parallel"]["distribution"]) == ("1.2.3", "parallel-lm")
     assert plugins["broken"]["state"] == "broken"
-    assert "a_package_that_nobody_has" in plugins["broken"]["error"]
+    assert "a_package_that_does_not_exist" in plugins["broken"]["error"]
 
     page = forgather("-t", "parallel", "model", "--help").stdout
     assert "--branch-scale FLOAT" in page

@@ -93,7 +93,7 @@ class Scaled(nn.Module):
 @pytest.mark.regression("q-norm")
 @pytest.mark.parametrize("normed", ["q_norm", "k_norm"])
 @torch.no_grad()
-def test_each_norm_applies_by_itself(normed: str) -> None:
+def test_each_norm_applies_alone(normed: str) -> None:
     torch.manual_seed(0)
     with_norm = attention(**{normed: Scaled()})
     plain = attention()

@@ -102,7 +102,7 @@ def test_experts_have_the_numbers_of_their_own_fans_as_linear_layers_have() -> N
 
 
 @pytest.mark.parametrize("dims", ["", "o", "ik", "oix", "eok"])
-def test_dims_that_say_nothing_are_refused(dims: str) -> None:
+def test_invalid_dims_are_refused(dims: str) -> None:
     with pytest.raises(ValueError, match="must contain 'o' and 'i'"):
         xavier_normal(dims=dims)
 

@@ -173,7 +173,7 @@ def test_a_rule_that_needs_the_whole_weight_is_seeded_by_name_and_leaves_the_glo
     assert (filled(Orthogonal(zero_row=3), 20, 20)[3] == 0).all()
 
 
-def test_a_rule_of_the_version_before_may_change_what_another_one_draws() -> None:
+def test_a_rule_may_override_draw_as_in_the_previous_version() -> None:
     from dataclasses import dataclass
 
     @dataclass(frozen=True)

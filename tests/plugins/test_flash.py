@@ -194,7 +194,9 @@ def test_dropout_is_passed_in_training_only(monkeypatch: pytest.MonkeyPatch, way
 
 @pytest.mark.parametrize("case", ["deepone", "single_head"])
 def test_slopes_that_are_trained_are_refused(case: str) -> None:
-    with pytest.raises(ValueError, match="no gradient: choose attn_implementation='sdpa' or 'flex_attention'"):
+    with pytest.raises(
+        ValueError, match="no gradient for ALiBi slopes: choose attn_implementation='sdpa' or 'flex_attention'"
+    ):
         flash(case)(IDS)
 
 

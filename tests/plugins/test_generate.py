@@ -78,7 +78,7 @@ def test_generation_ends_at_the_end_token(case: str) -> None:
 @pytest.mark.few(13)
 @pytest.mark.parametrize("how", ["dynamic", "static"])
 @pytest.mark.parametrize("case", ATTENDING)
-def test_a_left_padded_batch_says_what_each_row_says_alone(case: str, how: str) -> None:
+def test_a_left_padded_batch_equals_each_row_alone(case: str, how: str) -> None:
     model, given = made(case), prompt(3, 9)
     for row, padding in enumerate((0, 3, 8)):
         given["input_ids"][row, :padding] = 1

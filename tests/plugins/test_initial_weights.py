@@ -173,7 +173,7 @@ def test_every_kind_of_weight_has_its_deviation_mean_and_bound(definition: str, 
 
 @ties
 @definitions
-def test_the_table_promises_what_is_measured(definition: str, tied: bool) -> None:
+def test_the_table_states_the_measured_std(definition: str, tied: bool) -> None:
     model, expected = fresh(definition, tie_word_embeddings=tied), EXPECTED[definition](tied)
     table = list(model.initial_weights())
     for name, parameter in model.named_parameters():

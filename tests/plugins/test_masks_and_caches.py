@@ -134,9 +134,7 @@ def test_a_window_is_a_band_of_the_mask(case: str, attention: str) -> None:
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("case", ATTENDING)
 @torch.no_grad()
-def test_a_token_reaches_what_comes_after_it_within_its_window_and_nothing_else(
-    case: str, attention: str, cached: bool
-) -> None:
+def test_a_token_changes_later_logits_within_its_window_only(case: str, attention: str, cached: bool) -> None:
     model, ids = made(case, attention=attention), tokens(1, 24)
     other = ids.clone()
     other[0, 8] = 3 + (other[0, 8] - 2) % 90

@@ -1,8 +1,8 @@
 """vLLM's transformers backend, tested with a stand-in for its attention.
 
 It runs the headless model on the tokens of all requests as one row, with positions that restart, and passes its
-own attention by name: a function that finds keys and values of earlier tokens by the layer's index, and knows which
-tokens belong together; the model does not.
+own attention by name: a function that finds keys and values of earlier tokens by the layer's index, and separates the
+requests, which the model does not.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def test_requests_in_one_row_have_the_logits_of_each_alone(case: str) -> None:
 
 @pytest.mark.parametrize("case", SERVED)
 @torch.no_grad()
-def test_a_token_of_each_request_goes_on_from_what_the_server_keeps(case: str) -> None:
+def test_a_token_of_each_request_continues_from_the_servers_cache(case: str) -> None:
     model, base, instances = served(case)
     run(base, instances, REQUESTS, [0] * len(REQUESTS))
     past, seen = LENGTHS, REQUESTS

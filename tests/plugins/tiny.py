@@ -128,3 +128,8 @@ def difference(a: Tensor, b: Tensor) -> float:
     """Return the largest absolute difference."""
     assert a.shape == b.shape
     return (a.float() - b.float()).abs().max().item()
+
+
+def slopes_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the slopes of ALiBi by name."""
+    return {name: p for name, p in model.named_parameters() if name.endswith("slopes")}

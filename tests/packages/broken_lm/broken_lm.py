@@ -1,3 +1,3 @@
 """Imports what nobody has."""
 
-import a_package_that_nobody_has  # noqa: F401
+import a_package_that_does_not_exist  # noqa: F401
