@@ -62,7 +62,7 @@ class LoadReport(Brief):
 
     @property
     def complete(self) -> bool:
-        """Whether model and checkpoint have the same tensors."""
+        """Return whether model and checkpoint have the same tensors."""
         return not (self.missing or self.unexpected or self.other_shape)
 
     def as_dict(self) -> dict[str, Any]:

@@ -69,9 +69,9 @@ def _fill_with_nan(tensors: Any) -> None:
 
 
 def _compare_buffers(way: str, found: Any, expected: nn.Module, text: Tensor | None = None) -> Iterator[Measured]:
-    mine, theirs = dict(found.named_buffers()), dict(expected.named_buffers())
-    wrong = different_tensors(mine, theirs)
-    count = len(mine.keys() | theirs.keys())
+    actual, wanted = dict(found.named_buffers()), dict(expected.named_buffers())
+    wrong = different_tensors(actual, wanted)
+    count = len(actual.keys() | wanted.keys())
     yield expect(f"{way}: {count} buffers are equal", not wrong, ", ".join(wrong[:3]))
     if text is not None:
         with torch.no_grad():

@@ -2,7 +2,7 @@
 
 Loss and gradients must be equal to the last bit, dropout included, since the same operations run on the same numbers.
 The exception: sdpa takes another path if no gradients are required, as in the first pass of reentrant checkpointing,
-and rounds differently. Calls within the layers are counted: checkpointing runs each layer in the forward pass and again
+and rounds differently. Calls within the layers are counted: checkpointing runs each layer in the forward pass and repeated
 in the backward pass.
 """
 
@@ -39,15 +39,15 @@ def gradient_checkpointing(subject: ModelUnderTest) -> Iterator[Measured]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # newer releases have another name for it
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-                again = _step(model, layers, text)
+                repeated = _step(model, layers, text)
                 model.gradient_checkpointing_disable()
             what = f"{attention}, {'reentrant' if reentrant else 'not reentrant'}"
             rounds = reentrant and attention != "eager"
             tolerance = rounding(model) if rounds else 0.0
-            yield Measured(f"{what}: loss", relative_difference(again[0], loss), tolerance)
-            yield compare_gradients(f"{what}: gradients", again[1], gradients, tolerance)
-            once = [index for index, (n, m) in enumerate(zip(again[2], calls, strict=True)) if n != 2 * m or not m]
-            where = ", ".join(f"layer {index}: {again[2][index]} calls, {calls[index]} without" for index in once)
+            yield Measured(f"{what}: loss", relative_difference(repeated[0], loss), tolerance)
+            yield compare_gradients(f"{what}: gradients", repeated[1], gradients, tolerance)
+            once = [index for index, (n, m) in enumerate(zip(repeated[2], calls, strict=True)) if n != 2 * m or not m]
+            where = ", ".join(f"layer {index}: {repeated[2][index]} calls, {calls[index]} without" for index in once)
             yield expect(f"{what}: every layer is computed twice", not once, where)
         found = _step(model, layers, text)
         yield expect(f"{attention}, disabled: every layer is computed once", found[2] == calls, str(found[2]))

@@ -53,10 +53,10 @@ def _compare_with_stated(name: str, values: Tensor, stated: InitStd, padding: in
 
 def _compare_values(name: str, values: Tensor, stated: list[float]) -> Measured:
     """Compare with exact values, computed in float64: the model's may differ by two roundings."""
-    shown = ", ".join(f"{value:.4g}" for value in stated[:4]) + (", ..." if len(stated) > 4 else "")
+    text = ", ".join(f"{value:.4g}" for value in stated[:4]) + (", ..." if len(stated) > 4 else "")
     right = torch.tensor(stated, dtype=torch.float64)
     if right.numel() not in (1, values.numel()):
-        return Measured(f"{name}: {shown}", math.inf, 0.0, f"{name}: {values.numel()} values")
+        return Measured(f"{name}: {text}", math.inf, 0.0, f"{name}: {values.numel()} values")
     error = (values.double() - right.view(-1 if right.numel() == 1 else values.shape)).abs().max()
     tolerance = 2 * float(torch.finfo(values.dtype).eps * right.abs().max())
-    return Measured(f"{name}: {shown}", float(error), tolerance, name)
+    return Measured(f"{name}: {text}", float(error), tolerance, name)

@@ -84,12 +84,12 @@ class ModelUnderTest:
 
     @property
     def made_by_forgather(self) -> bool:
-        """Whether Forgather wrote the directory."""
+        """Return whether Forgather wrote the directory."""
         return (self.directory / MANIFEST).is_file()
 
     @cached_property
     def is_builtin(self) -> bool:
-        """Whether the model is a class of transformers: the directory has no code of its own."""
+        """Return whether the model is a class of transformers: the directory has no code of its own."""
         content = read_object(self.workdir / "config.json")
         return not self.made_by_forgather and "auto_map" not in content
 

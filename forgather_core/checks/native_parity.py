@@ -35,8 +35,8 @@ def native_parity(subject: ModelUnderTest) -> Iterator[Measured]:
         kind = content.get("model_type")
         yield expect("config.json has the native model type", kind == native, kind)
         twin = _native_model(native, content)
-        mine, theirs = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, twin))
-        other = sorted(dict(mine.items() ^ theirs.items()))
+        actual, wanted = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, twin))
+        other = sorted(dict(actual.items() ^ wanted.items()))
         yield expect(f"the parameters equal those of {type(twin).__name__}", not other, ", ".join(other[:3]))
         if other:
             return

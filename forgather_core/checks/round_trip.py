@@ -101,10 +101,10 @@ def _check_checkpoint(
 
 
 def _compare_models(what: str, loaded: Any, model: Any, text: Tensor, logits: Tensor) -> Iterator[Measured]:
-    mine, theirs = _named(loaded), _named(model)
-    wrong = different_tensors(mine, theirs)
-    yield expect(f"{what}: {len(theirs)} weights and their dtypes are equal", not wrong, ", ".join(wrong[:3]))
-    tied_names, right = _ties(mine), _ties(theirs)
+    actual, wanted = _named(loaded), _named(model)
+    wrong = different_tensors(actual, wanted)
+    yield expect(f"{what}: {len(wanted)} weights and their dtypes are equal", not wrong, ", ".join(wrong[:3]))
+    tied_names, right = _ties(actual), _ties(wanted)
     where = f"expected {right}, got {tied_names}"
     yield expect(f"{what}: the same weights are tied", tied_names == right, where)
     if (head := loaded.get_output_embeddings()) is not None:
@@ -113,7 +113,7 @@ def _compare_models(what: str, loaded: Any, model: Any, text: Tensor, logits: Te
         yield expect(
             f"{what}: head and embedding are tied if tie_word_embeddings is true", tied == configured, "the head"
         )
-    trained = [n for n in mine.keys() & theirs.keys() if mine[n].requires_grad != theirs[n].requires_grad]
+    trained = [n for n in actual.keys() & wanted.keys() if actual[n].requires_grad != wanted[n].requires_grad]
     yield expect(f"{what}: the same weights are trained", not trained, ", ".join(trained[:3]))
     with torch.no_grad():
         found = loaded(text).logits

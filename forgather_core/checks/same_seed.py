@@ -23,8 +23,8 @@ _ENDINGS = ("dropout", "pdrop")
 )
 def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
     """The same seed gives the same weights, another seed gives others, and only dropout in training is random."""
-    first, again, other = subject.fresh_model(), subject.fresh_model(), subject.fresh_model(seed=subject.seed + 1)
-    wrong = different_tensors(dict(first.named_parameters()), dict(again.named_parameters()))
+    first, second, other = subject.fresh_model(), subject.fresh_model(), subject.fresh_model(seed=subject.seed + 1)
+    wrong = different_tensors(dict(first.named_parameters()), dict(second.named_parameters()))
     yield expect("the same seed gives the same weights", not wrong, ", ".join(wrong[:3]))
     drawn = {name for name, p in first.named_parameters() if p.dim() >= 2 and p.std() > 0}
     yield expect("some weights are random", bool(drawn))

@@ -96,8 +96,8 @@ def _():
 
 @attempt("no module of Forgather is imported")
 def _():
-    ours = [n for n in sys.modules if n.partition(".")[0] in given["refused"] or n.startswith("forgather")]
-    assert not ours, ", ".join(ours)
+    imported = [n for n in sys.modules if n.partition(".")[0] in given["refused"] or n.startswith("forgather")]
+    assert not imported, ", ".join(imported)
 
 
 print("\\n" + json.dumps(found))

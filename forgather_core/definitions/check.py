@@ -40,7 +40,7 @@ class Measured:
 
     @property
     def holds(self) -> bool:
-        """Whether the error is finite and within the tolerance."""
+        """Return whether the error is finite and within the tolerance."""
         return math.isfinite(self.error) and self.error <= self.tolerance
 
     def as_dict(self) -> dict[str, Any]:

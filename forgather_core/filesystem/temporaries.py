@@ -155,9 +155,9 @@ def is_touched(target: Path) -> bool:
     """Return whether a lock or a temporary directory is beside `target`: a process is writing there, or has died."""
     target = resolved(target)
     pattern, lock = _temporaries(target), lock_of(target)
-    ours = (lock.name, _old(target).name)
+    names = (lock.name, _old(target).name)
     entries = target.parent.iterdir() if target.parent.is_dir() else ()
-    return any(entry.name in ours or pattern.fullmatch(entry.name) for entry in entries)
+    return any(entry.name in names or pattern.fullmatch(entry.name) for entry in entries)
 
 
 def replaced_by(path: Path) -> Path:

@@ -24,7 +24,7 @@ class TensorSlot:
 
     @property
     def is_buffer(self) -> bool:
-        """Whether it is a buffer rather than a parameter."""
+        """Return whether it is a buffer rather than a parameter."""
         return self.leaf in self.module._buffers
 
 

@@ -51,15 +51,15 @@ def shrunk_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return small
 
 
-def logits_difference(ours: nn.Module, theirs: nn.Module) -> float:
+def logits_difference(model: nn.Module, native: nn.Module) -> float:
     """Give both models the same random weights, and return the largest difference of their logits.
 
     Rows are tested without a mask, with padding, and at positions that end before, at, across and far beyond every
     length at which RoPE may change, from the shortest to the longest, because transformers' dynamic RoPE is stateful.
 
     Args:
-        ours: A small model; its configuration has the lengths.
-        theirs: A model of transformers' class.
+        model: A small model; its configuration has the lengths.
+        native: A model of transformers' class.
 
     Returns:
         The difference relative to the root mean square of the logits; NaN if a logit is not finite.
@@ -72,13 +72,13 @@ def logits_difference(ours: nn.Module, theirs: nn.Module) -> float:
     from .difference import relative_difference
     from .randomize import randomize_weights
 
-    randomize_weights(ours, seed=0)
-    theirs.load_state_dict(ours.state_dict())
+    randomize_weights(model, seed=0)
+    native.load_state_dict(model.state_dict())
     ids = torch.randint(2, _VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(0))
     worst = [0.0]
     with torch.no_grad():
-        for more in _cases(ids, ours.config):
-            a, b = (model.eval()(ids, use_cache=False, **more).logits[:, 5:] for model in (ours, theirs))
+        for more in _cases(ids, model.config):
+            a, b = (m.eval()(ids, use_cache=False, **more).logits[:, 5:] for m in (model, native))
             worst.append(relative_difference(a, b))
     return float(torch.tensor(worst).max())  # unlike Python's, torch's maximum keeps a NaN
 

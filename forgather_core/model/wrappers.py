@@ -70,12 +70,12 @@ class Wrapped:
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is no wrapper, so that all names are the model's own."""
+        """Return whether there is no wrapper, so that all names are the model's own."""
         return not any(self._attributes.values())
 
     @property
     def has_adapters(self) -> bool:
-        """Whether PEFT has added adapters."""
+        """Return whether PEFT has added adapters."""
         return any(attribute is not None and _is_peft(kind) for kind, attribute in self._attributes.items())
 
     def adapters(self) -> frozenset[str]:
@@ -86,7 +86,7 @@ class Wrapped:
 
     @property
     def has_fsdp(self) -> bool:
-        """Whether FSDP1 has flattened and perhaps sharded parameters."""
+        """Return whether FSDP1 has flattened and perhaps sharded parameters."""
         return any(_is_fsdp(module) for module in self._of_class("_fsdp_wrapped_module"))
 
     def clean(self, name: str) -> str:

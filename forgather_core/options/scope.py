@@ -98,10 +98,10 @@ def commands_of(spec: OptionSpec) -> tuple[str, ...]:
 
 def belongs_to(spec: OptionSpec) -> str:
     """Return the commands of an option, formatted for a message."""
-    return listed(repr(name) for name in commands_of(spec))
+    return joined(repr(name) for name in commands_of(spec))
 
 
-def listed(words: Iterable[str]) -> str:
+def joined(words: Iterable[str]) -> str:
     """Join words as `a, b and c`."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last

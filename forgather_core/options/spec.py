@@ -66,7 +66,7 @@ class OptionSpec(NamedTuple):
 
     @property
     def takes_text(self) -> bool:
-        """Whether values are text, so that `1.10` in a YAML file is kept as written."""
+        """Return whether values are text, so that `1.10` in a YAML file is kept as written."""
         return self.kind in (str, Path) or isinstance(self.kind, tuple)
 
     @property

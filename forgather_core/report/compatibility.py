@@ -19,7 +19,7 @@ CONVERTED_ROPE = frozenset({"default", "linear", "llama3"})
 
 @dataclass(frozen=True)
 class ToolSupport:
-    """Whether a tool loads a model directory.
+    """Support of a tool for a model directory.
 
     Args:
         name: The tool.

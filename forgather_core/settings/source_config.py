@@ -102,9 +102,9 @@ def _without_quantization(content: Mapping[str, Any], file: Path) -> dict[str, A
 
 
 def _notes(unread: Mapping[str, str]) -> tuple[str, ...]:
-    shown = [f"--from-config: {name} is not read: {reason}" for name, reason in [*unread.items()][:MOST_NOTES]]
-    more = len(unread) - len(shown)
-    return (*shown, f"--from-config: {more} more keys are not read") if more else tuple(shown)
+    notes = [f"--from-config: {name} is not read: {reason}" for name, reason in [*unread.items()][:MOST_NOTES]]
+    more = len(unread) - len(notes)
+    return (*notes, f"--from-config: {more} more keys are not read") if more else tuple(notes)
 
 
 def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:

@@ -52,8 +52,8 @@ def logits(
         q, k, v, o = (w[f"{layer}self_attn.{name}_proj.weight"] for name in "qkvo")
         attended = _attended(x, q, k, v, heads, kv_heads, head_dim, of_heads, window) @ o.T
         x = rms_norm(alpha * x + attended, w[layer + "post_attention_layernorm.weight"], eps)
-        fed = glu(x, *(w[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down")), relu)
-        x = rms_norm(alpha * x + fed, w[layer + "post_feedforward_layernorm.weight"], eps)
+        branch = glu(x, *(w[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down")), relu)
+        x = rms_norm(alpha * x + branch, w[layer + "post_feedforward_layernorm.weight"], eps)
     return rms_norm(x, w["model.norm.weight"], eps) @ w["lm_head.weight"].T
 
 
@@ -125,7 +125,7 @@ def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
 
 
 def init_std(config: Any) -> dict[str, InitStd]:
-    """Return the init std. DeepNet, fig. 2: Xavier normal with gain beta, 1 for queries and keys; others: ours."""
+    """Return the init std. DeepNet, fig. 2: Xavier normal with gain beta, 1 for queries and keys; others: this definition's choice."""
     beta, head = beta_of(config.num_hidden_layers), 1 / math.sqrt(config.hidden_size)
     slopes = paper_slopes if config.alibi_slopes == "paper" else half_slopes
     return {

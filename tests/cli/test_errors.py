@@ -50,7 +50,7 @@ OF_LLAMA = [
     ("--num-key-value-heads 3 show", r"--num-key-value-heads: 3 does not divide num_attention_heads \(4\)"),
     ("--head-dim 3 show", "3 is odd, and RoPE requires an even size"),
     ("--rope-parameters {rope_type:\u00a0x} show", "expected a YAML mapping|rope_type"),
-    ("--rope-parameters {} show", "needs rope_theta"),
+    ("--rope-parameters {} show", "requires rope_theta"),
     # output
     ("-o x.pdf show", "suffix of 'x.pdf' must be one of .txt, .json, .html, .svg"),
     ("-o no/x.txt show", "the directory no does not exist"),

@@ -141,7 +141,7 @@ def test_two_distributions_of_one_name(site: Any) -> None:
 
 
 @pytest.mark.few(1)
-@pytest.mark.parametrize("names", ["bad", " bad , nobody", "bad,,"])
+@pytest.mark.parametrize("names", ["bad", " bad , missing", "bad,,"])
 def test_plugins_are_disabled(site: Any, names: str) -> None:
     site("bad-dist", "bad_lm", BAD, bad="bad_lm")
     off = {"FORGATHER_DISABLE_PLUGINS": names}

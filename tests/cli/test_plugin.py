@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .conftest import Cli, nothing_on_disk
-from .test_startup import HEAVY, SETTLING, imported
+from .test_startup import HEAVY, RESOLVING, imported
 
 
 def test_it_shows_the_files_and_the_next_commands(cli: Cli) -> None:
@@ -41,5 +41,5 @@ def test_errors_are_one_line(cli: Cli) -> None:
 
 
 def test_it_imports_nothing_heavy() -> None:
-    assert not imported("plugin", "new", "mine", "--json") & {*HEAVY, *SETTLING}
+    assert not imported("plugin", "new", "mine", "--json") & {*HEAVY, *RESOLVING}
     assert Path("forgather-mine").is_dir()

@@ -10,9 +10,9 @@ import pytest
 from .conftest import LLAMA, SCRIPT, Cli, start
 
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
-SETTLING = ("omegaconf", "pydantic", "antlr4")
+RESOLVING = ("omegaconf", "pydantic", "antlr4")
 DRAWING = ("rich.table", "rich.console")
-TELL = "import atexit, sys; atexit.register(lambda: print('IMPORTED', *sys.modules, file=sys.stderr)); "
+PRINT_MODULES = "import atexit, sys; atexit.register(lambda: print('IMPORTED', *sys.modules, file=sys.stderr)); "
 
 
 def imported(*arguments: str, **env: str) -> set[str]:
@@ -21,7 +21,7 @@ def imported(*arguments: str, **env: str) -> set[str]:
     import subprocess
 
     done = subprocess.run(
-        [sys.executable, "-c", TELL + SCRIPT, *arguments],
+        [sys.executable, "-c", PRINT_MODULES + SCRIPT, *arguments],
         env=os.environ | env,
         capture_output=True,
         text=True,
@@ -52,7 +52,7 @@ def imported(*arguments: str, **env: str) -> set[str]:
 def test_help_and_completion_import_nothing_heavy(arguments: tuple[str, ...], env: dict[str, str]) -> None:
     modules = imported(*arguments, **env)
     assert "typer" in modules
-    assert not modules & {*HEAVY, *SETTLING, *DRAWING}
+    assert not modules & {*HEAVY, *RESOLVING, *DRAWING}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_arguments_without_options_need_no_parameters(
 
 def test_the_help_of_a_file_needs_no_omegaconf_either() -> None:
     Path("exp.yaml").write_text("extends: llama/4M\nhidden_size: ${vocab_size}\n")
-    assert not imported("-t", "exp", "model", "--help") & {*HEAVY, *SETTLING}
+    assert not imported("-t", "exp", "model", "--help") & {*HEAVY, *RESOLVING}
 
 
 def test_one_definition_imports_one_plugin(site: object) -> None:

@@ -40,8 +40,8 @@ def test_a_tokenizer_is_trained_and_used_by_a_model(cli: Cli) -> None:
         made, shipped = (json.loads((place / file).read_text()) for place in (Path("made"), SHIPPED))
         assert made | {"model_max_length": 0} == shipped | {"model_max_length": 0}
     model = ("-t", "llama/4M", "model", "--tokenizer", "made", "--device", "cpu", "--num-hidden-layers", "1")
-    trial = ("test", "--dataset-project", "project", "--sequence-length", "32", "--steps", "2", "--packed")
-    assert cli(*model, *trial).code == 0
+    command = ("test", "--dataset-project", "project", "--sequence-length", "32", "--steps", "2", "--packed")
+    assert cli(*model, *command).code == 0
     config = json.loads(Path("output_models/llama_4m/config.json").read_text())
     assert (config["vocab_size"], config["max_position_embeddings"]) == (320, 64)
 

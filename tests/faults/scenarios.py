@@ -50,7 +50,7 @@ class Scenario:
 
     @property
     def marked(self) -> bool:
-        """Whether the configuration records the generation too."""
+        """Return whether the configuration records the generation too."""
         return bool(self.how.get("marked"))
 
     def make(self, directory: Path) -> None:

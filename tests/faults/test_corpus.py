@@ -740,7 +740,7 @@ def saved_bytes(state: State | None = None, *, old: bool = False) -> bytes:
     return stream.getvalue()
 
 
-def zipped_anew(method: int) -> Builder:
+def zipped_again(method: int) -> Builder:
     """Unpack and repack an intact file, as users do; storages may then begin at any byte."""
 
     def build(directory: Path) -> Path:
@@ -834,7 +834,7 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
         Loads(),
     ),
     "bin: parameters": (saved(lambda: values(linear__bias=nn.Parameter(values()["linear.bias"]))), Loads()),
-    "bin: packed anew": (zipped_anew(zipfile.ZIP_STORED), Loads()),
+    "bin: packed again": (zipped_again(zipfile.ZIP_STORED), Loads()),
     "bin: empty": (file(BIN, b""), Refused(BIN, BEYOND)),
     "bin: garbage": (file(BIN, bytes(range(256)) * 20), Refused(BIN, "damaged")),
     "bin: zeros": (file(BIN, b"\0" * 5000), Refused(BIN, "damaged")),
@@ -1108,7 +1108,7 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
 
 # Both outcomes are correct here: refusing, and loading the exact values.
 EITHER: dict[str, tuple[Builder, Callable[[], State]]] = {
-    "bin: compressed": (zipped_anew(zipfile.ZIP_DEFLATED), values),
+    "bin: compressed": (zipped_again(zipfile.ZIP_DEFLATED), values),
     "bin: storages compressed": (
         archive({"linear.bias": Crafted(Storage(4), 0, (4,), (1,))}, FOUR, method=zipfile.ZIP_DEFLATED),
         four,

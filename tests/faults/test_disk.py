@@ -23,7 +23,7 @@ from .steps import Steps
 
 pytestmark = pytest.mark.faults
 
-NOBODY = 65534
+UNPRIVILEGED = 65534
 FAILURES = {
     "full": (errno.ENOSPC, "No space left"),
     "quota": (errno.EDQUOT, "quota exceeded"),
@@ -124,10 +124,10 @@ def open_place() -> Iterator[Path]:
 def test_unwritable_directory(open_place: Path, saver: Server, mode: str, how: dict[str, Any]) -> None:
     directory = open_place / "model"
     model_of(OLD).save_pretrained(directory)
-    os.system(f"chown -R {NOBODY} {open_place}")
+    os.system(f"chown -R {UNPRIVILEGED} {open_place}")
     (directory if mode == "directory" else open_place).chmod(0o555)
     before = tree(open_place)
-    said = saver.save(directory, NEW, how, uid=NOBODY)
+    said = saver.save(directory, NEW, how, uid=UNPRIVILEGED)
     if mode == "parent" and how is SHARDED:
         assert said == "ok", "in place nothing is needed of the parent"
         return

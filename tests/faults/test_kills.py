@@ -58,7 +58,7 @@ def test_killed_before_every_step(restore: Restore, saver: Server, name: str) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
 def test_killed_at_random_moments(restore: Restore, saver: Server, number: int) -> None:
-    """Twenty kills spread over a longer save."""
+    """Twenty kills distributed over a longer save."""
     chance = random.Random(number)
     name = list(SCENARIOS)[number % len(SCENARIOS)]
     directory, scenario = restore(name)

@@ -141,7 +141,7 @@ def test_another_models_configuration_is_replaced_and_reported(definition: str, 
     place = directory(definition)
     model = fresh(directory_of_another(place, intermediate_size=40))
     saved = save_checkpoint(place, model)
-    assert [note for note in saved.notes if "intermediate_size (48 there, 40 here)" in note] == list(saved.notes)
+    assert [note for note in saved.notes if "intermediate_size (expected 40, got 48)" in note] == list(saved.notes)
     assert len(saved.notes) == 1
     check_same(by_transformers(place), model)
 

@@ -104,7 +104,7 @@ class ScaledTensor(StoredTensor):
 
     @property
     def streams(self) -> bool:
-        """Return whether a part can be read without the rest of the tensor."""
+        """Return whether a part can be read without the other parts of the tensor."""
         return self.weight.streams
 
     def tensor(self) -> Tensor:

@@ -41,12 +41,12 @@ class StoredTensor(ABC):
 
     @property
     def is_resident(self) -> bool:
-        """Whether `mapped()` allocates no memory."""
+        """Return whether `mapped()` allocates no memory."""
         return False
 
     @property
     def streams(self) -> bool:
-        """Whether `read()` of a part costs no more than that part."""
+        """Return whether `read()` of a part costs no more than that part."""
         return False
 
     def check(self) -> None:  # noqa: B027 - most tensors need no check
@@ -148,7 +148,7 @@ class FileTensor(StoredTensor):
 
     @property
     def is_resident(self) -> bool:
-        """Whether the values can be mapped: the system keeps or drops pages of a file."""
+        """Return whether the values can be mapped: the system keeps or drops pages of a file."""
         return self.offset % self.dtype.itemsize == 0
 
     @property
@@ -183,7 +183,7 @@ class LiveTensor(StoredTensor):
 
     @property
     def is_resident(self) -> bool:
-        """Whether the tensor can be used as it is, without a copy."""
+        """Return whether the tensor can be used as it is, without a copy."""
         plain = self.values.device.type == "cpu" and self.values.is_contiguous()
         return plain and not self.values.is_conj() and not self.values.is_neg()
 

@@ -184,7 +184,7 @@ def _read_legacy(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
     keys = read_pickle(data, most)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
         raise InvalidCheckpoint("its list of storages is damaged")
-    at, places = data.tell(), {}
+    at, positions = data.tell(), {}
     for key in keys:
         if at + _LEGACY_SIZE.size > file.size:  # the last storage may have no elements
             raise InvalidCheckpoint("it is truncated")

@@ -36,7 +36,7 @@ class Matching:
 
 
 def match_names(
-    stored: Collection[str], places: Collection[str], base_prefix: str, equal: Callable[[str, str], bool]
+    stored: Collection[str], slots: Collection[str], base_prefix: str, equal: Callable[[str, str], bool]
 ) -> Matching:
     """Find the model's name of each stored tensor: the same name, or one that differs only in prefixes.
 
@@ -46,23 +46,23 @@ def match_names(
 
     Args:
         stored: The names in the checkpoint.
-        places: The names in the model.
+        slots: The names in the model.
         base_prefix: The model's `base_model_prefix`; "" if it has none.
         equal: Returns whether two stored tensors are equal.
 
     Raises:
         CheckpointError: Two different stored tensors match the same name of the model.
     """
-    if all(name in places for name in stored):
+    if all(name in slots for name in stored):
         return Matching({name: name for name in stored}, ())
     by_bare: dict[str, list[str]] = {}
-    for place in places:
+    for place in slots:
         by_bare.setdefault(bare(place), []).append(place)
     found: dict[str, str] = {}
     taken: dict[str, str] = {}
     changes: Counter[str] = Counter()
-    for name in sorted(stored, key=lambda name: name not in places):  # exact matches first
-        match = name if name in places else _place(name, by_bare, base_prefix)
+    for name in sorted(stored, key=lambda name: name not in slots):  # exact matches first
+        match = name if name in slots else _place(name, by_bare, base_prefix)
         if match is None:
             continue
         if (other := taken.setdefault(match, name)) == name:
@@ -100,7 +100,7 @@ def _place(name: str, by_bare: Mapping[str, list[str]], base_prefix: str) -> str
 
 
 def _nearest(name: str, candidates: list[str]) -> str:
-    """Of names that differ only in wrappers, return the one that shares the most components with `name`."""
+    """Return the name that shares the most components with `name`, of names that differ only in wrappers."""
     parts = Counter(name.split("."))
     return max(candidates, key=lambda place: ((parts & (own := Counter(place.split(".")))).total(), -own.total()))
 
@@ -145,11 +145,11 @@ def adapted_module(name: str) -> str:
     return bare(".".join(parts[:at]))
 
 
-def mismatch_hint(stored: Iterable[str], places: Collection[str]) -> str | None:
+def mismatch_hint(stored: Iterable[str], slots: Collection[str]) -> str | None:
     """Return a renaming that would make names match: a prefix that most of them lack or have in excess."""
-    places_bare = {bare(place) for place in places}
+    bare_slots = {bare(place) for place in slots}
     suffixes: dict[str, str] = {}
-    for place in places_bare:
+    for place in bare_slots:
         parts = place.split(".")
         for n in range(1, min(_DEPTH, len(parts) - 1) + 1):
             suffixes.setdefault(".".join(parts[n:]), ".".join(parts[:n]))
@@ -158,11 +158,11 @@ def mismatch_hint(stored: Iterable[str], places: Collection[str]) -> str | None:
         key = bare(name)
         parts = key.split(".")
         for n in range(1, min(_DEPTH, len(parts) - 1) + 1):
-            if ".".join(parts[n:]) in places_bare:
+            if ".".join(parts[n:]) in bare_slots:
                 found[f"rename them without '{'.'.join(parts[:n])}.'"] += 1
-        if key in suffixes and key not in places_bare:
+        if key in suffixes and key not in bare_slots:
             found[f"rename them with the prefix '{suffixes[key]}.'"] += 1
     if not found:
         return None
     what, count = found.most_common(1)[0]
-    return f"{tensors(count)} would match: {printable_name(what)}" if count > 1 or len(places_bare) == 1 else None
+    return f"{tensors(count)} would match: {printable_name(what)}" if count > 1 or len(bare_slots) == 1 else None

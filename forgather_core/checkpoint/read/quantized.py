@@ -57,7 +57,7 @@ _UNUSED = (
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a checkpoint is quantized.
+    """Quantization of a checkpoint.
 
     Args:
         method: "fp8", or the name of an unsupported format.
@@ -75,16 +75,16 @@ class Quantization:
 
     @property
     def is_fp8(self) -> bool:
-        """Whether it can be dequantized."""
+        """Return whether it can be dequantized."""
         return self.method == "fp8"
 
 
-def quantization_of(checkpoint: Checkpoint, places: Container[str] = ()) -> Quantization | None:
+def quantization_of(checkpoint: Checkpoint, slots: Container[str] = ()) -> Quantization | None:
     """Return how a checkpoint is quantized, from its tensors and its config.json; None for plain weights.
 
     Args:
         checkpoint: The checkpoint.
-        places: Names in the checkpoint that the model has too: these tensors are loaded as they are.
+        slots: Names in the checkpoint that the model has too: these tensors are loaded as they are.
 
     Raises:
         CheckpointError: An FP8 tensor has two scales.
@@ -93,14 +93,14 @@ def quantization_of(checkpoint: Checkpoint, places: Container[str] = ()) -> Quan
     method = _declared(config)
     if method is not None and method.lower() not in FP8_METHODS:
         return Quantization(method, {}, (), (), None)
-    if (found := _packed(checkpoint, places)) is not None:
+    if (found := _packed(checkpoint, slots)) is not None:
         return Quantization(f"{method}, {found}" if method and method != found else found, {}, (), (), None)
     eighths = [name for name, tensor in checkpoint.items() if tensor.dtype in DTYPES]
     candidates = {name: scale_of(name, checkpoint) for name in eighths if not _is_unused(name)}
-    scales = {name: scale for name, scale in candidates.items() if scale is not None and scale not in places}
+    scales = {name: scale for name, scale in candidates.items() if scale is not None and scale not in slots}
     kept = {scale for scale in candidates.values() if scale is not None}
     unscaled = tuple(name for name, scale in candidates.items() if scale is None and name not in kept)
-    unused = tuple(n for n in checkpoint if n not in places and n not in kept and _is_unused(n)) if eighths else ()
+    unused = tuple(n for n in checkpoint if n not in slots and n not in kept and _is_unused(n)) if eighths else ()
     if not scales and (method is None or not eighths):
         return None
     return Quantization("fp8", scales, unscaled, unused, _blocks(config))
@@ -150,7 +150,7 @@ def _declared(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _packed(checkpoint: Checkpoint, places: Container[str]) -> str | None:
+def _packed(checkpoint: Checkpoint, slots: Container[str]) -> str | None:
     packed = [name for name, tensor in checkpoint.items() if tensor.dtype in _INTEGERS or tensor.dtype in DTYPES]
     for method, ending, companions in _FORMATS:
         for name in packed:
@@ -158,13 +158,13 @@ def _packed(checkpoint: Checkpoint, places: Container[str]) -> str | None:
             if not name.endswith(ending) or (ending in {"", ".weight"} and checkpoint[name].dtype in DTYPES):
                 continue
             stem = name[: len(name) - len(ending)]
-            if any(_is_companion(stem + other, checkpoint, places) for other in companions):
+            if any(_is_companion(stem + other, checkpoint, slots) for other in companions):
                 return method
     return None
 
 
-def _is_companion(name: str, checkpoint: Mapping[str, StoredTensor], places: Container[str]) -> bool:
-    return name in checkpoint and name not in places
+def _is_companion(name: str, checkpoint: Mapping[str, StoredTensor], slots: Container[str]) -> bool:
+    return name in checkpoint and name not in slots
 
 
 def _is_unused(name: str) -> bool:

@@ -108,7 +108,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     @property
     def has_index(self) -> bool:
-        """Whether `index` is a file; otherwise it is the manifest in the weight file, if Forgather wrote one."""
+        """Return whether `index` is a file; otherwise it is the manifest in the weight file, if Forgather wrote one."""
         return self.entry.name not in self.files
 
     @property
@@ -126,7 +126,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     @property
     def is_own(self) -> bool:
-        """Whether Forgather wrote the checkpoint, according to its index."""
+        """Return whether Forgather wrote the checkpoint, according to its index."""
         return self.index is not None and "forgather_version" in self.index.metadata
 
     @property
@@ -146,7 +146,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     @property
     def is_changed(self) -> bool:
-        """Whether a file is newer than the index. If none is, a file may still have changed."""
+        """Return whether a file is newer than the index. If none is, a file may still have changed."""
         written = _stamp(self.entry)
         return written is None or any(os.fstat(f.descriptor).st_mtime_ns > written[1] for f in self.files.values())
 

@@ -103,13 +103,15 @@ def recover(directory: Path, staging: Path) -> None:
     if journal.has_index:
         digest, shards = index_of(directory / journal.index)
         # A save puts its index in place only after all of its shards.
-        is_ours = digest == journal.digest and shards == journal.shards.keys() and _is_there(directory, journal.shards)
+        is_placed = (
+            digest == journal.digest and shards == journal.shards.keys() and _is_there(directory, journal.shards)
+        )
     else:
         shards = {journal.index}
-        is_ours = _is_there(directory, {journal.index: journal.new[journal.index]})
-    if is_ours and entry_of(directory) == journal.index:
+        is_placed = _is_there(directory, {journal.index: journal.new[journal.index]})
+    if is_placed and entry_of(directory) == journal.index:
         _remove(directory, journal.old, keep=shards | {journal.index})
-    elif is_ours:
+    elif is_placed:
         (directory / journal.index).unlink()
         _undo(directory, staging, journal, keep=named - shards)
     else:

@@ -23,7 +23,7 @@ _INDIFFERENT = VOLATILE | {"auto_map", "use_cache", "output_attentions", "output
 
 
 class ConfigUpdate(Enum):
-    """How the configuration must change together with the weights."""
+    """Change of the configuration that the weights require."""
 
     NOTHING = "the configuration stays"
     ADD = "there is no configuration, and no weights that a new one would not match"

@@ -69,7 +69,7 @@ class Journal:
 
     @property
     def has_index(self) -> bool:
-        """Whether the new checkpoint has an index."""
+        """Return whether the new checkpoint has an index."""
         return self.index in _INDEXES
 
     @property

@@ -154,7 +154,7 @@ def _refuse_names(names: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """What to save, and how. The methods must be called under the directory's lock.
+    """A save: its tensors, format and limits. The methods must be called under the directory's lock.
 
     Args:
         tensors: The tensors by name.

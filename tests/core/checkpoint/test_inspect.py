@@ -287,6 +287,6 @@ def test_damage_is_reported_in_one_line(tmp_path: Path) -> None:
 
 def test_report_matches_what_a_loader_reads(tmp_path: Path) -> None:
     save(tmp_path, limit="100B")
-    told = {tensor["name"]: tensor["file"] for tensor in inspect_checkpoint(tmp_path)["tensors"]}
+    reported = {tensor["name"]: tensor["file"] for tensor in inspect_checkpoint(tmp_path)["tensors"]}
     with Checkpoint.open(tmp_path) as opened:
-        assert told == {name: opened.file_of(name) for name in opened}
+        assert reported == {name: opened.file_of(name) for name in opened}

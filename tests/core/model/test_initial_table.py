@@ -18,7 +18,7 @@ from forgather_core.settings.resolve import Settings, resolve
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 192, "tokenizer": "bpe-2k"}
 
 
-def settled(definition: str, **flags: Any) -> Settings:
+def resolved(definition: str, **flags: Any) -> Settings:
     return resolve(find_configuration(definition, Registry(), Path()), SMALL | flags)
 
 
@@ -26,7 +26,7 @@ def settled(definition: str, **flags: Any) -> Settings:
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("definition", ["causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head"])
 def test_table_matches_the_weights(definition: str, tied: bool, tmp_path: Path) -> None:
-    settings = settled(definition, tie_word_embeddings=tied, device="cpu")
+    settings = resolved(definition, tie_word_embeddings=tied, device="cpu")
     rows = {row["weight"]: row for row in initial_table(settings)}
     seen = dict.fromkeys(rows, 0)
     for name, parameter in construct(settings, project=tmp_path).model.named_parameters():
@@ -43,7 +43,7 @@ def test_table_matches_the_weights(definition: str, tied: bool, tmp_path: Path) 
 
 
 def test_rows_follow_the_table_and_show_frozen_weights() -> None:
-    rows = initial_table(settled("deepone", alibi_trainable=False))
+    rows = initial_table(resolved("deepone", alibi_trainable=False))
     patterns = list(dict.fromkeys(row["pattern"] for row in rows))
     assert patterns == ["slopes", "norm", "(q|k)_proj", "(v|o|gate|up|down)_proj", "embed_tokens", "lm_head"]
     assert [row["weight"] for row in rows if not row["trainable"]] == ["model.layers.*.self_attn.alibi.slopes"]
@@ -60,7 +60,7 @@ def test_a_weight_without_a_row_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(LlamaModel, "post_init", larger)
     with pytest.raises(DefinitionError, match=r"of 'llama' matches 'model\.extra'"):
-        initial_table(settled("llama"))
+        initial_table(resolved("llama"))
 
 
 @pytest.mark.regression("R11")
@@ -71,9 +71,9 @@ def test_a_rule_that_does_not_fit_a_weight_is_named(monkeypatch: pytest.MonkeyPa
 
     table = [(r"norm|embed|head", ones()), (r"", fan_in_uniform())]
     monkeypatch.setattr(LlamaModel, "initial_weights", lambda self: table)
-    assert initial_table(settled("llama"))
+    assert initial_table(resolved("llama"))
     table[0] = (r"embed|head", ones())
     with pytest.raises(
         DefinitionError, match=r"does not fit 'model\.layers\.\*\.input_layernorm\.weight': shape \(128,\)"
     ):
-        initial_table(settled("llama"))
+        initial_table(resolved("llama"))

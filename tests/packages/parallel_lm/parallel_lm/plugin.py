@@ -1,4 +1,4 @@
-"""What Forgather finds."""
+"""The plugin module that Forgather loads."""
 
 from collections.abc import Iterator
 from importlib.resources import files
