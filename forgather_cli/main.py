@@ -20,7 +20,7 @@ from forgather_core.definitions.registry import registry
 from forgather_core.errors import ForgatherError
 from forgather_core.filesystem.printable import one_line
 from forgather_core.options.aliases import warn_renamed
-from forgather_core.options.scope import listed
+from forgather_core.options.scope import joined
 from forgather_core.options.spec import did_you_mean
 
 from . import model
@@ -128,7 +128,7 @@ def root(
     """Turn a model definition into a model directory that any Hugging Face tool loads."""
     for flag, value in (("-t", template), ("-p", project)):
         if value is not None and ctx.invoked_subcommand not in ROOT_SCOPES[flag]:
-            owners = listed(repr(name) for name in ROOT_SCOPES[flag])
+            owners = joined(repr(name) for name in ROOT_SCOPES[flag])
             raise ForgatherError(f"{flag} has no effect on '{ctx.invoked_subcommand}'; it belongs to {owners}")
     if project is not None and not Path(project).is_dir():
         raise ForgatherError(f"-p: the directory '{project}' does not exist")

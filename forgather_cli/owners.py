@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
-from forgather_core.options.scope import commands_of, listed
+from forgather_core.options.scope import commands_of, joined
 from forgather_core.options.spec import did_you_mean, flag_of, specs_of
 
 from .session import CHOOSE, Session
@@ -20,7 +20,7 @@ def other_commands(ctx: typer.Context, flag: str) -> str | None:
     if not owners:
         return None
     command = ctx.command_path.partition(" ")[2] or "forgather"
-    return f"{flag} has no effect on '{command}'; it belongs to {listed(repr(name) for name in dict.fromkeys(owners))}"
+    return f"{flag} has no effect on '{command}'; it belongs to {joined(repr(name) for name in dict.fromkeys(owners))}"
 
 
 def _model_commands(flag: str) -> Iterator[str]:

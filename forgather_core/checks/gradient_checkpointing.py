@@ -2,7 +2,7 @@
 
 Loss and gradients must be equal to the last bit, dropout included, since the same operations run on the same numbers.
 The exception: sdpa takes another path if no gradients are required, as in the first pass of reentrant checkpointing,
-and rounds differently. Calls within the layers are counted: checkpointing runs each layer in the forward pass and repeated
+and rounds differently. Calls within the layers are counted: checkpointing runs each layer in the forward pass and again
 in the backward pass.
 """
 

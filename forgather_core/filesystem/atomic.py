@@ -1,7 +1,8 @@
 """Create and replace files and directories atomically. A kill at any instant leaves the old state or the new one.
 
 A directory is written within a marked temporary directory beside its target (see `temporaries`), made durable, and
-moved to its target by one rename. The next writer sweeps temporaries of dead processes: live processes hold locks on them.
+moved to its target by one rename. The next writer sweeps temporaries of dead processes: live
+processes hold locks on them.
 """
 
 from __future__ import annotations

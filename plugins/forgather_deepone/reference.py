@@ -125,7 +125,10 @@ def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
 
 
 def init_std(config: Any) -> dict[str, InitStd]:
-    """Return the init std. DeepNet, fig. 2: Xavier normal with gain beta, 1 for queries and keys; others: this definition's choice."""
+    """Return the init std. DeepNet, fig. 2: Xavier normal with gain beta, 1 for queries and keys.
+
+    The other standard deviations are this definition's choice.
+    """
     beta, head = beta_of(config.num_hidden_layers), 1 / math.sqrt(config.hidden_size)
     slopes = paper_slopes if config.alibi_slopes == "paper" else half_slopes
     return {

@@ -193,8 +193,8 @@ def _read_legacy(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
         if storage is None or storage.dtype is None or count != storage.count:
             raise InvalidCheckpoint(f"its storage '{printable_name(key)}' does not have the size in its pickle")
         size = count * storage.dtype.itemsize
-        places[key] = (at + _LEGACY_SIZE.size, size)
+        positions[key] = (at + _LEGACY_SIZE.size, size)
         at += _LEGACY_SIZE.size + size
     if at > file.size:
         raise InvalidCheckpoint("it is truncated")
-    return described, places
+    return described, positions

@@ -22,7 +22,7 @@ _COMPARISONS = 20_000  # of names, which take about a second
 
 @dataclass(frozen=True)
 class Plan:
-    """Assignment of stored tensors: the names of each tensor of the model, with the name of the stored tensor that fills it."""
+    """The names of each tensor of the model, and the name of the stored tensor that fills it."""
 
     fills: list[tuple[list[str], str]]
     missing: list[MissingTensor]
