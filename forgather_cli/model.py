@@ -43,7 +43,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings=HELP,
-    help="Construct, test, verify, show, estimate or compare models of definitions.",
+    help="Construct, test, verify, show, estimate or compare models.",
 )
 
 

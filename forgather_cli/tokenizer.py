@@ -38,7 +38,7 @@ def train(
     ],
     vocab_size: Annotated[
         str,
-        typer.Option("--vocab-size", metavar="N", help="Total entries: special tokens, 256 bytes, merges" + REQUIRED),
+        typer.Option("--vocab-size", metavar="N", help="Vocabulary size: special tokens, 256 bytes, merges" + REQUIRED),
     ],
     output_dir: Annotated[str, typer.Option("-o", "--output-dir", metavar="DIR", help="New directory" + REQUIRED)],
     dataset_config: Annotated[

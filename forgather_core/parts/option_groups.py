@@ -116,7 +116,7 @@ class AlibiOptions(OptionGroup):
     """Linear biases (arXiv:2108.12409)."""
 
     alibi_slopes: Literal["paper", "half"] = option(
-        "half", help="Slopes of ALiBi: the paper's, or nonzero for half the heads only (the others get no position)"
+        "half", help="ALiBi slopes: the paper's, or nonzero for half of the heads (the others start at zero)"
     )
     alibi_trainable: bool = option(True, help="Train the slopes of ALiBi")
 

@@ -17,7 +17,9 @@ class Qwen3Options(RopeOptions, WindowOptions, RMSNormOptions, GroupedHeadOption
     num_key_value_heads: int | None = inherited(GroupedHeadOptions, "num_key_value_heads", 8)
     head_dim: int | None = inherited(GroupedHeadOptions, "head_dim", 128)
     rms_norm_eps: float = inherited(RMSNormOptions, "rms_norm_eps", 1e-6)
-    max_window_layers: int = option(0, help="Number of first layers with full attention despite a sliding window", ge=0)
+    max_window_layers: int = option(
+        0, help="Number of layers, from the first, that do not use the sliding window", ge=0
+    )
     rope_parameters: dict[str, Any] = inherited(
         RopeOptions, "rope_parameters", {"rope_type": "default", "rope_theta": 1000000.0}
     )
