@@ -45,7 +45,7 @@ def _complete_shell(ctx: Any, flag: str, shell: str) -> None:
     from typer.completion import install_callback, show_callback
 
     if shell not in SHELLS:
-        raise ForgatherError(f"{flag}: '{shell}' is not one of {', '.join(SHELLS)}{did_you_mean(shell, SHELLS)}")
+        raise ForgatherError(f"{flag}: must be one of {', '.join(SHELLS)}; got '{shell}'{did_you_mean(shell, SHELLS)}")
     (install_callback if flag == "--install-completion" else show_callback)(ctx, None, shell)  # type: ignore[arg-type]
 
 
@@ -131,7 +131,7 @@ def root(
             owners = joined(repr(name) for name in ROOT_SCOPES[flag])
             raise ForgatherError(f"{flag} has no effect on '{ctx.invoked_subcommand}'; it belongs to {owners}")
     if project is not None and not Path(project).is_dir():
-        raise ForgatherError(f"-p: the directory '{project}' does not exist")
+        raise ForgatherError(f"-p: the directory '{project}' does not exist: choose another")
 
 
 @app.command(cls=PlainCommand, context_settings=model.HELP)

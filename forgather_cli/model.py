@@ -278,6 +278,8 @@ def _editor() -> list[str]:
             except ValueError as error:
                 raise ForgatherError(f"--edit: {variable} is not a valid command: {error}") from None
             if shutil.which(command[0]) is None:
-                raise ForgatherError(f"--edit: the program '{command[0]}' of {variable} does not exist")
+                raise ForgatherError(
+                    f"--edit: the program '{command[0]}' of {variable} does not exist: set another editor"
+                )
             return command
     raise ForgatherError("--edit: set VISUAL or EDITOR to your editor, for example: export EDITOR=nano")

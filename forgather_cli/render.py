@@ -83,7 +83,7 @@ def check_output(path: Path) -> None:
     if path.is_dir():
         raise ForgatherError(f"--output-file: {path} is a directory: add a file name")
     if not path.parent.is_dir():
-        raise ForgatherError(f"--output-file: the directory {path.parent} does not exist")
+        raise ForgatherError(f"--output-file: the directory {path.parent} does not exist: create it")
 
 
 def write(report: Mapping[str, Any], view: RenderableType, path: Path, title: str, *, as_json: bool = False) -> None:

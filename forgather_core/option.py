@@ -36,17 +36,17 @@ class OptionInfo:
     merge: bool = False
 
     def complaint(self, value: Any) -> str | None:
-        """Return the violated bound of `value` as a sentence, or None. Bounds apply to numbers only."""
+        """Return the bound that `value` violates, as a message, or None. Bounds apply to numbers only."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
         if self.ge is not None and not value >= self.ge:
-            return f"{value} is below {self.ge:g}"
+            return f"must be at least {self.ge:g}, got {value}"
         if self.gt is not None and not value > self.gt:
-            return f"{value} is not above {self.gt:g}"
+            return f"must be above {self.gt:g}, got {value}"
         if self.le is not None and not value <= self.le:
-            return f"{value} is above {self.le:g}"
+            return f"must be at most {self.le:g}, got {value}"
         if self.lt is not None and not value < self.lt:
-            return f"{value} is not below {self.lt:g}"
+            return f"must be below {self.lt:g}, got {value}"
         return None
 
 

@@ -1,4 +1,4 @@
-"""The reference that a definition names: its equations and initialization, written a second time."""
+"""Look up a definition's reference: an independent implementation of its equations and initialization."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ def reference_of(subject: ModelUnderTest) -> Reference:
     """Return the reference of the model's definition.
 
     Raises:
-        DoesNotApply: The directory has no installed definition, or its definition names no reference.
-        DefinitionError: The definition names an object that is not a `Reference`.
+        DoesNotApply: The directory was not made by an installed definition, or the definition has no reference.
+        DefinitionError: `reference` of the definition is not a `Reference`.
     """
     definition = subject.definition
     if definition is None:
-        raise DoesNotApply("no installed definition made this directory")
+        raise DoesNotApply("this directory was not made by an installed definition")
     if definition.reference is None:
-        raise DoesNotApply(f"the definition '{definition.name}' names no reference")
+        raise DoesNotApply(f"the definition '{definition.name}' has no reference")
     found = import_object(definition.reference, definition)
     if not isinstance(found, Reference):
         raise DefinitionError(
-            f"the definition '{definition.name}' names '{definition.reference}' as its reference: "
+            f"the definition's reference '{definition.reference}' ({definition.name}) is not valid: "
             f"expected a Reference, got a {type(found).__name__}"
         )
     return found

@@ -25,7 +25,7 @@ def native_parity(subject: ModelUnderTest) -> Iterator[Measured]:
     config = subject.config()
     native = getattr(config, "native_model_type", None)
     if native is None:
-        raise DoesNotApply("the definition names no equivalent class of transformers")
+        raise DoesNotApply("the definition has no equivalent class in transformers")
     for problem in getattr(config, "native_problems", tuple)():
         raise DoesNotApply(problem)
     cases: list[dict[str, Any]] = [{}, {EPS: LARGE_EPS}] if hasattr(config, EPS) else [{}]

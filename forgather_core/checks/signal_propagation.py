@@ -2,11 +2,12 @@
 
 Loss. For an unpredictable next token, the expected loss is logsumexp(z) - mean(z) of the logits z: ln V if they are
 equal, ln V + v/2 if they are normal with variance v. Logits with a standard deviation of up to 2, which usual
-initializations give for hidden sizes up to 10,000, are at most 2 above ln V. If head and embedding are tied, residuals
-carry a token to the end, and the model predicts it again; the logit of the token itself is left out of z.
+initializations give for hidden sizes up to 10,000, raise the loss by at most 2. If head and embedding are tied, the
+residual stream carries each token to the output, and the model predicts it again; z excludes that token's own logit.
 
 Layers. Independent residual branches add up to sqrt(L) over L layers, and to L if all of them point in the same
-direction; a norm after each keeps the size. More than L, or less than 1/L, is growth or decay by a factor per layer.
+direction; a norm after each branch keeps the size constant. A ratio above L, or below 1/L, means that sizes grow or
+decay by a factor per layer.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ def signal_propagation(subject: ModelUnderTest) -> Iterator[Measured]:
     nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten()).backward()  # type: ignore[no-untyped-call]
     sizes = [float(state.detach().square().mean().sqrt()) for state in outputs]
     yield from _check_sizes("activations", sizes, last_first=True)
-    # Gradients of weights: those of hidden states are freed, and a layer that is not trained has none.
+    # Gradients of weights, because those of hidden states are freed. A layer without trainable weights has none.
     yield from _check_sizes("gradients", [_gradient_size(layer) for layer in layers], last_first=False)
 
 
 def _deep_config(subject: ModelUnderTest) -> Any:
-    """Return the small configuration with many layers, in the same proportion of kinds."""
+    """Return the small configuration with many layers, repeating its pattern of layer types."""
     config = subject.config()
     names = config.attribute_map
     content = config.to_dict()

@@ -1,6 +1,6 @@
 """Sliding window: how far back a token attends, measured by gradients, which are exactly 0 beyond the window.
 
-A layer with a window of w keys passes on information from up to w - 1 positions back, and L layers from L (w - 1).
+A layer with a window of w keys reaches up to w - 1 positions back, and L layers together reach L (w - 1).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def sliding_window(subject: ModelUnderTest) -> Iterator[Measured]:
         model(inputs_embeds=embeds, use_cache=False).logits[:, -1].sum().backward()
         assert embeds.grad is not None
         yield expect(f"{attention}, gradients are finite", bool(embeds.grad.isfinite().all()))
-        seen = (embeds.grad != 0).any(-1)
-        due = torch.arange(LENGTH) >= LENGTH - 1 - reach
-        for limit, wrong in (("no more", seen & ~due), ("no fewer", due & ~seen)):
-            places = wrong.nonzero()[:, 1].tolist()
-            what = f"{attention}, the last token reads {reach} positions back and {limit}"
-            yield expect(what, not places, f"positions {sorted(set(places))}")
+        attended = (embeds.grad != 0).any(-1)
+        expected = torch.arange(LENGTH) >= LENGTH - 1 - reach
+        for limit, wrong in (("no more", attended & ~expected), ("no fewer", expected & ~attended)):
+            positions = wrong.nonzero()[:, 1].tolist()
+            what = f"{attention}, the last token attends {reach} positions back and {limit}"
+            yield expect(what, not positions, f"positions {sorted(set(positions))}")

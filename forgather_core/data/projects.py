@@ -53,7 +53,7 @@ def configuration_files(project: str) -> dict[str, Path]:
     directory = expanded(project)
     if directory.is_file():
         raise DataError(
-            f"dataset project: {directory} is a file: use its directory, with the config '{directory.stem}'"
+            f"dataset project: {directory} is a file: use its directory, with the configuration '{directory.stem}'"
         )
     if not directory.is_dir():
         known = f"({', '.join(BUILT_IN)}){did_you_mean(project, BUILT_IN)}"

@@ -82,9 +82,9 @@ class Timeline:
         end = self.phases[following[0]] if following else len(self.events)
         return next((dict(parts) for number, parts in self._moments() if number == end), dict(self.held))
 
-    def total_flops(self, phase: str, what: str | None = None) -> int:
-        """Return the FLOPs of a phase, of both kinds of operands or of one."""
-        return sum(n for (of, kind), n in self.flops.items() if of == phase and what in (None, kind))
+    def total_flops(self, phase: str, operands: str | None = None) -> int:
+        """Return the FLOPs of a phase: those of one kind of operands, or all."""
+        return sum(n for (of, kind), n in self.flops.items() if of == phase and operands in (None, kind))
 
 
 class Batches:

@@ -81,7 +81,7 @@ class SourceText:
 
     @cached_property
     def nodes(self) -> tuple[ast.AST, ...]:
-        """All nodes in the order of `ast.walk`, without names and constants, which contain no imports."""
+        """All nodes in the order of `ast.walk`, without names and constants, which cannot contain imports."""
         found: list[ast.AST] = [self.tree]
         for node in found:  # grows during iteration; ast.walk takes three times as long
             for field in node._fields:
@@ -120,12 +120,12 @@ class SourceText:
 
     @cached_property
     def _tried(self) -> set[ast.AST]:
-        """All nodes in the body of a `try` block; loaders also accept that such an import fails."""
+        """All nodes in the body of a `try` block; loaders also allow such an import to fail."""
         blocks = (node for node in self.nodes if isinstance(node, ast.Try) and node.handlers)
         return {node for block in blocks for statement in block.body for node in ast.walk(statement)}
 
 
-@lru_cache(maxsize=128)  # a model's sources before and after rewriting: most directories of a process share them
+@lru_cache(maxsize=128)  # a model's sources before and after rewriting, which most exports of a process share
 def source_text(path: Path, data: bytes) -> SourceText:
     """Return the parsed source of a file, cached. Raises the same errors as `SourceText`."""
     return SourceText(path, data)

@@ -11,7 +11,7 @@ OWN_DISTRIBUTION = "forgather"
 
 
 def licence_files(definition: ModelDefinition) -> dict[str, str]:
-    """Return texts by file name: `LICENSE`, and `LICENSE.NAME` for each distribution that provides the definition."""
+    """Return licence texts by file name: `LICENSE`, and `LICENSE.NAME` for each distribution of the definition."""
     top_level = definition.model.partition(".")[0].partition(":")[0]
     points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     plugins = {point.dist.name for point in points if point.dist and point.module.partition(".")[0] == top_level}

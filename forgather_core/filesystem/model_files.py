@@ -144,4 +144,4 @@ def _check_file(file: Path) -> None:
     limit = TOKENIZER_BYTES if large else TEXT_BYTES
     if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
         read_regular(file, limit)  # raises with the reason
-        raise UnsuitableFile(0, "it has changed", str(file))
+        raise UnsuitableFile(0, "it changed while it was checked", str(file))

@@ -36,12 +36,12 @@ def refuse_unsuitable_place(target: Path) -> None:
     """Refuse an unusable path for a new model or tokenizer directory, before any work.
 
     Raises:
-        DirectoryError: The path is a loop of links, is not UTF-8, or would replace the working directory.
+        DirectoryError: The path is a loop of links, is not UTF-8, or is the working directory or a parent of it.
     """
     try:
         str(resolved(target)).encode()
     except UnicodeEncodeError:  # the tokenizers library opens only files with such a path
-        raise DirectoryError(f"{resolved(target)} must be UTF-8, to be the path of a model: rename it") from None
+        raise DirectoryError(f"{resolved(target)} must be UTF-8: rename the directory") from None
     refuse_working_directory(target)
 
 
@@ -56,7 +56,9 @@ def refuse_working_directory(target: Path) -> None:
         here = Path.cwd()
         if place.is_dir() and any(place.samefile(directory) for directory in (here, *here.parents)):
             what = "the working directory" if place.samefile(here) else "a parent of the working directory"
-            raise DirectoryError(f"{place} is {what}, which cannot be replaced: run from elsewhere, or choose another")
+            raise DirectoryError(
+                f"{place} is {what}, which cannot be replaced: change directory, or choose another path"
+            )
 
 
 def short(name: str) -> str:

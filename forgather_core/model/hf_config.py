@@ -53,11 +53,11 @@ def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str,
         if chosen.rank > vocab.origin.rank:
             raise ConfigurationError(
                 f"{chosen.of('tokenizer')}: '{facts.name}' has {facts.vocab_size} entries, more than the vocab_size "
-                f"({vocab.value}) of {vocab.origin.label}"
+                f"({vocab.value}) of {vocab.origin.label}: raise vocab_size, or choose another tokenizer"
             )
         raise ConfigurationError(
             f"{vocab.origin.of('vocab_size')}: {vocab.value} is smaller than the {facts.vocab_size} entries of the "
-            f"tokenizer '{facts.name}'"
+            f"tokenizer '{facts.name}': raise it, or choose another tokenizer"
         )
     return values
 
@@ -80,7 +80,7 @@ def config_values(
     """
     fields = {f.name for f in dataclasses.fields(import_object(definition.config, definition))}
     known = {name: item.value for name, item in values.items() if item.value is not None or name in fields}
-    known = {name: value for name, value in known.items() if value is not None or not _tokenizer_gives(name)}
+    known = {name: value for name, value in known.items() if value is not None or not _comes_from_tokenizer(name)}
     if facts is not None:
         known.setdefault("vocab_size", facts.vocab_size)
     if facts is not None and "max_position_embeddings" in fields and facts.model_max_length is not None:
@@ -88,7 +88,7 @@ def config_values(
     return known | dict(ids)
 
 
-def _tokenizer_gives(name: str) -> bool:
+def _comes_from_tokenizer(name: str) -> bool:
     return name in {"vocab_size", "max_position_embeddings"}
 
 
@@ -96,7 +96,7 @@ def make_config(definition: ModelDefinition, values: Mapping[str, Any]) -> Any:
     """Return the configuration of a definition with these values.
 
     Raises:
-        ConfigurationError: The configuration class refuses a value.
+        ConfigurationError: The configuration class rejects a value.
     """
     try:
         return import_object(definition.config, definition)(**values)
@@ -117,7 +117,7 @@ def config_json(
         definition: The definition.
         values: Arguments of its configuration class.
         native: Write the model type of transformers' own class, so that transformers can load the directory too.
-        names: New class names by old name; None changes none.
+        names: New class names by old name; None keeps all names.
     """
     config_class = import_object(definition.config, definition)
     model_class = import_object(definition.model, definition)
@@ -130,6 +130,7 @@ def config_json(
 
 
 def _head_first(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content sorted by key, with the identifying keys first."""
     head = ("model_type", "architectures", "auto_map")
     return {k: content[k] for k in head} | {k: content[k] for k in sorted(content) if k not in head}
 
@@ -148,13 +149,13 @@ def _auto_map(config_class: type, model_class: type, names: Mapping[str, str]) -
 def generation_config_json(
     ids: Mapping[str, Any], given: Mapping[str, Any] | None = None, turn_ends: Sequence[int] = ()
 ) -> str:
-    """Return the content of `generation_config.json`: the token ids with which `generate` starts, stops and pads.
+    """Return the content of `generation_config.json`: the start, stop and padding token ids of `generate`.
 
     It contains `use_cache` even if that is transformers' default: tools that export a model to another runtime require
     it.
 
     Args:
-        ids: Token ids by name; None if there is none.
+        ids: Token ids by name; None if the tokenizer lacks the token.
         given: Content of another model's file, which may contain more and takes precedence.
         turn_ends: Token ids that end a turn in the chat templates; `generate` stops at these too.
     """

@@ -1,4 +1,4 @@
-"""Random weights that make mistakes visible, for comparisons of models."""
+"""Randomize weights so that comparisons of models reveal mistakes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def randomize_weights(model: nn.Module, seed: int) -> None:
-    """Replace all weights by random ones, so large that a leak shows in the logits and that norms and biases matter.
+    """Replace all weights by random ones, large enough that leaks, norms and biases affect the logits.
 
     Initial weights hide mistakes: their attention is close to uniform, their biases are 0 and their norms 1.
 

@@ -12,12 +12,12 @@ _LARGEST_HEAD = 32
 def shrunk(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """Return the changes that make a model of a configuration small: widths, depth, vocabulary, windows.
 
-    Grouped heads stay grouped, a head size that is independent of the hidden size stays so, windows are shorter than
-    texts of a few tokens, and each kind of layer remains. Positions are extended to cover the texts if there are fewer.
+    Grouped heads stay grouped, a head size that is independent of the hidden size stays independent, windows are
+    shorter than texts of a few tokens, and each kind of layer remains. There are always enough positions for the texts.
 
     Args:
         config: The configuration as plain data.
-        names: This configuration's name by Hugging Face's usual name, if it differs (`attribute_map`).
+        names: Maps Hugging Face's usual names to this configuration's, where they differ (`attribute_map`).
 
     Returns:
         New values, by the configuration's own names.
@@ -64,8 +64,8 @@ def _shrink_widths(get: Any, put: Any) -> None:
         rope = get("rope_parameters") or get("rope_scaling") or {}
         by_dimension = any(isinstance(value, list) for value in rope.values())  # factors per dimension fix the size
         small = size if by_dimension else min(size, _LARGEST_HEAD)
-        apart = heads * size != hidden
-        width = few * small + (small if apart else 0)
+        independent = heads * size != hidden
+        width = few * small + (small if independent else 0)
         put("num_attention_heads", few)
         if get("num_key_value_heads") is not None:
             put("num_key_value_heads", key_heads)

@@ -87,7 +87,7 @@ class OptionSpec(NamedTuple):
         """
         if value is None or (isinstance(value, str) and self.optional and value.strip().lower() in NULL_WORDS):
             if not self.optional:
-                raise ValueError("null is not allowed for this option")
+                raise ValueError("null is not allowed: set a value")
             return None
         kind: Any = Literal if isinstance(self.kind, tuple) else self.kind
         result = _CONVERTERS[kind](self, value)
@@ -97,7 +97,7 @@ class OptionSpec(NamedTuple):
 
 
 def _wrong(spec: OptionSpec, value: Any, wanted: str) -> ValueError:
-    return ValueError(f"'{value}' is not {wanted}" + (" or null" if spec.optional else ""))
+    return ValueError(f"expected {wanted}{' or null' if spec.optional else ''}, got '{value}'")
 
 
 def _to_bool(spec: OptionSpec, value: Any) -> bool:
@@ -151,7 +151,7 @@ def _to_str(spec: OptionSpec, value: Any) -> str:
 def _to_path(spec: OptionSpec, value: Any) -> Path:
     text = _to_str(spec, value)
     if not text:
-        raise ValueError("the path is empty")
+        raise ValueError("the path is empty: set a path")
     return expanded(text)
 
 
@@ -159,7 +159,7 @@ def _to_choice(spec: OptionSpec, value: Any) -> Any:
     choices = {str(choice): choice for choice in spec.kind}  # type: ignore[union-attr]
     if str(value) in choices:
         return choices[str(value)]
-    raise ValueError(f"'{value}' is not one of {', '.join(choices)}" + did_you_mean(str(value), choices))
+    raise ValueError(f"must be one of {', '.join(choices)}; got '{value}'" + did_you_mean(str(value), choices))
 
 
 def _to_collection(spec: OptionSpec, value: Any) -> Any:
@@ -172,7 +172,7 @@ def _to_collection(spec: OptionSpec, value: Any) -> Any:
             raise ValueError(f"not valid YAML at column {error.column}: {error.problem}") from None
     if isinstance(value, spec.kind):  # type: ignore[arg-type]
         if (number := _non_finite(value)) is not None:
-            raise ValueError(f"it contains {number}, which is not a finite number")
+            raise ValueError(f"expected finite numbers, got {number}")
         return value
     wanted = "mapping, for example {a: 1}" if spec.kind is dict else "list, for example [1, 2]"
     raise ValueError(f"expected a YAML {wanted}; got {value!r}")
@@ -231,11 +231,14 @@ def _spec(options: type, field: dataclasses.Field[Any], hint: Any) -> OptionSpec
     elif get_origin(kind) in (dict, list):
         kind = get_origin(kind)
     if not isinstance(kind, tuple) and kind not in _CONVERTERS:
-        raise DefinitionError(f"{options.__name__}.{field.name}: the type {hint!r} is not supported")
+        raise DefinitionError(
+            f"{options.__name__}.{field.name}: the type {hint!r} is not supported: use bool, int, float, "
+            "str, Path, dict, list or Literal"
+        )
     if field.default is not dataclasses.MISSING:
         default = field.default
     elif field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     else:
-        raise DefinitionError(f"{options.__name__}.{field.name}: an option must have a default")
+        raise DefinitionError(f"{options.__name__}.{field.name}: an option must have a default: add one to option()")
     return OptionSpec(name=field.name, kind=kind, optional=optional, default=default, info=field.metadata[METADATA_KEY])

@@ -82,7 +82,7 @@ def _loader() -> type[yaml.SafeLoader]:
         def construct_int(self, node: yaml.ScalarNode) -> int:
             if not _INT.match(node.value):
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"'{node.value[:40]}' is not an integer", node.start_mark
+                    None, None, f"expected an integer, got '{node.value[:40]}'", node.start_mark
                 )
             base = {"0o": 8, "0x": 16}.get(node.value[:2], 10)
             return int(node.value, base)
@@ -102,7 +102,7 @@ def parse_yaml(text: str) -> YamlText:
     """Parse a single document.
 
     Raises:
-        YamlError: A syntax error, an unsafe tag, a duplicate key, a key that is not text, half a surrogate pair, or
+        YamlError: A syntax error, an unsafe tag, a duplicate key, a key that is not text, an unpaired surrogate, or
             a document larger than the limits.
     """
     if len(text) > _LONGEST:
@@ -143,14 +143,14 @@ def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
     """
     line, column = node.start_mark.line + 1, node.start_mark.column + 1
     if id(node) in above:
-        raise YamlError("an alias that contains itself", line, column)
+        raise YamlError("the alias refers to itself: remove it", line, column)
     if len(above) > _DEPTH:
         raise YamlError("lists and mappings are nested too deeply", line, column)
     left -= 1
     if left < 0:
         raise YamlError(f"too many values: the maximum is {_NODES:,}", line, column)
     if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
-        raise YamlError("half a surrogate pair, which is not valid in file names or text", line, column)
+        raise YamlError("an unpaired surrogate is not valid in file names or text: remove it", line, column)
     if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
         raise YamlError(f"a number of {len(node.value):,} characters is too long", line, column)
     if isinstance(node, yaml.MappingNode):

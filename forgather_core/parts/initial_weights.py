@@ -51,7 +51,7 @@ class Rule:
         """
         row, rows = self.zero_row, shape[0] if shape else 0
         if row is not None and not -rows <= row < rows:
-            raise ValueError(f"zero_row is {row}, but there are {rows} rows; zero_row must be one of them, or None")
+            raise ValueError(f"zero_row must be None or one of the {rows} rows, got {row}")
 
     def sample(self, numbers: Tensor, shape: Shape, start: int, generator: Generator) -> None:
         """Fill `numbers` with consecutive elements of a flattened tensor.
@@ -138,7 +138,7 @@ class TruncatedNormal(Rule):
 
     def __post_init__(self) -> None:
         if not self.cut >= _SMALLEST_CUT:
-            raise ValueError(f"cut is {self.cut:g} and must be at least {_SMALLEST_CUT:g}")
+            raise ValueError(f"cut must be at least {_SMALLEST_CUT:g}, got {self.cut:g}")
 
     def std(self, shape: Shape) -> float:
         # Variance of the truncated normal: 1 - 2 c phi(c) / (2 Phi(c) - 1), with phi and Phi of the unit normal.

@@ -53,7 +53,7 @@ class HeadOptions(DecoderOptions):
         yield from super().problems()
         heads = self.num_attention_heads
         if self.hidden_size % heads:
-            yield "num_attention_heads", f"{heads} does not divide hidden_size ({self.hidden_size})"
+            yield "num_attention_heads", f"must divide hidden_size ({self.hidden_size}), got {heads}"
 
     def unsupported_attention(self) -> dict[str, str]:
         """Check the head size against the limit of flash-attn."""
@@ -80,9 +80,12 @@ class GroupedHeadOptions(DecoderOptions):
         yield from super().problems()
         heads, hidden_size = self.num_attention_heads, self.hidden_size
         if self.head_dim is None and hidden_size % heads:
-            yield "num_attention_heads", f"{heads} does not divide hidden_size ({hidden_size}); or set head_dim"
+            yield (
+                "num_attention_heads",
+                f"must divide hidden_size ({hidden_size}), got {heads}: change one, or set head_dim",
+            )
         if self.num_key_value_heads is not None and heads % self.num_key_value_heads:
-            yield "num_key_value_heads", f"{self.num_key_value_heads} does not divide num_attention_heads ({heads})"
+            yield "num_key_value_heads", f"must divide num_attention_heads ({heads}), got {self.num_key_value_heads}"
 
     def unsupported_attention(self) -> dict[str, str]:
         """Check the head size against the limit of flash-attn."""

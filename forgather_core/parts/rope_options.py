@@ -1,4 +1,4 @@
-"""Options of rotary positions and their validation. Standard library only."""
+"""Options of rotary position embeddings (RoPE) and their validation. Standard library only."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -41,12 +41,12 @@ class RopeOptions(OptionGroup):
         yield from super().problems()
         head_dim = self.derived()["head_dim"]
         if head_dim % 2:
-            yield "head_dim", f"{head_dim} is odd, and RoPE requires an even size"
-        yield from (("rope_parameters", sentence) for sentence in rope_problems(self.rope_parameters, head_dim))
+            yield "head_dim", f"must be even for RoPE, got {head_dim}"
+        yield from (("rope_parameters", problem) for problem in rope_problems(self.rope_parameters, head_dim))
 
 
 def rope_problems(given: Mapping[str, Any], head_dim: int) -> Iterator[str]:
-    """Yield a sentence for each mistake in a mapping of RoPE parameters."""
+    """Yield a message for each invalid RoPE parameter."""
     kind = given.get("rope_type", "default")
     if not isinstance(kind, str) or kind not in ROPE_TYPES:
         yield f"rope_type must be one of {', '.join(ROPE_TYPES)}; got {kind!r}"
@@ -57,7 +57,7 @@ def rope_problems(given: Mapping[str, Any], head_dim: int) -> Iterator[str]:
         yield f"rope_type '{kind}' requires {', '.join(missing)}"
     if unknown := sorted(given.keys() - required - allowed - {"rope_type"}):
         yield f"rope_type '{kind}' does not support {', '.join(unknown)}"
-    wrong = [sentence for name, value in given.items() if (sentence := _value_problem(name, value, head_dim))]
+    wrong = [problem for name, value in given.items() if (problem := _value_problem(name, value, head_dim))]
     yield from wrong
     if missing or wrong:
         return  # the checks below compare valid values

@@ -72,11 +72,11 @@ def construction_report(
             on_partial(_report(made, None, [f"the memory of a training step is unknown: {reason}"]))
 
     with keep_partial(keep):
-        memory, not_known = _memory(made)
-    return _report(made, memory, not_known)
+        memory, unknown = _memory(made)
+    return _report(made, memory, unknown)
 
 
-def _report(made: ConstructedModel, memory: dict[str, Any] | None, not_known: list[str]) -> dict[str, Any]:
+def _report(made: ConstructedModel, memory: dict[str, Any] | None, unknown: list[str]) -> dict[str, Any]:
     from ..model.build import is_checkpointing
 
     table = parameter_table(made.model)
@@ -90,7 +90,12 @@ def _report(made: ConstructedModel, memory: dict[str, Any] | None, not_known: li
         "model_name": manifest.model_name,
         "directory": str(made.directory.path),
         "state": made.directory.state,
-        "notes": [*made.directory.notes, *_unread(made.settings), *_parameter_note(made.settings, table), *not_known],
+        "notes": [
+            *made.directory.notes,
+            *_source_notes(made.settings),
+            *_parameter_note(made.settings, table),
+            *unknown,
+        ],
         "options": _options(made, facts),
         "tokenizer": _tokenizer(facts, manifest.tokenizer["name"]),
         "build": {
@@ -129,12 +134,12 @@ def _options(made: ConstructedModel, facts: TokenizerFacts) -> dict[str, Any]:
     }
 
 
-def _unread(settings: Settings) -> tuple[str, ...]:
+def _source_notes(settings: Settings) -> tuple[str, ...]:
     return settings.source_config.notes if settings.source_config is not None else ()
 
 
 def _memory(made: ConstructedModel) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the memory of a training step and notes. A model that does not run yet is constructed nevertheless."""
+    """Return the memory of a training step and notes. A model whose step fails is still constructed."""
     from ..estimate import memory_of_step
 
     try:
@@ -166,7 +171,7 @@ def _initial_weights(options: BuildOptions) -> str:
 def _parameter_note(settings: Settings, table: ParameterTable) -> list[str]:
     """Compare the number of parameters with that of the preset, unless flags change the options of the model."""
     expected = settings.notes.get("parameters")
-    on_top = [o for name, o in settings.origins.items() if o.label.startswith("--") and hasattr(settings.options, name)]
-    if expected is None or on_top or expected == table.total:
+    flags = [o for name, o in settings.origins.items() if o.label.startswith("--") and hasattr(settings.options, name)]
+    if expected is None or flags or expected == table.total:
         return []
     return [f"expected {expected:,} parameters according to the configuration, got {table.total:,}"]

@@ -111,7 +111,7 @@ def _problems(name: str, plugins: Registry) -> Iterator[str]:
     if len(name) > _LONGEST_NAME:
         yield f"it has {len(name)} characters, use {_LONGEST_NAME} at most: files and classes are named after it"
     if keyword.iskeyword(name):
-        yield "it is a Python keyword"
+        yield "it is a Python keyword, choose another name"
     if name in plugins.plugins:
         yield f"the plugin '{name}' of {plugins.plugins[name].distribution} uses it"
     for plugin in plugins.load_all():

@@ -156,7 +156,7 @@ def _find_file(template: str, registry: Registry, project: Path) -> Path | None:
 
 
 def _near_file(path: Path, project: Path) -> str:
-    return did_you_mean(path.name, [p.name for p in project_files(project).values()])
+    return did_you_mean(path.name, [p.name for p in project_files(project).values()]) or ": check the path"
 
 
 def _from_definition(template: str, registry: Registry) -> Configuration:
@@ -175,7 +175,9 @@ def _from_definition(template: str, registry: Registry) -> Configuration:
     layer = _read(file, f"{name}/{preset}")
     values, notes = _split_notes(layer)
     if "extends" in values:
-        raise ConfigurationError(f"{layer.where('extends')}: extends: a preset cannot extend another configuration")
+        raise ConfigurationError(
+            f"{layer.where('extends')}: extends: a preset cannot extend another configuration: remove it"
+        )
     layer = with_current_names(Layer(layer.label, values, layer.text, layer.file))
     return Configuration(layer.label, definition, (layer,), f"{name}_{preset}".lower(), notes)
 
@@ -211,7 +213,7 @@ def _read(file: Path | Traversable, label: str) -> Layer:
     except OSError as error:
         raise ConfigurationError(f"{file}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{file}: the file is not UTF-8 text") from None
+        raise ConfigurationError(f"{file}: the file is not UTF-8 text: save it as UTF-8") from None
     try:
         parsed = parse_yaml(text)
     except YamlError as error:
@@ -229,5 +231,5 @@ def _split_notes(layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:
     for key, value in notes.items():
         if type(value) is not NOTES[key]:
             wanted = "an integer" if NOTES[key] is int else "text"
-            raise ConfigurationError(f"{layer.where(key)}: {key}: {value!r} is not {wanted}")
+            raise ConfigurationError(f"{layer.where(key)}: {key}: expected {wanted}, got {value!r}")
     return {key: value for key, value in layer.values.items() if key not in notes}, notes

@@ -141,14 +141,14 @@ def _effective_rope(native: Any) -> dict[str, Any]:
     getattr(native, "standardize_rope_params", lambda: None)()
     given: dict[str, Any] = dict(native.rope_parameters)
     if nested := sorted(name for name, value in given.items() if isinstance(value, dict)):
-        raise ValueError(f"rope_parameters: parameters by kind of layer ({', '.join(nested)}) are not supported")
+        raise ValueError(f"rope_parameters: parameters for each layer type ({', '.join(nested)}) are not supported")
     kind = given.get("rope_type")
     if kind not in ROPE_TYPES:
         return given  # the option rejects it and lists the valid types
     head_dim = getattr(native, "head_dim", None) or native.hidden_size // native.num_attention_heads
     part = given.get("partial_rotary_factor", 1.0)
     if kind != "default" and int(head_dim * part) != head_dim:
-        raise ValueError(f"partial_rotary_factor: rope_type '{kind}' must rotate whole heads; got {part}")
+        raise ValueError(f"partial_rotary_factor: must be 1 for rope_type '{kind}'; got {part}")
     required, allowed = ROPE_TYPES[kind]
     known = required | allowed | {"rope_type", "rope_theta"}
     if "truncate" in given and given["truncate"] is None:

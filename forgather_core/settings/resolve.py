@@ -201,7 +201,9 @@ def _interpolate(merged: dict[str, Any], origins: Mapping[str, Origin], layers: 
         raise ConfigurationError(f"{where}: {key}: {_first_line(error)}") from None
     except RecursionError:
         name = next(name for name, value in merged.items() if _has_interpolation(value))
-        raise ConfigurationError(f"{origins[name].of(name)}: the interpolation refers to itself") from None
+        raise ConfigurationError(
+            f"{origins[name].of(name)}: the interpolation refers to itself: remove the cycle"
+        ) from None
     return {name: merged[name] if not _has_interpolation(merged[name]) else resolved[name] for name in merged}
 
 

@@ -20,4 +20,4 @@ class TransformerOptions(WindowOptions, DropoutOptions, HeadOptions):
         """Check that the hidden size is even."""
         yield from super().problems()
         if self.hidden_size % 2:
-            yield "hidden_size", f"{self.hidden_size} is odd, and sinusoidal positions require an even size"
+            yield "hidden_size", f"must be even for sinusoidal positions, got {self.hidden_size}"

@@ -1,4 +1,4 @@
-"""Reference of llama: its equations and initialization."""
+"""Reference implementation of llama: equations and initialization."""
 
 from forgather_core.reference import Reference, llama_init_std, llama_logits
 

@@ -1,4 +1,4 @@
-"""Reference of mistral: its equations and initialization."""
+"""Reference implementation of mistral: equations and initialization."""
 
 from forgather_core.reference import Reference, llama_init_std, llama_logits
 

@@ -20,8 +20,8 @@ class Qwen3Config(Qwen3Options, DecoderConfig):
     built_in: ClassVar[dict[str, Any]] = {"hidden_act": "silu", "attention_bias": False}
     base_model_tp_plan: ClassVar[dict[str, str]] = HEADS | HEAD_NORMS | GATED_FEED_FORWARD
 
-    use_sliding_window: bool | None = None  # transformers' switch of the window
-    layer_types: list[str] | None = None  # type of each layer, as caches read it
+    use_sliding_window: bool | None = None  # transformers' switch for the sliding window
+    layer_types: list[str] | None = None  # type of each layer, read by transformers' caches
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.use_sliding_window is False:

@@ -1,4 +1,4 @@
-"""Reference of qwen3: its equations and initialization."""
+"""Reference implementation of qwen3: equations and initialization."""
 
 from forgather_core.reference import Reference, llama_init_std, llama_logits
 

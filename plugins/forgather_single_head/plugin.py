@@ -13,7 +13,7 @@ def forgather_models() -> Iterator[ModelDefinition]:
     """Yield the single_head definition."""
     yield ModelDefinition(
         name="single_head",
-        summary="One attention head a layer, as wide as the model; ALiBi; for analysis",
+        summary="One full-width attention head per layer; ALiBi; for analysis",
         options=SingleHeadOptions,
         config="forgather_single_head.configuration_single_head:SingleHeadConfig",
         model="forgather_single_head.modeling_single_head:SingleHeadForCausalLM",

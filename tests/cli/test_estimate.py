@@ -88,7 +88,7 @@ def test_models_are_compared(cli: Cli) -> None:
         ((*LLAMA, "estimate", "--precision", "mixed", "--dtype", "bfloat16"), "contradict"),
         ((*LLAMA, "estimate", "--mfu", "0"), "--mfu: 0"),
         ((*LLAMA, "estimate", "--mfu", "2"), "--mfu: 2"),
-        ((*LLAMA, "estimate", "--context-length", "1"), "--context-length: 1 is below 2"),
+        ((*LLAMA, "estimate", "--context-length", "1"), "--context-length: must be at least 2, got 1"),
         ((*LLAMA, "estimate", "--hardware", "none.yaml"), "--hardware: none.yaml cannot be read"),
         ((*LLAMA, "estimate", "--hidden-size", "3"), "hidden_size"),
     ],

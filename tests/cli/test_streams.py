@@ -134,7 +134,7 @@ def test_a_tensor_whose_name_is_not_utf_8(cli: Cli, format: str) -> None:
 def test_half_a_surrogate_pair_in_a_configuration(cli: Cli) -> None:
     Path("exp.yaml").write_text('extends: llama/4M\noutput_dir: "\\ud800"\n')
     error = cli("-t", "exp", "model", "construct").error
-    assert error == "exp.yaml:2:13: half a surrogate pair, which is not valid in file names or text"
+    assert error == "exp.yaml:2:13: an unpaired surrogate is not valid in file names or text: remove it"
 
 
 PLACES = [".", "./", "..", "../", "link", "link/", "../here", "nothing/.."]

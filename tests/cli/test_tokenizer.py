@@ -73,14 +73,14 @@ def test_an_existing_directory_is_kept(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--vocab-size many", "--vocab-size: 'many' is not an integer"),
+        ("--vocab-size many", "--vocab-size: expected an integer, got 'many'"),
         ("--vocab-size 200", "--vocab-size must be at least 262 (256 bytes and the special tokens), got 200"),
         ("--vocab-size 5000", "entries: use a larger corpus or a smaller --vocab-size"),
         ("--dataset-config small", "entries: use a larger corpus or a smaller --vocab-size"),
         ("--dataset-config wrong", "no column 'txt'. Did you mean 'text'"),
         ("--dataset-config none", "has no configuration 'none'"),
         ("--dataset-project stdlb", "Did you mean 'stdlib'"),
-        ("--model-max-length 0", "--model-max-length: 0 is below 1"),
+        ("--model-max-length 0", "--model-max-length: must be at least 1, got 0"),
         ("-o project/000.txt", "project/000.txt already exists"),
         ("-o project/000.txt/x", "project/000.txt/x cannot be written"),
         ("--vocab-sze 3", "No such option: --vocab-sze. Did you mean --vocab-size?"),

@@ -125,7 +125,7 @@ def test_the_optimizer_trains_and_is_counted(cli: Cli) -> None:
     assert adamw["setup"]["optimizer"] == "AdamW, lr 0.01"
     assert sgd["memory"]["estimated"] < adamw["memory"]["estimated"]
     assert sgd["setup"]["weights"] == "fresh, seed 0"
-    assert "'adam8bit' is not one of sgd, adamw" in cli(*LLAMA, "test", "--optimizer", "adam8bit").error
+    assert "must be one of sgd, adamw; got 'adam8bit'" in cli(*LLAMA, "test", "--optimizer", "adam8bit").error
 
 
 @pytest.mark.slow

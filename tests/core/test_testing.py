@@ -120,7 +120,7 @@ def test_checks_and_the_full_model_can_be_chosen(tried: Tried) -> None:
         ("definition = 'llama'; checks = ('goood',)", "there is no check 'goood'. Did you mean 'good'?"),
         ("checks = ('good',)", "TestIt requires `definition`"),
         ("definition = 'lama'; checks = ('good',)", "no model definition named 'lama'. Did you mean"),
-        ("definition = 'llama'; options = {'hidden_size': 7}; checks = ('good',)", "does not divide hidden_size"),
+        ("definition = 'llama'; options = {'hidden_size': 7}; checks = ('good',)", "must divide hidden_size"),
     ],
 )
 def test_errors_are_one_line(tried: Tried, body: str, message: str) -> None:

@@ -25,7 +25,7 @@ from .catalogue import Mutant
 
 PROVES_NOTHING = "manifest"  # digests detect any change
 SLOW = ("attention-backends", "round-trip", "torch-compile", "no-dead-options", "standalone")
-OF_REFERENCES = ("reference-parity", "init-std")  # they do not apply if the definition names no reference
+OF_REFERENCES = ("reference-parity", "init-std")  # they do not apply if the definition has no reference
 TIMEOUT = 900.0  # seconds for one directory
 
 How = Literal["all", "thrifty", "first"]  # thrifty: slow checks only if no other one catches the mutant

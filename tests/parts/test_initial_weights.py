@@ -129,7 +129,9 @@ def test_values_fill_any_shape_of_their_number() -> None:
 @pytest.mark.regression("R11")
 @pytest.mark.parametrize(("row", "shape"), [(4, (4, 3)), (-5, (4, 3)), (0, (0, 3)), (0, ())], ids=str)
 def test_a_zero_row_that_is_not_there_is_refused(row: int, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=f"zero_row is {row}, but there are {shape[0] if shape else 0} rows"):
+    with pytest.raises(
+        ValueError, match=f"zero_row must be None or one of the {shape[0] if shape else 0} rows, got {row}"
+    ):
         normal(std=1.0, zero_row=row).fill(torch.zeros(shape))
 
 

@@ -33,7 +33,7 @@ class Options:
 
     def problems(self):
         if self.hidden_size % self.num_attention_heads:
-            yield "num_attention_heads", f"{self.num_attention_heads} does not divide hidden_size ({self.hidden_size})"
+            yield "num_attention_heads", f"must divide hidden_size ({self.hidden_size}), got {self.num_attention_heads}"
 
     def derived(self):
         return {"head_dim": self.hidden_size // self.num_attention_heads}

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from .stored import memory_of
 
-_NEAR = 2**19  # bytes that stay in the processor's cache between passes
+_CACHED = 2**19  # bytes that stay in the processor's cache between passes
 
-# Floats store the sign bit first. For each sign, the bit patterns from this limit on are NaN or infinite.
-
+# Floats store the sign bit first. Of each sign, the bit patterns from this limit on are NaN or infinite.
 _LIMITS = {
     torch.float64: (torch.int64, 0x7FF0_0000_0000_0000),
     torch.float32: (torch.int32, 0x7F80_0000),
@@ -30,8 +29,8 @@ def non_finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return False
     if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype in _LIMITS:
-        step, has = _NEAR // tensor.element_size(), part_scanner(tensor)
-        return any(has(start, start + step) for start in range(0, tensor.numel(), step))
+        step, is_bad = _CACHED // tensor.element_size(), part_scanner(tensor)
+        return any(is_bad(start, start + step) for start in range(0, tensor.numel(), step))
     if tensor.dtype.itemsize == 1:  # torch has no reductions for 8-bit floats
         return not bool(torch.isfinite(tensor.float()).all())
     low, high = torch.aminmax(tensor)
@@ -47,7 +46,7 @@ def part_scanner(tensor: Tensor) -> Callable[[int, int], bool]:
     flat = tensor.detach().view(-1)
     if tensor.dtype not in _LIMITS:
         return lambda start, end: non_finite(flat[start:end])
-    # Bits are compared as integers, which is fastest: signed integers order the negative floats lowest, unsigned
+    # Comparing the bits as integers is fastest: signed integers order the negative floats lowest, unsigned
     # integers order them highest.
     integers, limit = _LIMITS[tensor.dtype]
     # Tensor.numpy() would make the tensor's memory unresizable, and FSDP resizes it.
@@ -55,7 +54,7 @@ def part_scanner(tensor: Tensor) -> Callable[[int, int], bool]:
     unsigned = signed.view(f"u{signed.itemsize}")
     negative = limit + (1 << 8 * tensor.element_size() - 1)
 
-    def has(start: int, end: int, _alive: Tensor = flat) -> bool:
+    def is_bad(start: int, end: int, _alive: Tensor = flat) -> bool:
         return bool(signed[start:end].max() >= limit or unsigned[start:end].max() >= negative)
 
-    return has
+    return is_bad

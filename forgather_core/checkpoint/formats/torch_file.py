@@ -175,7 +175,7 @@ def _read_legacy(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
     data = io.BytesIO(read_bytes(file.descriptor, min(file.size, _PICKLE_LIMIT), 0))
     most = min(MOST_RECORDS, file.size // _LEGACY_STORAGE)
     if read_pickle(data, 0) != _LEGACY_MAGIC:
-        raise InvalidCheckpoint("it does not begin like a torch file")
+        raise InvalidCheckpoint("it does not start with the header of a torch file")
     read_pickle(data, 0)  # the version of the protocol
     if (system := read_pickle(data, 0)) and isinstance(system, dict) and system.get("little_endian") is False:
         raise InvalidCheckpoint("its values are not little-endian")

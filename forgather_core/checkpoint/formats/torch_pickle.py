@@ -55,7 +55,7 @@ def read_pickle(data: io.BytesIO, records: int, storages: dict[str, Storage] | N
         storages: Receives the storages that the pickle names, by key.
 
     Raises:
-        InvalidCheckpoint: The pickle contains something that no state dict contains.
+        InvalidCheckpoint: The pickle contains something that state dicts do not contain.
         Exception: Any exception, on garbage.
     """
     return _Reader(data, {} if storages is None else storages, records).load()
@@ -76,7 +76,7 @@ class _Bounded:
         if not left & _CHECKED:
             reader = self._reader
             if left <= 0 or len(reader.stack) > _MOST_STACKED or len(reader.metastack) > _MOST_MARKS:
-                raise InvalidCheckpoint("its pickle has more operations than its tensors can need")
+                raise InvalidCheckpoint("its pickle has more operations than its tensors require")
         return self._operations[operation]
 
 
@@ -110,7 +110,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
             if error.args and isinstance(error.args[0], int):
                 name = next((n for n, v in vars(pickle).items() if isinstance(v, bytes) and v == bytes(error.args)), "")
                 raise InvalidCheckpoint(
-                    f"its pickle has an operation that no state dict needs ({name}), which is not run"
+                    f"its pickle has an operation that state dicts do not use ({name}), which is not run"
                 ) from None
             raise
 
@@ -140,7 +140,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
         arguments = self.stack.pop()
         function = self.stack[-1]
         if not any(function is known for known in CALLABLES) or type(arguments) is not tuple:
-            raise InvalidCheckpoint("it calls a function that no state dict calls, which is not run")
+            raise InvalidCheckpoint("it calls a function that state dicts do not use, which is not run")
         self.stack[-1] = function(*arguments)
 
     def _build(self) -> None:
@@ -168,7 +168,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
 
     def _remember(self, index: int) -> None:
         if not self._is_index(index) or len(self.memo) >= self._most_indices:
-            raise InvalidCheckpoint("its pickle stores more values than its tensors can need")
+            raise InvalidCheckpoint("its pickle stores more values than its tensors require")
         self.memo[index] = self.stack[-1]
 
     def _put(self) -> None:

@@ -96,7 +96,7 @@ def read_directory(file: WeightFile) -> list[Record]:
         record, at = _record(data, at)
         records.append(record)
     if at != len(data):
-        raise DamagedZip("the directory of its archive has more records than it counts")
+        raise DamagedZip("the directory of its archive has more records than its header states")
     if len({record.name for record in records}) != len(records):
         seen: set[str] = set()
         twice = next(r.name for r in records if r.name in seen or seen.add(r.name))  # type: ignore[func-returns-value]
@@ -125,7 +125,9 @@ def _start(file: WeightFile, record: Record) -> int:
         raise DamagedZip("it is truncated")
     signature, name, extra = _LOCAL.unpack(read_bytes(file.descriptor, _LOCAL.size, record.header))
     if signature != b"PK\x03\x04":
-        raise DamagedZip(f"'{printable_name(record.name)}' is not where the directory of the archive states")
+        raise DamagedZip(
+            f"'{printable_name(record.name)}' is not at the offset that the directory of the archive states"
+        )
     start: int = record.header + _LOCAL.size + name + extra
     if start + record.size > file.size:
         raise DamagedZip("it is truncated")

@@ -19,7 +19,7 @@ _ADAPTERS = (
     "hada_w1_b", "hada_w2_a", "hada_w2_b", "lokr_w1", "lokr_w2", "oft_r", "oft_R", "vera_lambda_b", "vera_lambda_d",
     "prompt_embeddings", "prompt_encoder",
 )  # fmt: skip
-_DEPTH = 3  # components of a name that a hint may omit
+_DEPTH = 3  # leading components of a name that a hint may add or remove
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ def match_names(
     if all(name in slots for name in stored):
         return Matching({name: name for name in stored}, ())
     by_bare: dict[str, list[str]] = {}
-    for place in slots:
-        by_bare.setdefault(bare(place), []).append(place)
+    for slot in slots:
+        by_bare.setdefault(bare(slot), []).append(slot)
     found: dict[str, str] = {}
     taken: dict[str, str] = {}
     changes: Counter[str] = Counter()
     for name in sorted(stored, key=lambda name: name not in slots):  # exact matches first
-        match = name if name in slots else _place(name, by_bare, base_prefix)
+        match = name if name in slots else _matching_slot(name, by_bare, base_prefix)
         if match is None:
             continue
         if (other := taken.setdefault(match, name)) == name:
@@ -88,7 +88,7 @@ def bare(name: str) -> str:
     return ".".join(kept)
 
 
-def _place(name: str, by_bare: Mapping[str, list[str]], base_prefix: str) -> str | None:
+def _matching_slot(name: str, by_bare: Mapping[str, list[str]], base_prefix: str) -> str | None:
     key, dot = bare(name), f"{base_prefix}."
     keys = [key]
     if base_prefix:
@@ -102,11 +102,11 @@ def _place(name: str, by_bare: Mapping[str, list[str]], base_prefix: str) -> str
 def _nearest(name: str, candidates: list[str]) -> str:
     """Return the name that shares the most components with `name`, of names that differ only in wrappers."""
     parts = Counter(name.split("."))
-    return max(candidates, key=lambda place: ((parts & (own := Counter(place.split(".")))).total(), -own.total()))
+    return max(candidates, key=lambda slot: ((parts & (own := Counter(slot.split(".")))).total(), -own.total()))
 
 
-def _changes(name: str, place: str, base_prefix: str) -> list[str]:
-    here, there = Counter(place.split(".")), Counter(name.split("."))
+def _changes(name: str, slot: str, base_prefix: str) -> list[str]:
+    here, there = Counter(slot.split(".")), Counter(name.split("."))
     removed, added = there - here, here - there
     wrapped = [w for w in sorted(_WRAPPERS | {_PEFT_LAYER}) if w in removed]
     found = [f"without '{part}.'" for part in wrapped]
@@ -115,9 +115,9 @@ def _changes(name: str, place: str, base_prefix: str) -> list[str]:
         found.append(f"without '{'.'.join(_PEFT)}.'")
         removed -= Counter(_PEFT)
     if base_prefix:
-        if bare(place) == f"{base_prefix}.{bare(name)}":
+        if bare(slot) == f"{base_prefix}.{bare(name)}":
             found.append(f"with '{base_prefix}.' added (a base model's checkpoint)")
-        elif bare(name) == f"{base_prefix}.{bare(place)}":
+        elif bare(name) == f"{base_prefix}.{bare(slot)}":
             found.append(f"without '{base_prefix}.' (the model is a base model)")
     return found
 
@@ -147,10 +147,10 @@ def adapted_module(name: str) -> str:
 
 def mismatch_hint(stored: Iterable[str], slots: Collection[str]) -> str | None:
     """Return a renaming that would make names match: a prefix that most of them lack or have in excess."""
-    bare_slots = {bare(place) for place in slots}
+    bare_slots = {bare(slot) for slot in slots}
     suffixes: dict[str, str] = {}
-    for place in bare_slots:
-        parts = place.split(".")
+    for slot in bare_slots:
+        parts = slot.split(".")
         for n in range(1, min(_DEPTH, len(parts) - 1) + 1):
             suffixes.setdefault(".".join(parts[n:]), ".".join(parts[:n]))
     found: Counter[str] = Counter()

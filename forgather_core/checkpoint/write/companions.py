@@ -1,4 +1,4 @@
-"""The configuration beside weights: whether it matches them, and what must be written if it does not."""
+"""Keep the configuration files of a directory consistent with the weights saved there."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ..formats.layout import entry_of
 
 CONFIG = "config.json"
 
-# Values that do not affect which weights fit.
+# Configuration values that affect neither the names nor the shapes of weights.
 _INDIFFERENT = VOLATILE | {"auto_map", "use_cache", "output_attentions", "output_hidden_states"}
 
 
 class ConfigUpdate(Enum):
-    """Change of the configuration that the weights require."""
+    """The change that a saved configuration requires to match the weights."""
 
-    NOTHING = "the configuration stays"
-    ADD = "there is no configuration, and no weights that a new one would not match"
+    NOTHING = "the configuration matches"
+    ADD = "the directory has neither a configuration nor weights"
     DTYPE = "its dtype differs from that of the weights"
     REPLACE = "it belongs to another model"
 
@@ -44,7 +44,7 @@ def config_update(model: Any, directory: Path, dtype: str | None) -> ConfigUpdat
     """
     pretrained = is_pretrained(model)
     try:
-        there = read_config(directory)
+        existing = read_config(directory)
     except OSError as error:
         if not pretrained:
             return ConfigUpdate.NOTHING
@@ -54,12 +54,12 @@ def config_update(model: Any, directory: Path, dtype: str | None) -> ConfigUpdat
         ) from None
     except ValueError:
         return ConfigUpdate.REPLACE if pretrained else ConfigUpdate.NOTHING
-    if there is None:
+    if existing is None:
         is_new = not directory.exists() or entry_of(directory) is None
         return ConfigUpdate.NOTHING if not pretrained else ConfigUpdate.ADD if is_new else ConfigUpdate.REPLACE
-    if pretrained and changes(model, there):
+    if pretrained and changes(model, existing):
         return ConfigUpdate.REPLACE
-    return ConfigUpdate.NOTHING if _dtype_of(there) in (None, dtype) else ConfigUpdate.DTYPE
+    return ConfigUpdate.NOTHING if _dtype_of(existing) in (None, dtype) else ConfigUpdate.DTYPE
 
 
 def read_config(directory: Path) -> dict[str, Any] | None:
@@ -83,29 +83,29 @@ def is_pretrained(model: Any) -> bool:
     return hasattr(model, "save_pretrained") and hasattr(getattr(model, "config", None), "to_json_string")
 
 
-def changes(model: Any, there: dict[str, Any]) -> list[str]:
-    """Return the values in which a configuration differs from the model's: "hidden_size (expected 32, got 64)"."""
+def changes(model: Any, existing: dict[str, Any]) -> list[str]:
+    """Return the differences between a configuration and the model's: "hidden_size (expected 32, got 64)"."""
     try:
-        other = type(model.config).from_dict(copy.deepcopy(there)).to_dict()
+        other = type(model.config).from_dict(copy.deepcopy(existing)).to_dict()
     except Exception as error:  # the configuration of another model can raise anything
         return [f"{CONFIG} does not belong to {type(model.config).__name__} ({type(error).__name__})"]
     own = json.loads(json.dumps(model.config.to_dict(), default=str))
     other = json.loads(json.dumps(other, default=str))
     names = sorted((own.keys() | other.keys()) - _INDIFFERENT)
-    if there.get("model_type") not in (None, model.config.model_type):
+    if existing.get("model_type") not in (None, model.config.model_type):
         names = ["model_type"]
-        other["model_type"] = there["model_type"]
+        other["model_type"] = existing["model_type"]
     return [f"{n} (expected {own.get(n)}, got {other.get(n)})" for n in names if own.get(n) != other.get(n)]
 
 
-def write_companions(model: Any, step: ConfigUpdate, old: Path, staging: Path, dtype: str | None) -> None:
-    """Write the configuration and its files into `staging`, except files other than CONFIG that `old` already has."""
-    if step is ConfigUpdate.DTYPE:
-        there = read_config(old) or {}
-        key = "dtype" if "dtype" in there else "torch_dtype"
-        text = json.dumps(there | {key: dtype}, indent=2, ensure_ascii=False) + "\n"
+def write_companions(model: Any, update: ConfigUpdate, old: Path, staging: Path, dtype: str | None) -> None:
+    """Write the configuration files into `staging`; files of `old` other than CONFIG are kept."""
+    if update is ConfigUpdate.DTYPE:
+        existing = read_config(old) or {}
+        key = "dtype" if "dtype" in existing else "torch_dtype"
+        text = json.dumps(existing | {key: dtype}, indent=2, ensure_ascii=False) + "\n"
         (staging / CONFIG).write_text(text, encoding="utf-8")
-    elif step in (ConfigUpdate.ADD, ConfigUpdate.REPLACE):
+    elif update in (ConfigUpdate.ADD, ConfigUpdate.REPLACE):
         _write_all(model, staging, dtype)
         for file in list(staging.iterdir()):
             if file.name != CONFIG and os.path.lexists(old / file.name):
@@ -124,7 +124,7 @@ def _write_all(model: Any, directory: Path, dtype: str | None) -> None:
     if model.can_generate():
         try:
             model.generation_config.save_pretrained(directory)
-        except ValueError:  # transformers refuses a contradictory configuration; the weights do not depend on it
+        except ValueError:  # transformers rejects a contradictory configuration, which the weights do not require
             (directory / "generation_config.json").unlink(missing_ok=True)
 
 

@@ -82,7 +82,7 @@ def test_a_correct_model_passes_with_the_definition_in_its_manifest(directory: P
 @pytest.mark.parametrize("check", [reference_parity, init_std], ids=["reference-parity", "init-std"])
 @pytest.mark.parametrize(
     ("reference", "reason"),
-    [(None, "the definition 'single_head' names no reference"), (f"{__name__}:NOTHING", "the definition's reference")],
+    [(None, "the definition 'single_head' has no reference"), (f"{__name__}:NOTHING", "the definition's reference")],
     ids=["none", "empty"],
 )
 def test_a_missing_reference_does_not_apply(
@@ -101,7 +101,7 @@ def test_a_definition_that_is_not_installed_does_not_apply(directory: Path, tmp_
     (other / "forgather.json").write_text(json.dumps(manifest))
     (tmp_path / "place").mkdir()
     row = try_check(reference_parity, ModelUnderTest(other, tmp_path / "place"))
-    assert (row["result"], row["reason"]) == (SKIPPED, "no installed definition made this directory")
+    assert (row["result"], row["reason"]) == (SKIPPED, "this directory was not made by an installed definition")
 
 
 def test_a_reference_that_does_not_exist_fails(directory: Path, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a part of a head": (
         "qwen3",
         {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "partial_rotary_factor": 0.5}},
-        "partial_rotary_factor: rope_type 'yarn'",
+        "partial_rotary_factor: must be 1 for rope_type 'yarn'",
     ),
     "layers of two kinds": ("mistral", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
     "a dtype that torch does not have": ("mistral", {"torch_dtype": "auto"}, "'auto'"),
