@@ -103,7 +103,7 @@ def test_a_third_party_plugin_is_fully_supported(site: Any) -> None:
         ("def broken(:", "SyntaxError"),
         (GOOD.replace("hidden_size", "device"), "the option 'device' of 'good' conflicts with a shared option"),
         (GOOD.replace("def forgather_models", "def forgather_model"), "forgather_model"),
-        (GOOD.replace('name="good"', 'name="llama"'), "the definition 'llama' is offered by the plugin 'llama'"),
+        (GOOD.replace('name="good"', 'name="llama"'), "the plugin 'llama' already provides the definition 'llama'"),
     ],
 )
 def test_a_broken_plugin_does_not_affect_others(site: Any, text: str, error: str) -> None:
