@@ -246,7 +246,7 @@ def test_refuses_missing_projects_and_configurations(tmp_path: Path) -> None:
         open_corpus("stdlib", "doc")
     file = tmp_path / "mine.yaml"
     file.write_text(json.dumps({"source": "text"}))
-    with pytest.raises(DataError, match="is a file: use its directory, with the config 'mine'"):
+    with pytest.raises(DataError, match="is a file: use its directory, with the configuration 'mine'"):
         open_corpus(str(file))
 
 
