@@ -180,7 +180,10 @@ def test_a_named_file_in_the_editor(cli: Cli, editor: Path, monkeypatch: pytest.
 
 def test_a_missing_editor(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDITOR", "no-such-editor -w")
-    assert cli(*LLAMA, "show", "-e").error == "--edit: the program 'no-such-editor' of EDITOR does not exist: set another editor"
+    assert (
+        cli(*LLAMA, "show", "-e").error
+        == "--edit: the program 'no-such-editor' of EDITOR does not exist: set another editor"
+    )
 
 
 def test_the_table_of_initial_weights_is_shown_on_request(cli: Cli) -> None:
