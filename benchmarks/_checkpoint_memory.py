@@ -81,7 +81,7 @@ def peak_of(job: Callable[[], object]) -> int:
 
 
 def memory(place: Path, layers: int, size: int) -> float:
-    """Print the peaks, each measured in its own process; return the largest of ours as a fraction of the model."""
+    """Print the peaks, each measured in its own process; return Forgather's largest as a fraction of the model."""
     print(f"\n{'extra peak memory':38}{'MB':>9}{'of model':>11}")
     worst = 0.0
     for what in (

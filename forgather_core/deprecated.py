@@ -23,8 +23,11 @@ def warn_renamed(old: str, new: str, *, stacklevel: int = 2) -> None:
     warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=stacklevel + 1)
 
 
-def renamed_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module's `__getattr__` that resolves old names to new ones.
+def keep_old_names(module: str, names: Mapping[str, str]) -> None:
+    """Give a module a `__getattr__` that resolves old names to new ones.
+
+    It is set here rather than assigned in the module: type checkers take any name from a module that defines one, and
+    would no longer report a misspelt import.
 
     Args:
         module: The module that has the new names.
@@ -37,7 +40,7 @@ def renamed_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]
         warn_renamed(f"{module}.{name}", f"{module}.{names[name]}")
         return getattr(sys.modules[module], names[name])
 
-    return __getattr__
+    vars(sys.modules[module])["__getattr__"] = __getattr__
 
 
 def moved_module(old: str, new: str, names: Mapping[str, str]) -> None:

@@ -5,8 +5,7 @@ Any other exception that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Any
+from .deprecated import keep_old_names
 
 
 def first_line(error: BaseException) -> str:
@@ -66,11 +65,4 @@ class CheckError(ForgatherError):
     """A check that does not exist, or a directory that cannot be checked."""
 
 
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """Return a class by its former name, with a DeprecationWarning."""
-        if name != "TrialError":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        warnings.warn("TrialError is deprecated: use TrainingCheckError", DeprecationWarning, stacklevel=2)
-        return TrainingCheckError
+keep_old_names(__name__, {"TrialError": "TrainingCheckError"})

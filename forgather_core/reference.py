@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .deprecated import renamed_members, renamed_names
+from .deprecated import keep_old_names, renamed_members
 
 
 class DoesNotApply(Exception):  # noqa: N818 - not an error, but a result
@@ -25,7 +25,7 @@ class DoesNotApply(Exception):  # noqa: N818 - not an error, but a result
 Weights = Mapping[str, Tensor]
 InitStd = float | list[float] | Callable[[int, int], float]
 
-__getattr__ = renamed_names(
+keep_old_names(
     __name__,
     {
         "Spread": "InitStd",

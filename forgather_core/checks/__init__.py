@@ -1,7 +1,7 @@
 """`verify`: checks that a causal language model keeps its promises, one file for each check."""
 
 from ..definitions.check import OLD_NAMES, Check, DoesNotApply, Measured, check, expect
-from ..deprecated import moved_module, renamed_names
+from ..deprecated import keep_old_names, moved_module
 from .attention_backends import attention_backends
 from .batch_invariance import batch_invariance
 from .buffers import buffers
@@ -83,7 +83,7 @@ __all__ = [
     "verify_settings",
 ]
 
-__getattr__ = renamed_names(__name__, {"Subject": "ModelUnderTest", "must": "expect"})
+keep_old_names(__name__, {"Subject": "ModelUnderTest", "must": "expect"})
 moved_module(f"{__name__}.check", check.__module__, OLD_NAMES)
 moved_module(
     f"{__name__}.subject",

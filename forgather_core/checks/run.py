@@ -53,7 +53,7 @@ def asked_for(options: VerifyOptions, on_broken: Callable[[str], object] = warni
     """Return the checks that the options name, of Forgather and of plugins.
 
     Args:
-        options: The options of `verify`: `check`, `quick`.
+        options: The options of `verify`: `checks`, `quick`.
         on_broken: Called with one sentence for each plugin whose checks cannot be loaded.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..deprecated import renamed_names
+from ..deprecated import keep_old_names
 from ..reference import DoesNotApply
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Check", "DoesNotApply", "Measured", "check", "expect", "failure_text"]
 
 OLD_NAMES = {"must": "expect", "told": "failure_text"}
-__getattr__ = renamed_names(__name__, OLD_NAMES)
+keep_old_names(__name__, OLD_NAMES)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from forgather_core.reference import Reference
 CHECK = "forgather_core.definitions.check"
 REFERENCE, SUBJECT = "forgather_core.reference", "forgather_core.checks.model_under_test"
 RENAMED = [
+    ("forgather_core.errors", "TrialError", "forgather_core.errors", "TrainingCheckError"),
     ("forgather_core.checks", "Subject", "forgather_core.checks", "ModelUnderTest"),
     ("forgather_core.checks", "must", "forgather_core.checks", "expect"),
     (CHECK, "must", CHECK, "expect"),

@@ -38,14 +38,14 @@ def empty_cache(kind: str, model: nn.Module, length: int = 32) -> Any:
 
 
 def in_chunks(
-    model: nn.Module, ids: Tensor, cache: Any, sizes: list[int], mask: Tensor | None = None, **rows: Tensor
+    model: nn.Module, ids: Tensor, cache: Any, sizes: list[int], mask: Tensor | None = None, **rows: Tensor | None
 ) -> Tensor:
     """Return the logits of a sequence that is passed in chunks; `rows` are split like the tokens."""
     logits, at = [], 0
     for size in sizes:
         here = slice(at, at + size)
         at += size
-        given = {name: row[:, here] for name, row in rows.items()}
+        given = {name: row[:, here] for name, row in rows.items() if row is not None}
         seen = mask[:, :at] if mask is not None else None
         logits.append(model(ids[:, here], attention_mask=seen, past_key_values=cache, use_cache=True, **given).logits)
     assert at == ids.shape[1]

@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from forgather_core.parts.caches import CACHE
+from torch import Tensor
 
 ALL = {"num_key_value_heads": None}
 ONE = {"num_key_value_heads": 1}
@@ -53,24 +51,3 @@ def counted(mask: Tensor | None) -> Tensor | None:
 def at_tokens(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Return logits with zeros at padding, which no caller reads."""
     return logits if mask is None else logits[mask.bool()]
-
-
-def in_chunks(
-    model: nn.Module,
-    ids: Tensor,
-    cache: Any,
-    sizes: list[int],
-    mask: Tensor | None = None,
-    positions: Tensor | None = None,
-) -> Tensor:
-    """Return the logits of a sequence that is passed in chunks."""
-    logits, at = [], 0
-    for size in sizes:
-        here, more = slice(at, at + size), {CACHE: cache}
-        if mask is not None:
-            more["attention_mask"] = mask[:, : at + size]
-        if positions is not None:
-            more["position_ids"] = positions[:, here]
-        logits.append(model(ids[:, here], use_cache=True, **more).logits)
-        at += size
-    return torch.cat(logits, dim=1)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
+from .cases import in_chunks
 from .native import NATIVE, native
-from .parity import POSITIONS, at_tokens, attentions, cases, counted, in_chunks, padding
+from .parity import POSITIONS, at_tokens, attentions, cases, counted, padding
 from .tiny import ROPE, TOLERANCE, difference, tiny, tokens
 
 
@@ -79,7 +80,7 @@ def test_logits_with_a_cache(definition: str, options: dict[str, Any], kind: str
         for model in (own_model, native_model)
     ]
     a = in_chunks(own_model, ids, caches[0], sizes, mask)
-    b = in_chunks(native_model, ids, caches[1], sizes, mask, counted(mask))
+    b = in_chunks(native_model, ids, caches[1], sizes, mask, position_ids=counted(mask))
     assert difference(at_tokens(a, mask), at_tokens(b, mask)) <= TOLERANCE
     whole = native_model(ids, attention_mask=mask, position_ids=counted(mask), use_cache=False).logits
     assert difference(at_tokens(a, mask), at_tokens(whole, mask)) <= 2 * TOLERANCE  # sums in another order

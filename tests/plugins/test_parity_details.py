@@ -14,8 +14,9 @@ from transformers import DynamicCache, StaticCache
 
 from forgather_core.parts.caches import CACHE
 
+from .cases import in_chunks
 from .native import NATIVE, native
-from .parity import ALL, ONE, POSITIONS, at_tokens, attentions, cases, counted, in_chunks, padding
+from .parity import ALL, ONE, POSITIONS, at_tokens, attentions, cases, counted, padding
 from .tiny import DEFINITIONS, ROPE, TOLERANCE, difference, tiny, tokens
 
 
@@ -169,7 +170,7 @@ def test_the_whole_grid(
             ]
             mask = padding(pad, 2, 20)
             a = in_chunks(own_model, ids, caches[0], [7, 1, 5, 1, 1, 5], mask)
-            b = in_chunks(native_model, ids, caches[1], [7, 1, 5, 1, 1, 5], mask, counted(mask))
+            b = in_chunks(native_model, ids, caches[1], [7, 1, 5, 1, 1, 5], mask, position_ids=counted(mask))
             assert difference(at_tokens(a, mask), at_tokens(b, mask)) <= TOLERANCE, (make, pad)
     losses = [model.train()(ids, labels=ids).loss for model in (own_model, native_model)]
     assert abs(losses[0].item() - losses[1].item()) <= TOLERANCE

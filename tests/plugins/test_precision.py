@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from forgather_core.model.dtypes import default_dtype
 
 from .cases import ATTENDING, ATTENTION, SLOPES, made
 from .tiny import CASES, OPTIONS, ROPE, difference, slopes_of, tiny, tokens
@@ -17,17 +17,6 @@ from .tiny import CASES, OPTIONS, ROPE, difference, slopes_of, tiny, tokens
 LAYERS = OPTIONS["num_hidden_layers"]
 TRAINED_SLOPES = [case for case in SLOPES if "fixed" not in case]
 TIES = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Set torch's default dtype within a block."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def check_exact(model: Any, reference: Any, *, dtype: torch.dtype) -> None:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
 from forgather_core.parts import alibi
-from forgather_core.parts.caches import CACHE
 from forgather_core.reference import float64, surprise
 
+from .cases import in_chunks
 from .tiny import DEFINITIONS, TOLERANCE, config_of, difference, tiny, tokens
 
 
@@ -217,36 +217,13 @@ def test_what_a_cache_holds_is_as_good_as_the_whole(name: str, make: Any, sizes:
     """Compare packed rows in chunks, then a document with left padding in chunks."""
     model = product(name, attention)
     more = {"max_cache_len": 14} if make is StaticCache else {}
-    logits = forward_in_chunks(model, IDS, make(config=model.config, **more), sizes, position_ids=POSITIONS)
+    logits = in_chunks(model, IDS, make(config=model.config, **more), sizes, position_ids=POSITIONS)
     assert difference(logits.flatten(0, 1), torch.cat(each_alone(name))) <= TOLERANCE
 
     longest = DOCUMENTS[4]
     ids = torch.cat((torch.tensor([1, 1, 1]), longest))[None]
-    logits = forward_in_chunks(model, ids, make(config=model.config, **more), sizes, attention_mask=(ids != 1).long())
+    logits = in_chunks(model, ids, make(config=model.config, **more), sizes, (ids != 1).long())
     assert difference(logits[0, 3:], each_alone(name)[4]) <= TOLERANCE
-
-
-def forward_in_chunks(
-    model: nn.Module,
-    ids: Tensor,
-    cache: Any,
-    sizes: list[int],
-    *,
-    position_ids: Tensor | None = None,
-    attention_mask: Tensor | None = None,
-) -> Tensor:
-    """Return the logits of rows that are passed in chunks."""
-    pieces, at = [], 0
-    for size in sizes:
-        here = slice(at, at + size)
-        more = {CACHE: cache}
-        if position_ids is not None:
-            more["position_ids"] = position_ids[:, here]
-        if attention_mask is not None:
-            more["attention_mask"] = attention_mask[:, : at + size]
-        pieces.append(model(ids[:, here], **more).logits)
-        at += size
-    return torch.cat(pieces, dim=1)
 
 
 def test_slopes_that_are_not_trained_get_no_gradient() -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from ...deprecated import warn_renamed
 from ...errors import CheckpointError
 from ...filesystem.atomic import staging_directory
 from ...filesystem.disk import sync_directory
@@ -117,7 +117,7 @@ def rotate(
     directory: str | os.PathLike[str], keep: int, *, best: str | os.PathLike[str] | None = None
 ) -> tuple[Path, ...]:
     """Call `rotate_checkpoints`; deprecated."""
-    warnings.warn("rotate is deprecated: use rotate_checkpoints", DeprecationWarning, stacklevel=2)
+    warn_renamed("rotate", "rotate_checkpoints")
     return rotate_checkpoints(directory, keep, best=best)
 
 
