@@ -5,6 +5,9 @@ Any other exception that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from .deprecated import keep_old_names
 
 
@@ -13,10 +16,94 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+# A problem that begins with one of these continues the sentence after the place: "--force requires --full".
+_VERBS = frozenset({"belongs", "cannot", "contains", "does", "exists", "has", "is", "lists", "must", "requires"})
+
+
 class ForgatherError(Exception):
-    """Base class of expected errors. The message is a complete sentence that ends with what to do."""
+    """Base class of expected errors. The message is one sentence made from the fields.
+
+    `str(error)` is "FILE:LINE:COLUMN: OPTION: PROBLEM: HINT" without the parts that are None, or "OPTION: FILE: ..."
+    without a line. A problem that begins with a verb (is, has, must, requires, ...) follows the place without a colon.
+
+    Args:
+        problem: What is wrong. Without a place, a complete clause.
+        option: The flag or YAML key, as the user wrote it: "--seed", "seed".
+        file: The file or directory that the problem is in.
+        line: Line in the file, from 1.
+        column: Column in the line, from 1.
+        hint: What to do.
+
+    Example:
+        >>> str(ForgatherError("requires --full", option="--force"))
+        '--force requires --full'
+        >>> str(ForgatherError("expected an integer, got 'x'", option="seed", file="exp.yaml", line=3))
+        "exp.yaml:3: seed: expected an integer, got 'x'"
+        >>> str(ForgatherError("is a file", option="tokenizer", file="a.json", hint="use its directory"))
+        'tokenizer: a.json is a file: use its directory'
+    """
 
     exit_code = 2
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        option: str | None = None,
+        file: Path | str | None = None,
+        line: int | None = None,
+        column: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.problem, self.option, self.file = problem, option, None if file is None else str(file)
+        self.line, self.column, self.hint = line, column, hint
+
+    def __str__(self) -> str:
+        where = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
+        places = (where, self.option) if self.line is not None else (self.option, where)
+        place = ": ".join(part for part in places if part)
+        joint = "" if not place else " " if self.problem.partition(" ")[0] in _VERBS else ": "
+        return f"{place}{joint}{self.problem}" + _joined(self.hint)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problem,), self.__dict__
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields by name, as plain data; None where the error has no such field."""
+        return {name: getattr(self, name) for name in ("problem", "option", "file", "line", "column", "hint")}
+
+    def at(
+        self,
+        kind: type[ForgatherError] | None = None,
+        *,
+        option: str | None = None,
+        file: Path | str | None = None,
+        line: int | None = None,
+        column: int | None = None,
+    ) -> ForgatherError:
+        """Return the error with a place that its caller knows.
+
+        If the error already has an option or a file where another is given, its own becomes part of the problem.
+
+        Args:
+            kind: Class of the new error; None keeps the class.
+            option: See `ForgatherError`.
+            file: See `ForgatherError`.
+            line: See `ForgatherError`.
+            column: See `ForgatherError`.
+        """
+        place = {"option": option, "file": file, "line": line, "column": column}
+        place = {name: value for name, value in place.items() if value is not None}
+        own = self.fields()
+        if any(own[name] is not None for name in place):
+            own = {"problem": str(type(self)(**own | {"hint": None})), "hint": self.hint}
+        return (kind or type(self))(**own | place)
+
+
+def _joined(hint: str | None) -> str:
+    """Return the hint with what separates it from the problem: a question is a sentence of its own."""
+    return "" if not hint else f". {hint}" if hint.endswith("?") else f": {hint}"
 
 
 class UnknownDefinitionError(ForgatherError):
