@@ -19,7 +19,8 @@ import transformers
 
 from forgather_core.definitions.registry import registry
 from forgather_core.settings.layers import find_configuration
-from forgather_core.settings.resolve import Settings, resolve
+from forgather_core.settings.resolve import resolve
+from forgather_core.settings.resolved_model import ResolvedModel
 
 Case = Callable[[], object]
 Clock = Callable[[], float]
@@ -73,7 +74,7 @@ def be_quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def settings(directory: Path, template: str = "llama/4M", **options: Any) -> Settings:
+def settings(directory: Path, template: str = "llama/4M", **options: Any) -> ResolvedModel:
     """Return the settings of a preset with the given options and output directory."""
     return resolve(find_configuration(template, registry(), Path()), options | {"output_dir": directory})
 

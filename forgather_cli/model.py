@@ -35,7 +35,7 @@ from .streams import say
 
 if TYPE_CHECKING:
     from forgather_core.commands.construct import ConstructedModel, OnModel
-    from forgather_core.settings.resolve import Settings
+    from forgather_core.settings.resolved_model import ResolvedModel
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -70,8 +70,8 @@ def test(ctx: typer.Context) -> None:
     from . import progress
     from .views.training_check import training_check
 
-    check_test_options(command.settings, command.test)
-    made = command.construct(None if command.run.force else step_guard(command.settings, command.test))
+    check_test_options(command.resolved, command.test)
+    made = command.construct(None if command.run.force else step_guard(command.resolved, command.test))
     with command.partial(training_check) as keep, progress.steps(command.test.steps) as on_step:
         report = run_training_check(made, command.test, on_step=on_step, on_partial=keep)
     command.answer(report, training_check(report))
@@ -93,7 +93,7 @@ def verify(ctx: typer.Context) -> None:
         return
     with command.partial(views.verification) as keep, progress.spinner() as on_progress:
         report = verify_settings(
-            command.settings,
+            command.resolved,
             chosen,
             project=command.project,
             refresh=command.run.refresh_model,
@@ -115,11 +115,11 @@ def show(ctx: typer.Context) -> None:
 
     from .views.show import settings
 
-    report = settings_report(command.settings, command.project)
+    report = settings_report(command.resolved, command.project)
     if command.show.init:
         from forgather_core.model.initial_table import initial_table
 
-        report["initial_weights"] = initial_table(command.settings)
+        report["initial_weights"] = initial_table(command.resolved)
     command.answer(report, settings(report))
 
 
@@ -133,7 +133,7 @@ def estimate(ctx: typer.Context) -> None:
     from .views import estimate as views
 
     with command.partial(views.estimate) as keep, progress.spinner() as on_progress:
-        report = run(command.settings, command.estimate, on_progress, keep)
+        report = run(command.resolved, command.estimate, on_progress, keep)
     command.answer(report, views.estimate(report))
 
 
@@ -158,12 +158,12 @@ def compare(
     from .views import estimate as views
 
     with commands[0].partial(views.comparison) as keep, progress.spinner() as on_progress:
-        report = run([one.settings for one in commands], commands[0].estimate, on_progress, keep)
+        report = run([one.resolved for one in commands], commands[0].estimate, on_progress, keep)
     commands[0].answer(report, views.comparison(report))
 
 
 class ModelCommand:
-    """One model of a command: its resolved settings and the options of the command.
+    """One model of a command: the resolved model and the options of the command.
 
     Args:
         ctx: The context of the command.
@@ -200,9 +200,9 @@ class ModelCommand:
         self._editor = _editor() if self.run.edit else []
         from forgather_core.settings.resolve import resolve
 
-        self.settings: Settings = resolve(configuration, given)
-        parts = (self.run, self.test, self.show, self.verify, self.settings.directory, self.settings.build)
-        values = {name: value for part in (self.settings.options, *parts) for name, value in vars(part).items()}
+        self.resolved: ResolvedModel = resolve(configuration, given)
+        parts = (self.run, self.test, self.show, self.verify, self.resolved.directory, self.resolved.build)
+        values = {name: value for part in (self.resolved.options, *parts) for name, value in vars(part).items()}
         refuse_without_effect(command, typed, values)
 
     @contextmanager
@@ -224,7 +224,7 @@ class ModelCommand:
 
         with progress.construction() as watch:
             return run(
-                self.settings,
+                self.resolved,
                 project=self.project,
                 refresh=self.run.refresh_model,
                 keep=self.run.keep,
@@ -238,7 +238,7 @@ class ModelCommand:
         from .render import show as print_report
         from .render import write
 
-        title = self.settings.model_name
+        title = self.resolved.model_name
         if self.run.output_file is None and not self.run.edit:
             print_report(report, drawing, as_json=self.run.json)
             return

@@ -22,7 +22,8 @@ from .definitions.check import failure_text
 from .definitions.registry import registry
 from .errors import ForgatherError
 from .settings.layers import find_configuration
-from .settings.resolve import Settings, resolve
+from .settings.resolve import resolve
+from .settings.resolved_model import ResolvedModel
 
 _MAX_FAILURES = 8  # of one check, listed one by one
 
@@ -60,12 +61,12 @@ class DefinitionTests:
         tests: type[DefinitionTests] = request.cls
         place = tmp_path_factory.mktemp(tests.__name__)
         try:
-            settings = _settings(tests.definition, tests.options)
-            directory = _write_directory(settings, place / "model")
+            resolved = _resolved(tests.definition, tests.options)
+            directory = _write_directory(resolved, place / "model")
         except ForgatherError as error:
             pytest.fail(f"cannot write a model directory of '{tests.definition}': {error}", pytrace=False)
         (place / "copy").mkdir()
-        return ModelUnderTest(directory, place / "copy", settings=settings, full=tests.full, seed=tests.seed)
+        return ModelUnderTest(directory, place / "copy", resolved=resolved, full=tests.full, seed=tests.seed)
 
     def test_check(self, forgather_check: Check, forgather_subject: ModelUnderTest) -> None:
         """Run one check; skip it if it does not apply."""
@@ -113,14 +114,14 @@ def count_parameters(template: str, **options: Any) -> int:
     """
     from .model.meta_model import meta_model
 
-    return sum(parameter.numel() for parameter in meta_model(_settings(template, options)).parameters())
+    return sum(parameter.numel() for parameter in meta_model(_resolved(template, options)).parameters())
 
 
-def _settings(template: str, options: Mapping[str, Any]) -> Settings:
+def _resolved(template: str, options: Mapping[str, Any]) -> ResolvedModel:
     return resolve(find_configuration(template, registry()), options)
 
 
-def _write_directory(settings: Settings, place: Path) -> Path:
+def _write_directory(resolved: ResolvedModel, place: Path) -> Path:
     from .export.directory import prepare_directory
 
-    return prepare_directory(settings, place / settings.model_name).path
+    return prepare_directory(resolved, place / resolved.model_name).path

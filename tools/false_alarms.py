@@ -39,10 +39,10 @@ def directories(place: Path) -> dict[str, tuple[Path, Any]]:
     """Return a directory of each model, and the settings of built-in definitions."""
     found: dict[str, tuple[Path, Any]] = {}
     for definition in registry().definitions():
-        settings = resolve(
+        resolved = resolve(
             find_configuration(definition.name, registry(), place), {"output_dir": place / definition.name}
         )
-        found[definition.name] = (construct(settings).directory.path, settings)
+        found[definition.name] = (construct(resolved).directory.path, resolved)
     for name, options in NATIVE.items():
         config = getattr(transformers, f"{name}Config")(**options)
         config.architectures = [f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"]
@@ -64,8 +64,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         subjects = directories(Path(place))
         for seed in range(asked.first, asked.first + asked.seeds):
-            for name, (directory, settings) in subjects.items():
-                for row in verify(directory, chosen, settings=settings, seed=seed)["checks"]:
+            for name, (directory, resolved) in subjects.items():
+                for row in verify(directory, chosen, resolved=resolved, seed=seed)["checks"]:
                     if row["result"] == "failed":
                         failed += 1
                         wrong = [one for one in row["measured"] if not one["holds"]]

@@ -22,14 +22,14 @@ from .model_under_test import ModelUnderTest
 @check("estimates", cause="a directory made with other settings, or memory that the trace misses")
 def estimates(subject: ModelUnderTest) -> Iterator[Measured]:
     """Parameters, weights, buffers and the cache have the sizes that `estimate` reports."""
-    if subject.settings is None:
+    if subject.resolved is None:
         raise DoesNotApply("estimates require the settings of a definition")
     whole = parameter_table(build(subject.directory, BuildOptions()))
-    estimated = parameter_table(meta_model(subject.settings))
+    estimated = parameter_table(meta_model(subject.resolved))
     yield _compare_counts("parameters, by the settings", estimated.total, whole.total)
     yield _compare_counts("trainable parameters, by the settings", estimated.trainable, whole.trainable)
     for precision, dtype in (("fp32", "float32"), ("bf16", "bfloat16")):
-        memory = Memory(subject.settings, precision=precision, directory=subject.workdir)
+        memory = Memory(subject.resolved, precision=precision, directory=subject.workdir)
         held = memory.generation(1, 2).held
         options = BuildOptions(
             device="cpu", dtype=dtype, seed=subject.seed, attn_implementation=subject.default_attention

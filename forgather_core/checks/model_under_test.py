@@ -29,7 +29,7 @@ from ..options.shared import AttentionImplementation
 
 if TYPE_CHECKING:
     from ..definitions.definition import ModelDefinition
-    from ..settings.resolve import Settings
+    from ..settings.resolved_model import ResolvedModel
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
 FLEX: Literal["flex_attention"] = "flex_attention"
@@ -44,6 +44,7 @@ LENGTH = 20  # tokens of a text: longer than a shrunk window, and a multiple of 
     limits="text_config",
     model="randomized_model",
     place="workdir",
+    settings="resolved",
 )
 class ModelUnderTest:
     """A model directory under test; every model is built from the files of a copy.
@@ -60,9 +61,15 @@ class ModelUnderTest:
     """
 
     def __init__(
-        self, directory: Path, workdir: Path, *, settings: Settings | None = None, full: bool = False, seed: int = 0
+        self,
+        directory: Path,
+        workdir: Path,
+        *,
+        resolved: ResolvedModel | None = None,
+        full: bool = False,
+        seed: int = 0,
     ) -> None:
-        self.directory, self.settings, self.full, self.seed = directory, settings, full, seed
+        self.directory, self.resolved, self.full, self.seed = directory, resolved, full, seed
         self.workdir = workdir / directory.resolve().name  # loaders name the module of the sources after it
         try:
             str(self.workdir).encode()
@@ -96,8 +103,8 @@ class ModelUnderTest:
     @cached_property
     def definition(self) -> ModelDefinition | None:
         """The definition that made the directory; None if there is none or it is not installed."""
-        if self.settings is not None:
-            return self.settings.configuration.definition
+        if self.resolved is not None:
+            return self.resolved.definition
         manifest = read_manifest(self.directory)
         try:
             return None if manifest is None else registry().definition(manifest.definition["name"])

@@ -27,7 +27,7 @@ from .model_under_test import FLEX, ModelUnderTest
 
 if TYPE_CHECKING:
     from ..options.command_options import VerifyOptions
-    from ..settings.resolve import Settings
+    from ..settings.resolved_model import ResolvedModel
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
 NOTHING = "it measured nothing"
@@ -97,7 +97,7 @@ def verify(
     directory: Path,
     checks: Sequence[Check],
     *,
-    settings: Settings | None = None,
+    resolved: ResolvedModel | None = None,
     full: bool = False,
     seed: int = 0,
     force: bool = False,
@@ -130,7 +130,7 @@ def verify(
         workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="forgather-verify-"))
         stack.enter_context(quiet_transformers())
         stack.enter_context(warnings.catch_warnings(action="ignore"))
-        subject = ModelUnderTest(directory, Path(workdir), settings=settings, full=full, seed=seed)
+        subject = ModelUnderTest(directory, Path(workdir), resolved=resolved, full=full, seed=seed)
         if names := edited(directory):
             _try_imports(subject)
             if "config.json" in names:
@@ -192,7 +192,7 @@ def _report(directory: Path, rows: list[dict[str, Any]], *, full: bool, seed: in
 
 
 def verify_settings(
-    settings: Settings,
+    resolved: ResolvedModel,
     checks: Sequence[Check],
     *,
     project: Path = Path(),
@@ -203,10 +203,10 @@ def verify_settings(
     on_check: Callable[[str], None] | None = None,
     on_partial: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Run checks on the model directory of resolved settings, which is written if it does not exist.
+    """Run checks on the directory of a resolved model, which is written if it does not exist.
 
     Args:
-        settings: The resolved settings; their seed is that of weights and texts.
+        resolved: The resolved model; their seed is that of weights and texts.
         checks: The checks to run.
         project: The project directory, which contains `output_models`.
         refresh: Rebuild an existing directory.
@@ -218,16 +218,16 @@ def verify_settings(
     """
     from ..export.directory import prepare_directory
 
-    directory = prepare_directory(settings, settings.target(project), refresh=refresh, keep=keep)
+    directory = prepare_directory(resolved, resolved.target(project), refresh=refresh, keep=keep)
 
     def named(report: dict[str, Any]) -> dict[str, Any]:
         notes = [*directory.notes, *report.get("notes", ())]
-        return {"model_name": settings.model_name, **report, "notes": notes}
+        return {"model_name": resolved.model_name, **report, "notes": notes}
 
     partial = None if on_partial is None else lambda report: on_partial(named(report))
-    seed = settings.build.seed
+    seed = resolved.build.seed
     more: dict[str, Any] = {"full": full, "force": force, "on_check": on_check, "on_partial": partial}
-    return named(verify(directory.path, checks, settings=settings, seed=seed, **more))
+    return named(verify(directory.path, checks, resolved=resolved, seed=seed, **more))
 
 
 def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:

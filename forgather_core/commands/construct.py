@@ -13,7 +13,7 @@ from ..errors import BuildError
 from ..export.directory import Draft, ModelDirectory, draft_directory
 from ..options.shared import BuildOptions
 from ..runtime.short_repr import Brief
-from ..settings.resolve import Settings
+from ..settings.resolved_model import ResolvedModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,14 +26,14 @@ class ConstructedModel(Brief):
     """The result of `construct`.
 
     Args:
-        settings: The resolved options.
+        resolved: The resolved model.
         directory: The model directory.
         model: The model.
         loaded: The report on loaded weights, or None.
         saved: The report on saved weights, or None.
     """
 
-    settings: Settings
+    resolved: ResolvedModel
     directory: ModelDirectory
     model: nn.Module
     loaded: LoadReport | None
@@ -60,7 +60,7 @@ OnModel = Callable[[Any, Callable[[], "nn.Module"], Path], None]
 
 
 def construct(
-    settings: Settings,
+    resolved: ResolvedModel,
     *,
     project: Path = Path(),
     refresh: bool = False,
@@ -75,7 +75,7 @@ def construct(
     previous state unchanged.
 
     Args:
-        settings: The resolved options.
+        resolved: The resolved model.
         project: The project directory, which contains `output_models`.
         refresh: Rebuild an existing directory.
         keep: Use an existing directory unchanged.
@@ -87,12 +87,12 @@ def construct(
         ForgatherError: An error that the user can correct. Conditions that do not depend on the directory are checked
             before it is modified.
     """
-    options = settings.build
-    _refuse_contradictions(settings)
+    options = resolved.build
+    _refuse_contradictions(resolved)
     from ..checkpoint import Checkpoint, load_into, parse_size
     from ..model.build import build, check_build
 
-    check_build(options, settings.options)
+    check_build(options, resolved.options)
     limit = parse_size(options.max_shard_size)
     with ExitStack() as stack:
         checkpoint, verified = None, None
@@ -101,7 +101,7 @@ def construct(
             checkpoint = stack.enter_context(Checkpoint.open(options.load_from_checkpoint))
             verified = checkpoint.verify(watch.verifying) if options.verify_checksums else None
         draft = stack.enter_context(
-            draft_directory(settings, settings.target(project), refresh=refresh, keep=keep, on_wait=watch.wait)
+            draft_directory(resolved, resolved.target(project), refresh=refresh, keep=keep, on_wait=watch.wait)
         )
         before = partial(_before_build, options, draft.path, force, on_model)
         model, loaded = build(draft.path, options, before=None if options.device == "meta" else before), None
@@ -116,7 +116,7 @@ def construct(
             _refuse_unset(options, loaded)
         saved = _commit(draft, model, limit, options, watch)
     model.config._name_or_path = str(draft.target)  # type: ignore[union-attr]
-    return ConstructedModel(settings, draft.result, model, loaded, saved)
+    return ConstructedModel(draft.resolved, draft.result, model, loaded, saved)
 
 
 def _before_build(
@@ -171,8 +171,8 @@ def _refuse_unset(options: BuildOptions, loaded: LoadReport) -> None:
         )
 
 
-def _refuse_contradictions(settings: Settings) -> None:
-    options = settings.build
+def _refuse_contradictions(resolved: ResolvedModel) -> None:
+    options = resolved.build
     if options.device == "meta":
         for flag, given in (
             ("--save-checkpoint", options.save_checkpoint),

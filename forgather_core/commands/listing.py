@@ -7,10 +7,8 @@ from typing import Any
 
 from ..definitions.registry import Registry
 from ..errors import ForgatherError
-from ..model.hf_config import option_values
 from ..settings.layers import Configuration, find_configuration, is_configuration, project_files
 from ..settings.resolve import resolve
-from ..tokenizers.lookup import quick_facts
 
 COLUMNS = ("num_hidden_layers", "hidden_size", "vocab_size")
 
@@ -40,20 +38,15 @@ def _row(template: str, registry: Registry, project: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"name": template}
     try:
         configuration = find_configuration(template, registry, project)
-        settings = resolve(configuration)
-        facts = quick_facts(settings.directory.tokenizer, base=settings.base_of("tokenizer"))
-        values = {name: item.value for name, item in option_values(settings, facts).items()}
+        resolved = resolve(configuration)
     except ForgatherError as error:
         return row | {"error": str(error)}
     return row | {
         "definition": configuration.definition.name,
         "extends": _extends(configuration),
         "parameters": configuration.notes.get("parameters"),
-        **{
-            column: values.get(column, facts.vocab_size if facts and column == "vocab_size" else None)
-            for column in COLUMNS
-        },
-        "tokenizer": settings.directory.tokenizer,
+        **{column: resolved.config.get(column) for column in COLUMNS},
+        "tokenizer": resolved.directory.tokenizer,
         "source": configuration.notes.get("source"),
     }
 

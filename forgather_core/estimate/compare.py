@@ -6,19 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
-from ..model.hf_config import option_values
 from ..model.kinds import kind_of
 from ..options.command_options import EstimateOptions
 from ..runtime.partial_results import keep_partial
-from ..settings.resolve import Settings
-from ..tokenizers.lookup import quick_facts
+from ..settings.resolved_model import ResolvedModel
 from .run import Estimate, OnProgress, estimate_of
 
 _ABSENT = "-"  # the definition does not have the option
 
 
 def compare(
-    models: Sequence[Settings],
+    models: Sequence[ResolvedModel],
     options: EstimateOptions,
     on_progress: OnProgress | None = None,
     on_partial: Callable[[dict[str, Any]], None] | None = None,
@@ -35,7 +33,7 @@ def compare(
         The report as plain data. Every row has one value per model, in the order of `models`.
     """
     report_progress = on_progress or (lambda _: None)
-    names = _names([settings.configuration.name for settings in models])
+    names = _names([resolved.configuration.name for resolved in models])
     estimates: list[Estimate] = []
 
     def keep(reason: str) -> None:
@@ -45,18 +43,18 @@ def compare(
             on_partial(report | {"notes": [*report["notes"], ended]})
 
     with keep_partial(keep):
-        for name, settings in zip(names, models, strict=True):
-            estimates.append(estimate_of(settings, options, lambda what, name=name: report_progress(f"{name}: {what}")))  # type: ignore[misc]
+        for name, resolved in zip(names, models, strict=True):
+            estimates.append(estimate_of(resolved, options, lambda what, name=name: report_progress(f"{name}: {what}")))  # type: ignore[misc]
     return _report(names, models, estimates)
 
 
-def _report(names: Sequence[str], models: Sequence[Settings], estimates: Sequence[Estimate]) -> dict[str, Any]:
+def _report(names: Sequence[str], models: Sequence[ResolvedModel], estimates: Sequence[Estimate]) -> dict[str, Any]:
     shapes = [_shapes(found.model) for found in estimates]
     reports = [found.report for found in estimates]
     return {
         "models": list(names),
         "setups": [report["setup"] for report in reports],
-        "options": _differing([_values(settings) for settings in models]),
+        "options": _differing([_values(resolved) for resolved in models]),
         "parameters": _parameters(shapes),
         "only": {
             name: sorted(own.keys() - set().union(*(other.keys() for other in shapes if other is not own)))
@@ -78,9 +76,8 @@ def _names(names: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({names[:n].count(name) + 1})" for n, name in enumerate(names)]
 
 
-def _values(settings: Settings) -> dict[str, Any]:
-    facts = quick_facts(settings.directory.tokenizer, base=settings.base_of("tokenizer"))
-    return {name: item.value for name, item in option_values(settings, facts).items()}
+def _values(resolved: ResolvedModel) -> dict[str, Any]:
+    return {name: item.value for name, item in resolved.values.items()}
 
 
 def _differing(values: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -1,4 +1,4 @@
-"""Memory of training and generation for resolved settings."""
+"""Memory of training and generation of a resolved model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..model.build import build, enable_checkpointing
 from ..model.meta_model import meta_model
 from ..options.shared import BuildOptions
 from ..parts.linear_cross_entropy import ENOUGH, MOST_PARTS
-from ..settings.resolve import Settings
+from ..settings.resolved_model import ResolvedModel
 from .fake_model import FakeModel, Training
 from .timeline import CACHE, Batches, Timeline
 
@@ -31,7 +31,7 @@ class Memory:
     """Memory of a model; each timeline is traced on first use and kept.
 
     Args:
-        settings: The resolved settings.
+        resolved: The resolved model.
         optimizer: sgd, adamw, adamw_fused, adam8bit or none.
         precision: fp32, fp64, bf16, fp16, or mixed (float32 weights, matrix products in bfloat16).
         attention: Attention implementation.
@@ -45,7 +45,7 @@ class Memory:
 
     def __init__(
         self,
-        settings: Settings,
+        resolved: ResolvedModel,
         *,
         optimizer: str = "adamw",
         precision: str = "fp32",
@@ -58,7 +58,7 @@ class Memory:
         directory: Path | None = None,
     ) -> None:
         self._directory = directory
-        self._settings, self._dtype, self._checkpointing = settings, DTYPES[precision], checkpointing
+        self._resolved, self._dtype, self._checkpointing = resolved, DTYPES[precision], checkpointing
         self._attention = _TRACED.get(attention or "", attention)
         self._training = Training(optimizer, fused, full_logits, packed, precision == "mixed", device_type)
         self._steps: dict[tuple[int, int], Timeline] = {}
@@ -67,7 +67,7 @@ class Memory:
     def model(self) -> Any:
         """Return a new model on meta."""
         if self._directory is None:
-            return meta_model(self._settings, dtype=self._dtype, attention=self._attention)
+            return meta_model(self._resolved, dtype=self._dtype, attention=self._attention)
         dtype = str(self._dtype).removeprefix("torch.")
         attention: Any = self._attention
         return build(self._directory, BuildOptions(dtype=dtype, attn_implementation=attention))

@@ -15,7 +15,7 @@ from ..model.parameters import parameter_table
 from ..options.command_options import EstimateOptions, TestOptions, TrainingStepOptions
 from ..runtime.partial_results import keep_partial
 from ..runtime.short_repr import Brief
-from ..settings.resolve import Settings
+from ..settings.resolved_model import ResolvedModel
 from .devices import Device, devices_here, load_devices
 from .fits import Fits
 from .memory import Memory
@@ -47,7 +47,7 @@ class Estimate(Brief):
 
 
 def estimate(
-    settings: Settings,
+    resolved: ResolvedModel,
     options: EstimateOptions,
     on_progress: OnProgress | None = None,
     on_partial: Callable[[dict[str, Any]], None] | None = None,
@@ -55,7 +55,7 @@ def estimate(
     """Estimate memory, FLOPs and the limits on devices. Nothing is allocated or written.
 
     Args:
-        settings: The resolved settings.
+        resolved: The resolved model.
         options: The training step, the generation and the devices.
         on_progress: Called with the name of the part being estimated.
         on_partial: Called with the report so far if the estimate ends early.
@@ -68,7 +68,7 @@ def estimate(
     """
     report_progress = on_progress or (lambda _: None)
     devices = [*load_devices(options.hardware), *devices_here()]
-    found = estimate_of(settings, options, report_progress)
+    found = estimate_of(resolved, options, report_progress)
     notes, rows = [*found.report["notes"], _RESERVED], list[dict[str, Any]]()
 
     def keep(reason: str) -> None:
@@ -82,12 +82,12 @@ def estimate(
     return found.report | {"devices": rows, "notes": notes}
 
 
-def estimate_of(settings: Settings, options: EstimateOptions, on_progress: OnProgress | None = None) -> Estimate:
+def estimate_of(resolved: ResolvedModel, options: EstimateOptions, on_progress: OnProgress | None = None) -> Estimate:
     """Estimate a model without devices. The arguments are those of `estimate`."""
     report_progress = on_progress or (lambda _: None)
-    build = settings.build
+    build = resolved.build
     report_progress("the model")
-    memory, precision = memory_of(settings, options)
+    memory, precision = memory_of(resolved, options)
     model = memory.traced
     limit = min(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED, _UNLIMITED)
     rows, length, context = options.batch_size, options.sequence_length, options.context_length or limit
@@ -96,9 +96,9 @@ def estimate_of(settings: Settings, options: EstimateOptions, on_progress: OnPro
     report_progress("a generation")
     generation = memory.generation(rows, context, options.cache)
     report = {
-        "configuration": settings.configuration.name,
-        "definition": settings.configuration.definition.name,
-        "model_name": settings.model_name,
+        "configuration": resolved.configuration.name,
+        "definition": resolved.definition.name,
+        "model_name": resolved.model_name,
         "setup": {
             "batch": _batch(options),
             "precision": precision,
@@ -112,40 +112,40 @@ def estimate_of(settings: Settings, options: EstimateOptions, on_progress: OnPro
         "training": _training(step),
         "generation": _generation(generation, memory, rows, context),
         "flops": _flops(step, forward, rows * length),
-        "notes": list(_notes(settings, options, limit, context)),
+        "notes": list(_notes(resolved, options, limit, context)),
     }
     fits = Fits(memory, rows=rows, length=length, limit=limit, cache=options.cache)
     return Estimate(report, model, fits)
 
 
-def memory_of_step(settings: Settings, directory: Path) -> dict[str, Any]:
+def memory_of_step(resolved: ResolvedModel, directory: Path) -> dict[str, Any]:
     """Return the memory of a training step with the default options of `estimate`, for the report of `construct`.
 
     Args:
-        settings: The resolved settings, including dtype, attention and checkpointing.
+        resolved: The resolved model, including dtype, attention and checkpointing.
         directory: The model directory.
     """
     options = EstimateOptions()
-    memory, precision = memory_of(settings, options, directory)
+    memory, precision = memory_of(resolved, options, directory)
     step = memory.training(options.batch_size, options.sequence_length)
     setup = {"batch": _batch(options), "precision": precision, "optimizer": options.optimizer}
     return {"setup": setup, **_training(step), "cache_per_token": memory.cache_per_token()}
 
 
 def memory_of(
-    settings: Settings, options: EstimateOptions, directory: Path | None = None, *, packed: bool = False
+    resolved: ResolvedModel, options: EstimateOptions, directory: Path | None = None, *, packed: bool = False
 ) -> tuple[Memory, str]:
     """Return the memory of a model, and its precision: fp32, bf16, fp16, mixed or fp64.
 
     Args:
-        settings: The resolved settings, including dtype, attention and checkpointing.
+        resolved: The resolved model, including dtype, attention and checkpointing.
         options: The training step.
         directory: The model directory; None uses the definition's code.
         packed: Rows contain several documents.
     """
-    precision, build = _precision(settings, options), settings.build
+    precision, build = _precision(resolved, options), resolved.build
     memory = Memory(
-        settings,
+        resolved,
         optimizer=options.optimizer,
         precision=precision,
         attention=build.attn_implementation,
@@ -159,9 +159,9 @@ def memory_of(
     return memory, precision
 
 
-def memory_of_options(settings: Settings, options: TestOptions, directory: Path) -> tuple[Memory, str]:
+def memory_of_options(resolved: ResolvedModel, options: TestOptions, directory: Path) -> tuple[Memory, str]:
     """Return the memory of a model directory in the training step of `test`, and its precision."""
-    return memory_of(settings, step_options(options), directory, packed=options.packed)
+    return memory_of(resolved, step_options(options), directory, packed=options.packed)
 
 
 def step_options(options: TestOptions) -> EstimateOptions:
@@ -174,14 +174,14 @@ def _batch(options: EstimateOptions) -> str:
     return f"{options.batch_size} x {options.sequence_length}"
 
 
-def _precision(settings: Settings, options: EstimateOptions) -> str:
-    dtype = parse_dtype(settings.build.dtype) if settings.build.dtype is not None else None
+def _precision(resolved: ResolvedModel, options: EstimateOptions) -> str:
+    dtype = parse_dtype(resolved.build.dtype) if resolved.build.dtype is not None else None
     found = _PRECISIONS[dtype or torch.float32]
     if options.precision is None:
         return found
     if dtype is not None and found != ("fp32" if options.precision == "mixed" else options.precision):
         raise BuildError(
-            f"--precision {options.precision} and --dtype {settings.build.dtype} contradict each other: drop one"
+            f"--precision {options.precision} and --dtype {resolved.build.dtype} contradict each other: drop one"
         )
     return options.precision
 
@@ -273,9 +273,9 @@ def _on_device(
     }
 
 
-def _notes(settings: Settings, options: EstimateOptions, limit: int, context: int) -> Iterator[str]:
-    if settings.build.attn_implementation in ("flex_attention", "flash_attention_2"):
-        name = settings.build.attn_implementation
+def _notes(resolved: ResolvedModel, options: EstimateOptions, limit: int, context: int) -> Iterator[str]:
+    if resolved.build.attn_implementation in ("flex_attention", "flash_attention_2"):
+        name = resolved.build.attn_implementation
         yield f"{name} is counted as sdpa's fused kernel, which saves the same tensors for backward"
     longest = max(context, options.sequence_length)
     if longest > limit:

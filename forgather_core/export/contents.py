@@ -1,4 +1,4 @@
-"""Plan the contents of a model directory from the settings, then write them."""
+"""Plan the contents of a model directory from the resolved model, then write them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DefinitionError
-from ..model.hf_config import (
-    ResolvedValue,
-    config_json,
-    config_values,
-    generation_config_json,
-    option_values,
-    stops_at,
-    token_ids,
-)
+from ..model.hf_config import config_json, generation_config_json, stops_at
 from ..model.manifest import MANIFEST, FileRecord, Manifest, OptionRecord, record
-from ..settings.resolve import Settings
+from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.chat_templates import resolve_chat_template, turn_ends
 from ..tokenizers.lookup import (
     LoadedTokenizer,
     TokenizerFacts,
     load_tokenizer,
-    quick_facts,
     write_tokenizer,
     written_templates,
 )
@@ -59,50 +50,44 @@ class Contents:
 class Plan:
     """Checked contents of a model directory, not yet written."""
 
-    settings: Settings
+    resolved: ResolvedModel
     sources: Sources
-    facts: TokenizerFacts
     loaded: LoadedTokenizer | None
-    options: Mapping[str, ResolvedValue]
     chat_template: str | None
     names: Mapping[str, str] = field(default_factory=dict)  # new class names by old name
 
-    @cached_property
-    def token_ids(self) -> dict[str, Any]:
-        """Ids of the BOS, EOS and padding tokens."""
-        return token_ids(self.settings, self.facts)
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """Arguments of the configuration class. Imports the class, so it is computed only for a new directory."""
-        return config_values(self.settings.configuration.definition, self.options, self.facts, self.token_ids)
+    @property
+    def facts(self) -> TokenizerFacts:
+        """The facts of the tokenizer, which a plan always has."""
+        assert self.resolved.tokenizer is not None
+        return self.resolved.tokenizer
 
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest, without its files."""
-        definition = self.settings.configuration.definition
+        definition = self.resolved.definition
         return Manifest(
             configuration=self._configuration_name(),
             definition={"name": definition.name, "config": definition.config, "model": definition.model},
-            model_name=self.settings.model_name,
-            options={name: OptionRecord(item.value, item.origin.label) for name, item in self.options.items()},
+            model_name=self.resolved.model_name,
+            options={name: OptionRecord(item.value, item.origin.label) for name, item in self.resolved.values.items()},
             tokenizer={
-                "name": self.settings.directory.tokenizer,
+                "name": self.resolved.directory.tokenizer,
                 "vocab_size": self.facts.vocab_size,
                 "sha256": _file_digest(self.facts.source),
                 "files": _other_files(self.facts.source),
             },
             chat_template=_digest(self.chat_template),
-            native=definition.native if self.settings.directory.native else None,
+            native=definition.native if self.resolved.directory.native else None,
             requires=self.sources.requires,
             versions=_versions(),
         )
 
     def _configuration_name(self) -> str:
-        layers = self.settings.configuration.layers
+        layers = self.resolved.configuration.layers
         last = layers[-1] if layers else None
         is_file = last is not None and last.file is not None and last.label == str(last.file)
-        return last.file.name if is_file and last is not None and last.file else self.settings.configuration.name
+        return last.file.name if is_file and last is not None and last.file else self.resolved.configuration.name
 
     def changed_options(self, old: Manifest) -> list[str]:
         """Return the options that differ from the manifest `old`: "hidden_size (256 there, 512 here)"."""
@@ -131,7 +116,7 @@ class Plan:
         return sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
 
 
-def plan_contents(settings: Settings) -> Plan:
+def plan_contents(resolved: ResolvedModel) -> Plan:
     """Find and check sources, tokenizer, chat template and options. Writes nothing.
 
     Raises:
@@ -139,47 +124,50 @@ def plan_contents(settings: Settings) -> Plan:
         TokenizerError: The tokenizer or chat template does not exist or is invalid.
         ConfigurationError: Options are invalid, or the native class computes something else.
     """
-    definition = settings.configuration.definition
+    definition = resolved.definition
     entries = [definition.config.partition(":")[0], definition.model.partition(":")[0]]
     sources = collect_sources(list(dict.fromkeys(entries)))
-    directory = settings.directory
-    base = settings.base_of("tokenizer")
-    facts, loaded = quick_facts(directory.tokenizer, base=base), None
-    if facts is None:
-        loaded = load_tokenizer(directory.tokenizer, base=base)
-        facts = loaded.facts
+    directory = resolved.directory
+    loaded = None
+    if resolved.tokenizer is None:
+        loaded = load_tokenizer(directory.tokenizer, base=resolved.base_of("tokenizer"))
+        resolved = resolved.with_tokenizer(loaded.facts)
     template = directory.chat_template
     text = None
     if template:
-        text = resolve_chat_template(template, settings.base_of("chat_template"), facts.chat_templates)
-    plan = Plan(settings, sources, facts, loaded, option_values(settings, facts), text)
-    if settings.source_config is not None:
-        check_source(definition, settings.source_config)
+        known = resolved.tokenizer.chat_templates if resolved.tokenizer is not None else {}
+        text = resolve_chat_template(template, resolved.base_of("chat_template"), known)
+    plan = Plan(resolved, sources, loaded, text)
+    if resolved.source_config is not None:
+        check_source(definition, resolved.source_config)
     if directory.native:
-        check_native(settings, plan.config)
+        check_native(resolved)
         return plan
-    names = own_names(settings, lambda: plan.config, sources)
+    names = own_names(resolved, sources)
     return replace(plan, sources=rename_classes(sources, names), names=names)
 
 
 def write_contents(plan: Plan, directory: Path) -> Contents:
     """Write the files of a model directory into an empty directory."""
-    settings = plan.settings
-    definition = settings.configuration.definition
+    resolved = plan.resolved
+    definition = resolved.definition
     origins: dict[str, str] = {}
     for source in plan.sources.files:
         _write(directory, source.name, source.text, origins, source.module)
-    loaded = plan.loaded or load_tokenizer(settings.directory.tokenizer, base=settings.base_of("tokenizer"))
+    loaded = plan.loaded or load_tokenizer(resolved.directory.tokenizer, base=resolved.base_of("tokenizer"))
     for name in write_tokenizer(loaded, directory, chat_template=plan.chat_template):
-        origins[name] = f"tokenizer {settings.directory.tokenizer}"
+        origins[name] = f"tokenizer {resolved.directory.tokenizer}"
     stops, unknown = turn_ends(loaded.tokenizer, written_templates(loaded.facts, plan.chat_template))
-    source_generation = settings.source_config.generation if settings.source_config is not None else None
+    source_generation = resolved.source_config.generation if resolved.source_config is not None else None
     # Also in config.json: a model built by `from_config` derives its generation_config.json from it when saved.
-    values = plan.config | stops_at(plan.config.get("eos_token_id"), stops)
-    config = config_json(definition, values, native=settings.directory.native, names=plan.names)
+    values = dict(resolved.config) | stops_at(resolved.config.get("eos_token_id"), stops)
+    config = config_json(definition, values, native=resolved.directory.native, names=plan.names)
     _write(directory, "config.json", config, origins)
     _write(
-        directory, "generation_config.json", generation_config_json(plan.token_ids, source_generation, stops), origins
+        directory,
+        "generation_config.json",
+        generation_config_json(resolved.token_ids, source_generation, stops),
+        origins,
     )
     for name, text in licence_files(definition).items():
         _write(directory, name, text, origins)

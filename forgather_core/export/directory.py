@@ -15,7 +15,7 @@ from ..filesystem.model_files import TEMPLATES
 from ..filesystem.paths import refuse_unsuitable_place
 from ..model.manifest import EDITED, MANIFEST, MISSING, SPECIAL, Manifest, edited_files, read_manifest
 from ..runtime.short_repr import Brief
-from ..settings.resolve import Settings
+from ..settings.resolved_model import ResolvedModel
 from .contents import Plan, plan_contents, write_contents
 
 WEIGHT_GLOBS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
@@ -40,7 +40,7 @@ class ModelDirectory(Brief):
 
 
 def prepare_directory(
-    settings: Settings,
+    resolved: ResolvedModel,
     target: Path,
     *,
     refresh: bool = False,
@@ -48,7 +48,7 @@ def prepare_directory(
     on_wait: Callable[[], None] | None = None,
 ) -> ModelDirectory:
     """Create, reuse or rebuild the model directory at `target`. The arguments are those of `draft_directory`."""
-    with draft_directory(settings, target, refresh=refresh, keep=keep, on_wait=on_wait) as draft:
+    with draft_directory(resolved, target, refresh=refresh, keep=keep, on_wait=on_wait) as draft:
         return draft.commit()
 
 
@@ -60,12 +60,14 @@ class Draft:
         path: Current location: `target`, or for a new directory a temporary one of the same name.
         target: Final location.
         result: The model directory after `commit()`.
+        resolved: The model, with the facts of its tokenizer.
         old: Manifest of the directory at `target` that is replaced; None if there is none.
     """
 
     path: Path
     target: Path
     result: ModelDirectory
+    resolved: ResolvedModel
     old: Manifest | None = None
 
     @property
@@ -97,7 +99,7 @@ class Draft:
 
 @contextmanager
 def draft_directory(
-    settings: Settings,
+    resolved: ResolvedModel,
     target: Path,
     *,
     refresh: bool = False,
@@ -107,7 +109,7 @@ def draft_directory(
     """Yield the existing model directory at `target`, or a draft of a new one, while holding the directory's lock.
 
     Args:
-        settings: The resolved settings.
+        resolved: The resolved model.
         target: Path of the model directory, which may not exist.
         refresh: Rebuild an existing directory.
         keep: Use an existing directory as it is, even if it differs from the settings.
@@ -122,7 +124,7 @@ def draft_directory(
         raise DirectoryError(
             "--refresh-model and --keep are not supported together: rebuild the directory, or use it as it is"
         )
-    plan = plan_contents(settings)
+    plan = plan_contents(resolved)
     with directory_lock(target, on_wait=on_wait):
         sweep_stale(target)
         manifest = _existing_manifest(target)
@@ -134,7 +136,8 @@ def draft_directory(
         with staging_directory(target) as path:
             contents = write_contents(plan, path)
             state = "rebuilt" if manifest is not None else "created"
-            yield Draft(path, target, ModelDirectory(target, state, contents.manifest, contents.notes), manifest)
+            result = ModelDirectory(target, state, contents.manifest, contents.notes)
+            yield Draft(path, target, result, plan.resolved, manifest)
 
 
 def _existing(plan: Plan, manifest: Manifest, target: Path, *, keep: bool) -> Draft:
@@ -145,7 +148,8 @@ def _existing(plan: Plan, manifest: Manifest, target: Path, *, keep: bool) -> Dr
             "--refresh-model (-r), use it as it is with --keep, or choose another --output-dir"
         )
     notes = tuple(f"kept although different: {difference}" for difference in differences)
-    return Draft(target, target, ModelDirectory(target, "kept" if differences else "reused", manifest, notes))
+    result = ModelDirectory(target, "kept" if differences else "reused", manifest, notes)
+    return Draft(target, target, result, plan.resolved)
 
 
 def _existing_manifest(target: Path) -> Manifest | None:

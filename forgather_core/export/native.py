@@ -12,7 +12,7 @@ from ..errors import ConfigurationError, first_line
 from ..model.twin import TOLERANCE, logits_difference, shrunk_values
 from ..runtime.quiet import quiet_transformers
 from ..settings.native_config import WITHOUT_EFFECT, native_config, read_source
-from ..settings.resolve import Settings
+from ..settings.resolved_model import ResolvedModel
 
 if TYPE_CHECKING:
     from ..settings.source_config import SourceConfig
@@ -33,32 +33,30 @@ _FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, Runtime
 MOST_KEYS = 30  # keys that are left out one at a time, to find the one that is read differently
 
 
-def check_native(settings: Settings, values: Mapping[str, Any]) -> None:
+def check_native(resolved: ResolvedModel) -> None:
     """Check that the native transformers class computes the same logits, on a small copy of the model.
 
     Args:
-        settings: The resolved settings.
-        values: Arguments of the configuration class.
+        resolved: The resolved model.
 
     Raises:
         ConfigurationError: There is no native class, or it computes another model; the message has the reason.
     """
-    if (problem := native_refusal(settings, values)) is not None:
+    if (problem := native_refusal(resolved)) is not None:
         raise ConfigurationError(f"--native: {problem}")
 
 
-def native_refusal(settings: Settings, values: Mapping[str, Any], *, remembered: bool = False) -> str | None:
+def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str | None:
     """Return why the native transformers class does not compute the model, or None.
 
     Args:
-        settings: The resolved settings.
-        values: Arguments of the configuration class.
+        resolved: The resolved model.
         remembered: Cache the comparison of each small copy in this process.
     """
     from huggingface_hub.errors import StrictDataclassError
 
-    definition = settings.configuration.definition
-    for problem in definition.native_problems(settings.options):
+    definition, values = resolved.definition, resolved.config
+    for problem in definition.native_problems(resolved.options):
         return problem
     import transformers
 

@@ -12,25 +12,24 @@ import itertools
 import tokenize
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ExportError
 from .imports import source_text
 from .native import native_refusal
 
 if TYPE_CHECKING:
-    from ..settings.resolve import Settings
+    from ..settings.resolved_model import ResolvedModel
     from .sources import SourceFile, Sources
 
 PREFIX = "Forgather"
 
 
-def own_names(settings: Settings, values: Any, sources: Sources) -> dict[str, str]:
+def own_names(resolved: ResolvedModel, sources: Sources) -> dict[str, str]:
     """Return the classes of a model directory to rename; none if the transformers class computes the same.
 
     Args:
-        settings: The resolved settings.
-        values: Returns the arguments of the configuration class; called only if a class shares a name.
+        resolved: The resolved model.
         sources: The source files.
 
     Returns:
@@ -44,7 +43,7 @@ def own_names(settings: Settings, values: Any, sources: Sources) -> dict[str, st
         for node in source_text(file.path, file.text).tree.body
         if isinstance(node, ast.ClassDef) and hasattr(transformers, node.name)
     }
-    if not defined or native_refusal(settings, values(), remembered=True) is None:
+    if not defined or native_refusal(resolved, remembered=True) is None:
         return {}
     return {name: f"{PREFIX}{name}" for name in sorted(defined)}
 

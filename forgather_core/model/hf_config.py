@@ -1,95 +1,15 @@
-"""Make a Hugging Face configuration (`config.json`, `generation_config.json`) from options and tokenizer facts."""
+"""Make a Hugging Face configuration (`config.json`, `generation_config.json`) from the values of its entries."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..definitions.definition import ModelDefinition, import_object
 from ..errors import ConfigurationError
-from ..options.spec import specs_of
-from ..settings.resolve import DERIVED, Origin, Settings, derived_values
-from ..tokenizers.lookup import TokenizerFacts
 
-TOKENIZER = "tokenizer"
-TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 NOT_GENERATION = ("_from_model_config", "transformers_version")
-
-
-@dataclasses.dataclass(frozen=True)
-class ResolvedValue:
-    """A value of the configuration, and its origin."""
-
-    value: Any
-    origin: Origin
-
-
-def option_values(settings: Settings, facts: TokenizerFacts | None) -> dict[str, ResolvedValue]:
-    """Return the values of a definition's own options: as set, from the tokenizer, or derived from other options.
-
-    Args:
-        settings: The resolved options.
-        facts: Facts of the tokenizer. If None, values that come from the tokenizer stay None.
-
-    Raises:
-        ConfigurationError: `vocab_size` is smaller than the tokenizer's vocabulary.
-    """
-    options = settings.options
-    names = [spec.name for spec in specs_of(type(options))]  # type: ignore[arg-type]
-    values = {name: ResolvedValue(getattr(options, name), settings.origins[name]) for name in names}
-    for name, value in derived_values(options).items():
-        values[name] = ResolvedValue(value, Origin(DERIVED, DERIVED))
-    if facts is None:
-        return values
-    found = {"vocab_size": facts.vocab_size, "max_position_embeddings": facts.model_max_length}
-    for name, value in found.items():
-        if name in values and values[name].value is None and value is not None:
-            values[name] = ResolvedValue(value, Origin(TOKENIZER, TOKENIZER))
-    vocab = values.get("vocab_size")
-    if vocab is not None and vocab.value < facts.vocab_size:
-        chosen = settings.origins["tokenizer"]
-        if chosen.rank > vocab.origin.rank:
-            raise ConfigurationError(
-                f"{chosen.of('tokenizer')}: '{facts.name}' has {facts.vocab_size} entries, more than the vocab_size "
-                f"({vocab.value}) of {vocab.origin.label}: raise vocab_size, or choose another tokenizer"
-            )
-        raise ConfigurationError(
-            f"{vocab.origin.of('vocab_size')}: {vocab.value} is smaller than the {facts.vocab_size} entries of the "
-            f"tokenizer '{facts.name}': raise it, or choose another tokenizer"
-        )
-    return values
-
-
-def token_ids(settings: Settings, facts: TokenizerFacts | None) -> dict[str, Any]:
-    """Return the ids of the BOS, EOS and padding tokens, from the source config if there is one, else the tokenizer."""
-    found = {name: getattr(facts, name, None) for name in TOKEN_IDS}
-    return found | dict(settings.source_config.token_ids if settings.source_config is not None else {})
-
-
-def config_values(
-    definition: ModelDefinition,
-    values: Mapping[str, ResolvedValue],
-    facts: TokenizerFacts | None,
-    ids: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the arguments of the configuration class: options that have a value, vocabulary, positions, token ids.
-
-    Without the tokenizer's facts, the options must contain the values that it would provide.
-    """
-    fields = {f.name for f in dataclasses.fields(import_object(definition.config, definition))}
-    known = {name: item.value for name, item in values.items() if item.value is not None or name in fields}
-    known = {name: value for name, value in known.items() if value is not None or not _comes_from_tokenizer(name)}
-    if facts is not None:
-        known.setdefault("vocab_size", facts.vocab_size)
-    if facts is not None and "max_position_embeddings" in fields and facts.model_max_length is not None:
-        known.setdefault("max_position_embeddings", facts.model_max_length)
-    return known | dict(ids)
-
-
-def _comes_from_tokenizer(name: str) -> bool:
-    return name in {"vocab_size", "max_position_embeddings"}
 
 
 def make_config(definition: ModelDefinition, values: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import DefinitionError
 from ..parts.table_init import find_row
-from ..settings.resolve import Settings
+from ..settings.resolved_model import ResolvedModel
 from .kinds import kind_of
 from .meta_model import meta_model
 
@@ -35,14 +35,14 @@ class InitialRow:
     trainable: bool
 
 
-def initial_table(settings: Settings) -> list[dict[str, Any]]:
+def initial_table(resolved: ResolvedModel) -> list[dict[str, Any]]:
     """Return the rows in the order of the definition's table, as plain data. The model is built on meta.
 
     Raises:
         DefinitionError: The definition has no table, no row of it matches a weight, or a rule does not fit a weight.
     """
-    definition = settings.configuration.definition
-    model = meta_model(settings)
+    definition = resolved.definition
+    model = meta_model(resolved)
     if not hasattr(model, "initial_weights"):
         raise DefinitionError(f"'{definition.name}' has no initialization table (initial_weights())")
     table = list(model.initial_weights())

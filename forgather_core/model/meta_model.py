@@ -7,18 +7,18 @@ from typing import Any
 import torch
 
 from ..definitions.definition import import_object
-from ..settings.resolve import Settings
-from ..tokenizers.lookup import load_tokenizer, quick_facts
-from .hf_config import config_values, make_config, option_values, token_ids
+from ..settings.resolved_model import ResolvedModel
+from ..tokenizers.lookup import load_tokenizer
+from .hf_config import make_config
 
 
-def meta_model(settings: Settings, *, dtype: torch.dtype | None = None, attention: str | None = None) -> Any:
-    """Return the model of resolved options on meta: nothing is allocated, no directory is touched.
+def meta_model(resolved: ResolvedModel, *, dtype: torch.dtype | None = None, attention: str | None = None) -> Any:
+    """Return the model on meta: nothing is allocated, no directory is touched.
 
     The tokenizer is loaded only if the options require it: a preset with a `vocab_size` needs no access to the Hub.
 
     Args:
-        settings: The resolved options.
+        resolved: The resolved model.
         dtype: Dtype of the parameters; None means float32.
         attention: Attention implementation; None means transformers' default.
 
@@ -26,13 +26,12 @@ def meta_model(settings: Settings, *, dtype: torch.dtype | None = None, attentio
         TokenizerError: The vocabulary size must come from the tokenizer, which cannot be loaded.
         ConfigurationError: The configuration class refuses a value.
     """
-    definition = settings.configuration.definition
-    place = {"base": settings.base_of("tokenizer")}
-    facts = quick_facts(settings.directory.tokenizer, **place)
-    if facts is None and getattr(settings.options, "vocab_size", None) is None:
-        facts = load_tokenizer(settings.directory.tokenizer, **place).facts
-    values = config_values(definition, option_values(settings, facts), facts, token_ids(settings, facts))
-    config = make_config(definition, values)
+    if "vocab_size" not in resolved.config:
+        loaded = load_tokenizer(resolved.directory.tokenizer, base=resolved.base_of("tokenizer"))
+        resolved = resolved.with_tokenizer(loaded.facts)
+    config = make_config(resolved.definition, resolved.config)
     how = {"attn_implementation": attention} if attention is not None else {}
     with torch.device("meta"):
-        return import_object(definition.model, definition)._from_config(config, dtype=dtype or torch.float32, **how)
+        return import_object(resolved.definition.model, resolved.definition)._from_config(
+            config, dtype=dtype or torch.float32, **how
+        )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..settings.resolve import Settings
+from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.llama_cpp import tokenizer_conversion
 from ..tokenizers.lookup import shipped_tokenizers
 
@@ -33,12 +33,12 @@ class ToolSupport:
 
 
 def compatibility(
-    settings: Settings, model: Any, native: str | None, tokenizer: str, directory: Path | None = None
+    resolved: ResolvedModel, model: Any, native: str | None, tokenizer: str, directory: Path | None = None
 ) -> list[dict[str, Any]]:
     """Return which tools load a directory, as plain data.
 
     Args:
-        settings: The resolved options of the directory.
+        resolved: The resolved model.
         model: The model.
         native: The native transformers class of the directory, after `check_native`; None without `--native`.
         tokenizer: The name of the tokenizer.
@@ -47,7 +47,7 @@ def compatibility(
     files = directory or shipped_tokenizers().get(tokenizer)
     rows = (
         _transformers(),
-        _natively(settings, native),
+        _natively(resolved, native),
         _vllm(model, native),
         _llama_cpp(model, native, tokenizer, files),
     )
@@ -58,11 +58,11 @@ def _transformers() -> ToolSupport:
     return ToolSupport("transformers", True, "with trust_remote_code=True")
 
 
-def _natively(settings: Settings, native: str | None) -> ToolSupport:
+def _natively(resolved: ResolvedModel, native: str | None) -> ToolSupport:
     name = "transformers, natively"
     if native is not None:
         return ToolSupport(name, True, f"as {native}, without trust_remote_code")
-    problems = settings.configuration.definition.native_problems(settings.options)
+    problems = resolved.definition.native_problems(resolved.options)
     return ToolSupport(name, False, problems[0] if problems else "build it with --native")
 
 

@@ -1,20 +1,18 @@
-"""The reports of `construct` and `show` as plain data: resolved options, tokenizer, parameters."""
+"""The reports of `construct` and `show` as plain data: options, tokenizer, parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError, first_line
-from ..model.hf_config import ResolvedValue, option_values
+from ..errors import first_line
 from ..model.parameters import ParameterTable, parameter_table
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import specs_of
 from ..runtime.partial_results import keep_partial
-from ..settings.resolve import Settings
+from ..settings.resolved_model import ResolvedModel, ResolvedValue
 from ..tokenizers.lookup import TokenizerFacts, load_tokenizer, quick_facts
 from .compatibility import compatibility
 
@@ -22,21 +20,20 @@ if TYPE_CHECKING:
     from ..commands.construct import ConstructedModel
 
 
-def settings_report(settings: Settings, project: Path = Path()) -> dict[str, Any]:
+def settings_report(resolved: ResolvedModel, project: Path = Path()) -> dict[str, Any]:
     """Return the resolved options with their origins, the report of `model show`. Does not import torch.
 
     Values from a tokenizer that is not available locally (on the Hub) are null, with the origin `tokenizer`.
     """
-    facts = quick_facts(settings.directory.tokenizer, base=settings.base_of("tokenizer"))
     return {
-        "configuration": settings.configuration.name,
-        "definition": settings.configuration.definition.name,
-        "model_name": settings.model_name,
-        "directory": str(settings.target(project)),
-        "options": _with_origins(option_values(settings, facts)),
-        "settings": _with_origins(_shared_values(settings)),
-        "source": settings.notes.get("source"),
-        "expected_parameters": settings.notes.get("parameters"),
+        "configuration": resolved.configuration.name,
+        "definition": resolved.definition.name,
+        "model_name": resolved.model_name,
+        "directory": str(resolved.target(project)),
+        "options": _with_origins(resolved.values),
+        "settings": _with_origins(_shared_values(resolved)),
+        "source": resolved.notes.get("source"),
+        "expected_parameters": resolved.notes.get("parameters"),
     }
 
 
@@ -44,10 +41,10 @@ def _with_origins(values: Mapping[str, ResolvedValue]) -> dict[str, Any]:
     return {name: {"value": _plain(item.value), "origin": item.origin.label} for name, item in values.items()}
 
 
-def _shared_values(settings: Settings) -> dict[str, ResolvedValue]:
-    pairs = ((DirectoryOptions, settings.directory), (BuildOptions, settings.build))
+def _shared_values(resolved: ResolvedModel) -> dict[str, ResolvedValue]:
+    pairs = ((DirectoryOptions, resolved.directory), (BuildOptions, resolved.build))
     return {
-        spec.name: ResolvedValue(getattr(values, spec.name), settings.origins[spec.name])
+        spec.name: ResolvedValue(getattr(values, spec.name), resolved.origins[spec.name])
         for group, values in pairs
         for spec in specs_of(group)
     }
@@ -92,11 +89,11 @@ def _report(made: ConstructedModel, memory: dict[str, Any] | None, unknown: list
         "state": made.directory.state,
         "notes": [
             *made.directory.notes,
-            *_source_notes(made.settings),
-            *_parameter_note(made.settings, table),
+            *_source_notes(made.resolved),
+            *_parameter_note(made.resolved, table),
             *unknown,
         ],
-        "options": _options(made, facts),
+        "options": _options(made),
         "tokenizer": _tokenizer(facts, manifest.tokenizer["name"]),
         "build": {
             "class": type(made.model).__name__,
@@ -104,25 +101,23 @@ def _report(made: ConstructedModel, memory: dict[str, Any] | None, unknown: list
             "dtype": str(first.dtype).removeprefix("torch.") if first is not None else None,
             "attention": made.model.config._attn_implementation,  # type: ignore[union-attr]
             "gradient_checkpointing": is_checkpointing(made.model),
-            "initial_weights": _initial_weights(made.settings.build),
+            "initial_weights": _initial_weights(made.resolved.build),
         },
         "parameters": asdict(table),
         "memory": memory,
         "loaders": compatibility(
-            made.settings, made.model, manifest.native, manifest.tokenizer["name"], made.directory.path
+            made.resolved, made.model, manifest.native, manifest.tokenizer["name"], made.directory.path
         ),
         "loaded": made.loaded.as_dict() if made.loaded is not None else None,
         "saved": made.saved.as_dict() if made.saved is not None else None,
     }
 
 
-def _options(made: ConstructedModel, facts: TokenizerFacts) -> dict[str, Any]:
+def _options(made: ConstructedModel) -> dict[str, Any]:
     """Return the options of the directory. The origin of options set by an earlier run is the directory."""
-    manifest, now = made.directory.manifest, dict[str, ResolvedValue]()
+    manifest, now = made.directory.manifest, made.resolved.values
     if made.directory.state in ("created", "rebuilt"):
         return {name: asdict(item) for name, item in manifest.options.items()}
-    with suppress(ConfigurationError):  # a kept directory may have a different tokenizer
-        now = dict(option_values(made.settings, facts))
     return {
         name: {
             "value": item.value,
@@ -134,8 +129,8 @@ def _options(made: ConstructedModel, facts: TokenizerFacts) -> dict[str, Any]:
     }
 
 
-def _source_notes(settings: Settings) -> tuple[str, ...]:
-    return settings.source_config.notes if settings.source_config is not None else ()
+def _source_notes(resolved: ResolvedModel) -> tuple[str, ...]:
+    return resolved.source_config.notes if resolved.source_config is not None else ()
 
 
 def _memory(made: ConstructedModel) -> tuple[dict[str, Any] | None, list[str]]:
@@ -143,7 +138,7 @@ def _memory(made: ConstructedModel) -> tuple[dict[str, Any] | None, list[str]]:
     from ..estimate import memory_of_step
 
     try:
-        return memory_of_step(made.settings, made.directory.path), []
+        return memory_of_step(made.resolved, made.directory.path), []
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         return None, [f"the memory of a training step is unknown, because the step fails: {reason}"]
@@ -168,10 +163,10 @@ def _initial_weights(options: BuildOptions) -> str:
     return f"initialization of the definition, seed {options.seed}"
 
 
-def _parameter_note(settings: Settings, table: ParameterTable) -> list[str]:
+def _parameter_note(resolved: ResolvedModel, table: ParameterTable) -> list[str]:
     """Compare the number of parameters with that of the preset, unless flags change the options of the model."""
-    expected = settings.notes.get("parameters")
-    flags = [o for name, o in settings.origins.items() if o.label.startswith("--") and hasattr(settings.options, name)]
+    expected = resolved.notes.get("parameters")
+    flags = [o for name, o in resolved.origins.items() if o.label.startswith("--") and hasattr(resolved.options, name)]
     if expected is None or flags or expected == table.total:
         return []
     return [f"expected {expected:,} parameters according to the configuration, got {table.total:,}"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,77 +16,15 @@ from ..errors import ConfigurationError
 from ..filesystem.paths import expanded
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import OptionSpec, did_you_mean, specs_of
-from ..runtime.short_repr import Brief
+from ..tokenizers.lookup import quick_facts
 from .blame import blamed, first_problem
 from .layers import Configuration, Layer, with_current_names
+from .resolved_model import Origin, ResolvedModel
 
 if TYPE_CHECKING:
     from .source_config import SourceConfig
 
 DEFAULT = "default"
-DERIVED = "derived"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The source of a value: `label` for display, `where` with file and line for errors."""
-
-    label: str
-    where: str
-    base: Path | None = None  # the directory that relative paths are resolved against
-    rank: int = 0  # of its layer; higher ranks override lower ones
-
-    def of(self, name: str) -> str:
-        """Return the prefix of an error about the option `name`. A flag already contains the name."""
-        return self.where if self.where.startswith("--") else f"{self.where}: {name}"
-
-
-@dataclass(frozen=True, repr=False)
-class Settings(Brief):
-    """The resolved options.
-
-    Args:
-        configuration: The configuration that was resolved.
-        options: The options of the definition, an instance of `definition.options`.
-        directory: The other options of the model directory.
-        build: The options of building the model.
-        origins: The origin of every option, by name.
-        source_config: The values taken from a model directory, if `from_config` is set.
-    """
-
-    configuration: Configuration
-    options: Any
-    directory: DirectoryOptions
-    build: BuildOptions
-    origins: Mapping[str, Origin]
-    source_config: SourceConfig | None = None
-
-    @property
-    def model_name(self) -> str:
-        """The option, or else the lower-case name of the source config, the YAML file's stem or definition_preset."""
-        named = self.source_config or self.configuration
-        return self.directory.model_name or named.default_model_name
-
-    @property
-    def notes(self) -> Mapping[str, Any]:
-        """The notes of the configuration; empty if the options come from a source config."""
-        return self.configuration.notes if self.source_config is None else {}
-
-    def target(self, project: Path = Path()) -> Path:
-        """Return the model directory.
-
-        A relative path is resolved against the working directory if it is a flag, and against the project directory
-        if it is in a file.
-        """
-        given = self.directory.output_dir
-        if given is None:
-            return project / "output_models" / self.model_name
-        on_command_line = self.origins["output_dir"].base is None
-        return given if given.is_absolute() or on_command_line else project / given
-
-    def base_of(self, name: str) -> Path | None:
-        """Return the directory of the file that sets the option, or None if no file does."""
-        return self.origins[name].base
 
 
 def schema(options: type) -> dict[str, OptionSpec]:
@@ -95,7 +32,7 @@ def schema(options: type) -> dict[str, OptionSpec]:
     return {spec.name: spec for group in (options, DirectoryOptions, BuildOptions) for spec in specs_of(group)}
 
 
-def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None) -> Settings:
+def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None) -> ResolvedModel:
     """Merge the layers of a configuration and the flags over the defaults.
 
     Args:
@@ -119,30 +56,17 @@ def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None
             old = merged[key] if spec.info.merge and isinstance(value, dict) else None
             merged[key] = {**old, **value} if isinstance(old, dict) else value
             origins[key] = dataclasses.replace(_origin(layer, spec), rank=rank)
-    resolved = _interpolate(merged, origins, layers)
-    values = {name: _convert(spec, resolved[name], origins[name]) for name, spec in specs.items()}
+    plain = _interpolate(merged, origins, layers)
+    values = {name: _convert(spec, plain[name], origins[name]) for name, spec in specs.items()}
 
     def instance(options: type) -> Any:
         return options(**{f.name: values[f.name] for f in dataclasses.fields(options) if f.name in values})
 
-    settings = Settings(
-        configuration,
-        instance(definition.options),
-        instance(DirectoryOptions),
-        instance(BuildOptions),
-        origins,
-        source_config,
-    )
-    _check_rules(settings, specs, layers)
-    _check_model_name(settings)
-    return settings
-
-
-def derived_values(options: Any) -> dict[str, Any]:
-    """Return the values that the definition derives from other options for options that are null."""
-    derive = getattr(options, "derived", None)
-    values = derive() if derive is not None else {}
-    return {name: value for name, value in values.items() if getattr(options, name, None) is None}
+    options, directory, build = (instance(kind) for kind in (definition.options, DirectoryOptions, BuildOptions))
+    resolved = ResolvedModel(configuration, options, directory, build, origins, source_config=source_config)
+    _check_rules(resolved, specs, layers)
+    _check_model_name(resolved)
+    return resolved.with_tokenizer(quick_facts(directory.tokenizer, base=resolved.base_of("tokenizer")))
 
 
 def _with_source_config(layers: list[Layer], definition: ModelDefinition) -> tuple[list[Layer], SourceConfig | None]:
@@ -235,13 +159,13 @@ def _convert(spec: OptionSpec, value: Any, origin: Origin) -> Any:
         raise ConfigurationError(f"{origin.of(spec.name)}: {error}") from None
 
 
-def _check_rules(settings: Settings, specs: Mapping[str, OptionSpec], layers: Sequence[Layer]) -> None:
-    problem = first_problem(settings.options)
+def _check_rules(resolved: ResolvedModel, specs: Mapping[str, OptionSpec], layers: Sequence[Layer]) -> None:
+    problem = first_problem(resolved.options)
     if problem is None:
         return
     name, sentence = problem
     defaults = {key: spec.default for key, spec in specs.items()}
-    found = blamed(settings.options, problem, [defaults, *(_converted(layer, specs) for layer in layers)])
+    found = blamed(resolved.options, problem, [defaults, *(_converted(layer, specs) for layer in layers)])
     if found is None:
         raise ConfigurationError(f"{name}: {sentence}")
     number, names = found
@@ -259,10 +183,10 @@ def _converted(layer: Layer, specs: Mapping[str, OptionSpec]) -> dict[str, Any]:
     return found
 
 
-def _check_model_name(settings: Settings) -> None:
-    name = settings.model_name
+def _check_model_name(resolved: ResolvedModel) -> None:
+    name = resolved.model_name
     if name in {".", ".."} or "/" in name or "\\" in name or not name.isprintable() or name != name.strip():
         raise ConfigurationError(
-            f"{settings.origins['model_name'].of('model_name')}: '{name}' is not a plain name: "
+            f"{resolved.origins['model_name'].of('model_name')}: '{name}' is not a plain name: "
             "set a path with output_dir instead"
         )

@@ -49,7 +49,7 @@ def report_of(
     step_estimate, unknown = (None, []) if early else _step_estimate(made, options)
     table = parameter_table(made.model)
     return {
-        "model_name": made.settings.model_name,
+        "model_name": made.resolved.model_name,
         "setup": _setup(made, options, data),
         "parameters": {"total": table.total, "trainable": table.trainable, "bytes": table.bytes},
         "steps": [step.as_dict() for step in trained.steps] if trained else [],
@@ -64,7 +64,7 @@ def report_of(
 def _step_estimate(made: ConstructedModel, options: TestOptions) -> tuple[StepEstimate | None, list[str]]:
     """Return the step estimate, or a note why there is none: a model that trains may not be traceable."""
     try:
-        return estimate_step(made.settings, options, made.directory.path), []
+        return estimate_step(made.resolved, options, made.directory.path), []
     except Exception as error:
         if next(made.model.parameters()).is_meta:
             raise  # on meta the estimate is the whole check
@@ -98,7 +98,7 @@ _OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 
 def _weights(made: ConstructedModel) -> str:
     """Return the origin of the trained weights."""
-    build = made.settings.build
+    build = made.resolved.build
     if next(made.model.parameters()).is_meta:
         return "none, on meta"
     if made.loaded is not None:
@@ -113,7 +113,7 @@ def _trained_weights(made: ConstructedModel) -> str:
     if made.saved is not None:
         return f"discarded; {made.directory.path} holds the weights from before the test"
     if made.loaded is not None:
-        return f"discarded; {made.settings.build.load_from_checkpoint} is unchanged"
+        return f"discarded; {made.resolved.build.load_from_checkpoint} is unchanged"
     return "discarded; test does not save them"
 
 

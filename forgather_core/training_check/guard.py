@@ -13,17 +13,17 @@ from ..estimate import memory_of_options
 from ..model.parameters import parameter_table
 from ..options.command_options import TestOptions
 from ..runtime.memory_guard import most_activations, most_parameters, refuse_too_large
-from ..settings.resolve import Settings
+from ..settings.resolved_model import ResolvedModel
 
 _COPIES = 4  # weights, gradients, and the two moments of AdamW
 _BYTES = 8  # per element, at most
 
 
-def step_guard(settings: Settings, options: TestOptions) -> Callable[[Any, Callable[[], nn.Module], Path], None]:
+def step_guard(resolved: ResolvedModel, options: TestOptions) -> Callable[[Any, Callable[[], nn.Module], Path], None]:
     """Return a guard that raises if the training step does not fit into memory.
 
     Args:
-        settings: The resolved settings.
+        resolved: The resolved model.
         options: Batch and sequence length of the step.
 
     Returns:
@@ -38,7 +38,7 @@ def step_guard(settings: Settings, options: TestOptions) -> Callable[[Any, Calla
 
         def traced() -> int:
             try:
-                memory, _ = memory_of_options(settings, options, directory)
+                memory, _ = memory_of_options(resolved, options, directory)
                 return memory.training(rows, length).peak.bytes
             except ForgatherError:
                 raise
@@ -50,6 +50,6 @@ def step_guard(settings: Settings, options: TestOptions) -> Callable[[Any, Calla
             lambda: _COPIES * parameter_table(on_meta()).bytes + activations,
             traced,
         )
-        refuse_too_large(f"a training step of {rows:,} x {length:,} tokens", settings.build.device, needs)
+        refuse_too_large(f"a training step of {rows:,} x {length:,} tokens", resolved.build.device, needs)
 
     return guard

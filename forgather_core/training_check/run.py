@@ -23,22 +23,22 @@ from .findings import report_of
 
 if TYPE_CHECKING:
     from ..commands.construct import ConstructedModel
-    from ..settings.resolve import Settings
+    from ..settings.resolved_model import ResolvedModel
 
 
-def check_test_options(settings: Settings, options: TestOptions) -> None:
+def check_test_options(resolved: ResolvedModel, options: TestOptions) -> None:
     """Check that the options allow a training check, before any work is done.
 
     Raises:
         BuildError: The weights would be uninitialized, or the attention implementation has no backward pass.
         DataError: The dataset options contradict each other, or the dataset project or configuration does not exist.
     """
-    build = settings.build
+    build = resolved.build
     if build.no_init_weights and build.load_from_checkpoint is None and build.device != "meta":
         raise BuildError("test with --no-init-weights requires --load-from-checkpoint: weights would be uninitialized")
     if build.attn_implementation == "flex_attention" and build.device.startswith("cpu"):
         raise BuildError("--attn-implementation flex_attention has no backward pass on the CPU: use sdpa or eager")
-    dropout = getattr(settings.options, "attention_dropout", 0.0)
+    dropout = getattr(resolved.options, "attention_dropout", 0.0)
     if build.attn_implementation == "flex_attention" and dropout > 0:
         raise BuildError(
             f"--attn-implementation flex_attention does not support dropout, and attention_dropout is {dropout}: "
@@ -101,11 +101,11 @@ def _train(
     model = made.model
     stepper_class = FusedStepper if options.fuse_optim_with_backward else PlainStepper
     device_type = next(model.parameters()).device.type
-    torch.manual_seed(made.settings.build.seed)  # for dropout
+    torch.manual_seed(made.resolved.build.seed)  # for dropout
     arguments: dict[str, Any] = {
         "steps": options.steps,
         "full_logits": options.full_logits,
-        "fresh": made.settings.build.load_from_checkpoint is None,
+        "fresh": made.resolved.build.load_from_checkpoint is None,
         "on_step": on_step,
         "on_partial": on_partial,
     }
@@ -137,7 +137,7 @@ def _batches(made: ConstructedModel, options: TestOptions, corpus: Corpus | None
     rows, length = options.batch_size, options.sequence_length
     vocab_size: int = made.model.config.vocab_size  # type: ignore[union-attr, assignment]
     if corpus is None:
-        documents = random_documents(vocab_size, length, seed=made.settings.build.seed, packed=options.packed)
+        documents = random_documents(vocab_size, length, seed=made.resolved.build.seed, packed=options.packed)
         pad_id = 0  # any id: padding is never a target
     else:
         loaded = load_tokenizer(str(made.directory.path))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..estimate import memory_of, memory_of_options, step_options
 from ..options.command_options import EstimateOptions, TestOptions
-from ..settings.resolve import Settings
+from ..settings.resolved_model import ResolvedModel
 
 
 @dataclass(frozen=True)
@@ -29,27 +29,27 @@ class StepEstimate:
     precision: str
 
 
-def estimate_step(settings: Settings, options: TestOptions, directory: Path) -> StepEstimate:
+def estimate_step(resolved: ResolvedModel, options: TestOptions, directory: Path) -> StepEstimate:
     """Estimate a training step.
 
     Args:
-        settings: The resolved settings.
+        resolved: The resolved model.
         options: Batch, optimizer and switches of the step.
         directory: The model directory.
     """
     rows, length = options.batch_size, options.sequence_length
     step = step_options(options)
-    memory, precision = memory_of_options(settings, options, directory)
+    memory, precision = memory_of_options(resolved, options, directory)
     peak = memory.training(rows, length).peak
     saved: dict[str, int] = {}
 
-    def without(switch: str, settings: Settings = settings, step: EstimateOptions = step) -> None:
-        other, _ = memory_of(settings, step, directory, packed=options.packed)
+    def without(switch: str, resolved: ResolvedModel = resolved, step: EstimateOptions = step) -> None:
+        other, _ = memory_of(resolved, step, directory, packed=options.packed)
         saved[switch] = other.training(rows, length).peak.bytes - peak.bytes
 
-    if settings.build.gradient_checkpointing:
-        build = replace(settings.build, gradient_checkpointing=False)
-        without("gradient_checkpointing", replace(settings, build=build))
+    if resolved.build.gradient_checkpointing:
+        build = replace(resolved.build, gradient_checkpointing=False)
+        without("gradient_checkpointing", replace(resolved, build=build))
     if options.fuse_optim_with_backward:
         without("fuse_optim_with_backward", step=replace(step, fuse_optim_with_backward=False))
     if not options.full_logits:

@@ -102,7 +102,7 @@ def test_each_check_is_a_test_on_one_directory(tried: Tried) -> None:
     )
     first, second = SEEN
     assert first is second
-    assert (first.seed, first.full, first.settings.options.hidden_size) == (7, False, 128)
+    assert (first.seed, first.full, first.resolved.options.hidden_size) == (7, False, 128)
     assert first.config().sliding_window < 9  # a small copy
 
 

@@ -19,7 +19,8 @@ from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import failure_text
 from forgather_core.definitions.registry import registry
 from forgather_core.settings.layers import find_configuration
-from forgather_core.settings.resolve import Settings, resolve
+from forgather_core.settings.resolve import resolve
+from forgather_core.settings.resolved_model import ResolvedModel
 
 from .catalogue import Mutant
 
@@ -42,7 +43,7 @@ class Original:
 
     name: str
     path: Path
-    settings: Settings
+    resolved: ResolvedModel
 
 
 class Originals:
@@ -63,8 +64,8 @@ class Originals:
         if name not in self.made:
             path = self.place / f"original_{len(self.made)}"
             flags = {"output_dir": path, **mutant.options}
-            settings = resolve(find_configuration(mutant.definition, registry(), Path()), flags)
-            self.made[name] = Original(name, construct(settings).directory.path, settings)
+            resolved = resolve(find_configuration(mutant.definition, registry(), Path()), flags)
+            self.made[name] = Original(name, construct(resolved).directory.path, resolved)
         return self.made[name]
 
 
@@ -96,7 +97,7 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def tried(name: str, path: Path, settings: Settings, todo: Iterable[Check], how: How = "all") -> Outcome:
+def tried(name: str, path: Path, resolved: ResolvedModel, todo: Iterable[Check], how: How = "all") -> Outcome:
     """Run checks on a directory, the slow ones last; a check that raises fails."""
     outcome = Outcome(name)
     for check in sorted(todo, key=lambda check: check.name in SLOW):
@@ -106,7 +107,7 @@ def tried(name: str, path: Path, settings: Settings, todo: Iterable[Check], how:
         began = time.perf_counter()
         try:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-                row = verify(path, [check], settings=settings)["checks"][0]
+                row = verify(path, [check], resolved=resolved)["checks"][0]
             failed = _first_failure(row) if row["result"] == FAILED else None
         except Exception as error:  # the configuration cannot be loaded
             failed = f"{type(error).__name__}: {error}"
@@ -137,7 +138,7 @@ def run(
         originals = Originals(place)
         plain = {(one := originals.of(mutant)).name: one for mutant in mutants}
         trustworthy = {}
-        work = [_Work(one.name, one.path, one.settings, todo) for one in plain.values()]
+        work = [_Work(one.name, one.path, one.resolved, todo) for one in plain.values()]
         for _, outcome in _in_processes(work, place, jobs=jobs):
             sound = [check for check in todo if check.name not in outcome.failed]
             trustworthy[outcome.name] = sorted(sound, key=lambda check: outcome.seconds.get(check.name, 0.0))
@@ -146,7 +147,7 @@ def run(
         for mutant in mutants:
             one = originals.of(mutant)
             path = mutated(mutant, one, place)
-            work.append(_Work(mutant.name, path, one.settings, trustworthy[one.name], how, mutant))
+            work.append(_Work(mutant.name, path, one.resolved, trustworthy[one.name], how, mutant))
         yield from _in_processes(work, place, jobs=jobs)
 
 
@@ -154,7 +155,7 @@ def run(
 class _Work:
     name: str
     path: Path
-    settings: Settings
+    resolved: ResolvedModel
     todo: Sequence[Check]
     how: How = "all"
     mutant: Mutant | None = None
@@ -183,7 +184,7 @@ def _in_processes(work: Iterable[_Work], place: Path, *, jobs: int) -> Iterator[
 
 
 def _answer(work: _Work, file: Path) -> None:
-    outcome = tried(work.name, work.path, work.settings, work.todo, work.how)
+    outcome = tried(work.name, work.path, work.resolved, work.todo, work.how)
     file.with_suffix(".part").write_text(json.dumps(asdict(outcome)), encoding="utf-8")
     file.with_suffix(".part").rename(file)
 

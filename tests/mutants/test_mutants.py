@@ -48,8 +48,8 @@ def test_the_text_exists_and_its_replacement_parses(mutant: Mutant, originals: O
 def test_the_check_catches_it(name: str, check: str, originals: Originals, tmp_path: Path) -> None:
     mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
     original = originals.of(mutant)
-    assert not tried("original", original.path, original.settings, checks([check])).failed
-    assert tried(name, mutated(mutant, original, tmp_path), original.settings, checks([check])).failed.keys() == {check}
+    assert not tried("original", original.path, original.resolved, checks([check])).failed
+    assert tried(name, mutated(mutant, original, tmp_path), original.resolved, checks([check])).failed.keys() == {check}
 
 
 def test_a_text_that_does_not_exist_is_an_error() -> None:

@@ -37,9 +37,9 @@ def test_two_caches_are_refused() -> None:
 def test_generate_uses_the_cache_and_loses_nothing(kind: str) -> None:
     model, ids = tiny("llama"), tokens(2, 9)
     more = {"num_beams": 3} if kind == "beams" else {}
-    settings = {"max_new_tokens": 10, "do_sample": False, "min_new_tokens": 10, **more}
-    with_cache = model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=True, **settings)
-    without = model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=False, **settings)
+    resolved = {"max_new_tokens": 10, "do_sample": False, "min_new_tokens": 10, **more}
+    with_cache = model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=True, **resolved)
+    without = model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=False, **resolved)
     assert torch.equal(with_cache, without)
 
 

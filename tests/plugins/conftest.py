@@ -26,10 +26,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
     def export(definition: str, **options: Any) -> Path:
         flags = DEFINITIONS[definition].options | SMALL | {"tokenizer": "bytes"} | options
         place = tmp_path_factory.mktemp("exported") / definition
-        settings = resolve(
+        resolved = resolve(
             find_configuration(f"{definition}/4M", Registry(), Path()), flags | {"output_dir": str(place)}
         )
-        return construct(settings, project=place.parent).directory.path
+        return construct(resolved, project=place.parent).directory.path
 
     return export
 

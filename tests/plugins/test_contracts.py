@@ -30,8 +30,8 @@ ENTRIES = ("configuration", "modeling")
 @pytest.fixture(scope="module", params=DEFINITIONS)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ConstructedModel:
     """Return the default preset of a definition, exported and built on meta."""
-    settings = resolve(find_configuration(request.param, Registry(), Path()), {"num_hidden_layers": 2})
-    return construct(settings, project=tmp_path_factory.mktemp(request.param))
+    resolved = resolve(find_configuration(request.param, Registry(), Path()), {"num_hidden_layers": 2})
+    return construct(resolved, project=tmp_path_factory.mktemp(request.param))
 
 
 def contract(made: ConstructedModel) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def contract(made: ConstructedModel) -> dict[str, Any]:
 
 
 def test_weights_and_files_are_the_frozen_ones(made: ConstructedModel) -> None:
-    file = FROZEN / f"{made.settings.configuration.definition.name}.json"
+    file = FROZEN / f"{made.resolved.definition.name}.json"
     text = re.sub(
         r"\[\s+([\d,\s]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", json.dumps(contract(made), indent=1)
     )
@@ -52,7 +52,7 @@ def test_weights_and_files_are_the_frozen_ones(made: ConstructedModel) -> None:
 
 
 def test_every_file_passes_the_rules_of_the_loader(made: ConstructedModel) -> None:
-    directory, name = made.directory.path, made.settings.configuration.definition.name
+    directory, name = made.directory.path, made.resolved.definition.name
     sources = {path.stem for path in directory.glob("*.py")}
     for entry in ENTRIES:
         found = get_relative_import_files(str(directory / f"{entry}_{name}.py"))
@@ -64,7 +64,7 @@ def test_every_file_passes_the_rules_of_the_loader(made: ConstructedModel) -> No
 
 def test_no_file_is_exported_that_the_model_does_not_use(made: ConstructedModel) -> None:
     names = {path.stem for path in made.directory.path.glob("*.py")}
-    name = made.settings.configuration.definition.name
+    name = made.resolved.definition.name
     assert ("alibi" in names) == ("alibi_flash" in names) == (name in ("deepone", "single_head"))
     assert ("rope" in names) == (name in ("llama", "mistral", "qwen3"))
     assert ("rotation" in names) == ("attention" in names) == (name != "single_head")

@@ -27,8 +27,8 @@ ALIBI_ALL_SEEN = [case for case in SLOPES if case in EVERYTHING_SEEN]
 def logits_of(model: Any, ids: Tensor, mask: Tensor, how: str, **more: Any) -> Tensor:
     """Return the logits [B, steps, V] of generate."""
     more |= {"use_cache": False} if how == "no cache" else {"cache_implementation": how}
-    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "output_logits": True}
-    found = model.generate(ids, attention_mask=mask, return_dict_in_generate=True, **settings, **more)
+    resolved = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "output_logits": True}
+    found = model.generate(ids, attention_mask=mask, return_dict_in_generate=True, **resolved, **more)
     return torch.stack(found.logits, dim=1)
 
 
@@ -86,8 +86,8 @@ def test_a_padded_prompt_may_be_read_in_chunks(case: str, padding: str, size: in
 def test_beams_of_padded_prompts_are_the_same_with_a_cache(case: str, padding: str) -> None:
     mask = torch.tensor(MASKS[padding])
     ids = tokens(2, 7).masked_fill(mask == 0, 1)
-    model, settings = made(case).double(), {"max_new_tokens": 5, "num_beams": 3, "num_return_sequences": 2}
-    cached, plain = (model.generate(ids, attention_mask=mask, use_cache=use, **settings) for use in (True, False))
+    model, resolved = made(case).double(), {"max_new_tokens": 5, "num_beams": 3, "num_return_sequences": 2}
+    cached, plain = (model.generate(ids, attention_mask=mask, use_cache=use, **resolved) for use in (True, False))
     assert torch.equal(cached, plain)
 
 

@@ -28,10 +28,10 @@ def checkpointed(case: str, *, reentrant: bool = False, **options: Any) -> Any:
 def test_generate_in_training_mode_needs_no_other_result(case: str, attention: str, how: str, reentrant: bool) -> None:
     ids = tokens(2, 7)
     more = {"use_cache": False} if how == "no cache" else {"cache_implementation": how}
-    settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(ids)}
-    expected = made(case, attention=attention).train().generate(ids, **settings, **more)
+    resolved = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    expected = made(case, attention=attention).train().generate(ids, **resolved, **more)
     model = checkpointed(case, attention=attention, reentrant=reentrant)
-    assert torch.equal(model.generate(ids, **settings, **more), expected)
+    assert torch.equal(model.generate(ids, **resolved, **more), expected)
 
 
 @pytest.mark.regression("R1")

@@ -10,17 +10,18 @@ import pytest
 
 from forgather_core.definitions.registry import Registry
 from forgather_core.settings.layers import find_configuration
-from forgather_core.settings.resolve import Settings, resolve
+from forgather_core.settings.resolve import resolve
+from forgather_core.settings.resolved_model import ResolvedModel
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48}
-Resolve = Callable[..., Settings]
+Resolve = Callable[..., ResolvedModel]
 
 
 @pytest.fixture
 def small() -> Resolve:
     """Return a function that resolves a llama of a few thousand parameters; keyword arguments are flags."""
 
-    def run(**flags: Any) -> Settings:
+    def run(**flags: Any) -> ResolvedModel:
         return resolve(find_configuration("llama/4M", Registry(), Path()), SMALL | {"tokenizer": "bytes"} | flags)
 
     return run

@@ -83,8 +83,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def written(definition: str, place: Path, **options: Any) -> Path:
     """Write the model directory of a definition, without weights, and return it."""
-    settings = resolve(find_configuration(definition, registry(), Path()), {"output_dir": place / "model", **options})
-    return construct(settings).directory.path
+    resolved = resolve(find_configuration(definition, registry(), Path()), {"output_dir": place / "model", **options})
+    return construct(resolved).directory.path
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,8 @@ from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import Check
 from forgather_core.definitions.registry import registry
 from forgather_core.settings.layers import find_configuration
-from forgather_core.settings.resolve import Settings, resolve
+from forgather_core.settings.resolve import resolve
+from forgather_core.settings.resolved_model import ResolvedModel
 
 from .planted_construction import MISTAKES, QUICK_MISTAKES, Mistake
 
@@ -78,7 +79,7 @@ class Made(NamedTuple):
     """A directory, and the settings that made it, if any."""
 
     path: Path
-    settings: Settings | None
+    resolved: ResolvedModel | None
 
 
 Make = Callable[[str], Made]
@@ -92,13 +93,13 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     def find(name: str) -> Made:
         if name not in known:
             path = tmp_path_factory.mktemp("construction") / name
-            settings = None
+            resolved = None
             if name in NATIVE:
                 NATIVE[name]().save_pretrained(path)
             else:
-                settings = resolve(find_configuration(name, registry(), Path()), {"output_dir": path})
-                construct(settings)
-            known[name] = Made(path, settings)
+                resolved = resolve(find_configuration(name, registry(), Path()), {"output_dir": path})
+                construct(resolved)
+            known[name] = Made(path, resolved)
         return known[name]
 
     return find
@@ -106,7 +107,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 def results(made: Made, *checks: Check, seed: int = 0) -> dict[str, str]:
     """Return the result of each check; print failed cases for pytest's report."""
-    report = verify(made.path, checks, settings=made.settings, seed=seed)
+    report = verify(made.path, checks, resolved=made.resolved, seed=seed)
     for row in report["checks"]:
         for measured in row["measured"]:
             if not measured["holds"]:
@@ -156,7 +157,7 @@ def plant(made: Made, mistake: Mistake, place: Path) -> Made:
     text = file.read_text()
     assert mistake.right in text, f"{mistake.file} has changed; update the text: {mistake.right!r}"
     file.write_text(text.replace(mistake.right, mistake.wrong))
-    return Made(path, made.settings)
+    return Made(path, made.resolved)
 
 
 @pytest.mark.few(4)
@@ -205,11 +206,11 @@ def test_an_option_that_another_one_fixes_is_not_dead(tmp_path: Path) -> None:
     """The factors of longrope fix the head size, which null stands for, too."""
     factors = {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32, "original_max_position_embeddings": 256}
     rope = {"rope_type": "longrope", "rope_theta": 10000.0} | factors
-    settings = resolve(
+    resolved = resolve(
         find_configuration("llama", registry(), Path()), {"output_dir": tmp_path / "x", "rope_parameters": rope}
     )
-    construct(settings)
-    (row,) = verify(tmp_path / "x", [no_dead_options], settings=settings)["checks"]
+    construct(resolved)
+    (row,) = verify(tmp_path / "x", [no_dead_options], resolved=resolved)["checks"]
     assert row["result"] == PASSED
     texts = [measured["what"] for measured in row["measured"] if measured["what"].startswith("head_dim")]
     assert texts == ["head_dim: null means 64, and every other value is refused"]

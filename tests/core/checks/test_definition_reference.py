@@ -26,8 +26,8 @@ from forgather_core.settings.resolve import resolve
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("reference") / "single_head"
-    settings = resolve(find_configuration("single_head", registry(), Path()), {"output_dir": path})
-    return construct(settings).directory.path
+    resolved = resolve(find_configuration("single_head", registry(), Path()), {"output_dir": path})
+    return construct(resolved).directory.path
 
 
 def tried(directory: Path, place: Path, check: Check, reference: str | None) -> dict[str, Any]:
@@ -169,10 +169,10 @@ def test_an_object_that_is_not_a_reference_fails(directory: Path, tmp_path: Path
 
 def test_tied_weights_are_tied_in_the_reference(tmp_path: Path) -> None:
     flags = {"output_dir": tmp_path / "tied", "tie_word_embeddings": True}
-    settings = resolve(find_configuration("deepone", registry(), Path()), flags)
-    path = construct(settings).directory.path
+    resolved = resolve(find_configuration("deepone", registry(), Path()), flags)
+    path = construct(resolved).directory.path
     (tmp_path / "place").mkdir()
-    subject = ModelUnderTest(path, tmp_path / "place", settings=settings)
+    subject = ModelUnderTest(path, tmp_path / "place", resolved=resolved)
     model = subject.randomized_model()
     assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
     assert [try_check(check, subject)["result"] for check in (reference_parity, init_std)] == [PASSED] * 2

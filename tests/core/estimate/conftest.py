@@ -10,15 +10,16 @@ import pytest
 
 from forgather_core.definitions.registry import registry
 from forgather_core.settings.layers import find_configuration
-from forgather_core.settings.resolve import Settings, resolve
+from forgather_core.settings.resolve import resolve
+from forgather_core.settings.resolved_model import ResolvedModel
 
-Resolve = Callable[..., Settings]
+Resolve = Callable[..., ResolvedModel]
 DEFINITIONS = ("single_head", "causal_lm", "llama", "deepone", "mistral", "qwen3")
 
 
 @pytest.fixture
 def resolved(tmp_path: Path) -> Resolve:
-    def resolved(template: str = "llama/4M", **given: Any) -> Settings:
+    def resolved(template: str = "llama/4M", **given: Any) -> ResolvedModel:
         return resolve(find_configuration(template, registry(), tmp_path), given)
 
     return resolved

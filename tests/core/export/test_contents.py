@@ -16,8 +16,8 @@ from tests.support.settings import Resolve
 
 @pytest.fixture
 def directory(small: Resolve, tmp_path: Path) -> Path:
-    settings = small(sliding_window=16, tokenizer="bpe-2k", chat_template="chatml")
-    return prepare_directory(settings, tmp_path / "model").path
+    resolved = small(sliding_window=16, tokenizer="bpe-2k", chat_template="chatml")
+    return prepare_directory(resolved, tmp_path / "model").path
 
 
 @pytest.mark.regression("E8")

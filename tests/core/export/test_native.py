@@ -16,7 +16,8 @@ from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import Registry
 from forgather_core.errors import ConfigurationError, DirectoryError, ExportError
 from forgather_core.settings.layers import find_configuration
-from forgather_core.settings.resolve import Settings, resolve
+from forgather_core.settings.resolve import resolve
+from forgather_core.settings.resolved_model import ResolvedModel
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48}
 IDS = torch.arange(3, 43)[None]
@@ -41,7 +42,7 @@ GRANTED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def settings_of(definition: str, **flags: Any) -> Settings:
+def settings_of(definition: str, **flags: Any) -> ResolvedModel:
     return resolve(
         find_configuration(definition, Registry(), Path()), SMALL | {"tokenizer": "bytes", "native": True} | flags
     )

@@ -298,11 +298,11 @@ print(*sorted({{"datasets", "pandas", "sklearn", "scipy", "pyarrow", "omegaconf"
 
 
 def test_model_that_cannot_run_is_still_constructed(small: Resolve, tmp_path: Path) -> None:
-    settings = small(device="cpu")
-    place = construct(settings, project=tmp_path).directory.path
+    resolved = small(device="cpu")
+    place = construct(resolved, project=tmp_path).directory.path
     part = place / "feed_forward.py"
     part.write_text(part.read_text().replace("self.down_proj(", "self.no_such_layer("))
-    report = construction_report(construct(settings, project=tmp_path, keep=True))
+    report = construction_report(construct(resolved, project=tmp_path, keep=True))
     assert report["memory"] is None
     assert any("the step fails: AttributeError" in note and "no_such_layer" in note for note in report["notes"])
 

@@ -13,12 +13,13 @@ from forgather_core.definitions.registry import Registry
 from forgather_core.errors import DefinitionError
 from forgather_core.model.initial_table import initial_table
 from forgather_core.settings.layers import find_configuration
-from forgather_core.settings.resolve import Settings, resolve
+from forgather_core.settings.resolve import resolve
+from forgather_core.settings.resolved_model import ResolvedModel
 
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 192, "tokenizer": "bpe-2k"}
 
 
-def resolved(definition: str, **flags: Any) -> Settings:
+def resolved(definition: str, **flags: Any) -> ResolvedModel:
     return resolve(find_configuration(definition, Registry(), Path()), SMALL | flags)
 
 

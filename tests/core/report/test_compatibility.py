@@ -79,16 +79,16 @@ TOKENIZERS = {
 def test_llama_cpp_is_claimed_for_tokenizers_that_can_be_converted(case: str, llama: Any, tmp_path: Path) -> None:
     content, loads, reason = TOKENIZERS[case]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    row = compatibility(llama.settings, llama.model, "LlamaForCausalLM", "mine", tmp_path)[-1]
+    row = compatibility(llama.resolved, llama.model, "LlamaForCausalLM", "mine", tmp_path)[-1]
     assert (row["loads"], reason in row["how"]) == (loads, True), row["how"]
     (tmp_path / "tokenizer.model").touch()  # preferred by the converter
-    assert compatibility(llama.settings, llama.model, "LlamaForCausalLM", "mine", tmp_path)[-1]["loads"]
+    assert compatibility(llama.resolved, llama.model, "LlamaForCausalLM", "mine", tmp_path)[-1]["loads"]
 
 
 @pytest.mark.regression("E11")
 @pytest.mark.parametrize("name", ["bpe-2k", "bpe-8k"])
 def test_the_report_names_the_line_missing_in_the_converter(name: str, llama: Any) -> None:
-    row = compatibility(llama.settings, llama.model, "LlamaForCausalLM", name)[-1]
+    row = compatibility(llama.resolved, llama.model, "LlamaForCausalLM", name)[-1]
     assert (
         row["loads"] and 'chkhsh: add a line for that hash to get_vocab_base_pre, with res = "llama-bpe"' in row["how"]
     )
@@ -99,9 +99,9 @@ def test_llama_cpp_may_support_a_foreign_tokenizer(tmp_path: Path) -> None:
     assert table("llama", tmp_path, native=True, tokenizer=str(tmp_path / "original"))["llama.cpp"][0]
 
 
-def vllm_of(model: Any, settings: Any) -> tuple[bool, str]:
+def vllm_of(model: Any, resolved: Any) -> tuple[bool, str]:
     """Return the row of vLLM."""
-    row = next(row for row in compatibility(settings, model, None, "bytes") if row["name"].startswith("vLLM"))
+    row = next(row for row in compatibility(resolved, model, None, "bytes") if row["name"].startswith("vLLM"))
     return row["loads"], row["how"]
 
 
@@ -164,15 +164,15 @@ STATEFUL = {
 @pytest.mark.parametrize("change", STATEFUL, ids=lambda change: change.__name__)
 def test_vllm_is_claimed_only_for_layers_of_attention(change: Any, llama: Any) -> None:
     model = copy.deepcopy(llama.model)
-    assert vllm_of(model, llama.settings)[0]
+    assert vllm_of(model, llama.resolved)[0]
     change(model)
-    loads, how = vllm_of(model, llama.settings)
+    loads, how = vllm_of(model, llama.resolved)
     assert not loads and STATEFUL[change] in how
 
 
 @pytest.mark.regression("R13")
 def test_support_for_an_unknown_native_class_is_not_claimed(llama: Any) -> None:
-    found = {row["name"]: row for row in compatibility(llama.settings, llama.model, "SomeNewForCausalLM", "mine")}
+    found = {row["name"]: row for row in compatibility(llama.resolved, llama.model, "SomeNewForCausalLM", "mine")}
     assert found["transformers, natively"]["loads"]
     assert not found["vLLM, transformers backend"]["loads"] and not found["llama.cpp"]["loads"]
 
@@ -185,5 +185,5 @@ def test_support_for_an_unknown_native_class_is_not_claimed(llama: Any) -> None:
 def test_llama_cpp_is_claimed_only_for_supported_configurations(name: str, value: Any, llama: Any) -> None:
     model = copy.deepcopy(llama.model)
     setattr(model.config, name, value)
-    row = compatibility(llama.settings, model, "MistralForCausalLM", "mine")[-1]
+    row = compatibility(llama.resolved, model, "MistralForCausalLM", "mine")[-1]
     assert not row["loads"] and name.partition("_")[0] in row["how"].lower()

@@ -21,12 +21,11 @@ from forgather_core.commands.construct import construct
 from forgather_core.definitions.definition import import_object
 from forgather_core.definitions.registry import Registry
 from forgather_core.errors import ConfigurationError
-from forgather_core.model.hf_config import config_values, option_values
 from forgather_core.parts.rope import Rope
 from forgather_core.report.settings_report import construction_report
 from forgather_core.settings.layers import find_configuration
-from forgather_core.settings.resolve import Settings, resolve
-from forgather_core.tokenizers.lookup import quick_facts
+from forgather_core.settings.resolve import resolve
+from forgather_core.settings.resolved_model import TOKEN_IDS, ResolvedModel
 
 BASE: dict[str, Any] = {
     "vocab_size": 300,
@@ -61,17 +60,16 @@ def write(directory: Path, kind: str, **content: Any) -> Path:
     return directory
 
 
-def from_directory(directory: Path, definition: str, **flags: Any) -> Settings:
+def from_directory(directory: Path, definition: str, **flags: Any) -> ResolvedModel:
     return resolve(
         find_configuration(definition, Registry(), Path()), {"from_config": directory, "tokenizer": "bytes"} | flags
     )
 
 
-def model_of(settings: Settings) -> Any:
+def model_of(resolved: ResolvedModel) -> Any:
     """Return the model that `construct` builds, without writing a directory."""
-    definition = settings.configuration.definition
-    facts = quick_facts("bytes")
-    values = config_values(definition, option_values(settings, facts), facts, {})
+    definition = resolved.definition
+    values = {name: value for name, value in resolved.config.items() if name not in TOKEN_IDS}
     return import_object(definition.model, definition)(import_object(definition.config, definition)(**values)).eval()
 
 

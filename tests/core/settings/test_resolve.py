@@ -10,7 +10,8 @@ import pytest
 from forgather_core.definitions.registry import Registry
 from forgather_core.errors import ConfigurationError, ForgatherError, UnknownDefinitionError
 from forgather_core.settings.layers import find_configuration, is_configuration, project_files
-from forgather_core.settings.resolve import Settings, derived_values, resolve
+from forgather_core.settings.resolve import resolve
+from forgather_core.settings.resolved_model import ResolvedModel, derived_values
 from tests.support.plugins import MakeRegistry
 
 
@@ -19,7 +20,7 @@ def registry(make_registry: MakeRegistry) -> Registry:
     return make_registry(sample=None)
 
 
-def resolved(registry: Registry, template: str, project: Path, **flags: Any) -> Settings:
+def resolved(registry: Registry, template: str, project: Path, **flags: Any) -> ResolvedModel:
     return resolve(find_configuration(template, registry, project), flags)
 
 

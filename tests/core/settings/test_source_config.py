@@ -14,16 +14,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import Registry
 from forgather_core.errors import ConfigurationError
-from forgather_core.model.hf_config import option_values
 from forgather_core.report.settings_report import construction_report, settings_report
 from forgather_core.settings.layers import find_configuration
-from forgather_core.settings.resolve import Settings, resolve
+from forgather_core.settings.resolve import resolve
+from forgather_core.settings.resolved_model import ResolvedModel
 from tests.support.native_models import MODELS, save_native
 
 IDS = torch.arange(3, 43)[None]
 
 
-def from_directory(directory: Path, definition: str = "llama", *, project: Path = Path(), **flags: Any) -> Settings:
+def from_directory(
+    directory: Path, definition: str = "llama", *, project: Path = Path(), **flags: Any
+) -> ResolvedModel:
     return resolve(find_configuration(definition, Registry(), project), {"from_config": directory} | flags)
 
 
@@ -33,14 +35,14 @@ def from_directory(directory: Path, definition: str = "llama", *, project: Path 
 def test_a_transformers_model_is_imported_in_one_step(case: str, tmp_path: Path) -> None:
     kind, options, definition = MODELS[case]
     original = save_native(kind, tmp_path / "Original", **options)
-    settings = from_directory(
+    resolved = from_directory(
         tmp_path / "Original",
         definition,
         device="cpu",
         load_from_checkpoint=tmp_path / "Original",
         save_checkpoint=True,
     )
-    made = construct(settings, project=tmp_path)
+    made = construct(resolved, project=tmp_path)
     assert made.directory.path == tmp_path / "output_models" / "original"
     assert made.loaded is not None
     assert (made.loaded.missing, made.loaded.unexpected) == ((), ())
@@ -97,24 +99,24 @@ def test_generation_stops_at_the_models_tokens_and_at_those_of_another_template(
 
 
 def test_from_config_accepts_a_directory_written_by_forgather(tmp_path: Path) -> None:
-    settings = resolve(
+    resolved = resolve(
         find_configuration("deepone/4M", Registry(), tmp_path),
         {"hidden_size": 32, "alibi_slopes": "paper", "output_dir": tmp_path / "first"},
     )
-    construct(settings, project=tmp_path)
+    construct(resolved, project=tmp_path)
     again = from_directory(tmp_path / "first", "deepone")
     assert again.options.alibi_slopes == "paper"
     assert again.options.hidden_size == 32
-    assert {n: v.value for n, v in option_values(again, None).items()}["num_key_value_heads"] == 4
+    assert again.values["num_key_value_heads"].value == 4
 
 
 def test_a_file_may_set_from_config_relative_to_itself(tmp_path: Path) -> None:
     save_native("Llama", tmp_path / "models" / "original")
     file = tmp_path / "exp.yaml"
     file.write_text("extends: llama/4M\nlike: models/original\nhidden_size: 64\n")
-    settings = resolve(find_configuration(str(file), Registry(), tmp_path))
-    assert (settings.options.hidden_size, settings.options.intermediate_size) == (64, 48)
-    assert settings.origins["hidden_size"].label == "exp.yaml:3"
+    resolved = resolve(find_configuration(str(file), Registry(), tmp_path))
+    assert (resolved.options.hidden_size, resolved.options.intermediate_size) == (64, 48)
+    assert resolved.origins["hidden_size"].label == "exp.yaml:3"
     assert (
         resolve(find_configuration(str(file), Registry(), tmp_path), {"from_config": None}).options.intermediate_size
         == 768

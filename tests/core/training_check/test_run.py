@@ -86,8 +86,8 @@ def test_a_last_step_that_breaks_the_model_fails(small: Resolve, tmp_path: Path)
 
 def test_speed_and_memory_beside_the_estimate(small: Resolve, tmp_path: Path) -> None:
     report = run_check(small, tmp_path, steps=3)
-    settings = small(device="cpu")
-    estimated = estimate(settings, EstimateOptions(optimizer="sgd", sequence_length=32))
+    resolved = small(device="cpu")
+    estimated = estimate(resolved, EstimateOptions(optimizer="sgd", sequence_length=32))
     assert report["memory"]["estimated"] == estimated["training"]["peak"]
     assert report["memory"]["parts"] == estimated["training"]["parts"]
     assert report["memory"]["host_peak"] >= report["memory"]["host_before"] > 0
@@ -110,9 +110,9 @@ def test_what_each_switch_saves_is_the_difference_of_two_estimates(
     report = run_check(small, tmp_path, flags, fuse_optim_with_backward=True, **size)
 
     def peak(checkpointing: bool = True, fused: bool = True, keep: bool = False) -> int:
-        settings = small(device="cpu", **flags | {"gradient_checkpointing": checkpointing})
+        resolved = small(device="cpu", **flags | {"gradient_checkpointing": checkpointing})
         options = EstimateOptions(optimizer="sgd", fuse_optim_with_backward=fused, full_logits=keep, **size)
-        return memory_of(settings, options)[0].training(2, 32).peak.bytes
+        return memory_of(resolved, options)[0].training(2, 32).peak.bytes
 
     assert report["memory"]["saved"] == {
         "gradient_checkpointing": peak(checkpointing=False) - peak(),
@@ -233,8 +233,8 @@ def test_refuses_options_that_cannot_train(
 @pytest.mark.slow
 @pytest.mark.parametrize("definition", ["single_head", "causal_lm", "llama", "deepone", "mistral", "qwen3"])
 def test_every_default_preset_trains_on_real_text(tmp_path: Path, definition: str) -> None:
-    settings = resolve(find_configuration(definition, registry(), tmp_path), {"device": "cpu"})
-    made = construct(settings, project=tmp_path)
+    resolved = resolve(find_configuration(definition, registry(), tmp_path), {"device": "cpu"})
+    made = construct(resolved, project=tmp_path)
     options = TestOptions(steps=20, lr=0.1, sequence_length=256, packed=True, dataset_project="stdlib")
     losses = [step["loss"] for step in run_training_check(made, options)["steps"]]
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.02

@@ -1,0 +1,174 @@
+"""`ResolvedModel`: the options of a model, its tokenizer's facts and the values of its configuration, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..definitions.definition import ModelDefinition
+from ..errors import ConfigurationError
+from ..options.shared import BuildOptions, DirectoryOptions
+from ..options.spec import specs_of
+from ..runtime.short_repr import Brief
+from ..tokenizers.lookup import TokenizerFacts
+from .layers import Configuration
+
+if TYPE_CHECKING:
+    from .source_config import SourceConfig
+
+DERIVED = "derived"
+TOKENIZER = "tokenizer"
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The source of a value: `label` for display, `where` with file and line for errors."""
+
+    label: str
+    where: str
+    base: Path | None = None  # the directory that relative paths are resolved against
+    rank: int = 0  # of its layer; higher ranks override lower ones
+
+    def of(self, name: str) -> str:
+        """Return the prefix of an error about the option `name`. A flag already contains the name."""
+        return self.where if self.where.startswith("--") else f"{self.where}: {name}"
+
+
+@dataclass(frozen=True)
+class ResolvedValue:
+    """A value and its origin."""
+
+    value: Any
+    origin: Origin
+
+
+@dataclass(frozen=True, repr=False)
+class ResolvedModel(Brief):
+    """Everything that determines a model, without torch or transformers. All commands read it; `resolve` makes it.
+
+    Args:
+        configuration: The configuration that was resolved.
+        options: The options of the definition, an instance of `definition.options`, as set.
+        directory: The other options of the model directory.
+        build: The options of building the model.
+        origins: The origin of every option, by name.
+        tokenizer: Facts of the tokenizer; None if they require transformers or the Hub (see `with_tokenizer`).
+        source_config: The values taken from a model directory, if `from_config` is set.
+    """
+
+    configuration: Configuration
+    options: Any
+    directory: DirectoryOptions
+    build: BuildOptions
+    origins: Mapping[str, Origin]
+    tokenizer: TokenizerFacts | None = None
+    source_config: SourceConfig | None = None
+
+    @property
+    def definition(self) -> ModelDefinition:
+        """The definition."""
+        return self.configuration.definition
+
+    @property
+    def model_name(self) -> str:
+        """The option, or else the lower-case name of the source config, the YAML file's stem or definition_preset."""
+        named = self.source_config or self.configuration
+        return self.directory.model_name or named.default_model_name
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """The notes of the configuration; empty if the options come from a source config."""
+        return self.configuration.notes if self.source_config is None else {}
+
+    @cached_property
+    def values(self) -> Mapping[str, ResolvedValue]:
+        """The values of the definition's options: as set, derived from other options, or from the tokenizer.
+
+        Values that only an unavailable tokenizer could provide are None.
+        """
+        values = {
+            spec.name: ResolvedValue(getattr(self.options, spec.name), self.origins[spec.name])
+            for spec in specs_of(self.definition.options)
+        }
+        for name, value in derived_values(self.options).items():
+            values[name] = ResolvedValue(value, Origin(DERIVED, DERIVED))
+        for name, value in self._from_tokenizer.items():
+            if name in values and values[name].value is None:
+                values[name] = ResolvedValue(value, Origin(TOKENIZER, TOKENIZER))
+        return values
+
+    @cached_property
+    def token_ids(self) -> Mapping[str, Any]:
+        """Ids of the BOS, EOS and padding tokens, from the source config if there is one, else the tokenizer."""
+        found = {name: getattr(self.tokenizer, name, None) for name in TOKEN_IDS}
+        return found | dict(self.source_config.token_ids if self.source_config is not None else {})
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The arguments of the configuration class: options, vocabulary size, number of positions, token ids."""
+        known = {name: item.value for name, item in self.values.items()}
+        for name in ("vocab_size", "max_position_embeddings"):
+            if known.get(name) is None:
+                known.pop(name, None)
+        return {**self._from_tokenizer, **known, **self.token_ids}
+
+    @property
+    def _from_tokenizer(self) -> dict[str, int]:
+        if self.tokenizer is None:
+            return {}
+        found = {"vocab_size": self.tokenizer.vocab_size, "max_position_embeddings": self.tokenizer.model_max_length}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def target(self, project: Path = Path()) -> Path:
+        """Return the model directory.
+
+        A relative path is resolved against the working directory if it is a flag, and against the project directory
+        if it is in a file.
+        """
+        given = self.directory.output_dir
+        if given is None:
+            return project / "output_models" / self.model_name
+        on_command_line = self.origins["output_dir"].base is None
+        return given if given.is_absolute() or on_command_line else project / given
+
+    def base_of(self, name: str) -> Path | None:
+        """Return the directory of the file that sets the option, or None if no file does."""
+        return self.origins[name].base
+
+    def with_tokenizer(self, tokenizer: TokenizerFacts | None) -> ResolvedModel:
+        """Return the model with the facts of its tokenizer.
+
+        Raises:
+            ConfigurationError: `vocab_size` is smaller than the tokenizer's vocabulary.
+        """
+        resolved = dataclasses.replace(self, tokenizer=tokenizer)
+        if tokenizer is not None:
+            resolved._check_vocabulary(tokenizer)
+        return resolved
+
+    def _check_vocabulary(self, tokenizer: TokenizerFacts) -> None:
+        vocab = self.values.get("vocab_size")
+        if vocab is None or vocab.value >= tokenizer.vocab_size:
+            return
+        chosen = self.origins["tokenizer"]
+        if chosen.rank > vocab.origin.rank:
+            raise ConfigurationError(
+                f"{chosen.of('tokenizer')}: '{tokenizer.name}' has {tokenizer.vocab_size} entries, more than the "
+                f"vocab_size ({vocab.value}) of {vocab.origin.label}: raise vocab_size, or choose another tokenizer"
+            )
+        raise ConfigurationError(
+            f"{vocab.origin.of('vocab_size')}: {vocab.value} is smaller than the {tokenizer.vocab_size} entries of the "
+            f"tokenizer '{tokenizer.name}': raise it, or choose another tokenizer"
+        )
+
+
+def derived_values(options: Any) -> dict[str, Any]:
+    """Return the values that the definition derives from other options for options that are null."""
+    derive = getattr(options, "derived", None)
+    values = derive() if derive is not None else {}
+    return {name: value for name, value in values.items() if getattr(options, name, None) is None}
