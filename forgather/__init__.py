@@ -1,1 +1,98 @@
-"""The documented import names of Forgather's Python interface."""
+"""Forgather's Python interface: the commands of `forgather` as functions.
+
+    import forgather as fg
+
+    model = fg.construct("llama/4M", hidden_size=128, device="cpu").model
+
+Options are keywords, named like the flags: `hidden_size=128` is `--hidden-size 128`. The functions print nothing, call
+no `sys.exit` and install no signal handlers; expected errors are `ForgatherError`s, a wrong keyword is a `TypeError`.
+
+Model directories are written to `output_dir` if it is given, else below `project`, else to a temporary directory that
+is reused for equal options and removed when Python exits.
+
+Importing this package loads neither torch nor transformers. `forgather.ml` has context managers and checkpoints for
+models of any origin.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from forgather_core.errors import ForgatherError
+from forgather_core.settings.resolved_model import ResolvedModel
+
+from .checkpoints import convert_checkpoint, inspect_checkpoint
+from .datasets import describe_dataset, list_datasets, train_tokenizer
+from .listings import (
+    CheckList,
+    CheckpointInfo,
+    DatasetInfo,
+    DatasetList,
+    ModelList,
+    NewPlugin,
+    PluginList,
+    TrainedTokenizer,
+)
+from .model_results import Comparison, Construction, Estimate, ShownModel, TrainingCheck, Verification
+from .models import compare, construct, estimate, list_checks, list_models, resolve, show, test, verify
+from .plugins import list_plugins, new_plugin
+from .progress import Progress
+from .results import Result
+
+if TYPE_CHECKING:
+    from forgather_core.checkpoint import LoadReport, SaveReport, load_checkpoint, save_checkpoint
+
+__all__ = [
+    "CheckList",
+    "CheckpointInfo",
+    "Comparison",
+    "Construction",
+    "DatasetInfo",
+    "DatasetList",
+    "Estimate",
+    "ForgatherError",
+    "LoadReport",
+    "ModelList",
+    "NewPlugin",
+    "PluginList",
+    "Progress",
+    "ResolvedModel",
+    "Result",
+    "SaveReport",
+    "ShownModel",
+    "TrainedTokenizer",
+    "TrainingCheck",
+    "Verification",
+    "compare",
+    "construct",
+    "convert_checkpoint",
+    "describe_dataset",
+    "estimate",
+    "inspect_checkpoint",
+    "list_checks",
+    "list_datasets",
+    "list_models",
+    "list_plugins",
+    "load_checkpoint",
+    "new_plugin",
+    "resolve",
+    "save_checkpoint",
+    "show",
+    "test",
+    "train_tokenizer",
+    "verify",
+]
+
+_FROM_CHECKPOINT = frozenset({"LoadReport", "SaveReport", "load_checkpoint", "save_checkpoint"})  # which imports torch
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FROM_CHECKPOINT:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from forgather_core import checkpoint
+
+    return getattr(checkpoint, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -16,9 +16,15 @@ import typer
 
 from forgather_core.errors import ForgatherError
 from forgather_core.filesystem.printable import printable
-from forgather_core.options.command_options import EstimateOptions, ShowOptions, TestOptions, VerifyOptions
+from forgather_core.options.command_options import (
+    COMMAND_OPTIONS,
+    EstimateOptions,
+    ShowOptions,
+    TestOptions,
+    VerifyOptions,
+)
 from forgather_core.options.scope import ESTIMATING, refuse_other_commands, refuse_without_effect
-from forgather_core.options.shared import RunOptions
+from forgather_core.options.shared import OutputOptions, RunOptions
 from forgather_core.options.spec import specs_of
 
 from .completion import templates
@@ -30,7 +36,7 @@ from .dynamic import (
     TestCommand,
     VerifyCommand,
 )
-from .session import CHOOSE, COMMAND_OPTIONS, Session
+from .session import CHOOSE, Session
 from .streams import say
 
 if TYPE_CHECKING:
@@ -51,7 +57,7 @@ app = typer.Typer(
 def construct(ctx: typer.Context) -> None:
     """Construct a model: write its directory if it does not exist, build it, and load or save weights on request."""
     command = ModelCommand(ctx)
-    from forgather_core.report.settings_report import construction_report
+    from forgather_core.report.construction import construction_report
 
     from .views.construct import construction
 
@@ -111,11 +117,9 @@ def verify(ctx: typer.Context) -> None:
 def show(ctx: typer.Context) -> None:
     """Show the resolved options and the source of each value, without building the model."""
     command = ModelCommand(ctx)
-    from forgather_core.report.settings_report import settings_report
-
     from .views.show import settings
 
-    report = settings_report(command.resolved, command.project)
+    report = command.resolved.to_dict(command.project)
     if command.show.init:
         from forgather_core.model.initial_table import initial_table
 
@@ -186,22 +190,23 @@ class ModelCommand:
         command, typed = str(ctx.info_name), session.typed()
         refuse_other_commands(command, typed)
         self.run: RunOptions = _take(RunOptions, given)
+        self.output: OutputOptions = _take(OutputOptions, given)
         self.test: TestOptions = _take(TestOptions, given, command == "test")
         self.estimate: EstimateOptions = _take(EstimateOptions, given, command in ESTIMATING)
         self.show: ShowOptions = _take(ShowOptions, given)
         self.verify: VerifyOptions = _take(VerifyOptions, given)
-        for group in (RunOptions, *COMMAND_OPTIONS.values()):
+        for group in (RunOptions, OutputOptions, *COMMAND_OPTIONS.values()):
             for spec in specs_of(group):
                 given.pop(spec.name, None)
-        if self.run.output_file is not None:
+        if self.output.output_file is not None:
             from .render import check_output
 
-            check_output(self.run.output_file)
-        self._editor = _editor() if self.run.edit else []
+            check_output(self.output.output_file)
+        self._editor = _editor() if self.output.edit else []
         from forgather_core.settings.resolve import resolve
 
         self.resolved: ResolvedModel = resolve(configuration, given)
-        parts = (self.run, self.test, self.show, self.verify, self.resolved.directory, self.resolved.build)
+        parts = (self.run, self.output, self.test, self.show, self.verify, self.resolved.directory, self.resolved.build)
         values = {name: value for part in (self.resolved.options, *parts) for name, value in vars(part).items()}
         refuse_without_effect(command, typed, values)
 
@@ -239,12 +244,12 @@ class ModelCommand:
         from .render import write
 
         title = self.resolved.model_name
-        if self.run.output_file is None and not self.run.edit:
-            print_report(report, drawing, as_json=self.run.json)
+        if self.output.output_file is None and not self.output.edit:
+            print_report(report, drawing, as_json=self.output.json)
             return
-        path = self.run.output_file or Path(tempfile.mkdtemp(prefix="forgather-")) / f"{title}.txt"
-        write(report, drawing, path, title, as_json=self.run.json)
-        if self.run.edit:
+        path = self.output.output_file or Path(tempfile.mkdtemp(prefix="forgather-")) / f"{title}.txt"
+        write(report, drawing, path, title, as_json=self.output.json)
+        if self.output.edit:
             subprocess.run([*self._editor, str(path)], check=False)
         else:
             say(f"wrote {printable(str(path))}")

@@ -11,7 +11,7 @@ import typer
 
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
 from forgather_core.errors import ForgatherError
-from forgather_core.options.command_options import EstimateOptions, ShowOptions, TestOptions, VerifyOptions
+from forgather_core.options.command_options import COMMAND_OPTIONS
 from forgather_core.options.scope import commands_of
 from forgather_core.options.spec import OptionSpec, specs_of
 
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
     from forgather_core.settings.layers import Configuration
 
 CHOOSE = "choose a model definition, for example: forgather -t llama/4M model construct (list them: forgather ls)"
-
-# The options of single commands.
-COMMAND_OPTIONS: dict[str, type] = {
-    "test": TestOptions,
-    "verify": VerifyOptions,
-    "show": ShowOptions,
-    "estimate": EstimateOptions,
-    "compare": EstimateOptions,
-}
 
 
 @dataclass

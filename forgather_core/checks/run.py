@@ -27,6 +27,7 @@ from .model_under_test import FLEX, ModelUnderTest
 
 if TYPE_CHECKING:
     from ..options.command_options import VerifyOptions
+    from ..options.plain_options import VerifyDirectoryOptions
     from ..settings.resolved_model import ResolvedModel
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
@@ -49,7 +50,9 @@ _COPIES = 3  # of the weights: most checks have two models, or two models and th
 NO_GRADIENTS = f"the model refuses eager and sdpa, and {FLEX} does not support gradients on CPU"
 
 
-def asked_for(options: VerifyOptions, on_broken: Callable[[str], object] = warnings.warn) -> list[Check]:
+def asked_for(
+    options: VerifyOptions | VerifyDirectoryOptions, on_broken: Callable[[str], object] = warnings.warn
+) -> list[Check]:
     """Return the checks that the options name, of Forgather and of plugins.
 
     Args:
@@ -109,7 +112,7 @@ def verify(
     Args:
         directory: A model directory of Forgather, or of any causal language model of Hugging Face.
         checks: The checks to run.
-        settings: The settings that made the directory, if a definition is checked.
+        resolved: The resolved model that the directory was written from, if a definition is checked.
         full: Use the configuration as it is, not a small copy with the same features.
         seed: Seed of weights and texts.
         force: Run even if the memory is too small for the full model.
@@ -206,7 +209,7 @@ def verify_settings(
     """Run checks on the directory of a resolved model, which is written if it does not exist.
 
     Args:
-        resolved: The resolved model; their seed is that of weights and texts.
+        resolved: The resolved model; its seed is that of weights and texts.
         checks: The checks to run.
         project: The project directory, which contains `output_models`.
         refresh: Rebuild an existing directory.

@@ -15,7 +15,7 @@ import pluggy
 from ..errors import DefinitionError, UnknownDefinitionError
 from ..options.command_options import EstimateOptions, ShowOptions, TestOptions, VerifyOptions
 from ..options.reserved_names import name_problem
-from ..options.shared import BuildOptions, DirectoryOptions, RunOptions
+from ..options.shared import BuildOptions, DirectoryOptions, OutputOptions, RunOptions
 from ..options.spec import did_you_mean, specs_of
 from .definition import ModelDefinition
 from .hookspecs import ENTRY_POINT_GROUP, PROJECT, ForgatherHooks
@@ -219,7 +219,7 @@ def _check_definition(definition: Any) -> None:
 
 # Two of these classes may share an option of a common base class.
 SHARED_OPTIONS: tuple[type, ...] = (
-    DirectoryOptions, BuildOptions, RunOptions, TestOptions, EstimateOptions, ShowOptions, VerifyOptions,
+    DirectoryOptions, BuildOptions, RunOptions, OutputOptions, TestOptions, EstimateOptions, ShowOptions, VerifyOptions,
 )  # fmt: skip
 
 

@@ -159,3 +159,13 @@ class ShowOptions:
         negatable=False,
         commands=("show",),
     )
+
+
+# The options of single commands.
+COMMAND_OPTIONS: dict[str, type] = {
+    "test": TestOptions,
+    "verify": VerifyOptions,
+    "show": ShowOptions,
+    "estimate": EstimateOptions,
+    "compare": EstimateOptions,
+}

@@ -163,6 +163,12 @@ class RunOptions:
         commands=WRITING,
         needs=(LISTING, WHOLE, REAL_DEVICE),
     )
+
+
+@dataclass(kw_only=True)
+class OutputOptions:
+    """Options of the output of `forgather model`."""
+
     output_file: Path | None = option(
         None, help="Write output to file: .txt, .json, .html or .svg", group=OUTPUT, flags=("-o",), metavar="FILE"
     )

@@ -13,7 +13,6 @@ from ..definitions.definition import ModelDefinition
 from ..errors import ConfigurationError
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import specs_of
-from ..runtime.short_repr import Brief
 from ..tokenizers.lookup import TokenizerFacts
 from .layers import Configuration
 
@@ -48,7 +47,7 @@ class ResolvedValue:
 
 
 @dataclass(frozen=True, repr=False)
-class ResolvedModel(Brief):
+class ResolvedModel:
     """Everything that determines a model, without torch or transformers. All commands read it; `resolve` makes it.
 
     Args:
@@ -140,6 +139,34 @@ class ResolvedModel(Brief):
         """Return the directory of the file that sets the option, or None if no file does."""
         return self.origins[name].base
 
+    def to_dict(self, project: Path = Path()) -> dict[str, Any]:
+        """Return the options with their origins as plain data, the report of `show`.
+
+        Values from a tokenizer that is not available locally (on the Hub) are null.
+
+        Args:
+            project: The project directory, which contains `output_models`.
+        """
+        groups = ((DirectoryOptions, self.directory), (BuildOptions, self.build))
+        shared = {
+            spec.name: ResolvedValue(getattr(values, spec.name), self.origins[spec.name])
+            for group, values in groups
+            for spec in specs_of(group)
+        }
+        return {
+            "configuration": self.configuration.name,
+            "definition": self.definition.name,
+            "model_name": self.model_name,
+            "directory": str(self.target(project)),
+            "options": _with_origins(self.values),
+            "settings": _with_origins(shared),
+            "source": self.notes.get("source"),
+            "expected_parameters": self.notes.get("parameters"),
+        }
+
+    def __repr__(self) -> str:
+        return f"<ResolvedModel {self.configuration.name}: {self.model_name}>"
+
     def with_tokenizer(self, tokenizer: TokenizerFacts | None) -> ResolvedModel:
         """Return the model with the facts of its tokenizer.
 
@@ -165,6 +192,14 @@ class ResolvedModel(Brief):
             f"{vocab.origin.of('vocab_size')}: {vocab.value} is smaller than the {tokenizer.vocab_size} entries of the "
             f"tokenizer '{tokenizer.name}': raise it, or choose another tokenizer"
         )
+
+
+def _with_origins(values: Mapping[str, ResolvedValue]) -> dict[str, Any]:
+    return {name: {"value": _plain(item.value), "origin": item.origin.label} for name, item in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def derived_values(options: Any) -> dict[str, Any]:

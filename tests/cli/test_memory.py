@@ -73,7 +73,7 @@ def test_running_out_of_memory_is_one_line(
         raise error
 
     monkeypatch.setattr("forgather_core.commands.listing.list_models", fail)
-    monkeypatch.setattr("forgather_core.report.settings_report.settings_report", fail)
+    monkeypatch.setattr("forgather_core.settings.resolved_model.ResolvedModel.to_dict", fail)
     monkeypatch.setattr("forgather_core.checkpoint.inspect_checkpoint", fail)
     text = cli(*words).error.lower()
     assert "memory" in text

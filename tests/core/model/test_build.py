@@ -21,7 +21,7 @@ from forgather_core.model.build import build, is_checkpointing, parse_device
 from forgather_core.model.dtypes import default_dtype, parse_dtype
 from forgather_core.model.no_init import no_init_weights
 from forgather_core.options.shared import BuildOptions
-from forgather_core.report.settings_report import construction_report, parameter_table
+from forgather_core.report.construction import construction_report, parameter_table
 from tests.support.settings import Resolve
 
 ANGLES = 10000.0 ** -(torch.arange(0, 8, 2) / 8)
@@ -286,7 +286,7 @@ from pathlib import Path
 from forgather_core.settings.layers import find_configuration
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import registry
-from forgather_core.report.settings_report import construction_report
+from forgather_core.report.construction import construction_report
 from forgather_core.settings.resolve import resolve
 
 settings = resolve(find_configuration("llama/4M", registry(), Path()), {{}})

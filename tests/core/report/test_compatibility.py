@@ -13,7 +13,7 @@ from torch import nn
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import Registry
 from forgather_core.report.compatibility import compatibility
-from forgather_core.report.settings_report import construction_report
+from forgather_core.report.construction import construction_report
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 from tests.support.native_models import save_native

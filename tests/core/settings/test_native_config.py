@@ -22,7 +22,7 @@ from forgather_core.definitions.definition import import_object
 from forgather_core.definitions.registry import Registry
 from forgather_core.errors import ConfigurationError
 from forgather_core.parts.rope import Rope
-from forgather_core.report.settings_report import construction_report
+from forgather_core.report.construction import construction_report
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 from forgather_core.settings.resolved_model import TOKEN_IDS, ResolvedModel

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import Registry
 from forgather_core.errors import ConfigurationError
-from forgather_core.report.settings_report import construction_report, settings_report
+from forgather_core.report.construction import construction_report
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 from forgather_core.settings.resolved_model import ResolvedModel
@@ -56,7 +56,7 @@ def test_a_transformers_model_is_imported_in_one_step(case: str, tmp_path: Path)
 
 def test_every_value_has_its_directory_as_origin_and_flags_win(tmp_path: Path) -> None:
     save_native("Llama", tmp_path / "original", rms_norm_eps=1e-3)
-    report = settings_report(from_directory(tmp_path / "original", rms_norm_eps=1e-2, num_hidden_layers=1))
+    report = from_directory(tmp_path / "original", rms_norm_eps=1e-2, num_hidden_layers=1).to_dict()
     origins = {name: item["origin"] for name, item in report["options"].items()}
     assert origins.pop("rms_norm_eps") == "--rms-norm-eps"
     assert origins.pop("num_hidden_layers") == "--num-hidden-layers"

@@ -1,53 +1,22 @@
-"""The reports of `construct` and `show` as plain data: options, tokenizer, parameters."""
+"""The report of `construct` as plain data: options, tokenizer, parameters, weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import first_line
 from ..model.parameters import ParameterTable, parameter_table
-from ..options.shared import BuildOptions, DirectoryOptions
-from ..options.spec import specs_of
+from ..options.shared import BuildOptions
 from ..runtime.partial_results import keep_partial
-from ..settings.resolved_model import ResolvedModel, ResolvedValue
+from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.lookup import TokenizerFacts, load_tokenizer, quick_facts
 from .compatibility import compatibility
 
 if TYPE_CHECKING:
     from ..commands.construct import ConstructedModel
-
-
-def settings_report(resolved: ResolvedModel, project: Path = Path()) -> dict[str, Any]:
-    """Return the resolved options with their origins, the report of `model show`. Does not import torch.
-
-    Values from a tokenizer that is not available locally (on the Hub) are null, with the origin `tokenizer`.
-    """
-    return {
-        "configuration": resolved.configuration.name,
-        "definition": resolved.definition.name,
-        "model_name": resolved.model_name,
-        "directory": str(resolved.target(project)),
-        "options": _with_origins(resolved.values),
-        "settings": _with_origins(_shared_values(resolved)),
-        "source": resolved.notes.get("source"),
-        "expected_parameters": resolved.notes.get("parameters"),
-    }
-
-
-def _with_origins(values: Mapping[str, ResolvedValue]) -> dict[str, Any]:
-    return {name: {"value": _plain(item.value), "origin": item.origin.label} for name, item in values.items()}
-
-
-def _shared_values(resolved: ResolvedModel) -> dict[str, ResolvedValue]:
-    pairs = ((DirectoryOptions, resolved.directory), (BuildOptions, resolved.build))
-    return {
-        spec.name: ResolvedValue(getattr(values, spec.name), resolved.origins[spec.name])
-        for group, values in pairs
-        for spec in specs_of(group)
-    }
 
 
 def _plain(value: Any) -> Any:

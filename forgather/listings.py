@@ -1,0 +1,137 @@
+"""Results about models in general, plugins, checkpoints, datasets and tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .results import Result, bytes_text
+
+__all__ = [
+    "CheckList",
+    "CheckpointInfo",
+    "DatasetInfo",
+    "DatasetList",
+    "ModelList",
+    "NewPlugin",
+    "PluginList",
+    "TrainedTokenizer",
+]
+
+
+class ModelList(Result):
+    """The installed definitions with their presets, and the configurations of a project."""
+
+    kind = "ls"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that other functions accept: presets, definitions without presets, and YAML files."""
+        rows = [
+            row["name"] for one in self._report["definitions"] for row in one["presets"] or ({"name": one["name"]},)
+        ]
+        return (*rows, *(row["name"] for row in self._report["configurations"]))
+
+    def _summary(self) -> str:
+        return f"of {', '.join(one['name'] for one in self._report['definitions'])}"
+
+
+class PluginList(Result):
+    """The plugins that provide definitions."""
+
+    kind = "plugins"
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Names of the plugins that cannot be loaded."""
+        return tuple(row["name"] for row in self._report["plugins"] if row["state"] == "broken")
+
+    def _summary(self) -> str:
+        return f"of {', '.join(row['name'] for row in self._report['plugins'])}"
+
+
+class NewPlugin(Result):
+    """A plugin package that was written."""
+
+    kind = "plugin"
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the package."""
+        return Path(self._report["directory"])
+
+    def _summary(self) -> str:
+        return f"{self._report['name']} in {self.directory}"
+
+
+class CheckList(Result):
+    """The checks of `verify`."""
+
+    kind = "checks"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the checks, in the order in which they run."""
+        return tuple(row["name"] for row in self._report["checks"])
+
+    def _summary(self) -> str:
+        return f"of {len(self.names)} checks"
+
+
+class CheckpointInfo(Result):
+    """The contents of a checkpoint, from its headers."""
+
+    kind = "checkpoint"
+
+    @property
+    def tensors(self) -> Mapping[str, Mapping[str, Any]]:
+        """Dtype, shape, bytes and file of each tensor, by name."""
+        return {tensor["name"]: tensor for tensor in self._report["tensors"]}
+
+    def _summary(self) -> str:
+        files, size = len(self._report["files"]), bytes_text(self._report["bytes"])
+        return f"{self._report['path']}: {len(self._report['tensors'])} tensors, {size} in {files} files"
+
+
+class DatasetList(Result):
+    """The configurations of dataset projects."""
+
+    kind = "datasets"
+
+    def _summary(self) -> str:
+        rows = self._report["configurations"]
+        return f"of {', '.join(row['project'] + '/' + row['config'] for row in rows)}"
+
+
+class DatasetInfo(Result):
+    """The columns, counts and first documents of a dataset."""
+
+    kind = "dataset"
+
+    @property
+    def documents(self) -> int:
+        """Number of documents that were read and counted."""
+        return int(self._report["counted"]["documents"])
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in these documents."""
+        return int(self._report["counted"]["tokens"])
+
+    def _summary(self) -> str:
+        return f"{self._report['dataset']}: {self.documents:,} documents, {self.tokens:,} tokens"
+
+
+class TrainedTokenizer(Result):
+    """A tokenizer that was trained and written."""
+
+    kind = "tokenizer"
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the tokenizer, for the option `tokenizer`."""
+        return Path(self._report["directory"])
+
+    def _summary(self) -> str:
+        return f"{self.directory}: {self._report['entries']:,} entries"

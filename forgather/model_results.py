@@ -1,0 +1,203 @@
+"""Results about models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .results import Result, bytes_text, count_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from forgather_core.checkpoint import LoadReport, SaveReport
+    from forgather_core.commands.construct import ConstructedModel
+    from forgather_core.settings.resolved_model import ResolvedModel
+
+    from .progress import Progress
+
+__all__ = [
+    "Comparison",
+    "Construction",
+    "Estimate",
+    "ShownModel",
+    "TrainingCheck",
+    "Verification",
+]
+
+
+class ShownModel(Result):
+    """The options of a model, with the source of each value.
+
+    Attributes:
+        resolved: The resolved model.
+    """
+
+    kind = "show"
+
+    def __init__(self, report: Mapping[str, Any], resolved: ResolvedModel) -> None:
+        super().__init__(report)
+        self.resolved = resolved
+
+    def _summary(self) -> str:
+        return f"{self._report['configuration']}: {len(self._report['options'])} options"
+
+
+class Construction(Result):
+    """A constructed model.
+
+    Attributes:
+        model: The model, a `PreTrainedModel` of the definition's class.
+        directory: The model directory.
+        state: What happened to the directory: created, rebuilt, reused, or kept although different.
+        resolved: The options, with the facts of the tokenizer.
+        loaded: The report on loaded weights; None without `load_from_checkpoint`.
+        saved: The report on saved weights; None without `save_checkpoint`.
+    """
+
+    kind = "construct"
+
+    def __init__(self, made: ConstructedModel, progress: Progress) -> None:
+        self.made = made
+        self._progress = progress
+        self.model: nn.Module = made.model
+        self.directory: Path = made.directory.path
+        self.state: str = made.directory.state
+        self.resolved: ResolvedModel = made.resolved
+        self.loaded: LoadReport | None = made.loaded
+        self.saved: SaveReport | None = made.saved
+
+    @cached_property
+    def _report(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """The report, computed when it is first read: it estimates the memory of a training step."""
+        from forgather_core.report.construction import construction_report
+
+        on_partial = self._progress.partial
+        partial = None if on_partial is None else lambda report: on_partial(Result(report))
+        report: Mapping[str, Any] = construction_report(self.made, partial)
+        return report
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of parameters. Tied ones count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def _summary(self) -> str:
+        return f"{self.resolved.model_name}: {count_text(self.parameters)} parameters, {self.state} {self.directory}"
+
+
+class TrainingCheck(Result):
+    """The results of a few training steps."""
+
+    kind = "test"
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The loss of each step, in nats per token. Empty on meta."""
+        return tuple(step["loss"] for step in self._report.get("steps") or ())
+
+    @property
+    def first_batch_decrease(self) -> float | None:
+        """The decrease of the loss on the first batch; None on meta. Negative or zero: the model has not trained."""
+        loss = self._report.get("loss")
+        return None if loss is None else float(loss["first_batch_decrease"])
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return int(self._report["parameters"]["total"])
+
+    def _summary(self) -> str:
+        losses = self.losses
+        course = f"loss {losses[0]:.4f} to {losses[-1]:.4f} in {len(losses)} steps" if losses else "not run on meta"
+        return f"of {self._report['model_name']}: {course}"
+
+
+class Verification(Result):
+    """The results of the checks of a model directory."""
+
+    kind = "verify"
+
+    @property
+    def ok(self) -> bool:
+        """True if no check failed and at least one passed."""
+        return bool(self._report["passed"]) and not self._report["failed"]
+
+    @property
+    def passed(self) -> tuple[str, ...]:
+        """Names of the checks that passed."""
+        return self._named("passed")
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the checks that failed."""
+        return self._named("failed")
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Names of the checks that do not apply to the model."""
+        return self._named("skipped")
+
+    def _named(self, result: str) -> tuple[str, ...]:
+        return tuple(check["name"] for check in self._report["checks"] if check["result"] == result)
+
+    def _summary(self) -> str:
+        name = self._report.get("model_name") or self._report["directory"]
+        failed = f" ({', '.join(self.failed)})" if self.failed else ""
+        return f"of {name}: {len(self.passed)} passed, {len(self.failed)} failed{failed}, {len(self.skipped)} skipped"
+
+
+class Estimate(Result):
+    """The estimated parameters, memory, compute and devices of a model."""
+
+    kind = "estimate"
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return int(self._report["parameters"]["total"])
+
+    @property
+    def training_memory(self) -> int:
+        """Peak memory of a training step, in bytes."""
+        return int(self._report["training"]["peak"])
+
+    @property
+    def generation_memory(self) -> int:
+        """Peak memory of generation, in bytes."""
+        return int(self._report["generation"]["peak"])
+
+    @property
+    def flops_per_token(self) -> float:
+        """FLOPs per token of a training step, forward and backward, without recomputation."""
+        return float(self._report["flops"]["training"])
+
+    @property
+    def devices(self) -> tuple[Mapping[str, Any], ...]:
+        """The limits of the model on each device."""
+        return tuple(self._report["devices"])
+
+    def _summary(self) -> str:
+        memory = f"{bytes_text(self.training_memory)} at the peak of a training step"
+        return f"of {self._report['configuration']}: {count_text(self.parameters)} parameters, {memory}"
+
+
+class Comparison(Result):
+    """Models side by side. Every row of the report has one value for each model."""
+
+    kind = "compare"
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models, in the order of all rows."""
+        return tuple(self._report["models"])
+
+    @property
+    def differences(self) -> Mapping[str, Sequence[Any]]:
+        """The options that differ, by name."""
+        return dict(self._report["options"])
+
+    def _summary(self) -> str:
+        return f"of {', '.join(self.models)}: {len(self.differences)} options differ"

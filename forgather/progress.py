@@ -1,0 +1,42 @@
+"""Callbacks that report the progress of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forgather_core.training_check import Step
+
+__all__ = ["Progress"]
+
+Bytes = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Callbacks for the progress of a call; each is optional. Without them, functions print nothing.
+
+    Args:
+        waiting: Called once if another process holds the lock of the model directory.
+        verifying: Called with the bytes of a checkpoint whose checksums are verified, and their total.
+        loading: Called with the bytes of a checkpoint that are loaded, and their total.
+        saving: Called with the bytes of a checkpoint that are saved, and their total.
+        step: Called after each training step.
+        item: Called with the name of the check, or of the part of an estimate, that begins.
+        note: Called with a sentence about something that is left out, such as the checks of a broken plugin.
+        partial: Called with the results so far if an exception ends the call early; the exception propagates.
+    """
+
+    waiting: Callable[[], None] | None = None
+    verifying: Bytes | None = None
+    loading: Bytes | None = None
+    saving: Bytes | None = None
+    step: Callable[[Step], None] | None = None
+    item: Callable[[str], None] | None = None
+    note: Callable[[str], None] | None = None
+    partial: Callable[[Any], None] | None = None
+
+
+SILENT = Progress()

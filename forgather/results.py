@@ -1,0 +1,57 @@
+"""What a function of this package returns: typed values, plain data, and a page in notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+__all__ = ["Result"]
+
+
+class Result:
+    """A report. `to_dict()` has everything in it; properties have what is read most.
+
+    Args:
+        report: The report as plain data.
+    """
+
+    kind: ClassVar[str] = ""  # of the page that shows the report
+
+    def __init__(self, report: Mapping[str, Any]) -> None:
+        self._report = report
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data: what `--json` prints."""
+        return dict(self._report)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results must know, one sentence each."""
+        return tuple(self._report.get("notes") or ())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._summary()}>"
+
+    def _summary(self) -> str:
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        from forgather_core.pages import fragment
+
+        return fragment(self.kind, self.to_dict())
+
+
+def count_text(number: float) -> str:
+    for unit in ("", " k", " M", " G"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g} T"
+
+
+def bytes_text(number: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"

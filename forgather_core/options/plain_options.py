@@ -1,0 +1,74 @@
+"""Options of the commands outside `forgather model`: one class for each command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..option import option
+
+_CHECKSUMS = "Compare every file with its recorded checksum"
+_CONFIG = "Configuration of the project (default: default, or the only one)"
+
+
+@dataclass(kw_only=True)
+class VerifyDirectoryOptions:
+    """Options of `forgather verify`."""
+
+    checks: str | None = option(None, help="Checks to run, separated by commas (default: all)", metavar="NAMES")
+    quick: bool = option(False, help="Skip slow checks", negatable=False)
+    full: bool = option(
+        False, help="Check the model itself instead of a small copy with the same features", negatable=False
+    )
+    force: bool = option(False, help="Continue even if memory seems insufficient", negatable=False)
+
+
+@dataclass(kw_only=True)
+class InspectOptions:
+    """Options of `forgather checkpoint inspect`."""
+
+    verify_checksums: bool = option(False, help=_CHECKSUMS, negatable=False)
+
+
+@dataclass(kw_only=True)
+class ConvertOptions:
+    """Options of `forgather checkpoint convert`."""
+
+    format: str | None = option(None, help="safetensors or bin (default: that of SRC)", metavar="FORMAT")
+    dtype: str | None = option(None, help="New dtype of tensors that have the most common dtype", metavar="DTYPE")
+    keep: str | None = option(None, help="Regular expression: tensors that keep their dtype", metavar="PATTERN")
+    max_shard_size: str = option("5GB", help="Maximum size of each weight file", metavar="SIZE")
+    verify_checksums: bool = option(False, help=_CHECKSUMS, negatable=False)
+
+
+@dataclass(kw_only=True)
+class DescribeDatasetOptions:
+    """Options of `forgather dataset show`."""
+
+    dataset_config: str | None = option(None, help=_CONFIG, metavar="NAME")
+    tokenizer: str = option("bpe-8k", help="Shipped tokenizer, directory, or Hub id", metavar="NAME")
+    chat_template: str | None = option(None, help="Chat template for messages: a Jinja file or chatml", metavar="NAME")
+    examples: int = option(3, help="Number of documents to print", metavar="N", ge=0)
+    limit: int | None = option(1000, help="Number of documents to read and count; null reads all", metavar="N", ge=1)
+
+
+@dataclass(kw_only=True)
+class TrainTokenizerOptions:
+    """Options of `forgather tokenizer train`."""
+
+    dataset_project: str | None = option(
+        None, help="Directory with YAML files, or a built-in name: stdlib [required]", metavar="PROJECT"
+    )
+    vocab_size: int | None = option(
+        None, help="Vocabulary size: special tokens, 256 bytes, merges [required]", metavar="N", ge=1
+    )
+    output_dir: Path | None = option(None, help="New directory [required]", metavar="DIR", flags=("-o",))
+    dataset_config: str | None = option(None, help=_CONFIG, metavar="NAME")
+    model_max_length: int = option(2048, help="Maximum length of a text, in tokens", metavar="N", ge=1)
+
+
+@dataclass(kw_only=True)
+class NewPluginOptions:
+    """Options of `forgather plugin new`."""
+
+    output_dir: Path | None = option(None, help="New directory (default: forgather-NAME)", metavar="DIR", flags=("-o",))
