@@ -14,7 +14,7 @@ def whole(text: str, flag: str, *, least: int = 1) -> int:
     try:
         number = int(text)
     except ValueError:
-        raise ForgatherError(f"{flag}: expected an integer, got '{text}'") from None
+        raise ForgatherError(f"expected an integer, got '{text}'", option=flag) from None
     if number < least:
-        raise ForgatherError(f"{flag}: must be at least {least}, got {number}")
+        raise ForgatherError(f"must be at least {least}, got {number}", option=flag)
     return number

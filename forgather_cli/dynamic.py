@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from forgather_core.definitions.registry import registry
+from forgather_core.errors import ForgatherError
 from forgather_core.options.aliases import former_names, warn_renamed
 from forgather_core.options.command_options import ESTIMATE, SHOW, STEP, TEST, VERIFY
 from forgather_core.options.spec import OptionSpec, flag_of
@@ -43,7 +44,7 @@ class DynamicOptions:
             rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
         except Exception as error:
             if not ctx.resilient_parsing and hasattr(error, "option_name") and hasattr(error, "possibilities"):
-                raise typer.BadParameter(_unknown(ctx, session, error), ctx=ctx) from None
+                raise _unknown(ctx, session, error) from None
             raise
         finally:
             session.parsing_words = False
@@ -59,9 +60,10 @@ class DynamicOptions:
             if old not in given:
                 continue
             if spec.name in given:
-                raise typer.BadParameter(f"{flag_of(old)} is the former name of {spec.flag}: use one of them", ctx=ctx)
+                problem = f"is the former name of {spec.flag}, which is also set"
+                raise ForgatherError(problem, option=flag_of(old), hint="use one of them")
             if not ctx.resilient_parsing:
-                warn_renamed(flag_of(old), spec.flag)
+                warn_renamed(spec.flag, option=flag_of(old))
             given[spec.name] = given.pop(old)
         session.given |= given
 
@@ -205,7 +207,7 @@ def _explanation(spec: OptionSpec, values: dict[str, Any]) -> str:
     return spec.info.help if default is None else f"{spec.info.help} [{default}]"
 
 
-def _unknown(ctx: typer.Context, session: Session, error: Any) -> str:
+def _unknown(ctx: typer.Context, session: Session, error: Any) -> ForgatherError:
     from .owners import unknown_option
 
     return unknown_option(ctx, session, error.option_name)

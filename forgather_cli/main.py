@@ -45,7 +45,8 @@ def _complete_shell(ctx: Any, flag: str, shell: str) -> None:
     from typer.completion import install_callback, show_callback
 
     if shell not in SHELLS:
-        raise ForgatherError(f"{flag}: must be one of {', '.join(SHELLS)}; got '{shell}'{did_you_mean(shell, SHELLS)}")
+        problem = f"must be one of {', '.join(SHELLS)}; got '{shell}'"
+        raise ForgatherError(problem, option=flag, hint=did_you_mean(shell, SHELLS))
     (install_callback if flag == "--install-completion" else show_callback)(ctx, None, shell)  # type: ignore[arg-type]
 
 
@@ -129,9 +130,9 @@ def root(
     for flag, value in (("-t", template), ("-p", project)):
         if value is not None and ctx.invoked_subcommand not in ROOT_SCOPES[flag]:
             owners = joined(repr(name) for name in ROOT_SCOPES[flag])
-            raise ForgatherError(f"{flag} has no effect on '{ctx.invoked_subcommand}'; it belongs to {owners}")
+            raise ForgatherError(f"has no effect on '{ctx.invoked_subcommand}'; it belongs to {owners}", option=flag)
     if project is not None and not Path(project).is_dir():
-        raise ForgatherError(f"-p: the directory '{project}' does not exist: choose another")
+        raise ForgatherError(f"the directory '{project}' does not exist", option="-p", hint="choose another")
 
 
 @app.command(cls=PlainCommand, context_settings=model.HELP)
@@ -179,11 +180,12 @@ def verify(
     from .views.verify import verification
 
     if force and not full:
-        raise ForgatherError("--force requires --full")
+        raise ForgatherError("requires --full", option="--force")
     if check is not None:
         if checks is not None:
-            raise ForgatherError("--check is the former name of --checks: use one of them")
-        warn_renamed("--check", "--checks")
+            problem = "is the former name of --checks, which is also set"
+            raise ForgatherError(problem, option="--check", hint="use one of them")
+        warn_renamed("--checks", option="--check")
     chosen = asked_for(VerifyOptions(checks=checks or check, quick=quick), progress.note)
     kept: list[Any] = []
     try:
@@ -253,7 +255,8 @@ def main() -> None:
     except UnicodeEncodeError as error:
         if error.reason != "surrogates not allowed":
             raise
-        code = _print_error(ForgatherError(f"'{error.object}' is not UTF-8: rename it, or choose another name"), 2)
+        refused = ForgatherError(f"'{error.object}' is not UTF-8", hint="rename it, or choose another name")
+        code = _print_error(refused, 2)
     except Exception as error:
         from forgather_core.runtime.out_of_memory import out_of_memory
 
@@ -277,11 +280,10 @@ def _print_error(error: Any, code: int) -> int:
     if isinstance(error, typer.BadParameter):
         text = error.message
     elif hasattr(error, "possibilities"):  # an unknown option
-        from .owners import other_commands
+        from .owners import no_such_option, other_commands
 
         elsewhere = other_commands(error.ctx, error.option_name) if error.ctx is not None else None
-        hint = did_you_mean(error.option_name, error.possibilities or [], "{}")
-        text = elsewhere or f"No such option: {error.option_name}{hint}"
+        text = str(elsewhere or no_such_option(error.option_name, error.possibilities or ()))
     elif isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     else:

@@ -62,6 +62,7 @@ class PrintableLogs:
             try:
                 os.getcwd()  # noqa: PTH109
             except FileNotFoundError:
-                raise ForgatherError("the working directory has been removed: change to another directory") from None
+                hint = "change to another directory"
+                raise ForgatherError("the working directory has been removed", hint=hint) from None
             make_logs_printable()
         return super().invoke(ctx)  # type: ignore[misc]

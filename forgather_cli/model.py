@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forgather_core.errors import ForgatherError
+from forgather_core.errors import ConfigurationError, ForgatherError
 from forgather_core.filesystem.printable import printable
 from forgather_core.options.command_options import (
     COMMAND_OPTIONS,
@@ -155,7 +155,7 @@ def compare(
     first = [ModelCommand(ctx)] if Session.of(ctx).configuration is not None else []
     commands = [*first, *(ModelCommand(ctx, name) for name in models)]
     if len(commands) < 2:
-        raise typer.BadParameter("compare requires two models: add another one, or use -t", ctx=ctx)
+        raise ForgatherError("compare requires two models", hint="add another one, or use -t")
     from forgather_core.estimate import compare as run
 
     from . import progress
@@ -186,7 +186,7 @@ class ModelCommand:
             configuration = find_configuration(template, registry(), self.project)
             given = {name: value for name, value in given.items() if name in session.shared}
         if configuration is None:
-            raise typer.BadParameter(CHOOSE, ctx=ctx.find_root())
+            raise ForgatherError("is missing", option="-t", hint=CHOOSE)
         command, typed = str(ctx.info_name), session.typed()
         refuse_other_commands(command, typed)
         self.run: RunOptions = _take(RunOptions, given)
@@ -270,8 +270,8 @@ def _take(options: type, given: dict[str, Any], chosen: bool = True) -> Any:
         if spec.name in given:
             try:
                 values[spec.name] = spec.convert(given[spec.name]) if isinstance(spec.kind, tuple) else given[spec.name]
-            except ValueError as error:
-                raise typer.BadParameter(f"{spec.flag}: {error}") from None
+            except ConfigurationError as error:
+                raise error.at(option=spec.flag) from None
     return options(**values)
 
 
@@ -281,10 +281,10 @@ def _editor() -> list[str]:
             try:
                 command = shlex.split(os.environ[variable])
             except ValueError as error:
-                raise ForgatherError(f"--edit: {variable} is not a valid command: {error}") from None
+                raise ForgatherError(f"{variable} is not a valid command: {error}", option="--edit") from None
             if shutil.which(command[0]) is None:
-                raise ForgatherError(
-                    f"--edit: the program '{command[0]}' of {variable} does not exist: set another editor"
-                )
+                problem = f"the program '{command[0]}' of {variable} does not exist"
+                raise ForgatherError(problem, option="--edit", hint="set another editor")
             return command
-    raise ForgatherError("--edit: set VISUAL or EDITOR to your editor, for example: export EDITOR=nano")
+    hint = "set VISUAL or EDITOR to yours, for example: export EDITOR=nano"
+    raise ForgatherError("no editor is set", option="--edit", hint=hint)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
+from forgather_core.errors import ConfigurationError
 from forgather_core.options.aliases import former_names
 from forgather_core.options.spec import OptionSpec, flag_of
 
@@ -67,8 +68,8 @@ def _convert_with(parameter: Any, spec: OptionSpec) -> None:
             return None  # not on the command line
         try:
             return CliValue(spec.convert(value))
-        except ValueError as error:
-            raise typer.BadParameter(f"{given_flag(parameter, spec)}: {error}", ctx=ctx) from None
+        except ConfigurationError as error:
+            raise error.at(option=given_flag(parameter, spec)) from None
 
     parameter.process_value = process_value
 

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import typer
 
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
+from forgather_core.errors import ForgatherError
 from forgather_core.options.scope import commands_of, joined
 from forgather_core.options.spec import did_you_mean, flag_of, specs_of
 
 from .session import CHOOSE, Session
 
 
-def other_commands(ctx: typer.Context, flag: str) -> str | None:
+def other_commands(ctx: typer.Context, flag: str) -> ForgatherError | None:
     """Return an error that lists the commands with the option `flag`, or None if no command has it."""
     owners = [*_model_commands(flag), *_plain_commands(ctx.find_root().command, ctx.find_root(), flag)]
     if not owners:
         return None
     command = ctx.command_path.partition(" ")[2] or "forgather"
-    return f"{flag} has no effect on '{command}'; it belongs to {joined(repr(name) for name in dict.fromkeys(owners))}"
+    names = joined(repr(name) for name in dict.fromkeys(owners))
+    return ForgatherError(f"has no effect on '{command}'; it belongs to {names}", option=flag)
+
+
+def no_such_option(flag: str, known: Iterable[str], otherwise: str | None = None) -> ForgatherError:
+    """Return the error about an option that no command has.
+
+    Args:
+        flag: The option.
+        known: The options of the command.
+        otherwise: The hint if none of them is similar.
+    """
+    return ForgatherError("does not exist", option=flag, hint=did_you_mean(flag, known, "{}") or otherwise)
 
 
 def _model_commands(flag: str) -> Iterator[str]:
@@ -40,12 +53,12 @@ def _plain_commands(group: Any, ctx: Any, flag: str, path: str = "") -> Iterator
             yield path + name
 
 
-def unknown_option(ctx: typer.Context, session: Session, flag: str) -> str:
+def unknown_option(ctx: typer.Context, session: Session, flag: str) -> ForgatherError:
     """Return the error about an option that a command of `forgather model` does not have."""
     if flag in {"-t", "--template", "-p", "--project"}:
-        return f"{flag} goes before 'model': forgather {flag} {'NAME' if 't' in flag else 'DIR'} model ..."
+        example = f"forgather {flag} {'NAME' if 't' in flag else 'DIR'} model ..."
+        return ForgatherError("belongs before 'model'", option=flag, hint=example)
     known = [spelling for spec in session.specs for spelling in spec.flags]
-    hint = did_you_mean(flag, known, "{}")
     name = session.configuration.definition.name if session.configuration is not None else None
     owners = [
         other.name
@@ -56,8 +69,9 @@ def unknown_option(ctx: typer.Context, session: Session, flag: str) -> str:
         return elsewhere
     if name is None:
         if owners:
-            return f"{flag} belongs to: {', '.join(owners)}; choose a definition with -t before 'model'"
-        return f"No such option: {flag}{hint}" + ("" if hint else f"; {CHOOSE}")
+            hint = "choose one of them with -t before 'model'"
+            return ForgatherError(f"belongs to {joined(owners)}", option=flag, hint=hint)
+        return no_such_option(flag, known, CHOOSE)
     if owners:
-        return f"'{name}' has no option {flag} (it belongs to: {', '.join(owners)})"
-    return f"No such option: {flag}{hint}"
+        return ForgatherError(f"is not an option of '{name}'; it belongs to {joined(owners)}", option=flag)
+    return no_such_option(flag, known)

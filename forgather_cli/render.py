@@ -79,11 +79,13 @@ def check_output(path: Path) -> None:
         ForgatherError: The suffix is unknown, the path is a directory, or its directory does not exist.
     """
     if path.suffix and path.suffix.lower() not in SUFFIXES:
-        raise ForgatherError(f"--output-file: the suffix of '{path.name}' must be one of {', '.join(SUFFIXES)}")
+        problem = f"the suffix of '{path.name}' must be one of {', '.join(SUFFIXES)}"
+        raise ForgatherError(problem, option="--output-file")
     if path.is_dir():
-        raise ForgatherError(f"--output-file: {path} is a directory: add a file name")
+        raise ForgatherError("is a directory", option="--output-file", file=path, hint="add a file name")
     if not path.parent.is_dir():
-        raise ForgatherError(f"--output-file: the directory {path.parent} does not exist: create it")
+        problem = f"the directory {path.parent} does not exist"
+        raise ForgatherError(problem, option="--output-file", hint="create it")
 
 
 def write(report: Mapping[str, Any], view: RenderableType, path: Path, title: str, *, as_json: bool = False) -> None:
@@ -99,7 +101,7 @@ def write(report: Mapping[str, Any], view: RenderableType, path: Path, title: st
     try:
         replace_file(path, text.encode())
     except OSError as error:
-        raise ForgatherError(f"--output-file: {path} cannot be written: {error.strerror}") from None
+        raise ForgatherError(f"cannot be written: {error.strerror}", option="--output-file", file=path) from None
 
 
 def _page(view: RenderableType, file: Any, width: int) -> _Console:

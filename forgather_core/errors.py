@@ -6,7 +6,7 @@ Any other exception that escapes is a bug and keeps its traceback.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from .deprecated import keep_old_names
 
@@ -18,6 +18,15 @@ def first_line(error: BaseException) -> str:
 
 # A problem that begins with one of these continues the sentence after the place: "--force requires --full".
 _VERBS = frozenset({"belongs", "cannot", "contains", "does", "exists", "has", "is", "lists", "must", "requires"})
+
+
+class Place(TypedDict, total=False):
+    """The place of an error, as keyword arguments of `ForgatherError`."""
+
+    option: str
+    file: Path | str
+    line: int
+    column: int
 
 
 class ForgatherError(Exception):

@@ -102,9 +102,8 @@ def convert_checkpoint(
 
 def _format(name: str) -> Format:
     if name not in FORMATS:
-        raise CheckpointError(
-            f"--format must be one of {', '.join(FORMATS)}; got '{name}'{did_you_mean(name, FORMATS)}"
-        )
+        problem = f"must be one of {', '.join(FORMATS)}; got '{name}'"
+        raise CheckpointError(problem, option="--format", hint=did_you_mean(name, FORMATS))
     return FORMATS[name]
 
 

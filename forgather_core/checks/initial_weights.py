@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..definitions import contracts
 from ..definitions.check import Measured, check, expect
 from ..model.build import build
 from ..model.kinds import kind_of
@@ -47,7 +48,7 @@ def _check_model(way: str, model: Any) -> Iterator[Measured]:
     yield expect(f"{way}: all weights are finite", bare is None, bare)
     if bare is not None:
         return
-    table = list(model.initial_weights()) if hasattr(model, "initial_weights") else None
+    table = contracts.initial_weights(model)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     for kind, parameters in kinds.items():
         if table is None:

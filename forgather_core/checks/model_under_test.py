@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from ..definitions import contracts
 from ..definitions.registry import registry
 from ..deprecated import renamed_members
 from ..errors import CheckError, UnknownDefinitionError, first_line
@@ -130,7 +131,7 @@ class ModelUnderTest:
         Raises:
             ValueError, ImportError: No implementation can build the model, which is a fault and not a refusal.
         """
-        refused = dict(getattr(self.config(), "unsupported_attention", dict)())
+        refused = dict(contracts.unsupported_attention(self.config()))
         last: Exception | None = None
         for name in ATTENTIONS:
             if name in refused:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..definitions import contracts
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from .model_under_test import ModelUnderTest
 from .tolerance import LARGE_EPS, compare, compare_gradients, gradients_of, rounding
@@ -23,10 +24,10 @@ EPS = "rms_norm_eps"
 def native_parity(subject: ModelUnderTest) -> Iterator[Measured]:
     """transformers' own class, if the definition names one, has the same parameters, logits and gradients."""
     config = subject.config()
-    native = getattr(config, "native_model_type", None)
+    native = contracts.native_model_type(config)
     if native is None:
         raise DoesNotApply("the definition has no equivalent class in transformers")
-    for problem in getattr(config, "native_problems", tuple)():
+    for problem in contracts.native_problems(config):
         raise DoesNotApply(problem)
     cases: list[dict[str, Any]] = [{}, {EPS: LARGE_EPS}] if hasattr(config, EPS) else [{}]
     for changes in cases:

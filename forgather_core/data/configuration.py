@@ -163,7 +163,7 @@ def read_configuration(file: Path) -> DatasetConfiguration:
         )
     for key, value in keys.items():
         if key not in KEYS:
-            raise DataError(f"{_place(file, document, key)}: unknown key{did_you_mean(str(key), KEYS)}")
+            raise DataError(f"{_place(file, document, key)}: unknown key", hint=did_you_mean(str(key), KEYS))
         if not KEYS[key].fits(value):
             raise DataError(f"{_place(file, document, key)}: expected {KEYS[key].expected}, got {value!r}")
     if "files" in keys:
@@ -195,9 +195,9 @@ def _place(file: Path, document: YamlText, key: Any) -> str:
 def _problems(made: DatasetConfiguration) -> list[tuple[str, str]]:
     """Return keys that contradict each other or have no effect, with the reason."""
     is_builder = made.source in BUILDERS
-    near = did_you_mean(made.source, BUILDERS) if "/" not in made.source else ""
+    near = did_you_mean(made.source, BUILDERS) if "/" not in made.source else None
     found = [
-        (made.is_remote and near, "source", f"there is no '{made.source}'{near}"),
+        (made.is_remote and near, "source", f"there is no '{made.source}'. {near}"),
         (is_builder and not made.files, "source", f"'{made.source}' requires 'files'"),
         (
             made.files and not is_builder,

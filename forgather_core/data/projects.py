@@ -56,8 +56,8 @@ def configuration_files(project: str) -> dict[str, Path]:
             f"dataset project: {directory} is a file: use its directory, with the configuration '{directory.stem}'"
         )
     if not directory.is_dir():
-        known = f"({', '.join(BUILT_IN)}){did_you_mean(project, BUILT_IN)}"
-        raise DataError(f"dataset project: '{project}' is neither a directory nor a built-in project {known}")
+        problem = f"dataset project: '{project}' is neither a directory nor a built-in project ({', '.join(BUILT_IN)})"
+        raise DataError(problem, hint=did_you_mean(project, BUILT_IN))
     folders = (directory, directory / "configs")
     found = [path for folder in folders for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern)]
     if not found:
@@ -74,6 +74,6 @@ def _choose(known: Iterable[str], config: str | None, project: str) -> str:
             return DEFAULT if DEFAULT in names else names[0]
         raise DataError(f"dataset config: {project} has several configurations: choose one of {', '.join(names)}")
     if config not in names:
-        hint = did_you_mean(config, names)
-        raise DataError(f"dataset config: {project} has no configuration '{config}'{hint} (it has {', '.join(names)})")
+        problem = f"dataset config: {project} has no configuration '{config}' (it has {', '.join(names)})"
+        raise DataError(problem, hint=did_you_mean(config, names))
     return config

@@ -38,8 +38,8 @@ def _documents(configuration: DatasetConfiguration) -> Iterator[Document]:
     blank = 0
     for row in _rows(configuration):
         if column not in row:
-            hint = did_you_mean(column, row)
-            raise DataError(f"{key}: there is no column '{column}'{hint} (columns: {', '.join(row)})")
+            problem = f"{key}: there is no column '{column}' (columns: {', '.join(row)})"
+            raise DataError(problem, hint=did_you_mean(column, row))
         value = row[column]
         if isinstance(value, str):
             value = value.removeprefix(BYTE_ORDER_MARK)  # of a text file: datasets returns it as a character
@@ -162,8 +162,8 @@ def _chosen(configuration: DatasetConfiguration, loaded: Any) -> Any:
     default = "train" if "train" in known or len(known) > 1 else next(iter(known))
     split = configuration.split or default
     if split not in known:
-        hint = did_you_mean(split, known)
-        raise DataError(f"{configuration.file}: split: there is no '{split}'{hint} (splits: {', '.join(known)})")
+        problem = f"{configuration.file}: split: there is no '{split}' (splits: {', '.join(known)})"
+        raise DataError(problem, hint=did_you_mean(split, known))
     return known[split]
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DefinitionError
+from ..options.spec import did_you_mean
+from . import contracts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +53,33 @@ class ModelDefinition:
         """Return why the native class cannot represent the model, as far as definition and options determine it."""
         if self.native is None:
             return [f"transformers has no class with the mathematics of '{self.name}'"]
-        return list(getattr(options, "native_problems", tuple)())
+        return list(contracts.native_problems(options))
+
+    def config_class(self) -> Any:
+        """Import, check and return the configuration class.
+
+        Raises:
+            DefinitionError: It does not exist, or it breaks its contract.
+        """
+        found = import_object(self.config, self)
+        contracts.check_config(found, self.options, self.name)
+        return found
+
+    def model_class(self) -> Any:
+        """Import, check and return the class of the causal language model. Raises like `config_class`."""
+        found = import_object(self.model, self)
+        contracts.check_model(found, self.name)
+        return found
 
 
 def import_object(target: str, definition: ModelDefinition) -> Any:
     """Import the object that a definition refers to as `"package.module:Name"`."""
     module, _, name = target.partition(":")
-    found = getattr(importlib.import_module(module), name, None)
+    imported = importlib.import_module(module)
+    found = getattr(imported, name, None)
     if found is None:
-        raise DefinitionError(
-            f"the definition '{definition.name}' refers to '{target}', but '{module}' has no '{name}'"
-        )
+        problem = f"the definition '{definition.name}' refers to '{target}', but '{module}' has no '{name}'"
+        raise DefinitionError(problem, hint=did_you_mean(name, vars(imported)))
     return found
 
 

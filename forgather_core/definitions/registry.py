@@ -17,6 +17,7 @@ from ..options.command_options import EstimateOptions, ShowOptions, TestOptions,
 from ..options.reserved_names import name_problem
 from ..options.shared import BuildOptions, DirectoryOptions, OutputOptions, RunOptions
 from ..options.spec import did_you_mean, specs_of
+from .contracts import check_options
 from .definition import ModelDefinition
 from .hookspecs import ENTRY_POINT_GROUP, PROJECT, ForgatherHooks
 from .import_cost import ImportCost, measured_imports
@@ -106,7 +107,7 @@ class Registry:
         others = [other for other in self._manager.get_plugins() if other is not module]
         results = self._manager.subset_hook_caller("forgather_models", others)()
         if not results:
-            raise DefinitionError("forgather_models() is missing: define it with @hookimpl")
+            raise DefinitionError("forgather_models() is missing", hint="define it with @hookimpl")
         found: dict[str, ModelDefinition] = {}
         for definition in results[0]:
             _check_definition(definition)
@@ -169,8 +170,8 @@ class Registry:
         if plugin is not None:
             self._refuse_unusable(plugin)  # a conflict with another plugin's definition is detected only now
         known = list(self.names())
-        hint = did_you_mean(name, known) or ". Installed: " + (", ".join(known) or "none") + "."
-        raise UnknownDefinitionError(f"no model definition named '{name}'{hint}")
+        hint = did_you_mean(name, known) or f"use one of {', '.join(known)}" if known else "install a plugin"
+        raise UnknownDefinitionError(f"no model definition named '{name}'", hint=hint)
 
     @staticmethod
     def _refuse_unusable(plugin: Plugin) -> None:
@@ -207,11 +208,14 @@ def _check_definition(definition: Any) -> None:
     flags = {flag for group in SHARED_OPTIONS for spec in specs_of(group) for flag in spec.info.flags}
     for spec in specs_of(definition.options):
         if spec.name in shared or spec.name in RESERVED_KEYS or flags & set(spec.info.flags):
-            raise DefinitionError(f"the option '{spec.name}' of '{name}' conflicts with a shared option: rename it")
+            problem = f"the option '{spec.name}' of '{name}' conflicts with a shared option"
+            raise DefinitionError(problem, hint="rename it")
     names = {spec.name for spec in specs_of(definition.options)}
     for option in sorted(names):
-        if (problem := name_problem(option, names)) is not None:
-            raise DefinitionError(f"the option '{option}' of '{name}' {problem}")
+        if (found := name_problem(option, names)) is not None:
+            problem, hint = found
+            raise DefinitionError(f"the option '{option}' of '{name}' {problem}", hint=hint)
+    check_options(definition.options, name)
     presets = definition.preset_names()
     if definition.default_preset is not None and definition.default_preset not in presets:
         raise DefinitionError(f"'{name}': the default preset '{definition.default_preset}' does not exist")

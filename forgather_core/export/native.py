@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ..definitions.definition import ModelDefinition, import_object
+from ..definitions.definition import ModelDefinition
 from ..errors import ConfigurationError, first_line
 from ..model.twin import TOLERANCE, logits_difference, shrunk_values
 from ..runtime.quiet import quiet_transformers
@@ -61,7 +61,7 @@ def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str 
     import transformers
 
     config_class, native = (
-        import_object(definition.config, definition),
+        definition.config_class(),
         getattr(transformers, str(definition.native), None),
     )
     if native is None:
@@ -72,7 +72,7 @@ def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str 
         small = config_class(**{**values, **shrunk_values(values)}, native=True)
         content = json.dumps(small.to_dict(), sort_keys=True, default=str)
         compare = _remembered_difference if remembered else _difference
-        difference = compare(import_object(definition.model, definition), native, config_class, content)
+        difference = compare(definition.model_class(), native, config_class, content)
     except (StrictDataclassError, TypeError, ValueError, RuntimeError) as error:
         cause = error.__cause__ or error  # for a validation error, the sentence without its frame
         reason = next(iter(str(cause).splitlines()), type(cause).__name__)
@@ -156,7 +156,7 @@ def _pair(definition: ModelDefinition, content: Mapping[str, Any]) -> tuple[Any,
     source.config.dtype = source.native.dtype = torch.float32
     source.config._attn_implementation = source.native._attn_implementation = None  # transformers' choice
     source.config.return_dict = source.native.return_dict = True  # without effect on the logits
-    return import_object(definition.model, definition)(source.config), _native_class_of(source.native)(source.native)
+    return definition.model_class()(source.config), _native_class_of(source.native)(source.native)
 
 
 def _parameters(model: Any) -> dict[str, tuple[int, ...]]:

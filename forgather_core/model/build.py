@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..definitions import contracts
 from ..errors import BuildError, first_line
 from ..options.shared import BuildOptions
 from ..options.spec import did_you_mean
@@ -34,9 +35,8 @@ def parse_device(text: str) -> torch.device:
     """
     kind, _, index = text.partition(":")
     if kind not in DEVICE_TYPES or (index and not index.isdigit()):
-        raise BuildError(
-            f"--device: '{text}' is not a device; use meta, cpu, cuda, cuda:N or mps{did_you_mean(kind, DEVICE_TYPES)}"
-        )
+        problem = f"must be meta, cpu, cuda, cuda:N or mps; got '{text}'"
+        raise BuildError(problem, option="--device", hint=did_you_mean(text, DEVICE_TYPES))
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
@@ -91,7 +91,7 @@ def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch
     """
     device = parse_device(options.device)
     dtype = parse_dtype(options.dtype) if options.dtype is not None else None
-    check_attention(options.attn_implementation, device, dtype, getattr(model_options, "unsupported_attention", dict)())
+    check_attention(options.attn_implementation, device, dtype, contracts.unsupported_attention(model_options))
     return device, dtype
 
 
@@ -136,9 +136,9 @@ def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None 
 
 def _check_table(model: Any) -> None:
     """Check the initialization table on every device, even if no weights are drawn."""
-    if not hasattr(model, "initial_weights"):
+    table = contracts.initial_weights(model)
+    if table is None:
         return
-    table = list(model.initial_weights())
     for name, parameter in model.named_parameters():
         try:
             rule = find_rule(table, name)

@@ -36,7 +36,8 @@ def parse_dtype(name: str) -> torch.dtype:
     plain = _ALIASES.get(plain, plain)
     if plain not in DTYPE_NAMES:
         hint = did_you_mean(plain, (*DTYPE_NAMES, *_ALIASES))
-        raise BuildError(f"--dtype must be one of {', '.join(DTYPE_NAMES)} (or bf16, fp16, fp32); got '{name}'{hint}")
+        problem = f"must be one of {', '.join(DTYPE_NAMES)} (or bf16, fp16, fp32); got '{name}'"
+        raise BuildError(problem, option="--dtype", hint=hint)
     dtype: torch.dtype = getattr(torch, plain)
     return dtype
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..definitions.definition import ModelDefinition, import_object
+from ..definitions.contracts import decoder_class
+from ..definitions.definition import ModelDefinition
 from ..errors import ConfigurationError
 
 NOT_GENERATION = ("_from_model_config", "transformers_version")
@@ -19,7 +20,7 @@ def make_config(definition: ModelDefinition, values: Mapping[str, Any]) -> Any:
         ConfigurationError: The configuration class rejects a value.
     """
     try:
-        return import_object(definition.config, definition)(**values)
+        return definition.config_class()(**values)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{definition.name}: {str(error).splitlines()[0]}") from None
 
@@ -39,8 +40,8 @@ def config_json(
         native: Write the model type of transformers' own class, so that transformers can load the directory too.
         names: New class names by old name; None keeps all names.
     """
-    config_class = import_object(definition.config, definition)
-    model_class = import_object(definition.model, definition)
+    config_class = definition.config_class()
+    model_class = definition.model_class()
     config = make_config(definition, dict(values) | ({"native": True} if native else {}))
     config.architectures = [(names or {}).get(model_class.__name__, model_class.__name__)]
     config.auto_map = _auto_map(config_class, model_class, names or {})
@@ -59,7 +60,7 @@ def _auto_map(config_class: type, model_class: type, names: Mapping[str, str]) -
     def target(cls: type) -> str:
         return f"{cls.__module__.rsplit('.', 1)[-1]}.{names.get(cls.__name__, cls.__name__)}"
 
-    base = getattr(model_class, "decoder_class", None)  # the headless model, which vLLM and AutoModel require
+    base = decoder_class(model_class)  # the headless model, which vLLM and AutoModel require
     found = {"AutoConfig": target(config_class)}
     if base is not None:
         found["AutoModel"] = target(base)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..definitions import contracts
 from ..errors import DefinitionError
 from ..parts.table_init import find_row
 from ..settings.resolved_model import ResolvedModel
@@ -43,9 +44,9 @@ def initial_table(resolved: ResolvedModel) -> list[dict[str, Any]]:
     """
     definition = resolved.definition
     model = meta_model(resolved)
-    if not hasattr(model, "initial_weights"):
+    table = contracts.initial_weights(model)
+    if table is None:
         raise DefinitionError(f"'{definition.name}' has no initialization table (initial_weights())")
-    table = list(model.initial_weights())
     kinds: dict[str, list[Any]] = {}
     for name, parameter in model.named_parameters():  # a tied head is initialized as the embedding
         kinds.setdefault(kind_of(name), []).append(parameter)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from ..definitions.definition import import_object
 from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.lookup import load_tokenizer
 from .hf_config import make_config
@@ -32,6 +31,4 @@ def meta_model(resolved: ResolvedModel, *, dtype: torch.dtype | None = None, att
     config = make_config(resolved.definition, resolved.config)
     how = {"attn_implementation": attention} if attention is not None else {}
     with torch.device("meta"):
-        return import_object(resolved.definition.model, resolved.definition)._from_config(
-            config, dtype=dtype or torch.float32, **how
-        )
+        return resolved.definition.model_class()._from_config(config, dtype=dtype or torch.float32, **how)

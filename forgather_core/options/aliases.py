@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from typing import Unpack
 
+from ..errors import ForgatherError, Place
 from .spec import OptionSpec
 
 
@@ -17,6 +19,11 @@ def former_names(specs: Iterable[OptionSpec]) -> dict[str, OptionSpec]:
     return {alias: spec for spec in specs for alias in spec.aliases}
 
 
-def warn_renamed(old: str, new: str) -> None:
-    """Warn that the option `old` is now called `new`, each as a flag or as a YAML key."""
-    warnings.warn(f"{old} is now {new}", RenamedOptionWarning, stacklevel=3)
+def warn_renamed(new: str, **old: Unpack[Place]) -> None:
+    """Warn that an option has a new name.
+
+    Args:
+        new: The new flag or YAML key.
+        **old: The place of the former name (see `Place`): the flag, or the YAML key with its file and line.
+    """
+    warnings.warn(str(ForgatherError(f"is now {new}", **old)), RenamedOptionWarning, stacklevel=3)

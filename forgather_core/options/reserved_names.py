@@ -32,15 +32,18 @@ FOLDED_INTO_ROPE = frozenset(
 )
 
 
-def name_problem(name: str, options: Collection[str]) -> str | None:
-    """Return why an option cannot have this name, completing "the option 'name' ..."; None if it can.
+def name_problem(name: str, options: Collection[str]) -> tuple[str, str] | None:
+    """Return why an option cannot have this name, completing "the option 'name' ...", and what to do; None if it can.
 
     Args:
         name: The option.
         options: All options of its definition.
     """
     if name in RESERVED or name.startswith("_"):
-        return "has a name that transformers' configuration classes use: rename it"
+        return "has a name that transformers' configuration classes use", "rename it"
     if name in FOLDED_INTO_ROPE and "rope_parameters" in options:
-        return "has a name that transformers moves into rope_parameters: rename it, or make it a key of rope_parameters"
+        return (
+            "has a name that transformers moves into rope_parameters",
+            "rename it, or make it a key of rope_parameters",
+        )
     return None

@@ -115,7 +115,8 @@ def refuse_other_commands(command: str, typed: Iterable[OptionSpec]) -> None:
     """
     for spec in typed:
         if command not in commands_of(spec):
-            raise ConfigurationError(f"{spec.flag} has no effect on '{command}'; it belongs to {belongs_to(spec)}")
+            problem = f"has no effect on '{command}'; it belongs to {belongs_to(spec)}"
+            raise ConfigurationError(problem, option=spec.flag)
 
 
 def refuse_without_effect(command: str, typed: Iterable[OptionSpec], values: Values) -> None:
@@ -132,4 +133,4 @@ def refuse_without_effect(command: str, typed: Iterable[OptionSpec], values: Val
     for spec in typed:
         for need in spec.info.needs if isinstance(spec.info, SharedOptionInfo) else ():
             if command in need.commands and values[spec.name] is not None and not need.holds(values):
-                raise ConfigurationError(f"{spec.flag} requires {need.text}")
+                raise ConfigurationError(f"requires {need.text}", option=spec.flag)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from ..errors import DefinitionError
+from ..errors import ConfigurationError, DefinitionError
 from ..filesystem.paths import expanded
 from ..option import METADATA_KEY, OptionInfo
 
@@ -83,21 +83,21 @@ class OptionSpec(NamedTuple):
         """Convert the text of a flag or a YAML value to the type of this option.
 
         Raises:
-            ValueError: The value is not valid for this option; the message gives the reason.
+            ConfigurationError: The value is not valid for this option. The caller adds its place (`error.at(...)`).
         """
         if value is None or (isinstance(value, str) and self.optional and value.strip().lower() in NULL_WORDS):
             if not self.optional:
-                raise ValueError("null is not allowed: set a value")
+                raise ConfigurationError("null is not allowed", hint="set a value")
             return None
         kind: Any = Literal if isinstance(self.kind, tuple) else self.kind
         result = _CONVERTERS[kind](self, value)
         if (complaint := self.info.complaint(result)) is not None:
-            raise ValueError(complaint)
+            raise ConfigurationError(complaint)
         return result
 
 
-def _wrong(spec: OptionSpec, value: Any, wanted: str) -> ValueError:
-    return ValueError(f"expected {wanted}{' or null' if spec.optional else ''}, got '{value}'")
+def _wrong(spec: OptionSpec, value: Any, wanted: str) -> ConfigurationError:
+    return ConfigurationError(f"expected {wanted}{' or null' if spec.optional else ''}, got '{value}'")
 
 
 def _to_bool(spec: OptionSpec, value: Any) -> bool:
@@ -144,14 +144,14 @@ def _to_str(spec: OptionSpec, value: Any) -> str:
         raise _wrong(spec, value, "text")
     text = str(value)
     if "\0" in text:
-        raise ValueError("a name or path cannot contain NUL characters")
+        raise ConfigurationError("a name or path cannot contain NUL characters")
     return text
 
 
 def _to_path(spec: OptionSpec, value: Any) -> Path:
     text = _to_str(spec, value)
     if not text:
-        raise ValueError("the path is empty: set a path")
+        raise ConfigurationError("the path is empty", hint="set a path")
     return expanded(text)
 
 
@@ -159,7 +159,8 @@ def _to_choice(spec: OptionSpec, value: Any) -> Any:
     choices = {str(choice): choice for choice in spec.kind}  # type: ignore[union-attr]
     if str(value) in choices:
         return choices[str(value)]
-    raise ValueError(f"must be one of {', '.join(choices)}; got '{value}'" + did_you_mean(str(value), choices))
+    hint = did_you_mean(str(value), choices)
+    raise ConfigurationError(f"must be one of {', '.join(choices)}; got '{value}'", hint=hint)
 
 
 def _to_collection(spec: OptionSpec, value: Any) -> Any:
@@ -169,13 +170,14 @@ def _to_collection(spec: OptionSpec, value: Any) -> Any:
         try:
             value = parse_yaml(value).value
         except YamlError as error:
-            raise ValueError(f"not valid YAML at column {error.column}: {error.problem}") from None
+            problem = f"not valid YAML at column {error.column}: {error.problem}"
+            raise ConfigurationError(problem, hint=error.hint) from None
     if isinstance(value, spec.kind):  # type: ignore[arg-type]
         if (number := _non_finite(value)) is not None:
-            raise ValueError(f"expected finite numbers, got {number}")
+            raise ConfigurationError(f"expected finite numbers, got {number}")
         return value
     wanted = "mapping, for example {a: 1}" if spec.kind is dict else "list, for example [1, 2]"
-    raise ValueError(f"expected a YAML {wanted}; got {value!r}")
+    raise ConfigurationError(f"expected a YAML {wanted}; got {value!r}")
 
 
 def _non_finite(value: Any) -> float | None:
@@ -198,12 +200,19 @@ _CONVERTERS: dict[Any, Callable[[OptionSpec, Any], Any]] = {
 }
 
 
-def did_you_mean(word: str, known: Any, template: str = "'{}'") -> str:
-    """Return `". Did you mean 'hidden_size'?"`, or an empty string if no known word is similar."""
+def did_you_mean(word: str, known: Iterable[str], template: str = "'{}'", *, similarity: float = 0.6) -> str | None:
+    """Return the hint `"Did you mean 'hidden_size'?"`, or None if no known word is similar.
+
+    Args:
+        word: The unknown word.
+        known: The known words.
+        template: Format of the suggestion.
+        similarity: Least ratio of difflib, from 0 to 1, of similar words.
+    """
     names = list(known)
-    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    near = get_close_matches(word, names, n=1, cutoff=similarity)
     near = near or [name for name in names if name.lower() == word.lower()][:1]
-    return f". Did you mean {template.format(near[0])}?" if near else ""
+    return f"Did you mean {template.format(near[0])}?" if near else None
 
 
 @lru_cache(maxsize=64)
@@ -214,7 +223,8 @@ def specs_of(options: type) -> tuple[OptionSpec, ...]:
         DefinitionError: `options` is not a dataclass, or the type of a field is not supported.
     """
     if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
-        raise DefinitionError(f"{options!r} must be a dataclass: declare each option as a field with option()")
+        hint = "declare each option as a field with option()"
+        raise DefinitionError(f"{options!r} must be a dataclass", hint=hint)
     hints = get_type_hints(options)
     fields = [f for f in dataclasses.fields(options) if METADATA_KEY in f.metadata]
     return tuple(_spec(options, field, hints[field.name]) for field in fields)
@@ -232,13 +242,14 @@ def _spec(options: type, field: dataclasses.Field[Any], hint: Any) -> OptionSpec
         kind = get_origin(kind)
     if not isinstance(kind, tuple) and kind not in _CONVERTERS:
         raise DefinitionError(
-            f"{options.__name__}.{field.name}: the type {hint!r} is not supported: use bool, int, float, "
-            "str, Path, dict, list or Literal"
+            f"{options.__name__}.{field.name}: the type {hint!r} is not supported",
+            hint="use bool, int, float, str, Path, dict, list or Literal",
         )
     if field.default is not dataclasses.MISSING:
         default = field.default
     elif field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     else:
-        raise DefinitionError(f"{options.__name__}.{field.name}: an option must have a default: add one to option()")
+        problem = f"{options.__name__}.{field.name}: an option must have a default"
+        raise DefinitionError(problem, hint="add one to option()")
     return OptionSpec(name=field.name, kind=kind, optional=optional, default=default, info=field.metadata[METADATA_KEY])

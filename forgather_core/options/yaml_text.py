@@ -8,18 +8,17 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ..errors import ConfigurationError, Place
+
 _LONGEST = 500_000  # characters; PyYAML reads about 100,000 in a second
 _DEPTH = 50  # mappings and sequences within each other
 _NODES = 100_000  # including those that aliases repeat
+_START: Place = {"line": 1, "column": 1}
 _LONGEST_NUMBER = 4_000  # characters; Python does not parse integers with more digits
 
 
-class YamlError(ValueError):
-    """The text is not valid YAML: `problem` at `line` and `column`, both 1-based."""
-
-    def __init__(self, problem: str, line: int = 1, column: int = 1) -> None:
-        super().__init__(f"{line}:{column}: {problem}")
-        self.problem, self.line, self.column = problem, line, column
+class YamlError(ConfigurationError):
+    """The text is not valid YAML. The caller adds the file (`error.at(...)`)."""
 
 
 class YamlText(NamedTuple):
@@ -106,7 +105,7 @@ def parse_yaml(text: str) -> YamlText:
             a document larger than the limits.
     """
     if len(text) > _LONGEST:
-        raise YamlError(f"a text of {len(text):,} characters is too long: the maximum is {_LONGEST:,}")
+        raise YamlError(f"a text of {len(text):,} characters is too long: the maximum is {_LONGEST:,}", **_START)
     loader = None
     try:
         loader = _loader()(text)
@@ -118,13 +117,11 @@ def parse_yaml(text: str) -> YamlText:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise YamlError(error.problem or str(error).splitlines()[0], line, column) from None
+        raise YamlError(error.problem or str(error).splitlines()[0], line=line, column=column) from None
     except RecursionError:
-        raise YamlError("lists and mappings are nested too deeply") from None
+        raise YamlError("lists and mappings are nested too deeply", **_START) from None
     except (yaml.YAMLError, ValueError) as error:
-        if isinstance(error, YamlError):
-            raise
-        raise YamlError(str(error).splitlines()[0]) from None
+        raise YamlError(str(error).splitlines()[0], **_START) from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -141,32 +138,36 @@ def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
     Returns:
         The remaining number of nodes.
     """
-    line, column = node.start_mark.line + 1, node.start_mark.column + 1
+    start = _place(node)
     if id(node) in above:
-        raise YamlError("the alias refers to itself: remove it", line, column)
+        raise YamlError("the alias refers to itself", **start, hint="remove it")
     if len(above) > _DEPTH:
-        raise YamlError("lists and mappings are nested too deeply", line, column)
+        raise YamlError("lists and mappings are nested too deeply", **start)
     left -= 1
     if left < 0:
-        raise YamlError(f"too many values: the maximum is {_NODES:,}", line, column)
+        raise YamlError(f"too many values: the maximum is {_NODES:,}", **start)
     if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
-        raise YamlError("an unpaired surrogate is not valid in file names or text: remove it", line, column)
+        raise YamlError("an unpaired surrogate is not valid in file names or text", **start, hint="remove it")
     if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
-        raise YamlError(f"a number of {len(node.value):,} characters is too long", line, column)
+        raise YamlError(f"a number of {len(node.value):,} characters is too long", **start)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            mark = key.start_mark
             if not isinstance(key, yaml.ScalarNode):
-                raise YamlError("a key must be plain text", mark.line + 1, mark.column + 1)
+                raise YamlError("a key must be plain text", **_place(key))
             if key.tag != _MERGE_TAG:
                 _check(key, left, above)
                 key.tag = _TEXT_TAG  # an option named `on`, a device named 4090
             if key.value in seen and key.tag != _MERGE_TAG:
-                raise YamlError(f"duplicate key '{key.value}'", mark.line + 1, mark.column + 1)
+                raise YamlError(f"duplicate key '{key.value}'", **_place(key))
             seen.add(key.value)
             left = _check(value, left, above | {id(node)})
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
             left = _check(item, left, above | {id(node)})
     return left
+
+
+def _place(node: yaml.Node) -> Place:
+    """Return line and column of a node."""
+    return {"line": node.start_mark.line + 1, "column": node.start_mark.column + 1}

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..definitions import contracts
 from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.llama_cpp import tokenizer_conversion
 from ..tokenizers.lookup import shipped_tokenizers
@@ -80,7 +81,7 @@ def _vllm(model: Any, native: str | None) -> ToolSupport:
 def _vllm_problems(model: Any) -> Iterator[str]:
     """Yield the reasons why vLLM is not supported, most specific first. Support is claimed only where known to work."""
     base, config = getattr(model, "base_model", model), model.config
-    if (problem := getattr(base, "backend_problem", lambda: None)()) is not None:
+    if (problem := contracts.backend_problem(base)) is not None:
         yield problem
     if others := sorted(set(getattr(config, "layer_types", None) or ()) - SERVED_LAYERS):
         yield f"layers of type {', '.join(others)} have a state that vLLM does not support"

@@ -99,33 +99,36 @@ def _camel_case(name: str) -> str:
 
 
 def _check_name(name: str, plugins: Registry) -> None:
-    problem = next(_problems(name, plugins), None)
-    if problem is not None:
-        raise DefinitionError(f"'{name}' cannot be the name of a new definition: {problem}")
+    for problem, hint in _problems(name, plugins):
+        raise DefinitionError(f"'{name}' cannot be the name of a new definition: {problem}", hint=hint)
 
 
-def _problems(name: str, plugins: Registry) -> Iterator[str]:
-    """Yield what is wrong with a name; each rule assumes that the previous ones hold."""
+def _problems(name: str, plugins: Registry) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with a name, and what to do; each rule assumes that the previous ones hold."""
+    another = "choose another name"
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        yield "use lower-case letters, digits and '_' between words, starting with a letter, such as my_model"
+        yield (
+            "it must consist of lower-case letters, digits and '_' between words, and start with a letter",
+            "choose a name such as my_model",
+        )
     if len(name) > _LONGEST_NAME:
-        yield f"it has {len(name)} characters, use {_LONGEST_NAME} at most: files and classes are named after it"
+        yield f"it has {len(name)} characters, and files and classes are named after it", f"use {_LONGEST_NAME} at most"
     if keyword.iskeyword(name):
-        yield "it is a Python keyword, choose another name"
+        yield "it is a Python keyword", another
     if name in plugins.plugins:
-        yield f"the plugin '{name}' of {plugins.plugins[name].distribution} uses it"
+        yield f"the plugin '{name}' of {plugins.plugins[name].distribution} uses it", another
     for plugin in plugins.load_all():
         if name in plugin.definitions:
-            yield f"the plugin '{plugin.name}' of {plugin.distribution} uses it"
+            yield f"the plugin '{plugin.name}' of {plugin.distribution} uses it", another
     module = f"forgather_{name}"
     if importlib.util.find_spec(module) is not None:
-        yield f"the package '{module}' already exists"
+        yield f"the package '{module}' already exists", another
     taken = {word for path in _ABOUT for word in re.findall(r"\w+", _read(files(__name__) / _TEMPLATE, path))}
     for kind in ("Options", "Config", "Model", "ForCausalLM"):
         if (made := _camel_case(name) + kind) in taken:
-            yield f"its class '{made}' would have the name of a class of Forgather"
+            yield f"its class '{made}' would have the name of a class of Forgather", another
 
 
 def _refuse_existing(target: Path) -> None:
     if os.path.lexists(target):
-        raise DirectoryError(f"{target} exists: choose another --output-dir, or remove it")
+        raise DirectoryError("exists", file=target, hint="choose another --output-dir, or remove it")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-Problem = tuple[str, str]  # an option and a sentence
+from ..definitions import contracts
+from ..definitions.contracts import Problem
 
 
 def first_problem(options: Any) -> Problem | None:
     """Return the first violated rule between options, or None."""
-    return next(iter(getattr(options, "problems", tuple)()), None)
+    return next(iter(contracts.problems(options)), None)
 
 
 def blamed(options: Any, problem: Problem, layers: Sequence[Mapping[str, Any]]) -> tuple[int, tuple[str, ...]] | None:
@@ -59,7 +60,6 @@ def _persists(options: Any, values: Mapping[str, Any], name: str) -> bool:
     fields = {field.name for field in dataclasses.fields(options)}
     try:
         other = dataclasses.replace(options, **{key: value for key, value in values.items() if key in fields})
-        problems: Callable[[], Any] = getattr(other, "problems", tuple)
-        return any(found == name for found, _ in problems())
+        return any(found == name for found, _ in contracts.problems(other))
     except Exception:  # an invalid combination of values
         return True

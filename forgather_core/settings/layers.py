@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from ..definitions.definition import ModelDefinition
 from ..definitions.registry import Registry
-from ..errors import ConfigurationError, UnknownDefinitionError
+from ..errors import ConfigurationError, Place, UnknownDefinitionError
 from ..filesystem.model_files import read_text
 from ..filesystem.paths import expanded
 from ..options.aliases import former_names, warn_renamed
 from ..options.shared import BuildOptions, DirectoryOptions
-from ..options.spec import OptionSpec, did_you_mean, specs_of
+from ..options.spec import OptionSpec, did_you_mean, flag_of, specs_of
 from ..options.yaml_text import YamlError, YamlText, parse_yaml
 
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -39,16 +39,12 @@ class Layer(NamedTuple):
     file: Path | None = None
     renamed: Mapping[str, str] = MappingProxyType({})
 
-    def where(self, name: str) -> str:
-        """Return the location of an option, `exp.yaml:3:1`, or the label if there is no document."""
+    def place(self, name: str) -> Place:
+        """Return the place of an option: key, file, line and column, or the flag."""
         if self.text is None:
-            return self.label
-        line, column = self.place(name)
-        return f"{self.file if self.file is not None else self.label}:{line}:{column}"
-
-    def place(self, name: str) -> tuple[int, int]:
-        """Return line and column of an option in the document."""
-        return self.text.place(self.renamed.get(name, name)) if self.text is not None else (1, 1)
+            return {"option": flag_of(name)}
+        line, column = self.text.place(self.renamed.get(name, name))
+        return {"option": name, "file": self.file or self.label, "line": line, "column": column}
 
     def written(self, name: str) -> str | None:
         """Return the text of an option's value as written in the document, or None."""
@@ -85,10 +81,10 @@ def with_current_names(layer: Layer) -> Layer:
     renamed: dict[str, str] = {}
     for old in layer.values.keys() & _former_names().keys():
         new = _former_names()[old].name
-        where = old if layer.text is None else f"{layer.where(old)}: {old}"
         if new in layer.values:
-            raise ConfigurationError(f"{where} is the former name of {new}, which is also set: remove {old}")
-        warn_renamed(where, new)
+            problem = f"is the former name of {new}, which is also set"
+            raise ConfigurationError(problem, **layer.place(old), hint=f"remove {old}")
+        warn_renamed(new if layer.text is not None else flag_of(new), **layer.place(old))
         renamed[new] = old
     if not renamed:
         return layer
@@ -144,7 +140,8 @@ def _find_file(template: str, registry: Registry, project: Path) -> Path | None:
         for candidate in (path, project / path, project / "configs" / path):
             if candidate.is_file():
                 return candidate
-        raise UnknownDefinitionError(f"there is no configuration file '{template}'" + _near_file(path, project))
+        hint = did_you_mean(path.name, [p.name for p in project_files(project).values()]) or "check the path"
+        raise UnknownDefinitionError(f"there is no configuration file '{template}'", hint=hint)
     if template in registry.plugins:
         return None
     for folder in (project, project / "configs"):
@@ -155,10 +152,6 @@ def _find_file(template: str, registry: Registry, project: Path) -> Path | None:
     return None
 
 
-def _near_file(path: Path, project: Path) -> str:
-    return did_you_mean(path.name, [p.name for p in project_files(project).values()]) or ": check the path"
-
-
 def _from_definition(template: str, registry: Registry) -> Configuration:
     name, slash, preset = template.partition("/")
     definition = registry.definition(name)
@@ -167,17 +160,16 @@ def _from_definition(template: str, registry: Registry) -> Configuration:
         return Configuration(name, definition, (), name.lower())
     names = definition.preset_names()
     if preset not in names:
-        full = ", ".join(f"{name}/{p}" for p in names)
-        hint = did_you_mean(preset, names, f"'{name}/{{}}'") or f". It has: {full or 'none'}."
-        raise UnknownDefinitionError(f"'{name}' has no preset '{preset}'{hint}")
+        known = f"use one of {', '.join(f'{name}/{p}' for p in names)}" if names else f"use {name}"
+        hint = did_you_mean(preset, names, f"'{name}/{{}}'") or known
+        raise UnknownDefinitionError(f"'{name}' has no preset '{preset}'", hint=hint)
     assert definition.presets is not None
     file = definition.presets / f"{preset}.yaml"
     layer = _read(file, f"{name}/{preset}")
     values, notes = _split_notes(layer)
     if "extends" in values:
-        raise ConfigurationError(
-            f"{layer.where('extends')}: extends: a preset cannot extend another configuration: remove it"
-        )
+        problem = "a preset cannot extend another configuration"
+        raise ConfigurationError(problem, **layer.place("extends"), hint="remove it")
     layer = with_current_names(Layer(layer.label, values, layer.text, layer.file))
     return Configuration(layer.label, definition, (layer,), f"{name}_{preset}".lower(), notes)
 
@@ -189,20 +181,17 @@ def _from_file(file: Path, registry: Registry, above: tuple[Path, ...]) -> Confi
     if layer.text is not None:
         parent = layer.text.written("extends") or parent
     if not isinstance(parent, str) or not parent:
-        raise ConfigurationError(
-            f"{layer.where('extends')}: 'extends' is missing: add a definition, a preset or another file, "
-            "for example 'extends: llama/4M'"
-        )
+        hint = "add a definition, a preset or another file, for example 'extends: llama/4M'"
+        raise ConfigurationError("is missing", **layer.place("extends"), hint=hint)
     chain = (*above, file.resolve())
     try:
         found = _find_file(parent, registry, file.parent)
         if found is not None and found.resolve() in chain:
-            raise ConfigurationError(
-                f"{layer.where('extends')}: extends: '{parent}' extends this file: remove the cycle"
-            )
+            problem = f"'{parent}' extends this file"
+            raise ConfigurationError(problem, **layer.place("extends"), hint="remove the cycle")
         base = _from_file(found, registry, chain) if found is not None else _from_definition(parent, registry)
     except UnknownDefinitionError as error:
-        raise ConfigurationError(f"{layer.where('extends')}: extends: {error}") from None
+        raise error.at(ConfigurationError, **layer.place("extends")) from None
     own = with_current_names(Layer(layer.label, values, layer.text, file))
     return Configuration(str(file), base.definition, (*base.layers, own), file.stem.lower(), notes)
 
@@ -211,16 +200,17 @@ def _read(file: Path | Traversable, label: str) -> Layer:
     try:
         text = read_text(file) if isinstance(file, Path) else file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ConfigurationError(f"{file}: {error.strerror or error}") from None
+        raise ConfigurationError(f"cannot be read: {error.strerror or error}", file=str(file)) from None
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{file}: the file is not UTF-8 text: save it as UTF-8") from None
+        raise ConfigurationError("is not UTF-8 text", file=str(file), hint="save it as UTF-8") from None
     try:
         parsed = parse_yaml(text)
     except YamlError as error:
-        raise ConfigurationError(f"{file}:{error.line}:{error.column}: {error.problem}") from None
+        raise error.at(ConfigurationError, file=str(file)) from None
     values = {} if parsed.value is None else parsed.value
     if not isinstance(values, dict):
-        raise ConfigurationError(f"{file}:1:1: expected a mapping of option names, for example 'hidden_size: 384'")
+        problem = "expected a mapping of option names, for example 'hidden_size: 384'"
+        raise ConfigurationError(problem, file=str(file), line=1, column=1)
     return Layer(label, values, parsed, Path(str(file)))
 
 
@@ -231,5 +221,5 @@ def _split_notes(layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:
     for key, value in notes.items():
         if type(value) is not NOTES[key]:
             wanted = "an integer" if NOTES[key] is int else "text"
-            raise ConfigurationError(f"{layer.where(key)}: {key}: expected {wanted}, got {value!r}")
+            raise ConfigurationError(f"expected {wanted}, got {value!r}", **layer.place(key))
     return {key: value for key, value in layer.values.items() if key not in notes}, notes

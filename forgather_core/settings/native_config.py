@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..definitions.definition import ModelDefinition, import_object
+from ..definitions import contracts
+from ..definitions.definition import ModelDefinition
 from ..errors import ConfigurationError, first_line
 from ..parts.rope_options import ROPE_TYPES
 
@@ -78,7 +79,7 @@ def read_source(definition: ModelDefinition, content: Mapping[str, Any], *, own_
 
     from ..runtime.quiet import quiet_transformers
 
-    config_class = import_object(definition.config, definition)
+    config_class = definition.config_class()
     with quiet_transformers():  # unread keys are reported here
         try:
             if content["model_type"] == config_class.model_type:
@@ -167,12 +168,12 @@ def _unread(
 ) -> Iterator[tuple[str, str]]:
     owner = "" if reader is config else "transformers' "
     ignored = f"{owner}{type(reader).__name__} does not use it"
-    declared, here = _declared(reader), _declared(config) | set(getattr(config, "built_in", ()))
+    declared, here = _declared(reader), _declared(config) | set(contracts.built_in(config))
     rope = getattr(config, "rope_parameters", None)
     for key, value in content.items():
         if value is None or key in WITHOUT_EFFECT or key.startswith("_"):
             continue
-        if reader is config and key in getattr(config, "built_in", ()):  # refused unless it is the only supported value
+        if reader is config and key in contracts.built_in(config):  # refused unless it is the only supported value
             continue
         if key == "auto_map":
             if not own_code:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..definitions.definition import ModelDefinition
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, Place, first_line
 from ..filesystem.paths import expanded
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import OptionSpec, did_you_mean, specs_of
@@ -48,7 +48,7 @@ def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None
     files = [_as_written(layer, specs) for layer in configuration.layers]
     typed = with_current_names(Layer("command line", flags or {}))
     layers, source_config = _with_source_config([*files, typed], definition)
-    origins = {name: Origin(DEFAULT, DEFAULT) for name in specs}
+    origins = {name: Origin(DEFAULT, {"option": name}) for name in specs}
     merged: dict[str, Any] = {name: spec.default for name, spec in specs.items()}
     for rank, layer in enumerate(layers, start=1):
         for key, value in layer.values.items():
@@ -80,7 +80,8 @@ def _with_source_config(layers: list[Layer], definition: ModelDefinition) -> tup
     inside = base is not None and (base.parent / given).is_dir()
     source_config = read_source_config(definition, base.parent / given if inside and base is not None else given)
     if not any("tokenizer" in layer.values for layer in (source_config.layer, *layers[at:])):
-        raise ConfigurationError(f"--from-config: {source_config.directory} has no tokenizer: add --tokenizer")
+        file = source_config.directory
+        raise ConfigurationError("has no tokenizer", option="--from-config", file=file, hint="add --tokenizer")
     return [*layers[:at], source_config.layer, *layers[at:]], source_config
 
 
@@ -88,7 +89,7 @@ def _known(key: str, specs: Mapping[str, OptionSpec], layer: Layer, definition: 
     if key in specs:
         return specs[key]
     hint = did_you_mean(str(key).replace("-", "_"), specs)
-    raise ConfigurationError(f"{layer.where(str(key))}: {key}: '{definition}' has no such option{hint}")
+    raise ConfigurationError(f"'{definition}' has no such option", **layer.place(str(key)), hint=hint)
 
 
 def _as_written(layer: Layer, specs: Mapping[str, OptionSpec]) -> Layer:
@@ -101,12 +102,12 @@ def _as_written(layer: Layer, specs: Mapping[str, OptionSpec]) -> Layer:
 
 
 def _origin(layer: Layer, spec: OptionSpec) -> Origin:
+    place = layer.place(spec.name)
     if layer.text is None:  # the command line
-        return Origin(spec.flag, spec.flag)
-    line, _ = layer.place(spec.name)
+        return Origin(spec.flag, place)
     is_file = layer.file is not None and layer.label == str(layer.file)
-    label = f"{layer.file.name}:{line}" if is_file and layer.file is not None else layer.label
-    return Origin(label, layer.where(spec.name), layer.file.parent if layer.file is not None else None)
+    label = f"{layer.file.name}:{place['line']}" if is_file and layer.file is not None else layer.label
+    return Origin(label, place, layer.file.parent if layer.file is not None else None)
 
 
 def _interpolate(merged: dict[str, Any], origins: Mapping[str, Origin], layers: Sequence[Layer]) -> dict[str, Any]:
@@ -121,13 +122,12 @@ def _interpolate(merged: dict[str, Any], origins: Mapping[str, Origin], layers: 
         resolved = {name: _resolve(config, name) for name in plain}
     except OmegaConfBaseException as error:
         key = str(error.full_key or "").split(".")[0].split("[")[0]
-        where = origins[key].where if key in origins else layers[-1].label
-        raise ConfigurationError(f"{where}: {key}: {_first_line(error)}") from None
+        place: Place = origins[key].place if key in origins else {"option": key}
+        raise ConfigurationError(first_line(error), **place) from None
     except RecursionError:
         name = next(name for name, value in merged.items() if _has_interpolation(value))
-        raise ConfigurationError(
-            f"{origins[name].of(name)}: the interpolation refers to itself: remove the cycle"
-        ) from None
+        problem = "the interpolation refers to itself"
+        raise ConfigurationError(problem, **origins[name].place, hint="remove the cycle") from None
     return {name: merged[name] if not _has_interpolation(merged[name]) else resolved[name] for name in merged}
 
 
@@ -146,17 +146,13 @@ def _has_interpolation(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(_has_interpolation(item) for item in value)
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def _convert(spec: OptionSpec, value: Any, origin: Origin) -> Any:
     if origin.label == DEFAULT:
         return value
     try:
         return spec.convert(value)
-    except ValueError as error:
-        raise ConfigurationError(f"{origin.of(spec.name)}: {error}") from None
+    except ConfigurationError as error:
+        raise error.at(**origin.place) from None
 
 
 def _check_rules(resolved: ResolvedModel, specs: Mapping[str, OptionSpec], layers: Sequence[Layer]) -> None:
@@ -166,18 +162,21 @@ def _check_rules(resolved: ResolvedModel, specs: Mapping[str, OptionSpec], layer
     name, sentence = problem
     defaults = {key: spec.default for key, spec in specs.items()}
     found = blamed(resolved.options, problem, [defaults, *(_converted(layer, specs) for layer in layers)])
+    error = ConfigurationError(sentence, option=name)
     if found is None:
-        raise ConfigurationError(f"{name}: {sentence}")
+        raise error
     number, names = found
-    where = " with ".join(_origin(layers[number - 1], specs[key]).of(key) for key in names)
-    raise ConfigurationError(f"{where}: {sentence}" if names == (name,) else f"{where}: {name}: {sentence}")
+    places = [layers[number - 1].place(key) for key in names]
+    if names == (name,):
+        raise ConfigurationError(sentence, **places[0])
+    raise error.at(**places[0] | {"option": " with ".join(place["option"] for place in places)})
 
 
 def _converted(layer: Layer, specs: Mapping[str, OptionSpec]) -> dict[str, Any]:
     """Convert the values of a layer, leaving out invalid ones and those with an interpolation."""
     found = {}
     for key, value in layer.values.items():
-        with suppress(ValueError):
+        with suppress(ConfigurationError):
             if not _has_interpolation(value):
                 found[key] = specs[key].convert(value)
     return found
@@ -186,7 +185,5 @@ def _converted(layer: Layer, specs: Mapping[str, OptionSpec]) -> dict[str, Any]:
 def _check_model_name(resolved: ResolvedModel) -> None:
     name = resolved.model_name
     if name in {".", ".."} or "/" in name or "\\" in name or not name.isprintable() or name != name.strip():
-        raise ConfigurationError(
-            f"{resolved.origins['model_name'].of('model_name')}: '{name}' is not a plain name: "
-            "set a path with output_dir instead"
-        )
+        place = resolved.origins["model_name"].place
+        raise ConfigurationError(f"'{name}' is not a plain name", **place, hint="set a path with output_dir instead")

@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..definitions import contracts
 from ..definitions.definition import ModelDefinition
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, Place
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import specs_of
 from ..tokenizers.lookup import TokenizerFacts
@@ -26,16 +27,12 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 @dataclass(frozen=True)
 class Origin:
-    """The source of a value: `label` for display, `where` with file and line for errors."""
+    """The source of a value: `label` for display, `place` for errors."""
 
     label: str
-    where: str
+    place: Place
     base: Path | None = None  # the directory that relative paths are resolved against
     rank: int = 0  # of its layer; higher ranks override lower ones
-
-    def of(self, name: str) -> str:
-        """Return the prefix of an error about the option `name`. A flag already contains the name."""
-        return self.where if self.where.startswith("--") else f"{self.where}: {name}"
 
 
 @dataclass(frozen=True)
@@ -95,10 +92,10 @@ class ResolvedModel:
             for spec in specs_of(self.definition.options)
         }
         for name, value in derived_values(self.options).items():
-            values[name] = ResolvedValue(value, Origin(DERIVED, DERIVED))
+            values[name] = ResolvedValue(value, Origin(DERIVED, {"option": name}))
         for name, value in self._from_tokenizer.items():
             if name in values and values[name].value is None:
-                values[name] = ResolvedValue(value, Origin(TOKENIZER, TOKENIZER))
+                values[name] = ResolvedValue(value, Origin(TOKENIZER, {"option": name}))
         return values
 
     @cached_property
@@ -185,12 +182,15 @@ class ResolvedModel:
         chosen = self.origins["tokenizer"]
         if chosen.rank > vocab.origin.rank:
             raise ConfigurationError(
-                f"{chosen.of('tokenizer')}: '{tokenizer.name}' has {tokenizer.vocab_size} entries, more than the "
-                f"vocab_size ({vocab.value}) of {vocab.origin.label}: raise vocab_size, or choose another tokenizer"
+                f"'{tokenizer.name}' has {tokenizer.vocab_size} entries, more than the "
+                f"vocab_size ({vocab.value}) of {vocab.origin.label}",
+                **chosen.place,
+                hint="raise vocab_size, or choose another tokenizer",
             )
         raise ConfigurationError(
-            f"{vocab.origin.of('vocab_size')}: {vocab.value} is smaller than the {tokenizer.vocab_size} entries of the "
-            f"tokenizer '{tokenizer.name}': raise it, or choose another tokenizer"
+            f"{vocab.value} is smaller than the {tokenizer.vocab_size} entries of the tokenizer '{tokenizer.name}'",
+            **vocab.origin.place,
+            hint="raise it, or choose another tokenizer",
         )
 
 
@@ -204,6 +204,4 @@ def _plain(value: Any) -> Any:
 
 def derived_values(options: Any) -> dict[str, Any]:
     """Return the values that the definition derives from other options for options that are null."""
-    derive = getattr(options, "derived", None)
-    values = derive() if derive is not None else {}
-    return {name: value for name, value in values.items() if getattr(options, name, None) is None}
+    return {name: value for name, value in contracts.derived(options).items() if getattr(options, name, None) is None}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..definitions.definition import ModelDefinition, import_object
+from ..definitions import contracts
+from ..definitions.definition import ModelDefinition
 from ..definitions.registry import registry
 from ..errors import ConfigurationError, first_line
 from ..filesystem.model_files import check_files
@@ -20,6 +21,7 @@ from .native_config import FP8_METHODS, read_source
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 MANIFEST = "forgather.json"
 MOST_NOTES = 20
+FLAG = "--from-config"
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,13 @@ def read_source_config(definition: ModelDefinition, directory: Path) -> SourceCo
     file = directory / "config.json"
     text, content = _content(file)
     check_files(directory, ConfigurationError)
-    config_class = import_object(definition.config, definition)
+    config_class = definition.config_class()
     _check_model_type(definition, config_class, content, file)
     plain = _without_quantization(content, file)
     try:
         source = read_source(definition, plain, own_code=(directory / MANIFEST).is_file())
     except ConfigurationError as error:
-        raise ConfigurationError(f"--from-config: {file}: {error}") from None
+        raise error.at(option=FLAG, file=file) from None
     config = source.config
     values = {spec.name: getattr(config, spec.name) for spec in specs_of(definition.options)}
     if (dtype := content.get("dtype") or content.get("torch_dtype")) is not None:
@@ -94,17 +96,16 @@ def _without_quantization(content: Mapping[str, Any], file: Path) -> dict[str, A
     given = content.get("quantization_config")
     method = given.get("quant_method") if isinstance(given, dict) else None
     if given and str(method).lower() not in FP8_METHODS:
-        raise ConfigurationError(
-            f"--from-config: {file}: the model is quantized ({method or 'unknown'}), which is not supported: "
-            "use the directory of the unquantized model"
-        )
+        problem = f"the model is quantized ({method or 'unknown'}), which is not supported"
+        hint = "use the directory of the unquantized model"
+        raise ConfigurationError(problem, option=FLAG, file=file, hint=hint)
     return {name: value for name, value in content.items() if name != "quantization_config"}
 
 
 def _notes(unread: Mapping[str, str]) -> tuple[str, ...]:
-    notes = [f"--from-config: {name} is not read: {reason}" for name, reason in [*unread.items()][:MOST_NOTES]]
+    notes = [f"{FLAG}: {name} is not read: {reason}" for name, reason in [*unread.items()][:MOST_NOTES]]
     more = len(unread) - len(notes)
-    return (*notes, f"--from-config: {more} more keys are not read") if more else tuple(notes)
+    return (*notes, f"{FLAG}: {more} more keys are not read") if more else tuple(notes)
 
 
 def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
@@ -112,11 +113,11 @@ def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
         data, content = parse_file(file)
         text = data.decode("utf-8")
     except FileNotFoundError:
-        missing = f"--from-config: {file} does not exist: expected a Hugging Face model directory"
-        hint = "" if file.parent.is_dir() else f"; to download a model from the Hub: hf download {file.parent}"
-        raise ConfigurationError(missing + hint) from None
+        problem = "does not exist; expected a Hugging Face model directory"
+        hint = None if file.parent.is_dir() else f"to download a model from the Hub: hf download {file.parent}"
+        raise ConfigurationError(problem, option=FLAG, file=file, hint=hint) from None
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"--from-config: {file} cannot be read: {first_line(error)}") from None
+        raise ConfigurationError(f"cannot be read: {first_line(error)}", option=FLAG, file=file) from None
     try:
         return parse_yaml(text), content  # JSON is YAML, and this parser keeps the line of every key
     except YamlError:
@@ -125,11 +126,11 @@ def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
 
 def _check_model_type(definition: ModelDefinition, config_class: Any, content: Mapping[str, Any], file: Path) -> None:
     kind = content.get("model_type")
-    native = getattr(config_class, "native_model_type", None)
-    readable = [config_class.model_type, *([native] if native else []), *getattr(config_class, "also_reads", ())]
-    if kind in readable:
+    native = contracts.native_model_type(config_class)
+    if kind in [config_class.model_type, *([native] if native else []), *contracts.also_reads(config_class)]:
         return
     architecture = next(iter(content.get("architectures") or ()), None)
     others = [d.name for d in registry().definitions() if d.native is not None and d.native == architecture]
-    hint = f": use -t {others[0]}" if others else f", which '{definition.name}' does not support"
-    raise ConfigurationError(f"--from-config: {file}: the model_type is '{kind}'{hint}")
+    problem = f"the model_type is '{kind}', which '{definition.name}' does not support"
+    hint = f"use -t {others[0]}" if others else None
+    raise ConfigurationError(problem, option=FLAG, file=file, hint=hint)

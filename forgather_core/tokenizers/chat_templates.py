@@ -50,13 +50,14 @@ def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str,
     if path is None and spec in own:
         return own[spec]
     if path is None:
-        known = f"{', '.join(shipped)}){did_you_mean(spec, [*shipped, *own])}"
-        others = f"; the tokenizer has {', '.join(map(_quoted, own))}" if own else ""
-        raise TokenizerError(f"chat_template: '{spec}' is neither a file nor a shipped template ({known}{others}")
+        others = f", or {', '.join(map(_quoted, own))} of the tokenizer" if own else ""
+        hint = did_you_mean(spec, [*shipped, *own]) or f"use one of {', '.join(shipped)}{others}"
+        problem = f"'{spec}' is neither a file nor a shipped template"
+        raise TokenizerError(problem, option="chat_template", hint=hint)
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"chat_template: {path} cannot be read: {error}") from None
+        raise TokenizerError(f"cannot be read: {error}", option="chat_template", file=path) from None
     _check_template(text, path)
     return text
 
@@ -82,7 +83,8 @@ def _check_template(text: str, path: Path) -> None:
     try:
         ImmutableSandboxedEnvironment(extensions=[loopcontrols, Generation]).parse(text)
     except TemplateSyntaxError as error:
-        raise TokenizerError(f"{path}:{error.lineno}: chat_template: {error.message}") from None
+        problem = error.message or "the syntax is invalid"
+        raise TokenizerError(problem, option="chat_template", file=path, line=error.lineno) from None
 
 
 def templates_in(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
@@ -129,10 +131,8 @@ def check_names(templates: Mapping[str, str]) -> None:
     """
     for name in templates:
         if not name.isprintable() or "/" in name or "\\" in name or name in ("", ".", ".."):
-            raise TokenizerError(
-                f"tokenizer: the name of the chat template {_quoted(name)} is not valid as a file name: rename it in "
-                "the tokenizer's files"
-            )
+            problem = f"the name of the chat template {_quoted(name)} is not valid as a file name"
+            raise TokenizerError(problem, option="tokenizer", hint="rename it in the tokenizer's files")
 
 
 def turn_ends(tokenizer: Any, templates: Mapping[str, str]) -> tuple[list[int], list[str]]:

@@ -147,7 +147,7 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
             tokenizer = AutoTokenizer.from_pretrained(str(readable), trust_remote_code=False, local_files_only=local)
         templates = named(tokenizer.chat_template)
     except Exception as error:
-        raise TokenizerError(_load_error(spec, place, error)) from None
+        raise _load_error(spec, place, error) from None
     ids = {f"{n}_id": getattr(tokenizer, f"{n}_id") for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
     facts = TokenizerFacts(
         name=spec,
@@ -211,13 +211,12 @@ def _find(spec: str, base: Path | None) -> Path | str:
         if path.is_dir():
             return path
         if path.exists():
-            raise TokenizerError(f"tokenizer: {path} is a file: use its directory")
+            raise TokenizerError("is a file", option="tokenizer", file=path, hint="use its directory")
     parts = spec.split("/")
     if len(parts) == 2 and all(parts) and not spec.startswith((".", "~")):
         return spec
-    ways = f": use a shipped one ({', '.join(shipped)}), a directory, or a Hub id (org/name)"
-    hint = did_you_mean(spec, shipped) or ways
-    raise TokenizerError(f"tokenizer: there is no '{spec}'{hint}")
+    ways = f"use a shipped one ({', '.join(shipped)}), a directory, or a Hub id (org/name)"
+    raise TokenizerError(f"there is no '{spec}'", option="tokenizer", hint=did_you_mean(spec, shipped) or ways)
 
 
 def hub_answers() -> bool:
@@ -234,19 +233,18 @@ def hub_answers() -> bool:
         return False
 
 
-def _load_error(spec: str, place: Path | str, error: Exception) -> str:
+def _load_error(spec: str, place: Path | str, error: Exception) -> TokenizerError:
     if isinstance(place, Path):
         if not any((place / name).exists() for name in (*FILES, "tokenizer.model", "vocab.json", "vocab.txt")):
-            return f"tokenizer: the directory {place} contains no tokenizer files (tokenizer.json)"
+            return TokenizerError("contains no tokenizer files (tokenizer.json)", option="tokenizer", file=place)
         reason = first_line(error)
-        return f"tokenizer: {place} cannot be read: {reason}{install_hint(reason)}"
-    shipped = ", ".join(shipped_tokenizers())
-    reason = (
-        "is gated: log in with 'hf auth login'" if "gated" in str(error).lower() else "cannot be loaded from the Hub"
-    )
-    return (
-        f"tokenizer: '{spec}' {reason} (offline, misspelt or private); use a shipped one ({shipped}) "
-        "or a directory with --tokenizer"
+        return TokenizerError(f"cannot be read: {reason}{install_hint(reason)}", option="tokenizer", file=place)
+    if "gated" in str(error).lower():
+        return TokenizerError(f"'{spec}' is gated", option="tokenizer", hint="log in with 'hf auth login'")
+    return TokenizerError(
+        f"'{spec}' cannot be loaded from the Hub (offline, misspelt or private)",
+        option="tokenizer",
+        hint=f"use a shipped one ({', '.join(shipped_tokenizers())}) or a directory with --tokenizer",
     )
 
 

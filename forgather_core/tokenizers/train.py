@@ -44,9 +44,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) 
     from tokenizers import models, pre_tokenizers, trainers
 
     if vocab_size < SMALLEST:
-        raise TokenizerError(
-            f"--vocab-size must be at least {SMALLEST} (256 bytes and the special tokens), got {vocab_size}"
-        )
+        problem = f"must be at least {SMALLEST} (256 bytes and the special tokens), got {vocab_size}"
+        raise TokenizerError(problem, option="--vocab-size")
     tokenizer = _byte_level(models.BPE(**_BPE))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -57,7 +56,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) 
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
         raise TokenizerError(
-            f"the corpus gives only {tokenizer.get_vocab_size()} entries: use a larger corpus or a smaller --vocab-size"
+            f"the corpus gives only {tokenizer.get_vocab_size()} entries",
+            hint="use a larger corpus or a smaller --vocab-size",
         )
     return _with_bos(tokenizer)
 

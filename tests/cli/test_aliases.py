@@ -53,7 +53,7 @@ def test_the_note_is_one_line_on_stderr() -> None:
 def test_both_spellings_on_one_side_of_the_command_are_an_error(cli: Cli, words: str) -> None:
     error = cli(*LLAMA, *words.split()).error
     if words.startswith("show"):
-        assert error == "--like is the former name of --from-config: use one of them"
+        assert error == "--like is the former name of --from-config, which is also set: use one of them"
     else:
         assert error.startswith("--from-config: b/config.json does not exist")  # the later one wins
 

@@ -9,14 +9,14 @@ import pytest
 from .conftest import LLAMA, Cli
 
 BAD = {
-    ("--hidden-size", "255"): "--hidden-size: num_attention_heads: must divide hidden_size (255), got 4",
-    ("--hidden-size", "252"): "--hidden-size: head_dim: must be even for RoPE, got 63",
+    ("--hidden-size", "255"): "--hidden-size: num_attention_heads must divide hidden_size (255), got 4",
+    ("--hidden-size", "252"): "--hidden-size: head_dim must be even for RoPE, got 63",
     ("--hidden-size", "255", "--num-hidden-layers", "3"): (
-        "--hidden-size: num_attention_heads: must divide hidden_size (255), got 4"
+        "--hidden-size: num_attention_heads must divide hidden_size (255), got 4"
     ),
-    ("--num-attention-heads", "3"): "--num-attention-heads: must divide hidden_size (256), got 3",
+    ("--num-attention-heads", "3"): "--num-attention-heads must divide hidden_size (256), got 3",
     ("--num-attention-heads", "6", "--num-key-value-heads", "4", "--head-dim", "8"): (
-        "--num-key-value-heads: must divide num_attention_heads (6), got 4"
+        "--num-key-value-heads must divide num_attention_heads (6), got 4"
     ),
 }
 
@@ -31,7 +31,7 @@ def test_the_typed_value_is_blamed(cli: Cli, words: tuple[str, ...]) -> None:
 def test_the_highest_file_is_blamed(cli: Cli) -> None:
     Path("exp.yaml").write_text("extends: llama/4M\nnum_hidden_layers: 3\nhidden_size: 255\n")
     error = cli("-t", "exp.yaml", "model", "show").error
-    assert error.startswith("exp.yaml:3:1: hidden_size: num_attention_heads: must divide hidden_size (255), got 4")
+    assert error.startswith("exp.yaml:3:1: hidden_size: num_attention_heads must divide hidden_size (255), got 4")
     assert cli("-t", "exp.yaml", "model", "--hidden-size", "254", "show").error.startswith("--hidden-size: num_att")
 
 

@@ -196,6 +196,6 @@ def test_completion_is_for_the_given_shell(tmp_path: Path, shell: str, form: str
 def test_an_unknown_shell(tmp_path: Path) -> None:
     done = start("--install-completion", "zhs", env={"HOME": str(tmp_path)})
     assert done.returncode == 2
-    assert done.stderr.startswith("forgather: error: --install-completion: must be one of bash, zsh, fish")
+    assert done.stderr.startswith("forgather: error: --install-completion must be one of bash, zsh, fish")
     assert "; got 'zhs'" in done.stderr
     assert not list(tmp_path.glob(".*rc"))

@@ -15,14 +15,14 @@ from .conftest import LLAMA, Cli, nothing_on_disk, start
 LONG = "a" * 300
 OF_LLAMA = [
     # options
-    ("--hidden-sze 3 show", r"No such option: --hidden-sze\. Did you mean --hidden-size\?"),
-    ("show --hidden-sze 3", r"No such option: --hidden-sze\. Did you mean --hidden-size\?"),
-    ("--hidden 3 show", r"No such option: --hidden\."),  # abbreviations are not accepted: their meaning may change
-    ("--no-no-init-weights show", r"No such option: --no-no-init-weights\. Did you mean --no-init-weights\?"),
-    ("--zzz show", "No such option: --zzz"),
-    ("-t llama show", "-t goes before 'model'"),
-    ("show -t llama", "-t goes before 'model': forgather -t NAME model"),
-    ("show -p x", "-p goes before 'model': forgather -p DIR model"),
+    ("--hidden-sze 3 show", r"--hidden-sze does not exist\. Did you mean --hidden-size\?"),
+    ("show --hidden-sze 3", r"--hidden-sze does not exist\. Did you mean --hidden-size\?"),
+    ("--hidden 3 show", r"--hidden does not exist\."),  # abbreviations are not accepted: their meaning may change
+    ("--no-no-init-weights show", r"--no-no-init-weights does not exist\. Did you mean --no-init-weights\?"),
+    ("--zzz show", "--zzz does not exist"),
+    ("-t llama show", "-t belongs before 'model'"),
+    ("show -t llama", "-t belongs before 'model': forgather -t NAME model"),
+    ("show -p x", "-p belongs before 'model': forgather -p DIR model"),
     ("show extra", "unexpected extra argument"),
     ("shw", r"No such command 'shw'\. Did you mean 'show'\?"),
     ("show --hidden-size", "'--hidden-size' requires an argument"),
@@ -37,17 +37,17 @@ OF_LLAMA = [
     ("--attention-dropout 1 show", "must be below 1, got 1.0"),
     ("--rms-norm-eps 0 show", "must be above 0, got 0.0"),
     ("--lr nan test", "--lr: expected a finite number, got 'nan'"),
-    ("--steps 0 test", "--steps: must be at least 1, got 0"),
+    ("--steps 0 test", "--steps must be at least 1, got 0"),
     ("--attn-implementation sdpaa show", r"must be one of eager, sdpa, .*; got 'sdpaa'\. Did you mean 'sdpa'\?"),
     ("--rope-parameters {a show", "not valid YAML at column 3"),
     ("--rope-parameters [1] show", "expected a YAML mapping"),
     ("--output-dir= show", "the path is empty"),
     ("--model-name a/b show", "'a/b' is not a plain name: set a path with output_dir instead"),
-    ("--model-name ${nope} show", "--model-name: model_name: Interpolation key 'nope' not found"),
+    ("--model-name ${nope} show", "--model-name: Interpolation key 'nope' not found"),
     ("--tokenizer nope show", r"tokenizer: there is no 'nope': use a shipped one \(bpe-2k"),
     # rules between options
-    ("--num-attention-heads 3 show", r"--num-attention-heads: must divide hidden_size \(256\), got 3"),
-    ("--num-key-value-heads 3 show", r"--num-key-value-heads: must divide num_attention_heads \(4\), got 3"),
+    ("--num-attention-heads 3 show", r"--num-attention-heads must divide hidden_size \(256\), got 3"),
+    ("--num-key-value-heads 3 show", r"--num-key-value-heads must divide num_attention_heads \(4\), got 3"),
     ("--head-dim 3 show", "must be even for RoPE, got 3"),
     ("--rope-parameters {rope_type:\u00a0x} show", "expected a YAML mapping|rope_type"),
     ("--rope-parameters {} show", "requires rope_theta"),
@@ -63,8 +63,8 @@ OF_CONSTRUCTION = [
     ("--device cpu --load-from-checkpoint x construct", "there is no checkpoint 'x'"),
     ("--device cpu --safetensors construct", "--safetensors requires --save-checkpoint"),
     ("--device cpu --no-init-weights --save-checkpoint construct", "would save uninitialized memory"),
-    ("--device cpuu construct", r"'cpuu' is not a device; use meta, cpu, cuda, cuda:N or mps\. Did you mean 'cpu'\?"),
-    ("--device cuda:x construct", "'cuda:x' is not a device"),
+    ("--device cpuu construct", r"--device must be meta, cpu, cuda, cuda:N or mps; got 'cpuu'\. Did you mean 'cpu'\?"),
+    ("--device cuda:x construct", "--device must be meta, cpu, cuda, cuda:N or mps; got 'cuda:x'"),
     ("--device cuda:99 construct", "--device cuda:99: "),
     ("--dtype float33 construct", r"--dtype must be one of float32, .*; got 'float33'.*Did you mean 'float32'\?"),
     ("--dtype int8 construct", "--dtype must be one of float32, .*; got 'int8'"),
@@ -84,9 +84,9 @@ OF_CONSTRUCTION = [
 ]
 OF_THE_ROOT = [
     ("-t llama/4m model show", r"'llama' has no preset '4m'\. Did you mean 'llama/4M'\?"),
-    ("-t llama/zzz model show", r"'llama' has no preset 'zzz'\. It has: llama/4M, "),
+    ("-t llama/zzz model show", r"'llama' has no preset 'zzz': use one of llama/4M, "),
     ("-t lama model show", r"no model definition named 'lama'\. Did you mean 'llama'\?"),
-    ("-t zzz model show", r"no model definition named 'zzz'\. Installed: .*llama"),
+    ("-t zzz model show", r"no model definition named 'zzz': use one of .*llama"),
     ("-t zzz model --help", "no model definition named 'zzz'"),
     ("-t zzz.yaml model show", "there is no configuration file 'zzz.yaml'"),
     ("-t / model show", "no model definition named ''"),
@@ -97,7 +97,7 @@ OF_THE_ROOT = [
     ("modle show", r"No such command 'modle'\. Did you mean 'model'\?"),
     ("chekpoint", r"No such command 'chekpoint'\. Did you mean 'checkpoint'\?"),
     ("zzz", "No such command 'zzz'"),
-    ("--zzz ls", "No such option: --zzz"),
+    ("--zzz ls", "--zzz does not exist"),
     ("ls extra", "unexpected extra argument"),
     ("-p nowhere ls", "the directory 'nowhere' does not exist"),
 ]
@@ -110,12 +110,12 @@ FILES = [
     ("hidden_size: [3", r"exp\.yaml:\d:\d+: expected ',' or ']'"),
     ("hidden_size: 3\nhidden_size: 4", r"exp\.yaml:3:1: duplicate key 'hidden_size'"),
     ("hidden_size: big", r"exp\.yaml:2:1: hidden_size: expected an integer, got 'big'"),
-    ("hidden_size: 0", r"exp\.yaml:2:1: hidden_size: must be at least 1, got 0"),
+    ("hidden_size: 0", r"exp\.yaml:2:1: hidden_size must be at least 1, got 0"),
     ("hidden_size: true", r"exp\.yaml:2:1: hidden_size: expected an integer, got 'True'"),
     ("hidden_size:", r"exp\.yaml:2:1: hidden_size: null is not allowed"),
-    ("attn_implementation: fast", r"exp\.yaml:2:1: attn_implementation: must be one of eager, .*; got 'fast'"),
+    ("attn_implementation: fast", r"exp\.yaml:2:1: attn_implementation must be one of eager, .*; got 'fast'"),
     ("rope_parameters: 3", r"exp\.yaml:2:1: rope_parameters: expected a YAML mapping"),
-    ("num_attention_heads: 3", r"exp\.yaml:2:1: num_attention_heads: must divide hidden_size \(256\), got 3"),
+    ("num_attention_heads: 3", r"exp\.yaml:2:1: num_attention_heads must divide hidden_size \(256\), got 3"),
     ("hidden_size: ${nope}", r"exp\.yaml:2:1: hidden_size: Interpolation key 'nope' not found"),
     ("hidden_size: ${oops", r"exp\.yaml:2:1: hidden_size: "),
     ("hidden_size: ${zzz:1}", r"exp\.yaml:2:1: hidden_size: Unsupported interpolation type zzz"),
@@ -148,14 +148,14 @@ def test_errors_of_a_file(cli: Cli, text: str, message: str, command: str) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"hidden_size: 3\n", r"exp\.yaml:1:1: 'extends' is missing"),
-        (b"", "'extends' is missing"),
-        (b"extends: [a]\n", "'extends' is missing"),
+        (b"hidden_size: 3\n", r"exp\.yaml:1:1: extends is missing"),
+        (b"", "extends is missing"),
+        (b"extends: [a]\n", "extends is missing"),
         (b"- 3\n", r"exp\.yaml:1:1: expected a mapping"),
         (b"extends: exp\n", r"exp\.yaml:1:1: extends: 'exp' extends this file"),
-        (b"extends: llama/5M\n", r"exp\.yaml:1:1: extends: 'llama' has no preset '5M'\. It has: llama/4M, "),
+        (b"extends: llama/5M\n", r"exp\.yaml:1:1: extends: 'llama' has no preset '5M': use one of llama/4M, "),
         (b"extends: nowhere.yaml\n", r"exp\.yaml:1:1: extends: there is no configuration file 'nowhere\.yaml'"),
-        (b"extends: llama/4M\nmodel_name: \xe9\n", "the file is not UTF-8 text"),
+        (b"extends: llama/4M\nmodel_name: \xe9\n", r"exp\.yaml is not UTF-8 text: save it as UTF-8"),
     ],
 )
 def test_errors_of_a_whole_file(cli: Cli, text: bytes, message: str) -> None:
@@ -173,7 +173,7 @@ def test_an_option_of_another_definition_names_its_owner(site: object, monkeypat
     site("other", "other_lm", OTHER, other="other_lm")  # type: ignore[operator]
     done = start("-t", "other", "model", "--rope-parameters", "{}", "show")
     assert done.returncode == 2
-    assert "'other' has no option --rope-parameters (it belongs to: llama, mistral, qwen3)" in done.stderr
+    assert "--rope-parameters is not an option of 'other'; it belongs to llama, mistral and qwen3" in done.stderr
 
 
 OTHER = """
@@ -244,7 +244,7 @@ def test_errors_do_not_call_a_flag_a_value(cli: Cli, words: str) -> None:
 
 def test_an_option_without_a_definition_requires_one(cli: Cli) -> None:
     error = cli("model", "--hidden-size", "3", "show").error
-    assert "choose a model definition" in error or "belongs to: " in error
+    assert "choose a model definition" in error or "belongs to " in error
     assert "Did you mean --batch-size" not in error
 
 
@@ -333,7 +333,7 @@ def test_flex_attention_with_dropout_is_refused_in_training(cli: Cli, monkeypatc
 
 
 DIRECTORY_ERRORS = {
-    "--from-config nowhere": "--from-config: nowhere/config.json does not exist: expected a Hugging Face",
+    "--from-config nowhere": "--from-config: nowhere/config.json does not exist; expected a Hugging Face",
     "--native --sliding-window 8": "--native: transformers' Llama has no sliding_window",
 }
 

@@ -91,7 +91,7 @@ def test_a_third_party_plugin_is_fully_supported(site: Any) -> None:
     shown = start("-t", "good", "model", "show", "--hidden-size", "16", "--json")
     assert json.loads(shown.stdout)["options"]["hidden_size"]["value"] == 16
     assert "--hidden-size INT" in start("-t", "good", "model", "--help").stdout
-    assert "'good' has no preset 'x'. It has: none." in start("-t", "good/x", "model", "show").stderr
+    assert "'good' has no preset 'x': use good" in start("-t", "good/x", "model", "show").stderr
 
 
 @pytest.mark.few(1)

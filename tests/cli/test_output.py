@@ -90,7 +90,7 @@ def test_colour_on_a_terminal() -> None:
 
 def test_an_error_on_a_terminal_is_one_plain_line() -> None:
     shown = on_a_terminal(*LLAMA, "--hidden-size", "0", "show")
-    assert shown == "forgather: error: --hidden-size: must be at least 1, got 0\n"
+    assert shown == "forgather: error: --hidden-size must be at least 1, got 0\n"
 
 
 @pytest.mark.parametrize("columns", ["30", "60", "100"])

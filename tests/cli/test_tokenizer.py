@@ -80,10 +80,10 @@ def test_an_existing_directory_is_kept(cli: Cli) -> None:
         ("--dataset-config wrong", "no column 'txt'. Did you mean 'text'"),
         ("--dataset-config none", "has no configuration 'none'"),
         ("--dataset-project stdlb", "Did you mean 'stdlib'"),
-        ("--model-max-length 0", "--model-max-length: must be at least 1, got 0"),
+        ("--model-max-length 0", "--model-max-length must be at least 1, got 0"),
         ("-o project/000.txt", "project/000.txt already exists"),
         ("-o project/000.txt/x", "project/000.txt/x cannot be written"),
-        ("--vocab-sze 3", "No such option: --vocab-sze. Did you mean --vocab-size?"),
+        ("--vocab-sze 3", "--vocab-sze does not exist. Did you mean --vocab-size?"),
     ],
 )
 def test_every_mistake_is_one_line_and_leaves_nothing(cli: Cli, words: str, message: str) -> None:

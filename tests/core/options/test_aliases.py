@@ -46,7 +46,7 @@ def test_aliases_are_reserved(make_registry: MakeRegistry) -> None:
 
 def test_a_layer_gets_current_names() -> None:
     layer = Layer("command line", {"like": "d", "seed": 3})
-    with pytest.warns(RenamedOptionWarning, match=r"^like is now from_config$"):
+    with pytest.warns(RenamedOptionWarning, match=r"^--like is now --from-config$"):
         assert with_current_names(layer).values == {"from_config": "d", "seed": 3}
     assert with_current_names(Layer("command line", {"seed": 3})).renamed == {}
 
@@ -57,7 +57,12 @@ def test_a_yaml_key_may_have_its_former_name(tmp_path: Path) -> None:
     with pytest.warns(RenamedOptionWarning, match=r"exp\.yaml:3:1: like is now from_config"):
         configuration = find_configuration(str(file), Registry())
     assert configuration.layers[-1].values == {"seed": 4, "from_config": "nowhere"}
-    assert configuration.layers[-1].where("from_config") == f"{file}:3:1"
+    assert configuration.layers[-1].place("from_config") == {
+        "option": "from_config",
+        "file": file,
+        "line": 3,
+        "column": 1,
+    }
     with pytest.raises(ConfigurationError, match=r"--from-config: nowhere/config\.json does not exist"):
         resolve(configuration)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forgather_core import option
-from forgather_core.errors import DefinitionError
+from forgather_core.errors import ConfigurationError, DefinitionError
 from forgather_core.options.spec import did_you_mean, specs_of
 
 
@@ -105,7 +105,7 @@ def test_conversion(name: str, given_: Any, value: Any) -> None:
     ],
 )
 def test_errors_give_the_reason(name: str, given_: Any, text: str) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ConfigurationError) as error:
         SPECS[name].convert(given_)
     assert text in str(error.value)
     assert "\n" not in str(error.value)
@@ -122,7 +122,7 @@ def test_any_text_is_converted_or_refused_in_one_line(text: str) -> None:
     for spec in SPECS.values():
         try:
             spec.convert(text)
-        except ValueError as error:
+        except ConfigurationError as error:
             assert str(error)
 
 
@@ -141,6 +141,6 @@ def test_unsupported_declarations_are_refused() -> None:
 
 
 def test_did_you_mean() -> None:
-    assert did_you_mean("hiden_size", ["hidden_size"]) == ". Did you mean 'hidden_size'?"
-    assert did_you_mean("4m", ["4M", "30M"]) == ". Did you mean '4M'?"
-    assert did_you_mean("zzz", ["hidden_size"]) == ""
+    assert did_you_mean("hiden_size", ["hidden_size"]) == "Did you mean 'hidden_size'?"
+    assert did_you_mean("4m", ["4M", "30M"]) == "Did you mean '4M'?"
+    assert did_you_mean("zzz", ["hidden_size"]) is None

@@ -124,8 +124,13 @@ def test_a_file_may_set_from_config_relative_to_itself(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    "another model": ("Qwen3", {}, "llama", "the model_type is 'qwen3': use -t qwen3"),
-    "a mistral with other parts": ("Llama", {}, "deepone", "the model_type is 'llama': use -t llama"),
+    "another model": ("Qwen3", {}, "llama", "the model_type is 'qwen3', which 'llama' does not support: use -t qwen3"),
+    "a mistral with other parts": (
+        "Llama",
+        {},
+        "deepone",
+        "the model_type is 'llama', which 'deepone' does not support: use -t llama",
+    ),
     "an unsupported model": ("GPTNeoX", {}, "llama", "the model_type is 'gpt_neox', which 'llama' does not"),
     "biases": ("Llama", {"attention_bias": True}, "llama", "attention_bias is fixed to False for this model"),
     "another activation": (
@@ -203,7 +208,7 @@ def test_a_directory_without_a_tokenizer_requires_the_option(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, ".*config.json does not exist: expected a Hugging Face model directory"),
+        (None, ".*config.json does not exist; expected a Hugging Face model directory"),
         ("{", "cannot be read"),
         ("[1]", "is not a JSON object"),
         ("{}", "the model_type is 'None'"),
