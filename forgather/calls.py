@@ -22,7 +22,7 @@ from forgather_core.settings.layers import Configuration, find_configuration
 from forgather_core.settings.resolve import resolve
 from forgather_core.settings.resolved_model import ResolvedModel
 
-Model = str | Path | ResolvedModel
+Model = str | Path | ResolvedModel | Configuration
 _SHARED = tuple(group for group in SHARED_OPTIONS if group is not OutputOptions)  # results are not printed here
 _Options = TypeVar("_Options")
 
@@ -32,7 +32,7 @@ class Call:
 
     Args:
         function: Its name, which is that of the command.
-        model: A name as for `-t`, a YAML file, or a resolved model.
+        model: A name as for `-t`, a YAML file, a configuration that was found, or a resolved model.
         project: Directory of YAML configurations and of `output_models`; None uses the working directory and a
             temporary one.
         options: Values by name of the option.
@@ -49,7 +49,7 @@ class Call:
 
     def __init__(self, function: str, model: Model, project: str | Path | None, options: Mapping[str, Any]) -> None:
         self.function = function
-        configuration = model.configuration if isinstance(model, ResolvedModel) else _configuration(model, project)
+        configuration = _configuration(model, project)
         specs = _specs(function, configuration)
         given = _current_names(function, specs, options)
         typed = [specs[name] for name in given]
@@ -99,8 +99,8 @@ def _converted(options: type[_Options], given: Mapping[str, Any]) -> _Options:
     for name, value in given.items():
         try:
             values[name] = specs[name].convert(value)
-        except ValueError as error:
-            raise ConfigurationError(str(error), option=specs[name].flag) from None
+        except ConfigurationError as error:
+            raise error.at(option=specs[name].flag) from None
     return options(**values)
 
 
@@ -111,7 +111,11 @@ def shared_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in names}
 
 
-def _configuration(model: str | Path, project: str | Path | None) -> Configuration:
+def _configuration(model: Model, project: str | Path | None) -> Configuration:
+    if isinstance(model, Configuration):
+        return model
+    if isinstance(model, ResolvedModel):
+        return model.configuration
     return find_configuration(str(model), registry(), Path(project or "."))
 
 
@@ -139,9 +143,10 @@ def _current_names(function: str, specs: Mapping[str, OptionSpec], options: Mapp
             spec = former[name]
             if spec.name in options:
                 raise TypeError(f"{function}(): {name} is the former name of {spec.name}: pass one of them")
-            warn_renamed(name, spec.name)
+            warn_renamed(spec.name, option=name)
         if spec is None:
-            raise TypeError(f"{function}() has no option '{name}'{did_you_mean(name, specs)}")
+            hint = did_you_mean(name, specs)
+            raise TypeError(f"{function}() has no option '{name}'" + (f". {hint}" if hint else ""))
         given[spec.name] = value
     return given
 

@@ -29,7 +29,7 @@ def describe_dataset(
     tokenizer: str = "bpe-8k",
     chat_template: str | None = None,
     examples: int = 3,
-    limit: int | None = 1000,
+    limit: int | str = 1000,
     progress: Progress = SILENT,
 ) -> DatasetInfo:
     """Show the columns of a dataset, count documents and tokens, and tokenize the first documents.
@@ -40,7 +40,7 @@ def describe_dataset(
         tokenizer: A shipped tokenizer, a directory, or a Hub id.
         chat_template: A Jinja file or the name of a template; None uses the tokenizer's default.
         examples: Number of documents to include in full.
-        limit: Number of documents to read; None reads all.
+        limit: Number of documents to read, or "all".
         progress: Callbacks; `item` gets the number of documents.
 
     Raises:

@@ -164,11 +164,14 @@ def verify(
     return Verification(report)
 
 
-def list_checks(model: Model | None = None, *, progress: Progress = SILENT, **options: Any) -> CheckList:
+def list_checks(
+    model: Model | None = None, *, project: str | Path | None = None, progress: Progress = SILENT, **options: Any
+) -> CheckList:
     """List the checks of `verify`, those of plugins included.
 
     Args:
         model: The model whose options are validated too; None for none.
+        project: See `construct`.
         progress: Callbacks; `note` gets a sentence for each plugin whose checks cannot be loaded.
         **options: `checks` and `quick` choose among them.
 
@@ -179,7 +182,7 @@ def list_checks(model: Model | None = None, *, progress: Progress = SILENT, **op
     chosen = (
         take(VerifyOptions, "list_checks", listing)
         if model is None
-        else Call("verify", model, None, listing).take(VerifyOptions)
+        else Call("verify", model, project, listing).take(VerifyOptions)
     )
     from forgather_core.checks import asked_for
 

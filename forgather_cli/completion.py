@@ -79,7 +79,7 @@ def project_configurations(ctx: typer.Context, incomplete: str) -> list[str]:
     from forgather_core.data.projects import configuration_files
     from forgather_core.errors import DataError
 
-    from .session import Session
+    from .bridge.session import Session
 
     given = Session.of(ctx).given.get("dataset_project")
     project = ctx.params.get("project") or getattr(ctx.params.get("dataset_project"), "value", None) or given
@@ -129,6 +129,7 @@ _OF_OPTION: dict[str, Complete] = {
     "dataset_project": projects,
     "dataset_config": project_configurations,
     "checks": checks,
+    "format": formats,
 }
 
 

@@ -16,17 +16,19 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from forgather_core.definitions.registry import registry
 from forgather_core.errors import ForgatherError
+from forgather_core.filesystem.paths import expanded
 from forgather_core.filesystem.printable import one_line
-from forgather_core.options.aliases import warn_renamed
+from forgather_core.options.plain_options import VerifyDirectoryOptions
 from forgather_core.options.scope import joined
+from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import did_you_mean
 
 from . import model
-from .completion import SHELLS, checks, templates
-from .dynamic import PlainCommand, PlainGroup
+from .bridge.plain import PlainGroup, given, with_options
+from .completion import SHELLS, templates
 from .messages import prepare_warnings
+from .output import Output
 from .program import INTERRUPTED
 from .streams import discard_unwritten, output_problem, prepare_streams, say
 
@@ -135,82 +137,51 @@ def root(
         raise ForgatherError(f"the directory '{project}' does not exist", option="-p", hint="choose another")
 
 
-@app.command(cls=PlainCommand, context_settings=model.HELP)
-def ls(ctx: typer.Context, json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False) -> None:
+@app.command(cls=with_options(OutputOptions), context_settings=model.HELP)
+def ls(ctx: typer.Context) -> None:
     """List all model definitions with their presets, and the configurations of this project."""
-    from forgather_core.commands.listing import list_models
-
-    from .render import show
     from .views import listing
 
-    report = list_models(registry(), Path(ctx.find_root().params.get("project") or "."))
-    show(report, listing.models(report), as_json=json)
+    output = Output(listing.models, given(ctx, OutputOptions))
+    import forgather
+
+    output.answer(forgather.list_models(ctx.find_root().params.get("project") or "."))
 
 
-@app.command(cls=PlainCommand, context_settings=model.HELP)
+@app.command(cls=with_options(VerifyDirectoryOptions, OutputOptions), context_settings=model.HELP)
 def verify(
+    ctx: typer.Context,
     directory: Annotated[
         str,
         typer.Argument(metavar="DIR", help="Model directory: exported by Forgather, or any Hugging Face causal LM"),
     ],
-    checks: Annotated[
-        str | None,
-        typer.Option(
-            "--checks", metavar="NAMES", help="Checks to run, separated by commas (default: all)", autocompletion=checks
-        ),
-    ] = None,
-    check: Annotated[
-        str | None, typer.Option("--check", metavar="NAMES", hidden=True, autocompletion=checks)
-    ] = None,  # the former name
-    quick: Annotated[bool, typer.Option("--quick", help="Skip slow checks")] = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="Check the model itself instead of a small copy with the same features")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Continue even if memory seems insufficient")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False,
 ) -> None:
     """Verify that a model directory behaves as a causal language model must; exit code 1 if a check fails."""
-    from forgather_core.checks import asked_for
-    from forgather_core.checks import verify as run
-    from forgather_core.filesystem.paths import expanded
-    from forgather_core.options.command_options import VerifyOptions
-
-    from . import progress
-    from .render import show
     from .views.verify import verification
 
-    if force and not full:
-        raise ForgatherError("requires --full", option="--force")
-    if check is not None:
-        if checks is not None:
-            problem = "is the former name of --checks, which is also set"
-            raise ForgatherError(problem, option="--check", hint="use one of them")
-        warn_renamed("--checks", option="--check")
-    chosen = asked_for(VerifyOptions(checks=checks or check, quick=quick), progress.note)
-    kept: list[Any] = []
-    try:
-        with progress.spinner() as on_check:
-            report = run(expanded(directory), chosen, full=full, force=force, on_check=on_check, on_partial=kept.append)
-    except BaseException:
-        for part in kept:
-            show(part, verification(part), as_json=json)
-        raise
-    show(report, verification(report), as_json=json)
-    raise typer.Exit(1 if report["failed"] else 0)
+    output = Output(verification, given(ctx, OutputOptions))
+    import forgather
+
+    from . import progress
+
+    with output.partial() as keep, progress.spinner() as item:
+        callbacks = forgather.Progress(item=item, note=progress.note, partial=keep)
+        result = forgather.verify(expanded(directory), progress=callbacks, **given(ctx, VerifyDirectoryOptions))
+    output.answer(result)
+    raise typer.Exit(1 if result.failed else 0)
 
 
-@app.command(cls=PlainCommand, context_settings=model.HELP)
-def plugins(json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False) -> None:
+@app.command(cls=with_options(OutputOptions), context_settings=model.HELP)
+def plugins(ctx: typer.Context) -> None:
     """List the plugins that provide definitions; exit code 1 if one is broken."""
-    from forgather_core.commands.listing import list_plugins
-
-    from .render import show
     from .views import listing
 
-    rows = list_plugins(registry())
-    show({"plugins": rows}, listing.plugins(rows), as_json=json)
-    if any(row["state"] == "broken" for row in rows):
-        raise typer.Exit(1)
+    output = Output(listing.plugins, given(ctx, OutputOptions))
+    import forgather
+
+    result = forgather.list_plugins()
+    output.answer(result)
+    raise typer.Exit(1 if result.broken else 0)
 
 
 # Typer vendors Click, and exports only subclasses of this base class of all usage errors.
@@ -280,7 +251,7 @@ def _print_error(error: Any, code: int) -> int:
     if isinstance(error, typer.BadParameter):
         text = error.message
     elif hasattr(error, "possibilities"):  # an unknown option
-        from .owners import no_such_option, other_commands
+        from .bridge.owners import no_such_option, other_commands
 
         elsewhere = other_commands(error.ctx, error.option_name) if error.ctx is not None else None
         text = str(elsewhere or no_such_option(error.option_name, error.possibilities or ()))

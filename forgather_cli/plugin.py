@@ -6,8 +6,12 @@ from typing import Annotated
 
 import typer
 
-from .dynamic import PlainCommand, PlainGroup
+from forgather_core.options.plain_options import NewPluginOptions
+from forgather_core.options.shared import JsonOptions
+
+from .bridge.plain import PlainGroup, given, with_options
 from .model import HELP
+from .output import Output
 
 app = typer.Typer(
     cls=PlainGroup,
@@ -23,20 +27,15 @@ def plugin() -> None:
     """Create plugins."""
 
 
-@app.command(cls=PlainCommand, context_settings=HELP)
+@app.command(cls=with_options(NewPluginOptions, JsonOptions), context_settings=HELP)
 def new(
+    ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the definition, such as my_model")],
-    output_dir: Annotated[
-        str | None,
-        typer.Option("-o", "--output-dir", metavar="DIR", help="New directory (default: forgather-NAME)"),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False,
 ) -> None:
     """Create a plugin package: a working model definition with tests and a preset, as a starting point."""
-    from forgather_core.scaffold import new_plugin
-
-    from .render import show
     from .views.plugin import package
 
-    report = new_plugin(name, output_dir)
-    show(report, package(report), as_json=json)
+    output = Output(package, given(ctx, JsonOptions))
+    import forgather
+
+    output.answer(forgather.new_plugin(name, **given(ctx, NewPluginOptions)))

@@ -13,7 +13,7 @@ from forgather_core.filesystem.printable import one_line
 from .streams import say
 
 if TYPE_CHECKING:
-    from forgather_core.commands.construct import ProgressCallbacks
+    from forgather import Progress as Callbacks
     from forgather_core.training_check import Step
 
 PATIENCE = 1.0  # seconds before a bar is drawn
@@ -23,7 +23,7 @@ Bytes = Callable[[int, int], None]
 
 @contextmanager
 def steps(count: int) -> Iterator[Callable[[Step], None] | None]:
-    """Show a progress bar of training steps."""
+    """Show a progress bar of training steps, from the first one on: the bars of the construction come before it."""
     if not sys.stderr.isatty() or count == 1:
         yield None
         return
@@ -32,9 +32,17 @@ def steps(count: int) -> Iterator[Callable[[Step], None] | None]:
     from .render import console
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=count, loss="")
-        yield lambda step: progress.update(task, completed=step.step, loss=f"{step.loss:.4f}")
+    progress = Progress(*columns, console=console(stderr=True), transient=True)
+    task = progress.add_task("", total=count, loss="")
+
+    def update(step: Step) -> None:
+        progress.start()
+        progress.update(task, completed=step.step, loss=f"{step.loss:.4f}")
+
+    try:
+        yield update
+    finally:
+        progress.stop()
 
 
 @contextmanager
@@ -50,13 +58,15 @@ def spinner() -> Iterator[Callable[[str], None] | None]:
 
 
 @contextmanager
-def construction() -> Iterator[ProgressCallbacks]:
+def construction() -> Iterator[Callbacks]:
     """Report the progress of `construct`: waiting for a lock, and bytes verified, loaded and saved."""
-    from forgather_core.commands.construct import ProgressCallbacks
+    from forgather import Progress
 
     with ExitStack() as stack:
-        bars = [stack.enter_context(bytes_bar(verb)) for verb in ("verifying", "loading", "saving")]
-        yield ProgressCallbacks(waiting, *bars)
+        verifying, loading, saving = (
+            stack.enter_context(bytes_bar(verb)) for verb in ("verifying", "loading", "saving")
+        )
+        yield Progress(waiting=waiting, verifying=verifying, loading=loading, saving=saving)
 
 
 def note(sentence: str) -> None:

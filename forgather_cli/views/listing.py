@@ -41,8 +41,9 @@ def _presets(title: str, presets: Sequence[Mapping[str, Any]], default: str | No
     return Group(grid(title, columns, rows, right=(1, 2, 3, 4)), *wrong)
 
 
-def plugins(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+def plugins(report: Mapping[str, Any]) -> RenderableType:
     """Return the view of all plugins."""
+    rows = report["plugins"]
     columns = ("name", "version", "distribution", "state", "file")
     drawn = [
         (r["name"], r["version"], r["distribution"], _state(r["state"]), r["file"] or r["entry_point"]) for r in rows

@@ -83,6 +83,6 @@ def _failure(check: Mapping[str, Any]) -> Iterator[Text]:
     yield Text(f"  usual cause: {check['cause']}", "yellow")
 
 
-def checks(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+def checks(report: Mapping[str, Any]) -> RenderableType:
     """Return the list of checks."""
-    return grid("Checks", ("check", "promise"), [(row["name"], row["promise"]) for row in rows])
+    return grid("Checks", ("check", "promise"), [(row["name"], row["promise"]) for row in report["checks"]])

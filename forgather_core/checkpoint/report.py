@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from ..deprecated import renamed_members
 from ..filesystem.printable import tensors, truncated_list
 from ..runtime.short_repr import Brief
 
@@ -28,6 +29,7 @@ class OtherShape:
     model: tuple[int, ...]
 
 
+@renamed_members(as_dict="to_dict")
 @dataclass(frozen=True, repr=False)
 class LoadReport(Brief):
     """The result of a load. Buffers are treated like parameters; all names of a tied tensor are filled together.
@@ -47,6 +49,8 @@ class LoadReport(Brief):
         tensors: Number of model tensors that were filled. A tied tensor counts once, as in a save.
     """
 
+    kind: ClassVar[str] = "load"  # of the page that shows the report
+
     path: Path
     loaded: tuple[str, ...]
     missing: tuple[MissingTensor, ...] = ()
@@ -65,7 +69,7 @@ class LoadReport(Brief):
         """Return whether model and checkpoint have the same tensors."""
         return not (self.missing or self.unexpected or self.other_shape)
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
         return {
             "path": str(self.path),
@@ -98,6 +102,7 @@ class LoadReport(Brief):
         return [*found, *self.warnings]
 
 
+@renamed_members(as_dict="to_dict")
 @dataclass(frozen=True, repr=False)
 class SaveReport(Brief):
     """The result of a save.
@@ -111,6 +116,8 @@ class SaveReport(Brief):
         notes: Information for the user, one sentence each.
     """
 
+    kind: ClassVar[str] = "save"  # of the page that shows the report
+
     path: Path
     files: tuple[str, ...]
     tensors: int
@@ -118,7 +125,7 @@ class SaveReport(Brief):
     checksums: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
         return {
             "path": str(self.path),

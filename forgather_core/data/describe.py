@@ -61,7 +61,7 @@ def describe_dataset(
     tokenizer: str = "bpe-8k",
     chat_template: str | None = None,
     examples: int = 3,
-    limit: int | None = 1000,
+    limit: int | str = 1000,
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Read documents of a dataset and count them.
@@ -73,7 +73,7 @@ def describe_dataset(
         chat_template: A Jinja file, a shipped template, or the name of a template of the tokenizer; None uses the
             tokenizer's default.
         examples: Number of documents to include in full.
-        limit: Number of documents to read; None reads all.
+        limit: Number of documents to read, or "all".
         on_progress: Called with the number of documents read so far.
 
     Returns:
@@ -83,6 +83,7 @@ def describe_dataset(
         DataError: The dataset cannot be read, or the tokenizer has no chat template for it.
         TokenizerError: The tokenizer or chat template does not exist.
     """
+    most = _limit(limit)
     corpus = open_corpus(project, config)
     loaded = load_tokenizer(tokenizer)
     if chat_template is not None:
@@ -94,7 +95,7 @@ def describe_dataset(
     with ExitStack() as stack:
         if isinstance(documents, Generator):  # before the libraries it uses are unloaded at exit
             stack.callback(documents.close)
-        for document in islice(documents, limit):
+        for document in islice(documents, most):
             ids = token_ids(document, loaded.tokenizer)
             lengths.append(len(ids))
             characters += _characters(document)
@@ -122,6 +123,19 @@ def describe_dataset(
         },
         "examples": described,
     }
+
+
+def _limit(given: int | str) -> int | None:
+    """Return the number of documents to read, or None for all."""
+    if given == "all":
+        return None
+    try:
+        number = int(given)
+    except ValueError:
+        raise DataError(f"expected an integer or all, got '{given}'", option="--limit") from None
+    if number < 1:
+        raise DataError(f"must be at least 1, got {number}", option="--limit")
+    return number
 
 
 def _characters(document: Document) -> int:

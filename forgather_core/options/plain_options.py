@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..option import option
+from .scope import shared_option
 
 _CHECKSUMS = "Compare every file with its recorded checksum"
 _CONFIG = "Configuration of the project (default: default, or the only one)"
+
+
+def option(default: Any, **info: Any) -> Any:
+    """Declare an option; see `shared_option`."""
+    return shared_option(default, group="Options", **info)
 
 
 @dataclass(kw_only=True)
 class VerifyDirectoryOptions:
     """Options of `forgather verify`."""
 
-    checks: str | None = option(None, help="Checks to run, separated by commas (default: all)", metavar="NAMES")
+    checks: str | None = option(
+        None,
+        help="Checks to run, separated by commas (default: all)",
+        metavar="NAMES",
+        aliases=("check",),
+    )
     quick: bool = option(False, help="Skip slow checks", negatable=False)
     full: bool = option(
-        False, help="Check the model itself instead of a small copy with the same features", negatable=False
+        False,
+        help="Check the model itself instead of a small copy with the same features",
+        negatable=False,
     )
     force: bool = option(False, help="Continue even if memory seems insufficient", negatable=False)
 
@@ -45,11 +58,11 @@ class ConvertOptions:
 class DescribeDatasetOptions:
     """Options of `forgather dataset show`."""
 
-    dataset_config: str | None = option(None, help=_CONFIG, metavar="NAME")
+    dataset_config: str | None = option(None, help=_CONFIG, metavar="NAME", aliases=("config",))
     tokenizer: str = option("bpe-8k", help="Shipped tokenizer, directory, or Hub id", metavar="NAME")
     chat_template: str | None = option(None, help="Chat template for messages: a Jinja file or chatml", metavar="NAME")
     examples: int = option(3, help="Number of documents to print", metavar="N", ge=0)
-    limit: int | None = option(1000, help="Number of documents to read and count; null reads all", metavar="N", ge=1)
+    limit: str = option("1000", help="Number of documents to read and count, or all", metavar="N")
 
 
 @dataclass(kw_only=True)
@@ -57,12 +70,15 @@ class TrainTokenizerOptions:
     """Options of `forgather tokenizer train`."""
 
     dataset_project: str | None = option(
-        None, help="Directory with YAML files, or a built-in name: stdlib [required]", metavar="PROJECT"
+        None,
+        help="Directory with YAML files, or a built-in name: stdlib",
+        metavar="PROJECT",
+        required=True,
     )
     vocab_size: int | None = option(
-        None, help="Vocabulary size: special tokens, 256 bytes, merges [required]", metavar="N", ge=1
+        None, help="Vocabulary size: special tokens, 256 bytes, merges", metavar="N", ge=1, required=True
     )
-    output_dir: Path | None = option(None, help="New directory [required]", metavar="DIR", flags=("-o",))
+    output_dir: Path | None = option(None, help="New directory", metavar="DIR", flags=("-o",), required=True)
     dataset_config: str | None = option(None, help=_CONFIG, metavar="NAME")
     model_max_length: int = option(2048, help="Maximum length of a text, in tokens", metavar="N", ge=1)
 
@@ -72,3 +88,10 @@ class NewPluginOptions:
     """Options of `forgather plugin new`."""
 
     output_dir: Path | None = option(None, help="New directory (default: forgather-NAME)", metavar="DIR", flags=("-o",))
+
+
+@dataclass(kw_only=True)
+class InspectViewOptions:
+    """Options of the output of `forgather checkpoint inspect`."""
+
+    all: bool = option(False, help="List every tensor instead of one row for all layers", negatable=False)

@@ -60,11 +60,13 @@ class SharedOptionInfo(OptionInfo):
         commands: The commands that use it.
         needs: What it requires to have an effect.
         aliases: Former names. They are accepted as flags and YAML keys, but not shown in help or completion.
+        required: The command line must set it.
     """
 
     commands: tuple[str, ...] = MODEL_COMMANDS
     needs: tuple[Need, ...] = ()
     aliases: tuple[str, ...] = ()
+    required: bool = False
 
 
 def shared_option(
@@ -73,6 +75,7 @@ def shared_option(
     commands: tuple[str, ...] = MODEL_COMMANDS,
     needs: tuple[Need, ...] = (),
     aliases: tuple[str, ...] = (),
+    required: bool = False,
     **info: Any,
 ) -> Any:
     """Declare a shared option.
@@ -82,18 +85,24 @@ def shared_option(
         commands: See `SharedOptionInfo`.
         needs: See `SharedOptionInfo`.
         aliases: See `SharedOptionInfo`.
+        required: See `SharedOptionInfo`.
         **info: The fields of `OptionInfo`.
     """
     field = plain_option(default, **info)
     given: OptionInfo = field.metadata[METADATA_KEY]
     values = {item.name: getattr(given, item.name) for item in dataclasses.fields(given)}
-    scoped = SharedOptionInfo(**values, commands=commands, needs=needs, aliases=aliases)
+    scoped = SharedOptionInfo(**values, commands=commands, needs=needs, aliases=aliases, required=required)
     return dataclasses.field(default=default, metadata={METADATA_KEY: scoped})
 
 
 def commands_of(spec: OptionSpec) -> tuple[str, ...]:
     """Return the commands that use an option. All commands use the options of a definition."""
     return spec.info.commands if isinstance(spec.info, SharedOptionInfo) else MODEL_COMMANDS
+
+
+def is_required(spec: OptionSpec) -> bool:
+    """Return whether the command line must set an option."""
+    return isinstance(spec.info, SharedOptionInfo) and spec.info.required
 
 
 def belongs_to(spec: OptionSpec) -> str:

@@ -166,8 +166,15 @@ class RunOptions:
 
 
 @dataclass(kw_only=True)
-class OutputOptions:
-    """Options of the output of `forgather model`."""
+class JsonOptions:
+    """The option that prints a report as JSON, of every command."""
+
+    json: bool = option(False, help="Print the report as JSON", group=OUTPUT, negatable=False)
+
+
+@dataclass(kw_only=True)
+class OutputOptions(JsonOptions):
+    """Options of the output of a report."""
 
     output_file: Path | None = option(
         None, help="Write output to file: .txt, .json, .html or .svg", group=OUTPUT, flags=("-o",), metavar="FILE"
@@ -175,4 +182,3 @@ class OutputOptions:
     edit: bool = option(
         False, help="Write output to a temporary file and open in editor", group=OUTPUT, flags=("-e",), negatable=False
     )
-    json: bool = option(False, help="Print the report as JSON", group=OUTPUT, negatable=False)

@@ -77,8 +77,8 @@ def _report(made: ConstructedModel, memory: dict[str, Any] | None, unknown: list
         "loaders": compatibility(
             made.resolved, made.model, manifest.native, manifest.tokenizer["name"], made.directory.path
         ),
-        "loaded": made.loaded.as_dict() if made.loaded is not None else None,
-        "saved": made.saved.as_dict() if made.saved is not None else None,
+        "loaded": made.loaded.to_dict() if made.loaded is not None else None,
+        "saved": made.saved.to_dict() if made.saved is not None else None,
     }
 
 

@@ -172,7 +172,7 @@ def test_metadata_is_what_transformers_expects(tmp_path: Path) -> None:
 def test_tied_tensors_count_once_in_load_and_save_reports(tmp_path: Path) -> None:
     saved = save_checkpoint(tmp_path, llama(), safetensors=True)
     report = load_checkpoint(tmp_path, llama(1))
-    assert report.as_dict()["loaded"] == saved.tensors == len(llama().state_dict()) - 1
+    assert report.to_dict()["loaded"] == saved.tensors == len(llama().state_dict()) - 1
 
 
 @pytest.mark.regression("E12-repr")

@@ -49,7 +49,7 @@ def _plain_commands(group: Any, ctx: Any, flag: str, path: str = "") -> Iterator
         if hasattr(command, "list_commands"):
             if name != "model":  # its options are the shared options
                 yield from _plain_commands(command, ctx, flag, f"{path}{name} ")
-        elif any(flag in (*p.opts, *p.secondary_opts) for p in command.params if p.param_type_name != "argument"):
+        elif any(flag in (*spec.flags, *map(flag_of, spec.aliases)) for spec in command.specs):
             yield path + name
 
 

@@ -10,13 +10,11 @@ from typer.core import TyperCommand, TyperGroup
 
 from forgather_core.definitions.registry import registry
 from forgather_core.errors import ForgatherError
-from forgather_core.options.aliases import former_names, warn_renamed
 from forgather_core.options.command_options import ESTIMATE, SHOW, STEP, TEST, VERIFY
-from forgather_core.options.spec import OptionSpec, flag_of
 
-from .help_page import page
-from .messages import PrintableLogs
-from .options import CliValue, shown_default, skip_conversion, usage_line
+from ..messages import PrintableLogs
+from .help_page import about, arguments_of, explanation, names_of, page
+from .options import given_values, skip_conversion, usage_line
 from .session import Session
 
 
@@ -54,18 +52,7 @@ class DynamicOptions:
 
     def _store_values(self, ctx: typer.Context, session: Session) -> None:
         """Move the values of dynamic options to the session: the callback has no parameters for them."""
-        values = {name: ctx.params.pop(name, None) for name in session.parameters}
-        given = {name: value.value for name, value in values.items() if isinstance(value, CliValue)}
-        for old, spec in former_names(session.specs).items():
-            if old not in given:
-                continue
-            if spec.name in given:
-                problem = f"is the former name of {spec.flag}, which is also set"
-                raise ForgatherError(problem, option=flag_of(old), hint="use one of them")
-            if not ctx.resilient_parsing:
-                warn_renamed(spec.flag, option=flag_of(old))
-            given[spec.name] = given.pop(old)
-        session.given |= given
+        session.given |= given_values(ctx, session.specs, session.parameters)
 
     def get_help(self, ctx: typer.Context) -> str:
         """Return the help page."""
@@ -75,15 +62,15 @@ class DynamicOptions:
         command = None if isinstance(self, TyperGroup) else ctx.info_name
         sections = self._option_sections(session, command)
         if isinstance(self, TyperGroup):
-            commands = [(name, _about(self.commands[name])) for name in self.list_commands(ctx)]  # type: ignore[arg-type]
+            commands = [(name, about(self.commands[name])) for name in self.list_commands(ctx)]  # type: ignore[arg-type]
             sections.insert(0, ("Commands", commands))
         sections.append(("Help", [("-h, --help", "Show this page")]))
-        if arguments := _arguments(self.params):  # type: ignore[attr-defined]
+        if arguments := arguments_of(self.params):  # type: ignore[attr-defined]
             sections.insert(0, ("Arguments", arguments))
         usage = usage_line(ctx)
         if session.configuration is not None:
             usage = usage.replace("forgather ", f"forgather -t {ctx.find_root().params['template']} ", 1)
-        return page(usage, _about(self), sections, self._epilog(session, command))
+        return page(usage, about(self), sections, self._epilog(session, command))
 
     def _option_sections(self, session: Session, command: str | None) -> list[tuple[str, Sequence[tuple[str, str]]]]:
         """Return the options of the group, or the shared options that a command uses."""
@@ -92,7 +79,7 @@ class DynamicOptions:
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in self.first_groups}
         for spec in session.specs if command is None else session.of_command(command).values():
             if command is None or spec.info.group is not None:
-                row = _names(spec), _explanation(spec, values)
+                row = names_of(spec), explanation(spec, values)
                 sections.setdefault(spec.info.group or own_title, []).append(row)
         return [(title, rows) for title, rows in sections.items() if rows]
 
@@ -137,74 +124,6 @@ class ShowCommand(DynamicCommand):
     """`show`: its own options come first on the help page."""
 
     first_groups = (SHOW,)
-
-
-class PlainPage:
-    """Mix-in before TyperGroup or TyperCommand: the same help page, without dynamic options."""
-
-    epilog_text = ""
-
-    def get_params(self, ctx: typer.Context) -> list[Any]:
-        """Return Typer's parameters, which pass their text through."""
-        return _unconverted(super().get_params(ctx))  # type: ignore[misc]
-
-    def get_help(self, ctx: typer.Context) -> str:
-        """Return the help page."""
-        shown = [p for p in self.get_params(ctx) if not getattr(p, "hidden", False) and p.name != "help"]
-        arguments = _arguments(shown)
-        options = [(_plain_names(p), _plain_explanation(p)) for p in shown if p.param_type_name != "argument"]
-        sections = [("Arguments", arguments), ("Options", [*options, ("-h, --help", "Show this page")])]
-        usage = ctx.command_path + " [OPTIONS]" + "".join(f" {name}" for name, _ in arguments)
-        if isinstance(self, TyperGroup):
-            commands = [(name, _about(self.commands[name])) for name in self.list_commands(ctx)]  # type: ignore[arg-type]
-            sections.insert(0, ("Commands", commands))
-            usage += " COMMAND [ARGS]..."
-        return page(usage, _about(self), sections, self.epilog_text)
-
-
-class PlainGroup(PlainPage, TyperGroup):
-    """A group of commands without dynamic options."""
-
-
-class PlainCommand(PrintableLogs, PlainPage, TyperCommand):
-    """A command without dynamic options."""
-
-
-def _arguments(parameters: list[Any]) -> list[tuple[str, str]]:
-    """Return names and explanations of the positional arguments."""
-    arguments = [p for p in parameters if p.param_type_name == "argument"]
-    return [(p.metavar or p.human_readable_name, p.help or "") for p in arguments]
-
-
-def _plain_names(parameter: Any) -> str:
-    names = ", ".join(sorted(parameter.opts, key=len))
-    return f"{names} {parameter.metavar}" if parameter.metavar else names
-
-
-def _plain_explanation(parameter: Any) -> str:
-    default = parameter.default
-    suffix = f" [{default}]" if isinstance(default, str) else ""
-    return (parameter.help or "") + suffix
-
-
-def _unconverted(parameters: list[Any]) -> list[Any]:
-    for parameter in parameters:
-        skip_conversion(parameter)
-    return parameters
-
-
-def _about(command: Any) -> str:
-    return " ".join((command.help or "").split())
-
-
-def _names(spec: OptionSpec) -> str:
-    names = ", ".join(spec.flags)
-    return names if spec.kind is bool else f"{names} {spec.metavar}"
-
-
-def _explanation(spec: OptionSpec, values: dict[str, Any]) -> str:
-    default = shown_default(spec, values)
-    return spec.info.help if default is None else f"{spec.info.help} [{default}]"
 
 
 def _unknown(ctx: typer.Context, session: Session, error: Any) -> ForgatherError:

@@ -6,10 +6,13 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
+
+from forgather_core.options.scope import is_required
+from forgather_core.options.spec import OptionSpec
 
 NAME_WIDTH = 30
 WIDEST = 110
@@ -55,3 +58,38 @@ def _paragraphs(text: str, width: int) -> str:
 def _bold(text: str) -> str:
     wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     return typer.style(text, bold=True) if wanted else text
+
+
+def arguments_of(parameters: list[Any]) -> list[tuple[str, str]]:
+    """Return names and explanations of the positional arguments."""
+    arguments = [p for p in parameters if p.param_type_name == "argument"]
+    return [(p.metavar or p.human_readable_name, p.help or "") for p in arguments]
+
+
+def about(command: Any) -> str:
+    """Return the description of a command on one line."""
+    return " ".join((command.help or "").split())
+
+
+def names_of(spec: OptionSpec) -> str:
+    """Return the flags of an option and the placeholder of its value."""
+    names = ", ".join(spec.flags)
+    return names if spec.kind is bool else f"{names} {spec.metavar}"
+
+
+def explanation(spec: OptionSpec, values: Mapping[str, Any]) -> str:
+    """Return the help of an option with its default, from the preset if `values` has it."""
+    default = "required" if is_required(spec) else shown_default(spec, values)
+    return spec.info.help if default is None else f"{spec.info.help} [{default}]"
+
+
+def shown_default(spec: OptionSpec, values: Mapping[str, Any]) -> str | None:
+    """Return the default for a help page, from the preset if it sets the option; None if there is none to show."""
+    value = values.get(spec.name, spec.default)
+    if spec.kind is bool and not spec.info.negatable:
+        return None
+    if value is None:
+        return "null" if spec.name in values else None
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {item}" for key, item in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from forgather_core.errors import ConfigurationError
-from forgather_core.options.aliases import former_names
+from forgather_core.errors import ConfigurationError, ForgatherError
+from forgather_core.options.aliases import former_names, warn_renamed
+from forgather_core.options.scope import is_required
 from forgather_core.options.spec import OptionSpec, flag_of
 
-from .completion import IS_COMPLETING, completion_of
+from ..completion import IS_COMPLETING, completion_of
 
 
 def typer_parameters(specs: Iterable[OptionSpec]) -> dict[str, Any]:
@@ -62,10 +63,37 @@ def _declaration(spec: OptionSpec, name: str) -> Any:
     return typer.Option(both, *short, help=spec.info.help, show_default=False, **more)
 
 
+def given_values(ctx: typer.Context, specs: Iterable[OptionSpec], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the values that were given on the command line from a context, by the present names of the options.
+
+    Args:
+        ctx: The context; the values are removed from its parameters, which the callback does not have.
+        specs: The options.
+        parameters: Their parameters by name, including former names.
+
+    Raises:
+        ForgatherError: An option is given by both of its names.
+    """
+    values = {name: ctx.params.pop(name, None) for name in parameters}
+    given = {name: value.value for name, value in values.items() if isinstance(value, CliValue)}
+    for old, spec in former_names(specs).items():
+        if old not in given:
+            continue
+        if spec.name in given:
+            problem = f"is the former name of {spec.flag}, which is also set"
+            raise ForgatherError(problem, option=flag_of(old), hint="use one of them")
+        if not ctx.resilient_parsing:
+            warn_renamed(spec.flag, option=flag_of(old))
+        given[spec.name] = given.pop(old)
+    return given
+
+
 def _convert_with(parameter: Any, spec: OptionSpec) -> None:
     def process_value(ctx: typer.Context, value: Any) -> Any:
-        if value is None:
-            return None  # not on the command line
+        if value is None:  # not on the command line
+            if is_required(spec) and not ctx.resilient_parsing:
+                raise typer.BadParameter(f"Missing option {spec.flag}: {usage_line(ctx)}", ctx=ctx)
+            return None
         try:
             return CliValue(spec.convert(value))
         except ConfigurationError as error:
@@ -110,15 +138,3 @@ def skip_conversion(parameter: Any) -> None:
 def usage_line(ctx: typer.Context) -> str:
     """Return the usage of a command, without the braces that Typer puts around required parameters."""
     return " ".join([ctx.command_path, *ctx.command.collect_usage_pieces(ctx)]).translate({0x7B: "", 0x7D: ""})
-
-
-def shown_default(spec: OptionSpec, values: Mapping[str, Any]) -> str | None:
-    """Return the default for a help page, from the preset if it sets the option; None if there is none to show."""
-    value = values.get(spec.name, spec.default)
-    if spec.kind is bool and not spec.info.negatable:
-        return None
-    if value is None:
-        return "null" if spec.name in values else None
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {item}" for key, item in value.items()) + "}"
-    return str(value).lower() if isinstance(value, bool) else str(value)

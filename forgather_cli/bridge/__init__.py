@@ -1,0 +1,16 @@
+"""The bridge to Typer: options of dataclasses as parameters, help pages, and errors about options.
+
+Nothing else in the program depends on how Typer works inside. These interfaces of Typer are relied on, and the tests of
+this package run with the oldest and the newest supported release (docs/compatibility.md):
+
+- `TyperGroup` and `TyperCommand` are classes whose `get_params`, `parse_args`, `get_help`, `invoke`, `get_command` and
+  `list_commands` may be overridden; `typer.Typer(cls=...)` and `command(cls=...)` accept subclasses.
+- `typer.main.get_command` and `get_group` make commands from functions; their parameters have `name`, `opts`,
+  `secondary_opts`, `metavar`, `help`, `hidden`, `required`, `default`, `callback`, `param_type_name` and a method
+  `process_value(ctx, value)`, which may be replaced by an attribute of the instance.
+- A context has `params`, `meta`, `command`, `command_path`, `info_name`, `invoked_subcommand`, `resilient_parsing`,
+  `help_option_names` and `find_root()`.
+- The error about an unknown option has `option_name`, `possibilities` and `ctx`; usage errors have `exit_code` and
+  `format_message()`; a group without a command raises `NoArgsIsHelpError`.
+- `typer.completion.install_callback` and `show_callback` install and print completion.
+"""

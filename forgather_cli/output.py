@@ -1,0 +1,87 @@
+"""Where a report goes: to the terminal, to a file, or to an editor."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forgather_core.errors import ForgatherError
+from forgather_core.filesystem.printable import printable
+
+from .streams import say
+
+if TYPE_CHECKING:
+    from forgather import Result, SaveReport
+
+Draw = Callable[[Mapping[str, Any]], Any]
+
+
+class Output:
+    """The output of one command.
+
+    Args:
+        draw: Returns the view of a report.
+        options: The given options of `OutputOptions`, by name.
+
+    Raises:
+        ForgatherError: The file cannot be written, or there is no editor.
+    """
+
+    def __init__(self, draw: Draw, options: Mapping[str, Any]) -> None:
+        self._draw = draw
+        self._as_json: bool = options.get("json", False)
+        self._file: Path | None = options.get("output_file")
+        if self._file is not None:
+            from .render import check_output
+
+            check_output(self._file)
+        self._editor = _editor() if options.get("edit") else None
+
+    @contextmanager
+    def partial(self) -> Iterator[Callable[[Result], None]]:
+        """Output the last partial result if the block ends with an exception, and raise it again."""
+        kept: list[Result] = []
+        try:
+            yield kept.append
+        except BaseException:
+            for result in kept:
+                self.answer(result)
+            raise
+
+    def answer(self, result: Result | SaveReport) -> None:
+        """Print the report of a result, write it to a file, or open it in the editor."""
+        from .render import show, write
+
+        report = result.to_dict()
+        if self._file is None and self._editor is None:
+            show(report, self._draw(report), as_json=self._as_json)
+            return
+        title = report.get("model_name") or result.kind
+        path = self._file or Path(tempfile.mkdtemp(prefix="forgather-")) / f"{title}.txt"
+        write(report, self._draw(report), path, title, as_json=self._as_json)
+        if self._editor is not None:
+            subprocess.run([*self._editor, str(path)], check=False)
+        else:
+            say(f"wrote {printable(str(path))}")
+
+
+def _editor() -> list[str]:
+    for variable in ("VISUAL", "EDITOR"):
+        if os.environ.get(variable, "").strip():
+            try:
+                command = shlex.split(os.environ[variable])
+            except ValueError as error:
+                raise ForgatherError(f"{variable} is not a valid command: {error}", option="--edit") from None
+            if shutil.which(command[0]) is None:
+                problem = f"the program '{command[0]}' of {variable} does not exist"
+                raise ForgatherError(problem, option="--edit", hint="set another editor")
+            return command
+    hint = "set VISUAL or EDITOR to yours, for example: export EDITOR=nano"
+    raise ForgatherError("no editor is set", option="--edit", hint=hint)
