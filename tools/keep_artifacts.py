@@ -71,7 +71,7 @@ save_checkpoint("killed", model, safetensors=True, max_shard_size=20_000)
 
 
 def main() -> None:
-    """Create everything in a temporary directory, and pack it."""
+    """Create the files in a temporary directory and archive them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("version", help="the name of the archive")
     name = parser.parse_args().version
