@@ -46,7 +46,7 @@ def model_of(layers: int, hidden: int = 2048, intermediate: int = 8192) -> Llama
         model = LlamaForCausalLM(config)
     model = model.to(torch.bfloat16).to_empty(device="cpu")
     model.tie_weights()
-    pattern = torch.randn(10_007, dtype=torch.bfloat16)  # drawing billions of numbers takes minutes
+    pattern = torch.randn(10_007, dtype=torch.bfloat16)  # drawing billions of elements takes minutes
     for parameter in model.parameters():
         flat = parameter.data.view(-1)
         whole = len(flat) // len(pattern) * len(pattern)
@@ -57,7 +57,7 @@ def model_of(layers: int, hidden: int = 2048, intermediate: int = 8192) -> Llama
 
 
 def peak_of(job: Callable[[], object]) -> int:
-    """Return the bytes by which a job raises the peak of the process's private memory."""
+    """Return the increase of the process's peak private memory while a job runs, in bytes."""
     small = torch.nn.Linear(1000, 1000)
     with tempfile.TemporaryDirectory() as place:  # triggers one-time allocations
         save_checkpoint(place, small, safetensors=True)

@@ -65,7 +65,7 @@ def convert(
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option("--keep", metavar="PATTERN", help="Regular expression: tensors that keep their dtype"),
+        typer.Option("--keep", metavar="PATTERN", help="Regular expression for tensors that keep their dtype"),
     ] = None,
     max_shard_size: Annotated[
         str, typer.Option("--max-shard-size", metavar="SIZE", help="Maximum size of each weight file")

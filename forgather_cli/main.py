@@ -168,7 +168,7 @@ def verify(
     force: Annotated[bool, typer.Option("--force", help="Continue even if memory seems insufficient")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print as JSON")] = False,
 ) -> None:
-    """Verify that a model directory behaves as a causal language model must; exit code 1 if a check fails."""
+    """Verify that a model directory is a correct causal language model; exit code 1 if a check fails."""
     from forgather_core.checks import asked_for
     from forgather_core.checks import verify as run
     from forgather_core.filesystem.paths import expanded

@@ -79,7 +79,7 @@ def test(ctx: typer.Context) -> None:
 
 @app.command(cls=VerifyCommand, context_settings=HELP)
 def verify(ctx: typer.Context) -> None:
-    """Verify that the model behaves as a causal language model must; exit code 1 if a check fails."""
+    """Verify that the model is a correct causal language model; exit code 1 if a check fails."""
     command = ModelCommand(ctx)
     from forgather_core.checks import asked_for, verify_settings
 
