@@ -61,9 +61,9 @@ print(sum(p.numel() for p in model.parameters()))
 """
 
 
-def command(place: Path, runs: int) -> float:
+def command(workdir: Path, runs: int) -> float:
     """Return the CPU time of `forgather model construct` on an existing directory, relative to the script."""
-    directory = place / "small"
+    directory = workdir / "small"
     prepare_directory(settings(directory), directory)
     program = ["-m", "forgather_cli.main", "-t", "llama/4M", "model", "--output-dir", str(directory), "construct"]
     cases = {
@@ -106,12 +106,12 @@ def initial(directory: Path, runs: int) -> float:
     return medians("1B in bfloat16, initial weights", cases, runs)
 
 
-def small(place: Path, runs: int) -> float:
+def small(workdir: Path, runs: int) -> float:
     """Return the time to initialize llama/4M, relative to transformers' Llama.
 
     For a model of this size, threads could cost more time than they save.
     """
-    directory = place / "four"
+    directory = workdir / "four"
     prepare_directory(settings(directory), directory)
     model: Any = build(directory, BuildOptions(device="cpu", no_init_weights=True))
     native = LlamaConfig(**{name: getattr(model.config, name) for name in SHAPE})
@@ -169,8 +169,8 @@ def memory(directory: Path) -> float:
 
 def peak(what: str, directory: Path) -> int:
     """Return the increase of the process's peak resident memory during a build, in bytes."""
-    with tempfile.TemporaryDirectory() as place:  # code and threads are loaded once
-        small = Path(place) / "small"
+    with tempfile.TemporaryDirectory() as workdir:  # code and threads are loaded once
+        small = Path(workdir) / "small"
         prepare_directory(settings(small, hidden_size=512, intermediate_size=2048), small)
         build_exported(small, initial=True)
     before = status("VmRSS")

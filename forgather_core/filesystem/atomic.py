@@ -52,14 +52,14 @@ def staging_directory(target: Path, *, recover: Recover | None = None) -> Iterat
     target = resolved(target)
     with directory_errors(target):
         make_directory(target.parent)
-        place, descriptor = make_temporary(target)
+        temporary, descriptor = make_temporary(target)
         try:
-            staging = place / target.name
+            staging = temporary / target.name
             staging.mkdir()
             yield staging
         finally:
             os.close(descriptor)
-            discard(place, target, recover)
+            discard(temporary, target, recover)
 
 
 @contextmanager

@@ -103,10 +103,10 @@ def native_config(content: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
     plain = {name: value for name, value in content.items() if name != "auto_map"}  # code in the directory is never run
-    with tempfile.TemporaryDirectory(prefix="forgather-config-") as place:
-        (Path(place) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="forgather-config-") as directory:
+        (Path(directory) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
         try:
-            return AutoConfig.from_pretrained(place, trust_remote_code=False)
+            return AutoConfig.from_pretrained(directory, trust_remote_code=False)
         except AttributeError as error:  # for example, a dtype that torch does not have
             raise ValueError(f"transformers cannot read it: {first_line(error)}") from None
 
