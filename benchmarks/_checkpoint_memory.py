@@ -22,15 +22,15 @@ sys.path.insert(0, {here!r})
 from _checkpoint_memory import model_of, peak_of
 import torch
 from forgather_core.checkpoint import load_checkpoint, save_checkpoint
-place, layers, what = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+workdir, layers, what = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 model = model_of(layers)
 job = {{
-    "save, safetensors": lambda: save_checkpoint(place / "memory", model, safetensors=True),
-    "save, .bin": lambda: save_checkpoint(place / "memory-bin", model),
-    "load, safetensors": lambda: load_checkpoint(place / "ours", model),
-    "load, .bin": lambda: load_checkpoint(place / "ours-bin", model),
-    "load float32": lambda: load_checkpoint(place / "wide", model),
-    "from_pretrained": lambda: __import__("transformers").AutoModelForCausalLM.from_pretrained(place / "pretrained"),
+    "save, safetensors": lambda: save_checkpoint(workdir / "memory", model, safetensors=True),
+    "save, .bin": lambda: save_checkpoint(workdir / "memory-bin", model),
+    "load, safetensors": lambda: load_checkpoint(workdir / "forgather", model),
+    "load, .bin": lambda: load_checkpoint(workdir / "forgather-bin", model),
+    "load float32": lambda: load_checkpoint(workdir / "wide", model),
+    "from_pretrained": lambda: __import__("transformers").AutoModelForCausalLM.from_pretrained(workdir / "pretrained"),
 }}[what]
 print(peak_of(job))
 """
@@ -46,7 +46,7 @@ def model_of(layers: int, hidden: int = 2048, intermediate: int = 8192) -> Llama
         model = LlamaForCausalLM(config)
     model = model.to(torch.bfloat16).to_empty(device="cpu")
     model.tie_weights()
-    pattern = torch.randn(10_007, dtype=torch.bfloat16)  # drawing billions of numbers takes minutes
+    pattern = torch.randn(10_007, dtype=torch.bfloat16)  # drawing billions of elements takes minutes
     for parameter in model.parameters():
         flat = parameter.data.view(-1)
         whole = len(flat) // len(pattern) * len(pattern)
@@ -57,11 +57,11 @@ def model_of(layers: int, hidden: int = 2048, intermediate: int = 8192) -> Llama
 
 
 def peak_of(job: Callable[[], object]) -> int:
-    """Return the bytes by which a job raises the peak of the process's private memory."""
+    """Return the increase of the process's peak private memory while a job runs, in bytes."""
     small = torch.nn.Linear(1000, 1000)
-    with tempfile.TemporaryDirectory() as place:  # triggers one-time allocations
-        save_checkpoint(place, small, safetensors=True)
-        load_checkpoint(place, small)
+    with tempfile.TemporaryDirectory() as workdir:  # triggers one-time allocations
+        save_checkpoint(workdir, small, safetensors=True)
+        load_checkpoint(workdir, small)
     before = status("RssAnon")
     peak = 0
 
@@ -80,7 +80,7 @@ def peak_of(job: Callable[[], object]) -> int:
     return max(0, peak - before)
 
 
-def memory(place: Path, layers: int, size: int) -> float:
+def memory(workdir: Path, layers: int, size: int) -> float:
     """Print the peaks, each measured in its own process; return Forgather's largest as a fraction of the model."""
     print(f"\n{'extra peak memory':38}{'MB':>9}{'of model':>11}")
     worst = 0.0
@@ -93,7 +93,7 @@ def memory(place: Path, layers: int, size: int) -> float:
         "from_pretrained",
     ):
         program = MEMORY.format(here=str(Path(__file__).parent))
-        command = [sys.executable, "-c", program, str(place), str(layers), what]
+        command = [sys.executable, "-c", program, str(workdir), str(layers), what]
         peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
         print(f"{what:38}{peak / 1e6:9.1f}{peak / size:11.2%}")
         if what != "from_pretrained":

@@ -3,9 +3,9 @@
 python benchmarks/checkpoint.py [--layers 16] [--runs 7] [--directory DIR] [--only saves]
 
 Medians count. `OPENSSL_ia32cap=~0x200000200000000:~0x20000000` in the environment hides the SHA instructions from
-hashlib; the second line of output shows its throughput. Every peer does the same work as ours: a save ends on the disk
-(fsync of files and directory, if the peer leaves that to the system); a load ends with the values in memory (a map is
-touched page by page). The page cache is warm. The exit code is 1 if a bound is exceeded.
+hashlib; the second line of output shows its throughput. Every peer does the same work as Forgather: a save ends on the
+disk (fsync of files and directory, if the peer leaves that to the system); a load ends with the values in memory (a map
+is touched page by page). The page cache is warm. The exit code is 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def saves(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
         "safetensors.save_file + fsync": library,
         "save_pretrained + fsync": pretrained,
         "torch.save + fsync": pickled,
-        "forgather, safetensors": lambda: save_checkpoint(place / "ours", model, safetensors=True),
-        "forgather, .bin": lambda: save_checkpoint(place / "ours-bin", model),
+        "forgather, safetensors": lambda: save_checkpoint(place / "forgather", model, safetensors=True),
+        "forgather, .bin": lambda: save_checkpoint(place / "forgather-bin", model),
     }
 
 
@@ -104,8 +104,8 @@ def loads(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
         "torch.load(mmap) + load_state_dict": lambda: model.load_state_dict(
             torch.load(place / "torch" / "pytorch_model.bin", mmap=True), strict=False
         ),
-        "forgather, safetensors": lambda: load_checkpoint(place / "ours", model),
-        "forgather, .bin": lambda: load_checkpoint(place / "ours-bin", model),
+        "forgather, safetensors": lambda: load_checkpoint(place / "forgather", model),
+        "forgather, .bin": lambda: load_checkpoint(place / "forgather-bin", model),
         "forgather, foreign safetensors": lambda: load_checkpoint(file, model),
         "forgather, foreign .bin": lambda: load_checkpoint(place / "torch" / "pytorch_model.bin", model),
     }

@@ -1,9 +1,9 @@
-"""Compare the construction of models with transformers: the command on meta, with and without weight initialization.
+"""Compare model construction with transformers: the command on meta, then builds with and without initialization.
 
 python benchmarks/construct.py [--runs 5] [--only initial]
 
-The command runs in a new process and is measured in CPU time. The others build the shape of Llama 3.2 1B in bfloat16
-within this process. Exit code 1 if a bound is exceeded. Linux only.
+The command runs in a new process and is measured in CPU time. The other cases build a Llama 3.2 1B in bfloat16 in this
+process. The exit code is 1 if a bound is exceeded. Linux only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from forgather_core.model.build import build
 from forgather_core.options.shared import BuildOptions
 
 COMMAND_BOUND = 1.15  # x the script's CPU time
-INITIAL_BOUND = 0.5  # x transformers' time, medians of runs in turns
+INITIAL_BOUND = 0.5  # x transformers' time, medians of alternating runs
 SMALL_BOUND = 1.1  # x transformers' time, at 4M
 UNSET_BOUND = 1.1  # x the time of building the same modules on meta and allocating them
 MEMORY_BOUND = 1.03  # x the size of the weights
@@ -61,9 +61,9 @@ print(sum(p.numel() for p in model.parameters()))
 """
 
 
-def command(place: Path, runs: int) -> float:
-    """Return the ratio of `forgather model construct` of an existing directory to the script."""
-    directory = place / "small"
+def command(workdir: Path, runs: int) -> float:
+    """Return the CPU time of `forgather model construct` on an existing directory, relative to the script."""
+    directory = workdir / "small"
     prepare_directory(settings(directory), directory)
     program = ["-m", "forgather_cli.main", "-t", "llama/4M", "model", "--output-dir", str(directory), "construct"]
     cases = {
@@ -98,7 +98,7 @@ def allocated(directory: Path) -> nn.Module:
 
 
 def initial(directory: Path, runs: int) -> float:
-    """Return the ratio of building with initial weights to transformers' Llama."""
+    """Return the time of a build with initial weights, relative to transformers' Llama."""
     cases = {
         "transformers' LlamaForCausalLM.from_config": build_native,
         "forgather, build": lambda: build_exported(directory, initial=True),
@@ -106,9 +106,12 @@ def initial(directory: Path, runs: int) -> float:
     return medians("1B in bfloat16, initial weights", cases, runs)
 
 
-def small(place: Path, runs: int) -> float:
-    """Return the ratio for 4M, where threads could cost more than they save, to transformers' Llama."""
-    directory = place / "four"
+def small(workdir: Path, runs: int) -> float:
+    """Return the time to initialize llama/4M, relative to transformers' Llama.
+
+    For a model of this size, threads could cost more time than they save.
+    """
+    directory = workdir / "four"
     prepare_directory(settings(directory), directory)
     model: Any = build(directory, BuildOptions(device="cpu", no_init_weights=True))
     native = LlamaConfig(**{name: getattr(model.config, name) for name in SHAPE})
@@ -132,7 +135,7 @@ def medians(title: str, cases: dict[str, Case], runs: int) -> float:
 
 
 def unset(directory: Path, runs: int) -> float:
-    """Return the ratio of building without initial weights to the same modules on meta, then allocated."""
+    """Return the time of a build without initial weights, relative to allocating the same modules from meta."""
     shapes = shapes_of(directory)
     cases = {
         "the same modules on meta, then to_empty": lambda: allocated(directory),
@@ -149,9 +152,9 @@ def shapes_of(directory: Path) -> list[torch.Size]:
 
 
 def memory(directory: Path) -> float:
-    """Print peaks of memory, each in a new process; return that of initial weights as a ratio to the weights."""
+    """Print the peak memory of each build, in its own process; return the initialized one relative to the weights."""
     size = 2 * sum(shape.numel() for shape in shapes_of(directory))
-    print(f"\n{'1B in bfloat16, growth of memory':62}{'MB':>10}{'ratio':>8}")
+    print(f"\n{'1B in bfloat16, peak memory':62}{'MB':>10}{'ratio':>8}")
     found = {}
     for what, name in (
         ("native", "transformers' from_config"),
@@ -165,9 +168,9 @@ def memory(directory: Path) -> float:
 
 
 def peak(what: str, directory: Path) -> int:
-    """Return the bytes by which a build raises the peak resident memory of this process."""
-    with tempfile.TemporaryDirectory() as place:  # code and threads are loaded once
-        small = Path(place) / "small"
+    """Return the increase of the process's peak resident memory during a build, in bytes."""
+    with tempfile.TemporaryDirectory() as workdir:  # code and threads are loaded once
+        small = Path(workdir) / "small"
         prepare_directory(settings(small, hidden_size=512, intermediate_size=2048), small)
         build_exported(small, initial=True)
     before = status("VmRSS")
@@ -181,7 +184,7 @@ def peak(what: str, directory: Path) -> int:
 def main() -> int:
     """Print the tables and return the exit code: 1 if a bound is exceeded."""
     options = parser(__doc__, runs=5)
-    options.add_argument("--only", choices=["command", "initial", "small", "unset", "memory"], help="a single table")
+    options.add_argument("--only", choices=list(BOUNDS), help="print only this table")
     options.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = options.parse_args()
     be_quiet()

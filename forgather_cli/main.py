@@ -156,7 +156,7 @@ def verify(
         typer.Argument(metavar="DIR", help="Model directory: exported by Forgather, or any Hugging Face causal LM"),
     ],
 ) -> None:
-    """Verify that a model directory behaves as a causal language model must; exit code 1 if a check fails."""
+    """Verify that a model directory is a correct causal language model; exit code 1 if a check fails."""
     from .views.verify import verification
 
     output = Output(verification, given(ctx, OutputOptions))

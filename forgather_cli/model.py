@@ -62,7 +62,7 @@ def test(ctx: typer.Context) -> None:
 
 @app.command(cls=VerifyCommand, context_settings=HELP)
 def verify(ctx: typer.Context) -> None:
-    """Verify that the model behaves as a causal language model must; exit code 1 if a check fails."""
+    """Verify that the model is a correct causal language model; exit code 1 if a check fails."""
     from .views import verify as views
 
     listing = bool(Session.of(ctx).given.get("list"))

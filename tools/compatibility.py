@@ -18,7 +18,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-RELEASES = {"oldest": "transformers==5.4.0", "between": "transformers==5.13.0", "newest": "transformers>=5.4,<6"}
+RELEASES = {"oldest": "transformers==5.4.0", "intermediate": "transformers==5.13.0", "newest": "transformers>=5.4,<6"}
 NUMERICAL_TESTS = ["tests/parts", "tests/plugins"]
 ROOT = Path(__file__).parent.parent
 TORCH = "torch>=2.10,<2.14"

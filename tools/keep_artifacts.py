@@ -71,17 +71,17 @@ save_checkpoint("killed", model, safetensors=True, max_shard_size=20_000)
 
 
 def main() -> None:
-    """Create everything in a temporary directory, and pack it."""
+    """Create the files in a temporary directory and archive them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("version", help="the name of the archive")
     name = parser.parse_args().version
     with tempfile.TemporaryDirectory() as work:
-        place = Path(work) / name
-        place.mkdir()
+        root = Path(work) / name
+        root.mkdir()
 
         def run(*arguments: str, code: int = 0) -> None:
             env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(Path(work) / "hf")}
-            done = subprocess.run([sys.executable, *arguments], cwd=place, env=env, check=False)
+            done = subprocess.run([sys.executable, *arguments], cwd=root, env=env, check=False)
             assert done.returncode == code, arguments
 
         for definition, options in DEFINITIONS.items():
@@ -89,15 +89,15 @@ def main() -> None:
             program = ["-m", "forgather_cli.main", "-t", definition, "model"]
             run(*program, *SIZES, *options, *build, "construct", "-o", "report.txt")
         run("-c", LOGITS, *DEFINITIONS)
-        shutil.copytree(place / "llama", place / "killed")
+        shutil.copytree(root / "llama", root / "killed")
         run("-c", KILLED, code=9)
-        (place / "report.txt").unlink()
-        (place / "configuration.yaml").write_text(CONFIGURATION)
-        shutil.copytree(ROOT / "tests" / "packages" / "parallel_lm", place / "parallel_lm")
+        (root / "report.txt").unlink()
+        (root / "configuration.yaml").write_text(CONFIGURATION)
+        shutil.copytree(ROOT / "tests" / "packages" / "parallel_lm", root / "parallel_lm")
         target = ROOT / "tests" / "artifacts" / f"{name}.tar.xz"
         target.parent.mkdir(exist_ok=True)
         with tarfile.open(target, "w:xz", preset=9) as archive:
-            archive.add(place, arcname=name)
+            archive.add(root, arcname=name)
         print(f"{target}: {target.stat().st_size / 1e3:.0f} kB")
 
 

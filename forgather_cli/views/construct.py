@@ -83,9 +83,9 @@ def memory(step: Mapping[str, Any]) -> RenderableType:
 
 
 def compatibility(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Return a table of the tools that can load the directory, and how, or why not."""
+    """Return a table of the tools that can load the directory, with the requirements or the obstacle of each."""
     drawn = [(row["name"], Text("yes", "green") if row["loads"] else Text("no", "yellow"), row["how"]) for row in rows]
-    return Group(grid("Loads in", ("", "", "how, or why not"), drawn), Text())
+    return Group(grid("Loads in", ("", "", "notes"), drawn), Text())
 
 
 def _loaded(report: Mapping[str, Any]) -> RenderableType:

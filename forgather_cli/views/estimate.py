@@ -80,7 +80,7 @@ def _flops(flops: Mapping[str, float]) -> RenderableType:
         "FLOPs/token (a multiply-add is two)",
         {
             "forward": f"{count_of(forward)}: weights {count_of(weights)}, attention {count_of(attention)}",
-            "training": f"{count_of(flops['training'])} (3 x forward); executed {count_of(flops['computed'])}",
+            "training": f"{count_of(flops['training'])} (3 x forward); computed {count_of(flops['computed'])}",
         },
     )
 
@@ -117,7 +117,7 @@ def comparison(report: Mapping[str, Any]) -> RenderableType:
     def table(title: str, rows: Sequence[Sequence[Any]]) -> RenderableType:
         return Group(grid(title, ("", *models), rows, right=right, dense=True), Text()) if rows else Text()
 
-    counts = [(name.replace("_", " "), *map("{:,}".format, values)) for name, values in report["totals"].items()]
+    counts = [(name.replace("_", "-"), *map("{:,}".format, values)) for name, values in report["totals"].items()]
     shapes = [
         (row["name"], *(_cell(*item) for item in zip(row["shapes"], row["layers"], strict=True)))
         for row in report["parameters"]

@@ -22,7 +22,7 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
     """Return the view of a verification: one row per check, then the details of failed checks."""
     checks = report["checks"]
     shape = "full size" if report["full"] else "small copy with the same features"
-    count = f"{report['passed']} passed, {report['failed']} failed, {report['skipped']} do not apply"
+    count = f"{report['passed']} passed, {report['failed']} failed, {report['skipped']} skipped"
     seconds = sum(check["seconds"] for check in checks)
     return Group(
         Text(f"{report['directory']}, {shape}", "bold"),
@@ -74,7 +74,7 @@ def _number(value: float) -> str:
 def _failure(check: Mapping[str, Any]) -> Iterator[Text]:
     yield Text(f"\n{check['name']}: {check['promise']}", "bold red")
     if check["reason"]:
-        yield Text(f"  it ended with {check['reason']}")
+        yield Text(f"  raised {check['reason']}")
     failed = [one for one in check["measured"] if not one["holds"]]
     for one in failed[:_MOST]:
         yield Text(f"  {failure_text(one)}")
@@ -84,5 +84,5 @@ def _failure(check: Mapping[str, Any]) -> Iterator[Text]:
 
 
 def checks(report: Mapping[str, Any]) -> RenderableType:
-    """Return the list of checks."""
+    """Return the view of `verify --list`: one row per check."""
     return grid("Checks", ("check", "promise"), [(row["name"], row["promise"]) for row in report["checks"]])

@@ -19,7 +19,7 @@ from .tolerance import compare, position_of_largest, rounding
 def batch_invariance(subject: ModelUnderTest) -> Iterator[Measured]:
     """The logits of a row do not depend on the other rows, to the last bit, in evaluation and in training.
 
-    Rows in another order, and fewer of them, may use other kernels: these cases may differ by rounding.
+    Another order or number of rows may select other kernels, so these cases may differ by rounding.
     """
     text = subject.tokens(3)
     other = torch.cat((subject.tokens(1, seed=1), text[1:]))

@@ -18,7 +18,7 @@ from .tolerance import SIGMAS
 
 @check("init-std", cause="an initialization table that differs from the definition's reference")
 def init_std(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Initial weights have the standard deviation that the definition's reference states, in its own formulas."""
+    """Initial weights have the standard deviations that the definition's reference states."""
     stated = reference_of(subject).init_std
     if stated is None:
         raise DoesNotApply("the definition's reference states no initialization")

@@ -61,12 +61,12 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
 @torch.no_grad()
 def _check_logits_to_keep(model: Any, text: Tensor, tolerance: float) -> Iterator[Measured]:
     whole = model(text).logits
-    places = torch.tensor([1, LENGTH // 2, LENGTH - 2])
+    positions = torch.tensor([1, LENGTH // 2, LENGTH - 2])
     for what, keep, expected in (
         ("0 keeps all", 0, whole),
         ("1 keeps the last", 1, whole[:, -1:]),
         ("3 keeps the last three", 3, whole[:, -3:]),
-        ("as an index tensor", places, whole[:, places]),
+        ("as an index tensor", positions, whole[:, positions]),
     ):
         logits = model(text, logits_to_keep=keep).logits
         yield compare(f"logits_to_keep {what}", logits, expected, tolerance)

@@ -175,7 +175,7 @@ def _assembled(ids: Ints, lengths: Ints, row_of: Ints, rows: int, length: int, p
 
 
 def random_documents(vocab_size: int, length: int, *, seed: int, packed: bool = False) -> Iterator[Sequence[int]]:
-    """Yield documents of random tokens, uniform over the vocabulary, without end.
+    """Yield an endless stream of random documents, with tokens drawn uniformly from the vocabulary.
 
     Args:
         vocab_size: Upper bound of the token ids.

@@ -29,7 +29,7 @@ class Measured:
         error: The measured error; NaN and infinity fail.
         tolerance: The largest allowed error, derived from a dtype and a size; 0 requires equality.
         where: Where the error is: module, layer, position. Reported only if the case fails.
-        failure: The statement to report if the case fails; None makes one of `what` and the error.
+        failure: The statement to report if the case fails; None builds one from `what` and the error.
     """
 
     what: str
@@ -56,10 +56,10 @@ class Measured:
 
 
 def failure_text(case: Mapping[str, Any]) -> str:
-    """Return one line about a failed case.
+    """Format a failed case as one line.
 
     Args:
-        case: From `Measured.as_dict`.
+        case: The result of `Measured.as_dict()`.
     """
     where = f", at {case['where']}" if case["where"] else ""
     if case.get("failure"):
@@ -75,14 +75,14 @@ def expect(what: str, holds: bool, where: str | None = None, *, failure: str | N
 
     Args:
         what: The statement that must be true.
-        holds: Whether it is.
-        where: Where it is not.
-        failure: The statement to report if it is not; None reports `what` as failed.
+        holds: Whether the statement is true.
+        where: Location of the failure: module, layer, position.
+        failure: The statement to report on failure; None reports `what` as failed.
     """
     return Measured(what, 0.0 if holds else 1.0, 0.0, where, failure)
 
 
-Try = Callable[["ModelUnderTest"], Iterator[Measured]]
+CheckFunction = Callable[["ModelUnderTest"], Iterator[Measured]]
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ class Check:
     promise: str
     cause: str
     quick: bool
-    run: Try
+    run: CheckFunction
 
 
-def check(name: str, *, cause: str, quick: bool = True) -> Callable[[Try], Check]:
+def check(name: str, *, cause: str, quick: bool = True) -> Callable[[CheckFunction], Check]:
     """Turn a function into a check; the first paragraph of its docstring is the promise.
 
     Args:
@@ -122,7 +122,7 @@ def check(name: str, *, cause: str, quick: bool = True) -> Callable[[Try], Check
         'Logits are finite.'
     """
 
-    def make(run: Try) -> Check:
+    def make(run: CheckFunction) -> Check:
         promise = (inspect.getdoc(run) or "").partition("\n\n")[0].replace("\n", " ")
         return Check(name, promise, cause, quick, run)
 

@@ -1,4 +1,4 @@
-"""Memory of training and generation of a resolved model."""
+"""Estimate the memory of training and generation of a resolved model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TRACED = {"flash_attention_2": "sdpa", "flex_attention": "sdpa"}
 
 
 class Memory:
-    """Memory of a model; each timeline is traced on first use and kept.
+    """Memory of a model; each timeline is traced on first use and cached.
 
     Args:
         resolved: The resolved model.
@@ -120,5 +120,5 @@ class Memory:
         return self._generations[key]
 
     def cache_per_token(self) -> int:
-        """Return the bytes by which a token extends the cache of one row, before any sliding window is full."""
+        """Return the cache size per token of one row, in bytes, before any sliding window is full."""
         return self.generation(1, 2).after("decode").get(CACHE, 0) // 2

@@ -1,8 +1,8 @@
 """Create and replace files and directories atomically. A kill at any instant leaves the old state or the new one.
 
 A directory is written within a marked temporary directory beside its target (see `temporaries`), made durable, and
-moved to its target by one rename. The next writer sweeps temporaries of dead processes: live
-processes hold locks on them.
+moved to its target by one rename. The next writer removes the temporaries of dead processes; live processes hold locks
+on their own.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _RENAME_EXCHANGE = 2
 
 @contextmanager
 def staging_directory(target: Path, *, recover: Recover | None = None) -> Iterator[Path]:
-    """Yield a new, empty directory of the same name as `target`, on the same file system; remove it at the end.
+    """Yield a new, empty directory with the name of `target`, on the same file system; remove it at the end.
 
     Args:
-        target: Path of what is being written.
+        target: Final path of the file or directory to write.
         recover: Called with the staging directory before it is removed, by the next process if this one dies. If it
             fails, the directory is kept for the next process.
 
@@ -52,14 +52,14 @@ def staging_directory(target: Path, *, recover: Recover | None = None) -> Iterat
     target = resolved(target)
     with directory_errors(target):
         make_directory(target.parent)
-        place, descriptor = make_temporary(target)
+        temporary, descriptor = make_temporary(target)
         try:
-            staging = place / target.name
+            staging = temporary / target.name
             staging.mkdir()
             yield staging
         finally:
             os.close(descriptor)
-            discard(place, target, recover)
+            discard(temporary, target, recover)
 
 
 @contextmanager
@@ -68,14 +68,14 @@ def new_directory(target: Path, refuse: Callable[[], None]) -> Iterator[Path]:
 
     Args:
         target: Final path; missing parents are created.
-        refuse: Raises if something is in the way; called while no other process can write there.
+        refuse: Raises if `target` must not be replaced; called while no other process can write to it.
 
     Raises:
         DirectoryError: The operating system refuses, or `target` is the working directory.
     """
     refuse_working_directory(target)
     with directory_lock(target):
-        sweep_stale(target)  # first: it may restore what a dead process was replacing
+        sweep_stale(target)  # first: it may restore a directory that a dead process was replacing
         refuse()
         with staging_directory(target) as staging:
             yield staging
@@ -91,7 +91,7 @@ def replace_directory(staging: Path, target: Path, *, known: Collection[str] | N
         staging: The new directory, from `staging_directory(target)`.
         target: Its final path.
         known: The entries of `target` when its files were carried over, `FOLDER/NAME` within folders. Entries that
-            other processes have added since are moved into the new directory; with None, nothing is.
+            other processes have added since are moved into the new directory; None moves none.
 
     Raises:
         DirectoryError: The operating system refuses; `target` is unchanged.
@@ -117,7 +117,7 @@ def replace_directory(staging: Path, target: Path, *, known: Collection[str] | N
 
 
 def _copy_permissions(old: Path, new: Path) -> None:
-    """Give a directory the permissions of the one that it replaces, and its owner if the system allows it."""
+    """Copy the permissions of `old` to `new`, and its owner if the system allows it."""
     found = old.stat()
     with suppress(OSError):
         os.chown(new, found.st_uid, found.st_gid)

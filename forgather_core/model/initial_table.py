@@ -15,16 +15,16 @@ from .meta_model import meta_model
 
 @dataclass(frozen=True)
 class InitialRow:
-    """One kind of weight: equal names of all layers are one row.
+    """A row of the table: one parameter, or the parameters that differ only in their layer number.
 
     Args:
-        pattern: Pattern of the table row that initializes it.
+        pattern: Pattern of the table row that initializes them.
         rule: Rule of that row.
         weight: Name of the parameter, with layer numbers as `*`.
-        count: Number of layers that have it.
+        count: Number of these parameters.
         shape: Shape of each parameter.
-        std: Standard deviation that the rule gives for this shape.
-        trainable: Whether it receives gradients.
+        std: Standard deviation of the rule for this shape.
+        trainable: Whether they receive gradients.
     """
 
     pattern: str

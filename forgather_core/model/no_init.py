@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 # Only random initializers are skipped. Constants (ones of a norm, a zero padding row) cost nothing and stay correct.
-RANDOM_INITIALISERS = (
+RANDOM_INITIALIZERS = (
     "uniform_",
     "normal_",
     "trunc_normal_",
@@ -23,15 +23,15 @@ RANDOM_INITIALISERS = (
 
 @contextmanager
 def no_init_weights() -> Iterator[None]:
-    """Skip random initial weights of modules built within the block.
+    """Skip the random initialization of modules built within the block.
 
     Parameters that a checkpoint contains are uninitialized memory, which may hold NaN. Everything else is correct: RoPE
-    tables and other buffers, constants, tied weights. In the last point this differs from transformers' own context
-    manager, which replaces `init_weights` entirely and leaves tied weights untied. Works for any torch module, can be
-    nested, and restores everything on exit. Not thread-safe: it replaces functions of torch.
+    tables and other buffers, constants, tied weights. transformers' own context manager, by contrast, replaces
+    `init_weights` entirely and leaves tied weights untied. Works for any torch module, can be nested, and restores
+    everything on exit. Not thread-safe: it replaces functions of torch.
     """
     import torch
-    from transformers import modeling_utils  # imported within the block, its models would not be patched
+    from transformers import modeling_utils  # if imported within the block, its models would not be patched
 
     patched: list[tuple[Any, str, Any]] = []
 
@@ -41,10 +41,10 @@ def no_init_weights() -> Iterator[None]:
 
     try:
         # Some torch modules hold initializers under their own name.
-        originals = {id(getattr(torch.nn.init, name)): name for name in RANDOM_INITIALISERS}
+        originals = {id(getattr(torch.nn.init, name)): name for name in RANDOM_INITIALIZERS}
         modules = [m for n, m in list(sys.modules.items()) if n.startswith("torch.nn.") and m is not None]
         for module in modules:
-            for name in RANDOM_INITIALISERS:
+            for name in RANDOM_INITIALIZERS:
                 if id(vars(module).get(name)) in originals:
                     patch(module, name, _leave_unset)
         patch(modeling_utils.PreTrainedModel, "init_weights", _only_tie)

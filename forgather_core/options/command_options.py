@@ -37,7 +37,7 @@ class TrainingStepOptions:
     )
     full_logits: bool = option(
         False,
-        help="Compute the full logits instead of chunked cross-entropy, as trainers that read the logits require",
+        help="Compute the full logits instead of chunked cross-entropy, for trainers that read them",
         group=STEP,
         negatable=False,
         commands=STEPPING,

@@ -49,7 +49,7 @@ class ConvertOptions:
 
     format: str | None = option(None, help="safetensors or bin (default: that of SRC)", metavar="FORMAT")
     dtype: str | None = option(None, help="New dtype of tensors that have the most common dtype", metavar="DTYPE")
-    keep: str | None = option(None, help="Regular expression: tensors that keep their dtype", metavar="PATTERN")
+    keep: str | None = option(None, help="Regular expression for tensors that keep their dtype", metavar="PATTERN")
     max_shard_size: str = option("5GB", help="Maximum size of each weight file", metavar="SIZE")
     verify_checksums: bool = option(False, help=_CHECKSUMS, negatable=False)
 

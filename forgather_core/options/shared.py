@@ -25,7 +25,7 @@ class DirectoryOptions:
     """Options of the model directory, in addition to those of the definition."""
 
     model_name: str | None = option(
-        None, help="Model name, also the name of the directory (default: definition_preset)", group=DIRECTORY
+        None, help="Model name, also the name of the directory (default: DEFINITION_PRESET)", group=DIRECTORY
     )
     output_dir: Path | None = option(
         None, help="Model output directory (default: output_models/MODEL_NAME)", group=DIRECTORY, commands=WRITTEN

@@ -243,7 +243,7 @@ class FanInUniform(FanRule):
 
 
 def fill_random(tensor: Tensor, draw: Callable[[Tensor], object]) -> None:
-    """Fill a tensor by `draw`, which fills a float32 tensor; the values are rounded once. For use in `Rule.draw`."""
+    """Fill a tensor with `draw`, which fills a float32 tensor; values are rounded once. For use in `Rule.draw`."""
     draw(drawn := torch.empty_like(tensor, dtype=torch.float32))
     tensor.copy_(drawn)
 

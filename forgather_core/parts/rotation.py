@@ -30,7 +30,7 @@ def rotate_all(heads: tuple[Tensor, ...], cos_BTK: Tensor, sin_BTK: Tensor) -> l
 def _factors(cos_BTK: Tensor, sin_BTK: Tensor, half: int) -> tuple[Tensor, Tensor]:
     """Return the cosines, and the sines with a negative first half, each [B or 1, 1, T, K].
 
-    The latter are cached on the tensor of sines, which all layers share, until it is modified or freed.
+    The signed sines are cached on the tensor of sines, which all layers share, until it is modified or freed.
     """
     if torch.compiler.is_compiling() or sin_BTK.is_inference():  # these have no version counter
         return cos_BTK.unsqueeze(1), _signed(sin_BTK, half)

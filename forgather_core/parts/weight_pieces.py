@@ -1,8 +1,8 @@
 """Draw initial weights piece by piece: each value depends on the base seed, the parameter's name and its index.
 
-A piece is a fixed run of consecutive elements of the flattened full parameter. It has its own generator, on the CPU and
-in float32, and is rounded once to the parameter's dtype. So neither the dtype, the device, the number of
-threads, the order of parameters nor the way a parameter is sharded changes a weight.
+A piece is a fixed run of consecutive elements of the flattened parameter. It is drawn in float32 on the CPU, with
+its own generator, and rounded once to the parameter's dtype. Therefore a weight does not depend on the device, the
+number of threads, the order of the parameters or their sharding, and on the dtype only by rounding.
 """
 
 import hashlib
@@ -196,7 +196,7 @@ def _fill_whole(fill: Fill, seed: int) -> None:
     from torch._subclasses.fake_tensor import FakeTensor
 
     if isinstance(fill.tensor, FakeTensor):
-        return  # no memory
+        return  # a fake tensor has no storage
     shape = tuple(fill.tensor.shape)
     whole = torch.empty(shape, dtype=torch.float32, device="cpu")
     if not fill.rule.needs_whole:

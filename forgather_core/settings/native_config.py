@@ -1,4 +1,4 @@
-"""Read the config.json of a model directory as its own class reads it, and report keys that are not read.
+"""Read the config.json of a model directory with its native class, and report the keys that have no effect.
 
 The class is the native transformers class of the file's `model_type`. Keys that this class ignores must not take effect
 here either: transformers keeps every unknown key as an attribute, which a class with an option of that name would read.
@@ -96,7 +96,7 @@ def read_source(definition: ModelDefinition, content: Mapping[str, Any], *, own_
 
 
 def native_config(content: Mapping[str, Any]) -> Any:
-    """Read the content of a config.json with AutoConfig, which may choose the class by more than the model_type.
+    """Read the content of a config.json with AutoConfig, which may select the class by other keys than `model_type`.
 
     Raises:
         ValueError, TypeError, KeyError, OSError, StrictDataclassError: transformers rejects the content.
@@ -104,10 +104,10 @@ def native_config(content: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
     plain = {name: value for name, value in content.items() if name != "auto_map"}  # code in the directory is never run
-    with tempfile.TemporaryDirectory(prefix="forgather-config-") as place:
-        (Path(place) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="forgather-config-") as directory:
+        (Path(directory) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
         try:
-            return AutoConfig.from_pretrained(place, trust_remote_code=False)
+            return AutoConfig.from_pretrained(directory, trust_remote_code=False)
         except AttributeError as error:  # for example, a dtype that torch does not have
             raise ValueError(f"transformers cannot read it: {first_line(error)}") from None
 

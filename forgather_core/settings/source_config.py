@@ -33,7 +33,7 @@ class SourceConfig:
         layer: A configuration layer with its options, its dtype, and the directory as tokenizer if it contains one.
         token_ids: The special token ids set in its config.json.
         generation: The content of its generation_config.json, or None if the file does not exist.
-        content: The content of its config.json, without the quantization.
+        content: The content of its config.json, without `quantization_config`.
         native: Whether the file belongs to the native transformers class rather than to the definition.
         notes: One sentence for each key of config.json that is not read.
     """
@@ -92,7 +92,7 @@ def read_source_config(definition: ModelDefinition, directory: Path) -> SourceCo
 
 
 def _without_quantization(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Return the content without its quantization. Only FP8 weights can be dequantized while loading."""
+    """Return the content without `quantization_config`. Only FP8 weights can be dequantized while loading."""
     given = content.get("quantization_config")
     method = given.get("quant_method") if isinstance(given, dict) else None
     if given and str(method).lower() not in FP8_METHODS:

@@ -62,7 +62,7 @@ class TrainingResult(Brief):
         first_batch_after: Loss on the first batch after the last step, with the dropout of the first step. It differs
             from the first step's loss by the weights alone; the losses of other steps also differ by their batches.
         without_gradient: Names of the parameters that never received a gradient.
-        exploding: The module of a fresh model that makes activations large, in a sentence; None if none does.
+        exploding: A sentence that names the module whose initial weights make activations explode; None if none does.
         ended: Why the loop ended before `first_batch_after` was computed; None if it completed.
     """
 
@@ -88,18 +88,18 @@ def train(
 
     Args:
         model: A transformers causal language model; it returns a loss when given labels.
-        batches: Its inputs, on the CPU.
+        batches: Batches of inputs, on the CPU.
         stepper: Runs backward and updates the parameters.
         steps: Number of steps.
         full_logits: Compute the logits of all tokens even if the model supports a chunked loss.
-        fresh: The weights are the initial ones; search for a module that makes activations large.
+        fresh: Whether the weights are the initial ones; if so, search for a module that makes activations explode.
         on_step: Called after each step.
         on_partial: Called with the steps so far if the loop ends early.
 
     Raises:
         TrainingCheckError: A loss, a gradient, or the loss on the first batch after the last step is not finite. The
-            message names the origin. Unless parameters are updated within backward, they still have the values that
-            failed.
+            message names the module. Parameters keep the values of the failed step, unless they are updated within
+            backward.
     """
     device = next(model.parameters()).device
     model.train()

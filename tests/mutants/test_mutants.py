@@ -20,7 +20,7 @@ SAMPLE = {
     "activation-missing": "reference-parity",
     "init-not-by-depth": "init-std",
     "init-draws-another-std": "initial-weights",
-    "loss-in-parts-keeps-one-gradient": "loss",
+    "chunked-loss-keeps-one-gradient": "loss",
     "alibi-slopes-outside-the-graph": "gradients",
     "checkpointing-dead": "gradient-checkpointing",
 }

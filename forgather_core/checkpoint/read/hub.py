@@ -15,7 +15,7 @@ _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 def is_hub_id(text: str) -> bool:
-    """Return whether a text means a Hub repository `owner/name`: neither that path nor a directory `owner` exists."""
+    """Return whether a text names a Hub repository `owner/name`: no such path and no directory `owner` exist."""
     path = Path(text)
     return _HUB_ID.fullmatch(text) is not None and not os.path.lexists(path) and not path.parent.is_dir()
 
@@ -29,7 +29,7 @@ def snapshot(repository: str) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
     try:
-        # One request, with a timeout: a misspelt path must not wait for a network that is unreachable.
+        # One request, with a timeout: a misspelt path must not wait for an unreachable network.
         names = {file.rfilename for file in HfApi().model_info(repository, timeout=_TIMEOUT).siblings or ()}
     except Exception as error:  # network, permission, unknown repository
         return _cached(repository, next(iter(str(error).splitlines()), type(error).__name__))

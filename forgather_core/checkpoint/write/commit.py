@@ -44,7 +44,7 @@ def refuse_special(directory: Path) -> None:
 
 
 def commit_in_place(directory: Path, staging: Path, entry: str, index: bytes | None) -> None:
-    """Move the files of `staging`, which is within `directory`, into it, and make one of them its checkpoint.
+    """Move the files of `staging`, a subdirectory, into `directory` and commit them as its checkpoint.
 
     On return the commit is durable, and the files of older checkpoints are gone.
 
@@ -86,8 +86,8 @@ def recover(directory: Path, staging: Path) -> None:
     A journal that a save cannot have written is reported and ignored.
 
     Args:
-        directory: The directory that was saved into.
-        staging: Where the files were written: in a marked temporary directory, or in one of an earlier release.
+        directory: Directory of the checkpoint.
+        staging: The staging directory of that save, in a marked temporary directory or in one of an earlier release.
 
     Raises:
         OSError: The disk fails.

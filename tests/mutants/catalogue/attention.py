@@ -14,7 +14,7 @@ MASKS = [
         "every token attends to the whole row: the causal mask is built and then disabled by an or",
     ),
     Mutant(
-        "mask-sees-next-token",
+        "mask-includes-next-token",
         "deepone",
         "masks.py",
         "and_mask_function=overlay,",
@@ -147,7 +147,7 @@ ATTENTION = [
         "repeat instead of repeat_interleave: heads share the keys of another group",
     ),
     Mutant(
-        "kv-heads-dealt-out-in-turn",
+        "kv-heads-interleaved",
         "qwen3",
         "attention.py",
         "query_BHTK, key_BGTK = query_BTHK.transpose(1, 2), key_BTGK.transpose(1, 2)",

@@ -54,7 +54,7 @@ LOSS = [
         "the first positions are kept, not the last",
     ),
     Mutant(
-        "loss-in-parts-not-shifted",
+        "chunked-loss-not-shifted",
         "qwen3",
         "linear_cross_entropy.py",
         "nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]",
@@ -62,7 +62,7 @@ LOSS = [
         "the chunked loss uses labels that are not shifted",
     ),
     Mutant(
-        "loss-in-parts-forgets-the-last",
+        "chunked-loss-forgets-the-last",
         "llama",
         "linear_cross_entropy.py",
         "for begin in range(0, tokens, rows)",
@@ -70,7 +70,7 @@ LOSS = [
         "the last of several chunks, which is shorter, is left out",
     ),
     Mutant(
-        "loss-in-parts-keeps-one-gradient",
+        "chunked-loss-keeps-one-gradient",
         "mistral",
         "linear_cross_entropy.py",
         "total.addmm_(gradient.T, hidden)",
@@ -78,7 +78,7 @@ LOSS = [
         "the gradient of the weight is that of the last chunk only",
     ),
     Mutant(
-        "loss-in-parts-mean-over-all",
+        "chunked-loss-mean-over-all",
         "single_head",
         "linear_cross_entropy.py",
         "(targets != ignore_index).sum() if num_items_in_batch is None",
@@ -86,7 +86,7 @@ LOSS = [
         "the mean includes ignored tokens",
     ),
     Mutant(
-        "loss-in-parts-gradient-not-scaled",
+        "chunked-loss-gradient-not-scaled",
         "deepone",
         "linear_cross_entropy.py",
         "of.mul_(gradient) if of is not None else None",
@@ -94,7 +94,7 @@ LOSS = [
         "the gradient of a scaled loss (accumulation, mixed precision) is that of the unscaled loss",
     ),
     Mutant(
-        "loss-in-parts-counts-ignored",
+        "chunked-loss-counts-ignored",
         "causal_lm",
         "linear_cross_entropy.py",
         ".squeeze(1).masked_fill(~is_target, 0).sum()",
@@ -102,7 +102,7 @@ LOSS = [
         "ignored tokens add to the loss, but not to its gradient",
     ),
     Mutant(
-        "loss-in-parts-ignores-num-items",
+        "chunked-loss-ignores-num-items",
         "llama",
         "language_model.py",
         '("num_items_in_batch", "ignore_index", "shift_labels")',

@@ -102,7 +102,7 @@ WEIGHTS = [
         "reset_buffers() computes and throws away",
     ),
     Mutant(
-        "buffers-never-asked-for",
+        "reset-buffers-never-called",
         "qwen3",
         "table_init.py",
         'if hasattr(module, "reset_buffers"):',

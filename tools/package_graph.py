@@ -1,0 +1,86 @@
+"""Draw the import graph of forgather_core's packages in docs/architecture.md.
+
+python tools/package_graph.py [--check]
+
+The drawing is a Mermaid graph. An arrow points from a package to a package that it imports; arrows that other arrows
+imply are omitted. With --check, the page is not written, and the exit code is 1 if it is out of date. A cycle between
+packages is always an error.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import grimp
+
+PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
+BEGIN, END = "<!-- packages: begin -->\n", "<!-- packages: end -->\n"
+ROOT = "forgather_core"
+
+
+def package_imports() -> dict[str, set[str]]:
+    """Return the packages that each package imports, including imports within functions."""
+    graph = grimp.build_graph(ROOT, exclude_type_checking_imports=True)
+    packages = sorted(child.rpartition(".")[2] for child in graph.find_children(ROOT))
+    found: dict[str, set[str]] = {package: set() for package in packages}
+    for module in graph.modules - {ROOT}:
+        package = module.split(".")[1]
+        for target in graph.find_modules_directly_imported_by(module) - {ROOT}:
+            found[package] |= {target.split(".")[1]} - {package}
+    return found
+
+
+def ordered(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Return the packages in levels: each imports only packages of later levels.
+
+    Raises:
+        SystemExit: Packages import each other in a cycle.
+    """
+    levels: list[list[str]] = []
+    left = dict(imports)
+    while left:
+        top = sorted(package for package in left if not any(package in targets for targets in left.values()))
+        if not top:
+            names = ", ".join(sorted(left))
+            raise SystemExit(f"packages import each other in a cycle: {names}: remove one of these imports")
+        levels.append(top)
+        for package in top:
+            del left[package]
+    return levels
+
+
+def reduced(imports: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Return the imports that no chain of other imports implies."""
+
+    def reachable(package: str) -> set[str]:
+        return imports[package].union(*(reachable(target) for target in imports[package]))
+
+    return {name: targets - set().union(*(reachable(t) for t in targets), set()) for name, targets in imports.items()}
+
+
+def drawing() -> str:
+    """Return the Mermaid graph."""
+    imports = package_imports()
+    levels = ordered(imports)
+    arrows = reduced(imports)
+    lines = [f"    {name} --> {target}" for level in levels for name in level for target in sorted(arrows[name])]
+    return "\n".join(["```mermaid", "graph TD", *lines, "```", ""])
+
+
+def main() -> int:
+    """Write the drawing, or check it."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
+    new = before + BEGIN + drawing() + END + after
+    if "--check" in sys.argv[1:]:
+        if new != page:
+            print(f"{PAGE.name}: the package graph is out of date: run python tools/package_graph.py")
+        return int(new != page)
+    PAGE.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
