@@ -111,8 +111,8 @@ class TrainingCheck(Result):
 
     def _summary(self) -> str:
         losses = self.losses
-        course = f"loss {losses[0]:.4f} to {losses[-1]:.4f} in {len(losses)} steps" if losses else "not run on meta"
-        return f"of {self._report['model_name']}: {course}"
+        change = f"loss {losses[0]:.4f} to {losses[-1]:.4f} in {len(losses)} steps" if losses else "not run on meta"
+        return f"of {self._report['model_name']}: {change}"
 
 
 class Verification(Result):

@@ -222,7 +222,7 @@ def compare(
         project: Directory in which YAML configurations are looked up; None: the working directory.
         progress: Callbacks.
         **options: The options of `forgather model compare`. Options of a definition apply to the first model; resolve
-            the others to set theirs.
+            the others to set their options.
 
     Raises:
         TypeError: There is no option of that name, or fewer than two models are given.

@@ -1,4 +1,4 @@
-"""What a function of this package returns: typed values, plain data, and a page in notebooks."""
+"""The base class of results: typed values, plain data, and a page in notebooks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Result:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the results must know, one sentence each."""
+        """Remarks on the results, one sentence each."""
         return tuple(self._report.get("notes") or ())
 
     def __repr__(self) -> str:

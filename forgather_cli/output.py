@@ -1,4 +1,4 @@
-"""Where a report goes: to the terminal, to a file, or to an editor."""
+"""Output of a report: on the terminal, in a file, or in an editor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plugin's classes define is checked when they are imported: a misspelt member has no silent effect."""
+"""The members of a plugin's classes: misspelt and ill-typed ones are refused."""
 
 from __future__ import annotations
 
