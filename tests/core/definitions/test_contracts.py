@@ -1,4 +1,4 @@
-"""What a plugin's classes define is checked when they are imported: a misspelt member has no silent effect."""
+"""A misspelt member of a plugin's class is refused when the class is imported, instead of having no effect."""
 
 from __future__ import annotations
 
