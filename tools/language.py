@@ -224,14 +224,19 @@ def _allowed(path: str, word: str, line: str) -> bool:
 
 
 def tracked(paths: list[str]) -> list[str]:
-    """Return the files to search, relative to the project.
+    """Return the files to search, relative to the project: those that git tracks, or all in an unpacked archive.
 
     Args:
         paths: Files and directories, relative to the project; none means all.
     """
-    command = ["git", "ls-files", "-z", "--", *paths]
-    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    names = [name for name in listing.split("\0") if Path(name).suffix in SUFFIXES]
+    if (ROOT / ".git").exists():
+        command = ["git", "ls-files", "-z", "--", *paths]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    else:
+        chosen = [ROOT / path for path in paths or ("",)]
+        files = [file for path in chosen for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+        listed = [file.relative_to(ROOT).as_posix() for file in files]
+    names = [name for name in listed if Path(name).suffix in SUFFIXES]
     return [name for name in names if not any(fnmatch(name, pattern) for pattern in EXEMPT)]
 
 
