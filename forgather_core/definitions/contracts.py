@@ -232,7 +232,7 @@ def _members(contract: type) -> Iterator[tuple[str, Any]]:
     """Yield the members that a Protocol declares: its methods, and its attributes with their allowed types."""
     yield from ((name, member) for name, member in vars(contract).items() if name[0] != "_" and callable(member))
     hints = get_type_hints(contract)
-    for name in vars(contract).get("__annotations__", {}):
+    for name in inspect.get_annotations(contract):
         (kind,) = get_args(hints[name])  # of ClassVar
         kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
         yield name, tuple(get_origin(kind) or kind for kind in kinds)

@@ -21,8 +21,7 @@ class ModelDefinition:
         name: The name to pass to `-t`. It equals the name of the entry point, unless the plugin provides several.
         summary: One line for `forgather ls` and `--help`.
         options: A standard-library dataclass of `option()` fields, `kw_only=True`, importable without torch. It may
-            define `problems(self)`, which yields `(field name, sentence)` for each violated rule between fields, and
-            `derived(self)`, which returns the effective values of fields that are None.
+            define the methods of `contracts.OptionsContract`.
         config: `"package.module:Class"` of the configuration class; imported only to build the model.
         model: `"package.module:Class"` of the causal language model; imported only to build the model.
         presets: A directory of `NAME.yaml` files.

@@ -100,19 +100,20 @@ def _camel_case(name: str) -> str:
 
 def _check_name(name: str, plugins: Registry) -> None:
     for problem, hint in _problems(name, plugins):
-        raise DefinitionError(f"'{name}' cannot be the name of a new definition: {problem}", hint=hint)
+        refused = f"'{name}' cannot be the name of a new definition"
+        raise DefinitionError(refused if problem is None else f"{refused}: {problem}", hint=hint)
 
 
-def _problems(name: str, plugins: Registry) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with a name, and what to do; each rule assumes that the previous ones hold."""
+def _problems(name: str, plugins: Registry) -> Iterator[tuple[str | None, str]]:
+    """Yield what is wrong with a name (None if the remedy implies it), and the remedy.
+
+    Each rule assumes that the previous ones hold.
+    """
     another = "choose another name"
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        yield (
-            "it must consist of lower-case letters, digits and '_' between words, and start with a letter",
-            "choose a name such as my_model",
-        )
+        yield None, "use lower-case letters, digits and '_' between words, starting with a letter, such as my_model"
     if len(name) > _LONGEST_NAME:
-        yield f"it has {len(name)} characters, and files and classes are named after it", f"use {_LONGEST_NAME} at most"
+        yield f"it has {len(name)} characters", f"use {_LONGEST_NAME} at most: files and classes are named after it"
     if keyword.iskeyword(name):
         yield "it is a Python keyword", another
     if name in plugins.plugins:

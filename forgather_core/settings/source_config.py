@@ -113,9 +113,10 @@ def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
         data, content = parse_file(file)
         text = data.decode("utf-8")
     except FileNotFoundError:
-        problem = "does not exist; expected a Hugging Face model directory"
-        hint = None if file.parent.is_dir() else f"to download a model from the Hub: hf download {file.parent}"
-        raise ConfigurationError(problem, option=FLAG, file=file, hint=hint) from None
+        hint = "expected a Hugging Face model directory"
+        if not file.parent.is_dir():
+            hint += f"; to download a model from the Hub: hf download {file.parent}"
+        raise ConfigurationError("does not exist", option=FLAG, file=file, hint=hint) from None
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"cannot be read: {first_line(error)}", option=FLAG, file=file) from None
     try:

@@ -108,7 +108,10 @@ def test_chats_are_rendered(cli: Cli) -> None:
         ("ls nowhere", "'nowhere' is neither a directory nor a built-in project"),
         ("show", "Missing argument PROJECT: forgather dataset show"),
         ("show stdlb", "Did you mean 'stdlib'"),
-        ("show project --config chat", "has no configuration 'chat'. Did you mean 'chats'"),
+        (
+            "show project --config chat",
+            "'chat' (it has chats, default, wrong). Did you mean 'chats'",
+        ),
         ("show project --config wrong", "project/wrong.yaml:2:1: file: unknown key"),
         ("show project --tokenizer nope", "tokenizer: there is no 'nope'"),
         ("show project --chat-template nope", "chat_template: 'nope' is neither a file nor a shipped template"),

@@ -1,4 +1,4 @@
-"""The members of a plugin's classes: misspelt and ill-typed ones are refused."""
+"""A misspelt member of a plugin's class is refused when the class is imported, instead of having no effect."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from forgather_core.errors import ConfigurationError, ForgatherError, UnknownDef
 from forgather_core.settings.layers import find_configuration, is_configuration, project_files
 from forgather_core.settings.resolve import resolve
 from forgather_core.settings.resolved_model import ResolvedModel, derived_values
-from tests.support.plugins import MakeRegistry
+from tests.support.plugins import PLUGIN, MakeRegistry
 
 
 @pytest.fixture
@@ -110,6 +110,35 @@ def test_errors_name_file_line_and_fix(registry: Registry, tmp_path: Path, text:
         resolved(registry, "exp", tmp_path)
     assert error in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_errors_carry_the_place_of_the_value(registry: Registry, tmp_path: Path) -> None:
+    file = tmp_path / "exp.yaml"
+    file.write_text("extends: sample\nattn_implementation: sdp\n")
+    with pytest.raises(ConfigurationError) as in_file:
+        resolved(registry, "exp", tmp_path)
+    error = in_file.value
+    assert (error.option, error.file, error.line, error.column) == ("attn_implementation", str(file), 2, 1)
+    assert error.problem.startswith("must be one of eager, ")
+    assert error.hint == "Did you mean 'sdpa'?"
+    with pytest.raises(ConfigurationError) as typed:
+        resolved(registry, "sample", tmp_path, attn_implementation="sdp")
+    assert (typed.value.option, typed.value.file, typed.value.hint) == ("--attn-implementation", None, error.hint)
+    file.write_text("a: [")
+    with pytest.raises(ConfigurationError) as malformed:
+        resolved(registry, "exp", tmp_path)
+    assert (malformed.value.file, malformed.value.line, malformed.value.column) == (str(file), 1, 5)
+
+
+def test_values_that_only_together_break_a_rule_are_all_named(make_registry: MakeRegistry, tmp_path: Path) -> None:
+    rule = "if self.rms_norm_eps == 0.5 or self.sliding_window == 3:\n            yield 'head_dim', 'must be odd'"
+    text = PLUGIN.replace("NAME", "sample").replace("if self.hidden_size", f"{rule}\n        if self.hidden_size")
+    plugins = make_registry(sample=text)
+    (tmp_path / "exp.yaml").write_text("extends: sample\nrms_norm_eps: 0.5\nsliding_window: 3\n")
+    with pytest.raises(ConfigurationError, match=r"exp\.yaml:2:1: rms_norm_eps with sliding_window: head_dim must"):
+        resolved(plugins, "exp", tmp_path)
+    with pytest.raises(ConfigurationError, match=r"^--rms-norm-eps with --sliding-window: head_dim must be odd$"):
+        resolved(plugins, "sample", tmp_path, rms_norm_eps="0.5", sliding_window="3")
 
 
 def test_a_flag_is_named_as_it_is_typed(registry: Registry, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from forgather_core.data.batches import packed_batches
+from forgather_core.definitions.contracts import unsupported_attention
 from forgather_core.training.loss import loss_of
 from tests.plugins.tiny import CASES, DEFINITIONS, config_of, tiny, tokens
 
@@ -19,7 +20,7 @@ ROWS, LENGTH = 5, 16
 
 def implementations(case: str) -> list[str]:
     definition, options = CASES[case]
-    refused: dict[str, str] = getattr(config_of(definition, **options), "unsupported_attention", dict)()
+    refused = unsupported_attention(config_of(definition, **options))
     return [name for name in ("eager", "sdpa") if name not in refused]
 
 
