@@ -69,16 +69,16 @@ class DescribeDatasetOptions:
 class TrainTokenizerOptions:
     """Options of `forgather tokenizer train`."""
 
-    dataset_project: str | None = option(
+    dataset_project: str = option(
         None,
         help="Directory with YAML files, or a built-in name: stdlib",
         metavar="PROJECT",
         required=True,
     )
-    vocab_size: int | None = option(
+    vocab_size: int = option(
         None, help="Vocabulary size: special tokens, 256 bytes, merges", metavar="N", ge=1, required=True
     )
-    output_dir: Path | None = option(None, help="New directory", metavar="DIR", flags=("-o",), required=True)
+    output_dir: Path = option(None, help="New directory", metavar="DIR", flags=("-o",), required=True)
     dataset_config: str | None = option(None, help=_CONFIG, metavar="NAME")
     model_max_length: int = option(2048, help="Maximum length of a text, in tokens", metavar="N", ge=1)
 

@@ -115,7 +115,7 @@ def test_chats_are_rendered(cli: Cli) -> None:
         ("show project --config wrong", "project/wrong.yaml:2:1: file: unknown key"),
         ("show project --tokenizer nope", "tokenizer: there is no 'nope'"),
         ("show project --chat-template nope", "chat_template: 'nope' is neither a file nor a shipped template"),
-        ("show project --limit few", "--limit: expected an integer, got 'few'"),
+        ("show project --limit few", "--limit: expected an integer or all, got 'few'"),
         ("show project --limit 0", "--limit must be at least 1, got 0"),
         ("show project --examples -1", "--examples must be at least 0, got -1"),
         ("shw", "No such command 'shw'. Did you mean 'show'?"),

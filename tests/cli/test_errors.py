@@ -206,10 +206,10 @@ def test_the_environment_requests_a_traceback() -> None:
 
 
 def test_a_bug_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("forgather_core.settings.resolve.resolve", fail)
+    monkeypatch.setattr("forgather.show", fail)
     with pytest.raises(ValueError, match="a bug"):
         cli(*LLAMA, "show")
 
@@ -224,10 +224,10 @@ def test_a_bug_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
 def test_exit_codes(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str | None
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("forgather_core.settings.resolve.resolve", fail)
+    monkeypatch.setattr("forgather.show", fail)
     done = cli(*LLAMA, "show")
     assert (done.code, done.err) == (code, text or "forgather: interrupted\n")
     assert done.out == ""

@@ -94,14 +94,18 @@ def test_every_command_takes_every_option_on_both_sides(
 ) -> None:
     parsed: list[Any] = []
 
-    def answer(ctx: Any) -> None:
-        from forgather_cli.session import Session
+    class ParsedError(Exception):
+        pass
+
+    def stop(ctx: Any, *_: Any) -> None:
+        from forgather_cli.bridge.session import Session
 
         parsed.append(Session.of(ctx).given)
+        raise ParsedError
 
-    monkeypatch.setattr("forgather_cli.model.ModelCommand", answer)
+    monkeypatch.setattr("forgather_cli.model.ModelCommand", stop)
     for arguments in ([*words.split(), command], [command, *words.split()]):
-        with pytest.raises(AttributeError):  # parsing is complete at this point
+        with pytest.raises(ParsedError):
             cli(*LLAMA, *arguments)
     assert parsed[0] == parsed[1]
     assert len(parsed[0]) == 1

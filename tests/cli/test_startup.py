@@ -77,7 +77,7 @@ def test_arguments_without_options_need_no_parameters(
     def refuse(_: object) -> None:
         pytest.fail("Typer's parameters were made")
 
-    monkeypatch.setattr("forgather_cli.session.typer_parameters", refuse)
+    monkeypatch.setattr("forgather_cli.bridge.session.typer_parameters", refuse)
     assert cli(*LLAMA, *words) == expected
 
 

@@ -78,7 +78,7 @@ def test_an_existing_directory_is_kept(cli: Cli) -> None:
         ("--vocab-size 5000", "entries: use a larger corpus or a smaller --vocab-size"),
         ("--dataset-config small", "entries: use a larger corpus or a smaller --vocab-size"),
         ("--dataset-config wrong", "no column 'txt' (columns: text). Did you mean 'text'"),
-        ("--dataset-config none", "has no configuration 'none'"),
+        ("--dataset-config nope", "has no configuration 'nope'"),
         ("--dataset-project stdlb", "Did you mean 'stdlib'"),
         ("--model-max-length 0", "--model-max-length must be at least 1, got 0"),
         ("-o project/000.txt", "project/000.txt already exists"),
