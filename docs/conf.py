@@ -22,6 +22,8 @@ exclude_patterns: list[str] = []
 
 html_theme = "furo"
 html_title = "Forgather"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_copyright = html_show_sourcelink = html_copy_source = False
 
 myst_heading_anchors = 3

@@ -16,6 +16,8 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+import forgather
+
 from .e2e.pages import LISTINGS, RUN, Block, parts
 from .e2e.test_pages import READ
 
@@ -97,6 +99,10 @@ def test_every_included_file_exists() -> None:
 def test_every_definition_has_a_page() -> None:
     definitions = {plugin.name.removeprefix("forgather_") for plugin in (ROOT / "plugins").glob("forgather_*")}
     assert definitions == {page.stem for page in (ROOT / "docs/definitions").glob("*.md")} - {"index"}
+
+
+def test_the_api_reference_lists_every_name() -> None:
+    assert set(getattr(forgather, "__all__", ())) <= set(dir(forgather)), "autodoc and completion list what dir() has"
 
 
 def test_readme_leads_to_the_pages_and_fits_on_a_screen() -> None:
