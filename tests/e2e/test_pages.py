@@ -18,8 +18,8 @@ from .pages import Block, apply, commands, is_printed, parts, sessions
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
-# Tests run without a GPU, and with two checks of `verify`.
-REPLACED = {"--device cuda": "--device cpu", "$EDITOR": "true"}
+# Tests run without a GPU, with few steps of `test`, and with two checks of `verify`.
+REPLACED = {"--device cuda": "--device cpu", "--steps 20": "--steps 3"}
 FEW_CHECKS = " --checks causality,kv-cache"
 PROGRAM = "import sys; sys.argv[0] = 'forgather'; from forgather_cli.main import main; main()"
 
