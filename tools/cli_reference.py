@@ -57,7 +57,7 @@ def main() -> int:
     text = HEAD
     for title, arguments in COMMANDS.items():
         command = ["forgather", *arguments, "--help"]
-        text += f"\n## {title}\n\n```\n$ {' '.join(command)}\n{_help(arguments)}```\n"
+        text += f"\n## {title}\n\n```console\n$ {' '.join(command)}\n{_help(arguments)}```\n"
     if "--check" not in sys.argv:
         PAGE.write_text(text, encoding="utf-8")
         return 0
