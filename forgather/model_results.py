@@ -60,7 +60,7 @@ class Construction(Result):
     kind = "construct"
 
     def __init__(self, made: ConstructedModel, progress: Progress) -> None:
-        self.made = made
+        self._made = made
         self._progress = progress
         self.model: nn.Module = made.model
         self.directory: Path = made.directory.path
@@ -76,7 +76,7 @@ class Construction(Result):
 
         on_partial = self._progress.partial
         partial = None if on_partial is None else lambda report: on_partial(Result(report))
-        report: Mapping[str, Any] = construction_report(self.made, partial)
+        report: Mapping[str, Any] = construction_report(self._made, partial)
         return report
 
     @cached_property
