@@ -18,6 +18,7 @@ from forgather_core.options.command_options import COMMAND_OPTIONS
 from forgather_core.options.scope import refuse_other_commands, refuse_without_effect
 from forgather_core.options.shared import BuildOptions, DirectoryOptions, OutputOptions, RunOptions
 from forgather_core.options.spec import OptionSpec, did_you_mean, specs_of
+from forgather_core.runtime.quiet import import_tqdm
 from forgather_core.settings.layers import Configuration, find_configuration
 from forgather_core.settings.resolve import resolve
 from forgather_core.settings.resolved_model import ResolvedModel
@@ -49,6 +50,8 @@ class Call:
 
     def __init__(self, function: str, model: Model, project: str | Path | None, options: Mapping[str, Any]) -> None:
         self.function = function
+        if function != "show":
+            import_tqdm()
         configuration = _configuration(model, project)
         specs = _specs(function, configuration)
         given = _current_names(function, specs, options)

@@ -88,34 +88,33 @@ def check_output(path: Path) -> None:
         raise ForgatherError(problem, option="--output-file", hint="create it")
 
 
-def write(report: Mapping[str, Any], view: RenderableType, path: Path, title: str, *, as_json: bool = False) -> None:
+def write(
+    report: Mapping[str, Any], view: RenderableType, path: Path, title: str, *, kind: str, as_json: bool = False
+) -> None:
     """Write a report to a file: text, JSON, HTML or SVG, depending on its suffix."""
     if as_json or path.suffix.lower() == ".json":
         text = to_json(report) + "\n"
+    elif path.suffix.lower() == ".html":
+        from forgather_core.pages import page
+
+        text = page(kind, report)
     else:
         with Path("/dev/null").open("w", encoding="utf-8") as nowhere:
-            page = _page(view, nowhere, PAGE_WIDTH)
-            if page.needed > PAGE_WIDTH:
-                page = _page(view, nowhere, page.needed)
-            text = _export(page, path.suffix.lower(), title)
+            recorded = _recorded(view, nowhere, PAGE_WIDTH)
+            if recorded.needed > PAGE_WIDTH:
+                recorded = _recorded(view, nowhere, recorded.needed)
+            is_image = path.suffix.lower() == ".svg"
+            text = recorded.export_svg(title=title) if is_image else recorded.export_text()
     try:
         replace_file(path, text.encode())
     except OSError as error:
         raise ForgatherError(f"cannot be written: {error.strerror}", option="--output-file", file=path) from None
 
 
-def _page(view: RenderableType, file: Any, width: int) -> _Console:
-    page = _Console(record=True, file=file, width=width, force_terminal=True, **_NO_MARKUP)
-    page.print(view, crop=False)
-    return page
-
-
-def _export(page: Console, suffix: str, title: str) -> str:
-    if suffix == ".html":
-        return page.export_html()
-    if suffix == ".svg":
-        return page.export_svg(title=title)
-    return page.export_text()
+def _recorded(view: RenderableType, file: Any, width: int) -> _Console:
+    recorded = _Console(record=True, file=file, width=width, force_terminal=True, **_NO_MARKUP)
+    recorded.print(view, crop=False)
+    return recorded
 
 
 def notes(sentences: Sequence[str]) -> RenderableType:

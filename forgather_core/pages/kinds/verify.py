@@ -1,0 +1,126 @@
+"""The page of `verify`: failed checks first, with their causes, and the errors of all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..content import Content, Figure
+from ..drawing import chart
+from ..html import Html, badge, brief, card, columns, escaped, joined, sentences, tag
+from ..lines import Ratios, ratios
+from ..tables import table
+from ..units import small_of
+
+_ORDER = {"failed": 0, "passed": 1}
+_TONES = {"failed": "bad", "passed": "good"}
+_MOST_CASES = 6  # of one failed check
+
+
+def verification(report: Mapping[str, Any]) -> Content:
+    """Return the content of the page of a verification."""
+    found = sorted(report["checks"], key=lambda check: _ORDER.get(check["result"], 2))
+    failed = [check for check in found if check["result"] == "failed"]
+    shape = "the model itself" if report["full"] else "a small copy with the same features"
+    return Content(
+        kind="Verification",
+        title=report.get("model_name") or report["directory"],
+        subtitle=f"{report['directory']}: {shape}",
+        figures=_figures(report),
+        blocks=[
+            *([_failures(failed)] if failed else []),
+            columns(_chart(found), _skipped(found)),
+            *([_checks(found)] if found else []),
+        ],
+        notes=report.get("notes") or (),
+    )
+
+
+def _figures(report: Mapping[str, Any]) -> list[Figure]:
+    passed, failed, skipped = (report[name] for name in ("passed", "failed", "skipped"))
+    seconds = sum(check["seconds"] for check in report["checks"])
+    cases = sum(len(check["measured"]) for check in report["checks"])
+    if failed:
+        verdict = Figure("Result", f"{failed} failed", "the model is not as it must be", "bad")
+    elif passed:
+        verdict = Figure("Result", "passed", "no check failed", "good")
+    else:
+        verdict = Figure("Result", "unknown", "no check applied", "warn")
+    return [
+        verdict,
+        Figure("Checks passed", f"{passed} of {passed + failed}", f"{cases:,} cases"),
+        Figure("Do not apply", str(skipped)),
+        Figure("Time", f"{seconds:.1f} s", f"seed {report['seed']}" if "seed" in report else ""),
+    ]
+
+
+def _failures(checks: Sequence[Mapping[str, Any]]) -> Html:
+    return card("Failed checks" if len(checks) > 1 else "Failed check", *map(_failure, checks))
+
+
+def _failure(check: Mapping[str, Any]) -> Html:
+    failed = [one for one in check["measured"] if not one["holds"]]
+    cases: list[object] = [_statement(one) for one in failed[:_MOST_CASES]]
+    if len(failed) > _MOST_CASES:
+        cases.append(f"and {len(failed) - _MOST_CASES:,} more cases")
+    parts = [tag("h3", brief(check["name"])), tag("p", brief(check["promise"]), class_="fg-muted")]
+    if check["reason"]:
+        parts.append(tag("p", "It ended with ", brief(check["reason"])))
+    parts += [sentences(cases)] if cases else []
+    if check["cause"]:
+        parts.append(tag("p", tag("b", "Usual cause: "), brief(check["cause"]), class_="fg-cause"))
+    return tag("div", *parts, class_="fg-failure")
+
+
+def _statement(case: Mapping[str, Any]) -> str:
+    where = f", at {case['where']}" if case["where"] else ""
+    if case.get("failure"):
+        return f"{case['failure']}{where}"
+    if case["tolerance"] == 0 and case["error"] == 1:
+        return f"{case['what']}: failed{where}"
+    allowed = f", allowed {small_of(case['tolerance'])}" if case["tolerance"] else ""
+    return f"{case['what']}: off by {small_of(case['error'])}{allowed}{where}"
+
+
+def _chart(checks: Sequence[Mapping[str, Any]]) -> Html | None:
+    rows = {
+        check["name"]: Ratios([_ratio(one) for one in check["measured"]], check["result"] == "failed")
+        for check in checks
+        if check["measured"]
+    }
+    if not rows:
+        return None
+    lead = "Each dot is a case, the large one the worst; beyond the dashed line a case fails"
+    return chart("Errors and tolerances", ratios("Errors and tolerances", rows), lead=lead)
+
+
+def _ratio(case: Mapping[str, Any]) -> float:
+    """Return error / tolerance; infinity for any error where none is allowed."""
+    error, tolerance = case["error"], case["tolerance"]
+    if not isinstance(error, (int, float)) or math.isnan(error):
+        return math.inf
+    return float(error / tolerance) if tolerance else math.inf if error else 0.0
+
+
+def _skipped(checks: Sequence[Mapping[str, Any]]) -> Html | None:
+    rows = [
+        joined([tag("b", brief(check["name"])), escaped(": "), brief(check["reason"] or "")])
+        for check in checks
+        if check["result"] not in _TONES
+    ]
+    return card("Do not apply to this model", sentences(rows)) if rows else None
+
+
+def _checks(checks: Sequence[Mapping[str, Any]]) -> Html:
+    heads = ("check", "result", "promise", "cases", "error", "allowed", "time")
+    rows = []
+    for check in checks:
+        worst = max(check["measured"], key=_ratio, default=None)
+        error = small_of(worst["error"]) if worst else ""
+        allowed = "" if worst is None else small_of(worst["tolerance"]) if worst["tolerance"] else "equal"
+        result = badge(check["result"], _TONES.get(check["result"], ""))
+        cases = f"{len(check['measured']):,}" if check["measured"] else ""
+        rows.append((check["name"], result, check["promise"], cases, error, allowed, f"{check['seconds']:.2f} s"))
+    drawn = table(heads, rows, right=(3, 4, 5, 6), code=(0,), name="checks")
+    return card("Checks", drawn, lead="error: of the case that is nearest to its tolerance, or furthest beyond it")
