@@ -17,7 +17,10 @@ def first_line(error: BaseException) -> str:
 
 
 # A problem that begins with one of these continues the sentence after the place: "--force requires --full".
-_VERBS = frozenset({"belongs", "cannot", "contains", "does", "exists", "has", "is", "lists", "must", "requires"})
+_VERBS = frozenset({
+    "already", "belongs", "cannot", "contains", "does", "exists", "has", "is", "lists", "must", "names", "requires",
+    "was",
+})  # fmt: skip
 
 
 class Place(TypedDict, total=False):

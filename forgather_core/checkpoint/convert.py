@@ -91,9 +91,8 @@ def convert_checkpoint(
         tensors, notes = _converted(checkpoint, dtype, keep, quantization)
         job = Job(tensors, chosen, limit, on_progress, notes=(*notes, *_shared(checkpoint)))
         if quantization is not None and dtype is not None and in_place:
-            raise CheckpointError(
-                f"{place} is quantized (fp8): --dtype requires a new target directory to dequantize it"
-            )
+            hint = "choose a new target directory to dequantize it"
+            raise CheckpointError("is quantized (fp8)", option="--dtype", file=place, hint=hint)
         with saving_errors(place):
             if in_place:
                 return save_alone(job, place)
@@ -117,7 +116,8 @@ def _convert_to_new(job: Job, origin: Path | None, place: Path) -> SaveReport:
 
 def _refuse_taken(place: Path) -> None:
     if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
-        raise CheckpointError(f"{place} already exists: choose a new directory, or convert the source in place")
+        hint = "choose a new directory, or convert the source in place"
+        raise CheckpointError("already exists", file=place, hint=hint)
 
 
 def _copy_others(origin: Path, staging: Path, job: Job) -> tuple[str, ...]:
@@ -139,7 +139,7 @@ def _refuse_large_config(directory: Path) -> None:
         read_config(directory)
     except OSError as error:
         if error.errno == errno.EFBIG:
-            raise CheckpointError(f"{directory / CONFIG} cannot be read: {error.strerror}") from None
+            raise CheckpointError(f"cannot be read: {error.strerror}", file=directory / CONFIG) from None
     except ValueError:
         return
 
@@ -168,14 +168,15 @@ def _converted(
     tensors: dict[str, StoredTensor] = dict(checkpoint)
     if dtype is None:
         if keep is not None:
-            raise CheckpointError("--keep requires --dtype, the dtype of the tensors that it does not match")
+            problem = "requires --dtype, the dtype of the tensors that it does not match"
+            raise CheckpointError(problem, option="--keep")
         return tensors, ()
     new = parse_dtype(dtype)
     old = getattr(torch, main_dtype(tensors) or "float32")
     try:
         pattern = re.compile(keep) if keep is not None else None
     except re.error as error:
-        raise CheckpointError(f"--keep: '{keep}' is not a valid regular expression: {error}") from None
+        raise CheckpointError(f"'{keep}' is not a valid regular expression: {error}", option="--keep") from None
     notes: tuple[str, ...] = ()
     kept = []
     if quantization is not None:
@@ -202,10 +203,8 @@ def _dequantized(
     """
     path, scales = checkpoint.path, quantization.scales
     if kept := [name for name in scales if keep is not None and keep.search(name)]:
-        raise CheckpointError(
-            f"{path} is quantized (fp8), and --keep would leave {truncated_list(kept)} without a scale: "
-            f"exclude them from --keep"
-        )
+        problem = f"is quantized (fp8), and {truncated_list(kept)} would be kept without a scale"
+        raise CheckpointError(problem, option="--keep", file=path, hint="exclude them from --keep")
     refuse_lost_scales(quantization.unscaled, path)
     dropped = {*scales.values(), *quantization.unused}
     wide = torch.float64 if new is torch.float64 else torch.float32

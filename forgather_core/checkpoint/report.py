@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +10,11 @@ from typing import Any, ClassVar
 from ..deprecated import renamed_members
 from ..filesystem.printable import tensors, truncated_list
 from ..runtime.short_repr import Brief
+
+
+def counted_names(names: Sequence[str], what: str) -> str:
+    """Return a count of tensors, a predicate and their first names: `2 tensors not in the model: a, b`."""
+    return f"{tensors(len(names))} {what}: {truncated_list(names)}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class LoadReport(Brief):
             (other, f"of {self.path} with another shape than in the model"),
             (self.non_finite or (), f"loaded from {self.path} with NaN or Inf"),
         )
-        found = [f"{tensors(len(names))} {what}: {truncated_list(names)}" for names, what in kinds if names]
+        found = [counted_names(names, what) for names, what in kinds if names]
         if self.unverified:
             found.append(f"{self.path} has no recorded checksum for {truncated_list(self.unverified)}")
         return [*found, *self.warnings]

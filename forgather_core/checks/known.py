@@ -31,9 +31,8 @@ def known_checks(plugins: Registry | None = None, *, on_broken: Callable[[str], 
         owner = f"the plugin '{plugin.name}'"
         for check in yielded:
             if check.name in owners:
-                raise DefinitionError(
-                    f"{owners[check.name]} and {owner} both have a check named '{check.name}'; rename one of them"
-                )
+                problem = f"{owners[check.name]} and {owner} both have a check named '{check.name}'"
+                raise DefinitionError(problem, hint="rename one of them")
             owners[check.name] = owner
             found.append(check)
     return found

@@ -75,7 +75,8 @@ class ModelUnderTest:
         try:
             str(self.workdir).encode()
         except UnicodeEncodeError:  # safetensors and tokenizers cannot open such a path
-            raise CheckError(f"{self.workdir} is not UTF-8: rename the directory, or set TMPDIR") from None
+            hint = "rename the directory, or set TMPDIR"
+            raise CheckError("is not UTF-8", file=self.workdir, hint=hint) from None
         config = load_config(directory, CheckError)
         shutil.copytree(directory, self.workdir, ignore=skip_unsuitable(WEIGHTS))
         if not full:
@@ -87,7 +88,8 @@ class ModelUnderTest:
         try:
             content |= shrunk(config.to_dict(), config.attribute_map)
         except Exception as error:  # third-party configurations raise anything
-            raise CheckError(f"{self.directory / file.name} cannot be loaded: {first_line(error)}") from None
+            problem = f"cannot be loaded: {first_line(error)}"
+            raise CheckError(problem, file=self.directory / file.name) from None
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @property

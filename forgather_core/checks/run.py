@@ -128,7 +128,7 @@ def verify(
         BuildError: There is not enough memory.
     """
     if not (directory / "config.json").exists():
-        raise CheckError(f"{directory} is not a model directory: it has no config.json")
+        raise CheckError("is not a model directory: it has no config.json", file=directory)
     with ExitStack() as stack:
         workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="forgather-verify-"))
         stack.enter_context(quiet_transformers())

@@ -120,10 +120,8 @@ def _two_tokens_or_more(documents: Iterable[Sequence[int]]) -> Iterator[Sequence
             continue
         short += 1
         if short == MOST_SHORT:
-            raise DataError(
-                f"{short:,} consecutive documents have fewer than two tokens, which leaves nothing to predict: "
-                "use another dataset or tokenizer"
-            )
+            problem = f"{short:,} consecutive documents have fewer than two tokens, which leaves nothing to predict"
+            raise DataError(problem, hint="use another dataset or tokenizer")
 
 
 def _windows(documents: Iterable[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:

@@ -12,12 +12,12 @@ take: 1000
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import DataError
+from ..errors import DataError, Place
 from ..filesystem.model_files import read_text
 from ..filesystem.paths import expanded
 from ..options.spec import did_you_mean
@@ -44,6 +44,7 @@ class DatasetConfiguration:
         buffer: Size of the shuffle buffer in rows, with `streaming`.
         skip: Number of rows to skip, after shuffling.
         take: Number of rows to read after those; None reads all.
+        places: Place of each key in the file, for errors.
     """
 
     file: Path
@@ -58,6 +59,7 @@ class DatasetConfiguration:
     buffer: int | None = None
     skip: int = 0
     take: int | None = None
+    places: Mapping[str, Place] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def directory(self) -> Path | None:
@@ -87,8 +89,13 @@ class DatasetConfiguration:
 
     def given(self) -> dict[str, Any]:
         """Return the keys that the file sets, for a report."""
-        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)[1:]}
+        values = {one.name: (getattr(self, one.name), one.default) for one in fields(self) if one.name in KEYS}
         return {name: value for name, (value, default) in values.items() if value is not default}  # 0 is a seed
+
+    def error(self, key: str, problem: str, *, hint: str | None = None) -> DataError:
+        """Return an error about the value of a key, with its place in the file."""
+        place: Place = self.places.get(key, {"option": key, "file": self.file})
+        return DataError(problem, hint=hint, **place)
 
     def paths(self) -> list[str]:
         """Return the files that match `files`.
@@ -104,7 +111,7 @@ class DatasetConfiguration:
                 names = sorted(glob(pattern, root_dir=base, recursive=True))  # noqa: PTH207 - Path's takes no absolute ones
             matches = [str(base / name) for name in names if (base / name).is_file()]
             if not matches:
-                raise DataError(f"{self.file}: files: '{pattern}' matches no file relative to {base}")
+                raise self.error("files", f"'{pattern}' matches no file relative to {base}")
             found += matches
         return found
 
@@ -153,24 +160,23 @@ def read_configuration(file: Path) -> DatasetConfiguration:
     try:
         document = parse_yaml(read_text(file))
     except YamlError as error:
-        raise DataError(f"{file}:{error.line}:{error.column}: {error.problem}") from None
+        raise error.at(DataError, file=file) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from None
+        raise DataError(f"cannot be read: {getattr(error, 'strerror', None) or error}", file=file) from None
     keys = _as_written(document) if isinstance(document.value, dict) else None
     if keys is None or "source" not in keys:
-        raise DataError(
-            f"{file}: a dataset configuration requires 'source': {', '.join(BUILDERS)}, a directory or a Hub id"
-        )
+        sources = f"{', '.join(BUILDERS)}, a directory or a Hub id"
+        raise DataError("a dataset configuration requires 'source'", file=file, hint=f"set it to {sources}")
     for key, value in keys.items():
         if key not in KEYS:
-            raise DataError(f"{_place(file, document, key)}: unknown key", hint=did_you_mean(str(key), KEYS))
+            raise DataError("unknown key", hint=did_you_mean(str(key), KEYS), **_place(file, document, key))
         if not KEYS[key].fits(value):
-            raise DataError(f"{_place(file, document, key)}: expected {KEYS[key].expected}, got {value!r}")
+            raise DataError(f"expected {KEYS[key].expected}, got {value!r}", **_place(file, document, key))
     if "files" in keys:
         keys["files"] = tuple(keys["files"]) if isinstance(keys["files"], list) else (keys["files"],)
-    made = DatasetConfiguration(file=file, **keys)
-    for key, problem in _problems(made):
-        raise DataError(f"{_place(file, document, key)}: {problem}")
+    made = DatasetConfiguration(file=file, places={key: _place(file, document, key) for key in KEYS}, **keys)
+    for name, problem, hint in _problems(made):
+        raise made.error(name, problem, hint=hint)
     made.paths()
     return made
 
@@ -187,35 +193,44 @@ def _as_written(document: YamlText) -> dict[str, Any]:
     return keys
 
 
-def _place(file: Path, document: YamlText, key: Any) -> str:
+def _place(file: Path, document: YamlText, key: Any) -> Place:
+    """Return the place of a key; of one that the file does not have, the beginning of the document."""
     line, column = document.place(str(key))
-    return f"{file}:{line}:{column}: {key}"
+    return {"option": str(key), "file": file, "line": line, "column": column}
 
 
-def _problems(made: DatasetConfiguration) -> list[tuple[str, str]]:
-    """Return keys that contradict each other or have no effect, with the reason."""
+def _problems(made: DatasetConfiguration) -> list[tuple[str, str, str | None]]:
+    """Return keys that contradict each other or have no effect, each with the problem and what to do."""
     is_builder = made.source in BUILDERS
     near = did_you_mean(made.source, BUILDERS) if "/" not in made.source else None
     found = [
-        (made.is_remote and near, "source", f"there is no '{made.source}'. {near}"),
-        (is_builder and not made.files, "source", f"'{made.source}' requires 'files'"),
+        (made.is_remote and near, "source", f"there is no '{made.source}'", near),
+        (is_builder and not made.files, "source", f"'{made.source}' requires 'files'", None),
         (
             made.files and not is_builder,
             "files",
-            f"not supported for source '{made.source}', only for {', '.join(BUILDERS)}: remove it",
+            f"not supported for source '{made.source}', only for {', '.join(BUILDERS)}",
+            "remove it",
         ),
         (
             made.name and (is_builder or made.is_saved),
             "name",
-            f"source '{made.source}' has no configurations: remove it",
+            f"source '{made.source}' has no configurations",
+            "remove it",
         ),
-        (made.text_column and made.messages, "messages", "not supported together with text_column: keep one of them"),
+        (
+            made.text_column and made.messages,
+            "messages",
+            "not supported together with text_column",
+            "keep one of them",
+        ),
         (
             made.is_saved and made.streaming is not None,
             "streaming",
-            "has no effect on a directory of save_to_disk: remove it",
+            "has no effect on a directory of save_to_disk",
+            "remove it",
         ),
-        (made.buffer and made.shuffle is False, "buffer", "requires shuffle"),
-        (made.buffer and not made.is_streaming, "buffer", "requires streaming: without it all rows are shuffled"),
+        (made.buffer and made.shuffle is False, "buffer", "requires shuffle", None),
+        (made.buffer and not made.is_streaming, "buffer", "requires streaming: without it all rows are shuffled", None),
     ]
-    return [(key, problem) for wrong, key, problem in found if wrong]
+    return [(key, problem, hint) for wrong, key, problem, hint in found if wrong]

@@ -15,7 +15,7 @@ from .built_in import BUILT_IN
 from .configuration import read_configuration
 from .corpus import Document, message_texts
 from .projects import configuration_files, is_built_in, open_corpus
-from .tokenized import token_ids
+from .tokenized import no_text, token_ids
 
 
 def list_datasets(project: str | None = None) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def describe_dataset(
                 on_progress(len(lengths))
         is_all = next(documents, None) is None
     if not lengths:
-        raise DataError(f"the dataset {corpus.name} contains no text: check text_column, skip and take")
+        raise no_text(corpus)
     return {
         "dataset": corpus.name,
         "source": corpus.origin,

@@ -34,26 +34,28 @@ def configured_corpus(name: str, configuration: DatasetConfiguration) -> Corpus:
 
 def _documents(configuration: DatasetConfiguration) -> Iterator[Document]:
     column, is_chat = configuration.column, configuration.messages is not None
-    key = f"{configuration.file}: " + ("messages" if is_chat else "text_column")
+    key = "messages" if is_chat else "text_column"
     blank = 0
     for row in _rows(configuration):
         if column not in row:
-            problem = f"{key}: there is no column '{column}' (columns: {', '.join(row)})"
-            raise DataError(problem, hint=did_you_mean(column, row))
+            problem = f"there is no column '{column}' (columns: {', '.join(row)})"
+            raise configuration.error(key, problem, hint=did_you_mean(column, row))
         value = row[column]
         if isinstance(value, str):
             value = value.removeprefix(BYTE_ORDER_MARK)  # of a text file: datasets returns it as a character
         if value is None or value == [] or (isinstance(value, str) and not value.strip()):
             blank += 1
             if blank == MOST_BLANK:
-                raise DataError(f"{key}: {blank:,} consecutive rows are empty in '{column}': use another column")
+                problem = f"{blank:,} consecutive rows are empty in '{column}'"
+                raise configuration.error(key, problem, hint="use another column")
             continue
         blank = 0
         if is_chat and not _is_chat(value):
-            raise DataError(f"{key}: expected lists of {{role, content}} in '{column}', got {type(value).__name__}")
+            problem = f"expected lists of {{role, content}} in '{column}', got {type(value).__name__}"
+            raise configuration.error(key, problem)
         if not is_chat and not isinstance(value, str):
-            chats = ": for chats use 'messages' instead of text_column" if _is_chat(value) else ""
-            raise DataError(f"{key}: expected text in '{column}', got {type(value).__name__}{chats}")
+            hint = "for chats use 'messages' instead of text_column" if _is_chat(value) else None
+            raise configuration.error(key, f"expected text in '{column}', got {type(value).__name__}", hint=hint)
         yield value
 
 
@@ -116,9 +118,7 @@ def _errors(configuration: DatasetConfiguration) -> Iterator[None]:
         except Exception as error:  # datasets has no common base of its errors
             if StopIteration in (type(error), type(error.__cause__)):  # raised for an empty JSON file
                 raise _no_rows(configuration) from None
-            raise DataError(
-                f"{configuration.file}: {_source_name(configuration)} cannot be read: {_reason(error)}"
-            ) from None
+            raise _unreadable(configuration, error) from None
 
 
 def _split(configuration: DatasetConfiguration) -> Any:
@@ -146,24 +146,22 @@ def _load(configuration: DatasetConfiguration) -> Any:
     if (
         configuration.is_remote and not datasets.config.HF_HUB_OFFLINE and not hub_answers()
     ):  # datasets would retry for a long time
-        raise DataError(
-            f"{configuration.file}: source: there is no directory '{source}', and the Hub cannot be reached "
-            "(HF_HUB_OFFLINE=1 uses the local cache)"
-        )
+        problem = f"there is no directory '{source}', and the Hub cannot be reached"
+        raise configuration.error("source", problem, hint="set HF_HUB_OFFLINE=1 to use the local cache")
     return datasets.load_dataset(str(configuration.directory or source), name=configuration.name, streaming=streaming)
 
 
 def _chosen(configuration: DatasetConfiguration, loaded: Any) -> Any:
     if not isinstance(loaded, dict) and loaded.split is None:  # saved without the name of a split
         if configuration.split is not None:
-            raise DataError(f"{configuration.file}: split: '{configuration.source}' has no splits: remove it")
+            raise configuration.error("split", f"'{configuration.source}' has no splits", hint="remove it")
         return loaded
     known = loaded if isinstance(loaded, dict) else {str(loaded.split): loaded}
     default = "train" if "train" in known or len(known) > 1 else next(iter(known))
     split = configuration.split or default
     if split not in known:
-        problem = f"{configuration.file}: split: there is no '{split}' (splits: {', '.join(known)})"
-        raise DataError(problem, hint=did_you_mean(split, known))
+        problem = f"there is no '{split}' (splits: {', '.join(known)})"
+        raise configuration.error("split", problem, hint=did_you_mean(split, known))
     return known[split]
 
 
@@ -189,20 +187,22 @@ def _silent() -> Iterator[None]:
             library.enable_progress_bars()
 
 
-def _source_name(configuration: DatasetConfiguration) -> str:
-    """Return the name of the source for a message."""
-    if len(configuration.files) == 1:
-        return f"'{configuration.files[0]}'"
-    return "one of the files" if configuration.files else f"'{configuration.source}'"
+def _source_error(configuration: DatasetConfiguration, problem: str, *, hint: str | None = None) -> DataError:
+    """Return an error about the source of the rows; `problem` completes a sentence whose subject is the source."""
+    if not configuration.files:
+        return configuration.error("source", f"'{configuration.source}' {problem}", hint=hint)
+    what = f"'{configuration.files[0]}'" if len(configuration.files) == 1 else "one of the files"
+    return configuration.error("files", f"{what} {problem}", hint=hint)
 
 
 def _no_rows(configuration: DatasetConfiguration) -> DataError:
     skipped = f" after the {configuration.skip} of 'skip'" if configuration.skip else ""
-    return DataError(f"{configuration.file}: {_source_name(configuration)} has no rows{skipped}")
+    return _source_error(configuration, f"has no rows{skipped}")
 
 
-def _reason(error: Exception) -> str:
+def _unreadable(configuration: DatasetConfiguration, error: Exception) -> DataError:
     if type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
         error = error.__cause__
     reason = first_line(error)
-    return f"{reason}{install_hint(reason)}"
+    install = install_hint(reason).removeprefix("; ")
+    return _source_error(configuration, f"cannot be read: {reason}", hint=install or None)

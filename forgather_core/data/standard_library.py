@@ -33,7 +33,8 @@ def standard_library_texts() -> Iterator[str]:
                 found = True
                 yield text
     if not found:
-        raise DataError(f"this Python has no standard library sources in {root}: use another dataset project")
+        problem = "contains no sources of Python's standard library"
+        raise DataError(problem, file=root, hint="use another dataset project")
 
 
 def standard_library_docstrings() -> Iterator[str]:

@@ -36,7 +36,12 @@ def tokenized_documents(
             empty = False
             yield token_ids(document, tokenizer, longest=longest)
         if empty:
-            raise DataError(f"the dataset {corpus.name} contains no text: check text_column, skip and take")
+            raise no_text(corpus)
+
+
+def no_text(corpus: Corpus) -> DataError:
+    """Return the error of a corpus without documents."""
+    return DataError(f"the dataset {corpus.name} contains no text", hint="check text_column, skip and take")
 
 
 def token_ids(document: Document, tokenizer: Any, *, longest: int | None = None) -> list[int]:
@@ -87,10 +92,8 @@ def _word_end(text: str, size: int) -> int:
 
 def _rendered(messages: Document, tokenizer: Any) -> str:
     if not tokenizer.chat_template:
-        raise DataError(
-            "the tokenizer has no chat template for the dataset's messages: add --chat-template chatml, or use "
-            "another tokenizer"
-        )
+        hint = "add --chat-template chatml, or use another tokenizer"
+        raise DataError("the tokenizer has no chat template for the dataset's messages", hint=hint)
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False)
     except Exception as error:  # a template may raise any exception

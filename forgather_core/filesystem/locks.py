@@ -90,7 +90,8 @@ def _open(path: Path) -> int:
 
 
 def _in_the_way(path: Path) -> DirectoryError:
-    return DirectoryError(f"{path} must be a regular file, because it is used as a lock: move or remove it")
+    problem = "must be a regular file, because it is used as a lock"
+    return DirectoryError(problem, file=path, hint="move or remove it")
 
 
 def _is_same(path: Path, descriptor: int) -> bool:

@@ -127,7 +127,7 @@ def check_files(directory: Path, error: type[ForgatherError]) -> None:
             continue
         except (OSError, ValueError) as reason:
             text = printable(shortened(str(getattr(reason, "strerror", None) or reason), 300))
-            raise error(f"{directory / name} cannot be read: {text}") from None
+            raise error(f"cannot be read: {text}", file=directory / name) from None
     templates = directory / TEMPLATES
     if templates.is_dir():
         check_files(templates, error)

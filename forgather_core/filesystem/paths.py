@@ -27,9 +27,10 @@ def resolved(target: Path) -> Path:
     try:
         return expanded(target).resolve()
     except FileNotFoundError:  # from os.getcwd(): a path need not exist
-        raise DirectoryError("the working directory has been removed: change to another directory") from None
+        raise DirectoryError("the working directory has been removed", hint="change to another directory") from None
     except (OSError, RuntimeError):  # Python below 3.13 raises RuntimeError for a loop
-        raise DirectoryError(f"{target} is a loop of symbolic links: remove it or choose another path") from None
+        hint = "remove it or choose another path"
+        raise DirectoryError("is a loop of symbolic links", file=target, hint=hint) from None
 
 
 def refuse_unsuitable_place(target: Path) -> None:
@@ -41,7 +42,7 @@ def refuse_unsuitable_place(target: Path) -> None:
     try:
         str(resolved(target)).encode()
     except UnicodeEncodeError:  # the tokenizers library opens only files with such a path
-        raise DirectoryError(f"{resolved(target)} must be UTF-8: rename the directory") from None
+        raise DirectoryError("must be UTF-8", file=resolved(target), hint="rename the directory") from None
     refuse_working_directory(target)
 
 
@@ -56,9 +57,8 @@ def refuse_working_directory(target: Path) -> None:
         here = Path.cwd()
         if place.is_dir() and any(place.samefile(directory) for directory in (here, *here.parents)):
             what = "the working directory" if place.samefile(here) else "a parent of the working directory"
-            raise DirectoryError(
-                f"{place} is {what}, which cannot be replaced: change directory, or choose another path"
-            )
+            hint = "change directory, or choose another path"
+            raise DirectoryError(f"is {what}, which cannot be replaced", file=place, hint=hint)
 
 
 def short(name: str) -> str:
@@ -68,9 +68,9 @@ def short(name: str) -> str:
 
 @contextmanager
 def directory_errors(target: Path) -> Iterator[None]:
-    """Raise errors of the operating system as a DirectoryError that names `target`."""
+    """Raise errors of the operating system as a DirectoryError with the file `target`."""
     try:
         yield
     except OSError as error:
-        place = error.filename or target
-        raise DirectoryError(f"{target} cannot be written: {error.strerror or error} ({place})") from None
+        place = f" ({error.filename})" if error.filename else ""
+        raise DirectoryError(f"cannot be written: {error.strerror or error}{place}", file=target) from None

@@ -36,7 +36,8 @@ def require_posix(what: str) -> None:
         ForgatherError: The system has no POSIX locks.
     """
     if fcntl is None:
-        raise ForgatherError(f"{what} is not supported on Windows: use the Windows Subsystem for Linux (WSL)")
+        hint = "use the Windows Subsystem for Linux (WSL)"
+        raise ForgatherError(f"{what} is not supported on Windows", hint=hint)
 
 
 def lock_file(descriptor: int, *, wait: bool = False) -> None:

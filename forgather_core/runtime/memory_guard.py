@@ -37,10 +37,8 @@ def refuse_too_large(what: str, device: str, needs: Sequence[Callable[[], int]])
         needed = need()
         if needed <= free:
             return
-    raise BuildError(
-        f"{what} needs about {amount(needed)}, and {amount(free)} is free on {device}: choose a smaller model or "
-        "batch, or add --force to try anyway"
-    )
+    problem = f"{what} needs about {amount(needed)}, and {amount(free)} is free on {device}"
+    raise BuildError(problem, hint="choose a smaller model or batch, or add --force to try anyway")
 
 
 def free_memory(device: str) -> int | None:

@@ -123,11 +123,11 @@ def train(
             began = measure.begin(device)
             loss = loss_of(model, inputs, full_logits=full_logits)
             if stepper.fused and not loss.isfinite():  # backward would update the weights
-                raise TrainingCheckError(_loss_failure(model, inputs, rng, number, loss))
+                raise _loss_failure(model, inputs, rng, number, loss)
             norms = stepper.backward(loss)
             norm = _total(norms, device)
             if not (loss.isfinite() & norm.isfinite()):
-                raise TrainingCheckError(_failure(model, inputs, rng, number, loss, norms if stepper.fused else None))
+                raise _failure(model, inputs, rng, number, loss, norms if stepper.fused else None)
             stepper.optimizer_step()
             seconds = measure.now(device) - began
             untouched -= norms.keys()
@@ -157,9 +157,8 @@ def _first_batch_loss(model: nn.Module, inputs: dict[str, Tensor], rng: RandomSt
     ).detach()  # with gradients, as in a step: another mode would compile again
     if not loss.isfinite():
         reason = _eagerly(find_nonfinite, model, inputs, rng=rng)
-        raise TrainingCheckError(
-            f"after the last step the loss on the first batch is {loss.item()}: {reason}; {_SMALLER}"
-        )
+        problem = f"after the last step the loss on the first batch is {loss.item()}: {reason}"
+        raise TrainingCheckError(problem, hint=_SMALLER)
     return loss.item()
 
 
@@ -171,20 +170,23 @@ def _total(norms: Norms, device: torch.device) -> Tensor:
 
 def _failure(
     model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor, fused_norms: Norms | None
-) -> str:
+) -> TrainingCheckError:
     if not loss.isfinite():
         return _loss_failure(model, inputs, rng, step, loss)
     if fused_norms is not None:  # in the order of backward
         first = next((name for name, norm in fused_norms.items() if not norm.isfinite()), None)
-        return (
-            f"step {step}: the gradient of {first or 'all parameters'} is the first non-finite gradient in backward; "
-            f"{_SMALLER}, or drop --fuse-optim-with-backward to see which module produces it"
-        )
-    return f"step {step}: a gradient is not finite: {_eagerly(find_nonfinite, model, inputs, rng=rng)}; {_SMALLER}"
+        problem = f"the gradient of {first or 'all parameters'} is the first non-finite gradient in backward"
+        hint = f"{_SMALLER}, or drop --fuse-optim-with-backward to see which module produces it"
+        return TrainingCheckError(f"step {step}: {problem}", hint=hint)
+    reason = _eagerly(find_nonfinite, model, inputs, rng=rng)
+    return TrainingCheckError(f"step {step}: a gradient is not finite: {reason}", hint=_SMALLER)
 
 
-def _loss_failure(model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor) -> str:
-    return f"step {step}: the loss is {loss.item()}: {_eagerly(find_nonfinite, model, inputs, rng=rng)}"
+def _loss_failure(
+    model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor
+) -> TrainingCheckError:
+    reason = _eagerly(find_nonfinite, model, inputs, rng=rng)
+    return TrainingCheckError(f"step {step}: the loss is {loss.item()}: {reason}")
 
 
 def _eagerly(find: Callable[..., Any], model: nn.Module, inputs: dict[str, Tensor], **how: Any) -> Any:

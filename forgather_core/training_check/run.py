@@ -35,19 +35,20 @@ def check_test_options(resolved: ResolvedModel, options: TestOptions) -> None:
     """
     build = resolved.build
     if build.no_init_weights and build.load_from_checkpoint is None and build.device != "meta":
-        raise BuildError("test with --no-init-weights requires --load-from-checkpoint: weights would be uninitialized")
+        problem = "requires --load-from-checkpoint to train: weights would be uninitialized"
+        raise BuildError(problem, option="--no-init-weights")
     if build.attn_implementation == "flex_attention" and build.device.startswith("cpu"):
-        raise BuildError("--attn-implementation flex_attention has no backward pass on the CPU: use sdpa or eager")
+        problem = "flex_attention has no backward pass on the CPU"
+        raise BuildError(problem, option="--attn-implementation", hint="use sdpa or eager")
     dropout = getattr(resolved.options, "attention_dropout", 0.0)
     if build.attn_implementation == "flex_attention" and dropout > 0:
-        raise BuildError(
-            f"--attn-implementation flex_attention does not support dropout, and attention_dropout is {dropout}: "
-            "use sdpa or eager, or set attention_dropout to 0"
-        )
+        problem = f"flex_attention does not support dropout, and attention_dropout is {dropout}"
+        hint = "use sdpa or eager, or set attention_dropout to 0"
+        raise BuildError(problem, option="--attn-implementation", hint=hint)
     if options.dataset_config is not None and options.dataset_project is None:
-        raise DataError("--dataset-config requires --dataset-project")
+        raise DataError("requires --dataset-project", option="--dataset-config")
     if options.packing is not None and not options.packed:
-        raise DataError("--packing requires --packed")
+        raise DataError("requires --packed", option="--packing")
     _corpus(options)
 
 
@@ -124,8 +125,8 @@ def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, arguments:
     except TorchDynamoException as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[:2]) or type(error).__name__  # what raised, and its message
-        message = f"--compile: torch cannot compile this model on this machine: {reason}; drop --compile"
-        raise TrainingCheckError(message) from error
+        problem = f"torch cannot compile this model on this machine: {reason}"
+        raise TrainingCheckError(problem, option="--compile", hint="drop --compile") from error
 
 
 def _corpus(options: TestOptions) -> Corpus | None:
@@ -143,10 +144,8 @@ def _batches(made: ConstructedModel, options: TestOptions, corpus: Corpus | None
         loaded = load_tokenizer(str(made.directory.path))
         facts = loaded.facts
         if facts.vocab_size > vocab_size:
-            raise DataError(
-                f"the tokenizer has {facts.vocab_size} entries, but the model's vocab_size is {vocab_size}: "
-                "use another tokenizer or raise vocab_size"
-            )
+            problem = f"the tokenizer has {facts.vocab_size} entries, but the model's vocab_size is {vocab_size}"
+            raise DataError(problem, hint="use another tokenizer or raise vocab_size")
         documents = tokenized_documents(corpus, loaded.tokenizer, longest=None if options.packed else length)
         stack.callback(documents.close)
         pad_id = facts.pad_token_id if facts.pad_token_id is not None else 0

@@ -60,7 +60,7 @@ OF_LLAMA = [
 OF_CONSTRUCTION = [
     ("--save-checkpoint construct", "--save-checkpoint requires a real device.*add --device cpu"),
     ("--load-from-checkpoint x construct", "--load-from-checkpoint requires a real device.*add --device cpu"),
-    ("--device cpu --load-from-checkpoint x construct", "there is no checkpoint 'x'"),
+    ("--device cpu --load-from-checkpoint x construct", "x does not exist: name a model directory"),
     ("--device cpu --safetensors construct", "--safetensors requires --save-checkpoint"),
     ("--device cpu --no-init-weights --save-checkpoint construct", "would save uninitialized memory"),
     ("--device cpuu construct", r"--device must be meta, cpu, cuda, cuda:N or mps; got 'cpuu'\. Did you mean 'cpu'\?"),
@@ -68,7 +68,10 @@ OF_CONSTRUCTION = [
     ("--device cuda:99 construct", "--device cuda:99: "),
     ("--dtype float33 construct", r"--dtype must be one of float32, .*; got 'float33'.*Did you mean 'float32'\?"),
     ("--dtype int8 construct", "--dtype must be one of float32, .*; got 'int8'"),
-    ("--device cpu --save-checkpoint --max-shard-size big construct", "'big' is not a size; use for example 500MB"),
+    (
+        "--device cpu --save-checkpoint --max-shard-size big construct",
+        "--max-shard-size: 'big' is not a size: use for example 500MB",
+    ),
     ("--attn-implementation flash_attention_2 --device cpu construct", "--attn-implementation flash_attention_2"),
     ("--tokenizer nope construct", "'nope' does not exist"),
     ("--chat-template nope construct", "'nope' is neither a file nor a shipped template"),

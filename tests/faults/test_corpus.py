@@ -1156,18 +1156,18 @@ def below_a_file(directory: Path) -> Path:
 
 PLACES: dict[str, tuple[Builder, Outcome]] = {
     "a directory without weights": (lambda directory: directory, Refused("", "contains no weights")),
-    "nothing there": (lambda directory: directory / "nowhere", Refused("nowhere", "there is no checkpoint")),
-    "a path below a file": (below_a_file, Refused(SINGLE, "there is no checkpoint")),
+    "nothing there": (lambda directory: directory / "nowhere", Refused("nowhere", "does not exist")),
+    "a path below a file": (below_a_file, Refused(SINGLE, "does not exist|cannot be read")),
     "a path of 300 letters": (
         lambda directory: directory / ("n" * 300),
-        Refused("nnn", "there is no checkpoint|cannot be read"),
+        Refused("nnn", "cannot be read: File name too long"),
     ),
-    "a link to itself": (link_loop, Refused("loop", "there is no checkpoint|cannot be read")),
+    "a link to itself": (link_loop, Refused("loop", "is a loop of symbolic links")),
     "a path below a link to itself": (
         lambda directory: link_loop(directory) / SINGLE,
-        Refused("loop", "there is no checkpoint|cannot be read"),
+        Refused("loop", "is a loop of symbolic links"),
     ),
-    "a broken link": (broken_link, Refused(SINGLE, "there is no checkpoint|is missing")),
+    "a broken link": (broken_link, Refused(SINGLE, "does not exist")),
     "a directory whose file is a broken link": (
         lambda directory: broken_link(directory).parent,
         Refused(SINGLE, "contains no weights|is missing"),
@@ -1396,7 +1396,7 @@ def test_inaccessible_directory(directory: Path) -> None:
     path = CASES["intact"][0](directory / "closed")
     (directory / "closed").chmod(0)
     try:
-        refuse(path, Net(), Refused(SINGLE, "Permission denied|there is no checkpoint"))
+        refuse(path, Net(), Refused(SINGLE, "cannot be read: Permission denied"))
     finally:
         (directory / "closed").chmod(0o700)
 

@@ -6,71 +6,82 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from ...filesystem.disk import open_regular, read_bytes
+from ...filesystem.disk import read_bytes
 
 HEAD = 512  # bytes that are inspected
 
-_GGUF = "is a GGUF file of llama.cpp: load the Hugging Face checkpoint that it was converted from"
-_COMPRESSED = "is compressed with {0}: decompress it first"
-_ARCHIVE = "is a tar archive: unpack it and name the model directory in it"
 
-_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+class Foreign(NamedTuple):
+    """Description of a file or a directory, as a predicate that completes a sentence, and what to do with it."""
+
+    what: str
+    hint: str | None = None
+
+
+_CONVERTED = "load the Hugging Face checkpoint that it was converted from"
+_GGUF = Foreign("is a GGUF file of llama.cpp", _CONVERTED)
+
+_SIGNATURES: tuple[tuple[bytes, Foreign], ...] = (
     (b"GGUF", _GGUF),
     (b"ggjt", _GGUF),
     (b"tjgg", _GGUF),
     (b"lmgg", _GGUF),
-    (b"\x1f\x8b", _COMPRESSED.format("gzip")),
-    (b"BZh", _COMPRESSED.format("bzip2")),
-    (b"\xfd7zXZ\0", _COMPRESSED.format("xz")),
-    (b"\x28\xb5\x2f\xfd", _COMPRESSED.format("zstd")),
-    (b"7z\xbc\xaf\x27\x1c", "is a 7z archive: unpack it first"),
-    (b"version https://git-lfs", "is a git-lfs pointer, not the weights: run 'git lfs pull' in its repository"),
+    (b"\x1f\x8b", Foreign("is compressed with gzip", "decompress it first")),
+    (b"BZh", Foreign("is compressed with bzip2", "decompress it first")),
+    (b"\xfd7zXZ\0", Foreign("is compressed with xz", "decompress it first")),
+    (b"\x28\xb5\x2f\xfd", Foreign("is compressed with zstd", "decompress it first")),
+    (b"7z\xbc\xaf\x27\x1c", Foreign("is a 7z archive", "unpack it first")),
+    (
+        b"version https://git-lfs",
+        Foreign("is a git-lfs pointer, not the weights", "run 'git lfs pull' in its repository"),
+    ),
     (
         b"\x89HDF\r\n\x1a\n",
-        "is an HDF5 file of TensorFlow or Keras: save its model as safetensors in that framework",
+        Foreign("is an HDF5 file of TensorFlow or Keras", "save its model as safetensors in that framework"),
     ),
-    (b"\x93NUMPY", "is a NumPy array, not a checkpoint"),
-    (b"%PDF", "is a PDF document, not weights"),
+    (b"\x93NUMPY", Foreign("is a NumPy array, not a checkpoint")),
+    (b"%PDF", Foreign("is a PDF document, not weights")),
 )
+_ARCHIVE = Foreign("is a tar archive", "unpack it and name the model directory in it")
+_INCOMPLETE = "the download or the copy is incomplete; fetch it again"
+_JSON = Foreign("is JSON, not weights")
 _PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<\?xml)", re.IGNORECASE)
 
 
-def describe(head: bytes, size: int, suffix: str) -> str | None:
-    """Describe a file that cannot be read as weights, and what to do; return None if it is not recognized.
+def describe(head: bytes, size: int, suffix: str) -> Foreign | None:
+    """Describe a file that cannot be read as weights; return None if it is not recognized.
 
     Args:
         head: The first `HEAD` bytes of the file.
         size: Size of the file in bytes.
         suffix: `.safetensors`, or another suffix, which is read as a torch file.
-
-    Returns:
-        A predicate that completes a sentence whose subject is the file.
     """
-    for signature, text in _SIGNATURES:
+    for signature, foreign in _SIGNATURES:
         if head.startswith(signature):
-            return text
+            return foreign
     if head[257:262] == b"ustar":
         return _ARCHIVE
     if _PAGE.match(head):
-        return "is a web page, not weights: the download failed, or its URL is that of a page"
+        return Foreign("is a web page, not weights", "the download failed, or its URL is that of a page")
     if len(head) >= 16 and not head.strip(b"\0"):
-        return "begins with zeros: the download or the copy is incomplete; fetch it again"
+        return Foreign("begins with zeros", _INCOMPLETE)
     is_json = head[8:9] == b"{"
     if suffix == ".safetensors":
         if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-            return "is a torch.save file: rename it to .bin"
+            return Foreign("is a torch.save file", "rename it to .bin")
         if head[:1] == b"{" and size < 10**6:
-            return "is JSON, not weights"
+            return _JSON
         return None
     if is_json and int.from_bytes(head[:8], "little") < size:
-        return "is a safetensors file: rename it to .safetensors"
+        return Foreign("is a safetensors file", "rename it to .safetensors")
     if head.startswith(b"PK\x03\x04"):
-        return "is a truncated torch.save file: the download or the copy is incomplete; fetch it again"
+        return Foreign("is a truncated torch.save file", _INCOMPLETE)
     if head[:1] == b"{":
-        return "is JSON, not weights"
+        return _JSON
     if head and head[:1] != b"\x80":  # protocol 2 and later; earlier protocols have not been written since 2014
-        return "is text, not weights" if _is_text(head) else "is neither a zip archive nor a pickle"
+        return Foreign("is text, not weights" if _is_text(head) else "is neither a zip archive nor a pickle")
     return None
 
 
@@ -80,19 +91,10 @@ def _is_text(head: bytes) -> bool:
     return len(head) - len(text.encode()) < 4 and all(c.isprintable() or c in "\t\n\r\f\ufeff" for c in text)
 
 
-def describe_file(file: Path) -> str | None:
-    """Apply `describe` to a file that is not open."""
-    try:
-        descriptor = open_regular(file)
-    except OSError:
-        return None
-    try:
-        size = os.fstat(descriptor).st_size
-        return describe(read_bytes(descriptor, min(size, HEAD), 0), size, file.suffix)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
+def describe_open(descriptor: int, suffix: str) -> Foreign | None:
+    """Apply `describe` to an open file."""
+    size = os.fstat(descriptor).st_size
+    return describe(read_bytes(descriptor, min(size, HEAD), 0), size, suffix)
 
 
 _Matches = Callable[[str], bool]
@@ -102,48 +104,60 @@ def _named(pattern: str) -> _Matches:
     return re.compile(pattern).fullmatch  # type: ignore[return-value]
 
 
-_CONTENTS: tuple[tuple[_Matches, str], ...] = (
+_AS_SAFETENSORS = "save them as safetensors with a transformers release below 5"
+
+# What a directory holds, and what to do; {0} is a file in it.
+_CONTENTS: tuple[tuple[_Matches, str, str], ...] = (
     (
         _named(r"adapter_model\.(safetensors|bin)|adapter_config\.json"),
-        "it holds a PEFT adapter ({0}), not a model: merge it into its base model with merge_and_unload() of PEFT",
+        "holds a PEFT adapter ({0}), not a model",
+        "merge it into its base model with merge_and_unload() of PEFT",
     ),
     (
         _named(r"global_step\d+|(zero|bf16_zero|fp16_zero)_pp_rank_.*|zero_to_fp32\.py|mp_rank_\d+_model_states\.pt"),
-        "it holds a DeepSpeed checkpoint ({0}): convert it with 'python zero_to_fp32.py . pytorch_model.bin' in it",
+        "holds a DeepSpeed checkpoint ({0})",
+        "convert it with 'python zero_to_fp32.py . pytorch_model.bin' in it",
     ),
     (
         _named(r".*\.distcp|\.metadata|pytorch_model_fsdp_\d+"),
-        "it holds a torch distributed checkpoint ({0}): convert it with 'python -m "
-        "torch.distributed.checkpoint.format_utils dcp_to_torch DIR pytorch_model.bin'",
+        "holds a torch distributed checkpoint ({0})",
+        "convert it with 'python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR pytorch_model.bin'",
     ),
     (
         _named(r"tf_model.*\.h5|.*\.ckpt\.index|saved_model\.pb"),
-        "it holds TensorFlow weights ({0}): save them as safetensors with a transformers release below 5",
+        "holds TensorFlow weights ({0})",
+        _AS_SAFETENSORS,
     ),
     (
         _named(r"flax_model.*\.msgpack(\.index\.json)?"),
-        "it holds Flax weights ({0}): save them as safetensors with a transformers release below 5",
+        "holds Flax weights ({0})",
+        _AS_SAFETENSORS,
     ),
-    (_named(r".*\.gguf"), "it holds a GGUF file ({0}): load the Hugging Face checkpoint that it was converted from"),
+    (_named(r".*\.gguf"), "holds a GGUF file ({0})", _CONVERTED),
     (
         _named(r"consolidated.*\.(pth|safetensors)"),
-        "it holds weights in their authors' own format ({0}): convert them to Hugging Face's format first",
+        "holds weights in their authors' own format ({0})",
+        "convert them to Hugging Face's format first",
     ),
-    (_named(r".*\.onnx"), "it holds an ONNX model ({0}): load the checkpoint that it was exported from"),
-    (_named(r"(?!optimizer|scheduler|rng_state|training_args).*\.(safetensors|bin)"), "name a file in it, such as {0}"),
+    (_named(r".*\.onnx"), "holds an ONNX model ({0})", "load the checkpoint that it was exported from"),
+    (
+        _named(r"(?!optimizer|scheduler|rng_state|training_args).*\.(safetensors|bin)"),
+        "holds weight files with other names",
+        "name a file in it, such as {0}",
+    ),
 )
 _STEP = re.compile(r"checkpoint-(\d+)")
 
 
-def describe_directory(directory: Path) -> str | None:
-    """Describe a directory without weights, and how to use it; return None if nothing in it is recognized."""
+def describe_directory(directory: Path) -> Foreign | None:
+    """Describe a directory without weights; return None if nothing in it is recognized."""
     names = sorted(entry.name for entry in directory.iterdir())
     steps = [name for name in names if _STEP.fullmatch(name) and (directory / name).is_dir()]
     if steps:
         latest = max(steps, key=lambda name: int(name.split("-")[1][:18]))
-        return f"it holds checkpoints of a training run: name one of them, such as {directory / latest}"
-    for matches, text in _CONTENTS:
-        found = [name for name in names if matches(name)]
+        return Foreign("holds checkpoints of a training run", f"name one of them, such as {directory / latest}")
+    for matches, what, hint in _CONTENTS:
+        found = [name[:100] for name in names if matches(name)]
         if found:
-            return text.format(found[0] if len(found[0]) < 100 else found[0][:100])
+            return Foreign(what.format(found[0]), hint.format(found[0]))
     return None

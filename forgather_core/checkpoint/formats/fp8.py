@@ -32,10 +32,8 @@ def scale_of(name: str, names: Container[str]) -> str | None:
     """
     found = [candidate for candidate in _scale_names(name) if candidate in names]
     if len(found) > 1:
-        raise CheckpointError(
-            f"'{printable_name(name)}' has two scales, '{printable_name(found[0])}' and "
-            f"'{printable_name(found[1])}': keep one"
-        )
+        one, other = map(printable_name, found[:2])
+        raise CheckpointError(f"'{printable_name(name)}' has two scales, '{one}' and '{other}'", hint="keep one")
     return found[0] if found else None
 
 

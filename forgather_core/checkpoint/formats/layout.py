@@ -75,6 +75,9 @@ ENTRIES = (SAFETENSORS.single, SAFETENSORS.index, BIN.single, BIN.index)
 
 _LARGEST = 2.0**63  # bytes of a file
 
+DAMAGED = "the checkpoint is damaged; copy or download it again"  # a hint
+_NAME_ONE = "name a model directory, a weight file or an index"
+
 
 def parse_size(text: int | str) -> int:
     """Return the bytes of a size such as `500MB`, `5GB` (powers of ten, like Hugging Face) or `2GiB` (powers of two).
@@ -85,7 +88,8 @@ def parse_size(text: int | str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
     size = float(found[1]) * _UNITS.get(found[2].upper(), 0) if found else 0.0
     if not 1 <= size < _LARGEST:
-        raise CheckpointError(f"--max-shard-size: '{text}' is not a size; use for example 500MB, 5GB or 2GiB")
+        hint = "use for example 500MB, 5GB or 2GiB"
+        raise CheckpointError(f"'{text}' is not a size", option="--max-shard-size", hint=hint)
     return int(size)
 
 
@@ -117,20 +121,18 @@ class Index:
         try:
             content = parse_object(data.removeprefix(BOM_UTF8), _BRACKETS, depth=DEPTH)
         except ValueError as error:
-            raise CheckpointError(f"{file} is not a checkpoint index: {error}") from None
+            raise CheckpointError(f"is not a checkpoint index: {error}", file=file) from None
         weight_map, metadata = content.get("weight_map"), content.get("metadata") or {}
         if not isinstance(weight_map, dict) or not isinstance(metadata, dict):
-            raise CheckpointError(f"{file} is not a checkpoint index: it has no object 'weight_map'")
+            raise CheckpointError("is not a checkpoint index: it has no object 'weight_map'", file=file)
         # Only the name is checked, not the target of a link: the Hub cache consists of links.
         texts = {name for name in weight_map.values() if isinstance(name, str)}
         for name in (*texts, *(name for name in weight_map.values() if not isinstance(name, str))):
             if not is_file_name(name):
-                raise CheckpointError(
-                    f"{file} names {printable_name(repr(name))}, which is not a file name: an index must name "
-                    f"files of its own directory"
-                )
+                problem = f"names {printable_name(repr(name))}, which is not a file name"
+                raise CheckpointError(problem, file=file, hint="an index must name files of its own directory")
         if not weight_map:
-            raise CheckpointError(f"{file} names no weights: the checkpoint is damaged")
+            raise CheckpointError("names no weights", file=file, hint=DAMAGED)
         return cls(weight_map, metadata, hashlib.sha256(data).hexdigest())
 
     @property
@@ -169,9 +171,10 @@ def open_checked(file: Path) -> int:
     try:
         return open_regular(file)
     except FileNotFoundError:
-        raise CheckpointError(f"{file} is missing: the checkpoint is incomplete") from None
+        hint = "the checkpoint is incomplete; copy or download it again"
+        raise CheckpointError("is missing", file=file, hint=hint) from None
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
+        raise CheckpointError(f"cannot be read: {error.strerror}", file=file) from None
 
 
 def find_entry(path: Path) -> Path:
@@ -185,18 +188,20 @@ def find_entry(path: Path) -> Path:
         if path.is_file():
             return path
         if not path.exists():
-            raise CheckpointError(f"there is no checkpoint '{path}': name a model directory, a weight file or an index")
+            raise CheckpointError("does not exist", file=path, hint=_NAME_ONE)
         if not path.is_dir():
-            raise CheckpointError(f"{path} is neither a directory nor a regular file")
+            raise CheckpointError("is neither a directory nor a regular file", file=path, hint=_NAME_ONE)
         entry = entry_of(path)
         if entry is not None:
             return path / entry
         found = describe_directory(path)
-    except (DirectoryError, OSError, RuntimeError, ValueError) as error:  # no permission, too long, a loop of links
+    except DirectoryError as error:  # a loop of links
+        raise error.at(CheckpointError) from None
+    except (OSError, RuntimeError, ValueError) as error:  # no permission, too long
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"there is no checkpoint '{printable_name(path)}': {printable_name(reason)}") from None
-    advice = found or "save them with --save-checkpoint"
-    raise CheckpointError(f"{path} contains no weights (none of {', '.join(ENTRIES)}): {advice}")
+        raise CheckpointError(f"cannot be read: {printable_name(reason)}", file=path) from None
+    problem = f"contains no weights (none of {', '.join(ENTRIES)})" + (f": it {found.what}" if found else "")
+    raise CheckpointError(problem, file=path, hint=found.hint if found else "save them with --save-checkpoint")
 
 
 def entry_of(directory: Path) -> str | None:

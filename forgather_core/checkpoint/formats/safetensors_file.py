@@ -20,7 +20,7 @@ import torch
 from ...errors import CheckpointError
 from ...filesystem.disk import read_bytes
 from ...filesystem.printable import dtype_of, printable_name, shape_of
-from .foreign import HEAD, describe
+from .foreign import describe_open
 from .strict_json import LIMIT, parse_object
 
 DTYPES = {
@@ -75,7 +75,7 @@ def read_header(descriptor: int, path: Path) -> Header:
     """Read the header of a file. Every number is checked against the file's length.
 
     Raises:
-        CheckpointError: The file is damaged or is not safetensors. The message names the file and the reason.
+        CheckpointError: The file is damaged or is not safetensors.
     """
     try:
         length = os.fstat(descriptor).st_size
@@ -94,16 +94,11 @@ def read_header(descriptor: int, path: Path) -> Header:
         content = parse_object(text, 4 * count + _SPARE_BRACKETS)
         return _checked(content, _PREFIX.size + size, length)
     except ValueError as error:
-        foreign = _foreign(descriptor, path)
-        reason = f"it {foreign}" if foreign is not None else error
-        raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {reason}") from None
+        foreign = describe_open(descriptor, path.suffix)
+        problem = f"is not a safetensors file, or is damaged: {f'it {foreign.what}' if foreign else error}"
+        raise CheckpointError(problem, file=path, hint=foreign.hint if foreign else None) from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _foreign(descriptor: int, path: Path) -> str | None:
-    size = os.fstat(descriptor).st_size
-    return describe(read_bytes(descriptor, min(size, HEAD), 0), size, path.suffix)
+        raise CheckpointError(f"cannot be read: {error.strerror}", file=path) from None
 
 
 def _checked(content: dict[str, Any], start: int, length: int) -> Header:
@@ -174,11 +169,10 @@ def header_bytes(
     at = 0
     for name, dtype, shape in tensors:
         if name == _METADATA:
-            raise CheckpointError(f"safetensors reserves the name '{name}': save as .bin")
+            raise CheckpointError(f"safetensors reserves the name '{name}'", hint="save as .bin")
         if dtype not in NAMES:
-            raise CheckpointError(
-                f"'{printable_name(name)}' is {dtype_of(dtype)}, which safetensors does not support: save as .bin"
-            )
+            problem = f"'{printable_name(name)}' is {dtype_of(dtype)}, which safetensors does not support"
+            raise CheckpointError(problem, hint="save as .bin")
         end = at + prod(shape) * dtype.itemsize
         content[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
         at = end

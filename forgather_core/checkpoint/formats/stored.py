@@ -98,10 +98,11 @@ class WeightFile:
             try:
                 descriptor = open_regular(self.path)
             except OSError as error:
-                raise CheckpointError(f"{self.path} can no longer be read: {error.strerror}") from None
+                raise CheckpointError(f"cannot be read any more: {error.strerror}", file=self.path) from None
             if identity(os.fstat(descriptor)) != self._identity:
                 os.close(descriptor)
-                raise CheckpointError(f"{self.path} was replaced while it was being read: load it again")
+                problem = "was replaced while it was being read"
+                raise CheckpointError(problem, file=self.path, hint="load it again")
             return OPEN_FILES.add(self, descriptor)
         return descriptor
 
@@ -115,7 +116,7 @@ class WeightFile:
             with OPEN_FILES.pinned(self):
                 read_into(self.descriptor, memory, offset)
         except OSError as error:
-            raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from None
+            raise CheckpointError(f"cannot be read: {error.strerror}", file=self.path) from None
 
     def map(self) -> Mapping:
         """Return the content as memory that is private to this process. Tensors that use it keep it alive.
@@ -129,7 +130,7 @@ class WeightFile:
                     descriptor = self.descriptor
                     self._map = map_privately(descriptor, self.size)
             except (OSError, ValueError) as error:  # the file has been truncated since
-                raise CheckpointError(f"{self.path} cannot be mapped: {error}") from None
+                raise CheckpointError(f"cannot be mapped: {error}", file=self.path) from None
         return self._map
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ...filesystem.disk import read_bytes
 from ...filesystem.printable import printable_name, shape_of
-from .foreign import HEAD, describe
+from .foreign import describe_open
 from .stored import FileTensor, StoredTensor, WeightFile
 from .torch_globals import InvalidCheckpoint, Storage, TensorRecord
 from .torch_pickle import read_pickle
@@ -39,24 +39,28 @@ def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
         CheckpointError: The file is damaged, or holds anything other than tensors of supported kinds.
     """
     try:
-        head = read_bytes(file.descriptor, min(file.size, HEAD), 0)
         archive = is_archive(file)
-        if not archive and (foreign := describe(head, file.size, file.path.suffix)) is not None:
-            raise InvalidCheckpoint(f"it {foreign}")
+        if not archive and (foreign := describe_open(file.descriptor, file.path.suffix)) is not None:
+            raise _invalid(file, f"it {foreign.what}", foreign.hint)
         described, places = _read_zip(file) if archive else _read_legacy(file)
         if not isinstance(described, dict):
             raise InvalidCheckpoint("it is not a mapping of names to tensors")
         found = {name: _tensor(name, item, places, file) for name, item in described.items()}
         _check_repeated(found, file)
         return found
+    except CheckpointError:
+        raise
     except (InvalidCheckpoint, DamagedZip) as error:
-        raise CheckpointError(f"{file.path} is not a torch weight file, or is damaged: {error}") from None
+        raise _invalid(file, error) from None
     except OSError as error:
-        raise CheckpointError(f"{file.path} cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"cannot be read: {error.strerror or error}", file=file.path) from None
     except Exception as error:  # readers of pickles and archives raise anything on garbage
         # The message of such an error, "list index out of range", is about the reader and not about the file.
-        reason = f"its pickle is malformed or ends too early ({type(error).__name__})"
-        raise CheckpointError(f"{file.path} is not a torch weight file, or is damaged: {reason}") from None
+        raise _invalid(file, f"its pickle is malformed or ends too early ({type(error).__name__})") from None
+
+
+def _invalid(file: WeightFile, reason: object, hint: str | None = None) -> CheckpointError:
+    return CheckpointError(f"is not a torch weight file, or is damaged: {reason}", file=file.path, hint=hint)
 
 
 def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:
@@ -66,10 +70,11 @@ def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:
         if isinstance(tensor, _ViewTensor) and tensor.nbytes > tensor.stored_bytes:
             left -= tensor.nbytes
             if left < 0:
-                tensor.refused = (
-                    f"{file.path}: '{printable_name(name)}' repeats {tensor.stored_bytes:,} bytes of values "
-                    f"to a shape of {shape_of(tensor.shape)}, which is not supported: save it with contiguous()"
+                problem = (
+                    f"'{printable_name(name)}' repeats {tensor.stored_bytes:,} bytes of values to a shape of "
+                    f"{shape_of(tensor.shape)}, which is not supported"
                 )
+                tensor.refused = CheckpointError(problem, file=file.path, hint="save it with contiguous()")
 
 
 class _ViewTensor(StoredTensor):
@@ -81,11 +86,11 @@ class _ViewTensor(StoredTensor):
         self._file = file
         self._offset = offset
 
-        self.refused: str | None = None
+        self.refused: CheckpointError | None = None
 
     def check(self) -> None:
         if self.refused is not None:
-            raise CheckpointError(self.refused)
+            raise self.refused
 
     @property
     def _span(self) -> int:

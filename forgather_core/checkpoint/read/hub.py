@@ -35,9 +35,8 @@ def snapshot(repository: str) -> Path:
         return _cached(repository, next(iter(str(error).splitlines()), type(error).__name__))
     entry = next((entry for entry in ENTRIES if entry in names), None)
     if entry is None:
-        raise CheckpointError(
-            f"{repository} on the Hub contains no weights (none of {', '.join(ENTRIES)}): choose another repository"
-        )
+        problem = f"contains no weights on the Hub (none of {', '.join(ENTRIES)})"
+        raise CheckpointError(problem, file=repository, hint="choose another repository")
     try:
         found = Path(hf_hub_download(repository, entry))
         for shard in Index.read(found).files if entry.endswith(".json") else ():
@@ -45,9 +44,8 @@ def snapshot(repository: str) -> Path:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(
-            f"{repository} cannot be downloaded from the Hub: {printable_name(str(error) or error)}"
-        ) from None
+        problem = f"cannot be downloaded from the Hub: {printable_name(str(error) or error)}"
+        raise CheckpointError(problem, file=repository) from None
     return found.parent
 
 
@@ -59,7 +57,5 @@ def _cached(repository: str, reason: str) -> Path:
         found = try_to_load_from_cache(repository, entry)
         if isinstance(found, str):
             return Path(found).parent
-    raise CheckpointError(
-        f"there is no checkpoint '{repository}': it is neither a local directory nor in the Hub cache, and the Hub "
-        f"reports: {printable_name(reason)}"
-    )
+    problem = f"is neither a local directory nor in the Hub cache, and the Hub reports: {printable_name(reason)}"
+    raise CheckpointError(problem, file=repository)

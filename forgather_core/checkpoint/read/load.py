@@ -22,6 +22,8 @@ from .copying import Copy, copy_all
 from .plan import Plan, few_matched, make_plan, refuse
 from .reader import Checkpoint, Progress
 
+_ON_CPU = "build the model on cpu"
+
 
 def load_checkpoint(
     path: str | os.PathLike[str],
@@ -93,7 +95,7 @@ def load_into(
     wrapped = Wrapped.of(model)
     wrapped.refuse_merged()
     if wrapped.has_fsdp and (assign or device is not None):
-        raise CheckpointError("FSDP owns the memory of its parameters: load without assign and without device")
+        raise CheckpointError("FSDP owns the memory of its parameters", hint="load without assign and without device")
     adapters = wrapped.adapters()
     with wrapped.full_parameters():
         root, model = wrapped.root, wrapped.base
@@ -155,14 +157,15 @@ def _refuse_meta(wrapped: Wrapped, meta: list[TensorSlot], plan: Plan, target: t
     if not meta:
         return
     if target is None or target.type == "meta":
-        raise CheckpointError(f"'{meta[0].name}' of the model is on the meta device: pass a real device to load to")
+        hint = "pass a real device to load to"
+        raise CheckpointError(f"'{meta[0].name}' of the model is on the meta device", hint=hint)
     if hasattr(wrapped.base, "initialize_weights"):
         return  # transformers initializes what the checkpoint does not have
     filled = set(plan.filled)
     for slot in meta:
         if wrapped.clean(slot.name) not in filled and not hasattr(slot.module, "reset_buffers"):
             what = "missing from the checkpoint" if slot.persistent else "computed, so no checkpoint contains it"
-            raise CheckpointError(f"'{slot.name}' is on the meta device and {what}: build the model on cpu")
+            raise CheckpointError(f"'{slot.name}' is on the meta device and {what}", hint=_ON_CPU)
 
 
 def _expand_repeated(wrapped: Wrapped, state: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
@@ -214,7 +217,7 @@ def _complete(wrapped: Wrapped, plan: Plan) -> None:
         if not slot.persistent and hasattr(slot.module, "reset_buffers"):
             slot.module.reset_buffers()  # type: ignore[operator]
     if left := [slot.name for slot in tensor_slots(model) if slot.tensor.is_meta]:
-        raise CheckpointError(f"'{left[0]}' of the model is still on the meta device: build the model on cpu")
+        raise CheckpointError(f"'{left[0]}' of the model is still on the meta device", hint=_ON_CPU)
 
 
 def _initialize_missing(wrapped: Wrapped, plan: Plan) -> None:

@@ -69,10 +69,8 @@ def match_names(
             found[name] = match
             changes.update(_changes(name, match, base_prefix) if name != match else ())
         elif not equal(name, other):
-            raise CheckpointError(
-                f"'{printable_name(other)}' and '{printable_name(name)}' both match '{match}' of the model: "
-                f"remove one of them"
-            )
+            problem = f"'{printable_name(other)}' and '{printable_name(name)}' both match '{match}' of the model"
+            raise CheckpointError(problem, hint="remove one of them")
     return Matching(found, tuple(f"names of {tensors(count)} matched {what}" for what, count in changes.items()))
 
 

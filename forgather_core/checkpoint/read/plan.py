@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError
 from ...filesystem.printable import dtype_of, printable_name, shape_of, tensors, truncated_list
 from ...model.tensor_slots import declared_partners, groups_of, tie_targets
-from ..report import LoadReport, MissingTensor, OtherShape
+from ..report import MissingTensor, OtherShape, counted_names
 from .contents import Contents, equal_bits
 from .names import mismatch_hint
 
@@ -84,36 +84,32 @@ def refuse(
     for _, source in plan.fills:
         checkpoint[source].check()
     if sharded := [names[0] for names, _ in plan.fills if hasattr(state[names[0]], "full_tensor")]:
-        raise CheckpointError(
-            f"'{sharded[0]}' of the model is sharded over devices: load the checkpoint before sharding the model"
-        )
+        hint = "load the checkpoint before sharding the model"
+        raise CheckpointError(f"'{sharded[0]}' of the model is sharded over devices", hint=hint)
     wrong = [
         f"{source} (expected {dtype_of(state[names[0]].dtype)}, got {dtype_of(checkpoint[source].dtype)})"
         for names, source in plan.fills
         if not _converts(checkpoint[source].dtype, state[names[0]].dtype)
     ]
     if wrong:
-        raise CheckpointError(
-            f"{path} does not fit the model, whose dtypes cannot hold its values: {truncated_list(wrong)}; "
-            f"nothing was loaded"
-        )
+        problem = f"does not fit the model, whose dtypes cannot hold its values: {truncated_list(wrong)}"
+        raise CheckpointError(f"{problem}; nothing was loaded", file=path)
     if plan.other_shape and (strict or not ignore_mismatched_sizes or not plan.fills):
-        count = len(plan.other_shape)
-        raise CheckpointError(
-            f"{path} does not fit the model: {tensors(count)} with another shape: "
-            f"{truncated_list([_difference(item) for item in plan.other_shape])}; nothing was loaded"
-            + ("" if strict or not plan.fills else f"; {_IGNORE}")
-        )
+        shapes = truncated_list([_difference(item) for item in plan.other_shape])
+        problem = f"does not fit the model: {tensors(len(plan.other_shape))} with another shape: {shapes}"
+        ignore = None if strict or not plan.fills else _IGNORE
+        raise CheckpointError(f"{problem}; nothing was loaded", file=path, hint=ignore)
     if not plan.fills and state:
         example = f"it has '{printable_name(next(iter(checkpoint)))}'" if len(checkpoint) else "it is empty"
-        raise CheckpointError(
-            f"{path} has no tensor in common with {type(model).__name__} ({example}, the model has "
-            f"'{printable_name(next(iter(state)))}'): {_advice(plan, state)}"
-        )
+        names = f"{example}, the model has '{printable_name(next(iter(state)))}'"
+        problem = f"has no tensor in common with {type(model).__name__} ({names})"
+        raise CheckpointError(problem, file=path, hint=_advice(plan, state))
     if strict:
-        problems = LoadReport(path, (), tuple(plan.missing), tuple(plan.unexpected)).problems()
-        if problems:
-            raise CheckpointError("; ".join(problems) + ": nothing was loaded")
+        missing = [item.name for item in plan.missing]
+        kinds = ((missing, "of the model missing from it"), (plan.unexpected, "of it not in the model"))
+        if problems := [counted_names(names, what) for names, what in kinds if names]:
+            problem = f"does not fit the model: {'; '.join(problems)}; nothing was loaded"
+            raise CheckpointError(problem, file=path)
 
 
 def few_matched(plan: Plan, state: Mapping[str, Tensor], path: object) -> str | None:

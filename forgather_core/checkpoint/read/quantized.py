@@ -109,11 +109,12 @@ def quantization_of(checkpoint: Checkpoint, slots: Container[str] = ()) -> Quant
 def refuse_packed(quantization: Quantization | None, path: Path) -> None:
     """Raise CheckpointError if a checkpoint is quantized in a format that cannot be dequantized."""
     if quantization is not None and not quantization.is_fp8:
-        raise CheckpointError(
-            f"{path} is quantized ({printable_name(quantization.method)}), which is not supported: use the "
-            f"unquantized model, or dequantize it with the library that quantized it (and remove "
+        problem = f"is quantized ({printable_name(quantization.method)}), which is not supported"
+        hint = (
+            "use the unquantized model, or dequantize it with the library that quantized it (and remove "
             f"quantization_config from {_CONFIG})"
         )
+        raise CheckpointError(problem, file=path, hint=hint)
 
 
 def refuse_lost_scales(unscaled: Sequence[str], path: Path) -> None:
@@ -122,10 +123,8 @@ def refuse_lost_scales(unscaled: Sequence[str], path: Path) -> None:
     If the checkpoint has no scale at all and config.json does not declare FP8, FP8 tensors are a plain cast.
     """
     if unscaled:
-        raise CheckpointError(
-            f"{path} is quantized (fp8), but has no scale (NAME_scale_inv or NAME_scale) for "
-            f"{truncated_list(unscaled)}: the checkpoint is incomplete"
-        )
+        what = f"no scale (NAME_scale_inv or NAME_scale) for {truncated_list(unscaled)}"
+        raise CheckpointError(f"is quantized (fp8), but has {what}: the checkpoint is incomplete", file=path)
 
 
 def quantization_config(directory: Path) -> Mapping[str, Any]:

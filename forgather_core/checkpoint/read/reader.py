@@ -12,7 +12,7 @@ from ...errors import CheckpointError
 from ...filesystem.printable import printable_name
 from ..formats.checksum import Checksum, algorithm_of
 from ..formats.embedded import KEY, covered, read_manifest
-from ..formats.layout import BIN, SAFETENSORS, Format, Index, find_entry, open_checked
+from ..formats.layout import BIN, DAMAGED, SAFETENSORS, Format, Index, find_entry, open_checked
 from ..formats.safetensors_file import read_header
 from ..formats.seal import is_sealed
 from ..formats.stored import FileTensor, StoredTensor, WeightFile
@@ -84,10 +84,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
                     manifests[name] = manifest
                 for key, tensor in held.items():
                     if key in tensors:
-                        raise CheckpointError(
-                            f"{file.path} contains '{printable_name(key)}', which {tensors[key].file} contains too: "
-                            f"the checkpoint is damaged"
-                        )
+                        problem = f"contains '{printable_name(key)}', which {tensors[key].file} contains too"
+                        raise CheckpointError(problem, file=file.path, hint=DAMAGED)
                     tensors[key] = Placed(name, tensor)
             _check_index(entry, index, tensors)
             stack.pop_all()
@@ -171,10 +169,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
                 if on_progress is not None:
                     on_progress(min(done, total), total)
             if checksum.text() != recorded[name]:
-                raise CheckpointError(
-                    f"{file.path} has changed since it was saved: its {algorithm} checksum differs from the one "
-                    f"recorded in {self.entry}; restore the file from a copy"
-                )
+                differs = f"its {algorithm} checksum differs from the one recorded in {self.entry}"
+                problem = f"has changed since it was saved: {differs}"
+                raise CheckpointError(problem, file=file.path, hint="restore the file from a copy")
         return tuple(known)
 
     def close(self) -> None:
@@ -226,14 +223,11 @@ def _check_index(entry: Path, index: Index | None, tensors: Mapping[str, Placed]
         return
     for name, file in index.weight_map.items():
         if name not in tensors:
-            raise CheckpointError(
-                f"{entry} lists '{printable_name(name)}', but no shard contains it: the checkpoint is damaged"
-            )
+            problem = f"lists '{printable_name(name)}', but no shard contains it"
+            raise CheckpointError(problem, file=entry, hint=DAMAGED)
         if tensors[name].file != file:
-            raise CheckpointError(
-                f"{entry} lists '{printable_name(name)}' in {file}, but {tensors[name].file} contains it: the "
-                f"checkpoint is damaged"
-            )
+            problem = f"lists '{printable_name(name)}' in {file}, but {tensors[name].file} contains it"
+            raise CheckpointError(problem, file=entry, hint=DAMAGED)
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

@@ -40,7 +40,8 @@ def refuse_special(directory: Path) -> None:
         with suppress(FileNotFoundError):
             mode = (directory / name).lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-                raise CheckpointError(f"{directory / name} is not a regular file: move it, or save elsewhere")
+                hint = "move it, or save elsewhere"
+                raise CheckpointError("is not a regular file", file=directory / name, hint=hint)
 
 
 def commit_in_place(directory: Path, staging: Path, entry: str, index: bytes | None) -> None:

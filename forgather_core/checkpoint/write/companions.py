@@ -48,10 +48,8 @@ def config_update(model: Any, directory: Path, dtype: str | None) -> ConfigUpdat
     except OSError as error:
         if not pretrained:
             return ConfigUpdate.NOTHING
-        reason = error.strerror or error
-        raise CheckpointError(
-            f"{directory / CONFIG} cannot be replaced: {reason}; move it, or save elsewhere"
-        ) from None
+        problem = f"cannot be replaced: {error.strerror or error}"
+        raise CheckpointError(problem, file=directory / CONFIG, hint="move it, or save elsewhere") from None
     except ValueError:
         return ConfigUpdate.REPLACE if pretrained else ConfigUpdate.NOTHING
     if existing is None:

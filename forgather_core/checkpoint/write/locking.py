@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import CheckpointError, DirectoryError
 from ...filesystem.atomic import directory_lock, sweep_stale
+from ...filesystem.paths import directory_errors
 from .commit import recover
 
 STAGING = "checkpoint"  # base name of the lock and of the staging directory within a directory
@@ -40,11 +41,9 @@ def save_locks(directory: Path, *, beside: bool, on_wait: Callable[[], None] | N
 
 @contextmanager
 def saving_errors(directory: Path) -> Iterator[None]:
-    """Raise errors of the disk as one line that names the directory."""
+    """Raise errors of the disk as a CheckpointError with the directory."""
     try:
-        yield
+        with directory_errors(directory):
+            yield
     except DirectoryError as error:
-        raise CheckpointError(f"the checkpoint cannot be saved: {error}") from None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(f"the checkpoint cannot be saved to {directory}: {reason}") from None
+        raise error.at(CheckpointError) from None

@@ -147,9 +147,8 @@ def _refuse_names(names: Iterable[str]) -> None:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise CheckpointError(
-                f"the name of the tensor '{printable_name(name)}' is not UTF-8: rename the tensor"
-            ) from None
+            problem = f"the name of the tensor '{printable_name(name)}' is not UTF-8"
+            raise CheckpointError(problem, hint="rename the tensor") from None
 
 
 @dataclass(frozen=True)

@@ -85,12 +85,11 @@ def _names_within(wrapped: Wrapped, values: Mapping[str, Any]) -> list[str]:
 
 def _check(name: str, tensor: Tensor) -> None:
     if tensor.is_meta:
-        raise CheckpointError(f"'{name}' is on the meta device and has no values to save: build the model on cpu")
+        problem = f"'{name}' is on the meta device and has no values to save"
+        raise CheckpointError(problem, hint="build the model on cpu")
     if hasattr(tensor, "full_tensor"):
-        raise CheckpointError(
-            f"'{name}' is sharded over devices: gather the model first (get_model_state_dict of torch.distributed)"
-        )
+        hint = "gather the model first (get_model_state_dict of torch.distributed)"
+        raise CheckpointError(f"'{name}' is sharded over devices", hint=hint)
     if tensor.layout is not torch.strided or tensor.is_quantized or type(tensor) not in (Tensor, nn.Parameter):
-        raise CheckpointError(
-            f"'{name}' is a {type(tensor).__name__} of a kind that is not supported: convert it to a dense tensor"
-        )
+        problem = f"'{name}' is a {type(tensor).__name__} of a kind that is not supported"
+        raise CheckpointError(problem, hint="convert it to a dense tensor")

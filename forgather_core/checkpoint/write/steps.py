@@ -65,7 +65,7 @@ def next_checkpoint_path(directory: str | os.PathLike[str], step: int | None = N
         CheckpointError: The step is negative.
     """
     if step is not None and step < 0:
-        raise CheckpointError(f"step must be at least 0; got {step}")
+        raise CheckpointError(f"must be at least 0, got {step}", option="step")
     place = _place(directory)
     last = max((found.step for found in _numbered(place)), default=-1)
     return place / f"checkpoint-{last + 1 if step is None else step}"
@@ -88,7 +88,8 @@ def rotate_checkpoints(
         CheckpointError: `keep` is less than 1, or a directory cannot be removed.
     """
     if keep < 1:
-        raise CheckpointError(f"keep must be at least 1, because the last checkpoint is never removed; got {keep}")
+        problem = f"must be at least 1, because the last checkpoint is never removed; got {keep}"
+        raise CheckpointError(problem, option="keep")
     place = _place(directory)
     sound = [found for found in step_checkpoints(directory) if found.problem is None]
     kept = {found.path.resolve() for found in sound[-keep:]} | _linked(place) | _linked(place.parent)
@@ -137,16 +138,17 @@ def link_checkpoint(directory: str | os.PathLike[str], checkpoint: str | os.Path
     place = expanded(directory)
     target = expanded(checkpoint) if checkpoint is not None else find_latest_checkpoint(place)
     if target is None:
-        raise CheckpointError(
-            f"{place} has no checkpoint that opens, in {CHECKPOINTS}/checkpoint-N or checkpoint-N: save one first"
-        )
+        problem = f"has no checkpoint that opens, in {CHECKPOINTS}/checkpoint-N or checkpoint-N"
+        raise CheckpointError(problem, file=place, hint="save one first")
     own = [name for name in old_files(place) if not (place / name).is_symlink() and not name.endswith(".json")]
     if own:
-        raise CheckpointError(f"{place} has its own weights ({own[0]}): move them, because links would replace them")
+        hint = "move them, because links would replace them"
+        raise CheckpointError(f"has its own weights ({own[0]})", file=place, hint=hint)
     with saving_errors(place), Checkpoint.open(target) as opened, hold_saves(place):
         origin = opened.entry.parent.resolve()  # links are relative to the real location
         if origin == place.resolve():
-            raise CheckpointError(f"{target} is the model directory itself: name one of its checkpoints")
+            hint = "name one of its checkpoints"
+            raise CheckpointError("is the model directory itself", file=target, hint=hint)
         names = list(opened.files)
         new = opened.format.shards(len(names), free_generation(place, opened.format, len(names)))
         renamed = dict(zip(names, new, strict=True))

@@ -438,7 +438,7 @@ def test_a_damaged_source_gives_no_target(tmp_path: Path, damage: str) -> None:
 
 
 def test_missing_source(tmp_path: Path) -> None:
-    with pytest.raises(ForgatherError, match="there is no checkpoint"):
+    with pytest.raises(ForgatherError, match="nowhere does not exist"):
         convert_checkpoint(tmp_path / "nowhere", tmp_path / "b")
     assert names(tmp_path) == []
 

@@ -145,7 +145,7 @@ def test_next_path(tmp_path: Path) -> None:
     run_of(place, 9, 10)
     assert next_checkpoint_path(tmp_path) == place / "checkpoint-11"
     assert next_checkpoint_path(tmp_path, 3) == place / "checkpoint-3"
-    with pytest.raises(CheckpointError, match=r"step must be at least 0; got -1"):
+    with pytest.raises(CheckpointError, match=r"step must be at least 0, got -1"):
         next_checkpoint_path(tmp_path, -1)
 
 
@@ -473,7 +473,7 @@ def test_nothing_to_link_to(tmp_path: Path) -> None:
     empty(tmp_path / "checkpoint-1")
     with pytest.raises(CheckpointError, match="no checkpoint that opens"):
         link_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+    with pytest.raises(CheckpointError, match="nowhere does not exist"):
         link_checkpoint(tmp_path, tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="contains no weights"):
         link_checkpoint(tmp_path, tmp_path / "checkpoint-1")
