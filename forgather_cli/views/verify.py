@@ -22,7 +22,7 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
     """Return the view of a verification: one row per check, then the details of failed checks."""
     checks = report["checks"]
     shape = "full size" if report["full"] else "small copy with the same features"
-    count = f"{report['passed']} passed, {report['failed']} failed, {report['skipped']} do not apply"
+    count = f"{report['passed']} passed, {report['failed']} failed, {report['skipped']} not applicable"
     seconds = sum(check["seconds"] for check in checks)
     return Group(
         Text(f"{report['directory']}, {shape}", "bold"),
