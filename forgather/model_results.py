@@ -138,7 +138,7 @@ class Verification(Result):
     @property
     def skipped(self) -> tuple[str, ...]:
         """Names of the checks that do not apply to the model."""
-        return self._named("skipped")
+        return self._named("does not apply")
 
     def _named(self, result: str) -> tuple[str, ...]:
         return tuple(check["name"] for check in self._report["checks"] if check["result"] == result)
@@ -146,7 +146,8 @@ class Verification(Result):
     def _summary(self) -> str:
         name = self._report.get("model_name") or self._report["directory"]
         failed = f" ({', '.join(self.failed)})" if self.failed else ""
-        return f"of {name}: {len(self.passed)} passed, {len(self.failed)} failed{failed}, {len(self.skipped)} skipped"
+        skipped = f"{len(self.skipped)} not applicable"
+        return f"of {name}: {len(self.passed)} passed, {len(self.failed)} failed{failed}, {skipped}"
 
 
 class Estimate(Result):

@@ -11,7 +11,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from forgather_core.errors import ConfigurationError, ForgatherError
-from forgather_core.options.aliases import former_names, warn_renamed
+from forgather_core.options.aliases import former_names, warn_renamed_option
 from forgather_core.options.scope import is_required
 from forgather_core.options.spec import OptionSpec, flag_of
 
@@ -84,7 +84,7 @@ def given_values(ctx: typer.Context, specs: Iterable[OptionSpec], parameters: Ma
             problem = f"is the former name of {spec.flag}, which is also set"
             raise ForgatherError(problem, option=flag_of(old), hint="use one of them")
         if not ctx.resilient_parsing:
-            warn_renamed(spec.flag, option=flag_of(old))
+            warn_renamed_option(spec.flag, option=flag_of(old))
         given[spec.name] = given.pop(old)
     return given
 

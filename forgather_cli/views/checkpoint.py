@@ -19,7 +19,7 @@ def inspection(report: Mapping[str, Any], *, every: bool) -> RenderableType:
     head = {
         "entry": report["entry"],
         "format": report["format"],
-        "size": f"{bytes_of(report['bytes'])}, {report['numbers']:,} elements",
+        "size": f"{bytes_of(report['bytes'])}, {report['elements']:,} elements",
         "dtypes": ", ".join(f"{name} {count:,}" for name, count in report["dtypes"].items()),
         **({"weights": f"quantized ({report['quantized']})"} if report["quantized"] else {}),
         "generation": report["generation"],

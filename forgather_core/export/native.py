@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..definitions.definition import ModelDefinition
 from ..errors import ConfigurationError, first_line
-from ..model.twin import TOLERANCE, logits_difference, shrunk_values
+from ..model.shrink import shrunk
+from ..model.twin import KEPT, TOLERANCE, logits_difference
 from ..runtime.quiet import quiet_transformers
 from ..settings.native_config import WITHOUT_EFFECT, native_config, read_source
 from ..settings.resolved_model import ResolvedModel
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
 DEPTH = ("num_hidden_layers", "layer_types", "max_window_layers")
 SIZES = (
     *DEPTH,
+    "bos_token_id",
+    "eos_token_id",
     "head_dim",
     "hidden_size",
+    "intermediate_size",
     "num_attention_heads",
     "num_key_value_heads",
     "pad_token_id",
     "sliding_window",
+    "vocab_size",
 )
 # Errors of a model with an unsuitable configuration; torch asserts that padding is within the vocabulary.
 _FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -69,7 +74,7 @@ def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str 
     try:
         whole = config_class(**values, native=True).to_dict()
         native.config_class(**whole)  # it validates sizes
-        small = config_class(**{**values, **shrunk_values(values)}, native=True)
+        small = config_class(**{**values, **shrunk(values, config_class.attribute_map, keep=KEPT)}, native=True)
         content = json.dumps(small.to_dict(), sort_keys=True, default=str)
         compare = _remembered_difference if remembered else _difference
         difference = compare(definition.model_class(), native, config_class, content)
@@ -131,7 +136,7 @@ def _source_problem(definition: ModelDefinition, content: Mapping[str, Any]) -> 
     from huggingface_hub.errors import StrictDataclassError
 
     try:
-        small = {**content, **shrunk_values(_sizes(content))}
+        small = {**content, **shrunk(_sizes(content), {}, keep=KEPT)}
         depth = {name: small[name] for name in DEPTH if name in small}
         with torch.device("meta"):
             own, native = (_parameters(model) for model in _pair(definition, {**content, **depth}))

@@ -120,6 +120,9 @@ def test_verify_a_model_and_a_directory(small: fg.ResolvedModel) -> None:
     assert set(of_model.passed) == {"causality", "padding"}
     of_directory = fg.verify(small.target(), checks="causality")
     assert of_directory.passed == ("causality",)
+    skipping = fg.verify(small.target(), checks="sliding-window")
+    assert (skipping.ok, skipping.skipped) == (False, ("sliding-window",))
+    assert "0 passed, 0 failed, 1 skipped" in repr(skipping)
     assert {"causality", "padding"} < set(fg.list_checks().names)
     assert fg.list_checks(checks="padding").names == ("padding",)
 
