@@ -8,14 +8,15 @@ from typing import Any
 
 from ..content import Content, Figure
 from ..drawing import chart
-from ..html import Html, badge, brief, card, columns, escaped, joined, sentences, tag
+from ..html import Html, badge, brief, card, columns, escaped, joined, sentences, stack, tag
 from ..lines import Ratios, ratios
 from ..tables import table
-from ..units import small_of
+from ..units import share_of, small_of
 
 _ORDER = {"failed": 0, "passed": 1}
 _TONES = {"failed": "bad", "passed": "good"}
-_MOST_CASES = 6  # of one failed check
+_MOST_CASES = 5  # of one failed check, and of those nearest to their tolerances
+_NEAR = 0.01  # of the tolerance
 
 
 def verification(report: Mapping[str, Any]) -> Content:
@@ -26,11 +27,10 @@ def verification(report: Mapping[str, Any]) -> Content:
     return Content(
         kind="Verification",
         title=report.get("model_name") or report["directory"],
-        subtitle=f"{report['directory']}: {shape}",
+        subtitle=f"{report['directory']}: {shape}" if report.get("model_name") else f"Checked: {shape}",
         figures=_figures(report),
         blocks=[
-            *([_failures(failed)] if failed else []),
-            columns(_chart(found), _skipped(found)),
+            columns(_chart(found), stack(_failures(failed) if failed else None, _nearest(found), _skipped(found))),
             *([_checks(found)] if found else []),
         ],
         notes=report.get("notes") or (),
@@ -93,6 +93,17 @@ def _chart(checks: Sequence[Mapping[str, Any]]) -> Html | None:
         return None
     lead = "Each dot is a case, the large one the worst; beyond the dashed line a case fails"
     return chart("Errors and tolerances", ratios("Errors and tolerances", rows), lead=lead)
+
+
+def _nearest(checks: Sequence[Mapping[str, Any]]) -> Html | None:
+    """Return the cases that hold with errors near to their tolerances: another machine may fail them first."""
+    cases = [(_ratio(one), check["name"], one["what"]) for check in checks for one in check["measured"] if one["holds"]]
+    near = sorted((case for case in cases if case[0] >= _NEAR), key=lambda case: -case[0])[:_MOST_CASES]
+    rows = [(name, what, share_of(ratio, 1)) for ratio, name, what in near]
+    if not rows:
+        return None
+    drawn = table(("check", "case", "error"), rows, right=(2,), code=(0,), name="nearest")
+    return card("Nearest to their tolerances", drawn, lead="Cases that hold; errors as shares of their tolerances")
 
 
 def _ratio(case: Mapping[str, Any]) -> float:
