@@ -79,9 +79,6 @@ def _main(contents: Any, element: str) -> Any:
     for number, block in enumerate(contents.blocks):
         size += len(block.encode())
         if size > _LARGEST:
-            left = (
-                f"The page ends here, {len(contents.blocks) - number:,} blocks early, to stay below 1 MB; use --json."
-            )
             break
         blocks.append(block)
     return tag(element, *blocks, class_="fg-main")
