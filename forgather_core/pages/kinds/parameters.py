@@ -88,7 +88,7 @@ def memory_chart(title: str, lead: str, rows: Mapping[str, Mapping[str, float]],
     totals = {label: sum(parts.values()) for label, parts in rows.items()}
     cells: list[tuple[object, ...]] = [
         (
-            joined([swatch(colours[part]), escaped(part)]),
+            tag("span", swatch(colours[part]), part, class_="fg-part"),
             *(_size(parts.get(part), totals[label]) for label, parts in ordered.items()),
         )
         for part in categories

@@ -11,7 +11,7 @@ from ..drawing import chart
 from ..html import Html, badge, brief, card, columns, escaped, joined, sentences, stack, tag
 from ..lines import Ratios, ratios
 from ..tables import table
-from ..units import share_of, small_of
+from ..units import failure_text, share_of, small_of
 
 _ORDER = {"failed": 0, "passed": 1}
 _TONES = {"failed": "bad", "passed": "good"}
@@ -69,7 +69,7 @@ def _failures(checks: Sequence[Mapping[str, Any]]) -> Html:
 
 def _failure(check: Mapping[str, Any]) -> Html:
     failed = [one for one in check["measured"] if not one["holds"]]
-    cases: list[object] = [_statement(one) for one in failed[:_MOST_CASES]]
+    cases: list[object] = [failure_text(one) for one in failed[:_MOST_CASES]]
     if len(failed) > _MOST_CASES:
         cases.append(f"and {len(failed) - _MOST_CASES:,} more cases")
     parts = [tag("h3", brief(check["name"])), tag("p", brief(check["promise"]), class_="fg-muted")]
@@ -79,16 +79,6 @@ def _failure(check: Mapping[str, Any]) -> Html:
     if check["cause"]:
         parts.append(tag("p", tag("b", "Usual cause: "), brief(check["cause"]), class_="fg-cause"))
     return tag("div", *parts, class_="fg-failure")
-
-
-def _statement(case: Mapping[str, Any]) -> str:
-    where = f", at {case['where']}" if case["where"] else ""
-    if case.get("failure"):
-        return f"{case['failure']}{where}"
-    if case["tolerance"] == 0 and case["error"] == 1:
-        return f"{case['what']}: failed{where}"
-    allowed = f", allowed {small_of(case['tolerance'])}" if case["tolerance"] else ""
-    return f"{case['what']}: off by {small_of(case['error'])}{allowed}{where}"
 
 
 def _chart(checks: Sequence[Mapping[str, Any]]) -> Html | None:
@@ -114,9 +104,7 @@ def _nearest(checks: Sequence[Mapping[str, Any]]) -> Html | None:
     if not rows:
         return None
     drawn = table(("check", "case", "error"), rows, right=(2,), code=(0,), name="nearest")
-    return card(
-        "Nearest to their tolerances", drawn, lead="The worst cases that hold; errors as shares of their tolerances"
-    )
+    return card("Nearest to their tolerances", drawn, lead="Worst cases that hold; errors as shares of tolerances")
 
 
 def _ratio(case: Mapping[str, Any]) -> float:
