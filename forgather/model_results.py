@@ -7,7 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .results import Result, bytes_text, count_text
+from forgather_core.pages.units import bytes_of, count_of
+
+from .results import Result
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +47,15 @@ class ShownModel(Result):
         return f"{self._report['configuration']}: {len(self._report['options'])} options"
 
 
+class _Partial(Result):
+    """The report of a constructed model without the memory of a training step."""
+
+    kind = "construct"
+
+    def _summary(self) -> str:
+        return str(self._report["model_name"])
+
+
 class Construction(Result):
     """A constructed model.
 
@@ -75,7 +86,7 @@ class Construction(Result):
         from forgather_core.report.construction import construction_report
 
         on_partial = self._progress.partial
-        partial = None if on_partial is None else lambda report: on_partial(Result(report))
+        partial = None if on_partial is None else lambda report: on_partial(_Partial(report))
         report: Mapping[str, Any] = construction_report(self._made, partial)
         return report
 
@@ -85,7 +96,7 @@ class Construction(Result):
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def _summary(self) -> str:
-        return f"{self.resolved.model_name}: {count_text(self.parameters)} parameters, {self.state} {self.directory}"
+        return f"{self.resolved.model_name}: {count_of(self.parameters)} parameters, {self.state} {self.directory}"
 
 
 class TrainingCheck(Result):
@@ -181,8 +192,8 @@ class Estimate(Result):
         return tuple(self._report["devices"])
 
     def _summary(self) -> str:
-        memory = f"{bytes_text(self.training_memory)} at the peak of a training step"
-        return f"of {self._report['configuration']}: {count_text(self.parameters)} parameters, {memory}"
+        memory = f"{bytes_of(self.training_memory)} at the peak of a training step"
+        return f"of {self._report['configuration']}: {count_of(self.parameters)} parameters, {memory}"
 
 
 class Comparison(Result):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -128,42 +127,3 @@ def notes(sentences: Sequence[str]) -> RenderableType:
 def link(url: str) -> Text:
     """Return a URL, shortened and clickable on a terminal, in full otherwise."""
     return Text(url.removeprefix("https://"), f"link {url}") if sys.stdout.isatty() else Text(url)
-
-
-def text_of(value: Any) -> str:
-    """Format a value for display: null, true, {key: value}. Long collections are cut."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "{" + _joined((f"{key}: {text_of(item)}" for key, item in value.items()), len(value)) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + _joined(map(text_of, value), len(value)) + "]"
-    return str(value)
-
-
-def _joined(items: Iterator[str], count: int) -> str:
-    first = list(islice(items, LONGEST_CELL))
-    return ", ".join(first) + (f", and {count - len(first):,} more" if count > len(first) else "")
-
-
-def bytes_of(count: int) -> str:
-    """Format a size as `17.0 MiB`."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def count_of(value: float | None) -> str:
-    """Format a number as `9.9 M`."""
-    if value is None:
-        return "-"
-    for unit in ("", " k", " M", " G", " T"):
-        if value < 1000:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:,.0f} P"

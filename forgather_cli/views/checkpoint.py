@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from forgather_core.model.kinds import kind_of
+from forgather_core.pages.units import bytes_of
 
-from ..render import Text, bytes_of, notes
+from ..render import Text, notes
 from ..tables import grid, pairs
 from .construct import saved, sizes
 

@@ -121,7 +121,14 @@ def _frame(axes: Axes, labels: Sequence[str], most: float, longest: int) -> None
 
 def _value(axes: Axes, value: float, row: float, text: str) -> None:
     axes.annotate(
-        text, (value, row), (6, 0), textcoords="offset points", va="center_baseline", color=MUTED, annotation_clip=False
+        text,
+        (value, row),
+        (6, 0),
+        textcoords="offset points",
+        va="center_baseline",
+        color=MUTED,
+        annotation_clip=False,
+        bbox={"facecolor": SURFACE, "edgecolor": "none", "pad": 1},  # over a line at the limit
     )
 
 

@@ -21,7 +21,7 @@ _ROW = 22.0
 
 
 def curve(
-    name: str, steps: Sequence[int], values: Sequence[float | None], number: int, level: tuple[str, float] | None = None
+    name: str, steps: Sequence[int], values: Sequence[float | None], number: int, level: float | None = None
 ) -> Html:
     """Return a line over steps. None is a gap.
 
@@ -30,7 +30,7 @@ def curve(
         steps: The number of each step.
         values: Its value.
         number: The number of the colour.
-        level: A value to compare with, drawn as a dashed line, and its name.
+        level: A value to compare with, drawn as a dashed line.
     """
     every = math.ceil(len(steps) / _MOST_POINTS)
     x, y = steps[::every], [math.nan if value is None else value for value in values[::every]]
@@ -43,17 +43,7 @@ def curve(
         axes.plot(x, y, color=colour(number), linewidth=2, marker="o" if len(x) <= 40 else "", markersize=4)
         axes.margins(x=0.02, y=0.12)
         if level is not None:
-            axes.axhline(level[1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-            axes.annotate(
-                level[0],
-                (1, level[1]),
-                (-2, 4),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                color=MUTED,
-                fontsize=SIZE - 1,
-            )
+            axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         axes.locator_params(axis="y", nbins=6)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("step", fontsize=SIZE - 1)

@@ -35,7 +35,13 @@ def table(
         " ".join(["fg-number"] * (number in right) + ["fg-code"] * (number in code)) or None
         for number in range(len(columns))
     ]
-    head = tag("tr", *(tag("th", brief(c), scope="col", class_=k) for c, k in zip(columns, classes, strict=True)))
+    head = tag(
+        "tr",
+        *(
+            tag("th", brief(column), scope="col", class_="fg-number" if number in right else None)
+            for number, column in enumerate(columns)
+        ),
+    )
     drawn, size = [], 0
     for row in [*rows[: most - 1], rows[-1]] if len(rows) > most and total else rows[:most]:
         first, *others = zip(row, classes, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -68,6 +68,21 @@ def finite(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if math.isfinite(value) else None
+
+
+def failure_text(case: Mapping[str, Any]) -> str:
+    """Return one line about a failed case.
+
+    Args:
+        case: From `Measured.as_dict`.
+    """
+    where = f", at {case['where']}" if case["where"] else ""
+    if case.get("failure"):
+        return f"{case['failure']}{where}"
+    if case["tolerance"] == 0 and case["error"] == 1:
+        return f"{case['what']}: failed{where}"
+    allowed = f", allowed {case['tolerance']:.2g}" if case["tolerance"] else ""
+    return f"{case['what']}: off by {case['error']:.2g}{allowed}{where}"
 
 
 def text_of(value: Any) -> str:

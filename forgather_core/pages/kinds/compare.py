@@ -8,7 +8,7 @@ from typing import Any
 from ..bars import grouped
 from ..content import Content, Figure
 from ..drawing import SERIES, chart
-from ..html import Html, brief, card, columns, label, swatch, tag
+from ..html import Html, brief, card, columns, label, stack, swatch, tag
 from ..tables import table
 from ..units import bytes_of, count_of, integer_of, shape_of, text_of
 
@@ -27,7 +27,9 @@ _DRAWN = {
     "training": ("training", "peak"),
     "activations": ("training", "activations"),
     "optimizer state": ("training", "optimizer_state"),
+    "gradients": ("training", "gradients"),
     "weights": ("training", "weights"),
+    "logits and loss": ("training", "logits"),
     "generation": ("generation", "peak"),
 }
 _FLOPS = {"training": "training", "forward": "forward", "forward_attention": "attention, forward"}
@@ -54,7 +56,7 @@ def comparison(report: Mapping[str, Any]) -> Content:
         figures=_figures(report),
         blocks=[
             _legend(drawn),
-            columns(*_charts(report, drawn, setup)),
+            _charts(report, drawn, setup),
             _differences(report),
             card("Memory", table(("", *models), [*_setup_rows(report["setups"]), *memory], right=right), lead=setup),
             columns(
@@ -79,7 +81,7 @@ def _unique(models: Sequence[str]) -> list[str]:
 
 def _figures(report: Mapping[str, Any]) -> list[Figure]:
     figures = [
-        Figure(model, count_of(total), f"parameters; training needs {bytes_of(peak)}")
+        Figure(model, count_of(total), f"parameters; {bytes_of(peak)} to train")
         for model, total, peak in zip(
             report["models"], report["totals"]["total"], report["training"]["peak"], strict=True
         )
@@ -92,7 +94,7 @@ def _legend(models: Sequence[str]) -> Html:
     return tag("ul", *items, class_="fg-legend", aria_label="Colours of the charts")
 
 
-def _charts(report: Mapping[str, Any], models: Sequence[str], setup: str) -> list[Html]:
+def _charts(report: Mapping[str, Any], models: Sequence[str], setup: str) -> Html:
     totals, flops = report["totals"], report["flops"]
 
     def drawn(title: str, rows: Mapping[str, Sequence[float]], text: Any, lead: str) -> Html:
@@ -100,11 +102,14 @@ def _charts(report: Mapping[str, Any], models: Sequence[str], setup: str) -> lis
         series = {model: [row[number] for row in values] for number, model in enumerate(models)}
         return chart(title, grouped(title, list(rows), series, text), lead=lead)
 
-    return [
-        drawn("Parameters", {name: totals[key] for key, name in _COUNTS.items()}, count_of, "Tied ones count once"),
-        drawn("Memory", {name: report[group][key] for name, (group, key) in _DRAWN.items()}, bytes_of, setup),
-        drawn("FLOPs/token", {name: flops[key] for key, name in _FLOPS.items()}, count_of, "A multiply-add is two"),
-    ]
+    sizes = {name: report[group][key] for name, (group, key) in _DRAWN.items()}
+    return columns(
+        stack(
+            drawn("Parameters", {name: totals[key] for key, name in _COUNTS.items()}, count_of, "Tied ones count once"),
+            drawn("FLOPs/token", {name: flops[key] for key, name in _FLOPS.items()}, count_of, "A multiply-add is two"),
+        ),
+        drawn("Memory", sizes, bytes_of, f"Training and generation: at the peak; {setup}"),
+    )
 
 
 def _differences(report: Mapping[str, Any]) -> Html:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..content import Content, Figure
-from ..html import Html, badge, card, columns, facts
+from ..html import Html, badge, card, columns, facts, stack
 from ..tables import table
 from ..units import bytes_of, count_of
 from .checkpoint import loaded_card, saved_card
@@ -18,8 +18,11 @@ def construction(report: Mapping[str, Any]) -> Content:
     """Return the content of the page of a constructed model."""
     parameters, memory, loaded, saved = (report[name] for name in ("parameters", "memory", "loaded", "saved"))
     blocks = [
-        columns(parameter_chart(parameters), _memory(memory) if memory else None),
-        columns(_build(report), _compatibility(report["loaders"])),
+        columns(
+            stack(parameter_chart(parameters), card("Model", facts(report["build"]))),
+            _memory(memory) if memory else None,
+        ),
+        columns(_tokenizer(report["tokenizer"]), _compatibility(report["loaders"])),
         *([loaded_card(loaded)] if loaded else []),
         *([saved_card(saved)] if saved else []),
         options_card("Configuration", report["options"]),
@@ -46,7 +49,7 @@ def _figures(report: Mapping[str, Any]) -> list[Figure]:
     ]
     if memory:
         assumed = ", ".join(memory["setup"].values())
-        figures.append(Figure("Peak memory of a training step", bytes_of(memory["peak"]), assumed))
+        figures.append(Figure("Memory of training", bytes_of(memory["peak"]), f"peak; {assumed}"))
     tokenizer = report["tokenizer"]
     figures.append(Figure("Vocabulary", f"{tokenizer['vocab_size']:,}", f"tokenizer {tokenizer['name']}"))
     return figures
@@ -57,9 +60,8 @@ def _memory(step: Mapping[str, Any]) -> Html:
     return memory_chart("Peak memory of a training step", lead, {"training step": step["parts"]})
 
 
-def _build(report: Mapping[str, Any]) -> Html:
-    tokenizer = {f"tokenizer: {name}": value for name, value in report["tokenizer"].items()}
-    return card("Model", facts({**report["build"], **tokenizer}))
+def _tokenizer(known: Mapping[str, Any]) -> Html:
+    return card("Tokenizer", facts({name: f"{v:,}" if type(v) is int else v for name, v in known.items()}))
 
 
 def _compatibility(rows: Sequence[Mapping[str, Any]]) -> Html:

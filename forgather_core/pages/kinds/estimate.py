@@ -26,9 +26,9 @@ def estimate(report: Mapping[str, Any]) -> Content:
         figures=_figures(report),
         blocks=[
             columns(_memory(report), stack(parameter_chart(parameters), _counts(parameters))),
-            columns(_shares(report), stack(_speeds(devices, setup), _flops(report["flops"]))),
+            columns(_shares(report), _speeds(devices, setup)),
             *([_devices(devices, setup)] if devices else []),
-            card("Assumptions", facts({**setup, "mfu": f"{setup['mfu']:.0%}"})),
+            columns(_flops(report["flops"]), card("Assumptions", facts({**setup, "mfu": f"{setup['mfu']:.0%}"}))),
             parameter_table(parameters),
         ],
         notes=report["notes"],
@@ -85,10 +85,10 @@ def _shares(report: Mapping[str, Any]) -> Html | None:
 
 
 def _speeds(devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> Html | None:
-    speeds = {d["name"]: d["tokens_per_second"] for d in devices[:_MOST_DEVICES] if d["tokens_per_second"]}
-    if not speeds:
+    speeds = {device["name"]: device["tokens_per_second"] or 0 for device in devices[:_MOST_DEVICES]}
+    if not any(speeds.values()):
         return None
-    texts = [f"{count_of(speed)}/s" for speed in speeds.values()]
+    texts = [count_of(speed) if speed else "-" for speed in speeds.values()]
     svg = bars("Tokens per second of training", speeds, texts, [colour(1)] * len(speeds))
     return chart("Training speed", svg, lead=f"Tokens per second at {setup['mfu']:.0%} MFU")
 

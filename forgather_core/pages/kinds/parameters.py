@@ -69,28 +69,31 @@ def parameter_table(table_of: Mapping[str, Any]) -> Html:
     return card("Parameters", drawn, lead=f"{bytes_of(table_of['bytes'])} of weights")
 
 
-def memory_chart(title: str, lead: str, rows: Mapping[str, Mapping[str, float]]) -> Html:
+def memory_chart(title: str, lead: str, rows: Mapping[str, Mapping[str, float]], measured: float | None = None) -> Html:
     """Return a chart of memory by category, with a table that is its legend.
 
     Args:
         title: The title of the card.
         lead: What was assumed.
         rows: Bytes by category, for each bar by its label.
+        measured: The bytes of a further bar, which is not divided.
     """
     rows = {label: _merged(parts) for label, parts in rows.items()}
     categories = sorted({part for parts in rows.values() for part in parts}, key=_order)
     colours = {part: _MEMORY.index(part) + 1 if part in _MEMORY else SERIES for part in categories}
     ordered = {label: {part: parts[part] for part in categories if part in parts} for label, parts in rows.items()}
-    svg = stacked(title, {label: _drawable(parts) for label, parts in ordered.items()}, colours, bytes_of)
+    bars_of = {label: _drawable(parts) for label, parts in ordered.items()}
+    further = {} if measured is None else {"measured": {"measured": measured}}
+    svg = stacked(title, bars_of | further, colours | {"measured": _MEMORY.index("measured") + 1}, bytes_of)
     totals = {label: sum(parts.values()) for label, parts in rows.items()}
     cells: list[tuple[object, ...]] = [
         (
-            joined([swatch(colours[part]), escaped(part)]),
+            tag("span", swatch(colours[part]), part, class_="fg-part"),
             *(_size(parts.get(part), totals[label]) for label, parts in ordered.items()),
         )
         for part in categories
     ]
-    cells.append(("total", *map(bytes_of, totals.values())))
+    cells.append(("total", *(_size(total, total) for total in totals.values())))
     columns = ("category", *rows)
     legend = table(columns, cells, right=range(1, len(columns)), total=True, name=title)
     return chart(title, svg, legend, lead=lead)

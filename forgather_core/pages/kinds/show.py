@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..content import Content, Figure
-from ..html import Html, badge, card, link
+from ..html import Html, badge, brief, card, joined, link, tag
 from ..tables import table
 from ..units import count_of, shape_of, small_of, text_of
 
@@ -40,9 +40,9 @@ def settings(report: Mapping[str, Any]) -> Content:
     )
 
 
-def _subtitle(report: Mapping[str, Any]) -> str | Html:
-    text = f"{report['configuration']}, directory {report['directory']}"
-    return link(report["source"], f"{text}, source {report['source']}") if report["source"] else text
+def _subtitle(report: Mapping[str, Any]) -> Html:
+    text = brief(f"{report['configuration']} in {report['directory']}")
+    return joined([text, ", from ", link(report["source"])]) if report["source"] else text
 
 
 def options_card(title: str, values: Mapping[str, Mapping[str, Any]]) -> Html:
@@ -51,8 +51,8 @@ def options_card(title: str, values: Mapping[str, Mapping[str, Any]]) -> Html:
     return card(title, table(("option", "value", "source"), rows, code=(0, 1), name=title))
 
 
-def _source(origin: str) -> Html | str:
-    return origin if origin in _UNSET else badge(origin)
+def _source(origin: str) -> Html:
+    return tag("span", origin, class_="fg-muted") if origin in _UNSET else badge(origin)
 
 
 def _initial_weights(rows: Sequence[Mapping[str, Any]]) -> list[Html]:

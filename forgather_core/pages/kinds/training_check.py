@@ -50,9 +50,9 @@ def _figures(report: Mapping[str, Any]) -> list[Figure]:
         if decrease is not None:
             detail = f"{_loss(loss['first'])} before, {_loss(loss['first_batch_after'])} after"
             trained = "good" if decrease > 0 else "bad"
-            figures.append(Figure("First batch", f"{-decrease:+.4f}".replace("-", "−"), detail, trained))
+            figures.append(Figure("Loss on the first batch", f"{-decrease:+.4f}".replace("-", "−"), detail, trained))
         mfu = f", MFU {speed['mfu']:.1%}" if speed.get("mfu") else ""
-        figures.append(Figure("Speed", f"{speed['tokens_per_second']:,.0f} tokens/s", f"{_flops(speed)}{mfu}"))
+        figures.append(Figure("Tokens per second", f"{speed['tokens_per_second']:,.0f}", f"{_flops(speed)}{mfu}"))
     measured = _measured(memory)
     if measured is not None:
         figures.append(Figure("Peak memory", bytes_of(measured[1]), measured[0]))
@@ -77,10 +77,14 @@ def _curves(report: Mapping[str, Any]) -> list[Html]:
     losses = [finite(step["loss"]) for step in steps]
     norms = [finite(step["grad_norm"]) for step in steps]
     uniform = finite(report["loss"]["uniform"]) if report["loss"] else None
-    level = None if uniform is None else ("ln(vocabulary): as good as guessing", uniform)
+    dashed = "" if uniform is None else f"; dashed: ln(vocabulary), {uniform:.4f}, the loss of guessing"
     return [
-        chart("Loss curve", curve("Loss", numbers, losses, 1, level), lead="Nats per token, before each step"),
-        chart("Gradient norm", curve("Gradient norm", numbers, norms, 2), lead="Of all gradients, before each step"),
+        chart("Loss curve", curve("Loss", numbers, losses, 1, uniform), lead=f"Nats per token{dashed}"),
+        chart(
+            "Gradient norm",
+            curve("Gradient norm", numbers, norms, 2),
+            lead="L2 norm of all gradients",
+        ),
     ]
 
 
@@ -96,15 +100,16 @@ def _measured(memory: Mapping[str, Any]) -> tuple[str, int] | None:
 def _memory(memory: Mapping[str, Any]) -> Html | None:
     """Return a chart of the estimated memory and, below it, the measured."""
     parts = memory["parts"] or ({"other": memory["estimated"]} if memory["estimated"] else {})
-    rows: dict[str, Mapping[str, float]] = {"estimated": parts} if parts else {}
-    lead = "Of a training step"
+    if not parts:
+        return None
+    lead, measured = "Of a training step", None
     if memory["device_peak"] is not None:
-        rows["measured"] = {"measured": memory["device_peak"]}
-        lead = "Of a training step; measured: peak of the device's allocator"
+        measured = memory["device_peak"]
+        lead = "Of a training step. Measured: peak of the device's allocator"
     elif memory["host_peak"] is not None and memory["host_before"] is not None:
-        rows["measured"] = {"measured": max(memory["host_peak"] - memory["host_before"], 0)}
-        lead = "Of a training step; measured: growth of the process since the first step, without the weights"
-    return memory_chart("Memory, estimated and measured", lead, rows) if rows else None
+        measured = max(memory["host_peak"] - memory["host_before"], 0)
+        lead = "Of a training step. Measured: growth of the process during training, without the weights"
+    return memory_chart("Memory, estimated and measured", lead, {"estimated": parts}, measured)
 
 
 def _summary(report: Mapping[str, Any]) -> Html:
