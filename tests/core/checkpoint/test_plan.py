@@ -167,7 +167,7 @@ def test_values_keep_their_meaning_in_another_dtype(stored: torch.dtype, wanted:
 def test_a_checkpoint_without_a_common_tensor_is_refused() -> None:
     with pytest.raises(CheckpointError, match="it is empty"):
         refused(Net(), contents())
-    with pytest.raises(CheckpointError, match="no tensor in common .*'bias'"):
+    with pytest.raises(CheckpointError, match=r"no tensor in common .*'bias'"):
         refused(Net(), contents(bias=STEPS))
     refused(nn.Module(), contents(bias=STEPS))  # a model without tensors lacks none
 

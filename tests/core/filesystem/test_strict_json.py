@@ -102,7 +102,7 @@ def test_files_with_a_vocabulary_may_be_larger(
     tmp_path: Path, name: str, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strict_json, "CONFIG_BRACKETS", 9)
-    content = {"merges": [[]] * 9}
+    content: dict[str, Any] = {"merges": [[]] * 9}
     (tmp_path / name).write_text(json.dumps(content))
     if large:
         assert read_object(tmp_path / name) == content

@@ -56,7 +56,8 @@ def test_the_state_has_persistent_tensors_that_still_require_gradients() -> None
 
 def test_the_state_of_a_compiled_model_has_the_names_of_the_model() -> None:
     model: Any = Net()
-    assert state_of(Wrapped.of(torch.compile(model))).keys() == model.state_dict().keys()
+    compiled: Any = torch.compile(model)
+    assert state_of(Wrapped.of(compiled)).keys() == model.state_dict().keys()
 
 
 def test_tensors_are_identical_if_they_share_all_of_their_memory() -> None:
