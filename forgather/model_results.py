@@ -157,7 +157,7 @@ class Verification(Result):
     def _summary(self) -> str:
         name = self._report.get("model_name") or self._report["directory"]
         failed = f" ({', '.join(self.failed)})" if self.failed else ""
-        skipped = f"{len(self.skipped)} not applicable"
+        skipped = f"{len(self.skipped)} skipped"
         return f"of {name}: {len(self.passed)} passed, {len(self.failed)} failed{failed}, {skipped}"
 
 

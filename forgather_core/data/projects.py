@@ -18,7 +18,7 @@ from .corpus import Corpus
 from .sources import configured_corpus
 
 DEFAULT = "default"
-_PROJECT, _CONFIG = "dataset project", "dataset config"  # a flag, an argument or a parameter, depending on the caller
+_PROJECT, _CONFIG = "--dataset-project", "--dataset-config"
 
 
 def open_corpus(project: str, config: str | None = None) -> Corpus:
@@ -74,6 +74,8 @@ def _choose(known: Iterable[str], config: str | None, project: str) -> str:
         hint = f"choose one of {', '.join(names)}"
         raise DataError(f"'{project}' has several configurations", option=_CONFIG, hint=hint)
     if config not in names:
-        problem = f"'{project}' has no configuration '{config}' (it has {', '.join(names)})"
-        raise DataError(problem, option=_CONFIG, hint=did_you_mean(config, names))
+        problem = f"'{project}' has no configuration '{config}'"
+        raise DataError(
+            problem, option=_CONFIG, hint=did_you_mean(config, names) or f"choose one of {', '.join(names)}"
+        )
     return config

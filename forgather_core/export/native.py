@@ -48,7 +48,7 @@ def check_native(resolved: ResolvedModel) -> None:
         ConfigurationError: There is no native class, or it computes another model; the message has the reason.
     """
     if (problem := native_refusal(resolved)) is not None:
-        raise ConfigurationError(f"--native: {problem}")
+        raise ConfigurationError(problem, option="--native")
 
 
 def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str | None:
@@ -112,7 +112,7 @@ def check_source(definition: ModelDefinition, source_config: SourceConfig) -> No
     """
     if not source_config.native:
         return
-    content, where = source_config.content, f"--from-config: {source_config.directory / 'config.json'}"
+    content = source_config.content
     with quiet_transformers():
         problem = _source_problem(definition, content)
         if problem is None:
@@ -125,8 +125,10 @@ def check_source(definition: ModelDefinition, source_config: SourceConfig) -> No
     if responsible:
         cause = f"without {' or '.join(responsible)} they agree"
     raise ConfigurationError(
-        f"{where}: '{definition.name}' and transformers' {name} compute different models from this file: {problem} "
-        f"({cause}); remove the key from a copy of the file, or set the options without --from-config"
+        f"'{definition.name}' and transformers' {name} compute different models from this file: {problem} ({cause})",
+        option="--from-config",
+        file=source_config.directory / "config.json",
+        hint="remove the key from a copy of the file, or set the options without --from-config",
     )
 
 

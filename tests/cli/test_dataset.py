@@ -110,7 +110,7 @@ def test_chats_are_rendered(cli: Cli) -> None:
         ("show stdlb", "Did you mean 'stdlib'"),
         (
             "show project --config chat",
-            "'chat' (it has chats, default, wrong). Did you mean 'chats'",
+            "'chat'. Did you mean 'chats'",
         ),
         ("show project --config wrong", "project/wrong.yaml:2:1: file: unknown key"),
         ("show project --tokenizer nope", "tokenizer: 'nope' does not exist"),
