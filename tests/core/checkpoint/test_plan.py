@@ -89,6 +89,11 @@ def test_one_stored_tensor_fills_all_names_of_a_tied_one(name: str) -> None:
     assert (plan.missing, plan.unexpected) == ([], [])
 
 
+def test_a_tied_tensor_is_missing_under_all_of_its_names() -> None:
+    plan, _ = planned(Net(tied=True), contents(steps=STEPS))
+    assert [item.name for item in plan.missing] == ["embed.weight", "head.weight"]
+
+
 @pytest.mark.parametrize(("other", "lost"), [(W.clone(), []), (2 * W, ["head.weight"]), (W.double(), ["head.weight"])])
 def test_a_stored_tensor_that_a_tie_loses_is_unexpected(other: Tensor, lost: list[str]) -> None:
     plan, _ = planned(Net(tied=True), contents(embed__weight=W, head__weight=other, steps=STEPS))
