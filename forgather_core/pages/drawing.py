@@ -103,7 +103,9 @@ def _matplotlib(name: str) -> Iterator[None]:
             "grid.linewidth": 0.8,
             "axes.axisbelow": True,
         }
-        with matplotlib.rc_context(settings), warnings.catch_warnings():
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            matplotlib.rcdefaults()  # the reader's own settings could need TeX
+            matplotlib.rcParams.update(settings)
             warnings.simplefilter("ignore")  # about characters that its font does not have; readers have others
             yield
     finally:

@@ -249,7 +249,9 @@ def test_pages_are_written_without_torch_and_without_global_state(reports: Repor
         "page('estimate', report)\n"
         "assert not {'torch', 'transformers', 'matplotlib.pyplot'} & sys.modules.keys()\n"
         "import matplotlib\n"
-        "assert matplotlib.rcParams == matplotlib.rcParamsDefault\n"
+        "matplotlib.rcParams.update({'text.usetex': True, 'font.size': 33})\n"
+        "page('estimate', report)\n"
+        "assert matplotlib.rcParams['text.usetex'] and matplotlib.rcParams['font.size'] == 33\n"
         "assert logging.getLogger('matplotlib').level == logging.NOTSET\n"
     )
     environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "new"), "MPLBACKEND": "svg"}
