@@ -68,22 +68,27 @@ def parameter_table(table_of: Mapping[str, Any]) -> Html:
     return card("Parameters", drawn, lead=f"{bytes_of(table_of['bytes'])} of weights")
 
 
-def memory_chart(title: str, lead: str, rows: Mapping[str, Mapping[str, float]], measured: float | None = None) -> Html:
+def memory_chart(
+    title: str,
+    lead: str,
+    rows: Mapping[str, Mapping[str, float]],
+    measured: Mapping[str, float] | None = None,
+) -> Html:
     """Return a chart of memory by category, with a table that is its legend.
 
     Args:
         title: The title of the card.
         lead: What was assumed.
         rows: Bytes by category, for each bar by its label.
-        measured: The bytes of a further bar, which is not divided.
+        measured: The parts of a further bar, which has no column: `measured`, and what was not measured.
     """
     rows = {label: _merged(parts) for label, parts in rows.items()}
     categories = sorted({part for parts in rows.values() for part in parts}, key=_MEMORY.index)
-    colours = {part: _MEMORY.index(part) + 1 for part in categories}
+    colours = {part: number for number, part in enumerate(_MEMORY, start=1)}
     ordered = {label: {part: parts[part] for part in categories if part in parts} for label, parts in rows.items()}
     bars_of = {label: _drawable(parts) for label, parts in ordered.items()}
-    further = {} if measured is None else {"measured": {"measured": measured}}
-    svg = stacked(title, bars_of | further, colours | {"measured": _MEMORY.index("measured") + 1}, bytes_of)
+    further = {} if measured is None else {"measured": measured}
+    svg = stacked(title, bars_of | further, colours, bytes_of)
     totals = {label: sum(parts.values()) for label, parts in rows.items()}
     cells: list[tuple[object, ...]] = [
         (
