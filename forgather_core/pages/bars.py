@@ -16,6 +16,7 @@ MOST_BARS = 40
 _ROW = 26.0  # pixels from bar to bar
 _BAR = 15.0
 _LETTER = 0.62 * SIZE  # average width
+_NEAR = 0.8  # of the limit
 _LONGEST_NAME = 26  # characters
 
 
@@ -37,10 +38,13 @@ def bars(
     def draw(axes: Axes) -> None:
         _frame(axes, list(kept), most, max(map(len, texts), default=0))
         if limit is not None:
-            axes.axvline(limit, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+            axes.axvline(limit, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), zorder=0.5)
         for row, (value, text, fill) in enumerate(zip(kept.values(), texts, colours, strict=False)):
             axes.barh(row, value, height=_BAR / _ROW, color=fill)
-            _value(axes, value, row, text)
+            is_near = limit is not None and _NEAR * limit < value < limit
+            _value(
+                axes, limit if limit is not None and is_near else value, row, text
+            )  # text beyond the line, not on it
 
     stated = ", ".join(f"{label} {text}" for label, text in zip(kept, texts, strict=False))
     return drawing(f"{name}: {stated}", _height(len(kept)), draw)
@@ -128,7 +132,6 @@ def _value(axes: Axes, value: float, row: float, text: str) -> None:
         va="center_baseline",
         color=MUTED,
         annotation_clip=False,
-        bbox={"facecolor": SURFACE, "edgecolor": "none", "pad": 1},  # over a line at the limit
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..filesystem.printable import printable, shortened
 from .html import Html, brief, escaped, tag
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ INK, MUTED, LINE, SURFACE = (_COLOURS[name] for name in ("ink", "muted", "line",
 GOOD, BAD = _COLOURS["yes"], _COLOURS["no"]
 SERIES = 8  # different colours
 
-_COLOUR = re.compile(r"#f[ab]000\d\b")
+_STYLE = re.compile(r'(?<= )style="[^"]*"')
+_COLOUR = re.compile("|".join(_VARIABLES))
 _UNUSED = (
     re.compile(r"<\?xml.*?(?=<svg)", re.DOTALL),
     re.compile(r"<metadata>.*?</metadata>", re.DOTALL),
@@ -59,6 +61,7 @@ def drawing(name: str, height: float, draw: Callable[[Axes], None]) -> Html:
         height: In pixels; the width is `WIDTH`.
         draw: Draws on axes that fill the chart.
     """
+    name = printable(shortened(name))
     with _matplotlib(name):
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
@@ -100,7 +103,9 @@ def _matplotlib(name: str) -> Iterator[None]:
             "grid.linewidth": 0.8,
             "axes.axisbelow": True,
         }
-        with matplotlib.rc_context(settings), warnings.catch_warnings():
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            matplotlib.rcdefaults()  # the reader's own settings could need TeX
+            matplotlib.rcParams.update(settings)
             warnings.simplefilter("ignore")  # about characters that its font does not have; readers have others
             yield
     finally:
@@ -110,11 +115,15 @@ def _matplotlib(name: str) -> Iterator[None]:
 def _inline(svg: str, name: str) -> Html:
     for pattern in _UNUSED:
         svg = pattern.sub("", svg)
-    svg = _COLOUR.sub(lambda found: f"var(--fg-{_VARIABLES[found[0]]})", svg)
+    svg = _STYLE.sub(_with_variables, svg)
     start = '<svg viewBox="{}" role="img" aria-label="{}"><title>{}</title>'
     text = escaped(name)
     svg = _SIZE_OF_IMAGE.sub(lambda found: start.format(found[1], text, text), svg, count=1)
     return Html(_SPACE.sub("><", svg).strip())
+
+
+def _with_variables(style: re.Match[str]) -> str:
+    return _COLOUR.sub(lambda found: f"var(--fg-{_VARIABLES[found[0]]})", style[0])
 
 
 def chart(title: str, svg: Html, *below: object, lead: object = None) -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -10,6 +11,7 @@ from ..filesystem.printable import printable, shortened
 from .units import text_of
 
 LONGEST_TEXT = 500  # characters of a cell or a sentence
+_CODE = re.compile("`([^`<>]+)`")
 _MOST_FACTS = 60
 _MOST_SENTENCES = 40
 
@@ -28,6 +30,11 @@ def escaped(value: object) -> Html:
 def brief(value: object) -> Html:
     """Return a value of a report as markup, shortened if it is long."""
     return value if isinstance(value, Html) else escaped(shortened(text_of(value), LONGEST_TEXT))
+
+
+def prose(text: object) -> Html:
+    """Return a sentence as markup, with what is in backticks as code."""
+    return text if isinstance(text, Html) else Html(_CODE.sub(r"<code>\1</code>", brief(text)))
 
 
 def tag(name: str, *content: object, **attributes: object) -> Html:
@@ -100,7 +107,7 @@ def facts(values: Mapping[str, Any]) -> Html:
 
 def sentences(items: Sequence[object]) -> Html:
     """Return a list of sentences; a long list is cut."""
-    made = [tag("li", brief(item)) for item in items[:_MOST_SENTENCES]]
+    made = [tag("li", prose(item)) for item in items[:_MOST_SENTENCES]]
     if len(items) > _MOST_SENTENCES:
         made.append(tag("li", f"and {len(items) - _MOST_SENTENCES:,} more; --json lists all", class_="fg-muted"))
     return tag("ul", *made, class_="fg-list")

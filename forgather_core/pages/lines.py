@@ -38,10 +38,10 @@ def curve(
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        axes.set_position((48 / WIDTH, 38 / _HEIGHT, 1 - 56 / WIDTH, 1 - 50 / _HEIGHT))
+        axes.set_position((48 / WIDTH, 38 / _HEIGHT, 1 - 56 / WIDTH, 1 - 44 / _HEIGHT))
         axes.grid(axis="y")
         axes.plot(x, y, color=colour(number), linewidth=2, marker="o" if len(x) <= 40 else "", markersize=4)
-        axes.margins(x=0.02, y=0.12)
+        axes.margins(x=0.02, y=0.07)
         if level is not None:
             axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         axes.locator_params(axis="y", nbins=6)

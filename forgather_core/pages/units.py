@@ -81,8 +81,8 @@ def failure_text(case: Mapping[str, Any]) -> str:
         return f"{case['failure']}{where}"
     if case["tolerance"] == 0 and case["error"] == 1:
         return f"{case['what']}: failed{where}"
-    allowed = f", allowed {case['tolerance']:.2g}" if case["tolerance"] else ""
-    return f"{case['what']}: off by {case['error']:.2g}{allowed}{where}"
+    allowed = f", allowed {small_of(case['tolerance'])}" if case["tolerance"] else ""
+    return f"{case['what']}: off by {small_of(case['error'])}{allowed}{where}"
 
 
 def text_of(value: Any) -> str:

@@ -64,8 +64,9 @@ def _memory(report: Mapping[str, Any]) -> Html:
     known = {"weights": generation["weights"], "cache": generation["cache"]}
     other = max(generation["peak"] - sum(known.values()), 0)
     rows = {"training": report["training"]["parts"], "generation": {**known, "other": other}}
-    lead = f"At the peak of a training step (batch {report['setup']['batch']}) and of generation"
-    return memory_chart("Memory by category", f"{lead} ({_context(generation)})", rows)
+    batch, context = report["setup"]["batch"], _context(generation)
+    lead = f"Peaks of a training step ({batch}) and of generation ({context}; other: activations and logits)"
+    return memory_chart("Memory by category", lead, rows)
 
 
 def _shares(report: Mapping[str, Any]) -> Html | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..content import Content, Figure
-from ..html import Html, badge, brief, card, joined, link, sentences, tag
+from ..html import Html, badge, brief, card, joined, link, prose, sentences, tag
 from ..tables import table
 from ..units import integer_of, text_of
 
@@ -112,7 +112,7 @@ def package(report: Mapping[str, Any]) -> Content:
 
 def checks(report: Mapping[str, Any]) -> Content:
     """Return the content of the page of the checks of `verify`."""
-    rows = [(row["name"], row["promise"]) for row in report["checks"]]
+    rows = [(row["name"], prose(row["promise"])) for row in report["checks"]]
     return Content(
         kind="Checks",
         title="Checks of verify",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..bars import bars, stacked
-from ..drawing import SERIES, chart, colour
-from ..html import Html, card, escaped, joined, swatch, tag
+from ..drawing import chart, colour
+from ..html import Html, card, joined, swatch, tag
 from ..tables import table
 from ..units import bytes_of, count_of, integer_of, shape_of, share_of
 
@@ -21,8 +21,7 @@ _KINDS = (
 _OTHER = "other"
 
 # One colour for each category of memory, the same on all pages.
-_MEMORY = ("weights", "activations", "gradients", "optimizer", "logits and loss", "cache", "measured", "other")
-_SMALL = {"inputs", "buffers"}  # one category
+_MEMORY = ("weights", "activations", "gradients", "optimizer", "logits and loss", "cache", "measured", _OTHER)
 
 
 def by_kind(table_of: Mapping[str, Any]) -> dict[str, int]:
@@ -69,22 +68,27 @@ def parameter_table(table_of: Mapping[str, Any]) -> Html:
     return card("Parameters", drawn, lead=f"{bytes_of(table_of['bytes'])} of weights")
 
 
-def memory_chart(title: str, lead: str, rows: Mapping[str, Mapping[str, float]], measured: float | None = None) -> Html:
+def memory_chart(
+    title: str,
+    lead: str,
+    rows: Mapping[str, Mapping[str, float]],
+    measured: Mapping[str, float] | None = None,
+) -> Html:
     """Return a chart of memory by category, with a table that is its legend.
 
     Args:
         title: The title of the card.
         lead: What was assumed.
         rows: Bytes by category, for each bar by its label.
-        measured: The bytes of a further bar, which is not divided.
+        measured: The parts of a further bar, which has no column: `measured`, and what was not measured.
     """
     rows = {label: _merged(parts) for label, parts in rows.items()}
-    categories = sorted({part for parts in rows.values() for part in parts}, key=_order)
-    colours = {part: _MEMORY.index(part) + 1 if part in _MEMORY else SERIES for part in categories}
+    categories = sorted({part for parts in rows.values() for part in parts}, key=_MEMORY.index)
+    colours = {part: number for number, part in enumerate(_MEMORY, start=1)}
     ordered = {label: {part: parts[part] for part in categories if part in parts} for label, parts in rows.items()}
     bars_of = {label: _drawable(parts) for label, parts in ordered.items()}
-    further = {} if measured is None else {"measured": {"measured": measured}}
-    svg = stacked(title, bars_of | further, colours | {"measured": _MEMORY.index("measured") + 1}, bytes_of)
+    further = {} if measured is None else {"measured": measured}
+    svg = stacked(title, bars_of | further, colours, bytes_of)
     totals = {label: sum(parts.values()) for label, parts in rows.items()}
     cells: list[tuple[object, ...]] = [
         (
@@ -100,20 +104,19 @@ def memory_chart(title: str, lead: str, rows: Mapping[str, Mapping[str, float]],
 
 
 def _merged(parts: Mapping[str, float]) -> dict[str, float]:
-    kept = {part: size for part, size in parts.items() if part not in _SMALL}
-    small = [size for part, size in parts.items() if part in _SMALL]
-    return {**kept, "inputs, buffers": sum(small)} if small else kept
-
-
-def _order(part: str) -> tuple[int, str]:
-    return (_MEMORY.index(part) if part in _MEMORY else len(_MEMORY), part)
+    """Return the categories that have a colour, with all others as one: inputs and buffers are small."""
+    merged: dict[str, float] = {}
+    for part, size in parts.items():
+        name = part if part in _MEMORY else _OTHER
+        merged[name] = merged.get(name, 0) + size
+    return merged
 
 
 def _drawable(parts: Mapping[str, float]) -> dict[str, float]:
     return {part: size for part, size in parts.items() if size > 0}
 
 
-def _size(size: float | None, total: float) -> Html | str:
+def _size(size: float | None, total: float) -> Html:
     if size is None:
-        return "-"
-    return joined([escaped(bytes_of(size)), tag("span", share_of(size, total), class_="fg-share")])
+        return joined(["-", tag("span", class_="fg-share")])
+    return joined([bytes_of(size), tag("span", share_of(size, total), class_="fg-share")])

@@ -31,7 +31,7 @@ def training_check(report: Mapping[str, Any]) -> Content:
         figures=_figures(report),
         blocks=[
             columns(*_curves(report)),
-            columns(_memory(report["memory"]), _summary(report)),
+            columns(_memory(report["memory"], report["parameters"]["bytes"]), _summary(report)),
             *([_steps(steps)] if steps else []),
             card("Setup", facts({**setup, "trained weights": report["trained_weights"]})),
         ],
@@ -97,19 +97,19 @@ def _measured(memory: Mapping[str, Any]) -> tuple[str, int] | None:
     return None
 
 
-def _memory(memory: Mapping[str, Any]) -> Html | None:
-    """Return a chart of the estimated memory and, below it, the measured."""
+def _memory(memory: Mapping[str, Any], weights: int) -> Html | None:
+    """Return a chart of the estimated memory and, below it, the measured: on the CPU, the growth of the process."""
     parts = memory["parts"] or ({"other": memory["estimated"]} if memory["estimated"] else {})
     if not parts:
         return None
-    lead, measured = "Of a training step", None
+    lead, measured = "Of a training step", {}
     if memory["device_peak"] is not None:
-        measured = memory["device_peak"]
+        measured = {"measured": memory["device_peak"]}
         lead = "Of a training step. Measured: peak of the device's allocator"
     elif memory["host_peak"] is not None and memory["host_before"] is not None:
-        measured = max(memory["host_peak"] - memory["host_before"], 0)
-        lead = "Of a training step. Measured: growth of the process during training, without the weights"
-    return memory_chart("Memory, estimated and measured", lead, {"estimated": parts}, measured)
+        measured = {"weights": weights, "measured": max(memory["host_peak"] - memory["host_before"], 0)}
+        lead = "Of a training step. Measured: the weights, and the growth of the process during training"
+    return memory_chart("Memory, estimated and measured", lead, {"estimated": parts}, measured or None)
 
 
 def _summary(report: Mapping[str, Any]) -> Html:

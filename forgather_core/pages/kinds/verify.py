@@ -8,7 +8,7 @@ from typing import Any
 
 from ..content import Content, Figure
 from ..drawing import chart
-from ..html import Html, badge, brief, card, columns, escaped, joined, sentences, stack, tag
+from ..html import Html, badge, brief, card, columns, escaped, joined, prose, sentences, stack, tag
 from ..lines import Ratios, ratios
 from ..tables import table
 from ..units import failure_text, share_of, small_of
@@ -50,15 +50,15 @@ def _figures(report: Mapping[str, Any]) -> list[Figure]:
     seconds = sum(check["seconds"] for check in report["checks"])
     cases = sum(len(check["measured"]) for check in report["checks"])
     if failed:
-        verdict = Figure("Result", f"{failed} failed", "the model is not as it must be", "bad")
+        verdict = Figure("Result", "failed", f"{failed} of {passed + failed} checks", "bad")
     elif passed:
-        verdict = Figure("Result", "passed", "no check failed", "good")
+        verdict = Figure("Result", "passed", f"all {passed} checks" if passed > 1 else "1 check", "good")
     else:
         verdict = Figure("Result", "unknown", "no check applied", "warn")
     return [
         verdict,
-        Figure("Checks passed", f"{passed} of {passed + failed}", f"{cases:,} cases"),
-        Figure("Do not apply", str(skipped)),
+        Figure("Checks passed", str(passed), f"{cases:,} cases in all checks"),
+        Figure("Skipped", str(skipped)),
         Figure("Time", f"{seconds:.1f} s", f"seed {report['seed']}" if "seed" in report else ""),
     ]
 
@@ -72,12 +72,12 @@ def _failure(check: Mapping[str, Any]) -> Html:
     cases: list[object] = [failure_text(one) for one in failed[:_MOST_CASES]]
     if len(failed) > _MOST_CASES:
         cases.append(f"and {len(failed) - _MOST_CASES:,} more cases")
-    parts = [tag("h3", brief(check["name"])), tag("p", brief(check["promise"]), class_="fg-muted")]
+    parts = [tag("h3", brief(check["name"])), tag("p", prose(check["promise"]), class_="fg-muted")]
     if check["reason"]:
         parts.append(tag("p", "It ended with ", brief(check["reason"])))
     parts += [sentences(cases)] if cases else []
     if check["cause"]:
-        parts.append(tag("p", tag("b", "Usual cause: "), brief(check["cause"]), class_="fg-cause"))
+        parts.append(tag("p", tag("b", "Usual cause: "), prose(check["cause"]), class_="fg-cause"))
     return tag("div", *parts, class_="fg-failure")
 
 
@@ -133,6 +133,8 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> Html:
         allowed = "" if worst is None else small_of(worst["tolerance"]) if worst["tolerance"] else "equal"
         result = badge(check["result"], _TONES.get(check["result"], ""))
         cases = f"{len(check['measured']):,}" if check["measured"] else ""
-        rows.append((check["name"], result, check["promise"], cases, error, allowed, f"{check['seconds']:.2f} s"))
+        rows.append(
+            (check["name"], result, prose(check["promise"]), cases, error, allowed, f"{check['seconds']:.2f} s")
+        )
     drawn = table(heads, rows, right=(3, 4, 5, 6), code=(0,), name="checks")
     return card("Checks", drawn, lead="error: of the case that is nearest to its tolerance, or furthest beyond it")
