@@ -121,7 +121,7 @@ def _skipped(checks: Sequence[Mapping[str, Any]]) -> Html | None:
         for check in checks
         if check["result"] not in _TONES
     ]
-    return card("Do not apply to this model", sentences(rows)) if rows else None
+    return card("Skipped: these do not apply to the model", sentences(rows)) if rows else None
 
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> Html:
