@@ -35,7 +35,7 @@ def inspection(report: Mapping[str, Any]) -> Content:
         title=report["path"],
         figures=[
             Figure("Size", bytes_of(report["bytes"]), f"{report['bytes']:,} bytes"),
-            Figure("Elements", count_of(report["elements"]), f"{report['numbers']:,}"),
+            Figure("Elements", count_of(report["elements"]), f"{report['elements']:,}"),
             Figure("Tensors", f"{len(tensors):,}", f"{len(files):,} files" if len(files) != 1 else "1 file"),
             Figure("Dtypes", ", ".join(list(dtypes)[:3]) or "-"),
         ],
