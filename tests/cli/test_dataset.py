@@ -105,7 +105,7 @@ def test_chats_are_rendered(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("ls nowhere", "'nowhere' is neither a directory nor a built-in project"),
+        ("ls nowhere", "nowhere is neither a directory nor a built-in dataset project"),
         ("show", "Missing argument PROJECT: forgather dataset show"),
         ("show stdlb", "Did you mean 'stdlib'"),
         (

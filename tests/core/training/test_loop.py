@@ -115,8 +115,9 @@ def test_traces_a_non_finite_gradient_to_its_origin(take: Any) -> None:
     model = tiny("llama")
     model.model.layers[1].mlp.act_fn = Poisoned()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(TrainingCheckError, match=PLACES[take]):
+    with pytest.raises(TrainingCheckError, match=PLACES[take]) as caught:
         train(model, batches(), sgd(model, 0.1, take), steps=1)
+    assert str(caught.value.hint).startswith("try a smaller --lr, or --dtype float32")
     moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     assert moved == [] or take is FusedStepper
 
