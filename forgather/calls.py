@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
 from forgather_core.errors import ConfigurationError
 from forgather_core.filesystem.printable import to_json
-from forgather_core.options.aliases import former_names, warn_renamed
+from forgather_core.options.aliases import former_names, warn_renamed_option
 from forgather_core.options.command_options import COMMAND_OPTIONS
 from forgather_core.options.scope import refuse_other_commands, refuse_without_effect
 from forgather_core.options.shared import BuildOptions, DirectoryOptions, OutputOptions, RunOptions
 from forgather_core.options.spec import OptionSpec, did_you_mean, specs_of
+from forgather_core.runtime.quiet import import_tqdm
 from forgather_core.settings.layers import Configuration, find_configuration
 from forgather_core.settings.resolve import resolve
 from forgather_core.settings.resolved_model import ResolvedModel
@@ -49,6 +50,8 @@ class Call:
 
     def __init__(self, function: str, model: Model, project: str | Path | None, options: Mapping[str, Any]) -> None:
         self.function = function
+        if function != "show":
+            import_tqdm()
         configuration = _configuration(model, project)
         specs = _specs(function, configuration)
         given = _current_names(function, specs, options)
@@ -143,7 +146,7 @@ def _current_names(function: str, specs: Mapping[str, OptionSpec], options: Mapp
             spec = former[name]
             if spec.name in options:
                 raise TypeError(f"{function}(): {name} is the former name of {spec.name}: pass one of them")
-            warn_renamed(spec.name, option=name)
+            warn_renamed_option(spec.name, option=name)
         if spec is None:
             hint = did_you_mean(name, specs)
             raise TypeError(f"{function}() has no option '{name}'" + (f". {hint}" if hint else ""))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from forgather_core.runtime.quiet import import_tqdm
+
 from .listings import CheckpointInfo
 from .progress import SILENT, Progress
 
@@ -25,6 +27,7 @@ def inspect_checkpoint(
     Raises:
         CheckpointError: There is no checkpoint, or it is damaged.
     """
+    import_tqdm()
     from forgather_core.checkpoint import inspect_checkpoint as run
 
     return CheckpointInfo(run(path, verify_checksums=verify_checksums, on_progress=progress.verifying))
@@ -56,6 +59,7 @@ def convert_checkpoint(
     Raises:
         CheckpointError: The source is damaged, or the target cannot be written.
     """
+    import_tqdm()
     from forgather_core.checkpoint import convert_checkpoint as run
 
     how = {"format": format, "dtype": dtype, "keep": keep, "max_shard_size": max_shard_size}

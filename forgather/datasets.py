@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from forgather_core.runtime.quiet import import_tqdm
+
 from .listings import DatasetInfo, DatasetList, TrainedTokenizer
 from .progress import SILENT, Progress
 
@@ -17,6 +19,7 @@ def list_datasets(project: str | Path | None = None) -> DatasetList:
     Raises:
         DataError: The project does not exist.
     """
+    import_tqdm()
     from forgather_core.data.describe import list_datasets as run
 
     return DatasetList(run(None if project is None else str(project)))
@@ -47,6 +50,7 @@ def describe_dataset(
         DataError: The dataset cannot be read, or the tokenizer has no chat template for it.
         TokenizerError: The tokenizer or chat template does not exist.
     """
+    import_tqdm()
     from forgather_core.data.describe import describe_dataset as run
 
     item = progress.item
@@ -86,6 +90,7 @@ def train_tokenizer(
         DataError: The dataset cannot be read.
         DirectoryError: The directory cannot be written.
     """
+    import_tqdm()
     from forgather_core.commands.train_tokenizer import make_tokenizer
 
     report = make_tokenizer(

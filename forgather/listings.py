@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .results import Result, bytes_text
+from forgather_core.pages.units import bytes_of
+
+from .results import Result
 
 __all__ = [
     "CheckList",
@@ -90,7 +92,7 @@ class CheckpointInfo(Result):
         return {tensor["name"]: tensor for tensor in self._report["tensors"]}
 
     def _summary(self) -> str:
-        files, size = len(self._report["files"]), bytes_text(self._report["bytes"])
+        files, size = len(self._report["files"]), bytes_of(self._report["bytes"])
         return f"{self._report['path']}: {len(self._report['tensors'])} tensors, {size} in {files} files"
 
 

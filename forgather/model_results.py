@@ -7,7 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .results import Result, bytes_text, count_text
+from forgather_core.pages.units import bytes_of, count_of
+
+from .results import Result
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +47,15 @@ class ShownModel(Result):
         return f"{self._report['configuration']}: {len(self._report['options'])} options"
 
 
+class _Partial(Result):
+    """The report of a constructed model without the memory of a training step."""
+
+    kind = "construct"
+
+    def _summary(self) -> str:
+        return str(self._report["model_name"])
+
+
 class Construction(Result):
     """A constructed model.
 
@@ -60,7 +71,7 @@ class Construction(Result):
     kind = "construct"
 
     def __init__(self, made: ConstructedModel, progress: Progress) -> None:
-        self.made = made
+        self._made = made
         self._progress = progress
         self.model: nn.Module = made.model
         self.directory: Path = made.directory.path
@@ -75,8 +86,8 @@ class Construction(Result):
         from forgather_core.report.construction import construction_report
 
         on_partial = self._progress.partial
-        partial = None if on_partial is None else lambda report: on_partial(Result(report))
-        report: Mapping[str, Any] = construction_report(self.made, partial)
+        partial = None if on_partial is None else lambda report: on_partial(_Partial(report))
+        report: Mapping[str, Any] = construction_report(self._made, partial)
         return report
 
     @cached_property
@@ -85,7 +96,7 @@ class Construction(Result):
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def _summary(self) -> str:
-        return f"{self.resolved.model_name}: {count_text(self.parameters)} parameters, {self.state} {self.directory}"
+        return f"{self.resolved.model_name}: {count_of(self.parameters)} parameters, {self.state} {self.directory}"
 
 
 class TrainingCheck(Result):
@@ -138,7 +149,7 @@ class Verification(Result):
     @property
     def skipped(self) -> tuple[str, ...]:
         """Names of the checks that do not apply to the model."""
-        return self._named("skipped")
+        return self._named("does not apply")
 
     def _named(self, result: str) -> tuple[str, ...]:
         return tuple(check["name"] for check in self._report["checks"] if check["result"] == result)
@@ -146,7 +157,8 @@ class Verification(Result):
     def _summary(self) -> str:
         name = self._report.get("model_name") or self._report["directory"]
         failed = f" ({', '.join(self.failed)})" if self.failed else ""
-        return f"of {name}: {len(self.passed)} passed, {len(self.failed)} failed{failed}, {len(self.skipped)} skipped"
+        skipped = f"{len(self.skipped)} skipped"
+        return f"of {name}: {len(self.passed)} passed, {len(self.failed)} failed{failed}, {skipped}"
 
 
 class Estimate(Result):
@@ -180,8 +192,8 @@ class Estimate(Result):
         return tuple(self._report["devices"])
 
     def _summary(self) -> str:
-        memory = f"{bytes_text(self.training_memory)} at the peak of a training step"
-        return f"of {self._report['configuration']}: {count_text(self.parameters)} parameters, {memory}"
+        memory = f"{bytes_of(self.training_memory)} at the peak of a training step"
+        return f"of {self._report['configuration']}: {count_of(self.parameters)} parameters, {memory}"
 
 
 class Comparison(Result):

@@ -247,18 +247,14 @@ def _print_error(error: Any, code: int) -> int:
         return code
     if os.environ.get("FORGATHER_TRACEBACK"):
         raise error
-    # Typer would prepend "Invalid value for '--x':" to a message that already names the flag.
-    if isinstance(error, typer.BadParameter):
-        text = error.message
-    elif hasattr(error, "possibilities"):  # an unknown option
-        from .bridge.owners import no_such_option, other_commands
-
-        elsewhere = other_commands(error.ctx, error.option_name) if error.ctx is not None else None
-        text = str(elsewhere or no_such_option(error.option_name, error.possibilities or ()))
-    elif isinstance(error, OSError):
+    if isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    elif isinstance(error, _UsageError):
+        from .bridge.usage_errors import usage_text
+
+        text = usage_text(error)
     else:
-        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        text = str(error)
     say("forgather: error: " + one_line(text))
     return code
 

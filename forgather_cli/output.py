@@ -65,7 +65,7 @@ class Output:
             return
         title = report.get("model_name") or result.kind
         path = self._file or Path(tempfile.mkdtemp(prefix="forgather-")) / f"{title}.txt"
-        write(report, self._draw(report), path, title, as_json=self._as_json)
+        write(report, self._draw(report), path, title, kind=result.kind, as_json=self._as_json)
         if self._editor is not None:
             subprocess.run([*self._editor, str(path)], check=False)
         else:

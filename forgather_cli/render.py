@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -88,34 +87,33 @@ def check_output(path: Path) -> None:
         raise ForgatherError(problem, option="--output-file", hint="create it")
 
 
-def write(report: Mapping[str, Any], view: RenderableType, path: Path, title: str, *, as_json: bool = False) -> None:
+def write(
+    report: Mapping[str, Any], view: RenderableType, path: Path, title: str, *, kind: str, as_json: bool = False
+) -> None:
     """Write a report to a file: text, JSON, HTML or SVG, depending on its suffix."""
     if as_json or path.suffix.lower() == ".json":
         text = to_json(report) + "\n"
+    elif path.suffix.lower() == ".html":
+        from forgather_core.pages import page
+
+        text = page(kind, report)
     else:
         with Path("/dev/null").open("w", encoding="utf-8") as nowhere:
-            page = _page(view, nowhere, PAGE_WIDTH)
-            if page.needed > PAGE_WIDTH:
-                page = _page(view, nowhere, page.needed)
-            text = _export(page, path.suffix.lower(), title)
+            recorded = _recorded(view, nowhere, PAGE_WIDTH)
+            if recorded.needed > PAGE_WIDTH:
+                recorded = _recorded(view, nowhere, recorded.needed)
+            is_image = path.suffix.lower() == ".svg"
+            text = recorded.export_svg(title=title) if is_image else recorded.export_text()
     try:
         replace_file(path, text.encode())
     except OSError as error:
         raise ForgatherError(f"cannot be written: {error.strerror}", option="--output-file", file=path) from None
 
 
-def _page(view: RenderableType, file: Any, width: int) -> _Console:
-    page = _Console(record=True, file=file, width=width, force_terminal=True, **_NO_MARKUP)
-    page.print(view, crop=False)
-    return page
-
-
-def _export(page: Console, suffix: str, title: str) -> str:
-    if suffix == ".html":
-        return page.export_html()
-    if suffix == ".svg":
-        return page.export_svg(title=title)
-    return page.export_text()
+def _recorded(view: RenderableType, file: Any, width: int) -> _Console:
+    recorded = _Console(record=True, file=file, width=width, force_terminal=True, **_NO_MARKUP)
+    recorded.print(view, crop=False)
+    return recorded
 
 
 def notes(sentences: Sequence[str]) -> RenderableType:
@@ -129,42 +127,3 @@ def notes(sentences: Sequence[str]) -> RenderableType:
 def link(url: str) -> Text:
     """Return a URL, shortened and clickable on a terminal, in full otherwise."""
     return Text(url.removeprefix("https://"), f"link {url}") if sys.stdout.isatty() else Text(url)
-
-
-def text_of(value: Any) -> str:
-    """Format a value for display: null, true, {key: value}. Long collections are cut."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "{" + _joined((f"{key}: {text_of(item)}" for key, item in value.items()), len(value)) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + _joined(map(text_of, value), len(value)) + "]"
-    return str(value)
-
-
-def _joined(items: Iterator[str], count: int) -> str:
-    first = list(islice(items, LONGEST_CELL))
-    return ", ".join(first) + (f", and {count - len(first):,} more" if count > len(first) else "")
-
-
-def bytes_of(count: int) -> str:
-    """Format a size as `17.0 MiB`."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def count_of(value: float | None) -> str:
-    """Format a number as `9.9 M`."""
-    if value is None:
-        return "-"
-    for unit in ("", " k", " M", " G", " T"):
-        if value < 1000:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:,.0f} P"

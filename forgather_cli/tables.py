@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text as RichText
 
 from forgather_core.filesystem.printable import printable, shortened
+from forgather_core.pages.units import text_of
 
-from .render import LONGEST_CELL, MOST_NOTES, MOST_ROWS, MOST_TEXT, Text, text_of
+from .render import LONGEST_CELL, MOST_NOTES, MOST_ROWS, MOST_TEXT, Text
 
 _WORD = 12  # characters: longer words of a narrow column are folded
 _NUMBER = re.compile(r"[({\[~<>=+-]*\d[\d.,_:%eE+-]*[a-zA-Z]{0,3}[)}\],;:]*")

@@ -19,7 +19,7 @@ def first_line(error: BaseException) -> str:
 # A problem that begins with one of these continues the sentence after the place: "--force requires --full".
 _VERBS = frozenset({
     "already", "belongs", "cannot", "contains", "does", "exists", "has", "is", "lists", "must", "names", "requires",
-    "was",
+    "was", "would",
 })  # fmt: skip
 
 

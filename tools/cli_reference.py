@@ -49,6 +49,10 @@ option.
 An option given to a command that does not use it is an error that lists the commands that do: `--steps has no effect
 on 'show'; it belongs to 'test'`. So is an option that has no effect in combination with the others: `--safetensors
 requires --save-checkpoint`. Values in YAML files are exempt, since a file may be used with several commands.
+
+`-o FILE` writes the report of a command to a file: `.txt` as on the terminal, `.json` as `--json` prints it, `.svg` as
+an image of the terminal, `.html` as a page with tables and charts, for any browser, without network
+([an example](estimate.md)).
 """
 
 
@@ -57,7 +61,7 @@ def main() -> int:
     text = HEAD
     for title, arguments in COMMANDS.items():
         command = ["forgather", *arguments, "--help"]
-        text += f"\n## {title}\n\n```\n$ {' '.join(command)}\n{_help(arguments)}```\n"
+        text += f"\n## {title}\n\n```console\n$ {' '.join(command)}\n{_help(arguments)}```\n"
     if "--check" not in sys.argv:
         PAGE.write_text(text, encoding="utf-8")
         return 0

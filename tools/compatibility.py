@@ -3,9 +3,10 @@
 python tools/compatibility.py [DIRECTORY]
 
 Creates a virtual environment without Forgather for each release in DIRECTORY (default: a temporary directory). Models
-exported by the environment that runs this script. Then the numerical tests (parity with transformers' own classes
-and with the references, packing, caches, options, weights) run on each release, from the sources. Exit code 1 if
-logits differ by more than 1e-5, or a test fails.
+exported by the environment that runs this script are loaded there. Then the numerical tests (parity with transformers'
+own classes and with the references, packing, caches, options, weights) run on each release, from the sources, and the
+tests of the command line on the oldest and the newest supported Typer. Exit code 1 if logits differ by more than 1e-5,
+or a test fails.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import venv
 from pathlib import Path
 
 RELEASES = {"oldest": "transformers==5.4.0", "intermediate": "transformers==5.13.0", "newest": "transformers>=5.4,<6"}
+TYPER = {"oldest": "typer==0.26.0", "newest": "typer>=0.26"}
 NUMERICAL_TESTS = ["tests/parts", "tests/plugins"]
 ROOT = Path(__file__).parent.parent
 TORCH = "torch>=2.10,<2.14"
@@ -89,6 +91,7 @@ def main() -> int:
             versions = ", ".join(f["transformers"] for f in found.values())
             print(f"{title}: transformers {versions}: {len(new['ids'])} tokens, logits differ by {worst:.1e} at most")
         failed = [name for name, python in environments.items() if not _numerical_tests(python, name)]
+        failed += [release for release in TYPER.values() if not _command_line_tests(work, release)]
         print(f"torch {new['torch']}, Python {new['python']}")
     return int(worst > TOLERANCE or bool(failed))
 
@@ -101,13 +104,25 @@ def _environment(directory: Path, release: str) -> Path:
     return python
 
 
+def _command_line_tests(directory: Path, release: str) -> bool:
+    """Run the tests of the command line in an environment with Forgather and a release of Typer."""
+    python = _environment(directory / "command-line", RELEASES["newest"])
+    subprocess.run([python, "-m", "pip", "install", "-q", "-e", f"{ROOT}[test]", release], check=True)
+    return _tests(python, ["tests/cli"], f"tests of the command line with {release}")
+
+
 def _numerical_tests(python: Path, name: str) -> bool:
     subprocess.run([python, "-m", "pip", "install", "-q", "pytest", "hypothesis", "pluggy", "xxhash"], check=True)
+    return _tests(python, NUMERICAL_TESTS, f"numerical tests on the {name}")
+
+
+def _tests(python: Path, tests: list[str], title: str) -> bool:
+    """Run tests from the sources, and print their totals and the failed ones."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "-W", "ignore", *NUMERICAL_TESTS]
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "-W", "ignore", *tests]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines() or ["did not run"]
-    print(f"numerical tests on the {name}: " + lines[-1].strip("= "))
+    print(f"{title}: " + lines[-1].strip("= "))
     print("".join(f"  {line}\n" for line in lines if line.startswith(("FAILED", "ERROR"))), end="")
     return done.returncode == 0
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 import typer.main
+from typer.core import TyperGroup
 
 from forgather_core.errors import ConfigurationError, ForgatherError
-from forgather_core.options.aliases import former_names, warn_renamed
+from forgather_core.options.aliases import former_names, warn_renamed_option
 from forgather_core.options.scope import is_required
 from forgather_core.options.spec import OptionSpec, flag_of
 
@@ -83,7 +84,7 @@ def given_values(ctx: typer.Context, specs: Iterable[OptionSpec], parameters: Ma
             problem = f"is the former name of {spec.flag}, which is also set"
             raise ForgatherError(problem, option=flag_of(old), hint="use one of them")
         if not ctx.resilient_parsing:
-            warn_renamed(spec.flag, option=flag_of(old))
+            warn_renamed_option(spec.flag, option=flag_of(old))
         given[spec.name] = given.pop(old)
     return given
 
@@ -136,5 +137,10 @@ def skip_conversion(parameter: Any) -> None:
 
 
 def usage_line(ctx: typer.Context) -> str:
-    """Return the usage of a command, without the braces that Typer puts around required parameters."""
-    return " ".join([ctx.command_path, *ctx.command.collect_usage_pieces(ctx)]).translate({0x7B: "", 0x7D: ""})
+    """Return the usage of a command. Releases of Typer write arguments differently."""
+    pieces = [ctx.command_path, "[OPTIONS]"]
+    for parameter in ctx.command.params:
+        if parameter.param_type_name == "argument":
+            name = str(parameter.metavar or parameter.name)
+            pieces.append(name + ("..." if parameter.nargs == -1 else ""))
+    return " ".join([*pieces, *(["COMMAND [ARGS]..."] if isinstance(ctx.command, TyperGroup) else [])])

@@ -13,7 +13,7 @@ from forgather_core.options.spec import OptionSpec, specs_of
 
 from ..messages import PrintableLogs
 from .help_page import about, arguments_of, explanation, names_of, page
-from .options import given_values, skip_conversion, typer_parameters
+from .options import given_values, skip_conversion, typer_parameters, usage_line
 
 _GIVEN = "forgather.given"
 
@@ -36,12 +36,10 @@ class PlainPage:
         arguments = arguments_of(own)
         options = [*self._option_rows(own), ("-h, --help", "Show this page")]
         sections: list[tuple[str, Sequence[tuple[str, str]]]] = [("Arguments", arguments), ("Options", options)]
-        usage = ctx.command_path + " [OPTIONS]" + "".join(f" {name}" for name, _ in arguments)
         if isinstance(self, TyperGroup):
             commands = [(name, about(self.commands[name])) for name in self.list_commands(ctx)]  # type: ignore[arg-type]
             sections.insert(0, ("Commands", commands))
-            usage += " COMMAND [ARGS]..."
-        return page(usage, about(self), sections, self.epilog_text)
+        return page(usage_line(ctx), about(self), sections, self.epilog_text)
 
     def _option_rows(self, own: list[Any]) -> list[tuple[str, str]]:
         shown = [p for p in own if not p.hidden and p.name != "help"] if isinstance(self, TyperGroup) else []

@@ -51,7 +51,8 @@ class Session:
             try:
                 session.configuration = find_configuration(template, registry(), Path(root.get("project") or "."))
             except ForgatherError as error:
-                session.error = error  # raised by parse_args: Typer gets the parameters while it prints an error
+                # Raised by parse_args: Typer gets the parameters while it prints an error.
+                session.error = error if error.file is not None else error.at(option="-t")
         return session
 
     @cached_property

@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from forgather_core.model.kinds import kind_of
+from forgather_core.pages.units import bytes_of
 
-from ..render import Text, bytes_of, notes
+from ..render import Text, notes
 from ..tables import grid, pairs
 from .construct import saved, sizes
 
@@ -19,7 +20,7 @@ def inspection(report: Mapping[str, Any], *, every: bool) -> RenderableType:
     head = {
         "entry": report["entry"],
         "format": report["format"],
-        "size": f"{bytes_of(report['bytes'])}, {report['numbers']:,} elements",
+        "size": f"{bytes_of(report['bytes'])}, {report['elements']:,} elements",
         "dtypes": ", ".join(f"{name} {count:,}" for name, count in report["dtypes"].items()),
         **({"weights": f"quantized ({report['quantized']})"} if report["quantized"] else {}),
         "generation": report["generation"],

@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from forgather_core.filesystem.printable import shortened
+from forgather_core.pages.units import bytes_of
 
-from ..render import LONGEST_CELL, MOST_NOTES, Text, bytes_of, notes
+from ..render import LONGEST_CELL, MOST_NOTES, Text, notes
 from ..tables import grid, pairs
 
 

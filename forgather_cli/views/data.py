@@ -9,8 +9,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Group, RenderableType
 
 from forgather_core.filesystem.printable import printable
+from forgather_core.pages.units import text_of
 
-from ..render import Text, console, text_of
+from ..render import Text, console
 from ..tables import grid, pairs
 
 EXAMPLE_LINES = 7  # plus the last line

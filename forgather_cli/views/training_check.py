@@ -8,7 +8,9 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from ..render import Text, bytes_of, count_of, notes, text_of
+from forgather_core.pages.units import bytes_of, count_of, text_of
+
+from ..render import Text, notes
 from ..tables import grid, pairs
 
 _SWITCHES = {

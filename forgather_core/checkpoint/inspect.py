@@ -46,7 +46,7 @@ def inspect_checkpoint(
             "format": checkpoint.format.suffix.removeprefix("."),
             "generation": _generation(checkpoint),
             "bytes": sum(tensor.nbytes for tensor in checkpoint.values()),
-            "numbers": sum(prod(tensor.shape) for tensor in checkpoint.values()),
+            "elements": sum(prod(tensor.shape) for tensor in checkpoint.values()),
             "dtypes": dict(dtypes.most_common()),
             "quantized": quantization.method if quantization is not None else None,
             "metadata": _plain_metadata(checkpoint),

@@ -92,6 +92,11 @@ class LoadReport(Brief):
             "problems": self.problems(),
         }
 
+    def _repr_html_(self) -> str:
+        from ..pages import fragment
+
+        return fragment(self.kind, self.to_dict())
+
     def problems(self) -> list[str]:
         """Return one sentence for each kind of problem; empty if there is none."""
         missing, other = [item.name for item in self.missing], [item.name for item in self.other_shape]
@@ -140,3 +145,8 @@ class SaveReport(Brief):
             "checksums": dict(self.checksums),
             "notes": list(self.notes),
         }
+
+    def _repr_html_(self) -> str:
+        from ..pages import fragment
+
+        return fragment(self.kind, self.to_dict())

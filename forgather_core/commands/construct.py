@@ -166,9 +166,8 @@ def _refuse_unset(options: BuildOptions, loaded: LoadReport) -> None:
     unset = [*(item.name for item in loaded.missing), *(item.name for item in loaded.other_shape)]
     if options.no_init_weights and unset:
         names = ", ".join(unset[:3]) + (", ..." if len(unset) > 3 else "")
-        raise BuildError(
-            f"{loaded.path} does not contain {names}, which --no-init-weights leaves uninitialized: drop that flag"
-        )
+        problem = f"does not contain {names}, which --no-init-weights leaves uninitialized"
+        raise BuildError(problem, file=loaded.path, hint="drop that flag")
 
 
 def _refuse_contradictions(resolved: ResolvedModel) -> None:
@@ -179,9 +178,10 @@ def _refuse_contradictions(resolved: ResolvedModel) -> None:
             ("--load-from-checkpoint", options.load_from_checkpoint),
         ):
             if given:
-                raise BuildError(f"{flag} requires a real device instead of meta: add --device cpu")
+                raise BuildError("requires a real device instead of meta", option=flag, hint="add --device cpu")
     if options.save_checkpoint and options.no_init_weights and options.load_from_checkpoint is None:
-        raise BuildError(
-            "--save-checkpoint with --no-init-weights would save uninitialized memory: "
-            "add --load-from-checkpoint, or drop one of them"
+        problem, hint = (
+            "would save the memory that --no-init-weights leaves uninitialized",
+            "add --load-from-checkpoint",
         )
+        raise BuildError(problem, option="--save-checkpoint", hint=f"{hint}, or drop one of them")

@@ -18,6 +18,7 @@ from .corpus import Corpus
 from .sources import configured_corpus
 
 DEFAULT = "default"
+_PROJECT, _CONFIG = "--dataset-project", "--dataset-config"
 
 
 def open_corpus(project: str, config: str | None = None) -> Corpus:
@@ -53,15 +54,15 @@ def configuration_files(project: str) -> dict[str, Path]:
     directory = expanded(project)
     if directory.is_file():
         hint = f"use its directory, with the configuration '{directory.stem}'"
-        raise DataError("is a file, not a dataset project", file=directory, hint=hint)
+        raise DataError("is a file", option=_PROJECT, file=directory, hint=hint)
     if not directory.is_dir():
-        problem = f"is neither a directory nor a built-in dataset project ({', '.join(BUILT_IN)})"
-        raise DataError(problem, file=project, hint=did_you_mean(project, BUILT_IN))
+        problem = f"'{project}' is neither a directory nor a built-in project ({', '.join(BUILT_IN)})"
+        raise DataError(problem, option=_PROJECT, hint=did_you_mean(project, BUILT_IN))
     folders = (directory, directory / "configs")
     found = [path for folder in folders for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern)]
     if not found:
         hint = "add one, for example default.yaml"
-        raise DataError("contains no dataset configuration (*.yaml)", file=directory, hint=hint)
+        raise DataError("contains no YAML configuration", option=_PROJECT, file=directory, hint=hint)
     return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 
@@ -71,8 +72,10 @@ def _choose(known: Iterable[str], config: str | None, project: str) -> str:
         if DEFAULT in names or len(names) == 1:
             return DEFAULT if DEFAULT in names else names[0]
         hint = f"choose one of {', '.join(names)}"
-        raise DataError(f"'{project}' has several configurations", option="--dataset-config", hint=hint)
+        raise DataError(f"'{project}' has several configurations", option=_CONFIG, hint=hint)
     if config not in names:
-        problem = f"'{project}' has no configuration '{config}' (it has {', '.join(names)})"
-        raise DataError(problem, option="--dataset-config", hint=did_you_mean(config, names))
+        problem = f"'{project}' has no configuration '{config}'"
+        raise DataError(
+            problem, option=_CONFIG, hint=did_you_mean(config, names) or f"choose one of {', '.join(names)}"
+        )
     return config

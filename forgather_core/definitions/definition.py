@@ -51,7 +51,7 @@ class ModelDefinition:
     def native_problems(self, options: Any) -> list[str]:
         """Return why the native class cannot represent the model, as far as definition and options determine it."""
         if self.native is None:
-            return [f"transformers has no class with the mathematics of '{self.name}'"]
+            return [f"transformers has no class that computes '{self.name}'"]
         return list(contracts.native_problems(options))
 
     def config_class(self) -> Any:

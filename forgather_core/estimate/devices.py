@@ -58,18 +58,20 @@ def load_devices(path: Path | None = None) -> list[Device]:
     try:
         document = parse_yaml(read_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--hardware: {label} cannot be read: {getattr(error, 'strerror', error)}") from None
+        reason = getattr(error, "strerror", error)
+        raise ConfigurationError(f"cannot be read: {reason}", option="--hardware", file=label) from None
     except YamlError as error:
-        raise ConfigurationError(f"{label}:{error}") from None
+        raise error.at(file=label) from None
     if not isinstance(document.value, dict) or not document.value:
-        raise ConfigurationError(f"{label}: expected a map from device names to memory, bandwidth and flops")
+        problem = "expected a mapping from device names to memory, bandwidth and flops"
+        raise ConfigurationError(problem, option="--hardware", file=label)
     found = []
     for name, item in document.value.items():
         try:
             found.append(_device(str(name), item))
         except ValueError as error:
             line, column = document.place(name)
-            raise ConfigurationError(f"{label}:{line}:{column}: {name}: {error}") from None
+            raise ConfigurationError(str(error), option=str(name), file=label, line=line, column=column) from None
     return sorted(found, key=lambda device: device.memory)
 
 

@@ -180,9 +180,8 @@ def _precision(resolved: ResolvedModel, options: EstimateOptions) -> str:
     if options.precision is None:
         return found
     if dtype is not None and found != ("fp32" if options.precision == "mixed" else options.precision):
-        raise BuildError(
-            f"--precision {options.precision} and --dtype {resolved.build.dtype} contradict each other: drop one"
-        )
+        problem = f"{options.precision} contradicts --dtype {resolved.build.dtype}"
+        raise BuildError(problem, option="--precision", hint="drop one of them")
     return options.precision
 
 

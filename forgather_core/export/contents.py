@@ -186,9 +186,8 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
 
 def _write(directory: Path, name: str, data: str | bytes, origins: dict[str, str], origin: str = GENERATED) -> None:
     if name in origins:
-        raise DefinitionError(
-            f"a source file must not be named {name}: the model directory has a file of that name; rename it"
-        )
+        problem = f"a source file must not be named {name}, like a file of the model directory"
+        raise DefinitionError(problem, hint="rename it")
     (directory / name).write_bytes(data if isinstance(data, bytes) else data.encode())
     origins[name] = origin
 

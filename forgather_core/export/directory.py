@@ -21,6 +21,8 @@ from .contents import Plan, plan_contents, write_contents
 WEIGHT_GLOBS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
 _CHANGED = {EDITED: "was edited", SPECIAL: "is not a regular file"}
 
+_ELSEWHERE = "choose another --output-dir"
+
 
 @dataclass(frozen=True, repr=False)
 class ModelDirectory(Brief):
@@ -121,9 +123,7 @@ def draft_directory(
         ExportError, ConfigurationError, TokenizerError: The directory cannot be built; nothing is written.
     """
     if refresh and keep:
-        raise DirectoryError(
-            "--refresh-model and --keep are not supported together: rebuild the directory, or use it as it is"
-        )
+        raise DirectoryError("cannot be combined with --keep", option="--refresh-model", hint="remove one of them")
     plan = plan_contents(resolved)
     with directory_lock(target, on_wait=on_wait):
         sweep_stale(target)
@@ -143,10 +143,8 @@ def draft_directory(
 def _existing(plan: Plan, manifest: Manifest, target: Path, *, keep: bool) -> Draft:
     differences = _differences(plan, manifest, target)
     if differences and not keep:
-        raise DirectoryError(
-            f"{target} does not match these settings: {'; '.join(differences)}. Rebuild it with "
-            "--refresh-model (-r), use it as it is with --keep, or choose another --output-dir"
-        )
+        hint = "rebuild it with --refresh-model (-r), use it as it is with --keep, or choose another --output-dir"
+        raise DirectoryError(f"does not match these settings: {'; '.join(differences)}", file=target, hint=hint)
     notes = tuple(f"kept although different: {difference}" for difference in differences)
     result = ModelDirectory(target, "kept" if differences else "reused", manifest, notes)
     return Draft(target, target, result, plan.resolved)
@@ -156,16 +154,14 @@ def _existing_manifest(target: Path) -> Manifest | None:
     """Return the manifest of the model directory at `target`; None if nothing exists there."""
     if not target.exists():
         if target.is_symlink():
-            raise DirectoryError(f"{target} is a broken symbolic link: choose another --output-dir")
+            raise DirectoryError("is a broken symbolic link", file=target, hint=_ELSEWHERE)
         return None
     if not target.is_dir():
-        raise DirectoryError(f"{target} is not a directory: choose another --output-dir")
+        raise DirectoryError("is not a directory", file=target, hint=_ELSEWHERE)
     manifest = read_manifest(target)
     if manifest is None and any(target.iterdir()):
-        raise DirectoryError(
-            f"{target} exists and is not a model directory of Forgather (it has no {MANIFEST}): choose another "
-            "--output-dir"
-        )
+        problem = f"exists and is not a model directory of Forgather (it has no {MANIFEST})"
+        raise DirectoryError(problem, file=target, hint=_ELSEWHERE)
     return manifest
 
 

@@ -63,21 +63,20 @@ class SourceText:
         try:
             encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
             if encoding not in {"utf-8", "utf-8-sig"}:
-                raise ExportError(f"{path}:1: the encoding is {encoding}: save the file as UTF-8")
+                raise ExportError(f"the encoding is {encoding}", file=path, line=1, hint="save the file as UTF-8")
             self.text = data.decode("utf-8-sig")
             if "\r" in self.text.replace("\r\n", ""):
-                raise ExportError(
-                    f"{path}:1: a carriage return without a line feed: save the file with consistent line endings"
-                )
+                hint = "save the file with consistent line endings"
+                raise ExportError("a carriage return without a line feed", file=path, line=1, hint=hint)
             self.tree = ast.parse(data)
         except SyntaxError as error:
-            raise ExportError(f"{path}:{error.lineno or 1}: {error.msg}") from None
+            raise ExportError(error.msg, file=path, line=error.lineno or 1) from None
         except UnicodeDecodeError:
-            raise ExportError(f"{path}:1: the file is not UTF-8 text: save it as UTF-8") from None
+            raise ExportError("the file is not UTF-8 text", file=path, line=1, hint="save it as UTF-8") from None
 
-    def error(self, line: int, text: str) -> ExportError:
+    def error(self, line: int, problem: str, hint: str | None = None) -> ExportError:
         """Return an error at a line of this file."""
-        return ExportError(f"{self.path}:{line}: {text}")
+        return ExportError(problem, file=self.path, line=line, hint=hint)
 
     @cached_property
     def nodes(self) -> tuple[ast.AST, ...]:

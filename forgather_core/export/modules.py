@@ -81,7 +81,6 @@ def entry_file(module: str) -> Path:
     """
     file = module_file(module)
     if file is None:
-        raise ExportError(
-            f"the module '{module}' of the definition has no source file (.py): check its name in ModelDefinition"
-        )
+        problem = f"the module '{module}' of the definition has no source file (.py)"
+        raise ExportError(problem, hint="check its name in ModelDefinition")
     return file

@@ -34,8 +34,8 @@ def name_all_files(entry: str, sources: Mapping[str, SourceText]) -> bytes:
     if last is None:
         raise source.error(
             1,
-            "the configuration file must import the model's file for loaders: add 'if TYPE_CHECKING:' "
-            "with 'from .modeling_x import X'",
+            "the configuration file must import the model's file for loaders",
+            "add 'if TYPE_CHECKING:' with 'from .modeling_x import X'",
         )
     lines = source.data.splitlines(keepends=True)
     end = b"\r\n" if lines[last.lineno - 1].endswith(b"\r\n") else b"\n"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..definitions.definition import ModelDefinition
 from ..errors import ConfigurationError, first_line
-from ..model.twin import TOLERANCE, logits_difference, shrunk_values
+from ..model.shrink import shrunk
+from ..model.twin import KEPT, TOLERANCE, logits_difference
 from ..runtime.quiet import quiet_transformers
 from ..settings.native_config import WITHOUT_EFFECT, native_config, read_source
 from ..settings.resolved_model import ResolvedModel
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
 DEPTH = ("num_hidden_layers", "layer_types", "max_window_layers")
 SIZES = (
     *DEPTH,
+    "bos_token_id",
+    "eos_token_id",
     "head_dim",
     "hidden_size",
+    "intermediate_size",
     "num_attention_heads",
     "num_key_value_heads",
     "pad_token_id",
     "sliding_window",
+    "vocab_size",
 )
 # Errors of a model with an unsuitable configuration; torch asserts that padding is within the vocabulary.
 _FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -43,7 +48,7 @@ def check_native(resolved: ResolvedModel) -> None:
         ConfigurationError: There is no native class, or it computes another model; the message has the reason.
     """
     if (problem := native_refusal(resolved)) is not None:
-        raise ConfigurationError(f"--native: {problem}")
+        raise ConfigurationError(problem, option="--native")
 
 
 def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str | None:
@@ -69,7 +74,7 @@ def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str 
     try:
         whole = config_class(**values, native=True).to_dict()
         native.config_class(**whole)  # it validates sizes
-        small = config_class(**{**values, **shrunk_values(values)}, native=True)
+        small = config_class(**{**values, **shrunk(values, config_class.attribute_map, keep=KEPT)}, native=True)
         content = json.dumps(small.to_dict(), sort_keys=True, default=str)
         compare = _remembered_difference if remembered else _difference
         difference = compare(definition.model_class(), native, config_class, content)
@@ -107,7 +112,7 @@ def check_source(definition: ModelDefinition, source_config: SourceConfig) -> No
     """
     if not source_config.native:
         return
-    content, where = source_config.content, f"--from-config: {source_config.directory / 'config.json'}"
+    content = source_config.content
     with quiet_transformers():
         problem = _source_problem(definition, content)
         if problem is None:
@@ -120,8 +125,10 @@ def check_source(definition: ModelDefinition, source_config: SourceConfig) -> No
     if responsible:
         cause = f"without {' or '.join(responsible)} they agree"
     raise ConfigurationError(
-        f"{where}: '{definition.name}' and transformers' {name} compute different models from this file: {problem} "
-        f"({cause}); remove the key from a copy of the file, or set the options without --from-config"
+        f"'{definition.name}' and transformers' {name} compute different models from this file: {problem} ({cause})",
+        option="--from-config",
+        file=source_config.directory / "config.json",
+        hint="remove the key from a copy of the file, or set the options without --from-config",
     )
 
 
@@ -131,7 +138,7 @@ def _source_problem(definition: ModelDefinition, content: Mapping[str, Any]) -> 
     from huggingface_hub.errors import StrictDataclassError
 
     try:
-        small = {**content, **shrunk_values(_sizes(content))}
+        small = {**content, **shrunk(_sizes(content), {}, keep=KEPT)}
         depth = {name: small[name] for name in DEPTH if name in small}
         with torch.device("meta"):
             own, native = (_parameters(model) for model in _pair(definition, {**content, **depth}))

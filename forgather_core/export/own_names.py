@@ -69,9 +69,8 @@ def _renamed(file: SourceFile, names: Mapping[str, str], modules: set[str]) -> S
         own |= imported if statement.level else set()
         foreign |= set() if statement.level else imported
     if both := sorted(own & foreign & names.keys()):
-        raise ExportError(
-            f"{file.path}:1: '{both[0]}' names a class of the model and a class of another package: rename the model's"
-        )
+        problem = f"'{both[0]}' names a class of the model and a class of another package"
+        raise ExportError(problem, file=file.path, line=1, hint="rename the model's")
     names = {old: new for old, new in names.items() if old not in foreign}
     lines = list(io.StringIO(file.text.decode("utf-8"), newline=""))
     tokens = list(tokenize.generate_tokens(io.StringIO("".join(lines), newline="").readline))

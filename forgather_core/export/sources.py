@@ -66,10 +66,8 @@ def collect_sources(entries: Sequence[str]) -> Sources:
         name = module.rpartition(".")[2] + ".py"
         if name in files:
             if files[name].module != module:
-                raise ExportError(
-                    f"{path}:1: '{module}' and '{files[name].module}' would both be {name} in the flat model "
-                    "directory: rename one"
-                )
+                problem = f"'{module}' and '{files[name].module}' would both be {name} in the flat model directory"
+                raise ExportError(problem, file=path, line=1, hint="rename one")
             continue
         source = source_text(path, path.read_bytes())
         exporter = _Exporter(module, source, packages)
@@ -175,7 +173,8 @@ class _Exporter:
     def _refuse_plain_and_dynamic_imports(self) -> None:
         for module, line, tried in self.source.imports():
             if self.packages.owns(module):
-                raise self.source.error(line, f"'import {module}' is not supported: use 'from {module} import ...'")
+                hint = f"use 'from {module} import ...'"
+                raise self.source.error(line, f"'import {module}' is not supported", hint)
             self._require(module, tried)
         for node in self.source.nodes:
             if isinstance(node, ast.Call):
@@ -190,7 +189,7 @@ class _Exporter:
         ):
             raise self.source.error(
                 node.lineno,
-                f"{function}(...) of an exported module, or of a name computed at run time, is not supported: "
+                f"{function}(...) of an exported module, or of a name computed at run time, is not supported",
                 "use an import statement",
             )
         if function.startswith(("importlib.resources.", "resources.", "pkgutil.")) or function == "files":
@@ -198,7 +197,8 @@ class _Exporter:
             if owned or (isinstance(argument, ast.Name) and argument.id in {"__package__", "__name__"}):
                 raise self.source.error(
                     node.lineno,
-                    f"{function}(...) reads data of a package, which is not exported: write it into the source",
+                    f"{function}(...) reads data of a package, which is not exported",
+                    "write it into the source",
                 )
 
     def _require(self, module: str, tried: bool) -> None:
@@ -235,13 +235,13 @@ def _check_with_the_loaders_rule(by_name: Mapping[str, SourceText], entries: set
         imported = dict(_flat_imports(source))
         for module, line in found.items():
             if module not in by_name or module not in imported:
-                raise source.error(line, f"the loader would read this line as an import of '.{module}': reword it")
+                raise source.error(line, f"the loader would read this line as an import of '.{module}'", "reword it")
         for module, line in imported.items():
             if module not in found:
                 raise source.error(
                     line,
-                    f"the loader does not find this import of '{module}': write it on a line of its own, "
-                    f"'from .{module} import ...'",
+                    f"the loader does not find this import of '{module}'",
+                    f"write it on a line of its own, 'from .{module} import ...'",
                 )
         seen[name] = set(found)
     reached: set[str] = set()

@@ -26,6 +26,8 @@ DEVICE_TYPES = ("meta", "cpu", "cuda", "mps")
 # Called with a configuration, and with a function that builds its model on meta.
 BeforeBuild = Callable[[Any, Callable[[], nn.Module]], None]
 
+_ATTENTION = "--attn-implementation"
+
 
 def parse_device(text: str) -> torch.device:
     """Return the device of this name, if this machine has it.
@@ -40,11 +42,14 @@ def parse_device(text: str) -> torch.device:
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
-            raise BuildError(f"--device {text}: torch {torch.__version__} finds no CUDA device; use cpu or meta")
+            problem = f"'{text}': torch {torch.__version__} finds no CUDA device"
+            raise BuildError(problem, option="--device", hint="use cpu or meta")
         if index and int(index) >= count:
-            raise BuildError(f"--device {text}: this machine has {count} CUDA devices; use cuda:0 to cuda:{count - 1}")
+            problem, hint = f"'{text}': this machine has {count} CUDA devices", f"use cuda:0 to cuda:{count - 1}"
+            raise BuildError(problem, option="--device", hint=hint)
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise BuildError(f"--device {text}: torch {torch.__version__} finds no Metal device; use cpu or meta")
+        problem = f"'{text}': torch {torch.__version__} finds no Metal device"
+        raise BuildError(problem, option="--device", hint="use cpu or meta")
     return torch.device(text)
 
 
@@ -63,20 +68,20 @@ def check_attention(
         BuildError: It cannot compute the model, is not installed, or does not support this device or dtype.
     """
     if implementation is not None and implementation in refused:
-        raise BuildError(f"--attn-implementation {implementation}: {refused[implementation]}")
+        raise BuildError(f"{implementation}: {refused[implementation]}", option=_ATTENTION)
     if implementation != "flash_attention_2":
         return
     from transformers.utils import is_flash_attn_2_available
 
     if not is_flash_attn_2_available():
         reason = "the package flash-attn is not installed or finds no GPU"
-        raise BuildError(
-            f"--attn-implementation flash_attention_2: {reason}; use sdpa or flex_attention{install_hint(reason)}"
-        )
+        hint = f"use sdpa or flex_attention{install_hint(reason)}"
+        raise BuildError(f"flash_attention_2: {reason}", option=_ATTENTION, hint=hint)
     if device.type == "cpu":
-        raise BuildError("--attn-implementation flash_attention_2 requires CUDA; use sdpa or eager")
+        raise BuildError("flash_attention_2 requires CUDA", option=_ATTENTION, hint="use sdpa or eager")
     if dtype not in (torch.bfloat16, torch.float16):
-        raise BuildError("--attn-implementation flash_attention_2 requires --dtype bfloat16 or float16")
+        hint = "add --dtype bfloat16 or float16"
+        raise BuildError("flash_attention_2 requires half precision", option=_ATTENTION, hint=hint)
 
 
 def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch.device, torch.dtype | None]:
@@ -185,4 +190,4 @@ def _set_generation(model: Any, file: Path) -> None:
     try:
         model.generation_config = GenerationConfig.from_pretrained(file.parent)
     except (OSError, ValueError, TypeError) as error:
-        raise BuildError(f"{file} cannot be used: {first_line(error)}") from None
+        raise BuildError(f"cannot be used: {first_line(error)}", file=file) from None

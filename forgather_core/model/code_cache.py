@@ -25,9 +25,9 @@ def require_code_cache(error: type[ForgatherError]) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         writable = os.access(place, os.W_OK | os.X_OK)
     except OSError as reason:
-        raise error(_refusal(place, reason.strerror or str(reason))) from None
+        raise error(_problem(reason.strerror or str(reason)), file=place, hint=_ADVICE) from None
     if not writable:
-        raise error(_refusal(place, "permission denied"))
+        raise error(_problem("permission denied"), file=place, hint=_ADVICE)
     return place
 
 
@@ -41,8 +41,8 @@ def code_cache(error: type[ForgatherError]) -> Iterator[None]:
         file = reason.filename2 or reason.filename
         if file is None or not Path(os.fsdecode(file)).is_relative_to(place):
             raise
-        raise error(_refusal(place, reason.strerror or str(reason))) from None
+        raise error(_problem(reason.strerror or str(reason)), file=place, hint=_ADVICE) from None
 
 
-def _refusal(place: Path, reason: str) -> str:
-    return f"{place}, transformers' cache of model code, is not writable: {reason}; {_ADVICE}"
+def _problem(reason: str) -> str:
+    return f"is not writable ({reason}), but transformers keeps the code of models there"

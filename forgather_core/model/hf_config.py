@@ -8,7 +8,7 @@ from typing import Any
 
 from ..definitions.contracts import decoder_class
 from ..definitions.definition import ModelDefinition
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, first_line
 
 NOT_GENERATION = ("_from_model_config", "transformers_version")
 
@@ -22,7 +22,7 @@ def make_config(definition: ModelDefinition, values: Mapping[str, Any]) -> Any:
     try:
         return definition.config_class()(**values)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{definition.name}: {str(error).splitlines()[0]}") from None
+        raise ConfigurationError(f"'{definition.name}' rejects these options: {first_line(error)}") from None
 
 
 def config_json(

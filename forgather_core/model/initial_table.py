@@ -46,7 +46,9 @@ def initial_table(resolved: ResolvedModel) -> list[dict[str, Any]]:
     model = meta_model(resolved)
     table = contracts.initial_weights(model)
     if table is None:
-        raise DefinitionError(f"'{definition.name}' has no initialization table (initial_weights())")
+        raise DefinitionError(
+            f"'{definition.name}' has no initialization table", hint="add initial_weights() to its decoder"
+        )
     kinds: dict[str, list[Any]] = {}
     for name, parameter in model.named_parameters():  # a tied head is initialized as the embedding
         kinds.setdefault(kind_of(name), []).append(parameter)
@@ -59,8 +61,8 @@ def _row_of(kind: str, table: list[tuple[str, Any]], definition: str) -> int:
     try:
         return find_row(table, kind)
     except ValueError:
-        message = f"no row of the initialization table of '{definition}' matches '{kind}': add one"
-        raise DefinitionError(message) from None
+        problem = f"no row of the initialization table of '{definition}' matches '{kind}'"
+        raise DefinitionError(problem, hint="add one") from None
 
 
 def _describe(definition: str, kind: str, parameters: list[Any], pattern: str, rule: Any) -> InitialRow:

@@ -1,35 +1,43 @@
-"""Shrink a configuration while keeping all of its features."""
+"""Shrink a configuration while keeping its features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
 
 LAYERS, HIDDEN, WINDOW, VOCABULARY, POSITIONS = 3, 64, 6, 300, 64
-_LARGEST_HEAD = 32
+Keep = Literal["heads", "positions", "token_ids"]
+_HEAD, _RATIO = 32, 2
+_KEPT_HEAD, _KEPT_RATIO = 1024, 8  # far above usual models; they limit the memory of a copy
 
 
-def shrunk(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def shrunk(config: Mapping[str, Any], names: Mapping[str, str], *, keep: Collection[Keep]) -> dict[str, Any]:
     """Return the changes that make a model of a configuration small: widths, depth, vocabulary, windows.
 
-    Grouped heads stay grouped, a head size that is independent of the hidden size stays independent, windows are
-    shorter than texts of a few tokens, and each kind of layer remains. There are always enough positions for the texts.
+    Grouped heads stay grouped, windows are shorter than texts of a few tokens, and each kind of layer remains.
 
     Args:
         config: The configuration as plain data.
         names: Maps Hugging Face's usual names to this configuration's, where they differ (`attribute_map`).
+        keep: What is kept although a smaller model would do without.
+            "heads": the head size and the number of query heads per key/value head. Without it both are reduced, and a
+            head size that is independent of the hidden size stays independent.
+            "positions": the maximum position. Without it there are enough positions for texts of a few tokens.
+            "token_ids": the special tokens. Without it padding is token 1, and there are no other special tokens.
 
     Returns:
-        New values, by the configuration's own names.
+        New values, by the configuration's own names. All other options are kept.
     """
     new: dict[str, Any] = {}
 
     def get(name: str) -> Any:
         return config.get(names.get(name, name))
 
-    def put(name: str, value: Any) -> None:
-        if names.get(name, name) in config:
-            new[names.get(name, name)] = value
+    def put(name: str, value: Any) -> bool:
+        own = names.get(name, name)
+        if own in config:
+            new[own] = value
+        return own in config
 
     layers = min(get("num_hidden_layers") or LAYERS, LAYERS)
     put("num_hidden_layers", layers)
@@ -39,41 +47,50 @@ def shrunk(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
         put("max_window_layers", layers if switch >= (get("num_hidden_layers") or 0) else min(switch, 1))
     if get("sliding_window") is not None:
         put("sliding_window", min(get("sliding_window"), WINDOW))
-    if get("max_position_embeddings") is not None:
+    if "positions" not in keep and get("max_position_embeddings") is not None:
         put("max_position_embeddings", max(get("max_position_embeddings"), POSITIONS))
-    special = [get(f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")]
-    ids = [i for item in special for i in (item if isinstance(item, list) else [item]) if isinstance(i, int)]
-    put("vocab_size", min(get("vocab_size") or VOCABULARY, max([*ids, 0]) + VOCABULARY))
-    _shrink_widths(get, put)
+    if "token_ids" in keep:
+        special = [get(f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")]
+        ids = [i for item in special for i in (item if isinstance(item, list) else [item]) if isinstance(i, int)]
+        put("vocab_size", min(get("vocab_size") or VOCABULARY, max([*ids, 0]) + VOCABULARY))
+    else:
+        put("bos_token_id", None)
+        put("eos_token_id", None)
+        put("pad_token_id", None if get("pad_token_id") is None else 1)
+        put("vocab_size", VOCABULARY)
+    width = _shrink_heads(get, put, keep="heads" in keep)
+    if width is not None and get("intermediate_size") is not None:
+        put("intermediate_size", min(get("intermediate_size"), 2 * width + 8))
     return new
 
 
-def _shrink_widths(get: Any, put: Any) -> None:
+def _shrink_heads(get: Callable[[str], Any], put: Callable[[str, Any], bool], *, keep: bool) -> int | None:
+    """Put the number and size of heads and the hidden size; return the latter, None if there is none."""
     heads, hidden = get("num_attention_heads"), get("hidden_size")
+    width: int
     if hidden is None:
-        return
+        return None
     if heads is None:
-        put("hidden_size", min(hidden, HIDDEN))
         width = min(hidden, HIDDEN)
     else:
         groups = get("num_key_value_heads") or heads
-        grouped = heads // groups
         key_heads = min(groups, 2)
-        few = key_heads * min(grouped, 2)
+        few = key_heads * min(heads // groups, _KEPT_RATIO if keep else _RATIO)
         size = get("head_dim") or hidden // heads
-        rope = get("rope_parameters") or get("rope_scaling") or {}
-        by_dimension = any(isinstance(value, list) for value in rope.values())  # factors per dimension fix the size
-        small = size if by_dimension else min(size, _LARGEST_HEAD)
-        independent = heads * size != hidden
-        width = few * small + (small if independent else 0)
         put("num_attention_heads", few)
         if get("num_key_value_heads") is not None:
             put("num_key_value_heads", key_heads)
-        if get("head_dim") is not None:
-            put("head_dim", small)
-        put("hidden_size", width)
-    if get("intermediate_size") is not None:
-        put("intermediate_size", min(get("intermediate_size"), 2 * width + 8))
+        rope = get("rope_parameters") or get("rope_scaling") or {}
+        by_dimension = any(isinstance(value, list) for value in rope.values())  # factors per dimension fix the size
+        small = min(size, _KEPT_HEAD) if keep else size if by_dimension else min(size, _HEAD)
+        if keep and put("head_dim", small):
+            width = 8 * few  # independent of the head size, which may be large
+        else:
+            width = few * small + (small if heads * size != hidden else 0)  # an independent head size stays so
+            if get("head_dim") is not None:
+                put("head_dim", small)
+    put("hidden_size", width)
+    return width
 
 
 def _kinds(kinds: list[str], layers: int) -> list[str]:

@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from .shrink import Keep
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TOLERANCE = 1e-4  # float32, relative to the root mean square of the logits
 LENGTH = 24  # tokens, several times a shrunk window
-_LAYERS, _WINDOW, _VOCABULARY = 3, 7, 64
-_SHARED, _HEAD = 8, 1024  # far above usual models; they limit the memory of a copy
-
-
-def shrunk_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Reduce the sizes in a configuration; other values (RoPE, head_dim, ties, eps) are kept.
-
-    Args:
-        values: Values by Hugging Face's option names.
-
-    Returns:
-        The values that change.
-    """
-    layers = min(values["num_hidden_layers"], _LAYERS)
-    small: dict[str, Any] = {
-        "intermediate_size": 40,
-        "num_hidden_layers": layers,
-        "vocab_size": _VOCABULARY,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None if values.get("pad_token_id") is None else 1,
-    }
-    if heads := values.get("num_attention_heads"):
-        shared = heads // (values.get("num_key_value_heads") or heads)  # query heads per key/value head
-        groups, shared = min(heads // shared, 2), min(shared, _SHARED)
-        small |= {
-            "num_attention_heads": groups * shared,
-            "num_key_value_heads": groups,
-            "head_dim": min(values.get("head_dim") or values["hidden_size"] // heads, _HEAD),
-            "hidden_size": 8 * groups * shared,
-        }
-    if values.get("sliding_window") is not None:
-        small["sliding_window"] = min(values["sliding_window"], _WINDOW)
-    if values.get("max_window_layers"):
-        small["max_window_layers"] = 1 if values["max_window_layers"] < values["num_hidden_layers"] else _LAYERS
-    if kinds := values.get("layer_types"):
-        different = list(dict.fromkeys(kinds))[:layers]  # each kind once, then the last kind for the other layers
-        small["layer_types"] = different + different[-1:] * (layers - len(different))
-    return small
+KEPT: tuple[Keep, ...] = ("heads", "positions")  # by a small copy: RoPE and the reading of head options depend on them
 
 
 def logits_difference(model: nn.Module, native: nn.Module) -> float:
@@ -74,10 +38,11 @@ def logits_difference(model: nn.Module, native: nn.Module) -> float:
 
     randomize_weights(model, seed=0)
     native.load_state_dict(model.state_dict())
-    ids = torch.randint(2, _VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(0))
+    config: Any = model.config
+    ids = torch.randint(2, config.vocab_size, (2, LENGTH), generator=torch.Generator().manual_seed(0))
     worst = [0.0]
     with torch.no_grad():
-        for more in _cases(ids, model.config):
+        for more in _cases(ids, config):
             a, b = (m.eval()(ids, use_cache=False, **more).logits[:, 5:] for m in (model, native))
             worst.append(relative_difference(a, b))
     return float(torch.tensor(worst).max())  # unlike Python's, torch's maximum keeps a NaN

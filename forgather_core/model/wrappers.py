@@ -152,10 +152,11 @@ class Wrapped:
         """
         for module in self._of_class("base_layer"):
             if getattr(module, "merged", False):
-                raise CheckpointError(
-                    "the adapters of this PEFT model are merged into its weights: call unmerge_adapter() to work with "
-                    "the base model, or merge_and_unload() to use the model that it returns"
+                hint = (
+                    "call unmerge_adapter() to work with the base model, or merge_and_unload() to use the model that "
+                    "it returns"
                 )
+                raise CheckpointError("the adapters of this PEFT model are merged into its weights", hint=hint)
 
     @property
     def rank(self) -> int:

@@ -19,7 +19,7 @@ def former_names(specs: Iterable[OptionSpec]) -> dict[str, OptionSpec]:
     return {alias: spec for spec in specs for alias in spec.aliases}
 
 
-def warn_renamed(new: str, **old: Unpack[Place]) -> None:
+def warn_renamed_option(new: str, **old: Unpack[Place]) -> None:
     """Warn that an option has a new name.
 
     Args:

@@ -159,7 +159,7 @@ def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
                 _check(key, left, above)
                 key.tag = _TEXT_TAG  # an option named `on`, a device named 4090
             if key.value in seen and key.tag != _MERGE_TAG:
-                raise YamlError(f"duplicate key '{key.value}'", **_place(key))
+                raise YamlError(f"duplicate key '{key.value}'", **_place(key), hint="remove one")
             seen.add(key.value)
             left = _check(value, left, above | {id(node)})
     elif isinstance(node, yaml.SequenceNode):

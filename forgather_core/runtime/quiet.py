@@ -1,7 +1,8 @@
-"""Silence transformers' logging and progress bars."""
+"""Silence logging, progress bars and warnings of libraries."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,3 +21,10 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(before)
         if drawing:
             logging.enable_progress_bar()
+
+
+def import_tqdm() -> None:
+    """Import tqdm, which transformers uses, without its warning about missing widgets in a notebook."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import tqdm.auto  # noqa: F401

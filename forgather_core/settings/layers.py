@@ -14,7 +14,7 @@ from ..definitions.registry import Registry
 from ..errors import ConfigurationError, Place, UnknownDefinitionError
 from ..filesystem.model_files import read_text
 from ..filesystem.paths import expanded
-from ..options.aliases import former_names, warn_renamed
+from ..options.aliases import former_names, warn_renamed_option
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import OptionSpec, did_you_mean, flag_of, specs_of
 from ..options.yaml_text import YamlError, YamlText, parse_yaml
@@ -84,7 +84,7 @@ def with_current_names(layer: Layer) -> Layer:
         if new in layer.values:
             problem = f"is the former name of {new}, which is also set"
             raise ConfigurationError(problem, **layer.place(old), hint=f"remove {old}")
-        warn_renamed(new if layer.text is not None else flag_of(new), **layer.place(old))
+        warn_renamed_option(new if layer.text is not None else flag_of(new), **layer.place(old))
         renamed[new] = old
     if not renamed:
         return layer

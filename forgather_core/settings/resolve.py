@@ -186,4 +186,4 @@ def _check_model_name(resolved: ResolvedModel) -> None:
     name = resolved.model_name
     if name in {".", ".."} or "/" in name or "\\" in name or not name.isprintable() or name != name.strip():
         place = resolved.origins["model_name"].place
-        raise ConfigurationError(f"'{name}' is not a plain name", **place, hint="set a path with output_dir instead")
+        raise ConfigurationError(f"'{name}' is not a plain name", **place, hint="set a path with --output-dir")

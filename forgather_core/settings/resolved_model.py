@@ -164,6 +164,11 @@ class ResolvedModel:
     def __repr__(self) -> str:
         return f"<ResolvedModel {self.configuration.name}: {self.model_name}>"
 
+    def _repr_html_(self) -> str:
+        from ..pages import fragment
+
+        return fragment("show", self.to_dict())
+
     def with_tokenizer(self, tokenizer: TokenizerFacts | None) -> ResolvedModel:
         """Return the model with the facts of its tokenizer.
 

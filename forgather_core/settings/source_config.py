@@ -133,5 +133,5 @@ def _check_model_type(definition: ModelDefinition, config_class: Any, content: M
     architecture = next(iter(content.get("architectures") or ()), None)
     others = [d.name for d in registry().definitions() if d.native is not None and d.native == architecture]
     problem = f"the model_type is '{kind}', which '{definition.name}' does not support"
-    hint = f"use -t {others[0]}" if others else None
+    hint = f"use -t {others[0]}" if others else "choose another directory, or another definition"
     raise ConfigurationError(problem, option=FLAG, file=file, hint=hint)

@@ -216,7 +216,7 @@ def _find(spec: str, base: Path | None) -> Path | str:
     if len(parts) == 2 and all(parts) and not spec.startswith((".", "~")):
         return spec
     ways = f"use a shipped one ({', '.join(shipped)}), a directory, or a Hub id (org/name)"
-    raise TokenizerError(f"there is no '{spec}'", option="tokenizer", hint=did_you_mean(spec, shipped) or ways)
+    raise TokenizerError(f"'{spec}' does not exist", option="tokenizer", hint=did_you_mean(spec, shipped) or ways)
 
 
 def hub_answers() -> bool:

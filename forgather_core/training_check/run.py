@@ -130,11 +130,7 @@ def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, arguments:
 
 
 def _corpus(options: TestOptions) -> Corpus | None:
-    try:
-        return open_corpus(options.dataset_project, options.dataset_config) if options.dataset_project else None
-    except DataError as error:
-        has_place = error.option is not None or error.line is not None
-        raise error if has_place else error.at(option="--dataset-project") from None
+    return open_corpus(options.dataset_project, options.dataset_config) if options.dataset_project else None
 
 
 def _batches(made: ConstructedModel, options: TestOptions, corpus: Corpus | None, stack: ExitStack) -> Iterator[Batch]:

@@ -105,15 +105,15 @@ def test_chats_are_rendered(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("ls nowhere", "nowhere is neither a directory nor a built-in dataset project"),
+        ("ls nowhere", "'nowhere' is neither a directory nor a built-in project"),
         ("show", "Missing argument PROJECT: forgather dataset show"),
         ("show stdlb", "Did you mean 'stdlib'"),
         (
             "show project --config chat",
-            "'chat' (it has chats, default, wrong). Did you mean 'chats'",
+            "'chat'. Did you mean 'chats'",
         ),
         ("show project --config wrong", "project/wrong.yaml:2:1: file: unknown key"),
-        ("show project --tokenizer nope", "tokenizer: there is no 'nope'"),
+        ("show project --tokenizer nope", "tokenizer: 'nope' does not exist"),
         ("show project --chat-template nope", "chat_template: 'nope' is neither a file nor a shipped template"),
         ("show project --limit few", "--limit: expected an integer or all, got 'few'"),
         ("show project --limit 0", "--limit must be at least 1, got 0"),

@@ -25,7 +25,7 @@ OF_LLAMA = [
     ("show -p x", "-p belongs before 'model': forgather -p DIR model"),
     ("show extra", "unexpected extra argument"),
     ("shw", r"No such command 'shw'\. Did you mean 'show'\?"),
-    ("show --hidden-size", "'--hidden-size' requires an argument"),
+    ("show --hidden-size", "--hidden-size requires a value"),
     ("show --json=yes", "'--json' does not take a value"),
     # values
     ("--hidden-size many show", "--hidden-size: expected an integer, got 'many'"),
@@ -42,9 +42,9 @@ OF_LLAMA = [
     ("--rope-parameters {a show", "not valid YAML at column 3"),
     ("--rope-parameters [1] show", "expected a YAML mapping"),
     ("--output-dir= show", "the path is empty"),
-    ("--model-name a/b show", "'a/b' is not a plain name: set a path with output_dir instead"),
+    ("--model-name a/b show", "'a/b' is not a plain name: set a path with --output-dir"),
     ("--model-name ${nope} show", "--model-name: Interpolation key 'nope' not found"),
-    ("--tokenizer nope show", r"tokenizer: there is no 'nope': use a shipped one \(bpe-2k"),
+    ("--tokenizer nope show", r"tokenizer: 'nope' does not exist: use a shipped one \(bpe-2k"),
     # rules between options
     ("--num-attention-heads 3 show", r"--num-attention-heads must divide hidden_size \(256\), got 3"),
     ("--num-key-value-heads 3 show", r"--num-key-value-heads must divide num_attention_heads \(4\), got 3"),
@@ -62,32 +62,29 @@ OF_CONSTRUCTION = [
     ("--load-from-checkpoint x construct", "--load-from-checkpoint requires a real device.*add --device cpu"),
     ("--device cpu --load-from-checkpoint x construct", "x does not exist: name a model directory"),
     ("--device cpu --safetensors construct", "--safetensors requires --save-checkpoint"),
-    ("--device cpu --no-init-weights --save-checkpoint construct", "would save uninitialized memory"),
+    ("--device cpu --no-init-weights --save-checkpoint construct", "--save-checkpoint would save the memory that"),
     ("--device cpuu construct", r"--device must be meta, cpu, cuda, cuda:N or mps; got 'cpuu'\. Did you mean 'cpu'\?"),
     ("--device cuda:x construct", "--device must be meta, cpu, cuda, cuda:N or mps; got 'cuda:x'"),
-    ("--device cuda:99 construct", "--device cuda:99: "),
+    ("--device cuda:99 construct", "--device: 'cuda:99': "),
     ("--dtype float33 construct", r"--dtype must be one of float32, .*; got 'float33'.*Did you mean 'float32'\?"),
     ("--dtype int8 construct", "--dtype must be one of float32, .*; got 'int8'"),
     (
         "--device cpu --save-checkpoint --max-shard-size big construct",
         "--max-shard-size: 'big' is not a size: use for example 500MB",
     ),
-    ("--attn-implementation flash_attention_2 --device cpu construct", "--attn-implementation flash_attention_2"),
-    ("--tokenizer nope construct", "there is no 'nope'"),
+    ("--attn-implementation flash_attention_2 --device cpu construct", "--attn-implementation: flash_attention_2"),
+    ("--tokenizer nope construct", "'nope' does not exist"),
     ("--chat-template nope construct", "'nope' is neither a file nor a shipped template"),
     ("--vocab-size 10 construct", "10 is smaller than the 2000 entries of the tokenizer"),
     ("-o x.pdf construct", "suffix of 'x.pdf' must be one of"),
     ("--device cpu test --packing best-fit", "--packing requires --packed"),
     ("--device cpu --no-init-weights test", "weights would be uninitialized"),
     ("--device cpu --attn-implementation flex_attention test", "has no backward pass on the CPU"),
-    (
-        "--device cpu test --dataset-project nope",
-        "--dataset-project: nope is neither a directory nor a built-in dataset",
-    ),
+    ("--device cpu test --dataset-project nope", "'nope' is neither a directory nor a built-in project"),
     ("--device cpu test --dataset-project stdlb", "Did you mean 'stdlib'"),
     (
         "--device cpu test --dataset-project stdlib --dataset-config x",
-        "--dataset-config: 'stdlib' has no configuration 'x'",
+        "--dataset-config: 'stdlib' has no configuration 'x': choose one of default",
     ),
     ("--device cpu test --dataset-config x", "--dataset-config requires --dataset-project"),
 ]
@@ -99,7 +96,7 @@ OF_THE_ROOT = [
     ("-t zzz model --help", "no model definition named 'zzz'"),
     ("-t zzz.yaml model show", "there is no configuration file 'zzz.yaml'"),
     ("-t / model show", "no model definition named ''"),
-    ("-t", "'-t' requires an argument"),
+    ("-t", "-t requires a value"),
     ("-t llama", "Missing command"),
     ("model show", "choose a model definition, for example: forgather -t llama/4M"),
     ("model construct", "choose a model definition"),
@@ -329,7 +326,7 @@ ATTENTION = {
 def test_unsupported_attention_is_refused_before_any_work(cli: Cli, words: str) -> None:
     command = words.split()
     error = cli(*command, *(() if "test" in command else ("construct",))).error
-    assert re.match(r"--attn-implementation:? \w", error)
+    assert error.startswith("--attn-implementation: ")
     assert ATTENTION[words] in error
     assert re.search(r"use (sdpa|eager)", error)
     assert nothing_on_disk()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import LLAMA, SCRIPT, start
+from .conftest import LLAMA, SCRIPT, Cli, start
 
 COMMANDS = [("ls",), ("plugins",), (*LLAMA, "show"), (*LLAMA, "show", "--json"), ("--help",), (*LLAMA, "--help")]
 COLOUR = re.compile(r"\x1b\[[0-9;]*\b(3[0-7]|9[0-7]|38|48)[;m]")
@@ -108,3 +108,11 @@ def test_any_encoding_is_supported(encoding: str) -> None:
     for arguments in (("ls",), ("-t", "llama/4M", "model", "show"), ("--help",)):
         done = start(*arguments, env={"PYTHONIOENCODING": encoding}, encoding=encoding)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_html_file_is_a_page_of_the_report(cli: Cli) -> None:
+    assert cli("ls", "-o", "models.html").code == 0
+    page = Path("models.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "llama/4M" in page
+    assert "<script" not in page

@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import LLAMA, SCRIPT, Cli, start
 
-HEAVY = ("torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
+HEAVY = ("torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy", "matplotlib")
 RESOLVING = ("omegaconf", "pydantic", "antlr4")
 DRAWING = ("rich.table", "rich.console")
 PRINT_MODULES = "import atexit, sys; atexit.register(lambda: print('IMPORTED', *sys.modules, file=sys.stderr)); "

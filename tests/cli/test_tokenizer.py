@@ -75,8 +75,8 @@ def test_an_existing_directory_is_kept(cli: Cli) -> None:
     [
         ("--vocab-size many", "--vocab-size: expected an integer, got 'many'"),
         ("--vocab-size 200", "--vocab-size must be at least 262 (256 bytes and the special tokens), got 200"),
-        ("--vocab-size 5000", "entries: use a larger corpus or a smaller --vocab-size"),
-        ("--dataset-config small", "entries: use a larger corpus or a smaller --vocab-size"),
+        ("--vocab-size 5000", ": use a larger corpus or a smaller --vocab-size"),
+        ("--dataset-config small", ": use a larger corpus or a smaller --vocab-size"),
         ("--dataset-config wrong", "no column 'txt' (columns: text). Did you mean 'text'"),
         ("--dataset-config nope", "has no configuration 'nope'"),
         ("--dataset-project stdlb", "Did you mean 'stdlib'"),

@@ -1,11 +1,12 @@
 """Parse the code blocks of a Markdown page, which are run in their order.
 
     bash      each command is run and must exit with 0
-    $ ...     a block that begins with `$ `: commands, each followed by its output; `...` stands for omitted lines,
-              and numbers may differ
+    console   commands, each after `$ ` and followed by its output; `...` stands for omitted lines, and numbers may
+              differ
     python    run after the Python blocks before it
     diff      hunks, separated by lines `@@`, applied to the file that the comment before the block names
 
+Blocks of a language in LISTINGS are shown and not run, as are Sphinx's directives ({toctree}). There are no others.
 A comment on the line before a block is a directive:
 
     <!-- file: PATH -->   the block is the content of this file
@@ -21,7 +22,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_INSTALL = ("pip install .", "pip install pytest", "git clone", "python3 -m venv", "cd ", ". .venv")
+RUN = frozenset({"bash", "console", "python", "diff"})
+LISTINGS = frozenset({"json", "mermaid", "text", "toml", "yaml"})
+_INSTALLED = ("pip install .", "pip install pytest")  # where pages are run; `.ci/run` runs README's installation
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,16 @@ class Block:
     language: str
     directive: tuple[str, str]
     text: str
+
+    @property
+    def is_known(self) -> bool:
+        """Return whether the block is run, or marked as a listing or a directive of Sphinx."""
+        return self.language in RUN | LISTINGS or self.language.startswith("{")
+
+    @property
+    def is_run(self) -> bool:
+        """Return whether reading the page runs the block."""
+        return self.language in RUN and self.directive[0] != "not run"
 
 
 @dataclass(frozen=True)
@@ -67,12 +80,12 @@ def commands(block: str) -> Iterator[str]:
     """Yield the commands of a bash block, without comments and installations."""
     for line in block.replace("\\\n", " ").splitlines():
         for command in re.sub(r"\s#\s.*", "", line).split("&&"):
-            if command.strip() and not command.strip().startswith(_INSTALL):
+            if command.strip() and not command.strip().startswith(_INSTALLED):
                 yield " ".join(command.split())
 
 
 def sessions(block: str) -> Iterator[tuple[str, str]]:
-    """Yield the commands of a block of `$ ` lines, each with its output."""
+    """Yield the commands of a console block, each with its output."""
     for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
         command, _, output = part.partition("\n")
         yield command, output

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,8 @@ from .pages import Block, apply, commands, is_printed, parts, sessions
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
-# Tests run without a GPU, and with two checks of `verify`.
-REPLACED = {"--device cuda": "--device cpu", "$EDITOR": "true"}
+# Tests run without a GPU, with few steps of `test`, and with two checks of `verify`.
+REPLACED = {"--device cuda": "--device cpu", "--steps 20": "--steps 3"}
 FEW_CHECKS = " --checks causality,kv-cache"
 PROGRAM = "import sys; sys.argv[0] = 'forgather'; from forgather_cli.main import main; main()"
 
@@ -46,6 +48,7 @@ class Reader:
         what, value = block.directive
         if what == "not run" or (what, value) == ("ci", "test"):  # `.ci/run` runs the tests themselves
             return
+        assert block.is_known, f"the language of the block is unknown: '{block.language}'"
         if what == "file":
             (self.place / value).parent.mkdir(parents=True, exist_ok=True)
             (self.place / value).write_text(block.text, encoding="utf-8")
@@ -61,7 +64,7 @@ class Reader:
         elif block.language == "python":
             self.program += block.text
             self.execute([sys.executable, "-c", self.program], codes=(0,))
-        elif block.text.startswith("$ "):
+        elif block.language == "console":
             for command, expected in sessions(block.text):
                 printed = self.run(command, codes=(2,) if "error: " in expected else (0, 1))
                 assert is_printed(expected, printed), f"'{command}' printed:\n{printed}"
@@ -102,6 +105,61 @@ class Reader:
             self.undone = None
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Pages that are read in one directory, in this order, and the state in which their reader begins.
+
+    Args:
+        pages: Paths from the root of the project.
+        before: Commands that are run first.
+        program: The beginning of the Python program of the page.
+        names: Words in commands that stand for something else, such as DIR.
+        path: Directories that Python searches for packages: those that the page installs.
+    """
+
+    pages: tuple[str, ...]
+    before: tuple[str, ...] = ()
+    program: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    path: tuple[str, ...] = ()
+
+
+BUILT = "output_models/llama_4m"
+BUILD = "forgather -t llama/4M model --device cpu --save-checkpoint construct"
+QWEN3 = "forgather -t qwen3 model --device cpu --save-checkpoint --native --output-dir Qwen3-0.6B construct"
+READ = {
+    "readme": Reading(("README.md",)),
+    "index": Reading(("docs/index.md",), before=(BUILD,)),
+    "first-model": Reading(("docs/first-model.md", "docs/change-a-model.md"), before=(QWEN3,)),
+    "write-a-plugin": Reading(("docs/write-a-plugin.md",), path=("forgather-my-model", "site")),
+    "verify": Reading(("docs/verify.md",), before=(BUILD,), names={"DIR": BUILT}),
+    "testing": Reading(
+        ("docs/testing.md",),
+        before=(BUILD,),
+        program=f"""
+import torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("{BUILT}", trust_remote_code=True)
+ids = torch.arange(8)[None]
+""",
+    ),
+    "estimate": Reading(("docs/estimate.md",)),
+    "checkpoints": Reading(
+        ("docs/checkpoints.md",),
+        before=(BUILD,),
+        program=f"""
+from transformers import AutoModelForCausalLM
+model, step = AutoModelForCausalLM.from_pretrained("{BUILT}", trust_remote_code=True), 500
+""",
+        names={"SRC": BUILT, "DST": "converted", "DIR": BUILT},
+    ),
+    "datasets": Reading(("docs/datasets.md",)),
+    "python": Reading(("docs/python.md",)),
+    "notebooks": Reading(("docs/notebooks.md",)),
+}
+REPRODUCES = {"write-a-plugin": pytest.mark.regression("P15")}
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """Return an empty directory."""
@@ -109,11 +167,16 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "here"
 
 
-def test_readme(place: Path, environment: dict[str, str]) -> None:
-    (place / "my_llama.yaml").write_text("extends: llama/4M\nhidden_size: 64\nnum_attention_heads: 2\n")
-    built = "output_models/llama_4m"
-    reader = Reader(place, environment, {"OLD": built, "DIR": built, "-t qwen3 model": "-t llama model -r"})
-    reader.read(ROOT / "README.md")
+@pytest.mark.parametrize("name", [pytest.param(name, marks=REPRODUCES.get(name, ())) for name in READ])
+def test_page(name: str, place: Path, environment: dict[str, str]) -> None:
+    reading = READ[name]
+    path = [*(str(place / entry) for entry in reading.path), *filter(None, [environment.get("PYTHONPATH")])]
+    reader = Reader(place, environment | {"PYTHONPATH": os.pathsep.join(path)}, dict(reading.names))
+    for command in reading.before:
+        reader.run(command, codes=(0,))
+    reader.program = reading.program
+    for page in reading.pages:
+        reader.read(ROOT / page)
 
 
 @pytest.mark.regression("P17")
@@ -127,40 +190,3 @@ def test_the_main_command_ends_on_a_falling_loss(place: Path, environment: dict[
     losses = [step["loss"] for step in report["steps"]]
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.5
     assert report["loss"]["first_batch_decrease"] > 1
-
-
-def test_tutorial(place: Path, environment: dict[str, str]) -> None:
-    reader = Reader(place, environment, {})
-    flags = "--device cpu --save-checkpoint --native --output-dir Qwen3-0.6B"
-    reader.run(f"forgather -t qwen3 model {flags} construct", codes=(0,))
-    reader.read(ROOT / "docs" / "tutorial.md")
-
-
-@pytest.mark.regression("P15")
-def test_write_a_plugin(place: Path, environment: dict[str, str]) -> None:
-    path = [str(place / "forgather-my-model"), str(place / "site"), *filter(None, [environment.get("PYTHONPATH")])]
-    reader = Reader(place, environment | {"PYTHONPATH": os.pathsep.join(path)}, {})
-    reader.read(ROOT / "docs" / "write-a-plugin.md")
-
-
-def test_checkpoints(place: Path, environment: dict[str, str]) -> None:
-    built = "output_models/llama_4m"
-    reader = Reader(place, environment, {"SRC": built, "DST": "converted", "DIR": built})
-    reader.run("forgather -t llama/4M model --device cpu --save-checkpoint construct", codes=(0,))
-    reader.program = f"""
-from transformers import AutoModelForCausalLM
-model, step = AutoModelForCausalLM.from_pretrained("{built}", trust_remote_code=True), 500
-"""
-    reader.read(ROOT / "docs" / "checkpoints.md")
-
-
-def test_testing(place: Path, environment: dict[str, str]) -> None:
-    reader = Reader(place, environment, {})
-    reader.run("forgather -t llama/4M model --device cpu --save-checkpoint construct", codes=(0,))
-    reader.program = """
-import torch
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained("output_models/llama_4m", trust_remote_code=True)
-ids = torch.arange(8)[None]
-"""
-    reader.read(ROOT / "docs" / "testing.md")

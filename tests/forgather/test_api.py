@@ -58,6 +58,7 @@ def test_options_are_keywords(small: fg.ResolvedModel) -> None:
     assert small.config["vocab_size"] == 300
     assert small.to_dict()["options"]["hidden_size"] == {"value": 32, "origin": "--hidden-size"}
     assert repr(small) == "<ResolvedModel llama/4M: llama_4m>"
+    assert small._repr_html_() == fg.ShownModel(small.to_dict(), small)._repr_html_()
 
 
 def test_show_has_the_sources_and_the_initialization() -> None:
@@ -75,6 +76,8 @@ def test_construct_builds_and_saves(small: fg.ResolvedModel, tmp_path: Path) -> 
     assert made.parameters == sum(p.numel() for p in made.model.parameters())
     assert made.to_dict()["parameters"]["total"] == made.parameters
     assert "created" in repr(made)
+    for report in (made, made.saved):
+        assert report._repr_html_().startswith('<div class="fg')
     again = fg.construct(
         "llama", **SMALL, output_dir=tmp_path / "made", device="cpu", load_from_checkpoint=made.directory
     )
@@ -120,6 +123,9 @@ def test_verify_a_model_and_a_directory(small: fg.ResolvedModel) -> None:
     assert set(of_model.passed) == {"causality", "padding"}
     of_directory = fg.verify(small.target(), checks="causality")
     assert of_directory.passed == ("causality",)
+    skipping = fg.verify(small.target(), checks="sliding-window")
+    assert (skipping.ok, skipping.skipped) == (False, ("sliding-window",))
+    assert "0 passed, 0 failed, 1 skipped" in repr(skipping)
     assert {"causality", "padding"} < set(fg.list_checks().names)
     assert fg.list_checks(checks="padding").names == ("padding",)
 

@@ -29,7 +29,7 @@ def main() -> int:
     )
     parser.add_argument("--check", metavar="NAMES", default="", help="only these checks, separated by commas")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--all", action="store_true", help="slow checks also on mutants that another check has caught")
+    how.add_argument("--all", action="store_true", help="deferred checks also on mutants that another check has caught")
     how.add_argument("--first", action="store_true", help="stop each mutant at the first check that catches it")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="parallel processes (default: 2)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")

@@ -25,11 +25,11 @@ from forgather_core.settings.resolved_model import ResolvedModel
 from .catalogue import Mutant
 
 PROVES_NOTHING = "manifest"  # digests detect any change
-SLOW = ("attention-backends", "round-trip", "torch-compile", "no-dead-options", "standalone")
+DEFERRED = ("attention-backends", "round-trip", "torch-compile", "no-dead-options", "standalone")
 OF_REFERENCES = ("reference-parity", "init-std")  # they do not apply if the definition has no reference
 TIMEOUT = 900.0  # seconds for one directory
 
-How = Literal["all", "thrifty", "first"]  # thrifty: slow checks only if no other one catches the mutant
+How = Literal["all", "thrifty", "first"]  # thrifty: deferred checks only if no other one catches the mutant
 
 
 def checks(names: Sequence[str] = ()) -> list[Check]:
@@ -98,11 +98,11 @@ class Outcome:
 
 
 def tried(name: str, path: Path, resolved: ResolvedModel, todo: Iterable[Check], how: How = "all") -> Outcome:
-    """Run checks on a directory, the slow ones last; a check that raises fails."""
+    """Run checks on a directory, the deferred ones last; a check that raises fails."""
     outcome = Outcome(name)
-    for check in sorted(todo, key=lambda check: check.name in SLOW):
+    for check in sorted(todo, key=lambda check: check.name in DEFERRED):
         caught = outcome.failed.keys() - OF_REFERENCES if how == "thrifty" else outcome.failed
-        if caught and (how == "first" or (how == "thrifty" and check.name in SLOW)):
+        if caught and (how == "first" or (how == "thrifty" and check.name in DEFERRED)):
             break
         began = time.perf_counter()
         try:

@@ -109,7 +109,7 @@ def refuse(
         kinds = ((missing, "of the model missing from it"), (plan.unexpected, "of it not in the model"))
         if problems := [counted_names(names, what) for names, what in kinds if names]:
             problem = f"does not fit the model: {'; '.join(problems)}; nothing was loaded"
-            raise CheckpointError(problem, file=path)
+            raise CheckpointError(problem, file=path, hint="load without strict=True to fill what fits")
 
 
 def few_matched(plan: Plan, state: Mapping[str, Tensor], path: object) -> str | None:

@@ -54,7 +54,7 @@ def test_a_report_in_full(tmp_path: Path, safetensors: bool) -> None:
         "format": suffix,
         "generation": None,
         "bytes": 128 + 32 + 8,
-        "numbers": 64 + 8 + 1,
+        "elements": 64 + 8 + 1,
         "dtypes": {"bfloat16": 64, "float32": 8, "int64": 1},
         "quantized": None,
         "notes": [],

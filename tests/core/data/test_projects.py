@@ -270,15 +270,13 @@ def test_does_not_wait_for_an_unreachable_hub(project: Path, monkeypatch: pytest
 def test_refuses_missing_projects_and_configurations(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Did you mean 'stdlib'"):
         open_corpus("stdlb")
-    with pytest.raises(DataError, match="contains no dataset configuration"):
+    with pytest.raises(DataError, match="contains no YAML configuration"):
         open_corpus(str(tmp_path))
     with pytest.raises(DataError, match=r"no configuration 'doc'.*default, docstrings"):
         open_corpus("stdlib", "doc")
     file = tmp_path / "mine.yaml"
     file.write_text(json.dumps({"source": "text"}))
-    with pytest.raises(
-        DataError, match="is a file, not a dataset project: use its directory, with the configuration 'mine'"
-    ):
+    with pytest.raises(DataError, match="is a file: use its directory, with the configuration 'mine'"):
         open_corpus(str(file))
 
 

@@ -39,8 +39,8 @@ def test_a_user_file_replaces_the_shipped_devices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "expected a map from device names"),
-        ("- a", "expected a map from device names"),
+        ("", "expected a mapping from device names"),
+        ("- a", "expected a mapping from device names"),
         ("Mine: 5", "1:1: Mine: memory, bandwidth and flops are missing"),
         ("\nMine: {memory: 1, memroy: 2}", "2:1: Mine: unknown key 'memroy'; use bandwidth, flops, memory, source"),
         ("Mine: {bandwidth: 1}", "memory is missing"),

@@ -152,7 +152,7 @@ def test_no_torch_module_draws_within_no_init_weights() -> None:
     [
         ({"save_checkpoint": True}, "--save-checkpoint requires a real device"),
         ({"load_from_checkpoint": "x"}, "--load-from-checkpoint requires a real device"),
-        ({"device": "cpu", "save_checkpoint": True, "no_init_weights": True}, "uninitialized memory"),
+        ({"device": "cpu", "save_checkpoint": True, "no_init_weights": True}, "leaves uninitialized"),
         ({"device": "cpu", "load_from_checkpoint": "nowhere"}, "nowhere does not exist"),
         ({"device": "cpu", "max_shard_size": "big"}, "not a size"),
         ({"device": "cpux"}, "--device"),

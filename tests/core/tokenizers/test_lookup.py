@@ -85,7 +85,7 @@ def test_finds_a_directory(tmp_path: Path) -> None:
         ("{tmp}/empty", "contains no tokenizer files"),
         ("{tmp}/broken", "cannot be read"),
         ("org/name", r"cannot be loaded from the Hub .*bpe-2k, bpe-8k, bytes"),
-        ("~unknown-user", "there is no"),
+        ("~unknown-user", "does not exist"),
     ],
 )
 def test_a_missing_tokenizer_is_a_one_line_error(

@@ -220,7 +220,7 @@ def test_a_first_loss_far_from_uniform_is_explained(small: Resolve, tmp_path: Pa
         (
             {"device": "cpu"},
             {"dataset_project": "nowhere"},
-            "--dataset-project: nowhere is neither a directory nor a built-in dataset project",
+            "--dataset-project: 'nowhere' is neither a directory nor a built-in project",
         ),
     ],
 )
@@ -249,7 +249,7 @@ def test_refuses_options_that_cannot_train(
             {"dataset_project": "stdlib", "dataset_config": "docstring"},
             (
                 "--dataset-config",
-                "'stdlib' has no configuration 'docstring' (it has default, docstrings)",
+                "'stdlib' has no configuration 'docstring'",
                 "Did you mean 'docstrings'?",
             ),
         ),

@@ -1,0 +1,25 @@
+"""The texts of Typer's usage errors, each with what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from .owners import no_such_option, other_commands
+
+
+def usage_text(error: Any) -> str:
+    """Return the text of a usage error. Typer would begin it with "Invalid value for '--x'", which the text names."""
+    if isinstance(error, typer.BadParameter):
+        return str(error.message)
+    if hasattr(error, "possibilities"):  # an unknown option
+        elsewhere = other_commands(error.ctx, error.option_name) if error.ctx is not None else None
+        return str(elsewhere or no_such_option(error.option_name, error.possibilities or ()))
+    text: str = error.format_message()
+    if "requires an argument" in text:
+        return f"{error.option_name} requires a value"
+    if text.startswith("No such command") and "?" not in text:
+        command = error.ctx.command_path if error.ctx is not None else "forgather"
+        return f"{text.rstrip('.')}: list the commands with {command} --help"
+    return f"{text}: remove it" if text.startswith("Got unexpected extra argument") else text

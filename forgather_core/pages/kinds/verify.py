@@ -1,0 +1,140 @@
+"""The page of `verify`: failed checks first, with their causes, and the errors of all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..content import Content, Figure
+from ..drawing import chart
+from ..html import Html, badge, brief, card, columns, escaped, joined, prose, sentences, stack, tag
+from ..lines import Ratios, ratios
+from ..tables import table
+from ..units import failure_text, share_of, small_of
+
+_ORDER = {"failed": 0, "passed": 1}
+_TONES = {"failed": "bad", "passed": "good"}
+_MOST_CASES = 4  # of one failed check
+_MOST_NEAR = 8
+_NEAR = 0.01  # of the tolerance
+
+
+def verification(report: Mapping[str, Any]) -> Content:
+    """Return the content of the page of a verification."""
+    found = sorted(report["checks"], key=lambda check: _ORDER.get(check["result"], 2))
+    failed = [check for check in found if check["result"] == "failed"]
+    shape = "the model itself" if report["full"] else "a small copy with the same features"
+    return Content(
+        kind="Verification",
+        title=report.get("model_name") or report["directory"],
+        subtitle=f"{report['directory']}: {shape}" if report.get("model_name") else f"Checked: {shape}",
+        figures=_figures(report),
+        blocks=[
+            _columns(found, failed),
+            *([_checks(found)] if found else []),
+        ],
+        notes=report.get("notes") or (),
+    )
+
+
+def _columns(checks: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> Html:
+    drawn, near, skipped = _chart(checks), _nearest(checks), _skipped(checks)
+    if failed:
+        return columns(stack(drawn, near), stack(_failures(failed), skipped))
+    return columns(drawn, stack(near, skipped))
+
+
+def _figures(report: Mapping[str, Any]) -> list[Figure]:
+    passed, failed, skipped = (report[name] for name in ("passed", "failed", "skipped"))
+    seconds = sum(check["seconds"] for check in report["checks"])
+    cases = sum(len(check["measured"]) for check in report["checks"])
+    if failed:
+        verdict = Figure("Result", "failed", f"{failed} of {passed + failed} checks", "bad")
+    elif passed:
+        verdict = Figure("Result", "passed", f"all {passed} checks" if passed > 1 else "1 check", "good")
+    else:
+        verdict = Figure("Result", "unknown", "no check applied", "warn")
+    return [
+        verdict,
+        Figure("Checks passed", str(passed), f"{cases:,} cases in all checks"),
+        Figure("Skipped", str(skipped)),
+        Figure("Time", f"{seconds:.1f} s", f"seed {report['seed']}" if "seed" in report else ""),
+    ]
+
+
+def _failures(checks: Sequence[Mapping[str, Any]]) -> Html:
+    return card("Failed checks" if len(checks) > 1 else "Failed check", *map(_failure, checks))
+
+
+def _failure(check: Mapping[str, Any]) -> Html:
+    failed = [one for one in check["measured"] if not one["holds"]]
+    cases: list[object] = [failure_text(one) for one in failed[:_MOST_CASES]]
+    if len(failed) > _MOST_CASES:
+        cases.append(f"and {len(failed) - _MOST_CASES:,} more cases")
+    parts = [tag("h3", brief(check["name"])), tag("p", prose(check["promise"]), class_="fg-muted")]
+    if check["reason"]:
+        parts.append(tag("p", "It ended with ", brief(check["reason"])))
+    parts += [sentences(cases)] if cases else []
+    if check["cause"]:
+        parts.append(tag("p", tag("b", "Usual cause: "), prose(check["cause"]), class_="fg-cause"))
+    return tag("div", *parts, class_="fg-failure")
+
+
+def _chart(checks: Sequence[Mapping[str, Any]]) -> Html | None:
+    rows = {
+        check["name"]: Ratios([_ratio(one) for one in check["measured"]], check["result"] == "failed")
+        for check in checks
+        if check["measured"]
+    }
+    if not rows:
+        return None
+    lead = "Each dot is a case, the large one the worst; beyond the dashed line a case fails"
+    return chart("Errors and tolerances", ratios("Errors and tolerances", rows), lead=lead)
+
+
+def _nearest(checks: Sequence[Mapping[str, Any]]) -> Html | None:
+    """Return the worst cases that hold, one of each check: another machine may fail them first."""
+    worst = []
+    for check in checks:
+        cases = [(_ratio(one), check["name"], one["what"]) for one in check["measured"] if one["holds"]]
+        worst += [max(cases)] if cases else []
+    near = sorted((case for case in worst if case[0] >= _NEAR), reverse=True)[:_MOST_NEAR]
+    rows = [(name, what, share_of(ratio, 1)) for ratio, name, what in near]
+    if not rows:
+        return None
+    drawn = table(("check", "case", "error"), rows, right=(2,), code=(0,), name="nearest")
+    return card("Nearest to their tolerances", drawn, lead="Worst cases that hold; errors as shares of tolerances")
+
+
+def _ratio(case: Mapping[str, Any]) -> float:
+    """Return error / tolerance; infinity for any error where none is allowed."""
+    error, tolerance = case["error"], case["tolerance"]
+    if not isinstance(error, (int, float)) or math.isnan(error):
+        return math.inf
+    return float(error / tolerance) if tolerance else math.inf if error else 0.0
+
+
+def _skipped(checks: Sequence[Mapping[str, Any]]) -> Html | None:
+    rows = [
+        joined([tag("b", brief(check["name"])), escaped(": "), brief(check["reason"] or "")])
+        for check in checks
+        if check["result"] not in _TONES
+    ]
+    return card("Do not apply to this model", sentences(rows)) if rows else None
+
+
+def _checks(checks: Sequence[Mapping[str, Any]]) -> Html:
+    heads = ("check", "result", "promise", "cases", "error", "allowed", "time")
+    rows = []
+    for check in checks:
+        worst = max(check["measured"], key=_ratio, default=None)
+        error = small_of(worst["error"]) if worst else ""
+        allowed = "" if worst is None else small_of(worst["tolerance"]) if worst["tolerance"] else "equal"
+        result = badge(check["result"], _TONES.get(check["result"], ""))
+        cases = f"{len(check['measured']):,}" if check["measured"] else ""
+        rows.append(
+            (check["name"], result, prose(check["promise"]), cases, error, allowed, f"{check['seconds']:.2f} s")
+        )
+    drawn = table(heads, rows, right=(3, 4, 5, 6), code=(0,), name="checks")
+    return card("Checks", drawn, lead="error: of the case that is nearest to its tolerance, or furthest beyond it")
