@@ -28,7 +28,7 @@ Inputs = Mapping[str, Any]
 SINGULAR_AT_ZERO = (
     "Sqrt", "Rsqrt", "Pow", "Norm", "LinalgVectorNorm", "Log", "Div", "Reciprocal", "Cdist", "EuclideanDist",
 )  # fmt: skip
-FLOAT16_HINT = "; float16 overflows above 65504: try --dtype bfloat16"
+FLOAT16 = "float16 overflows above 65504"
 
 
 def find_nonfinite(model: nn.Module, inputs: Inputs, *, rng: RandomState | None) -> str:
@@ -91,7 +91,7 @@ def _forward_failure(model: nn.Module, inputs: Inputs) -> str | None:
         where = f": its own code passes a non-finite value to {failed[0]}"
     elif any(call.caller is origin for call in calls):
         where = ": its own code produces it, after its submodules"
-    return f"{what}{where}{FLOAT16_HINT if origin.float16_output else ''}"
+    return f"{what}{where}{f'; {FLOAT16}' if origin.float16_output else ''}"
 
 
 def _loss_failure(model: nn.Module, inputs: Inputs) -> str:
@@ -102,7 +102,7 @@ def _loss_failure(model: nn.Module, inputs: Inputs) -> str:
     if weight := nonfinite_tensor(model.named_parameters()):  # a parameter that is used without its module
         return weight
     float16 = any(parameter.dtype == torch.float16 for parameter in model.parameters())
-    return f"the batch has targets, and every weight is finite{FLOAT16_HINT if float16 else ''}"
+    return f"the batch has targets, and every weight is finite{f'; {FLOAT16}' if float16 else ''}"
 
 
 def _backward_failure(model: nn.Module, inputs: Inputs) -> str | None:
@@ -167,7 +167,7 @@ class _BadGradient:
     def __str__(self) -> str:
         kind = self.node.rpartition("::")[2]
         singular = kind.partition("Backward")[0] in SINGULAR_AT_ZERO
-        why = ", which has no finite gradient at 0" if singular else FLOAT16_HINT if self.float16 else ""
+        why = ", which has no finite gradient at 0" if singular else f"; {FLOAT16}" if self.float16 else ""
         what = f"{self.call} is the first module in backward that turns finite gradients into a non-finite one"
         return f"{what} ({self.value}, in {kind}{why})"
 

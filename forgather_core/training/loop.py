@@ -15,7 +15,7 @@ from ..errors import TrainingCheckError
 from ..runtime.partial_results import keep_partial
 from ..runtime.short_repr import Brief
 from . import measure
-from .diagnosis import find_nonfinite
+from .diagnosis import FLOAT16, find_nonfinite
 from .exploding import find_exploding_module
 from .loss import loss_of
 from .optimizers import Norms, Stepper
@@ -156,9 +156,8 @@ def _first_batch_loss(model: nn.Module, inputs: dict[str, Tensor], rng: RandomSt
         model, inputs, full_logits=full_logits
     ).detach()  # with gradients, as in a step: another mode would compile again
     if not loss.isfinite():
-        reason = _eagerly(find_nonfinite, model, inputs, rng=rng)
-        problem = f"after the last step the loss on the first batch is {loss.item()}: {reason}"
-        raise TrainingCheckError(problem, hint=_SMALLER)
+        problem = f"after the last step the loss on the first batch is {loss.item()}"
+        raise _explained(problem, model, inputs, rng, hint=_SMALLER)
     return loss.item()
 
 
@@ -178,15 +177,21 @@ def _failure(
         problem = f"the gradient of {first or 'all parameters'} is the first non-finite gradient in backward"
         hint = f"{_SMALLER}, or drop --fuse-optim-with-backward to see which module produces it"
         return TrainingCheckError(f"step {step}: {problem}", hint=hint)
-    reason = _eagerly(find_nonfinite, model, inputs, rng=rng)
-    return TrainingCheckError(f"step {step}: a gradient is not finite: {reason}", hint=_SMALLER)
+    return _explained(f"step {step}: a gradient is not finite", model, inputs, rng, hint=_SMALLER)
 
 
 def _loss_failure(
     model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor
 ) -> TrainingCheckError:
+    return _explained(f"step {step}: the loss is {loss.item()}", model, inputs, rng)
+
+
+def _explained(
+    problem: str, model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, hint: str | None = None
+) -> TrainingCheckError:
+    """Return an error that names where values become non-finite."""
     reason = _eagerly(find_nonfinite, model, inputs, rng=rng)
-    return TrainingCheckError(f"step {step}: the loss is {loss.item()}: {reason}")
+    return TrainingCheckError(f"{problem}: {reason}", hint="try --dtype bfloat16" if FLOAT16 in reason else hint)
 
 
 def _eagerly(find: Callable[..., Any], model: nn.Module, inputs: dict[str, Tensor], **how: Any) -> Any:

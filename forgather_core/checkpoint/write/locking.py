@@ -46,4 +46,6 @@ def saving_errors(directory: Path) -> Iterator[None]:
         with directory_errors(directory):
             yield
     except DirectoryError as error:
-        raise error.at(CheckpointError) from None
+        # There is no file of the name that locks and staging directories are derived from.
+        file = directory if Path(error.file or "").name == STAGING else error.file
+        raise CheckpointError(error.problem, file=file, hint=error.hint) from None

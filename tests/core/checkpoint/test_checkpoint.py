@@ -244,6 +244,51 @@ def test_damaged_hostile_and_missing_checkpoints(tmp_path: Path, monkeypatch: py
         Checkpoint.open(tmp_path / "nowhere")
 
 
+def test_errors_have_the_file_and_what_to_do(tmp_path: Path) -> None:
+    def fields_of(name: str) -> dict[str, object]:
+        with pytest.raises(CheckpointError) as caught:
+            Checkpoint.open(tmp_path / name)
+        return caught.value.fields()
+
+    found = fields_of("nowhere")
+    assert (found["problem"], found["file"]) == ("does not exist", str(tmp_path / "nowhere"))
+    assert found["hint"] == "name a model directory, a weight file or an index"
+    save_checkpoint(tmp_path / "a", Net(), safetensors=True)
+    (tmp_path / "a" / "model.safetensors").rename(tmp_path / "a.bin")
+    found = fields_of("a.bin")
+    assert (found["file"], found["hint"]) == (str(tmp_path / "a.bin"), "rename it to .safetensors")
+    assert str(found["problem"]).endswith("it is a safetensors file")
+    (tmp_path / "a" / "model.gguf").touch()
+    found = fields_of("a")
+    assert (found["file"], found["hint"]) == (
+        str(tmp_path / "a"),
+        "load the Hugging Face checkpoint that it was converted from",
+    )
+
+
+def test_errors_of_a_load_and_of_sizes_have_fields(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, Net())
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path, Net(width=4))
+    assert caught.value.file == str(tmp_path)
+    assert str(caught.value.hint).startswith("to load the others, use --ignore-mismatched-sizes")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path, nn.Sequential(Net()), strict=True, device="meta")
+    assert caught.value.file == str(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        parse_size("5 parsecs")
+    assert (caught.value.option, caught.value.problem) == ("--max-shard-size", "'5 parsecs' is not a size")
+    assert caught.value.hint == "use for example 500MB, 5GB or 2GiB"
+
+
+def test_a_directory_that_cannot_be_written_is_the_file_of_the_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError) as caught:
+        save_checkpoint(tmp_path / "file" / "model", Net())
+    assert caught.value.file == str(tmp_path / "file" / "model")
+    assert caught.value.problem.startswith("cannot be written: ")
+
+
 def test_saving_from_and_loading_to_meta_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, Net())
     with torch.device("meta"):

@@ -7,12 +7,14 @@ import logging
 import shutil
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import huggingface_hub.utils
 import pytest
 from datasets import Dataset, DatasetDict
 
+from forgather_core.data.configuration import read_configuration
 from forgather_core.data.projects import open_corpus
 from forgather_core.errors import DataError
 
@@ -230,6 +232,34 @@ def test_every_mistake_is_a_one_line_error(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        (ROW + "take: 0", {"problem": "expected an integer above 0, got 0", "option": "take", "line": 3, "column": 1}),
+        ("source: jsn", {"option": "source", "line": 1, "hint": "Did you mean 'json'?"}),
+        (ROW + "buffer: 3", {"problem": "requires shuffle", "option": "buffer", "line": 3}),
+        (ROW + "text_column: number", {"option": "text_column", "line": 3, "hint": None}),
+        (ROW + "messages: chats", {"option": "messages", "line": 3, "hint": "Did you mean 'chat'?"}),
+        ("source: json\nfiles: bad.jsonl", {"option": "files", "line": 2}),
+        ("source: saved\nsplit: test", {"problem": "'saved' has no splits", "option": "split", "hint": "remove it"}),
+        ("a: [", {"option": None, "line": 1}),
+    ],
+)
+def test_errors_have_the_place_in_the_file(project: Path, text: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(DataError) as caught:
+        documents(project, text)
+    found = caught.value.fields()
+    assert found["file"] == str(project / "default.yaml")
+    assert {name: found[name] for name in fields} == fields
+
+
+def test_an_unreadable_configuration_is_named_once(project: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_configuration(project / "nothing.yaml")
+    assert caught.value.file == str(project / "nothing.yaml")
+    assert caught.value.problem == "cannot be read: No such file or directory"
+
+
 def test_does_not_wait_for_an_unreachable_hub(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("forgather_core.data.sources.hub_answers", lambda: False)
@@ -240,7 +270,7 @@ def test_does_not_wait_for_an_unreachable_hub(project: Path, monkeypatch: pytest
 def test_refuses_missing_projects_and_configurations(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Did you mean 'stdlib'"):
         open_corpus("stdlb")
-    with pytest.raises(DataError, match="no YAML configuration"):
+    with pytest.raises(DataError, match="contains no YAML configuration"):
         open_corpus(str(tmp_path))
     with pytest.raises(DataError, match=r"no configuration 'doc'.*default, docstrings"):
         open_corpus("stdlib", "doc")

@@ -240,6 +240,21 @@ def test_unwritable_path_is_reported(tmp_path: Path) -> None:
         pass
 
 
+def test_errors_have_the_path_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DirectoryError) as caught, files.new_directory(tmp_path, lambda: None):
+        pass
+    assert caught.value.file == str(tmp_path)
+    assert caught.value.problem == "is the working directory, which cannot be replaced"
+    assert caught.value.hint == "change directory, or choose another path"
+    lock = tmp_path / ".model.lock"
+    lock.mkdir()
+    with pytest.raises(DirectoryError) as caught, files.directory_lock(tmp_path / "model"):
+        pass
+    assert (caught.value.file, caught.value.hint) == (str(lock), "move or remove it")
+    assert str(caught.value).startswith(f"{lock} must be a regular file")
+
+
 def test_permissions_of_the_directory_are_kept(tmp_path: Path) -> None:
     target = fill(tmp_path / "model", a="1")
     target.chmod(0o750)

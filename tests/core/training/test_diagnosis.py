@@ -93,11 +93,11 @@ def test_explains_float16_overflow() -> None:
     model.model.layers[1].mlp.down_proj.weight.data.fill_(60000)
     found = diagnose(model)
     assert found.startswith("model.layers.1.mlp.down_proj is the first")
-    assert found.endswith("float16 overflows above 65504: try --dtype bfloat16")
+    assert found.endswith("float16 overflows above 65504")
     model = failing("llama").half()
     loss = model.loss_function
     model.loss_function = lambda **kwargs: loss(**kwargs) * 1e8
-    assert diagnose(model).endswith("(inf, in ToCopyBackward0; float16 overflows above 65504: try --dtype bfloat16)")
+    assert diagnose(model).endswith("(inf, in ToCopyBackward0; float16 overflows above 65504)")
 
 
 @pytest.mark.parametrize("definition", ["llama", "single_head"])

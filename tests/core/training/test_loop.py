@@ -81,6 +81,14 @@ def test_traces_a_non_finite_loss_to_the_first_module() -> None:
         train(model, batches(), sgd(model, 0.1), steps=1)
 
 
+def test_the_remedy_of_a_float16_overflow_is_the_hint() -> None:
+    model = tiny("llama").half()
+    model.model.layers[1].mlp.down_proj.weight.data.fill_(60000)
+    with pytest.raises(TrainingCheckError, match="float16 overflows above 65504: try --dtype bfloat16") as caught:
+        train(model, batches(), sgd(model, 0.1), steps=1)
+    assert caught.value.hint == "try --dtype bfloat16"
+
+
 class PoisonBackward(torch.autograd.Function):
     """Identity with a NaN gradient."""
 
@@ -115,8 +123,9 @@ def test_traces_a_non_finite_gradient_to_its_origin(take: Any) -> None:
     model = tiny("llama")
     model.model.layers[1].mlp.act_fn = Poisoned()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(TrainingCheckError, match=PLACES[take]):
+    with pytest.raises(TrainingCheckError, match=PLACES[take]) as caught:
         train(model, batches(), sgd(model, 0.1, take), steps=1)
+    assert str(caught.value.hint).startswith("try a smaller --lr, or --dtype float32")
     moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     assert moved == [] or take is FusedStepper
 

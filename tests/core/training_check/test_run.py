@@ -217,7 +217,11 @@ def test_a_first_loss_far_from_uniform_is_explained(small: Resolve, tmp_path: Pa
         ),
         ({"device": "cpu", "attn_implementation": "flex_attention"}, {}, "no backward pass on the CPU"),
         ({"device": "cpu"}, {"dataset_config": "x"}, "--dataset-config requires --dataset-project"),
-        ({"device": "cpu"}, {"dataset_project": "nowhere"}, "nor a built-in project"),
+        (
+            {"device": "cpu"},
+            {"dataset_project": "nowhere"},
+            "--dataset-project: 'nowhere' is neither a directory nor a built-in project",
+        ),
     ],
 )
 def test_refuses_options_that_cannot_train(
@@ -228,6 +232,43 @@ def test_refuses_options_that_cannot_train(
 ) -> None:
     with pytest.raises(ForgatherError, match=message):
         check_test_options(small(**flags), TestOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("flags", "options", "fields"),
+    [
+        ({}, {"packing": "first-fit"}, ("--packing", "requires --packed", None)),
+        ({}, {"dataset_config": "x"}, ("--dataset-config", "requires --dataset-project", None)),
+        (
+            {"attn_implementation": "flex_attention"},
+            {},
+            ("--attn-implementation", "flex_attention has no backward pass on the CPU", "use sdpa or eager"),
+        ),
+        (
+            {},
+            {"dataset_project": "stdlib", "dataset_config": "docstring"},
+            (
+                "--dataset-config",
+                "'stdlib' has no configuration 'docstring'",
+                "Did you mean 'docstrings'?",
+            ),
+        ),
+    ],
+)
+def test_refused_options_have_fields(
+    small: Resolve, flags: dict[str, Any], options: dict[str, Any], fields: tuple[str, str, str | None]
+) -> None:
+    with pytest.raises(ForgatherError) as caught:
+        check_test_options(small(device="cpu", **flags), TestOptions(**options))
+    assert (caught.value.option, caught.value.problem, caught.value.hint) == fields
+
+
+def test_a_mistake_in_a_dataset_configuration_keeps_its_place(small: Resolve, tmp_path: Path) -> None:
+    (tmp_path / "default.yaml").write_text("source: text\nfile: x\n")
+    with pytest.raises(ForgatherError) as caught:
+        check_test_options(small(device="cpu"), TestOptions(dataset_project=str(tmp_path)))
+    assert (caught.value.option, caught.value.file) == ("file", str(tmp_path / "default.yaml"))
+    assert (caught.value.line, caught.value.hint) == (2, "Did you mean 'files'?")
 
 
 @pytest.mark.slow

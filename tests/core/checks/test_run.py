@@ -1,0 +1,24 @@
+"""Choose checks, and refuse what cannot be checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from forgather_core.checks import CHECKS
+from forgather_core.checks.run import choose, verify
+from forgather_core.errors import CheckError
+
+
+def test_an_unknown_check_has_option_and_hint() -> None:
+    with pytest.raises(CheckError) as caught:
+        choose(CHECKS, ["kv-cash"])
+    assert (caught.value.option, caught.value.hint) == ("--checks", "Did you mean 'kv-cache'?")
+
+
+def test_a_directory_without_a_model_is_the_file_of_the_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckError) as caught:
+        verify(tmp_path, CHECKS)
+    assert caught.value.file == str(tmp_path)
+    assert str(caught.value) == f"{tmp_path} is not a model directory: it has no config.json"
