@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -14,7 +14,7 @@ from ..tokenizers.lookup import load_tokenizer, resolve_chat_template
 from .built_in import BUILT_IN
 from .configuration import read_configuration
 from .corpus import Document, message_texts
-from .projects import configuration_files, is_built_in, open_corpus
+from .projects import PROJECT, configuration_files, is_built_in, open_corpus
 from .tokenized import no_text, token_ids
 
 
@@ -36,9 +36,9 @@ def list_datasets(project: str | None = None) -> dict[str, Any]:
     elif is_built_in(project):
         rows = list(_built_in(project))
     else:
-        rows = [
-            {"project": project, "config": name} | _keys(file) for name, file in configuration_files(project).items()
-        ]
+        with _project_is_an_argument():
+            files = configuration_files(project)
+        rows = [{"project": project, "config": name} | _keys(file) for name, file in files.items()]
     return {"project": project, "configurations": rows}
 
 
@@ -84,7 +84,8 @@ def describe_dataset(
         TokenizerError: The tokenizer or chat template does not exist.
     """
     most = _limit(limit)
-    corpus = open_corpus(project, config)
+    with _project_is_an_argument():
+        corpus = open_corpus(project, config)
     loaded = load_tokenizer(tokenizer)
     if chat_template is not None:
         loaded.tokenizer.chat_template = resolve_chat_template(chat_template, own=loaded.facts.chat_templates)
@@ -123,6 +124,17 @@ def describe_dataset(
         },
         "examples": described,
     }
+
+
+@contextmanager
+def _project_is_an_argument() -> Iterator[None]:
+    """Name the project as the argument that it is in these commands, instead of the option of others."""
+    try:
+        yield
+    except DataError as error:
+        if error.option == PROJECT:
+            error.option = "PROJECT"
+        raise
 
 
 def _limit(given: int | str) -> int | None:

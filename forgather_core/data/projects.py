@@ -18,7 +18,7 @@ from .corpus import Corpus
 from .sources import configured_corpus
 
 DEFAULT = "default"
-_PROJECT, _CONFIG = "--dataset-project", "--dataset-config"
+PROJECT, _CONFIG = "--dataset-project", "--dataset-config"
 
 
 def open_corpus(project: str, config: str | None = None) -> Corpus:
@@ -54,15 +54,15 @@ def configuration_files(project: str) -> dict[str, Path]:
     directory = expanded(project)
     if directory.is_file():
         hint = f"use its directory, with the configuration '{directory.stem}'"
-        raise DataError("is a file", option=_PROJECT, file=directory, hint=hint)
+        raise DataError("is a file", option=PROJECT, file=directory, hint=hint)
     if not directory.is_dir():
         problem = f"'{project}' is neither a directory nor a built-in project ({', '.join(BUILT_IN)})"
-        raise DataError(problem, option=_PROJECT, hint=did_you_mean(project, BUILT_IN))
+        raise DataError(problem, option=PROJECT, hint=did_you_mean(project, BUILT_IN))
     folders = (directory, directory / "configs")
     found = [path for folder in folders for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern)]
     if not found:
         hint = "add one, for example default.yaml"
-        raise DataError("contains no YAML configuration", option=_PROJECT, file=directory, hint=hint)
+        raise DataError("contains no YAML configuration", option=PROJECT, file=directory, hint=hint)
     return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..deprecated import keep_old_names
-from ..pages.units import failure_text
 from ..reference import DoesNotApply
 
 if TYPE_CHECKING:
@@ -54,6 +53,21 @@ class Measured:
             "where": None if self.holds else self.where,
             "failure": None if self.holds else self.failure,
         }
+
+
+def failure_text(case: Mapping[str, Any]) -> str:
+    """Format a failed case as one line.
+
+    Args:
+        case: The result of `Measured.as_dict()`.
+    """
+    where = f", at {case['where']}" if case["where"] else ""
+    if case.get("failure"):
+        return f"{case['failure']}{where}"
+    if case["tolerance"] == 0 and case["error"] == 1:
+        return f"{case['what']}: failed{where}"
+    allowed = f", allowed {case['tolerance']:.2g}" if case["tolerance"] else ""
+    return f"{case['what']}: off by {case['error']:.2g}{allowed}{where}"
 
 
 def expect(what: str, holds: bool, where: str | None = None, *, failure: str | None = None) -> Measured:

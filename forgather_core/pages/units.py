@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -68,21 +68,6 @@ def finite(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if math.isfinite(value) else None
-
-
-def failure_text(case: Mapping[str, Any]) -> str:
-    """Return one line about a failed case.
-
-    Args:
-        case: From `Measured.as_dict`.
-    """
-    where = f", at {case['where']}" if case["where"] else ""
-    if case.get("failure"):
-        return f"{case['failure']}{where}"
-    if case["tolerance"] == 0 and case["error"] == 1:
-        return f"{case['what']}: failed{where}"
-    allowed = f", allowed {small_of(case['tolerance'])}" if case["tolerance"] else ""
-    return f"{case['what']}: off by {small_of(case['error'])}{allowed}{where}"
 
 
 def text_of(value: Any) -> str:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...definitions.check import failure_text
 from ..content import Content, Figure
 from ..drawing import chart
 from ..html import Html, badge, brief, card, columns, escaped, joined, prose, sentences, stack, tag
 from ..lines import Ratios, ratios
 from ..tables import table
-from ..units import failure_text, share_of, small_of
+from ..units import share_of, small_of
 
 _ORDER = {"failed": 0, "passed": 1}
 _TONES = {"failed": "bad", "passed": "good"}
