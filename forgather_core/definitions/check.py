@@ -66,8 +66,12 @@ def failure_text(case: Mapping[str, Any]) -> str:
         return f"{case['failure']}{where}"
     if case["tolerance"] == 0 and case["error"] == 1:
         return f"{case['what']}: failed{where}"
-    allowed = f", allowed {case['tolerance']:.2g}" if case["tolerance"] else ""
-    return f"{case['what']}: off by {case['error']:.2g}{allowed}{where}"
+    allowed = f", allowed {_short(case['tolerance'])}" if case["tolerance"] else ""
+    return f"{case['what']}: off by {_short(case['error'])}{allowed}{where}"
+
+
+def _short(number: float | str) -> str:
+    return number if isinstance(number, str) else f"{number:.2g}"  # JSON has NaN and infinity as text
 
 
 def expect(what: str, holds: bool, where: str | None = None, *, failure: str | None = None) -> Measured:

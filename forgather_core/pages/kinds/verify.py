@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...definitions.check import failure_text
 from ..content import Content, Figure
 from ..drawing import chart
 from ..html import Html, badge, brief, card, columns, escaped, joined, prose, sentences, stack, tag
@@ -70,6 +69,8 @@ def _failures(checks: Sequence[Mapping[str, Any]]) -> Html:
 
 def _failure(check: Mapping[str, Any]) -> Html:
     failed = [one for one in check["measured"] if not one["holds"]]
+    from ...definitions.check import failure_text  # which imports torch
+
     cases: list[object] = [failure_text(one) for one in failed[:_MOST_CASES]]
     if len(failed) > _MOST_CASES:
         cases.append(f"and {len(failed) - _MOST_CASES:,} more cases")
