@@ -51,7 +51,7 @@ on 'show'; it belongs to 'test'`. So is an option that has no effect in combinat
 requires --save-checkpoint`. Values in YAML files are exempt, since a file may be used with several commands.
 
 `-o FILE` writes the report of a command to a file: `.txt` as on the terminal, `.json` as `--json` prints it, `.svg` as
-an image of the terminal, `.html` as a page with tables and charts, for any browser, without network
+an image of the terminal, `.html` as a page with tables and charts, in one file that loads nothing from the network
 ([an example](estimate.md)).
 """
 

@@ -22,7 +22,7 @@ def complete(content: Content) -> str:
     title = tag("title", brief(f"{content.title} – {content.kind}"))
     head = tag("head", *map(Html, _HEAD), title, _style())
     body = tag("body", _main(content, "main"), class_="fg")
-    return f'<!doctype html>\n<html lang="en">{head}\n{body}</html>\n'
+    return f'<!DOCTYPE html>\n<html lang="en">{head}\n{body}</html>\n'
 
 
 def embedded(content: Content) -> str:

@@ -81,11 +81,6 @@ def card(title: str, *content: object, lead: object = None) -> Html:
     return tag("section", *head, *content, class_="fg-card")
 
 
-def folded(title: str, *content: object) -> Html:
-    """Return a block that is closed until it is clicked."""
-    return tag("details", tag("summary", brief(title)), *content, class_="fg-card")
-
-
 def columns(*blocks: Html | None) -> Html:
     """Return blocks side by side where there is room."""
     made = [block for block in blocks if block]

@@ -113,6 +113,6 @@ def test_any_encoding_is_supported(encoding: str) -> None:
 def test_a_html_file_is_a_page_of_the_report(cli: Cli) -> None:
     assert cli("ls", "-o", "models.html").code == 0
     page = Path("models.html").read_text()
-    assert page.startswith("<!doctype html>")
+    assert page.startswith("<!DOCTYPE html>")
     assert "llama/4M" in page
     assert "<script" not in page

@@ -114,7 +114,7 @@ def test_a_mapping_replaces_the_one_below(cli: Cli) -> None:
         ("a.txt", "llama_4m\n"),
         ("a", "llama_4m\n"),
         ("a.json", "{\n"),
-        ("a.HTML", "<!doctype html>"),
+        ("a.HTML", "<!DOCTYPE html>"),
         ("a.svg", "<svg "),
     ],
 )

@@ -41,7 +41,7 @@ def verification(report: Mapping[str, Any]) -> Content:
 def _columns(checks: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> Html:
     drawn, near, skipped = _chart(checks), _nearest(checks), _skipped(checks)
     if failed:
-        return columns(stack(drawn, near), stack(_failures(failed), skipped))
+        return columns(stack(_failures(failed), skipped), stack(drawn, near))
     return columns(drawn, stack(near, skipped))
 
 

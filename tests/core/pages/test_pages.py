@@ -83,7 +83,7 @@ def _subclasses(kind: type[Any]) -> list[type[Any]]:
 def test_a_page_is_one_well_formed_file(kind: str, reports: Reports) -> None:
     text = page(kind, reports[kind])
     parsed = Parsed(text)
-    assert text.startswith("<!doctype html>")
+    assert text.startswith("<!DOCTYPE html>")
     assert len(text.encode()) < 1_000_000
     assert len(parsed.all("h1")) == len(parsed.all("main")) == len(parsed.all("title")) - len(parsed.all("svg")) == 1
     ids = Counter(attributes["id"] for _, attributes in parsed.elements if "id" in attributes)
