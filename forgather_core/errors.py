@@ -36,7 +36,8 @@ class ForgatherError(Exception):
     """Base class of expected errors. The message is one sentence made from the fields.
 
     `str(error)` is "FILE:LINE:COLUMN: OPTION: PROBLEM: HINT" without the parts that are None, or "OPTION: FILE: ..."
-    without a line. A problem that begins with a verb (is, has, must, requires, ...) follows the place without a colon.
+    without a line. A problem that begins with a verb (is, has, must, requires, ...) follows an option or a file without
+    a colon.
 
     Args:
         problem: What is wrong. Without a place, a complete clause.
@@ -75,7 +76,8 @@ class ForgatherError(Exception):
         where = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
         places = (where, self.option) if self.line is not None else (self.option, where)
         place = ": ".join(part for part in places if part)
-        joint = "" if not place else " " if self.problem.partition(" ")[0] in _VERBS else ": "
+        goes_on = self.problem.partition(" ")[0] in _VERBS and (self.line is None or self.option is not None)
+        joint = "" if not place else " " if goes_on else ": "
         return f"{place}{joint}{self.problem}" + _joined(self.hint)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..errors import ForgatherError, first_line
+from ..errors import ForgatherError, Place, first_line
 from ..filesystem.model_files import check_files
 from ..filesystem.printable import printable, shortened
 from ..filesystem.strict_json import read_object
@@ -57,13 +57,14 @@ def loading_errors(directory: Path, error: type[ForgatherError], *, imports_only
         if out_of_memory(reason):
             raise
         if not imports_only or isinstance(reason, (SyntaxError, ImportError, OSError)):
-            text = _why(directory, reason)
+            found = _why(directory, reason)
         elif names := edited(directory):
             kind = type(reason).__name__
-            text = f"{directory}: {', '.join(names)} was edited, and building fails: {kind}: {first_line(reason)}"
+            problem = f"{', '.join(names)} was edited, and building fails: {kind}: {first_line(reason)}"
+            found = ForgatherError(problem, file=directory)
         else:
             raise
-        raise error(printable(shortened(text, 600))) from reason
+        raise error(**found.fields() | {"problem": printable(shortened(found.problem, 600))}) from reason
 
 
 def edited(directory: Path) -> list[str]:
@@ -76,23 +77,24 @@ def edited(directory: Path) -> list[str]:
     return sorted(edited_files(directory, manifest.files, made_of)) if manifest is not None else []
 
 
-def _why(directory: Path, reason: BaseException) -> str:
+def _why(directory: Path, reason: BaseException) -> ForgatherError:
     if isinstance(reason, SyntaxError) and reason.filename:
         place = directory / Path(reason.filename).name
-        return f"{place}:{reason.lineno}:{reason.offset or 1}: {reason.msg}"
+        return ForgatherError(reason.msg, file=place, line=reason.lineno, column=reason.offset or 1)
     if isinstance(reason, FileNotFoundError) and reason.filename:
-        return f"{directory / Path(reason.filename).name} is missing, and the model's code imports it"
+        place = directory / Path(reason.filename).name
+        return ForgatherError("is missing, and the model's code imports it", file=place)
     if (line := _line(directory, reason)) is not None:
         kind = "" if isinstance(reason, ImportError) else f"{type(reason).__name__}: "
-        return f"{line}: {kind}{first_line(reason)}"
+        return ForgatherError(f"{kind}{first_line(reason)}", **line)
     if isinstance(reason, UnicodeDecodeError) and (source := _not_utf8(directory)) is not None:
-        return f"{source} is not UTF-8: {first_line(reason)}"
+        return ForgatherError(f"is not UTF-8: {first_line(reason)}", file=source)
     file = directory / "config.json"
     if not file.is_file():
-        return f"{file} is missing" if not file.exists() else f"{file} is not a regular file"
+        return ForgatherError("is missing" if not file.exists() else "is not a regular file", file=file)
     if (unknown := _unknown_type(file)) is not None:
         return unknown
-    return f"{file} cannot be loaded: {first_line(reason.__cause__ or reason)}"
+    return ForgatherError(f"cannot be loaded: {first_line(reason.__cause__ or reason)}", file=file)
 
 
 def _not_utf8(directory: Path) -> Path | None:
@@ -107,15 +109,15 @@ def _not_utf8(directory: Path) -> Path | None:
     return None
 
 
-def _line(directory: Path, reason: BaseException) -> str | None:
+def _line(directory: Path, reason: BaseException) -> Place | None:
     """Return the innermost line of the directory's code that failed while it was imported."""
     frames = [f for f in traceback.extract_tb(reason.__traceback__) if "transformers_modules" in f.filename]
     if not any(frame.name == "<module>" for frame in frames):
         return None  # the code runs: it refuses a value of config.json
-    return f"{directory / Path(frames[-1].filename).name}:{frames[-1].lineno}"
+    return {"file": directory / Path(frames[-1].filename).name, "line": frames[-1].lineno or 1}
 
 
-def _unknown_type(file: Path) -> str | None:
+def _unknown_type(file: Path) -> ForgatherError | None:
     try:
         content = read_object(file)
     except (OSError, ValueError):
@@ -127,7 +129,9 @@ def _unknown_type(file: Path) -> str | None:
 
     kind = content.get("model_type")
     if kind is None:
-        return f"{file} has no model_type: add one that transformers knows, or an auto_map to code in the directory"
+        hint = "add one that transformers knows, or an auto_map to code in the directory"
+        return ForgatherError("has no model_type", file=file, hint=hint)
     if isinstance(kind, str) and kind in CONFIG_MAPPING:
         return None
-    return f"{file}: transformers {__version__} has no model_type {kind!r}, and no auto_map names code in the directory"
+    problem = f"transformers {__version__} has no model_type {kind!r}, and no auto_map names code in the directory"
+    return ForgatherError(problem, file=file)

@@ -31,7 +31,7 @@ LINE = {"file": "exp.yaml", "line": 3, "column": 14}
             {"option": "sed", "hint": "Did you mean 'seed'?"},
             "sed: no such option. Did you mean 'seed'?",
         ),
-        ("is odd", {"file": "a", "line": 2}, "a:2 is odd"),
+        ("is odd", {"file": "a", "line": 2}, "a:2: is odd"),
     ],
 )
 def test_sentence_is_made_from_the_fields(problem: str, fields: dict[str, Any], text: str) -> None:
