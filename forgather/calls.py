@@ -108,7 +108,7 @@ def _converted(options: type[_Options], given: Mapping[str, Any]) -> _Options:
 
 
 def shared_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that every definition has."""
+    """Return those of the given options that every definition has."""
     specs = [spec for group in _SHARED for spec in specs_of(group)]
     names = {spec.name for spec in specs} | former_names(specs).keys()
     return {name: value for name, value in options.items() if name in names}

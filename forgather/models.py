@@ -80,7 +80,8 @@ def construct(
 
     Args:
         model: A definition or preset, a YAML file, or a resolved model.
-        project: Directory of YAML configurations and `output_models`; see the module.
+        project: Directory of YAML configurations and `output_models`; None uses the working directory for
+            configurations and a temporary directory for models.
         progress: Callbacks.
         **options: The options of `forgather model construct`, such as `device="cpu"`, `dtype="bfloat16"`,
             `load_from_checkpoint=...`, `refresh_model=True`, `output_dir=...`.
@@ -145,7 +146,7 @@ def verify(
     if isinstance(model, Path) and model.suffix not in {".yaml", ".yml"}:
         return _verify_directory(model, progress, options)
     if options.get("list"):
-        raise TypeError("verify() runs the checks: call list_checks() to list them")
+        raise TypeError("verify() does not support list: call list_checks()")
     call = Call("verify", model, project, options)
     chosen = call.take(VerifyOptions)
     from forgather_core.checks import asked_for, verify_settings
@@ -170,7 +171,7 @@ def list_checks(
     """List the checks of `verify`, those of plugins included.
 
     Args:
-        model: The model whose options are validated too; None for none.
+        model: A model whose options are validated too; None validates no options.
         project: See `construct`.
         progress: Callbacks; `note` gets a sentence for each plugin whose checks cannot be loaded.
         **options: `checks` and `quick` choose among them.
@@ -248,7 +249,7 @@ def _construct(call: Call, progress: Progress, on_model: OnModel | None = None) 
         project=call.project,
         refresh=call.run.refresh_model,
         keep=call.run.keep,
-        watch=ProgressCallbacks(progress.waiting, progress.verifying, progress.loading, progress.saving),
+        callbacks=ProgressCallbacks(progress.waiting, progress.verifying, progress.loading, progress.saving),
         force=call.run.force,
         on_model=on_model,
     )

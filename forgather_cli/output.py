@@ -78,10 +78,11 @@ def _editor() -> list[str]:
             try:
                 command = shlex.split(os.environ[variable])
             except ValueError as error:
-                raise ForgatherError(f"{variable} is not a valid command: {error}", option="--edit") from None
+                problem = f"{variable} is not a valid command: {error}"
+                raise ForgatherError(problem, option="--edit", hint="correct its quotes") from None
             if shutil.which(command[0]) is None:
                 problem = f"the program '{command[0]}' of {variable} does not exist"
                 raise ForgatherError(problem, option="--edit", hint="set another editor")
             return command
-    hint = "set VISUAL or EDITOR to yours, for example: export EDITOR=nano"
+    hint = "set VISUAL or EDITOR, for example: export EDITOR=nano"
     raise ForgatherError("no editor is set", option="--edit", hint=hint)

@@ -84,7 +84,7 @@ def main() -> int:
             new = found["newest"]
             for old in found.values():
                 assert old["ids"] == new["ids"], "the tokenizers differ"
-                assert old["tokens"] == new["tokens"], f"generated: {old['tokens']} and {new['tokens']}"
+                assert old["tokens"] == new["tokens"], f"generated tokens differ: {old['tokens']} and {new['tokens']}"
                 pairs = zip(old["logits"], new["logits"], strict=True)
                 error = max(abs(a - b) for row in pairs for a, b in zip(*row, strict=True))
                 worst = max(worst, error)
@@ -113,7 +113,7 @@ def _command_line_tests(directory: Path, release: str) -> bool:
 
 def _numerical_tests(python: Path, name: str) -> bool:
     subprocess.run([python, "-m", "pip", "install", "-q", "pytest", "hypothesis", "pluggy", "xxhash"], check=True)
-    return _tests(python, NUMERICAL_TESTS, f"numerical tests on the {name}")
+    return _tests(python, NUMERICAL_TESTS, f"numerical tests on the {name} transformers")
 
 
 def _tests(python: Path, tests: list[str], title: str) -> bool:

@@ -1,7 +1,7 @@
 """The bridge to Typer: options of dataclasses as parameters, help pages, and errors about options.
 
-Nothing else in the program depends on how Typer works inside. These interfaces of Typer are relied on, and the tests of
-this package run with the oldest and the newest supported release (docs/compatibility.md):
+Nothing else in the program depends on Typer's internals. This package uses these interfaces of Typer, and its tests run
+with the oldest and the newest supported release (docs/compatibility.md):
 
 - `TyperGroup` and `TyperCommand` are classes whose `get_params`, `parse_args`, `get_help`, `invoke`, `get_command` and
   `list_commands` may be overridden; `typer.Typer(cls=...)` and `command(cls=...)` accept subclasses.

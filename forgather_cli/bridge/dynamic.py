@@ -19,7 +19,7 @@ from .session import Session
 
 
 class DynamicOptions:
-    """Mix-in before TyperGroup or TyperCommand."""
+    """Accept the options of the definition that `-t` names. A mix-in: list it before TyperGroup or TyperCommand."""
 
     first_groups: tuple[str, ...] = ()  # titles that --help shows first
 

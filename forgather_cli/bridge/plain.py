@@ -19,7 +19,7 @@ _GIVEN = "forgather.given"
 
 
 class PlainPage:
-    """Mix-in before TyperGroup or TyperCommand: the help page."""
+    """Draw the help page of a command or group. A mix-in: list it before TyperGroup or TyperCommand."""
 
     epilog_text = ""
 
@@ -57,7 +57,7 @@ class PlainCommand(PrintableLogs, PlainPage, TyperCommand):
 
     @cached_property
     def specs(self) -> list[OptionSpec]:
-        """The options."""
+        """The specs of all options of the command, in the order of `option_groups`."""
         return [spec for group in self.option_groups for spec in specs_of(group)]
 
     @cached_property

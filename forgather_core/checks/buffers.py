@@ -26,21 +26,21 @@ def buffers(subject: ModelUnderTest) -> Iterator[Measured]:
 
     model, text = subject.randomized_model(), subject.tokens(2)
     load = AutoModelForCausalLM.from_pretrained
-    with subject.scratch() as place:
-        saved = subject.save(model, place)
+    with subject.scratch() as directory:
+        saved = subject.save(model, directory)
         yield from _compare_buffers("from_pretrained", load(saved, dtype=torch.float32, **subject.loading), model, text)
         low = load(saved, dtype=torch.bfloat16, **subject.loading)
         yield from _compare_buffers("from_pretrained in bfloat16", low, model)
     yield from _compare_buffers("meta, to_empty, init_weights", _initialized_after_meta(subject), model)
-    with subject.scratch() as place:
-        save_checkpoint(place / "saved", model, safetensors=True)
+    with subject.scratch() as directory:
+        save_checkpoint(directory / "saved", model, safetensors=True)
         for device in ("cpu", "meta"):
             options = BuildOptions(
                 device=device, dtype="float32", no_init_weights=True, attn_implementation=subject.default_attention
             )
             built = build(subject.workdir, options).eval()
             _fill_with_nan(built.parameters())
-            load_checkpoint(place / "saved", built, device="cpu", strict=True)
+            load_checkpoint(directory / "saved", built, device="cpu", strict=True)
             way = f"build on {device}, no_init_weights, load_checkpoint"
             yield from _compare_buffers(way, built, model, text)
     if not subject.is_builtin:  # transformers' own classes promise float32 after from_pretrained only

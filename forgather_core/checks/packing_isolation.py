@@ -58,9 +58,9 @@ def _check_cache(model: Any, attention: str, text: Tensor, position_ids: Tensor,
 
 
 def _arguments(subject: ModelUnderTest, text: Tensor) -> dict[str, dict[str, Any]]:
-    """Return further arguments by case; transformers' own classes support packing in one case alone."""
+    """Return further arguments by case; transformers' own classes support packing in only one case."""
     if subject.is_builtin:
-        return {"use_cache=False, no mask (transformers' own classes promise no more)": {"use_cache": False}}
+        return {"use_cache=False, no mask (transformers' own classes support no other case)": {"use_cache": False}}
     ones = torch.ones_like(text)
     return {
         "defaults": {},

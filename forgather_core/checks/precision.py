@@ -61,8 +61,8 @@ def precision(subject: ModelUnderTest) -> Iterator[Measured]:
 def _in_bfloat16(subject: ModelUnderTest, model: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
-    with subject.scratch() as place:
-        saved = subject.save(model, place)
+    with subject.scratch() as directory:
+        saved = subject.save(model, directory)
         return AutoModelForCausalLM.from_pretrained(saved, dtype=LOW, **subject.loading).eval()
 
 

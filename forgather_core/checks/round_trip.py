@@ -34,17 +34,17 @@ def round_trip(subject: ModelUnderTest) -> Iterator[Measured]:
         kind = str(dtype).removeprefix("torch.") + (", sharded" if sharded else "")
         size = sum(p.numel() * p.element_size() for p in model.parameters())
         limit = f"{max(size // 2000, 1)}KB" if sharded else "5GB"
-        with subject.scratch() as place:
-            saved = subject.save(model, place, max_shard_size=limit)
+        with subject.scratch() as directory:
+            saved = subject.save(model, directory, max_shard_size=limit)
             several = len([*saved.glob("*.safetensors")]) > 1
             files = "several files" if sharded else "one file"
             yield expect(f"save_pretrained, {kind}: {files}", several == sharded)
             yield from _check_pretrained(f"save_pretrained, {kind}", subject, saved, model, text, logits)
         for form in ("safetensors", "bin"):
-            with subject.scratch() as place:
-                save_checkpoint(place / "saved", model, safetensors=form == "safetensors", max_shard_size=limit)
+            with subject.scratch() as directory:
+                save_checkpoint(directory / "saved", model, safetensors=form == "safetensors", max_shard_size=limit)
                 what = f"save_checkpoint, {form}, {kind}"
-                yield from _check_checkpoint(what, subject, place / "saved", model, text, logits)
+                yield from _check_checkpoint(what, subject, directory / "saved", model, text, logits)
 
 
 def _check_ties(subject: ModelUnderTest) -> Iterator[Measured]:
@@ -61,8 +61,8 @@ def _in_dtype(subject: ModelUnderTest, model: Any, dtype: torch.dtype) -> Any:
     """Return the model in another dtype, saved and loaded by transformers."""
     from transformers import AutoModelForCausalLM
 
-    with subject.scratch() as place:
-        saved = subject.save(model, place)
+    with subject.scratch() as directory:
+        saved = subject.save(model, directory)
         return AutoModelForCausalLM.from_pretrained(saved, dtype=dtype, **subject.loading)
 
 
@@ -114,7 +114,7 @@ def _compare_models(what: str, loaded: Any, model: Any, text: Tensor, logits: Te
             f"{what}: head and embedding are tied if tie_word_embeddings is true", tied == configured, "the head"
         )
     trained = [n for n in actual.keys() & wanted.keys() if actual[n].requires_grad != wanted[n].requires_grad]
-    yield expect(f"{what}: the same weights are trained", not trained, ", ".join(trained[:3]))
+    yield expect(f"{what}: the same weights are trainable", not trained, ", ".join(trained[:3]))
     with torch.no_grad():
         found = loaded(text).logits
     yield compare(f"{what}: logits", found, logits)

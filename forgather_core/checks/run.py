@@ -128,7 +128,8 @@ def verify(
         BuildError: There is not enough memory.
     """
     if not (directory / "config.json").exists():
-        raise CheckError("is not a model directory: it has no config.json", file=directory)
+        problem = "is not a model directory: it has no config.json" if directory.exists() else "does not exist"
+        raise CheckError(problem, file=directory, hint="name a model directory")
     with ExitStack() as stack:
         workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="forgather-verify-"))
         stack.enter_context(quiet_transformers())

@@ -110,32 +110,32 @@ def standalone(subject: ModelUnderTest) -> Iterator[Measured]:
     model, text = subject.randomized_model(), subject.tokens(2)
     with torch.no_grad():
         right = model(text).logits
-    with subject.scratch() as place:
-        torch.save(text, place / "text.pt")
+    with subject.scratch() as directory:
+        torch.save(text, directory / "text.pt")
         given = {
             "place": str(subject.workdir),
-            "saved": str(subject.save(model, place)),
-            "text": str(place / "text.pt"),
-            "logits": str(place / "logits.pt"),
+            "saved": str(subject.save(model, directory)),
+            "text": str(directory / "text.pt"),
+            "logits": str(directory / "logits.pt"),
             "refused": sorted({point.module.partition(".")[0] for point in entry_points(group="forgather.models")}),
             "remote": not subject.is_builtin,
             "tokenizer": (subject.workdir / "tokenizer_config.json").is_file(),
             "threads": torch.get_num_threads(),
         }
-        for name, problem in _run(given, place).items():
+        for name, problem in _run(given, directory).items():
             yield expect(name, problem is None, problem)
-        if (place / "logits.pt").is_file():
-            logits = torch.load(place / "logits.pt")
+        if (directory / "logits.pt").is_file():
+            logits = torch.load(directory / "logits.pt")
             yield compare("the logits are the same", logits, right, rounding(model))
 
 
-def _run(given: dict[str, Any], place: Path) -> dict[str, str | None]:
+def _run(given: dict[str, Any], directory: Path) -> dict[str, str | None]:
     """Return the error of each step of the program; None if it succeeded."""
-    environment = os.environ | {"HF_MODULES_CACHE": str(place / "modules"), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_MODULES_CACHE": str(directory / "modules"), "HF_HUB_OFFLINE": "1"}
     try:
         done = subprocess.run(
             [sys.executable, "-c", _PROGRAM, json.dumps(given)],
-            cwd=place,
+            cwd=directory,
             env=environment,
             capture_output=True,
             text=True,

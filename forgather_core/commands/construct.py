@@ -65,7 +65,7 @@ def construct(
     project: Path = Path(),
     refresh: bool = False,
     keep: bool = False,
-    watch: ProgressCallbacks = ProgressCallbacks(),
+    callbacks: ProgressCallbacks = ProgressCallbacks(),
     force: bool = False,
     on_model: OnModel | None = None,
 ) -> ConstructedModel:
@@ -79,7 +79,7 @@ def construct(
         project: The project directory, which contains `output_models`.
         refresh: Rebuild an existing directory.
         keep: Use an existing directory unchanged.
-        watch: Progress callbacks.
+        callbacks: Progress callbacks.
         force: Build the model even if memory seems insufficient.
         on_model: Called before memory is allocated; it may refuse the model.
 
@@ -99,9 +99,9 @@ def construct(
         if options.load_from_checkpoint is not None:
             # Opened first: the checkpoint may be in the directory that is rebuilt.
             checkpoint = stack.enter_context(Checkpoint.open(options.load_from_checkpoint))
-            verified = checkpoint.verify(watch.verifying) if options.verify_checksums else None
+            verified = checkpoint.verify(callbacks.verifying) if options.verify_checksums else None
         draft = stack.enter_context(
-            draft_directory(resolved, resolved.target(project), refresh=refresh, keep=keep, on_wait=watch.wait)
+            draft_directory(resolved, resolved.target(project), refresh=refresh, keep=keep, on_wait=callbacks.wait)
         )
         before = partial(_before_build, options, draft.path, force, on_model)
         model, loaded = build(draft.path, options, before=None if options.device == "meta" else before), None
@@ -111,10 +111,10 @@ def construct(
                 checkpoint,
                 ignore_mismatched_sizes=options.ignore_mismatched_sizes,
                 verified=verified,
-                on_progress=watch.loading,
+                on_progress=callbacks.loading,
             )
             _refuse_unset(options, loaded)
-        saved = _commit(draft, model, limit, options, watch)
+        saved = _commit(draft, model, limit, options, callbacks)
     model.config._name_or_path = str(draft.target)  # type: ignore[union-attr]
     return ConstructedModel(draft.resolved, draft.result, model, loaded, saved)
 
@@ -138,7 +138,7 @@ def _before_build(
 
 
 def _commit(
-    draft: Draft, model: nn.Module, limit: int, options: BuildOptions, watch: ProgressCallbacks
+    draft: Draft, model: nn.Module, limit: int, options: BuildOptions, callbacks: ProgressCallbacks
 ) -> SaveReport | None:
     """Commit directory and weights in one step: a draft with the weights, or an index in the existing directory."""
     from ..checkpoint.write.commit import refuse_special
@@ -147,17 +147,17 @@ def _commit(
 
     target = draft.target
     if not options.save_checkpoint:
-        with hold_saves(target, watch.wait):
+        with hold_saves(target, callbacks.wait):
             draft.commit(drop={LOCK})
         return None
-    job = job_of(model, safetensors=options.safetensors, limit=limit, on_progress=watch.saving)
+    job = job_of(model, safetensors=options.safetensors, limit=limit, on_progress=callbacks.saving)
     with saving_errors(target):
         if not draft.is_new:
-            with hold_saves(target, watch.wait):
+            with hold_saves(target, callbacks.wait):
                 return job.save(target)
         refuse_special(target)
         written = job.write_into(draft.path)
-        with hold_saves(target, watch.wait):
+        with hold_saves(target, callbacks.wait):
             draft.commit(drop=superseded(target))
         return job.report(target, written)
 

@@ -57,7 +57,7 @@ def configuration_files(project: str) -> dict[str, Path]:
         raise DataError("is a file", option=PROJECT, file=directory, hint=hint)
     if not directory.is_dir():
         problem = f"'{project}' is neither a directory nor a built-in project ({', '.join(BUILT_IN)})"
-        raise DataError(problem, option=PROJECT, hint=did_you_mean(project, BUILT_IN))
+        raise DataError(problem, option=PROJECT, hint=did_you_mean(project, BUILT_IN) or "check the path")
     folders = (directory, directory / "configs")
     found = [path for folder in folders for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern)]
     if not found:

@@ -33,22 +33,22 @@ class HasDerived(Protocol):
     """Options whose values may follow from other options."""
 
     def derived(self) -> Mapping[str, Any]:
-        """Return the values of options that are null."""
+        """Return derived values for options that are null, by name."""
         ...
 
 
 @runtime_checkable
 class HasUnsupportedAttention(Protocol):
-    """Options of a model that some attention implementations cannot compute. A configuration is one too."""
+    """Options or a configuration of a model that some attention implementations cannot compute."""
 
     def unsupported_attention(self) -> Mapping[str, str]:
-        """Return these implementations: name -> reason and alternative."""
+        """Return the attention implementations that cannot compute the model: name -> reason and alternative."""
         ...
 
 
 @runtime_checkable
 class HasNativeProblems(Protocol):
-    """Options with values that transformers' own class cannot represent. A configuration is one too."""
+    """Options or a configuration with values that transformers' own class cannot represent."""
 
     def native_problems(self) -> Iterable[str]:
         """Yield the reasons why the native class cannot replace this model."""
@@ -149,7 +149,7 @@ class HasBackendProblem(Protocol):
     """A decoder that a server's attention kernel may not be able to run."""
 
     def backend_problem(self) -> str | None:
-        """Return why such a kernel, which takes queries, keys and values alone, cannot run this model."""
+        """Return the reason why a kernel that takes only queries, keys and values cannot run this model, or None."""
         ...
 
 
@@ -171,7 +171,7 @@ def decoder_class(model: object) -> type | None:
 
 
 def backend_problem(decoder: object) -> str | None:
-    """Return why a server's attention kernel cannot run a model, or None."""
+    """Return the reason why a server's attention kernel cannot run a model, or None."""
     return decoder.backend_problem() if isinstance(decoder, HasBackendProblem) else None
 
 

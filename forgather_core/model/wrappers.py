@@ -206,7 +206,7 @@ def adapters_note(names: list[str]) -> str:
     """Return a sentence about adapters that are not saved."""
     return (
         f"{ADAPTERS_NOT_SAVED}, only their base model ({tensors(len(names))}: {truncated_list(names)}): "
-        f"save them with the model's save_pretrained(), or save what merge_and_unload() returns"
+        f"save them with the model's save_pretrained(), or save the model that merge_and_unload() returns"
     )
 
 

@@ -117,7 +117,8 @@ def parse_yaml(text: str) -> YamlText:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise YamlError(error.problem or str(error).splitlines()[0], line=line, column=column) from None
+        problem = error.problem or str(error).splitlines()[0]
+        raise YamlError(problem, line=line, column=column, hint="correct the YAML") from None
     except RecursionError:
         raise YamlError("lists and mappings are nested too deeply", **_START) from None
     except (yaml.YAMLError, ValueError) as error:

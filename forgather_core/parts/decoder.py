@@ -59,7 +59,7 @@ class Decoder(Pretrained):
         return inputs_embeds
 
     def backend_problem(self) -> str | None:
-        """Return why a server's attention kernel, which takes queries, keys and values alone, cannot run this model."""
+        """Return the reason why a kernel that takes only queries, keys and values cannot run this model, or None."""
         return "it does not support the biases of ALiBi" if self._alibi is not None else None
 
     @takes_cache
@@ -94,7 +94,8 @@ class Decoder(Pretrained):
                 active while gradients are recorded, and the cache contains tokens.
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("pass either input_ids or inputs_embeds")
+            got = "neither" if input_ids is None else "both"
+            raise ValueError(f"expected either input_ids or inputs_embeds, got {got}: pass one of them")
         cache = the_cache(past_key_values, cache)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)

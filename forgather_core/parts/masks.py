@@ -77,7 +77,7 @@ def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tenso
     A document continues while positions grow by one from token to token. Padding between tokens is skipped, whether or
     not positions count it. After padding, a document begins only at the position with which the row begins: generate()
     continues from the position of the last token, even if that is padding (0, 1, 2, 0, 0 | 1). Until the first break,
-    queries continue the last cached document, whose begin follows from their position.
+    queries continue the last cached document, whose start follows from their position.
 
     Args:
         position_ids: [B, T], passed by the caller.

@@ -98,7 +98,7 @@ def _free_in_groups() -> Iterator[int]:
 
 def _free_in(group: Path, limit: str, usage: str, cached: str) -> int | None:
     try:
-        most = int((group / limit).read_text(encoding="ascii"))  # "max" is no number
+        most = int((group / limit).read_text(encoding="ascii"))  # "max" is not a number
         used = int((group / usage).read_text(encoding="ascii"))
         rows = (line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
         reclaimable = int(next((value for name, value in rows if name == cached), 0))

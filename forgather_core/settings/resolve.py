@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..definitions.definition import ModelDefinition
-from ..errors import ConfigurationError, Place, first_line
+from ..errors import ConfigurationError, Place, TokenizerError, first_line
 from ..filesystem.paths import expanded
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import OptionSpec, did_you_mean, specs_of
@@ -66,7 +66,14 @@ def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None
     resolved = ResolvedModel(configuration, options, directory, build, origins, source_config=source_config)
     _check_rules(resolved, specs, layers)
     _check_model_name(resolved)
-    return resolved.with_tokenizer(quick_facts(directory.tokenizer, base=resolved.base_of("tokenizer")))
+    try:
+        facts = quick_facts(directory.tokenizer, base=resolved.base_of("tokenizer"))
+    except TokenizerError as error:
+        if error.file is not None:
+            raise
+        fields: dict[str, Any] = {**error.fields(), **origins["tokenizer"].place}
+        raise TokenizerError(**fields) from None
+    return resolved.with_tokenizer(facts)
 
 
 def _with_source_config(layers: list[Layer], definition: ModelDefinition) -> tuple[list[Layer], SourceConfig | None]:

@@ -67,12 +67,12 @@ class ResolvedModel:
 
     @property
     def definition(self) -> ModelDefinition:
-        """The definition."""
+        """The model definition that the configuration extends."""
         return self.configuration.definition
 
     @property
     def model_name(self) -> str:
-        """The option, or else the lower-case name of the source config, the YAML file's stem or definition_preset."""
+        """The name of the model: the option, else the lower-case name of the source config, YAML file or preset."""
         named = self.source_config or self.configuration
         return self.directory.model_name or named.default_model_name
 

@@ -53,11 +53,11 @@ def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str,
         others = f", or {', '.join(map(_quoted, own))} of the tokenizer" if own else ""
         hint = did_you_mean(spec, [*shipped, *own]) or f"use one of {', '.join(shipped)}{others}"
         problem = f"'{spec}' is neither a file nor a shipped template"
-        raise TokenizerError(problem, option="chat_template", hint=hint)
+        raise TokenizerError(problem, option="--chat-template", hint=hint)
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"cannot be read: {error}", option="chat_template", file=path) from None
+        raise TokenizerError(f"cannot be read: {error}", option="--chat-template", file=path) from None
     _check_template(text, path)
     return text
 
@@ -84,7 +84,7 @@ def _check_template(text: str, path: Path) -> None:
         ImmutableSandboxedEnvironment(extensions=[loopcontrols, Generation]).parse(text)
     except TemplateSyntaxError as error:
         problem = error.message or "the syntax is invalid"
-        raise TokenizerError(problem, option="chat_template", file=path, line=error.lineno) from None
+        raise TokenizerError(problem, option="--chat-template", file=path, line=error.lineno) from None
 
 
 def templates_in(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
@@ -132,7 +132,7 @@ def check_names(templates: Mapping[str, str]) -> None:
     for name in templates:
         if not name.isprintable() or "/" in name or "\\" in name or name in ("", ".", ".."):
             problem = f"the name of the chat template {_quoted(name)} is not valid as a file name"
-            raise TokenizerError(problem, option="tokenizer", hint="rename it in the tokenizer's files")
+            raise TokenizerError(problem, option="--tokenizer", hint="rename it in the tokenizer's files")
 
 
 def turn_ends(tokenizer: Any, templates: Mapping[str, str]) -> tuple[list[int], list[str]]:

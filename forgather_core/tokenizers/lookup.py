@@ -211,12 +211,12 @@ def _find(spec: str, base: Path | None) -> Path | str:
         if path.is_dir():
             return path
         if path.exists():
-            raise TokenizerError("is a file", option="tokenizer", file=path, hint="use its directory")
+            raise TokenizerError("is a file", option="--tokenizer", file=path, hint="use its directory")
     parts = spec.split("/")
     if len(parts) == 2 and all(parts) and not spec.startswith((".", "~")):
         return spec
     ways = f"use a shipped one ({', '.join(shipped)}), a directory, or a Hub id (org/name)"
-    raise TokenizerError(f"'{spec}' does not exist", option="tokenizer", hint=did_you_mean(spec, shipped) or ways)
+    raise TokenizerError(f"'{spec}' does not exist", option="--tokenizer", hint=did_you_mean(spec, shipped) or ways)
 
 
 def hub_answers() -> bool:
@@ -236,15 +236,16 @@ def hub_answers() -> bool:
 def _load_error(spec: str, place: Path | str, error: Exception) -> TokenizerError:
     if isinstance(place, Path):
         if not any((place / name).exists() for name in (*FILES, "tokenizer.model", "vocab.json", "vocab.txt")):
-            return TokenizerError("contains no tokenizer files (tokenizer.json)", option="tokenizer", file=place)
+            problem, hint = "contains no tokenizer files (tokenizer.json)", "choose another directory"
+            return TokenizerError(problem, option="--tokenizer", file=place, hint=hint)
         reason = first_line(error)
-        return TokenizerError(f"cannot be read: {reason}{install_hint(reason)}", option="tokenizer", file=place)
+        return TokenizerError(f"cannot be read: {reason}{install_hint(reason)}", option="--tokenizer", file=place)
     if "gated" in str(error).lower():
-        return TokenizerError(f"'{spec}' is gated", option="tokenizer", hint="log in with 'hf auth login'")
+        return TokenizerError(f"'{spec}' is gated", option="--tokenizer", hint="log in with 'hf auth login'")
     return TokenizerError(
         f"'{spec}' cannot be loaded from the Hub (offline, misspelt or private)",
-        option="tokenizer",
-        hint=f"use a shipped one ({', '.join(shipped_tokenizers())}) or a directory with --tokenizer",
+        option="--tokenizer",
+        hint=f"use a shipped one ({', '.join(shipped_tokenizers())}) or a directory",
     )
 
 

@@ -53,7 +53,9 @@ def find_nonfinite(model: nn.Module, inputs: Inputs, *, rng: RandomState | None)
         if found is None:
             with preserved_state(model, rng):
                 found = _backward_failure(model, inputs)
-    except RuntimeError as error:  # out of memory without checkpointing, or a model that cannot be differentiated so
+    except (
+        RuntimeError
+    ) as error:  # out of memory without checkpointing, or a model that cannot be differentiated in this way
         return f"the diagnostic pass failed: {first_line(error)}"
     return found or "a second pass over the same batch is finite throughout: the failure does not reproduce"
 

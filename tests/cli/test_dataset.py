@@ -105,7 +105,7 @@ def test_chats_are_rendered(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("ls nowhere", "'nowhere' is neither a directory nor a built-in project"),
+        ("ls nowhere", "PROJECT: 'nowhere' is neither a directory nor a built-in project (stdlib): check the path"),
         ("show", "Missing argument PROJECT: forgather dataset show"),
         ("show stdlb", "Did you mean 'stdlib'"),
         (
@@ -113,8 +113,8 @@ def test_chats_are_rendered(cli: Cli) -> None:
             "'chat'. Did you mean 'chats'",
         ),
         ("show project --config wrong", "project/wrong.yaml:2:1: file: unknown key"),
-        ("show project --tokenizer nope", "tokenizer: 'nope' does not exist"),
-        ("show project --chat-template nope", "chat_template: 'nope' is neither a file nor a shipped template"),
+        ("show project --tokenizer nope", "--tokenizer: 'nope' does not exist"),
+        ("show project --chat-template nope", "--chat-template: 'nope' is neither a file nor a shipped template"),
         ("show project --limit few", "--limit: expected an integer or all, got 'few'"),
         ("show project --limit 0", "--limit must be at least 1, got 0"),
         ("show project --examples -1", "--examples must be at least 0, got -1"),

@@ -44,7 +44,7 @@ OF_LLAMA = [
     ("--output-dir= show", "the path is empty"),
     ("--model-name a/b show", "'a/b' is not a plain name: set a path with --output-dir"),
     ("--model-name ${nope} show", "--model-name: Interpolation key 'nope' not found"),
-    ("--tokenizer nope show", r"tokenizer: 'nope' does not exist: use a shipped one \(bpe-2k"),
+    ("--tokenizer nope show", r"--tokenizer: 'nope' does not exist: use a shipped one \(bpe-2k"),
     # rules between options
     ("--num-attention-heads 3 show", r"--num-attention-heads must divide hidden_size \(256\), got 3"),
     ("--num-key-value-heads 3 show", r"--num-key-value-heads must divide num_attention_heads \(4\), got 3"),
@@ -55,7 +55,7 @@ OF_LLAMA = [
     ("-o x.pdf show", "suffix of 'x.pdf' must be one of .txt, .json, .html, .svg"),
     ("-o no/x.txt show", "the directory no does not exist"),
     ("-o .. show", "is a directory: add a file name"),
-    ("-e show", "set VISUAL or EDITOR"),
+    ("-e show", "set VISUAL or EDITOR, for example"),
 ]
 OF_CONSTRUCTION = [
     ("--save-checkpoint construct", "--save-checkpoint requires a real device.*add --device cpu"),
@@ -80,7 +80,7 @@ OF_CONSTRUCTION = [
     ("--device cpu test --packing best-fit", "--packing requires --packed"),
     ("--device cpu --no-init-weights test", "weights would be uninitialized"),
     ("--device cpu --attn-implementation flex_attention test", "has no backward pass on the CPU"),
-    ("--device cpu test --dataset-project nope", "'nope' is neither a directory nor a built-in project"),
+    ("--device cpu test --dataset-project nope", "--dataset-project: 'nope' is neither a directory"),
     ("--device cpu test --dataset-project stdlb", "Did you mean 'stdlib'"),
     (
         "--device cpu test --dataset-project stdlib --dataset-config x",

@@ -97,5 +97,5 @@ def test_a_report_goes_into_a_file(cli: Cli) -> None:
 
 def test_what_is_wrong_is_one_line(cli: Cli) -> None:
     assert "there is no check 'causalty'. Did you mean 'causality'?" in cli("verify", ".", "--checks", "causalty").error
-    assert "is not a model directory: it has no config.json" in cli("verify", ".").error
-    assert "not a model directory" in cli("verify", "nowhere").error
+    assert "is not a model directory: it has no config.json: name a model directory" in cli("verify", ".").error
+    assert "nowhere does not exist: name a model directory" in cli("verify", "nowhere").error

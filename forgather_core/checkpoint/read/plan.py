@@ -1,4 +1,4 @@
-"""Plan which tensor of a checkpoint fills which tensor of a model, and refuse what does not fit."""
+"""Plan which tensor of a checkpoint fills which tensor of a model, and refuse a checkpoint that does not fit."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .contents import Contents, equal_bits
 from .names import mismatch_hint
 
 _IGNORE = "to load the others, use --ignore-mismatched-sizes (ignore_mismatched_sizes=True)"
+_BUILD = "build the model with the options of the checkpoint"
 _COMPARISONS = 20_000  # of names, which take about a second
 
 
@@ -97,8 +98,8 @@ def refuse(
     if plan.other_shape and (strict or not ignore_mismatched_sizes or not plan.fills):
         shapes = truncated_list([_difference(item) for item in plan.other_shape])
         problem = f"does not fit the model: {tensors(len(plan.other_shape))} with another shape: {shapes}"
-        ignore = None if strict or not plan.fills else _IGNORE
-        raise CheckpointError(f"{problem}; nothing was loaded", file=path, hint=ignore)
+        hint = _BUILD if strict or not plan.fills else _IGNORE
+        raise CheckpointError(f"{problem}; nothing was loaded", file=path, hint=hint)
     if not plan.fills and state:
         example = f"it has '{printable_name(next(iter(checkpoint)))}'" if len(checkpoint) else "it is empty"
         names = f"{example}, the model has '{printable_name(next(iter(state)))}'"
@@ -106,10 +107,10 @@ def refuse(
         raise CheckpointError(problem, file=path, hint=_advice(plan, state))
     if strict:
         missing = [item.name for item in plan.missing]
-        kinds = ((missing, "of the model missing from it"), (plan.unexpected, "of it not in the model"))
+        kinds = ((missing, "missing from the checkpoint"), (plan.unexpected, "not in the model"))
         if problems := [counted_names(names, what) for names, what in kinds if names]:
             problem = f"does not fit the model: {'; '.join(problems)}; nothing was loaded"
-            raise CheckpointError(problem, file=path, hint="load without strict=True to fill what fits")
+            raise CheckpointError(problem, file=path, hint="load without strict=True to fill the matching tensors")
 
 
 def few_matched(plan: Plan, state: Mapping[str, Tensor], path: object) -> str | None:

@@ -145,7 +145,7 @@ def test_missing_and_unexpected_tensors_are_reported(tmp_path: Path) -> None:
     assert [(m.name, m.hint) for m in report.missing] == [("middle.weight", "the checkpoint has midle.weight")]
     assert report.unexpected == ("midle.weight",)
     assert torch.equal(other.middle.weight, kept)
-    with pytest.raises(CheckpointError, match=r"missing from it: middle\.weight.* nothing was loaded"):
+    with pytest.raises(CheckpointError, match=r"missing from the checkpoint: middle\.weight.* nothing was loaded"):
         load_checkpoint(tmp_path, other, strict=True)
 
 

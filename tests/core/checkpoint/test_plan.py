@@ -181,9 +181,9 @@ def test_strict_refuses_missing_and_unexpected_tensors() -> None:
     partial, more = contents(embed__weight=W), contents(embed__weight=W, head__weight=W, steps=STEPS, bias=STEPS)
     for checkpoint in (partial, more):
         refused(Net(), checkpoint)
-    with pytest.raises(CheckpointError, match=r"missing from it: steps, head.weight.*nothing was loaded"):
+    with pytest.raises(CheckpointError, match=r"missing from the checkpoint: steps, head.weight.*nothing was loaded"):
         refused(Net(), partial, strict=True)
-    with pytest.raises(CheckpointError, match="1 tensor of it not in the model: bias"):
+    with pytest.raises(CheckpointError, match="1 tensor not in the model: bias"):
         refused(Net(), more, strict=True)
 
 

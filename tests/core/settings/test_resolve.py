@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forgather_core.definitions.registry import Registry
-from forgather_core.errors import ConfigurationError, ForgatherError, UnknownDefinitionError
+from forgather_core.errors import ConfigurationError, ForgatherError, TokenizerError, UnknownDefinitionError
 from forgather_core.settings.layers import find_configuration, is_configuration, project_files
 from forgather_core.settings.resolve import resolve
 from forgather_core.settings.resolved_model import ResolvedModel, derived_values
@@ -79,6 +79,7 @@ def test_the_base_of_relative_output_directories(registry: Registry, tmp_path: P
     ("text", "error"),
     [
         ("a: [1\n", "exp.yaml:2:1: "),
+        ("a: [1\n", ": correct the YAML"),
         (
             "extends: sample\nhiden_size: 1\n",
             "exp.yaml:2:1: hiden_size: 'sample' has no such option. Did you mean 'hidden_size'?",
@@ -139,6 +140,14 @@ def test_values_that_only_together_break_a_rule_are_all_named(make_registry: Mak
         resolved(plugins, "exp", tmp_path)
     with pytest.raises(ConfigurationError, match=r"^--rms-norm-eps with --sliding-window: head_dim must be odd$"):
         resolved(plugins, "sample", tmp_path, rms_norm_eps="0.5", sliding_window="3")
+
+
+def test_a_missing_tokenizer_is_named_where_it_is_set(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "exp.yaml").write_text("extends: sample\ntokenizer: nope\n")
+    with pytest.raises(TokenizerError, match=r"exp\.yaml:2:1: tokenizer: 'nope' does not exist: use a shipped one"):
+        resolved(registry, "exp", tmp_path)
+    with pytest.raises(TokenizerError, match=r"^--tokenizer: 'nope' does not exist: use a shipped one"):
+        resolved(registry, "sample", tmp_path, tokenizer="nope")
 
 
 def test_a_flag_is_named_as_it_is_typed(registry: Registry, tmp_path: Path) -> None:
