@@ -27,7 +27,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all but N cases of a test as slow, chosen by a digest of their names; record regressions."""
+    """Mark all but N cases of a test as slow, chosen by a digest of their names; record regressions; put pages first."""
     cases: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
         if (few := item.get_closest_marker("few")) is not None and item.get_closest_marker("slow") is None:
@@ -38,6 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("regression"):
             item.user_properties += [("regression", entry) for entry in mark.args]
+    # They take longer than all others together with one fixture: started last, they would run alone on one worker.
+    items.sort(key=lambda item: item.path.name != "test_pages.py")
     if chosen := os.environ.get("FORGATHER_REGRESSIONS"):
         kept = {("regression", entry) for entry in chosen.split(",")}
         items[:] = [item for item in items if kept.intersection(item.user_properties)]
