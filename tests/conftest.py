@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("regression"):
             item.user_properties += [("regression", entry) for entry in mark.args]
-    # They take longer than all others together with one fixture: started last, they would run alone on one worker.
+    # One worker runs all pages, for ten minutes: started last, it would run alone at the end.
     items.sort(key=lambda item: item.path.name != "test_pages.py")
     if chosen := os.environ.get("FORGATHER_REGRESSIONS"):
         kept = {("regression", entry) for entry in chosen.split(",")}
