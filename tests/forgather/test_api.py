@@ -311,3 +311,9 @@ def test_functions_without_a_model_convert_their_options(tmp_path: Path) -> None
 def test_directory_name_that_is_no_identifier_is_not_logged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fg.construct("llama", **SMALL, output_dir=tmp_path / "my model")
     assert capfd.readouterr() == ("", "")
+
+
+def test_former_name_is_reported_where_it_is_used() -> None:
+    with pytest.warns(RenamedOptionWarning) as found, pytest.raises(fg.ForgatherError):
+        fg.resolve("llama/4M", like="/does/not/exist")
+    assert found[0].filename == __file__
