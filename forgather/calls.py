@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import inspect
 import tempfile
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
-from forgather_core.errors import ConfigurationError
+from forgather_core.errors import ConfigurationError, UnknownDefinitionError
 from forgather_core.filesystem.printable import to_json
 from forgather_core.options.aliases import former_names, warn_renamed_option
 from forgather_core.options.command_options import COMMAND_OPTIONS
-from forgather_core.options.scope import refuse_other_commands, refuse_without_effect
+from forgather_core.options.scope import MODEL_COMMANDS, commands_of, refuse_other_commands, refuse_without_effect
 from forgather_core.options.shared import BuildOptions, DirectoryOptions, OutputOptions, RunOptions
 from forgather_core.options.spec import OptionSpec, did_you_mean, specs_of
 from forgather_core.runtime.quiet import import_tqdm
@@ -26,6 +27,8 @@ from forgather_core.settings.resolved_model import ResolvedModel
 Model = str | Path | ResolvedModel | Configuration
 _SHARED = tuple(group for group in SHARED_OPTIONS if group is not OutputOptions)  # results are not printed here
 _Options = TypeVar("_Options")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class Call:
@@ -49,14 +52,14 @@ class Call:
     """
 
     def __init__(self, function: str, model: Model, project: str | Path | None, options: Mapping[str, Any]) -> None:
-        self.function = function
-        if function != "show":
+        self.function = command = "show" if function == "resolve" else function
+        if command != "show":
             import_tqdm()
-        configuration = _configuration(model, project)
+        configuration = _configuration(function, model, project)
         specs = _specs(function, configuration)
         given = _current_names(function, specs, options)
         typed = [specs[name] for name in given]
-        refuse_other_commands(function, typed)
+        refuse_other_commands(command, typed)
         names = _names_of_model(configuration)
         of_model = {name: value for name, value in given.items() if name in names}
         self._given = {name: value for name, value in given.items() if name not in names}
@@ -67,8 +70,8 @@ class Call:
         else:
             self.resolved = resolve(configuration, of_model)
         self.run = self.take(RunOptions)
-        self.project = Path(project) if project is not None else _temporary_project(self.resolved)
-        refuse_without_effect(function, typed, self._values())
+        self.project = _project(self.resolved, project)
+        refuse_without_effect(command, typed, self._values())
 
     def take(self, options: type[_Options]) -> _Options:
         """Return an options object with the given values.
@@ -98,13 +101,17 @@ def take(options: type[_Options], function: str, given: Mapping[str, Any]) -> _O
 
 
 def _converted(options: type[_Options], given: Mapping[str, Any]) -> _Options:
-    specs, values = _by_name(options), {}
+    return options(**_converted_values(_by_name(options), given))
+
+
+def _converted_values(specs: Mapping[str, OptionSpec], given: Mapping[str, Any]) -> dict[str, Any]:
+    values = {}
     for name, value in given.items():
         try:
             values[name] = specs[name].convert(value)
         except ConfigurationError as error:
             raise error.at(option=specs[name].flag) from None
-    return options(**values)
+    return values
 
 
 def shared_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,12 +121,27 @@ def shared_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in names}
 
 
-def _configuration(model: Model, project: str | Path | None) -> Configuration:
+def _project(resolved: ResolvedModel, project: str | Path | None) -> Path:
+    if project is not None:
+        return Path(project)
+    # An output directory of a YAML file is as permanent as one of a call.
+    return Path() if resolved.directory.output_dir is not None else _temporary_project(resolved)
+
+
+def _configuration(function: str, model: Model, project: str | Path | None) -> Configuration:
     if isinstance(model, Configuration):
         return model
     if isinstance(model, ResolvedModel):
         return model.configuration
-    return find_configuration(str(model), registry(), Path(project or "."))
+    if not isinstance(model, (str, Path)):
+        raise TypeError(f"{function}() expected a name, a path or a resolved model, got {type(model).__name__}")
+    try:
+        return find_configuration(str(model), registry(), Path(project or "."))
+    except UnknownDefinitionError as error:
+        if function == "verify" and Path(model).is_dir():
+            hint = f"verify the directory of that name with Path({str(model)!r})"
+            raise UnknownDefinitionError(**error.fields() | {"hint": hint}) from None
+        raise
 
 
 def _by_name(options: type) -> dict[str, OptionSpec]:
@@ -128,7 +150,8 @@ def _by_name(options: type) -> dict[str, OptionSpec]:
 
 def _specs(function: str, configuration: Configuration) -> dict[str, OptionSpec]:
     command = COMMAND_OPTIONS.get(function)
-    groups = [configuration.definition.options, *_SHARED, *([command] if command is not None else [])]
+    shared = (DirectoryOptions, BuildOptions) if function == "resolve" else _SHARED
+    groups = [configuration.definition.options, *shared, *([command] if command is not None else [])]
     return {spec.name: spec for group in groups for spec in specs_of(group)}
 
 
@@ -148,10 +171,41 @@ def _current_names(function: str, specs: Mapping[str, OptionSpec], options: Mapp
                 raise TypeError(f"{function}(): {name} is the former name of {spec.name}: pass one of them")
             warn_renamed_option(spec.name, option=name)
         if spec is None:
-            hint = did_you_mean(name, specs)
-            raise TypeError(f"{function}() has no option '{name}'" + (f". {hint}" if hint else ""))
+            used = [one.name for one in specs.values() if function in commands_of(one)]
+            raise no_such_option(function, name, specs if function not in MODEL_COMMANDS else used)
         given[spec.name] = value
     return given
+
+
+def no_such_option(function: str, name: str, known: Iterable[str]) -> TypeError:
+    """Return the error about a keyword that is not an option, with the nearest name."""
+    hint = did_you_mean(name, known)
+    return TypeError(f"{function}() has no option '{name}'" + (f". {hint}" if hint else ""))
+
+
+def with_options(options: type) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Return a decorator for a function with the options of a dataclass as keywords: it converts their values.
+
+    The function raises a TypeError with the nearest name for an unknown keyword, and a ConfigurationError for an
+    invalid value. Former names are accepted.
+    """
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        known = inspect.signature(function).parameters
+
+        @wraps(function)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            specs, own = _by_name(options), {name: value for name, value in kwargs.items() if name in known}
+            former = former_names(specs.values())
+            for name in kwargs.keys() - own.keys() - specs.keys() - former.keys():
+                raise no_such_option(function.__name__, name, known)
+            given = {name: value for name, value in kwargs.items() if name in specs or name not in own}
+            current = _current_names(function.__name__, specs, given)
+            return function(*args, **{**own, **_converted_values(specs, current)})  # type: ignore[arg-type]
+
+        return call
+
+    return decorate
 
 
 def _temporary_project(resolved: ResolvedModel) -> Path:

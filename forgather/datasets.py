@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from forgather_core.options.plain_options import DescribeDatasetOptions, TrainTokenizerOptions
 from forgather_core.runtime.quiet import import_tqdm
 
+from .calls import with_options
 from .listings import DatasetInfo, DatasetList, TrainedTokenizer
 from .progress import SILENT, Progress
 
@@ -25,6 +27,7 @@ def list_datasets(project: str | Path | None = None) -> DatasetList:
     return DatasetList(run(None if project is None else str(project)))
 
 
+@with_options(DescribeDatasetOptions)
 def describe_dataset(
     project: str | Path,
     *,
@@ -66,6 +69,7 @@ def describe_dataset(
     return DatasetInfo(report)
 
 
+@with_options(TrainTokenizerOptions)
 def train_tokenizer(
     dataset_project: str | Path,
     *,

@@ -111,9 +111,9 @@ class TrainingCheck(Result):
 
     @property
     def first_batch_decrease(self) -> float | None:
-        """The decrease of the loss on the first batch; None on meta. Negative or zero: the model has not trained."""
-        loss = self._report.get("loss")
-        return None if loss is None else float(loss["first_batch_decrease"])
+        """The decrease of the loss on the first batch; None on meta or if interrupted. Zero or less: not trained."""
+        decrease = (self._report.get("loss") or {}).get("first_batch_decrease")
+        return None if decrease is None else float(decrease)
 
     @property
     def parameters(self) -> int:

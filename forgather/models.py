@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from forgather_core.commands.construct import ConstructedModel, OnModel
 
 
-def list_models(project: str | Path = ".") -> ModelList:
+def list_models(project: str | Path | None = None) -> ModelList:
     """List the installed definitions with their presets, and the configurations of a project.
 
     Args:
-        project: Directory whose YAML configurations are listed.
+        project: Directory whose YAML configurations are listed; None: the working directory.
     """
     from forgather_core.commands.listing import list_models as report
 
-    return ModelList(report(registry(), Path(project)))
+    return ModelList(report(registry(), Path(project or ".")))
 
 
 def resolve(model: str | Path, *, project: str | Path | None = None, **options: Any) -> ResolvedModel:
@@ -49,7 +49,7 @@ def resolve(model: str | Path, *, project: str | Path | None = None, **options: 
         >>> resolve("llama/4M", hidden_size=128).config["hidden_size"]
         128
     """
-    return Call("show", model, project, options).resolved
+    return Call("resolve", model, project, options).resolved
 
 
 def show(model: Model, *, project: str | Path | None = None, **options: Any) -> ShownModel:
@@ -118,8 +118,11 @@ def test(
     from forgather_core.training_check import check_test_options, run_training_check, step_guard
 
     check_test_options(call.resolved, chosen)
-    made = _construct(call, progress, None if call.run.force else step_guard(call.resolved, chosen))
-    report = run_training_check(made, chosen, on_step=progress.step, on_partial=_partial(progress, TrainingCheck))
+    from forgather_core.training.random_state import kept_random_state
+
+    with kept_random_state():
+        made = _construct(call, progress, None if call.run.force else step_guard(call.resolved, chosen))
+        report = run_training_check(made, chosen, on_step=progress.step, on_partial=_partial(progress, TrainingCheck))
     return TrainingCheck(report)
 
 
@@ -144,24 +147,28 @@ def verify(
         ForgatherError: There is no such model or check, or a file of the directory cannot be read.
     """
     if isinstance(model, Path) and model.suffix not in {".yaml", ".yml"}:
+        if project is not None:
+            raise TypeError("verify() of a directory has no project: drop it")
         return _verify_directory(model, progress, options)
     if options.get("list"):
         raise TypeError("verify() does not support list: call list_checks()")
     call = Call("verify", model, project, options)
     chosen = call.take(VerifyOptions)
     from forgather_core.checks import asked_for, verify_settings
+    from forgather_core.training.random_state import kept_random_state
 
-    report = verify_settings(
-        call.resolved,
-        asked_for(chosen, progress.note or _ignore),
-        project=call.project,
-        refresh=call.run.refresh_model,
-        keep=call.run.keep,
-        full=chosen.full,
-        force=call.run.force,
-        on_check=progress.item,
-        on_partial=_partial(progress, Verification),
-    )
+    with kept_random_state():
+        report = verify_settings(
+            call.resolved,
+            asked_for(chosen, progress.note or _ignore),
+            project=call.project,
+            refresh=call.run.refresh_model,
+            keep=call.run.keep,
+            full=chosen.full,
+            force=call.run.force,
+            on_check=progress.item,
+            on_partial=_partial(progress, Verification),
+        )
     return Verification(report)
 
 
@@ -243,16 +250,18 @@ def compare(
 def _construct(call: Call, progress: Progress, on_model: OnModel | None = None) -> ConstructedModel:
     from forgather_core.commands.construct import ProgressCallbacks
     from forgather_core.commands.construct import construct as run
+    from forgather_core.training.random_state import kept_random_state
 
-    return run(
-        call.resolved,
-        project=call.project,
-        refresh=call.run.refresh_model,
-        keep=call.run.keep,
-        callbacks=ProgressCallbacks(progress.waiting, progress.verifying, progress.loading, progress.saving),
-        force=call.run.force,
-        on_model=on_model,
-    )
+    with kept_random_state():
+        return run(
+            call.resolved,
+            project=call.project,
+            refresh=call.run.refresh_model,
+            keep=call.run.keep,
+            callbacks=ProgressCallbacks(progress.waiting, progress.verifying, progress.loading, progress.saving),
+            force=call.run.force,
+            on_model=on_model,
+        )
 
 
 def _verify_directory(directory: Path, progress: Progress, options: Mapping[str, Any]) -> Verification:
@@ -261,15 +270,17 @@ def _verify_directory(directory: Path, progress: Progress, options: Mapping[str,
         raise ConfigurationError("requires --full", option="--force")
     from forgather_core.checks import asked_for
     from forgather_core.checks import verify as run
+    from forgather_core.training.random_state import kept_random_state
 
-    report = run(
-        directory,
-        asked_for(chosen, progress.note or _ignore),
-        full=chosen.full,
-        force=chosen.force,
-        on_check=progress.item,
-        on_partial=_partial(progress, Verification),
-    )
+    with kept_random_state():
+        report = run(
+            directory,
+            asked_for(chosen, progress.note or _ignore),
+            full=chosen.full,
+            force=chosen.force,
+            on_check=progress.item,
+            on_partial=_partial(progress, Verification),
+        )
     return Verification(report)
 
 

@@ -66,7 +66,7 @@ def verify(ctx: typer.Context) -> None:
     from .views import verify as views
 
     listing = bool(Session.of(ctx).given.get("list"))
-    command = ModelCommand(ctx, views.checks if listing else views.verification)
+    command = ModelCommand(ctx, views.checks if listing else views.verification, needs_model=not listing)
     import forgather
 
     from . import progress

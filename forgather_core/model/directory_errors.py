@@ -13,6 +13,7 @@ from ..filesystem.model_files import check_files
 from ..filesystem.printable import printable, shortened
 from ..filesystem.strict_json import read_object
 from ..runtime.out_of_memory import out_of_memory
+from ..runtime.quiet import quiet_transformers
 from .code_cache import code_cache
 
 
@@ -28,7 +29,8 @@ def load_config(directory: Path, error: type[ForgatherError], **changes: Any) ->
     with loading_errors(directory, error), code_cache(error) if _has_code(directory) else nullcontext():
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(directory, trust_remote_code=True, **changes)
+        with quiet_transformers():  # it warns about the name of a directory that is no Python identifier
+            return AutoConfig.from_pretrained(directory, trust_remote_code=True, **changes)
 
 
 def _has_code(directory: Path) -> bool:

@@ -141,5 +141,6 @@ def refuse_without_effect(command: str, typed: Iterable[OptionSpec], values: Val
     """
     for spec in typed:
         for need in spec.info.needs if isinstance(spec.info, SharedOptionInfo) else ():
-            if command in need.commands and values[spec.name] is not None and not need.holds(values):
+            given = values[spec.name] is not None and values[spec.name] is not False
+            if command in need.commands and given and not need.holds(values):
                 raise ConfigurationError(f"requires {need.text}", option=spec.flag)

@@ -140,7 +140,7 @@ def _to_float(spec: OptionSpec, value: Any) -> float:
 
 
 def _to_str(spec: OptionSpec, value: Any) -> str:
-    if isinstance(value, (dict, list, bool)):
+    if isinstance(value, (dict, list, bool, tuple, set, frozenset, bytes)):
         raise _wrong(spec, value, "text")
     text = str(value)
     if "\0" in text:

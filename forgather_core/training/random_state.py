@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -41,3 +43,19 @@ class RandomState:
             torch.cuda.set_rng_state(self.other, self.device)
         else:
             torch.mps.set_rng_state(self.other)
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Restore torch's generators after the block, which may seed them, on the CPU and on accelerators in use."""
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)

@@ -229,3 +229,91 @@ def test_former_names_of_options_work(tmp_path: Path) -> None:
     with pytest.warns(RenamedOptionWarning, match="context is now context_length"):
         estimate = fg.estimate("llama", **SMALL, batch_size=1, sequence_length=16, context=64)
     assert estimate.to_dict()["generation"]["context_length"] == 64
+
+
+def test_random_numbers_of_the_caller_stay_as_they_are(small: fg.ResolvedModel) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    made = fg.construct(small)
+    fg.test(small, steps=1, batch_size=1, sequence_length=16)
+    fg.verify(made.directory, checks="causality")
+    assert torch.initial_seed() == 5
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_interrupted_training_check_has_a_page(small: fg.ResolvedModel) -> None:
+    kept: list[Any] = []
+
+    def stop(step: Any) -> None:
+        if step.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        progress = fg.Progress(step=stop, partial=kept.append)
+        fg.test(small, steps=3, batch_size=1, sequence_length=16, progress=progress)
+    assert len(kept[0].losses) == 2
+    assert kept[0].first_batch_decrease is None
+    assert "ended early" in kept[0]._repr_html_()
+
+
+def test_output_directory_of_a_file_is_permanent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("extends: llama/4M\noutput_dir: out\ntokenizer: bytes\n")
+    assert fg.construct("mine").directory.resolve() == tmp_path / "out"
+
+
+@pytest.mark.parametrize("model", [None, 3, ["llama"]])
+def test_a_model_of_a_wrong_type_is_a_type_error(model: Any) -> None:
+    with pytest.raises(TypeError, match="expected a name, a path or a resolved model, got"):
+        fg.resolve(model)
+
+
+def test_resolve_has_no_options_of_other_functions() -> None:
+    with pytest.raises(TypeError, match=r"resolve\(\) has no option 'init'"):
+        fg.resolve("llama/4M", init=True)
+
+
+def test_suggestions_are_options_of_the_function(small: fg.ResolvedModel) -> None:
+    with pytest.raises(TypeError, match=r"has no option 'lits'$"):
+        fg.test(small, lits=True)
+
+
+def test_false_is_never_refused(tmp_path: Path) -> None:
+    made = fg.construct("llama", **SMALL, output_dir=tmp_path / "m", save_checkpoint=False, safetensors=False)
+    assert made.saved is None
+
+
+def test_verify_suggests_the_path_of_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(UnknownDefinitionError, match=r"with Path\("):
+        fg.verify(str(tmp_path))
+
+
+@pytest.mark.parametrize("value", [b"out", ("out",), {"out"}])
+def test_text_options_refuse_other_types(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="--output-dir: expected text"):
+        fg.resolve("llama", **SMALL, output_dir=value)
+
+
+def test_functions_without_a_model_convert_their_options(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"no option 'exampels'\. Did you mean 'examples'"):
+        fg.describe_dataset("stdlib", exampels=2)  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError, match="--examples must be at least 0"):
+        fg.describe_dataset("stdlib", examples=-1)
+    with pytest.raises(ConfigurationError, match="--model-max-length must be at least 1"):
+        fg.train_tokenizer("stdlib", vocab_size=300, output_dir=tmp_path / "t", model_max_length=0)
+    with pytest.raises(ConfigurationError, match="--verify-checksums: expected true or false"):
+        fg.inspect_checkpoint(tmp_path, verify_checksums="perhaps")  # type: ignore[arg-type]
+    counted = fg.describe_dataset("stdlib", limit=2, tokenizer=Path("bytes"), examples="1")  # type: ignore[arg-type]
+    assert counted.documents == 2
+
+
+def test_directory_name_that_is_no_identifier_is_not_logged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fg.construct("llama", **SMALL, output_dir=tmp_path / "my model")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_former_name_is_reported_where_it_is_used() -> None:
+    with pytest.warns(RenamedOptionWarning) as found, pytest.raises(fg.ForgatherError):
+        fg.resolve("llama/4M", like="/does/not/exist")
+    assert found[0].filename == __file__

@@ -134,7 +134,7 @@ def _summary(report: Mapping[str, Any]) -> Html:
     ):
         if memory[key] is not None:
             values[name] = bytes_of(memory[key])
-    for switch, size in memory["saved"].items():
+    for switch, size in (memory["saved"] or {}).items():  # not estimated if interrupted
         values[f"saved by {_SWITCHES.get(switch, switch)}"] = bytes_of(max(size, 0))
     values["weights"] = bytes_of(report["parameters"]["bytes"])
     return card("Summary", facts(values))

@@ -21,4 +21,4 @@ def test_a_directory_without_a_model_is_the_file_of_the_error(tmp_path: Path) ->
     with pytest.raises(CheckError) as caught:
         verify(tmp_path, CHECKS)
     assert caught.value.file == str(tmp_path)
-    assert str(caught.value) == f"{tmp_path} is not a model directory: it has no config.json"
+    assert str(caught.value) == f"{tmp_path} is not a model directory: it has no config.json: name a model directory"
