@@ -27,7 +27,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all but N cases of a test as slow, chosen by a digest of their names; record regressions; put pages first."""
+    """Mark all but N cases of a test as slow, chosen by a digest of their names; and regressions; pages come first."""
     cases: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
         if (few := item.get_closest_marker("few")) is not None and item.get_closest_marker("slow") is None:
