@@ -12,15 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
-from forgather_core.definitions.registry import registry
-from forgather_core.settings.layers import find_configuration
-from forgather_core.settings.resolve import resolve
-from forgather_core.settings.resolved_model import ResolvedModel
+if TYPE_CHECKING:
+    from forgather_core.settings.resolved_model import ResolvedModel
 
 Case = Callable[[], object]
 Clock = Callable[[], float]
@@ -75,7 +73,12 @@ def be_quiet() -> None:
 
 
 def settings(directory: Path, template: str = "llama/4M", **options: Any) -> ResolvedModel:
-    """Return the settings of a preset with the given options and output directory."""
+    """Return the resolved model of a preset with the given options and output directory."""
+    # Not at the top: `against_commit.py` imports this file with older versions of Forgather.
+    from forgather_core.definitions.registry import registry
+    from forgather_core.settings.layers import find_configuration
+    from forgather_core.settings.resolve import resolve
+
     return resolve(find_configuration(template, registry(), Path()), options | {"output_dir": directory})
 
 
