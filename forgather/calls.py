@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
-import hashlib
 import inspect
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, wraps
 from pathlib import Path
@@ -210,6 +207,8 @@ def with_options(options: type) -> Callable[[Callable[_P, _R]], Callable[_P, _R]
 
 def _temporary_project(resolved: ResolvedModel) -> Path:
     """Return a directory for a model that has no other place: the same for equal options, removed at exit."""
+    import hashlib  # here and below: every command imports this module
+
     content = {
         "definition": resolved.definition.name,
         "config": dict(resolved.config),
@@ -220,6 +219,9 @@ def _temporary_project(resolved: ResolvedModel) -> Path:
 
 @cache
 def _temporary_root() -> Path:
+    import atexit
+    import tempfile
+
     directory = tempfile.TemporaryDirectory(prefix="forgather-")
     atexit.register(directory.cleanup)
     return Path(directory.name)
