@@ -49,7 +49,7 @@ class Call:
     """
 
     def __init__(self, function: str, model: Model, project: str | Path | None, options: Mapping[str, Any]) -> None:
-        self.function = command = "show" if function == "resolve" else function
+        command = "show" if function == "resolve" else function
         if command != "show":
             import_tqdm()
         configuration = _configuration(function, model, project)
@@ -59,7 +59,8 @@ class Call:
         refuse_other_commands(command, typed)
         names = _names_of_model(configuration)
         of_model = {name: value for name, value in given.items() if name in names}
-        self._given = {name: value for name, value in given.items() if name not in names}
+        # Converted by the options of the command: several commands have an `optimizer`, with different choices.
+        self._given = _converted(specs, {name: value for name, value in given.items() if name not in names})
         if isinstance(model, ResolvedModel):
             if of_model:
                 raise TypeError(f"{function}() got a resolved model: pass {', '.join(of_model)} to resolve() instead")
@@ -68,23 +69,15 @@ class Call:
             self.resolved = resolve(configuration, of_model)
         self.run = self.take(RunOptions)
         self.project = _project(self.resolved, project)
-        refuse_without_effect(command, typed, self._values())
+        values = {name: spec.default for name, spec in specs.items()} | self._given
+        for part in (self.resolved.options, self.resolved.directory, self.resolved.build):
+            values |= vars(part)
+        refuse_without_effect(command, typed, values)
 
     def take(self, options: type[_Options]) -> _Options:
-        """Return an options object with the given values.
-
-        Raises:
-            ConfigurationError: A value is invalid.
-        """
+        """Return an options object with the given values."""
         known = _by_name(options)
-        return _converted(options, {name: value for name, value in self._given.items() if name in known})
-
-    def _values(self) -> dict[str, Any]:
-        command = COMMAND_OPTIONS.get(self.function)
-        parts = [self.resolved.options, self.resolved.directory, self.resolved.build, self.run]
-        parts += [self.take(options) for options in _SHARED if options not in {DirectoryOptions, BuildOptions}]
-        parts += [self.take(command)] if command is not None else []
-        return {name: value for part in parts for name, value in vars(part).items()}
+        return options(**{name: value for name, value in self._given.items() if name in known})
 
 
 def take(options: type[_Options], function: str, given: Mapping[str, Any]) -> _Options:
@@ -94,14 +87,11 @@ def take(options: type[_Options], function: str, given: Mapping[str, Any]) -> _O
         TypeError: There is no option of a given name.
         ConfigurationError: A value is invalid.
     """
-    return _converted(options, _current_names(function, _by_name(options), given))
+    specs = _by_name(options)
+    return options(**_converted(specs, _current_names(function, specs, given)))
 
 
-def _converted(options: type[_Options], given: Mapping[str, Any]) -> _Options:
-    return options(**_converted_values(_by_name(options), given))
-
-
-def _converted_values(specs: Mapping[str, OptionSpec], given: Mapping[str, Any]) -> dict[str, Any]:
+def _converted(specs: Mapping[str, OptionSpec], given: Mapping[str, Any]) -> dict[str, Any]:
     values = {}
     for name, value in given.items():
         try:
@@ -198,7 +188,7 @@ def with_options(options: type) -> Callable[[Callable[_P, _R]], Callable[_P, _R]
                 raise no_such_option(function.__name__, name, known)
             given = {name: value for name, value in kwargs.items() if name in specs or name not in own}
             current = _current_names(function.__name__, specs, given)
-            return function(*args, **{**own, **_converted_values(specs, current)})  # type: ignore[arg-type]
+            return function(*args, **{**own, **_converted(specs, current)})  # type: ignore[arg-type]
 
         return call
 

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 import forgather as fg
+from forgather.calls import Call
 from forgather_core.errors import ConfigurationError, DirectoryError, UnknownDefinitionError
 from forgather_core.options.aliases import RenamedOptionWarning
+from forgather_core.options.command_options import COMMAND_OPTIONS
+from forgather_core.options.spec import specs_of
 
 SMALL: dict[str, Any] = {
     "num_hidden_layers": 1,
@@ -317,3 +320,19 @@ def test_former_name_is_reported_where_it_is_used() -> None:
     with pytest.warns(RenamedOptionWarning) as found, pytest.raises(fg.ForgatherError):
         fg.resolve("llama/4M", like="/does/not/exist")
     assert found[0].filename == __file__
+
+
+CHOICES = [
+    (function, spec.name, choice)
+    for function, group in COMMAND_OPTIONS.items()
+    for spec in specs_of(group)
+    if isinstance(spec.kind, tuple)
+    for choice in spec.kind
+]
+
+
+@pytest.mark.parametrize(("function", "name", "choice"), CHOICES)
+def test_every_choice_of_an_option_is_accepted_by_its_function(function: str, name: str, choice: str) -> None:
+    needed = {"packed": True, "device": "cpu"} if function == "test" else {}
+    call = Call(function, "llama", None, {name: choice, **needed})
+    assert getattr(call.take(COMMAND_OPTIONS[function]), name) == choice
