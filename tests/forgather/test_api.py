@@ -17,21 +17,12 @@ from forgather_core.errors import ConfigurationError, DirectoryError, UnknownDef
 from forgather_core.options.aliases import RenamedOptionWarning
 from forgather_core.options.command_options import COMMAND_OPTIONS
 from forgather_core.options.spec import specs_of
-
-SMALL: dict[str, Any] = {
-    "num_hidden_layers": 1,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 300,
-    "tokenizer": "bytes",
-}
+from tests.support.settings import SMALLEST
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> fg.ResolvedModel:
-    return fg.resolve("llama", **SMALL, output_dir=tmp_path / "small", device="cpu")
+    return fg.resolve("llama", **SMALLEST, output_dir=tmp_path / "small", device="cpu")
 
 
 def test_import_is_light_and_has_every_public_name() -> None:
@@ -65,14 +56,14 @@ def test_options_are_keywords(small: fg.ResolvedModel) -> None:
 
 
 def test_show_has_the_sources_and_the_initialization() -> None:
-    shown = fg.show("llama", **SMALL, init=True)
+    shown = fg.show("llama", **SMALLEST, init=True)
     assert shown.resolved.options.hidden_size == 32
     assert shown.to_dict()["initial_weights"]
     assert "initial_weights" not in fg.show("llama").to_dict()
 
 
 def test_construct_builds_and_saves(small: fg.ResolvedModel, tmp_path: Path) -> None:
-    made = fg.construct("llama", **SMALL, output_dir=tmp_path / "made", device="cpu", save_checkpoint=True)
+    made = fg.construct("llama", **SMALLEST, output_dir=tmp_path / "made", device="cpu", save_checkpoint=True)
     assert made.directory == tmp_path / "made"
     assert made.saved is not None and made.saved.tensors > 0
     assert made.loaded is None
@@ -82,7 +73,7 @@ def test_construct_builds_and_saves(small: fg.ResolvedModel, tmp_path: Path) -> 
     for report in (made, made.saved):
         assert report._repr_html_().startswith('<div class="fg')
     again = fg.construct(
-        "llama", **SMALL, output_dir=tmp_path / "made", device="cpu", load_from_checkpoint=made.directory
+        "llama", **SMALLEST, output_dir=tmp_path / "made", device="cpu", load_from_checkpoint=made.directory
     )
     assert again.state == "reused"
     assert again.loaded is not None and again.loaded.complete
@@ -91,10 +82,10 @@ def test_construct_builds_and_saves(small: fg.ResolvedModel, tmp_path: Path) -> 
 
 
 def test_without_a_place_the_directory_is_temporary_and_reused() -> None:
-    first, second = fg.construct("llama", **SMALL), fg.construct("llama", **SMALL)
+    first, second = fg.construct("llama", **SMALLEST), fg.construct("llama", **SMALLEST)
     assert (first.state, second.state) == ("created", "reused")
     assert first.directory == second.directory
-    other = fg.construct("llama", **SMALL | {"hidden_size": 64})
+    other = fg.construct("llama", **SMALLEST | {"hidden_size": 64})
     assert other.directory != first.directory
     assert Path.cwd() not in first.directory.parents
 
@@ -115,7 +106,7 @@ def test_training_check(small: fg.ResolvedModel) -> None:
 
 
 def test_training_check_on_meta_has_no_loss(tmp_path: Path) -> None:
-    check = fg.test("llama", **SMALL, output_dir=tmp_path / "meta")
+    check = fg.test("llama", **SMALLEST, output_dir=tmp_path / "meta")
     assert check.losses == ()
     assert check.first_batch_decrease is None
 
@@ -230,7 +221,7 @@ def test_expected_errors_have_fields() -> None:
 
 def test_former_names_of_options_work(tmp_path: Path) -> None:
     with pytest.warns(RenamedOptionWarning, match="context is now context_length"):
-        estimate = fg.estimate("llama", **SMALL, batch_size=1, sequence_length=16, context=64)
+        estimate = fg.estimate("llama", **SMALLEST, batch_size=1, sequence_length=16, context=64)
     assert estimate.to_dict()["generation"]["context_length"] == 64
 
 
@@ -283,7 +274,7 @@ def test_suggestions_are_options_of_the_function(small: fg.ResolvedModel) -> Non
 
 
 def test_false_is_never_refused(tmp_path: Path) -> None:
-    made = fg.construct("llama", **SMALL, output_dir=tmp_path / "m", save_checkpoint=False, safetensors=False)
+    made = fg.construct("llama", **SMALLEST, output_dir=tmp_path / "m", save_checkpoint=False, safetensors=False)
     assert made.saved is None
 
 
@@ -295,7 +286,7 @@ def test_verify_suggests_the_path_of_a_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [b"out", ("out",), {"out"}])
 def test_text_options_refuse_other_types(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="--output-dir: expected text"):
-        fg.resolve("llama", **SMALL, output_dir=value)
+        fg.resolve("llama", **SMALLEST, output_dir=value)
 
 
 def test_functions_without_a_model_convert_their_options(tmp_path: Path) -> None:
@@ -312,7 +303,7 @@ def test_functions_without_a_model_convert_their_options(tmp_path: Path) -> None
 
 
 def test_directory_name_that_is_no_identifier_is_not_logged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    fg.construct("llama", **SMALL, output_dir=tmp_path / "my model")
+    fg.construct("llama", **SMALLEST, output_dir=tmp_path / "my model")
     assert capfd.readouterr() == ("", "")
 
 

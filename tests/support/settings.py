@@ -14,6 +14,16 @@ from forgather_core.settings.resolve import resolve
 from forgather_core.settings.resolved_model import ResolvedModel
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48}
+# The smallest llama with grouped heads, as keywords of the Python API.
+SMALLEST: dict[str, Any] = {
+    "num_hidden_layers": 1,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+    "tokenizer": "bytes",
+}
 Resolve = Callable[..., ResolvedModel]
 
 

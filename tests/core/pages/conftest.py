@@ -9,18 +9,9 @@ from typing import Any
 import pytest
 
 import forgather as fg
+from tests.support.settings import SMALLEST
 
 Reports = dict[str, dict[str, Any]]
-
-SMALL: dict[str, Any] = {
-    "num_hidden_layers": 1,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 300,
-    "tokenizer": "bytes",
-}
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +22,7 @@ def made_reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
     for number, word in enumerate("abcdefgh"):
         (project / f"{number}.txt").write_text(f"The {word} fox jumps over the {word} dog.\n" * 20)
     (project / "default.yaml").write_text("source: text\nfiles: '*.txt'\n")
-    given = {**SMALL, "output_dir": place / "model", "device": "cpu"}
+    given = {**SMALLEST, "output_dir": place / "model", "device": "cpu"}
     made = fg.construct("llama", **given, save_checkpoint=True)
     again = fg.construct("llama", **given, load_from_checkpoint=made.directory)
     assert made.saved is not None and again.loaded is not None
@@ -39,10 +30,10 @@ def made_reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
         made,
         made.saved,
         again.loaded,
-        fg.show("llama", **SMALL, init=True),
+        fg.show("llama", **SMALLEST, init=True),
         fg.test("llama", **given, steps=3, batch_size=1, sequence_length=16),
         fg.verify(made.directory, checks="causality,sliding-window"),
-        fg.estimate("llama", **SMALL),
+        fg.estimate("llama", **SMALLEST),
         fg.compare("llama", "qwen3", "llama", num_hidden_layers=1),
         fg.list_models(),
         fg.list_plugins(),
