@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from io import StringIO
@@ -29,7 +29,8 @@ DEFERRED = ("attention-backends", "round-trip", "torch-compile", "no-dead-option
 OF_REFERENCES = ("reference-parity", "init-std")  # they do not apply if the definition has no reference
 TIMEOUT = 900.0  # seconds for one directory
 
-How = Literal["all", "thrifty", "first"]  # thrifty: deferred checks only if no other one catches the mutant
+# thrifty: deferred checks only if no other one catches the mutant, or if its entry names them; named: only that check
+How = Literal["all", "thrifty", "named"]
 
 
 def checks(names: Sequence[str] = ()) -> list[Check]:
@@ -97,12 +98,13 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def tried(name: str, path: Path, resolved: ResolvedModel, todo: Iterable[Check], how: How = "all") -> Outcome:
-    """Run checks on a directory, the deferred ones last; a check that raises fails."""
+def tried(
+    name: str, path: Path, resolved: ResolvedModel, todo: Iterable[Check], spared: Collection[str] = ()
+) -> Outcome:
+    """Run checks on a directory; the spared ones last, and only if no other one fails. A check that raises fails."""
     outcome = Outcome(name)
-    for check in sorted(todo, key=lambda check: check.name in DEFERRED):
-        caught = outcome.failed.keys() - OF_REFERENCES if how == "thrifty" else outcome.failed
-        if caught and (how == "first" or (how == "thrifty" and check.name in DEFERRED)):
+    for check in sorted(todo, key=lambda check: check.name in spared):
+        if check.name in spared and outcome.failed.keys() - OF_REFERENCES:
             break
         began = time.perf_counter()
         try:
@@ -137,8 +139,12 @@ def run(
         place = Path(name)
         originals = Originals(place)
         plain = {(one := originals.of(mutant)).name: one for mutant in mutants}
+        named = {(originals.of(mutant).name, mutant.check) for mutant in mutants}
         trustworthy = {}
-        work = [_Work(one.name, one.path, one.resolved, todo) for one in plain.values()]
+        work = [
+            _Work(one.name, one.path, one.resolved, [c for c in todo if how != "named" or (one.name, c.name) in named])
+            for one in plain.values()
+        ]
         for _, outcome in _in_processes(work, place, jobs=jobs):
             sound = [check for check in todo if check.name not in outcome.failed]
             trustworthy[outcome.name] = sorted(sound, key=lambda check: outcome.seconds.get(check.name, 0.0))
@@ -146,8 +152,9 @@ def run(
         work = []
         for mutant in mutants:
             one = originals.of(mutant)
-            path = mutated(mutant, one, place)
-            work.append(_Work(mutant.name, path, one.resolved, trustworthy[one.name], how, mutant))
+            checks_left = [check for check in trustworthy[one.name] if how != "named" or check.name == mutant.check]
+            spared = set(DEFERRED) - {mutant.check} if how == "thrifty" else set[str]()
+            work.append(_Work(mutant.name, mutated(mutant, one, place), one.resolved, checks_left, spared, mutant))
         yield from _in_processes(work, place, jobs=jobs)
 
 
@@ -157,7 +164,7 @@ class _Work:
     path: Path
     resolved: ResolvedModel
     todo: Sequence[Check]
-    how: How = "all"
+    spared: Collection[str] = ()
     mutant: Mutant | None = None
 
 
@@ -184,7 +191,7 @@ def _in_processes(work: Iterable[_Work], place: Path, *, jobs: int) -> Iterator[
 
 
 def _answer(work: _Work, file: Path) -> None:
-    outcome = tried(work.name, work.path, work.resolved, work.todo, work.how)
+    outcome = tried(work.name, work.path, work.resolved, work.todo, work.spared)
     file.with_suffix(".part").write_text(json.dumps(asdict(outcome)), encoding="utf-8")
     file.with_suffix(".part").rename(file)
 

@@ -1,8 +1,7 @@
-"""Checks of behaviour pass on correct models and fail on planted mistakes."""
+"""Checks of behaviour pass on correct models, and their failures name the place."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -31,8 +30,8 @@ from forgather_core.definitions.check import Check
 from forgather_core.definitions.registry import registry
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
-
-from .planted_behaviour import PLANTED
+from tests.mutants.apply import Originals, mutated
+from tests.mutants.catalogue import named
 
 CHECKS = (
     packing_isolation,
@@ -48,7 +47,6 @@ CHECKS = (
     positions,
     torch_compile,
 )
-BY_NAME = {check.name: check for check in CHECKS}
 QUICK = [check for check in CHECKS if check.quick]
 DEFINITIONS = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head")
 RELATIVE = ("deepone", "llama", "mistral", "qwen3", "single_head")
@@ -137,44 +135,6 @@ def test_every_correct_model_passes(case: str, check: Check, directory: Callable
     test_a_correct_model_passes(case, check, directory)
 
 
-PLANTS = [
-    pytest.param(mistake, name, id=f"{mistake}-{name}", marks=() if BY_NAME[name].quick else pytest.mark.slow)
-    for mistake, (_, _, _, names) in PLANTED.items()
-    for name in names
-]
-
-
-@pytest.fixture(scope="module")
-def mistaken(directory: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that plants a mistake in a llama, or in a causal_lm for absolute positions."""
-
-    @cache
-    def make(mistake: str) -> Path:
-        file, old, new, _ = PLANTED[mistake]
-        # Loaders name the module of the sources after the directory.
-        path = tmp_path_factory.mktemp("mistaken") / f"mistaken-{list(PLANTED).index(mistake)}"
-        shutil.copytree(directory("causal_lm" if "absolute" in mistake else "llama"), path)
-        text = (path / file).read_text(encoding="utf-8")
-        assert text.count(old) == 1, f"{file} has changed; update the text: {old!r}"
-        (path / file).write_text(text.replace(old, new), encoding="utf-8")
-        return path
-
-    return make
-
-
-@pytest.mark.few(5)
-@pytest.mark.parametrize(("mistake", "name"), PLANTS)
-def test_a_planted_mistake_is_found(mistake: str, name: str, mistaken: Callable[[str], Path]) -> None:
-    row = outcome(mistaken(mistake), BY_NAME[name])
-    assert row["result"] == FAILED, row["measured"]
-    # By a measured case: a model that does not run proves nothing about the check.
-    assert any(not one["holds"] for one in row["measured"]), row["reason"]
-
-
-def test_every_check_can_fail() -> None:
-    assert {name for *_, names in PLANTED.values() for name in names} == set(BY_NAME)
-
-
 @pytest.mark.parametrize("case", ["llama", "Mistral"])
 def test_a_leak_between_documents_is_located(
     case: str, directory: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
@@ -200,8 +160,9 @@ def test_a_leak_between_documents_is_located(
     assert all("of document" in where and "document 0" not in where for where in wheres)
 
 
-def test_parameters_without_gradients_are_named(mistaken: Callable[[str], Path]) -> None:
-    row = outcome(mistaken("keys are computed without gradients"), gradients)
+def test_parameters_without_gradients_are_named(tmp_path: Path) -> None:
+    mutant, originals = named("gradient-cut-in-keys"), Originals(tmp_path)
+    row = outcome(mutated(mutant, originals.of(mutant), tmp_path), gradients)
     wheres = [one["where"] for one in row["measured"] if one["where"]]
     assert wheres
     assert all("self_attn.k_proj.weight" in where for where in wheres)

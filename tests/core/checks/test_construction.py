@@ -1,4 +1,4 @@
-"""Checks of construction pass on correct models and fail on planted mistakes."""
+"""Checks of construction pass on correct models, and their failures name the place."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from forgather_core.definitions.registry import registry
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 from forgather_core.settings.resolved_model import ResolvedModel
-
-from .planted_construction import MISTAKES, QUICK_MISTAKES, Mistake
+from tests.mutants.apply import Originals, mutated
+from tests.mutants.catalogue import named
 
 CHECKS = (
     initial_weights,
@@ -149,36 +149,18 @@ def test_no_seed_raises_a_false_alarm(make: Make, name: str) -> None:
         assert results(make(name), *STATISTICAL, seed=seed) == expected(name, *STATISTICAL), seed
 
 
-def plant(made: Made, mistake: Mistake, place: Path) -> Made:
-    """Return a copy of the directory with the mistake."""
-    path = place / made.path.name
-    shutil.copytree(made.path, path)
-    file = path / mistake.file
-    text = file.read_text()
-    assert mistake.right in text, f"{mistake.file} has changed; update the text: {mistake.right!r}"
-    file.write_text(text.replace(mistake.right, mistake.wrong))
-    return Made(path, made.resolved)
-
-
-@pytest.mark.few(4)
-@pytest.mark.parametrize("mistake", QUICK_MISTAKES.values(), ids=QUICK_MISTAKES)
-def test_a_mistake_is_found(make: Make, mistake: Mistake, tmp_path: Path) -> None:
-    wrong = plant(make(mistake.definition), mistake, tmp_path)
-    assert results(wrong, mistake.check) == {mistake.check.name: FAILED}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
-def test_other_mistakes_are_found(make: Make, mistake: Mistake, tmp_path: Path) -> None:
-    wrong = plant(make(mistake.definition), mistake, tmp_path)
-    assert results(wrong, mistake.check) == {mistake.check.name: FAILED}
-
-
-def test_failures_name_the_parameter(make: Make, tmp_path: Path) -> None:
-    wrong = plant(make("llama"), QUICK_MISTAKES["a std that is ten percent larger"], tmp_path)
-    (row,) = verify(wrong.path, [initial_weights])["checks"]
+def test_failures_name_the_parameter(tmp_path: Path) -> None:
+    mutant, originals = named("init-std-ten-percent-larger"), Originals(tmp_path)
+    (row,) = verify(mutated(mutant, originals.of(mutant), tmp_path), [initial_weights])["checks"]
     bad = {measured["where"].partition(" has ")[0] for measured in row["measured"] if not measured["holds"]}
     assert bad == {"model.embed_tokens.weight"}
+
+
+def test_an_edited_file_is_found(make: Make, tmp_path: Path) -> None:
+    edited = shutil.copytree(make("llama").path, tmp_path / "llama")
+    with (edited / "norms.py").open("a") as file:
+        file.write("# edited\n")
+    assert results(Made(edited, make("llama").resolved), manifest) == {"manifest": FAILED}
 
 
 def test_dropouts_and_options_are_found_by_name_and_declaration(make: Make, tmp_path: Path) -> None:

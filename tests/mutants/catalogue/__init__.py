@@ -2,35 +2,50 @@
 
 Every mistake changes the result for some input or configuration; a change without an effect is not a mistake and is not
 in the catalogue. The replaced text is exact: if a source no longer contains it, applying the mutant is an error, and
-`test_mutants.py` names the mutant.
+`test_mutants.py` shows the nearest passage. Each entry names the check that must find it.
 """
 
-from .attention import ATTENTION, MASKS, WINDOWS
-from .caches import CACHES, PACKING
-from .layers import BLOCKS, DROPOUT
+from . import (
+    alibi,
+    attention,
+    blocks,
+    caches,
+    dropout,
+    gradients,
+    loss,
+    masks,
+    options,
+    packing,
+    positions,
+    rotary,
+    runtime,
+    weights,
+    windows,
+)
 from .mutant import Mutant
-from .options import OPTIONS, RUNTIME
-from .positions import ALIBI, PADDING_AND_POSITIONS, ROTATION
-from .training import GRADIENTS, LOSS
-from .weights import WEIGHTS
 
-__all__ = ["GROUPS", "MUTANTS", "Mutant"]
+__all__ = ["GROUPS", "MUTANTS", "Mutant", "named"]
 
 GROUPS = {
-    "masks": MASKS,
-    "windows": WINDOWS,
-    "padding and positions": PADDING_AND_POSITIONS,
-    "caches": CACHES,
-    "rotation": ROTATION,
-    "attention": ATTENTION,
-    "ALiBi": ALIBI,
-    "blocks": BLOCKS,
-    "dropout": DROPOUT,
-    "weights and buffers": WEIGHTS,
-    "loss": LOSS,
-    "packing": PACKING,
-    "gradients": GRADIENTS,
-    "run time": RUNTIME,
-    "options": OPTIONS,
+    "masks": masks.MUTANTS,
+    "windows": windows.MUTANTS,
+    "padding and positions": positions.MUTANTS,
+    "caches": caches.MUTANTS,
+    "RoPE": rotary.MUTANTS,
+    "attention": attention.MUTANTS,
+    "ALiBi": alibi.MUTANTS,
+    "blocks": blocks.MUTANTS,
+    "dropout": dropout.MUTANTS,
+    "weights and buffers": weights.MUTANTS,
+    "loss": loss.MUTANTS,
+    "packing": packing.MUTANTS,
+    "gradients": gradients.MUTANTS,
+    "run time": runtime.MUTANTS,
+    "options": options.MUTANTS,
 }
 MUTANTS = [mutant for group in GROUPS.values() for mutant in group]
+
+
+def named(name: str) -> Mutant:
+    """Return the mutant with this name."""
+    return next(mutant for mutant in MUTANTS if mutant.name == name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher, unified_diff
 from typing import Any
 
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
@@ -14,7 +15,7 @@ GROUPED = {"num_key_value_heads": 2}
 TIED = {"tie_word_embeddings": True}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mutant:
     """A model directory with a mistake.
 
@@ -25,6 +26,7 @@ class Mutant:
         old: The text to replace.
         new: Its replacement.
         mistake: A description of the mistake and of its origin.
+        check: The name of the check that must find it.
         options: Options of the definition, in addition to the preset's.
         count: The number of occurrences of the text; all are replaced.
     """
@@ -35,6 +37,7 @@ class Mutant:
     old: str
     new: str
     mistake: str
+    check: str
     options: Mapping[str, Any] = field(default_factory=dict)
     count: int = 1
 
@@ -47,5 +50,21 @@ class Mutant:
         if (found := text.count(self.old)) != self.count:
             raise ValueError(
                 f"mutant '{self.name}': expected its text {self.count} times in {self.file}, found it {found} times"
+                f"{'' if found else _difference(self.old, text, self.file)}"
             )
         return text.replace(self.old, self.new)
+
+
+def _difference(old: str, text: str, file: str) -> str:
+    """Return the nearest passage of a text as a diff from the lines that it does not contain."""
+    wanted, lines = old.splitlines(), text.splitlines()
+    starts = range(max(1, len(lines) - len(wanted) + 1))
+    compared = SequenceMatcher(b=old, autojunk=False)
+
+    def similarity(start: int) -> float:
+        compared.set_seq1("\n".join(lines[start : start + len(wanted)]))
+        return compared.ratio()
+
+    start = max(starts, key=similarity)
+    nearest = lines[start : start + len(wanted)]
+    return "\n" + "\n".join(unified_diff(wanted, nearest, "catalogue", f"{file}:{start + 1}", lineterm="", n=0))

@@ -1,0 +1,62 @@
+"""Mistakes in packed documents."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+MUTANTS = [
+    Mutant(
+        name="packing-ignored-with-cache",
+        definition="llama",
+        file="masks.py",
+        old="if position_ids is not None and not ready:",
+        new="if position_ids is not None and cache is None and not ready:",
+        mistake="documents attend to each other if there is a cache (as in transformers)",
+        check="packing-isolation",
+    ),
+    Mutant(
+        name="packing-ignored-with-mask",
+        definition="mistral",
+        file="masks.py",
+        old="if position_ids is not None and not ready:",
+        new="if position_ids is not None and attention_mask is None:",
+        mistake="documents attend to each other if there is an attention mask (as in transformers)",
+        check="packing-isolation",
+    ),
+    Mutant(
+        name="packing-only-in-training",
+        definition="qwen3",
+        file="decoder.py",
+        old="position_ids=position_ids,\n                sliding_window=window,",
+        new="position_ids=position_ids if self.training else None,\n                sliding_window=window,",
+        mistake="in evaluation, packed documents attend to each other",
+        check="packing-isolation",
+    ),
+    Mutant(
+        name="packing-leaks-one-token",
+        definition="causal_lm",
+        file="masks.py",
+        old="return kv_idx >= starts[batch_idx, q_idx - past_length]",
+        new="return kv_idx + 1 >= starts[batch_idx, q_idx - past_length]",
+        mistake="a document attends to the last token of the one before it",
+        check="packing-isolation",
+    ),
+    Mutant(
+        name="packing-of-first-row",
+        definition="deepone",
+        file="masks.py",
+        old="return kv_idx >= starts[batch_idx, q_idx - past_length]",
+        new="return kv_idx >= starts[0 * batch_idx, q_idx - past_length]",
+        mistake="the documents of the first row are used for the whole batch",
+        check="packing-isolation",
+    ),
+    Mutant(
+        name="packing-hides-itself",
+        definition="single_head",
+        file="masks.py",
+        old="return kv_idx >= starts[batch_idx, q_idx - past_length]",
+        new="start = starts[batch_idx, q_idx - past_length]; return kv_idx >= start + (q_idx > start)",
+        mistake="the first token of a document is hidden from its later tokens",
+        check="packing-isolation",
+    ),
+]

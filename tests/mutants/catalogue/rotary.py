@@ -1,0 +1,112 @@
+"""Mistakes in rotary position embedding (RoPE)."""
+
+from __future__ import annotations
+
+from .mutant import DYNAMIC, LINEAR, YARN, Mutant
+
+MUTANTS = [
+    Mutant(
+        name="rope-interleaved",
+        definition="llama",
+        file="rotation.py",
+        old="return [x * cos_B1TK + x.roll(half, dims=-1) * signed_B1TK for x in heads]",
+        new="halves = [x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2) for x in heads]\n"
+        "    turned = [x * cos_B1TK + x.roll(half, dims=-1) * signed_B1TK for x in halves]\n"
+        "    return [x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2) for x in turned]",
+        mistake="pairs (2i, 2i + 1) as in Meta's own files, with weights for the half-split form",
+        check="native-parity",
+    ),
+    Mutant(
+        name="rope-turns-backwards",
+        definition="mistral",
+        file="rotation.py",
+        old="torch.cat((-first, first), dim=-1)",
+        new="torch.cat((first, -first), dim=-1)",
+        mistake="wrong sign of the sines: positions are still relative, but it is another model",
+        check="native-parity",
+    ),
+    Mutant(
+        name="rope-of-queries-only",
+        definition="qwen3",
+        file="attention.py",
+        old="query_BHTK, key_BGTK = rotate_all((query_BHTK, key_BGTK), *position_embeddings)",
+        new="query_BHTK = rotate_all((query_BHTK, key_BGTK), *position_embeddings)[0]",
+        mistake="keys are not rotated",
+        check="positions",
+    ),
+    Mutant(
+        name="rope-theta-ignored",
+        definition="qwen3",
+        file="rope.py",
+        old='self.numbers.rope_parameters["rope_theta"] **',
+        new="10000.0 **",
+        mistake="rope_theta is a constant, as if it were read under its old name",
+        check="native-parity",
+    ),
+    Mutant(
+        name="rope-theta-dead",
+        definition="llama",
+        file="rope.py",
+        old='self.numbers.rope_parameters["rope_theta"] **',
+        new="10000.0 **",
+        mistake="the same, with an option that has the value of the constant",
+        check="no-dead-options",
+    ),
+    Mutant(
+        name="rope-scaling-missing",
+        definition="llama",
+        file="rope.py",
+        old='if self.rope_type != "default":',
+        new='if self.rope_type not in ("default", "linear"):',
+        mistake="rope_type linear is accepted and has no effect",
+        check="native-parity",
+        options={"rope_parameters": LINEAR},
+    ),
+    Mutant(
+        name="rope-attention-factor-missing",
+        definition="mistral",
+        file="rope.py",
+        old="angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling",
+        new="angles.cos(), angles.sin()",
+        mistake="yarn's factor of cosines and sines is missing",
+        check="native-parity",
+        options={"rope_parameters": YARN},
+    ),
+    Mutant(
+        name="rope-dynamic-never",
+        definition="llama",
+        file="rope.py",
+        old="return torch.where(last >= self.numbers.max_position_embeddings, scaled, inv_freq)",
+        new="return inv_freq",
+        mistake="rope_type dynamic never changes, however long a text is",
+        check="native-parity",
+        options={"rope_parameters": DYNAMIC},
+    ),
+    Mutant(
+        name="rope-angles-in-low-precision",
+        definition="llama",
+        file="rope.py",
+        old="angles = position_ids[..., None].float() * self._frequencies_at(position_ids)",
+        new="angles = position_ids[..., None].to(x.dtype) * self._frequencies_at(position_ids).to(x.dtype)",
+        mistake="angles are computed in the dtype of the model: in bfloat16 far positions coincide",
+        check="precision",
+    ),
+    Mutant(
+        name="rope-buffer-cast",
+        definition="qwen3",
+        file="computed_buffers.py",
+        old="if was_meta or any(buffer.dtype != torch.float32 for buffer in self.buffers(recurse=False)):",
+        new="if was_meta:",
+        mistake="model.to(bfloat16) casts the frequencies with the weights",
+        check="buffers",
+    ),
+    Mutant(
+        name="rope-never-applied",
+        definition="llama",
+        file="attention.py",
+        old="if position_embeddings is not None:",
+        new="if position_embeddings is None:",
+        mistake="cosines and sines are computed, passed to each layer, and not used",
+        check="positions",
+    ),
+]

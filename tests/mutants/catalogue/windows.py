@@ -1,0 +1,78 @@
+"""Mistakes in sliding windows."""
+
+from __future__ import annotations
+
+from .mutant import WINDOW, Mutant
+
+MUTANTS = [
+    Mutant(
+        name="window-ignored",
+        definition="mistral",
+        file="decoder.py",
+        old="sliding_window=window,",
+        new="sliding_window=None,",
+        mistake="the window is read under another name and has no effect in eager and sdpa (seen in practice)",
+        check="sliding-window",
+    ),
+    Mutant(
+        name="window-option-dead",
+        definition="llama",
+        file="modeling_llama.py",
+        old="sliding_window=c.sliding_window,",
+        new="sliding_window=None,",
+        mistake="the option is accepted and has no effect",
+        check="sliding-window",
+        options=WINDOW,
+    ),
+    Mutant(
+        name="window-one-more",
+        definition="mistral",
+        file="masks.py",
+        old="and_mask_function=overlay,",
+        new="and_mask_function=overlay,\n"
+        "        or_mask_function=lambda batch, head, q, kv: kv == q - config.sliding_window,",
+        mistake="off by one: a query attends to one key more than the window, as if it did not count itself",
+        check="sliding-window",
+    ),
+    Mutant(
+        name="window-one-less",
+        definition="llama",
+        file="masks.py",
+        old="    create = create_causal_mask if sliding_window is None",
+        new="    if sliding_window is not None and overlay is None:\n"
+        "        overlay = lambda batch, head, q, kv: kv > q - sliding_window + 1\n"
+        "    create = create_causal_mask if sliding_window is None",
+        mistake="off by one in the other direction, in every implementation and every cache",
+        check="sliding-window",
+        options=WINDOW,
+    ),
+    Mutant(
+        name="window-ignored-with-cache",
+        definition="mistral",
+        file="decoder.py",
+        old="sliding_window=window,",
+        new="sliding_window=window if cache is None or cache.get_seq_length() == 0 else None,",
+        mistake="chunks after the first are masked without a window",
+        check="kv-cache",
+    ),
+    Mutant(
+        name="window-of-first-layer-for-all",
+        definition="qwen3",
+        file="decoder.py",
+        old="mask, more = masks[window]",
+        new="mask, more = masks[windows[0]]",
+        mistake="one mask for all layers, although only some have a window",
+        check="native-parity",
+        options=WINDOW | {"max_window_layers": 1},
+    ),
+    Mutant(
+        name="max-window-layers-dead",
+        definition="qwen3",
+        file="modeling_qwen3.py",
+        old="sliding_window=c.windows()[i],",
+        new="sliding_window=c.sliding_window,",
+        mistake="all layers have the window, although layer_types of the configuration names only some",
+        check="native-parity",
+        options=WINDOW | {"max_window_layers": 2},
+    ),
+]
