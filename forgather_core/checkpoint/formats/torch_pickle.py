@@ -1,17 +1,20 @@
 """Read the pickle of a state dict for the shapes, dtypes and offsets of its tensors, without calling what it names.
 
-Only the operations that state dicts consist of are supported, and `torch_globals` has stand-ins for the names that may
-occur. Python's `pickle` documentation warns that any other way of reading a foreign pickle runs what it contains.
+`pickletools` splits the pickle into operations; only those that state dicts consist of are run, by the functions below,
+and `torch_globals` has stand-ins for the names that may occur. Python's `pickle` documentation warns that any other way
+of reading a foreign pickle runs what it contains.
 
-Source: torch/_utils.py (`_rebuild_*`), torch/serialization.py (`persistent_id`).
+Source: torch/_utils.py (`_rebuild_*`), torch/serialization.py (`persistent_id`); PEP 307, PEP 3154 and the
+documentation of each operation in `pickletools`.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -24,26 +27,6 @@ _OPERATIONS_PER_STORAGE = 80
 _OPERATIONS_PER_MEMO = 2
 _MOST_STACKED = 10_000  # a pickler emits batches of 1,000 items
 _MOST_MARKS = 1_000
-_CHECKED = 1023  # operations between two checks; used as a bit mask
-
-_OPERATIONS = (
-    *(pickle.PROTO, pickle.STOP, pickle.FRAME, pickle.MARK, pickle.POP, pickle.POP_MARK, pickle.NONE, pickle.NEWTRUE),
-    *(
-        pickle.NEWFALSE,
-        pickle.INT,
-        pickle.BININT,
-        pickle.BININT1,
-        pickle.BININT2,
-        pickle.LONG,
-        pickle.LONG1,
-        pickle.UNICODE,
-    ),
-    *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.BINFLOAT, pickle.EMPTY_DICT, pickle.DICT),
-    *(pickle.EMPTY_LIST, pickle.LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1),
-    *(pickle.TUPLE2, pickle.TUPLE3, pickle.SETITEM, pickle.SETITEMS, pickle.GET, pickle.BINGET, pickle.LONG_BINGET),
-    *(pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE),
-    *(pickle.BUILD, pickle.BINPERSID, pickle.SHORT_BINSTRING),
-)
 
 
 def read_pickle(data: io.BytesIO, records: int, storages: dict[str, Storage] | None = None) -> Any:
@@ -58,130 +41,157 @@ def read_pickle(data: io.BytesIO, records: int, storages: dict[str, Storage] | N
         InvalidCheckpoint: The pickle contains something that state dicts do not contain.
         Exception: Any exception, on garbage.
     """
-    return _Reader(data, {} if storages is None else storages, records).load()
+    return _Reader({} if storages is None else storages, records).read(data)
 
 
-class _Bounded:
-    """The operations of a reader, counted at each lookup; every so often the reader's other limits are checked."""
+class _Reader:
+    """Run the operations that a state dict consists of, and refuse all others.
 
-    __slots__ = ("_left", "_operations", "_reader")
+    Args:
+        storages: Receives the storages, by key.
+        records: Number of storages that the file can hold.
+    """
 
-    def __init__(self, operations: dict[int, Callable[[Any], None]], reader: _Reader, most: int) -> None:
-        self._operations = operations
-        self._reader = reader
-        self._left = most
-
-    def __getitem__(self, operation: int) -> Callable[[Any], None]:
-        self._left = left = self._left - 1
-        if not left & _CHECKED:
-            reader = self._reader
-            if left <= 0 or len(reader.stack) > _MOST_STACKED or len(reader.metastack) > _MOST_MARKS:
-                raise InvalidCheckpoint("its pickle has more operations than its tensors require")
-        return self._operations[operation]
-
-
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one in Python: its operations can be chosen
-    """Read the operations that a state dict consists of, and refuse all others."""
-
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        operation[0]: pickle._Unpickler.dispatch[operation[0]]  # type: ignore[attr-defined]
-        for operation in _OPERATIONS
-    }
-
-    def __init__(self, data: io.BytesIO, storages: dict[str, Storage], records: int) -> None:
-        super().__init__(data, encoding="ascii")
+    def __init__(self, storages: dict[str, Storage], records: int) -> None:
+        self.stack: list[Any] = []
+        self.below: list[list[Any]] = []  # the stacks under each open mark
+        self.memo: dict[int, Any] = {}
         self._storages = storages
-        most = _BASE_OPERATIONS + _OPERATIONS_PER_STORAGE * records
-        self._most_indices = most // _OPERATIONS_PER_MEMO
-        self.dispatch = _Bounded(type(self).dispatch, self, most - most % (_CHECKED + 1))  # type: ignore[assignment, misc]
+        self._most = _BASE_OPERATIONS + _OPERATIONS_PER_STORAGE * records
+        self._most_indices = self._most // _OPERATIONS_PER_MEMO
 
-    memo: dict[int, Any]
-    metastack: list[list[Any]]
-    stack: list[Any]  # undocumented attribute of the base class: values that were read and are not yet used
-    read: Callable[[int], bytes]
-    readline: Callable[[], bytes]
-    pop_mark: Callable[[], list[Any]]
-    append: Callable[[Any], None]
-
-    def load(self) -> Any:
-        try:
-            return super().load()
-        except KeyError as error:
-            if error.args and isinstance(error.args[0], int):
-                name = next((n for n, v in vars(pickle).items() if isinstance(v, bytes) and v == bytes(error.args)), "")
+    def read(self, data: io.BytesIO) -> Any:
+        for number, (operation, argument, _) in enumerate(pickletools.genops(data)):
+            if number >= self._most or len(self.stack) > _MOST_STACKED or len(self.below) > _MOST_MARKS:
+                raise InvalidCheckpoint("its pickle has more operations than its tensors require")
+            run = _OPERATIONS.get(operation.name)
+            if run is None:
                 raise InvalidCheckpoint(
-                    f"its pickle has an operation that state dicts do not use ({name}), which is not run"
-                ) from None
-            raise
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in GLOBALS:
-            if module == "torch._utils" and name.startswith("_rebuild"):
-                raise InvalidCheckpoint(
-                    f"it holds a tensor that is sparse, quantized or without values ({printable_name(name)})"
+                    f"its pickle has an operation that state dicts do not use ({operation.name}), which is not run"
                 )
-            raise InvalidCheckpoint(f"it holds code, which is not run: {printable_name(module)}.{printable_name(name)}")
-        return GLOBALS[module, name]
+            run(self, argument)
+        return self.stack.pop()
 
-    def persistent_load(self, pid: Any) -> Storage:
-        if (
-            type(pid) is not tuple
-            or len(pid) not in (5, 6)
-            or pid[0] != "storage"
-            or (len(pid) == 6 and pid[5] is not None)
-        ):
-            raise InvalidCheckpoint("it describes a storage in an unknown form")
-        _, dtype, key, _, count = pid[:5]
-        if not isinstance(key, str) or not are_sizes((count,)) or not (dtype is None or isinstance(dtype, torch.dtype)):
-            raise InvalidCheckpoint("it describes a storage in an unknown form")
-        return self._storages.setdefault(key, Storage(key, dtype, count))
+    def nothing(self, _: object) -> None:
+        """Run an operation without an effect on the result."""
 
-    def _reduce(self) -> None:
+    def protocol(self, version: int) -> None:
+        if version > pickle.HIGHEST_PROTOCOL:
+            raise InvalidCheckpoint(f"its pickle has protocol {version}, which this Python does not know")
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def text(self, value: str) -> None:
+        """Push a string of Python 2, which is text in ASCII only."""
+        if not value.isascii():
+            raise InvalidCheckpoint("it holds a string of Python 2 that is not ASCII")
+        self.stack.append(value)
+
+    def mark(self, _: object) -> None:
+        self.below.append(self.stack)
+        self.stack = []
+
+    def marked(self) -> list[Any]:
+        """Remove the last mark, and return the values above it."""
+        items = self.stack
+        self.stack = self.below.pop()
+        return items
+
+    def pop(self, _: object) -> None:
+        if self.stack:
+            self.stack.pop()
+        else:
+            self.marked()
+
+    def pop_mark(self, _: object) -> None:
+        self.marked()
+
+    def make_list(self, _: object) -> None:
+        items = self.marked()
+        self.stack.append(items)
+
+    def make_tuple(self, _: object) -> None:
+        items = self.marked()
+        self.stack.append(tuple(items))
+
+    def make_dict(self, _: object) -> None:
+        items = self.marked()
+        content: dict[Any, Any] = {}
+        self._set(content, items[0::2], items[1::2])
+        self.stack.append(content)
+
+    def append(self, _: object) -> None:
+        value = self.stack.pop()
+        self._extend([value])
+
+    def extend(self, _: object) -> None:
+        items = self.marked()
+        self._extend(items)
+
+    def _extend(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not list:
+            raise InvalidCheckpoint("it appends to an object that is not a list")
+        self.stack[-1].extend(items)
+
+    def set_item(self, _: object) -> None:
+        value, name = self.stack.pop(), self.stack.pop()
+        self._set(self.stack[-1], [name], [value])
+
+    def set_items(self, _: object) -> None:
+        items = self.marked()
+        self._set(self.stack[-1], items[0::2], items[1::2])
+
+    def get(self, index: int) -> None:
+        self.stack.append(self.memo[index])
+
+    def put(self, index: int) -> None:
+        if not self._is_index(index) or len(self.memo) >= self._most_indices:
+            raise InvalidCheckpoint("its pickle stores more values than its tensors require")
+        self.memo[index] = self.stack[-1]
+
+    def memoize(self, _: object) -> None:
+        self.put(len(self.memo))
+
+    def find(self, name: str) -> None:
+        module, _, attribute = name.partition(" ")  # as pickletools joins the two lines
+        self.stack.append(_stand_in(module, attribute))
+
+    def find_stacked(self, _: object) -> None:
+        attribute, module = self.stack.pop(), self.stack.pop()
+        if type(module) is not str or type(attribute) is not str:
+            raise InvalidCheckpoint("it names a function by something that is not a string")
+        self.stack.append(_stand_in(module, attribute))
+
+    def call(self, _: object) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
         if not any(function is known for known in CALLABLES) or type(arguments) is not tuple:
             raise InvalidCheckpoint("it calls a function that state dicts do not use, which is not run")
         self.stack[-1] = function(*arguments)
 
-    def _build(self) -> None:
+    def set_state(self, _: object) -> None:
         self.stack.pop()  # attributes, such as the `_metadata` of a state dict: no weights
         if not isinstance(self.stack[-1], (dict, TensorRecord)):
             raise InvalidCheckpoint("it sets the state of an object that is not a tensor")
 
-    def _set_items(self) -> None:
-        items = self.pop_mark()
-        self._set(self.stack[-1], items[0::2], items[1::2])
-
-    def _set_item(self) -> None:
-        value, name = self.stack.pop(), self.stack.pop()
-        self._set(self.stack[-1], [name], [value])
-
-    def _dict(self) -> None:
-        items = self.pop_mark()
-        content: dict[Any, Any] = {}
-        self._set(content, items[0::2], items[1::2])
-        self.append(content)
+    def storage(self, _: object) -> None:
+        described = self.stack.pop()
+        if (
+            type(described) is not tuple
+            or len(described) not in (5, 6)
+            or described[0] != "storage"
+            or (len(described) == 6 and described[5] is not None)
+        ):
+            raise InvalidCheckpoint("it describes a storage in an unknown form")
+        _, dtype, key, _, count = described[:5]
+        if not isinstance(key, str) or not are_sizes((count,)) or not (dtype is None or isinstance(dtype, torch.dtype)):
+            raise InvalidCheckpoint("it describes a storage in an unknown form")
+        self.stack.append(self._storages.setdefault(key, Storage(key, dtype, count)))
 
     def _is_index(self, number: int) -> bool:
         """Return whether a number is a valid index. Other numbers may collide in a dict, which takes quadratic time."""
         return 0 <= number < self._most_indices
-
-    def _remember(self, index: int) -> None:
-        if not self._is_index(index) or len(self.memo) >= self._most_indices:
-            raise InvalidCheckpoint("its pickle stores more values than its tensors require")
-        self.memo[index] = self.stack[-1]
-
-    def _put(self) -> None:
-        self._remember(int(self.readline()[:-1]))
-
-    def _put_byte(self) -> None:
-        self._remember(self.read(1)[0])
-
-    def _put_long(self) -> None:
-        self._remember(int.from_bytes(self.read(4), "little"))
-
-    def _memoize(self) -> None:
-        self._remember(len(self.memo))
 
     def _set(self, target: Any, names: Iterable[Any], values: Iterable[Any]) -> None:
         if type(target) is not dict:
@@ -195,12 +205,65 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]  # the one
                 raise InvalidCheckpoint(f"it holds '{printable_name(name)}' twice")
             target[name] = value
 
-    dispatch[pickle.REDUCE[0]] = _reduce
-    dispatch[pickle.BUILD[0]] = _build
-    dispatch[pickle.SETITEMS[0]] = _set_items
-    dispatch[pickle.SETITEM[0]] = _set_item
-    dispatch[pickle.DICT[0]] = _dict
-    dispatch[pickle.PUT[0]] = _put
-    dispatch[pickle.BINPUT[0]] = _put_byte
-    dispatch[pickle.LONG_BINPUT[0]] = _put_long
-    dispatch[pickle.MEMOIZE[0]] = _memoize
+
+def _stand_in(module: str, name: str) -> Any:
+    if (module, name) not in GLOBALS:
+        if module == "torch._utils" and name.startswith("_rebuild"):
+            raise InvalidCheckpoint(
+                f"it holds a tensor that is sparse, quantized or without values ({printable_name(name)})"
+            )
+        raise InvalidCheckpoint(f"it holds code, which is not run: {printable_name(module)}.{printable_name(name)}")
+    return GLOBALS[module, name]
+
+
+def _pushes(make: Callable[[], Any]) -> Callable[[_Reader, Any], None]:
+    return lambda reader, _: reader.push(make())
+
+
+def _tuple_of(count: int) -> Callable[[_Reader, Any], None]:
+    def make(reader: _Reader, _: object) -> None:
+        if len(reader.stack) < count:
+            raise InvalidCheckpoint("it takes more values from its stack than are there")
+        reader.stack[-count:] = [tuple(reader.stack[-count:])]
+
+    return make
+
+
+_VALUES = (  # pickletools has read the value
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+)
+_OPERATIONS: dict[str, Callable[[_Reader, Any], None]] = {
+    "PROTO": _Reader.protocol,
+    "FRAME": _Reader.nothing,
+    "STOP": _Reader.nothing,
+    **dict.fromkeys(_VALUES, _Reader.push),
+    "SHORT_BINSTRING": _Reader.text,
+    "NONE": _pushes(lambda: None),
+    "NEWTRUE": _pushes(lambda: True),
+    "NEWFALSE": _pushes(lambda: False),
+    "EMPTY_DICT": _pushes(dict),
+    "EMPTY_LIST": _pushes(list),
+    "EMPTY_TUPLE": _pushes(tuple),
+    "TUPLE1": _tuple_of(1),
+    "TUPLE2": _tuple_of(2),
+    "TUPLE3": _tuple_of(3),
+    "MARK": _Reader.mark,
+    "POP": _Reader.pop,
+    "POP_MARK": _Reader.pop_mark,
+    "LIST": _Reader.make_list,
+    "TUPLE": _Reader.make_tuple,
+    "DICT": _Reader.make_dict,
+    "APPEND": _Reader.append,
+    "APPENDS": _Reader.extend,
+    "SETITEM": _Reader.set_item,
+    "SETITEMS": _Reader.set_items,
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Reader.get),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Reader.put),
+    "MEMOIZE": _Reader.memoize,
+    "GLOBAL": _Reader.find,
+    "STACK_GLOBAL": _Reader.find_stacked,
+    "REDUCE": _Reader.call,
+    "BUILD": _Reader.set_state,
+    "BINPERSID": _Reader.storage,
+}
