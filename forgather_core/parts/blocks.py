@@ -4,8 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers import Cache, GradientCheckpointingLayer
 
 from forgather_core.parts.arguments import positive, probability
 from forgather_core.parts.caches import CACHE, the_cache

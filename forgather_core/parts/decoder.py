@@ -8,9 +8,9 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicCache
+from transformers import Cache, DynamicCache, logging
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.utils import TransformersKwargs, logging
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 

@@ -3,8 +3,7 @@
 from typing import Any, ClassVar, Unpack
 
 from torch import Tensor, nn
-from transformers import GenerationMixin
-from transformers.cache_utils import Cache
+from transformers import Cache, GenerationMixin
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs

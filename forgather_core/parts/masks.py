@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers import Cache
 from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
     create_causal_mask,
@@ -48,7 +48,7 @@ def decoder_mask(
     """
     overlay, more = None, {}
     ready = attention_mask is not None and len(attention_mask.shape) == 4
-    if config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS._global_mapping or is_paged(cache):
+    if config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS or is_paged(cache):
         ready = True  # a server's implementation makes its own masks and separates documents itself
     if position_ids is not None and not ready:
         real = attention_mask.to(position_ids.device, torch.bool) if attention_mask is not None else None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_mask
-from transformers.cache_utils import Cache
+from transformers import Cache
 
 from forgather_core.parts.caches import is_paged
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers import ROPE_INIT_FUNCTIONS
 
 from forgather_core.parts.arguments import positive
 from forgather_core.parts.computed_buffers import ComputedBuffers

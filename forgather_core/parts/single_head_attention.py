@@ -6,7 +6,7 @@ Shapes: B batch, T query length, S key length, D hidden size and head dimension.
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
+from transformers import Cache
 
 from forgather_core.parts.arguments import positive
 from forgather_core.parts.caches import the_cache
