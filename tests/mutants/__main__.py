@@ -13,13 +13,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from forgather_core.definitions.check import Check
+if TYPE_CHECKING:
+    from forgather_core.definitions.check import Check
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ import pytest
 from forgather_core.checks import CHECKS, FAILED, PASSED, verify
 
 from .apply import PROVES_NOTHING, Original, Originals, mutated
-from .catalogue import MUTANTS, Mutant
+from .catalogue import GROUPS, MUTANTS, Mutant
 
 QUICK = {check.name for check in CHECKS if check.quick}
 SAMPLE = [
@@ -85,3 +85,12 @@ def test_a_text_that_no_longer_exists_is_shown_beside_the_nearest_passage() -> N
     ]
     with pytest.raises(ValueError, match=r"expected its text 1 times in a.py, found it 2 times$"):
         mutant.applied(2 * "a = b + 1\nc = a\n")
+
+
+def test_the_page_lists_every_mutant() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "mutants.md").read_text(encoding="utf-8")
+    for group, mutants in GROUPS.items():
+        for mutant in mutants:
+            mistake = mutant.mistake.replace("|", "\\|")
+            assert f"| {group} | {mutant.name} | {mutant.definition} | {mistake} | {mutant.check} |\n" in page
+    assert f"has {len(MUTANTS)} mistakes" in page

@@ -88,6 +88,7 @@ MUTANTS = [
         new="eps=1e-5",
         mistake="rms_norm_eps is accepted, and its default is always used",
         check="no-dead-options",
+        count=3,
     ),
     Mutant(
         name="window-not-read",
