@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -21,7 +22,60 @@ ROOT = Path(__file__).parent.parent.parent
 # Tests run without a GPU, with few steps of `test`, and with two checks of `verify`.
 REPLACED = {"--device cuda": "--device cpu", "--steps 20": "--steps 3"}
 FEW_CHECKS = " --checks causality,kv-cache"
+SECONDS = 300
+# Runs the blocks that it reads, each the text of a Python string, and ends with the first that fails.
+BLOCKS = """
+import ast, sys
+names = {"__name__": "__main__"}
+for line in sys.stdin:
+    exec(compile(ast.literal_eval(line), "<page>", "exec"), names)
+    print("\\nthe block has ended", flush=True)
+"""
 PROGRAM = "import sys; sys.argv[0] = 'forgather'; from forgather_cli.main import main; main()"
+
+
+class Program:
+    """Run the Python blocks of a page one after another in one process, which starts with the first block."""
+
+    def __init__(self, place: Path, environment: dict[str, str]) -> None:
+        self.place = place
+        self.environment = environment
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            self.process.communicate()
+
+    def run(self, block: str) -> None:
+        if not block:
+            return
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", BLOCKS],
+                cwd=self.place,
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        limit = Timer(SECONDS, self.process.kill)
+        limit.start()
+        self.process.stdin.write(f"{block!r}\n")
+        self.process.stdin.flush()
+        printed = []
+        for line in self.process.stdout:
+            if line == "the block has ended\n":
+                break
+            printed.append(line)
+        else:
+            raise AssertionError(f"the Python block fails:\n{''.join(printed)}")
+        limit.cancel()
 
 
 class Reader:
@@ -29,9 +83,10 @@ class Reader:
 
     def __init__(self, place: Path, environment: dict[str, str], names: dict[str, str]) -> None:
         self.place = place
-        self.environment = environment | {"COLUMNS": "120", "PYTHONPYCACHEPREFIX": str(place / "compiled")}
+        # Without .pyc files: a source that a page edits twice in a second would be taken for the one before.
+        self.environment = environment | {"COLUMNS": "120", "PYTHONDONTWRITEBYTECODE": "1"}
         self.replaced = REPLACED | names
-        self.program = ""
+        self.program = Program(place, self.environment)
         self.undone: tuple[Path, str] | None = None
 
     def read(self, page: Path) -> None:
@@ -62,8 +117,7 @@ class Reader:
                 few = FEW_CHECKS * (" verify" in command and "--check" not in command)
                 self.run(command + few, codes=(0,))
         elif block.language == "python":
-            self.program += block.text
-            self.execute([sys.executable, "-c", self.program], codes=(0,))
+            self.program.run(block.text)
         elif block.language == "console":
             for command, expected in sessions(block.text):
                 printed = self.run(command, codes=(2,) if "error: " in expected else (0, 1))
@@ -92,7 +146,7 @@ class Reader:
 
     def execute(self, command: list[str], codes: tuple[int, ...]) -> str:
         ran = subprocess.run(
-            command, cwd=self.place, env=self.environment, capture_output=True, text=True, check=False, timeout=300
+            command, cwd=self.place, env=self.environment, capture_output=True, text=True, check=False, timeout=SECONDS
         )
         printed = ran.stdout + ran.stderr
         assert ran.returncode in codes, f"{command[3:]} exits with {ran.returncode}:\n{printed}"
@@ -174,9 +228,10 @@ def test_page(name: str, place: Path, environment: dict[str, str]) -> None:
     reader = Reader(place, environment | {"PYTHONPATH": os.pathsep.join(path)}, dict(reading.names))
     for command in reading.before:
         reader.run(command, codes=(0,))
-    reader.program = reading.program
-    for page in reading.pages:
-        reader.read(ROOT / page)
+    with reader.program as program:
+        program.run(reading.program)
+        for page in reading.pages:
+            reader.read(ROOT / page)
 
 
 @pytest.mark.regression("P17")
