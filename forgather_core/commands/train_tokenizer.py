@@ -70,7 +70,7 @@ def make_tokenizer(
 
 def _refuse_taken(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise TokenizerError("already exists", file=directory, hint="remove it, or choose a new directory with -o")
+        raise TokenizerError("already exists", file=directory, hint="choose another --output-dir, or remove it")
 
 
 class _CountedCorpus:

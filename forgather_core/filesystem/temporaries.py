@@ -111,7 +111,9 @@ def _remove(place: Path) -> None:
 
 
 def sweep_stale(target: Path, *, recover: Recover | None = None) -> None:
-    """Clean up what dead processes left beside `target`, except what a live process holds. Requires the lock.
+    """Remove the temporary directories of dead processes beside `target`; live processes hold locks on their own.
+
+    Requires the lock of `target`.
 
     Args:
         target: Path that they were writing.

@@ -105,7 +105,9 @@ def parse_yaml(text: str) -> YamlText:
             a document larger than the limits.
     """
     if len(text) > _LONGEST:
-        raise YamlError(f"a text of {len(text):,} characters is too long: the maximum is {_LONGEST:,}", **_START)
+        raise YamlError(
+            f"a text of {len(text):,} characters is too long: the maximum is {_LONGEST:,}", **_START, hint="shorten it"
+        )
     loader = None
     try:
         loader = _loader()(text)
@@ -120,9 +122,9 @@ def parse_yaml(text: str) -> YamlText:
         problem = error.problem or str(error).splitlines()[0]
         raise YamlError(problem, line=line, column=column, hint="correct the YAML") from None
     except RecursionError:
-        raise YamlError("lists and mappings are nested too deeply", **_START) from None
+        raise YamlError("lists and mappings are nested too deeply", **_START, hint="flatten them") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise YamlError(str(error).splitlines()[0], **_START) from None
+        raise YamlError(str(error).splitlines()[0], **_START, hint="correct the YAML") from None
     finally:
         if loader is not None:
             loader.dispose()

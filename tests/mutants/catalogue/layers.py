@@ -19,7 +19,7 @@ BLOCKS = [
         "blocks.py",
         "hidden_states = hidden_states + self.drop(attended)",
         "hidden_states = hidden_states + 0.5 * self.drop(attended)",
-        "attention adds half of what it should",
+        "attention adds half of its output",
     ),
     Mutant(
         "residual-after-norm",
