@@ -90,7 +90,8 @@ class ForgatherError(Exception):
         place = ": ".join(part for part in places if part)
         goes_on = self.problem.partition(" ")[0] in _VERBS and (self.line is None or self.option is not None)
         joint = "" if not place else " " if goes_on else ": "
-        return f"{place}{joint}{self.problem}" + _joined(self.hint)
+        problem = self.problem.rstrip(" .:") if self.hint else self.problem
+        return f"{place}{joint}{problem}" + _joined(self.hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.problem,), self.__dict__

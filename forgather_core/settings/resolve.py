@@ -136,9 +136,8 @@ def _interpolate(merged: dict[str, Any], origins: Mapping[str, Origin], layers: 
 
 
 def _interpolation_problem(error: Exception) -> str:
-    """Return OmegaConf's message, or that of the error raised by a resolver such as `oc.env`."""
-    cause = error.__cause__
-    return str(cause.args[0]) if isinstance(cause, KeyError) and cause.args else first_line(error)
+    """Return OmegaConf's message, without the class of the exception that a resolver such as `oc.env` raised."""
+    return first_line(error).rpartition("raised while resolving interpolation: ")[2].strip('"')
 
 
 def _resolve(config: Any, name: str) -> Any:

@@ -62,7 +62,7 @@ def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
 
 def _invalid(file: WeightFile, reason: object, hint: str | None = None) -> CheckpointError:
     problem = f"is not a torch weight file, or is damaged: {reason}"
-    return CheckpointError(problem, file=file.path, hint=hint or FETCH_AGAIN)
+    return CheckpointError(problem, file=file.path, hint=hint or f"{FETCH_AGAIN}, or save its tensors as safetensors")
 
 
 def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:
