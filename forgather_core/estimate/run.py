@@ -1,4 +1,4 @@
-"""Estimate memory and FLOPs of a model: from settings to report."""
+"""Estimate memory and FLOPs of a model: from a resolved model to a report."""
 
 from __future__ import annotations
 
