@@ -30,7 +30,7 @@ class ModelDirectory(Brief):
 
     Args:
         path: Path of the directory.
-        state: `created`, `reused`, `rebuilt` or `kept` (used although it differs from the settings).
+        state: `created`, `reused`, `rebuilt` or `kept` (used although it differs from the options).
         manifest: Its manifest: options, sources and files.
         notes: Notes for the user, one sentence each.
     """

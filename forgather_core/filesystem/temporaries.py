@@ -1,9 +1,9 @@
 """Marked temporary directories beside a target, and recovery from those of dead processes.
 
 A temporary directory `.NAME.tmp-PID-RANDOM` contains a directory NAME, which is written and renamed away, and an empty
-file whose name contains the inode of the temporary directory. Nothing is removed without this mark: a user's directory
-never has it, nor does a copy or an unpacked archive. The mark is created first and removed last, so that a kill at any
-instant leaves a directory that is either marked or empty.
+file whose name contains the inode of the temporary directory. Nothing is removed without this mark: user directories,
+copies and unpacked archives never have it. The mark is created first and removed last, so that a kill at any instant
+leaves a directory that is either marked or empty.
 """
 
 from __future__ import annotations
