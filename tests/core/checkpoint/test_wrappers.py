@@ -162,7 +162,7 @@ def adapted(model: Any, **how: Any) -> Any:
 
 @pytest.mark.regression("wrapped")
 @pytest.mark.parametrize("how", [{}, {"modules_to_save": ["lm_head"]}, {"target_modules": "all-linear"}], ids=str)
-def test_peft_model_is_saved_as_its_base_model_with_a_warning(tmp_path: Path, how: dict[str, Any]) -> None:
+def test_peft_model_is_saved_without_adapters_with_a_warning(tmp_path: Path, how: dict[str, Any]) -> None:
     expected = saved_by_itself(tmp_path / "plain", llama(tied=False))
     with pytest.warns(UserWarning, match="PEFT adapters are not saved, only the model that they adapt"):
         report = save(tmp_path / "peft", torch.compile(adapted(llama(tied=False), **how)), safetensors=True)
@@ -173,7 +173,7 @@ def test_peft_model_is_saved_as_its_base_model_with_a_warning(tmp_path: Path, ho
     )
 
 
-def test_base_checkpoint_loads_into_a_peft_model_and_adapters_are_kept(tmp_path: Path) -> None:
+def test_checkpoint_without_adapters_loads_into_a_peft_model_and_keeps_its_adapters(tmp_path: Path) -> None:
     saved_by_itself(tmp_path, llama(1))
     model = adapted(llama(2))
     report = load_checkpoint(tmp_path, model, strict=True)
