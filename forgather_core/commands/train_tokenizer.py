@@ -89,4 +89,5 @@ class _CountedCorpus:
             self.characters += len(text)
             yield text
         if not self.documents:
-            raise DataError(f"the dataset {self.corpus.name} contains no text")
+            hint = "choose another dataset, or another text_column"
+            raise DataError(f"the dataset {self.corpus.name} contains no text", hint=hint)

@@ -90,7 +90,8 @@ def _why(directory: Path, reason: BaseException) -> ForgatherError:
         return ForgatherError("is missing, and the model's code imports it", file=place, hint="restore it")
     if (line := _line(directory, reason)) is not None:
         kind = "" if isinstance(reason, ImportError) else f"{type(reason).__name__}: "
-        return ForgatherError(f"{kind}{first_line(reason)}", **line)
+        hint = "correct the code, or install the package that it imports"
+        return ForgatherError(f"{kind}{first_line(reason)}", **line, hint=hint)
     if isinstance(reason, UnicodeDecodeError) and (source := _not_utf8(directory)) is not None:
         return ForgatherError(f"is not UTF-8: {first_line(reason)}", file=source, hint=access_hint(reason))
     file = directory / "config.json"
@@ -140,4 +141,4 @@ def _unknown_type(file: Path) -> ForgatherError | None:
     if isinstance(kind, str) and kind in CONFIG_MAPPING:
         return None
     problem = f"transformers {__version__} has no model_type {kind!r}, and no auto_map names code in the directory"
-    return ForgatherError(problem, file=file)
+    return ForgatherError(problem, file=file, hint="correct model_type, or update transformers")

@@ -145,14 +145,14 @@ def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
     if id(node) in above:
         raise YamlError("the alias refers to itself", **start, hint="remove it")
     if len(above) > _DEPTH:
-        raise YamlError("lists and mappings are nested too deeply", **start)
+        raise YamlError("lists and mappings are nested too deeply", **start, hint="flatten them")
     left -= 1
     if left < 0:
-        raise YamlError(f"too many values: the maximum is {_NODES:,}", **start)
+        raise YamlError(f"too many values: the maximum is {_NODES:,}", **start, hint="remove some")
     if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
         raise YamlError("an unpaired surrogate is not valid in file names or text", **start, hint="remove it")
     if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
-        raise YamlError(f"a number of {len(node.value):,} characters is too long", **start)
+        raise YamlError(f"a number of {len(node.value):,} characters is too long", **start, hint="shorten it")
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:

@@ -132,7 +132,8 @@ class WeightFile:
                     descriptor = self.descriptor
                     self._map = map_privately(descriptor, self.size)
             except (OSError, ValueError) as error:  # the file has been truncated since
-                raise CheckpointError(f"cannot be mapped: {error}", file=self.path) from None
+                problem = f"cannot be mapped: {error}"
+                raise CheckpointError(problem, file=self.path, hint="load it again, or without assign") from None
         return self._map
 
     def close(self) -> None:

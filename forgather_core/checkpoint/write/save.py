@@ -133,7 +133,7 @@ def _job_of(
 ) -> Job:
     model, state = wrapped.base, model_state(wrapped, values)
     if not state.tensors:
-        raise CheckpointError(f"{type(model).__name__} has no tensors to save")
+        raise CheckpointError(f"{type(model).__name__} has no tensors to save", hint="pass a model with parameters")
     return Job(state.tensors, SAFETENSORS if safetensors else BIN, limit, on_progress, model, state.notes)
 
 
