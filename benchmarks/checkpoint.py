@@ -151,7 +151,7 @@ def table(title: str, cases: dict[str, Case], size: int, runs: int, peers: tuple
 
     Args:
         title: Title of the table.
-        cases: What to time, by name.
+        cases: Functions to time, by name.
         size: Size of the model in bytes.
         runs: Number of runs.
         peers: Cases the best of which has ratio 1.00.

@@ -167,7 +167,9 @@ def _current_names(function: str, specs: Mapping[str, OptionSpec], options: Mapp
 def no_such_option(function: str, name: str, known: Iterable[str]) -> TypeError:
     """Return the error about a keyword that is not an option, with the nearest name."""
     hint = did_you_mean(name, known)
-    return TypeError(f"{function}() has no option '{name}'" + (f". {hint}" if hint else ""))
+    return TypeError(
+        f"{function}() has no option '{name}'" + (f". {hint}" if hint else f": see help(forgather.{function})")
+    )
 
 
 def with_options(options: type) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:

@@ -62,7 +62,7 @@ class Construction(Result):
     Attributes:
         model: The model, a `PreTrainedModel` of the definition's class.
         directory: The model directory.
-        state: `created`, `rebuilt`, `reused`, or `kept` (used although it differs from the settings).
+        state: `created`, `rebuilt`, `reused`, or `kept` (used although it differs from the options).
         resolved: The options, with the facts of the tokenizer.
         loaded: The report on loaded weights; None without `load_from_checkpoint`.
         saved: The report on saved weights; None without `save_checkpoint`.

@@ -25,7 +25,7 @@ CHECK_NAMES = (
     "buffers", "round-trip", "standalone", "manifest", "no-dead-options", "native-parity", "reference-parity",
     "init-std", "estimates",
 )  # fmt: skip
-# Whether the shell requests completions. Typer inspects each completion function, which would slow down help pages.
+# True if the shell requests completions. Typer inspects each completion function, which would slow down help pages.
 IS_COMPLETING = any(name.endswith("_COMPLETE") for name in os.environ)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 

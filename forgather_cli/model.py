@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from forgather_core.errors import ForgatherError
+from forgather_core.errors import ForgatherError, UnknownDefinitionError
 from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import specs_of
 
@@ -132,9 +132,12 @@ def compare(
 
     from . import progress
 
-    with command.output.partial() as keep, progress.spinner() as item:
-        callbacks = forgather.Progress(item=item, partial=keep)
-        result = forgather.compare(*first, *models, progress=callbacks, **command.options)
+    try:
+        with command.output.partial() as keep, progress.spinner() as item:
+            callbacks = forgather.Progress(item=item, partial=keep)
+            result = forgather.compare(*first, *models, progress=callbacks, **command.options)
+    except UnknownDefinitionError as error:
+        raise error.at(option="MODEL") from None
     command.output.answer(result)
 
 

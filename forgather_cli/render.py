@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
 from rich.text import Text as RichText
 
-from forgather_core.errors import ForgatherError
+from forgather_core.errors import ForgatherError, access_hint
 from forgather_core.filesystem.disk import replace_file
 from forgather_core.filesystem.printable import printable, shortened, to_json
 
@@ -107,7 +107,8 @@ def write(
     try:
         replace_file(path, text.encode())
     except OSError as error:
-        raise ForgatherError(f"cannot be written: {error.strerror}", option="--output-file", file=path) from None
+        problem, hint = f"cannot be written: {error.strerror}", access_hint(error)
+        raise ForgatherError(problem, option="--output-file", file=path, hint=hint) from None
 
 
 def _recorded(view: RenderableType, file: Any, width: int) -> _Console:

@@ -1,4 +1,4 @@
-"""Old names of renamed things: they keep working, hidden, and warn with the new name."""
+"""Former names of modules, classes and their members: they keep working, hidden, and warn with the new name."""
 
 from __future__ import annotations
 

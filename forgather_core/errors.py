@@ -5,6 +5,7 @@ Any other exception that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -14,6 +15,17 @@ from .deprecated import keep_old_names
 def first_line(error: BaseException) -> str:
     """Return the first line of another library's error message, or the error's type if it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def access_hint(error: BaseException) -> str:
+    """Return what to do about a file that cannot be read or written, or whose content is invalid."""
+    if isinstance(error, UnicodeDecodeError):
+        return "save it as UTF-8"
+    if not isinstance(error, OSError):
+        return "correct the file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free disk space"
+    return "check the disk" if error.errno == errno.EIO else "check the path and its permissions"
 
 
 # A problem that begins with one of these continues the sentence after the place: "--force requires --full".
@@ -78,7 +90,8 @@ class ForgatherError(Exception):
         place = ": ".join(part for part in places if part)
         goes_on = self.problem.partition(" ")[0] in _VERBS and (self.line is None or self.option is not None)
         joint = "" if not place else " " if goes_on else ": "
-        return f"{place}{joint}{self.problem}" + _joined(self.hint)
+        problem = self.problem.rstrip(" .:") if self.hint else self.problem
+        return f"{place}{joint}{problem}" + _joined(self.hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.problem,), self.__dict__

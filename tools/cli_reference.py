@@ -47,8 +47,9 @@ or its `configs/`. Options of a model go before or after the command; the last o
 option.
 
 An option given to a command that does not use it is an error that lists the commands that do: `--steps has no effect
-on 'show'; it belongs to 'test'`. So is an option that has no effect in combination with the others: `--safetensors
-requires --save-checkpoint`. Values in YAML files are exempt, since a file may be used with several commands.
+on 'show'; it belongs to 'test'`. An option that has no effect in combination with the others is also an error:
+`--safetensors requires --save-checkpoint`. Values in YAML files are exempt, since a file may be used with several
+commands.
 
 `-o FILE` writes the report of a command to a file: `.txt` as on the terminal, `.json` as `--json` prints it, `.svg` as
 an image of the terminal, `.html` as a page with tables and charts, in one file that loads nothing from the network

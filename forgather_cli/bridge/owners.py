@@ -36,6 +36,11 @@ def no_such_option(flag: str, known: Iterable[str], otherwise: str | None = None
     return ForgatherError("does not exist", option=flag, hint=did_you_mean(flag, known, "{}") or otherwise)
 
 
+def list_options(command: str) -> str:
+    """Return the hint for an option that does not exist, given the command as the user typed it."""
+    return f"list the options with {command} --help"
+
+
 def _model_commands(flag: str) -> Iterator[str]:
     for group in SHARED_OPTIONS:
         for spec in specs_of(group):
@@ -74,4 +79,4 @@ def unknown_option(ctx: typer.Context, session: Session, flag: str) -> Forgather
         return no_such_option(flag, known, CHOOSE)
     if owners:
         return ForgatherError(f"is not an option of '{name}'; it belongs to {joined(owners)}", option=flag)
-    return no_such_option(flag, known)
+    return no_such_option(flag, known, list_options(ctx.command_path))

@@ -71,9 +71,9 @@ class PlainCommand(PrintableLogs, PlainPage, TyperCommand):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         """Parse the arguments, and keep the given options for `given`."""
-        rest = super().parse_args(ctx, args)
+        remaining = super().parse_args(ctx, args)
         ctx.meta[_GIVEN] = given_values(ctx, self.specs, self._parameters)
-        return rest
+        return remaining
 
     def _option_rows(self, own: list[Any]) -> list[tuple[str, str]]:
         return [(names_of(spec), explanation(spec, {})) for spec in self.specs]

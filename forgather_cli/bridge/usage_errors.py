@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from .owners import no_such_option, other_commands
+from .owners import list_options, no_such_option, other_commands
 
 
 def usage_text(error: Any) -> str:
@@ -15,11 +15,14 @@ def usage_text(error: Any) -> str:
         return str(error.message)
     if hasattr(error, "possibilities"):  # an unknown option
         elsewhere = other_commands(error.ctx, error.option_name) if error.ctx is not None else None
-        return str(elsewhere or no_such_option(error.option_name, error.possibilities or ()))
+        command = error.ctx.command_path if error.ctx is not None else "forgather"
+        return str(elsewhere or no_such_option(error.option_name, error.possibilities or (), list_options(command)))
     text: str = error.format_message()
     if "requires an argument" in text:
         return f"{error.option_name} requires a value"
-    if text.startswith("No such command") and "?" not in text:
-        command = error.ctx.command_path if error.ctx is not None else "forgather"
-        return f"{text.rstrip('.')}: list the commands with {command} --help"
+    help_page = f"{error.ctx.command_path if error.ctx is not None else 'forgather'} --help"
+    if text.startswith(("No such command", "Missing command")) and "?" not in text:
+        return f"{text.rstrip('.')}: list the commands with {help_page}"
+    if "does not take a value" in text:
+        return f"{text.rstrip('.')}: remove the value"
     return f"{text}: remove it" if text.startswith("Got unexpected extra argument") else text

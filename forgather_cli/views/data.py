@@ -78,9 +78,9 @@ def tokenizer(report: Mapping[str, Any]) -> RenderableType:
     part = "" if report["measured_on"] == report["documents"] else f", of the first {report['measured_on']:,} documents"
     head = {
         "directory": report["directory"],
-        "entries": f"{report['entries']:,}",
+        "vocab size": f"{report['entries']:,}",
         "special tokens": ", ".join(f"{token} {number}" for token, number in report["special_tokens"].items()),
-        "maximum length": f"{report['model_max_length']:,} tokens",
+        "model max length": f"{report['model_max_length']:,} tokens",
         "trained on": f"{report['dataset']}: {report['documents']:,} documents, {report['characters']:,} characters",
         "bytes per token": f"{report['bytes_per_token']} (1 without merges){part}",
         "time": f"{report['seconds']} s",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, access_hint
 from ..filesystem.atomic import new_directory
 from ..filesystem.paths import expanded, refuse_working_directory
 from ..filesystem.printable import tensors as counted
@@ -139,7 +139,8 @@ def _refuse_large_config(directory: Path) -> None:
         read_config(directory)
     except OSError as error:
         if error.errno == errno.EFBIG:
-            raise CheckpointError(f"cannot be read: {error.strerror}", file=directory / CONFIG) from None
+            problem = f"cannot be read: {error.strerror}"
+            raise CheckpointError(problem, file=directory / CONFIG, hint=access_hint(error)) from None
     except ValueError:
         return
 
@@ -176,7 +177,8 @@ def _converted(
     try:
         pattern = re.compile(keep) if keep is not None else None
     except re.error as error:
-        raise CheckpointError(f"'{keep}' is not a valid regular expression: {error}", option="--keep") from None
+        problem = f"'{keep}' is not a valid regular expression: {error}"
+        raise CheckpointError(problem, option="--keep", hint="correct it") from None
     notes: tuple[str, ...] = ()
     kept = []
     if quantization is not None:

@@ -13,7 +13,7 @@ from ..runtime.short_repr import Brief
 
 
 def counted_names(names: Sequence[str], what: str) -> str:
-    """Return a count of tensors, a predicate and their first names: `2 tensors not in the model: a, b`."""
+    """Return a count of tensors, a predicate and their first names: `2 tensors are not in the model: a, b`."""
     return f"{tensors(len(names))} {what}: {truncated_list(names)}"
 
 
@@ -101,12 +101,16 @@ class LoadReport(Brief):
         """Return one sentence for each kind of problem; empty if there is none."""
         missing, other = [item.name for item in self.missing], [item.name for item in self.other_shape]
         kinds = (
-            (missing, f"of the model missing from {self.path}"),
-            (self.unexpected, f"of {self.path} not in the model"),
-            (other, f"of {self.path} with another shape than in the model"),
-            (self.non_finite or (), f"loaded from {self.path} with NaN or Inf"),
+            (missing, "of the model is", "of the model are", f"missing from {self.path}"),
+            (self.unexpected, f"of {self.path} is", f"of {self.path} are", "not in the model"),
+            (other, f"of {self.path} has", f"of {self.path} have", "another shape than in the model"),
+            (self.non_finite or (), "was", "were", f"loaded from {self.path} with NaN or Inf"),
         )
-        found = [counted_names(names, what) for names, what in kinds if names]
+        found = [
+            counted_names(names, f"{one if len(names) == 1 else several} {what}")
+            for names, one, several, what in kinds
+            if names
+        ]
         if self.unverified:
             found.append(f"{self.path} has no recorded checksum for {truncated_list(self.unverified)}")
         return [*found, *self.warnings]

@@ -17,8 +17,8 @@ def causality(subject: ModelUnderTest) -> Iterator[Measured]:
     """Changing a token never changes the logits at earlier positions.
 
     All tokens from a position on are replaced, and all logits before it must be bit-equal: the same operations on the
-    same numbers give the same result, and a masked weight is exactly 0. So is the gradient of earlier logits with
-    respect to later tokens, which shows a leak too small to change a sum.
+    same numbers give the same result, and a masked weight is exactly 0. The gradient of earlier logits with respect to
+    later tokens is exactly 0 too; it shows a leak too small to change a sum.
     """
     text = subject.tokens(2)
     length = text.shape[1]

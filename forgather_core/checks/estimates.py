@@ -19,15 +19,15 @@ from ..parts.caches import CACHE
 from .model_under_test import ModelUnderTest
 
 
-@check("estimates", cause="a directory made with other settings, or memory that the trace misses")
+@check("estimates", cause="a directory made with other options, or memory that the trace misses")
 def estimates(subject: ModelUnderTest) -> Iterator[Measured]:
     """Parameters, weights, buffers and the cache have the sizes that `estimate` reports."""
     if subject.resolved is None:
-        raise DoesNotApply("estimates require the settings of a definition")
+        raise DoesNotApply("estimates require the options of a definition")
     whole = parameter_table(build(subject.directory, BuildOptions()))
     estimated = parameter_table(meta_model(subject.resolved))
-    yield _compare_counts("parameters, by the settings", estimated.total, whole.total)
-    yield _compare_counts("trainable parameters, by the settings", estimated.trainable, whole.trainable)
+    yield _compare_counts("parameters, by the options", estimated.total, whole.total)
+    yield _compare_counts("trainable parameters, by the options", estimated.trainable, whole.trainable)
     for precision, dtype in (("fp32", "float32"), ("bf16", "bfloat16")):
         memory = Memory(subject.resolved, precision=precision, directory=subject.workdir)
         held = memory.generation(1, 2).held

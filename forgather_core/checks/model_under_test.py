@@ -18,7 +18,7 @@ from torch import Tensor
 from ..definitions import contracts
 from ..definitions.registry import registry
 from ..deprecated import renamed_members
-from ..errors import CheckError, UnknownDefinitionError, first_line
+from ..errors import CheckError, UnknownDefinitionError, access_hint, first_line
 from ..filesystem.model_files import skip_unsuitable
 from ..filesystem.strict_json import read_object
 from ..model.directory_errors import load_config
@@ -90,7 +90,7 @@ class ModelUnderTest:
             changes = shrunk(config.to_dict(), config.attribute_map, keep=KEPT)
         except Exception as error:  # third-party configurations raise anything
             problem = f"cannot be loaded: {first_line(error)}"
-            raise CheckError(problem, file=self.directory / file.name) from None
+            raise CheckError(problem, file=self.directory / file.name, hint=access_hint(error)) from None
         file.write_text(json.dumps(content | changes, indent=2) + "\n", encoding="utf-8")
 
     @property

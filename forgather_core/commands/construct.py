@@ -69,7 +69,7 @@ def construct(
     force: bool = False,
     on_model: OnModel | None = None,
 ) -> ConstructedModel:
-    """Prepare the directory, build the model, and load and save weights according to the settings.
+    """Prepare the directory, build the model, and load and save weights according to the options.
 
     A new or rebuilt directory is committed at the end, together with saved weights. A failure before that leaves the
     previous state unchanged.

@@ -70,7 +70,7 @@ def make_tokenizer(
 
 def _refuse_taken(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise TokenizerError("already exists", file=directory, hint="remove it, or choose a new directory with -o")
+        raise TokenizerError("already exists", file=directory, hint="choose another --output-dir, or remove it")
 
 
 class _CountedCorpus:
@@ -89,4 +89,5 @@ class _CountedCorpus:
             self.characters += len(text)
             yield text
         if not self.documents:
-            raise DataError(f"the dataset {self.corpus.name} contains no text")
+            hint = "choose another dataset, or another text_column"
+            raise DataError(f"the dataset {self.corpus.name} contains no text", hint=hint)

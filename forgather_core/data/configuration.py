@@ -17,7 +17,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import DataError, Place
+from ..errors import DataError, Place, access_hint
 from ..filesystem.model_files import read_text
 from ..filesystem.paths import expanded
 from ..options.spec import did_you_mean
@@ -162,7 +162,8 @@ def read_configuration(file: Path) -> DatasetConfiguration:
     except YamlError as error:
         raise error.at(DataError, file=file) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {getattr(error, 'strerror', None) or error}", file=file) from None
+        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise DataError(problem, file=file, hint=access_hint(error)) from None
     keys = _as_written(document) if isinstance(document.value, dict) else None
     if keys is None or "source" not in keys:
         sources = f"{', '.join(BUILDERS)}, a directory or a Hub id"

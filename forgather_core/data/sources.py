@@ -205,4 +205,5 @@ def _unreadable(configuration: DatasetConfiguration, error: Exception) -> DataEr
         error = error.__cause__
     reason = first_line(error)
     install = install_hint(reason).removeprefix("; ")
-    return _source_error(configuration, f"cannot be read: {reason}", hint=install or None)
+    hint = install or f"correct the {'files' if configuration.files else 'source'}, or choose another"
+    return _source_error(configuration, f"cannot be read: {reason}", hint=hint)

@@ -98,5 +98,6 @@ def _rendered(messages: Document, tokenizer: Any) -> str:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False)
     except Exception as error:  # a template may raise any exception
         reason = first_line(error)
-        raise DataError(f"the tokenizer's chat template rejects a chat of the dataset: {reason}") from None
+        problem = f"the tokenizer's chat template rejects a chat of the dataset: {reason}"
+        raise DataError(problem, hint="correct the dataset, or use another --chat-template") from None
     return text

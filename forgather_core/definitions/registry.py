@@ -112,7 +112,7 @@ class Registry:
         for definition in results[0]:
             _check_definition(definition)
             if definition.name in found:
-                raise DefinitionError(f"it provides two definitions named '{definition.name}'")
+                raise DefinitionError(f"it provides two definitions named '{definition.name}'", hint="rename one")
             found[definition.name] = definition
         return found
 
@@ -122,7 +122,8 @@ class Registry:
         for other in self.plugins.values():
             if other.state == "loaded" and other.file != plugin.file:
                 for name in plugin.definitions.keys() & other.definitions.keys():
-                    raise DefinitionError(f"the plugin '{other.name}' already provides the definition '{name}'")
+                    problem = f"the plugin '{other.name}' already provides the definition '{name}'"
+                    raise DefinitionError(problem, hint="rename one, or uninstall one of the plugins")
 
     def load_all(self) -> list[Plugin]:
         """Import and return every plugin, including broken ones."""
@@ -177,9 +178,11 @@ class Registry:
     def _refuse_unusable(plugin: Plugin) -> None:
         if plugin.state == "broken":
             where = f"{plugin.distribution} {plugin.version}, {plugin.entry_point.value}"
-            raise UnknownDefinitionError(f"the plugin '{plugin.name}' ({where}) cannot be loaded: {plugin.error}")
+            problem = f"the plugin '{plugin.name}' ({where}) cannot be loaded: {plugin.error}"
+            raise UnknownDefinitionError(problem, hint="correct or uninstall it")
         if plugin.state == "disabled":
-            raise UnknownDefinitionError(f"the plugin '{plugin.name}' is disabled by {DISABLE_VARIABLE}")
+            problem = f"the plugin '{plugin.name}' is disabled by {DISABLE_VARIABLE}"
+            raise UnknownDefinitionError(problem, hint="remove its name from that variable")
 
     def names(self) -> Iterator[str]:
         """Yield the names of all working definitions."""
@@ -218,7 +221,8 @@ def _check_definition(definition: Any) -> None:
     check_options(definition.options, name)
     presets = definition.preset_names()
     if definition.default_preset is not None and definition.default_preset not in presets:
-        raise DefinitionError(f"'{name}': the default preset '{definition.default_preset}' does not exist")
+        problem = f"'{name}': the default preset '{definition.default_preset}' does not exist"
+        raise DefinitionError(problem, hint=f"use one of {', '.join(presets)}" if presets else "add it")
 
 
 # Two of these classes may share an option of a common base class.

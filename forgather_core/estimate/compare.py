@@ -24,7 +24,7 @@ def compare(
     """Compare models in the same training step and the same generation.
 
     Args:
-        models: Resolved settings of two or more models.
+        models: Two or more resolved models.
         options: The training step and the generation.
         on_progress: Called with the name of the part being estimated.
         on_partial: Called with the report of the models so far if the comparison ends early.

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, access_hint
 from ..filesystem.model_files import read_text
 from ..filesystem.paths import expanded
 from ..options.yaml_text import YamlError, parse_yaml
@@ -59,7 +59,8 @@ def load_devices(path: Path | None = None) -> list[Device]:
         document = parse_yaml(read_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", error)
-        raise ConfigurationError(f"cannot be read: {reason}", option="--hardware", file=label) from None
+        problem, hint = f"cannot be read: {reason}", access_hint(error)
+        raise ConfigurationError(problem, option="--hardware", file=label, hint=hint) from None
     except YamlError as error:
         raise error.at(file=label) from None
     if not isinstance(document.value, dict) or not document.value:
@@ -97,14 +98,14 @@ def known_device(device: torch.device) -> Device | None:
 
 def _device(name: str, item: Any) -> Device:
     if not isinstance(item, dict):
-        raise ValueError("memory, bandwidth and flops are missing")  # noqa: TRY004 - the content of a file is wrong
+        raise ValueError("expected a mapping with memory, bandwidth and flops")  # noqa: TRY004 - the content of a file is wrong
     if unknown := sorted(map(str, item.keys() - _FIELDS)):
         raise ValueError(f"unknown key '{unknown[0]}'; use {', '.join(sorted(_FIELDS))}")
     flops = item.get("flops") or {}
     if not isinstance(flops, dict) or not flops.keys() <= {"fp32", "bf16"}:
         raise ValueError("flops must be a map with fp32 and bf16, in TFLOP/s")
     if item.get("memory") is None:
-        raise ValueError("memory is missing, in GiB")
+        raise ValueError("memory is missing: add it, in GiB")
     bandwidth = item.get("bandwidth")
     return Device(
         name,

@@ -1,4 +1,4 @@
-"""Estimate memory and FLOPs of a model: from settings to report."""
+"""Estimate memory and FLOPs of a model: from a resolved model to a report."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def estimate(
         The report of `estimate_of`, with `devices`.
 
     Raises:
-        ForgatherError: The settings, the options or the device file are invalid.
+        ForgatherError: The options or the device file are invalid.
     """
     report_progress = on_progress or (lambda _: None)
     devices = [*load_devices(options.hardware), *devices_here()]

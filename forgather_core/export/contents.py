@@ -130,13 +130,15 @@ def plan_contents(resolved: ResolvedModel) -> Plan:
     directory = resolved.directory
     loaded = None
     if resolved.tokenizer is None:
-        loaded = load_tokenizer(directory.tokenizer, base=resolved.base_of("tokenizer"))
+        with resolved.errors_at("tokenizer"):
+            loaded = load_tokenizer(directory.tokenizer, base=resolved.base_of("tokenizer"))
         resolved = resolved.with_tokenizer(loaded.facts)
     template = directory.chat_template
     text = None
     if template:
         known = resolved.tokenizer.chat_templates if resolved.tokenizer is not None else {}
-        text = resolve_chat_template(template, resolved.base_of("chat_template"), known)
+        with resolved.errors_at("chat_template"):
+            text = resolve_chat_template(template, resolved.base_of("chat_template"), known)
     plan = Plan(resolved, sources, loaded, text)
     if resolved.source_config is not None:
         check_source(definition, resolved.source_config)
@@ -154,8 +156,10 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
     origins: dict[str, str] = {}
     for source in plan.sources.files:
         _write(directory, source.name, source.text, origins, source.module)
-    loaded = plan.loaded or load_tokenizer(resolved.directory.tokenizer, base=resolved.base_of("tokenizer"))
-    for name in write_tokenizer(loaded, directory, chat_template=plan.chat_template):
+    with resolved.errors_at("tokenizer"):
+        loaded = plan.loaded or load_tokenizer(resolved.directory.tokenizer, base=resolved.base_of("tokenizer"))
+        written = write_tokenizer(loaded, directory, chat_template=plan.chat_template)
+    for name in written:
         origins[name] = f"tokenizer {resolved.directory.tokenizer}"
     stops, unknown = turn_ends(loaded.tokenizer, written_templates(loaded.facts, plan.chat_template))
     source_generation = resolved.source_config.generation if resolved.source_config is not None else None

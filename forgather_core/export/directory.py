@@ -30,7 +30,7 @@ class ModelDirectory(Brief):
 
     Args:
         path: Path of the directory.
-        state: `created`, `reused`, `rebuilt` or `kept` (used although it differs from the settings).
+        state: `created`, `reused`, `rebuilt` or `kept` (used although it differs from the options).
         manifest: Its manifest: options, sources and files.
         notes: Notes for the user, one sentence each.
     """
@@ -114,7 +114,7 @@ def draft_directory(
         resolved: The resolved model.
         target: Path of the model directory, which may not exist.
         refresh: Rebuild an existing directory.
-        keep: Use an existing directory as it is, even if it differs from the settings.
+        keep: Use an existing directory as it is, even if it differs from the options.
         on_wait: Called if another process holds the lock.
 
     Raises:
@@ -144,7 +144,7 @@ def _existing(plan: Plan, manifest: Manifest, target: Path, *, keep: bool) -> Dr
     differences = _differences(plan, manifest, target)
     if differences and not keep:
         hint = "rebuild it with --refresh-model (-r), use it as it is with --keep, or choose another --output-dir"
-        raise DirectoryError(f"does not match these settings: {'; '.join(differences)}", file=target, hint=hint)
+        raise DirectoryError(f"cannot be reused: {'; '.join(differences)}", file=target, hint=hint)
     notes = tuple(f"kept although different: {difference}" for difference in differences)
     result = ModelDirectory(target, "kept" if differences else "reused", manifest, notes)
     return Draft(target, target, result, plan.resolved)

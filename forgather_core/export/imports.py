@@ -70,7 +70,7 @@ class SourceText:
                 raise ExportError("a carriage return without a line feed", file=path, line=1, hint=hint)
             self.tree = ast.parse(data)
         except SyntaxError as error:
-            raise ExportError(error.msg, file=path, line=error.lineno or 1) from None
+            raise ExportError(error.msg, file=path, line=error.lineno or 1, hint="correct the syntax") from None
         except UnicodeDecodeError:
             raise ExportError("the file is not UTF-8 text", file=path, line=1, hint="save it as UTF-8") from None
 

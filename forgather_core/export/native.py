@@ -48,7 +48,8 @@ def check_native(resolved: ResolvedModel) -> None:
         ConfigurationError: There is no native class, or it computes another model; the message has the reason.
     """
     if (problem := native_refusal(resolved)) is not None:
-        raise ConfigurationError(problem, option="--native")
+        hint = "drop --native, or change the options"
+        raise ConfigurationError(problem, option="--native", hint=hint)
 
 
 def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str | None:

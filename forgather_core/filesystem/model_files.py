@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import ForgatherError
+from ..errors import ForgatherError, access_hint
 from .disk import UnsuitableFile, read_regular
 from .printable import printable, shortened
 from .strict_json import TOKENIZER_BYTES, is_tokenizer, read_object
@@ -127,7 +127,7 @@ def check_files(directory: Path, error: type[ForgatherError]) -> None:
             continue
         except (OSError, ValueError) as reason:
             text = printable(shortened(str(getattr(reason, "strerror", None) or reason), 300))
-            raise error(f"cannot be read: {text}", file=directory / name) from None
+            raise error(f"cannot be read: {text}", file=directory / name, hint=access_hint(reason)) from None
     templates = directory / TEMPLATES
     if templates.is_dir():
         check_files(templates, error)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import DirectoryError
+from ..errors import DirectoryError, access_hint
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -73,4 +73,5 @@ def directory_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
-        raise DirectoryError(f"cannot be written: {error.strerror or error}{place}", file=target) from None
+        problem = f"cannot be written: {error.strerror or error}{place}"
+        raise DirectoryError(problem, file=target, hint=access_hint(error)) from None

@@ -1,9 +1,9 @@
 """Marked temporary directories beside a target, and recovery from those of dead processes.
 
 A temporary directory `.NAME.tmp-PID-RANDOM` contains a directory NAME, which is written and renamed away, and an empty
-file whose name contains the inode of the temporary directory. Nothing is removed without this mark: a user's directory
-never has it, nor does a copy or an unpacked archive. The mark is created first and removed last, so that a kill at any
-instant leaves a directory that is either marked or empty.
+file whose name contains the inode of the temporary directory. Nothing is removed without this mark: user directories,
+copies and unpacked archives never have it. The mark is created first and removed last, so that a kill at any instant
+leaves a directory that is either marked or empty.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def _remove(place: Path) -> None:
 
 
 def sweep_stale(target: Path, *, recover: Recover | None = None) -> None:
-    """Clean up what dead processes left beside `target`, except what a live process holds. Requires the lock.
+    """Remove the temporary directories of dead processes beside `target`; live processes hold locks on their own.
+
+    Requires the lock of `target`.
 
     Args:
         target: Path that they were writing.

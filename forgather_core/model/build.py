@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..definitions import contracts
-from ..errors import BuildError, first_line
+from ..errors import BuildError, access_hint, first_line
 from ..options.shared import BuildOptions
 from ..options.spec import did_you_mean
 from ..parts.table_init import find_rule
@@ -27,6 +27,7 @@ DEVICE_TYPES = ("meta", "cpu", "cuda", "mps")
 BeforeBuild = Callable[[Any, Callable[[], nn.Module]], None]
 
 _ATTENTION = "--attn-implementation"
+_CORRECT_TABLE = "correct the initialization table"  # a hint
 
 
 def parse_device(text: str) -> torch.device:
@@ -148,13 +149,15 @@ def _check_table(model: Any) -> None:
         try:
             rule = find_rule(table, name)
         except ValueError as error:
-            raise BuildError(f"{type(model).__name__}: {error} (initial_weights() of its decoder)") from None
+            problem = f"{type(model).__name__}: {error} (initial_weights() of its decoder)"
+            raise BuildError(problem, hint=_CORRECT_TABLE) from None
         try:
             getattr(rule, "check", _anything)(parameter.shape)  # sources of an older export lack this method
         except ValueError as error:
-            raise BuildError(
+            problem = (
                 f"{type(model).__name__}: the rule of '{name}' does not fit: {error} (initial_weights() of its decoder)"
-            ) from None
+            )
+            raise BuildError(problem, hint=_CORRECT_TABLE) from None
 
 
 def _anything(shape: torch.Size) -> None:
@@ -190,4 +193,4 @@ def _set_generation(model: Any, file: Path) -> None:
     try:
         model.generation_config = GenerationConfig.from_pretrained(file.parent)
     except (OSError, ValueError, TypeError) as error:
-        raise BuildError(f"cannot be used: {first_line(error)}", file=file) from None
+        raise BuildError(f"cannot be used: {first_line(error)}", file=file, hint=access_hint(error)) from None

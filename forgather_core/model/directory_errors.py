@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..errors import ForgatherError, Place, first_line
+from ..errors import ForgatherError, Place, access_hint, first_line
 from ..filesystem.model_files import check_files
 from ..filesystem.printable import printable, shortened
 from ..filesystem.strict_json import read_object
@@ -63,7 +63,8 @@ def loading_errors(directory: Path, error: type[ForgatherError], *, imports_only
         elif names := edited(directory):
             kind = type(reason).__name__
             problem = f"{', '.join(names)} was edited, and building fails: {kind}: {first_line(reason)}"
-            found = ForgatherError(problem, file=directory)
+            hint = "undo the edit, or rebuild the directory with --refresh-model"
+            found = ForgatherError(problem, file=directory, hint=hint)
         else:
             raise
         raise error(**found.fields() | {"problem": printable(shortened(found.problem, 600))}) from reason
@@ -82,21 +83,25 @@ def edited(directory: Path) -> list[str]:
 def _why(directory: Path, reason: BaseException) -> ForgatherError:
     if isinstance(reason, SyntaxError) and reason.filename:
         place = directory / Path(reason.filename).name
-        return ForgatherError(reason.msg, file=place, line=reason.lineno, column=reason.offset or 1)
+        where: Place = {"file": place, "line": reason.lineno or 1, "column": reason.offset or 1}
+        return ForgatherError(reason.msg, **where, hint="correct the syntax")
     if isinstance(reason, FileNotFoundError) and reason.filename:
         place = directory / Path(reason.filename).name
-        return ForgatherError("is missing, and the model's code imports it", file=place)
+        return ForgatherError("is missing, and the model's code imports it", file=place, hint="restore it")
     if (line := _line(directory, reason)) is not None:
         kind = "" if isinstance(reason, ImportError) else f"{type(reason).__name__}: "
-        return ForgatherError(f"{kind}{first_line(reason)}", **line)
+        hint = "correct the code, or install the package that it imports"
+        return ForgatherError(f"{kind}{first_line(reason)}", **line, hint=hint)
     if isinstance(reason, UnicodeDecodeError) and (source := _not_utf8(directory)) is not None:
-        return ForgatherError(f"is not UTF-8: {first_line(reason)}", file=source)
+        return ForgatherError(f"is not UTF-8: {first_line(reason)}", file=source, hint=access_hint(reason))
     file = directory / "config.json"
     if not file.is_file():
-        return ForgatherError("is missing" if not file.exists() else "is not a regular file", file=file)
+        problem = "is missing" if not file.exists() else "is not a regular file"
+        return ForgatherError(problem, file=file, hint="name a model directory")
     if (unknown := _unknown_type(file)) is not None:
         return unknown
-    return ForgatherError(f"cannot be loaded: {first_line(reason.__cause__ or reason)}", file=file)
+    problem, hint = f"cannot be loaded: {first_line(reason.__cause__ or reason)}", "correct the file"
+    return ForgatherError(problem, file=file, hint=hint)
 
 
 def _not_utf8(directory: Path) -> Path | None:
@@ -136,4 +141,4 @@ def _unknown_type(file: Path) -> ForgatherError | None:
     if isinstance(kind, str) and kind in CONFIG_MAPPING:
         return None
     problem = f"transformers {__version__} has no model_type {kind!r}, and no auto_map names code in the directory"
-    return ForgatherError(problem, file=file)
+    return ForgatherError(problem, file=file, hint="correct model_type, or update transformers")

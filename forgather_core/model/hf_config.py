@@ -22,7 +22,8 @@ def make_config(definition: ModelDefinition, values: Mapping[str, Any]) -> Any:
     try:
         return definition.config_class()(**values)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"'{definition.name}' rejects these options: {first_line(error)}") from None
+        problem = f"'{definition.name}' rejects these options: {first_line(error)}"
+        raise ConfigurationError(problem, hint="change them") from None
 
 
 def config_json(

@@ -71,7 +71,7 @@ def _describe(definition: str, kind: str, parameters: list[Any], pattern: str, r
         rule.check(shape)
     except ValueError as error:
         message = f"the initialization table of '{definition}' has a rule that does not fit '{kind}': {error}"
-        raise DefinitionError(message) from None
+        raise DefinitionError(message, hint="correct the rule") from None
     return InitialRow(
         pattern, str(rule), kind, len(parameters), shape, rule.std(shape), bool(parameters[0].requires_grad)
     )

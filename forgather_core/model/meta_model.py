@@ -26,7 +26,8 @@ def meta_model(resolved: ResolvedModel, *, dtype: torch.dtype | None = None, att
         ConfigurationError: The configuration class refuses a value.
     """
     if "vocab_size" not in resolved.config:
-        loaded = load_tokenizer(resolved.directory.tokenizer, base=resolved.base_of("tokenizer"))
+        with resolved.errors_at("tokenizer"):
+            loaded = load_tokenizer(resolved.directory.tokenizer, base=resolved.base_of("tokenizer"))
         resolved = resolved.with_tokenizer(loaded.facts)
     config = make_config(resolved.definition, resolved.config)
     how = {"attn_implementation": attention} if attention is not None else {}

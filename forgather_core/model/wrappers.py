@@ -94,7 +94,7 @@ class Wrapped:
         return ".".join(self._resolve(name)[0]) if not self.is_plain else name
 
     def is_adapter(self, name: str) -> bool:
-        """Return whether a name in the state of `root` belongs to an adapter, not to the base model."""
+        """Return whether a name in the state of `root` belongs to an adapter, not to the wrapped model."""
         return not self.is_plain and self._resolve(name)[2]
 
     def names_within(self, names: Iterable[str]) -> list[str]:
@@ -145,17 +145,14 @@ class Wrapped:
         return tuple(form.format(tensors(count), prefix) for prefix, count in sorted(counts.items()))
 
     def refuse_merged(self) -> None:
-        """Refuse adapters that are merged into the weights of their base model.
+        """Refuse adapters that are merged into the weights of the wrapped model.
 
         Raises:
             CheckpointError: Adapters are merged.
         """
         for module in self._of_class("base_layer"):
             if getattr(module, "merged", False):
-                hint = (
-                    "call unmerge_adapter() to work with the base model, or merge_and_unload() to use the model that "
-                    "it returns"
-                )
+                hint = "call unmerge_adapter(), or use the model that merge_and_unload() returns"
                 raise CheckpointError("the adapters of this PEFT model are merged into its weights", hint=hint)
 
     @property
@@ -205,7 +202,7 @@ class Wrapped:
 def adapters_note(names: list[str]) -> str:
     """Return a sentence about adapters that are not saved."""
     return (
-        f"{ADAPTERS_NOT_SAVED}, only their base model ({tensors(len(names))}: {truncated_list(names)}): "
+        f"{ADAPTERS_NOT_SAVED}, only the model that they adapt ({tensors(len(names))}: {truncated_list(names)}): "
         f"save them with the model's save_pretrained(), or save the model that merge_and_unload() returns"
     )
 

@@ -144,7 +144,7 @@ def _to_str(spec: OptionSpec, value: Any) -> str:
         raise _wrong(spec, value, "text")
     text = str(value)
     if "\0" in text:
-        raise ConfigurationError("a name or path cannot contain NUL characters")
+        raise ConfigurationError("a name or path cannot contain NUL characters", hint="remove them")
     return text
 
 

@@ -105,7 +105,9 @@ def parse_yaml(text: str) -> YamlText:
             a document larger than the limits.
     """
     if len(text) > _LONGEST:
-        raise YamlError(f"a text of {len(text):,} characters is too long: the maximum is {_LONGEST:,}", **_START)
+        raise YamlError(
+            f"a text of {len(text):,} characters is too long: the maximum is {_LONGEST:,}", **_START, hint="shorten it"
+        )
     loader = None
     try:
         loader = _loader()(text)
@@ -120,9 +122,9 @@ def parse_yaml(text: str) -> YamlText:
         problem = error.problem or str(error).splitlines()[0]
         raise YamlError(problem, line=line, column=column, hint="correct the YAML") from None
     except RecursionError:
-        raise YamlError("lists and mappings are nested too deeply", **_START) from None
+        raise YamlError("lists and mappings are nested too deeply", **_START, hint="flatten them") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise YamlError(str(error).splitlines()[0], **_START) from None
+        raise YamlError(str(error).splitlines()[0], **_START, hint="correct the YAML") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -143,14 +145,14 @@ def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
     if id(node) in above:
         raise YamlError("the alias refers to itself", **start, hint="remove it")
     if len(above) > _DEPTH:
-        raise YamlError("lists and mappings are nested too deeply", **start)
+        raise YamlError("lists and mappings are nested too deeply", **start, hint="flatten them")
     left -= 1
     if left < 0:
-        raise YamlError(f"too many values: the maximum is {_NODES:,}", **start)
+        raise YamlError(f"too many values: the maximum is {_NODES:,}", **start, hint="remove some")
     if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
         raise YamlError("an unpaired surrogate is not valid in file names or text", **start, hint="remove it")
     if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
-        raise YamlError(f"a number of {len(node.value):,} characters is too long", **start)
+        raise YamlError(f"a number of {len(node.value):,} characters is too long", **start, hint="shorten it")
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:

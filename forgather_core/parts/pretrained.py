@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from forgather_core.parts.blocks import Block
 from forgather_core.parts.initial_weights import Table
 from forgather_core.parts.self_attention import SelfAttention
-from forgather_core.parts.table_init import initialise_module, initialization, mark_filled
+from forgather_core.parts.table_init import initialization, initialize_module, mark_filled
 
 
 class Pretrained(PreTrainedModel):
@@ -94,7 +94,7 @@ class Pretrained(PreTrainedModel):
             super().initialize_weights()
 
     def _init_weights(self, module: nn.Module) -> None:
-        initialise_module(self, module)
+        initialize_module(self, module)
 
     @classmethod
     def _from_config(cls, config: Any, **kwargs: Any) -> Any:

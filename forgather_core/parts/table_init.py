@@ -68,7 +68,7 @@ _current: ContextVar[_Initialization | None] = ContextVar("_current", default=No
 
 @contextmanager
 def initialization(root: nn.Module, seed: int | None = None) -> Iterator[None]:
-    """Collect the parameters of `initialise_module` calls in the block, and fill them on all cores at its end.
+    """Collect the parameters of `initialize_module` calls in the block, and fill them on all cores at its end.
 
     Args:
         root: The full model. Names are relative to it, without the prefix of its base model: a decoder gets the same
@@ -92,7 +92,7 @@ def initialization(root: nn.Module, seed: int | None = None) -> Iterator[None]:
 
 
 @torch.no_grad()
-def initialise_module(model: Any, module: Any) -> None:
+def initialize_module(model: Any, module: Any) -> None:
     """Fill the parameters that a module owns directly, and recompute its buffers.
 
     Skips parameters filled by a checkpoint, which transformers marks; targets of ties, which are replaced by their

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..definitions.definition import ModelDefinition
 from ..definitions.registry import Registry
-from ..errors import ConfigurationError, Place, UnknownDefinitionError
+from ..errors import ConfigurationError, Place, UnknownDefinitionError, access_hint
 from ..filesystem.model_files import read_text
 from ..filesystem.paths import expanded
 from ..options.aliases import former_names, warn_renamed_option
@@ -200,7 +200,8 @@ def _read(file: Path | Traversable, label: str) -> Layer:
     try:
         text = read_text(file) if isinstance(file, Path) else file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ConfigurationError(f"cannot be read: {error.strerror or error}", file=str(file)) from None
+        problem = f"cannot be read: {error.strerror or error}"
+        raise ConfigurationError(problem, file=str(file), hint=access_hint(error)) from None
     except UnicodeDecodeError:
         raise ConfigurationError("is not UTF-8 text", file=str(file), hint="save it as UTF-8") from None
     try:

@@ -87,10 +87,19 @@ def read_source(definition: ModelDefinition, content: Mapping[str, Any], *, own_
             else:
                 native = native_config(content)
                 config = config_class(**_native_values(native, config_class))
-        except (StrictDataclassError, TypeError, ValueError, KeyError, OSError, ArithmeticError) as error:
+        # transformers looks up a dtype as an attribute of torch.
+        except (
+            StrictDataclassError,
+            AttributeError,
+            TypeError,
+            ValueError,
+            LookupError,
+            OSError,
+            ArithmeticError,
+        ) as error:
             cause = error.__cause__ or error
             prefix = f"{type(cause).__name__}: " if isinstance(cause, (ArithmeticError, KeyError)) else ""
-            raise ConfigurationError(f"{prefix}{first_line(cause)}") from None
+            raise ConfigurationError(f"{prefix}{first_line(cause)}", hint="correct the file") from None
     reader = config if native is None else native
     return ConvertedConfig(config, native, dict(_unread(content, reader, config, definition, own_code)))
 

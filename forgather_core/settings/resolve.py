@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..definitions.definition import ModelDefinition
-from ..errors import ConfigurationError, Place, TokenizerError, first_line
+from ..errors import ConfigurationError, Place, first_line
 from ..filesystem.paths import expanded
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import OptionSpec, did_you_mean, specs_of
@@ -66,13 +66,8 @@ def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None
     resolved = ResolvedModel(configuration, options, directory, build, origins, source_config=source_config)
     _check_rules(resolved, specs, layers)
     _check_model_name(resolved)
-    try:
+    with resolved.errors_at("tokenizer"):
         facts = quick_facts(directory.tokenizer, base=resolved.base_of("tokenizer"))
-    except TokenizerError as error:
-        if error.file is not None:
-            raise
-        fields: dict[str, Any] = {**error.fields(), **origins["tokenizer"].place}
-        raise TokenizerError(**fields) from None
     return resolved.with_tokenizer(facts)
 
 
@@ -95,7 +90,8 @@ def _with_source_config(layers: list[Layer], definition: ModelDefinition) -> tup
 def _known(key: str, specs: Mapping[str, OptionSpec], layer: Layer, definition: str) -> OptionSpec:
     if key in specs:
         return specs[key]
-    hint = did_you_mean(str(key).replace("-", "_"), specs)
+    similar = did_you_mean(str(key).replace("-", "_"), specs)
+    hint = similar or f"list the options with forgather -t {definition} model show"
     raise ConfigurationError(f"'{definition}' has no such option", **layer.place(str(key)), hint=hint)
 
 
@@ -130,12 +126,18 @@ def _interpolate(merged: dict[str, Any], origins: Mapping[str, Origin], layers: 
     except OmegaConfBaseException as error:
         key = str(error.full_key or "").split(".")[0].split("[")[0]
         place: Place = origins[key].place if key in origins else {"option": key}
-        raise ConfigurationError(first_line(error), **place) from None
+        hint = "correct the interpolation"
+        raise ConfigurationError(_interpolation_problem(error), **place, hint=hint) from None
     except RecursionError:
         name = next(name for name, value in merged.items() if _has_interpolation(value))
         problem = "the interpolation refers to itself"
         raise ConfigurationError(problem, **origins[name].place, hint="remove the cycle") from None
     return {name: merged[name] if not _has_interpolation(merged[name]) else resolved[name] for name in merged}
+
+
+def _interpolation_problem(error: Exception) -> str:
+    """Return OmegaConf's message, without the class of the exception that a resolver such as `oc.env` raised."""
+    return first_line(error).rpartition("raised while resolving interpolation: ")[2].strip('"')
 
 
 def _resolve(config: Any, name: str) -> Any:

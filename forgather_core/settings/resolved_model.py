@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..definitions import contracts
 from ..definitions.definition import ModelDefinition
-from ..errors import ConfigurationError, Place
+from ..errors import ConfigurationError, Place, TokenizerError
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import specs_of
 from ..tokenizers.lookup import TokenizerFacts
@@ -135,6 +136,17 @@ class ResolvedModel:
     def base_of(self, name: str) -> Path | None:
         """Return the directory of the file that sets the option, or None if no file does."""
         return self.origins[name].base
+
+    @contextmanager
+    def errors_at(self, name: str) -> Iterator[None]:
+        """Give a TokenizerError about an option from a file the place of its value, instead of the flag."""
+        try:
+            yield
+        except TokenizerError as error:
+            place = self.origins[name].place
+            if "file" not in place:
+                raise
+            raise TokenizerError(**error.fields() | {"option": None}).at(**place) from None
 
     def to_dict(self, project: Path = Path()) -> dict[str, Any]:
         """Return the options with their origins as plain data, the report of `show`.

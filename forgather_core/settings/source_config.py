@@ -10,7 +10,7 @@ from typing import Any
 from ..definitions import contracts
 from ..definitions.definition import ModelDefinition
 from ..definitions.registry import registry
-from ..errors import ConfigurationError, first_line
+from ..errors import ConfigurationError, access_hint, first_line
 from ..filesystem.model_files import check_files
 from ..filesystem.strict_json import parse_file
 from ..options.spec import specs_of
@@ -118,7 +118,8 @@ def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
             hint += f"; to download a model from the Hub: hf download {file.parent}"
         raise ConfigurationError("does not exist", option=FLAG, file=file, hint=hint) from None
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"cannot be read: {first_line(error)}", option=FLAG, file=file) from None
+        problem = f"cannot be read: {first_line(error)}"
+        raise ConfigurationError(problem, option=FLAG, file=file, hint=access_hint(error)) from None
     try:
         return parse_yaml(text), content  # JSON is YAML, and this parser keeps the line of every key
     except YamlError:

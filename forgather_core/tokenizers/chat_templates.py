@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..errors import TokenizerError
+from ..errors import TokenizerError, access_hint
 from ..filesystem.model_files import TEMPLATES, read_text
 from ..filesystem.paths import expanded
 from ..filesystem.printable import printable, shortened
@@ -57,7 +57,8 @@ def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str,
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"cannot be read: {error}", option="--chat-template", file=path) from None
+        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise TokenizerError(problem, option="--chat-template", file=path, hint=access_hint(error)) from None
     _check_template(text, path)
     return text
 
@@ -83,8 +84,8 @@ def _check_template(text: str, path: Path) -> None:
     try:
         ImmutableSandboxedEnvironment(extensions=[loopcontrols, Generation]).parse(text)
     except TemplateSyntaxError as error:
-        problem = error.message or "the syntax is invalid"
-        raise TokenizerError(problem, option="--chat-template", file=path, line=error.lineno) from None
+        problem, hint = error.message or "the syntax is invalid", "correct the template"
+        raise TokenizerError(problem, option="--chat-template", file=path, line=error.lineno, hint=hint) from None
 
 
 def templates_in(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:

@@ -239,7 +239,8 @@ def _load_error(spec: str, place: Path | str, error: Exception) -> TokenizerErro
             problem, hint = "contains no tokenizer files (tokenizer.json)", "choose another directory"
             return TokenizerError(problem, option="--tokenizer", file=place, hint=hint)
         reason = first_line(error)
-        return TokenizerError(f"cannot be read: {reason}{install_hint(reason)}", option="--tokenizer", file=place)
+        hint = install_hint(reason).removeprefix("; ") or "correct its files, or choose another directory"
+        return TokenizerError(f"cannot be read: {reason}", option="--tokenizer", file=place, hint=hint)
     if "gated" in str(error).lower():
         return TokenizerError(f"'{spec}' is gated", option="--tokenizer", hint="log in with 'hf auth login'")
     return TokenizerError(

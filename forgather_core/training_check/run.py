@@ -1,4 +1,4 @@
-"""Run a training check: from settings to report."""
+"""Run a training check: from a resolved model to a report."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from forgather_core.parts.option_groups import DropoutOptions, HeadOptions, Wind
 
 @dataclass(kw_only=True)
 class TransformerOptions(WindowOptions, DropoutOptions, HeadOptions):
-    """Options of causal_lm, with the dropout of the paper's base model (arXiv:1706.03762, table 3)."""
+    """Options of causal_lm, with the dropout of the paper's "base" configuration (arXiv:1706.03762, table 3)."""
 
     embedding_dropout: float = inherited(DropoutOptions, "embedding_dropout", 0.1)
     layer_dropout: float = inherited(DropoutOptions, "layer_dropout", 0.1)

@@ -308,10 +308,10 @@ def test_mismatches_are_in_the_report(cli: Cli, odd: str) -> None:
     assert (other["name"], other["stored"]) == ("lm_head.weight", [3, 16])
     assert loaded["non_finite"] == ["model.layers.0.mlp.up_proj.weight"]
     assert [problem.split(":")[0] for problem in loaded["problems"]] == [
-        "1 tensor of the model missing from odd.bin",
-        "1 tensor of odd.bin not in the model",
-        "1 tensor of odd.bin with another shape than in the model",
-        "1 tensor loaded from odd.bin with NaN or Inf",
+        "1 tensor of the model is missing from odd.bin",
+        "1 tensor of odd.bin is not in the model",
+        "1 tensor of odd.bin has another shape than in the model",
+        "1 tensor was loaded from odd.bin with NaN or Inf",
     ]
 
 
@@ -328,15 +328,15 @@ def test_mismatches_are_shown_as_a_table_and_notes(cli: Cli, odd: str) -> None:
     ]
     assert "3 x 16 in the checkpoint" in table
     assert ran.out.count("note: ") == 4
-    assert "note: 1 tensor loaded from odd.bin with NaN or Inf: model.layers.0.mlp.up_proj.weight" in ran.out
+    assert "note: 1 tensor was loaded from odd.bin with NaN or Inf: model.layers.0.mlp.up_proj.weight" in ran.out
 
 
 def test_nan_is_reported_for_loaded_and_saved_weights(cli: Cli, odd: str) -> None:
     arguments = ("--load-from-checkpoint", odd, IGNORE, "--save-checkpoint")
     out = construct(cli, "other", *arguments).out
-    assert "note: 1 tensor saved with NaN or Inf: model.layers.0.mlp.up_proj.weight" in out
+    assert "note: 1 tensor was saved with NaN or Inf: model.layers.0.mlp.up_proj.weight" in out
     saved = construct(cli, "third", *arguments, "--json").json["saved"]
-    assert saved["notes"] == ["1 tensor saved with NaN or Inf: model.layers.0.mlp.up_proj.weight"]
+    assert saved["notes"] == ["1 tensor was saved with NaN or Inf: model.layers.0.mlp.up_proj.weight"]
     (note,) = cli("checkpoint", "inspect", "third", "--json").json["notes"]
     assert note == "contained NaN or Inf when saved: model.layers.0.mlp.up_proj.weight"
     again = construct(cli, "fourth", "--load-from-checkpoint", "third", "--json").json["loaded"]

@@ -201,7 +201,9 @@ def test_a_file_that_cannot_be_written(cli: Cli, monkeypatch: pytest.MonkeyPatch
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("forgather_cli.render.replace_file", refuse)
-    assert cli(*LLAMA, "show", "-o", "x.txt").error == "--output-file: x.txt cannot be written: Permission denied"
+    error = cli(*LLAMA, "show", "-o", "x.txt").error
+    problem = "--output-file: x.txt cannot be written: Permission denied"
+    assert error == f"{problem}: check the path and its permissions"
 
 
 def test_the_environment_requests_a_traceback() -> None:

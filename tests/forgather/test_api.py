@@ -269,7 +269,7 @@ def test_resolve_has_no_options_of_other_functions() -> None:
 
 
 def test_suggestions_are_options_of_the_function(small: fg.ResolvedModel) -> None:
-    with pytest.raises(TypeError, match=r"has no option 'lits'$"):
+    with pytest.raises(TypeError, match=r"has no option 'lits': see help\(forgather\.test\)$"):
         fg.test(small, lits=True)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forgather_core.parts.initial_weights import Rule, fan_in_uniform, normal, truncated_normal, values, xavier_normal
-from forgather_core.parts.table_init import initialise_module
+from forgather_core.parts.table_init import initialize_module
 
 
 def std_of(rule: Rule, *shape: int) -> float:
@@ -52,7 +52,7 @@ def test_an_error_names_the_parameter() -> None:
 
     model = Model()
     with pytest.raises(ValueError, match=r"'experts\.up' \(4, 6, 8\): .* pass dims"):
-        initialise_module(model, model.experts)
+        initialize_module(model, model.experts)
 
 
 @settings(max_examples=40)

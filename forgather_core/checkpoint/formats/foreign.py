@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ...filesystem.disk import read_bytes
 
 HEAD = 512  # bytes that are inspected
+FETCH_AGAIN = "copy or download it again"  # the hint for a damaged file
 
 
 class Foreign(NamedTuple):
@@ -111,7 +112,7 @@ _CONTENTS: tuple[tuple[_Matches, str, str], ...] = (
     (
         _named(r"adapter_model\.(safetensors|bin)|adapter_config\.json"),
         "holds a PEFT adapter ({0}), not a model",
-        "merge it into its base model with merge_and_unload() of PEFT",
+        "merge it into the model that it adapts with merge_and_unload() of PEFT",
     ),
     (
         _named(r"global_step\d+|(zero|bf16_zero|fp16_zero)_pp_rank_.*|zero_to_fp32\.py|mp_rank_\d+_model_states\.pt"),

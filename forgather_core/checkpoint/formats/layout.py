@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from ...errors import CheckpointError, DirectoryError
+from ...errors import CheckpointError, DirectoryError, access_hint
 from ...filesystem.atomic import replaced_by
 from ...filesystem.disk import open_regular
 from ...filesystem.paths import expanded
 from ...filesystem.printable import printable_name
 from .checksum import recorded
-from .foreign import describe_directory
+from .foreign import FETCH_AGAIN, describe_directory
 from .strict_json import DEPTH, LIMIT, parse_object
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -75,7 +75,7 @@ ENTRIES = (SAFETENSORS.single, SAFETENSORS.index, BIN.single, BIN.index)
 
 _LARGEST = 2.0**63  # bytes of a file
 
-DAMAGED = "the checkpoint is damaged; copy or download it again"  # a hint
+DAMAGED = f"the checkpoint is damaged; {FETCH_AGAIN}"  # a hint
 _NAME_ONE = "name a model directory, a weight file or an index"
 
 
@@ -121,10 +121,12 @@ class Index:
         try:
             content = parse_object(data.removeprefix(BOM_UTF8), _BRACKETS, depth=DEPTH)
         except ValueError as error:
-            raise CheckpointError(f"is not a checkpoint index: {error}", file=file) from None
+            problem = f"is not a checkpoint index: {error}"
+            raise CheckpointError(problem, file=file, hint=FETCH_AGAIN) from None
         weight_map, metadata = content.get("weight_map"), content.get("metadata") or {}
         if not isinstance(weight_map, dict) or not isinstance(metadata, dict):
-            raise CheckpointError("is not a checkpoint index: it has no object 'weight_map'", file=file)
+            problem = "is not a checkpoint index: it has no object 'weight_map'"
+            raise CheckpointError(problem, file=file, hint=FETCH_AGAIN)
         # Only the name is checked, not the target of a link: the Hub cache consists of links.
         texts = {name for name in weight_map.values() if isinstance(name, str)}
         for name in (*texts, *(name for name in weight_map.values() if not isinstance(name, str))):
@@ -171,10 +173,10 @@ def open_checked(file: Path) -> int:
     try:
         return open_regular(file)
     except FileNotFoundError:
-        hint = "the checkpoint is incomplete; copy or download it again"
+        hint = f"the checkpoint is incomplete; {FETCH_AGAIN}"
         raise CheckpointError("is missing", file=file, hint=hint) from None
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", file=file) from None
+        raise CheckpointError(f"cannot be read: {error.strerror}", file=file, hint=access_hint(error)) from None
 
 
 def find_entry(path: Path) -> Path:
@@ -198,8 +200,8 @@ def find_entry(path: Path) -> Path:
     except DirectoryError as error:  # a loop of links
         raise error.at(CheckpointError) from None
     except (OSError, RuntimeError, ValueError) as error:  # no permission, too long
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"cannot be read: {printable_name(reason)}", file=path) from None
+        problem = f"cannot be read: {printable_name(getattr(error, 'strerror', None) or error)}"
+        raise CheckpointError(problem, file=path, hint=access_hint(error)) from None
     problem = f"contains no weights (none of {', '.join(ENTRIES)})" + (f": it {found.what}" if found else "")
     raise CheckpointError(problem, file=path, hint=found.hint if found else "save them with --save-checkpoint")
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, access_hint
 from ...filesystem.disk import read_bytes
 from ...filesystem.printable import dtype_of, printable_name, shape_of
-from .foreign import describe_open
+from .foreign import FETCH_AGAIN, describe_open
 from .strict_json import LIMIT, parse_object
 
 DTYPES = {
@@ -96,9 +96,9 @@ def read_header(descriptor: int, path: Path) -> Header:
     except ValueError as error:
         foreign = describe_open(descriptor, path.suffix)
         problem = f"is not a safetensors file, or is damaged: {f'it {foreign.what}' if foreign else error}"
-        raise CheckpointError(problem, file=path, hint=foreign.hint if foreign else None) from None
+        raise CheckpointError(problem, file=path, hint=(foreign and foreign.hint) or FETCH_AGAIN) from None
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", file=path) from None
+        raise CheckpointError(f"cannot be read: {error.strerror}", file=path, hint=access_hint(error)) from None
 
 
 def _checked(content: dict[str, Any], start: int, length: int) -> Header:

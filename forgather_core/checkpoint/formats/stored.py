@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, access_hint
 from ...filesystem.disk import open_regular, read_into
 from .open_files import OPEN_FILES, Mapping, identity, map_privately
 
@@ -98,7 +98,8 @@ class WeightFile:
             try:
                 descriptor = open_regular(self.path)
             except OSError as error:
-                raise CheckpointError(f"cannot be read any more: {error.strerror}", file=self.path) from None
+                problem = f"cannot be read any more: {error.strerror}"
+                raise CheckpointError(problem, file=self.path, hint=access_hint(error)) from None
             if identity(os.fstat(descriptor)) != self._identity:
                 os.close(descriptor)
                 problem = "was replaced while it was being read"
@@ -116,7 +117,8 @@ class WeightFile:
             with OPEN_FILES.pinned(self):
                 read_into(self.descriptor, memory, offset)
         except OSError as error:
-            raise CheckpointError(f"cannot be read: {error.strerror}", file=self.path) from None
+            problem = f"cannot be read: {error.strerror}"
+            raise CheckpointError(problem, file=self.path, hint=access_hint(error)) from None
 
     def map(self) -> Mapping:
         """Return the content as memory that is private to this process. Tensors that use it keep it alive.
@@ -130,7 +132,8 @@ class WeightFile:
                     descriptor = self.descriptor
                     self._map = map_privately(descriptor, self.size)
             except (OSError, ValueError) as error:  # the file has been truncated since
-                raise CheckpointError(f"cannot be mapped: {error}", file=self.path) from None
+                problem = f"cannot be mapped: {error}"
+                raise CheckpointError(problem, file=self.path, hint="load it again, or without assign") from None
         return self._map
 
     def close(self) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, access_hint
 from ...filesystem.disk import read_bytes
 from ...filesystem.printable import printable_name, shape_of
-from .foreign import describe_open
+from .foreign import FETCH_AGAIN, describe_open
 from .stored import FileTensor, StoredTensor, WeightFile
 from .torch_globals import InvalidCheckpoint, Storage, TensorRecord
 from .torch_pickle import read_pickle
@@ -53,14 +53,16 @@ def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
     except (InvalidCheckpoint, DamagedZip) as error:
         raise _invalid(file, error) from None
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror or error}", file=file.path) from None
+        problem = f"cannot be read: {error.strerror or error}"
+        raise CheckpointError(problem, file=file.path, hint=access_hint(error)) from None
     except Exception as error:  # readers of pickles and archives raise anything on garbage
         # The message of such an error, "list index out of range", is about the reader and not about the file.
         raise _invalid(file, f"its pickle is malformed or ends too early ({type(error).__name__})") from None
 
 
 def _invalid(file: WeightFile, reason: object, hint: str | None = None) -> CheckpointError:
-    return CheckpointError(f"is not a torch weight file, or is damaged: {reason}", file=file.path, hint=hint)
+    problem = f"is not a torch weight file, or is damaged: {reason}"
+    return CheckpointError(problem, file=file.path, hint=hint or f"{FETCH_AGAIN}, or save its tensors as safetensors")
 
 
 def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:

@@ -153,6 +153,6 @@ def _unmerged(names: Collection[str], matching: Matching, path: Path) -> list[st
     found = [name for name in names if name not in matching.names and is_adapter(name)]
     loaded = {bare(place).rpartition(".")[0] for place in matching.names.values()} if found else set()
     if found and not any(adapted_module(name) in loaded for name in found):
-        hint = "load it with PEFT on top of its base model, call merge_and_unload(), and save that model"
+        hint = "load it with PEFT on top of the model that it adapts, call merge_and_unload(), and save that model"
         raise CheckpointError(f"is an adapter ({truncated_list(found[:1])}), not a model", file=path, hint=hint)
     return found

@@ -11,6 +11,7 @@ from ...filesystem.printable import printable_name
 from ..formats.layout import ENTRIES, Index
 
 _TIMEOUT = 10.0  # seconds
+_CHECK_NAME = "check the name and the connection"  # a hint
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
@@ -45,7 +46,7 @@ def snapshot(repository: str) -> Path:
         raise
     except Exception as error:
         problem = f"cannot be downloaded from the Hub: {printable_name(str(error) or error)}"
-        raise CheckpointError(problem, file=repository) from None
+        raise CheckpointError(problem, file=repository, hint=_CHECK_NAME) from None
     return found.parent
 
 
@@ -58,4 +59,4 @@ def _cached(repository: str, reason: str) -> Path:
         if isinstance(found, str):
             return Path(found).parent
     problem = f"is neither a local directory nor in the Hub cache, and the Hub reports: {printable_name(reason)}"
-    raise CheckpointError(problem, file=repository)
+    raise CheckpointError(problem, file=repository, hint=_CHECK_NAME)

@@ -101,7 +101,7 @@ def load_into(
         root, model = wrapped.root, wrapped.base
         state = state_of(wrapped)
         contents = contents_for(model, state, checkpoint)
-        if adapters:  # the checkpoint of a base model has none
+        if adapters:  # a checkpoint of the adapted model has none
             state = {name: tensor for name, tensor in state.items() if name not in adapters or name in contents}
         plan = make_plan(model, state, contents)
         refuse(plan, model, state, contents, strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)

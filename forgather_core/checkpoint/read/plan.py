@@ -94,7 +94,8 @@ def refuse(
     ]
     if wrong:
         problem = f"does not fit the model, whose dtypes cannot hold its values: {truncated_list(wrong)}"
-        raise CheckpointError(f"{problem}; nothing was loaded", file=path)
+        hint = "load a checkpoint of this model, or give those parameters a dtype that holds the values"
+        raise CheckpointError(f"{problem}; nothing was loaded", file=path, hint=hint)
     if plan.other_shape and (strict or not ignore_mismatched_sizes or not plan.fills):
         shapes = truncated_list([_difference(item) for item in plan.other_shape])
         problem = f"does not fit the model: {tensors(len(plan.other_shape))} with another shape: {shapes}"

@@ -13,6 +13,7 @@ from ...errors import CheckpointError
 from ...filesystem.printable import printable_name, truncated_list
 from ...filesystem.strict_json import read_object
 from ...settings.native_config import FP8_METHODS
+from ..formats.foreign import FETCH_AGAIN
 from ..formats.fp8 import DTYPES, Blocks, scale_of
 from ..formats.stored import StoredTensor
 from .reader import Checkpoint
@@ -124,7 +125,8 @@ def refuse_lost_scales(unscaled: Sequence[str], path: Path) -> None:
     """
     if unscaled:
         what = f"no scale (NAME_scale_inv or NAME_scale) for {truncated_list(unscaled)}"
-        raise CheckpointError(f"is quantized (fp8), but has {what}: the checkpoint is incomplete", file=path)
+        hint = f"the checkpoint is incomplete; {FETCH_AGAIN}"
+        raise CheckpointError(f"is quantized (fp8), but has {what}", file=path, hint=hint)
 
 
 def quantization_config(directory: Path) -> Mapping[str, Any]:

@@ -21,13 +21,13 @@ from ...filesystem.atomic import (
 )
 from ...filesystem.disk import forget_pages, make_directory
 from ...filesystem.paths import expanded, refuse_working_directory
-from ...filesystem.printable import printable_name, tensors, truncated_list
+from ...filesystem.printable import printable_name
 from ...model.wrappers import ADAPTERS_NOT_SAVED, Wrapped
 from ..formats.layout import BIN, SAFETENSORS, Format, free_generation, parse_size
 from ..formats.seal import MINIMUM, seal
 from ..formats.stored import StoredTensor
 from ..read.reader import Progress
-from ..report import SaveReport
+from ..report import SaveReport, counted_names
 from .commit import commit_in_place, old_files, recover, refuse_special
 from .companions import CONFIG, ConfigUpdate, changes, config_update, read_config, write_companions
 from .locking import LOCK, STAGING, save_locks, saving_errors
@@ -52,7 +52,7 @@ def save_checkpoint(
     it is written, with the model's own source files if there are any.
 
     A wrapped model (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting) is saved by
-    the names of the innermost model. For a PEFT model, the base model is saved without adapters, with a warning:
+    the names of the innermost model. Adapters of PEFT are not saved, and a warning reports it:
     PEFT's own `save_pretrained` saves the adapters. With DDP only rank 0 writes, and the other processes return
     immediately. FSDP1 gathers the weights: every process must call this function, and all return when rank 0 has saved.
     FSDP2 and tensor parallelism are not supported.
@@ -133,7 +133,7 @@ def _job_of(
 ) -> Job:
     model, state = wrapped.base, model_state(wrapped, values)
     if not state.tensors:
-        raise CheckpointError(f"{type(model).__name__} has no tensors to save")
+        raise CheckpointError(f"{type(model).__name__} has no tensors to save", hint="pass a model with parameters")
     return Job(state.tensors, SAFETENSORS if safetensors else BIN, limit, on_progress, model, state.notes)
 
 
@@ -254,7 +254,8 @@ class Job:
         """Seal the saved checkpoint and return its report."""
         damaged = written.index.metadata["non_finite"]
         if damaged:
-            notes = (*notes, f"{tensors(len(damaged))} saved with NaN or Inf: {truncated_list(damaged)}")
+            verb = "was" if len(damaged) == 1 else "were"
+            notes = (*notes, counted_names(damaged, f"{verb} saved with NaN or Inf"))
         entry, index = self._entry(written)
         files = written.files if index is None else (*written.files, entry)
         if written.nbytes >= MINIMUM:

@@ -60,7 +60,7 @@ def tokenizer(report: Mapping[str, Any]) -> Content:
         title=report["directory"],
         subtitle=f"byte-level BPE, trained on {report['dataset']}",
         figures=[
-            Figure("Entries", f"{report['entries']:,}"),
+            Figure("Vocab size", f"{report['entries']:,}"),
             Figure("Bytes per token", str(report["bytes_per_token"]), f"1 without merges{part}"),
             Figure("Documents", f"{report['documents']:,}", f"{report['characters']:,} characters"),
             Figure("Time", f"{report['seconds']} s"),
@@ -70,7 +70,7 @@ def tokenizer(report: Mapping[str, Any]) -> Content:
                 card("Special tokens", table(("token", "id"), special, right=(1,), code=(0,), name="special tokens")),
                 card(
                     "Use",
-                    facts({"maximum length": f"{report['model_max_length']:,} tokens"}),
+                    facts({"model max length": f"{report['model_max_length']:,} tokens"}),
                     tag("pre", f"forgather -t llama/4M model --tokenizer {report['directory']} construct"),
                 ),
             )

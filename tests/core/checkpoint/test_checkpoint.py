@@ -139,8 +139,8 @@ def test_missing_and_unexpected_tensors_are_reported(tmp_path: Path) -> None:
     with pytest.warns(UserWarning) as said:
         report = load_checkpoint(tmp_path, other)
     assert [re.sub(str(tmp_path), "there", str(item.message)) for item in said] == [
-        "1 tensor of the model missing from there: middle.weight",
-        "1 tensor of there not in the model: midle.weight",
+        "1 tensor of the model is missing from there: middle.weight",
+        "1 tensor of there is not in the model: midle.weight",
     ]
     assert [(m.name, m.hint) for m in report.missing] == [("middle.weight", "the checkpoint has midle.weight")]
     assert report.unexpected == ("midle.weight",)

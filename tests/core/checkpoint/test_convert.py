@@ -189,7 +189,7 @@ def test_values_are_rounded_like_torch(tmp_path: Path) -> None:
 def test_float16_overflow_is_noted(tmp_path: Path) -> None:
     saved(tmp_path / "a", {"small": torch.ones(3), "large": torch.tensor([1.0, 1e30])})
     made = convert_checkpoint(tmp_path / "a", tmp_path / "b", dtype="float16")
-    assert made.notes == ("1 tensor saved with NaN or Inf: large",)
+    assert made.notes == ("1 tensor was saved with NaN or Inf: large",)
     assert convert_checkpoint(tmp_path / "a", tmp_path / "c", dtype="bfloat16").notes == ()
 
 

@@ -170,7 +170,7 @@ def test_shape_mismatch_is_an_error_and_the_model_is_unchanged(
         load_checkpoint(tmp_path, model, assign=assign)
     assert ("transposed" in str(refused.value)) == bool(said and stored != (4, 8))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    with pytest.warns(UserWarning, match="1 tensor .* with another shape"):
+    with pytest.warns(UserWarning, match="1 tensor .* has another shape"):
         report = load_checkpoint(tmp_path, model, assign=assign, ignore_mismatched_sizes=True)
     assert (torch.equal(model.bias, holder.bias), torch.equal(model.weight, before["weight"])) == (True, True)
     assert [(item.name, item.stored) for item in report.other_shape] == [("weight", stored)]

@@ -136,12 +136,12 @@ def test_base_checkpoint_into_full_model_and_the_reverse(tmp_path: Path, wrap: W
     save(tmp_path / "whole", wrap(whole), safetensors=True)
     save(tmp_path / "base", wrap(whole.model), safetensors=True)
     assert "layers.0.mlp.up_proj.weight" in read(tmp_path / "base")
-    with pytest.warns(UserWarning, match="1 tensor of .* not in the model: lm_head.weight"):
+    with pytest.warns(UserWarning, match="1 tensor of .* is not in the model: lm_head.weight"):
         report = load_checkpoint(tmp_path / "whole", wrap(headless))
     assert not report.missing
     assert same(headless.state_dict(), whole.model.state_dict())
     other = llama(2, tied=False)
-    with pytest.warns(UserWarning, match="1 tensor of the model missing from .*: lm_head.weight"):
+    with pytest.warns(UserWarning, match="1 tensor of the model is missing from .*: lm_head.weight"):
         load_checkpoint(tmp_path / "base", wrap(other))
     assert same(other.model.state_dict(), whole.model.state_dict())
 
@@ -162,9 +162,9 @@ def adapted(model: Any, **how: Any) -> Any:
 
 @pytest.mark.regression("wrapped")
 @pytest.mark.parametrize("how", [{}, {"modules_to_save": ["lm_head"]}, {"target_modules": "all-linear"}], ids=str)
-def test_peft_model_is_saved_as_its_base_model_with_a_warning(tmp_path: Path, how: dict[str, Any]) -> None:
+def test_peft_model_is_saved_without_adapters_with_a_warning(tmp_path: Path, how: dict[str, Any]) -> None:
     expected = saved_by_itself(tmp_path / "plain", llama(tied=False))
-    with pytest.warns(UserWarning, match="PEFT adapters are not saved, only their base model"):
+    with pytest.warns(UserWarning, match="PEFT adapters are not saved, only the model that they adapt"):
         report = save(tmp_path / "peft", torch.compile(adapted(llama(tied=False), **how)), safetensors=True)
     assert same(read(tmp_path / "peft"), expected)
     assert (report.tensors, json.loads((tmp_path / "peft" / "config.json").read_text())["architectures"]) == (
@@ -173,7 +173,7 @@ def test_peft_model_is_saved_as_its_base_model_with_a_warning(tmp_path: Path, ho
     )
 
 
-def test_base_checkpoint_loads_into_a_peft_model_and_adapters_are_kept(tmp_path: Path) -> None:
+def test_checkpoint_without_adapters_loads_into_a_peft_model_and_keeps_its_adapters(tmp_path: Path) -> None:
     saved_by_itself(tmp_path, llama(1))
     model = adapted(llama(2))
     report = load_checkpoint(tmp_path, model, strict=True)

@@ -20,7 +20,7 @@ MUTANTS = [
         file="blocks.py",
         old="hidden_states = hidden_states + self.drop(attended)",
         new="hidden_states = hidden_states + 0.5 * self.drop(attended)",
-        mistake="attention adds half of what it should",
+        mistake="attention adds half of its output",
         check="reference-parity",
     ),
     Mutant(
