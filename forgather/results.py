@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from forgather_core.filesystem.printable import plain_copy
+
 __all__ = ["Result"]
 
 
@@ -21,8 +23,9 @@ class Result:
         self._report = report
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data: what `--json` prints."""
-        return dict(self._report)
+        """Return the report as plain data: what `--json` prints. It is a copy, which the caller may change."""
+        copied: dict[str, Any] = plain_copy(self._report)
+        return copied
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+
+from forgather_cli.bridge.session import Session
+from forgather_core.definitions.registry import registry
+from forgather_core.errors import ForgatherError
+from forgather_core.options.spec import OptionSpec
+from forgather_core.settings.layers import find_configuration
 
 from .conftest import LLAMA, Cli
 
@@ -107,6 +114,27 @@ def test_values_of_a_file_are_not_refused(cli: Cli) -> None:
 )
 def test_other_groups_name_the_command_too(cli: Cli, words: str, error: str) -> None:
     assert cli(*words.split()).error.startswith(error)
+
+
+def choices() -> Iterator[tuple[str, OptionSpec]]:
+    """Every option of every command of `model`; definitions have options of their own."""
+    session = Session(find_configuration("llama", registry()))
+    for command in COMMANDS:
+        yield from ((command, spec) for spec in session.of_command(command).values() if isinstance(spec.kind, tuple))
+
+
+@pytest.mark.parametrize(("command", "spec"), choices(), ids=lambda one: getattr(one, "name", one))
+def test_every_choice_is_accepted_by_the_command_line_and_by_its_function(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str, spec: OptionSpec
+) -> None:
+    def stop(command: str, typed: object, values: dict[str, object]) -> None:
+        raise ForgatherError(f"{command} got {values[spec.name]}")
+
+    monkeypatch.setattr("forgather.calls.refuse_without_effect", stop)  # the last step before the command runs
+    for choice in spec.kind:
+        for words in ((command, spec.flag, str(choice)), (spec.flag, str(choice), command)):
+            models = ["llama/30M"] if command == COMPARE else []
+            assert cli(*LLAMA, *words, *models).error == f"{command} got {choice}"
 
 
 SMALL = ("--hidden-size", "32", "--num-hidden-layers", "1", "--intermediate-size", "32", "--tokenizer", "bytes")
