@@ -1,4 +1,4 @@
-"""What all public functions have in common: unknown keywords, one call at a time, and keywords in errors."""
+"""The decorator of all public functions: unknown keywords, one call at a time, and keywords in errors."""
 
 from __future__ import annotations
 

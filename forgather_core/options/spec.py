@@ -60,7 +60,7 @@ class OptionSpec(NamedTuple):
 
     @property
     def is_comma_separated(self) -> bool:
-        """Whether a value is one or more names, as "a,b" or as a list."""
+        """Return whether a value is one or more names, as "a,b" or as a list."""
         return bool(getattr(self.info, "comma_separated", False))
 
     @property

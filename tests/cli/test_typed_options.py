@@ -137,6 +137,17 @@ def test_every_choice_is_accepted_by_the_command_line_and_by_its_function(
             assert cli(*LLAMA, *words, *models).error == f"{command} got {choice}"
 
 
+def test_options_before_a_command_accept_the_values_of_each_command() -> None:
+    session = Session(find_configuration("llama", registry()))
+    before = {spec.name: spec for spec in session.specs}
+    for command in COMMANDS:
+        for name, spec in session.of_command(command).items():
+            if isinstance(spec.kind, tuple):
+                assert set(spec.kind) <= set(before[name].kind), (command, name)
+            else:
+                assert (spec.kind, spec.info) == (before[name].kind, before[name].info), (command, name)
+
+
 SMALL = ("--hidden-size", "32", "--num-hidden-layers", "1", "--intermediate-size", "32", "--tokenizer", "bytes")
 STEPS = ("--device", "cpu", "--steps", "2", "--sequence-length", "8", "--json")
 

@@ -13,7 +13,7 @@ import pytest
 
 import forgather as fg
 from forgather.keywords import with_keywords
-from forgather.ml import sharded_checkpoint
+from forgather.ml import no_init_weights, sharded_checkpoint, utils
 from forgather_core.errors import CheckError, ConfigurationError, DataError
 
 # An option of each function that takes those of its command.
@@ -30,7 +30,7 @@ OPTIONS = {
 
 
 def public() -> Iterator[tuple[str, Any]]:
-    for module in (fg, sharded_checkpoint):
+    for module in (fg, sharded_checkpoint, utils, no_init_weights):
         for name in module.__all__:
             value = getattr(module, name)
             if inspect.isfunction(value) or value is fg.Progress:
