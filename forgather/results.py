@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from forgather_core.filesystem.printable import plain_copy
 
+from .public import one_call
+
 __all__ = ["Result"]
 
 
@@ -41,4 +43,5 @@ class Result:
     def _repr_html_(self) -> str:
         from forgather_core.pages import fragment
 
-        return fragment(self.kind, self.to_dict())
+        with one_call():  # matplotlib's settings are those of the process, too
+            return fragment(self.kind, self.to_dict())

@@ -109,6 +109,11 @@ def test_values_of_a_file_are_not_refused(cli: Cli) -> None:
         ("-t llama/4M verify x", "-t has no effect on 'verify'; it belongs to 'model'"),
         ("-t llama/4M ls", "-t has no effect on 'ls'; it belongs to 'model'"),
         ("-p . dataset ls", "-p has no effect on 'dataset'; it belongs to 'model' and 'ls'"),
+        ("model verify --list --lr 3", "--lr has no effect on 'verify'; it belongs to 'test'"),
+        ("model verify --list --full", "--full requires a run of the checks: drop --list"),
+        ("model verify --list --model-name m", "--model-name requires -t: choose a model definition"),
+        ("model verify --list --checks ,", "--checks contains no name: name one, or drop the option"),
+        ("verify . --checks=", "--checks contains no name: name one, or drop the option"),
         ("-t llama/4M model show --format bin", "--format has no effect on 'model show'; it belongs to 'checkpoint"),
     ],
 )

@@ -15,6 +15,7 @@ import forgather as fg
 from forgather.keywords import with_keywords
 from forgather.ml import no_init_weights, sharded_checkpoint, utils
 from forgather_core.errors import CheckError, ConfigurationError, DataError
+from tests.support.settings import SMALLEST
 
 # An option of each function that takes those of its command.
 OPTIONS = {
@@ -174,3 +175,33 @@ def test_classes_of_errors_stay() -> None:
         fg.list_checks(checks="zzz")
     with pytest.raises(DataError):
         fg.describe_dataset("nowhere")
+
+
+@pytest.mark.parametrize("value", [b"out", ("out",), {"out"}])
+def test_text_options_refuse_other_types(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^output_dir: expected text"):
+        fg.resolve("llama", **SMALLEST, output_dir=value)
+
+
+def test_functions_without_a_model_convert_their_options(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"no option 'exampels'\. Did you mean 'examples'"):
+        fg.describe_dataset("stdlib", exampels=2)  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError, match=r"^examples must be at least 0"):
+        fg.describe_dataset("stdlib", examples=-1)
+    with pytest.raises(ConfigurationError, match=r"^model_max_length must be at least 1"):
+        fg.train_tokenizer("stdlib", vocab_size=300, output_dir=tmp_path / "t", model_max_length=0)
+    with pytest.raises(ConfigurationError, match=r"^verify_checksums: expected true or false"):
+        fg.inspect_checkpoint(tmp_path, verify_checksums="perhaps")  # type: ignore[arg-type]
+    counted = fg.describe_dataset("stdlib", limit=2, tokenizer=Path("bytes"), examples="1")  # type: ignore[arg-type]
+    assert counted.documents == 2
+
+
+def test_resolve_has_no_options_of_other_functions() -> None:
+    with pytest.raises(TypeError, match=r"resolve\(\) has no option 'init'"):
+        fg.resolve("llama/4M", init=True)
+
+
+@pytest.mark.parametrize("model", [None, 3, ["llama"]])
+def test_a_model_of_a_wrong_type_is_a_type_error(model: Any) -> None:
+    with pytest.raises(TypeError, match="expected a name, a path or a resolved model, got"):
+        fg.resolve(model)

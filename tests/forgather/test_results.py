@@ -15,8 +15,6 @@ import forgather as fg
 from forgather_core.filesystem.printable import to_json
 from tests.support.settings import SMALLEST
 
-BROKEN = "raise RuntimeError('no checks today')"
-
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> fg.ResolvedModel:
