@@ -54,7 +54,7 @@ def public(options: type | None = None, *, alone: bool = True) -> Callable[[Call
         @wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             with one_call(alone=alone):
-                return function(*args, **(kwargs if is_open else _checked(name, known, options, kwargs)))  # type: ignore
+                return function(*args, **(kwargs if is_open else _checked(name, known, options, kwargs)))  # type: ignore[arg-type]
 
         return call
 
