@@ -133,7 +133,7 @@ def root(
             owners = joined(repr(name) for name in ROOT_SCOPES[flag])
             raise ForgatherError(f"has no effect on '{ctx.invoked_subcommand}'; it belongs to {owners}", option=flag)
     if project is not None:
-        project_directory(project, "-p")
+        ctx.params["project"] = str(project_directory(project, "-p"))
 
 
 @app.command(cls=with_options(OutputOptions), context_settings=model.HELP)
