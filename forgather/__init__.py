@@ -34,13 +34,14 @@ from .listings import (
     TrainedTokenizer,
 )
 from .model_results import Comparison, Construction, Estimate, ShownModel, TrainingCheck, Verification
-from .models import compare, construct, estimate, list_checks, list_models, resolve, show, test, verify
+from .models import compare, construct, estimate, list_models, resolve, show, test
 from .plugins import list_plugins, new_plugin
 from .progress import Progress
 from .results import Result
+from .verification import list_checks, verify
 
 if TYPE_CHECKING:
-    from forgather_core.checkpoint import LoadReport, SaveReport, load_checkpoint, save_checkpoint
+    from .ml.sharded_checkpoint import LoadReport, SaveReport, load_checkpoint, save_checkpoint
 
 __all__ = [
     "CheckList",
@@ -87,12 +88,16 @@ _FROM_CHECKPOINT = frozenset({"LoadReport", "SaveReport", "load_checkpoint", "sa
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("forgather")
     if name not in _FROM_CHECKPOINT:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from forgather_core import checkpoint
+    from .ml import sharded_checkpoint
 
-    return getattr(checkpoint, name)
+    return getattr(sharded_checkpoint, name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache, wraps
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
 from forgather_core.errors import ConfigurationError, UnknownDefinitionError
+from forgather_core.filesystem.paths import project_directory
 from forgather_core.filesystem.printable import to_json
 from forgather_core.options.aliases import former_names, warn_renamed_option
-from forgather_core.options.command_options import COMMAND_OPTIONS
-from forgather_core.options.scope import MODEL_COMMANDS, commands_of, refuse_other_commands, refuse_without_effect
+from forgather_core.options.command_options import COMMAND_OPTIONS, VerifyOptions
+from forgather_core.options.scope import (
+    LISTING,
+    MODEL_COMMANDS,
+    commands_of,
+    needs_of,
+    refuse_other_commands,
+    refuse_without_effect,
+)
 from forgather_core.options.shared import BuildOptions, DirectoryOptions, OutputOptions, RunOptions
 from forgather_core.options.spec import OptionSpec, did_you_mean, specs_of
 from forgather_core.runtime.quiet import import_tqdm
@@ -24,8 +32,8 @@ from forgather_core.settings.resolved_model import ResolvedModel
 Model = str | Path | ResolvedModel | Configuration
 _SHARED = tuple(group for group in SHARED_OPTIONS if group is not OutputOptions)  # results are not printed here
 _Options = TypeVar("_Options")
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+# Names of the parameters of each function that takes options, for suggestions; filled by `public`.
+PARAMETERS: dict[str, tuple[str, ...]] = {}
 
 
 class Call:
@@ -34,8 +42,8 @@ class Call:
     Args:
         function: Its name, which is that of the command.
         model: A name as for `-t`, a YAML file, a configuration that was found, or a resolved model.
-        project: Directory of YAML configurations and of `output_models`; None uses the working directory and a
-            temporary one.
+        project: Directory of YAML configurations and of `output_models`; None uses that of the resolved model, else the
+            working directory and a temporary one.
         options: Values by name of the option.
 
     Raises:
@@ -45,53 +53,73 @@ class Call:
     Attributes:
         resolved: The resolved model.
         run: The options of the run.
-        project: The project directory.
+        project: The given project directory, or None.
     """
 
     def __init__(self, function: str, model: Model, project: str | Path | None, options: Mapping[str, Any]) -> None:
-        command = "show" if function == "resolve" else function
+        command = {"resolve": "show", "list_checks": "verify"}.get(function, function)
         if command != "show":
             import_tqdm()
-        configuration = _configuration(function, model, project)
+        self.project = None if project is None else project_directory(project, "project")
+        configuration = _configuration(function, model, self.project)
         specs = _specs(function, configuration)
-        given = _current_names(function, specs, options)
+        given = current_names(function, specs, options)
         typed = [specs[name] for name in given]
         refuse_other_commands(command, typed)
         names = _names_of_model(configuration)
         of_model = {name: value for name, value in given.items() if name in names}
         # Converted by the options of the command: several commands have an `optimizer`, with different choices.
-        self._given = _converted(specs, {name: value for name, value in given.items() if name not in names})
+        self._given = converted(specs, {name: value for name, value in given.items() if name not in names})
         if isinstance(model, ResolvedModel):
             if of_model:
                 raise TypeError(f"{function}() got a resolved model: pass {', '.join(of_model)} to resolve() instead")
             self.resolved = model
         else:
-            self.resolved = resolve(configuration, of_model)
+            self.resolved = replace(resolve(configuration, of_model), project=self.project)
         self.run = self.take(RunOptions)
-        self.project = _project(self.resolved, project)
         values = {name: spec.default for name, spec in specs.items()} | self._given
         for part in (self.resolved.options, self.resolved.directory, self.resolved.build):
             values |= vars(part)
         refuse_without_effect(command, typed, values)
 
+    def model_project(self) -> Path:
+        """Return the project directory of the model directory, which may be a temporary one."""
+        if (project := self.project or self.resolved.project) is not None:
+            return project
+        # An output directory of a YAML file is as permanent as one of a call.
+        return Path() if self.resolved.directory.output_dir is not None else _temporary_project(self.resolved)
+
     def take(self, options: type[_Options]) -> _Options:
         """Return an options object with the given values."""
-        known = _by_name(options)
+        known = by_name(options)
         return options(**{name: value for name, value in self._given.items() if name in known})
 
 
-def take(options: type[_Options], function: str, given: Mapping[str, Any]) -> _Options:
+def take(
+    options: type[_Options], function: str, given: Mapping[str, Any], specs: Mapping[str, OptionSpec] | None = None
+) -> _Options:
     """Return an options object for a function without a model.
+
+    Args:
+        options: The class of the options.
+        function: The name of the function.
+        given: Values by name.
+        specs: The options that the function has, by name; None: all.
 
     Raises:
         TypeError: There is no option of a given name.
         ConfigurationError: A value is invalid.
     """
-    specs = _by_name(options)
-    return options(**_converted(specs, _current_names(function, specs, given)))
+    specs = by_name(options) if specs is None else specs
+    return options(**converted(specs, current_names(function, specs, given)))
 
 
-def _converted(specs: Mapping[str, OptionSpec], given: Mapping[str, Any]) -> dict[str, Any]:
+def converted(specs: Mapping[str, OptionSpec], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of options by name, converted to their types.
+
+    Raises:
+        ConfigurationError: A value is invalid.
+    """
     values = {}
     for name, value in given.items():
         try:
@@ -108,14 +136,7 @@ def shared_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in names}
 
 
-def _project(resolved: ResolvedModel, project: str | Path | None) -> Path:
-    if project is not None:
-        return Path(project)
-    # An output directory of a YAML file is as permanent as one of a call.
-    return Path() if resolved.directory.output_dir is not None else _temporary_project(resolved)
-
-
-def _configuration(function: str, model: Model, project: str | Path | None) -> Configuration:
+def _configuration(function: str, model: Model, project: Path | None) -> Configuration:
     if isinstance(model, Configuration):
         return model
     if isinstance(model, ResolvedModel):
@@ -123,7 +144,7 @@ def _configuration(function: str, model: Model, project: str | Path | None) -> C
     if not isinstance(model, (str, Path)):
         raise TypeError(f"{function}() expected a name, a path or a resolved model, got {type(model).__name__}")
     try:
-        return find_configuration(str(model), registry(), Path(project or "."))
+        return find_configuration(str(model), registry(), project or Path())
     except UnknownDefinitionError as error:
         if function == "verify" and Path(model).is_dir():
             hint = f"verify the directory of that name with Path({str(model)!r})"
@@ -131,15 +152,26 @@ def _configuration(function: str, model: Model, project: str | Path | None) -> C
         raise
 
 
-def _by_name(options: type) -> dict[str, OptionSpec]:
+def by_name(options: type) -> dict[str, OptionSpec]:
+    """Return the options of a dataclass by name."""
     return {spec.name: spec for spec in specs_of(options)}
 
 
 def _specs(function: str, configuration: Configuration) -> dict[str, OptionSpec]:
+    of_model = (configuration.definition.options, DirectoryOptions, BuildOptions)
+    if function == "resolve":
+        return {spec.name: spec for group in of_model for spec in specs_of(group)}
+    if function == "list_checks":
+        return options_of_listing(*of_model, VerifyOptions)
     command = COMMAND_OPTIONS.get(function)
-    shared = (DirectoryOptions, BuildOptions) if function == "resolve" else _SHARED
-    groups = [configuration.definition.options, *shared, *([command] if command is not None else [])]
+    groups = [configuration.definition.options, *_SHARED, *([command] if command is not None else [])]
     return {spec.name: spec for group in groups for spec in specs_of(group)}
+
+
+def options_of_listing(*groups: type) -> dict[str, OptionSpec]:
+    """Return those options of `verify` that the list of its checks has, by name: none about their run."""
+    specs = [spec for group in groups for spec in specs_of(group) if "verify" in commands_of(spec)]
+    return {spec.name: spec for spec in specs if LISTING not in needs_of(spec) and spec.name != "list"}
 
 
 def _names_of_model(configuration: Configuration) -> set[str]:
@@ -147,7 +179,12 @@ def _names_of_model(configuration: Configuration) -> set[str]:
     return {spec.name for group in groups for spec in specs_of(group)}
 
 
-def _current_names(function: str, specs: Mapping[str, OptionSpec], options: Mapping[str, Any]) -> dict[str, Any]:
+def current_names(function: str, specs: Mapping[str, OptionSpec], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by the present names of their options, with a warning for each former name.
+
+    Raises:
+        TypeError: There is no option of a given name, or an option is given by both of its names.
+    """
     former = former_names(specs.values())
     given = {}
     for name, value in options.items():
@@ -166,35 +203,10 @@ def _current_names(function: str, specs: Mapping[str, OptionSpec], options: Mapp
 
 def no_such_option(function: str, name: str, known: Iterable[str]) -> TypeError:
     """Return the error about a keyword that is not an option, with the nearest name."""
-    hint = did_you_mean(name, known)
+    hint = did_you_mean(name, [*known, *PARAMETERS.get(function, ())])
     return TypeError(
         f"{function}() has no option '{name}'" + (f". {hint}" if hint else f": see help(forgather.{function})")
     )
-
-
-def with_options(options: type) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Return a decorator for a function with the options of a dataclass as keywords: it converts their values.
-
-    The function raises a TypeError with the nearest name for an unknown keyword, and a ConfigurationError for an
-    invalid value. Former names are accepted.
-    """
-
-    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
-        known = inspect.signature(function).parameters
-
-        @wraps(function)
-        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            specs, own = _by_name(options), {name: value for name, value in kwargs.items() if name in known}
-            former = former_names(specs.values())
-            for name in kwargs.keys() - own.keys() - specs.keys() - former.keys():
-                raise no_such_option(function.__name__, name, known)
-            given = {name: value for name, value in kwargs.items() if name in specs or name not in own}
-            current = _current_names(function.__name__, specs, given)
-            return function(*args, **{**own, **_converted(specs, current)})  # type: ignore[arg-type]
-
-        return call
-
-    return decorate
 
 
 def _temporary_project(resolved: ResolvedModel) -> Path:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from forgather_core.options.plain_options import ConvertOptions, InspectOptions
 from forgather_core.runtime.quiet import import_tqdm
 
-from .calls import with_options
 from .listings import CheckpointInfo
 from .progress import SILENT, Progress
+from .public import public
 
 if TYPE_CHECKING:
     from forgather_core.checkpoint import SaveReport
 
 
-@with_options(InspectOptions)
+@public(InspectOptions)
 def inspect_checkpoint(
     path: str | os.PathLike[str], *, verify_checksums: bool = False, progress: Progress = SILENT
 ) -> CheckpointInfo:
@@ -36,7 +36,7 @@ def inspect_checkpoint(
     return CheckpointInfo(run(path, verify_checksums=verify_checksums, on_progress=progress.verifying))
 
 
-@with_options(ConvertOptions)
+@public(ConvertOptions)
 def convert_checkpoint(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],

@@ -7,11 +7,12 @@ from pathlib import Path
 from forgather_core.options.plain_options import DescribeDatasetOptions, TrainTokenizerOptions
 from forgather_core.runtime.quiet import import_tqdm
 
-from .calls import with_options
 from .listings import DatasetInfo, DatasetList, TrainedTokenizer
 from .progress import SILENT, Progress
+from .public import public
 
 
+@public()
 def list_datasets(project: str | Path | None = None) -> DatasetList:
     """List the configurations of a dataset project.
 
@@ -27,7 +28,7 @@ def list_datasets(project: str | Path | None = None) -> DatasetList:
     return DatasetList(run(None if project is None else str(project)))
 
 
-@with_options(DescribeDatasetOptions)
+@public(DescribeDatasetOptions)
 def describe_dataset(
     project: str | Path,
     *,
@@ -69,7 +70,7 @@ def describe_dataset(
     return DatasetInfo(report)
 
 
-@with_options(TrainTokenizerOptions)
+@public(TrainTokenizerOptions)
 def train_tokenizer(
     dataset_project: str | Path,
     *,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from forgather_core.filesystem.printable import plain_copy
 from forgather_core.pages.units import bytes_of
 
 from .results import Result
@@ -89,7 +90,7 @@ class CheckpointInfo(Result):
     @property
     def tensors(self) -> Mapping[str, Mapping[str, Any]]:
         """Dtype, shape, bytes and file of each tensor, by name."""
-        return {tensor["name"]: tensor for tensor in self._report["tensors"]}
+        return {tensor["name"]: plain_copy(tensor) for tensor in self._report["tensors"]}
 
     def _summary(self) -> str:
         files, size = len(self._report["files"]), bytes_of(self._report["bytes"])

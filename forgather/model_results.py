@@ -7,8 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forgather_core.filesystem.printable import plain_copy
 from forgather_core.pages.units import bytes_of, count_of
 
+from .progress import Progress, partial_of
+from .public import one_call
 from .results import Result
 
 if TYPE_CHECKING:
@@ -17,8 +20,6 @@ if TYPE_CHECKING:
     from forgather_core.checkpoint import LoadReport, SaveReport
     from forgather_core.commands.construct import ConstructedModel
     from forgather_core.settings.resolved_model import ResolvedModel
-
-    from .progress import Progress
 
 __all__ = [
     "Comparison",
@@ -71,8 +72,12 @@ class Construction(Result):
     kind = "construct"
 
     def __init__(self, made: ConstructedModel, progress: Progress) -> None:
-        self._made = made
+        from forgather_core.model.meta_model import Template
+        from forgather_core.report.construction import report_without_memory
+
         self._progress = progress
+        # Read now: the directory and the model may change before the report is read.
+        self._without_memory, self._template = report_without_memory(made), Template.of(made.model)
         self.model: nn.Module = made.model
         self.directory: Path = made.directory.path
         self.state: str = made.directory.state
@@ -82,18 +87,19 @@ class Construction(Result):
 
     @cached_property
     def _report(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """The report, computed when it is first read: it estimates the memory of a training step."""
-        from forgather_core.report.construction import construction_report
+        """The report of the construction. The memory of a training step is estimated when it is first read."""
+        from forgather_core.report.construction import with_memory
+        from forgather_core.training.random_state import kept_random_state
 
-        on_partial = self._progress.partial
-        partial = None if on_partial is None else lambda report: on_partial(_Partial(report))
-        report: Mapping[str, Any] = construction_report(self._made, partial)
+        partial = partial_of(self._progress, _Partial)
+        with one_call(), kept_random_state():
+            report: Mapping[str, Any] = with_memory(self._without_memory, self.resolved, self._template, partial)
         return report
 
-    @cached_property
+    @property
     def parameters(self) -> int:
         """Number of parameters. Tied ones count once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return int(self._without_memory["parameters"]["total"])
 
     def _summary(self) -> str:
         return f"{self.resolved.model_name}: {count_of(self.parameters)} parameters, {self.state} {self.directory}"
@@ -133,8 +139,17 @@ class Verification(Result):
 
     @property
     def ok(self) -> bool:
-        """True if no check failed and at least one passed."""
-        return bool(self._report["passed"]) and not self._report["failed"]
+        """True if all requested checks ran, at least one passed and none failed.
+
+        Checks that do not apply to the model count as run. A run that ended early, and one without any check that
+        applies, is not ok.
+        """
+        return self.complete and bool(self._report["passed"]) and not self._report["failed"]
+
+    @property
+    def complete(self) -> bool:
+        """True if all requested checks ran. `notes` has the reason if not."""
+        return bool(self._report["complete"])
 
     @property
     def passed(self) -> tuple[str, ...]:
@@ -158,7 +173,8 @@ class Verification(Result):
         name = self._report.get("model_name") or self._report["directory"]
         failed = f" ({', '.join(self.failed)})" if self.failed else ""
         skipped = f"{len(self.skipped)} skipped"
-        return f"of {name}: {len(self.passed)} passed, {len(self.failed)} failed{failed}, {skipped}"
+        incomplete = "" if self.complete else ", incomplete"
+        return f"of {name}: {len(self.passed)} passed, {len(self.failed)} failed{failed}, {skipped}{incomplete}"
 
 
 class Estimate(Result):
@@ -189,7 +205,7 @@ class Estimate(Result):
     @property
     def devices(self) -> tuple[Mapping[str, Any], ...]:
         """The limits of the model on each device."""
-        return tuple(self._report["devices"])
+        return tuple(plain_copy(self._report["devices"]))
 
     def _summary(self) -> str:
         memory = f"{bytes_of(self.training_memory)} at the peak of a training step"
@@ -209,7 +225,8 @@ class Comparison(Result):
     @property
     def differences(self) -> Mapping[str, Sequence[Any]]:
         """The options that differ, by name."""
-        return dict(self._report["options"])
+        copied: Mapping[str, Sequence[Any]] = plain_copy(self._report["options"])
+        return copied
 
     def _summary(self) -> str:
         return f"of {', '.join(self.models)}: {len(self.differences)} options differ"

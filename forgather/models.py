@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgather_core.definitions.registry import registry
-from forgather_core.errors import ConfigurationError
-from forgather_core.options.command_options import EstimateOptions, ShowOptions, TestOptions, VerifyOptions
-from forgather_core.options.plain_options import VerifyDirectoryOptions
+from forgather_core.filesystem.paths import project_directory
+from forgather_core.options.command_options import EstimateOptions, ShowOptions, TestOptions
 from forgather_core.settings.resolved_model import ResolvedModel
 
-from .calls import Call, Model, shared_options, take
-from .listings import CheckList, ModelList
-from .model_results import Comparison, Construction, Estimate, ShownModel, TrainingCheck, Verification
-from .progress import SILENT, Progress
-from .results import Result
+from .calls import Call, Model, shared_options
+from .listings import ModelList
+from .model_results import Comparison, Construction, Estimate, ShownModel, TrainingCheck
+from .progress import SILENT, Progress, partial_of
+from .public import public
 
 if TYPE_CHECKING:
     from forgather_core.commands.construct import ConstructedModel, OnModel
 
 
+@public()
 def list_models(project: str | Path | None = None) -> ModelList:
     """List the installed definitions with their presets, and the configurations of a project.
 
@@ -30,15 +29,17 @@ def list_models(project: str | Path | None = None) -> ModelList:
     """
     from forgather_core.commands.listing import list_models as report
 
-    return ModelList(report(registry(), Path(project or ".")))
+    return ModelList(report(registry(), Path() if project is None else project_directory(project, "project")))
 
 
+@public()
 def resolve(model: str | Path, *, project: str | Path | None = None, **options: Any) -> ResolvedModel:
     """Resolve the options of a model, without importing torch or building anything.
 
     Args:
         model: A definition or preset (`llama`, `llama/4M`) or a YAML file.
-        project: Directory in which YAML configurations are looked up; None: the working directory.
+        project: Directory of YAML configurations and `output_models`, also of later calls with the resolved model;
+            None: the working directory for configurations.
         **options: Options of the definition, the model directory and the build.
 
     Raises:
@@ -52,6 +53,7 @@ def resolve(model: str | Path, *, project: str | Path | None = None, **options: 
     return Call("resolve", model, project, options).resolved
 
 
+@public()
 def show(model: Model, *, project: str | Path | None = None, **options: Any) -> ShownModel:
     """Resolve the options of a model and report each value with its source.
 
@@ -65,7 +67,7 @@ def show(model: Model, *, project: str | Path | None = None, **options: Any) -> 
         ForgatherError: There is no such model, or an option is invalid.
     """
     call = Call("show", model, project, options)
-    report = call.resolved.to_dict(Path() if project is None else call.project)
+    report = call.resolved.to_dict(call.project)
     if call.take(ShowOptions).init:
         from forgather_core.model.initial_table import initial_table
 
@@ -73,6 +75,7 @@ def show(model: Model, *, project: str | Path | None = None, **options: Any) -> 
     return ShownModel(report, call.resolved)
 
 
+@public()
 def construct(
     model: Model, *, project: str | Path | None = None, progress: Progress = SILENT, **options: Any
 ) -> Construction:
@@ -80,8 +83,8 @@ def construct(
 
     Args:
         model: A definition or preset, a YAML file, or a resolved model.
-        project: Directory of YAML configurations and `output_models`; None uses the working directory for
-            configurations and a temporary directory for models.
+        project: Directory of YAML configurations and `output_models`; None uses that of a resolved model, else the
+            working directory for configurations and a temporary directory for models.
         progress: Callbacks.
         **options: The options of `forgather model construct`, such as `device="cpu"`, `dtype="bfloat16"`,
             `load_from_checkpoint=...`, `refresh_model=True`, `output_dir=...`.
@@ -97,6 +100,7 @@ def construct(
     return Construction(_construct(Call("construct", model, project, options), progress), progress)
 
 
+@public()
 def test(
     model: Model, *, project: str | Path | None = None, progress: Progress = SILENT, **options: Any
 ) -> TrainingCheck:
@@ -122,82 +126,14 @@ def test(
 
     with kept_random_state():
         made = _construct(call, progress, None if call.run.force else step_guard(call.resolved, chosen))
-        report = run_training_check(made, chosen, on_step=progress.step, on_partial=_partial(progress, TrainingCheck))
+        report = run_training_check(made, chosen, on_step=progress.step, on_partial=partial_of(progress, TrainingCheck))
     return TrainingCheck(report)
 
 
 test.__test__ = False  # type: ignore[attr-defined] # not a test case, in spite of its name
 
 
-def verify(
-    model: Model, *, project: str | Path | None = None, progress: Progress = SILENT, **options: Any
-) -> Verification:
-    """Verify that a model behaves as a causal language model must.
-
-    Args:
-        model: The path of a model directory (as a `Path`), exported by Forgather or any causal language model of
-            Hugging Face; or a definition or preset, a YAML file, or a resolved model.
-        project: See `construct`.
-        progress: Callbacks.
-        **options: The options of `forgather model verify`, such as `checks="causality,padding"`, `quick=True`; for
-            the directory of a model: `checks`, `quick`, `full` and `force`.
-
-    Raises:
-        TypeError: There is no option of that name.
-        ForgatherError: There is no such model or check, or a file of the directory cannot be read.
-    """
-    if isinstance(model, Path) and model.suffix not in {".yaml", ".yml"}:
-        if project is not None:
-            raise TypeError("verify() of a directory has no project: drop it")
-        return _verify_directory(model, progress, options)
-    if options.get("list"):
-        raise TypeError("verify() does not support list: call list_checks()")
-    call = Call("verify", model, project, options)
-    chosen = call.take(VerifyOptions)
-    from forgather_core.checks import asked_for, verify_settings
-    from forgather_core.training.random_state import kept_random_state
-
-    with kept_random_state():
-        report = verify_settings(
-            call.resolved,
-            asked_for(chosen, progress.note or _ignore),
-            project=call.project,
-            refresh=call.run.refresh_model,
-            keep=call.run.keep,
-            full=chosen.full,
-            force=call.run.force,
-            on_check=progress.item,
-            on_partial=_partial(progress, Verification),
-        )
-    return Verification(report)
-
-
-def list_checks(
-    model: Model | None = None, *, project: str | Path | None = None, progress: Progress = SILENT, **options: Any
-) -> CheckList:
-    """List the checks of `verify`, those of plugins included.
-
-    Args:
-        model: A model whose options are validated too; None validates no options.
-        project: See `construct`.
-        progress: Callbacks; `note` gets a sentence for each plugin whose checks cannot be loaded.
-        **options: `checks` and `quick` choose among them.
-
-    Raises:
-        CheckError: There is no check of that name.
-    """
-    listing = {"list": True, **options}
-    chosen = (
-        take(VerifyOptions, "list_checks", listing)
-        if model is None
-        else Call("verify", model, project, listing).take(VerifyOptions)
-    )
-    from forgather_core.checks import asked_for
-
-    found = asked_for(chosen, progress.note or _ignore)
-    return CheckList({"checks": [{"name": check.name, "promise": check.promise} for check in found]})
-
-
+@public()
 def estimate(
     model: Model, *, project: str | Path | None = None, progress: Progress = SILENT, **options: Any
 ) -> Estimate:
@@ -217,9 +153,10 @@ def estimate(
     chosen = call.take(EstimateOptions)
     from forgather_core.estimate import estimate as run
 
-    return Estimate(run(call.resolved, chosen, progress.item, _partial(progress, Estimate)))
+    return Estimate(run(call.resolved, chosen, progress.item, partial_of(progress, Estimate)))
 
 
+@public()
 def compare(
     *models: Model, project: str | Path | None = None, progress: Progress = SILENT, **options: Any
 ) -> Comparison:
@@ -244,7 +181,7 @@ def compare(
     from forgather_core.estimate import compare as run
 
     resolved = [call.resolved for call in calls]
-    return Comparison(run(resolved, calls[0].take(EstimateOptions), progress.item, _partial(progress, Comparison)))
+    return Comparison(run(resolved, calls[0].take(EstimateOptions), progress.item, partial_of(progress, Comparison)))
 
 
 def _construct(call: Call, progress: Progress, on_model: OnModel | None = None) -> ConstructedModel:
@@ -255,40 +192,10 @@ def _construct(call: Call, progress: Progress, on_model: OnModel | None = None) 
     with kept_random_state():
         return run(
             call.resolved,
-            project=call.project,
+            project=call.model_project(),
             refresh=call.run.refresh_model,
             keep=call.run.keep,
             callbacks=ProgressCallbacks(progress.waiting, progress.verifying, progress.loading, progress.saving),
             force=call.run.force,
             on_model=on_model,
         )
-
-
-def _verify_directory(directory: Path, progress: Progress, options: Mapping[str, Any]) -> Verification:
-    chosen = take(VerifyDirectoryOptions, "verify", options)
-    if chosen.force and not chosen.full:
-        raise ConfigurationError("requires --full", option="--force")
-    from forgather_core.checks import asked_for
-    from forgather_core.checks import verify as run
-    from forgather_core.training.random_state import kept_random_state
-
-    with kept_random_state():
-        report = run(
-            directory,
-            asked_for(chosen, progress.note or _ignore),
-            full=chosen.full,
-            force=chosen.force,
-            on_check=progress.item,
-            on_partial=_partial(progress, Verification),
-        )
-    return Verification(report)
-
-
-def _partial(progress: Progress, kind: type[Result]) -> Callable[[dict[str, Any]], None] | None:
-    """Return a function that passes a partial report on as a result."""
-    on_partial = progress.partial
-    return None if on_partial is None else lambda report: on_partial(kind(report))
-
-
-def _ignore(_: str) -> None:
-    """Drop a note that no callback receives."""

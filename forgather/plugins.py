@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from forgather_core.definitions.registry import registry
+from forgather_core.options.plain_options import NewPluginOptions
 
 from .listings import NewPlugin, PluginList
+from .public import public
 
 
+@public()
 def list_plugins() -> PluginList:
     """List the plugins that provide definitions, with the error of each that is broken."""
     from forgather_core.commands.listing import list_plugins as rows
@@ -16,6 +19,7 @@ def list_plugins() -> PluginList:
     return PluginList({"plugins": rows(registry())})
 
 
+@public(NewPluginOptions)
 def new_plugin(name: str, *, output_dir: str | Path | None = None) -> NewPlugin:
     """Write a plugin package: a working model definition with tests and a preset, as a starting point.
 

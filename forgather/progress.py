@@ -6,14 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .public import strict
+
 if TYPE_CHECKING:
     from forgather_core.training_check import Step
+
+    from .results import Result
 
 __all__ = ["Progress"]
 
 Bytes = Callable[[int, int], None]
 
 
+@strict
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Callbacks for the progress of a call; each is optional. Without them, functions print nothing.
@@ -40,3 +45,9 @@ class Progress:
 
 
 SILENT = Progress()
+
+
+def partial_of(progress: Progress, kind: type[Result]) -> Callable[[dict[str, Any]], None] | None:
+    """Return a function that passes a partial report on as a result, or None without the callback."""
+    on_partial = progress.partial
+    return None if on_partial is None else lambda report: on_partial(kind(report))

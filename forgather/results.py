@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from forgather_core.filesystem.printable import plain_copy
+
+from .public import one_call
+
 __all__ = ["Result"]
 
 
@@ -21,8 +25,9 @@ class Result:
         self._report = report
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data: what `--json` prints."""
-        return dict(self._report)
+        """Return the report as plain data: what `--json` prints. It is a copy, which the caller may change."""
+        copied: dict[str, Any] = plain_copy(self._report)
+        return copied
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -38,4 +43,5 @@ class Result:
     def _repr_html_(self) -> str:
         from forgather_core.pages import fragment
 
-        return fragment(self.kind, self.to_dict())
+        with one_call():  # matplotlib's settings are those of the process, too
+            return fragment(self.kind, self.to_dict())

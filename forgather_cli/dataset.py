@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
-from forgather_core.errors import DataError
 from forgather_core.options.plain_options import DescribeDatasetOptions
 from forgather_core.options.shared import OutputOptions
 
@@ -39,9 +36,7 @@ def ls(
     output = Output(views.datasets, given(ctx, OutputOptions))
     import forgather
 
-    with _project_argument():
-        result = forgather.list_datasets(project)
-    output.answer(result)
+    output.answer(forgather.list_datasets(project))
 
 
 @app.command("show", cls=with_options(DescribeDatasetOptions, OutputOptions), context_settings=HELP)
@@ -57,18 +52,7 @@ def show_dataset(
 
     from . import progress
 
-    with _project_argument(), progress.spinner() as spin:
+    with progress.spinner() as spin:
         callbacks = forgather.Progress(item=spin)
         result = forgather.describe_dataset(project, progress=callbacks, **given(ctx, DescribeDatasetOptions))
     output.answer(result)
-
-
-@contextmanager
-def _project_argument() -> Iterator[None]:
-    """Name the argument PROJECT in errors about the project, instead of the option of other commands."""
-    try:
-        yield
-    except DataError as error:
-        if error.option != "--dataset-project":
-            raise
-        raise DataError(**error.fields() | {"option": "PROJECT"}) from None

@@ -10,14 +10,13 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import typer.main
 
 from forgather_core.errors import ForgatherError
-from forgather_core.filesystem.paths import expanded
+from forgather_core.filesystem.paths import expanded, project_directory
 from forgather_core.filesystem.printable import one_line
 from forgather_core.options.plain_options import VerifyDirectoryOptions
 from forgather_core.options.scope import joined
@@ -133,8 +132,8 @@ def root(
         if value is not None and ctx.invoked_subcommand not in ROOT_SCOPES[flag]:
             owners = joined(repr(name) for name in ROOT_SCOPES[flag])
             raise ForgatherError(f"has no effect on '{ctx.invoked_subcommand}'; it belongs to {owners}", option=flag)
-    if project is not None and not Path(project).is_dir():
-        raise ForgatherError(f"the directory '{project}' does not exist", option="-p", hint="choose another")
+    if project is not None:
+        ctx.params["project"] = str(project_directory(project, "-p"))
 
 
 @app.command(cls=with_options(OutputOptions), context_settings=model.HELP)
@@ -254,7 +253,7 @@ def _print_error(error: Any, code: int) -> int:
 
         text = usage_text(error)
     else:
-        text = str(error)
+        text = str(error.with_flags)
     say("forgather: error: " + one_line(text))
     return code
 

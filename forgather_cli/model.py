@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from forgather_core.errors import ForgatherError, UnknownDefinitionError
+from forgather_core.options.command_options import VerifyOptions
+from forgather_core.options.scope import refuse_other_commands, refuse_without_effect
 from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import specs_of
 
@@ -65,16 +67,14 @@ def verify(ctx: typer.Context) -> None:
     """Verify that the model is a correct causal language model; exit code 1 if a check fails."""
     from .views import verify as views
 
-    listing = bool(Session.of(ctx).given.get("list"))
-    command = ModelCommand(ctx, views.checks if listing else views.verification, needs_model=not listing)
+    if Session.of(ctx).given.get("list"):
+        _list_checks(ctx)
+        return
+    command = ModelCommand(ctx, views.verification)
     import forgather
 
     from . import progress
 
-    if listing:
-        notes = forgather.Progress(note=progress.note)
-        command.output.answer(forgather.list_checks(command.model, progress=notes, **command.options))
-        return
     with command.output.partial() as keep, progress.spinner() as item:
         callbacks = forgather.Progress(item=item, note=progress.note, partial=keep)
         result = forgather.verify(command.model, progress=callbacks, **command.options)
@@ -139,6 +139,30 @@ def compare(
     except UnknownDefinitionError as error:
         raise error.at(option="MODEL") from None
     command.output.answer(result)
+
+
+def _list_checks(ctx: typer.Context) -> None:
+    """List the checks; options that only a run of them uses are refused."""
+    from .views.verify import checks
+
+    command, session = ModelCommand(ctx, checks, needs_model=False), Session.of(ctx)
+    typed = session.typed()
+    refuse_other_commands("verify", typed)
+    refuse_without_effect("verify", typed, {spec.name: spec.default for spec in session.specs} | session.given)
+    without_model = {spec.name for group in (VerifyOptions, OutputOptions) for spec in specs_of(group)}
+    if command.model is None:
+        del command.options["project"]
+        for spec in typed:
+            if spec.name not in without_model:
+                raise ForgatherError("requires -t", option=spec.flag, hint=CHOOSE)
+    import forgather
+
+    from . import progress
+
+    del command.options["list"]
+    command.output.answer(
+        forgather.list_checks(command.model, progress=forgather.Progress(note=progress.note), **command.options)
+    )
 
 
 class ModelCommand:

@@ -6,6 +6,7 @@ Any other exception that escapes is a bug and keeps its traceback.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -53,7 +54,7 @@ class ForgatherError(Exception):
 
     Args:
         problem: What is wrong. Without a place, a complete clause.
-        option: The flag or YAML key, as the user wrote it: "--seed", "seed".
+        option: The flag, keyword or YAML key, as the user wrote it: "--seed", "seed".
         file: The file or directory that the problem is in.
         line: Line in the file, from 1.
         column: Column in the line, from 1.
@@ -69,6 +70,7 @@ class ForgatherError(Exception):
     """
 
     exit_code = 2
+    _with_flags: ForgatherError | None = None
 
     def __init__(
         self,
@@ -99,6 +101,19 @@ class ForgatherError(Exception):
     def fields(self) -> dict[str, Any]:
         """Return the fields by name, as plain data; None where the error has no such field."""
         return {name: getattr(self, name) for name in ("problem", "option", "file", "line", "column", "hint")}
+
+    def rename_options(self, rename: Callable[[str], str]) -> None:
+        """Replace the flags in all texts, by the keywords of a Python call; `with_flags` keeps them."""
+        if self._with_flags is None:
+            self._with_flags = type(self)(**self.fields())
+            self.problem = rename(self.problem)
+            self.option, self.hint = (None if text is None else rename(text) for text in (self.option, self.hint))
+            self.args = (self.problem,)
+
+    @property
+    def with_flags(self) -> ForgatherError:
+        """The error as the command line prints it: options are flags."""
+        return self._with_flags or self
 
     def at(
         self,

@@ -25,11 +25,14 @@ class DynamicOptions:
 
     def get_params(self, ctx: typer.Context) -> list[Any]:
         """Return the parameters of the command and the dynamic ones; the same objects at each call."""
-        own = super().get_params(ctx)  # type: ignore[misc]
+        own: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for parameter in own:
             skip_conversion(parameter)
         session = Session.of(ctx)
-        return own if session.parsing_words else [*own[:-1], *session.parameters.values(), *own[-1:]]
+        if session.parsing_words:
+            return own
+        command = None if isinstance(self, TyperGroup) else self.name  # type: ignore[attr-defined]
+        return [*own[:-1], *session.parameters_of(command).values(), *own[-1:]]
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         """Parse the arguments and store the given values; those after the command take precedence."""

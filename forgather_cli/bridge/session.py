@@ -30,6 +30,7 @@ class Session:
     configuration: Configuration | None = None
     error: ForgatherError | None = None
     given: dict[str, Any] = field(default_factory=dict)
+    _of_commands: dict[str | None, dict[str, Any]] = field(default_factory=dict)
     parsing_words: bool = False  # no options among the arguments: parameters are not needed
 
     @classmethod
@@ -59,6 +60,14 @@ class Session:
     def parameters(self) -> dict[str, Any]:
         """Typer's parameters of the options, by name, including former names; the same objects each time."""
         return typer_parameters(self.specs)
+
+    def parameters_of(self, command: str | None) -> dict[str, Any]:
+        """Return the parameters of a command, with its choices; None is the group. The same objects each time."""
+        if command not in self._of_commands:
+            group = COMMAND_OPTIONS.get(command or "")
+            own = [spec for spec in specs_of(group) if spec != self.shared[spec.name]] if group else []
+            self._of_commands[command] = self.parameters | (typer_parameters(own) if own else {})
+        return self._of_commands[command]
 
     @cached_property
     def specs(self) -> list[OptionSpec]:

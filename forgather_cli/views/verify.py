@@ -37,7 +37,7 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
 def _colour(report: Mapping[str, Any]) -> str:
     if report["failed"]:
         return "bold red"
-    return "bold green" if report["passed"] else "bold yellow"  # no check applied
+    return "bold green" if report["passed"] and report["complete"] else "bold yellow"  # or no check applied
 
 
 def _skipped(check: Mapping[str, Any]) -> bool:

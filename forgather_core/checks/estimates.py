@@ -29,7 +29,7 @@ def estimates(subject: ModelUnderTest) -> Iterator[Measured]:
     yield _compare_counts("parameters, by the options", estimated.total, whole.total)
     yield _compare_counts("trainable parameters, by the options", estimated.trainable, whole.trainable)
     for precision, dtype in (("fp32", "float32"), ("bf16", "bfloat16")):
-        memory = Memory(subject.resolved, precision=precision, directory=subject.workdir)
+        memory = Memory(subject.resolved, precision=precision, source=subject.workdir)
         held = memory.generation(1, 2).held
         options = BuildOptions(
             device="cpu", dtype=dtype, seed=subject.seed, attn_implementation=subject.default_attention

@@ -64,7 +64,7 @@ def asked_for(
     """
     from .known import known_checks
 
-    names = [name.strip() for name in (options.checks or "").split(",") if name.strip()]
+    names = options.checks.split(",") if options.checks is not None else []
     return choose(known_checks(on_broken=on_broken), names, quick=options.quick)
 
 
@@ -104,6 +104,7 @@ def verify(
     full: bool = False,
     seed: int = 0,
     force: bool = False,
+    left_out: Sequence[str] = (),
     on_check: Callable[[str], None] | None = None,
     on_partial: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -116,12 +117,13 @@ def verify(
         full: Use the configuration as it is, not a small copy with the same features.
         seed: Seed of weights and texts.
         force: Run even if the memory is too small for the full model.
+        left_out: A sentence for each plugin whose checks cannot be loaded although they were requested.
         on_check: Called with the name of each check before it runs.
         on_partial: Called with the report of the checks so far if the run ends early.
 
     Returns:
         The report, as plain data: directory, full, seed, checks (name, promise, result, measured, reason, cause,
-        seconds), passed, failed, skipped.
+        seconds), passed, failed, skipped, complete (all requested checks ran), notes.
 
     Raises:
         CheckError: The directory is not a model directory, or one of its files cannot be read.
@@ -146,14 +148,14 @@ def verify(
         def keep(reason: str) -> None:
             if rows and on_partial is not None:
                 ended = f"ended early, after {len(rows)} of {len(checks)} checks: {reason}"
-                on_partial(_report(directory, rows, full=full, seed=seed) | {"notes": [ended]})
+                on_partial(_report(directory, rows, [*left_out, ended], full=full, seed=seed))
 
         with keep_partial(keep):
             for check in checks:
                 if on_check is not None:
                     on_check(check.name)
                 rows.append(try_check(check, subject))
-    return _report(directory, rows, full=full, seed=seed)
+    return _report(directory, rows, left_out, full=full, seed=seed)
 
 
 def _try_imports(subject: ModelUnderTest) -> None:
@@ -182,7 +184,10 @@ def _refuse_too_large(subject: ModelUnderTest) -> None:
     refuse_too_large("this model as it is", "cpu", needs)
 
 
-def _report(directory: Path, rows: list[dict[str, Any]], *, full: bool, seed: int) -> dict[str, Any]:
+def _report(
+    directory: Path, rows: list[dict[str, Any]], missing: Sequence[str], *, full: bool, seed: int
+) -> dict[str, Any]:
+    """Return the report; `missing` has a sentence about each kind of requested checks that did not run."""
     count = {result: sum(row["result"] == result for row in rows) for result in (PASSED, FAILED, SKIPPED)}
     return {
         "directory": str(directory),
@@ -192,6 +197,8 @@ def _report(directory: Path, rows: list[dict[str, Any]], *, full: bool, seed: in
         "passed": count[PASSED],
         "failed": count[FAILED],
         "skipped": count[SKIPPED],
+        "complete": not missing,
+        "notes": list(missing),
     }
 
 
@@ -199,11 +206,12 @@ def verify_settings(
     resolved: ResolvedModel,
     checks: Sequence[Check],
     *,
-    project: Path = Path(),
+    project: Path | None = None,
     refresh: bool = False,
     keep: bool = False,
     full: bool = False,
     force: bool = False,
+    left_out: Sequence[str] = (),
     on_check: Callable[[str], None] | None = None,
     on_partial: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -212,25 +220,30 @@ def verify_settings(
     Args:
         resolved: The resolved model; its seed is that of weights and texts.
         checks: The checks to run.
-        project: The project directory, which contains `output_models`.
+        project: The project directory, which contains `output_models`; None uses that of the model.
         refresh: Rebuild an existing directory.
         keep: Use an existing directory as it is.
-        full, force, on_check, on_partial: As for `verify`.
+        full, force, left_out, on_check, on_partial: As for `verify`.
 
     Returns:
-        The report of `verify`, with model_name and notes.
+        The report of `verify`, with model_name and the notes of the directory.
     """
     from ..export.directory import prepare_directory
 
     directory = prepare_directory(resolved, resolved.target(project), refresh=refresh, keep=keep)
 
     def named(report: dict[str, Any]) -> dict[str, Any]:
-        notes = [*directory.notes, *report.get("notes", ())]
-        return {"model_name": resolved.model_name, **report, "notes": notes}
+        return {"model_name": resolved.model_name, **report, "notes": [*directory.notes, *report["notes"]]}
 
     partial = None if on_partial is None else lambda report: on_partial(named(report))
     seed = resolved.build.seed
-    more: dict[str, Any] = {"full": full, "force": force, "on_check": on_check, "on_partial": partial}
+    more: dict[str, Any] = {
+        "full": full,
+        "force": force,
+        "left_out": left_out,
+        "on_check": on_check,
+        "on_partial": partial,
+    }
     return named(verify(directory.path, checks, resolved=resolved, seed=seed, **more))
 
 

@@ -62,7 +62,7 @@ OnModel = Callable[[Any, Callable[[], "nn.Module"], Path], None]
 def construct(
     resolved: ResolvedModel,
     *,
-    project: Path = Path(),
+    project: Path | None = None,
     refresh: bool = False,
     keep: bool = False,
     callbacks: ProgressCallbacks = ProgressCallbacks(),
@@ -76,7 +76,7 @@ def construct(
 
     Args:
         resolved: The resolved model.
-        project: The project directory, which contains `output_models`.
+        project: The project directory, which contains `output_models`; None uses that of the model.
         refresh: Rebuild an existing directory.
         keep: Use an existing directory unchanged.
         callbacks: Progress callbacks.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..model.build import build, enable_checkpointing
-from ..model.meta_model import meta_model
+from ..model.meta_model import Template, meta_model
 from ..options.shared import BuildOptions
 from ..parts.linear_cross_entropy import ENOUGH, MOST_PARTS
 from ..settings.resolved_model import ResolvedModel
@@ -40,7 +40,7 @@ class Memory:
         full_logits: Compute the logits of all tokens even if the model supports a chunked loss.
         packed: Rows contain several documents.
         device_type: Device type that the estimate is for.
-        directory: Load the model from this directory instead of the definition's code.
+        source: The directory or template of the model; None uses the definition's code.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Memory:
         full_logits: bool = False,
         packed: bool = False,
         device_type: str = "cuda",
-        directory: Path | None = None,
+        source: Path | Template | None = None,
     ) -> None:
-        self._directory = directory
+        self._source = source
         self._resolved, self._dtype, self._checkpointing = resolved, DTYPES[precision], checkpointing
         self._attention = _TRACED.get(attention or "", attention)
         self._training = Training(optimizer, fused, full_logits, packed, precision == "mixed", device_type)
@@ -66,11 +66,13 @@ class Memory:
 
     def model(self) -> Any:
         """Return a new model on meta."""
-        if self._directory is None:
+        if self._source is None:
             return meta_model(self._resolved, dtype=self._dtype, attention=self._attention)
+        if isinstance(self._source, Template):
+            return self._source.on_meta(dtype=self._dtype, attention=self._attention)
         dtype = str(self._dtype).removeprefix("torch.")
         attention: Any = self._attention
-        return build(self._directory, BuildOptions(dtype=dtype, attn_implementation=attention))
+        return build(self._source, BuildOptions(dtype=dtype, attn_implementation=attention))
 
     @cached_property
     def _fake(self) -> FakeModel:

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import BuildError
 from ..model.dtypes import parse_dtype
+from ..model.meta_model import Template
 from ..model.parameters import parameter_table
 from ..options.command_options import EstimateOptions, TestOptions, TrainingStepOptions
 from ..runtime.partial_results import keep_partial
@@ -118,29 +119,29 @@ def estimate_of(resolved: ResolvedModel, options: EstimateOptions, on_progress: 
     return Estimate(report, model, fits)
 
 
-def memory_of_step(resolved: ResolvedModel, directory: Path) -> dict[str, Any]:
+def memory_of_step(resolved: ResolvedModel, template: Template) -> dict[str, Any]:
     """Return the memory of a training step with the default options of `estimate`, for the report of `construct`.
 
     Args:
         resolved: The resolved model, including dtype, attention and checkpointing.
-        directory: The model directory.
+        template: Class and configuration of the model.
     """
     options = EstimateOptions()
-    memory, precision = memory_of(resolved, options, directory)
+    memory, precision = memory_of(resolved, options, template)
     step = memory.training(options.batch_size, options.sequence_length)
     setup = {"batch": _batch(options), "precision": precision, "optimizer": options.optimizer}
     return {"setup": setup, **_training(step), "cache_per_token": memory.cache_per_token()}
 
 
 def memory_of(
-    resolved: ResolvedModel, options: EstimateOptions, directory: Path | None = None, *, packed: bool = False
+    resolved: ResolvedModel, options: EstimateOptions, source: Path | Template | None = None, *, packed: bool = False
 ) -> tuple[Memory, str]:
     """Return the memory of a model, and its precision: fp32, bf16, fp16, mixed or fp64.
 
     Args:
         resolved: The resolved model, including dtype, attention and checkpointing.
         options: The training step.
-        directory: The model directory; None uses the definition's code.
+        source: The directory or template of the model; None uses the definition's code.
         packed: Rows contain several documents.
     """
     precision, build = _precision(resolved, options), resolved.build
@@ -154,7 +155,7 @@ def memory_of(
         full_logits=options.full_logits,
         packed=packed,
         device_type="cuda" if build.device == "meta" else build.device.partition(":")[0],
-        directory=directory,
+        source=source,
     )
     return memory, precision
 

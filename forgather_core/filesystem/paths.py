@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import DirectoryError, access_hint
+from ..errors import DirectoryError, ForgatherError, access_hint
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -16,6 +16,23 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def project_directory(path: str | os.PathLike[str], option: str) -> Path:
+    """Return the path of an existing project directory.
+
+    Args:
+        path: The path as given.
+        option: The option that gives it.
+
+    Raises:
+        ForgatherError: There is no such directory.
+    """
+    directory = expanded(path)
+    if not directory.is_dir():
+        problem = f"'{path}' is a file" if directory.exists() else f"the directory '{path}' does not exist"
+        raise ForgatherError(problem, option=option, hint="choose another")
+    return directory
 
 
 def resolved(target: Path) -> Path:

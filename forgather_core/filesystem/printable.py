@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,6 +72,15 @@ def shortened(text: str, longest: int = LONGEST_LINE) -> str:
 def one_line(text: str) -> str:
     """Return a message as one printable line of at most `LONGEST_LINE` characters (more if some are escaped)."""
     return printable(" ".join(shortened(text, 8 * LONGEST_LINE).split()))[: LONGEST_LINE + 100]
+
+
+def plain_copy(value: Any) -> Any:
+    """Return an independent copy as plain data: mappings are dicts, tuples are lists, paths are text."""
+    if isinstance(value, Mapping):
+        return {key: plain_copy(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_copy(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def to_json(report: Mapping[str, Any], *, indent: int | None = 2) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +11,36 @@ import torch
 from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.lookup import load_tokenizer
 from .hf_config import make_config
+from .no_init import no_init_weights
+
+
+@dataclass(frozen=True)
+class Template:
+    """Class and configuration of a model, from which others are created whatever happens to its directory.
+
+    Args:
+        model_class: The class of the model.
+        config: A copy of its configuration.
+    """
+
+    model_class: Any
+    config: Any
+
+    @classmethod
+    def of(cls, model: Any) -> Template:
+        """Return the template of a model."""
+        return cls(type(model), copy.deepcopy(model.config))
+
+    def on_meta(self, *, dtype: torch.dtype, attention: str | None = None) -> Any:
+        """Return a new model on meta.
+
+        Args:
+            dtype: Dtype of the parameters.
+            attention: Attention implementation; None means that of the configuration.
+        """
+        how = {"attn_implementation": attention} if attention is not None else {}
+        with torch.device("meta"), no_init_weights():
+            return self.model_class._from_config(copy.deepcopy(self.config), dtype=dtype, **how)
 
 
 def meta_model(resolved: ResolvedModel, *, dtype: torch.dtype | None = None, attention: str | None = None) -> Any:

@@ -135,6 +135,7 @@ class VerifyOptions:
         metavar="NAMES",
         commands=("verify",),
         aliases=("check",),
+        comma_separated=True,
     )
     quick: bool = option(False, help="Skip slow checks", group=VERIFY, negatable=False, commands=("verify",))
     full: bool = option(

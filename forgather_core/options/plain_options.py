@@ -26,6 +26,7 @@ class VerifyDirectoryOptions:
         help="Checks to run, separated by commas (default: all)",
         metavar="NAMES",
         aliases=("check",),
+        comma_separated=True,
     )
     quick: bool = option(False, help="Skip slow checks", negatable=False)
     full: bool = option(

@@ -61,12 +61,14 @@ class SharedOptionInfo(OptionInfo):
         needs: What it requires to have an effect.
         aliases: Former names. They are accepted as flags and YAML keys, but not shown in help or completion.
         required: The command line must set it.
+        comma_separated: The value is one or more names: "a,b" in one text, or a list or tuple of names.
     """
 
     commands: tuple[str, ...] = MODEL_COMMANDS
     needs: tuple[Need, ...] = ()
     aliases: tuple[str, ...] = ()
     required: bool = False
+    comma_separated: bool = False
 
 
 def shared_option(
@@ -76,6 +78,7 @@ def shared_option(
     needs: tuple[Need, ...] = (),
     aliases: tuple[str, ...] = (),
     required: bool = False,
+    comma_separated: bool = False,
     **info: Any,
 ) -> Any:
     """Declare a shared option.
@@ -86,18 +89,26 @@ def shared_option(
         needs: See `SharedOptionInfo`.
         aliases: See `SharedOptionInfo`.
         required: See `SharedOptionInfo`.
+        comma_separated: See `SharedOptionInfo`.
         **info: The fields of `OptionInfo`.
     """
     field = plain_option(default, **info)
     given: OptionInfo = field.metadata[METADATA_KEY]
     values = {item.name: getattr(given, item.name) for item in dataclasses.fields(given)}
-    scoped = SharedOptionInfo(**values, commands=commands, needs=needs, aliases=aliases, required=required)
+    scoped = SharedOptionInfo(
+        **values, commands=commands, needs=needs, aliases=aliases, required=required, comma_separated=comma_separated
+    )
     return dataclasses.field(default=default, metadata={METADATA_KEY: scoped})
 
 
 def commands_of(spec: OptionSpec) -> tuple[str, ...]:
     """Return the commands that use an option. All commands use the options of a definition."""
     return spec.info.commands if isinstance(spec.info, SharedOptionInfo) else MODEL_COMMANDS
+
+
+def needs_of(spec: OptionSpec) -> tuple[Need, ...]:
+    """Return what an option requires to have an effect."""
+    return spec.info.needs if isinstance(spec.info, SharedOptionInfo) else ()
 
 
 def is_required(spec: OptionSpec) -> bool:
@@ -140,7 +151,7 @@ def refuse_without_effect(command: str, typed: Iterable[OptionSpec], values: Val
         ConfigurationError: An option requires another one.
     """
     for spec in typed:
-        for need in spec.info.needs if isinstance(spec.info, SharedOptionInfo) else ():
+        for need in needs_of(spec):
             given = values[spec.name] is not None and values[spec.name] is not False
             if command in need.commands and given and not need.holds(values):
                 raise ConfigurationError(f"requires {need.text}", option=spec.flag)

@@ -59,6 +59,11 @@ class OptionSpec(NamedTuple):
         return found
 
     @property
+    def is_comma_separated(self) -> bool:
+        """Return whether a value is one or more names, as "a,b" or as a list."""
+        return bool(getattr(self.info, "comma_separated", False))
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """Every spelling except aliases: short ones first, the negation last."""
         spellings = sorted((self.flag, *self.info.flags), key=len)
@@ -140,12 +145,25 @@ def _to_float(spec: OptionSpec, value: Any) -> float:
 
 
 def _to_str(spec: OptionSpec, value: Any) -> str:
+    if spec.is_comma_separated:
+        return ",".join(_names(spec, value))
     if isinstance(value, (dict, list, bool, tuple, set, frozenset, bytes)):
         raise _wrong(spec, value, "text")
     text = str(value)
     if "\0" in text:
         raise ConfigurationError("a name or path cannot contain NUL characters", hint="remove them")
     return text
+
+
+def _names(spec: OptionSpec, value: Any) -> list[str]:
+    """Return the names in a text or a list. Without a name it is an error: it would choose everything."""
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
+        raise _wrong(spec, value, "names separated by commas")
+    names = [name.strip() for text in given for name in text.split(",") if name.strip()]
+    if not names:
+        raise ConfigurationError("contains no name", hint="name one, or drop the option")
+    return names
 
 
 def _to_path(spec: OptionSpec, value: Any) -> Path:

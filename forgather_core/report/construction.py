@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import first_line
+from ..filesystem.printable import plain_copy
+from ..model.meta_model import Template
 from ..model.parameters import ParameterTable, parameter_table
 from ..options.shared import BuildOptions
 from ..runtime.partial_results import keep_partial
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from ..commands.construct import ConstructedModel
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
-
-
 def construction_report(
     made: ConstructedModel, on_partial: Callable[[dict[str, Any]], None] | None = None
 ) -> dict[str, Any]:
@@ -32,17 +29,37 @@ def construction_report(
         made: The constructed model.
         on_partial: Called with a report without the memory of a training step, if that estimate is interrupted.
     """
+    return with_memory(report_without_memory(made), made.resolved, Template.of(made.model), on_partial)
+
+
+def with_memory(
+    report: dict[str, Any],
+    resolved: ResolvedModel,
+    template: Template,
+    on_partial: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Return the report with the memory of a training step, which takes about a second.
+
+    Args:
+        report: The report without it.
+        resolved: The resolved model.
+        template: Class and configuration of the model.
+        on_partial: See `construction_report`.
+    """
 
     def keep(reason: str) -> None:
         if on_partial is not None:
-            on_partial(_report(made, None, [f"the memory of a training step is unknown: {reason}"]))
+            on_partial(noted(None, f"the memory of a training step is unknown: {reason}"))
+
+    def noted(memory: dict[str, Any] | None, *unknown: str) -> dict[str, Any]:
+        return report | {"memory": memory, "notes": [*report["notes"], *unknown]}
 
     with keep_partial(keep):
-        memory, unknown = _memory(made)
-    return _report(made, memory, unknown)
+        return noted(*_memory(resolved, template))
 
 
-def _report(made: ConstructedModel, memory: dict[str, Any] | None, unknown: list[str]) -> dict[str, Any]:
+def report_without_memory(made: ConstructedModel) -> dict[str, Any]:
+    """Return the report of a model and its directory as they are now, with `memory` null."""
     from ..model.build import is_checkpointing
 
     table = parameter_table(made.model)
@@ -60,7 +77,6 @@ def _report(made: ConstructedModel, memory: dict[str, Any] | None, unknown: list
             *made.directory.notes,
             *_source_notes(made.resolved),
             *_parameter_note(made.resolved, table),
-            *unknown,
         ],
         "options": _options(made),
         "tokenizer": _tokenizer(facts, manifest.tokenizer["name"]),
@@ -73,7 +89,7 @@ def _report(made: ConstructedModel, memory: dict[str, Any] | None, unknown: list
             "initial_weights": _initial_weights(made.resolved.build),
         },
         "parameters": asdict(table),
-        "memory": memory,
+        "memory": None,
         "loaders": compatibility(
             made.resolved, made.model, manifest.native, manifest.tokenizer["name"], made.directory.path
         ),
@@ -91,7 +107,7 @@ def _options(made: ConstructedModel) -> dict[str, Any]:
         name: {
             "value": item.value,
             "origin": now[name].origin.label
-            if name in now and _plain(now[name].value) == item.value
+            if name in now and plain_copy(now[name].value) == item.value
             else "the directory",
         }
         for name, item in manifest.options.items()
@@ -102,15 +118,15 @@ def _source_notes(resolved: ResolvedModel) -> tuple[str, ...]:
     return resolved.source_config.notes if resolved.source_config is not None else ()
 
 
-def _memory(made: ConstructedModel) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the memory of a training step and notes. A model whose step fails is still constructed."""
+def _memory(resolved: ResolvedModel, template: Template) -> tuple[dict[str, Any]] | tuple[None, str]:
+    """Return the memory of a training step, or None and the reason. A model whose step fails is still constructed."""
     from ..estimate import memory_of_step
 
     try:
-        return memory_of_step(made.resolved, made.directory.path), []
+        return (memory_of_step(resolved, template),)
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
-        return None, [f"the memory of a training step is unknown, because the step fails: {reason}"]
+        return None, f"the memory of a training step is unknown, because the step fails: {reason}"
 
 
 def _tokenizer(facts: TokenizerFacts, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..definitions import contracts
 from ..definitions.definition import ModelDefinition
 from ..errors import ConfigurationError, Place, TokenizerError
+from ..filesystem.printable import plain_copy
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import specs_of
 from ..tokenizers.lookup import TokenizerFacts
@@ -56,6 +57,7 @@ class ResolvedModel:
         origins: The origin of every option, by name.
         tokenizer: Facts of the tokenizer; None if they require transformers or the Hub (see `with_tokenizer`).
         source_config: The values taken from a model directory, if `from_config` is set.
+        project: The project directory, if the model was resolved for one.
     """
 
     configuration: Configuration
@@ -65,6 +67,7 @@ class ResolvedModel:
     origins: Mapping[str, Origin]
     tokenizer: TokenizerFacts | None = None
     source_config: SourceConfig | None = None
+    project: Path | None = None
 
     @property
     def definition(self) -> ModelDefinition:
@@ -121,12 +124,17 @@ class ResolvedModel:
         found = {"vocab_size": self.tokenizer.vocab_size, "max_position_embeddings": self.tokenizer.model_max_length}
         return {name: value for name, value in found.items() if value is not None}
 
-    def target(self, project: Path = Path()) -> Path:
+    def target(self, project: Path | None = None) -> Path:
         """Return the model directory.
 
         A relative path is resolved against the working directory if it is a flag, and against the project directory
         if it is in a file.
+
+        Args:
+            project: The project directory, which contains `output_models`; None uses that of the model, else the
+                working directory.
         """
+        project = project or self.project or Path()
         given = self.directory.output_dir
         if given is None:
             return project / "output_models" / self.model_name
@@ -148,13 +156,13 @@ class ResolvedModel:
                 raise
             raise TokenizerError(**error.fields() | {"option": None}).at(**place) from None
 
-    def to_dict(self, project: Path = Path()) -> dict[str, Any]:
+    def to_dict(self, project: Path | None = None) -> dict[str, Any]:
         """Return the options with their origins as plain data, the report of `show`.
 
         Values from a tokenizer that is not available locally (on the Hub) are null.
 
         Args:
-            project: The project directory, which contains `output_models`.
+            project: See `target`.
         """
         groups = ((DirectoryOptions, self.directory), (BuildOptions, self.build))
         shared = {
@@ -212,11 +220,7 @@ class ResolvedModel:
 
 
 def _with_origins(values: Mapping[str, ResolvedValue]) -> dict[str, Any]:
-    return {name: {"value": _plain(item.value), "origin": item.origin.label} for name, item in values.items()}
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+    return {name: {"value": plain_copy(item.value), "origin": item.origin.label} for name, item in values.items()}
 
 
 def derived_values(options: Any) -> dict[str, Any]:

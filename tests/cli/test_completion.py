@@ -117,6 +117,10 @@ def test_the_script_for_bash_is_shown() -> None:
     assert "-F _forgather_completion forgather" in done.stdout
 
 
+def test_choices_are_those_of_the_command() -> None:
+    assert complete("forgather -t llama model test --optimizer ") == ["sgd", "adamw"]
+
+
 @pytest.mark.regression("E10")
 @pytest.mark.few(4)
 @pytest.mark.parametrize(
@@ -131,6 +135,7 @@ def test_the_script_for_bash_is_shown() -> None:
         ("forgather -t llama model verify --checks torch", ["torch-compile"]),
         ("forgather verify somewhere --checks causality,torch", ["causality,torch-compile"]),
         ("forgather -t llama model estimate --precision f", ["fp32"]),
+        ("forgather -t llama model estimate --optimizer adam", ["adamw", "adamw_fused", "adam8bit"]),
         ("forgather model compare llama/4M llama/3", ["llama/30M"]),
         ("forgather checkpoint convert a b --format s", ["safetensors"]),
         ("forgather checkpoint convert a b --dtype fl", ["float32", "float16", "float64"]),

@@ -106,6 +106,7 @@ OF_THE_ROOT = [
     ("--zzz ls", "--zzz does not exist"),
     ("ls extra", "unexpected extra argument"),
     ("-p nowhere ls", "the directory 'nowhere' does not exist"),
+    ("-p /dev/null ls", "-p: '/dev/null' is a file: choose another"),
 ]
 FILES = [
     ("hiden_size: 3", r"exp\.yaml:2:1: hiden_size: 'llama' has no such option\. Did you mean 'hidden_size'\?"),

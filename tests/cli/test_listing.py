@@ -212,3 +212,11 @@ def test_the_second_plugin_that_imports_a_heavy_package_is_named_too(monkeypatch
     found = measured.cost("second_lm")
     assert found is not None
     assert (found.module, found.package, found.seconds) == ("second_lm", "pandas", None)
+
+
+def test_home_of_a_project_is_expanded(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.yaml").write_text("extends: llama/4M\n")
+    assert "mine.yaml" in cli("-p", "~/there", "ls").out
+    assert cli("-p", "~/there", "-t", "mine", "model", "show", "--json").json["model_name"] == "mine"

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+
+from forgather_cli.bridge.session import Session
+from forgather_core.definitions.registry import registry
+from forgather_core.errors import ForgatherError
+from forgather_core.options.spec import OptionSpec
+from forgather_core.settings.layers import find_configuration
 
 from .conftest import LLAMA, Cli
 
@@ -102,11 +109,48 @@ def test_values_of_a_file_are_not_refused(cli: Cli) -> None:
         ("-t llama/4M verify x", "-t has no effect on 'verify'; it belongs to 'model'"),
         ("-t llama/4M ls", "-t has no effect on 'ls'; it belongs to 'model'"),
         ("-p . dataset ls", "-p has no effect on 'dataset'; it belongs to 'model' and 'ls'"),
+        ("model verify --list --lr 3", "--lr has no effect on 'verify'; it belongs to 'test'"),
+        ("model verify --list --full", "--full requires a run of the checks: drop --list"),
+        ("model verify --list --model-name m", "--model-name requires -t: choose a model definition"),
+        ("model verify --list --checks ,", "--checks contains no name: name one, or drop the option"),
+        ("verify . --checks=", "--checks contains no name: name one, or drop the option"),
         ("-t llama/4M model show --format bin", "--format has no effect on 'model show'; it belongs to 'checkpoint"),
     ],
 )
 def test_other_groups_name_the_command_too(cli: Cli, words: str, error: str) -> None:
     assert cli(*words.split()).error.startswith(error)
+
+
+def choices() -> Iterator[tuple[str, OptionSpec]]:
+    """Every option of every command of `model`; definitions have options of their own."""
+    session = Session(find_configuration("llama", registry()))
+    for command in COMMANDS:
+        yield from ((command, spec) for spec in session.of_command(command).values() if isinstance(spec.kind, tuple))
+
+
+@pytest.mark.parametrize(("command", "spec"), choices(), ids=lambda one: getattr(one, "name", one))
+def test_every_choice_is_accepted_by_the_command_line_and_by_its_function(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str, spec: OptionSpec
+) -> None:
+    def stop(command: str, typed: object, values: dict[str, object]) -> None:
+        raise ForgatherError(f"{command} got {values[spec.name]}")
+
+    monkeypatch.setattr("forgather.calls.refuse_without_effect", stop)  # the last step before the command runs
+    for choice in spec.kind:
+        for words in ((command, spec.flag, str(choice)), (spec.flag, str(choice), command)):
+            models = ["llama/30M"] if command == COMPARE else []
+            assert cli(*LLAMA, *words, *models).error == f"{command} got {choice}"
+
+
+def test_options_before_a_command_accept_the_values_of_each_command() -> None:
+    session = Session(find_configuration("llama", registry()))
+    before = {spec.name: spec for spec in session.specs}
+    for command in COMMANDS:
+        for name, spec in session.of_command(command).items():
+            if isinstance(spec.kind, tuple):
+                assert set(spec.kind) <= set(before[name].kind), (command, name)
+            else:
+                assert (spec.kind, spec.info) == (before[name].kind, before[name].info), (command, name)
 
 
 SMALL = ("--hidden-size", "32", "--num-hidden-layers", "1", "--intermediate-size", "32", "--tokenizer", "bytes")

@@ -51,6 +51,8 @@ def _figures(report: Mapping[str, Any]) -> list[Figure]:
     cases = sum(len(check["measured"]) for check in report["checks"])
     if failed:
         verdict = Figure("Result", "failed", f"{failed} of {passed + failed} checks", "bad")
+    elif not report["complete"]:
+        verdict = Figure("Result", "incomplete", f"{passed} checks passed", "warn")
     elif passed:
         verdict = Figure("Result", "passed", f"all {passed} checks" if passed > 1 else "1 check", "good")
     else:

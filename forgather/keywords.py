@@ -1,0 +1,43 @@
+"""Names of options in errors: keywords instead of flags."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import is_dataclass
+
+from forgather_core.definitions.registry import SHARED_OPTIONS
+from forgather_core.options import plain_options
+from forgather_core.options.spec import OptionSpec, specs_of
+
+# A flag, a short spelling or a keyword in parentheses after it, and a value that hints give: "add --device cpu".
+_FLAG = re.compile(
+    r"""(?P<verb>\b(?:add|use|try|or|requires|with)\s)?
+    (?<![\w'"/.=-])--(?P<name>[a-z][a-z0-9]*(?:-[a-z0-9]+)*)
+    (?:\s\((?:-\w|\w+=\w+)\))?
+    (?:\s(?P<value>meta|cpu|cuda|bfloat16|float16|float32|chatml)\b)?""",
+    re.VERBOSE,
+)
+_FUNCTIONS = {"list": "list_checks()", "json": "to_dict()"}  # flags with a function instead of a keyword
+
+
+def with_keywords(text: str) -> str:
+    """Replace flags by keywords: `--batch-size` by `batch_size`, `add --device cpu` by `add device='cpu'`."""
+    return "project" if text == "PROJECT" else _FLAG.sub(_keyword, text)
+
+
+def _keyword(found: re.Match[str]) -> str:
+    verb, value = found["verb"] or "", found["value"]
+    if found["name"] in _FUNCTIONS:
+        return verb + _FUNCTIONS[found["name"]]
+    name = found["name"].replace("-", "_")
+    spec = _options().get(name)
+    if verb and value is not None:
+        return f"{verb}{name}='{value}'"
+    if verb and spec is not None and spec.kind is bool:
+        name += "=True"
+    return f"{verb}{name}" + ("" if value is None else f" {value}")
+
+
+def _options() -> dict[str, OptionSpec]:
+    plain = [one for one in vars(plain_options).values() if isinstance(one, type) and is_dataclass(one)]
+    return {spec.name: spec for group in (*plain, *SHARED_OPTIONS) for spec in specs_of(group)}
