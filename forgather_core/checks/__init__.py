@@ -6,6 +6,7 @@ from .attention_backends import attention_backends
 from .batch_invariance import batch_invariance
 from .buffers import buffers
 from .causality import causality
+from .choose import asked_for, choose
 from .estimates import estimates
 from .generation import generation
 from .gradient_checkpointing import gradient_checkpointing
@@ -26,7 +27,7 @@ from .positions import positions
 from .precision import precision
 from .reference_parity import reference_parity
 from .round_trip import round_trip
-from .run import FAILED, PASSED, SKIPPED, asked_for, choose, try_check, verify, verify_settings
+from .run import FAILED, PASSED, SKIPPED, try_check, verify, verify_settings
 from .same_seed import same_seed
 from .signal_propagation import signal_propagation
 from .sliding_window import sliding_window

@@ -1,4 +1,4 @@
-"""Choose, run and time checks, and report their results."""
+"""Run and time checks, and report their results."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..definitions.check import Check, DoesNotApply, Measured
-from ..deprecated import warn_renamed
 from ..errors import CheckError
 from ..model.directory_errors import edited, loading_errors
 from ..model.parameters import parameter_table
-from ..options.spec import did_you_mean
 from ..runtime.memory_guard import most_parameters, refuse_too_large
 from ..runtime.out_of_memory import out_of_memory
 from ..runtime.partial_results import keep_partial
@@ -26,74 +24,12 @@ from .implementations import uncompiled
 from .model_under_test import FLEX, ModelUnderTest
 
 if TYPE_CHECKING:
-    from ..options.command_options import VerifyOptions
-    from ..options.plain_options import VerifyDirectoryOptions
     from ..settings.resolved_model import ResolvedModel
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
 NOTHING = "it measured nothing"
-OLD_CHECK_NAMES = {
-    "attention-agreement": "attention-backends",
-    "cache": "kv-cache",
-    "compile": "torch-compile",
-    "depth": "signal-propagation",
-    "equations": "reference-parity",
-    "labels": "loss",
-    "native-twin": "native-parity",
-    "options-matter": "no-dead-options",
-    "outputs": "hidden-states",
-    "rows": "batch-invariance",
-    "spreads": "init-std",
-    "window": "sliding-window",
-}
 _COPIES = 3  # of the weights: most checks have two models, or two models and the gradients of one
 NO_GRADIENTS = f"the model refuses eager and sdpa, and {FLEX} does not support gradients on CPU"
-
-
-def asked_for(
-    options: VerifyOptions | VerifyDirectoryOptions, on_broken: Callable[[str], object] = warnings.warn
-) -> list[Check]:
-    """Return the checks that the options name, of Forgather and of plugins.
-
-    Args:
-        options: The options of `verify`: `checks`, `quick`.
-        on_broken: Called with one sentence for each plugin whose checks cannot be loaded.
-
-    Raises:
-        CheckError: There is no check with one of the names.
-    """
-    from .known import known_checks
-
-    names = options.checks.split(",") if options.checks is not None else []
-    return choose(known_checks(on_broken=on_broken), names, quick=options.quick)
-
-
-def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = False) -> list[Check]:
-    """Return the checks with these names, or all, in the order of `checks`.
-
-    Args:
-        checks: The available checks.
-        names: The names to choose; an empty sequence chooses all. Old names work, with a DeprecationWarning.
-        quick: Leave out slow checks, unless `names` has them.
-
-    Raises:
-        CheckError: There is no check with one of the names.
-    """
-    known = {check.name: check for check in checks}
-    names = [_present_name(name, known) for name in names]
-    for name in names:
-        if name not in known:
-            hint = did_you_mean(name, known) or "--list shows all checks"
-            raise CheckError(f"there is no check '{name}'", option="--checks", hint=hint)
-    return [check for name, check in known.items() if (name in names if names else check.quick or not quick)]
-
-
-def _present_name(name: str, known: Mapping[str, Check]) -> str:
-    new = OLD_CHECK_NAMES.get(name, name)
-    if name in known or new not in known:  # a plugin's check may have an old name
-        return name
-    warn_renamed(f"the check name '{name}'", f"'{new}'", stacklevel=3)
-    return new
 
 
 def verify(

@@ -10,7 +10,7 @@ import pytest
 from transformers import LlamaConfig
 
 from forgather_core.checks import CHECKS, Check, Measured, ModelUnderTest, check, choose, expect
-from forgather_core.checks.run import OLD_CHECK_NAMES
+from forgather_core.checks.choose import OLD_CHECK_NAMES
 from forgather_core.reference import Reference
 
 CHECK = "forgather_core.definitions.check"

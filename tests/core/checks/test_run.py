@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from forgather_core.checks import CHECKS
-from forgather_core.checks.run import choose, verify
+from forgather_core.checks.choose import choose
+from forgather_core.checks.run import verify
 from forgather_core.errors import CheckError
 
 

@@ -1,0 +1,77 @@
+"""Choose checks by their names."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..definitions.check import Check
+from ..deprecated import warn_renamed
+from ..errors import CheckError
+from ..options.spec import did_you_mean
+
+if TYPE_CHECKING:
+    from ..options.command_options import VerifyOptions
+    from ..options.plain_options import VerifyDirectoryOptions
+
+OLD_CHECK_NAMES = {
+    "attention-agreement": "attention-backends",
+    "cache": "kv-cache",
+    "compile": "torch-compile",
+    "depth": "signal-propagation",
+    "equations": "reference-parity",
+    "labels": "loss",
+    "native-twin": "native-parity",
+    "options-matter": "no-dead-options",
+    "outputs": "hidden-states",
+    "rows": "batch-invariance",
+    "spreads": "init-std",
+    "window": "sliding-window",
+}
+
+
+def asked_for(
+    options: VerifyOptions | VerifyDirectoryOptions, on_broken: Callable[[str], object] = warnings.warn
+) -> list[Check]:
+    """Return the checks that the options name, of Forgather and of plugins.
+
+    Args:
+        options: The options of `verify`: `checks`, `quick`.
+        on_broken: Called with one sentence for each plugin whose checks cannot be loaded.
+
+    Raises:
+        CheckError: There is no check with one of the names.
+    """
+    from .known import known_checks
+
+    names = options.checks.split(",") if options.checks is not None else []
+    return choose(known_checks(on_broken=on_broken), names, quick=options.quick)
+
+
+def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = False) -> list[Check]:
+    """Return the checks with these names, or all, in the order of `checks`.
+
+    Args:
+        checks: The available checks.
+        names: The names to choose; an empty sequence chooses all. Old names work, with a DeprecationWarning.
+        quick: Leave out slow checks, unless `names` has them.
+
+    Raises:
+        CheckError: There is no check with one of the names.
+    """
+    known = {check.name: check for check in checks}
+    names = [_present_name(name, known) for name in names]
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known) or "--list shows all checks"
+            raise CheckError(f"there is no check '{name}'", option="--checks", hint=hint)
+    return [check for name, check in known.items() if (name in names if names else check.quick or not quick)]
+
+
+def _present_name(name: str, known: Mapping[str, Check]) -> str:
+    new = OLD_CHECK_NAMES.get(name, name)
+    if name in known or new not in known:  # a plugin's check may have an old name
+        return name
+    warn_renamed(f"the check name '{name}'", f"'{new}'", stacklevel=3)
+    return new
