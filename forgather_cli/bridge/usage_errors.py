@@ -20,9 +20,9 @@ def usage_text(error: Any) -> str:
     text: str = error.format_message()
     if "requires an argument" in text:
         return f"{error.option_name} requires a value"
-    help_page = f"{error.ctx.command_path if error.ctx is not None else 'forgather'} --help"
     if text.startswith(("No such command", "Missing command")) and "?" not in text:
-        return f"{text.rstrip('.')}: list the commands with {help_page}"
+        command = error.ctx.command_path if error.ctx is not None else "forgather"
+        return f"{text.rstrip('.')}: list the commands with {command} --help"
     if "does not take a value" in text:
         return f"{text.rstrip('.')}: remove the value"
     return f"{text}: remove it" if text.startswith("Got unexpected extra argument") else text

@@ -67,7 +67,7 @@ def test_every_public_function_is_tested() -> None:
 
 
 def test_functions_without_keywords_refuse_them() -> None:
-    with pytest.raises(TypeError, match=r"list_plugins\(\) has no option 'full'$"):
+    with pytest.raises(TypeError, match=r"list_plugins\(\) has no option 'full': see help\(forgather.list_plugins\)$"):
         fg.list_plugins(full=True)  # type: ignore[call-arg]
 
 
