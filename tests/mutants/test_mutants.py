@@ -62,7 +62,8 @@ def test_the_text_exists_and_its_replacement_parses(mutant: Mutant, originals: O
 @pytest.mark.parametrize("mutant", SAMPLE)
 def test_the_check_that_the_entry_names_finds_it(mutant: Mutant, originals: Originals, tmp_path: Path) -> None:
     original = originals.of(mutant)
-    assert row(original.path, mutant.check, original)["result"] == PASSED
+    if mutant.options:  # tests/core/checks has those of the definitions without options
+        assert row(original.path, mutant.check, original)["result"] == PASSED
     found = row(mutated(mutant, original, tmp_path), mutant.check, original)
     assert found["result"] == FAILED, found["measured"]
     # By a measured case: a model that does not run proves nothing about the check.
