@@ -1,6 +1,7 @@
 """The texts of the catalogue exist, and the checks that its entries name find their mistakes.
 
-Two mutants of each quick check, and one of each slow check, are planted here; `python -m tests.mutants` plants all, and runs every check.
+Two mutants of each quick check, and one of each slow check, are planted here; `python -m tests.mutants` plants all, and
+runs every check.
 """
 
 from __future__ import annotations
