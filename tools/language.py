@@ -131,7 +131,7 @@ ALLOWED = [
     (r"^--", r"", "tests/cli/test_aliases.py", "every former flag"),
     (r"^--like$", r"", "tests/regressions.py", "faults as they were reported"),
     (r"spread", r"--check", "tests/e2e/test_third_party.py", "a former name of a check"),
-    (r"", r'^    "[a-zA-Z_-]+": "[a-zA-Z_-]+",$', "forgather_core/checks/run.py", "former names of checks"),
+    (r"", r'^    "[a-zA-Z_-]+": "[a-zA-Z_-]+",$', "forgather_core/checks/choose.py", "former names of checks"),
     (r"", r'^        "\w+": "\w+",$', "forgather_core/reference.py", "former names"),
     (r"^ours$", r'is_ours="made_by', "forgather_core/checks/model_under_test.py", "a former name"),
     (r"^tell$", r"data\.tell\(\)", "*", "a method of files"),
