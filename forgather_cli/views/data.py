@@ -21,8 +21,9 @@ def datasets(report: Mapping[str, Any]) -> RenderableType:
     """Return the list of dataset projects, or of the configurations of one."""
     rows = report["configurations"]
     if rows and "summary" in rows[0]:
-        drawn = [(row["project"], row["config"], row["summary"]) for row in rows]
-        return grid("Built-in dataset projects", ("project", "config", "documents"), drawn)
+        drawn = [(row["project"], row["config"] or "-", row["summary"]) for row in rows]
+        title = "Dataset project" if rows[0]["config"] is None else "Built-in dataset projects"
+        return grid(title, ("project", "config", "documents"), drawn)
     known = [_configuration(row) for row in rows if "error" not in row]
     wrong = [Text(row["error"], "red") for row in rows if "error" in row]  # below the table: columns fold
     columns = ("config", "source", "split", "column", "options")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .packing import Ints, Strategy, packed
+from .packing import Ints, Strategy, cut_long, first_fit, packed
 
 WINDOW = 32  # batches packed at a time: more do not fill rows better, and the first batch waits for a full window
 WIDEST = 1 << 20  # largest window of more than one batch, in tokens
@@ -93,17 +93,56 @@ def packed_batches(
     Raises:
         DataError: Too many consecutive documents have fewer than two tokens.
     """
-    batch = rows * length
-    wanted = batch if strategy == "greedy" else max(batch, min(batch * WINDOW, WIDEST))
-    ids, lengths = np.empty(0, np.int64), np.empty(0, np.int64)
-    for window in _windows(documents, wanted):
+    packer = Packer(rows, length, strategy=strategy, pad_id=pad_id)
+    for window in windows(documents, packer.wanted):
+        yield from packer.add(window)
+
+
+class Packer:
+    """Packs windows of documents into batches, and keeps what does not fill a batch for the next window.
+
+    Args:
+        rows: Batch size B.
+        length: Sequence length T.
+        strategy: See `packed_batches`.
+        pad_id: Token id of padding.
+
+    Attributes:
+        wanted: The tokens of a window: fewer fill rows worse, or do not fill a batch.
+        waiting: Token ids of the pieces that wait, concatenated, and the length of each piece.
+    """
+
+    def __init__(self, rows: int, length: int, *, strategy: Strategy = "greedy", pad_id: int = 0) -> None:
+        self.rows, self.length, self.strategy, self.pad_id = rows, length, strategy, pad_id
+        batch = rows * length
+        self.wanted = batch if strategy == "greedy" else max(batch, min(batch * WINDOW, WIDEST))
+        self.waiting: tuple[Ints, Ints] = np.empty(0, np.int64), np.empty(0, np.int64)
+
+    def add(self, window: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """Yield the batches that a window of documents completes."""
+        ids, lengths = self.waiting
         new = np.fromiter(map(len, window), np.int64, len(window))
         ids = np.concatenate([ids, np.fromiter(chain.from_iterable(window), np.int64, int(new.sum()))])
-        lengths, row_of = packed(np.concatenate([lengths, new]), rows, length, strategy)
+        lengths, row_of = packed(np.concatenate([lengths, new]), self.rows, self.length, self.strategy)
         placed = row_of >= 0
         tokens = np.repeat(placed, lengths)
-        yield from _assembled(ids[tokens], lengths[placed], row_of[placed], rows, length, pad_id)
-        ids, lengths = ids[~tokens], lengths[~placed]
+        self.waiting = ids[~tokens], lengths[~placed]
+        yield from _assembled(ids[tokens], lengths[placed], row_of[placed], self.rows, self.length, self.pad_id)
+
+
+def all_batches(documents: Iterable[Sequence[int]], rows: int, length: int, *, pad_id: int = 0) -> list[Batch]:
+    """Pack all documents, the last batch with fewer rows if they do not fill it. None is left out.
+
+    Documents longer than a row are cut; those of a single token are skipped. The arguments are those of
+    `packed_batches`.
+    """
+    found = [document for document in documents if len(document) > 1]
+    if not found:
+        return []
+    ids = np.fromiter(chain.from_iterable(found), np.int64)
+    lengths = cut_long(np.array([len(document) for document in found], np.int64), length)
+    row_of = np.array(first_fit(lengths.tolist(), length), np.int64)
+    return list(_assembled(ids, lengths, row_of, rows, length, pad_id))
 
 
 def _two_tokens_or_more(documents: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
@@ -124,7 +163,7 @@ def _two_tokens_or_more(documents: Iterable[Sequence[int]]) -> Iterator[Sequence
             raise DataError(problem, hint="use another dataset or tokenizer")
 
 
-def _windows(documents: Iterable[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:
+def windows(documents: Iterable[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:
     """Yield lists of documents with at least `tokens` tokens each; the last list may have fewer."""
     window: list[Sequence[int]] = []
     count = 0

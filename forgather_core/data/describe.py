@@ -14,7 +14,7 @@ from ..tokenizers.lookup import load_tokenizer, resolve_chat_template
 from .built_in import BUILT_IN
 from .configuration import read_configuration
 from .corpus import Document, message_texts
-from .projects import PROJECT, configuration_files, is_built_in, open_corpus
+from .projects import PROJECT, configuration_files, data_only, is_built_in, open_corpus
 from .tokenized import no_text, token_ids
 
 
@@ -35,6 +35,8 @@ def list_datasets(project: str | None = None) -> dict[str, Any]:
         rows = [row for name in BUILT_IN for row in _built_in(name)]
     elif is_built_in(project):
         rows = list(_built_in(project))
+    elif (count := data_only(project)) is not None:
+        rows = [{"project": project, "config": None, "summary": f"{count:,} data file{'s' * (count != 1)}"}]
     else:
         with _project_is_an_argument():
             files = configuration_files(project)

@@ -31,7 +31,7 @@ def packed(lengths: Ints, rows: int, length: int, strategy: Strategy) -> tuple[I
         of the first document of each row; -1 means that the piece waits for the next window.
     """
     greedy = strategy == "greedy"
-    pieces = _cut_at_row_ends(lengths, length) if greedy else _cut_long(lengths, length)
+    pieces = _cut_at_row_ends(lengths, length) if greedy else cut_long(lengths, length)
     if greedy:
         row_of = (np.cumsum(pieces) - 1) // length
     else:
@@ -53,7 +53,8 @@ def _cut_at_row_ends(lengths: Ints, length: int) -> Ints:
     return np.diff(starts, append=total)
 
 
-def _cut_long(lengths: Ints, length: int) -> Ints:
+def cut_long(lengths: Ints, length: int) -> Ints:
+    """Return the lengths of the pieces of documents, which are cut where longer than a row; no piece has one token."""
     counts = -(-lengths // length)
     last = np.cumsum(counts) - 1
     pieces = np.full(int(counts.sum()), length)

@@ -1,7 +1,7 @@
 """Dataset projects, the source of text for `model test`, `dataset` and `tokenizer train`.
 
-A project is a built-in one (`stdlib`), or a directory with one or more configurations, `NAME.yaml` or
-`configs/NAME.yaml`.
+A project is a built-in one (`stdlib`), a directory with one or more configurations, `NAME.yaml` or
+`configs/NAME.yaml`, or data itself: a file or a directory of text, JSON, Parquet or Arrow (see `files`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ..options.spec import did_you_mean
 from .built_in import BUILT_IN
 from .configuration import read_configuration
 from .corpus import Corpus
+from .files import KINDS, data_files, files_corpus
 from .sources import configured_corpus
 
 DEFAULT = "default"
@@ -25,7 +26,7 @@ def open_corpus(project: str, config: str | None = None) -> Corpus:
     """Return the documents of a dataset project.
 
     Args:
-        project: Name of a built-in project, or a directory.
+        project: Name of a built-in project, a directory, or a data file.
         config: Configuration of the project; None uses `default`, or the only one.
 
     Raises:
@@ -35,9 +36,20 @@ def open_corpus(project: str, config: str | None = None) -> Corpus:
     if is_built_in(project):
         chosen = _choose(BUILT_IN[project], config, project)
         return Corpus(f"{project}/{chosen}", BUILT_IN[project][chosen].texts)
+    if data_only(project) is not None:
+        if config is not None:
+            hint = "drop it, or write a YAML configuration"
+            raise DataError(f"'{project}' has no configurations, only data", option=_CONFIG, hint=hint)
+        return files_corpus(expanded(project), PROJECT)
     files = configuration_files(project)
     chosen = _choose(files, config, project)
     return configured_corpus(f"{expanded(project).resolve().name}/{chosen}", read_configuration(files[chosen]))
+
+
+def data_only(project: str) -> int | None:
+    """Return the number of data files of a file or a directory without configurations; None if it has none."""
+    path = expanded(project)
+    return None if configurations(path) else len(data_files(path)) or None
 
 
 def is_built_in(project: str) -> bool:
@@ -52,17 +64,25 @@ def configuration_files(project: str) -> dict[str, Path]:
         DataError: The directory does not exist or contains no configuration.
     """
     directory = expanded(project)
-    if directory.is_file():
+    if directory.is_file() and directory.suffix in {".yaml", ".yml"}:
         hint = f"use its directory, with the configuration '{directory.stem}'"
         raise DataError("is a file", option=PROJECT, file=directory, hint=hint)
+    if directory.is_file():
+        raise DataError(f"is a file of an unknown kind, not {KINDS}", option=PROJECT, file=directory)
     if not directory.is_dir():
-        problem = f"'{project}' is neither a directory nor a built-in project ({', '.join(BUILT_IN)})"
+        problem = f"'{project}' is neither a file, a directory nor a built-in project ({', '.join(BUILT_IN)})"
         raise DataError(problem, option=PROJECT, hint=did_you_mean(project, BUILT_IN) or "check the path")
+    found = configurations(directory)
+    if not found:
+        problem = f"contains neither a YAML configuration nor data ({KINDS})"
+        raise DataError(problem, option=PROJECT, file=directory, hint="check the path")
+    return found
+
+
+def configurations(directory: Path) -> dict[str, Path]:
+    """Return the YAML files of a dataset project by name; none if it is not a directory."""
     folders = (directory, directory / "configs")
     found = [path for folder in folders for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern)]
-    if not found:
-        hint = "add one, for example default.yaml"
-        raise DataError("contains no YAML configuration", option=PROJECT, file=directory, hint=hint)
     return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 

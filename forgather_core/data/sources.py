@@ -27,7 +27,7 @@ def configured_corpus(name: str, configuration: DatasetConfiguration) -> Corpus:
     return Corpus(
         name,
         documents=lambda: _documents(configuration),
-        columns=lambda: _columns(configuration),
+        columns=lambda: column_types(configuration),
         origin=configuration.given(),
     )
 
@@ -69,7 +69,12 @@ def _is_message(item: Any) -> bool:
     return item["content"] is None or isinstance(item["content"], (str, list))
 
 
-def _columns(configuration: DatasetConfiguration) -> dict[str, str]:
+def column_types(configuration: DatasetConfiguration) -> dict[str, str]:
+    """Return the type of each column by name, from the schema or the first row.
+
+    Raises:
+        DataError: The rows cannot be read.
+    """
     import pyarrow
 
     with _errors(configuration):

@@ -105,7 +105,10 @@ def test_chats_are_rendered(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("ls nowhere", "PROJECT: 'nowhere' is neither a directory nor a built-in project (stdlib): check the path"),
+        (
+            "ls nowhere",
+            "PROJECT: 'nowhere' is neither a file, a directory nor a built-in project (stdlib): check the path",
+        ),
         ("show", "Missing argument PROJECT: forgather dataset show"),
         ("show stdlb", "Did you mean 'stdlib'"),
         (

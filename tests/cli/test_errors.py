@@ -80,7 +80,7 @@ OF_CONSTRUCTION = [
     ("--device cpu test --packing best-fit", "--packing requires --packed"),
     ("--device cpu --no-init-weights test", "weights would be uninitialized"),
     ("--device cpu --attn-implementation flex_attention test", "has no backward pass on the CPU"),
-    ("--device cpu test --dataset-project nope", "--dataset-project: 'nope' is neither a directory"),
+    ("--device cpu test --dataset-project nope", "--dataset-project: 'nope' is neither a file"),
     ("--device cpu test --dataset-project stdlb", "Did you mean 'stdlib'"),
     (
         "--device cpu test --dataset-project stdlib --dataset-config x",

@@ -23,6 +23,9 @@ OPTIONS = {
     "show": "init",
     "construct": "device",
     "test": "steps",
+    "train": "tokens",
+    "sample": "top_p",
+    "evaluate": "held_out",
     "verify": "quick",
     "list_checks": "quick",
     "estimate": "batch_size",
@@ -150,7 +153,11 @@ def test_flags_become_keywords(text: str, expected: str) -> None:
         ),
         (lambda: fg.resolve("llama", hidden_size="x"), "hidden_size: expected an integer, got 'x'", None),
         (lambda: fg.list_checks(checks="zzz"), "checks: there is no check 'zzz': list_checks() shows all checks", None),
-        (lambda: fg.list_datasets("nowhere"), "project: 'nowhere' is neither a directory nor a built-in project", None),
+        (
+            lambda: fg.list_datasets("nowhere"),
+            "project: 'nowhere' is neither a file, a directory nor a built-in project",
+            None,
+        ),
         (lambda: fg.list_models(project="nowhere"), "project: the directory 'nowhere' does not exist", None),
     ],
 )

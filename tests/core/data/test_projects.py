@@ -270,7 +270,7 @@ def test_does_not_wait_for_an_unreachable_hub(project: Path, monkeypatch: pytest
 def test_refuses_missing_projects_and_configurations(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Did you mean 'stdlib'"):
         open_corpus("stdlb")
-    with pytest.raises(DataError, match="contains no YAML configuration"):
+    with pytest.raises(DataError, match="contains neither a YAML configuration nor data"):
         open_corpus(str(tmp_path))
     with pytest.raises(DataError, match=r"no configuration 'doc'.*default, docstrings"):
         open_corpus("stdlib", "doc")

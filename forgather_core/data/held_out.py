@@ -1,0 +1,95 @@
+"""Hold out a part of a corpus for evaluation: whole documents, chosen by their text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import islice
+
+from .corpus import Corpus, Document, message_texts
+from .tokenized import no_text
+
+_SCANNED = 10_000  # documents: a larger corpus has some below the threshold
+_BITS = 64
+
+
+@dataclass(frozen=True)
+class Split:
+    """A corpus in two parts. Equal documents are in the same part, so that none is trained on and evaluated.
+
+    Args:
+        training: The part for training.
+        held_out: The part for evaluation.
+        note: A sentence about a part that is not whole documents, or None.
+    """
+
+    training: Corpus
+    held_out: Corpus
+    note: str | None = None
+
+
+def split_corpus(corpus: Corpus, fraction: float) -> Split:
+    """Split a corpus by document.
+
+    A document is held out if a hash of its text is below a threshold, so that the parts stay the same as documents are
+    added or reordered. Of a corpus in which none is, the one with the smallest hash is held out; of a corpus of a
+    single text, its end.
+
+    Args:
+        corpus: The corpus.
+        fraction: The fraction of the documents to hold out, above 0 and below 1.
+
+    Raises:
+        DataError: The corpus has no text.
+    """
+    threshold = int(fraction * 2**_BITS)
+    seen: set[int] = set()
+    for document in islice(corpus.documents(), _SCANNED):
+        seen.add(_hash(document))
+        if len(seen) > 1 and min(seen) < threshold <= max(seen):
+            return _by_hash(corpus, threshold)
+    if not seen:
+        raise no_text(corpus)
+    if len(seen) > 1:
+        return _by_hash(corpus, min(seen) + 1)
+    return _by_place(corpus, fraction)
+
+
+def _by_hash(corpus: Corpus, threshold: int) -> Split:
+    return Split(
+        _part(corpus, "training part", lambda document: _hash(document) >= threshold),
+        _part(corpus, "held-out part", lambda document: _hash(document) < threshold),
+    )
+
+
+def _part(corpus: Corpus, name: str, belongs: Callable[[Document], bool]) -> Corpus:
+    def documents() -> Iterator[Document]:
+        return (document for document in corpus.documents() if belongs(document))
+
+    return replace(corpus, name=f"{corpus.name}, {name}", documents=documents)
+
+
+def _by_place(corpus: Corpus, fraction: float) -> Split:
+    """Split the single document: a text at a line end near the fraction, a chat between messages."""
+
+    def cut(document: Document) -> int:
+        at = int(len(document) * (1 - fraction))
+        return document.find("\n", at) + 1 or at if isinstance(document, str) else at
+
+    def part(name: str, of: Callable[[Document], Document]) -> Corpus:
+        def documents() -> Iterator[Document]:
+            return (kept for document in corpus.documents() if (kept := of(document)))
+
+        return replace(corpus, name=f"{corpus.name}, {name}", documents=documents)
+
+    return Split(
+        part("training part", lambda document: document[: cut(document)]),
+        part("held-out part", lambda document: document[cut(document) :]),
+        f"{corpus.name} has one document: its end is held out",
+    )
+
+
+def _hash(document: Document) -> int:
+    text = document if isinstance(document, str) else "\0".join(message_texts(document))
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BITS // 8).digest(), "big")

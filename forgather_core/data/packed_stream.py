@@ -1,0 +1,127 @@
+"""An endless stream of packed rows that can continue at any batch, as the data of a training run.
+
+Shapes: B rows per batch, T tokens per row.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from .batches import Packer, windows
+from .corpus import Corpus
+from .packing import Strategy
+from .tokenized import no_text, token_ids
+
+_REMEMBERED = 16  # batches: trainers fetch a few ahead of the one that they train on
+
+
+class PackedStream(IterableDataset[dict[str, Tensor]]):
+    """Rows of packed documents, tokenized on demand, in an endless loop over a corpus.
+
+    Args:
+        corpus: The documents; they have the same order in every pass.
+        tokenizer: A transformers tokenizer.
+        rows: Rows per batch B of all processes and accumulation steps together: positions are those of whole batches.
+        length: Sequence length T.
+        strategy: See `packed_batches`.
+        pad_id: Token id of padding.
+        position: Where to begin, from `position_after`; None is the beginning.
+
+    Yields:
+        `input_ids`, `position_ids` and `labels` of a row, [T] each.
+
+    Raises:
+        DataError: The corpus has no text, or the tokenizer has no chat template that accepts its chats.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Any,
+        rows: int,
+        length: int,
+        *,
+        strategy: Strategy = "greedy",
+        pad_id: int = 0,
+        position: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.corpus, self.tokenizer, self.rows = corpus, tokenizer, rows
+        self._new_packer: Callable[[], Packer] = lambda: Packer(rows, length, strategy=strategy, pad_id=pad_id)
+        self._begin = dict(position or _BEGINNING)
+        self._positions: OrderedDict[int, dict[str, Any]] = OrderedDict({self._begin["batch"]: self._begin})
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        begin, packer = self._begin, self._new_packer()
+        packer.waiting = np.array(begin["ids"], np.int64), np.array(begin["lengths"], np.int64)
+        number, skip = begin["batch"], begin["batches_of_window"]
+        documents = _Documents(self.corpus, self.tokenizer, begin["pass"], begin["document"])
+        window_begin = {name: begin[name] for name in ("pass", "document", "ids", "lengths")}
+        for window in windows(documents, packer.wanted):
+            for of_window, batch in enumerate(packer.add(window)):
+                if of_window < skip:
+                    continue
+                number += 1
+                self._remember({**window_begin, "batch": number, "batches_of_window": of_window + 1})
+                yield from _rows(batch.inputs)
+            skip = 0
+            ids, lengths = packer.waiting
+            window_begin = {
+                "pass": documents.passes,
+                "document": documents.count,
+                "ids": ids.tolist(),
+                "lengths": lengths.tolist(),
+            }
+            self._remember({**window_begin, "batch": number, "batches_of_window": 0})  # without the window before
+
+    def position_after(self, batches: int) -> dict[str, Any]:
+        """Return the position after a number of whole batches, counted from the beginning of the stream.
+
+        Raises:
+            KeyError: The batch is not one of the last ones that were read.
+        """
+        return self._positions[batches]
+
+    def _remember(self, position: dict[str, Any]) -> None:
+        self._positions[position["batch"]] = position
+        while len(self._positions) > _REMEMBERED:
+            self._positions.popitem(last=False)
+
+
+_BEGINNING = {"pass": 0, "document": 0, "ids": [], "lengths": [], "batch": 0, "batches_of_window": 0}
+
+
+class _Documents:
+    """Token ids of documents, in an endless loop from one of them.
+
+    Attributes:
+        passes: Number of passes completed.
+        count: Number of documents read in this pass.
+    """
+
+    def __init__(self, corpus: Corpus, tokenizer: Any, passes: int, count: int) -> None:
+        self._corpus, self._tokenizer = corpus, tokenizer
+        self.passes, self.count = passes, count
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        skip = self.count
+        while True:
+            self.count = 0
+            for document in self._corpus.documents():
+                self.count += 1
+                if self.count > skip:
+                    yield token_ids(document, self._tokenizer)
+            if self.count == 0:
+                raise no_text(self._corpus)
+            skip = 0
+            self.passes += 1
+
+
+def _rows(inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    for row in range(len(next(iter(inputs.values())))):
+        yield {name: values[row] for name, values in inputs.items()}
