@@ -190,6 +190,10 @@ class TrainingCheckError(ForgatherError):
     exit_code = 1
 
 
+class TrainingError(ForgatherError):
+    """A training run cannot begin or continue, or its loss or a gradient is not finite."""
+
+
 class CheckError(ForgatherError):
     """A check that does not exist, or a directory that cannot be checked."""
 

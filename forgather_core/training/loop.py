@@ -180,6 +180,21 @@ def _failure(
     return _explained(f"step {step}: a gradient is not finite", model, inputs, rng, hint=_SMALLER)
 
 
+def non_finite_error(
+    model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor
+) -> TrainingCheckError:
+    """Return the error about a loss, or the gradients of a finite loss, that are not finite. It names the module.
+
+    Args:
+        model: The model.
+        inputs: The batch.
+        rng: The random state before its forward pass.
+        step: The number of the step.
+        loss: The loss of the batch.
+    """
+    return _failure(model, inputs, rng, step, loss, None)
+
+
 def _loss_failure(
     model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor
 ) -> TrainingCheckError:

@@ -131,6 +131,16 @@ def _fused_step(name: str, optimizer: torch.optim.Optimizer, norms: Norms) -> Ca
     return step
 
 
+def updated_in_backward(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer update a parameter as soon as its gradient is computed, and free the gradient."""
+
+    def step(_: Tensor) -> None:
+        optimizer.step()
+        optimizer.zero_grad()
+
+    parameter.register_post_accumulate_grad_hook(step)  # type: ignore[no-untyped-call]
+
+
 def _remove(handles: list[Any]) -> None:
     for handle in handles:
         handle.remove()

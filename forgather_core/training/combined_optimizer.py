@@ -1,0 +1,138 @@
+"""Several optimizers as one, for trainers that know a single optimizer; and the optimizers of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import TrainingError
+from .optimizers import updated_in_backward
+
+Groups = list[dict[str, Any]]
+BETAS = (0.9, 0.95)  # of AdamW in language models (arXiv:2005.14165, app. B)
+MOMENTUM = 0.9  # of SGD
+
+
+class CombinedOptimizer(torch.optim.Optimizer):
+    """Step several optimizers together. Parameter groups are those of all, so that one schedule applies.
+
+    Args:
+        optimizers: Optimizers of different parameters.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.optimizers = list(optimizers)
+        super().__init__(chain.from_iterable(one.param_groups for one in self.optimizers), {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Step every optimizer."""
+        for one in self.optimizers:
+            one.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of every optimizer, in their order."""
+        return {"optimizers": [one.state_dict() for one in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state of the same optimizers."""
+        for one, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            one.load_state_dict(state)
+        self.param_groups = list(chain.from_iterable(one.param_groups for one in self.optimizers))  # new objects
+
+
+class FusedInBackward(CombinedOptimizer):
+    """An optimizer for each parameter, which steps as soon as the gradient is there and then frees it.
+
+    The gradients of all parameters never exist at once; so they can be neither accumulated over batches nor clipped by
+    their common norm.
+
+    Args:
+        model: The model; every parameter that requires a gradient is updated.
+        make: Creates the optimizer of one parameter, from its group.
+        groups: The parameter groups.
+    """
+
+    def __init__(self, make: Callable[[Groups], torch.optim.Optimizer], groups: Groups) -> None:
+        alone = [{**group, "params": [parameter]} for group in groups for parameter in group["params"]]
+        super().__init__([make([group]) for group in alone])
+        for one in self.optimizers:
+            updated_in_backward(one.param_groups[0]["params"][0], one)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Do nothing: backward has updated all parameters."""
+
+
+def is_fused(optimizer: Any) -> bool:
+    """Return whether an optimizer, perhaps wrapped by accelerate, updates parameters within backward."""
+    return isinstance(getattr(optimizer, "optimizer", optimizer), FusedInBackward)
+
+
+def decayed_names(model: nn.Module) -> list[str]:
+    """Return the names of the parameters to which weight decay applies: matrices, not norms, biases or slopes."""
+    return [name for name, parameter in model.named_parameters() if parameter.dim() >= 2]
+
+
+def training_optimizer(
+    name: str, model: nn.Module, *, lr: float, weight_decay: float, in_backward: bool = False
+) -> torch.optim.Optimizer:
+    """Return the optimizer of a training run.
+
+    Weight decay applies to matrices (see `decayed_names`). AdamW is torch's fused implementation where the parameters
+    allow it. Muon (arXiv:2502.16982) updates the matrices of the layers, with updates scaled to the size of AdamW's;
+    embeddings, head and vectors are updated by AdamW.
+
+    Args:
+        name: adamw, sgd or muon.
+        model: The model.
+        lr: The learning rate.
+        weight_decay: The factor of weight decay.
+        in_backward: Update each parameter within backward.
+
+    Raises:
+        TrainingError: This torch has no Muon.
+    """
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    matrices = set(decayed_names(model))
+
+    def groups(names: Iterable[str]) -> Groups:
+        parts = ([n for n in names if n in matrices], [n for n in names if n not in matrices])
+        decays = (weight_decay, 0.0)
+        return [
+            {"params": [parameters[n] for n in part], "weight_decay": decay}
+            for part, decay in zip(parts, decays, strict=True)
+            if part
+        ]
+
+    fused = all(parameter.is_floating_point() and _can_fuse(parameter) for parameter in parameters.values())
+    adamw = partial(torch.optim.AdamW, lr=lr, betas=BETAS, fused=fused or None)
+    make = adamw if name != "sgd" else partial(torch.optim.SGD, lr=lr, momentum=MOMENTUM)
+    if name != "muon":
+        return FusedInBackward(make, groups(parameters)) if in_backward else make(groups(parameters))
+    if not hasattr(torch.optim, "Muon"):
+        raise TrainingError("this torch has no Muon", option="--optimizer", hint="install torch 2.10 or newer")
+    outside = _outside_layers(model)
+    inner = [n for n in parameters if parameters[n].dim() == 2 and n not in outside]
+    muon = torch.optim.Muon(
+        [parameters[n] for n in inner], lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return CombinedOptimizer([muon, adamw(groups([n for n in parameters if n not in set(inner)]))])
+
+
+def _outside_layers(model: nn.Module) -> set[str]:
+    """Return the names of the matrices that are not weights of layers: embeddings and the head."""
+    outside = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    find_head: Any = getattr(model, "get_output_embeddings", None)
+    head = find_head() if find_head is not None else None
+    if head is not None:
+        outside.add(id(head.weight))
+    return {name for name, parameter in model.named_parameters() if id(parameter) in outside}
+
+
+def _can_fuse(parameter: Tensor) -> bool:
+    return parameter.device.type in ("cpu", "cuda")
