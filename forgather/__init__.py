@@ -38,6 +38,8 @@ from .models import compare, construct, estimate, list_models, resolve, show, te
 from .plugins import list_plugins, new_plugin
 from .progress import Progress
 from .results import Result
+from .run_results import Evaluation, Samples, TrainingRun
+from .runs import evaluate, sample, train
 from .verification import list_checks, verify
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ __all__ = [
     "DatasetInfo",
     "DatasetList",
     "Estimate",
+    "Evaluation",
     "ForgatherError",
     "LoadReport",
     "ModelList",
@@ -59,16 +62,19 @@ __all__ = [
     "Progress",
     "ResolvedModel",
     "Result",
+    "Samples",
     "SaveReport",
     "ShownModel",
     "TrainedTokenizer",
     "TrainingCheck",
+    "TrainingRun",
     "Verification",
     "compare",
     "construct",
     "convert_checkpoint",
     "describe_dataset",
     "estimate",
+    "evaluate",
     "inspect_checkpoint",
     "list_checks",
     "list_datasets",
@@ -77,9 +83,11 @@ __all__ = [
     "load_checkpoint",
     "new_plugin",
     "resolve",
+    "sample",
     "save_checkpoint",
     "show",
     "test",
+    "train",
     "train_tokenizer",
     "verify",
 ]

@@ -13,7 +13,8 @@ from forgather_core.errors import ConfigurationError, UnknownDefinitionError
 from forgather_core.filesystem.paths import project_directory
 from forgather_core.filesystem.printable import to_json
 from forgather_core.options.aliases import former_names, warn_renamed_option
-from forgather_core.options.command_options import COMMAND_OPTIONS, VerifyOptions
+from forgather_core.options.by_command import COMMAND_OPTIONS
+from forgather_core.options.command_options import VerifyOptions
 from forgather_core.options.scope import (
     LISTING,
     MODEL_COMMANDS,

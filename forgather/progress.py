@@ -10,6 +10,7 @@ from .public import strict
 
 if TYPE_CHECKING:
     from forgather_core.training_check import Step
+    from forgather_core.training_run.watch import TrainingRecord
 
     from .results import Result
 
@@ -28,7 +29,10 @@ class Progress:
         verifying: Called with the bytes of a checkpoint whose checksums are verified, and their total.
         loading: Called with the bytes of a checkpoint that are loaded, and their total.
         saving: Called with the bytes of a checkpoint that are saved, and their total.
-        step: Called after each training step.
+        step: Called after each training step of `test`.
+        begin: Called with the report of a training run before its first step: plan, data and cost.
+        record: Called with the measurements of a training run at each logged step.
+        evaluation: Called with a step of a training run and the metrics of its evaluation.
         item: Called with the name of the check, or of the part of an estimate, that begins.
         note: Called with a sentence about something that is left out, such as the checks of a broken plugin.
         partial: Called with the results so far if an exception ends the call early; the exception propagates.
@@ -39,6 +43,9 @@ class Progress:
     loading: Bytes | None = None
     saving: Bytes | None = None
     step: Callable[[Step], None] | None = None
+    begin: Callable[[dict[str, Any]], None] | None = None
+    record: Callable[[TrainingRecord], None] | None = None
+    evaluation: Callable[[int, dict[str, float]], None] | None = None
     item: Callable[[str], None] | None = None
     note: Callable[[str], None] | None = None
     partial: Callable[[Any], None] | None = None

@@ -18,7 +18,7 @@ import typer.main
 from forgather_core.errors import ForgatherError
 from forgather_core.filesystem.paths import expanded, project_directory
 from forgather_core.filesystem.printable import one_line
-from forgather_core.options.plain_options import VerifyDirectoryOptions
+from forgather_core.options.plain_options import EvaluateOptions, SampleOptions, VerifyDirectoryOptions
 from forgather_core.options.scope import joined
 from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import did_you_mean
@@ -136,6 +136,9 @@ def root(
         ctx.params["project"] = str(project_directory(project, "-p"))
 
 
+_WITH_WEIGHTS = "Model directory with weights: trained by Forgather, or any Hugging Face causal LM"
+
+
 @app.command(cls=with_options(OutputOptions), context_settings=model.HELP)
 def ls(ctx: typer.Context) -> None:
     """List all model definitions with their presets, and the configurations of this project."""
@@ -168,6 +171,32 @@ def verify(
         result = forgather.verify(expanded(directory), progress=callbacks, **given(ctx, VerifyDirectoryOptions))
     output.answer(result)
     raise typer.Exit(1 if result.failed else 0)
+
+
+@app.command(cls=with_options(SampleOptions, OutputOptions), context_settings=model.HELP)
+def sample(
+    ctx: typer.Context,
+    directory: Annotated[str, typer.Argument(metavar="DIR", help=_WITH_WEIGHTS)],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts to continue")] = None,
+) -> None:
+    """Continue texts with a saved model."""
+    from .views import train as views
+
+    output = Output(views.samples, given(ctx, OutputOptions))
+    import forgather
+
+    output.answer(forgather.sample(expanded(directory), *(texts or ()), **given(ctx, SampleOptions)))
+
+
+@app.command("eval", cls=with_options(EvaluateOptions, OutputOptions), context_settings=model.HELP)
+def evaluate(ctx: typer.Context, directory: Annotated[str, typer.Argument(metavar="DIR", help=_WITH_WEIGHTS)]) -> None:
+    """Compute the loss of a saved model on a dataset, per token and per byte."""
+    from .views import train as views
+
+    output = Output(views.evaluation, given(ctx, OutputOptions))
+    import forgather
+
+    output.answer(forgather.evaluate(expanded(directory), **given(ctx, EvaluateOptions)))
 
 
 @app.command(cls=with_options(OutputOptions), context_settings=model.HELP)

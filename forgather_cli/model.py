@@ -1,4 +1,4 @@
-"""`forgather model`: construct, test, verify, show, estimate, compare."""
+"""`forgather model`: construct, test, train, verify, show, estimate, compare."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from forgather_core.options.scope import refuse_other_commands, refuse_without_e
 from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import specs_of
 
-from .bridge.dynamic import DynamicCommand, DynamicGroup, EstimateCommand, ShowCommand, TestCommand, VerifyCommand
+from .bridge.dynamic import (
+    DynamicCommand,
+    DynamicGroup,
+    EstimateCommand,
+    ShowCommand,
+    TestCommand,
+    TrainCommand,
+    VerifyCommand,
+)
 from .bridge.session import CHOOSE, Session
 from .completion import templates
 from .output import Draw, Output
@@ -25,7 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings=HELP,
-    help="Construct, test, verify, show, estimate or compare models.",
+    help="Construct, test, train, verify, show, estimate or compare models.",
 )
 
 
@@ -60,6 +68,23 @@ def test(ctx: typer.Context) -> None:
         progress_of_test = replace(bars, step=on_step, partial=keep)
         result = forgather.test(command.model, progress=progress_of_test, **command.options)
     command.output.answer(result)
+
+
+@app.command(cls=TrainCommand, context_settings=HELP)
+def train(ctx: typer.Context) -> None:
+    """Train the model on text with transformers' Trainer, and save it in its directory."""
+    from .views.train import training_run
+
+    command = ModelCommand(ctx, training_run)
+    import forgather
+
+    from . import progress
+
+    with progress.construction() as bars, progress.training() as run:
+        callbacks = replace(bars, begin=run.begin, record=run.record, evaluation=run.evaluation)
+        result = forgather.train(command.model, progress=callbacks, **command.options)
+    if result.process == 0:
+        command.output.answer(result)
 
 
 @app.command(cls=VerifyCommand, context_settings=HELP)

@@ -15,6 +15,7 @@ from .streams import say
 if TYPE_CHECKING:
     from forgather import Progress as Callbacks
     from forgather_core.training_check import Step
+    from forgather_core.training_run.watch import TrainingRecord
 
 PATIENCE = 1.0  # seconds before a bar is drawn
 
@@ -43,6 +44,67 @@ def steps(count: int) -> Iterator[Callable[[Step], None] | None]:
         yield update
     finally:
         progress.stop()
+
+
+class TrainingProgress:
+    """Report a training run: a bar on a terminal, lines in a pipe. All on standard error."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._evaluation = ""
+
+    def begin(self, report: dict[str, Any]) -> None:
+        """Say what the run will cost, and begin the bar."""
+        from .views.train import cost_lines
+
+        for line in cost_lines(report):
+            say(line)
+        if sys.stderr.isatty():
+            self._bar = _training_bar()
+            self._task = self._bar.add_task("", total=report["plan"]["steps"], text="")
+            self._bar.start()
+
+    def record(self, record: TrainingRecord) -> None:
+        """Show the measurements of a step."""
+        from .views.train import record_line
+
+        line = record_line(record.to_dict())
+        if self._bar is None:
+            say(line)
+        else:
+            self._bar.update(self._task, completed=record.step, text=line + self._evaluation)
+
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Show an evaluation."""
+        text = f"evaluation loss {metrics['loss']:.4f}, {metrics['bits_per_byte']:.4f} bits per byte"
+        self._evaluation = f"; {text}"
+        if self._bar is None:
+            say(f"step {step:,}: {text}")
+
+    def end(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _training_bar() -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from .render import console
+
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+    return Progress(*columns, console=console(stderr=True), transient=True)
+
+
+@contextmanager
+def training() -> Iterator[TrainingProgress]:
+    """Report the progress of a training run."""
+    progress = TrainingProgress()
+    try:
+        yield progress
+    finally:
+        progress.end()
 
 
 @contextmanager

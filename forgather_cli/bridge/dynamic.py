@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from forgather_core.definitions.registry import registry
 from forgather_core.errors import ForgatherError
 from forgather_core.options.command_options import ESTIMATE, SHOW, STEP, TEST, VERIFY
+from forgather_core.options.train_options import DATA, OPTIMIZATION, RUN
 
 from ..messages import PrintableLogs
 from .help_page import about, arguments_of, explanation, names_of, page
@@ -109,6 +110,12 @@ class TestCommand(DynamicCommand):
     """`test`: its own options come first on the help page."""
 
     first_groups = (STEP, TEST)
+
+
+class TrainCommand(DynamicCommand):
+    """`train`: its own options come first on the help page."""
+
+    first_groups = (DATA, STEP, OPTIMIZATION, RUN)
 
 
 class EstimateCommand(DynamicCommand):

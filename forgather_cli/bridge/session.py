@@ -11,7 +11,7 @@ import typer
 
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
 from forgather_core.errors import ForgatherError
-from forgather_core.options.command_options import COMMAND_OPTIONS
+from forgather_core.options.by_command import COMMAND_OPTIONS
 from forgather_core.options.scope import commands_of
 from forgather_core.options.spec import OptionSpec, specs_of
 
@@ -77,8 +77,14 @@ class Session:
 
     @cached_property
     def shared(self) -> dict[str, OptionSpec]:
-        """The options shared by all definitions, by name."""
-        return {spec.name: spec for group in SHARED_OPTIONS for spec in specs_of(group)}
+        """The options shared by all definitions, by name; of several declarations, one that accepts the values of all.
+
+        Before the command is known, a value is converted by it; afterwards by the command's own declaration.
+        """
+        found: dict[str, OptionSpec] = {}
+        for spec in (spec for group in SHARED_OPTIONS for spec in specs_of(group)):
+            found[spec.name] = _either(found[spec.name], spec) if spec.name in found else spec
+        return found
 
     def of_command(self, command: str) -> dict[str, OptionSpec]:
         """Return the options that a command uses, by name, with its choices and defaults; shared options first."""
@@ -95,3 +101,11 @@ class Session:
         """Return the unconverted values that the configuration sets, as the defaults of a help page."""
         layers = self.configuration.layers if self.configuration else ()
         return {name: value for layer in layers for name, value in layer.values.items()}
+
+
+def _either(one: OptionSpec, other: OptionSpec) -> OptionSpec:
+    """Return the second of two declarations, with the choices of both."""
+    kind = other.kind
+    if isinstance(kind, tuple) and isinstance(one.kind, tuple):
+        kind = (*kind, *(choice for choice in one.kind if choice not in kind))
+    return other._replace(kind=kind, optional=one.optional or other.optional)

@@ -17,6 +17,7 @@ from ..options.command_options import EstimateOptions, ShowOptions, TestOptions,
 from ..options.reserved_names import name_problem
 from ..options.shared import BuildOptions, DirectoryOptions, OutputOptions, RunOptions
 from ..options.spec import did_you_mean, specs_of
+from ..options.train_options import TrainOptions
 from .contracts import check_options
 from .definition import ModelDefinition
 from .hookspecs import ENTRY_POINT_GROUP, PROJECT, ForgatherHooks
@@ -227,7 +228,8 @@ def _check_definition(definition: Any) -> None:
 
 # Two of these classes may share an option of a common base class.
 SHARED_OPTIONS: tuple[type, ...] = (
-    DirectoryOptions, BuildOptions, RunOptions, OutputOptions, TestOptions, EstimateOptions, ShowOptions, VerifyOptions,
+    DirectoryOptions, BuildOptions, RunOptions, OutputOptions, TrainOptions, TestOptions, EstimateOptions, ShowOptions,
+    VerifyOptions,
 )  # fmt: skip
 
 

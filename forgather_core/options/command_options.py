@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .scope import DATASET, ESTIMATING, LISTING, PACKED, STEPPING, TRAINING
+from .scope import DATASET, ESTIMATING, LISTING, PACKED, RUNNING, STEPPING, TRAINING
 from .scope import shared_option as option
 
 STEP = "Training step"
@@ -53,16 +53,16 @@ class TestOptions(TrainingStepOptions):
 
     steps: int = option(1, help="Number of train steps", group=TEST, ge=1, commands=("test",), needs=(TRAINING,))
     optimizer: Literal["sgd", "adamw"] = option("sgd", **_OPTIMIZER)
-    lr: float = option(0.01, help="Learning rate", group=TEST, ge=0, commands=("test",), needs=(TRAINING,))
+    lr: float = option(0.01, help="Learning rate", group=TEST, ge=0, commands=RUNNING, needs=(TRAINING,))
     dataset_project: str | None = option(
         None,
         help="Dataset project: a directory, or stdlib (built in); default: random tokens",
         group=TEST,
-        commands=("test",),
+        commands=RUNNING,
         needs=(TRAINING,),
     )
     dataset_config: str | None = option(
-        None, help="Dataset config name", group=TEST, commands=("test",), needs=(DATASET, TRAINING)
+        None, help="Dataset config name", group=TEST, commands=RUNNING, needs=(DATASET, TRAINING)
     )
     packed: bool = option(
         False, help="Enable packed sequences in data collator", group=TEST, negatable=False, commands=("test",)
@@ -71,7 +71,7 @@ class TestOptions(TrainingStepOptions):
         None,
         help="Packing strategy of --packed: greedy cuts documents at the end of a row, the others keep them whole",
         group=TEST,
-        commands=("test",),
+        commands=RUNNING,
         needs=(PACKED, TRAINING),
     )
     compile: bool = option(
@@ -79,7 +79,7 @@ class TestOptions(TrainingStepOptions):
         help="Compile the model with torch.compile",
         group=TEST,
         negatable=False,
-        commands=("test",),
+        commands=RUNNING,
         needs=(TRAINING,),
     )
 
@@ -160,13 +160,3 @@ class ShowOptions:
         negatable=False,
         commands=("show",),
     )
-
-
-# The options of single commands.
-COMMAND_OPTIONS: dict[str, type] = {
-    "test": TestOptions,
-    "verify": VerifyOptions,
-    "show": ShowOptions,
-    "estimate": EstimateOptions,
-    "compare": EstimateOptions,
-}

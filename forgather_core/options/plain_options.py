@@ -96,3 +96,43 @@ class InspectViewOptions:
     """Options of the output of `forgather checkpoint inspect`."""
 
     all: bool = option(False, help="List every tensor instead of one row for all layers", negatable=False)
+
+
+_DEVICE = option(None, help="Device: cpu, cuda, cuda:N, mps (default: the first of this machine)", metavar="DEVICE")
+
+
+@dataclass(kw_only=True)
+class SampleOptions:
+    """Options of `forgather sample`."""
+
+    max_new_tokens: int = option(100, help="Maximum number of new tokens", metavar="N", ge=1)
+    samples: int = option(1, help="Continuations of each text", metavar="N", ge=1)
+    temperature: float = option(
+        0.8, help="Divide logits by this number; 0 takes the most probable token", metavar="X", ge=0
+    )
+    top_p: float = option(
+        0.95, help="Sample from the smallest set of tokens with this probability", metavar="X", gt=0, le=1
+    )
+    seed: int = option(0, help="Seed", metavar="N", ge=0, lt=2**63)
+    chat: bool = option(False, help="Make each text a user's message, by the chat template", negatable=False)
+    device: str | None = _DEVICE
+    dtype: str | None = option(None, help="Dtype of the weights (default: that of the checkpoint)", metavar="DTYPE")
+
+
+@dataclass(kw_only=True)
+class EvaluateOptions:
+    """Options of `forgather eval`."""
+
+    dataset_project: str = option(
+        None,
+        help="Text: a text, JSON, Parquet or Arrow file, a directory of them, a dataset project, or stdlib",
+        metavar="PROJECT",
+        required=True,
+    )
+    dataset_config: str | None = option(None, help=_CONFIG, metavar="NAME")
+    held_out: bool = option(False, help="Read only the documents that train has held out", negatable=False)
+    tokens: str = option("100k", help="Number of tokens to read, such as 100k, or all", metavar="N")
+    sequence_length: int = option(512, help="Tokens per row; longer documents are cut", metavar="N", ge=2)
+    batch_size: int = option(8, help="Rows per batch", metavar="N", ge=1)
+    device: str | None = _DEVICE
+    dtype: str | None = option(None, help="Dtype of the weights (default: that of the checkpoint)", metavar="DTYPE")

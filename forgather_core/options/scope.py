@@ -15,12 +15,14 @@ from ..option import METADATA_KEY, OptionInfo
 from ..option import option as plain_option
 from .spec import OptionSpec
 
-MODEL_COMMANDS = ("construct", "test", "verify", "show", "estimate", "compare")
-WRITING = ("construct", "test", "verify")  # write the model directory
-BUILDING = ("construct", "test")  # build the model from the directory, according to the options
-STEPPING = ("test", "estimate", "compare")  # run or estimate a training step
+MODEL_COMMANDS = ("construct", "test", "train", "verify", "show", "estimate", "compare")
+WRITING = ("construct", "test", "train", "verify")  # write the model directory
+BUILDING = ("construct", "test", "train")  # build the model from the directory, according to the options
+STEPPING = ("test", "train", "estimate", "compare")  # run or estimate a training step
+RUNNING = ("test", "train")  # run training steps
 ESTIMATING = ("estimate", "compare")
 # `show` also takes the options that a YAML file may set.
+ON_REQUEST = ("construct", "test", "show")  # save weights only on request
 WRITTEN, BUILT, COMPUTED = (*WRITING, "show"), (*BUILDING, "show"), (*BUILDING, "show", *ESTIMATING)
 
 Values = Mapping[str, Any]
@@ -41,12 +43,12 @@ class Need:
 
 SAVING = Need("--save-checkpoint", lambda values: bool(values["save_checkpoint"]))
 LOADING = Need("--load-from-checkpoint", lambda values: values["load_from_checkpoint"] is not None)
-REAL_DEVICE = Need("a real device: add --device cpu", lambda values: values["device"] != "meta")
+REAL_DEVICE = Need("a real device: add --device cpu", lambda values: values["device"] != "meta", ("construct", "test"))
 TRAINING = Need("a real device: add --device cpu", lambda values: values["device"] != "meta", ("test",))
 INITIALIZING = Need(
     "initial weights: drop --no-init-weights", lambda values: not values["no_init_weights"], ("construct",)
 )
-DATASET = Need("--dataset-project", lambda values: values["dataset_project"] is not None, ("test",))
+DATASET = Need("--dataset-project", lambda values: values["dataset_project"] is not None, ("test", "train"))
 PACKED = Need("--packed", lambda values: bool(values["packed"]), ("test",))
 WHOLE = Need("--full", lambda values: bool(values["full"]) or bool(values["list"]), ("verify",))
 LISTING = Need("a run of the checks: drop --list", lambda values: not values["list"], ("verify",))

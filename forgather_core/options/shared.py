@@ -9,7 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .scope import BUILT, COMPUTED, INITIALIZING, LISTING, LOADING, REAL_DEVICE, SAVING, WHOLE, WRITING, WRITTEN
+from .scope import (
+    BUILT,
+    COMPUTED,
+    INITIALIZING,
+    LISTING,
+    LOADING,
+    ON_REQUEST,
+    REAL_DEVICE,
+    SAVING,
+    WHOLE,
+    WRITING,
+    WRITTEN,
+)
 from .scope import shared_option as option
 
 DIRECTORY = "Model directory"
@@ -78,7 +90,7 @@ class BuildOptions:
     )
     seed: int = option(
         0,
-        help="Seed of the initial weights and of the data of test",
+        help="Seed of the initial weights, of dropout, and of the random data of test",
         group=BUILD,
         ge=0,
         lt=2**63,
@@ -114,14 +126,14 @@ class BuildOptions:
         needs=(LOADING,),
     )
     save_checkpoint: bool = option(
-        False, help="Save model checkpoint", group=CHECKPOINT, negatable=False, commands=BUILT
+        False, help="Save model checkpoint", group=CHECKPOINT, negatable=False, commands=ON_REQUEST
     )
     safetensors: bool = option(
         False,
         help="Save using safetensors (default: .bin)",
         group=CHECKPOINT,
         negatable=False,
-        commands=BUILT,
+        commands=ON_REQUEST,
         needs=(SAVING,),
     )
     max_shard_size: str = option(
@@ -129,7 +141,7 @@ class BuildOptions:
         help="Maximum size of each saved weight file (e.g., 500MB)",
         group=CHECKPOINT,
         metavar="SIZE",
-        commands=BUILT,
+        commands=ON_REQUEST,
         needs=(SAVING,),
     )
 

@@ -21,7 +21,12 @@ _ROW = 22.0
 
 
 def curve(
-    name: str, steps: Sequence[int], values: Sequence[float | None], number: int, level: float | None = None
+    name: str,
+    steps: Sequence[int],
+    values: Sequence[float | None],
+    number: int,
+    level: float | None = None,
+    points: Mapping[int, float] | None = None,
 ) -> Html:
     """Return a line over steps. None is a gap.
 
@@ -31,6 +36,7 @@ def curve(
         values: Its value.
         number: The number of the colour.
         level: A value to compare with, drawn as a dashed line.
+        points: Other values by step, drawn as dots.
     """
     every = math.ceil(len(steps) / _MOST_POINTS)
     x, y = steps[::every], [math.nan if value is None else value for value in values[::every]]
@@ -42,6 +48,8 @@ def curve(
         axes.grid(axis="y")
         axes.plot(x, y, color=colour(number), linewidth=2, marker="o" if len(x) <= 40 else "", markersize=4)
         axes.margins(x=0.02, y=0.07)
+        if points:
+            axes.scatter(list(points), list(points.values()), s=30, color=colour(number + 1), linewidth=0, zorder=3)
         if level is not None:
             axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         axes.locator_params(axis="y", nbins=6)

@@ -38,6 +38,16 @@ def seconds_of(value: float | None) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
 
 
+def duration(seconds: float) -> str:
+    """Format a long time as `12 s`, `3 min 20 s` or `2 h 15 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
 def share_of(part: float, total: float) -> str:
     """Format a share as `53 %`, small ones as `0.4 %`."""
     if not total:

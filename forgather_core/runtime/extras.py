@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
+from ..errors import ForgatherError
+
 # Name of a missing package in error messages: its import name, and the extra in pyproject.toml.
 _EXTRAS = {
     "flash-attn": ("flash_attn", "flash-attention"),
@@ -24,6 +26,16 @@ def install_hint(reason: str) -> str:
         if name in reason.lower() and not _is_installed(module):
             return f"; install it with: pip install 'forgather[{extra}]'"
     return ""
+
+
+def require(module: str, extra: str) -> None:
+    """Check that an optional package is installed, before any work is done.
+
+    Raises:
+        ForgatherError: It is not; the message says what to install.
+    """
+    if not _is_installed(module):
+        raise ForgatherError(f"requires {module}", hint=f"install it with: pip install 'forgather[{extra}]'")
 
 
 def _is_installed(module: str) -> bool:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from forgather_cli.bridge.session import Session
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
 from forgather_core.options.command_options import EstimateOptions, TestOptions
 from forgather_core.options.spec import OptionSpec, specs_of
+from forgather_core.settings.layers import find_configuration
 
 from .conftest import LLAMA, Cli, start
 
@@ -29,6 +31,9 @@ PAGES = {
     "model_without_definition": ("model",),
     "construct": ("model", "construct"),
     "test": ("model", "test"),
+    "train": ("model", "train"),
+    "sample": ("sample",),
+    "eval": ("eval",),
     "verify_llama_4m": (*LLAMA, "verify"),
     "verify_directory": ("verify",),
     "show_llama_4m": (*LLAMA, "show"),
@@ -52,7 +57,7 @@ def shared() -> list[OptionSpec]:
 
 
 def of_llama() -> list[OptionSpec]:
-    return [*specs_of(registry().definition("llama").options), *shared()]
+    return Session(find_configuration("llama", registry())).specs
 
 
 @pytest.fixture(autouse=True)

@@ -61,9 +61,21 @@ OF_A_TEST += ["--packed", "--packing best-fit", "--lr 0.1", "--fuse-optim-with-b
 OF_AN_ESTIMATE = ["--optimizer sgd", "--precision bf16", "--context-length 128", "--cache static", "--mfu 0.3"]
 OF_AN_ESTIMATE += ["--hardware d.yaml"]
 OF_A_SHOW = ["--init"]
+OF_A_TRAINING = [
+    *("--tokens 9", "--eval-fraction 0.1", "--eval-tokens 9", "--gradient-accumulation-steps 2"),
+    *("--mixed-precision no", "--weight-decay 0", "--max-grad-norm 0", "--schedule wsd", "--warmup 0"),
+    *(
+        "--eval-every 3",
+        "--save-every 3",
+        "--save-total-limit 1",
+        "--log-every 3",
+        "--report-to tensorboard",
+        "--resume",
+    ),
+]
 OF_A_VERIFICATION = ["--checks padding", "--quick", "--full", "--list"]
 OF_A_DIRECTORY = ["--from-config d"]  # its values are the directory's: tests/core/settings/test_source_config.py
-ALL_OTHERS = [*OF_A_RUN, *OF_A_TEST, *OF_AN_ESTIMATE, *OF_A_SHOW, *OF_A_VERIFICATION, *OF_A_DIRECTORY]
+ALL_OTHERS = [*OF_A_RUN, *OF_A_TEST, *OF_A_TRAINING, *OF_AN_ESTIMATE, *OF_A_SHOW, *OF_A_VERIFICATION, *OF_A_DIRECTORY]
 
 
 def name_of(flag: str) -> str:

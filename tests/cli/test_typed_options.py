@@ -17,10 +17,13 @@ from forgather_core.settings.layers import find_configuration
 
 from .conftest import LLAMA, Cli
 
-CONSTRUCT, TEST, VERIFY, SHOW, ESTIMATE, COMPARE = "construct", "test", "verify", "show", "estimate", "compare"
-COMMANDS = (CONSTRUCT, TEST, VERIFY, SHOW, ESTIMATE, COMPARE)
-BUILT, WRITTEN = {CONSTRUCT, TEST, SHOW}, {CONSTRUCT, TEST, VERIFY, SHOW}
-COMPUTED, STEP = {CONSTRUCT, TEST, SHOW, ESTIMATE, COMPARE}, {TEST, ESTIMATE, COMPARE}
+CONSTRUCT, TEST, TRAIN, VERIFY = "construct", "test", "train", "verify"
+SHOW, ESTIMATE, COMPARE = "show", "estimate", "compare"
+COMMANDS = (CONSTRUCT, TEST, TRAIN, VERIFY, SHOW, ESTIMATE, COMPARE)
+BUILT, WRITTEN = {CONSTRUCT, TEST, TRAIN, SHOW}, {CONSTRUCT, TEST, TRAIN, VERIFY, SHOW}
+ON_REQUEST = {CONSTRUCT, TEST, SHOW}
+COMPUTED, STEP = {CONSTRUCT, TEST, TRAIN, SHOW, ESTIMATE, COMPARE}, {TEST, TRAIN, ESTIMATE, COMPARE}
+STEPS = {TEST, TRAIN}
 # Each shared option and the commands that use it, independent of the declarations.
 SCOPES: dict[str, set[str]] = {
     "--model-name m": set(COMMANDS), "--output-dir o": WRITTEN, "--from-config d": set(COMMANDS), "--native": WRITTEN,
@@ -28,13 +31,17 @@ SCOPES: dict[str, set[str]] = {
     "--dtype bfloat16": COMPUTED, "--no-init-weights": BUILT, "--seed 3": WRITTEN,
     "--attn-implementation eager": COMPUTED, "--gradient-checkpointing": COMPUTED, "--load-from-checkpoint c": BUILT,
     "--verify-checksums": BUILT, "--ignore-mismatched-sizes": BUILT,
-    "--save-checkpoint": BUILT, "--safetensors": BUILT, "--max-shard-size 1MB": BUILT,
+    "--save-checkpoint": ON_REQUEST, "--safetensors": ON_REQUEST, "--max-shard-size 1MB": ON_REQUEST,
     "--refresh-model": WRITTEN - {SHOW}, "--keep": WRITTEN - {SHOW}, "--force": WRITTEN - {SHOW},
     "--output-file x.txt": set(COMMANDS),
     "--edit": set(COMMANDS), "--json": set(COMMANDS), "--batch-size 3": STEP, "--sequence-length 64": STEP,
     "--fuse-optim-with-backward": STEP, "--full-logits": STEP, "--steps 5": {TEST}, "--optimizer sgd": STEP,
-    "--lr 3": {TEST}, "--dataset-project d": {TEST}, "--dataset-config c": {TEST}, "--packed": {TEST},
-    "--packing greedy": {TEST}, "--compile": {TEST}, "--precision bf16": {ESTIMATE, COMPARE},
+    "--lr 3": STEPS, "--dataset-project d": STEPS, "--dataset-config c": STEPS, "--packed": {TEST},
+    "--packing greedy": STEPS, "--compile": STEPS, "--tokens 9": {TRAIN}, "--eval-fraction 0.1": {TRAIN},
+    "--eval-tokens 9": {TRAIN}, "--gradient-accumulation-steps 2": {TRAIN}, "--mixed-precision no": {TRAIN},
+    "--weight-decay 0": {TRAIN}, "--max-grad-norm 0": {TRAIN}, "--schedule wsd": {TRAIN}, "--warmup 0": {TRAIN},
+    "--eval-every 3": {TRAIN}, "--save-every 3": {TRAIN}, "--save-total-limit 1": {TRAIN}, "--log-every 3": {TRAIN},
+    "--report-to tensorboard": {TRAIN}, "--resume": {TRAIN}, "--precision bf16": {ESTIMATE, COMPARE},
     "--context-length 9": {ESTIMATE, COMPARE}, "--cache static": {ESTIMATE, COMPARE}, "--mfu 0.3": {ESTIMATE},
     "--hardware no.yaml": {ESTIMATE}, "--checks padding": {VERIFY}, "--quick": {VERIFY}, "--full": {VERIFY},
     "--list": {VERIFY}, "--init": {SHOW},
@@ -147,10 +154,13 @@ def test_options_before_a_command_accept_the_values_of_each_command() -> None:
     before = {spec.name: spec for spec in session.specs}
     for command in COMMANDS:
         for name, spec in session.of_command(command).items():
+            given = before[name]
+            assert spec.optional <= given.optional, (command, name)
             if isinstance(spec.kind, tuple):
-                assert set(spec.kind) <= set(before[name].kind), (command, name)
+                assert set(spec.kind) <= set(given.kind), (command, name)
             else:
-                assert (spec.kind, spec.info) == (before[name].kind, before[name].info), (command, name)
+                bounds = [(one.info.ge, one.info.gt, one.info.le, one.info.lt) for one in (spec, given)]
+                assert (spec.kind, bounds[0]) == (given.kind, bounds[1]), (command, name)
 
 
 SMALL = ("--hidden-size", "32", "--num-hidden-layers", "1", "--intermediate-size", "32", "--tokenizer", "bytes")

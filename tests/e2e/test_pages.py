@@ -19,8 +19,12 @@ from .pages import Block, apply, commands, is_printed, parts, sessions
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
-# Tests run without a GPU, with few steps of `test`, and with two checks of `verify`.
-REPLACED = {"--device cuda": "--device cpu", "--steps 20": "--steps 3"}
+# Tests run without a GPU, with few steps of `test` and `train`, and with two checks of `verify`.
+REPLACED = {
+    "--device cuda": "--device cpu",
+    "--steps 20": "--steps 3",
+    "--tokens 10M": "--tokens 512 --sequence-length 16 --batch-size 4",
+}
 FEW_CHECKS = " --checks causality,kv-cache"
 SECONDS = 300
 # Runs the blocks that it reads, each the text of a Python string, and ends with the first that fails.
@@ -197,6 +201,7 @@ model = AutoModelForCausalLM.from_pretrained("{BUILT}", trust_remote_code=True)
 ids = torch.arange(8)[None]
 """,
     ),
+    "train": Reading(("docs/train.md",)),
     "estimate": Reading(("docs/estimate.md",)),
     "checkpoints": Reading(
         ("docs/checkpoints.md",),

@@ -15,7 +15,7 @@ import forgather as fg
 from forgather.calls import Call
 from forgather_core.errors import ConfigurationError, DirectoryError, UnknownDefinitionError
 from forgather_core.options.aliases import RenamedOptionWarning
-from forgather_core.options.command_options import COMMAND_OPTIONS
+from forgather_core.options.by_command import COMMAND_OPTIONS
 from forgather_core.options.spec import specs_of
 from tests.support.settings import SMALLEST
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..content import Content
-from . import checkpoint, compare, construct, data, estimate, listings, plain, show, training_check, verify
+from . import checkpoint, compare, construct, data, estimate, listings, plain, show, train, training_check, verify
 
 __all__ = ["KINDS", "content"]
 
@@ -18,14 +18,17 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], Content]] = {
     "dataset": data.dataset,
     "datasets": listings.datasets,
     "estimate": estimate.estimate,
+    "eval": train.evaluation,
     "load": checkpoint.load,
     "ls": listings.models,
     "plugin": listings.package,
     "plugins": listings.plugins,
+    "sample": train.samples,
     "save": checkpoint.save,
     "show": show.settings,
     "test": training_check.training_check,
     "tokenizer": data.tokenizer,
+    "train": train.training_run,
     "verify": verify.verification,
 }
 

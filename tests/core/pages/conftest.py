@@ -12,6 +12,7 @@ import forgather as fg
 from tests.support.settings import SMALLEST
 
 Reports = dict[str, dict[str, Any]]
+_RUN = {"tokens": 256, "batch_size": 2, "sequence_length": 16}
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +43,9 @@ def made_reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
         fg.new_plugin("newlm", output_dir=place / "newlm"),
         fg.inspect_checkpoint(made.directory),
         fg.describe_dataset(project, tokenizer="bytes"),
+        fg.train("llama", **given | {"output_dir": place / "trained"}, **_RUN, dataset_project=project),
+        fg.sample(place / "trained", "The fox", max_new_tokens=4, device="cpu"),
+        fg.evaluate(place / "trained", dataset_project=project, sequence_length=16, device="cpu"),
         fg.train_tokenizer(project, vocab_size=280, output_dir=place / "tokenizer"),
     ]
     return {result.kind: result.to_dict() for result in results} | {"unknown": _unknown()}

@@ -220,7 +220,7 @@ def test_a_first_loss_far_from_uniform_is_explained(small: Resolve, tmp_path: Pa
         (
             {"device": "cpu"},
             {"dataset_project": "nowhere"},
-            "--dataset-project: 'nowhere' is neither a directory nor a built-in project",
+            "--dataset-project: 'nowhere' is neither a file, a directory nor a built-in project",
         ),
     ],
 )

@@ -1,0 +1,88 @@
+"""Compare the Trainer of `forgather model train` with transformers' Trainer, and with transformers' own Llama.
+
+python benchmarks/trainer.py [--runs 5] [--steps 200]
+
+Three cases train in turns, each on the same rows: transformers' Trainer, and Forgather's with its callback, both on an
+exported model; and transformers' Trainer on transformers' Llama of the same shape and weights. One thread, CPU time.
+The figures are medians of the ratios of runs that follow each other. Exit code 1 if Forgather's Trainer takes more than
+1.05 of the time of transformers', or if transformers' Llama is faster.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import transformers
+from _common import bar, be_quiet, machine, pair, parser, settings
+from transformers import TrainingArguments
+
+from forgather.training import Trainer, TrainingCallback, training_optimizer
+from forgather_core.commands.construct import construct
+
+ROWS, LENGTH = 2, 128
+ENGINE, NATIVE = 1.05, 1.0
+
+
+def trained(kind: type[transformers.Trainer], model: Any, steps: int, place: Path) -> float:
+    """Return the CPU seconds of a training run."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 1000, (steps * ROWS, LENGTH), generator=generator)
+    rows = [{"input_ids": row, "labels": row} for row in ids]
+    arguments = TrainingArguments(
+        output_dir=str(place),
+        max_steps=steps,
+        per_device_train_batch_size=ROWS,
+        save_strategy="no",
+        logging_steps=max(1, steps // 100),
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    optimizer = training_optimizer("adamw", model, lr=1e-4, weight_decay=0.1)
+    callbacks = [TrainingCallback(ROWS * LENGTH, stop=False)] if kind is Trainer else []
+    trainer = kind(model=model, args=arguments, train_dataset=rows, optimizers=(optimizer, None), callbacks=callbacks)
+    trainer.remove_callback(transformers.PrinterCallback)
+    began = time.process_time()
+    trainer.train()
+    return time.process_time() - began
+
+
+def main() -> int:
+    """Print the ratios and return the exit code: 1 if a bound is missed."""
+    options = parser(__doc__, runs=5)
+    options.add_argument("--steps", type=int, default=200, help="steps of a run (default: %(default)s)")
+    arguments = options.parse_args()
+    be_quiet()
+    torch.set_num_threads(1)
+    print(f"{arguments.runs} runs of {arguments.steps} steps of {ROWS} x {LENGTH} tokens, {machine()}\n")
+    engine, native = [], []
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        construct(settings(place / "model", device="cpu", save_checkpoint=True, safetensors=True))
+        for number in range(arguments.runs + 1):
+            seconds = {}
+            for case, kind, who in (
+                ("bare", transformers.Trainer, "exported"),
+                ("ours", Trainer, "exported"),
+                ("native", transformers.Trainer, "native"),
+            ):
+                model = pair(place / "model", torch.float32)[who]
+                seconds[case] = trained(kind, model, arguments.steps if number else 10, place / case)
+            if number:  # the first one warms up
+                engine.append(seconds["ours"] / seconds["bare"])
+                native.append(seconds["ours"] / seconds["native"])
+                print("  ".join(f"{case} {spent:.2f} s" for case, spent in seconds.items()), flush=True)
+    print()
+    passed = bar("Forgather's Trainer / transformers' Trainer, exported model", median(engine), ENGINE)
+    passed &= bar("Forgather's Trainer, exported / transformers' Trainer, transformers' Llama", median(native), NATIVE)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

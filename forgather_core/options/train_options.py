@@ -1,0 +1,121 @@
+"""Options of `train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .command_options import STEP, TrainingStepOptions
+from .scope import DATASET, RUNNING, STEPPING
+from .scope import shared_option as option
+
+DATA = "Data"
+OPTIMIZATION = "Optimization"
+RUN = "Training run"
+_TRAIN = ("train",)
+
+
+@dataclass(kw_only=True)
+class TrainOptions(TrainingStepOptions):
+    """Options of `train`."""
+
+    dataset_project: str | None = option(
+        None,
+        help="Text to train on: a text, JSON, Parquet or Arrow file, a directory of them, a dataset project, or stdlib",
+        group=DATA,
+        commands=RUNNING,
+    )
+    dataset_config: str | None = option(
+        None, help="Dataset config name", group=DATA, commands=RUNNING, needs=(DATASET,)
+    )
+    tokens: str = option("10M", help="Number of tokens to train on, such as 500k, 10M, 2B", group=DATA, commands=_TRAIN)
+    eval_fraction: float = option(
+        0.02, help="Fraction of the documents that is held out for evaluation", group=DATA, gt=0, lt=1, commands=_TRAIN
+    )
+    eval_tokens: str = option(
+        "100k", help="Number of held-out tokens that an evaluation reads", group=DATA, commands=_TRAIN
+    )
+    packing: Literal["greedy", "first-fit", "best-fit"] = option(
+        "greedy",
+        help="Packing of documents into rows: greedy cuts them at the end of a row, the others keep them whole",
+        group=DATA,
+        commands=RUNNING,
+    )
+    batch_size: int = option(8, help="Rows per step and process", group=STEP, ge=1, commands=STEPPING)
+    sequence_length: int = option(512, help="Tokens per row", group=STEP, ge=2, commands=STEPPING)
+    gradient_accumulation_steps: int = option(1, help="Batches per optimizer step", group=STEP, ge=1, commands=_TRAIN)
+    mixed_precision: Literal["auto", "bf16", "no"] = option(
+        "auto",
+        help="bf16: matrix products in bfloat16, with weights in float32; auto: bf16 if the device supports it",
+        group=STEP,
+        commands=_TRAIN,
+    )
+    fuse_optim_with_backward: bool = option(
+        False,
+        help="Combine backward with optimizer step to save memory",
+        group=STEP,
+        negatable=False,
+        commands=STEPPING,
+    )
+    full_logits: bool = option(
+        False,
+        help="Compute the full logits instead of chunked cross-entropy",
+        group=STEP,
+        negatable=False,
+        commands=STEPPING,
+    )
+    compile: bool = option(
+        False, help="Compile the model with torch.compile", group=STEP, negatable=False, commands=RUNNING
+    )
+    optimizer: Literal["adamw", "sgd", "muon"] = option(
+        "adamw",
+        help="Optimizer; muon updates the matrices of the layers, AdamW the other parameters",
+        group=OPTIMIZATION,
+        commands=STEPPING,
+    )
+    lr: float | None = option(
+        None, help="Peak learning rate (default: 1e-3; sgd: 0.1)", group=OPTIMIZATION, ge=0, commands=RUNNING
+    )
+    weight_decay: float = option(
+        0.1, help="Weight decay of matrices; norms and biases have none", group=OPTIMIZATION, ge=0, commands=_TRAIN
+    )
+    max_grad_norm: float = option(
+        1.0, help="Maximum norm of the gradient; 0 does not clip", group=OPTIMIZATION, ge=0, commands=_TRAIN
+    )
+    schedule: Literal["cosine", "wsd"] = option(
+        "cosine",
+        help="Learning rate after warmup: cosine down to a tenth; or wsd, constant and linear to 0 in the last fifth",
+        group=OPTIMIZATION,
+        commands=_TRAIN,
+    )
+    warmup: float = option(
+        0.05, help="Fraction of the steps in which the learning rate rises", group=OPTIMIZATION, ge=0, lt=1,
+        commands=_TRAIN,
+    )  # fmt: skip
+    eval_every: int | None = option(
+        None, help="Steps between evaluations (default: a tenth of the run)", group=RUN, ge=1, commands=_TRAIN
+    )
+    save_every: int | None = option(
+        None, help="Steps between checkpoints (default: as --eval-every)", group=RUN, ge=1, commands=_TRAIN
+    )
+    save_total_limit: int = option(
+        2, help="Checkpoints to keep, in addition to the best one", group=RUN, ge=1, commands=_TRAIN
+    )
+    log_every: int | None = option(
+        None, help="Steps between lines of the report (default: a hundredth of the run)", group=RUN, ge=1,
+        commands=_TRAIN,
+    )  # fmt: skip
+    report_to: str | None = option(
+        None,
+        help="Trackers of the Trainer, separated by commas, such as tensorboard, wandb or trackio",
+        group=RUN,
+        metavar="NAMES",
+        commands=_TRAIN,
+    )
+    resume: bool = option(
+        False,
+        help="Continue from the last checkpoint of the model directory; begin if there is none",
+        group=RUN,
+        negatable=False,
+        commands=_TRAIN,
+    )

@@ -1,0 +1,1 @@
+"""Train a model with transformers' Trainer, and evaluate and sample it. Only `run` requires accelerate."""

@@ -1,0 +1,115 @@
+"""The cost of a training run in time, memory and disk; runs that do not fit are refused before they begin."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import TrainingError
+from ..estimate import memory_of
+from ..options.command_options import EstimateOptions
+from ..options.train_options import TrainOptions
+from ..runtime.memory_guard import free_memory
+from ..runtime.out_of_memory import amount
+from ..settings.resolved_model import ResolvedModel
+from ..training.loss import loss_of
+from ..training.random_state import kept_random_state
+from .plan import Plan
+
+_MEASURED = 2  # steps; the first allocates
+_MOMENTS = {"adamw": 2, "muon": 2, "sgd": 1}  # of the optimizer, per parameter at most
+_WEIGHTS = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a training run.
+
+    Args:
+        seconds: Time of all steps, from measured ones, without evaluations and saves.
+        memory: Peak memory of a step on one device in bytes, as `estimate` counts it; None if it cannot be traced.
+        disk: Bytes of the checkpoints that exist at once, and of the final weights.
+        flops_per_token: FLOPs of training on a token; None if the step cannot be traced.
+    """
+
+    seconds: float
+    memory: int | None
+    disk: int
+    flops_per_token: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the cost by name."""
+        return asdict(self)
+
+
+def traced_cost(
+    resolved: ResolvedModel, options: TrainOptions, plan: Plan, directory: Path
+) -> tuple[int | None, float | None]:
+    """Return the peak memory of a step in bytes and the FLOPs per token; None where a step cannot be traced."""
+    rows, length = options.batch_size, options.sequence_length
+    step = EstimateOptions(
+        batch_size=rows,
+        sequence_length=length,
+        fuse_optim_with_backward=options.fuse_optim_with_backward,
+        full_logits=options.full_logits,
+        optimizer="sgd" if options.optimizer == "sgd" else "adamw",
+        precision="mixed" if plan.bf16 else None,
+    )
+    try:
+        memory, _ = memory_of(resolved, step, directory, packed=True)
+        peak = memory.training(rows, length).peak.bytes
+        return peak, 3 * memory.forward(rows, length).total_flops("forward") / (rows * length)
+    except Exception:  # any model may defeat the trace, and may train nevertheless
+        return None, None
+
+
+def measured_seconds(model: nn.Module, rows: Iterator[dict[str, Tensor]], options: TrainOptions, plan: Plan) -> float:
+    """Return the seconds of all steps of a run, from forward and backward of two batches. Weights are unchanged."""
+    device = next(model.parameters()).device
+    seconds = 0.0
+    with kept_random_state():
+        for _ in range(_MEASURED):
+            batch = list(islice(rows, options.batch_size))
+            inputs = {name: torch.stack([row[name] for row in batch]).to(device) for name in batch[0]}
+            began = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
+                loss = loss_of(model, inputs, full_logits=options.full_logits)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds = time.perf_counter() - began
+    model.zero_grad(set_to_none=True)
+    return seconds * options.gradient_accumulation_steps * plan.steps
+
+
+def disk_of(model: nn.Module, options: TrainOptions) -> int:
+    """Return the bytes on disk at once: checkpoints kept, the best one, one that is written, the final weights."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    weights = _WEIGHTS * parameters
+    checkpoint = weights * (1 + _MOMENTS[options.optimizer])
+    return checkpoint * (options.save_total_limit + 2) + weights
+
+
+def refuse_if_too_large(cost: Cost, device: torch.device, directory: Path) -> None:
+    """Refuse a run that does not fit.
+
+    Raises:
+        TrainingError: Memory or disk space is insufficient.
+    """
+    free = shutil.disk_usage(next(path for path in (directory, *directory.parents) if path.exists())).free
+    if cost.disk > free:
+        problem = f"the checkpoints need {amount(cost.disk)} of disk space, and {amount(free)} are free"
+        raise TrainingError(problem, hint="free space, lower --save-total-limit, or choose another --output-dir")
+    available = free_memory(str(device))
+    if cost.memory is not None and available is not None and cost.memory > available:
+        problem = f"a step needs {amount(cost.memory)} of memory, and {amount(available)} are available on {device}"
+        hint = "lower --batch-size and raise --gradient-accumulation-steps, or add --force"
+        raise TrainingError(problem, hint=hint)

@@ -1,0 +1,99 @@
+"""The numbers of a training run, which follow from its options."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from ..errors import ConfigurationError
+from ..options.train_options import TrainOptions
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+_LR = {"adamw": 1e-3, "muon": 1e-3, "sgd": 0.1}
+_EVALUATIONS, _LINES = 10, 100  # of a run, by default
+MIN_LR = 0.1  # of the peak, at the end of cosine (arXiv:2203.15556, app. B)
+DECAY = 0.2  # of the steps, in wsd (arXiv:2404.06395, sec. 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The numbers of a training run.
+
+    Args:
+        steps: Optimizer steps.
+        processes: Processes of data parallelism.
+        rows: Rows per step, of all processes and accumulation steps.
+        tokens_per_step: Positions per step.
+        lr: Peak learning rate.
+        warmup_steps, decay_steps: Steps in which the learning rate rises, and falls with `wsd`.
+        eval_every, save_every, log_every: Steps between evaluations, checkpoints and lines of the report.
+        eval_tokens: Held-out tokens that an evaluation reads.
+        bf16: Whether matrix products are in bfloat16.
+    """
+
+    steps: int
+    processes: int
+    rows: int
+    tokens_per_step: int
+    lr: float
+    warmup_steps: int
+    decay_steps: int
+    eval_every: int
+    save_every: int
+    log_every: int
+    eval_tokens: int
+    bf16: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+
+def plan_of(options: TrainOptions, device: torch.device, processes: int = 1) -> Plan:
+    """Return the plan of a training run.
+
+    Raises:
+        ConfigurationError: A number of tokens is not one, or the device has no bfloat16.
+    """
+    tokens = token_count(options.tokens, "--tokens")
+    rows = options.batch_size * options.gradient_accumulation_steps * processes
+    tokens_per_step = rows * options.sequence_length
+    steps = max(1, round(tokens / tokens_per_step))
+    every = max(1, steps // _EVALUATIONS)
+    return Plan(
+        steps=steps,
+        processes=processes,
+        rows=rows,
+        tokens_per_step=tokens_per_step,
+        lr=options.lr if options.lr is not None else _LR[options.optimizer],
+        warmup_steps=int(options.warmup * steps),
+        decay_steps=int(DECAY * steps),
+        eval_every=options.eval_every or every,
+        save_every=options.save_every or options.eval_every or every,
+        log_every=options.log_every or max(1, steps // _LINES),
+        eval_tokens=token_count(options.eval_tokens, "--eval-tokens"),
+        bf16=_bf16(options.mixed_precision, device),
+    )
+
+
+def token_count(text: str, option: str) -> int:
+    """Return the number of a text such as "500k" or "1.5B".
+
+    Raises:
+        ConfigurationError: It is not a positive number.
+    """
+    found = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?)([kmbt]?)", str(text).strip().lower())
+    count = int(float(found[1].replace("_", "")) * _UNITS[found[2]]) if found else 0
+    if count < 1:
+        raise ConfigurationError(f"expected a number of tokens such as 500k, 10M or 2B, got {text!r}", option=option)
+    return count
+
+
+def _bf16(chosen: str, device: torch.device) -> bool:
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if chosen == "auto":
+        return supported
+    return chosen == "bf16"

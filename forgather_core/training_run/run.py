@@ -1,0 +1,312 @@
+"""Run a training: from settings to a trained model directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import PrinterCallback
+
+from ..checkpoint import find_latest_checkpoint, save_checkpoint
+from ..checkpoint.write.steps import CHECKPOINTS
+from ..commands.construct import ConstructedModel, ProgressCallbacks, construct
+from ..data.held_out import Split, split_corpus
+from ..data.packed_stream import PackedStream
+from ..data.projects import open_corpus
+from ..errors import DataError, TrainingError
+from ..estimate import known_device
+from ..options.train_options import TrainOptions
+from ..runtime.quiet import quiet_transformers
+from ..settings.resolved_model import ResolvedModel
+from ..tokenizers.lookup import LoadedTokenizer, load_tokenizer
+from ..training.combined_optimizer import training_optimizer
+from .arguments import training_arguments
+from .cost import Cost, disk_of, measured_seconds, refuse_if_too_large, traced_cost
+from .evaluation import HeldOut, held_out_batches
+from .plan import Plan, plan_of
+from .record import read_record, write_record
+from .sampling import continuations
+from .trainer import POSITION, Trainer
+from .watch import TrainingCallback, TrainingRecord
+
+_SAMPLES, _PROMPT, _CONTINUATION = 3, 16, 64  # continuations at the end, and their tokens
+# Options that change nothing about the steps: a run may continue with other values.
+_FREE = {"resume", "log_every", "save_every", "save_total_limit", "report_to", "eval_every"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCallbacks:
+    """Callbacks of a training run; each is optional.
+
+    Args:
+        construct: Those of the construction.
+        begin: Called with the report so far before the first step: setup, data and cost.
+        record: Called with the measurements at logged steps.
+        evaluation: Called with a step and the metrics of its evaluation.
+    """
+
+    construct: ProgressCallbacks = field(default_factory=ProgressCallbacks)
+    begin: Callable[[dict[str, Any]], None] | None = None
+    record: Callable[[TrainingRecord], None] | None = None
+    evaluation: Callable[[int, dict[str, float]], None] | None = None
+
+
+def run_training(
+    resolved: ResolvedModel,
+    options: TrainOptions,
+    *,
+    project: Path | None = None,
+    refresh: bool = False,
+    keep: bool = False,
+    force: bool = False,
+    callbacks: TrainingCallbacks = TrainingCallbacks(),
+) -> dict[str, Any]:
+    """Train a model, and save it in its directory.
+
+    Checkpoints are in `checkpoints/checkpoint-N` of the directory. At the end, the directory has the final weights and
+    `train.json`: options, versions, losses.
+
+    Args:
+        resolved: The resolved model. Without a device, the first one of this machine is used.
+        options: The options of the run.
+        project: The project directory, which contains `output_models`; None uses that of the model.
+        refresh, keep: See `construct`.
+        force: Train even if memory or disk space seems insufficient, or if the loss does not fall.
+        callbacks: Progress callbacks.
+
+    Returns:
+        The report as plain data: model_name, setup, plan, data, cost, steps, evaluations, final, samples, notes.
+
+    Raises:
+        TrainingError: The run does not fit or cannot continue; or a loss or a gradient is not finite, or the loss does
+            not fall. The last checkpoint is whole.
+        DataError: The data cannot be read, or there is none.
+        CheckpointError: A checkpoint cannot be saved; the last one is whole.
+    """
+    check_train_options(options)
+    assert options.dataset_project is not None
+    state = PartialState(cpu=resolved.build.device.startswith("cpu"))
+    resolved = replace(resolved, build=replace(resolved.build, device=_device(resolved.build.device, state)))
+    device = torch.device(resolved.build.device)
+    plan = plan_of(options, device, state.num_processes)
+    split = split_corpus(open_corpus(options.dataset_project, options.dataset_config), options.eval_fraction)
+    with state.main_process_first():
+        made = construct(
+            resolved, project=project, refresh=refresh, keep=keep, callbacks=callbacks.construct, force=force
+        )
+    checkpoints = made.directory.path / CHECKPOINTS
+    latest = _where_to_continue(made.directory.path, options, resolved)
+    with quiet_transformers():
+        run = _Run(made, options, plan, split, latest, load_tokenizer(str(made.directory.path)))
+        cost = run.cost()
+        if not force:
+            refuse_if_too_large(cost, device, made.directory.path)
+        report = run.begin(cost)
+        if state.is_main_process:
+            write_record(made.directory.path, report)
+            if callbacks.begin is not None:
+                callbacks.begin(report)
+        return run.train(report, checkpoints, cost, callbacks, stop=not force)
+
+
+def check_train_options(options: TrainOptions) -> None:
+    """Check that options do not contradict each other, before any work is done.
+
+    Raises:
+        DataError: There is no dataset.
+        TrainingError: An option excludes another one.
+    """
+    if options.dataset_project is None:
+        raise DataError("is missing", option="--dataset-project", hint="name a file or directory of text, or stdlib")
+    if options.fuse_optim_with_backward:
+        flag = "--fuse-optim-with-backward"
+        if options.max_grad_norm:
+            problem = "requires --max-grad-norm 0: gradients are freed before their norm is known"
+            raise TrainingError(problem, option=flag, hint="add --max-grad-norm 0, or drop the flag")
+        if options.gradient_accumulation_steps > 1:
+            problem = "requires --gradient-accumulation-steps 1: gradients are freed after each batch"
+            raise TrainingError(problem, option=flag, hint="drop one of them")
+        if options.optimizer == "muon":
+            raise TrainingError("does not support muon", option=flag, hint="use adamw or sgd")
+
+
+class _Run:
+    """A training run, from its data to its report."""
+
+    def __init__(
+        self,
+        made: ConstructedModel,
+        options: TrainOptions,
+        plan: Plan,
+        split: Split,
+        latest: Path | None,
+        loaded: LoadedTokenizer,
+    ) -> None:
+        self.made, self.options, self.plan, self.split, self.latest = made, options, plan, split, latest
+        model: Any = made.model
+        self.model, self.tokenizer = model, loaded.tokenizer
+        facts = loaded.facts
+        vocabulary: int = model.config.vocab_size
+        if facts.vocab_size > vocabulary:
+            problem = f"the tokenizer has {facts.vocab_size} entries, but the model's vocab_size is {vocabulary}"
+            raise DataError(problem, hint="use another tokenizer or raise vocab_size")
+        self.pad_id = facts.pad_token_id if facts.pad_token_id is not None else 0
+        self.held_out: HeldOut = held_out_batches(
+            split.held_out,
+            self.tokenizer,
+            options.batch_size,
+            options.sequence_length,
+            tokens=plan.eval_tokens,
+            pad_id=self.pad_id,
+        )
+
+    def stream(self, position: dict[str, Any] | None = None) -> PackedStream:
+        return PackedStream(
+            self.split.training,
+            self.tokenizer,
+            self.plan.rows,
+            self.options.sequence_length,
+            strategy=self.options.packing,
+            pad_id=self.pad_id,
+            position=position,
+        )
+
+    def cost(self) -> Cost:
+        memory, flops = traced_cost(self.made.resolved, self.options, self.plan, self.made.directory.path)
+        seconds = measured_seconds(self.model, iter(self.stream()), self.options, self.plan)
+        return Cost(seconds, memory, disk_of(self.model, self.options), flops)
+
+    def begin(self, cost: Cost) -> dict[str, Any]:
+        """Return the report before the first step."""
+        device = next(self.model.parameters()).device
+        held = asdict(self.held_out)
+        del held["batches"]
+        return {
+            "model_name": self.made.resolved.model_name,
+            "directory": str(self.made.directory.path),
+            "setup": {
+                "device": str(device),
+                "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+                "seed": self.made.resolved.build.seed,
+                "process": PartialState().process_index,
+                "continued_from": str(self.latest) if self.latest is not None else None,
+            },
+            "options": {name: _plain(value) for name, value in asdict(self.options).items()},
+            "plan": self.plan.to_dict(),
+            "data": {"training": self.split.training.name, "held_out": held},
+            "cost": cost.to_dict(),
+            "versions": {name: version(name) for name in ("forgather", "torch", "transformers", "accelerate")},
+            "steps": [],
+            "evaluations": [],
+            "final": None,
+            "samples": [],
+            "notes": [*self.made.directory.notes, *([self.split.note] if self.split.note else [])],
+        }
+
+    def train(
+        self, report: dict[str, Any], checkpoints: Path, cost: Cost, callbacks: TrainingCallbacks, *, stop: bool
+    ) -> dict[str, Any]:
+        """Train, save the final weights, and return the whole report."""
+        build = self.made.resolved.build
+        device = next(self.model.parameters()).device
+        arguments = training_arguments(self.options, self.plan, checkpoints, device=device, seed=build.seed)
+        known = known_device(device)
+        peak = known.flops_in("bf16" if self.plan.bf16 else "fp32") if known is not None else None
+        watch = TrainingCallback(
+            self.plan.tokens_per_step,
+            on_record=callbacks.record,
+            on_evaluation=callbacks.evaluation,
+            peak_flops=peak * self.plan.processes if peak is not None else None,
+            flops_per_token=cost.flops_per_token,
+            stop=stop,
+        )
+        position = json.loads((self.latest / POSITION).read_text(encoding="utf-8")) if self.latest else None
+        optimizer = training_optimizer(
+            self.options.optimizer,
+            self.model,
+            lr=self.plan.lr,
+            weight_decay=self.options.weight_decay,
+            in_backward=self.options.fuse_optim_with_backward,
+        )
+        trainer = Trainer(
+            model=self.model,
+            args=arguments,
+            train_dataset=self.stream(position),
+            eval_dataset=self.held_out,
+            processing_class=self.tokenizer,
+            optimizers=(optimizer, None),
+            callbacks=[watch],
+            full_logits=self.options.full_logits,
+        )
+        trainer.remove_callback(PrinterCallback)  # the callbacks of the run report instead
+        trainer.train(resume_from_checkpoint=str(self.latest) if self.latest is not None else None)
+        best, evaluations = trainer.state.best_model_checkpoint, watch.evaluations
+        final = {
+            "loss": evaluations[-1]["loss"] if evaluations else None,
+            "bits_per_byte": evaluations[-1]["bits_per_byte"] if evaluations else None,
+            "best_checkpoint": best,
+            "seconds": watch.records[-1].seconds if watch.records else 0.0,
+        }
+        report |= {"steps": [one.to_dict() for one in watch.records], "evaluations": evaluations, "final": final}
+        if trainer.is_world_process_zero():
+            plain = trainer.accelerator.unwrap_model(trainer.model)
+            save_checkpoint(self.made.directory.path, plain, safetensors=True)
+            report["samples"] = self._samples(plain)
+            write_record(self.made.directory.path, report)
+        trainer.accelerator.wait_for_everyone()
+        return report
+
+    def _samples(self, model: Any) -> list[dict[str, str]]:
+        prompts: list[list[int]] = []
+        for batch in self.held_out.batches:
+            for row in batch.inputs["input_ids"][: _SAMPLES - len(prompts)]:
+                prompts.append(row[:_PROMPT].tolist())
+        prompts = prompts[:_SAMPLES]
+        seed = self.made.resolved.build.seed
+        return continuations(model, self.tokenizer, prompts, max_new_tokens=_CONTINUATION, seed=seed)
+
+
+def _device(name: str, state: PartialState) -> str:
+    """Return the device of this process: the one that was chosen, or the first of the machine instead of meta."""
+    if name != "meta" and state.num_processes == 1:
+        return name
+    return str(state.device)
+
+
+def _where_to_continue(directory: Path, options: TrainOptions, resolved: ResolvedModel) -> Path | None:
+    """Return the checkpoint from which the run continues, or None.
+
+    Raises:
+        TrainingError: There are checkpoints, and the run is not to continue; or it cannot continue with these options.
+    """
+    latest = find_latest_checkpoint(directory / CHECKPOINTS)
+    if latest is None:
+        return None
+    if not options.resume:
+        hint = "add --resume to continue it, remove that directory, or choose another --output-dir"
+        raise TrainingError("has the checkpoints of a run", file=directory / CHECKPOINTS, hint=hint)
+    if not (latest / POSITION).exists():
+        raise TrainingError("was not saved by forgather model train", file=latest, hint="choose another --output-dir")
+    before = read_record(directory)
+    if before.get("final") is not None:
+        raise TrainingError("the run has ended", file=directory, hint="choose another --output-dir to train again")
+    old = before.get("options", {})
+    for name, value in asdict(options).items():
+        if name not in _FREE and name in old and old[name] != _plain(value):
+            problem = f"is {_plain(value)}, but the run began with {old[name]}"
+            flag = f"--{name.replace('_', '-')}"
+            raise TrainingError(problem, option=flag, hint="continue with the same value, or begin another run")
+    if "setup" in before and before["setup"]["seed"] != resolved.build.seed:
+        problem = f"is {resolved.build.seed}, but the run began with {before['setup']['seed']}"
+        raise TrainingError(problem, option="--seed", hint="continue with the same value")
+    return latest
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,59 @@
+"""Continue texts with a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..training.random_state import kept_random_state
+
+
+def continuations(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    seed: int = 0,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+) -> list[dict[str, str]]:
+    """Continue each prompt, and return prompt and continuation as text. The mode of the model is restored.
+
+    Args:
+        model: A transformers causal language model.
+        tokenizer: Its tokenizer.
+        prompts: Token ids.
+        max_new_tokens: Maximum number of tokens of a continuation.
+        seed: Equal seeds give equal continuations on the same device.
+        temperature: 0 takes the most probable token; otherwise the logits are divided by it.
+        top_p: Sample from the smallest set of tokens with this probability (arXiv:1904.09751).
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    found = []
+    try:
+        with kept_random_state(), torch.no_grad():
+            torch.manual_seed(seed)
+            for prompt in prompts:
+                ids = torch.tensor([list(prompt)], device=device)
+                result = model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=max_new_tokens,
+                    pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+                    use_cache=True,
+                    **(sampling if temperature > 0 else {"do_sample": False}),
+                )
+                new = result[0, ids.shape[1] :]
+                found.append({
+                    "prompt": tokenizer.decode(ids[0], skip_special_tokens=True),
+                    "continuation": tokenizer.decode(new, skip_special_tokens=True),
+                })  # fmt: skip
+    finally:
+        model.train(training)
+    return found

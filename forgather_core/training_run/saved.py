@@ -1,0 +1,147 @@
+"""Sample and evaluate a saved model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import load_checkpoint
+from ..data.held_out import split_corpus
+from ..data.projects import open_corpus
+from ..errors import BuildError, DataError
+from ..model.build import build, check_build
+from ..options.plain_options import EvaluateOptions, SampleOptions
+from ..options.shared import BuildOptions
+from ..runtime.quiet import quiet_transformers
+from ..tokenizers.lookup import load_tokenizer
+from .evaluation import evaluate, held_out_batches
+from .plan import token_count
+from .record import RECORD, read_record
+from .sampling import continuations
+
+
+def sample_directory(directory: Path, texts: tuple[str, ...], options: SampleOptions) -> dict[str, Any]:
+    """Continue texts with the model of a directory.
+
+    Args:
+        directory: A model directory with weights.
+        texts: The texts; none continues from the tokenizer's first token.
+        options: Sampling, device and dtype.
+
+    Returns:
+        The report as plain data: directory, options, samples (prompt and continuation).
+
+    Raises:
+        ForgatherError: The directory, its weights or its tokenizer cannot be read, or the tokenizer has no chat
+            template.
+    """
+    with quiet_transformers():
+        model = load_model(directory, options.device, options.dtype)
+        tokenizer = load_tokenizer(str(directory)).tokenizer
+        prompts = [_prompt(text, tokenizer, options.chat) for text in texts or ("",)]
+        found = continuations(
+            model,
+            tokenizer,
+            [prompt for prompt in prompts for _ in range(options.samples)],
+            max_new_tokens=options.max_new_tokens,
+            seed=options.seed,
+            temperature=options.temperature,
+            top_p=options.top_p,
+        )
+    return {"model_name": directory.name, "directory": str(directory), "options": asdict(options), "samples": found}
+
+
+def evaluate_directory(directory: Path, options: EvaluateOptions) -> dict[str, Any]:
+    """Compute the loss of the model of a directory on a dataset.
+
+    Args:
+        directory: A model directory with weights.
+        options: The data, batch, device and dtype.
+
+    Returns:
+        The report as plain data: directory, data, loss, perplexity, bits_per_byte, unigram_entropy, tokens.
+
+    Raises:
+        ForgatherError: The directory, its weights, its tokenizer or the dataset cannot be read.
+    """
+    tokens = None if options.tokens == "all" else token_count(options.tokens, "--tokens")
+    corpus = open_corpus(options.dataset_project, options.dataset_config)
+    if options.held_out:
+        corpus = split_corpus(corpus, _fraction(directory)).held_out
+    with quiet_transformers():
+        model = load_model(directory, options.device, options.dtype)
+        loaded = load_tokenizer(str(directory))
+        if loaded.facts.vocab_size > model.config.vocab_size:
+            problem = (
+                f"the tokenizer has {loaded.facts.vocab_size} entries, and vocab_size is {model.config.vocab_size}"
+            )
+            raise DataError(problem, file=directory, hint="use the tokenizer that the model was trained with")
+        held_out = held_out_batches(
+            corpus,
+            loaded.tokenizer,
+            options.batch_size,
+            options.sequence_length,
+            tokens=tokens,
+            pad_id=loaded.facts.pad_token_id or 0,
+        )
+        found = evaluate(model, held_out)
+    return {
+        "model_name": directory.name,
+        "directory": str(directory),
+        "data": corpus.name,
+        "documents": held_out.documents,
+        "loss": found.loss,
+        "perplexity": math.exp(min(found.loss, 700.0)),
+        "bits_per_byte": found.bits_per_byte,
+        "unigram_entropy": held_out.unigram_entropy,
+        "tokens": found.tokens,
+        "bytes": held_out.bytes,
+    }
+
+
+def load_model(directory: Path, device: str | None, dtype: str | None) -> Any:
+    """Build the model of a directory and load its weights.
+
+    Raises:
+        ForgatherError: The directory has no model or no weights, or a weight is missing.
+    """
+    if not (directory / "config.json").is_file():
+        raise BuildError("is not a model directory: it has no config.json", file=directory, hint="check the path")
+    options = BuildOptions(device=device or first_device(), dtype=dtype, no_init_weights=True)
+    check_build(options, None)
+    model: Any = build(directory, options)
+    load_checkpoint(directory, model, strict=True)
+    return model
+
+
+def first_device() -> str:
+    """Return the device that commands use by default: CUDA, MPS or the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return str(accelerator) if accelerator is not None and accelerator.type in {"cuda", "mps"} else "cpu"
+
+
+def _prompt(text: str, tokenizer: Any, chat: bool) -> list[int]:
+    if chat:
+        if not tokenizer.chat_template:
+            hint = "drop --chat, or construct the model with --chat-template chatml"
+            raise DataError("the tokenizer has no chat template", option="--chat", hint=hint)
+        messages = [{"role": "user", "content": text}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"]
+    if ids:
+        return ids
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if first is None:
+        raise DataError("an empty text has no tokens, and the tokenizer has no first token", hint="give a text")
+    return [first]
+
+
+def _fraction(directory: Path) -> float:
+    record = read_record(directory)
+    if not record:
+        raise DataError(f"has no {RECORD}: nothing was held out", file=directory, hint="drop --held-out")
+    return float(record["options"]["eval_fraction"])

@@ -1,0 +1,211 @@
+"""transformers' Trainer with crash-safe checkpoints, the loss in chunks, and a stop where values become non-finite."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..checkpoint import find_latest_checkpoint, load_checkpoint, rotate_checkpoints, save_checkpoint
+from ..data.packed_stream import PackedStream
+from ..errors import CheckpointError, DirectoryError, TrainingError
+from ..filesystem.atomic import replace_directory, staging_directory
+from ..filesystem.printable import to_json
+from ..training.combined_optimizer import decayed_names, is_fused
+from ..training.loop import non_finite_error
+from ..training.loss import can_skip_logits
+from ..training.random_state import RandomState
+from .evaluation import HeldOut, evaluate
+
+POSITION = "data_position.json"
+
+
+class Trainer(transformers.Trainer):
+    """transformers' Trainer, changed in five places.
+
+    - A checkpoint is written beside its place and renamed: a kill at any instant leaves whole checkpoints only. The
+      best and the last one are never removed. Beside the Trainer's own files it has the position in a `PackedStream`.
+    - The loss is computed without the logits of all tokens, if the model can.
+    - Weight decay applies to matrices only.
+    - A loss or a gradient that is not finite raises a `TrainingError` before the weights change; it names the module.
+    - If `eval_dataset` is a `HeldOut`, `evaluate` computes the loss per token and per byte of its documents.
+
+    Args:
+        *args, **kwargs: The arguments of transformers' Trainer.
+        full_logits: Compute the logits of all tokens.
+
+    Raises:
+        TrainingError: `train`: a loss or a gradient is not finite.
+        CheckpointError: `train`: a checkpoint cannot be saved; the last one is whole.
+    """
+
+    def __init__(self, *args: Any, full_logits: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._skip_logits = not full_logits and can_skip_logits(self.accelerator.unwrap_model(self.model))
+        self._staging: Path | None = None
+        self._rng_from: str | None = None  # the checkpoint whose random state is still to be restored
+        self._calls: list[tuple[dict[str, Any], RandomState, Tensor]] = []  # of this optimizer step
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """Compute the loss, in chunks if the outputs are not asked for."""
+        if self._skip_logits and not return_outputs:
+            inputs = {**inputs, "skip_logits": True}
+        found = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        loss: Tensor = found[0] if return_outputs else found
+        if model.training and is_fused(self.optimizer) and not loss.isfinite():  # backward would update the weights
+            raise self._non_finite([(dict(inputs), RandomState.take(self.args.device), loss)])
+        return found
+
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Run forward and backward of one batch."""
+        rng = RandomState.take(self.args.device)
+        loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
+        self._calls.append((dict(inputs), rng, loss))
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Return the norm, after the check of losses and gradients. Called before each step of the optimizer."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        calls, self._calls = self._calls, []
+        sound = torch.stack([loss.isfinite().all() for _, _, loss in calls]).all()
+        if not (sound & torch.as_tensor(norm, device=sound.device).isfinite()):
+            raise self._non_finite(calls)
+        return norm
+
+    def _non_finite(self, calls: list[tuple[dict[str, Any], RandomState, Tensor]]) -> TrainingError:
+        plain = self.accelerator.unwrap_model(self.model)
+        inputs, rng, loss = next((call for call in calls if not call[2].isfinite().all()), calls[-1])
+        inputs = {name: value.to(self.args.device) for name, value in inputs.items()}
+        error = non_finite_error(plain, inputs, rng, self.state.global_step + 1, loss)
+        latest = find_latest_checkpoint(self.args.output_dir)
+        where = f"; the last checkpoint is {latest}" if latest is not None else ""
+        return TrainingError(f"{error.problem}{where}", hint=error.hint)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Return the names of the matrices."""
+        return decayed_names(model)
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Evaluate on held-out documents; on another dataset, as transformers' Trainer does."""
+        if not isinstance(self.eval_dataset, HeldOut):
+            result: dict[str, float] = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            return result
+        found = evaluate(
+            self.model,
+            self.eval_dataset,
+            part=slice(self.accelerator.process_index, None, self.accelerator.num_processes),
+            total=lambda sums: self.accelerator.reduce(sums, "sum"),
+            context=self.accelerator.autocast,
+        )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in asdict(found).items()}
+        self.log(dict(metrics))
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save a checkpoint beside its place, rename it, and remove old ones."""
+        run = Path(self._get_output_dir(trial))
+        target = run / f"checkpoint-{self.state.global_step}"
+        with self._committed(target):
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save and self._staging is not None:
+                self._write_rest(self._staging / target.name, target)
+        if self.args.should_save and self.args.save_total_limit:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(run, max(1, self.args.save_total_limit), best=best)
+
+    def _write_rest(self, staged: Path, target: Path) -> None:
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(target)  # the Trainer has set the path before the rename
+            self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+        if isinstance(self.train_dataset, PackedStream):
+            position = self.train_dataset.position_after(self.state.global_step)
+            (staged / POSITION).write_text(to_json(position, indent=None), encoding="utf-8")
+
+    @contextmanager
+    def _committed(self, target: Path) -> Iterator[None]:
+        """Let all processes write into one staging directory, which becomes `target` when all have written."""
+        main = self.args.should_save
+        best = self.state.best_model_checkpoint
+        with ExitStack() as stack:
+            if main:
+                stack.enter_context(_disk_errors(target))
+            staging = [str(stack.enter_context(staging_directory(target)).parent) if main else ""]
+            if self.accelerator.num_processes > 1:
+                torch.distributed.broadcast_object_list(staging)
+            self._staging = Path(staging[0])
+            try:
+                yield
+            finally:
+                self._staging = None
+            self.accelerator.wait_for_everyone()
+            if main:
+                if self.state.best_global_step != self.state.global_step:
+                    self.state.best_model_checkpoint = best
+                replace_directory(Path(staging[0]) / target.name, target, known=())
+            self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Any] | None = None) -> None:
+        """Save the model, its sources and its tokenizer: the checkpoint is a model directory."""
+        if state_dict is not None or output_dir is None:
+            super()._save(output_dir, state_dict)
+            return
+        save_checkpoint(output_dir, self.model, safetensors=True)
+        if self.processing_class is not None and self.args.should_save:
+            self.processing_class.save_pretrained(output_dir)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Restore the random state; for an endless stream later: its iterator, which is created next, draws from it."""
+        if isinstance(self.train_dataset, PackedStream):
+            self._rng_from = checkpoint
+        else:
+            super()._load_rng_state(checkpoint)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Fetch the batches of a step, then restore the random state of the checkpoint."""
+        batches = super().get_batch_samples(*args, **kwargs)
+        checkpoint, self._rng_from = self._rng_from, None
+        if checkpoint is not None:
+            super()._load_rng_state(checkpoint)
+        return batches
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_checkpoint(resume_from_checkpoint, model or self.model, strict=True)
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    """Turn errors of writing into a CheckpointError: torch and safetensors have their own for a full disk."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (OSError, RuntimeError, DirectoryError) as error:
+        if isinstance(error, RuntimeError) and not _is_disk_error(error, target):
+            raise
+        latest = find_latest_checkpoint(target.parent)
+        kept = f"; the last checkpoint is {latest}" if latest is not None else ""
+        reason = error.problem if isinstance(error, DirectoryError) else f"cannot be written: {error}"
+        problem = f"{reason}{kept}"
+        raise CheckpointError(problem, file=target, hint="free disk space, then add --resume") from error
+
+
+def _is_disk_error(error: RuntimeError, target: Path) -> bool:
+    """Return whether a write failed: torch raises a RuntimeError of its own that does not say why."""
+    place = next(path for path in target.parents if path.exists())
+    return "write" in str(error).lower() or shutil.disk_usage(place).free < os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,191 @@
+"""Watch a training run: record its steps, and stop a run that does not learn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from ..errors import TrainingError
+from ..filesystem.printable import truncated_list
+from ..training import measure
+from ..training.combined_optimizer import is_fused
+
+_FIRST, _LAST = 5, 20  # logged losses that are compared
+_PATIENCE = 100  # steps after which a loss must have fallen
+_UNTRAINED = 10  # steps after which every parameter must have had a gradient
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """Measurements of a training run at one step; means are over the steps since the record before.
+
+    Args:
+        step: Number of the step, from 1.
+        loss: Mean cross-entropy in nats per token.
+        grad_norm: Norm of the gradient of this step, before clipping; None if it was not computed.
+        learning_rate: Learning rate of this step.
+        tokens: Positions trained on since the beginning of the run.
+        tokens_per_second: Mean throughput.
+        mfu: Model FLOPs utilization; None if the peak of the device is unknown.
+        seconds: Seconds since the beginning, without the time between an interruption and the run that continues it.
+        seconds_left: Estimated seconds to the end.
+        device_memory: Peak memory on the device in bytes; None if torch does not count it.
+        host_memory: Peak memory of the process in bytes.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float | None
+    learning_rate: float
+    tokens: int
+    tokens_per_second: float
+    mfu: float | None
+    seconds: float
+    seconds_left: float
+    device_memory: int | None
+    host_memory: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the measurements by name."""
+        return asdict(self)
+
+
+class TrainingCallback(TrainerCallback):
+    """Record the steps of a run, and stop it if its loss does not fall or if a parameter is not trained.
+
+    Args:
+        tokens_per_step: Positions per optimizer step, of all processes.
+        on_record: Called with each record.
+        on_evaluation: Called with the step and the metrics of each evaluation.
+        peak_flops: Peak FLOP/s of all devices together; None if unknown.
+        flops_per_token: FLOPs of training on a token; None if unknown.
+        stop: Whether to stop a run that does not learn.
+
+    Raises:
+        TrainingError: In a step: the loss does not fall, or a parameter has never had a gradient.
+
+    Attributes:
+        records: The records so far, those of an interrupted run included: they are in the Trainer's `log_history`.
+        evaluations: Step, loss, bits_per_byte and tokens of each evaluation so far.
+    """
+
+    def __init__(
+        self,
+        tokens_per_step: int,
+        *,
+        on_record: Callable[[TrainingRecord], None] | None = None,
+        on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+        peak_flops: float | None = None,
+        flops_per_token: float | None = None,
+        stop: bool = True,
+    ) -> None:
+        self.tokens_per_step, self.stop = tokens_per_step, stop
+        self.on_record, self.on_evaluation = on_record, on_evaluation
+        self.peak_flops, self.flops_per_token = peak_flops, flops_per_token
+        self.records: list[TrainingRecord] = []
+        self.evaluations: list[dict[str, float]] = []
+        self._untrained: set[str] | None = None
+        self._first_step = self._last_step = 0
+        # Seconds; those before an interruption, and those without evaluations and saves.
+        self._before = self._began = self._mark = self._busy = self._last_busy = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take over what an interrupted run has recorded, and begin to measure time."""
+        names = [field.name for field in fields(TrainingRecord)]
+        logs = [entry for entry in state.log_history if entry["step"] <= state.global_step]
+        self.records = [
+            TrainingRecord(**{name: log[name] for name in names}) for log in logs if set(names) <= log.keys()
+        ]
+        self.evaluations = [_evaluation(log["step"], log) for log in logs if "eval_bits_per_byte" in log]
+        self._first_step = self._last_step = state.global_step
+        self._began = self._mark = time.perf_counter()
+        self._before = self.records[-1].seconds if self.records else 0.0
+        if state.global_step == 0 and not is_fused(kwargs.get("optimizer")):  # which frees the gradients itself
+            model: nn.Module = kwargs["model"]
+            self._untrained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note which parameters have a gradient, in the first steps of a run."""
+        if self._untrained:
+            model: nn.Module = kwargs["model"]
+            given = dict(model.named_parameters())
+            self._untrained -= {
+                name
+                for name in self._untrained
+                if (grad := given[name].grad) is not None and bool(torch.count_nonzero(grad))
+            }
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure the time of the step; stop if a parameter has had no gradient for several steps."""
+        now = time.perf_counter()
+        self._busy += now - self._mark
+        self._mark = now
+        if self._untrained and state.global_step >= _UNTRAINED:
+            names, self._untrained = truncated_list(sorted(self._untrained)), None
+            if self.stop:
+                problem = f"step {state.global_step}: no gradient has reached {names}"
+                hint = "run forgather model verify, or add --force to train the others"
+                raise TrainingError(problem, hint=hint)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Record the measurements that the Trainer logs."""
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        steps, seconds = state.global_step - self._last_step, max(self._busy - self._last_busy, 1e-9)
+        per_second = steps * self.tokens_per_step / seconds
+        done = state.global_step - self._first_step
+        mfu = None
+        if self.peak_flops and self.flops_per_token:
+            mfu = per_second * self.flops_per_token / self.peak_flops
+        device = args.device
+        record = TrainingRecord(
+            step=state.global_step,
+            loss=logs["loss"],
+            grad_norm=logs.get("grad_norm"),
+            learning_rate=logs["learning_rate"],
+            tokens=state.global_step * self.tokens_per_step,
+            tokens_per_second=per_second,
+            mfu=mfu,
+            seconds=self._before + time.perf_counter() - self._began,
+            seconds_left=self._busy / max(done, 1) * (state.max_steps - state.global_step),
+            device_memory=measure.device_peak(device),
+            host_memory=measure.host_peak(),
+        )
+        self._last_step, self._last_busy = state.global_step, self._busy
+        self.records.append(record)
+        state.log_history[-1].update(record.to_dict())  # a part of checkpoints
+        if self.on_record is not None:
+            self.on_record(record)
+        self._refuse_rising(state)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Report an evaluation."""
+        self._mark = time.perf_counter()
+        if metrics is not None and "eval_bits_per_byte" in metrics:
+            self.evaluations.append(_evaluation(state.global_step, metrics))
+            if self.on_evaluation is not None:
+                self.on_evaluation(state.global_step, self.evaluations[-1])
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the time of the save out."""
+        self._mark = time.perf_counter()
+
+    def _refuse_rising(self, state: Any) -> None:
+        if not self.stop or len(self.records) < _FIRST + _LAST or state.global_step < _PATIENCE:
+            return
+        first = mean(record.loss for record in self.records[:_FIRST])
+        last = mean(record.loss for record in self.records[-_LAST:])
+        if last >= first:
+            problem = f"step {state.global_step}: the loss does not fall: {first:.4f} at the beginning, {last:.4f} now"
+            raise TrainingError(problem, hint="try a smaller --lr, run forgather model verify, or add --force")
+
+
+def _evaluation(step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {"step": step} | {name: metrics[f"eval_{name}"] for name in ("loss", "bits_per_byte", "tokens")}

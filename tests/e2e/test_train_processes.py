@@ -1,0 +1,61 @@
+"""`accelerate launch` with two processes trains as one process does with the same rows per step."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+MODEL = (
+    *("-t", "llama/4M", "model", "--device", "cpu", "--tokenizer", "bytes"),
+    *("--num-hidden-layers", "1", "--hidden-size", "32", "--intermediate-size", "32", "--num-attention-heads", "4"),
+)
+RUN = ("train", "--dataset-project", "texts", "--tokens", "4k", "--sequence-length", "32", "--lr", "1e-2")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def run(place: Path, launcher: tuple[str, ...], name: str, *options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", *launcher, *MODEL, "--output-dir", name, *RUN, *options]
+    environment = os.environ | {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    # Only one process reports.
+    assert done.stdout.count("Training of llama_4m") == 1
+    assert done.stderr.count("step 8: loss") == 1
+    report: dict[str, Any] = json.loads((place / name / "train.json").read_text())
+    return report
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for number in range(30):
+        (tmp_path / "texts" / f"{number}.txt").write_text(f"text number {number} " * (number % 7 + 3))
+    launch = (
+        *("accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"),
+        *("--dynamo_backend", "no", "--multi_gpu", "--main_process_port", str(free_port())),
+        *("--module", "forgather_cli.main"),
+    )
+    one = run(tmp_path, ("forgather_cli.main",), "one", "--batch-size", "8")
+    two = run(tmp_path, launch, "two", "--batch-size", "4")
+    assert one["plan"]["rows"] == two["plan"]["rows"] == 8
+    assert two["plan"]["processes"] == 2
+    assert [step["step"] for step in one["steps"]] == [step["step"] for step in two["steps"]]
+    for a, b in zip(one["steps"], two["steps"], strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-4)
+    for a, b in zip(one["evaluations"], two["evaluations"], strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
