@@ -101,7 +101,7 @@ def run_training(
             resolved, project=project, refresh=refresh, keep=keep, callbacks=callbacks.construct, force=force
         )
     checkpoints = made.directory.path / CHECKPOINTS
-    latest = _where_to_continue(made.directory.path, options, resolved)
+    latest = _where_to_continue(made.directory.path, options, resolved, plan)
     with quiet_transformers():
         run = _Run(made, options, plan, split, latest, load_tokenizer(str(made.directory.path)))
         cost = run.cost()
@@ -279,7 +279,7 @@ def _device(name: str, state: PartialState) -> str:
     return str(state.device)
 
 
-def _where_to_continue(directory: Path, options: TrainOptions, resolved: ResolvedModel) -> Path | None:
+def _where_to_continue(directory: Path, options: TrainOptions, resolved: ResolvedModel, plan: Plan) -> Path | None:
     """Return the checkpoint from which the run continues, or None.
 
     Raises:
@@ -305,6 +305,9 @@ def _where_to_continue(directory: Path, options: TrainOptions, resolved: Resolve
     if "setup" in before and before["setup"]["seed"] != resolved.build.seed:
         problem = f"is {resolved.build.seed}, but the run began with {before['setup']['seed']}"
         raise TrainingError(problem, option="--seed", hint="continue with the same value")
+    if "plan" in before and before["plan"]["processes"] != plan.processes:
+        problem = f"the run began with {before['plan']['processes']} processes, and there are {plan.processes}"
+        raise TrainingError(problem, hint="start as many processes")
     return latest
 
 

@@ -40,7 +40,7 @@ class Trainer(transformers.Trainer):
     - If `eval_dataset` is a `HeldOut`, `evaluate` computes the loss per token and per byte of its documents.
 
     Args:
-        *args, **kwargs: The arguments of transformers' Trainer.
+        args, kwargs: The arguments of transformers' Trainer.
         full_logits: Compute the logits of all tokens.
 
     Raises:
