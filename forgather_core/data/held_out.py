@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
 
+from ..errors import DataError
 from .corpus import Corpus, Document, message_texts
 from .tokenized import no_text
 
@@ -71,11 +72,18 @@ def _part(corpus: Corpus, name: str, belongs: Callable[[Document], bool]) -> Cor
 
 
 def _by_place(corpus: Corpus, fraction: float) -> Split:
-    """Split the single document: a text at a line end near the fraction, a chat between messages."""
+    """Split the single document: a text at the line end before the fraction, a chat between messages.
+
+    Raises:
+        DataError: The document is too short.
+    """
 
     def cut(document: Document) -> int:
-        at = int(len(document) * (1 - fraction))
-        return document.find("\n", at) + 1 or at if isinstance(document, str) else at
+        at = min(int(len(document) * (1 - fraction)), len(document) - 1)
+        return document.rfind("\n", 0, at) + 1 or at if isinstance(document, str) else at
+
+    if any(cut(document) < 1 for document in corpus.documents()):
+        raise DataError(f"{corpus.name} is too short to hold out a part", hint="use more text")
 
     def part(name: str, of: Callable[[Document], Document]) -> Corpus:
         def documents() -> Iterator[Document]:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
+from ..errors import DataError
 from .batches import Packer, windows
 from .corpus import Corpus
 from .packing import Strategy
@@ -57,6 +58,8 @@ class PackedStream(IterableDataset[dict[str, Tensor]]):
         self._positions: OrderedDict[int, dict[str, Any]] = OrderedDict({self._begin["batch"]: self._begin})
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        if get_worker_info() is not None:
+            raise DataError("a PackedStream has no parts for several workers", hint="set dataloader_num_workers to 0")
         begin, packer = self._begin, self._new_packer()
         packer.waiting = np.array(begin["ids"], np.int64), np.array(begin["lengths"], np.int64)
         number, skip = begin["batch"], begin["batches_of_window"]

@@ -24,7 +24,7 @@ def training_arguments(
         device: The device of the model.
         seed: The seed of dropout.
     """
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(directory),
         max_steps=plan.steps,
         per_device_train_batch_size=options.batch_size,
@@ -56,6 +56,8 @@ def training_arguments(
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one device for each process, not torch's DataParallel
+    return arguments
 
 
 def _schedule(options: TrainOptions, plan: Plan) -> dict[str, Any]:

@@ -98,18 +98,28 @@ def disk_of(model: nn.Module, options: TrainOptions) -> int:
     return checkpoint * (options.save_total_limit + 2) + weights
 
 
-def refuse_if_too_large(cost: Cost, device: torch.device, directory: Path) -> None:
+def refuse_if_too_large(memory: int | None, disk: int, model: nn.Module, directory: Path) -> None:
     """Refuse a run that does not fit.
+
+    Args:
+        memory: Peak memory of a step in bytes, with the weights; None if unknown.
+        disk: Bytes of the checkpoints and the final weights, with those that exist.
+        model: The model, on its device.
+        directory: The model directory.
 
     Raises:
         TrainingError: Memory or disk space is insufficient.
     """
+    exists = sum(file.stat().st_size for file in directory.glob("checkpoints/*/*") if file.is_file())
     free = shutil.disk_usage(next(path for path in (directory, *directory.parents) if path.exists())).free
-    if cost.disk > free:
-        problem = f"the checkpoints need {amount(cost.disk)} of disk space, and {amount(free)} are free"
+    if disk - exists > free:
+        problem = f"the checkpoints need {amount(disk - exists)} of disk space, and {amount(free)} are free"
         raise TrainingError(problem, hint="free space, lower --save-total-limit, or choose another --output-dir")
+    device = next(model.parameters()).device
+    weights = sum(parameter.nbytes for parameter in model.parameters())
     available = free_memory(str(device))
-    if cost.memory is not None and available is not None and cost.memory > available:
-        problem = f"a step needs {amount(cost.memory)} of memory, and {amount(available)} are available on {device}"
+    if memory is not None and available is not None and memory - weights > available:
+        needed = amount(memory - weights)
+        problem = f"a step needs {needed} of memory, and {amount(available)} are available on {device}"
         hint = "lower --batch-size and raise --gradient-accumulation-steps, or add --force"
         raise TrainingError(problem, hint=hint)

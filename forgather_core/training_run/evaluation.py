@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..data.batches import IGNORE, Batch, all_batches
 from ..data.corpus import Corpus, message_texts
 from ..data.tokenized import no_text, token_ids
+from ..errors import DataError
 from ..training.loss import loss_of
 
 
@@ -29,7 +30,7 @@ class HeldOut:
     Args:
         batches: Batches of packed rows, on the CPU.
         documents: Number of documents.
-        tokens: Tokens of the documents.
+        tokens: Tokens of the documents, without a special token at the beginning, which stands for no text.
         bytes: Bytes of the documents in UTF-8.
         unigram_entropy: Entropy of the distribution of single tokens in nats: the loss of a model that knows only how
             frequent each token is.
@@ -72,21 +73,27 @@ def held_out_batches(
         pad_id: Token id of padding.
 
     Raises:
-        DataError: The corpus has no text.
+        DataError: The corpus has no text, or no document has two tokens.
     """
     found: list[Sequence[int]] = []
+    texts: list[Sequence[int]] = []
     size = read = 0
     for document in corpus.documents():
         text = document if isinstance(document, str) else "\n".join(message_texts(document))
         found.append(token_ids(document, tokenizer))
         size += len(text.encode("utf-8", "surrogatepass"))
-        read += len(found[-1])
+        begins = bool(found[-1]) and found[-1][0] == getattr(tokenizer, "bos_token_id", None)
+        texts.append(found[-1][begins:])
+        read += len(texts[-1])
         if tokens is not None and read >= tokens:
             break
     if not found:
         raise no_text(corpus)
     batches = all_batches(found, rows, length, pad_id=pad_id)
-    counts = Counter(token for document in found for token in document)
+    if not batches:
+        problem = f"no document of {corpus.name} has two tokens, which leaves nothing to predict"
+        raise DataError(problem, hint="hold out more with --eval-fraction, or use more text")
+    counts = Counter(token for text in texts for token in text)
     entropy = -sum(n / read * math.log(n / read) for n in counts.values())
     return HeldOut(tuple(batches), len(found), read, size, entropy)
 

@@ -63,6 +63,9 @@ def plan_of(options: TrainOptions, device: torch.device, processes: int = 1) -> 
     tokens_per_step = rows * options.sequence_length
     steps = max(1, round(tokens / tokens_per_step))
     every = max(1, steps // _EVALUATIONS)
+    if options.schedule == "wsd" and options.warmup > 1 - DECAY:
+        problem = f"must be at most {1 - DECAY:g} with --schedule wsd, whose last fifth is the decay"
+        raise ConfigurationError(f"{problem}; got {options.warmup}", option="--warmup")
     return Plan(
         steps=steps,
         processes=processes,
@@ -85,7 +88,7 @@ def token_count(text: str, option: str) -> int:
     Raises:
         ConfigurationError: It is not a positive number.
     """
-    found = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?)([kmbt]?)", str(text).strip().lower())
+    found = re.fullmatch(r"(\d{1,15}(?:_\d{1,3}){0,5}(?:\.\d{1,9})?)([kmbt]?)", str(text).strip().lower())
     count = int(float(found[1].replace("_", "")) * _UNITS[found[2]]) if found else 0
     if count < 1:
         raise ConfigurationError(f"expected a number of tokens such as 500k, 10M or 2B, got {text!r}", option=option)
@@ -94,6 +97,7 @@ def token_count(text: str, option: str) -> int:
 
 def _bf16(chosen: str, device: torch.device) -> bool:
     supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if chosen == "auto":
-        return supported
-    return chosen == "bf16"
+    if chosen == "bf16" and device.type == "cuda" and not supported:
+        problem = "bf16 requires a GPU with bfloat16"
+        raise ConfigurationError(problem, option="--mixed-precision", hint="use no")
+    return supported if chosen == "auto" else chosen == "bf16"

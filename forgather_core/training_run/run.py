@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import PrinterCallback
+from transformers.integrations import get_available_reporting_integrations
 
 from ..checkpoint import find_latest_checkpoint, save_checkpoint
 from ..checkpoint.write.steps import CHECKPOINTS
@@ -32,11 +33,12 @@ from .evaluation import HeldOut, held_out_batches
 from .plan import Plan, plan_of
 from .record import read_record, write_record
 from .sampling import continuations
-from .trainer import POSITION, Trainer
+from .trainer import POSITION, Trainer, last_step
 from .watch import TrainingCallback, TrainingRecord
 
 _SAMPLES, _PROMPT, _CONTINUATION = 3, 16, 64  # continuations at the end, and their tokens
 # Options that change nothing about the steps: a run may continue with other values.
+_DTYPES = {None, "float32", "fp32", "float64", "fp64"}
 _FREE = {"resume", "log_every", "save_every", "save_total_limit", "report_to", "eval_every"}
 
 
@@ -94,19 +96,23 @@ def run_training(
     state = PartialState(cpu=resolved.build.device.startswith("cpu"))
     resolved = replace(resolved, build=replace(resolved.build, device=_device(resolved.build.device, state)))
     device = torch.device(resolved.build.device)
+    if options.fuse_optim_with_backward and state.num_processes > 1:
+        problem = "does not support several processes: each would train on its own gradients"
+        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="drop it")
+    if resolved.build.dtype not in _DTYPES:
+        problem, hint = "must be float32: an optimizer rounds small updates away", "use --mixed-precision bf16"
+        raise TrainingError(problem, option="--dtype", hint=hint)
     plan = plan_of(options, device, state.num_processes)
     split = split_corpus(open_corpus(options.dataset_project, options.dataset_config), options.eval_fraction)
     with state.main_process_first():
         made = construct(
             resolved, project=project, refresh=refresh, keep=keep, callbacks=callbacks.construct, force=force
         )
-    checkpoints = made.directory.path / CHECKPOINTS
+    checkpoints = made.directory.path.resolve() / CHECKPOINTS
     latest = _where_to_continue(made.directory.path, options, resolved, plan)
     with quiet_transformers():
         run = _Run(made, options, plan, split, latest, load_tokenizer(str(made.directory.path)))
-        cost = run.cost()
-        if not force:
-            refuse_if_too_large(cost, device, made.directory.path)
+        cost = run.cost(refuse=not force)
         report = run.begin(cost)
         if state.is_main_process:
             write_record(made.directory.path, report)
@@ -124,6 +130,12 @@ def check_train_options(options: TrainOptions) -> None:
     """
     if options.dataset_project is None:
         raise DataError("is missing", option="--dataset-project", hint="name a file or directory of text, or stdlib")
+    if options.report_to:
+        known = sorted({*get_available_reporting_integrations(), "none"})
+        for name in (name.strip() for name in options.report_to.split(",")):
+            if name not in known:
+                problem = f"'{name}' is not an installed tracker (installed: {', '.join(known)})"
+                raise TrainingError(problem, option="--report-to", hint="install its package, or choose another")
     if options.fuse_optim_with_backward:
         flag = "--fuse-optim-with-backward"
         if options.max_grad_norm:
@@ -177,10 +189,15 @@ class _Run:
             position=position,
         )
 
-    def cost(self) -> Cost:
-        memory, flops = traced_cost(self.made.resolved, self.options, self.plan, self.made.directory.path)
+    def cost(self, *, refuse: bool) -> Cost:
+        """Return the cost; a run that does not fit is refused before its first batch."""
+        directory = self.made.directory.path
+        memory, flops = traced_cost(self.made.resolved, self.options, self.plan, directory)
+        disk = disk_of(self.model, self.options)
+        if refuse:
+            refuse_if_too_large(memory, disk, self.model, directory)
         seconds = measured_seconds(self.model, iter(self.stream()), self.options, self.plan)
-        return Cost(seconds, memory, disk_of(self.model, self.options), flops)
+        return Cost(seconds, memory, disk, flops)
 
     def begin(self, cost: Cost) -> dict[str, Any]:
         """Return the report before the first step."""
@@ -194,6 +211,8 @@ class _Run:
                 "device": str(device),
                 "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
                 "seed": self.made.resolved.build.seed,
+                "dtype": self.made.resolved.build.dtype,
+                "attn_implementation": self.made.resolved.build.attn_implementation,
                 "process": PartialState().process_index,
                 "continued_from": str(self.latest) if self.latest is not None else None,
             },
@@ -225,6 +244,7 @@ class _Run:
             peak_flops=peak * self.plan.processes if peak is not None else None,
             flops_per_token=cost.flops_per_token,
             stop=stop,
+            falls=build.load_from_checkpoint is None,  # the loss of a trained model may be at its plateau
         )
         position = json.loads((self.latest / POSITION).read_text(encoding="utf-8")) if self.latest else None
         optimizer = training_optimizer(
@@ -245,7 +265,11 @@ class _Run:
             full_logits=self.options.full_logits,
         )
         trainer.remove_callback(PrinterCallback)  # the callbacks of the run report instead
-        trainer.train(resume_from_checkpoint=str(self.latest) if self.latest is not None else None)
+        if self.latest is None or last_step(self.latest) < self.plan.steps:
+            trainer.train(resume_from_checkpoint=str(self.latest) if self.latest is not None else None)
+        else:  # interrupted between the last checkpoint and the final weights
+            trainer.take_over(self.latest)
+            watch.on_train_begin(arguments, trainer.state, trainer.control, model=self.model)
         best, evaluations = trainer.state.best_model_checkpoint, watch.evaluations
         final = {
             "loss": evaluations[-1]["loss"] if evaluations else None,
@@ -308,6 +332,13 @@ def _where_to_continue(directory: Path, options: TrainOptions, resolved: Resolve
     if "plan" in before and before["plan"]["processes"] != plan.processes:
         problem = f"the run began with {before['plan']['processes']} processes, and there are {plan.processes}"
         raise TrainingError(problem, hint="start as many processes")
+    for name, value in (("dtype", resolved.build.dtype), ("attn_implementation", resolved.build.attn_implementation)):
+        if "setup" in before and before["setup"].get(name) != value:
+            problem = f"is {value}, but the run began with {before['setup'].get(name)}"
+            raise TrainingError(problem, option=f"--{name.replace('_', '-')}", hint="continue with the same value")
+    if "plan" in before and before["plan"]["bf16"] != plan.bf16:
+        problem = "the run began with another mixed precision"
+        raise TrainingError(problem, hint="continue on the same device, or set --mixed-precision")
     return latest
 
 

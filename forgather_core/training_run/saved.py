@@ -111,6 +111,8 @@ def load_model(directory: Path, device: str | None, dtype: str | None) -> Any:
     """
     if not (directory / "config.json").is_file():
         raise BuildError("is not a model directory: it has no config.json", file=directory, hint="check the path")
+    if device == "meta":
+        raise BuildError("requires a real device instead of meta", option="--device", hint="use cpu or cuda")
     options = BuildOptions(device=device or first_device(), dtype=dtype, no_init_weights=True)
     check_build(options, None)
     model: Any = build(directory, options)
@@ -125,6 +127,10 @@ def first_device() -> str:
 
 
 def _prompt(text: str, tokenizer: Any, chat: bool) -> list[int]:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError("a text is not UTF-8", hint="correct its encoding") from None
     if chat:
         if not tokenizer.chat_template:
             hint = "drop --chat, or construct the model with --chat-template chatml"
@@ -144,4 +150,8 @@ def _fraction(directory: Path) -> float:
     record = read_record(directory)
     if not record:
         raise DataError(f"has no {RECORD}: nothing was held out", file=directory, hint="drop --held-out")
-    return float(record["options"]["eval_fraction"])
+    fraction = record.get("options", {}).get("eval_fraction")
+    if not isinstance(fraction, float):
+        problem = f"{RECORD} does not say what was held out"
+        raise DataError(problem, file=directory, hint="drop --held-out")
+    return fraction

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..checkpoint import find_latest_checkpoint, load_checkpoint, rotate_checkpoints, save_checkpoint
@@ -49,7 +50,12 @@ class Trainer(transformers.Trainer):
     """
 
     def __init__(self, *args: Any, full_logits: bool = False, **kwargs: Any) -> None:
+        if isinstance(kwargs.get("train_dataset"), PackedStream):
+            # The default for a tokenizer pads, and adds a mask that hides the documents of a row from some models.
+            kwargs.setdefault("data_collator", transformers.default_data_collator)
         super().__init__(*args, **kwargs)
+        # The Trainer would remove all but the best checkpoint at the end, where this is 1.
+        self._keep, self.args.save_total_limit = self.args.save_total_limit, None
         self._skip_logits = not full_logits and can_skip_logits(self.accelerator.unwrap_model(self.model))
         self._staging: Path | None = None
         self._rng_from: str | None = None  # the checkpoint whose random state is still to be restored
@@ -122,9 +128,8 @@ class Trainer(transformers.Trainer):
             super()._save_checkpoint(model, trial)
             if self.args.should_save and self._staging is not None:
                 self._write_rest(self._staging / target.name, target)
-        if self.args.should_save and self.args.save_total_limit:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(run, max(1, self.args.save_total_limit), best=best)
+        if self.args.should_save and self._keep:
+            rotate_checkpoints(run, max(1, self._keep), best=self.state.best_model_checkpoint)
 
     def _write_rest(self, staged: Path, target: Path) -> None:
         if self.state.best_global_step == self.state.global_step:
@@ -166,6 +171,11 @@ class Trainer(transformers.Trainer):
         if self.processing_class is not None and self.args.should_save:
             self.processing_class.save_pretrained(output_dir)
 
+    def take_over(self, checkpoint: Path) -> None:
+        """Load the weights and the state of a run's last checkpoint, without training."""
+        load_checkpoint(checkpoint, self.model, strict=True)
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Restore the random state; for an endless stream later: its iterator, which is created next, draws from it."""
         if isinstance(self.train_dataset, PackedStream):
@@ -186,6 +196,12 @@ class Trainer(transformers.Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_checkpoint(resume_from_checkpoint, model or self.model, strict=True)
+
+
+def last_step(checkpoint: Path) -> int:
+    """Return the number of steps of the run when a checkpoint was saved."""
+    step: int = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+    return step
 
 
 @contextmanager

@@ -67,6 +67,7 @@ class TrainingCallback(TrainerCallback):
         peak_flops: Peak FLOP/s of all devices together; None if unknown.
         flops_per_token: FLOPs of training on a token; None if unknown.
         stop: Whether to stop a run that does not learn.
+        falls: Whether the loss is expected to fall, as that of new weights does.
 
     Raises:
         TrainingError: In a step: the loss does not fall, or a parameter has never had a gradient.
@@ -85,8 +86,9 @@ class TrainingCallback(TrainerCallback):
         peak_flops: float | None = None,
         flops_per_token: float | None = None,
         stop: bool = True,
+        falls: bool = True,
     ) -> None:
-        self.tokens_per_step, self.stop = tokens_per_step, stop
+        self.tokens_per_step, self.stop, self.falls = tokens_per_step, stop, falls
         self.on_record, self.on_evaluation = on_record, on_evaluation
         self.peak_flops, self.flops_per_token = peak_flops, flops_per_token
         self.records: list[TrainingRecord] = []
@@ -98,6 +100,7 @@ class TrainingCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take over what an interrupted run has recorded, and begin to measure time."""
+        state.compute_steps(args, state.max_steps)  # a continued run may have other intervals
         names = [field.name for field in fields(TrainingRecord)]
         logs = [entry for entry in state.log_history if entry["step"] <= state.global_step]
         self.records = [
@@ -170,7 +173,7 @@ class TrainingCallback(TrainerCallback):
         self._mark = time.perf_counter()
         if metrics is not None and "eval_bits_per_byte" in metrics:
             self.evaluations.append(_evaluation(state.global_step, metrics))
-            if self.on_evaluation is not None:
+            if self.on_evaluation is not None and state.is_world_process_zero:
                 self.on_evaluation(state.global_step, self.evaluations[-1])
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -178,7 +181,7 @@ class TrainingCallback(TrainerCallback):
         self._mark = time.perf_counter()
 
     def _refuse_rising(self, state: Any) -> None:
-        if not self.stop or len(self.records) < _FIRST + _LAST or state.global_step < _PATIENCE:
+        if not (self.stop and self.falls) or len(self.records) < _FIRST + _LAST or state.global_step < _PATIENCE:
             return
         first = mean(record.loss for record in self.records[:_FIRST])
         last = mean(record.loss for record in self.records[-_LAST:])

@@ -54,6 +54,9 @@ def test_wrong_input_is_one_line(cli: Cli) -> None:
     assert "--save-checkpoint has no effect on 'train'" in cli(*MODEL, *RUN, "--save-checkpoint").error
     assert "--steps" in cli(*MODEL, *RUN, "--steps", "3").error
     assert "config.json" in cli("sample", "nowhere", "x").error
+    Path("there").mkdir()
+    Path("there/config.json").write_text("{}")
+    assert cli("sample", "there", "--device", "meta").error.startswith("--device requires a real device")
     assert "--dataset-project" in cli("eval", "nowhere").error
     assert cli(*MODEL, "test", "--tokens", "3").error.startswith("--tokens has no effect on 'test'")
 

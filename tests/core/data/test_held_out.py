@@ -52,6 +52,21 @@ def test_the_end_of_a_single_text_is_held_out() -> None:
     assert split.note == "texts has one document: its end is held out"
 
 
+@pytest.mark.parametrize("text", ["one line\n" * 3 + "the last line\n", "no line end at all, but enough words", "ab"])
+def test_both_parts_of_a_single_text_have_text(text: str) -> None:
+    split = split_corpus(corpus(text), 0.02)
+    (training,), (held_out,) = split.training.documents(), split.held_out.documents()
+    assert training + held_out == text
+    assert isinstance(held_out, str)
+    assert held_out.strip()
+
+
+@pytest.mark.parametrize("document", ["a", [{"role": "user", "content": "a"}]])
+def test_a_document_of_one_part_is_refused(document: Document) -> None:
+    with pytest.raises(DataError, match="too short to hold out a part"):
+        split_corpus(corpus(document), 0.5)
+
+
 def test_chats_are_split_by_their_messages() -> None:
     chats = [[{"role": "user", "content": f"question {number}"}] for number in range(50)]
     split = split_corpus(corpus(*chats), 0.2)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from forgather_core.data.corpus import Corpus
+from forgather_core.errors import DataError
 from forgather_core.model.meta_model import meta_model
 from forgather_core.training_run.evaluation import evaluate, held_out_batches
 from tests.support.settings import Resolve, small
@@ -102,6 +103,24 @@ def test_the_mode_of_the_model_is_restored(model: nn.Module) -> None:
 def test_reading_ends_with_the_document_that_has_enough_tokens() -> None:
     held_out = held_out_batches(corpus(*TEXTS), Characters(), 2, 24, tokens=14)
     assert (held_out.documents, held_out.tokens) == (2, 13 + 35)
+
+
+def test_a_first_special_token_is_no_text() -> None:
+    class WithFirst(Characters):
+        bos_token_id = 999
+
+        def __call__(self, text: str, **more: object) -> dict[str, list[int]]:
+            return {"input_ids": [999, *super().__call__(text, **more)["input_ids"]]}
+
+    plain = held_out_batches(corpus(*TEXTS), Characters(), 2, 64, tokens=None)
+    with_first = held_out_batches(corpus(*TEXTS), WithFirst(), 2, 64, tokens=None)
+    assert with_first.tokens == plain.tokens
+    assert with_first.unigram_entropy == plain.unigram_entropy
+
+
+def test_documents_without_targets_are_refused() -> None:
+    with pytest.raises(DataError, match="no document of texts has two tokens"):
+        held_out_batches(corpus(""), Characters(), 2, 64, tokens=None)
 
 
 def test_the_unigram_entropy_is_that_of_the_frequencies() -> None:

@@ -95,6 +95,40 @@ def test_the_report_of_a_continued_run_has_the_steps_before(train: Train) -> Non
 
 
 @pytest.mark.slow
+def test_a_run_that_ended_before_its_record_takes_no_more_steps(train: Train, tmp_path: Path) -> None:
+    whole = train()
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    record = json.loads((tmp_path / "out" / RECORD).read_text())
+    (tmp_path / "out" / RECORD).write_text(json.dumps(record | {"final": None}))
+    (tmp_path / "out" / "model.safetensors").unlink()
+    again = train(resume=True)
+    assert again["steps"] == whole["steps"]
+    assert again["final"]["loss"] == whole["final"]["loss"]
+    new = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(new[name], weights[name]) for name in weights)
+
+
+@pytest.mark.slow
+def test_a_continued_run_may_have_other_intervals(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        train(callbacks=stopping_at(6), save_every=4, eval_every=4, log_every=2)
+    report = train(resume=True, save_every=1, eval_every=3, log_every=1, save_total_limit=9)
+    assert [step["step"] for step in report["steps"]] == [1, 2, 4, *range(5, 13)]
+    assert [one["step"] for one in report["evaluations"]] == [4, 6, 9, 12]
+    kept = {int(path.name.partition("-")[2]) for path in (tmp_path / "out" / "checkpoints").glob("checkpoint-*")}
+    assert kept == {4, *range(5, 13)}
+
+
+@pytest.mark.slow
+def test_one_checkpoint_is_the_last_one_and_the_best(train: Train, tmp_path: Path) -> None:
+    report = train(lr=3.0, save_every=1, eval_every=1, save_total_limit=1, optimizer="sgd", schedule="wsd", force=True)
+    losses = {one["step"]: one["loss"] for one in report["evaluations"]}
+    best = min(losses, key=lambda step: losses[step])
+    kept = {path.name for path in (tmp_path / "out" / "checkpoints").glob("checkpoint-*")}
+    assert kept == {"checkpoint-12", f"checkpoint-{best}"}
+
+
+@pytest.mark.slow
 def test_runs_are_continued_on_request_and_with_equal_options_only(train: Train, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         train(callbacks=stopping_at(4), save_every=2, lr=0.002)
@@ -177,6 +211,10 @@ def test_a_run_that_does_not_fit_is_refused_before_it_begins(train: Train, monke
         ({"dataset_project": None}, "--dataset-project is missing"),
         ({"tokens": "many"}, "--tokens: expected a number of tokens such as 500k, 10M or 2B, got 'many'"),
         ({"tokens": "0"}, "--tokens: expected a number"),
+        ({"tokens": "9" * 400}, "--tokens: expected a number"),
+        ({"model": {"dtype": "bfloat16"}}, "--dtype must be float32"),
+        ({"report_to": "nothing"}, "--report-to: 'nothing' is not an installed tracker"),
+        ({"schedule": "wsd", "warmup": 0.9}, "--warmup must be at most 0.8 with --schedule wsd"),
         ({"fuse_optim_with_backward": True}, "requires --max-grad-norm 0"),
         (
             {"fuse_optim_with_backward": True, "max_grad_norm": 0.0, "gradient_accumulation_steps": 2},

@@ -7,12 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+)
 
-from forgather.training import Trainer, TrainingCallback
+from forgather.training import PackedStream, Trainer, TrainingCallback
 from forgather_core.checkpoint import step_checkpoints
-from forgather_core.errors import TrainingError
+from forgather_core.data.corpus import Corpus
+from forgather_core.errors import DataError, TrainingError
 
 ROWS = [{"input_ids": torch.arange(n, n + 12) % 50, "labels": torch.arange(n, n + 12) % 50} for n in range(16)]
 
@@ -121,3 +131,20 @@ def test_decay_applies_to_matrices(tmp_path: Path) -> None:
     made = trainer(tmp_path)
     assert "model.norm.weight" not in made.get_decay_parameter_names(made.model)
     assert "model.layers.0.self_attn.q_proj.weight" in made.get_decay_parameter_names(made.model)
+
+
+def test_rows_of_a_stream_get_no_mask_and_need_no_padding_token(tmp_path: Path) -> None:
+    """A mask of ones would let the documents of a row attend to each other in transformers' own models."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1, "[E]": 2}, "a")))
+    tokenizer.add_special_tokens({"eos_token": "[E]"})
+    stream = PackedStream(Corpus("texts", lambda: iter(["a", "b"] * 9)), tokenizer, 2, 6)
+    made = Trainer(model=llama(), args=arguments(tmp_path), train_dataset=stream, processing_class=tokenizer)
+    batch = next(iter(made.get_train_dataloader()))
+    assert set(batch) == {"input_ids", "position_ids", "labels"}
+
+
+def test_a_stream_is_not_divided_among_workers(tmp_path: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, "a")))
+    stream = PackedStream(Corpus("texts", lambda: iter(["a a"])), tokenizer, 2, 6)
+    with pytest.raises(DataError, match="dataloader_num_workers"):
+        next(iter(DataLoader(stream, num_workers=1)))

@@ -16,7 +16,9 @@ ARGS = SimpleNamespace(device=torch.device("cpu"))
 
 
 def begin(callback: TrainingCallback, steps: int = 1000, model: nn.Module | None = None) -> Any:
-    state = SimpleNamespace(global_step=0, max_steps=steps, log_history=[], is_world_process_zero=True)
+    state = SimpleNamespace(
+        global_step=0, max_steps=steps, log_history=[], is_world_process_zero=True, compute_steps=lambda *_: None
+    )
     callback.on_train_begin(ARGS, state, None, model=model or nn.Linear(1, 1), optimizer=None)
     return state
 
