@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import PrinterCallback
-from transformers.integrations import get_available_reporting_integrations
 
-from ..checkpoint import find_latest_checkpoint, save_checkpoint
+from ..checkpoint import save_checkpoint
 from ..checkpoint.write.steps import CHECKPOINTS
 from ..commands.construct import ConstructedModel, ProgressCallbacks, construct
 from ..data.held_out import Split, split_corpus
 from ..data.packed_stream import PackedStream
 from ..data.projects import open_corpus
-from ..errors import DataError, TrainingError
+from ..errors import DataError
 from ..estimate import known_device
 from ..options.train_options import TrainOptions
 from ..runtime.quiet import quiet_transformers
@@ -28,18 +27,16 @@ from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.lookup import LoadedTokenizer, load_tokenizer
 from ..training.combined_optimizer import training_optimizer
 from .arguments import training_arguments
+from .conditions import check_train_options, plain, refuse_unsupported, where_to_continue
 from .cost import Cost, disk_of, measured_seconds, refuse_if_too_large, traced_cost
 from .evaluation import HeldOut, held_out_batches
 from .plan import Plan, plan_of
-from .record import read_record, write_record
+from .record import write_record
 from .sampling import continuations
 from .trainer import POSITION, Trainer, last_step
 from .watch import TrainingCallback, TrainingRecord
 
 _SAMPLES, _PROMPT, _CONTINUATION = 3, 16, 64  # continuations at the end, and their tokens
-# Options that change nothing about the steps: a run may continue with other values.
-_DTYPES = {None, "float32", "fp32", "float64", "fp64"}
-_FREE = {"resume", "log_every", "save_every", "save_total_limit", "report_to", "eval_every"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +93,7 @@ def run_training(
     state = PartialState(cpu=resolved.build.device.startswith("cpu"))
     resolved = replace(resolved, build=replace(resolved.build, device=_device(resolved.build.device, state)))
     device = torch.device(resolved.build.device)
-    if options.fuse_optim_with_backward and state.num_processes > 1:
-        problem = "does not support several processes: each would train on its own gradients"
-        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="drop it")
-    if resolved.build.dtype not in _DTYPES:
-        problem, hint = "must be float32: an optimizer rounds small updates away", "use --mixed-precision bf16"
-        raise TrainingError(problem, option="--dtype", hint=hint)
+    refuse_unsupported(resolved, options, state.num_processes)
     plan = plan_of(options, device, state.num_processes)
     split = split_corpus(open_corpus(options.dataset_project, options.dataset_config), options.eval_fraction)
     with state.main_process_first():
@@ -109,7 +101,7 @@ def run_training(
             resolved, project=project, refresh=refresh, keep=keep, callbacks=callbacks.construct, force=force
         )
     checkpoints = made.directory.path.resolve() / CHECKPOINTS
-    latest = _where_to_continue(made.directory.path, options, resolved, plan)
+    latest = where_to_continue(made.directory.path, options, resolved, plan)
     with quiet_transformers():
         run = _Run(made, options, plan, split, latest, load_tokenizer(str(made.directory.path)))
         cost = run.cost(refuse=not force)
@@ -119,33 +111,6 @@ def run_training(
             if callbacks.begin is not None:
                 callbacks.begin(report)
         return run.train(report, checkpoints, cost, callbacks, stop=not force)
-
-
-def check_train_options(options: TrainOptions) -> None:
-    """Check that options do not contradict each other, before any work is done.
-
-    Raises:
-        DataError: There is no dataset.
-        TrainingError: An option excludes another one.
-    """
-    if options.dataset_project is None:
-        raise DataError("is missing", option="--dataset-project", hint="name a file or directory of text, or stdlib")
-    if options.report_to:
-        known = sorted({*get_available_reporting_integrations(), "none"})
-        for name in (name.strip() for name in options.report_to.split(",")):
-            if name not in known:
-                problem = f"'{name}' is not an installed tracker (installed: {', '.join(known)})"
-                raise TrainingError(problem, option="--report-to", hint="install its package, or choose another")
-    if options.fuse_optim_with_backward:
-        flag = "--fuse-optim-with-backward"
-        if options.max_grad_norm:
-            problem = "requires --max-grad-norm 0: gradients are freed before their norm is known"
-            raise TrainingError(problem, option=flag, hint="add --max-grad-norm 0, or drop the flag")
-        if options.gradient_accumulation_steps > 1:
-            problem = "requires --gradient-accumulation-steps 1: gradients are freed after each batch"
-            raise TrainingError(problem, option=flag, hint="drop one of them")
-        if options.optimizer == "muon":
-            raise TrainingError("does not support muon", option=flag, hint="use adamw or sgd")
 
 
 class _Run:
@@ -216,7 +181,7 @@ class _Run:
                 "process": PartialState().process_index,
                 "continued_from": str(self.latest) if self.latest is not None else None,
             },
-            "options": {name: _plain(value) for name, value in asdict(self.options).items()},
+            "options": {name: plain(value) for name, value in asdict(self.options).items()},
             "plan": self.plan.to_dict(),
             "data": {"training": self.split.training.name, "held_out": held},
             "cost": cost.to_dict(),
@@ -301,46 +266,3 @@ def _device(name: str, state: PartialState) -> str:
     if name != "meta" and state.num_processes == 1:
         return name
     return str(state.device)
-
-
-def _where_to_continue(directory: Path, options: TrainOptions, resolved: ResolvedModel, plan: Plan) -> Path | None:
-    """Return the checkpoint from which the run continues, or None.
-
-    Raises:
-        TrainingError: There are checkpoints, and the run is not to continue; or it cannot continue with these options.
-    """
-    latest = find_latest_checkpoint(directory / CHECKPOINTS)
-    if latest is None:
-        return None
-    if not options.resume:
-        hint = "add --resume to continue it, remove that directory, or choose another --output-dir"
-        raise TrainingError("has the checkpoints of a run", file=directory / CHECKPOINTS, hint=hint)
-    if not (latest / POSITION).exists():
-        raise TrainingError("was not saved by forgather model train", file=latest, hint="choose another --output-dir")
-    before = read_record(directory)
-    if before.get("final") is not None:
-        raise TrainingError("the run has ended", file=directory, hint="choose another --output-dir to train again")
-    old = before.get("options", {})
-    for name, value in asdict(options).items():
-        if name not in _FREE and name in old and old[name] != _plain(value):
-            problem = f"is {_plain(value)}, but the run began with {old[name]}"
-            flag = f"--{name.replace('_', '-')}"
-            raise TrainingError(problem, option=flag, hint="continue with the same value, or begin another run")
-    if "setup" in before and before["setup"]["seed"] != resolved.build.seed:
-        problem = f"is {resolved.build.seed}, but the run began with {before['setup']['seed']}"
-        raise TrainingError(problem, option="--seed", hint="continue with the same value")
-    if "plan" in before and before["plan"]["processes"] != plan.processes:
-        problem = f"the run began with {before['plan']['processes']} processes, and there are {plan.processes}"
-        raise TrainingError(problem, hint="start as many processes")
-    for name, value in (("dtype", resolved.build.dtype), ("attn_implementation", resolved.build.attn_implementation)):
-        if "setup" in before and before["setup"].get(name) != value:
-            problem = f"is {value}, but the run began with {before['setup'].get(name)}"
-            raise TrainingError(problem, option=f"--{name.replace('_', '-')}", hint="continue with the same value")
-    if "plan" in before and before["plan"]["bf16"] != plan.bf16:
-        problem = "the run began with another mixed precision"
-        raise TrainingError(problem, hint="continue on the same device, or set --mixed-precision")
-    return latest
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
