@@ -36,7 +36,8 @@ OF_LLAMA = [
     ("--hidden-size 0 show", "must be at least 1, got 0"),
     ("--attention-dropout 1 show", "must be below 1, got 1.0"),
     ("--rms-norm-eps 0 show", "must be above 0, got 0.0"),
-    ("--lr nan test", "--lr: expected a finite number, got 'nan'"),
+    ("test --lr nan", "--lr: expected a finite number, got 'nan'"),
+    ("--lr nan test", "--lr: expected a finite number or null, got 'nan'"),  # train has a default by optimizer
     ("--steps 0 test", "--steps must be at least 1, got 0"),
     ("--attn-implementation sdpaa show", r"must be one of eager, sdpa, .*; got 'sdpaa'\. Did you mean 'sdpa'\?"),
     ("--rope-parameters {a show", "not valid YAML at column 3"),
