@@ -187,7 +187,7 @@ BUILD = "forgather -t llama/4M model --device cpu --save-checkpoint construct"
 QWEN3 = "forgather -t qwen3 model --device cpu --save-checkpoint --native --output-dir Qwen3-0.6B construct"
 READ = {
     "readme": Reading(("README.md",)),
-    "index": Reading(("docs/index.md",), before=(BUILD,)),
+    "index": Reading(("docs/index.md",)),
     "first-model": Reading(("docs/first-model.md", "docs/change-a-model.md"), before=(QWEN3,)),
     "write-a-plugin": Reading(("docs/write-a-plugin.md",), path=("forgather-my-model", "site")),
     "verify": Reading(("docs/verify.md",), before=(BUILD,), names={"DIR": BUILT}),
