@@ -28,7 +28,10 @@ def complete(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("forgather ", ["ls", "verify", "plugins", "model", "checkpoint", "dataset", "tokenizer", "plugin"]),
+        (
+            "forgather ",
+            ["ls", "verify", "sample", "eval", "plugins", "model", "checkpoint", "dataset", "tokenizer", "plugin"],
+        ),
         ("forgather dataset ", ["ls", "show"]),
         ("forgather plugin ", ["new"]),
         ("forgather dataset show s", ["stdlib"]),
@@ -40,7 +43,7 @@ def complete(line: str) -> list[str]:
         ("forgather -t zzz", []),
         ("forgather -t llama/zzz", []),
         ("forgather -t llama mo", ["model"]),
-        ("forgather -t llama model ", ["construct", "test", "verify", "show", "estimate", "compare"]),
+        ("forgather -t llama model ", ["construct", "test", "train", "verify", "show", "estimate", "compare"]),
         ("forgather -t llama model --hid", ["--hidden-size"]),
         ("forgather -t llama model --hidden-size 3 --num-h", ["--num-hidden-layers"]),
         ("forgather -t llama model --hidden-size nonsense --num-h", ["--num-hidden-layers"]),
