@@ -29,8 +29,9 @@ MUTANTS = [
         file="caches.py",
         old="return past_key_values if past_key_values is not None else cache",
         new="return past_key_values",
-        mistake="transformers 5.24's name is ignored: generation reads the last token only, without an error",
+        mistake="transformers 5.24's name is ignored: no cache is read, and the mask counts its tokens",
         check="generation",
+        error="Expected size for first two dimensions",
     ),
     Mutant(
         name="use-cache-ignored",

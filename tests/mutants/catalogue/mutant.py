@@ -29,6 +29,7 @@ class Mutant:
         check: The name of the check that must find it.
         options: Options of the definition, in addition to the preset's.
         count: The number of occurrences of the text; all are replaced.
+        error: A part of the error in which the mistake shows, where calls fail instead of returning wrong values.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Mutant:
     check: str
     options: Mapping[str, Any] = field(default_factory=dict)
     count: int = 1
+    error: str = ""
 
     def applied(self, text: str) -> str:
         """Return a file's text with the mistake.
