@@ -16,9 +16,8 @@ import typer
 import typer.main
 
 from forgather_core.errors import ForgatherError
-from forgather_core.filesystem.paths import expanded, project_directory
+from forgather_core.filesystem.paths import project_directory
 from forgather_core.filesystem.printable import one_line
-from forgather_core.options.plain_options import EvaluateOptions, SampleOptions, VerifyDirectoryOptions
 from forgather_core.options.scope import joined
 from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import did_you_mean
@@ -31,8 +30,10 @@ from .output import Output
 from .program import INTERRUPTED
 from .streams import discard_unwritten, output_problem, prepare_streams, say
 
-# Created only if requested: Typer creates all options of a group at once.
-LATE_GROUPS = ("checkpoint", "dataset", "tokenizer", "plugin")
+# Imported only if requested, for the speed of help pages: commands by the module that defines them.
+LATE = {"verify": "directories", "sample": "directories", "eval": "directories"}
+LATE |= {name: name for name in ("checkpoint", "dataset", "tokenizer", "plugin")}
+ORDER = ("ls", "verify", "sample", "eval", "plugins", "model", "checkpoint", "dataset", "tokenizer", "plugin")
 
 
 _COMPLETION = {
@@ -52,20 +53,20 @@ def _complete_shell(ctx: Any, flag: str, shell: str) -> None:
 
 
 class RootGroup(PlainGroup):
-    """`forgather`, with groups that are created on demand."""
+    """`forgather`, with commands that are imported on demand."""
 
     epilog_text = "A first model: forgather -t llama/4M model --device cpu --save-checkpoint construct"
 
     def get_command(self, ctx: Any, name: str) -> Any:
         """Return the command `name`."""
         if name not in self.commands:
-            self._add([name] if name in LATE_GROUPS else LATE_GROUPS)  # a misspelt name is compared with all groups
+            self._add([name] if name in LATE else LATE)  # a misspelt name is compared with all commands
         return super().get_command(ctx, name)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""
-        self._add(LATE_GROUPS)
-        return super().list_commands(ctx)
+        self._add(LATE)
+        return sorted(super().list_commands(ctx), key=ORDER.index)
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the options of the root; those for completion show that they accept a shell."""
@@ -86,8 +87,8 @@ class RootGroup(PlainGroup):
     def _add(self, names: Iterable[str]) -> None:
         for name in names:
             if name not in self.commands:
-                group = importlib.import_module(f".{name}", __package__)
-                self.commands[name] = typer.main.get_group(group.app)
+                group = typer.main.get_group(importlib.import_module(f".{LATE[name]}", __package__).app)
+                self.commands[name] = group.commands.get(name, group)
 
 
 app = typer.Typer(
@@ -136,9 +137,6 @@ def root(
         ctx.params["project"] = str(project_directory(project, "-p"))
 
 
-_WITH_WEIGHTS = "Model directory with weights: trained by Forgather, or any Hugging Face causal LM"
-
-
 @app.command(cls=with_options(OutputOptions), context_settings=model.HELP)
 def ls(ctx: typer.Context) -> None:
     """List all model definitions with their presets, and the configurations of this project."""
@@ -148,55 +146,6 @@ def ls(ctx: typer.Context) -> None:
     import forgather
 
     output.answer(forgather.list_models(ctx.find_root().params.get("project") or "."))
-
-
-@app.command(cls=with_options(VerifyDirectoryOptions, OutputOptions), context_settings=model.HELP)
-def verify(
-    ctx: typer.Context,
-    directory: Annotated[
-        str,
-        typer.Argument(metavar="DIR", help="Model directory: exported by Forgather, or any Hugging Face causal LM"),
-    ],
-) -> None:
-    """Verify that a model directory is a correct causal language model; exit code 1 if a check fails."""
-    from .views.verify import verification
-
-    output = Output(verification, given(ctx, OutputOptions))
-    import forgather
-
-    from . import progress
-
-    with output.partial() as keep, progress.spinner() as item:
-        callbacks = forgather.Progress(item=item, note=progress.note, partial=keep)
-        result = forgather.verify(expanded(directory), progress=callbacks, **given(ctx, VerifyDirectoryOptions))
-    output.answer(result)
-    raise typer.Exit(1 if result.failed else 0)
-
-
-@app.command(cls=with_options(SampleOptions, OutputOptions), context_settings=model.HELP)
-def sample(
-    ctx: typer.Context,
-    directory: Annotated[str, typer.Argument(metavar="DIR", help=_WITH_WEIGHTS)],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts to continue")] = None,
-) -> None:
-    """Continue texts with a saved model."""
-    from .views import train as views
-
-    output = Output(views.samples, given(ctx, OutputOptions))
-    import forgather
-
-    output.answer(forgather.sample(expanded(directory), *(texts or ()), **given(ctx, SampleOptions)))
-
-
-@app.command("eval", cls=with_options(EvaluateOptions, OutputOptions), context_settings=model.HELP)
-def evaluate(ctx: typer.Context, directory: Annotated[str, typer.Argument(metavar="DIR", help=_WITH_WEIGHTS)]) -> None:
-    """Compute the loss of a saved model on a dataset, per token and per byte."""
-    from .views import train as views
-
-    output = Output(views.evaluation, given(ctx, OutputOptions))
-    import forgather
-
-    output.answer(forgather.evaluate(expanded(directory), **given(ctx, EvaluateOptions)))
 
 
 @app.command(cls=with_options(OutputOptions), context_settings=model.HELP)
