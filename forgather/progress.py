@@ -33,7 +33,7 @@ class Progress:
         begin: Called with the report of a training run before its first step: plan, data and cost.
         record: Called with the measurements of a training run at each logged step.
         evaluation: Called with a step of a training run and the metrics of its evaluation.
-        item: Called with the name of the check, or of the part of an estimate, that begins.
+        item: Called with the name of the check, or of the part of an estimate, that begins, or the documents read.
         note: Called with a sentence about something that is left out, such as the checks of a broken plugin.
         partial: Called with the results so far if an exception ends the call early; the exception propagates.
     """

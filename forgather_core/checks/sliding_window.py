@@ -18,7 +18,9 @@ from .model_under_test import LENGTH, ModelUnderTest
 def sliding_window(subject: ModelUnderTest) -> Iterator[Measured]:
     """With a sliding window a token attends to exactly `sliding_window` keys, itself included."""
     size, config = subject.window, subject.text_config
-    if size is None or "full_attention" in (getattr(config, "layer_types", None) or ()):
+    if size is None:
+        raise DoesNotApply("no layer has a sliding window")
+    if "full_attention" in (getattr(config, "layer_types", None) or ()):
         raise DoesNotApply("some layers have no sliding window")
     reach = config.num_hidden_layers * (size - 1)
     if reach >= LENGTH - 1:

@@ -145,13 +145,14 @@ def _initial_weights(options: BuildOptions) -> str:
         return "none: meta tensors have no values"
     if options.no_init_weights:
         return "none: --no-init-weights leaves them uninitialized"
+    if options.load_from_checkpoint is not None:
+        return f"loaded from {options.load_from_checkpoint}"
     return f"initialization of the definition, seed {options.seed}"
 
 
 def _parameter_note(resolved: ResolvedModel, table: ParameterTable) -> list[str]:
-    """Compare the number of parameters with that of the preset, unless flags change the options of the model."""
-    expected = resolved.notes.get("parameters")
-    flags = [o for name, o in resolved.origins.items() if o.label.startswith("--") and hasattr(resolved.options, name)]
-    if expected is None or flags or expected == table.total:
+    """Compare the number of parameters with that of the preset."""
+    expected = resolved.expected_parameters
+    if expected is None or expected == table.total:
         return []
     return [f"expected {expected:,} parameters according to the configuration, got {table.total:,}"]

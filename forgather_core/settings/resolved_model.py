@@ -85,6 +85,13 @@ class ResolvedModel:
         """The notes of the configuration; empty if the options come from a source config."""
         return self.configuration.notes if self.source_config is None else {}
 
+    @property
+    def expected_parameters(self) -> int | None:
+        """The number of parameters that the configuration states; None if flags change options of the model."""
+        flags = any(one.label.startswith("--") for name, one in self.origins.items() if hasattr(self.options, name))
+        expected: int | None = None if flags else self.notes.get("parameters")
+        return expected
+
     @cached_property
     def values(self) -> Mapping[str, ResolvedValue]:
         """The values of the definition's options: as set, derived from other options, or from the tokenizer.
@@ -178,7 +185,7 @@ class ResolvedModel:
             "options": _with_origins(self.values),
             "settings": _with_origins(shared),
             "source": self.notes.get("source"),
-            "expected_parameters": self.notes.get("parameters"),
+            "expected_parameters": self.expected_parameters,
         }
 
     def __repr__(self) -> str:
