@@ -135,7 +135,11 @@ def _copy_others(origin: Path, staging: Path, job: Job) -> tuple[str, ...]:
 
 
 def _refuse_large_config(directory: Path) -> None:
-    """Raise CheckpointError if config.json is too large to read: copying a sparse one would fill the disk."""
+    """Check that config.json is not too large: a copy of a sparse file would fill the disk.
+
+    Raises:
+        CheckpointError: The file is too large to read.
+    """
     try:
         read_config(directory)
     except OSError as error:

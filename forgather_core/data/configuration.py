@@ -64,8 +64,8 @@ class DatasetConfiguration:
     @property
     def directory(self) -> Path | None:
         """The source directory; None for a builder or a Hub id."""
-        place = self.file.parent / expanded(self.source)
-        return place if self.source not in BUILDERS and place.is_dir() else None
+        directory = self.file.parent / expanded(self.source)
+        return directory if self.source not in BUILDERS and directory.is_dir() else None
 
     @property
     def is_saved(self) -> bool:

@@ -170,7 +170,7 @@ class _Reader:
         self.stack[-1] = function(*arguments)
 
     def set_state(self, _: object) -> None:
-        self.stack.pop()  # attributes, such as the `_metadata` of a state dict: no weights
+        self.stack.pop()  # attributes such as the `_metadata` of a state dict, which contain no weights
         if not isinstance(self.stack[-1], (dict, TensorRecord)):
             raise InvalidCheckpoint("it sets the state of an object that is not a tensor")
 
