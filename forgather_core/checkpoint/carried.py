@@ -10,7 +10,7 @@ from pathlib import Path
 from ..filesystem.model_files import TEMPLATES
 from ..filesystem.printable import truncated_list
 
-# A subdirectory that contains one of these holds another checkpoint, or the same one in another program's format.
+# A subdirectory with such a file holds another checkpoint, or the same one in another format.
 WEIGHTS = (
     ".safetensors", ".bin", ".index.json", ".pt", ".pth", ".ckpt", ".distcp", ".gguf", ".ggml", ".h5", ".msgpack",
     ".onnx", ".onnx_data", ".npz", ".pte", ".pickle", ".pkl",
@@ -64,13 +64,13 @@ def _reason(directory: Path) -> str | None:
 def _copy_directory(source: Path, target: Path) -> None:
     target.mkdir()
     for file in _files(source):
-        place = target / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(file, place)
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy)
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    """Yield the files below a directory, links to files included, without links to directories and special files."""
+    """Yield the regular files below a directory and links to files. Links to directories are not followed."""
     for folder, _, names in os.walk(directory, onerror=_raise):
         found = (Path(folder) / name for name in sorted(names))
         yield from (file for file in found if Path(folder).name != _CACHE and file.is_file())

@@ -1,4 +1,4 @@
-"""Convert a checkpoint to another format, dtype or shard size, tensor by tensor: never whole in memory."""
+"""Convert a checkpoint to another format, dtype or shard size, one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .read.reader import Checkpoint, Progress
 from .report import SaveReport
 from .write.companions import CONFIG, ConfigUpdate, config_update, read_config, write_companions
 from .write.locking import saving_errors
-from .write.save import Job, save_alone, superseded
+from .write.save import Job, save_with_locks, superseded
 from .write.write import main_dtype
 
 FORMATS = {"safetensors": SAFETENSORS, "bin": BIN}
@@ -64,7 +64,7 @@ def convert_checkpoint(
             weights; or the source itself, to convert in place.
         format: `safetensors` or `bin`; None keeps the source's format.
         dtype: Floating-point dtype that replaces the most common dtype of the checkpoint. Tensors of any other dtype,
-            such as float32 among bfloat16, are kept: that choice was deliberate.
+            such as float32 among bfloat16, are kept, because that choice was deliberate.
         keep: Regular expression; tensors whose name it matches anywhere keep their dtype.
         max_shard_size: Bytes, or a size such as "500MB".
         verify_checksums: Verify the recorded checksum of every file first.
@@ -75,12 +75,12 @@ def convert_checkpoint(
             written.
     """
     limit = parse_size(max_shard_size)
-    place = expanded(target)
+    destination = expanded(target)
     with Checkpoint.open(expanded(source)) as checkpoint:
         origin = checkpoint.entry.parent
-        in_place = place.is_dir() and origin.samefile(place)
+        in_place = destination.is_dir() and origin.samefile(destination)
         if not in_place:
-            refuse_working_directory(place)
+            refuse_working_directory(destination)
         for tensor in checkpoint.values():
             tensor.check()
         if verify_checksums:
@@ -89,14 +89,15 @@ def convert_checkpoint(
         quantization = quantization_of(checkpoint)
         refuse_packed(quantization, checkpoint.path)
         tensors, notes = _converted(checkpoint, dtype, keep, quantization)
-        job = Job(tensors, chosen, limit, on_progress, notes=(*notes, *_shared(checkpoint)))
+        job = Job(tensors, chosen, limit, on_progress, notes=(*notes, *_shared_notes(checkpoint)))
         if quantization is not None and dtype is not None and in_place:
-            hint = "choose a new target directory to dequantize it"
-            raise CheckpointError("is quantized (fp8)", option="--dtype", file=place, hint=hint)
-        with saving_errors(place):
+            hint = "choose a new target directory"
+            problem = "is quantized (fp8) and cannot be dequantized in place"
+            raise CheckpointError(problem, option="--dtype", file=destination, hint=hint)
+        with saving_errors(destination):
             if in_place:
-                return save_alone(job, place)
-            return _convert_to_new(job, None if checkpoint.path.is_file() else origin, place)
+                return save_with_locks(job, destination)
+            return _convert_to_new(job, None if checkpoint.path.is_file() else origin, destination)
 
 
 def _format(name: str) -> Format:
@@ -106,18 +107,18 @@ def _format(name: str) -> Format:
     return FORMATS[name]
 
 
-def _convert_to_new(job: Job, origin: Path | None, place: Path) -> SaveReport:
-    with new_directory(place, lambda: _refuse_taken(place)) as staging:
+def _convert_to_new(job: Job, origin: Path | None, destination: Path) -> SaveReport:
+    with new_directory(destination, lambda: _refuse_existing(destination)) as staging:
         if origin is not None:
             job = replace(job, notes=(*job.notes, *_copy_others(origin, staging, job)))
         written = job.write_into(staging)
-    return job.report(place, written)
+    return job.report(destination, written)
 
 
-def _refuse_taken(place: Path) -> None:
-    if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
+def _refuse_existing(destination: Path) -> None:
+    if os.path.lexists(destination) and not (destination.is_dir() and not any(destination.iterdir())):
         hint = "choose a new directory, or convert the source in place"
-        raise CheckpointError("already exists", file=place, hint=hint)
+        raise CheckpointError("already exists", file=destination, hint=hint)
 
 
 def _copy_others(origin: Path, staging: Path, job: Job) -> tuple[str, ...]:
@@ -129,12 +130,16 @@ def _copy_others(origin: Path, staging: Path, job: Job) -> tuple[str, ...]:
         (staging / CONFIG).unlink()
         write_companions(None, ConfigUpdate.DTYPE, origin, staging, dtype)
     if not _has_fp8(job.tensors):
-        _declare_plain(staging / CONFIG)
+        _remove_quantization(staging / CONFIG)
     return notes
 
 
 def _refuse_large_config(directory: Path) -> None:
-    """Raise CheckpointError if config.json is too large to read: copying a sparse one would fill the disk."""
+    """Check that config.json is not too large: a copy of a sparse file would fill the disk.
+
+    Raises:
+        CheckpointError: The file is too large to read.
+    """
     try:
         read_config(directory)
     except OSError as error:
@@ -149,8 +154,8 @@ def _has_fp8(tensors: Mapping[str, StoredTensor]) -> bool:
     return any(tensor.dtype in FP8 for tensor in tensors.values())
 
 
-def _declare_plain(config: Path) -> None:
-    """Remove `quantization_config` from a config.json: the weights beside it are no longer quantized."""
+def _remove_quantization(config: Path) -> None:
+    """Remove `quantization_config` from a config.json whose weights are no longer quantized."""
     if not quantization_config(config.parent):
         return
     content = json.loads(config.read_text(encoding="utf-8-sig"))
@@ -212,15 +217,17 @@ def _dequantized(
     wide = torch.float64 if new is torch.float64 else torch.float32
     tensors: dict[str, StoredTensor] = {n: tensor for n, tensor in checkpoint.items() if n not in dropped}
     for name, scale in scales.items():
-        tensors[name] = ScaledTensor(name, checkpoint[name], checkpoint[scale], blocks=quantization.blocks, dtype=wide)
+        tensors[name] = ScaledTensor(
+            name, checkpoint[name], checkpoint[scale], blocks=quantization.blocks, dtype=wide, file=path
+        )
     notes = [f"quantized (fp8): dequantized {counted(len(scales))}"]
     if quantization.unused:
         notes.append(f"activation scales dropped: {truncated_list(quantization.unused)}")
     return tensors, tuple(notes)
 
 
-def _shared(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return notes on names that share bytes in the source, such as tied weights in a .bin: all are written."""
+def _shared_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return notes about names that share bytes in the source, such as tied weights in a .bin; all are written."""
     first: dict[object, str] = {}
     notes = []
     for name, tensor in checkpoint.items():

@@ -22,7 +22,7 @@ from .write.write import main_dtype
 def inspect_checkpoint(
     path: str | os.PathLike[str], *, verify_checksums: bool = False, on_progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Open a checkpoint, which validates every header and the index, and describe it as plain data.
+    """Validate the headers and the index of a checkpoint, and describe it as plain data.
 
     Args:
         path: A directory, a weight file, an index, or a Hub repository.
@@ -75,7 +75,7 @@ def inspect_checkpoint(
 
 
 def _generation(checkpoint: Checkpoint) -> int | None:
-    """Return the generation in the shard names, which counts saves beside older shards; None if there is none."""
+    """Return the generation number in the shard names, or None. A save beside older shards increments it."""
     found = {checkpoint.format.generation(name) for name in checkpoint.files}
     return found.pop() if len(found) == 1 else None
 

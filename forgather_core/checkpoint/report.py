@@ -13,7 +13,12 @@ from ..runtime.short_repr import Brief
 
 
 def counted_names(names: Sequence[str], what: str) -> str:
-    """Return a count of tensors, a predicate and their first names: `2 tensors are not in the model: a, b`."""
+    """Return a message about tensors: `2 tensors are not in the model: a, b`.
+
+    Args:
+        names: The tensors; a long list is truncated.
+        what: The predicate of the sentence.
+    """
     return f"{tensors(len(names))} {what}: {truncated_list(names)}"
 
 
@@ -47,14 +52,14 @@ class LoadReport(Brief):
         other_shape: Tensors that were not loaded because their shape differs.
         non_finite: Tensors that were loaded and contain NaN or an infinity; None if this was not checked (`assign`).
         verified: Files whose checksum was verified; None if that was not requested.
-        unverified: Files that were to be verified but have no recorded checksum.
+        unverified: Files that could not be verified because they have no recorded checksum.
         unused: Activation scales of a quantized checkpoint, which dequantized weights do not need.
         notes: How the checkpoint was read, one sentence each: matched names, dequantized weights.
         warnings: Further possible problems, one sentence each.
         tensors: Number of model tensors that were filled. A tied tensor counts once, as in a save.
     """
 
-    kind: ClassVar[str] = "load"  # of the page that shows the report
+    kind: ClassVar[str] = "load"  # kind of the HTML page
 
     path: Path
     loaded: tuple[str, ...]
@@ -103,7 +108,7 @@ class LoadReport(Brief):
         kinds = (
             (missing, "of the model is", "of the model are", f"missing from {self.path}"),
             (self.unexpected, f"of {self.path} is", f"of {self.path} are", "not in the model"),
-            (other, f"of {self.path} has", f"of {self.path} have", "another shape than in the model"),
+            (other, f"of {self.path} has", f"of {self.path} have", "a different shape than in the model"),
             (self.non_finite or (), "was", "were", f"loaded from {self.path} with NaN or Inf"),
         )
         found = [
@@ -130,7 +135,7 @@ class SaveReport(Brief):
         notes: Information for the user, one sentence each.
     """
 
-    kind: ClassVar[str] = "save"  # of the page that shows the report
+    kind: ClassVar[str] = "save"  # kind of the HTML page
 
     path: Path
     files: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Batch documents: one per row with padding, or several packed into a row. Generate random documents.
+"""Batches of documents, one per row with padding or several packed into a row, and random documents.
 
 Shapes: B rows, T tokens per row. All tensors are int64, on the CPU.
 """
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .packing import Ints, Strategy, cut_long, first_fit, packed
+from .packing import Ints, Strategy, assign_rows, cut_long, first_fit
 
-WINDOW = 32  # batches packed at a time: more do not fill rows better, and the first batch waits for a full window
-WIDEST = 1 << 20  # largest window of more than one batch, in tokens
-MOST_SHORT = 100_000  # consecutive documents of fewer than two tokens after which a stream is rejected
-IGNORE = -100  # targets of this value are ignored by transformers' loss
+WINDOW_BATCHES = 32  # batches packed at a time; a larger window does not fill rows better and delays the first batch
+MAX_WINDOW_TOKENS = 1 << 20  # largest window of more than one batch, in tokens
+MAX_SHORT_DOCUMENTS = 100_000  # consecutive documents of fewer than two tokens after which a stream is rejected
+IGNORE_INDEX = -100  # label that transformers' loss ignores
 
 
 class Batch(NamedTuple):
@@ -58,7 +58,7 @@ def padded_batches(documents: Iterable[Sequence[int]], rows: int, length: int, p
             mask = torch.arange(length) < lengths[:, None]
             ids = torch.full((rows, length), pad_id)
             ids[mask] = torch.cat(waiting)
-            inputs = {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, IGNORE)}
+            inputs = {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, IGNORE_INDEX)}
             yield Batch(inputs, int(lengths.sum()))
             waiting = []
 
@@ -79,9 +79,8 @@ def packed_batches(
 
     Args:
         documents: Token ids. Documents of fewer than two tokens are skipped: a single token has no successor to
-            predict. For the same reason a document is cut one token earlier if its last piece would be a single token,
-            except by `greedy`, which cuts at the end of rows. At the end, an incomplete batch of the emptiest rows is
-            dropped.
+            predict. For the same reason no cut leaves a last piece of a single token, except with `greedy`, which cuts
+            at the end of rows. At the end, an incomplete batch of the emptiest rows is dropped.
         rows: Batch size B.
         length: Sequence length T.
         strategy: Packing strategy.
@@ -94,12 +93,12 @@ def packed_batches(
         DataError: Too many consecutive documents have fewer than two tokens.
     """
     packer = Packer(rows, length, strategy=strategy, pad_id=pad_id)
-    for window in windows(documents, packer.wanted):
+    for window in windows(documents, packer.window_tokens):
         yield from packer.add(window)
 
 
 class Packer:
-    """Packs windows of documents into batches, and keeps what does not fill a batch for the next window.
+    """Packs windows of documents into batches. Pieces that do not fill a batch are kept for the next window.
 
     Args:
         rows: Batch size B.
@@ -108,33 +107,37 @@ class Packer:
         pad_id: Token id of padding.
 
     Attributes:
-        wanted: The tokens of a window: fewer fill rows worse, or do not fill a batch.
-        waiting: Token ids of the pieces that wait, concatenated, and the length of each piece.
+        window_tokens: Minimum number of tokens of a window. A smaller window leaves more of each row unused.
+        remainder: Token ids of the pieces kept for the next window, concatenated, and the length of each piece.
     """
 
     def __init__(self, rows: int, length: int, *, strategy: Strategy = "greedy", pad_id: int = 0) -> None:
         self.rows, self.length, self.strategy, self.pad_id = rows, length, strategy, pad_id
         batch = rows * length
-        self.wanted = batch if strategy == "greedy" else max(batch, min(batch * WINDOW, WIDEST))
-        self.waiting: tuple[Ints, Ints] = np.empty(0, np.int64), np.empty(0, np.int64)
+        window = batch if strategy == "greedy" else batch * WINDOW_BATCHES
+        self.window_tokens = max(batch, min(window, MAX_WINDOW_TOKENS))
+        self.remainder: tuple[Ints, Ints] = np.empty(0, np.int64), np.empty(0, np.int64)
 
     def add(self, window: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """Yield the batches that a window of documents completes."""
-        ids, lengths = self.waiting
+        ids, lengths = self.remainder
         new = np.fromiter(map(len, window), np.int64, len(window))
         ids = np.concatenate([ids, np.fromiter(chain.from_iterable(window), np.int64, int(new.sum()))])
-        lengths, row_of = packed(np.concatenate([lengths, new]), self.rows, self.length, self.strategy)
+        lengths, row_of = assign_rows(np.concatenate([lengths, new]), self.rows, self.length, self.strategy)
         placed = row_of >= 0
         tokens = np.repeat(placed, lengths)
-        self.waiting = ids[~tokens], lengths[~placed]
-        yield from _assembled(ids[tokens], lengths[placed], row_of[placed], self.rows, self.length, self.pad_id)
+        self.remainder = ids[~tokens], lengths[~placed]
+        yield from _assemble_batches(ids[tokens], lengths[placed], row_of[placed], self.rows, self.length, self.pad_id)
 
 
 def all_batches(documents: Iterable[Sequence[int]], rows: int, length: int, *, pad_id: int = 0) -> list[Batch]:
-    """Pack all documents, the last batch with fewer rows if they do not fill it. None is left out.
+    """Pack all documents into batches; the last batch may have fewer rows.
 
-    Documents longer than a row are cut; those of a single token are skipped. The arguments are those of
-    `packed_batches`.
+    Args:
+        documents: Token ids. Documents longer than a row are cut; documents of a single token are skipped.
+        rows: Batch size B.
+        length: Sequence length T.
+        pad_id: Token id of padding.
     """
     found = [document for document in documents if len(document) > 1]
     if not found:
@@ -142,14 +145,14 @@ def all_batches(documents: Iterable[Sequence[int]], rows: int, length: int, *, p
     ids = np.fromiter(chain.from_iterable(found), np.int64)
     lengths = cut_long(np.array([len(document) for document in found], np.int64), length)
     row_of = np.array(first_fit(lengths.tolist(), length), np.int64)
-    return list(_assembled(ids, lengths, row_of, rows, length, pad_id))
+    return list(_assemble_batches(ids, lengths, row_of, rows, length, pad_id))
 
 
 def _two_tokens_or_more(documents: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
     """Yield the documents that have at least two tokens.
 
     Raises:
-        DataError: Too many consecutive documents are shorter: an endless stream would never fill a row.
+        DataError: Too many consecutive documents are shorter. An endless stream of them would never fill a row.
     """
     short = 0
     for document in documents:
@@ -158,7 +161,7 @@ def _two_tokens_or_more(documents: Iterable[Sequence[int]]) -> Iterator[Sequence
             yield document
             continue
         short += 1
-        if short == MOST_SHORT:
+        if short == MAX_SHORT_DOCUMENTS:
             problem = f"{short:,} consecutive documents have fewer than two tokens, which leaves nothing to predict"
             raise DataError(problem, hint="use another dataset or tokenizer")
 
@@ -177,7 +180,7 @@ def windows(documents: Iterable[Sequence[int]], tokens: int) -> Iterator[list[Se
         yield window
 
 
-def _assembled(ids: Ints, lengths: Ints, row_of: Ints, rows: int, length: int, pad_id: int) -> Iterator[Batch]:
+def _assemble_batches(ids: Ints, lengths: Ints, row_of: Ints, rows: int, length: int, pad_id: int) -> Iterator[Batch]:
     """Yield batches assembled from pieces; the number of rows is a multiple of B.
 
     Args:
@@ -199,11 +202,11 @@ def _assembled(ids: Ints, lengths: Ints, row_of: Ints, rows: int, length: int, p
     targets = np.repeat(starts, lengths) + within
 
     input_ids = np.full((len(filled), length), pad_id)
-    labels = np.full_like(input_ids, IGNORE)
+    labels = np.full_like(input_ids, IGNORE_INDEX)
     position_ids = np.maximum(np.arange(length) - filled[:, None], 0)
     input_ids.flat[targets] = ids
     labels.flat[targets] = ids
-    labels.flat[starts] = IGNORE
+    labels.flat[starts] = IGNORE_INDEX
     position_ids.flat[targets] = within
     tensors = {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
     for at in range(0, len(filled), rows):

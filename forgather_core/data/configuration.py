@@ -44,7 +44,7 @@ class DatasetConfiguration:
         buffer: Size of the shuffle buffer in rows, with `streaming`.
         skip: Number of rows to skip, after shuffling.
         take: Number of rows to read after those; None reads all.
-        places: Place of each key in the file, for errors.
+        places: Line and column of each key in the file, for errors.
     """
 
     file: Path
@@ -64,8 +64,8 @@ class DatasetConfiguration:
     @property
     def directory(self) -> Path | None:
         """The source directory; None for a builder or a Hub id."""
-        place = self.file.parent / expanded(self.source)
-        return place if self.source not in BUILDERS and place.is_dir() else None
+        directory = self.file.parent / expanded(self.source)
+        return directory if self.source not in BUILDERS and directory.is_dir() else None
 
     @property
     def is_saved(self) -> bool:
@@ -88,7 +88,7 @@ class DatasetConfiguration:
         return self.messages or self.text_column or "text"
 
     def given(self) -> dict[str, Any]:
-        """Return the keys that the file sets, for a report."""
+        """Return the keys that the file sets and their values, for a report."""
         values = {one.name: (getattr(self, one.name), one.default) for one in fields(self) if one.name in KEYS}
         return {name: value for name, (value, default) in values.items() if value is not default}  # 0 is a seed
 
@@ -111,7 +111,9 @@ class DatasetConfiguration:
                 names = sorted(glob(pattern, root_dir=base, recursive=True))  # noqa: PTH207 - Path's takes no absolute ones
             matches = [str(base / name) for name in names if (base / name).is_file()]
             if not matches:
-                raise self.error("files", f"'{pattern}' matches no file relative to {base}")
+                raise self.error(
+                    "files", f"'{pattern}' matches no file relative to {base}", hint="check the path or pattern"
+                )
             found += matches
         return found
 
@@ -126,8 +128,8 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_integer(value: Any, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_integer(value: Any, minimum: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 _TEXT = _Kind("text", _is_text, takes_text=True)
@@ -167,10 +169,11 @@ def read_configuration(file: Path) -> DatasetConfiguration:
     keys = _as_written(document) if isinstance(document.value, dict) else None
     if keys is None or "source" not in keys:
         sources = f"{', '.join(BUILDERS)}, a directory or a Hub id"
-        raise DataError("a dataset configuration requires 'source'", file=file, hint=f"set it to {sources}")
+        raise DataError("requires 'source'", file=file, hint=f"set it to {sources}")
     for key, value in keys.items():
         if key not in KEYS:
-            raise DataError("unknown key", hint=did_you_mean(str(key), KEYS), **_place(file, document, key))
+            known = f"use {', '.join(KEYS)}"
+            raise DataError("unknown key", hint=did_you_mean(str(key), KEYS) or known, **_place(file, document, key))
         if not KEYS[key].fits(value):
             raise DataError(f"expected {KEYS[key].expected}, got {value!r}", **_place(file, document, key))
     if "files" in keys:
@@ -183,7 +186,7 @@ def read_configuration(file: Path) -> DatasetConfiguration:
 
 
 def _as_written(document: YamlText) -> dict[str, Any]:
-    """Return the keys of a configuration; where text is expected, as written: the name of a split may be 007."""
+    """Return the keys of a configuration. Text values keep their source text: a split may be named 007."""
     keys: dict[str, Any] = dict(document.value)
     for key, value in keys.items():
         if key in KEYS and KEYS[key].takes_text and value is not None:
@@ -195,18 +198,18 @@ def _as_written(document: YamlText) -> dict[str, Any]:
 
 
 def _place(file: Path, document: YamlText, key: Any) -> Place:
-    """Return the place of a key; of one that the file does not have, the beginning of the document."""
+    """Return the place of a key, or the beginning of the document if it does not have the key."""
     line, column = document.place(str(key))
     return {"option": str(key), "file": file, "line": line, "column": column}
 
 
 def _problems(made: DatasetConfiguration) -> list[tuple[str, str, str | None]]:
-    """Return keys that contradict each other or have no effect, each with the problem and what to do."""
+    """Return keys that contradict each other or have no effect, each with the problem and a hint."""
     is_builder = made.source in BUILDERS
     near = did_you_mean(made.source, BUILDERS) if "/" not in made.source else None
     found = [
         (made.is_remote and near, "source", f"there is no '{made.source}'", near),
-        (is_builder and not made.files, "source", f"'{made.source}' requires 'files'", None),
+        (is_builder and not made.files, "source", f"'{made.source}' requires files", "add files: PATTERN"),
         (
             made.files and not is_builder,
             "files",
@@ -231,7 +234,12 @@ def _problems(made: DatasetConfiguration) -> list[tuple[str, str, str | None]]:
             "has no effect on a directory of save_to_disk",
             "remove it",
         ),
-        (made.buffer and made.shuffle is False, "buffer", "requires shuffle", None),
-        (made.buffer and not made.is_streaming, "buffer", "requires streaming: without it all rows are shuffled", None),
+        (made.buffer and made.shuffle is False, "buffer", "requires shuffle", "add shuffle: true"),
+        (
+            made.buffer and not made.is_streaming,
+            "buffer",
+            "requires streaming; otherwise all rows are shuffled",
+            "remove it",
+        ),
     ]
     return [(key, problem, hint) for wrong, key, problem, hint in found if wrong]

@@ -20,9 +20,9 @@ class Corpus:
 
     Args:
         name: Project and configuration, for reports.
-        documents: Returns an iterator from the first document.
+        documents: Returns a new iterator over all documents.
         columns: Returns the types of the columns by name.
-        origin: Keys of the dataset configuration, for reports.
+        origin: Keys and values of the dataset configuration, for reports.
     """
 
     name: str
@@ -31,13 +31,13 @@ class Corpus:
     origin: Mapping[str, Any] | None = None
 
     def texts(self) -> Iterator[str]:
-        """Yield the documents as text; of a chat, the contents of its messages without roles."""
+        """Yield the documents as text. A chat becomes the contents of its messages, without roles."""
         for document in self.documents():
             yield document if isinstance(document, str) else "\n".join(message_texts(document))
 
 
 def message_texts(messages: Sequence[Message]) -> Iterator[str]:
-    """Yield the texts of a chat's messages. A message may have no content, or parts of which some are text."""
+    """Yield the texts of a chat's messages. A message may have no content, or a list of parts, some of them text."""
     for message in messages:
         content = message["content"]
         if isinstance(content, str):

@@ -96,7 +96,7 @@ def describe_dataset(
     described: list[dict[str, Any]] = []
     characters = 0
     with ExitStack() as stack:
-        if isinstance(documents, Generator):  # before the libraries it uses are unloaded at exit
+        if isinstance(documents, Generator):  # at exit, the libraries that it uses may already be unloaded
             stack.callback(documents.close)
         for document in islice(documents, most):
             ids = token_ids(document, loaded.tokenizer)
@@ -130,7 +130,7 @@ def describe_dataset(
 
 @contextmanager
 def _project_is_an_argument() -> Iterator[None]:
-    """Name the project as the argument that it is in these commands, instead of the option of others."""
+    """Name the argument PROJECT of the `dataset` commands in errors, instead of the option of other commands."""
     try:
         yield
     except DataError as error:

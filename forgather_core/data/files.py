@@ -1,4 +1,4 @@
-"""A file, or a directory of files, of text, JSON, Parquet or Arrow as a corpus, without a YAML configuration."""
+"""Read a data file or a directory of them as a corpus, without a YAML configuration."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ BUILDER_OF = {
     ".arrow": "arrow",
 }
 KINDS = "txt, md, json, jsonl, parquet or arrow"
-TEXT, CHAT = ("text", "content"), ("messages", "conversations")  # columns by convention, the first of which is read
+# Conventional column names; the first that exists is read.
+TEXT, CHAT = ("text", "content"), ("messages", "conversations")
 
 
 def data_files(path: Path) -> list[Path]:
-    """Return the file, or the data files in a directory and below it, hidden ones excluded, in the order of names."""
+    """Return the data file, or the data files below a directory, sorted by name and without hidden ones."""
     if path.is_file():
         return [path] if path.suffix.lower() in BUILDER_OF else []
     found = (file for file in path.rglob("*") if file.suffix.lower() in BUILDER_OF and file.is_file())
@@ -33,11 +34,11 @@ def data_files(path: Path) -> list[Path]:
 
 
 def files_corpus(path: Path, option: str) -> Corpus:
-    """Return the documents of a file or a directory; each text file is a document, each row of others.
+    """Return the documents of a file or a directory. A text file is one document; other files have one per row.
 
     Args:
         path: A file or a directory with data files of one kind.
-        option: The option that names it, for errors.
+        option: The option that sets it, for errors.
 
     Raises:
         DataError: There are files of several kinds. Reading the documents also raises it if no column holds text.
@@ -46,7 +47,7 @@ def files_corpus(path: Path, option: str) -> Corpus:
     builders = {BUILDER_OF[file.suffix.lower()] for file in files}
     if len(builders) > 1:
         kinds = ", ".join(sorted({file.suffix for file in files}))
-        hint = "give files of one kind, or write a YAML configuration"
+        hint = "use files of one kind, or write a YAML configuration"
         raise DataError(f"contains files of several kinds ({kinds})", option=option, file=path, hint=hint)
     base = path.parent if path.is_file() else path
     configuration = DatasetConfiguration(
@@ -63,7 +64,7 @@ def files_corpus(path: Path, option: str) -> Corpus:
 
 
 def _with_column(configuration: DatasetConfiguration) -> DatasetConfiguration:
-    """Return the configuration with the column to read: one named by convention, or the only one of strings."""
+    """Return the configuration with the column to read: a conventional name, or the only column of strings."""
     if configuration.source == "text":
         return configuration
     types = column_types(configuration)

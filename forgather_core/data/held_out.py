@@ -11,18 +11,18 @@ from ..errors import DataError
 from .corpus import Corpus, Document, message_texts
 from .tokenized import no_text
 
-_SCANNED = 10_000  # documents: a larger corpus has some below the threshold
+_SCANNED = 10_000  # documents; a larger corpus has some below the threshold
 _BITS = 64
 
 
 @dataclass(frozen=True)
 class Split:
-    """A corpus in two parts. Equal documents are in the same part, so that none is trained on and evaluated.
+    """A corpus in two parts. Equal documents are in the same part, so that no document is in both.
 
     Args:
         training: The part for training.
         held_out: The part for evaluation.
-        note: A sentence about a part that is not whole documents, or None.
+        note: A note if the only document was split, else None.
     """
 
     training: Corpus
@@ -33,9 +33,9 @@ class Split:
 def split_corpus(corpus: Corpus, fraction: float) -> Split:
     """Split a corpus by document.
 
-    A document is held out if a hash of its text is below a threshold, so that the parts stay the same as documents are
-    added or reordered. Of a corpus in which none is, the one with the smallest hash is held out; of a corpus of a
-    single text, its end.
+    A document is held out if a hash of its text is below a threshold, so that the parts stay the same when documents
+    are added or reordered. If no hash is below it, the document with the smallest hash is held out. If the corpus is a
+    single document, its end is held out.
 
     Args:
         corpus: The corpus.
@@ -54,7 +54,7 @@ def split_corpus(corpus: Corpus, fraction: float) -> Split:
         raise no_text(corpus)
     if len(seen) > 1:
         return _by_hash(corpus, min(seen) + 1)
-    return _by_place(corpus, fraction)
+    return _by_position(corpus, fraction)
 
 
 def _by_hash(corpus: Corpus, threshold: int) -> Split:
@@ -71,7 +71,7 @@ def _part(corpus: Corpus, name: str, belongs: Callable[[Document], bool]) -> Cor
     return replace(corpus, name=f"{corpus.name}, {name}", documents=documents)
 
 
-def _by_place(corpus: Corpus, fraction: float) -> Split:
+def _by_position(corpus: Corpus, fraction: float) -> Split:
     """Split the single document: a text at the line end before the fraction, a chat between messages.
 
     Raises:

@@ -19,7 +19,7 @@ from .corpus import Corpus
 from .packing import Strategy
 from .tokenized import no_text, token_ids
 
-_REMEMBERED = 16  # batches: trainers fetch a few ahead of the one that they train on
+_REMEMBERED = 16  # batches; a trainer fetches a few batches ahead
 
 
 class PackedStream(IterableDataset[dict[str, Tensor]]):
@@ -28,11 +28,11 @@ class PackedStream(IterableDataset[dict[str, Tensor]]):
     Args:
         corpus: The documents; they have the same order in every pass.
         tokenizer: A transformers tokenizer.
-        rows: Rows per batch B of all processes and accumulation steps together: positions are those of whole batches.
+        rows: Rows per batch B, over all processes and accumulation steps: positions count whole batches.
         length: Sequence length T.
         strategy: See `packed_batches`.
         pad_id: Token id of padding.
-        position: Where to begin, from `position_after`; None is the beginning.
+        position: Start position, from `position_after`; None is the beginning.
 
     Yields:
         `input_ids`, `position_ids` and `labels` of a row, [T] each.
@@ -59,13 +59,13 @@ class PackedStream(IterableDataset[dict[str, Tensor]]):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         if get_worker_info() is not None:
-            raise DataError("a PackedStream has no parts for several workers", hint="set dataloader_num_workers to 0")
+            raise DataError("PackedStream does not support worker processes", hint="set dataloader_num_workers to 0")
         begin, packer = self._begin, self._new_packer()
-        packer.waiting = np.array(begin["ids"], np.int64), np.array(begin["lengths"], np.int64)
+        packer.remainder = np.array(begin["ids"], np.int64), np.array(begin["lengths"], np.int64)
         number, skip = begin["batch"], begin["batches_of_window"]
         documents = _Documents(self.corpus, self.tokenizer, begin["pass"], begin["document"])
         window_begin = {name: begin[name] for name in ("pass", "document", "ids", "lengths")}
-        for window in windows(documents, packer.wanted):
+        for window in windows(documents, packer.window_tokens):
             for of_window, batch in enumerate(packer.add(window)):
                 if of_window < skip:
                     continue
@@ -73,14 +73,15 @@ class PackedStream(IterableDataset[dict[str, Tensor]]):
                 self._remember({**window_begin, "batch": number, "batches_of_window": of_window + 1})
                 yield from _rows(batch.inputs)
             skip = 0
-            ids, lengths = packer.waiting
+            ids, lengths = packer.remainder
             window_begin = {
                 "pass": documents.passes,
                 "document": documents.count,
                 "ids": ids.tolist(),
                 "lengths": lengths.tolist(),
             }
-            self._remember({**window_begin, "batch": number, "batches_of_window": 0})  # without the window before
+            # A run that continues here does not need the previous window.
+            self._remember({**window_begin, "batch": number, "batches_of_window": 0})
 
     def position_after(self, batches: int) -> dict[str, Any]:
         """Return the position after a number of whole batches, counted from the beginning of the stream.
@@ -100,10 +101,10 @@ _BEGINNING = {"pass": 0, "document": 0, "ids": [], "lengths": [], "batch": 0, "b
 
 
 class _Documents:
-    """Token ids of documents, in an endless loop from one of them.
+    """Token ids of documents, in an endless loop that starts at any document.
 
     Attributes:
-        passes: Number of passes completed.
+        passes: Number of completed passes over the corpus.
         count: Number of documents read in this pass.
     """
 

@@ -17,7 +17,7 @@ Strategy = Literal["greedy", "first-fit", "best-fit"]
 Ints = NDArray[np.int64]
 
 
-def packed(lengths: Ints, rows: int, length: int, strategy: Strategy) -> tuple[Ints, Ints]:
+def assign_rows(lengths: Ints, rows: int, length: int, strategy: Strategy) -> tuple[Ints, Ints]:
     """Cut documents into pieces and assign each piece a row.
 
     Args:
@@ -27,8 +27,8 @@ def packed(lengths: Ints, rows: int, length: int, strategy: Strategy) -> tuple[I
         strategy: Packing strategy, see `packed_batches`.
 
     Returns:
-        The lengths of the pieces [P] and the row of each piece [P]. The number of rows is a multiple of B, in the order
-        of the first document of each row; -1 means that the piece waits for the next window.
+        The lengths of the pieces [P] and the row of each piece [P]. The number of rows is a multiple of B, and
+        rows are numbered by their first document; -1 means that the piece is kept for the next window.
     """
     greedy = strategy == "greedy"
     pieces = _cut_at_row_ends(lengths, length) if greedy else cut_long(lengths, length)
@@ -37,7 +37,7 @@ def packed(lengths: Ints, rows: int, length: int, strategy: Strategy) -> tuple[I
     else:
         fit = first_fit if strategy == "first-fit" else best_fit
         row_of = np.array(fit(pieces.tolist(), length), np.int64)
-    # The emptiest rows wait and may get fuller. Of greedy rows only the last is not full, and it must wait.
+    # The emptiest rows are packed again with the next window. With greedy, only the last row can be incomplete.
     filled = np.bincount(row_of, pieces)
     full = int(np.count_nonzero(filled == length)) if greedy else len(filled)
     kept = np.lexsort((np.arange(len(filled)), -filled))[: full // rows * rows]
@@ -54,7 +54,7 @@ def _cut_at_row_ends(lengths: Ints, length: int) -> Ints:
 
 
 def cut_long(lengths: Ints, length: int) -> Ints:
-    """Return the lengths of the pieces of documents, which are cut where longer than a row; no piece has one token."""
+    """Cut documents that are longer than a row and return the lengths of all pieces. No cut leaves a single token."""
     counts = -(-lengths // length)
     last = np.cumsum(counts) - 1
     pieces = np.full(int(counts.sum()), length)

@@ -1,7 +1,7 @@
 """Dataset projects, the source of text for `model test`, `dataset` and `tokenizer train`.
 
-A project is a built-in one (`stdlib`), a directory with one or more configurations, `NAME.yaml` or
-`configs/NAME.yaml`, or data itself: a file or a directory of text, JSON, Parquet or Arrow (see `files`).
+A project is built-in (`stdlib`), a directory with one or more configurations (`NAME.yaml` or `configs/NAME.yaml`), or
+data without a configuration: a file or a directory of text, JSON, Parquet or Arrow (see `files`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def open_corpus(project: str, config: str | None = None) -> Corpus:
         return Corpus(f"{project}/{chosen}", BUILT_IN[project][chosen].texts)
     if data_only(project) is not None:
         if config is not None:
-            hint = "drop it, or write a YAML configuration"
+            hint = "remove it, or write a YAML configuration"
             raise DataError(f"'{project}' has no configurations, only data", option=_CONFIG, hint=hint)
         return files_corpus(expanded(project), PROJECT)
     files = configuration_files(project)
@@ -68,7 +68,8 @@ def configuration_files(project: str) -> dict[str, Path]:
         hint = f"use its directory, with the configuration '{directory.stem}'"
         raise DataError("is a file", option=PROJECT, file=directory, hint=hint)
     if directory.is_file():
-        raise DataError(f"is a file of an unknown kind, not {KINDS}", option=PROJECT, file=directory)
+        hint = f"use a {KINDS} file"
+        raise DataError("is a file of an unknown kind", option=PROJECT, file=directory, hint=hint)
     if not directory.is_dir():
         problem = f"'{project}' is neither a file, a directory nor a built-in project ({', '.join(BUILT_IN)})"
         raise DataError(problem, option=PROJECT, hint=did_you_mean(project, BUILT_IN) or "check the path")

@@ -19,7 +19,7 @@ from .corpus import Corpus, Document
 
 BUFFER = 10_000  # default size of the shuffle buffer, in rows
 SEED = 0
-MOST_BLANK = 1_000_000  # consecutive empty rows after which a stream is rejected
+MAX_EMPTY_ROWS = 1_000_000  # consecutive empty rows after which a stream is rejected
 
 
 def configured_corpus(name: str, configuration: DatasetConfiguration) -> Corpus:
@@ -35,24 +35,24 @@ def configured_corpus(name: str, configuration: DatasetConfiguration) -> Corpus:
 def _documents(configuration: DatasetConfiguration) -> Iterator[Document]:
     column, is_chat = configuration.column, configuration.messages is not None
     key = "messages" if is_chat else "text_column"
-    blank = 0
+    empty = 0
     for row in _rows(configuration):
         if column not in row:
             problem = f"there is no column '{column}' (columns: {', '.join(row)})"
-            raise configuration.error(key, problem, hint=did_you_mean(column, row))
+            raise configuration.error(key, problem, hint=did_you_mean(column, row) or "use one of these columns")
         value = row[column]
         if isinstance(value, str):
-            value = value.removeprefix(BYTE_ORDER_MARK)  # of a text file: datasets returns it as a character
+            value = value.removeprefix(BYTE_ORDER_MARK)  # datasets keeps that of a text file
         if value is None or value == [] or (isinstance(value, str) and not value.strip()):
-            blank += 1
-            if blank == MOST_BLANK:
-                problem = f"{blank:,} consecutive rows are empty in '{column}'"
+            empty += 1
+            if empty == MAX_EMPTY_ROWS:
+                problem = f"{empty:,} consecutive rows are empty in '{column}'"
                 raise configuration.error(key, problem, hint="use another column")
             continue
-        blank = 0
+        empty = 0
         if is_chat and not _is_chat(value):
             problem = f"expected lists of {{role, content}} in '{column}', got {type(value).__name__}"
-            raise configuration.error(key, problem)
+            raise configuration.error(key, problem, hint="use another column, or text_column for texts")
         if not is_chat and not isinstance(value, str):
             hint = "for chats use 'messages' instead of text_column" if _is_chat(value) else None
             raise configuration.error(key, f"expected text in '{column}', got {type(value).__name__}", hint=hint)
@@ -81,14 +81,14 @@ def column_types(configuration: DatasetConfiguration) -> dict[str, str]:
         rows = _split(replace(configuration, shuffle=False, skip=0, take=None))
         known = rows.features
         schema = known.arrow_schema if known else pyarrow.Table.from_pylist([next(iter(rows))]).schema
-    return {field.name: _named(field.type) for field in schema}
+    return {field.name: _type_name(field.type) for field in schema}
 
 
-def _named(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     from pyarrow import types
 
     if types.is_list(kind) or types.is_large_list(kind):
-        return f"list of {_named(kind.value_type)}"
+        return f"list of {_type_name(kind.value_type)}"
     if types.is_struct(kind):
         return "{" + ", ".join(kind.field(number).name for number in range(kind.num_fields)) + "}"
     return str(kind).removeprefix("large_")
@@ -100,7 +100,7 @@ def _rows(configuration: DatasetConfiguration) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: The rows cannot be read, or there are none.
     """
-    # Enter the context for each row: the libraries are not silenced between rows, or if iteration is abandoned.
+    # The context is entered for each row, so that the libraries are not silenced between rows or after an early stop.
     with _errors(configuration):
         rows = iter(_split(configuration))
         row = next(rows, None)
@@ -120,14 +120,14 @@ def _errors(configuration: DatasetConfiguration) -> Iterator[None]:
             yield
         except DataError:
             raise
-        except Exception as error:  # datasets has no common base of its errors
+        except Exception as error:  # the errors of datasets have no common base class
             if StopIteration in (type(error), type(error.__cause__)):  # raised for an empty JSON file
                 raise _no_rows(configuration) from None
             raise _unreadable(configuration, error) from None
 
 
 def _split(configuration: DatasetConfiguration) -> Any:
-    rows = _chosen(configuration, _load(configuration))
+    rows = _select_split(configuration, _load(configuration))
     if configuration.shuffle is not False:
         seed = SEED if configuration.shuffle is True else configuration.shuffle
         more = {"buffer_size": configuration.buffer or BUFFER} if configuration.is_streaming else {}
@@ -156,7 +156,7 @@ def _load(configuration: DatasetConfiguration) -> Any:
     return datasets.load_dataset(str(configuration.directory or source), name=configuration.name, streaming=streaming)
 
 
-def _chosen(configuration: DatasetConfiguration, loaded: Any) -> Any:
+def _select_split(configuration: DatasetConfiguration, loaded: Any) -> Any:
     if not isinstance(loaded, dict) and loaded.split is None:  # saved without the name of a split
         if configuration.split is not None:
             raise configuration.error("split", f"'{configuration.source}' has no splits", hint="remove it")
@@ -166,7 +166,7 @@ def _chosen(configuration: DatasetConfiguration, loaded: Any) -> Any:
     split = configuration.split or default
     if split not in known:
         problem = f"there is no '{split}' (splits: {', '.join(known)})"
-        raise configuration.error("split", problem, hint=did_you_mean(split, known))
+        raise configuration.error("split", problem, hint=did_you_mean(split, known) or "use one of these splits")
     return known[split]
 
 
@@ -193,7 +193,7 @@ def _silent() -> Iterator[None]:
 
 
 def _source_error(configuration: DatasetConfiguration, problem: str, *, hint: str | None = None) -> DataError:
-    """Return an error about the source of the rows; `problem` completes a sentence whose subject is the source."""
+    """Return an error about the source of the rows; `problem` is a predicate whose subject is the source."""
     if not configuration.files:
         return configuration.error("source", f"'{configuration.source}' {problem}", hint=hint)
     what = f"'{configuration.files[0]}'" if len(configuration.files) == 1 else "one of the files"
@@ -202,7 +202,7 @@ def _source_error(configuration: DatasetConfiguration, problem: str, *, hint: st
 
 def _no_rows(configuration: DatasetConfiguration) -> DataError:
     skipped = f" after the {configuration.skip} of 'skip'" if configuration.skip else ""
-    return _source_error(configuration, f"has no rows{skipped}")
+    return _source_error(configuration, f"has no rows{skipped}", hint="lower skip" if skipped else "use other data")
 
 
 def _unreadable(configuration: DatasetConfiguration, error: Exception) -> DataError:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ..errors import DataError
 
-# Tests and generated tables would make up half of the text and are little like written text.
+# Tests and generated tables would make up half of the text and hardly resemble prose or typical code.
 _NO_TEXT = {"site-packages", "dist-packages", "__pycache__"}
-_LEFT_OUT = frozenset(_NO_TEXT | {"test", "tests", "idle_test", "lib2to3", "encodings", "pydoc_data"})
+_EXCLUDED = frozenset(_NO_TEXT | {"test", "tests", "idle_test", "lib2to3", "encodings", "pydoc_data"})
 
 
 def standard_library_texts() -> Iterator[str]:
-    """Yield the source files of the standard library in the order of their names.
+    """Yield the source files of the standard library, sorted by path.
 
     Raises:
         DataError: This Python is installed without its sources.
@@ -24,7 +24,7 @@ def standard_library_texts() -> Iterator[str]:
     root = Path(sysconfig.get_path("stdlib"))
     found = False
     for path in sorted(root.rglob("*.py")):
-        if _LEFT_OUT.isdisjoint(path.relative_to(root).parts):
+        if _EXCLUDED.isdisjoint(path.relative_to(root).parts):
             try:
                 text = path.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError):

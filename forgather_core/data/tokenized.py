@@ -20,7 +20,7 @@ def tokenized_documents(
 ) -> Generator[Sequence[int], None, None]:
     """Yield the token ids of each document, in an endless loop over the corpus.
 
-    Each document ends with the tokenizer's end token; texts begin with the special tokens that the tokenizer adds.
+    Each document ends with the tokenizer's EOS token; texts begin with the special tokens that the tokenizer adds.
 
     Args:
         corpus: Texts, or chats, which are rendered by the tokenizer's chat template.
@@ -61,9 +61,9 @@ def token_ids(document: Document, tokenizer: Any, *, longest: int | None = None)
 def _prefix_ids(text: str, tokenizer: Any, longest: int | None) -> list[int]:
     """Return the token ids of a text, or of a prefix with at least the first `longest` ids of the whole text.
 
-    A token may stand for any number of characters, so no prefix length is sufficient in general. Prefixes of growing
-    length are tokenized until two agree, with a margin for tokens that the cut changes; if none agree, the whole text
-    is tokenized, and always if the tokenizer's model is not in `LOCAL_MODELS`.
+    A token may represent any number of characters, so no prefix length is sufficient in general. Prefixes of growing
+    length are tokenized until two agree, with a margin for tokens that the cut changes. If no two agree, or if the
+    tokenizer's model is not in `LOCAL_MODELS`, the whole text is tokenized.
     """
 
     def encoded(part: str) -> list[int]:
@@ -85,7 +85,7 @@ def _prefix_ids(text: str, tokenizer: Any, longest: int | None) -> list[int]:
 
 
 def _word_end(text: str, size: int) -> int:
-    """Return a position near `size` to cut a text: before white space if there is any, which tokens rarely cross."""
+    """Return a position near `size` to cut a text, if possible before white space, which tokens rarely cross."""
     spaces = (at for at in range(size, max(size - NEAR, 1), -1) if text[at].isspace() and not text[at - 1].isspace())
     return next(spaces, size)
 

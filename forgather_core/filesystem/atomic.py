@@ -1,8 +1,8 @@
 """Create and replace files and directories atomically. A kill at any instant leaves the old state or the new one.
 
 A directory is written within a marked temporary directory beside its target (see `temporaries`), made durable, and
-moved to its target by one rename. The next writer removes the temporaries of dead processes; live processes hold locks
-on their own.
+moved to its target by one rename. The next writer removes the temporary directories of dead processes; those of live
+processes are locked.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ def new_directory(target: Path, refuse: Callable[[], None]) -> Iterator[Path]:
         refuse: Raises if `target` must not be replaced; called while no other process can write to it.
 
     Raises:
-        DirectoryError: The operating system refuses, or `target` is the working directory.
+        DirectoryError: `target` cannot be written, or is the working directory or a parent of it.
     """
     refuse_working_directory(target)
     with directory_lock(target):
-        sweep_stale(target)  # first: it may restore a directory that a dead process was replacing
+        sweep_stale(target)  # before refuse(): this may restore a directory that a dead process was replacing
         refuse()
         with staging_directory(target) as staging:
             yield staging
@@ -94,7 +94,7 @@ def replace_directory(staging: Path, target: Path, *, known: Collection[str] | N
             other processes have added since are moved into the new directory; None moves none.
 
     Raises:
-        DirectoryError: The operating system refuses; `target` is unchanged.
+        DirectoryError: `target` cannot be replaced; it is unchanged.
     """
     target = resolved(target)
     with directory_errors(target):
@@ -125,7 +125,7 @@ def _copy_permissions(old: Path, new: Path) -> None:
 
 
 def _move_new_entries(old: Path, new: Path, known: Collection[str]) -> None:
-    """Move entries that others added to `old` while it was being replaced, and pipes that could not be linked."""
+    """Move entries that other processes added to `old` during the replacement, and pipes that could not be linked."""
     for entry in old.iterdir():
         there = new / entry.name
         if (entry.name not in known or _is_special(entry)) and not os.path.lexists(there):
@@ -155,15 +155,15 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def carry_over(old: Path, staging: Path, names: Iterable[str]) -> None:
-    """Carry entries of `old` over into `staging` under the same names; see `carry`."""
+    """Copy entries of `old` into `staging` under the same names; see `carry`."""
     for name in names:
         carry(old / name, staging / name)
 
 
 def carry(source: Path, destination: Path) -> None:
-    """Carry a file or directory over without opening it: files as hard links if possible, links as links.
+    """Copy a file or directory without opening it: files become hard links if possible, links stay links.
 
-    A pipe, socket or device that cannot be linked is left out; `replace_directory` moves it.
+    A pipe, socket or device that cannot be linked is skipped; `replace_directory` moves it.
     """
     if source.is_dir() and not source.is_symlink():
         shutil.copytree(source, destination, symlinks=True, copy_function=_link_or_copy)

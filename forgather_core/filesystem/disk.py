@@ -1,4 +1,4 @@
-"""Single files and directories: read and write completely, make durable, remove."""
+"""Read, write and remove single files and directories, and make them durable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .posix import CLOEXEC, NOFOLLOW, UNBLOCKED
+from .posix import CLOEXEC, NOFOLLOW, NONBLOCKING
 
 _WRITE_CHUNK = 32 * 2**20  # bytes: one system call writes at most 2 GiB
 _READ_CHUNK = 4 * 2**20  # bytes
@@ -22,7 +22,7 @@ _NOT_REGULAR = "it is not a regular file"
 
 
 def remove_files(files: Iterable[Path]) -> None:
-    """Remove files. Their names are gone on return; their space is freed in the background, which takes time."""
+    """Remove files. On return their names are gone; a background thread frees their space, which takes time."""
     held = []
     for file in files:
         with suppress(OSError):
@@ -58,14 +58,14 @@ def make_directory(path: Path) -> None:
 
 
 class UnsuitableFile(OSError):  # noqa: N818 - named like FileNotFoundError
-    """A file exists, but is not a regular file or is too large. The message is a reason, without the path."""
+    """A file exists, but is not a regular file or is too large. The message gives the reason without the path."""
 
     def __str__(self) -> str:
         return str(self.strerror)
 
 
 def open_regular(path: Path, *, follow: bool = True) -> int:
-    """Return a descriptor to read a regular file. Nothing else is opened, so that no pipe or device can block.
+    """Open a regular file for reading and return its descriptor. Pipes and devices, which can block, are not opened.
 
     Args:
         path: The file.
@@ -78,7 +78,7 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
     if not stat.S_ISREG(path.stat(follow_symlinks=follow).st_mode):  # before opening, which affects some devices
         raise UnsuitableFile(errno.EINVAL, _NOT_REGULAR, str(path))
     links = 0 if follow else NOFOLLOW
-    descriptor = os.open(path, os.O_RDONLY | UNBLOCKED | CLOEXEC | links)
+    descriptor = os.open(path, os.O_RDONLY | NONBLOCKING | CLOEXEC | links)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise UnsuitableFile(errno.EINVAL, _NOT_REGULAR, str(path))
@@ -125,14 +125,22 @@ def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
 
 
 def read_bytes(descriptor: int, count: int, offset: int) -> bytes:
-    """Return `count` bytes of a file, starting at byte `offset`; raises like `read_into`."""
+    """Return `count` bytes of a file, starting at byte `offset`.
+
+    Raises:
+        OSError: The disk fails, or the file ends too early (EIO).
+    """
     data = bytearray(count)
     read_into(descriptor, memoryview(data), offset)
     return bytes(data)
 
 
 def write_fully(descriptor: int, memory: memoryview) -> None:
-    """Append all of `memory` to a file. Raise OSError if the disk cannot take all of it."""
+    """Write all of `memory` at the current position of a file.
+
+    Raises:
+        OSError: The disk is full, or fails.
+    """
     while memory.nbytes:
         memory = memory[os.write(descriptor, memory[:_WRITE_CHUNK]) :]
 
@@ -208,12 +216,11 @@ def sync_tree(root: Path) -> None:
 
 
 def _sync_files(paths: Iterable[Path]) -> None:
-    """Make files durable. Writeback of all of them starts before the first one is waited for."""
+    """Make files durable. Writeback of all files starts before the wait for the first one."""
     descriptors = []
     try:
         for path in paths:
-            # Other programs' files are hard links here, which they made durable themselves if necessary: a pipe or an
-            # unreadable file is no reason to fail.
+            # A pipe or an unreadable file is a hard link to another program's file, which that program makes durable.
             with suppress(UnsuitableFile, PermissionError):
                 descriptors.append(open_regular(path, follow=False))
         for descriptor in descriptors:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import DirectoryError
 from .disk import make_directory
 from .paths import directory_errors, resolved, short
-from .posix import CLOEXEC, NOFOLLOW, UNBLOCKED, lock_file, require_posix
+from .posix import CLOEXEC, NOFOLLOW, NONBLOCKING, lock_file, require_posix
 
 _WAIT_NOTICE = 1.0  # seconds before a waiting process reports it
 
@@ -32,26 +32,27 @@ def directory_lock(target: Path, *, on_wait: Callable[[], None] | None = None) -
         on_wait: Called once, after a second of waiting for another process.
 
     Raises:
-        ForgatherError: The system has no locks.
+        ForgatherError: The operating system has no file locks (Windows).
         DirectoryError: The lock file beside `target` cannot be created, or is not a regular file.
     """
     require_posix("writing model directories and checkpoints")
     path = lock_of(resolved(target))
     with directory_errors(target):
         make_directory(path.parent)
-        descriptor = _locked(path, on_wait)
+        descriptor = _acquire(path, on_wait)
     try:
         yield
     finally:
-        # Unlinked while locked: a waiting process notices and creates a new lock file. Our lock file is always empty,
-        # so one with content is a user's file of that name and is kept.
+        # Unlinked while locked: a waiting process notices and creates a new lock file. A lock file is always empty, so
+        # a file with content is a user's file of the same name and is kept.
         with suppress(OSError):
             if os.fstat(descriptor).st_size == 0 and _is_same(path, descriptor):
                 path.unlink()
         os.close(descriptor)
 
 
-def _locked(path: Path, on_wait: Callable[[], None] | None) -> int:
+def _acquire(path: Path, on_wait: Callable[[], None] | None) -> int:
+    """Wait for the lock and return the descriptor of its file."""
     notice: float | None = time.monotonic() + _WAIT_NOTICE
     while True:
         descriptor = _open(path)
@@ -73,23 +74,23 @@ def _locked(path: Path, on_wait: Callable[[], None] | None) -> int:
 
 def _open(path: Path) -> int:
     """Open or create a lock file. Links are not followed: a dangling link would create its target."""
-    flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | UNBLOCKED | CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | NONBLOCKING | CLOEXEC
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):  # before opening, which affects some devices
-            raise _in_the_way(path)
+            raise _not_regular(path)
     try:
         descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise _in_the_way(path) from None
+            raise _not_regular(path) from None
         raise
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise _in_the_way(path)
+    raise _not_regular(path)
 
 
-def _in_the_way(path: Path) -> DirectoryError:
+def _not_regular(path: Path) -> DirectoryError:
     problem = "must be a regular file, because it is used as a lock"
     return DirectoryError(problem, file=path, hint="move or remove it")
 

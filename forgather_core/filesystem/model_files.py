@@ -1,4 +1,4 @@
-"""Check the files of a model directory before transformers opens them without limits."""
+"""Check the files of a model directory before transformers, which has no size limits, opens them."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ _PARSED = frozenset(
 )
 # Suffixes of files that transformers may open, other than weights and their indexes.
 _READ = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".bpe", ".py")
-TEMPLATES = (
-    "additional_chat_templates"  # transformers' name; Forgather writes into no other subdirectory of a model directory
-)
-_MARKED = (".json", ".jinja", ".txt")
+# transformers' name. Forgather writes into no other subdirectory of a model directory.
+TEMPLATES = "additional_chat_templates"
+_MAY_HAVE_MARK = (".json", ".jinja", ".txt")
 _WEIGHTS = (".safetensors", ".bin", ".index.json")
 _LARGE = (".txt", ".model", ".tiktoken", ".spm", ".bpe")  # vocabularies
 
@@ -56,8 +55,8 @@ def read_text(file: Path, limit: int = TEXT_BYTES) -> str:
 
 
 @contextmanager
-def without_marks(directory: Path) -> Iterator[Path]:
-    """Yield a directory that transformers can read: it does not accept JSON that begins with a byte order mark.
+def without_byte_order_marks(directory: Path) -> Iterator[Path]:
+    """Yield a directory that transformers can read: it rejects JSON that begins with a byte order mark.
 
     Args:
         directory: A tokenizer directory, checked by `check_files`.
@@ -67,7 +66,7 @@ def without_marks(directory: Path) -> Iterator[Path]:
     """
     names = [name.relative_to(directory) for name in (*directory.iterdir(), *directory.glob(f"{TEMPLATES}/*.jinja"))]
     names = [name for name in names if name.suffix in _READ and (directory / name).is_file()]
-    if not any(_is_marked(directory / name) for name in names):
+    if not any(_has_byte_order_mark(directory / name) for name in names):
         yield directory
         return
     with tempfile.TemporaryDirectory() as work:
@@ -75,13 +74,13 @@ def without_marks(directory: Path) -> Iterator[Path]:
         for name in names:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(directory / name, copy / name)
-            if name.suffix in _MARKED:
+            if name.suffix in _MAY_HAVE_MARK:
                 (copy / name).write_bytes((copy / name).read_bytes().removeprefix(BOM_UTF8))
         yield copy
 
 
-def _is_marked(file: Path) -> bool:
-    if file.suffix not in _MARKED:
+def _has_byte_order_mark(file: Path) -> bool:
+    if file.suffix not in _MAY_HAVE_MARK:
         return False
     with file.open("rb") as stream:
         return stream.read(len(BOM_UTF8)) == BOM_UTF8
@@ -111,7 +110,7 @@ def check_files(directory: Path, error: type[ForgatherError]) -> None:
     """Check the files that transformers reads from a model directory: regular, of a sensible size, JSON within limits.
 
     Args:
-        directory: The directory. A missing one passes, because its reader reports it better.
+        directory: The directory. A missing one is accepted; the function that reads it raises a better error.
         error: Raised with a one-line message that names the file.
     """
     try:
@@ -123,7 +122,7 @@ def check_files(directory: Path, error: type[ForgatherError]) -> None:
             continue
         try:
             _check_file(directory / name)
-        except FileNotFoundError:  # a dangling link counts as a missing file
+        except FileNotFoundError:  # a dangling link is a missing file
             continue
         except (OSError, ValueError) as reason:
             text = printable(shortened(str(getattr(reason, "strerror", None) or reason), 300))

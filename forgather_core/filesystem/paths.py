@@ -23,7 +23,7 @@ def project_directory(path: str | os.PathLike[str], option: str) -> Path:
 
     Args:
         path: The path as given.
-        option: The option that gives it.
+        option: The option that sets it, for errors.
 
     Raises:
         ForgatherError: There is no such directory.
@@ -31,7 +31,7 @@ def project_directory(path: str | os.PathLike[str], option: str) -> Path:
     directory = expanded(path)
     if not directory.is_dir():
         problem = f"'{path}' is a file" if directory.exists() else f"the directory '{path}' does not exist"
-        raise ForgatherError(problem, option=option, hint="choose another")
+        raise ForgatherError(problem, option=option, hint="choose another directory")
     return directory
 
 
@@ -51,7 +51,7 @@ def resolved(target: Path) -> Path:
 
 
 def refuse_unsuitable_place(target: Path) -> None:
-    """Refuse an unusable path for a new model or tokenizer directory, before any work.
+    """Check the path of a new model or tokenizer directory before any work.
 
     Raises:
         DirectoryError: The path is a loop of links, is not UTF-8, or is the working directory or a parent of it.
@@ -59,7 +59,7 @@ def refuse_unsuitable_place(target: Path) -> None:
     try:
         str(resolved(target)).encode()
     except UnicodeEncodeError:  # the tokenizers library opens only files with such a path
-        raise DirectoryError("must be UTF-8", file=resolved(target), hint="rename the directory") from None
+        raise DirectoryError("must have a UTF-8 path", file=resolved(target), hint="rename the directory") from None
     refuse_working_directory(target)
 
 
@@ -69,26 +69,26 @@ def refuse_working_directory(target: Path) -> None:
     Raises:
         DirectoryError: `target` is such a directory.
     """
-    place = resolved(target)
+    directory = resolved(target)
     with suppress(FileNotFoundError):
         here = Path.cwd()
-        if place.is_dir() and any(place.samefile(directory) for directory in (here, *here.parents)):
-            what = "the working directory" if place.samefile(here) else "a parent of the working directory"
+        if directory.is_dir() and any(directory.samefile(parent) for parent in (here, *here.parents)):
+            what = "the working directory" if directory.samefile(here) else "a parent of the working directory"
             hint = "change directory, or choose another path"
-            raise DirectoryError(f"is {what}, which cannot be replaced", file=place, hint=hint)
+            raise DirectoryError(f"is {what}, which cannot be replaced", file=directory, hint=hint)
 
 
 def short(name: str) -> str:
-    """Return the part of a name that temporary names include: they are longer, and the limit is 255 bytes."""
+    """Return a name truncated for use in temporary names, which are longer; file systems allow 255 bytes."""
     return name[:200]
 
 
 @contextmanager
 def directory_errors(target: Path) -> Iterator[None]:
-    """Raise errors of the operating system as a DirectoryError with the file `target`."""
+    """Raise errors of the operating system as a DirectoryError that names `target`."""
     try:
         yield
     except OSError as error:
-        place = f" ({error.filename})" if error.filename else ""
-        problem = f"cannot be written: {error.strerror or error}{place}"
+        name = f" ({error.filename})" if error.filename else ""
+        problem = f"cannot be written: {error.strerror or error}{name}"
         raise DirectoryError(problem, file=target, hint=access_hint(error)) from None

@@ -21,9 +21,9 @@ CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 # Opening a pipe without a writer or a terminal does not block, and bytes are read unchanged.
-UNBLOCKED = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+NONBLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 
-_DESCRIPTORS = 512  # minimum for a process on Windows
+_DESCRIPTORS = 512  # the default limit of a process on Windows
 
 
 def require_posix(what: str) -> None:

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 LONGEST_LINE = 4000  # characters of an error or a note
 _LONGEST_NAME = 120  # characters
-_LISTED = 3  # names in a list
+_LIST_LENGTH = 3  # names before a list is truncated
 
 # Printable according to Unicode, but blank or without width.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Return `text` with all characters escaped that are not displayed as themselves.
+    r"""Return `text` with all unprintable and invisible characters escaped.
 
     Control characters (C0, C1, DEL), line and paragraph separators, bidirectional and other format characters,
     surrogates and unassigned characters become `\x1b`, `\u202e` and so on.
@@ -41,8 +41,8 @@ def printable_name(name: object) -> str:
 
 def truncated_list(names: Sequence[object]) -> str:
     """Return the first three names and the number of the others: `a, b, c and 5 more`."""
-    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
-    return ", ".join(map(printable_name, names[:_LISTED])) + more
+    more = f" and {len(names) - _LIST_LENGTH:,} more" if len(names) > _LIST_LENGTH else ""
+    return ", ".join(map(printable_name, names[:_LIST_LENGTH])) + more
 
 
 def tensors(count: int) -> str:

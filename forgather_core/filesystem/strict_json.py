@@ -1,4 +1,4 @@
-"""Parse untrusted JSON strictly: limits on size and nesting, no duplicate names in an object, no NaN."""
+"""Parse untrusted JSON strictly: limits on size and nesting, no duplicate keys in an object, no NaN."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .printable import printable, shortened
 
 LIMIT = 100_000_000  # bytes; the safetensors format has the same limit for its header
 DEPTH = 100  # levels of nested objects and lists
-VALUES = 1_500_000  # a value may take 300 bytes of memory
+VALUES = 1_500_000  # up to 300 bytes of memory each
 
 CONFIG_BYTES = 16_000_000
 CONFIG_BRACKETS = 400_000
@@ -28,27 +28,27 @@ def parse_object(
 
     Args:
         data: The text.
-        brackets: Maximum number of objects and lists, each of which takes far more memory than its text.
+        brackets: Maximum number of objects and lists, which take far more memory than their text.
         values: Maximum number of values.
         infinite: Accept `Infinity` and `-Infinity`, which transformers 4 writes into some configurations.
-        depth: Maximum depth of nested objects and lists; None for as many as Python parses.
+        depth: Maximum depth of nested objects and lists; None is limited only by Python's parser.
 
     Raises:
-        ValueError: The text is not a JSON object, exceeds a limit, or has a duplicate name in an object. The message
-            is a reason.
+        ValueError: The text is not a JSON object, exceeds a limit, or has a duplicate key in an object. The message
+            gives the reason.
     """
     import json  # imported here because help pages do not need it
 
     if len(data) > LIMIT:
         raise ValueError(f"its {len(data):,} bytes of JSON exceed the limit of {LIMIT:,}")
     if data.count(b"[") + data.count(b"{") > brackets:
-        raise ValueError("it has more lists and objects than such a file needs")
+        raise ValueError(f"it has more than the supported {brackets:,} lists and objects")
     if data.count(b",") > values:
-        raise ValueError("it has more values than such a file needs")
+        raise ValueError(f"it has more than the supported {values:,} values")
     try:
         content = json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_once,
+            object_pairs_hook=_unique_keys,
             parse_constant=_only_infinity if infinite else _refuse_constant,
         )
     except RecursionError:
@@ -68,7 +68,7 @@ def check_depth(value: Any, depth: int = DEPTH) -> None:
     """Check how deeply objects and lists are nested.
 
     Raises:
-        ValueError: They are nested more than `depth` levels deep. The message is a reason.
+        ValueError: They are nested more than `depth` levels deep. The message gives the reason.
     """
     level = [value]
     for _ in range(depth + 1):
@@ -88,7 +88,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
     Raises:
         OSError: The file is missing, not a regular file, too large, or cannot be read.
-        ValueError: The content is not a JSON object, or exceeds the limits. The message is a reason.
+        ValueError: The content is not a JSON object, or exceeds the limits. The message gives the reason.
     """
     return parse_file(file)[1]
 
@@ -96,7 +96,9 @@ def read_object(file: Path) -> dict[str, Any]:
 def parse_file(file: Path) -> tuple[bytes, dict[str, Any]]:
     """Return the bytes of a JSON file of a model directory, without a byte order mark, and its parsed content.
 
-    Raises like `read_object`.
+    Raises:
+        OSError: The file is missing, not a regular file, too large, or cannot be read.
+        ValueError: The content is not a JSON object, or exceeds the limits. The message gives the reason.
     """
     large = is_tokenizer(file.name)
     data = read_regular(file, TOKENIZER_BYTES if large else CONFIG_BYTES).removeprefix(BOM_UTF8)
@@ -115,12 +117,12 @@ def is_tokenizer(name: str) -> bool:
     return name in {"tokenizer.json", "vocab.json"}
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"'{printable(shortened(twice, 120))}' occurs twice")
+        raise ValueError(f"the key '{printable(shortened(twice, 120))}' occurs twice")
     return found
 
 

@@ -34,32 +34,32 @@ def make_temporary(target: Path) -> tuple[Path, int]:
         The directory, and a descriptor that holds its lock while this process is alive.
 
     Raises:
-        ForgatherError: The system has no locks.
+        ForgatherError: The operating system has no file locks (Windows).
         OSError: The directory cannot be created.
     """
     require_posix("writing directories")
-    place = target.parent / f".{short(target.name)}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-    place.mkdir()
-    descriptor = os.open(place, os.O_RDONLY | DIRECTORY | CLOEXEC)
+    temporary = target.parent / f".{short(target.name)}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary.mkdir()
+    descriptor = os.open(temporary, os.O_RDONLY | DIRECTORY | CLOEXEC)
     try:
         lock_file(descriptor, wait=True)
-        os.close(os.open(mark_of(place), os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOEXEC, 0o666))
+        os.close(os.open(mark_of(temporary), os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOEXEC, 0o666))
     except OSError:
         os.close(descriptor)
         with suppress(OSError):
-            place.rmdir()
+            temporary.rmdir()
         raise
-    return place, descriptor
+    return temporary, descriptor
 
 
-def mark_of(place: Path) -> Path:
+def mark_of(temporary: Path) -> Path:
     """Return the mark of a temporary directory. Its name contains the inode, so that a copy is not marked."""
-    return place / f".forgather-temporary-{place.stat().st_ino}"
+    return temporary / f".forgather-temporary-{temporary.stat().st_ino}"
 
 
-def is_marked(place: Path) -> bool:
+def is_marked(temporary: Path) -> bool:
     """Return whether Forgather created this temporary directory."""
-    return place.is_dir() and not place.is_symlink() and os.path.lexists(mark_of(place))
+    return temporary.is_dir() and not temporary.is_symlink() and os.path.lexists(mark_of(temporary))
 
 
 def replaced_name(target: Path) -> str:
@@ -67,35 +67,35 @@ def replaced_name(target: Path) -> str:
     return short(target.name) + _REPLACED
 
 
-def discard(place: Path, target: Path, recover: Recover | None) -> None:
+def discard(temporary: Path, target: Path, recover: Recover | None) -> None:
     """Recover from a temporary directory and remove it, if it is marked or empty.
 
     Args:
-        place: The temporary directory. Nothing is removed from an unmarked one.
+        temporary: The temporary directory. Nothing is removed from an unmarked one.
         target: The resolved target beside it.
         recover: Called first with the directory that was being written.
     """
-    marked = is_marked(place)
+    marked = is_marked(temporary)
     try:
-        if marked and (old := place / replaced_name(target)).is_dir() and not os.path.lexists(target):
+        if marked and (old := temporary / replaced_name(target)).is_dir() and not os.path.lexists(target):
             old.rename(target)  # the process died between two renames
-        written = place / target.name if marked else place  # releases without marks wrote directly into it
+        written = temporary / target.name if marked else temporary  # releases without marks wrote directly into it
         if recover is not None and written.is_dir():
             recover(written)
     except OSError:
         return  # the disk failed: the next process that writes here tries again
     if marked:
-        _remove(place)
+        _remove(temporary)
     else:
         with suppress(OSError):
-            place.rmdir()
-        if place.is_dir():
-            _log.warning("%s is kept, because it has no mark of Forgather: remove it if it is not needed", place)
+            temporary.rmdir()
+        if temporary.is_dir():
+            _log.warning("%s is kept, because it has no mark of Forgather: remove it if it is not needed", temporary)
 
 
-def _remove(place: Path) -> None:
-    mark = mark_of(place)
-    for entry in place.iterdir():
+def _remove(temporary: Path) -> None:
+    mark = mark_of(temporary)
+    for entry in temporary.iterdir():
         if entry == mark:
             continue
         if entry.is_dir() and not entry.is_symlink():
@@ -105,37 +105,37 @@ def _remove(place: Path) -> None:
             with suppress(OSError):
                 entry.unlink()
     with suppress(OSError):
-        if [entry.name for entry in place.iterdir()] == [mark.name]:
+        if [entry.name for entry in temporary.iterdir()] == [mark.name]:
             mark.unlink()
-            place.rmdir()
+            temporary.rmdir()
 
 
 def sweep_stale(target: Path, *, recover: Recover | None = None) -> None:
-    """Remove the temporary directories of dead processes beside `target`; live processes hold locks on their own.
+    """Remove the temporary directories of dead processes beside `target`; those of live processes are locked.
 
     Requires the lock of `target`.
 
     Args:
-        target: Path that they were writing.
+        target: The path that the processes were writing.
         recover: Called with the directory that was being written before it is removed.
     """
     target = resolved(target)
     if not target.parent.is_dir():
         return
     _restore_unmarked(target)
-    for place in _abandoned(target):
-        discard(place, target, recover)
+    for temporary in _abandoned(target):
+        discard(temporary, target, recover)
 
 
 def _restore_unmarked(target: Path) -> None:
-    """Restore a target that a release without marks had moved away, if its temporary directory proves that it died."""
-    old = _old(target)
+    """Restore a target moved away by a release without marks, if a temporary directory shows that the process died."""
+    old = _old_path(target)
     if not os.path.lexists(target) and old.is_dir() and not old.is_symlink() and _died_replacing(target):
         old.rename(target)
 
 
 def _died_replacing(target: Path) -> bool:
-    return any(not is_marked(place) and any(place.iterdir()) for place in _abandoned(target))
+    return any(not is_marked(temporary) and any(temporary.iterdir()) for temporary in _abandoned(target))
 
 
 def _abandoned(target: Path) -> list[Path]:
@@ -147,36 +147,40 @@ def _abandoned(target: Path) -> list[Path]:
 def sweep_marked(directory: Path, targets: re.Pattern[str]) -> None:
     """Remove marked temporary directories of dead processes for every target in `directory` whose name matches."""
     pattern = re.compile(rf"\.({targets.pattern})\.tmp-\d+-[0-9a-f]{{8}}")
-    for place in directory.iterdir():
-        found = pattern.fullmatch(place.name)
-        if found and is_marked(place) and _is_abandoned(place):
-            discard(place, directory / found[1], None)
+    for temporary in directory.iterdir():
+        found = pattern.fullmatch(temporary.name)
+        if found and is_marked(temporary) and _is_abandoned(temporary):
+            discard(temporary, directory / found[1], None)
 
 
 def is_touched(target: Path) -> bool:
     """Return whether a lock or a temporary directory is beside `target`: a process is writing there, or has died."""
     target = resolved(target)
     pattern, lock = _temporaries(target), lock_of(target)
-    names = (lock.name, _old(target).name)
+    names = (lock.name, _old_path(target).name)
     entries = target.parent.iterdir() if target.parent.is_dir() else ()
     return any(entry.name in names or pattern.fullmatch(entry.name) for entry in entries)
 
 
 def replaced_by(path: Path) -> Path:
-    """Return the path of the content of `path`, which is elsewhere between the two renames of a replacement."""
+    """Return the current path of the content of `path`: it differs between the two renames of a replacement."""
     if os.path.lexists(path):
         return path
     target = resolved(path)
     if not target.parent.is_dir():
         return path
     pattern = _temporaries(target)
-    for place in target.parent.iterdir():
-        if pattern.fullmatch(place.name) and is_marked(place) and (old := place / replaced_name(target)).is_dir():
+    for temporary in target.parent.iterdir():
+        if (
+            pattern.fullmatch(temporary.name)
+            and is_marked(temporary)
+            and (old := temporary / replaced_name(target)).is_dir()
+        ):
             return old
-    return _old(target) if _old(target).is_dir() and _died_replacing(target) else path
+    return _old_path(target) if _old_path(target).is_dir() and _died_replacing(target) else path
 
 
-def _old(target: Path) -> Path:
+def _old_path(target: Path) -> Path:
     """Return the path to which releases without marks moved a target that was being replaced."""
     return target.parent / f".{short(target.name)}.old"
 

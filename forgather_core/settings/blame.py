@@ -1,4 +1,4 @@
-"""Find the value that causes a contradiction between options: the last given value that violates the rule."""
+"""Find the value that causes a contradiction between options: the value in the topmost layer that violates the rule."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def blamed(options: Any, problem: Problem, layers: Sequence[Mapping[str, Any]]) 
         layers: The converted values of each layer by option name, from the defaults to the topmost layer.
 
     Returns:
-        The index of the layer and the options in it that cause the problem; the option named by the problem, if no
-        higher layer causes it. None if no layer above the defaults causes the problem.
+        The index of the topmost layer that causes the problem and the options in it that cause it; None if no layer
+        above the defaults does. In the layer that sets the option named by the problem, it is that option.
     """
     name = problem[0]
     for number in range(len(layers) - 1, 0, -1):
         own = [key for key in layers[number] if hasattr(options, key) and _is_effective(layers, key, number)]
         if name in own:
             return number, (name,)
-        for keys in _suspects(own):
-            if any(not _persists(options, below, name) for below in _others(layers[:number], keys)):
+        for keys in _candidates(own):
+            if any(not _persists(options, below, name) for below in _lower_values(layers[:number], keys)):
                 return number, keys
     return None
 
 
-def _suspects(keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _candidates(keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
     yield from ((key,) for key in keys)
     if len(keys) > 1:
         yield tuple(keys)
@@ -49,8 +49,8 @@ def _is_effective(layers: Sequence[Mapping[str, Any]], key: str, number: int) ->
     return not any(key in layer for layer in layers[number + 1 :])
 
 
-def _others(layers: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the values of the options without their layer, then without each lower layer in turn."""
+def _lower_values(layers: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the values of the options in the given layers, then without the topmost layer, and so on."""
     for number in range(len(layers), 0, -1):
         yield {key: next(layer[key] for layer in reversed(layers[:number]) if key in layer) for key in keys}
 

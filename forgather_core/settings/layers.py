@@ -30,7 +30,7 @@ class Layer(NamedTuple):
         values: Raw values by option name.
         text: The parsed document, if there is one, for line numbers.
         file: The file that contains the values; relative paths in it are resolved against its directory.
-        renamed: The keys as written in the document, by option name, where the file uses a former name.
+        renamed: The former name that the document uses, by current option name.
     """
 
     label: str
@@ -59,7 +59,7 @@ class Configuration(NamedTuple):
         definition: The definition that the configuration extends.
         layers: The preset, then the files that extend it.
         default_model_name: The model name if no option sets one.
-        notes: The keys `source`, `parameters` and `description` of the topmost file.
+        notes: The values of the keys `source`, `parameters` and `description` in the topmost file.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Configuration(NamedTuple):
     notes: Mapping[str, Any] = MappingProxyType({})
 
 
-NOTES = {"source": str, "parameters": int, "description": str}  # describe a configuration; not options
+NOTES = {"source": str, "parameters": int, "description": str}  # keys that describe a configuration and are not options
 
 
 def with_current_names(layer: Layer) -> Layer:
-    """Replace former names of options in a layer by the current ones, with a warning.
+    """Replace former option names in a layer by the current names, with a warning.
 
     Raises:
         ConfigurationError: The layer sets an option by both names.
@@ -168,7 +168,7 @@ def _from_definition(template: str, registry: Registry) -> Configuration:
     layer = _read(file, f"{name}/{preset}")
     values, notes = _split_notes(layer)
     if "extends" in values:
-        problem = "a preset cannot extend another configuration"
+        problem = "is not supported in a preset"
         raise ConfigurationError(problem, **layer.place("extends"), hint="remove it")
     layer = with_current_names(Layer(layer.label, values, layer.text, layer.file))
     return Configuration(layer.label, definition, (layer,), f"{name}_{preset}".lower(), notes)

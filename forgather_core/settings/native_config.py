@@ -1,7 +1,7 @@
 """Read the config.json of a model directory with its native class, and report the keys that have no effect.
 
-The class is the native transformers class of the file's `model_type`. Keys that this class ignores must not take effect
-here either: transformers keeps every unknown key as an attribute, which a class with an option of that name would read.
+The class is the native transformers class of the file's `model_type`. Keys that this class ignores must have no effect
+here either. transformers keeps unknown keys as attributes, which the definition's class would read as its own options.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WITHOUT_EFFECT = frozenset(
         "output_attentions",
         "output_hidden_states",
         "pretraining_tp",
-        "quantization_config",  # refused unless the weights can be dequantized
+        "quantization_config",  # an error unless the weights can be dequantized
         "return_dict",
         "skip_logits",  # written by Forgather: whether training returns logits
         "torch_dtype",
@@ -41,7 +41,7 @@ WITHOUT_EFFECT = frozenset(
         "use_cache",
     }
 )
-# Values of quantization_config.quant_method whose weights may be FP8 with scales, which are dequantized while loading.
+# Values of quantization_config.quant_method for FP8 weights with scales, which are dequantized while loading.
 FP8_METHODS = frozenset({"fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "quark", "mxfp8"})
 ORIGINAL_LENGTH = "original_max_position_embeddings"
 _ROPE_KEYS = ("rope_scaling", "rope_parameters")  # if both are present, transformers uses the first
@@ -87,7 +87,7 @@ def read_source(definition: ModelDefinition, content: Mapping[str, Any], *, own_
             else:
                 native = native_config(content)
                 config = config_class(**_native_values(native, config_class))
-        # transformers looks up a dtype as an attribute of torch.
+        # AttributeError: transformers looks up a dtype as an attribute of torch.
         except (
             StrictDataclassError,
             AttributeError,
@@ -117,12 +117,12 @@ def native_config(content: Mapping[str, Any]) -> Any:
         (Path(directory) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
         try:
             return AutoConfig.from_pretrained(directory, trust_remote_code=False)
-        except AttributeError as error:  # for example, a dtype that torch does not have
+        except AttributeError as error:  # for example a dtype that torch does not have
             raise ValueError(f"transformers cannot read it: {first_line(error)}") from None
 
 
 def _native_values(native: Any, config_class: Any) -> dict[str, Any]:
-    """Return the values that the native class declares. Other attributes come from keys that it ignores."""
+    """Return the values of the attributes that the native class declares. Other attributes come from ignored keys."""
     declared = _declared(native)
     values = {name: value for name, value in native.to_dict().items() if name in declared}
     if isinstance(values.get("rope_parameters"), dict):
@@ -147,7 +147,7 @@ def _declared(config: Any) -> set[str]:
 
 def _effective_rope(native: Any) -> dict[str, Any]:
     """Return the RoPE parameters that the native model uses, in the form of the option `rope_parameters`."""
-    # The native model's RoPE calls this; only then does a top-level original_max_position_embeddings take effect.
+    # The native model's RoPE calls this, which applies a top-level original_max_position_embeddings.
     getattr(native, "standardize_rope_params", lambda: None)()
     given: dict[str, Any] = dict(native.rope_parameters)
     if nested := sorted(name for name, value in given.items() if isinstance(value, dict)):
@@ -177,12 +177,13 @@ def _unread(
 ) -> Iterator[tuple[str, str]]:
     owner = "" if reader is config else "transformers' "
     ignored = f"{owner}{type(reader).__name__} does not use it"
-    declared, here = _declared(reader), _declared(config) | set(contracts.built_in(config))
+    declared = _declared(reader)
+    supported = _declared(config) | set(contracts.built_in(config))
     rope = getattr(config, "rope_parameters", None)
     for key, value in content.items():
         if value is None or key in WITHOUT_EFFECT or key.startswith("_"):
             continue
-        if reader is config and key in contracts.built_in(config):  # refused unless it is the only supported value
+        if reader is config and key in contracts.built_in(config):  # an error unless it has the only supported value
             continue
         if key == "auto_map":
             if not own_code:
@@ -196,7 +197,7 @@ def _unread(
             continue
         elif key not in declared:
             yield key, ignored
-        elif key not in here and key != "layer_types":  # refused unless sliding_window is consistent with it
+        elif key not in supported and key != "layer_types":  # an error unless sliding_window is consistent with it
             yield key, f"'{definition.name}' has no such option"
 
 

@@ -33,7 +33,7 @@ def schema(options: type) -> dict[str, OptionSpec]:
 
 
 def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None) -> ResolvedModel:
-    """Merge the layers of a configuration and the flags over the defaults.
+    """Merge the defaults, the layers of a configuration and the flags into a resolved model.
 
     Args:
         configuration: The configuration, from `find_configuration`.
@@ -52,7 +52,7 @@ def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None
     merged: dict[str, Any] = {name: spec.default for name, spec in specs.items()}
     for rank, layer in enumerate(layers, start=1):
         for key, value in layer.values.items():
-            spec = _known(key, specs, layer, definition.name)
+            spec = _spec_of(key, specs, layer, definition.name)
             old = merged[key] if spec.info.merge and isinstance(value, dict) else None
             merged[key] = {**old, **value} if isinstance(old, dict) else value
             origins[key] = dataclasses.replace(_origin(layer, spec), rank=rank)
@@ -87,7 +87,7 @@ def _with_source_config(layers: list[Layer], definition: ModelDefinition) -> tup
     return [*layers[:at], source_config.layer, *layers[at:]], source_config
 
 
-def _known(key: str, specs: Mapping[str, OptionSpec], layer: Layer, definition: str) -> OptionSpec:
+def _spec_of(key: str, specs: Mapping[str, OptionSpec], layer: Layer, definition: str) -> OptionSpec:
     if key in specs:
         return specs[key]
     similar = did_you_mean(str(key).replace("-", "_"), specs)
@@ -96,7 +96,7 @@ def _known(key: str, specs: Mapping[str, OptionSpec], layer: Layer, definition: 
 
 
 def _as_written(layer: Layer, specs: Mapping[str, OptionSpec]) -> Layer:
-    """Replace the values of text options in a file by their source text: `model_name: 1.10` is not the number 1.1."""
+    """Replace the values of text options in a file by their source text: `model_name: 1.10` must not become 1.1."""
     if layer.text is None:
         return layer
     plain = {key for key, value in layer.values.items() if key in specs and specs[key].takes_text and value is not None}
@@ -136,7 +136,7 @@ def _interpolate(merged: dict[str, Any], origins: Mapping[str, Origin], layers: 
 
 
 def _interpolation_problem(error: Exception) -> str:
-    """Return OmegaConf's message, without the class of the exception that a resolver such as `oc.env` raised."""
+    """Return OmegaConf's message without the exception class that it adds to errors of resolvers such as `oc.env`."""
     return first_line(error).rpartition("raised while resolving interpolation: ")[2].strip('"')
 
 

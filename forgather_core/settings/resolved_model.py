@@ -1,4 +1,4 @@
-"""`ResolvedModel`: the options of a model, its tokenizer's facts and the values of its configuration, as plain data."""
+"""The resolved options of a model, the facts of its tokenizer and its configuration values, as plain data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Origin:
     label: str
     place: Place
     base: Path | None = None  # the directory that relative paths are resolved against
-    rank: int = 0  # of its layer; higher ranks override lower ones
+    rank: int = 0  # rank of its layer; higher ranks override lower ones
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class ResolvedValue:
 
 @dataclass(frozen=True, repr=False)
 class ResolvedModel:
-    """Everything that determines a model, without torch or transformers. All commands read it; `resolve` makes it.
+    """Everything that determines a model, without torch or transformers. `resolve` creates it for all commands.
 
     Args:
         configuration: The configuration that was resolved.
         options: The options of the definition, an instance of `definition.options`, as set.
         directory: The other options of the model directory.
-        build: The options of building the model.
+        build: The options that control how the model is built.
         origins: The origin of every option, by name.
         tokenizer: Facts of the tokenizer; None if they require transformers or the Hub (see `with_tokenizer`).
         source_config: The values taken from a model directory, if `from_config` is set.
@@ -134,8 +134,8 @@ class ResolvedModel:
     def target(self, project: Path | None = None) -> Path:
         """Return the model directory.
 
-        A relative path is resolved against the working directory if it is a flag, and against the project directory
-        if it is in a file.
+        A relative path is resolved against the working directory if a flag sets it, and against the project directory
+        if a file sets it.
 
         Args:
             project: The project directory, which contains `output_models`; None uses that of the model, else the
@@ -154,7 +154,7 @@ class ResolvedModel:
 
     @contextmanager
     def errors_at(self, name: str) -> Iterator[None]:
-        """Give a TokenizerError about an option from a file the place of its value, instead of the flag."""
+        """Name the file and line of an option in a TokenizerError, instead of the flag, if a file sets the option."""
         try:
             yield
         except TokenizerError as error:
@@ -217,12 +217,12 @@ class ResolvedModel:
                 f"'{tokenizer.name}' has {tokenizer.vocab_size} entries, more than the "
                 f"vocab_size ({vocab.value}) of {vocab.origin.label}",
                 **chosen.place,
-                hint="raise vocab_size, or choose another tokenizer",
+                hint="increase vocab_size, or choose another tokenizer",
             )
         raise ConfigurationError(
             f"{vocab.value} is smaller than the {tokenizer.vocab_size} entries of the tokenizer '{tokenizer.name}'",
             **vocab.origin.place,
-            hint="raise it, or choose another tokenizer",
+            hint="increase it, or choose another tokenizer",
         )
 
 
@@ -231,5 +231,5 @@ def _with_origins(values: Mapping[str, ResolvedValue]) -> dict[str, Any]:
 
 
 def derived_values(options: Any) -> dict[str, Any]:
-    """Return the values that the definition derives from other options for options that are null."""
+    """Return the values that the definition derives for options that are null."""
     return {name: value for name, value in contracts.derived(options).items() if getattr(options, name, None) is None}

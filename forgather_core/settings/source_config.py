@@ -34,7 +34,7 @@ class SourceConfig:
         token_ids: The special token ids set in its config.json.
         generation: The content of its generation_config.json, or None if the file does not exist.
         content: The content of its config.json, without `quantization_config`.
-        native: Whether the file belongs to the native transformers class rather than to the definition.
+        native: Whether the file is a configuration of the native transformers class; otherwise of the definition.
         notes: One sentence for each key of config.json that is not read.
     """
 
@@ -58,7 +58,7 @@ def read_source_config(definition: ModelDefinition, directory: Path) -> SourceCo
     Values that config.json omits are the defaults of its class. Code in the directory is never run.
 
     Raises:
-        ConfigurationError: It is not a model directory, it contains another model, or it uses a feature that the
+        ConfigurationError: The directory is not a model directory, contains another model, or uses a feature that the
             definition does not support.
     """
     file = directory / "config.json"
@@ -113,9 +113,9 @@ def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
         data, content = parse_file(file)
         text = data.decode("utf-8")
     except FileNotFoundError:
-        hint = "expected a Hugging Face model directory"
+        hint = "use a Hugging Face model directory"
         if not file.parent.is_dir():
-            hint += f"; to download a model from the Hub: hf download {file.parent}"
+            hint += f", or download a model from the Hub with 'hf download {file.parent}'"
         raise ConfigurationError("does not exist", option=FLAG, file=file, hint=hint) from None
     except (OSError, ValueError) as error:
         problem = f"cannot be read: {first_line(error)}"

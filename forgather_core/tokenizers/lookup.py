@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import TokenizerError, first_line
-from ..filesystem.model_files import check_files, without_marks
+from ..filesystem.model_files import check_files, without_byte_order_marks
 from ..filesystem.strict_json import read_object
 from ..options.spec import did_you_mean
 from ..runtime.extras import install_hint
@@ -143,7 +143,10 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
         # If the Hub cannot be reached, use its local cache.
         local = isinstance(place, Path) or not hub_answers()
         # transformers warns if the directory's config.json has a model type that it does not know.
-        with quiet_transformers(), without_marks(place) if isinstance(place, Path) else nullcontext(place) as readable:
+        with (
+            quiet_transformers(),
+            without_byte_order_marks(place) if isinstance(place, Path) else nullcontext(place) as readable,
+        ):
             tokenizer = AutoTokenizer.from_pretrained(str(readable), trust_remote_code=False, local_files_only=local)
         templates = named(tokenizer.chat_template)
     except Exception as error:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
 
-from ..data.batches import IGNORE
+from ..data.batches import IGNORE_INDEX
 from ..errors import first_line
 from .module_calls import ModuleCall, preserved_state, watch_module_calls
 from .random_state import RandomState
@@ -99,8 +99,8 @@ def _forward_failure(model: nn.Module, inputs: Inputs) -> str | None:
 def _loss_failure(model: nn.Module, inputs: Inputs) -> str:
     labels, shifted = inputs.get("labels"), inputs.get("shift_labels")
     targets = shifted if shifted is not None else labels[..., 1:] if labels is not None else None
-    if targets is not None and not (targets != IGNORE).any():
-        return f"the batch has no targets, every label is {IGNORE}"
+    if targets is not None and not (targets != IGNORE_INDEX).any():
+        return f"the batch has no targets, every label is {IGNORE_INDEX}"
     if weight := nonfinite_tensor(model.named_parameters()):  # a parameter that is used without its module
         return weight
     float16 = any(parameter.dtype == torch.float16 for parameter in model.parameters())

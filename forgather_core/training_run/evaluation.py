@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import IGNORE, Batch, all_batches
+from ..data.batches import IGNORE_INDEX, Batch, all_batches
 from ..data.corpus import Corpus, message_texts
 from ..data.tokenized import no_text, token_ids
 from ..errors import DataError
@@ -122,7 +122,7 @@ def evaluate(
     try:
         with torch.no_grad():
             for batch in islice(held_out.batches, part.start, part.stop, part.step):
-                targets = int((batch.inputs["labels"][:, 1:] != IGNORE).sum())
+                targets = int((batch.inputs["labels"][:, 1:] != IGNORE_INDEX).sum())
                 if not targets:
                     continue
                 inputs = {name: values.to(device) for name, values in batch.inputs.items()}

@@ -310,7 +310,7 @@ def test_mismatches_are_in_the_report(cli: Cli, odd: str) -> None:
     assert [problem.split(":")[0] for problem in loaded["problems"]] == [
         "1 tensor of the model is missing from odd.bin",
         "1 tensor of odd.bin is not in the model",
-        "1 tensor of odd.bin has another shape than in the model",
+        "1 tensor of odd.bin has a different shape than in the model",
         "1 tensor was loaded from odd.bin with NaN or Inf",
     ]
 
@@ -349,7 +349,7 @@ def test_nan_is_reported_for_loaded_and_saved_weights(cli: Cli, odd: str) -> Non
 def test_a_tensor_of_another_shape_is_an_error(cli: Cli, model: str, shape: tuple[int, int], command: str) -> None:
     torch.save(read(model) | {"lm_head.weight": torch.ones(shape)}, "odd.bin")
     error = cli(*TINY, "--output-dir", "other", "--load-from-checkpoint", "odd.bin", "--save-checkpoint", command).error
-    assert f"1 tensor with another shape: lm_head.weight (expected 262 x 16, got {shape[0]} x {shape[1]}" in error
+    assert f"1 tensor with a different shape: lm_head.weight (expected 262 x 16, got {shape[0]} x {shape[1]}" in error
     assert ("transposed" in error) == (shape == (16, 262))
     assert IGNORE in error
     assert not Path("other").exists()
@@ -401,7 +401,7 @@ def test_other_quantized_formats_are_refused_by_name(cli: Cli, model: str, metho
 
 def test_weights_of_another_model_are_one_line(cli: Cli) -> None:
     torch.save({"other": torch.ones(1)}, "whole.bin")
-    assert "it belongs to another model" in construct(cli, "other", "--load-from-checkpoint", "whole.bin").error
+    assert "load a checkpoint of this model" in construct(cli, "other", "--load-from-checkpoint", "whole.bin").error
     assert not Path("other").exists()
 
 

@@ -343,7 +343,7 @@ def test_flex_attention_with_dropout_is_refused_in_training(cli: Cli, monkeypatc
 
 
 DIRECTORY_ERRORS = {
-    "--from-config nowhere": "--from-config: nowhere/config.json does not exist: expected a Hugging Face",
+    "--from-config nowhere": "--from-config: nowhere/config.json does not exist: use a Hugging Face",
     "--native --sliding-window 8": "--native: transformers' Llama has no sliding_window",
 }
 

@@ -115,7 +115,7 @@ def test_a_model_directory_whose_path_is_not_utf_8(cli: Cli) -> None:
         ("tokenizer", "train", "--dataset-project", "stdlib", "--vocab-size", "300", "-o", f"{BAD}/t"),
     ):
         assert "bad\\udcff" in (error := cli(*words).error)
-        assert "must be UTF-8" in error
+        assert "must have a UTF-8 path" in error
     assert not os.listdir(BAD)  # noqa: PTH208
 
 

@@ -205,7 +205,7 @@ def without_bytes(found: Header) -> None:
     found["nothing"]["shape"] = [0, 2**62, 2**62]
 
 
-NESTED = "nested too deeply|more lists and objects"
+NESTED = "nested too deeply|lists and objects"
 
 HEADERS: dict[str, tuple[Builder, Outcome]] = {
     "intact": (file(SINGLE, intact), Loads()),
@@ -336,7 +336,7 @@ HEADERS: dict[str, tuple[Builder, Outcome]] = {
     ),
     "of another model, in several lines": (
         safetensors(lambda: {"two\nlines": torch.zeros(1)}),
-        Refused(SINGLE, "belongs to another model"),
+        Refused(SINGLE, "load a checkpoint of this model"),
     ),
     "metadata that are a list": (
         header(lambda found: found.update(__metadata__=["pt"])),
@@ -380,11 +380,11 @@ HEADERS: dict[str, tuple[Builder, Outcome]] = {
     ),
     "one other shape": (
         safetensors(lambda: values(embed__weight=torch.zeros(8, 16))),
-        Refused(SINGLE, r"1 tensor with another shape: embed\.weight \(expected 16 x 8, got 8 x 16, transposed\)"),
+        Refused(SINGLE, r"1 tensor with a different shape: embed\.weight \(expected 16 x 8, got 8 x 16, transposed\)"),
     ),
     "a shape of no bytes and huge sizes": (
         header(without_bytes),
-        Refused(SINGLE, "1 tensor with another shape: nothing"),
+        Refused(SINGLE, "1 tensor with a different shape: nothing"),
     ),
     "one tensor missing": (
         safetensors(lambda: {name: tensor for name, tensor in values().items() if name != "steps"}),
@@ -1030,7 +1030,7 @@ PICKLES: dict[str, tuple[Builder, Outcome]] = {
     ),
     "bin: a terabyte of one number": (
         saved(lambda: values(embed__weight=torch.zeros(1).expand(2**20, 2**20))),
-        Refused(BIN, r"1 tensor with another shape: embed\.weight"),
+        Refused(BIN, r"1 tensor with a different shape: embed\.weight"),
     ),
     "bin: a terabyte of one number, unasked for": (
         saved(lambda: values() | {"more": torch.zeros(1).expand(2**20, 2**20)}),

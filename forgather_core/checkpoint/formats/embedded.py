@@ -1,6 +1,6 @@
 """The manifest that a single-file checkpoint embeds, so that one rename replaces weights and manifest together.
 
-It contains the metadata of an index, without the map of names. In safetensors it is the value of `forgather` in
+It contains the metadata of an index, without the weight map. In safetensors it is the value of `forgather` in
 `__metadata__`, in `.bin` files the comment at the end of the zip archive; both are JSON. Its checksum covers every byte
 of the file except the checksum itself, for which a placeholder is hashed: in safetensors the data, then the header; in
 `.bin` files the archive without a comment, then the comment with its size. Tensors with NaN or Inf are stored as bits
@@ -39,18 +39,18 @@ def blank_checksum() -> str:
 
 
 def manifest_text(
-    metadata: Mapping[str, Any], names: Sequence[str], damaged: Collection[str], *, limit: int | None = None
+    metadata: Mapping[str, Any], names: Sequence[str], non_finite: Collection[str], *, limit: int | None = None
 ) -> str:
     """Return the manifest as JSON. Its length depends on the number of tensors, not on which are non-finite.
 
     Args:
         metadata: The metadata of an index, with a placeholder for the checksum.
         names: The tensors in the order of the file.
-        damaged: The tensors that contain NaN or an infinity.
+        non_finite: The tensors that contain NaN or an infinity.
         limit: Maximum length in characters; a longer manifest omits the record of non-finite tensors.
     """
-    wrong = set(damaged)
-    bits = int("0" + "".join("1" if name in wrong else "0" for name in names), 2)
+    marked = set(non_finite)
+    bits = int("0" + "".join("1" if name in marked else "0" for name in names), 2)
     text = json.dumps({**metadata, "non_finite": f"{bits:0{_digits(len(names))}x}"}, separators=(",", ":"))
     if limit is not None and len(text) > limit:
         text = json.dumps({k: v for k, v in metadata.items() if k != "non_finite"}, separators=(",", ":"))
@@ -71,7 +71,8 @@ def comment_bytes(manifest: str) -> tuple[int, bytes]:
 def read_manifest(text: str | bytes | None, file: str, names: Sequence[str]) -> Index | None:
     """Parse a manifest from metadata or a zip comment; return None if Forgather did not write one.
 
-    The `digest` of the result is that of an empty text: a seal covers the times of the file, and so its manifest.
+    The `digest` of the result is the digest of an empty text: a seal contains the mtime and ctime of the file, so it
+    already detects a changed manifest.
 
     Args:
         text: The JSON, which is not trusted.
@@ -100,7 +101,7 @@ def _digits(count: int) -> int:
 
 
 def covered(file: WeightFile, checksum: str) -> Iterator[tuple[int, int] | bytes]:
-    """Yield the parts that the checksum of a file with a manifest covers, in order: (start, end) in the file, or bytes.
+    """Yield the byte ranges (start, end) or bytes that the checksum of a file with a manifest covers, in order.
 
     Raises:
         OSError: The file cannot be read.

@@ -13,7 +13,7 @@ from .stored import memory_of
 
 _CACHED = 2**19  # bytes that stay in the processor's cache between passes
 
-# Floats store the sign bit first. Of each sign, the bit patterns from this limit on are NaN or infinite.
+# Floats store the sign bit first. For each sign, bit patterns from this limit on are NaN or infinite.
 _LIMITS = {
     torch.float64: (torch.int64, 0x7FF0_0000_0000_0000),
     torch.float32: (torch.int32, 0x7F80_0000),

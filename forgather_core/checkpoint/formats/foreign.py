@@ -15,9 +15,14 @@ FETCH_AGAIN = "copy or download it again"  # the hint for a damaged file
 
 
 class Foreign(NamedTuple):
-    """Description of a file or a directory, as a predicate that completes a sentence, and what to do with it."""
+    """A file or directory in another format.
 
-    what: str
+    Args:
+        problem: What it is, as a predicate: "is a 7z archive". Its subject is the file or directory.
+        hint: What to do with it.
+    """
+
+    problem: str
     hint: str | None = None
 
 
@@ -46,7 +51,7 @@ _SIGNATURES: tuple[tuple[bytes, Foreign], ...] = (
     (b"%PDF", Foreign("is a PDF document, not weights")),
 )
 _ARCHIVE = Foreign("is a tar archive", "unpack it and name the model directory in it")
-_INCOMPLETE = "the download or the copy is incomplete; fetch it again"
+_INCOMPLETE = f"the file is incomplete; {FETCH_AGAIN}"
 _JSON = Foreign("is JSON, not weights")
 _PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<\?xml)", re.IGNORECASE)
 
@@ -65,7 +70,7 @@ def describe(head: bytes, size: int, suffix: str) -> Foreign | None:
     if head[257:262] == b"ustar":
         return _ARCHIVE
     if _PAGE.match(head):
-        return Foreign("is a web page, not weights", "the download failed, or its URL is that of a page")
+        return Foreign("is a web page, not weights", "download the file itself instead of its page")
     if len(head) >= 16 and not head.strip(b"\0"):
         return Foreign("begins with zeros", _INCOMPLETE)
     is_json = head[8:9] == b"{"
@@ -101,48 +106,50 @@ def describe_open(descriptor: int, suffix: str) -> Foreign | None:
 _Matches = Callable[[str], bool]
 
 
-def _named(pattern: str) -> _Matches:
+def _name_matches(pattern: str) -> _Matches:
     return re.compile(pattern).fullmatch  # type: ignore[return-value]
 
 
 _AS_SAFETENSORS = "save them as safetensors with a transformers release below 5"
 
-# What a directory holds, and what to do; {0} is a file in it.
+# Test of a file name, description of a directory with such a file, and hint; {0} is the name.
 _CONTENTS: tuple[tuple[_Matches, str, str], ...] = (
     (
-        _named(r"adapter_model\.(safetensors|bin)|adapter_config\.json"),
+        _name_matches(r"adapter_model\.(safetensors|bin)|adapter_config\.json"),
         "holds a PEFT adapter ({0}), not a model",
         "merge it into the model that it adapts with merge_and_unload() of PEFT",
     ),
     (
-        _named(r"global_step\d+|(zero|bf16_zero|fp16_zero)_pp_rank_.*|zero_to_fp32\.py|mp_rank_\d+_model_states\.pt"),
+        _name_matches(
+            r"global_step\d+|(zero|bf16_zero|fp16_zero)_pp_rank_.*|zero_to_fp32\.py|mp_rank_\d+_model_states\.pt"
+        ),
         "holds a DeepSpeed checkpoint ({0})",
         "convert it with 'python zero_to_fp32.py . pytorch_model.bin' in it",
     ),
     (
-        _named(r".*\.distcp|\.metadata|pytorch_model_fsdp_\d+"),
+        _name_matches(r".*\.distcp|\.metadata|pytorch_model_fsdp_\d+"),
         "holds a torch distributed checkpoint ({0})",
         "convert it with 'python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR pytorch_model.bin'",
     ),
     (
-        _named(r"tf_model.*\.h5|.*\.ckpt\.index|saved_model\.pb"),
+        _name_matches(r"tf_model.*\.h5|.*\.ckpt\.index|saved_model\.pb"),
         "holds TensorFlow weights ({0})",
         _AS_SAFETENSORS,
     ),
     (
-        _named(r"flax_model.*\.msgpack(\.index\.json)?"),
+        _name_matches(r"flax_model.*\.msgpack(\.index\.json)?"),
         "holds Flax weights ({0})",
         _AS_SAFETENSORS,
     ),
-    (_named(r".*\.gguf"), "holds a GGUF file ({0})", _CONVERTED),
+    (_name_matches(r".*\.gguf"), "holds a GGUF file ({0})", _CONVERTED),
     (
-        _named(r"consolidated.*\.(pth|safetensors)"),
-        "holds weights in their authors' own format ({0})",
+        _name_matches(r"consolidated.*\.(pth|safetensors)"),
+        "holds weights in the model's original format ({0})",
         "convert them to Hugging Face's format first",
     ),
-    (_named(r".*\.onnx"), "holds an ONNX model ({0})", "load the checkpoint that it was exported from"),
+    (_name_matches(r".*\.onnx"), "holds an ONNX model ({0})", "load the checkpoint that it was exported from"),
     (
-        _named(r"(?!optimizer|scheduler|rng_state|training_args).*\.(safetensors|bin)"),
+        _name_matches(r"(?!optimizer|scheduler|rng_state|training_args).*\.(safetensors|bin)"),
         "holds weight files with other names",
         "name a file in it, such as {0}",
     ),
@@ -157,8 +164,8 @@ def describe_directory(directory: Path) -> Foreign | None:
     if steps:
         latest = max(steps, key=lambda name: int(name.split("-")[1][:18]))
         return Foreign("holds checkpoints of a training run", f"name one of them, such as {directory / latest}")
-    for matches, what, hint in _CONTENTS:
+    for matches, problem, hint in _CONTENTS:
         found = [name[:100] for name in names if matches(name)]
         if found:
-            return Foreign(what.format(found[0]), hint.format(found[0]))
+            return Foreign(problem.format(found[0]), hint.format(found[0]))
     return None

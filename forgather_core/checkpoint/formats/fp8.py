@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from math import ceil, prod
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
 from ...filesystem.printable import dtype_of, printable_name, shape_of
+from .layout import DAMAGED
 from .stored import StoredTensor, memory_of
 
 DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz})
@@ -24,8 +26,8 @@ Blocks = tuple[int, int]
 def scale_of(name: str, names: Container[str]) -> str | None:
     """Return the name of the scale of the FP8 tensor `name`, or None.
 
-    Both spellings multiply: `NAME_scale_inv` (DeepSeek-V3, transformers) and `NAME_scale` (compressed-tensors, vLLM,
-    FBGEMM, ModelOpt). `X.scale` and `X.scale_weight` beside `X.weight` are alternative spellings.
+    The scale is `NAME_scale_inv` (DeepSeek-V3, transformers) or `NAME_scale` (compressed-tensors, vLLM, FBGEMM,
+    ModelOpt); for `X.weight` also `X.scale` or `X.scale_weight`. Despite its name, `NAME_scale_inv` is a factor too.
 
     Raises:
         CheckpointError: The tensor has two scales.
@@ -33,7 +35,7 @@ def scale_of(name: str, names: Container[str]) -> str | None:
     found = [candidate for candidate in _scale_names(name) if candidate in names]
     if len(found) > 1:
         one, other = map(printable_name, found[:2])
-        raise CheckpointError(f"'{printable_name(name)}' has two scales, '{one}' and '{other}'", hint="keep one")
+        raise CheckpointError(f"'{printable_name(name)}' has two scales, '{one}' and '{other}'", hint="remove one")
     return found[0] if found else None
 
 
@@ -61,6 +63,7 @@ class ScaledTensor(StoredTensor):
             each block of the last two dimensions. Dtype: a float, E8M0, or E8M0 in a uint8.
         blocks: Rows and columns of a block, if config.json declares them.
         dtype: Dtype of the multiplication and of the result: float32 or float64.
+        file: The checkpoint, for messages.
 
     Raises:
         CheckpointError: The shapes of scale and weight do not match, or a factor is not a finite number above 0.
@@ -74,6 +77,7 @@ class ScaledTensor(StoredTensor):
         *,
         blocks: Blocks | None = None,
         dtype: torch.dtype = torch.float32,
+        file: Path | None = None,
     ) -> None:
         super().__init__(weight.shape, dtype)
         self.weight = weight
@@ -83,11 +87,15 @@ class ScaledTensor(StoredTensor):
             expected = f"; expected blocks of {shape_of(blocks)}" if blocks is not None else ""
             raise CheckpointError(
                 f"the scale of '{printable_name(name)}' has shape {shape_of(scale.shape)}, "
-                f"which does not match the weight's shape {shape_of(weight.shape)}{expected}"
+                f"which does not match the weight's shape {shape_of(weight.shape)}{expected}",
+                file=file,
+                hint=DAMAGED,
             )
         if not (scale.dtype.is_floating_point or scale.dtype is torch.uint8):
             raise CheckpointError(
-                f"the scale of '{printable_name(name)}' has dtype {dtype_of(scale.dtype)}; expected a float dtype"
+                f"the scale of '{printable_name(name)}' has dtype {dtype_of(scale.dtype)}; expected a float dtype",
+                file=file,
+                hint=DAMAGED,
             )
         columns = (grid[-1] if grid else 1) or 1
         self._grid = grid[:-1]
@@ -97,7 +105,9 @@ class ScaledTensor(StoredTensor):
         if not bool((torch.isfinite(factors) & (factors > 0)).all()):
             bad = factors[~(torch.isfinite(factors) & (factors > 0))][0].item()
             raise CheckpointError(
-                f"the scale of '{printable_name(name)}' contains {bad}; expected finite numbers above 0"
+                f"the scale of '{printable_name(name)}' contains {bad}; expected finite numbers above 0",
+                file=file,
+                hint=DAMAGED,
             )
 
     @property

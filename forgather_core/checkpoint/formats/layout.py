@@ -1,4 +1,4 @@
-"""File names of a checkpoint, which of several checkpoints in a directory a loader uses, and the index of shards."""
+"""File names of a checkpoint, the order in which loaders choose among several checkpoints, and the index of shards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from .strict_json import DEPTH, LIMIT, parse_object
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-
 
 _BRACKETS = 10_000  # an index needs few objects; its metadata may have more
 _LONGEST_NAME = 255
@@ -71,7 +70,6 @@ BIN = Format("pytorch_model", ".bin")
 
 # In the order in which transformers looks for them: the first that exists is loaded.
 ENTRIES = (SAFETENSORS.single, SAFETENSORS.index, BIN.single, BIN.index)
-
 
 _LARGEST = 2.0**63  # bytes of a file
 
@@ -131,8 +129,8 @@ class Index:
         texts = {name for name in weight_map.values() if isinstance(name, str)}
         for name in (*texts, *(name for name in weight_map.values() if not isinstance(name, str))):
             if not is_file_name(name):
-                problem = f"names {printable_name(repr(name))}, which is not a file name"
-                raise CheckpointError(problem, file=file, hint="an index must name files of its own directory")
+                problem = f"names {printable_name(repr(name))}, which is not a file name in its directory"
+                raise CheckpointError(problem, file=file, hint=FETCH_AGAIN)
         if not weight_map:
             raise CheckpointError("names no weights", file=file, hint=DAMAGED)
         return cls(weight_map, metadata, hashlib.sha256(data).hexdigest())
@@ -202,7 +200,7 @@ def find_entry(path: Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # no permission, too long
         problem = f"cannot be read: {printable_name(getattr(error, 'strerror', None) or error)}"
         raise CheckpointError(problem, file=path, hint=access_hint(error)) from None
-    problem = f"contains no weights (none of {', '.join(ENTRIES)})" + (f": it {found.what}" if found else "")
+    problem = f"contains no weights (none of {', '.join(ENTRIES)})" + (f": it {found.problem}" if found else "")
     raise CheckpointError(problem, file=path, hint=found.hint if found else "save them with --save-checkpoint")
 
 

@@ -56,7 +56,7 @@ _MOST_TENSORS = 131_072  # the same limit as for a `.bin` file
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a file. `offset` is in bytes from the beginning of the file."""
+    """A tensor in a file. `offset` is in bytes from the start of the file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -95,7 +95,7 @@ def read_header(descriptor: int, path: Path) -> Header:
         return _checked(content, _PREFIX.size + size, length)
     except ValueError as error:
         foreign = describe_open(descriptor, path.suffix)
-        problem = f"is not a safetensors file, or is damaged: {f'it {foreign.what}' if foreign else error}"
+        problem = f"is not a safetensors file, or is damaged: {f'it {foreign.problem}' if foreign else error}"
         raise CheckpointError(problem, file=path, hint=(foreign and foreign.hint) or FETCH_AGAIN) from None
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", file=path, hint=access_hint(error)) from None

@@ -1,4 +1,4 @@
-"""Prove without reading weights that a checkpoint is unchanged since its save, so that its record of NaN still holds.
+"""Prove that a checkpoint is unchanged since its save, and its record of NaN still valid, without reading weights.
 
 After a save, the index (or the directory of a single-file checkpoint) gets an extended attribute: a digest of the text
 of the index and of each weight file's inode, size, mtime and ctime. Programs can set an mtime, but neither a ctime nor
@@ -16,8 +16,8 @@ from pathlib import Path
 
 _ATTRIBUTE = "user.forgather.seal"
 _COARSE_CLOCK = 5  # Linux's CLOCK_REALTIME_COARSE, from which file systems take their times
-_PATIENCE = 0.02  # seconds; a tick of that clock is at most 10 ms
-MINIMUM = 64 * 2**20  # bytes of weights: smaller checkpoints are checked in no time
+_TIMEOUT = 0.02  # seconds; a tick of that clock is at most 10 ms
+MINIMUM = 64 * 2**20  # bytes of weights; checking a smaller checkpoint takes milliseconds
 
 
 def seal(index: Path, text: bytes, files: Mapping[str, Path]) -> None:
@@ -31,7 +31,7 @@ def seal(index: Path, text: bytes, files: Mapping[str, Path]) -> None:
     if not hasattr(os, "setxattr"):
         return
     try:
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _TIMEOUT
         while True:
             now = time.clock_gettime_ns(_COARSE_CLOCK)
             found = {name: path.stat() for name, path in files.items()}

@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def serial_pool(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Yield a thread pool whose torch operations are single-threaded, so that no inner thread waits on our processors.
+    """Yield a thread pool in which torch operations are single-threaded, so that threads do not compete for processors.
 
     Args:
         count: Number of threads.
@@ -21,7 +21,7 @@ def serial_pool(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
     before, started = torch.get_num_threads(), Barrier(count + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # a thread that has not called this takes the number that any thread set last
+        torch.get_num_threads()  # otherwise set_num_threads() of another thread would override the number set here
         torch.set_num_threads(1)
         started.wait()
 

@@ -23,7 +23,7 @@ from .foreign import FETCH_AGAIN, describe_open
 from .stored import FileTensor, StoredTensor, WeightFile
 from .torch_globals import InvalidCheckpoint, Storage, TensorRecord
 from .torch_pickle import read_pickle
-from .zip_directory import MOST_RECORDS, DamagedZip, Record, is_archive, places, read_directory
+from .zip_directory import MOST_RECORDS, DamagedZip, Record, content_offsets, is_archive, read_directory
 
 _PICKLE_LIMIT = 64_000_000  # bytes
 _REPEATED = 16 * 2**20  # bytes by which tensors that repeat their values may exceed the size of the file
@@ -41,11 +41,11 @@ def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
     try:
         archive = is_archive(file)
         if not archive and (foreign := describe_open(file.descriptor, file.path.suffix)) is not None:
-            raise _invalid(file, f"it {foreign.what}", foreign.hint)
-        described, places = _read_zip(file) if archive else _read_legacy(file)
+            raise _invalid(file, f"it {foreign.problem}", foreign.hint)
+        described, spans = _read_zip(file) if archive else _read_legacy(file)
         if not isinstance(described, dict):
             raise InvalidCheckpoint("it is not a mapping of names to tensors")
-        found = {name: _tensor(name, item, places, file) for name, item in described.items()}
+        found = {name: _tensor(name, item, spans, file) for name, item in described.items()}
         _check_repeated(found, file)
         return found
     except CheckpointError:
@@ -55,8 +55,8 @@ def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
     except OSError as error:
         problem = f"cannot be read: {error.strerror or error}"
         raise CheckpointError(problem, file=file.path, hint=access_hint(error)) from None
-    except Exception as error:  # readers of pickles and archives raise anything on garbage
-        # The message of such an error, "list index out of range", is about the reader and not about the file.
+    except Exception as error:  # a malformed pickle or archive can raise any exception
+        # The message of such an error, for example "list index out of range", does not describe the file.
         raise _invalid(file, f"its pickle is malformed or ends too early ({type(error).__name__})") from None
 
 
@@ -66,7 +66,7 @@ def _invalid(file: WeightFile, reason: object, hint: str | None = None) -> Check
 
 
 def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:
-    """Refuse tensors that repeat values of the file without bound, by strides of 0 or overlapping strides."""
+    """Refuse tensors that expand a few values of the file to a huge shape, by strides of 0 or overlapping strides."""
     left = file.size + _REPEATED
     for name, tensor in tensors.items():
         if isinstance(tensor, _ViewTensor) and tensor.nbytes > tensor.stored_bytes:
@@ -82,12 +82,11 @@ def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:
 class _ViewTensor(StoredTensor):
     """A tensor whose elements are not contiguous in the file."""
 
-    def __init__(self, described: TensorRecord, file: WeightFile, offset: int) -> None:
-        super().__init__(described.shape, described.dtype)
-        self._described = described
+    def __init__(self, record: TensorRecord, file: WeightFile, offset: int) -> None:
+        super().__init__(record.shape, record.dtype)
+        self._record = record
         self._file = file
         self._offset = offset
-
         self.refused: CheckpointError | None = None
 
     def check(self) -> None:
@@ -96,8 +95,8 @@ class _ViewTensor(StoredTensor):
 
     @property
     def _span(self) -> int:
-        of = self._described
-        return 1 + sum((n - 1) * step for n, step in zip(of.shape, of.stride, strict=True))
+        record = self._record
+        return 1 + sum((n - 1) * step for n, step in zip(record.shape, record.stride, strict=True))
 
     @property
     def stored_bytes(self) -> int:
@@ -107,21 +106,22 @@ class _ViewTensor(StoredTensor):
     def tensor(self) -> Tensor:
         """Return the values, contiguous."""
         self.check()
-        of = self._described
-        flat = FileTensor((self._span,), of.dtype, self._file, self._offset).tensor()
-        values = flat.as_strided(of.shape, of.stride)
-        values = values.conj().resolve_conj() if of.conjugated else values
-        return (-values if of.negated else values).contiguous().clone()
+        record = self._record
+        flat = FileTensor((self._span,), record.dtype, self._file, self._offset).tensor()
+        values = flat.as_strided(record.shape, record.stride)
+        values = values.conj().resolve_conj() if record.conjugated else values
+        return (-values if record.negated else values).contiguous().clone()
 
 
-def _tensor(name: object, item: object, places: dict[str, tuple[int, int]], file: WeightFile) -> StoredTensor:
+def _tensor(name: object, item: object, spans: dict[str, tuple[int, int]], file: WeightFile) -> StoredTensor:
+    """Return a tensor of the file. `spans` has start and size in bytes of each storage, by key."""
     if not isinstance(name, str):
         raise InvalidCheckpoint(f"it is not a mapping of names to tensors: a name is {printable_name(repr(name))}")
     if not isinstance(item, TensorRecord):
         raise InvalidCheckpoint(f"it is not a mapping of names to tensors: '{printable_name(name)}' is {_kind(item)}")
-    if item.storage.key not in places:
+    if item.storage.key not in spans:
         raise InvalidCheckpoint(f"the values of '{printable_name(name)}' are missing")
-    start, size = places[item.storage.key]
+    start, size = spans[item.storage.key]
     width = item.dtype.itemsize
     empty = 0 in item.shape
     span = 0 if empty else 1 + sum((n - 1) * step for n, step in zip(item.shape, item.stride, strict=True))
@@ -154,10 +154,10 @@ def _read_zip(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
     root = pickles[0].name.removesuffix("data.pkl")
     found: dict[str, tuple[int, int]] = {}
     description = b""
-    for record, start in zip(records, places(file, records), strict=True):
+    for record, start in zip(records, content_offsets(file, records), strict=True):
         if not record.name.startswith(root):
             raise InvalidCheckpoint(
-                f"it holds '{printable_name(record.name)}', which is outside of '{printable_name(root)}'"
+                f"it holds '{printable_name(record.name)}', which is outside '{printable_name(root)}'"
             )
         name = record.name.removeprefix(root)
         if not record.is_plain:
@@ -178,7 +178,7 @@ def _content(file: WeightFile, record: Record, start: int) -> bytes:
 
 
 def _read_legacy(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
-    """Do the same as `_read_zip` for the format before torch 1.6: five pickles, then the storages in their order."""
+    """Return the same as `_read_zip` for a file in the format before torch 1.6: five pickles, then the storages."""
     data = io.BytesIO(read_bytes(file.descriptor, min(file.size, _PICKLE_LIMIT), 0))
     most = min(MOST_RECORDS, file.size // _LEGACY_STORAGE)
     if read_pickle(data, 0) != _LEGACY_MAGIC:

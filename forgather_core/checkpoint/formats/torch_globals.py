@@ -1,4 +1,4 @@
-"""Stand-ins for what the pickle of a state dict names: they record tensors, and run no code of the file.
+"""Stand-ins for the globals that the pickle of a state dict names: they record tensors, and run no code of the file.
 
 Source: torch/_utils.py (`_rebuild_*`), torch/serialization.py (`persistent_id`).
 """
@@ -83,7 +83,7 @@ def _tensor_record(storage: Any, dtype: Any, offset: Any, shape: Any, stride: An
     if type(bits) is not dict or not bits.keys() <= {"conj", "neg"} or not all(type(v) is bool for v in bits.values()):
         raise InvalidCheckpoint("it describes a tensor with unknown flags")
     if type(offset) is not int or not are_sizes((offset,)) or not are_sizes(shape) or not are_sizes(stride):
-        raise InvalidCheckpoint("it describes a tensor whose sizes are not integers of a valid range")
+        raise InvalidCheckpoint("it describes a tensor whose sizes are not integers in the valid range")
     if len(shape) != len(stride):
         raise InvalidCheckpoint("it describes a tensor whose strides do not match its dimensions")
     return TensorRecord(storage, dtype, offset, shape, stride, bits.get("conj", False), bits.get("neg", False))
@@ -99,7 +99,7 @@ def are_sizes(values: Any) -> bool:
 
 
 def _same(tensor: Any, *_: Any) -> Any:
-    """Return the tensor of a parameter, or of a tensor with attributes."""
+    """Return a parameter or a tensor with attributes as its plain tensor."""
     return tensor
 
 
@@ -116,7 +116,7 @@ def _empty(*arguments: Any) -> dict[str, Any]:
 
 
 class _Kind:
-    """Stands for a class that is named and never instantiated."""
+    """Stand-in for a class that a pickle names but never instantiates."""
 
 
 GLOBALS: dict[tuple[str, str], Any] = {

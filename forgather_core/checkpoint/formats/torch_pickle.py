@@ -1,8 +1,7 @@
-"""Read the pickle of a state dict for the shapes, dtypes and offsets of its tensors, without calling what it names.
+"""Read shapes, dtypes and offsets of tensors from the pickle of a state dict, without calling the functions it names.
 
-`pickletools` splits the pickle into operations; only those that state dicts consist of are run, by the functions below,
-and `torch_globals` has stand-ins for the names that may occur. Python's `pickle` documentation warns that any other way
-of reading a foreign pickle runs what it contains.
+`pickletools` splits the pickle into operations. Only the operations of state dicts are run, by the functions below, and
+`torch_globals` has stand-ins for the names that may occur. `pickle.load` would run any code that the file contains.
 
 Source: torch/_utils.py (`_rebuild_*`), torch/serialization.py (`persistent_id`); PEP 307, PEP 3154 and the
 documentation of each operation in `pickletools`.
@@ -39,7 +38,7 @@ def read_pickle(data: io.BytesIO, records: int, storages: dict[str, Storage] | N
 
     Raises:
         InvalidCheckpoint: The pickle contains something that state dicts do not contain.
-        Exception: Any exception, on garbage.
+        Exception: The pickle is malformed; the exception can have any type.
     """
     return _Reader({} if storages is None else storages, records).read(data)
 
@@ -77,15 +76,15 @@ class _Reader:
 
     def protocol(self, version: int) -> None:
         if version > pickle.HIGHEST_PROTOCOL:
-            raise InvalidCheckpoint(f"its pickle has protocol {version}, which this Python does not know")
+            raise InvalidCheckpoint(f"its pickle has protocol {version}, which this Python does not support")
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
     def text(self, value: str) -> None:
-        """Push a string of Python 2, which is text in ASCII only."""
+        """Push a Python 2 string; only ASCII is unambiguous."""
         if not value.isascii():
-            raise InvalidCheckpoint("it holds a string of Python 2 that is not ASCII")
+            raise InvalidCheckpoint("it holds a Python 2 string that is not ASCII")
         self.stack.append(value)
 
     def mark(self, _: object) -> None:
@@ -171,20 +170,20 @@ class _Reader:
         self.stack[-1] = function(*arguments)
 
     def set_state(self, _: object) -> None:
-        self.stack.pop()  # attributes, such as the `_metadata` of a state dict: no weights
+        self.stack.pop()  # attributes such as the `_metadata` of a state dict, which contain no weights
         if not isinstance(self.stack[-1], (dict, TensorRecord)):
             raise InvalidCheckpoint("it sets the state of an object that is not a tensor")
 
     def storage(self, _: object) -> None:
-        described = self.stack.pop()
+        fields = self.stack.pop()
         if (
-            type(described) is not tuple
-            or len(described) not in (5, 6)
-            or described[0] != "storage"
-            or (len(described) == 6 and described[5] is not None)
+            type(fields) is not tuple
+            or len(fields) not in (5, 6)
+            or fields[0] != "storage"
+            or (len(fields) == 6 and fields[5] is not None)
         ):
             raise InvalidCheckpoint("it describes a storage in an unknown form")
-        _, dtype, key, _, count = described[:5]
+        _, dtype, key, _, count = fields[:5]
         if not isinstance(key, str) or not are_sizes((count,)) or not (dtype is None or isinstance(dtype, torch.dtype)):
             raise InvalidCheckpoint("it describes a storage in an unknown form")
         self.stack.append(self._storages.setdefault(key, Storage(key, dtype, count)))
@@ -223,7 +222,7 @@ def _pushes(make: Callable[[], Any]) -> Callable[[_Reader, Any], None]:
 def _tuple_of(count: int) -> Callable[[_Reader, Any], None]:
     def make(reader: _Reader, _: object) -> None:
         if len(reader.stack) < count:
-            raise InvalidCheckpoint("it takes more values from its stack than are there")
+            raise InvalidCheckpoint("it takes more values from its stack than there are")
         reader.stack[-count:] = [tuple(reader.stack[-count:])]
 
     return make

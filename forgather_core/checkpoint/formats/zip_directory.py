@@ -81,16 +81,16 @@ def read_directory(file: WeightFile) -> list[Record]:
         DamagedZip: The directory of the archive is damaged, or is larger than a weight file needs.
         OSError: The file cannot be read.
     """
-    place = _place(file)
-    if place.offset + place.size > place.end:
+    found = _find_directory(file)
+    if found.offset + found.size > found.end:
         raise DamagedZip("the directory of its archive extends beyond the file")
-    if place.records > MOST_RECORDS:
-        raise DamagedZip(f"its archive has {place.records:,} records; at most {MOST_RECORDS:,} are supported")
-    if place.size > _MOST_DIRECTORY or place.size < place.records * _ENTRY.size:
-        raise DamagedZip(f"the directory of its archive has {place.size:,} bytes for {place.records:,} records")
-    data = read_bytes(file.descriptor, place.size, place.offset)
+    if found.records > MOST_RECORDS:
+        raise DamagedZip(f"its archive has {found.records:,} records; at most {MOST_RECORDS:,} are supported")
+    if found.size > _MOST_DIRECTORY or found.size < found.records * _ENTRY.size:
+        raise DamagedZip(f"the directory of its archive has {found.size:,} bytes for {found.records:,} records")
+    data = read_bytes(file.descriptor, found.size, found.offset)
     records, at = [], 0
-    for _ in range(place.records):
+    for _ in range(found.records):
         if at + _ENTRY.size > len(data):
             raise DamagedZip("the directory of its archive ends too early")
         record, at = _record(data, at)
@@ -104,8 +104,8 @@ def read_directory(file: WeightFile) -> list[Record]:
     return records
 
 
-def places(file: WeightFile, records: list[Record]) -> list[int]:
-    """Return the start of each record's content in bytes. Contents lie within the file and do not overlap.
+def content_offsets(file: WeightFile, records: list[Record]) -> list[int]:
+    """Return the offset of each record's content in bytes. Contents lie within the file and do not overlap.
 
     Raises:
         DamagedZip: A content lies outside the file, or overlaps another record.
@@ -153,22 +153,22 @@ def _end_within(file: WeightFile, size: int) -> tuple[int, tuple[int, ...]] | No
     return None
 
 
-def _place(file: WeightFile) -> _Directory:
+def _find_directory(file: WeightFile) -> _Directory:
     found = _end(file)
     if found is None:
         raise DamagedZip("it is truncated")
     at, (_, _, _, count, size, offset, _) = found
     locator = at - _LOCATOR.size
     if locator >= 0:
-        signature, _, place, _ = _LOCATOR.unpack(read_bytes(file.descriptor, _LOCATOR.size, locator))
+        signature, _, end, _ = _LOCATOR.unpack(read_bytes(file.descriptor, _LOCATOR.size, locator))
         if signature == b"PK\x06\x07":
-            if place + _END_64.size > locator:
+            if end + _END_64.size > locator:
                 raise DamagedZip("the directory of its archive extends beyond the file")
-            fields = _END_64.unpack(read_bytes(file.descriptor, _END_64.size, place))
+            fields = _END_64.unpack(read_bytes(file.descriptor, _END_64.size, end))
             if fields[0] != b"PK\x06\x06":
                 raise DamagedZip("the directory of its archive is damaged")
             _, records, total, start = fields[-4:]
-            return _Directory(records, total, start, place)
+            return _Directory(records, total, start, end)
     return _Directory(count, size, offset, at)
 
 
@@ -183,26 +183,26 @@ def _record(data: bytes, at: int) -> tuple[Record, int]:
         raise DamagedZip("the directory of its archive ends too early")
     text = data[at : at + name].decode("utf-8" if flags & _UTF8 else "cp437", errors="strict")
     if _LARGE in (packed, size, header):
-        size, packed, header = _large(data[at + name : at + name + extra], size, packed, header)
+        size, packed, header = _zip64_numbers(data[at + name : at + name + extra], size, packed, header)
     plain = method == _STORED and packed == size and not flags & _ENCRYPTED
     return Record(text, header, size, plain), after
 
 
-def _large(extra: bytes, *numbers: int) -> tuple[int, ...]:
-    """Replace the numbers that are too large for their fields by those of the zip64 field."""
+def _zip64_numbers(extra: bytes, *numbers: int) -> tuple[int, ...]:
+    """Return the numbers, with those too large for their fields replaced by the values of the zip64 extra field."""
     at = 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<2H", extra, at)
         if kind == _ZIP64:
-            field, found, place = extra[at + 4 : at + 4 + size], [], 0
+            field, found, offset = extra[at + 4 : at + 4 + size], [], 0
             for number in numbers:
                 if number != _LARGE:
                     found.append(number)
                     continue
-                if place + 8 > len(field):
+                if offset + 8 > len(field):
                     raise DamagedZip("the directory of its archive is damaged")
-                found.append(int.from_bytes(field[place : place + 8], "little"))
-                place += 8
+                found.append(int.from_bytes(field[offset : offset + 8], "little"))
+                offset += 8
             return tuple(found)
         at += 4 + size
     raise DamagedZip("the directory of its archive is damaged")

@@ -20,7 +20,7 @@ from .reader import Checkpoint
 class Contents(Mapping[str, StoredTensor]):
     """The tensors of a checkpoint for one model.
 
-    Tensors that the model has are listed by the model's name, all others by their own.
+    Tensors that the model has are listed by the model's name, all others by the checkpoint's name.
 
     Args:
         path: The checkpoint.
@@ -85,7 +85,7 @@ def contents_for(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Chec
         if unused:
             notes.append(f"{len(unused)} activation scales not used: {truncated_list(unused)}")
     if plain := _plain_casts(checkpoint, state, matching, stored):
-        # save_checkpoint and convert write no scales; those of another program's file may have been lost.
+        # Forgather writes no scales, so none are missing from its files; another program's file may have lost them.
         text = (
             f"{tensors(len(plain))} of {path} in float8 without scales, converted without scaling: "
             f"{truncated_list(plain)}"
@@ -118,17 +118,17 @@ def equal_bits(one: StoredTensor, other: StoredTensor) -> bool:
 def _dequantized(
     checkpoint: Checkpoint, state: Mapping[str, Tensor], matching: Matching, quantization: Quantization | None
 ) -> dict[str, StoredTensor]:
-    """Return the stored tensors by their own names, with FP8 weights that the model has combined with their scales."""
+    """Return the tensors by the checkpoint's names; FP8 weights that the model has are combined with their scales."""
     stored: dict[str, StoredTensor] = dict(checkpoint)
     if quantization is None:
         return stored
     lost = [n for n in quantization.unscaled if n in matching.names and state[matching.names[n]].dtype not in DTYPES]
     refuse_lost_scales(lost, checkpoint.path)
     for name, scale in quantization.scales.items():
-        if (place := matching.names.get(name)) is not None:
-            dtype = torch.float64 if state[place].dtype is torch.float64 else torch.float32
+        if (target := matching.names.get(name)) is not None:
+            dtype = torch.float64 if state[target].dtype is torch.float64 else torch.float32
             stored[name] = ScaledTensor(
-                name, checkpoint[name], checkpoint[scale], blocks=quantization.blocks, dtype=dtype
+                name, checkpoint[name], checkpoint[scale], blocks=quantization.blocks, dtype=dtype, file=checkpoint.path
             )
     return stored
 
@@ -139,8 +139,8 @@ def _plain_casts(
     """Return the FP8 tensors that are converted to a wider dtype without a scale."""
     return [
         name
-        for name, place in matching.names.items()
-        if stored[name].dtype in DTYPES and state[place].dtype not in DTYPES and state[place].is_floating_point()
+        for name, target in matching.names.items()
+        if stored[name].dtype in DTYPES and state[target].dtype not in DTYPES and state[target].is_floating_point()
     ]
 
 
@@ -151,7 +151,7 @@ def _unmerged(names: Collection[str], matching: Matching, path: Path) -> list[st
         CheckpointError: The weights that the adapter modifies are not in the checkpoint.
     """
     found = [name for name in names if name not in matching.names and is_adapter(name)]
-    loaded = {bare(place).rpartition(".")[0] for place in matching.names.values()} if found else set()
+    loaded = {bare(target).rpartition(".")[0] for target in matching.names.values()} if found else set()
     if found and not any(adapted_module(name) in loaded for name in found):
         hint = "load it with PEFT on top of the model that it adapts, call merge_and_unload(), and save that model"
         raise CheckpointError(f"is an adapter ({truncated_list(found[:1])}), not a model", file=path, hint=hint)

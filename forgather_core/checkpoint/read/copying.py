@@ -17,7 +17,7 @@ from .reader import Progress
 _CHUNK = 32 * 2**20  # bytes per task of a thread
 _NEAR = 2**19  # bytes that stay in the processor's cache for the next step; a multiple of every dtype's width
 _MAX_THREADS = 8
-_of_thread = local()
+_thread_local = local()
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Copy:
 def copy_all(copies: Sequence[Copy], on_progress: Progress | None = None) -> set[str]:
     """Fill every target. Allocates one chunk per thread (one whole tensor for unusual layouts).
 
+    Args:
+        copies: The tensors to fill.
+        on_progress: Called with the bytes done and the total bytes.
+
     Returns:
         The names of the checked tensors that contain NaN or an infinity.
 
@@ -47,7 +51,7 @@ def copy_all(copies: Sequence[Copy], on_progress: Progress | None = None) -> set
         CheckpointError: A file cannot be read completely. Some targets may have been filled.
     """
     done, total, lock = 0, sum(copy.source.nbytes for copy in copies), Lock()
-    damaged: set[str] = set()
+    with_non_finite: set[str] = set()
 
     def run(copy: Copy, start: int, size: int) -> None:
         nonlocal done
@@ -55,7 +59,7 @@ def copy_all(copies: Sequence[Copy], on_progress: Progress | None = None) -> set
         with lock:
             done += size
             if bad:
-                damaged.add(copy.name)
+                with_non_finite.add(copy.name)
             if on_progress is not None:
                 on_progress(done, total)
 
@@ -73,11 +77,11 @@ def copy_all(copies: Sequence[Copy], on_progress: Progress | None = None) -> set
             with torch.no_grad():
                 copy.target.copy_(copy.source.mapped())
             if copy.check_finite and non_finite(copy.target):
-                damaged.add(copy.name)
+                with_non_finite.add(copy.name)
             done += copy.source.nbytes
             if on_progress is not None:
                 on_progress(done, total)
-    return damaged
+    return with_non_finite
 
 
 def _starts(copy: Copy) -> range:
@@ -91,8 +95,8 @@ def _copy_chunk(copy: Copy, start: int, size: int) -> bool:
     if direct and not copy.check_finite:
         copy.source.read(memory_of(copy.target)[start : start + size], start)
         return False
-    if not direct and not hasattr(_of_thread, "buffer"):
-        _of_thread.buffer = torch.empty(_NEAR, dtype=torch.uint8)
+    if not direct and not hasattr(_thread_local, "buffer"):
+        _thread_local.buffer = torch.empty(_NEAR, dtype=torch.uint8)
     if direct:
         memory, has_non_finite = memory_of(copy.target), part_scanner(flat)
         for at in range(start, start + size, _NEAR):
@@ -102,11 +106,11 @@ def _copy_chunk(copy: Copy, start: int, size: int) -> bool:
         return bad
     for at in range(start, start + size, _NEAR):
         count = min(_NEAR, start + size - at)
-        place = flat[at // width : (at + count) // width]
-        part = _of_thread.buffer[:count]
+        target = flat[at // width : (at + count) // width]
+        part = _thread_local.buffer[:count]
         copy.source.read(memory_of(part), at)
-        place.copy_(part.view(copy.source.dtype))
-        bad = bad or (copy.check_finite and non_finite(place))
+        target.copy_(part.view(copy.source.dtype))
+        bad = bad or (copy.check_finite and non_finite(target))
     return bad
 
 

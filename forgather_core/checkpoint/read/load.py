@@ -48,16 +48,16 @@ def load_checkpoint(
     Args:
         path: A model directory, a weight file, an index, or a Hub repository (`owner/name`).
         model: The model. A model on the meta device is allocated first, which requires `device` or `assign`.
-        device: Device to move the model to after the checkpoint was found to fit; None leaves it where it is.
+        device: Device to move the model to, once the checkpoint is known to fit; None leaves it where it is.
         strict: Raise if a tensor is missing or unexpected; otherwise warn.
-        ignore_mismatched_sizes: Leave tensors of another shape unchanged; otherwise they are an error.
+        ignore_mismatched_sizes: Leave tensors of a different shape unchanged; otherwise they are an error.
         assign: Use the pages of the files as parameters instead of copying, if dtype and device allow it. The pages are
             private to the process: training changes no file.
         verify_checksums: First verify the checksum of every file that has a recorded one.
         on_progress: Called with the bytes done and the total bytes.
 
     Returns:
-        What was loaded and what was not.
+        A report of the tensors that were loaded, and of missing, unexpected and mismatched ones.
 
     Raises:
         CheckpointError: The checkpoint is damaged or does not fit. The model is unchanged, unless the disk failed
@@ -95,7 +95,8 @@ def load_into(
     wrapped = Wrapped.of(model)
     wrapped.refuse_merged()
     if wrapped.has_fsdp and (assign or device is not None):
-        raise CheckpointError("FSDP owns the memory of its parameters", hint="load without assign and without device")
+        problem = "assign and device are not supported with FSDP, which owns the memory of its parameters"
+        raise CheckpointError(problem, hint="load without them")
     adapters = wrapped.adapters()
     with wrapped.full_parameters():
         root, model = wrapped.root, wrapped.base
@@ -105,7 +106,7 @@ def load_into(
             state = {name: tensor for name, tensor in state.items() if name not in adapters or name in contents}
         plan = make_plan(model, state, contents)
         refuse(plan, model, state, contents, strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
-        few = few_matched(plan, state, checkpoint.path)
+        warning = few_matched(plan, state, checkpoint.path)
         target = torch.device(device) if device is not None else torch.device("cpu") if assign else None
         meta = [slot for slot in tensor_slots(root) if slot.tensor.is_meta]
         _refuse_meta(wrapped, meta, plan, target)
@@ -117,10 +118,10 @@ def load_into(
         if meta and target is not None:
             materialise(root, target)
             state = state_of(wrapped)
-        damaged: tuple[str, ...] | None = None
+        non_finite: tuple[str, ...] | None = None
         if not assign:
             state = _expand_repeated(wrapped, state, plan)
-            damaged = _copy(state, plan, contents, on_progress)
+            non_finite = _copy(state, plan, contents, on_progress)
         if meta:
             _complete(wrapped, plan)
         if hasattr(model, "initialize_weights"):
@@ -133,12 +134,12 @@ def load_into(
             missing=tuple(plan.missing),
             unexpected=tuple(plan.unexpected),
             other_shape=tuple(plan.other_shape),
-            non_finite=damaged,
+            non_finite=non_finite,
             verified=verified,
             unverified=tuple(name for name in checkpoint.files if name not in verified) if verified is not None else (),
             unused=contents.unused,
             notes=(*_prefixes(wrapped, plan), *contents.notes),
-            warnings=(*contents.warnings, *([few] if few is not None else [])),
+            warnings=(*contents.warnings, *([warning] if warning is not None else [])),
             tensors=len(plan.fills),
         )
 
@@ -153,14 +154,18 @@ def _prefixes(wrapped: Wrapped, plan: Plan) -> tuple[str, ...]:
 
 
 def _refuse_meta(wrapped: Wrapped, meta: list[TensorSlot], plan: Plan, target: torch.device | None) -> None:
-    """Raise unless every tensor on meta comes from the checkpoint or can be computed. Nothing is changed yet."""
+    """Check that every tensor on meta comes from the checkpoint or can be computed, before anything is changed.
+
+    Raises:
+        CheckpointError: A tensor on meta would keep no values.
+    """
     if not meta:
         return
     if target is None or target.type == "meta":
-        hint = "pass a real device to load to"
+        hint = "pass a real device, for example device='cpu'"
         raise CheckpointError(f"'{meta[0].name}' of the model is on the meta device", hint=hint)
     if hasattr(wrapped.base, "initialize_weights"):
-        return  # transformers initializes what the checkpoint does not have
+        return  # transformers initializes the tensors that the checkpoint does not have
     filled = set(plan.filled)
     for slot in meta:
         if wrapped.clean(slot.name) not in filled and not hasattr(slot.module, "reset_buffers"):
@@ -209,7 +214,7 @@ def _values(source: StoredTensor, dtype: torch.dtype) -> Tensor:
 
 
 def _complete(wrapped: Wrapped, plan: Plan) -> None:
-    """Fill what was on meta and is not in the checkpoint: initial weights, computed buffers, ties."""
+    """Fill the tensors that were on meta and are not in the checkpoint: initial weights, computed buffers, ties."""
     model = wrapped.root
     if hasattr(wrapped.base, "initialize_weights"):
         _initialize_missing(wrapped, plan)
@@ -221,7 +226,7 @@ def _complete(wrapped: Wrapped, plan: Plan) -> None:
 
 
 def _initialize_missing(wrapped: Wrapped, plan: Plan) -> None:
-    """Initialize what the checkpoint does not fill, as transformers does after a load."""
+    """Initialize the tensors that the checkpoint does not fill, as transformers does after a load."""
     from transformers.initialization import guard_torch_init_functions
 
     model: Any = wrapped.base
@@ -238,13 +243,13 @@ def _initialize_missing(wrapped: Wrapped, plan: Plan) -> None:
 
 
 def _copy(state: Mapping[str, Tensor], plan: Plan, contents: Contents, on_progress: Progress | None) -> tuple[str, ...]:
-    """Fill the model. Elements are checked for NaN and Inf unless they are proven to be those that were saved."""
-    known, copies, damaged = contents.non_finite, [], set()
+    """Fill the model and return the tensors with NaN or Inf, from the checkpoint's record if it is proven valid."""
+    known, copies, found = contents.non_finite, [], set()
     for names, source in plan.fills:
-        stored, place = contents[source], state[names[0]]
-        is_known = known is not None and stored.dtype == place.dtype and not isinstance(stored, ScaledTensor)
+        stored, target = contents[source], state[names[0]]
+        is_known = known is not None and stored.dtype == target.dtype and not isinstance(stored, ScaledTensor)
         if is_known and source in (known or ()):
-            damaged.add(names[0])
-        copies.append(Copy(names[0], stored, place, check_finite=not is_known and stored.dtype.is_floating_point))
-    damaged |= copy_all(copies, on_progress)
-    return tuple(copy.name for copy in copies if copy.name in damaged)
+            found.add(names[0])
+        copies.append(Copy(names[0], stored, target, check_finite=not is_known and stored.dtype.is_floating_point))
+    found |= copy_all(copies, on_progress)
+    return tuple(copy.name for copy in copies if copy.name in found)

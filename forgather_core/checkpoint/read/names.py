@@ -19,7 +19,7 @@ _ADAPTERS = (
     "hada_w1_b", "hada_w2_a", "hada_w2_b", "lokr_w1", "lokr_w2", "oft_r", "oft_R", "vera_lambda_b", "vera_lambda_d",
     "prompt_embeddings", "prompt_encoder",
 )  # fmt: skip
-_DEPTH = 3  # leading components of a name that a hint may add or remove
+_DEPTH = 3  # maximum number of leading components that a hint adds or removes
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def base_prefix_of(model: Any) -> str:
         if isinstance(prefix, str):
             return prefix
         if sum(1 for _ in candidate.children()) > 1:
-            break  # not a wrapper: its modules are parts of a model
+            break  # a model, not a wrapper
     return ""
 
 
@@ -144,7 +144,7 @@ def adapted_module(name: str) -> str:
 
 
 def mismatch_hint(stored: Iterable[str], slots: Collection[str]) -> str | None:
-    """Return a renaming that would make names match: a prefix that most of them lack or have in excess."""
+    """Return a hint that names the prefix to add or remove so that most tensors match; None if there is none."""
     bare_slots = {bare(slot) for slot in slots}
     suffixes: dict[str, str] = {}
     for slot in bare_slots:

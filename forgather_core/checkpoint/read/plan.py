@@ -18,22 +18,30 @@ from .names import mismatch_hint
 
 _IGNORE = "to load the others, use --ignore-mismatched-sizes (ignore_mismatched_sizes=True)"
 _BUILD = "build the model with the options of the checkpoint"
-_COMPARISONS = 20_000  # of names, which take about a second
+_COMPARISONS = 20_000  # comparisons of two names; this many take about a second
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The names of each tensor of the model, and the name of the stored tensor that fills it."""
+    """An assignment of stored tensors to the tensors of a model.
+
+    Args:
+        fills: The names of a tensor in the model, and the name of the stored tensor that fills it.
+        missing: Tensors of the model that the checkpoint does not have.
+        unexpected: Tensors of the checkpoint that the model does not have.
+        other_shape: Tensors whose shapes differ.
+        untied: Whether transformers ties two tensors that are separate here, and the checkpoint has only one of them.
+    """
 
     fills: list[tuple[list[str], str]]
     missing: list[MissingTensor]
     unexpected: list[str]
     other_shape: list[OtherShape]
-    untied: bool  # transformers ties two tensors that are separate here, and the checkpoint has only one of them
+    untied: bool
 
     @property
     def filled(self) -> tuple[str, ...]:
-        """The names of the model that are filled."""
+        """The filled names in the model."""
         return tuple(name for names, _ in self.fills for name in names)
 
 
@@ -75,7 +83,7 @@ def refuse(
     strict: bool,
     ignore_mismatched_sizes: bool = False,
 ) -> None:
-    """Refuse a plan that cannot be right, before anything is changed.
+    """Check that the checkpoint fits the model, before anything is changed.
 
     Raises:
         CheckpointError: No tensor matches, a dtype cannot be converted, a shape differs (unless
@@ -93,12 +101,12 @@ def refuse(
         if not _converts(checkpoint[source].dtype, state[names[0]].dtype)
     ]
     if wrong:
-        problem = f"does not fit the model, whose dtypes cannot hold its values: {truncated_list(wrong)}"
+        problem = f"has dtypes that the model cannot hold: {truncated_list(wrong)}"
         hint = "load a checkpoint of this model, or give those parameters a dtype that holds the values"
         raise CheckpointError(f"{problem}; nothing was loaded", file=path, hint=hint)
     if plan.other_shape and (strict or not ignore_mismatched_sizes or not plan.fills):
         shapes = truncated_list([_difference(item) for item in plan.other_shape])
-        problem = f"does not fit the model: {tensors(len(plan.other_shape))} with another shape: {shapes}"
+        problem = f"does not fit the model: {tensors(len(plan.other_shape))} with a different shape: {shapes}"
         hint = _BUILD if strict or not plan.fills else _IGNORE
         raise CheckpointError(f"{problem}; nothing was loaded", file=path, hint=hint)
     if not plan.fills and state:
@@ -123,9 +131,9 @@ def few_matched(plan: Plan, state: Mapping[str, Tensor], path: object) -> str | 
 
 
 def _advice(plan: Plan, state: Mapping[str, Tensor]) -> str:
-    """Return a likely reason why names do not match, and what to do."""
+    """Return a hint for names that do not match."""
     hint = mismatch_hint(plan.unexpected, state.keys())
-    return hint if hint is not None else "it belongs to another model, or its tensors must be renamed"
+    return hint if hint is not None else "load a checkpoint of this model, or rename the tensors"
 
 
 def _difference(item: OtherShape) -> str:
@@ -135,7 +143,7 @@ def _difference(item: OtherShape) -> str:
 
 
 def _converts(stored: torch.dtype, model: torch.dtype) -> bool:
-    """Return whether values keep their meaning in another dtype: floats are rounded, integers must keep their value."""
+    """Return whether a dtype can be converted: floats may be rounded, integers must fit the range."""
     if stored == model:
         return True
     if stored.is_floating_point or model.is_floating_point or stored.is_complex or model.is_complex:

@@ -1,4 +1,4 @@
-"""Recognize quantized checkpoints. FP8 weights with scales can be dequantized; other formats are refused by name."""
+"""Recognize quantized checkpoints. FP8 weights with scales can be dequantized; other formats are not supported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CONFIG = "config.json"
 
 _INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
-# Packed tensors, by the end of their names, and names one of which must exist beside them. The first match counts.
+# Format, suffix of its packed tensors, and suffixes of which one must exist for the same stem. The first match counts.
 _FORMATS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("GPTQ", ".qweight", (".g_idx",)),
     ("AWQ", ".qweight", (".qzeros", ".scales")),
@@ -85,7 +85,7 @@ def quantization_of(checkpoint: Checkpoint, slots: Container[str] = ()) -> Quant
 
     Args:
         checkpoint: The checkpoint.
-        slots: Names in the checkpoint that the model has too: these tensors are loaded as they are.
+        slots: Names in the checkpoint that the model also has: these tensors are loaded unchanged.
 
     Raises:
         CheckpointError: An FP8 tensor has two scales.
@@ -96,13 +96,16 @@ def quantization_of(checkpoint: Checkpoint, slots: Container[str] = ()) -> Quant
         return Quantization(method, {}, (), (), None)
     if (found := _packed(checkpoint, slots)) is not None:
         return Quantization(f"{method}, {found}" if method and method != found else found, {}, (), (), None)
-    eighths = [name for name, tensor in checkpoint.items() if tensor.dtype in DTYPES]
-    candidates = {name: scale_of(name, checkpoint) for name in eighths if not _is_unused(name)}
+    fp8_names = [name for name, tensor in checkpoint.items() if tensor.dtype in DTYPES]
+    try:
+        candidates = {name: scale_of(name, checkpoint) for name in fp8_names if not _is_unused(name)}
+    except CheckpointError as error:
+        raise error.at(file=checkpoint.path) from None
     scales = {name: scale for name, scale in candidates.items() if scale is not None and scale not in slots}
     kept = {scale for scale in candidates.values() if scale is not None}
     unscaled = tuple(name for name, scale in candidates.items() if scale is None and name not in kept)
-    unused = tuple(n for n in checkpoint if n not in slots and n not in kept and _is_unused(n)) if eighths else ()
-    if not scales and (method is None or not eighths):
+    unused = tuple(n for n in checkpoint if n not in slots and n not in kept and _is_unused(n)) if fp8_names else ()
+    if not scales and (method is None or not fp8_names):
         return None
     return Quantization("fp8", scales, unscaled, unused, _blocks(config))
 
@@ -155,7 +158,7 @@ def _packed(checkpoint: Checkpoint, slots: Container[str]) -> str | None:
     packed = [name for name, tensor in checkpoint.items() if tensor.dtype in _INTEGERS or tensor.dtype in DTYPES]
     for method, ending, companions in _FORMATS:
         for name in packed:
-            # FP8 with NAME_scale is not packed: it is dequantized.
+            # An FP8 tensor with NAME_scale is not packed; it is dequantized.
             if not name.endswith(ending) or (ending in {"", ".weight"} and checkpoint[name].dtype in DTYPES):
                 continue
             stem = name[: len(name) - len(ending)]

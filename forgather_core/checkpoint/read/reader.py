@@ -34,7 +34,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
         path: Path,
         entry: Path,
         files: Mapping[str, WeightFile],
-        tensors: Mapping[str, Placed],
+        tensors: Mapping[str, _LocatedTensor],
         index: Index | None,
         manifests: Mapping[str, Index],
     ) -> None:
@@ -55,15 +55,15 @@ class Checkpoint(Mapping[str, StoredTensor]):
             CheckpointError: There is no checkpoint, or it is damaged or incomplete. The message names the file.
         """
         given = Path(path)
-        place = snapshot(str(path)) if is_hub_id(str(path)) else given
+        local = snapshot(str(path)) if is_hub_id(str(path)) else given
         for attempt in range(_RETRIES):
-            entry = find_entry(place)
+            entry = find_entry(local)
             before = _stamp(entry)
             try:
                 return cls._open(given, entry)
             except CheckpointError:
-                # Another process may have saved here in the meantime: then the new checkpoint is complete.
-                if attempt + 1 == _RETRIES or (_stamp(entry) == before and find_entry(place) == entry):
+                # If another process has saved here in the meantime, try again: the new checkpoint is complete.
+                if attempt + 1 == _RETRIES or (_stamp(entry) == before and find_entry(local) == entry):
                     raise
         raise AssertionError("the last attempt returns or raises")
 
@@ -72,7 +72,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
         index = Index.read(entry) if entry.name.endswith(".json") else None
         names = index.files if index is not None else [entry.name]
         files: dict[str, WeightFile] = {}
-        tensors: dict[str, Placed] = {}
+        tensors: dict[str, _LocatedTensor] = {}
         manifests: dict[str, Index] = {}
         with ExitStack() as stack:
             for name in names:
@@ -86,7 +86,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
                     if key in tensors:
                         problem = f"contains '{printable_name(key)}', which {tensors[key].file} contains too"
                         raise CheckpointError(problem, file=file.path, hint=DAMAGED)
-                    tensors[key] = Placed(name, tensor)
+                    tensors[key] = _LocatedTensor(name, tensor)
             _check_index(entry, index, tensors)
             stack.pop_all()
         return cls(path, entry, files, tensors, index, manifests)
@@ -106,7 +106,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     @property
     def has_index(self) -> bool:
-        """Return whether `index` is a file; otherwise it is the manifest in the weight file, if Forgather wrote one."""
+        """Return whether `index` was read from a file; otherwise it is the manifest in the weight file, if any."""
         return self.entry.name not in self.files
 
     @property
@@ -119,7 +119,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     @property
     def format(self) -> Format:
-        """The format, judged by the names of the files."""
+        """The format, according to the file names."""
         return SAFETENSORS if next(iter(self.files)).endswith(SAFETENSORS.suffix) else BIN
 
     @property
@@ -144,7 +144,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     @property
     def is_changed(self) -> bool:
-        """Return whether a file is newer than the index. If none is, a file may still have changed."""
+        """Return whether a file is newer than the index. False does not prove that the files are unchanged."""
         written = _stamp(self.entry)
         return written is None or any(os.fstat(f.descriptor).st_mtime_ns > written[1] for f in self.files.values())
 
@@ -188,7 +188,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
         self.close()
 
 
-class Placed:
+class _LocatedTensor:
     """A tensor, and the name of the file that holds it."""
 
     def __init__(self, file: str, tensor: StoredTensor) -> None:
@@ -206,19 +206,24 @@ def _tensors(file: WeightFile) -> tuple[Mapping[str, StoredTensor], str | bytes 
 
 
 def _covered(file: WeightFile, checksum: str | None) -> Iterator[memoryview]:
-    """Yield the bytes that the checksum of a file covers: all, or those of an embedded manifest's checksum."""
+    """Yield the bytes that the checksum of a file covers.
+
+    Args:
+        file: The file.
+        checksum: The checksum in the file's own manifest; None if it has no manifest, and all bytes are covered.
+    """
     buffer = memoryview(bytearray(min(_CHUNK, file.size) or 1))
-    for place in covered(file, checksum) if checksum is not None else ((0, file.size),):
-        if isinstance(place, bytes):
-            yield memoryview(place)
+    for span in covered(file, checksum) if checksum is not None else ((0, file.size),):
+        if isinstance(span, bytes):
+            yield memoryview(span)
             continue
-        for start in range(*place, _CHUNK):
-            part = buffer[: min(_CHUNK, place[1] - start)]
+        for start in range(*span, _CHUNK):
+            part = buffer[: min(_CHUNK, span[1] - start)]
             file.read(part, start)
             yield part
 
 
-def _check_index(entry: Path, index: Index | None, tensors: Mapping[str, Placed]) -> None:
+def _check_index(entry: Path, index: Index | None, tensors: Mapping[str, _LocatedTensor]) -> None:
     if index is None:
         return
     for name, file in index.weight_map.items():

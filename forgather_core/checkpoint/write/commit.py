@@ -1,8 +1,8 @@
 """Commit new weight files as the checkpoint of a directory in one step, and recover after an interrupted save.
 
-docs/checkpoints.md has the argument. In short: files are durable under unused names before anything changes; then one
-rename of the index (or of the only weight file), or one removal of the entry that loaders preferred, commits them. A
-journal in the staging directory lists which files belong to which checkpoint: the next save removes only those.
+docs/checkpoints.md explains why this is safe. In short: files are durable under unused names before anything changes.
+Then one rename of the index (or of the only weight file), or one removal of the entry that loaders preferred, commits
+them. A journal in the staging directory lists the files of each checkpoint; the next save removes only those.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def old_files(directory: Path) -> list[str]:
 
 
 def refuse_special(directory: Path) -> None:
-    """Refuse a directory in which something other than a file has the name of a weight file: a save would remove it.
+    """Check that no directory, pipe, socket or device has the name of a weight file: a save would remove it.
 
     Raises:
         CheckpointError: A directory, pipe, socket or device has such a name.
@@ -56,8 +56,7 @@ def commit_in_place(directory: Path, staging: Path, entry: str, index: bytes | N
         index: Content of the index; None if there is none.
 
     Raises:
-        OSError: The disk fails. Unless the last step was done, the old checkpoint is intact, and recover() removes the
-            new files.
+        OSError: The disk fails. Before the commit, the old checkpoint is intact, and recover() removes the new files.
     """
     names = sorted(entry.name for entry in staging.iterdir())
     journal = Journal(
@@ -103,13 +102,13 @@ def recover(directory: Path, staging: Path) -> None:
     named = {name for names in weight_files(directory).values() for name in names}
     if journal.has_index:
         digest, shards = index_of(directory / journal.index)
-        # A save puts its index in place only after all of its shards.
+        # A save moves its index to the directory after all of its shards.
         is_placed = (
-            digest == journal.digest and shards == journal.shards.keys() and _is_there(directory, journal.shards)
+            digest == journal.digest and shards == journal.shards.keys() and _are_unchanged(directory, journal.shards)
         )
     else:
         shards = {journal.index}
-        is_placed = _is_there(directory, {journal.index: journal.new[journal.index]})
+        is_placed = _are_unchanged(directory, {journal.index: journal.new[journal.index]})
     if is_placed and entry_of(directory) == journal.index:
         _remove(directory, journal.old, keep=shards | {journal.index})
     elif is_placed:
@@ -133,7 +132,7 @@ def _retire(directory: Path, entry: str) -> None:
     others = [name for name in reversed(ENTRIES) if name != entry and os.path.lexists(directory / name)]
     for name in others:
         if name == others[-1]:
-            sync_directory(directory)  # otherwise a power cut could restore another entry after this one is gone
+            sync_directory(directory)  # otherwise a power cut could restore an entry that is already removed
         remove_files([directory / name])
 
 
@@ -147,8 +146,8 @@ def _remove(directory: Path, files: dict[str, Identity], keep: Collection[str]) 
     remove_files(found)
 
 
-def _is_there(directory: Path, files: dict[str, Identity]) -> bool:
-    """Return whether all of the files are in the directory, unchanged since the journal was written."""
+def _are_unchanged(directory: Path, files: dict[str, Identity]) -> bool:
+    """Return whether all files are in the directory, unchanged since the journal was written."""
     with suppress(OSError):
         return all(identity_of(directory / name) == identity for name, identity in files.items())
     return False

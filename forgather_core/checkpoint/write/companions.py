@@ -19,11 +19,11 @@ from ..formats.layout import entry_of
 CONFIG = "config.json"
 
 # Configuration values that affect neither the names nor the shapes of weights.
-_INDIFFERENT = VOLATILE | {"auto_map", "use_cache", "output_attentions", "output_hidden_states"}
+_NOT_COMPARED = VOLATILE | {"auto_map", "use_cache", "output_attentions", "output_hidden_states"}
 
 
 class ConfigUpdate(Enum):
-    """The change that a saved configuration requires to match the weights."""
+    """The change to a configuration that makes it match the weights. Values are the reasons."""
 
     NOTHING = "the configuration matches"
     ADD = "the directory has neither a configuration nor weights"
@@ -89,7 +89,7 @@ def changes(model: Any, existing: dict[str, Any]) -> list[str]:
         return [f"{CONFIG} does not belong to {type(model.config).__name__} ({type(error).__name__})"]
     own = json.loads(json.dumps(model.config.to_dict(), default=str))
     other = json.loads(json.dumps(other, default=str))
-    names = sorted((own.keys() | other.keys()) - _INDIFFERENT)
+    names = sorted((own.keys() | other.keys()) - _NOT_COMPARED)
     if existing.get("model_type") not in (None, model.config.model_type):
         names = ["model_type"]
         other["model_type"] = existing["model_type"]
@@ -97,7 +97,15 @@ def changes(model: Any, existing: dict[str, Any]) -> list[str]:
 
 
 def write_companions(model: Any, update: ConfigUpdate, old: Path, staging: Path, dtype: str | None) -> None:
-    """Write the configuration files into `staging`; files of `old` other than CONFIG are kept."""
+    """Write the configuration files into `staging`, except files that `old` already has other than config.json.
+
+    Args:
+        model: The model; it may be None for `ConfigUpdate.DTYPE`.
+        update: The change.
+        old: The directory that is saved into.
+        staging: The directory that receives the files.
+        dtype: Main dtype of the weights.
+    """
     if update is ConfigUpdate.DTYPE:
         existing = read_config(old) or {}
         key = "dtype" if "dtype" in existing else "torch_dtype"

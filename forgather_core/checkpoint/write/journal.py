@@ -64,7 +64,7 @@ class Journal:
         except OSError as error:
             raise ValueError(str(error.strerror)) from None
         if _is_torn(data):
-            return None  # it was not yet durable, and nothing is moved before it is
+            return None  # files are moved only after the journal is durable
         return cls(**_checked(parse_object(data, 2 * _FILES)))
 
     @property
@@ -85,7 +85,7 @@ def identity_of(file: Path) -> Identity:
 
 
 def index_of(file: Path) -> tuple[str | None, set[str]]:
-    """Return SHA-256 of an index on disk and the files that it names; (None, empty) if it cannot be read."""
+    """Return the SHA-256 of an index and the names of its files; (None, empty) if it cannot be read."""
     try:
         data = read_regular(file, LIMIT, follow=False)
         names = parse_object(data, 10_000).get("weight_map")
@@ -96,7 +96,7 @@ def index_of(file: Path) -> tuple[str | None, set[str]]:
 
 
 def _is_torn(data: bytes) -> bool:
-    """Return whether this is the beginning of a journal: a crash or a power cut may interrupt its writing."""
+    """Return whether this is only the beginning of a journal, because a crash or a power cut interrupted its write."""
     return b'{"index": "'.startswith(data[:11]) and not data.rstrip().endswith(b"}}")
 
 
@@ -105,7 +105,7 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("it does not have the keys of a journal")
     entry = content["index"]
     if entry not in ENTRIES:
-        raise ValueError("it does not name an index")
+        raise ValueError("it names neither an index nor a single weight file")
     if entry in _INDEXES and (not isinstance(content["digest"], str) or not _DIGEST.fullmatch(content["digest"])):
         raise ValueError("its digest is not a SHA-256")
     if entry in _SINGLE and content["digest"] != "":

@@ -1,4 +1,4 @@
-"""Locks that a save holds on a directory, and errors of the disk as one line."""
+"""Locks that a save holds on a directory, and disk errors as CheckpointErrors."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def save_locks(directory: Path, *, beside: bool, on_wait: Callable[[], None] | N
 
 @contextmanager
 def saving_errors(directory: Path) -> Iterator[None]:
-    """Raise errors of the disk as a CheckpointError with the directory."""
+    """Raise disk errors as a CheckpointError that names the directory."""
     try:
         with directory_errors(directory):
             yield
     except DirectoryError as error:
-        # There is no file of the name that locks and staging directories are derived from.
+        # STAGING is only a base name for the lock and the staging directory; no file has it.
         file = directory if Path(error.file or "").name == STAGING else error.file
         raise CheckpointError(error.problem, file=file, hint=error.hint) from None

@@ -52,10 +52,10 @@ def save_checkpoint(
     it is written, with the model's own source files if there are any.
 
     A wrapped model (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting) is saved by
-    the names of the innermost model. Adapters of PEFT are not saved, and a warning reports it:
-    PEFT's own `save_pretrained` saves the adapters. With DDP only rank 0 writes, and the other processes return
-    immediately. FSDP1 gathers the weights: every process must call this function, and all return when rank 0 has saved.
-    FSDP2 and tensor parallelism are not supported.
+    the names of the innermost model. PEFT adapters are not saved, which a warning reports; PEFT's `save_pretrained`
+    saves them. With DDP only rank 0 writes, and the other processes return immediately. FSDP1 gathers the weights:
+    every process must call this function, and all return when rank 0 has saved. FSDP2 and tensor parallelism are not
+    supported.
 
     Args:
         path: The directory; it is created if necessary.
@@ -78,7 +78,7 @@ def save_checkpoint(
     def save() -> SaveReport:
         job = _job_of(wrapped, state, safetensors=safetensors, limit=limit, on_progress=on_progress)
         with saving_errors(directory):
-            return save_alone(job, directory, on_wait)
+            return save_with_locks(job, directory, on_wait)
 
     report = save() if not wrapped.has_fsdp else _save_gathered(wrapped, save)
     for note in report.notes:
@@ -88,7 +88,7 @@ def save_checkpoint(
 
 
 def _save_gathered(wrapped: Wrapped, save: Callable[[], SaveReport]) -> SaveReport:
-    """Save on rank 0 what FSDP1 gathers from all ranks. All ranks return the same report, or raise the same error."""
+    """Save on rank 0 the weights that FSDP1 gathers from all ranks. All ranks return the same report or error."""
     outcome: SaveReport | Exception | None = None
     if wrapped.rank == 0:
         try:
@@ -102,7 +102,7 @@ def _save_gathered(wrapped: Wrapped, save: Callable[[], SaveReport]) -> SaveRepo
     return outcome
 
 
-def save_alone(job: Job, directory: Path, on_wait: Callable[[], None] | None = None) -> SaveReport:
+def save_with_locks(job: Job, directory: Path, on_wait: Callable[[], None] | None = None) -> SaveReport:
     """Save into a new or existing directory, under its locks.
 
     Raises:
@@ -138,7 +138,7 @@ def _job_of(
 
 
 def _refuse_names(names: Iterable[str]) -> None:
-    """Refuse names that no file can store.
+    """Check that every name can be stored in a file.
 
     Raises:
         CheckpointError: A name is not UTF-8.
@@ -172,7 +172,7 @@ class Job:
     notes: tuple[str, ...] = ()
 
     def save(self, directory: Path) -> SaveReport:
-        """Save in the way that the directory's configuration requires.
+        """Save in place, or replace the directory if its configuration has to change.
 
         Raises:
             CheckpointError: Something other than a file has the name of a weight file.
@@ -182,9 +182,9 @@ class Job:
 
     def needs_exchange(self, directory: Path) -> bool:
         """Return whether the whole directory must be replaced: it is new, or its configuration has to change."""
-        step = self._step(directory)
-        return step in (ConfigUpdate.REPLACE, ConfigUpdate.DTYPE) or (
-            step is ConfigUpdate.ADD and not directory.exists()
+        update = self._config_update(directory)
+        return update in (ConfigUpdate.REPLACE, ConfigUpdate.DTYPE) or (
+            update is ConfigUpdate.ADD and not directory.exists()
         )
 
     def write(self, directory: Path, beside: Path | None = None) -> Written:
@@ -196,10 +196,10 @@ class Job:
         return write_shards(self.tensors, groups, names, directory, self.format, self.on_progress)
 
     def save_in_place(self, directory: Path) -> SaveReport:
-        """Save into a directory that stays in place, and commit by its index or its single weight file."""
+        """Save into a directory that is not replaced, and commit with its index or its single weight file."""
         with staging_directory(directory / STAGING, recover=partial(recover, directory)) as staging:
-            if (step := self._step(directory)) is ConfigUpdate.ADD:
-                write_companions(self.model, step, directory, staging, main_dtype(self.tensors))
+            if (update := self._config_update(directory)) is ConfigUpdate.ADD:
+                write_companions(self.model, update, directory, staging, main_dtype(self.tensors))
             forget_pages(directory / name for name in old_files(directory))
             written = self.write(staging, beside=directory)
             commit_in_place(directory, staging, *self._entry(written))
@@ -213,9 +213,9 @@ class Job:
         """
         refuse_working_directory(directory)
         with staging_directory(directory) as staging:
-            step = self._step(directory)
-            notes = self._notes(step, directory)
-            write_companions(self.model, step, directory, staging, main_dtype(self.tensors))
+            update = self._config_update(directory)
+            notes = self._notes(update, directory)
+            write_companions(self.model, update, directory, staging, main_dtype(self.tensors))
             written = self.write_into(staging)
             known = {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
             new = {entry.name for entry in staging.iterdir()}
@@ -237,11 +237,11 @@ class Job:
             return self.format.single, None
         return self.format.index, written.index.to_json()
 
-    def _step(self, directory: Path) -> ConfigUpdate:
+    def _config_update(self, directory: Path) -> ConfigUpdate:
         return config_update(self.model, directory, main_dtype(self.tensors))
 
-    def _notes(self, step: ConfigUpdate, directory: Path) -> tuple[str, ...]:
-        if step is not ConfigUpdate.REPLACE or not (directory / CONFIG).is_file():
+    def _notes(self, update: ConfigUpdate, directory: Path) -> tuple[str, ...]:
+        if update is not ConfigUpdate.REPLACE or not (directory / CONFIG).is_file():
             return ()
         try:
             there = read_config(directory)
@@ -252,10 +252,10 @@ class Job:
 
     def report(self, directory: Path, written: Written, notes: tuple[str, ...] = ()) -> SaveReport:
         """Seal the saved checkpoint and return its report."""
-        damaged = written.index.metadata["non_finite"]
-        if damaged:
-            verb = "was" if len(damaged) == 1 else "were"
-            notes = (*notes, counted_names(damaged, f"{verb} saved with NaN or Inf"))
+        non_finite = written.index.metadata["non_finite"]
+        if non_finite:
+            verb = "was" if len(non_finite) == 1 else "were"
+            notes = (*notes, counted_names(non_finite, f"{verb} saved with NaN or Inf"))
         entry, index = self._entry(written)
         files = written.files if index is None else (*written.files, entry)
         if written.nbytes >= MINIMUM:
@@ -267,5 +267,5 @@ class Job:
 
 
 def superseded(directory: Path) -> set[str]:
-    """Return the files of a directory that a replacement with its own weights leaves out: old weights and our lock."""
+    """Return the names of the old weight files and Forgather's lock file, which a replaced directory does not keep."""
     return {*old_files(directory), LOCK} if directory.is_dir() else set()

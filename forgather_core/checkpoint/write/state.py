@@ -88,7 +88,7 @@ def _check(name: str, tensor: Tensor) -> None:
         problem = f"'{name}' is on the meta device and has no values to save"
         raise CheckpointError(problem, hint="build the model on cpu")
     if hasattr(tensor, "full_tensor"):
-        hint = "gather the model first (get_model_state_dict of torch.distributed)"
+        hint = "gather it first, with torch.distributed.checkpoint.state_dict.get_model_state_dict"
         raise CheckpointError(f"'{name}' is sharded over devices", hint=hint)
     if tensor.layout is not torch.strided or tensor.is_quantized or type(tensor) not in (Tensor, nn.Parameter):
         problem = f"'{name}' is a {type(tensor).__name__} of a kind that is not supported"

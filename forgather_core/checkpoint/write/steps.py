@@ -35,9 +35,9 @@ class StepCheckpoint:
     """A numbered checkpoint of a training run.
 
     Args:
-        step: Its number.
-        path: Its directory.
-        problem: Why it does not open; None if it does.
+        step: Training step.
+        path: Directory.
+        problem: The error if it does not open, else None.
     """
 
     step: int
@@ -47,7 +47,7 @@ class StepCheckpoint:
 
 def step_checkpoints(directory: str | os.PathLike[str]) -> list[StepCheckpoint]:
     """List the checkpoints of a model directory (or of its `checkpoints` directory) by step, broken ones included."""
-    return sorted(_found(_place(directory)), key=lambda found: found.step)
+    return sorted(_checked(_checkpoints_directory(directory)), key=lambda found: found.step)
 
 
 def find_latest_checkpoint(directory: str | os.PathLike[str]) -> Path | None:
@@ -66,15 +66,15 @@ def next_checkpoint_path(directory: str | os.PathLike[str], step: int | None = N
     """
     if step is not None and step < 0:
         raise CheckpointError(f"must be at least 0, got {step}", option="step")
-    place = _place(directory)
-    last = max((found.step for found in _numbered(place)), default=-1)
-    return place / f"checkpoint-{last + 1 if step is None else step}"
+    checkpoints = _checkpoints_directory(directory)
+    last = max((found.step for found in _numbered(checkpoints)), default=-1)
+    return checkpoints / f"checkpoint-{last + 1 if step is None else step}"
 
 
 def rotate_checkpoints(
     directory: str | os.PathLike[str], keep: int, *, best: str | os.PathLike[str] | None = None
 ) -> tuple[Path, ...]:
-    """Remove the oldest checkpoints. Broken checkpoints are kept, to be inspected by a person.
+    """Remove the oldest checkpoints. Broken checkpoints are kept for inspection.
 
     Args:
         directory: The model directory, or its `checkpoints` directory.
@@ -90,12 +90,12 @@ def rotate_checkpoints(
     if keep < 1:
         problem = f"must be at least 1, because the last checkpoint is never removed; got {keep}"
         raise CheckpointError(problem, option="keep")
-    place = _place(directory)
+    checkpoints = _checkpoints_directory(directory)
     sound = [found for found in step_checkpoints(directory) if found.problem is None]
-    kept = {found.path.resolve() for found in sound[-keep:]} | _linked(place) | _linked(place.parent)
+    kept = {found.path.resolve() for found in sound[-keep:]} | _linked(checkpoints) | _linked(checkpoints.parent)
     kept |= {expanded(best).resolve()} if best is not None else set()
     removed = []
-    with saving_errors(place):
+    with saving_errors(checkpoints):
         for found in sound:
             if found.path.resolve() in kept:
                 continue
@@ -107,10 +107,10 @@ def rotate_checkpoints(
                     found.path.rename(doomed)
                     shutil.rmtree(doomed)
             removed.append(found.path)
-        if place.is_dir():
-            sweep_marked(place, re.compile(r"checkpoint-\d+"))
+        if checkpoints.is_dir():
+            sweep_marked(checkpoints, re.compile(r"checkpoint-\d+"))
         if removed:
-            sync_directory(place)
+            sync_directory(checkpoints)
     return tuple(removed)
 
 
@@ -135,38 +135,38 @@ def link_checkpoint(directory: str | os.PathLike[str], checkpoint: str | os.Path
     Raises:
         CheckpointError: There is no checkpoint, or the directory has its own weights, which links would replace.
     """
-    place = expanded(directory)
-    target = expanded(checkpoint) if checkpoint is not None else find_latest_checkpoint(place)
+    root = expanded(directory)
+    target = expanded(checkpoint) if checkpoint is not None else find_latest_checkpoint(root)
     if target is None:
         problem = f"has no checkpoint that opens, in {CHECKPOINTS}/checkpoint-N or checkpoint-N"
-        raise CheckpointError(problem, file=place, hint="save one first")
-    own = [name for name in old_files(place) if not (place / name).is_symlink() and not name.endswith(".json")]
+        raise CheckpointError(problem, file=root, hint="save one first")
+    own = [name for name in old_files(root) if not (root / name).is_symlink() and not name.endswith(".json")]
     if own:
         hint = "move them, because links would replace them"
-        raise CheckpointError(f"has its own weights ({own[0]})", file=place, hint=hint)
-    with saving_errors(place), Checkpoint.open(target) as opened, hold_saves(place):
+        raise CheckpointError(f"has its own weights ({own[0]})", file=root, hint=hint)
+    with saving_errors(root), Checkpoint.open(target) as opened, hold_saves(root):
         origin = opened.entry.parent.resolve()  # links are relative to the real location
-        if origin == place.resolve():
+        if origin == root.resolve():
             hint = "name one of its checkpoints"
             raise CheckpointError("is the model directory itself", file=target, hint=hint)
         names = list(opened.files)
-        new = opened.format.shards(len(names), free_generation(place, opened.format, len(names)))
+        new = opened.format.shards(len(names), free_generation(root, opened.format, len(names)))
         renamed = dict(zip(names, new, strict=True))
         old = opened.index or Index({})
-        metadata = dict(old.metadata) | {"linked": os.path.relpath(origin, place.resolve())}
+        metadata = dict(old.metadata) | {"linked": os.path.relpath(origin, root.resolve())}
         if old.checksums:
-            # A checksum in the weight file is found there through the link.
+            # A checksum embedded in a weight file is read through the link, under the file's own name.
             known = old.checksums if opened.has_index else {}
             metadata = record(metadata, {renamed[n]: text for n, text in known.items() if n in renamed})
         index = replace(old, weight_map={t: renamed[opened.file_of(t)] for t in opened}, metadata=metadata)
-        with staging_directory(place / STAGING, recover=partial(recover, place)) as staging:
+        with staging_directory(root / STAGING, recover=partial(recover, root)) as staging:
             for name in names:
-                (staging / renamed[name]).symlink_to(os.path.relpath(origin / name, place.resolve()))
-            commit_in_place(place, staging, opened.format.index, index.to_json())
+                (staging / renamed[name]).symlink_to(os.path.relpath(origin / name, root.resolve()))
+            commit_in_place(root, staging, opened.format.index, index.to_json())
     return target
 
 
-def _place(directory: str | os.PathLike[str]) -> Path:
+def _checkpoints_directory(directory: str | os.PathLike[str]) -> Path:
     """Return the directory of the numbered checkpoints: `checkpoints` in a model directory, or the directory itself."""
     path = expanded(directory)
     if path.name != CHECKPOINTS and ((path / CHECKPOINTS).is_dir() or not any(_numbered(path))):
@@ -174,14 +174,14 @@ def _place(directory: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _numbered(place: Path) -> Iterator[StepCheckpoint]:
-    for entry in place.iterdir() if place.is_dir() else ():
+def _numbered(checkpoints: Path) -> Iterator[StepCheckpoint]:
+    for entry in checkpoints.iterdir() if checkpoints.is_dir() else ():
         if (step := _STEP.fullmatch(entry.name)) and entry.is_dir():
             yield StepCheckpoint(int(step[1]), entry)
 
 
-def _found(place: Path) -> Iterator[StepCheckpoint]:
-    for found in _numbered(place):
+def _checked(checkpoints: Path) -> Iterator[StepCheckpoint]:
+    for found in _numbered(checkpoints):
         try:
             Checkpoint.open(found.path).close()
         except CheckpointError as error:

@@ -26,8 +26,8 @@ from .weight_stream import WeightStream, write_values
 _ROOT = "archive"  # the name that torch gives to archives written to a stream
 _PROTOCOL = 2
 _ALIGNED = 64  # bytes, as torch aligns values
-_HEADER, _ZIP64 = 30, 20  # bytes of a record's header before its name, and of its long sizes
-_LONG = 2**30  # bytes from which sizes are written in the long form, which 2**31 bytes require
+_HEADER, _ZIP64 = 30, 20  # bytes of a record's header before its name, and of its zip64 sizes
+_LONG = 2**30  # bytes from which sizes use the long (zip64) form, which 2**31 bytes require
 _PADDING = b"FB"  # torch's type of an extra field for padding
 _TYPED = {dtype: getattr(torch, name) for name, dtype in STORAGES.items()}
 

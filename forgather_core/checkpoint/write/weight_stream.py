@@ -20,7 +20,7 @@ from ..formats.stored import memory_of
 
 _CHUNK = 8 * 2**20
 _SMALL = 256 * 2**10
-_QUEUED = 8  # chunks: enough to keep the disk busy, few enough for accurate progress
+_QUEUED = 8  # chunks, enough to keep the disk busy and few enough for accurate progress
 _WRITEBACK = 32 * 2**20  # bytes after which writeback to the disk starts
 
 
@@ -35,7 +35,7 @@ class WeightStream:
     Attributes:
         position: Bytes appended so far.
         checksum: Checksum of all bytes, once the file is closed.
-        damaged: Names of the tensors that contain NaN or an infinity, in the order in which they were checked.
+        non_finite: Names of the tensors that contain NaN or an infinity, in the order in which they were checked.
     """
 
     def __init__(self, path: Path, writer: Executor, scanner: Executor) -> None:
@@ -45,25 +45,25 @@ class WeightStream:
         self._scanner = scanner
         self._pending = bytearray()
         self._written = self._flushed = 0  # used by the writer thread
-        self._behind: deque[Future[None]] = deque()
+        self._writes: deque[Future[None]] = deque()
         self._scans: list[Future[None]] = []
-        self._last: Callable[[], tuple[int, bytes]] | None = None
+        self._final_part: Callable[[], tuple[int, bytes]] | None = None
         self.position = 0
         self.checksum = ""
-        self.damaged: list[str] = []
+        self.non_finite: list[str] = []
 
     def leave_room(self, size: int) -> None:
         """Reserve `size` bytes at the start of the file, which `finish_with` provides."""
         self.position = self._written = self._flushed = os.lseek(self._descriptor, size, os.SEEK_SET)
 
     def finish_with(self, last: Callable[[], tuple[int, bytes]]) -> None:
-        """Set the part that is written last, when `damaged` is known.
+        """Set the part that is written last, when `non_finite` is known.
 
         Args:
             last: Returns the offset of the part, from the end of the file if negative, and its bytes. They are hashed
                 with a placeholder for the checksum and written with the checksum.
         """
-        self._last = last
+        self._final_part = last
 
     def write(self, data: Any) -> int:
         """Append bytes. Small data is copied; large data must stay unchanged until `catch_up()` or the end.
@@ -91,14 +91,14 @@ class WeightStream:
         self._scans.append(self._scanner.submit(self._scan, name, values))
 
     def catch_up(self) -> None:
-        """Wait until everything has been written and checked.
+        """Wait until all data has been written and checked.
 
         Raises:
             OSError: A write failed.
         """
         self._drain()
-        while self._behind:
-            self._behind.popleft().result()
+        while self._writes:
+            self._writes.popleft().result()
         while self._scans:
             self._scans.pop().result()
 
@@ -108,10 +108,10 @@ class WeightStream:
             self._put(memoryview(pending))
 
     def _put(self, memory: memoryview) -> None:
-        self._behind.append(self._writer.submit(self._write, memory))
+        self._writes.append(self._writer.submit(self._write, memory))
         self._hash.update(memory)
-        if len(self._behind) > _QUEUED:
-            self._behind.popleft().result()
+        if len(self._writes) > _QUEUED:
+            self._writes.popleft().result()
 
     def _write(self, memory: memoryview) -> None:
         write_fully(self._descriptor, memory)
@@ -122,7 +122,7 @@ class WeightStream:
 
     def _scan(self, name: str, values: Tensor) -> None:
         if non_finite(values):
-            self.damaged.append(name)
+            self.non_finite.append(name)
 
     def __enter__(self) -> Self:
         return self
@@ -136,29 +136,32 @@ class WeightStream:
                 self._finish()
                 sync_file(self._descriptor)
         finally:
-            for future in (*self._behind, *self._scans):
+            for future in (*self._writes, *self._scans):
                 future.cancel()
-            for future in (*self._behind, *self._scans):
+            for future in (*self._writes, *self._scans):
                 if not future.cancelled():
                     future.exception()  # no thread may use the descriptor or the tensors after this
             os.close(self._descriptor)
         self.checksum = self._hash.text()
 
     def _finish(self) -> None:
-        if self._last is not None:
-            at, text = self._last()
+        if self._final_part is not None:
+            at, text = self._final_part()
             self._hash.update(text)
             os.lseek(self._descriptor, at, os.SEEK_SET if at >= 0 else os.SEEK_END)
             write_fully(self._descriptor, memoryview(with_checksum(text, self._hash.text())))
 
 
-def write_values(put: Callable[[memoryview], object], values: Tensor, on_written: Callable[[int], None]) -> None:
-    """Call `put` with the bytes of a contiguous CPU tensor, one part at a time, and `on_written` with their count.
+def write_values(write: Callable[[memoryview], object], values: Tensor, on_written: Callable[[int], None]) -> None:
+    """Write the bytes of a tensor in parts.
 
-    The tensor must live as long as `put` uses the parts.
+    Args:
+        write: Called with each part. The tensor must outlive its use of the parts.
+        values: A contiguous CPU tensor.
+        on_written: Called with the size in bytes of each part.
     """
     memory = memory_of(values)
     for start in range(0, memory.nbytes, _CHUNK):
         part = memory[start : start + _CHUNK]
-        put(part)
+        write(part)
         on_written(part.nbytes)

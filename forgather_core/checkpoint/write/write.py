@@ -63,7 +63,7 @@ def write_shards(
     """
     progress = _Progress(sum(tensor.nbytes for tensor in tensors.values()), on_progress)
     checksums: dict[str, str] = {}
-    damaged: list[str] = []
+    non_finite: list[str] = []
     with serial_pool(1, "write") as writer, serial_pool(1, "scan") as scanner:
         for file, group in zip(names, groups, strict=True):
             with WeightStream(directory / file, writer, scanner) as stream:
@@ -76,9 +76,9 @@ def write_shards(
                 else:
                     _write_bin(stream, part, progress.add, manifest)
             checksums[file] = stream.checksum
-            damaged += stream.damaged
+            non_finite += stream.non_finite
     weight_map = {name: file for file, group in zip(names, groups, strict=True) for name in group}
-    return Written(tuple(names), Index(weight_map, _metadata(tensors, format, checksums, damaged)))
+    return Written(tuple(names), Index(weight_map, _metadata(tensors, format, checksums, non_finite)))
 
 
 class _Progress:
@@ -107,7 +107,7 @@ def shard_groups(tensors: Mapping[str, StoredTensor], limit: int) -> list[list[s
 
 
 def main_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
-    """Return the name of the floating-point dtype with the most elements, which transformers takes as the model's.
+    """Return the name of the floating-point dtype with the most elements, the dtype that transformers records.
 
     FP8 weights with scales do not count, because they represent values of another dtype.
     """
@@ -119,7 +119,7 @@ def main_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
 
 
 def _metadata(
-    tensors: Mapping[str, StoredTensor], format: Format, checksums: Mapping[str, str], damaged: list[str]
+    tensors: Mapping[str, StoredTensor], format: Format, checksums: Mapping[str, str], non_finite: list[str]
 ) -> dict[str, Any]:
     dtype = main_dtype(tensors)
     metadata = {
@@ -129,7 +129,7 @@ def _metadata(
         **({"dtype": dtype} if dtype is not None else {}),
         "forgather_version": importlib.metadata.version("forgather"),
         "torch_version": torch.__version__,
-        "non_finite": sorted(damaged),
+        "non_finite": sorted(non_finite),
     }
     return record(metadata, checksums)
 
@@ -143,7 +143,7 @@ def _write_safetensors(
     order = write_order({name: tensor.dtype for name, tensor in group.items()})
 
     def header() -> bytes:
-        texts = {KEY: manifest_text(manifest, order, stream.damaged)} if manifest is not None else {}
+        texts = {KEY: manifest_text(manifest, order, stream.non_finite)} if manifest is not None else {}
         return header_bytes(((name, group[name].dtype, group[name].shape) for name in order), texts)
 
     if manifest is None:
@@ -168,4 +168,6 @@ def _write_bin(
     write_bin(stream, group, on_written)
     if manifest is not None:
         names = list(group)
-        stream.finish_with(lambda: comment_bytes(manifest_text(manifest, names, stream.damaged, limit=COMMENT_LIMIT)))
+        stream.finish_with(
+            lambda: comment_bytes(manifest_text(manifest, names, stream.non_finite, limit=COMMENT_LIMIT))
+        )

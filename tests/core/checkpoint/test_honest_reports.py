@@ -165,12 +165,12 @@ def test_shape_mismatch_is_an_error_and_the_model_is_unchanged(
     save_checkpoint(tmp_path, holder, safetensors=safetensors)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(
-        CheckpointError, match=r"1 tensor with another shape: weight \(expected 4 x 8.*ignore"
+        CheckpointError, match=r"1 tensor with a different shape: weight \(expected 4 x 8.*ignore"
     ) as refused:
         load_checkpoint(tmp_path, model, assign=assign)
     assert ("transposed" in str(refused.value)) == bool(said and stored != (4, 8))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    with pytest.warns(UserWarning, match="1 tensor .* has another shape"):
+    with pytest.warns(UserWarning, match="1 tensor .* has a different shape"):
         report = load_checkpoint(tmp_path, model, assign=assign, ignore_mismatched_sizes=True)
     assert (torch.equal(model.bias, holder.bias), torch.equal(model.weight, before["weight"])) == (True, True)
     assert [(item.name, item.stored) for item in report.other_shape] == [("weight", stored)]
@@ -178,7 +178,7 @@ def test_shape_mismatch_is_an_error_and_the_model_is_unchanged(
 
 def test_ignoring_shapes_still_fails_if_nothing_matches(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, nn.Linear(3, 3))
-    with pytest.raises(CheckpointError, match="2 tensors with another shape"):
+    with pytest.raises(CheckpointError, match="2 tensors with a different shape"):
         load_checkpoint(tmp_path, nn.Linear(8, 8), ignore_mismatched_sizes=True)
 
 

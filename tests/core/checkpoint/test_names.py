@@ -165,7 +165,7 @@ def test_tied_names_and_buffers_under_a_prefix(tmp_path: Path) -> None:
     [
         (lambda n: f"student.{n}", r"7 tensors would match: rename them without 'student\.'"),
         (lambda n: f"a.b.{n}", r"rename them without 'a\.b\.'"),
-        (lambda n: f"z{n}z", "it belongs to another model, or its tensors must be renamed"),
+        (lambda n: f"z{n}z", "load a checkpoint of this model, or rename the tensors"),
     ],
 )
 def test_no_matching_name_is_an_error_with_advice(tmp_path: Path, rename: Callable[[str], str], advice: str) -> None:

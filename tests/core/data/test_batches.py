@@ -7,7 +7,7 @@ from itertools import islice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forgather_core.data.batches import IGNORE, padded_batches, random_documents
+from forgather_core.data.batches import IGNORE_INDEX, padded_batches, random_documents
 
 documents = st.lists(st.lists(st.integers(10, 99), max_size=23), max_size=20)
 
@@ -24,7 +24,7 @@ def test_padding(texts: list[list[int]], rows: int, length: int) -> None:
             padding = length - len(text)
             assert batch.inputs["input_ids"][row].tolist() == text + [1] * padding
             assert batch.inputs["attention_mask"][row].tolist() == [1] * len(text) + [0] * padding
-            assert batch.inputs["labels"][row].tolist() == text + [IGNORE] * padding
+            assert batch.inputs["labels"][row].tolist() == text + [IGNORE_INDEX] * padding
 
 
 def test_random_documents_are_determined_by_their_seed() -> None:

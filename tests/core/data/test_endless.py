@@ -44,7 +44,7 @@ def test_an_endless_stream_of_short_documents_raises(document: list[int], strate
 
 
 def test_skips_short_documents_between_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "MOST_SHORT", 3)
+    monkeypatch.setattr(batches, "MAX_SHORT_DOCUMENTS", 3)
     documents = [[1], [2], [3, 4], [5], [6], [7, 8]]
     (batch,) = packed_batches(documents, 1, 4)
     assert batch.inputs["input_ids"].tolist() == [[3, 4, 7, 8]]
@@ -100,7 +100,7 @@ def test_with_unigram_the_end_of_a_text_may_change_its_first_tokens() -> None:
 
 @pytest.mark.parametrize(("column", "value"), [("text", " "), ("text", None), ("chat", [])])
 def test_an_endless_stream_of_empty_rows_raises(monkeypatch: pytest.MonkeyPatch, column: str, value: Any) -> None:
-    monkeypatch.setattr(sources, "MOST_BLANK", 50)
+    monkeypatch.setattr(sources, "MAX_EMPTY_ROWS", 50)
     rows: Any = iter([{column: value}] * 49 + [{column: "x" if column == "text" else CHAT}] + [{column: value}] * 60)
     monkeypatch.setattr(sources, "_rows", lambda _: rows)
     keys = {"messages": "chat"} if column == "chat" else {}

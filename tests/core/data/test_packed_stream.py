@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forgather_core.data.batches import IGNORE
+from forgather_core.data.batches import IGNORE_INDEX
 from forgather_core.data.corpus import Corpus
 from forgather_core.data.packed_stream import PackedStream
 from forgather_core.data.packing import Strategy
@@ -79,7 +79,7 @@ def test_documents_end_with_a_token_and_repeat() -> None:
     found = rows(PackedStream(corpus("abc", "de"), Characters(), 1, 7), 2)
     assert found[0]["input_ids"].tolist() == [97, 98, 99, 1, 100, 101, 1]
     assert found[0]["position_ids"].tolist() == [0, 1, 2, 3, 0, 1, 2]
-    assert found[0]["labels"].tolist() == [IGNORE, 98, 99, 1, IGNORE, 101, 1]
+    assert found[0]["labels"].tolist() == [IGNORE_INDEX, 98, 99, 1, IGNORE_INDEX, 101, 1]
     assert found[1]["input_ids"].tolist() == found[0]["input_ids"].tolist()
 
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forgather_core.data.batches import IGNORE, WINDOW, Batch, packed_batches
+from forgather_core.data.batches import IGNORE_INDEX, WINDOW_BATCHES, Batch, packed_batches
 from forgather_core.data.packing import Strategy, best_fit, first_fit
 from tests.plugins.tiny import tiny
 
@@ -45,7 +45,7 @@ def check(batch: Batch, rows: int, length: int) -> None:
     assert ids.is_contiguous() and ids.dtype == labels.dtype == positions.dtype == torch.int64
     padding = ids == PAD
     assert batch.tokens == int((~padding).sum())
-    assert torch.equal(labels, ids.masked_fill(padding | (positions == 0), IGNORE))
+    assert torch.equal(labels, ids.masked_fill(padding | (positions == 0), IGNORE_INDEX))
 
 
 @given(lengths, rows_of_a_batch, row_length)
@@ -127,7 +127,7 @@ def test_an_endless_stream_loses_no_token(strategy: Strategy) -> None:
     sizes = [2 + 7 * n % 31 for n in range(4000)]
     batches = list(packed_batches(numbered(sizes), 4, 16, strategy=strategy, pad_id=PAD))
     tokens = sum(batch.tokens for batch in batches)
-    assert len(batches) > 3 * WINDOW
+    assert len(batches) > 3 * WINDOW_BATCHES
     assert sum(sizes) - tokens < 4 * 16
     assert tokens / (len(batches) * 4 * 16) > 0.9
     endless = packed_batches(
@@ -137,7 +137,7 @@ def test_an_endless_stream_loses_no_token(strategy: Strategy) -> None:
 
 
 def test_the_window_is_limited_for_long_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forgather_core.data.batches.WIDEST", 100)
+    monkeypatch.setattr("forgather_core.data.batches.MAX_WINDOW_TOKENS", 100)
     taken: list[int] = []
     texts = (taken.append(n) or [7] * 10 for n in count())  # type: ignore[func-returns-value]
     next(packed_batches(texts, 2, 20, strategy="best-fit"))

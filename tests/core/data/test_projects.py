@@ -180,7 +180,7 @@ ROW = "source: json\nfiles: rows.jsonl\n"
         ("- text", "requires 'source'"),
         ("a: [", r"default\.yaml:\d+:\d+: "),
         ("source: {a: 3}", r"yaml:1:1: source: expected text, got {'a': 3}"),
-        ("source: text", "yaml:1:1: source: 'text' requires 'files'"),
+        ("source: text", "yaml:1:1: source: 'text' requires files: add files"),
         ("source: jsn\nfiles: rows.jsonl", r"yaml:1:1: source: there is no 'jsn'\. Did you mean 'json'"),
         ("source: saved\nfiles: x", "yaml:2:1: files: not supported for source 'saved'"),
         ("source: text\nfiles: []", r"yaml:2:1: files: expected a path or a list of paths, got \[\]"),
@@ -207,7 +207,7 @@ ROW = "source: json\nfiles: rows.jsonl\n"
         (ROW + "buffer: 3", "yaml:3:1: buffer requires shuffle"),
         (
             ROW + "shuffle: true\nstreaming: false\nbuffer: 3",
-            "yaml:5:1: buffer requires streaming: without it all rows",
+            "yaml:5:1: buffer requires streaming; otherwise all rows",
         ),
         ("source: saved\nstreaming: true", "yaml:2:1: streaming has no effect on a directory of save_to_disk"),
         ("source: saved\nsplit: test", "split: 'saved' has no splits: remove it"),

@@ -261,7 +261,7 @@ def test_a_rebuild_with_weights_is_one_step(
 def test_a_checkpoint_of_another_size_is_refused(small: Resolve, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "other", nn.Sequential(nn.Linear(2, 2)))
     flags = {"device": "cpu", "load_from_checkpoint": str(tmp_path / "other")}
-    with pytest.raises(CheckpointError, match="belongs to another model"):
+    with pytest.raises(CheckpointError, match="load a checkpoint of this model"):
         construct(small(**flags), project=tmp_path)
 
 

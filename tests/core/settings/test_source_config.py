@@ -208,7 +208,7 @@ def test_a_directory_without_a_tokenizer_requires_the_option(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, ".*config.json does not exist: expected a Hugging Face model directory"),
+        (None, ".*config.json does not exist: use a Hugging Face model directory"),
         ("{", "cannot be read"),
         ("[1]", "is not a JSON object"),
         ("{}", "the model_type is 'None'"),
