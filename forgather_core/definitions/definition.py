@@ -78,7 +78,8 @@ def import_object(target: str, definition: ModelDefinition) -> Any:
     found = getattr(imported, name, None)
     if found is None:
         problem = f"the definition '{definition.name}' refers to '{target}', but '{module}' has no '{name}'"
-        raise DefinitionError(problem, hint=did_you_mean(name, vars(imported)))
+        hint = did_you_mean(name, vars(imported)) or "correct the name in ModelDefinition"
+        raise DefinitionError(problem, hint=hint)
     return found
 
 

@@ -103,7 +103,7 @@ def _device(name: str, item: Any) -> Device:
         raise ValueError(f"unknown key '{unknown[0]}'; use {', '.join(sorted(_FIELDS))}")
     flops = item.get("flops") or {}
     if not isinstance(flops, dict) or not flops.keys() <= {"fp32", "bf16"}:
-        raise ValueError("flops must be a map with fp32 and bf16, in TFLOP/s")
+        raise ValueError("flops must be a mapping with fp32 and bf16, in TFLOP/s")
     if item.get("memory") is None:
         raise ValueError("memory is missing: add it, in GiB")
     bandwidth = item.get("bandwidth")

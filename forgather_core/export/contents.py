@@ -90,30 +90,26 @@ class Plan:
         return last.file.name if is_file and last is not None and last.file else self.resolved.configuration.name
 
     def changed_options(self, old: Manifest) -> list[str]:
-        """Return the options that differ from the manifest `old`: "hidden_size (256 there, 512 here)"."""
-        there: dict[str, Any] = {name: item.value for name, item in old.options.items()}
-        here: dict[str, Any] = {name: item.value for name, item in self.manifest.options.items()}
+        """Return the options that differ from the manifest `old`: "hidden_size (was 256, now 512)"."""
+        before: dict[str, Any] = {name: item.value for name, item in old.options.items()}
+        now: dict[str, Any] = {name: item.value for name, item in self.manifest.options.items()}
         for name in ("definition", "model_name", "tokenizer", "native"):
-            there[name], here[name] = (
-                _tokenizer_label(getattr(old, name)),
-                _tokenizer_label(getattr(self.manifest, name)),
-            )
-        before, now = old.tokenizer.get("files"), self.manifest.tokenizer["files"]
-        if (
-            before is not None and now is not None and there["tokenizer"] == here["tokenizer"]
-        ):  # missing in older manifests
-            files = sorted(file for file in before.keys() | now.keys() if before.get(file) != now.get(file))
-            if files:
-                here["tokenizer"] += f", changed: {', '.join(files)}"
-        names = sorted(there.keys() | here.keys())
-        changed = [f"{n} ({there.get(n)} there, {here.get(n)} here)" for n in names if there.get(n) != here.get(n)]
+            before[name] = _tokenizer_label(getattr(old, name))
+            now[name] = _tokenizer_label(getattr(self.manifest, name))
+        old_files, new_files = old.tokenizer.get("files"), self.manifest.tokenizer["files"]  # None in older manifests
+        if old_files is not None and new_files is not None and before["tokenizer"] == now["tokenizer"]:
+            every = old_files.keys() | new_files.keys()
+            if files := sorted(file for file in every if old_files.get(file) != new_files.get(file)):
+                now["tokenizer"] += f", changed: {', '.join(files)}"
+        names = sorted(before.keys() | now.keys())
+        changed = [f"{n} (was {before.get(n)}, now {now.get(n)})" for n in names if before.get(n) != now.get(n)]
         return changed + (["chat_template"] if old.chat_template != self.manifest.chat_template else [])
 
     def changed_sources(self, old: Manifest) -> list[str]:
         """Return the source files that differ from the manifest `old`."""
-        here = {file.name: record(file.name, file.text, "").sha256 for file in self.sources.files}
-        there = {name: item.sha256 for name, item in old.files.items() if name.endswith(".py")}
-        return sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+        now = {file.name: record(file.name, file.text, "").sha256 for file in self.sources.files}
+        before = {name: item.sha256 for name, item in old.files.items() if name.endswith(".py")}
+        return sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
 
 
 def plan_contents(resolved: ResolvedModel) -> Plan:
@@ -190,7 +186,7 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
 
 def _write(directory: Path, name: str, data: str | bytes, origins: dict[str, str], origin: str = GENERATED) -> None:
     if name in origins:
-        problem = f"a source file must not be named {name}, like a file of the model directory"
+        problem = f"a source file cannot be named {name}, because Forgather writes a file of that name"
         raise DefinitionError(problem, hint="rename it")
     (directory / name).write_bytes(data if isinstance(data, bytes) else data.encode())
     origins[name] = origin

@@ -123,7 +123,7 @@ def draft_directory(
         ExportError, ConfigurationError, TokenizerError: The directory cannot be built; nothing is written.
     """
     if refresh and keep:
-        raise DirectoryError("cannot be combined with --keep", option="--refresh-model", hint="remove one of them")
+        raise DirectoryError("cannot be combined with --keep", option="--refresh-model", hint="drop one of them")
     plan = plan_contents(resolved)
     with directory_lock(target, on_wait=on_wait):
         sweep_stale(target)
@@ -209,8 +209,8 @@ def _keep_user_files(draft: Draft, existing: Collection[str]) -> tuple[str, ...]
             notes.append(f"{name} {_CHANGED[how]}: your version is kept as {moved}")
     weights = sorted(name for name in foreign if _is_weights(name))
     if weights and _weights_are_stale(draft.result.manifest, old):
-        other = " and another tokenizer" if _tokens_changed(draft.result.manifest, old) else ""
-        notes.append(f"the weights in {target} are from before this rebuild{other}: {', '.join(weights)}")
+        other = ", for another tokenizer" if _tokens_changed(draft.result.manifest, old) else ""
+        notes.append(f"the weights in {target} were saved before this rebuild{other}: {', '.join(weights)}")
     return tuple(notes)
 
 

@@ -85,8 +85,8 @@ def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str 
         return f"transformers' {definition.native} rejects these options: {reason}"
     if not difference <= TOLERANCE:  # also true for NaN
         return (
-            f"with these options transformers' {definition.native} computes another model: the logits of a small copy "
-            f"differ by {difference:.1e} of their size"
+            f"with these options transformers' {definition.native} computes a different model: the logits of a small "
+            f"copy have a relative difference of {difference:.1e}"
         )
     return None
 
@@ -153,7 +153,7 @@ def _source_problem(definition: ModelDefinition, content: Mapping[str, Any]) -> 
         return f"a small copy fails with {type(cause).__name__}: {first_line(cause)}"
     if difference <= TOLERANCE:
         return None
-    return f"the logits of a small copy differ by {difference:.1e} of their size"
+    return f"the logits of a small copy have a relative difference of {difference:.1e}"
 
 
 def _pair(definition: ModelDefinition, content: Mapping[str, Any]) -> tuple[Any, Any]:

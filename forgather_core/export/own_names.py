@@ -70,7 +70,7 @@ def _renamed(file: SourceFile, names: Mapping[str, str], modules: set[str]) -> S
         foreign |= set() if statement.level else imported
     if both := sorted(own & foreign & names.keys()):
         problem = f"'{both[0]}' names a class of the model and a class of another package"
-        raise ExportError(problem, file=file.path, line=1, hint="rename the model's")
+        raise ExportError(problem, file=file.path, line=1, hint="rename the model's class")
     names = {old: new for old, new in names.items() if old not in foreign}
     lines = list(io.StringIO(file.text.decode("utf-8"), newline=""))
     tokens = list(tokenize.generate_tokens(io.StringIO("".join(lines), newline="").readline))

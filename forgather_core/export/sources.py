@@ -135,7 +135,7 @@ class _Exporter:
         parts = self.module.split(".")
         depth = len(parts) - statement.level + (1 if is_init else 0)
         if depth < 1:
-            raise self._error(statement, f"'from {statement.written}' leads out of the package: reduce the dots")
+            raise self._error(statement, f"'from {statement.written}' is outside the package: use fewer leading dots")
         parts = parts[:depth]
         return ".".join([*parts, statement.module] if statement.module else parts)
 

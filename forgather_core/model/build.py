@@ -46,8 +46,8 @@ def parse_device(text: str) -> torch.device:
             problem = f"'{text}': torch {torch.__version__} finds no CUDA device"
             raise BuildError(problem, option="--device", hint="use cpu or meta")
         if index and int(index) >= count:
-            problem, hint = f"'{text}': this machine has {count} CUDA devices", f"use cuda:0 to cuda:{count - 1}"
-            raise BuildError(problem, option="--device", hint=hint)
+            hint = "use cuda:0" if count == 1 else f"use cuda:0 to cuda:{count - 1}"
+            raise BuildError(f"'{text}' does not exist on this machine", option="--device", hint=hint)
     if kind == "mps" and not torch.backends.mps.is_available():
         problem = f"'{text}': torch {torch.__version__} finds no Metal device"
         raise BuildError(problem, option="--device", hint="use cpu or meta")

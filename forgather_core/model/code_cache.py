@@ -45,4 +45,4 @@ def code_cache(error: type[ForgatherError]) -> Iterator[None]:
 
 
 def _problem(reason: str) -> str:
-    return f"is not writable ({reason}), but transformers keeps the code of models there"
+    return f"is not writable ({reason}), but transformers stores the code of models there"

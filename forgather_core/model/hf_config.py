@@ -23,7 +23,7 @@ def make_config(definition: ModelDefinition, values: Mapping[str, Any]) -> Any:
         return definition.config_class()(**values)
     except (TypeError, ValueError) as error:
         problem = f"'{definition.name}' rejects these options: {first_line(error)}"
-        raise ConfigurationError(problem, hint="change them") from None
+        raise ConfigurationError(problem, hint="correct them") from None
 
 
 def config_json(

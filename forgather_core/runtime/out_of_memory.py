@@ -35,7 +35,7 @@ def out_of_memory(error: BaseException) -> str | None:
     for one in _chain(error):
         if _is_shortage(one):
             if any(words in str(one).lower() for words in _OVERFLOWS):
-                return "out of memory: a tensor exceeds any memory; use a smaller model or batch"
+                return "out of memory: a tensor is larger than the memory of any device; use a smaller model or batch"
             size = _size(str(one))
             return f"out of memory{f': {size} could not be allocated' if size else ''}; {ADVICE}"
     return None

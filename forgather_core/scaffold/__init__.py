@@ -113,7 +113,10 @@ def _problems(name: str, plugins: Registry) -> Iterator[tuple[str | None, str]]:
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         yield None, "use lower-case letters, digits and '_' between words, starting with a letter, such as my_model"
     if len(name) > _LONGEST_NAME:
-        yield f"it has {len(name)} characters", f"use {_LONGEST_NAME} at most: files and classes are named after it"
+        yield (
+            f"it has {len(name)} characters",
+            f"use at most {_LONGEST_NAME}, since it becomes part of file names",
+        )
     if keyword.iskeyword(name):
         yield "it is a Python keyword", another
     if name in plugins.plugins:

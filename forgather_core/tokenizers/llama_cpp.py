@@ -46,7 +46,10 @@ def tokenizer_conversion(directory: Path | None, name: str) -> tuple[bool, str]:
     patterns = _patterns(content.get("pre_tokenizer"))
     if _FORMER in patterns:
         ways = "use a shipped tokenizer or train a new one; existing weights cannot be converted"
-        return False, f"it does not support the split pattern of '{name}', trained by an earlier Forgather: {ways}"
+        return (
+            False,
+            f"it does not support the split pattern of '{name}', trained by an earlier version of Forgather: {ways}",
+        )
     return True, ADD_A_LINE if PRE_TOKENS in patterns else UNKNOWN
 
 

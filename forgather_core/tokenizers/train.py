@@ -56,7 +56,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) 
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
         raise TokenizerError(
-            f"the corpus is too small for {vocab_size} entries: it gives {tokenizer.get_vocab_size()}",
+            f"the corpus is too small for {vocab_size} entries: it yields {tokenizer.get_vocab_size()}",
             hint="use a larger corpus or a smaller --vocab-size",
         )
     return _with_bos(tokenizer)
