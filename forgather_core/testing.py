@@ -42,7 +42,7 @@ class DefinitionTests:
     seed: ClassVar[int] = 0  # of weights and texts
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Make a test of each check."""
+        """Parametrize `test_check` with the checks."""
         if "forgather_check" in metafunc.fixturenames:
             if not hasattr(self, "definition"):
                 pytest.fail(f"{type(self).__name__} requires `definition`: set it to a name as for -t", pytrace=False)
@@ -81,7 +81,7 @@ def failure(row: Mapping[str, Any]) -> str | None:
     """Return the message of a failed check: its promise, each failed case, and the usual cause; None if it passed.
 
     Args:
-        row: From `checks.try_check`.
+        row: The result of `checks.try_check`.
     """
     if row["cause"] is None:
         return None

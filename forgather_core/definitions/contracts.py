@@ -157,7 +157,7 @@ class ModelContract(HasInitialWeights, HasDecoderClass, HasBackendProblem, Proto
     """All members that a model class may have; `Decoder` itself calls the last one."""
 
     def prepare(self, inputs_embeds: Any, position_ids: Any) -> Any:
-        """Transform embeddings before the first layer."""
+        """Return the embeddings [B, T, D] to pass to the first layer; `position_ids` are [B, T]."""
 
 
 def initial_weights(model: object) -> list[tuple[str, Any]] | None:
@@ -239,7 +239,7 @@ def _members(contract: type) -> Iterator[tuple[str, Any]]:
 
 
 def _problem(owner: type, name: str, member: Any, wanted: Any) -> str | None:
-    """Return what is wrong with a member: it is another kind of object, or a method with other parameters."""
+    """Return the problem of a member, or None: another kind of object, or a method with other parameters."""
     if isinstance(wanted, tuple):
         names = " or ".join("None" if kind is type(None) else kind.__name__.lower() for kind in wanted)
         return None if isinstance(member, wanted) else f"must be a {names}, got a {type(member).__name__}"

@@ -1,4 +1,4 @@
-"""Measure the import cost of plugins: every command imports the options, which do not need torch."""
+"""Measure the import time of plugins, which every command imports: they must not import torch."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Measured:
         return ImportCost(importer, package, self.seconds if package in self.new else None)
 
     def _slow_package(self, root: str) -> str | None:
-        """Return a slow package imported through another package, or the largest package if the import was slow."""
+        """Return a slow package that was imported, directly or not, or the largest package if the import took long."""
         from collections import Counter
 
         others = Counter(name.partition(".")[0] for name in self.new)

@@ -226,7 +226,7 @@ def _check_definition(definition: Any) -> None:
         raise DefinitionError(problem, hint=f"use one of {', '.join(presets)}" if presets else "add it")
 
 
-# Two of these classes may share an option of a common base class.
+# Options with these names are reserved. Some names occur in several of the classes.
 SHARED_OPTIONS: tuple[type, ...] = (
     DirectoryOptions, BuildOptions, RunOptions, OutputOptions, TrainOptions, TestOptions, EstimateOptions, ShowOptions,
     VerifyOptions,

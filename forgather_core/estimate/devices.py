@@ -40,7 +40,7 @@ class Device:
     source: str | None
 
     def flops_in(self, precision: str) -> float | None:
-        """Return the peak FLOP/s in a precision, None if unknown; fp16 and mixed equal bf16."""
+        """Return the peak FLOP/s in a precision, or None if unknown. fp16 and mixed have those of bf16."""
         return self.flops.get("bf16" if precision in {"mixed", "fp16"} else precision)
 
 
@@ -87,7 +87,7 @@ def devices_here() -> list[Device]:
 
 
 def known_device(device: torch.device) -> Device | None:
-    """Return the specification of a device of this machine; torch's name of it must contain all words of the entry."""
+    """Return the specification of a device of this machine, found by the words of its name; None if unknown."""
     if device.type != "cuda":
         return None
     words = set(re.findall(r"\w+", torch.cuda.get_device_name(device)))

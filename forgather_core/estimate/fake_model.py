@@ -67,7 +67,7 @@ class FakeModel:
         """
         self.model.train()
         held, how = self._held() | {OPTIMIZER: state_tensors(self._stepper.optimizers)}, self._how
-        # Gradients even if the caller has disabled them.
+        # The caller may have disabled gradients.
         with torch.enable_grad(), self._fake, self._tracing(held, length, packed=how.packed) as trace:
             trace.begin("forward")
             with trace.making(INPUTS):
@@ -91,7 +91,7 @@ class FakeModel:
             return trace.timeline()
 
     def generate(self, rows: int, length: int, make_cache: Callable[[], Any] | None = None) -> Timeline:
-        """Trace a prefill of all tokens but one, and the decoding step of the last one.
+        """Trace a prefill of all tokens except the last, and the decoding step of the last token.
 
         Args:
             rows: Batch size.

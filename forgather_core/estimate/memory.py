@@ -23,7 +23,7 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-# Fused kernels save what sdpa's saves for backward: the result, and one element per row and head.
+# Fused kernels save the same tensors for backward as sdpa's: the output, and the log-sum-exp of each query and head.
 _TRACED = {"flash_attention_2": "sdpa", "flex_attention": "sdpa"}
 
 
@@ -98,7 +98,8 @@ class Memory:
 
     def batches(self, length: int) -> Batches:
         """Return the peaks of training steps for any batch size."""
-        # From this size on a chunked loss has its full number of chunks, and MOST_PARTS more rows add equally to each.
+        # From this batch size on, a chunked loss has its maximum number of chunks, and MOST_PARTS more rows enlarge
+        # each chunk equally.
         rows = max(2, -(-MOST_PARTS * ENOUGH // length))
         return Batches(self.training(rows, length), self.training(rows + MOST_PARTS, length), rows, MOST_PARTS)
 
@@ -108,7 +109,7 @@ class Memory:
         Args:
             rows: Batch size.
             length: Tokens in the cache after the step (capacity of a static cache), at least 2.
-            cache: dynamic or static.
+            cache: Type of KV cache: dynamic or static.
         """
         key = (rows, length, cache)
         if key not in self._generations:

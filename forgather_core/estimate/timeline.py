@@ -83,12 +83,12 @@ class Timeline:
         return next((dict(parts) for number, parts in self._moments() if number == end), dict(self.held))
 
     def total_flops(self, phase: str, operands: str | None = None) -> int:
-        """Return the FLOPs of a phase: those of one kind of operands, or all."""
+        """Return the FLOPs of a phase, for one kind of operands or for all."""
         return sum(n for (of, kind), n in self.flops.items() if of == phase and operands in (None, kind))
 
 
 class Batches:
-    """Peak memory for any batch size, extrapolated from two: every storage grows by the same bytes per row.
+    """Peak memory for any batch size, extrapolated from two timelines: storages grow linearly with the batch size.
 
     Args:
         one: Timeline of `rows` rows.

@@ -1,8 +1,8 @@
 """Run a program on fake tensors and record what it would allocate and compute.
 
 torch's fake tensors go through the same operators as real tensors of their device, including the choice of an attention
-kernel, autocast and recomputation. A dispatch mode above them sees every result, and a weak reference to its storage
-reports when it is freed. The workspace that a kernel allocates internally is not seen.
+kernel, autocast and recomputation. A dispatch mode records every result, and a weak reference to its storage records
+when it is freed. Workspaces that a kernel allocates internally are not recorded.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         held: Tensors that exist before, by kind; storages shared by tied tensors count once.
-        length: Tokens per row; the value of an integer tensor when the program reads one, as fake tensors have none.
-        packed: The value of a boolean tensor when the program reads one: programs ask whether rows are packed.
+        length: Tokens per row. Fake tensors have no values: a program that reads an integer tensor gets this number.
+        packed: Whether rows are packed. A program that reads a boolean tensor gets this value.
     """
 
     def __init__(self, held: Mapping[str, Iterable[Tensor]], length: int, *, packed: bool = False) -> None:

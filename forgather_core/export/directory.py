@@ -1,4 +1,4 @@
-"""Create, reuse or rebuild a model directory, atomically and without losing files of the user."""
+"""Create, reuse or rebuild a model directory, atomically and without losing user files."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def prepare_directory(
 
 @dataclass
 class Draft:
-    """A complete model directory that is moved to `target` by `commit()`, unless it is there already.
+    """A complete model directory, which `commit()` moves to `target` if it is new.
 
     Args:
-        path: Current location: `target`, or for a new directory a temporary one of the same name.
+        path: Current location: `target`, or a temporary directory of the same name if the directory is new.
         target: Final location.
         result: The model directory after `commit()`.
         resolved: The model, with the facts of its tokenizer.
@@ -74,17 +74,17 @@ class Draft:
 
     @property
     def is_new(self) -> bool:
-        """True before a new directory is committed."""
+        """Return whether the directory is new and not yet committed."""
         return self.path != self.target
 
     def commit(self, drop: Collection[str] = ()) -> ModelDirectory:
-        """Move a new directory to `target`, and keep every file of the old one that Forgather did not write.
+        """Move a new directory to `target`. Files of the old directory that Forgather did not write are kept.
 
         Args:
             drop: Names of files in the old directory to drop.
 
         Raises:
-            DirectoryError: The operating system refuses; the old directory is unchanged.
+            DirectoryError: The directory cannot be moved; the old directory is unchanged.
         """
         if self.is_new:
             known, notes = None, tuple[str, ...]()

@@ -126,7 +126,7 @@ class SourceText:
 
 @lru_cache(maxsize=128)  # a model's sources before and after rewriting, which most exports of a process share
 def source_text(path: Path, data: bytes) -> SourceText:
-    """Return the parsed source of a file, cached. Raises the same errors as `SourceText`."""
+    """Return the parsed source of a file, cached. Raises like `SourceText`."""
     return SourceText(path, data)
 
 

@@ -16,12 +16,12 @@ NEVER = ("forgather_cli", "forgather")
 
 
 class Packages:
-    """Packages whose modules are copied into a model directory instead of being imported there.
+    """Packages whose modules are copied into a model directory instead of being imported from it.
 
-    These are the core, every plugin, and the packages of the definition.
+    These are Forgather's own packages, every plugin, and the packages of the definition.
 
     Args:
-        entries: Modules that the definition names.
+        entries: Modules that the definition refers to.
     """
 
     def __init__(self, entries: list[str]) -> None:
@@ -74,7 +74,7 @@ def is_package(module: str) -> bool:
 
 
 def entry_file(module: str) -> Path:
-    """Return the source file of a module that a definition names.
+    """Return the source file of a module that a definition refers to.
 
     Raises:
         ExportError: The module has no source file.

@@ -1,8 +1,8 @@
-"""Import every file of a model directory in its configuration file, for loaders.
+"""Add imports of all files of a model directory to its configuration file, so that transformers copies them.
 
-transformers follows the imports of remote code from file to file. Release 5.4 copies, from a local directory, only the
-files that the entry file itself imports, and then fails at the first missing file. Therefore the `if TYPE_CHECKING:`
-block of the entry file, which loaders read and no program runs, gets an import line for each file that it lacks.
+transformers follows the imports of remote code from file to file. But release 5.4 copies only the files that the entry
+file of a local directory imports itself, and then fails at the first missing file. Therefore the missing imports are
+added to the `if TYPE_CHECKING:` block of the entry file: transformers reads it as text, and Python does not execute it.
 """
 
 from __future__ import annotations

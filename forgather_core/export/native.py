@@ -34,8 +34,8 @@ SIZES = (
     "vocab_size",
 )
 # Errors of a model with an unsuitable configuration; torch asserts that padding is within the vocabulary.
-_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-MOST_KEYS = 30  # keys that are left out one at a time, to find the one that is read differently
+_MODEL_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+MOST_KEYS = 30  # keys that are removed one at a time, to find the one that the classes read differently
 
 
 def check_native(resolved: ResolvedModel) -> None:
@@ -47,17 +47,17 @@ def check_native(resolved: ResolvedModel) -> None:
     Raises:
         ConfigurationError: There is no native class, or it computes another model; the message has the reason.
     """
-    if (problem := native_refusal(resolved)) is not None:
+    if (problem := native_problem(resolved)) is not None:
         hint = "drop --native, or change the options"
         raise ConfigurationError(problem, option="--native", hint=hint)
 
 
-def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str | None:
-    """Return why the native transformers class does not compute the model, or None.
+def native_problem(resolved: ResolvedModel, *, cached: bool = False) -> str | None:
+    """Return the reason why the native transformers class does not compute the model, or None if it does.
 
     Args:
         resolved: The resolved model.
-        remembered: Cache the comparison of each small copy in this process.
+        cached: Cache the comparison of each small copy in this process.
     """
     from huggingface_hub.errors import StrictDataclassError
 
@@ -77,10 +77,10 @@ def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str 
         native.config_class(**whole)  # it validates sizes
         small = config_class(**{**values, **shrunk(values, config_class.attribute_map, keep=KEPT)}, native=True)
         content = json.dumps(small.to_dict(), sort_keys=True, default=str)
-        compare = _remembered_difference if remembered else _difference
+        compare = _cached_difference if cached else _difference
         difference = compare(definition.model_class(), native, config_class, content)
     except (StrictDataclassError, TypeError, ValueError, RuntimeError) as error:
-        cause = error.__cause__ or error  # for a validation error, the sentence without its frame
+        cause = error.__cause__ or error  # the cause of a validation error is the message without its context
         reason = next(iter(str(cause).splitlines()), type(cause).__name__)
         return f"transformers' {definition.native} rejects these options: {reason}"
     if not difference <= TOLERANCE:  # also true for NaN
@@ -97,7 +97,7 @@ def _difference(model_class: Any, native: Any, config_class: Any, content: str) 
     return logits_difference(model_class(config_class(**values)), native(native.config_class(**values)))
 
 
-_remembered_difference = lru_cache(maxsize=64)(_difference)  # most directories of a process differ only in sizes
+_cached_difference = lru_cache(maxsize=64)(_difference)  # most directories of a process differ only in sizes
 
 
 def check_source(definition: ModelDefinition, source_config: SourceConfig) -> None:
@@ -148,8 +148,8 @@ def _source_problem(definition: ModelDefinition, content: Mapping[str, Any]) -> 
         difference = logits_difference(*_pair(definition, small))
     except ConfigurationError as error:
         return str(error)
-    except (StrictDataclassError, *_FAULTS) as error:
-        cause = error.__cause__ or error  # for a validation error, the sentence without its frame
+    except (StrictDataclassError, *_MODEL_ERRORS) as error:
+        cause = error.__cause__ or error  # the cause of a validation error is the message without its context
         return f"a small copy fails with {type(cause).__name__}: {first_line(cause)}"
     if difference <= TOLERANCE:
         return None

@@ -1,7 +1,7 @@
 """Rename exported classes that share the name of a transformers class but compute something else.
 
-Tools select code by a class name alone: `transformers serve` and llama.cpp's converter by `architectures`, others by
-the name of the configuration class. They must not mistake such a model for the transformers model.
+Some tools select their implementation by class name: `transformers serve` and llama.cpp's converter by `architectures`,
+others by the configuration class. With the same name, they would load the model as the transformers model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ExportError
 from .imports import source_text
-from .native import native_refusal
+from .native import native_problem
 
 if TYPE_CHECKING:
     from ..settings.resolved_model import ResolvedModel
@@ -26,7 +26,7 @@ PREFIX = "Forgather"
 
 
 def own_names(resolved: ResolvedModel, sources: Sources) -> dict[str, str]:
-    """Return the classes of a model directory to rename; none if the transformers class computes the same.
+    """Return new names for the classes of a model directory; none if the transformers class computes the same.
 
     Args:
         resolved: The resolved model.
@@ -43,7 +43,7 @@ def own_names(resolved: ResolvedModel, sources: Sources) -> dict[str, str]:
         for node in source_text(file.path, file.text).tree.body
         if isinstance(node, ast.ClassDef) and hasattr(transformers, node.name)
     }
-    if not defined or native_refusal(resolved, remembered=True) is None:
+    if not defined or native_problem(resolved, cached=True) is None:
         return {}
     return {name: f"{PREFIX}{name}" for name in sorted(defined)}
 

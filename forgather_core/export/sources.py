@@ -1,8 +1,8 @@
 """Collect the source files of a model directory: the import closure of a definition, with flat imports.
 
-Every file is copied byte for byte, except that module names in imports of Forgather and plugins become `.name`, and
-that the configuration file imports all other files (`naming.py`). Imports that the loader of transformers cannot follow
-are refused with file and line.
+Files are copied byte for byte, with two exceptions: imports of Forgather's and plugins' modules become relative
+(`from .name import`), and the configuration file imports all other files (`naming.py`). An import that the loader of
+transformers cannot follow is an error with file and line.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from .no_init import no_init_weights
 
 DEVICE_TYPES = ("meta", "cpu", "cuda", "mps")
 
-# Called with a configuration, and with a function that builds its model on meta.
+# Arguments: a configuration, and a function that builds its model on meta.
 BeforeBuild = Callable[[Any, Callable[[], nn.Module]], None]
 
 _ATTENTION = "--attn-implementation"
@@ -104,14 +104,15 @@ def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch
 def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None = None) -> nn.Module:
     """Build the model of a directory through its own configuration and source files.
 
-    Weights are set once: construction skips them, then `torch.manual_seed(seed)` and the initialization table set them.
-    They equal those of `from_config` after that seed, on every device and in every dtype. With `no_init_weights` they
-    stay unset; what no checkpoint contains (RoPE tables, ties) is still correct. On meta nothing is allocated.
+    Weights are initialized once, after construction: by the initialization table, after `torch.manual_seed(seed)`. They
+    equal those of `from_config` after that seed, on every device and in every dtype. With `no_init_weights` they stay
+    uninitialized; tensors that no checkpoint contains (RoPE tables) and tied weights are still correct. On meta nothing
+    is allocated.
 
     Args:
         directory: A model directory.
         options: Device, dtype (default: torch's default dtype), seed, attention, gradient checkpointing.
-        before: Called before anything is allocated; it may refuse by raising.
+        before: Called before anything is allocated; it may raise to cancel the build.
 
     Returns:
         The model, in training mode as constructed.
@@ -131,7 +132,7 @@ def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None 
         model = _from_config(directory, config, device, how)
         _set_generation(model, directory / "generation_config.json")
         _check_table(model)
-        # Outside of the `device` context: it slows every operation, and everything is on the device by now.
+        # Outside of the `device` context, which slows every operation: all tensors are on the device already.
         if not options.no_init_weights and device.type != "meta":
             torch.manual_seed(options.seed)  # just before drawing: imports may have drawn random numbers
             model.init_weights()

@@ -33,7 +33,7 @@ def require_code_cache(error: type[ForgatherError]) -> Path:
 
 @contextmanager
 def code_cache(error: type[ForgatherError]) -> Iterator[None]:
-    """Load code within this block; raise `error` if the cache is not writable."""
+    """Raise `error` if the cache is not writable while code is loaded within the block."""
     place = require_code_cache(error)
     try:
         yield

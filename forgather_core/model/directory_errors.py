@@ -1,4 +1,4 @@
-"""Report in one line why a model directory cannot be loaded: the file, and the line in it."""
+"""Turn exceptions raised while loading a model directory into one line with the file and the line in it."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def loading_errors(directory: Path, error: type[ForgatherError], *, imports_only
     Args:
         directory: The model directory.
         error: Raised instead.
-        imports_only: Let exceptions pass that the code raises after its import: a bug of the model's author, who needs
-            the traceback. If the directory was edited since it was written, everything is reported.
+        imports_only: Do not convert exceptions that the code raises after its import: they are bugs of the model, and
+            its author needs the traceback. If the directory was edited since it was written, all are converted.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Make a Hugging Face configuration (`config.json`, `generation_config.json`) from the values of its entries."""
+"""Make the Hugging Face configuration of a model: `config.json` and `generation_config.json`."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def generation_config_json(
 
     Args:
         ids: Token ids by name; None if the tokenizer lacks the token.
-        given: Content of another model's file, which may contain more and takes precedence.
+        given: Content of the source config's file; it may have more keys, and takes precedence.
         turn_ends: Token ids that end a turn in the chat templates; `generate` stops at these too.
     """
     from transformers import GenerationConfig

@@ -37,7 +37,7 @@ _ELSEWHERE = "choose another --output-dir"
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file: digest of its bytes, its origin, and (for JSON that other programs rewrite) a digest of its meaning."""
+    """A file: its digest, its origin, and (for JSON that transformers rewrites) a digest of the values that matter."""
 
     sha256: str
     origin: str

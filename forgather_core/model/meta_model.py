@@ -16,7 +16,7 @@ from .no_init import no_init_weights
 
 @dataclass(frozen=True)
 class Template:
-    """Class and configuration of a model, from which others are created whatever happens to its directory.
+    """Class and configuration of a model, to create further models even if its directory has changed.
 
     Args:
         model_class: The class of the model.
@@ -44,7 +44,7 @@ class Template:
 
 
 def meta_model(resolved: ResolvedModel, *, dtype: torch.dtype | None = None, attention: str | None = None) -> Any:
-    """Return the model on meta: nothing is allocated, no directory is touched.
+    """Return the model on meta: nothing is allocated or written.
 
     The tokenizer is loaded only if the options require it: a preset with a `vocab_size` needs no access to the Hub.
 
@@ -55,7 +55,7 @@ def meta_model(resolved: ResolvedModel, *, dtype: torch.dtype | None = None, att
 
     Raises:
         TokenizerError: The vocabulary size must come from the tokenizer, which cannot be loaded.
-        ConfigurationError: The configuration class refuses a value.
+        ConfigurationError: The configuration class rejects a value.
     """
     if "vocab_size" not in resolved.config:
         with resolved.errors_at("tokenizer"):

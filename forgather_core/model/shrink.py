@@ -19,11 +19,11 @@ def shrunk(config: Mapping[str, Any], names: Mapping[str, str], *, keep: Collect
     Args:
         config: The configuration as plain data.
         names: Maps Hugging Face's usual names to this configuration's, where they differ (`attribute_map`).
-        keep: What is kept although a smaller model would do without.
-            "heads": the head size and the number of query heads per key/value head. Without it both are reduced, and a
+        keep: Features that are not reduced.
+            "heads": the head size and the number of query heads per key/value head. Otherwise both are reduced, and a
             head size that is independent of the hidden size stays independent.
-            "positions": the maximum position. Without it there are enough positions for texts of a few tokens.
-            "token_ids": the special tokens. Without it padding is token 1, and there are no other special tokens.
+            "positions": the maximum position. Otherwise there are enough positions for texts of a few tokens.
+            "token_ids": the special tokens. Otherwise padding is token 1, and there are no other special tokens.
 
     Returns:
         New values, by the configuration's own names. All other options are kept.
@@ -65,7 +65,7 @@ def shrunk(config: Mapping[str, Any], names: Mapping[str, str], *, keep: Collect
 
 
 def _shrink_heads(get: Callable[[str], Any], put: Callable[[str, Any], bool], *, keep: bool) -> int | None:
-    """Put the number and size of heads and the hidden size; return the latter, None if there is none."""
+    """Set the number and size of heads and the hidden size. Return the new hidden size, or None if there is none."""
     heads, hidden = get("num_attention_heads"), get("hidden_size")
     width: int
     if hidden is None:

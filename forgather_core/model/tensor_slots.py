@@ -14,7 +14,15 @@ from .wrappers import Wrapped
 
 @dataclass(frozen=True)
 class TensorSlot:
-    """A module attribute that holds a tensor."""
+    """A module attribute that holds a tensor.
+
+    Args:
+        name: Full name in the model, with the components of wrappers.
+        module: The module.
+        leaf: Name of the attribute.
+        tensor: The parameter or buffer.
+        persistent: Whether the state dict contains it.
+    """
 
     name: str
     module: nn.Module
@@ -111,7 +119,7 @@ def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -
 
 
 def materialise(model: nn.Module, device: torch.device) -> None:
-    """Allocate uninitialized memory for tensors on meta."""
+    """Replace tensors on meta by uninitialized tensors on a device."""
     replace_tensors(
         model, lambda old: torch.empty_like(old, device=device, requires_grad=False) if old.is_meta else None
     )

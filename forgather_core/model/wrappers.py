@@ -181,7 +181,7 @@ class Wrapped:
             return dict(self.root.state_dict())
         from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
 
-        # On the CPU, torch would free what it has just gathered.
+        # With offload on the CPU, torch would free the tensors that it has just gathered.
         offload = any(parameter.device.type != "cpu" for parameter in self.root.parameters())
         how = FullStateDictConfig(offload_to_cpu=offload, rank0_only=True)
         with FullyShardedDataParallel.state_dict_type(self.root, StateDictType.FULL_STATE_DICT, how):

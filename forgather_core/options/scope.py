@@ -1,6 +1,6 @@
-"""The commands that use each shared option, and what an option requires to have an effect.
+"""The commands that use each shared option, and the conditions without which an option has no effect.
 
-Only options typed on the command line are refused: a value in a YAML file may be meant for several commands.
+Only options on the command line are rejected: a YAML file may be used with several commands.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ LISTING = Need("a run of the checks: drop --list", lambda values: not values["li
 
 @dataclass(frozen=True, kw_only=True)
 class SharedOptionInfo(OptionInfo):
-    """The declaration of an option of `forgather model`.
+    """The declaration of a shared option.
 
     Args:
         commands: The commands that use it.
-        needs: What it requires to have an effect.
+        needs: Conditions without which it has no effect.
         aliases: Former names. They are accepted as flags and YAML keys, but not shown in help or completion.
         required: The command line must set it.
         comma_separated: The value is one or more names: "a,b" in one text, or a list or tuple of names.
@@ -109,7 +109,7 @@ def commands_of(spec: OptionSpec) -> tuple[str, ...]:
 
 
 def needs_of(spec: OptionSpec) -> tuple[Need, ...]:
-    """Return what an option requires to have an effect."""
+    """Return the conditions without which an option has no effect."""
     return spec.info.needs if isinstance(spec.info, SharedOptionInfo) else ()
 
 

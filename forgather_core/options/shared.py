@@ -68,7 +68,7 @@ class DirectoryOptions:
 
 @dataclass(kw_only=True)
 class BuildOptions:
-    """Options of building the model from its directory."""
+    """Options that determine how the model is built from its directory."""
 
     device: str = option(
         "meta", help="Device to construct model on: meta, cpu, cuda, cuda:N, mps", group=BUILD, commands=COMPUTED
@@ -179,7 +179,7 @@ class RunOptions:
 
 @dataclass(kw_only=True)
 class JsonOptions:
-    """The option that prints a report as JSON, of every command."""
+    """The `--json` option of every command."""
 
     json: bool = option(False, help="Print the report as JSON", group=OUTPUT, negatable=False)
 

@@ -135,7 +135,7 @@ def _to_float(spec: OptionSpec, value: Any) -> float:
     try:
         if not isinstance(value, bool):
             number = float(value)
-            if math.isfinite(number):  # NaN passes every bound, and JSON supports neither
+            if math.isfinite(number):  # NaN passes every bound, and JSON supports neither NaN nor infinity
                 return number
     except OverflowError:
         number = math.inf
@@ -156,7 +156,7 @@ def _to_str(spec: OptionSpec, value: Any) -> str:
 
 
 def _names(spec: OptionSpec, value: Any) -> list[str]:
-    """Return the names in a text or a list. Without a name it is an error: it would choose everything."""
+    """Return the names in a text or a list. An empty value is an error, because it would select all names."""
     given = value.split(",") if isinstance(value, str) else value
     if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
         raise _wrong(spec, value, "names separated by commas")
@@ -225,7 +225,7 @@ def did_you_mean(word: str, known: Iterable[str], template: str = "'{}'", *, sim
         word: The unknown word.
         known: The known words.
         template: Format of the suggestion.
-        similarity: Least ratio of difflib, from 0 to 1, of similar words.
+        similarity: Minimum ratio of difflib for similar words, from 0 to 1.
     """
     names = list(known)
     near = get_close_matches(word, names, n=1, cutoff=similarity)

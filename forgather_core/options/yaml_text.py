@@ -11,7 +11,7 @@ import yaml
 from ..errors import ConfigurationError, Place
 
 _LONGEST = 500_000  # characters; PyYAML reads about 100,000 in a second
-_DEPTH = 50  # mappings and sequences within each other
+_DEPTH = 50  # nested mappings and sequences
 _NODES = 100_000  # including those that aliases repeat
 _START: Place = {"line": 1, "column": 1}
 _LONGEST_NUMBER = 4_000  # characters; Python does not parse integers with more digits

@@ -1,6 +1,6 @@
-"""Refuse work that needs more memory than is free, before it starts and makes the machine swap.
+"""Refuse work that needs more memory than is free, before the machine swaps.
 
-Cheap upper bounds are tried first; more precise ones are computed only if those exceed the free memory.
+Cheap upper bounds are compared first. Tighter ones are computed only if those exceed the free memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..errors import BuildError
 from .out_of_memory import amount
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_NO_LIMIT = 2**60  # control groups of version 1 state a number near 2^63 if there is no limit
+_NO_LIMIT = 2**60  # cgroup v1 reports a number near 2^63 if there is no limit
 _IDS = ("_token_id", "vocab_size", "max_position_embeddings", "seed")
 
 
@@ -24,11 +24,11 @@ def refuse_too_large(what: str, device: str, needs: Sequence[Callable[[], int]])
     Args:
         what: The work, as the subject of a sentence.
         device: Device of the work: `cpu`, `cuda`, `cuda:N` or `mps`.
-        needs: Functions that return the required bytes: upper bounds, each tighter and slower to compute than the one
-            before, then the estimate. The first that fits ends the search.
+        needs: Functions that return the required bytes: upper bounds, each tighter and slower than the previous one,
+            then the estimate. The work is accepted at the first that fits.
 
     Raises:
-        BuildError: None of them fits.
+        BuildError: None of them fits into the free memory.
     """
     free = free_memory(device)
     if free is None:
@@ -63,7 +63,7 @@ def _free_on_host() -> Iterator[int | None]:
 
 
 def _available() -> int | None:
-    """Return the memory that the system has free, or can free without swapping."""
+    """Return the bytes that the system can allocate without swapping."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
@@ -76,7 +76,7 @@ def _available() -> int | None:
 
 
 def _free_in_groups() -> Iterator[int]:
-    """Yield the memory that container limits leave: of this process's control group and of its parents."""
+    """Yield the free bytes within the memory limits of this process's cgroup and of its parents."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -108,7 +108,7 @@ def _free_in(group: Path, limit: str, usage: str, cached: str) -> int | None:
 
 
 def _below_limit() -> int | None:
-    """Return the memory that `ulimit -v` leaves."""
+    """Return the free bytes within the limit of `ulimit -v`."""
     try:
         import resource
 
@@ -132,7 +132,7 @@ def most_parameters(config: Mapping[str, Any]) -> int:
 
 
 def most_activations(config: Mapping[str, Any], rows: int, length: int) -> int:
-    """Return a generous upper bound of the elements that a training step stores in addition to the weights.
+    """Return a generous upper bound of the elements of the activations in a training step.
 
     Args:
         config: The configuration as plain data.

@@ -22,7 +22,7 @@ from ..filesystem.atomic import new_directory
 from ..filesystem.paths import expanded
 
 _TEMPLATE, _NAME, _CLASS, _DISTRIBUTION = "forgather-newmodel", "newmodel", "NewModel", "new-model"
-_RENAMED = {"gitignore": ".gitignore"}  # under its real name git would apply it to the template
+_RENAMED = {"gitignore": ".gitignore"}  # under its real name, git would apply it to the template
 _LONGEST_NAME = 32
 _ABOUT = {  # in reading order
     "README.md": "description of the model",
@@ -105,7 +105,7 @@ def _check_name(name: str, plugins: Registry) -> None:
 
 
 def _problems(name: str, plugins: Registry) -> Iterator[tuple[str | None, str]]:
-    """Yield what is wrong with a name (None if the remedy implies it), and the remedy.
+    """Yield (problem, hint) for each rule that a name violates; the problem is None if the hint implies it.
 
     Each rule assumes that the previous ones hold.
     """

@@ -111,7 +111,7 @@ def named(templates: Any) -> dict[str, str]:
     """Return chat templates by name, from a text, a tokenizer's dict, or the list of a tokenizer_config.json.
 
     Raises:
-        TypeError, KeyError: The templates have another form.
+        TypeError, KeyError: The templates are malformed.
     """
     if templates is None:
         return {}
@@ -165,7 +165,7 @@ def turn_ends(tokenizer: Any, templates: Mapping[str, str]) -> tuple[list[int], 
 
 
 def _turn_end(tokenizer: Any, template: str) -> tuple[int | None, str | None]:
-    """Return the token id that ends the assistant's turn; if there is none, the text there if it looks like a token."""
+    """Return the token id that ends the assistant's turn, or a text that looks like a token but is not one."""
     added = {str(token): index for index, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
     last, between = _after_answer(tokenizer, template)
     if last and (token := _first(added, last)) is not None:

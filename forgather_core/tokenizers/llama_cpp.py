@@ -1,4 +1,4 @@
-"""Report whether llama.cpp's converter supports a tokenizer, and what to do if not."""
+"""Report whether llama.cpp's converter supports a tokenizer, with a remedy if it does not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FORMER = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*
 
 
 def tokenizer_conversion(directory: Path | None, name: str) -> tuple[bool, str]:
-    """Return whether a tokenizer can be converted to GGUF, and how or why not.
+    """Return whether a tokenizer can be converted to GGUF, and the condition or the reason.
 
     Args:
         directory: Directory of the tokenizer's files; None if unknown.

@@ -44,7 +44,7 @@ __all__ = [
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-_UNLIMITED = 10**9  # without a limit, transformers writes a number of thirty digits
+_UNLIMITED = 10**9  # transformers writes a number of thirty digits if there is no limit
 _MACHINE_KEYS = ("name_or_path", "_name_or_path", "is_local", "local_files_only", "tokenizer_file", "vocab_file")
 
 
@@ -173,8 +173,8 @@ def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: 
     Args:
         loaded: The tokenizer; it is not changed.
         directory: An existing directory.
-        chat_template: Default chat template to write; None writes the tokenizer's default. Its other templates are
-            written in either case.
+        chat_template: Default chat template to write; None writes the tokenizer's default. The tokenizer's other
+            templates are always written.
 
     Returns:
         The written files, relative to the directory; several chat templates are in a subdirectory.
@@ -203,7 +203,7 @@ def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: 
 
 
 def _find(spec: str, base: Path | None) -> Path | str:
-    """Return an existing directory, or a text that may be a Hub id."""
+    """Return the directory of a tokenizer if it exists, else `spec` if it has the form of a Hub id."""
     shipped = shipped_tokenizers()
     if spec in shipped:
         return shipped[spec]
@@ -224,7 +224,7 @@ def hub_answers() -> bool:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return False
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True  # only the proxy knows
+        return True  # a direct connection says nothing about one through the proxy
     address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         with socket.create_connection((address.hostname or "", address.port or 443), timeout=3):
