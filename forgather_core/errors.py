@@ -90,10 +90,10 @@ class ForgatherError(Exception):
         where = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
         places = (where, self.option) if self.line is not None else (self.option, where)
         place = ": ".join(part for part in places if part)
-        goes_on = self.problem.partition(" ")[0] in _VERBS and (self.line is None or self.option is not None)
-        joint = "" if not place else " " if goes_on else ": "
+        continues = self.problem.partition(" ")[0] in _VERBS and (self.line is None or self.option is not None)
+        separator = "" if not place else " " if continues else ": "
         problem = self.problem.rstrip(" .:") if self.hint else self.problem
-        return f"{place}{joint}{problem}" + _joined(self.hint)
+        return f"{place}{separator}{problem}" + _hint_suffix(self.hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.problem,), self.__dict__
@@ -147,7 +147,7 @@ class ForgatherError(Exception):
         return (kind or type(self))(**own | place)
 
 
-def _joined(hint: str | None) -> str:
+def _hint_suffix(hint: str | None) -> str:
     """Return the hint with its separator: a colon, or a full stop before a question."""
     return "" if not hint else f". {hint}" if hint.endswith("?") else f": {hint}"
 

@@ -76,12 +76,12 @@ def load_devices(path: Path | None = None) -> list[Device]:
     return sorted(found, key=lambda device: device.memory)
 
 
-def devices_here() -> list[Device]:
+def local_devices() -> list[Device]:
     """Return the devices of this machine, without bandwidth and FLOP/s, which are unknown."""
     found = []
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        about = torch.cuda.get_device_properties(number)
-        found.append(Device(f"here: cuda:{number}, {about.name}", about.total_memory, None, {}, None))
+        properties = torch.cuda.get_device_properties(number)
+        found.append(Device(f"here: cuda:{number}, {properties.name}", properties.total_memory, None, {}, None))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [*found, Device("here: cpu", memory, None, {}, None)]
 

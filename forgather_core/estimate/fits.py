@@ -7,7 +7,7 @@ from functools import cached_property
 
 from .devices import Device
 from .memory import Memory
-from .timeline import WEIGHTS, Batches
+from .timeline import WEIGHTS, BatchExtrapolation
 
 RESERVE = 2**30  # bytes for the driver, kernel workspaces and fragmentation
 
@@ -32,7 +32,7 @@ class Fits:
         return self._training_fits(self._length, device)
 
     @cached_property
-    def _batches(self) -> Batches:
+    def _batches(self) -> BatchExtrapolation:
         return self._memory.batches(self._length)
 
     def max_rows(self, device: Device) -> int | None:

@@ -17,7 +17,7 @@ from ..options.command_options import EstimateOptions, TestOptions, TrainingStep
 from ..runtime.partial_results import keep_partial
 from ..runtime.short_repr import Brief
 from ..settings.resolved_model import ResolvedModel
-from .devices import Device, devices_here, load_devices
+from .devices import Device, load_devices, local_devices
 from .fits import Fits
 from .memory import Memory
 from .timeline import ACTIVATIONS, BUFFERS, CACHE, GRADIENTS, INPUTS, LOGITS, OPTIMIZER, WEIGHTS, Timeline
@@ -67,7 +67,7 @@ def estimate(
         ForgatherError: The options or the device file are invalid.
     """
     report_progress = on_progress or (lambda _: None)
-    devices = [*load_devices(options.hardware), *devices_here()]
+    devices = [*load_devices(options.hardware), *local_devices()]
     found = estimate_of(resolved, options, report_progress)
     notes, rows = [*found.report["notes"], _RESERVED], list[dict[str, Any]]()
 
@@ -188,8 +188,9 @@ def _precision(resolved: ResolvedModel, options: EstimateOptions) -> str:
 def _parameters(model: Any, forward: Timeline, tokens: int) -> dict[str, Any]:
     """Count parameters. `active` counts those used for each token, derived from the FLOPs of the forward pass."""
     table = asdict(parameter_table(model))
-    ends = [end.weight for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
-    embedding = sum(p.numel() for p in {id(p): p for p in ends}.values())
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = {id(layer.weight): layer.weight for layer in layers if layer is not None}  # one if they are tied
+    embedding = sum(table.numel() for table in tables.values())
     by_dtype: dict[str, int] = {}
     for parameter in model.parameters():
         name = str(parameter.dtype).removeprefix("torch.")

@@ -60,7 +60,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._phases[phase] = len(self._events)
 
     @contextmanager
-    def making(self, kind: str) -> Iterator[None]:
+    def allocating(self, kind: str) -> Iterator[None]:
         """Assign a kind to the storages allocated within the block."""
         before, self.kind = self.kind, kind
         try:
@@ -93,7 +93,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._record(leaf.untyped_storage())
-        count = _counter(func._overloadpacket)
+        count = _flop_counter(func._overloadpacket)
         if count is not None:
             key = (next(reversed(self._phases), ""), self._operand_kind(func._overloadpacket, args))
             self._flops[key] = self._flops.get(key, 0) + count(*args, **kwargs, out_val=result)
@@ -126,9 +126,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return "weights" if any(x.untyped_storage()._cdata in self._weights for x in operands) else "attention"
 
 
-def _counter(packet: Any) -> Callable[..., int] | None:
+def _flop_counter(packet: Any) -> Callable[..., int] | None:
     known: Mapping[Any, Any] = flop_registry
-    return _MORE.get(packet) or known.get(packet)
+    return _ADDITIONAL_FLOPS.get(packet) or known.get(packet)
 
 
 def _attention_forward(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
@@ -143,7 +143,7 @@ def _attention_backward(_: Tensor, query: Tensor, key: Tensor, value: Tensor, *_
     return 2 * pairs * (3 * query.shape[-1] + 2 * value.shape[-1])
 
 
-_MORE: Mapping[Any, Callable[..., int]] = {  # missing in torch's own counter
+_ADDITIONAL_FLOPS: Mapping[Any, Callable[..., int]] = {  # missing in torch's own counter
     aten.addmm_: flop_registry[aten.addmm],
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,

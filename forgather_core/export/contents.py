@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DefinitionError
-from ..model.hf_config import config_json, generation_config_json, stops_at
+from ..model.hf_config import config_json, eos_entry, generation_config_json
 from ..model.manifest import MANIFEST, FileRecord, Manifest, OptionRecord, record
 from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.chat_templates import resolve_chat_template, turn_ends
@@ -27,7 +27,7 @@ from ..tokenizers.lookup import (
 from .licence import licence_files
 from .model_card import model_card
 from .native import check_native, check_source
-from .own_names import own_names, rename_classes
+from .own_names import class_renames, rename_classes
 from .sources import Sources, collect_sources
 
 GENERATED = "generated"
@@ -141,7 +141,7 @@ def plan_contents(resolved: ResolvedModel) -> Plan:
     if directory.native:
         check_native(resolved)
         return plan
-    names = own_names(resolved, sources)
+    names = class_renames(resolved, sources)
     return replace(plan, sources=rename_classes(sources, names), names=names)
 
 
@@ -160,7 +160,7 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
     stops, unknown = turn_ends(loaded.tokenizer, written_templates(loaded.facts, plan.chat_template))
     source_generation = resolved.source_config.generation if resolved.source_config is not None else None
     # Also in config.json: a model built by `from_config` derives its generation_config.json from it when saved.
-    values = dict(resolved.config) | stops_at(resolved.config.get("eos_token_id"), stops)
+    values = dict(resolved.config) | eos_entry(resolved.config.get("eos_token_id"), stops)
     config = config_json(definition, values, native=resolved.directory.native, names=plan.names)
     _write(directory, "config.json", config, origins)
     _write(

@@ -21,7 +21,7 @@ from .contents import Plan, plan_contents, write_contents
 WEIGHT_GLOBS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
 _CHANGED = {EDITED: "was edited", SPECIAL: "is not a regular file"}
 
-_ELSEWHERE = "choose another --output-dir"
+_CHOOSE_ANOTHER = "choose another --output-dir"
 
 
 @dataclass(frozen=True, repr=False)
@@ -154,14 +154,14 @@ def _existing_manifest(target: Path) -> Manifest | None:
     """Return the manifest of the model directory at `target`; None if nothing exists there."""
     if not target.exists():
         if target.is_symlink():
-            raise DirectoryError("is a broken symbolic link", file=target, hint=_ELSEWHERE)
+            raise DirectoryError("is a broken symbolic link", file=target, hint=_CHOOSE_ANOTHER)
         return None
     if not target.is_dir():
-        raise DirectoryError("is not a directory", file=target, hint=_ELSEWHERE)
+        raise DirectoryError("is not a directory", file=target, hint=_CHOOSE_ANOTHER)
     manifest = read_manifest(target)
     if manifest is None and any(target.iterdir()):
         problem = f"exists and is not a model directory of Forgather (it has no {MANIFEST})"
-        raise DirectoryError(problem, file=target, hint=_ELSEWHERE)
+        raise DirectoryError(problem, file=target, hint=_CHOOSE_ANOTHER)
     return manifest
 
 
@@ -189,25 +189,25 @@ def _keep_user_files(draft: Draft, existing: Collection[str]) -> tuple[str, ...]
         existing = set(existing) - ({TEMPLATES} if inside else set())
     else:
         existing = set(existing) - inside  # Forgather did not write the folder: it is kept as a whole
-    foreign = sorted(set(existing) - written)
-    if any(name.startswith(f"{TEMPLATES}/") for name in foreign):
+    user_files = sorted(set(existing) - written)
+    if any(name.startswith(f"{TEMPLATES}/") for name in user_files):
         (staging / TEMPLATES).mkdir(exist_ok=True)
     notes = []
-    for name in [name for name in foreign if os.path.lexists(staging / name)]:
+    for name in [name for name in user_files if os.path.lexists(staging / name)]:
         # The new directory has a file of the same name.
-        moved = _free_name(target, staging, name)
-        carry(target / name, staging / moved)
-        notes.append(f"your {name} is kept as {moved}: the model directory has a file named {name}")
-        foreign.remove(name)
-    carry_over(target, staging, foreign)
+        new_name = _free_name(target, staging, name)
+        carry(target / name, staging / new_name)
+        notes.append(f"your {name} is kept as {new_name}: the model directory has a file named {name}")
+        user_files.remove(name)
+    carry_over(target, staging, user_files)
     if old is None:
         return tuple(notes)
     for name, how in edited_files(target, {name: old.files[name] for name in written & old.files.keys()}).items():
         if how != MISSING:
-            moved = _free_name(target, staging, name)
-            carry(target / name, staging / moved)
-            notes.append(f"{name} {_CHANGED[how]}: your version is kept as {moved}")
-    weights = sorted(name for name in foreign if _is_weights(name))
+            new_name = _free_name(target, staging, name)
+            carry(target / name, staging / new_name)
+            notes.append(f"{name} {_CHANGED[how]}: your version is kept as {new_name}")
+    weights = sorted(name for name in user_files if _is_weights(name))
     if weights and _weights_are_stale(draft.result.manifest, old):
         other = ", for another tokenizer" if _tokens_changed(draft.result.manifest, old) else ""
         notes.append(f"the weights in {target} were saved before this rebuild{other}: {', '.join(weights)}")

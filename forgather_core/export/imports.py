@@ -130,7 +130,7 @@ def source_text(path: Path, data: bytes) -> SourceText:
     return SourceText(path, data)
 
 
-def loader_finds(text: str) -> Iterator[tuple[str, int]]:
+def loader_imports(text: str) -> Iterator[tuple[str, int]]:
     """Yield the relative modules that transformers' loader finds in a text, with their lines."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")  # the loader reads files with universal newlines
     for pattern in LOADER_PATTERNS:

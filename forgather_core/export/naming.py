@@ -10,12 +10,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
-from .imports import SourceText, loader_finds
+from .imports import SourceText, loader_imports
 
-WHY = b"# older releases of transformers copy only the files that are named here"
+_COMMENT = b"# older releases of transformers copy only the files that are named here"
 
 
-def name_all_files(entry: str, sources: Mapping[str, SourceText]) -> bytes:
+def import_all_files(entry: str, sources: Mapping[str, SourceText]) -> bytes:
     """Return the entry file with an import of every other file.
 
     Args:
@@ -26,11 +26,11 @@ def name_all_files(entry: str, sources: Mapping[str, SourceText]) -> bytes:
         ExportError: An import line is missing, and there is no block to add it to.
     """
     source = sources[entry]
-    named = {module for module, _ in loader_finds(source.text)} | {entry}
-    missing = sorted(sources.keys() - named)
+    imported = {module for module, _ in loader_imports(source.text)} | {entry}
+    missing = sorted(sources.keys() - imported)
     if not missing:
         return source.data
-    last = _last_import_for_readers(source.tree)
+    last = _last_type_checking_import(source.tree)
     if last is None:
         raise source.error(
             1,
@@ -40,12 +40,12 @@ def name_all_files(entry: str, sources: Mapping[str, SourceText]) -> bytes:
     lines = source.data.splitlines(keepends=True)
     end = b"\r\n" if lines[last.lineno - 1].endswith(b"\r\n") else b"\n"
     indent = lines[last.lineno - 1][: last.col_offset]
-    added = [WHY, *(f"from .{m} import {_public_name(sources[m].tree)}  # noqa: F401".encode() for m in missing)]
+    added = [_COMMENT, *(f"from .{m} import {_public_name(sources[m].tree)}  # noqa: F401".encode() for m in missing)]
     at = last.end_lineno or last.lineno
     return b"".join([*lines[:at], *(indent + line + end for line in added), *lines[at:]])
 
 
-def _last_import_for_readers(tree: ast.Module) -> ast.ImportFrom | None:
+def _last_type_checking_import(tree: ast.Module) -> ast.ImportFrom | None:
     """Return the last relative import in the `if TYPE_CHECKING:` blocks of the module."""
     found = None
     for block in tree.body:

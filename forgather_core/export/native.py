@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..definitions.definition import ModelDefinition
 from ..errors import ConfigurationError, first_line
+from ..model.logits_difference import KEPT, TOLERANCE, logits_difference
 from ..model.shrink import shrunk
-from ..model.twin import KEPT, TOLERANCE, logits_difference
 from ..runtime.quiet import quiet_transformers
 from ..settings.native_config import WITHOUT_EFFECT, native_config, read_source
 from ..settings.resolved_model import ResolvedModel
@@ -73,8 +73,8 @@ def native_problem(resolved: ResolvedModel, *, cached: bool = False) -> str | No
     if native is None:
         return f"transformers {transformers.__version__} has no class {definition.native}"
     try:
-        whole = config_class(**values, native=True).to_dict()
-        native.config_class(**whole)  # it validates sizes
+        full = config_class(**values, native=True).to_dict()
+        native.config_class(**full)  # it validates sizes
         small = config_class(**{**values, **shrunk(values, config_class.attribute_map, keep=KEPT)}, native=True)
         content = json.dumps(small.to_dict(), sort_keys=True, default=str)
         compare = _cached_difference if cached else _difference

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PREFIX = "Forgather"
 
 
-def own_names(resolved: ResolvedModel, sources: Sources) -> dict[str, str]:
+def class_renames(resolved: ResolvedModel, sources: Sources) -> dict[str, str]:
     """Return new names for the classes of a model directory; none if the transformers class computes the same.
 
     Args:

@@ -55,7 +55,7 @@ def parse_device(text: str) -> torch.device:
 
 
 def check_attention(
-    implementation: str | None, device: torch.device, dtype: torch.dtype | None, refused: Mapping[str, str]
+    implementation: str | None, device: torch.device, dtype: torch.dtype | None, unsupported: Mapping[str, str]
 ) -> None:
     """Refuse an attention implementation that cannot run, before any work.
 
@@ -63,13 +63,13 @@ def check_attention(
         implementation: Name of the implementation.
         device: Device of the model.
         dtype: Dtype of the model.
-        refused: Implementations that cannot compute the model, with the reason.
+        unsupported: Implementations that cannot compute the model, with the reason.
 
     Raises:
         BuildError: It cannot compute the model, is not installed, or does not support this device or dtype.
     """
-    if implementation is not None and implementation in refused:
-        raise BuildError(f"{implementation}: {refused[implementation]}", option=_ATTENTION)
+    if implementation is not None and implementation in unsupported:
+        raise BuildError(f"{implementation}: {unsupported[implementation]}", option=_ATTENTION)
     if implementation != "flash_attention_2":
         return
     from transformers.utils import is_flash_attn_2_available
@@ -122,14 +122,14 @@ def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None 
             cover a parameter, or a file of the directory cannot be read.
     """
     device, dtype = check_build(options)
-    how: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype()}
+    kwargs: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype()}
     if options.attn_implementation is not None:
-        how["attn_implementation"] = options.attn_implementation
-    with default_dtype(how["dtype"]):
+        kwargs["attn_implementation"] = options.attn_implementation
+    with default_dtype(kwargs["dtype"]):
         config = load_config(directory, BuildError)
         if before is not None:
-            before(config, lambda: _from_config(directory, copy.deepcopy(config), torch.device("meta"), how))
-        model = _from_config(directory, config, device, how)
+            before(config, lambda: _from_config(directory, copy.deepcopy(config), torch.device("meta"), kwargs))
+        model = _from_config(directory, config, device, kwargs)
         _set_generation(model, directory / "generation_config.json")
         _check_table(model)
         # Outside of the `device` context, which slows every operation: all tensors are on the device already.
@@ -153,7 +153,7 @@ def _check_table(model: Any) -> None:
             problem = f"{type(model).__name__}: {error} (initial_weights() of its decoder)"
             raise BuildError(problem, hint=_CORRECT_TABLE) from None
         try:
-            getattr(rule, "check", _anything)(parameter.shape)  # sources of an older export lack this method
+            getattr(rule, "check", _accept_any_shape)(parameter.shape)  # sources of an older export lack this method
         except ValueError as error:
             problem = (
                 f"{type(model).__name__}: the rule of '{name}' does not fit: {error} (initial_weights() of its decoder)"
@@ -161,7 +161,7 @@ def _check_table(model: Any) -> None:
             raise BuildError(problem, hint=_CORRECT_TABLE) from None
 
 
-def _anything(shape: torch.Size) -> None:
+def _accept_any_shape(shape: torch.Size) -> None:
     """Accept every shape."""
 
 
@@ -177,12 +177,12 @@ def enable_checkpointing(model: Any) -> None:
     enable()
 
 
-def _from_config(directory: Path, config: Any, device: torch.device, how: Mapping[str, Any]) -> Any:
+def _from_config(directory: Path, config: Any, device: torch.device, kwargs: Mapping[str, Any]) -> Any:
     with loading_errors(directory, BuildError, imports_only=True):
         from transformers import AutoModelForCausalLM
 
         with device, no_init_weights(), code_cache(BuildError):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=True, **how)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=True, **kwargs)
 
 
 def _set_generation(model: Any, file: Path) -> None:

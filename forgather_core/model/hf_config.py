@@ -48,10 +48,10 @@ def config_json(
     config.auto_map = _auto_map(config_class, model_class, names or {})
     content = config.to_diff_dict() | {name: getattr(config, name) for name in values}
     content = {"model_type": config_class.model_type} | {k: v for k, v in content.items() if k != "dtype"}
-    return json.dumps(_head_first(content), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_identifying_keys_first(content), indent=2, ensure_ascii=False) + "\n"
 
 
-def _head_first(content: dict[str, Any]) -> dict[str, Any]:
+def _identifying_keys_first(content: dict[str, Any]) -> dict[str, Any]:
     """Return the content sorted by key, with the identifying keys first."""
     head = ("model_type", "architectures", "auto_map")
     return {k: content[k] for k in head} | {k: content[k] for k in sorted(content) if k not in head}
@@ -85,12 +85,12 @@ def generation_config_json(
 
     content = {name: value for name, value in ids.items() if value is not None}
     content |= {name: value for name, value in (given or {}).items() if name not in NOT_GENERATION}
-    content |= stops_at(content.get("eos_token_id"), turn_ends)
+    content |= eos_entry(content.get("eos_token_id"), turn_ends)
     written = {"use_cache": True} | json.loads(GenerationConfig(**content).to_json_string(use_diff=True))
     return json.dumps(written, indent=2, sort_keys=True) + "\n"
 
 
-def stops_at(eos: Any, turn_ends: Sequence[int]) -> dict[str, Any]:
+def eos_entry(eos: Any, turn_ends: Sequence[int]) -> dict[str, Any]:
     """Return `eos_token_id` extended by the ends of turns: an int for one token, a list for several.
 
     Args:

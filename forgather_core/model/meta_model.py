@@ -38,9 +38,9 @@ class Template:
             dtype: Dtype of the parameters.
             attention: Attention implementation; None means that of the configuration.
         """
-        how = {"attn_implementation": attention} if attention is not None else {}
+        kwargs = {"attn_implementation": attention} if attention is not None else {}
         with torch.device("meta"), no_init_weights():
-            return self.model_class._from_config(copy.deepcopy(self.config), dtype=dtype, **how)
+            return self.model_class._from_config(copy.deepcopy(self.config), dtype=dtype, **kwargs)
 
 
 def meta_model(resolved: ResolvedModel, *, dtype: torch.dtype | None = None, attention: str | None = None) -> Any:
@@ -62,6 +62,6 @@ def meta_model(resolved: ResolvedModel, *, dtype: torch.dtype | None = None, att
             loaded = load_tokenizer(resolved.directory.tokenizer, base=resolved.base_of("tokenizer"))
         resolved = resolved.with_tokenizer(loaded.facts)
     config = make_config(resolved.definition, resolved.config)
-    how = {"attn_implementation": attention} if attention is not None else {}
+    kwargs = {"attn_implementation": attention} if attention is not None else {}
     with torch.device("meta"):
-        return resolved.definition.model_class()._from_config(config, dtype=dtype or torch.float32, **how)
+        return resolved.definition.model_class()._from_config(config, dtype=dtype or torch.float32, **kwargs)

@@ -72,7 +72,7 @@ def tie_targets(model: nn.Module) -> set[str]:
     return found
 
 
-def declared_partners(model: nn.Module) -> dict[str, list[str]]:
+def declared_ties(model: nn.Module) -> dict[str, list[str]]:
     """Return the names that transformers ties to each other in this model, whether or not they are tied already."""
     partners: dict[str, list[str]] = {}
     ties = getattr(model, "all_tied_weights_keys", None)

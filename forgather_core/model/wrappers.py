@@ -187,7 +187,7 @@ class Wrapped:
         with FullyShardedDataParallel.state_dict_type(self.root, StateDictType.FULL_STATE_DICT, how):
             return dict(self.root.state_dict())
 
-    def agree(self, outcome: Any) -> Any:
+    def broadcast(self, outcome: Any) -> Any:
         """Return the outcome of rank 0 on every rank of FSDP1."""
         if not self.has_fsdp:
             return outcome

@@ -26,7 +26,7 @@ class TrainOptions(TrainingStepOptions):
         commands=RUNNING,
     )
     dataset_config: str | None = option(
-        None, help="Dataset config name", group=DATA, commands=RUNNING, needs=(DATASET,)
+        None, help="Dataset config name", group=DATA, commands=RUNNING, requirements=(DATASET,)
     )
     tokens: str = option("10M", help="Number of tokens to train on, such as 500k, 10M, 2B", group=DATA, commands=_TRAIN)
     eval_fraction: float = option(

@@ -87,7 +87,7 @@ def _vllm_problems(model: Any) -> Iterator[str]:
         yield f"layers of type {', '.join(others)} have a state that vLLM does not support"
     layers = list(getattr(base, "layers", ()))
     for index, layer in enumerate(layers):
-        if state := next((type(module).__name__ for module in layer.modules() if _keeps_a_state(module)), None):
+        if state := next((type(module).__name__ for module in layer.modules() if _is_stateful(module)), None):
             yield f"layer {index} ({type(layer).__name__}) has a {state}, whose state vLLM does not support"
         attentions = [module for module in layer.modules() if _is_self_attention(module)]
         if len(attentions) != 1 or attentions[0].layer_idx != index:
@@ -98,7 +98,7 @@ def _vllm_problems(model: Any) -> Iterator[str]:
             )
     within = {id(module) for layer in layers for module in layer.modules()}
     for name, module in model.named_modules():
-        if id(module) not in within and (_keeps_a_state(module) or _is_self_attention(module)):
+        if id(module) not in within and (_is_stateful(module) or _is_self_attention(module)):
             yield f"{name} ({type(module).__name__}) is outside the layers, where vLLM has no state for it"
     if not layers:
         yield "the model has no list of layers in which vLLM could replace the attention"
@@ -108,7 +108,7 @@ def _vllm_problems(model: Any) -> Iterator[str]:
         yield "there is no base model (auto_map has no AutoModel)"
 
 
-def _keeps_a_state(module: Any) -> bool:
+def _is_stateful(module: Any) -> bool:
     """Return whether a module needs earlier inputs: a convolution over time or a recurrent network."""
     return any(kind.__name__ in ("_ConvNd", "RNNBase", "RNNCellBase") for kind in type(module).__mro__)
 

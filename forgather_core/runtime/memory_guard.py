@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BuildError
-from .out_of_memory import amount
+from .out_of_memory import format_bytes
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _NO_LIMIT = 2**60  # cgroup v1 reports a number near 2^63 if there is no limit
-_IDS = ("_token_id", "vocab_size", "max_position_embeddings", "seed")
+_NOT_SIZES = ("_token_id", "vocab_size", "max_position_embeddings", "seed")
 
 
 def refuse_too_large(what: str, device: str, needs: Sequence[Callable[[], int]]) -> None:
@@ -37,7 +37,7 @@ def refuse_too_large(what: str, device: str, needs: Sequence[Callable[[], int]])
         needed = need()
         if needed <= free:
             return
-    problem = f"{what} needs about {amount(needed)}, and {amount(free)} is free on {device}"
+    problem = f"{what} needs about {format_bytes(needed)}, and {format_bytes(free)} is free on {device}"
     raise BuildError(problem, hint="choose a smaller model or batch, or add --force to try anyway")
 
 
@@ -59,7 +59,7 @@ def free_memory(device: str) -> int | None:
 def _free_on_host() -> Iterator[int | None]:
     yield _available()
     yield from _free_in_groups()
-    yield _below_limit()
+    yield _free_in_rlimit()
 
 
 def _available() -> int | None:
@@ -107,7 +107,7 @@ def _free_in(group: Path, limit: str, usage: str, cached: str) -> int | None:
     return max(0, most - used + reclaimable) if most < _NO_LIMIT else None
 
 
-def _below_limit() -> int | None:
+def _free_in_rlimit() -> int | None:
     """Return the free bytes within the limit of `ulimit -v`."""
     try:
         import resource
@@ -155,4 +155,4 @@ def _number(config: Mapping[str, Any], name: str) -> int:
 def _width(config: Mapping[str, Any]) -> int:
     """Return an upper bound of a layer's width: the largest number in the configuration that is not a token count."""
     heads = _number(config, "num_attention_heads") * _number(config, "head_dim")
-    return max([heads, 1, *(value for name, value in _numbers(config) if not name.endswith(_IDS))])
+    return max([heads, 1, *(value for name, value in _numbers(config) if not name.endswith(_NOT_SIZES))])

@@ -100,8 +100,8 @@ def _camel_case(name: str) -> str:
 
 def _check_name(name: str, plugins: Registry) -> None:
     for problem, hint in _problems(name, plugins):
-        refused = f"'{name}' cannot be the name of a new definition"
-        raise DefinitionError(refused if problem is None else f"{refused}: {problem}", hint=hint)
+        summary = f"'{name}' cannot be the name of a new definition"
+        raise DefinitionError(summary if problem is None else f"{summary}: {problem}", hint=hint)
 
 
 def _problems(name: str, plugins: Registry) -> Iterator[tuple[str | None, str]]:
@@ -129,8 +129,8 @@ def _problems(name: str, plugins: Registry) -> Iterator[tuple[str | None, str]]:
         yield f"the package '{module}' already exists", another
     taken = {word for path in _ABOUT for word in re.findall(r"\w+", _read(files(__name__) / _TEMPLATE, path))}
     for kind in ("Options", "Config", "Model", "ForCausalLM"):
-        if (made := _camel_case(name) + kind) in taken:
-            yield f"its class '{made}' would have the name of a class of Forgather", another
+        if (class_name := _camel_case(name) + kind) in taken:
+            yield f"its class '{class_name}' would have the name of a class of Forgather", another
 
 
 def _refuse_existing(target: Path) -> None:

@@ -23,9 +23,9 @@ from .chat_templates import (
     DEFAULT,
     candidates,
     check_names,
-    named,
     resolve_chat_template,
     shipped_chat_templates,
+    templates_by_name,
     templates_in,
 )
 
@@ -145,7 +145,7 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
         # transformers warns if the directory's config.json has a model type that it does not know.
         with quiet_transformers(), without_marks(place) if isinstance(place, Path) else nullcontext(place) as readable:
             tokenizer = AutoTokenizer.from_pretrained(str(readable), trust_remote_code=False, local_files_only=local)
-        templates = named(tokenizer.chat_template)
+        templates = templates_by_name(tokenizer.chat_template)
     except Exception as error:
         raise _load_error(spec, place, error) from None
     ids = {f"{n}_id": getattr(tokenizer, f"{n}_id") for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
