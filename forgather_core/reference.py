@@ -135,9 +135,9 @@ def attention(
     """
     rows = []
     for i in range(len(queries)):
-        seen = visible_keys(i, window)
-        weights = softmax([queries[i] @ keys[j] / math.sqrt(len(keys[j])) + bias(i, j) for j in seen])
-        rows.append(torch.stack([weight * values[j] for weight, j in zip(weights, seen, strict=True)]).sum(0))
+        visible = visible_keys(i, window)
+        weights = softmax([queries[i] @ keys[j] / math.sqrt(len(keys[j])) + bias(i, j) for j in visible])
+        rows.append(torch.stack([weight * values[j] for weight, j in zip(weights, visible, strict=True)]).sum(0))
     return torch.stack(rows)
 
 
@@ -240,15 +240,15 @@ def llama_logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
 
 def _grouped_attention(x: Tensor, layer: Weights, config: Any, window: int | None) -> Tensor:
     theta, eps = rope_theta(config), config.rms_norm_eps
-    found: dict[str, list[Tensor]] = {}
+    heads: dict[str, list[Tensor]] = {}
     for name in "qkv":
-        every = x @ layer[f"self_attn.{name}_proj.weight"].T
-        heads = every.chunk(every.shape[1] // config.head_dim, dim=1)
+        projected = x @ layer[f"self_attn.{name}_proj.weight"].T
         scale = layer.get(f"self_attn.{name}_norm.weight")
-        normed = [head if scale is None else rms_norm(head, scale, eps) for head in heads]
-        found[name] = normed if name == "v" else [apply_rope(head, theta) for head in normed]
-    mixed = attention_of_heads(found["q"], found["k"], found["v"], window=window)
-    return mixed @ layer["self_attn.o_proj.weight"].T
+        split = projected.chunk(projected.shape[1] // config.head_dim, dim=1)
+        normed = [head if scale is None else rms_norm(head, scale, eps) for head in split]
+        heads[name] = normed if name == "v" else [apply_rope(head, theta) for head in normed]
+    attended = attention_of_heads(heads["q"], heads["k"], heads["v"], window=window)
+    return attended @ layer["self_attn.o_proj.weight"].T
 
 
 def fan_in_uniform_std(outputs: int, inputs: int) -> float:

@@ -35,7 +35,7 @@ SIZES = (
 )
 # Errors of a model with an unsuitable configuration; torch asserts that padding is within the vocabulary.
 _MODEL_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-MOST_KEYS = 30  # keys that are removed one at a time, to find the one that the classes read differently
+MAX_KEYS = 30  # keys that are removed one at a time, to find the one that the classes read differently
 
 
 def check_native(resolved: ResolvedModel) -> None:
@@ -119,7 +119,7 @@ def check_source(definition: ModelDefinition, source_config: SourceConfig) -> No
         if problem is None:
             return
         name = _native_class_of(native_config(content)).__name__
-        keys = [key for key in content if key not in WITHOUT_EFFECT][:MOST_KEYS]
+        keys = [key for key in content if key not in WITHOUT_EFFECT][:MAX_KEYS]
         others = {key: {name: value for name, value in content.items() if name != key} for key in keys}
         responsible = [key for key in keys if _source_problem(definition, others[key]) is None]
     cause = f"no single key of {', '.join(keys)} explains it"

@@ -40,12 +40,12 @@ def logits_difference(model: nn.Module, native: nn.Module) -> float:
     native.load_state_dict(model.state_dict())
     config: Any = model.config
     ids = torch.randint(2, config.vocab_size, (2, LENGTH), generator=torch.Generator().manual_seed(0))
-    worst = [0.0]
+    differences = [0.0]
     with torch.no_grad():
-        for more in _cases(ids, config):
-            a, b = (m.eval()(ids, use_cache=False, **more).logits[:, 5:] for m in (model, native))
-            worst.append(relative_difference(a, b))
-    return float(torch.tensor(worst).max())  # unlike Python's, torch's maximum keeps a NaN
+        for inputs in _cases(ids, config):
+            a, b = (m.eval()(ids, use_cache=False, **inputs).logits[:, 5:] for m in (model, native))
+            differences.append(relative_difference(a, b))
+    return float(torch.tensor(differences).max())  # unlike Python's, torch's maximum keeps a NaN
 
 
 def _cases(ids: Tensor, config: Any) -> Iterator[dict[str, Tensor]]:

@@ -56,7 +56,7 @@ class TokenizerFacts:
         name: Name, directory or Hub id as the user wrote it.
         source: Directory of the tokenizer, or its Hub id.
         vocab_size: Highest token id plus one, including added tokens.
-        bos_token_id: Id of the token at the beginning of a text; None if there is none. Likewise the other ids.
+        bos_token_id, eos_token_id, pad_token_id, unk_token_id: Ids of the special tokens; None if there is none.
         model_max_length: Longest text in tokens; None without a limit.
         chat_template: Jinja text of the default chat template; None if there is none.
         chat_templates: Texts of all chat templates by name; the default one is `default`.
