@@ -16,12 +16,12 @@ from forgather_core.options.aliases import former_names, warn_renamed_option
 from forgather_core.options.by_command import COMMAND_OPTIONS
 from forgather_core.options.command_options import VerifyOptions
 from forgather_core.options.scope import (
-    LISTING,
     MODEL_COMMANDS,
+    NOT_LISTING,
     commands_of,
-    needs_of,
     refuse_other_commands,
     refuse_without_effect,
+    requirements_of,
 )
 from forgather_core.options.shared import BuildOptions, DirectoryOptions, OutputOptions, RunOptions
 from forgather_core.options.spec import OptionSpec, did_you_mean, specs_of
@@ -172,7 +172,7 @@ def _specs(function: str, configuration: Configuration) -> dict[str, OptionSpec]
 def options_of_listing(*groups: type) -> dict[str, OptionSpec]:
     """Return those options of `verify` that the list of its checks has, by name: none about their run."""
     specs = [spec for group in groups for spec in specs_of(group) if "verify" in commands_of(spec)]
-    return {spec.name: spec for spec in specs if LISTING not in needs_of(spec) and spec.name != "list"}
+    return {spec.name: spec for spec in specs if NOT_LISTING not in requirements_of(spec) and spec.name != "list"}
 
 
 def _names_of_model(configuration: Configuration) -> set[str]:

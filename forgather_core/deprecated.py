@@ -18,7 +18,7 @@ def warn_renamed(old: str, new: str, *, stacklevel: int = 2) -> None:
     Args:
         old: The deprecated name, as the caller wrote it.
         new: The name to use instead.
-        stacklevel: Stack frames to skip; 2 blames the caller of the function that calls this one.
+        stacklevel: Stack frames to skip, as for `warnings.warn`; 2 is the caller of the function that calls this one.
     """
     warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=stacklevel + 1)
 

@@ -19,7 +19,7 @@ def first_line(error: BaseException) -> str:
 
 
 def access_hint(error: BaseException) -> str:
-    """Return what to do about a file that cannot be read or written, or whose content is invalid."""
+    """Return the hint for a file that cannot be read or written, or that has invalid content."""
     if isinstance(error, UnicodeDecodeError):
         return "save it as UTF-8"
     if not isinstance(error, OSError):
@@ -29,7 +29,7 @@ def access_hint(error: BaseException) -> str:
     return "check the disk" if error.errno == errno.EIO else "check the path and its permissions"
 
 
-# A problem that begins with one of these continues the sentence after the place: "--force requires --full".
+# A problem that begins with one of these follows the place without a colon: "--force requires --full".
 _VERBS = frozenset({
     "already", "belongs", "cannot", "contains", "does", "exists", "has", "is", "lists", "must", "names", "requires",
     "was", "would",
@@ -90,10 +90,10 @@ class ForgatherError(Exception):
         where = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
         places = (where, self.option) if self.line is not None else (self.option, where)
         place = ": ".join(part for part in places if part)
-        goes_on = self.problem.partition(" ")[0] in _VERBS and (self.line is None or self.option is not None)
-        joint = "" if not place else " " if goes_on else ": "
+        continues = self.problem.partition(" ")[0] in _VERBS and (self.line is None or self.option is not None)
+        separator = "" if not place else " " if continues else ": "
         problem = self.problem.rstrip(" .:") if self.hint else self.problem
-        return f"{place}{joint}{problem}" + _joined(self.hint)
+        return f"{place}{separator}{problem}" + _hint_suffix(self.hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.problem,), self.__dict__
@@ -103,7 +103,11 @@ class ForgatherError(Exception):
         return {name: getattr(self, name) for name in ("problem", "option", "file", "line", "column", "hint")}
 
     def rename_options(self, rename: Callable[[str], str]) -> None:
-        """Replace the flags in all texts, by the keywords of a Python call; `with_flags` keeps them."""
+        """Replace the flags in problem, option and hint by keywords of a Python call; `with_flags` keeps the flags.
+
+        Args:
+            rename: Returns a text with its flags replaced.
+        """
         if self._with_flags is None:
             self._with_flags = type(self)(**self.fields())
             self.problem = rename(self.problem)
@@ -124,9 +128,9 @@ class ForgatherError(Exception):
         line: int | None = None,
         column: int | None = None,
     ) -> ForgatherError:
-        """Return the error with a place that its caller knows.
+        """Return a copy of the error with an added place.
 
-        If the error already has an option or a file where another is given, its own becomes part of the problem.
+        If the error already has one of the given fields, its own place becomes part of the problem.
 
         Args:
             kind: Class of the new error; None keeps the class.
@@ -143,8 +147,8 @@ class ForgatherError(Exception):
         return (kind or type(self))(**own | place)
 
 
-def _joined(hint: str | None) -> str:
-    """Return the hint with what separates it from the problem: a question is a sentence of its own."""
+def _hint_suffix(hint: str | None) -> str:
+    """Return the hint with its separator: a colon, or a full stop before a question."""
     return "" if not hint else f". {hint}" if hint.endswith("?") else f": {hint}"
 
 
@@ -165,7 +169,7 @@ class ExportError(ForgatherError):
 
 
 class DirectoryError(ForgatherError):
-    """A model directory is in the way, stale, edited, or was not written by Forgather."""
+    """A model directory is stale or edited, was not written by Forgather, or cannot be written."""
 
 
 class TokenizerError(ForgatherError):
@@ -185,7 +189,7 @@ class DataError(ForgatherError):
 
 
 class TrainingCheckError(ForgatherError):
-    """A model failed its training check: a non-finite loss, or a parameter outside the graph."""
+    """A model failed its training check: a non-finite loss, or a parameter that receives no gradient."""
 
     exit_code = 1
 

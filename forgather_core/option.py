@@ -12,7 +12,7 @@ METADATA_KEY = "forgather.option"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptionInfo:
-    """Metadata of an option beside name, type and default of its field.
+    """Metadata of an option, in addition to the name, type and default of its field.
 
     Args:
         help: One line for `--help`.

@@ -1,7 +1,7 @@
-"""Building blocks of references: the equations of a definition, written a second time.
+"""Building blocks of references: independent implementations of the equations of a definition.
 
-`verify` compares a model with the `Reference` that its definition names. A reference is slow and short, and shares no
-code with a model: sums and products in float64, in the order in which a paper states them.
+`verify` compares a model with the `Reference` of its definition. A reference is short and slow, and shares no code with
+the model: it computes in float64, in the order of the equations in the paper.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .deprecated import keep_old_names, renamed_members
 
 
 class DoesNotApply(Exception):  # noqa: N818 - not an error, but a result
-    """The model does not make this promise, or a reference lacks a feature of it; the text is the reason."""
+    """A check does not apply to a model, or a reference lacks one of its features; the text is the reason."""
 
 
 Weights = Mapping[str, Tensor]
@@ -45,12 +45,12 @@ class Reference:
     """The equations and the initialization of a definition.
 
     Args:
-        logits: Takes the float64 weights by name, the token ids [T] of one document, and the configuration; returns the
+        logits: Takes the float64 weights by name, the token ids [T] of one document, and the configuration. Returns the
             logits [T, V]. It may raise `DoesNotApply`. None if the reference has no equations.
-        init_std: Takes the configuration; returns patterns, of which the first that matches a parameter's name counts,
-            with the standard deviation of its random values around 0, or a function of its last two sizes (rows,
-            columns) that returns it, or a list of its exact values, one for all or one for each. None if the reference
-            states no initialization.
+        init_std: Takes the configuration. Returns the initialization by name pattern; the first pattern that matches
+            the name of a parameter applies. A value is the standard deviation of random values with mean 0, a function
+            that returns it for the last two sizes (rows, columns), or a list of the exact values: one for all elements
+            or one for each. None if the reference has no initialization.
     """
 
     logits: Callable[[Weights, Tensor, Any], Tensor] | None = None
@@ -58,7 +58,7 @@ class Reference:
 
 
 def float64(state_dict: Weights, *, trainable: bool = False) -> dict[str, Tensor]:
-    """Return float64 copies of the weights, with `requires_grad` if they are trainable."""
+    """Return float64 copies of the weights, with `requires_grad` if `trainable`."""
     return {name: value.detach().double().requires_grad_(trainable) for name, value in state_dict.items()}
 
 
@@ -69,7 +69,15 @@ def layer_weights(weights: Weights, number: int) -> dict[str, Tensor]:
 
 
 def surprise(logits: Tensor, ids: Tensor) -> Tensor:
-    """Return -log p(token t+1 | tokens up to t) of each token except the first, [T - 1]."""
+    """Return the negative log-likelihood -log p(token t+1 | tokens up to t) of each token except the first.
+
+    Args:
+        logits: [T, V].
+        ids: Token ids, [T].
+
+    Returns:
+        [T - 1].
+    """
     losses = [logits.new_zeros(0)]
     for row, following in zip(logits[:-1], ids[1:], strict=True):
         highest = row.max()
@@ -78,7 +86,7 @@ def surprise(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def softmax(scores: list[Tensor]) -> list[Tensor]:
-    """Return exp(s_j) / sum_k exp(s_k) of scalars."""
+    """Return exp(s_j) / sum_k exp(s_k) for a list of scalar tensors."""
     highest = max(score.item() for score in scores)
     exponentials = [(score - highest).exp() for score in scores]
     total = torch.stack(exponentials).sum()
@@ -86,18 +94,18 @@ def softmax(scores: list[Tensor]) -> list[Tensor]:
 
 
 def visible_keys(query: int, window: int | None) -> range:
-    """Return the keys that a query attends to: itself and earlier ones, `window` in total (None: all)."""
+    """Return the positions that a query attends to: its own and earlier ones, `window` in total (None: all)."""
     return range(0 if window is None else max(0, query - window + 1), query + 1)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of each row (arXiv:1910.07467, eq. 4): a_i / RMS(a) * g_i, RMS(a) = sqrt(mean(a^2) + eps)."""
+    """RMSNorm (arXiv:1910.07467, eq. 4) of each row of x [T, d]: a_i / RMS(a) * g_i, RMS(a) = sqrt(mean(a^2) + eps)."""
     rows = [row / ((row * row).sum() / len(row) + eps).sqrt() * weight for row in x]
     return torch.stack(rows)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """LayerNorm of each row (arXiv:1607.06450, sec. 3): (x - mean) / sqrt(variance + eps) * gain + bias."""
+    """LayerNorm (arXiv:1607.06450, sec. 3) of each row of x [T, d]: (x - mean) / sqrt(var + eps) * weight + bias."""
     rows = []
     for row in x:
         centred = row - row.sum() / len(row)
@@ -118,15 +126,18 @@ def attention(
 
     Args:
         queries, keys: [T, d].
-        values: [T, any].
-        window: The number of keys that a query attends to, itself included; None for all.
-        bias: Takes the positions of a query and a key.
+        values: [T, d_v].
+        window: Number of positions that a query attends to, including its own; None for all.
+        bias: Returns the bias of a score from the positions of its query and key.
+
+    Returns:
+        [T, d_v].
     """
     rows = []
     for i in range(len(queries)):
-        seen = visible_keys(i, window)
-        weights = softmax([queries[i] @ keys[j] / math.sqrt(len(keys[j])) + bias(i, j) for j in seen])
-        rows.append(torch.stack([weight * values[j] for weight, j in zip(weights, seen, strict=True)]).sum(0))
+        visible = visible_keys(i, window)
+        weights = softmax([queries[i] @ keys[j] / math.sqrt(len(keys[j])) + bias(i, j) for j in visible])
+        rows.append(torch.stack([weight * values[j] for weight, j in zip(weights, visible, strict=True)]).sum(0))
     return torch.stack(rows)
 
 
@@ -138,12 +149,15 @@ def attention_of_heads(
     window: int | None = None,
     bias: Callable[[int, int, int], Tensor | float] = lambda head, i, j: 0.0,
 ) -> Tensor:
-    """Concatenate the attention of all heads; groups of neighbours share keys and values (arXiv:2305.13245, sec. 2.2).
+    """Concatenate the attention of all heads; consecutive heads may share keys and values (arXiv:2305.13245, sec. 2.2).
 
     Args:
         queries, keys, values: One tensor [T, d] for each head; there may be fewer keys and values.
-        window: The number of keys that a query attends to, itself included; None for all.
-        bias: Takes the head, and the positions of a query and a key.
+        window: Number of positions that a query attends to, including its own; None for all.
+        bias: Returns the bias of a score from the head and the positions of its query and key.
+
+    Returns:
+        [T, heads * d].
     """
     group = len(queries) // len(keys)
     return torch.cat(
@@ -168,9 +182,9 @@ def rope_theta(config: Any) -> float:
 
 
 def apply_rope(x: Tensor, theta: float) -> Tensor:
-    """Rotate the pairs of row t by the angles t theta^(-2i/d) (arXiv:2104.09864, eq. 15).
+    """Apply RoPE to x [T, d]: rotate the pairs of row t by the angles t theta^(-2i/d) (arXiv:2104.09864, eq. 15).
 
-    Channel i is paired with channel i + d/2, as in transformers; in the paper it is paired with the next channel.
+    Channel i is paired with channel i + d/2, as in transformers; the paper pairs neighbouring channels.
     """
     rows, half = [], x.shape[1] // 2
     for t, row in enumerate(x):
@@ -197,15 +211,16 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def glu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-    """Gated feed-forward (arXiv:2002.05202, eq. 6): (activation(x W) * (x V)) W_2, with matrices [out, in]."""
+    """Gated feed-forward (arXiv:2002.05202, eq. 6) of x [T, d]: (activation(x W) * (x V)) W_2, weights [out, in]."""
     return (activation(x @ gate.T) * (x @ up.T)) @ down.T
 
 
 def llama_logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     """Logits of Llama and similar models: h += attention(norm(h)), h += mlp(norm(h)); norm(h) H^T. [T] -> [T, V].
 
-    RoPE, grouped heads, a gated feed-forward with SiLU. Queries and keys are normalized by head if there are weights
-    for it (arXiv:2505.09388, sec. 2). `layer_types`, if present, determines which layers have a sliding window.
+    The model has RoPE, grouped-query attention and a gated feed-forward with SiLU. Queries and keys are normalized per
+    head if there are weights for it (arXiv:2505.09388, sec. 2). `layer_types`, if present, lists the layers with a
+    sliding window.
 
     Raises:
         DoesNotApply: RoPE is scaled.
@@ -225,19 +240,19 @@ def llama_logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
 
 def _grouped_attention(x: Tensor, layer: Weights, config: Any, window: int | None) -> Tensor:
     theta, eps = rope_theta(config), config.rms_norm_eps
-    found: dict[str, list[Tensor]] = {}
+    heads: dict[str, list[Tensor]] = {}
     for name in "qkv":
-        every = x @ layer[f"self_attn.{name}_proj.weight"].T
-        heads = every.chunk(every.shape[1] // config.head_dim, dim=1)
+        projected = x @ layer[f"self_attn.{name}_proj.weight"].T
         scale = layer.get(f"self_attn.{name}_norm.weight")
-        normed = [head if scale is None else rms_norm(head, scale, eps) for head in heads]
-        found[name] = normed if name == "v" else [apply_rope(head, theta) for head in normed]
-    mixed = attention_of_heads(found["q"], found["k"], found["v"], window=window)
-    return mixed @ layer["self_attn.o_proj.weight"].T
+        split = projected.chunk(projected.shape[1] // config.head_dim, dim=1)
+        normed = [head if scale is None else rms_norm(head, scale, eps) for head in split]
+        heads[name] = normed if name == "v" else [apply_rope(head, theta) for head in normed]
+    attended = attention_of_heads(heads["q"], heads["k"], heads["v"], window=window)
+    return attended @ layer["self_attn.o_proj.weight"].T
 
 
 def fan_in_uniform_std(outputs: int, inputs: int) -> float:
-    """Return the std of the uniform distribution within 1/sqrt(inputs), the default of torch's linear layers."""
+    """Return the std of the uniform distribution on +-1/sqrt(inputs), the default of torch's linear layers."""
     del outputs
     return 1 / math.sqrt(3 * inputs)
 
@@ -249,10 +264,10 @@ def truncated_normal_std(std: float, cut: float = 3.0) -> float:
 
 
 def llama_init_std(config: Any) -> dict[str, InitStd]:
-    """Return the init std of llama and similar definitions: that of residual outputs decreases with depth.
+    """Return the init std of llama and similar definitions; that of the residual projections decreases with depth.
 
     Args:
-        config: Its hidden_size, num_hidden_layers and tie_word_embeddings are read.
+        config: A configuration with hidden_size, num_hidden_layers and tie_word_embeddings.
     """
     head = 1 / math.sqrt(config.hidden_size)
     return {

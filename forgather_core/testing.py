@@ -42,7 +42,7 @@ class DefinitionTests:
     seed: ClassVar[int] = 0  # of weights and texts
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Make a test of each check."""
+        """Parametrize `test_check` with the checks."""
         if "forgather_check" in metafunc.fixturenames:
             if not hasattr(self, "definition"):
                 pytest.fail(f"{type(self).__name__} requires `definition`: set it to a name as for -t", pytrace=False)
@@ -59,14 +59,14 @@ class DefinitionTests:
     ) -> ModelUnderTest:
         """The model under test, made from the definition."""
         tests: type[DefinitionTests] = request.cls
-        place = tmp_path_factory.mktemp(tests.__name__)
+        workdir = tmp_path_factory.mktemp(tests.__name__)
         try:
             resolved = _resolved(tests.definition, tests.options)
-            directory = _write_directory(resolved, place / "model")
+            directory = _write_directory(resolved, workdir / "model")
         except ForgatherError as error:
             pytest.fail(f"cannot write a model directory of '{tests.definition}': {error}", pytrace=False)
-        (place / "copy").mkdir()
-        return ModelUnderTest(directory, place / "copy", resolved=resolved, full=tests.full, seed=tests.seed)
+        (workdir / "copy").mkdir()
+        return ModelUnderTest(directory, workdir / "copy", resolved=resolved, full=tests.full, seed=tests.seed)
 
     def test_check(self, forgather_check: Check, forgather_subject: ModelUnderTest) -> None:
         """Run one check; skip it if it does not apply."""
@@ -81,14 +81,14 @@ def failure(row: Mapping[str, Any]) -> str | None:
     """Return the message of a failed check: its promise, each failed case, and the usual cause; None if it passed.
 
     Args:
-        row: From `checks.try_check`.
+        row: The result of `checks.try_check`.
     """
     if row["cause"] is None:
         return None
-    wrong = [one for one in row["measured"] if not one["holds"]]
-    lines = [f"{row['name']}: {row['promise']}", *(f"  {failure_text(one)}" for one in wrong[:_MAX_FAILURES])]
-    if len(wrong) > _MAX_FAILURES:
-        lines.append(f"  and {len(wrong) - _MAX_FAILURES} more of {len(row['measured'])}")
+    failed = [case for case in row["measured"] if not case["holds"]]
+    lines = [f"{row['name']}: {row['promise']}", *(f"  {failure_text(case)}" for case in failed[:_MAX_FAILURES])]
+    if len(failed) > _MAX_FAILURES:
+        lines.append(f"  and {len(failed) - _MAX_FAILURES} more of {len(row['measured'])}")
     if row["reason"]:
         lines.append(f"  {row['reason']}")
     return "\n".join([*lines, f"usual cause: {row['cause']}"])

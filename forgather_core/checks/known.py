@@ -23,7 +23,7 @@ def known_checks(plugins: Registry | None = None, *, on_broken: Callable[[str], 
     """
     owners = {check.name: "Forgather" for check in CHECKS}
     found = list(CHECKS)
-    for plugin, yielded in (plugins or registry()).yielded("forgather_checks"):
+    for plugin, yielded in (plugins or registry()).hook_results("forgather_checks"):
         problem = _problem(yielded)
         if problem is not None or isinstance(yielded, Exception):
             on_broken(f"the checks of the plugin '{plugin.name}' are not available: {problem}")

@@ -55,7 +55,7 @@ class ProgressCallbacks:
     saving: Callable[[int, int], None] | None = None
 
 
-# Called with the configuration, a function that builds the model on meta, and the directory.
+# Arguments: the configuration, a function that builds the model on meta, and the directory.
 OnModel = Callable[[Any, Callable[[], "nn.Module"], Path], None]
 
 
@@ -81,7 +81,7 @@ def construct(
         keep: Use an existing directory unchanged.
         callbacks: Progress callbacks.
         force: Build the model even if memory seems insufficient.
-        on_model: Called before memory is allocated; it may refuse the model.
+        on_model: Called before memory is allocated; it may raise to reject the model.
 
     Raises:
         ForgatherError: An error that the user can correct. Conditions that do not depend on the directory are checked
@@ -140,7 +140,7 @@ def _before_build(
 def _commit(
     draft: Draft, model: nn.Module, limit: int, options: BuildOptions, callbacks: ProgressCallbacks
 ) -> SaveReport | None:
-    """Commit directory and weights in one step: a draft with the weights, or an index in the existing directory."""
+    """Commit directory and weights in one step: a new directory with its weights, or the index of an existing one."""
     from ..checkpoint.write.commit import refuse_special
     from ..checkpoint.write.locking import LOCK, hold_saves, saving_errors
     from ..checkpoint.write.save import job_of, superseded
@@ -167,7 +167,7 @@ def _refuse_unset(options: BuildOptions, loaded: LoadReport) -> None:
     if options.no_init_weights and unset:
         names = ", ".join(unset[:3]) + (", ..." if len(unset) > 3 else "")
         problem = f"does not contain {names}, which --no-init-weights leaves uninitialized"
-        raise BuildError(problem, file=loaded.path, hint="drop that flag")
+        raise BuildError(problem, file=loaded.path, hint="drop --no-init-weights")
 
 
 def _refuse_contradictions(resolved: ResolvedModel) -> None:
@@ -180,8 +180,6 @@ def _refuse_contradictions(resolved: ResolvedModel) -> None:
             if given:
                 raise BuildError("requires a real device instead of meta", option=flag, hint="add --device cpu")
     if options.save_checkpoint and options.no_init_weights and options.load_from_checkpoint is None:
-        problem, hint = (
-            "would save the memory that --no-init-weights leaves uninitialized",
-            "add --load-from-checkpoint",
-        )
-        raise BuildError(problem, option="--save-checkpoint", hint=f"{hint}, or drop one of them")
+        problem = "would save the memory that --no-init-weights leaves uninitialized"
+        hint = "add --load-from-checkpoint, or drop --no-init-weights"
+        raise BuildError(problem, option="--save-checkpoint", hint=hint)

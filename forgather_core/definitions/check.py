@@ -28,7 +28,7 @@ class Measured:
         what: The case, in a few words: "dynamic cache, one token at a time".
         error: The measured error; NaN and infinity fail.
         tolerance: The largest allowed error, derived from a dtype and a size; 0 requires equality.
-        where: Where the error is: module, layer, position. Reported only if the case fails.
+        where: Location of the error: module, layer, position. Reported only if the case fails.
         failure: The statement to report if the case fails; None builds one from `what` and the error.
     """
 

@@ -157,7 +157,7 @@ class ModelContract(HasInitialWeights, HasDecoderClass, HasBackendProblem, Proto
     """All members that a model class may have; `Decoder` itself calls the last one."""
 
     def prepare(self, inputs_embeds: Any, position_ids: Any) -> Any:
-        """Transform embeddings before the first layer."""
+        """Return the embeddings [B, T, D] to pass to the first layer; `position_ids` are [B, T]."""
 
 
 def initial_weights(model: object) -> list[tuple[str, Any]] | None:
@@ -178,7 +178,7 @@ def backend_problem(decoder: object) -> str | None:
 # --- checks --------------------------------------------------------------------------------------------------------
 
 _SIMILAR = 0.85  # `problem` is a misspelling of `problems`; `get_problems` is a helper
-_FOUNDATIONS = frozenset({"builtins", "forgather_core", "huggingface_hub", "torch", "transformers", "typing"})
+_FRAMEWORKS = frozenset({"builtins", "forgather_core", "huggingface_hub", "torch", "transformers", "typing"})
 
 
 def check_options(options: type, definition: str) -> None:
@@ -212,9 +212,9 @@ def check_model(model_class: type, definition: str) -> None:
 
 def _check(cls: type, contract: type, definition: str, options: Collection[str]) -> None:
     members = dict(member for base in contract.__mro__ if base.__module__ == __name__ for member in _members(base))
-    foundations = [base for base in cls.__mro__ if base.__module__.partition(".")[0] in _FOUNDATIONS]
-    known = {*options, *members, *(name for base in foundations for name in vars(base))}
-    for owner in (base for base in cls.__mro__ if base not in foundations):
+    framework_bases = [base for base in cls.__mro__ if base.__module__.partition(".")[0] in _FRAMEWORKS]
+    known = {*options, *members, *(name for base in framework_bases for name in vars(base))}
+    for owner in (base for base in cls.__mro__ if base not in framework_bases):
         for name, member in vars(owner).items():
             if name in members:
                 problem, hint = _problem(owner, name, member, members[name]), None
@@ -238,15 +238,15 @@ def _members(contract: type) -> Iterator[tuple[str, Any]]:
         yield name, tuple(get_origin(kind) or kind for kind in kinds)
 
 
-def _problem(owner: type, name: str, member: Any, wanted: Any) -> str | None:
-    """Return what is wrong with a member: it is another kind of object, or a method with other parameters."""
-    if isinstance(wanted, tuple):
-        names = " or ".join("None" if kind is type(None) else kind.__name__.lower() for kind in wanted)
-        return None if isinstance(member, wanted) else f"must be a {names}, got a {type(member).__name__}"
+def _problem(owner: type, name: str, member: Any, expected: Any) -> str | None:
+    """Return the problem of a member, or None: another kind of object, or a method with other parameters."""
+    if isinstance(expected, tuple):
+        names = " or ".join("None" if kind is type(None) else kind.__name__.lower() for kind in expected)
+        return None if isinstance(member, expected) else f"must be a {names}, got a {type(member).__name__}"
     bound = isinstance(member, classmethod | staticmethod)
     if not (bound or callable(member)) or isinstance(member, type):
         return f"must be a method, got a {type(member).__name__}"
-    parameters = list(inspect.signature(wanted).parameters)
+    parameters = list(inspect.signature(expected).parameters)
     found = inspect.signature(getattr(owner, name))
     try:
         found.bind(*parameters[bound:])

@@ -26,9 +26,9 @@ class ModelDefinition:
         model: `"package.module:Class"` of the causal language model; imported only to build the model.
         presets: A directory of `NAME.yaml` files.
         default_preset: The preset used if `-t` names none; None uses the defaults of `options`.
-        native: Name of the transformers class with the same mathematics, if there is one.
-        reference: `"package.module:NAME"` of a `forgather_core.reference.Reference`, with which `verify` compares
-            the model: its equations and initialization, written a second time. Only `verify` imports it.
+        native: Name of the equivalent transformers class; None if there is none.
+        reference: `"package.module:NAME"` of a `forgather_core.reference.Reference`: an independent implementation of
+            the equations and the initialization, with which `verify` compares the model. Only `verify` imports it.
     """
 
     name: str
@@ -49,7 +49,7 @@ class ModelDefinition:
         return sorted(found, key=_by_size)
 
     def native_problems(self, options: Any) -> list[str]:
-        """Return why the native class cannot represent the model, as far as definition and options determine it."""
+        """Return the reasons, known from the definition and the options, why the native class is not equivalent."""
         if self.native is None:
             return [f"transformers has no class that computes '{self.name}'"]
         return list(contracts.native_problems(options))
@@ -72,13 +72,18 @@ class ModelDefinition:
 
 
 def import_object(target: str, definition: ModelDefinition) -> Any:
-    """Import the object that a definition refers to as `"package.module:Name"`."""
+    """Import the object that a definition refers to as `"package.module:Name"`.
+
+    Raises:
+        DefinitionError: The module has no object of that name.
+    """
     module, _, name = target.partition(":")
     imported = importlib.import_module(module)
     found = getattr(imported, name, None)
     if found is None:
         problem = f"the definition '{definition.name}' refers to '{target}', but '{module}' has no '{name}'"
-        raise DefinitionError(problem, hint=did_you_mean(name, vars(imported)))
+        hint = did_you_mean(name, vars(imported)) or "correct the name in ModelDefinition"
+        raise DefinitionError(problem, hint=hint)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Measure the import cost of plugins: every command imports the options, which do not need torch."""
+"""Measure the import time of plugins, which every command imports: they must not import torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ImportCost:
         )
 
 
-class Measured:
+class ImportMeasurement:
     """The modules imported within a block, and the time it took."""
 
     def __init__(self) -> None:
@@ -60,20 +60,20 @@ class Measured:
         return ImportCost(importer, package, self.seconds if package in self.new else None)
 
     def _slow_package(self, root: str) -> str | None:
-        """Return a slow package imported through another package, or the largest package if the import was slow."""
+        """Return a slow package that was imported, directly or not, or the largest package if the import took long."""
         from collections import Counter
 
         others = Counter(name.partition(".")[0] for name in self.new)
-        foreign = {n: count for n, count in others.items() if n not in _KNOWN and n != root}
-        if (heavy := next((name for name in HEAVY if name in foreign), None)) is not None:
+        third_party = {n: count for n, count in others.items() if n not in _KNOWN and n != root}
+        if (heavy := next((name for name in HEAVY if name in third_party), None)) is not None:
             return heavy
-        return max(foreign, key=foreign.__getitem__) if foreign and self.seconds > _SLOW else None
+        return max(third_party, key=third_party.__getitem__) if third_party and self.seconds > _SLOW else None
 
 
 @contextmanager
-def measured_imports() -> Iterator[Measured]:
+def measure_imports() -> Iterator[ImportMeasurement]:
     """Measure the imports within the block."""
-    measured, started = Measured(), time.perf_counter()
+    measured, started = ImportMeasurement(), time.perf_counter()
     try:
         yield measured
     finally:

@@ -21,7 +21,7 @@ from ..options.train_options import TrainOptions
 from .contracts import check_options
 from .definition import ModelDefinition
 from .hookspecs import ENTRY_POINT_GROUP, PROJECT, ForgatherHooks
-from .import_cost import ImportCost, measured_imports
+from .import_cost import ImportCost, measure_imports
 
 DISABLE_VARIABLE = "FORGATHER_DISABLE_PLUGINS"
 RESERVED_KEYS = frozenset({"extends", "source", "parameters", "description"})
@@ -63,16 +63,17 @@ class Registry:
         self.plugins: dict[str, Plugin] = {}
         disabled = {name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",")}
         points = list(entry_points(group=ENTRY_POINT_GROUP))
-        offers = Counter(point.name for point in points)
+        name_counts = Counter(point.name for point in points)
         # Reading the name of a distribution opens a file, so it is done only if two distributions use the same name.
-        for point in sorted(points, key=lambda e: (e.name, _dist_name(e.dist) if offers[e.name] > 1 else "")):
+        for point in sorted(points, key=lambda e: (e.name, _dist_name(e.dist) if name_counts[e.name] > 1 else "")):
             self._add(point, disabled)
 
     def _add(self, entry_point: EntryPoint, disabled: set[str]) -> None:
-        twin = self.plugins.get(entry_point.name)
-        if twin is not None:
-            owners = f"'{twin.distribution}' and '{_dist_name(entry_point.dist)}'"
-            twin.state, twin.error = "broken", f"two distributions provide this name: {owners}: uninstall one of them"
+        duplicate = self.plugins.get(entry_point.name)
+        if duplicate is not None:
+            owners = f"'{duplicate.distribution}' and '{_dist_name(entry_point.dist)}'"
+            duplicate.state = "broken"
+            duplicate.error = f"two distributions provide this name: {owners}: uninstall one of them"
             return
         state = "disabled" if entry_point.name in disabled else "found"
         self.plugins[entry_point.name] = Plugin(entry_point.name, entry_point, state)
@@ -86,12 +87,12 @@ class Registry:
             return plugin
         plugin.state = "loading"
         try:
-            with measured_imports() as measured:
+            with measure_imports() as measured:
                 module = plugin.entry_point.load()
             plugin.cost = measured.cost(plugin.entry_point.module)
             plugin.file = getattr(module, "__file__", None)
             plugin.definitions = self._definitions_of(module, name)
-            self._refuse_twins(plugin)
+            self._refuse_duplicates(plugin)
             plugin.state = "loaded"
         except (Exception, SystemExit) as error:
             text = str(error).strip().splitlines()
@@ -117,7 +118,7 @@ class Registry:
             found[definition.name] = definition
         return found
 
-    def _refuse_twins(self, plugin: Plugin) -> None:
+    def _refuse_duplicates(self, plugin: Plugin) -> None:
         for name in plugin.definitions.keys() & self.plugins.keys():
             self.load(name)  # the plugin whose entry point has the name keeps it, in any loading order
         for other in self.plugins.values():
@@ -130,7 +131,7 @@ class Registry:
         """Import and return every plugin, including broken ones."""
         return [self.load(name) for name in self.plugins]
 
-    def yielded(self, hook: str) -> Iterator[tuple[Plugin, list[Any] | Exception]]:
+    def hook_results(self, hook: str) -> Iterator[tuple[Plugin, list[Any] | Exception]]:
         """Yield each plugin that implements an optional hook, with the results of the hook or its exception.
 
         Broken plugins are yielded with a `DefinitionError`.
@@ -226,7 +227,7 @@ def _check_definition(definition: Any) -> None:
         raise DefinitionError(problem, hint=f"use one of {', '.join(presets)}" if presets else "add it")
 
 
-# Two of these classes may share an option of a common base class.
+# Options with these names are reserved. Some names occur in several of the classes.
 SHARED_OPTIONS: tuple[type, ...] = (
     DirectoryOptions, BuildOptions, RunOptions, OutputOptions, TrainOptions, TestOptions, EstimateOptions, ShowOptions,
     VerifyOptions,

@@ -4,10 +4,10 @@ from .compare import compare
 from .devices import known_device
 from .memory import Memory
 from .run import estimate, memory_of, memory_of_options, memory_of_step, step_options
-from .timeline import Batches, Peak, Timeline
+from .timeline import BatchExtrapolation, Peak, Timeline
 
 __all__ = [
-    "Batches",
+    "BatchExtrapolation",
     "Memory",
     "Peak",
     "Timeline",

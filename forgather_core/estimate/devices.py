@@ -40,7 +40,7 @@ class Device:
     source: str | None
 
     def flops_in(self, precision: str) -> float | None:
-        """Return the peak FLOP/s in a precision, None if unknown; fp16 and mixed equal bf16."""
+        """Return the peak FLOP/s in a precision, or None if unknown. fp16 and mixed have those of bf16."""
         return self.flops.get("bf16" if precision in {"mixed", "fp16"} else precision)
 
 
@@ -76,18 +76,18 @@ def load_devices(path: Path | None = None) -> list[Device]:
     return sorted(found, key=lambda device: device.memory)
 
 
-def devices_here() -> list[Device]:
+def local_devices() -> list[Device]:
     """Return the devices of this machine, without bandwidth and FLOP/s, which are unknown."""
     found = []
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        about = torch.cuda.get_device_properties(number)
-        found.append(Device(f"here: cuda:{number}, {about.name}", about.total_memory, None, {}, None))
+        properties = torch.cuda.get_device_properties(number)
+        found.append(Device(f"here: cuda:{number}, {properties.name}", properties.total_memory, None, {}, None))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [*found, Device("here: cpu", memory, None, {}, None)]
 
 
 def known_device(device: torch.device) -> Device | None:
-    """Return the specification of a device of this machine; torch's name of it must contain all words of the entry."""
+    """Return the specification of a device of this machine, found by the words of its name; None if unknown."""
     if device.type != "cuda":
         return None
     words = set(re.findall(r"\w+", torch.cuda.get_device_name(device)))
@@ -103,7 +103,7 @@ def _device(name: str, item: Any) -> Device:
         raise ValueError(f"unknown key '{unknown[0]}'; use {', '.join(sorted(_FIELDS))}")
     flops = item.get("flops") or {}
     if not isinstance(flops, dict) or not flops.keys() <= {"fp32", "bf16"}:
-        raise ValueError("flops must be a map with fp32 and bf16, in TFLOP/s")
+        raise ValueError("flops must be a mapping with fp32 and bf16, in TFLOP/s")
     if item.get("memory") is None:
         raise ValueError("memory is missing: add it, in GiB")
     bandwidth = item.get("bandwidth")

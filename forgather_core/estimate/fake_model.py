@@ -20,7 +20,7 @@ from .trace import Trace
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingStep:
     """Parameters of a training step.
 
     Args:
@@ -45,16 +45,16 @@ class FakeModel:
 
     Args:
         model: A causal language model on meta. Its parameters are replaced by fake CPU tensors.
-        training: Parameters of a training step.
+        step: Parameters of the training step.
     """
 
-    def __init__(self, model: Any, training: Training) -> None:
-        self.model, self._how = model, training
+    def __init__(self, model: Any, step: TrainingStep) -> None:
+        self.model, self._training_step = model, step
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._trace: Trace | None = None
         with self._fake:
             materialise(model, torch.device("cpu"))
-            self._stepper = self._prepare(training)
+            self._stepper = self._prepare(step)
         if model.base_model is not model:
             model.base_model.register_forward_hook(self._after_decoder)
 
@@ -66,17 +66,18 @@ class FakeModel:
             length: Tokens per row, without padding.
         """
         self.model.train()
-        held, how = self._held() | {OPTIMIZER: state_tensors(self._stepper.optimizers)}, self._how
-        # Gradients even if the caller has disabled them.
-        with torch.enable_grad(), self._fake, self._tracing(held, length, packed=how.packed) as trace:
+        held = self._held() | {OPTIMIZER: state_tensors(self._stepper.optimizers)}
+        step = self._training_step
+        # The caller may have disabled gradients.
+        with torch.enable_grad(), self._fake, self._tracing(held, length, packed=step.packed) as trace:
             trace.begin("forward")
-            with trace.making(INPUTS):
+            with trace.allocating(INPUTS):
                 batch = torch.zeros(rows, length, dtype=torch.int64)
                 inputs = {"input_ids": batch, "labels": batch}
-                if how.packed:
+                if step.packed:
                     inputs["position_ids"] = torch.zeros_like(batch)
-            with torch.autocast("cpu", torch.bfloat16) if how.autocast else nullcontext():
-                loss = loss_of(self.model, inputs, full_logits=how.full_logits)
+            with torch.autocast("cpu", torch.bfloat16) if step.autocast else nullcontext():
+                loss = loss_of(self.model, inputs, full_logits=step.full_logits)
             trace.begin("backward")
             self._stepper.backward(loss)
             self._stepper.optimizer_step()
@@ -91,7 +92,7 @@ class FakeModel:
             return trace.timeline()
 
     def generate(self, rows: int, length: int, make_cache: Callable[[], Any] | None = None) -> Timeline:
-        """Trace a prefill of all tokens but one, and the decoding step of the last one.
+        """Trace a prefill of all tokens except the last, and the decoding step of the last token.
 
         Args:
             rows: Batch size.
@@ -102,14 +103,14 @@ class FakeModel:
         with self._fake, torch.no_grad(), self._tracing(self._held(), length) as trace:
             trace.begin("prefill")
             tokens = torch.zeros(rows, length - 1, dtype=torch.int64)
-            how = {"use_cache": True, "logits_to_keep": 1}
+            options = {"use_cache": True, "logits_to_keep": 1}
             caches = {CACHE_NAME: make_cache()} if make_cache is not None else {}
-            out = self.model(input_ids=tokens, **caches, **how)
+            out = self.model(input_ids=tokens, **caches, **options)
             cache = out[CACHE_NAME]
             del out, caches
             self._mark_cache(trace, cache)
             trace.begin("decode")
-            out = self.model(input_ids=tokens[:, -1:], **{CACHE_NAME: cache}, **how)
+            out = self.model(input_ids=tokens[:, -1:], **{CACHE_NAME: cache}, **options)
             del out
             self._mark_cache(trace, cache)
             return trace.timeline()
@@ -124,20 +125,20 @@ class FakeModel:
     def _held(self) -> dict[str, Any]:
         return {WEIGHTS: self.model.parameters(), BUFFERS: self.model.buffers()}
 
-    def _prepare(self, training: Training) -> Stepper:
+    def _prepare(self, step: TrainingStep) -> Stepper:
         """Return a stepper whose optimizers have the state of a first step."""
         for parameter in self.model.parameters():
             if parameter.requires_grad:  # registered before the hooks of the stepper, which free the gradient
                 parameter.register_post_accumulate_grad_hook(self._mark_gradient)
-        stepper_class = FusedStepper if training.fused else PlainStepper
-        stepper: Stepper = stepper_class(self.model, optimizer_of(training.optimizer, training.device_type))
+        stepper_class = FusedStepper if step.fused else PlainStepper
+        stepper: Stepper = stepper_class(self.model, optimizer_of(step.optimizer, step.device_type))
         for optimizer in stepper.optimizers:
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 parameter.grad = torch.empty_like(parameter)
             optimizer.step()
             optimizer.zero_grad()
-            if not training.fused:
-                optimizer.register_step_pre_hook(self._enter_update)
+            if not step.fused:
+                optimizer.register_step_pre_hook(self._begin_update)
         return stepper
 
     @contextmanager
@@ -153,7 +154,7 @@ class FakeModel:
         if self._trace is not None and parameter.grad is not None:
             self._trace.mark(parameter.grad, GRADIENTS)
 
-    def _enter_update(self, *_: Any) -> None:
+    def _begin_update(self, *_: Any) -> None:
         if self._trace is not None:
             self._trace.begin("update")
             self._trace.kind = OPTIMIZER

@@ -7,9 +7,9 @@ from functools import cached_property
 
 from .devices import Device
 from .memory import Memory
-from .timeline import WEIGHTS, Batches
+from .timeline import WEIGHTS, BatchExtrapolation
 
-RESERVE = 2**30  # bytes for the driver's context, workspaces of kernels, and gaps between allocations
+RESERVE = 2**30  # bytes for the driver, kernel workspaces and fragmentation
 
 
 class Fits:
@@ -17,10 +17,10 @@ class Fits:
 
     Args:
         memory: Memory of the model.
-        rows: Batch size for questions about lengths.
-        length: Sequence length for questions about the batch size.
-        limit: Longest sequence that the model supports; an upper bound of all lengths.
-        cache: Kind of cache: dynamic or static.
+        rows: Batch size at which lengths are tested.
+        length: Sequence length at which batch sizes are tested.
+        limit: Maximum sequence length of the model.
+        cache: Type of KV cache: dynamic or static.
     """
 
     def __init__(self, memory: Memory, *, rows: int, length: int, limit: int, cache: str) -> None:
@@ -32,7 +32,7 @@ class Fits:
         return self._training_fits(self._length, device)
 
     @cached_property
-    def _batches(self) -> Batches:
+    def _batches(self) -> BatchExtrapolation:
         return self._memory.batches(self._length)
 
     def max_rows(self, device: Device) -> int | None:

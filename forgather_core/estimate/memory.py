@@ -13,8 +13,8 @@ from ..model.meta_model import Template, meta_model
 from ..options.shared import BuildOptions
 from ..parts.linear_cross_entropy import ENOUGH, MOST_PARTS
 from ..settings.resolved_model import ResolvedModel
-from .fake_model import FakeModel, Training
-from .timeline import CACHE, Batches, Timeline
+from .fake_model import FakeModel, TrainingStep
+from .timeline import CACHE, BatchExtrapolation, Timeline
 
 DTYPES = {
     "fp64": torch.float64,
@@ -23,7 +23,7 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-# Fused kernels save what sdpa's saves for backward: the result, and one element per row and head.
+# Fused kernels save the same tensors for backward as sdpa's: the output, and the log-sum-exp of each query and head.
 _TRACED = {"flash_attention_2": "sdpa", "flex_attention": "sdpa"}
 
 
@@ -60,7 +60,7 @@ class Memory:
         self._source = source
         self._resolved, self._dtype, self._checkpointing = resolved, DTYPES[precision], checkpointing
         self._attention = _TRACED.get(attention or "", attention)
-        self._training = Training(optimizer, fused, full_logits, packed, precision == "mixed", device_type)
+        self._step = TrainingStep(optimizer, fused, full_logits, packed, precision == "mixed", device_type)
         self._steps: dict[tuple[int, int], Timeline] = {}
         self._generations: dict[tuple[int, int, str], Timeline] = {}
 
@@ -79,7 +79,7 @@ class Memory:
         model = self.model()
         if self._checkpointing:
             enable_checkpointing(model)
-        return FakeModel(model, self._training)
+        return FakeModel(model, self._step)
 
     @property
     def traced(self) -> Any:
@@ -96,11 +96,14 @@ class Memory:
         """Return the timeline of a forward pass without loss: a chunked loss would add the FLOPs of its gradients."""
         return self._fake.forward(rows, length)
 
-    def batches(self, length: int) -> Batches:
+    def batches(self, length: int) -> BatchExtrapolation:
         """Return the peaks of training steps for any batch size."""
-        # From this size on a chunked loss has its full number of chunks, and MOST_PARTS more rows add equally to each.
+        # From this batch size on, a chunked loss has its maximum number of chunks, and MOST_PARTS more rows enlarge
+        # each chunk equally.
         rows = max(2, -(-MOST_PARTS * ENOUGH // length))
-        return Batches(self.training(rows, length), self.training(rows + MOST_PARTS, length), rows, MOST_PARTS)
+        return BatchExtrapolation(
+            self.training(rows, length), self.training(rows + MOST_PARTS, length), rows, MOST_PARTS
+        )
 
     def generation(self, rows: int, length: int, cache: str = "dynamic") -> Timeline:
         """Return the timeline of a prefill and one decoding step.
@@ -108,7 +111,7 @@ class Memory:
         Args:
             rows: Batch size.
             length: Tokens in the cache after the step (capacity of a static cache), at least 2.
-            cache: dynamic or static.
+            cache: Type of KV cache: dynamic or static.
         """
         key = (rows, length, cache)
         if key not in self._generations:

@@ -17,7 +17,7 @@ from ..options.command_options import EstimateOptions, TestOptions, TrainingStep
 from ..runtime.partial_results import keep_partial
 from ..runtime.short_repr import Brief
 from ..settings.resolved_model import ResolvedModel
-from .devices import Device, devices_here, load_devices
+from .devices import Device, load_devices, local_devices
 from .fits import Fits
 from .memory import Memory
 from .timeline import ACTIVATIONS, BUFFERS, CACHE, GRADIENTS, INPUTS, LOGITS, OPTIMIZER, WEIGHTS, Timeline
@@ -25,7 +25,6 @@ from .timeline import ACTIVATIONS, BUFFERS, CACHE, GRADIENTS, INPUTS, LOGITS, OP
 _RESERVED = (
     "1 GiB of each device is reserved for its driver, kernel workspaces and fragmentation, which are not counted"
 )
-# float16 takes the memory and time of bfloat16.
 _PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 _UNLIMITED = 2**20  # context length in tokens of a model without max_position_embeddings
 
@@ -68,7 +67,7 @@ def estimate(
         ForgatherError: The options or the device file are invalid.
     """
     report_progress = on_progress or (lambda _: None)
-    devices = [*load_devices(options.hardware), *devices_here()]
+    devices = [*load_devices(options.hardware), *local_devices()]
     found = estimate_of(resolved, options, report_progress)
     notes, rows = [*found.report["notes"], _RESERVED], list[dict[str, Any]]()
 
@@ -187,10 +186,11 @@ def _precision(resolved: ResolvedModel, options: EstimateOptions) -> str:
 
 
 def _parameters(model: Any, forward: Timeline, tokens: int) -> dict[str, Any]:
-    """Count parameters; `active` are those that multiply each token, derived from the FLOPs of the forward pass."""
+    """Count parameters. `active` counts those used for each token, derived from the FLOPs of the forward pass."""
     table = asdict(parameter_table(model))
-    ends = [end.weight for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
-    embedding = sum(p.numel() for p in {id(p): p for p in ends}.values())
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = {id(layer.weight): layer.weight for layer in layers if layer is not None}  # one if they are tied
+    embedding = sum(table.numel() for table in tables.values())
     by_dtype: dict[str, int] = {}
     for parameter in model.parameters():
         name = str(parameter.dtype).removeprefix("torch.")
@@ -205,7 +205,7 @@ def _parameters(model: Any, forward: Timeline, tokens: int) -> dict[str, Any]:
 
 
 def _training(step: Timeline) -> dict[str, Any]:
-    """Return the peak by kind, in the customary order."""
+    """Return the peak memory by kind, in the customary order."""
     peak = step.peak
     order = (WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, LOGITS, BUFFERS, INPUTS)
     return {
@@ -250,7 +250,7 @@ def _flops(step: Timeline, forward: Timeline, tokens: int) -> dict[str, float]:
 def _on_device(
     device: Device, found: Estimate, options: EstimateOptions, report_progress: OnProgress
 ) -> dict[str, Any]:
-    """Return the limits of a device, and its speed where the device file has its FLOP/s and bandwidth."""
+    """Return the limits of the model on a device, and its speed if the FLOP/s and bandwidth of the device are known."""
     report_progress(device.name)
     rows, length, fits, report = options.batch_size, options.sequence_length, found.fits, found.report
     speed, fitting = device.flops_in(report["setup"]["precision"]), fits.step_fits(device)

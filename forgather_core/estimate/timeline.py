@@ -83,33 +83,33 @@ class Timeline:
         return next((dict(parts) for number, parts in self._moments() if number == end), dict(self.held))
 
     def total_flops(self, phase: str, operands: str | None = None) -> int:
-        """Return the FLOPs of a phase: those of one kind of operands, or all."""
+        """Return the FLOPs of a phase, for one kind of operands or for all."""
         return sum(n for (of, kind), n in self.flops.items() if of == phase and operands in (None, kind))
 
 
-class Batches:
-    """Peak memory for any batch size, extrapolated from two: every storage grows by the same bytes per row.
+class BatchExtrapolation:
+    """Peak memory for any batch size, extrapolated from two timelines: storages grow linearly with the batch size.
 
     Args:
-        one: Timeline of `rows` rows.
-        other: Timeline of `rows + apart` rows.
-        rows: Batch size of `one`, at least 2: with a single row, torch may skip copies that other sizes need.
-        apart: Difference between the batch sizes.
+        first: Timeline of `rows` rows.
+        second: Timeline of `rows + row_difference` rows.
+        rows: Batch size of `first`, at least 2: with a single row, torch may skip copies that larger batches need.
+        row_difference: Difference between the batch sizes.
 
     Attributes:
         is_linear: Whether both timelines have the same events. If not, nothing can be extrapolated.
         least_rows: Smallest batch size for which `peak` is exact.
     """
 
-    def __init__(self, one: Timeline, other: Timeline, rows: int, apart: int = 1) -> None:
-        self.is_linear = len(one.sizes) == len(other.sizes) and list(one.events) == list(other.events)
-        self.least_rows, self._held = rows, one.held_bytes
+    def __init__(self, first: Timeline, second: Timeline, rows: int, row_difference: int = 1) -> None:
+        self.is_linear = len(first.sizes) == len(second.sizes) and list(first.events) == list(second.events)
+        self.least_rows, self._held = rows, first.held_bytes
         if self.is_linear:
-            events = torch.tensor(one.events, dtype=torch.int64)
-            sizes = torch.stack([torch.tensor(t.sizes, dtype=torch.float64) for t in (one, other)])
+            events = torch.tensor(first.events, dtype=torch.int64)
+            sizes = torch.stack([torch.tensor(t.sizes, dtype=torch.float64) for t in (first, second)])
             changes = sizes[:, events.abs() - 1] * events.sign()
             self._base, step = changes.cumsum(dim=1)
-            self._step = (step - self._base) / apart
+            self._step = (step - self._base) / row_difference
 
     def peak(self, rows: int) -> int:
         """Return the peak bytes for a batch size."""

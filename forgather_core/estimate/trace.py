@@ -1,8 +1,8 @@
 """Run a program on fake tensors and record what it would allocate and compute.
 
 torch's fake tensors go through the same operators as real tensors of their device, including the choice of an attention
-kernel, autocast and recomputation. A dispatch mode above them sees every result, and a weak reference to its storage
-reports when it is freed. The workspace that a kernel allocates internally is not seen.
+kernel, autocast and recomputation. A dispatch mode records every result, and a weak reference to its storage records
+when it is freed. Workspaces that a kernel allocates internally are not recorded.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         held: Tensors that exist before, by kind; storages shared by tied tensors count once.
-        length: Tokens per row; the value of an integer tensor when the program reads one, as fake tensors have none.
-        packed: The value of a boolean tensor when the program reads one: programs ask whether rows are packed.
+        length: Tokens per row. Fake tensors have no values: a program that reads an integer tensor gets this number.
+        packed: Whether rows are packed. A program that reads a boolean tensor gets this value.
     """
 
     def __init__(self, held: Mapping[str, Iterable[Tensor]], length: int, *, packed: bool = False) -> None:
@@ -60,7 +60,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._phases[phase] = len(self._events)
 
     @contextmanager
-    def making(self, kind: str) -> Iterator[None]:
+    def allocating(self, kind: str) -> Iterator[None]:
         """Assign a kind to the storages allocated within the block."""
         before, self.kind = self.kind, kind
         try:
@@ -93,7 +93,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._record(leaf.untyped_storage())
-        count = _counter(func._overloadpacket)
+        count = _flop_counter(func._overloadpacket)
         if count is not None:
             key = (next(reversed(self._phases), ""), self._operand_kind(func._overloadpacket, args))
             self._flops[key] = self._flops.get(key, 0) + count(*args, **kwargs, out_val=result)
@@ -126,9 +126,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return "weights" if any(x.untyped_storage()._cdata in self._weights for x in operands) else "attention"
 
 
-def _counter(packet: Any) -> Callable[..., int] | None:
+def _flop_counter(packet: Any) -> Callable[..., int] | None:
     known: Mapping[Any, Any] = flop_registry
-    return _MORE.get(packet) or known.get(packet)
+    return _ADDITIONAL_FLOPS.get(packet) or known.get(packet)
 
 
 def _attention_forward(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
@@ -143,7 +143,7 @@ def _attention_backward(_: Tensor, query: Tensor, key: Tensor, value: Tensor, *_
     return 2 * pairs * (3 * query.shape[-1] + 2 * value.shape[-1])
 
 
-_MORE: Mapping[Any, Callable[..., int]] = {  # missing in torch's own counter
+_ADDITIONAL_FLOPS: Mapping[Any, Callable[..., int]] = {  # missing in torch's own counter
     aten.addmm_: flop_registry[aten.addmm],
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DefinitionError
-from ..model.hf_config import config_json, generation_config_json, stops_at
+from ..model.hf_config import config_json, eos_entry, generation_config_json
 from ..model.manifest import MANIFEST, FileRecord, Manifest, OptionRecord, record
 from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.chat_templates import resolve_chat_template, turn_ends
@@ -27,7 +27,7 @@ from ..tokenizers.lookup import (
 from .licence import licence_files
 from .model_card import model_card
 from .native import check_native, check_source
-from .own_names import own_names, rename_classes
+from .own_names import class_renames, rename_classes
 from .sources import Sources, collect_sources
 
 GENERATED = "generated"
@@ -90,30 +90,26 @@ class Plan:
         return last.file.name if is_file and last is not None and last.file else self.resolved.configuration.name
 
     def changed_options(self, old: Manifest) -> list[str]:
-        """Return the options that differ from the manifest `old`: "hidden_size (256 there, 512 here)"."""
-        there: dict[str, Any] = {name: item.value for name, item in old.options.items()}
-        here: dict[str, Any] = {name: item.value for name, item in self.manifest.options.items()}
+        """Return the options that differ from the manifest `old`: "hidden_size (was 256, now 512)"."""
+        before: dict[str, Any] = {name: item.value for name, item in old.options.items()}
+        now: dict[str, Any] = {name: item.value for name, item in self.manifest.options.items()}
         for name in ("definition", "model_name", "tokenizer", "native"):
-            there[name], here[name] = (
-                _tokenizer_label(getattr(old, name)),
-                _tokenizer_label(getattr(self.manifest, name)),
-            )
-        before, now = old.tokenizer.get("files"), self.manifest.tokenizer["files"]
-        if (
-            before is not None and now is not None and there["tokenizer"] == here["tokenizer"]
-        ):  # missing in older manifests
-            files = sorted(file for file in before.keys() | now.keys() if before.get(file) != now.get(file))
-            if files:
-                here["tokenizer"] += f", changed: {', '.join(files)}"
-        names = sorted(there.keys() | here.keys())
-        changed = [f"{n} ({there.get(n)} there, {here.get(n)} here)" for n in names if there.get(n) != here.get(n)]
+            before[name] = _tokenizer_label(getattr(old, name))
+            now[name] = _tokenizer_label(getattr(self.manifest, name))
+        old_files, new_files = old.tokenizer.get("files"), self.manifest.tokenizer["files"]  # None in older manifests
+        if old_files is not None and new_files is not None and before["tokenizer"] == now["tokenizer"]:
+            every = old_files.keys() | new_files.keys()
+            if files := sorted(file for file in every if old_files.get(file) != new_files.get(file)):
+                now["tokenizer"] += f", changed: {', '.join(files)}"
+        names = sorted(before.keys() | now.keys())
+        changed = [f"{n} (was {before.get(n)}, now {now.get(n)})" for n in names if before.get(n) != now.get(n)]
         return changed + (["chat_template"] if old.chat_template != self.manifest.chat_template else [])
 
     def changed_sources(self, old: Manifest) -> list[str]:
         """Return the source files that differ from the manifest `old`."""
-        here = {file.name: record(file.name, file.text, "").sha256 for file in self.sources.files}
-        there = {name: item.sha256 for name, item in old.files.items() if name.endswith(".py")}
-        return sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+        now = {file.name: record(file.name, file.text, "").sha256 for file in self.sources.files}
+        before = {name: item.sha256 for name, item in old.files.items() if name.endswith(".py")}
+        return sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
 
 
 def plan_contents(resolved: ResolvedModel) -> Plan:
@@ -145,7 +141,7 @@ def plan_contents(resolved: ResolvedModel) -> Plan:
     if directory.native:
         check_native(resolved)
         return plan
-    names = own_names(resolved, sources)
+    names = class_renames(resolved, sources)
     return replace(plan, sources=rename_classes(sources, names), names=names)
 
 
@@ -164,7 +160,7 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
     stops, unknown = turn_ends(loaded.tokenizer, written_templates(loaded.facts, plan.chat_template))
     source_generation = resolved.source_config.generation if resolved.source_config is not None else None
     # Also in config.json: a model built by `from_config` derives its generation_config.json from it when saved.
-    values = dict(resolved.config) | stops_at(resolved.config.get("eos_token_id"), stops)
+    values = dict(resolved.config) | eos_entry(resolved.config.get("eos_token_id"), stops)
     config = config_json(definition, values, native=resolved.directory.native, names=plan.names)
     _write(directory, "config.json", config, origins)
     _write(
@@ -190,7 +186,7 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
 
 def _write(directory: Path, name: str, data: str | bytes, origins: dict[str, str], origin: str = GENERATED) -> None:
     if name in origins:
-        problem = f"a source file must not be named {name}, like a file of the model directory"
+        problem = f"a source file cannot be named {name}, because Forgather writes a file of that name"
         raise DefinitionError(problem, hint="rename it")
     (directory / name).write_bytes(data if isinstance(data, bytes) else data.encode())
     origins[name] = origin

@@ -1,4 +1,4 @@
-"""Create, reuse or rebuild a model directory, atomically and without losing files of the user."""
+"""Create, reuse or rebuild a model directory, atomically and without losing user files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .contents import Plan, plan_contents, write_contents
 WEIGHT_GLOBS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
 _CHANGED = {EDITED: "was edited", SPECIAL: "is not a regular file"}
 
-_ELSEWHERE = "choose another --output-dir"
+_CHOOSE_ANOTHER = "choose another --output-dir"
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,10 +56,10 @@ def prepare_directory(
 
 @dataclass
 class Draft:
-    """A complete model directory that is moved to `target` by `commit()`, unless it is there already.
+    """A complete model directory, which `commit()` moves to `target` if it is new.
 
     Args:
-        path: Current location: `target`, or for a new directory a temporary one of the same name.
+        path: Current location: `target`, or a temporary directory of the same name if the directory is new.
         target: Final location.
         result: The model directory after `commit()`.
         resolved: The model, with the facts of its tokenizer.
@@ -74,17 +74,17 @@ class Draft:
 
     @property
     def is_new(self) -> bool:
-        """True before a new directory is committed."""
+        """Return whether the directory is new and not yet committed."""
         return self.path != self.target
 
     def commit(self, drop: Collection[str] = ()) -> ModelDirectory:
-        """Move a new directory to `target`, and keep every file of the old one that Forgather did not write.
+        """Move a new directory to `target`. Files of the old directory that Forgather did not write are kept.
 
         Args:
             drop: Names of files in the old directory to drop.
 
         Raises:
-            DirectoryError: The operating system refuses; the old directory is unchanged.
+            DirectoryError: The directory cannot be moved; the old directory is unchanged.
         """
         if self.is_new:
             known, notes = None, tuple[str, ...]()
@@ -123,7 +123,7 @@ def draft_directory(
         ExportError, ConfigurationError, TokenizerError: The directory cannot be built; nothing is written.
     """
     if refresh and keep:
-        raise DirectoryError("cannot be combined with --keep", option="--refresh-model", hint="remove one of them")
+        raise DirectoryError("cannot be combined with --keep", option="--refresh-model", hint="drop one of them")
     plan = plan_contents(resolved)
     with directory_lock(target, on_wait=on_wait):
         sweep_stale(target)
@@ -154,14 +154,14 @@ def _existing_manifest(target: Path) -> Manifest | None:
     """Return the manifest of the model directory at `target`; None if nothing exists there."""
     if not target.exists():
         if target.is_symlink():
-            raise DirectoryError("is a broken symbolic link", file=target, hint=_ELSEWHERE)
+            raise DirectoryError("is a broken symbolic link", file=target, hint=_CHOOSE_ANOTHER)
         return None
     if not target.is_dir():
-        raise DirectoryError("is not a directory", file=target, hint=_ELSEWHERE)
+        raise DirectoryError("is not a directory", file=target, hint=_CHOOSE_ANOTHER)
     manifest = read_manifest(target)
     if manifest is None and any(target.iterdir()):
         problem = f"exists and is not a model directory of Forgather (it has no {MANIFEST})"
-        raise DirectoryError(problem, file=target, hint=_ELSEWHERE)
+        raise DirectoryError(problem, file=target, hint=_CHOOSE_ANOTHER)
     return manifest
 
 
@@ -189,28 +189,28 @@ def _keep_user_files(draft: Draft, existing: Collection[str]) -> tuple[str, ...]
         existing = set(existing) - ({TEMPLATES} if inside else set())
     else:
         existing = set(existing) - inside  # Forgather did not write the folder: it is kept as a whole
-    foreign = sorted(set(existing) - written)
-    if any(name.startswith(f"{TEMPLATES}/") for name in foreign):
+    user_files = sorted(set(existing) - written)
+    if any(name.startswith(f"{TEMPLATES}/") for name in user_files):
         (staging / TEMPLATES).mkdir(exist_ok=True)
     notes = []
-    for name in [name for name in foreign if os.path.lexists(staging / name)]:
+    for name in [name for name in user_files if os.path.lexists(staging / name)]:
         # The new directory has a file of the same name.
-        moved = _free_name(target, staging, name)
-        carry(target / name, staging / moved)
-        notes.append(f"your {name} is kept as {moved}: the model directory has a file named {name}")
-        foreign.remove(name)
-    carry_over(target, staging, foreign)
+        new_name = _free_name(target, staging, name)
+        carry(target / name, staging / new_name)
+        notes.append(f"your {name} is kept as {new_name}: the model directory has a file named {name}")
+        user_files.remove(name)
+    carry_over(target, staging, user_files)
     if old is None:
         return tuple(notes)
     for name, how in edited_files(target, {name: old.files[name] for name in written & old.files.keys()}).items():
         if how != MISSING:
-            moved = _free_name(target, staging, name)
-            carry(target / name, staging / moved)
-            notes.append(f"{name} {_CHANGED[how]}: your version is kept as {moved}")
-    weights = sorted(name for name in foreign if _is_weights(name))
+            new_name = _free_name(target, staging, name)
+            carry(target / name, staging / new_name)
+            notes.append(f"{name} {_CHANGED[how]}: your version is kept as {new_name}")
+    weights = sorted(name for name in user_files if _is_weights(name))
     if weights and _weights_are_stale(draft.result.manifest, old):
-        other = " and another tokenizer" if _tokens_changed(draft.result.manifest, old) else ""
-        notes.append(f"the weights in {target} are from before this rebuild{other}: {', '.join(weights)}")
+        other = ", for another tokenizer" if _tokens_changed(draft.result.manifest, old) else ""
+        notes.append(f"the weights in {target} were saved before this rebuild{other}: {', '.join(weights)}")
     return tuple(notes)
 
 

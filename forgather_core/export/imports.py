@@ -126,11 +126,11 @@ class SourceText:
 
 @lru_cache(maxsize=128)  # a model's sources before and after rewriting, which most exports of a process share
 def source_text(path: Path, data: bytes) -> SourceText:
-    """Return the parsed source of a file, cached. Raises the same errors as `SourceText`."""
+    """Return the parsed source of a file, cached. Raises like `SourceText`."""
     return SourceText(path, data)
 
 
-def loader_finds(text: str) -> Iterator[tuple[str, int]]:
+def loader_imports(text: str) -> Iterator[tuple[str, int]]:
     """Yield the relative modules that transformers' loader finds in a text, with their lines."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")  # the loader reads files with universal newlines
     for pattern in LOADER_PATTERNS:

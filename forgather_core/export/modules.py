@@ -12,21 +12,21 @@ from ..errors import ExportError
 
 CORE = "forgather_core"
 EXPORTABLE = ("forgather_core.option", "forgather_core.parts")  # the only modules of the core that can be exported
-NEVER = ("forgather_cli", "forgather")
+NOT_EXPORTABLE = ("forgather_cli", "forgather")
 
 
 class Packages:
-    """Packages whose modules are copied into a model directory instead of being imported there.
+    """Packages whose modules are copied into a model directory instead of being imported from it.
 
-    These are the core, every plugin, and the packages of the definition.
+    These are Forgather's own packages, every plugin, and the packages of the definition.
 
     Args:
-        entries: Modules that the definition names.
+        entries: Modules that the definition refers to.
     """
 
     def __init__(self, entries: list[str]) -> None:
         plugins = {point.module.partition(".")[0] for point in entry_points(group=ENTRY_POINT_GROUP)}
-        self.names = {CORE, *NEVER, *plugins, *(entry.partition(".")[0] for entry in entries)}
+        self.names = {CORE, *NOT_EXPORTABLE, *plugins, *(entry.partition(".")[0] for entry in entries)}
 
     def owns(self, module: str) -> bool:
         """Return whether a module belongs to these packages."""
@@ -36,7 +36,7 @@ class Packages:
     def exportable(module: str) -> bool:
         """Return whether a module of these packages can be exported."""
         top = module.partition(".")[0]
-        if top in NEVER:
+        if top in NOT_EXPORTABLE:
             return False
         return top != CORE or module in EXPORTABLE or module.startswith("forgather_core.parts.")
 
@@ -56,12 +56,12 @@ def _roots(package: str) -> tuple[Path, ...]:
 
 def module_file(module: str) -> Path | None:
     """Return the source file of a module, `__init__.py` for a package; None if there is none."""
-    top, _, rest = module.partition(".")
+    top, _, submodules = module.partition(".")
     for root in _roots(top):
         if root.suffix == ".py":
-            return root if not rest else None
-        location = root.joinpath(*rest.split(".")) if rest else root
-        for candidate in (location.with_suffix(".py") if rest else None, location / "__init__.py"):
+            return root if not submodules else None
+        location = root.joinpath(*submodules.split(".")) if submodules else root
+        for candidate in (location.with_suffix(".py") if submodules else None, location / "__init__.py"):
             if candidate is not None and candidate.is_file():
                 return candidate
     return None
@@ -74,7 +74,7 @@ def is_package(module: str) -> bool:
 
 
 def entry_file(module: str) -> Path:
-    """Return the source file of a module that a definition names.
+    """Return the source file of a module that a definition refers to.
 
     Raises:
         ExportError: The module has no source file.

@@ -1,8 +1,8 @@
-"""Import every file of a model directory in its configuration file, for loaders.
+"""Add imports of all files of a model directory to its configuration file, so that transformers copies them.
 
-transformers follows the imports of remote code from file to file. Release 5.4 copies, from a local directory, only the
-files that the entry file itself imports, and then fails at the first missing file. Therefore the `if TYPE_CHECKING:`
-block of the entry file, which loaders read and no program runs, gets an import line for each file that it lacks.
+transformers follows the imports of remote code from file to file. But release 5.4 copies only the files that the entry
+file of a local directory imports itself, and then fails at the first missing file. Therefore the missing imports are
+added to the `if TYPE_CHECKING:` block of the entry file: transformers reads it as text, and Python does not execute it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
-from .imports import SourceText, loader_finds
+from .imports import SourceText, loader_imports
 
-WHY = b"# older releases of transformers copy only the files that are named here"
+_COMMENT = b"# older releases of transformers copy only the files that are named here"
 
 
-def name_all_files(entry: str, sources: Mapping[str, SourceText]) -> bytes:
+def import_all_files(entry: str, sources: Mapping[str, SourceText]) -> bytes:
     """Return the entry file with an import of every other file.
 
     Args:
@@ -26,11 +26,11 @@ def name_all_files(entry: str, sources: Mapping[str, SourceText]) -> bytes:
         ExportError: An import line is missing, and there is no block to add it to.
     """
     source = sources[entry]
-    named = {module for module, _ in loader_finds(source.text)} | {entry}
-    missing = sorted(sources.keys() - named)
+    imported = {module for module, _ in loader_imports(source.text)} | {entry}
+    missing = sorted(sources.keys() - imported)
     if not missing:
         return source.data
-    last = _last_import_for_readers(source.tree)
+    last = _last_type_checking_import(source.tree)
     if last is None:
         raise source.error(
             1,
@@ -40,12 +40,12 @@ def name_all_files(entry: str, sources: Mapping[str, SourceText]) -> bytes:
     lines = source.data.splitlines(keepends=True)
     end = b"\r\n" if lines[last.lineno - 1].endswith(b"\r\n") else b"\n"
     indent = lines[last.lineno - 1][: last.col_offset]
-    added = [WHY, *(f"from .{m} import {_public_name(sources[m].tree)}  # noqa: F401".encode() for m in missing)]
+    added = [_COMMENT, *(f"from .{m} import {_public_name(sources[m].tree)}  # noqa: F401".encode() for m in missing)]
     at = last.end_lineno or last.lineno
     return b"".join([*lines[:at], *(indent + line + end for line in added), *lines[at:]])
 
 
-def _last_import_for_readers(tree: ast.Module) -> ast.ImportFrom | None:
+def _last_type_checking_import(tree: ast.Module) -> ast.ImportFrom | None:
     """Return the last relative import in the `if TYPE_CHECKING:` blocks of the module."""
     found = None
     for block in tree.body:

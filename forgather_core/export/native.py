@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..definitions.definition import ModelDefinition
 from ..errors import ConfigurationError, first_line
+from ..model.logits_difference import KEPT, TOLERANCE, logits_difference
 from ..model.shrink import shrunk
-from ..model.twin import KEPT, TOLERANCE, logits_difference
 from ..runtime.quiet import quiet_transformers
 from ..settings.native_config import WITHOUT_EFFECT, native_config, read_source
 from ..settings.resolved_model import ResolvedModel
@@ -34,8 +34,8 @@ SIZES = (
     "vocab_size",
 )
 # Errors of a model with an unsuitable configuration; torch asserts that padding is within the vocabulary.
-_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-MOST_KEYS = 30  # keys that are left out one at a time, to find the one that is read differently
+_MODEL_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+MAX_KEYS = 30  # keys that are removed one at a time, to find the one that the classes read differently
 
 
 def check_native(resolved: ResolvedModel) -> None:
@@ -47,17 +47,17 @@ def check_native(resolved: ResolvedModel) -> None:
     Raises:
         ConfigurationError: There is no native class, or it computes another model; the message has the reason.
     """
-    if (problem := native_refusal(resolved)) is not None:
+    if (problem := native_problem(resolved)) is not None:
         hint = "drop --native, or change the options"
         raise ConfigurationError(problem, option="--native", hint=hint)
 
 
-def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str | None:
-    """Return why the native transformers class does not compute the model, or None.
+def native_problem(resolved: ResolvedModel, *, cached: bool = False) -> str | None:
+    """Return the reason why the native transformers class does not compute the model, or None if it does.
 
     Args:
         resolved: The resolved model.
-        remembered: Cache the comparison of each small copy in this process.
+        cached: Cache the comparison of each small copy in this process.
     """
     from huggingface_hub.errors import StrictDataclassError
 
@@ -73,20 +73,20 @@ def native_refusal(resolved: ResolvedModel, *, remembered: bool = False) -> str 
     if native is None:
         return f"transformers {transformers.__version__} has no class {definition.native}"
     try:
-        whole = config_class(**values, native=True).to_dict()
-        native.config_class(**whole)  # it validates sizes
+        full = config_class(**values, native=True).to_dict()
+        native.config_class(**full)  # it validates sizes
         small = config_class(**{**values, **shrunk(values, config_class.attribute_map, keep=KEPT)}, native=True)
         content = json.dumps(small.to_dict(), sort_keys=True, default=str)
-        compare = _remembered_difference if remembered else _difference
+        compare = _cached_difference if cached else _difference
         difference = compare(definition.model_class(), native, config_class, content)
     except (StrictDataclassError, TypeError, ValueError, RuntimeError) as error:
-        cause = error.__cause__ or error  # for a validation error, the sentence without its frame
+        cause = error.__cause__ or error  # the cause of a validation error is the message without its context
         reason = next(iter(str(cause).splitlines()), type(cause).__name__)
         return f"transformers' {definition.native} rejects these options: {reason}"
     if not difference <= TOLERANCE:  # also true for NaN
         return (
-            f"with these options transformers' {definition.native} computes another model: the logits of a small copy "
-            f"differ by {difference:.1e} of their size"
+            f"with these options transformers' {definition.native} computes a different model: the logits of a small "
+            f"copy have a relative difference of {difference:.1e}"
         )
     return None
 
@@ -97,7 +97,7 @@ def _difference(model_class: Any, native: Any, config_class: Any, content: str) 
     return logits_difference(model_class(config_class(**values)), native(native.config_class(**values)))
 
 
-_remembered_difference = lru_cache(maxsize=64)(_difference)  # most directories of a process differ only in sizes
+_cached_difference = lru_cache(maxsize=64)(_difference)  # most directories of a process differ only in sizes
 
 
 def check_source(definition: ModelDefinition, source_config: SourceConfig) -> None:
@@ -119,7 +119,7 @@ def check_source(definition: ModelDefinition, source_config: SourceConfig) -> No
         if problem is None:
             return
         name = _native_class_of(native_config(content)).__name__
-        keys = [key for key in content if key not in WITHOUT_EFFECT][:MOST_KEYS]
+        keys = [key for key in content if key not in WITHOUT_EFFECT][:MAX_KEYS]
         others = {key: {name: value for name, value in content.items() if name != key} for key in keys}
         responsible = [key for key in keys if _source_problem(definition, others[key]) is None]
     cause = f"no single key of {', '.join(keys)} explains it"
@@ -148,12 +148,12 @@ def _source_problem(definition: ModelDefinition, content: Mapping[str, Any]) -> 
         difference = logits_difference(*_pair(definition, small))
     except ConfigurationError as error:
         return str(error)
-    except (StrictDataclassError, *_FAULTS) as error:
-        cause = error.__cause__ or error  # for a validation error, the sentence without its frame
+    except (StrictDataclassError, *_MODEL_ERRORS) as error:
+        cause = error.__cause__ or error  # the cause of a validation error is the message without its context
         return f"a small copy fails with {type(cause).__name__}: {first_line(cause)}"
     if difference <= TOLERANCE:
         return None
-    return f"the logits of a small copy differ by {difference:.1e} of their size"
+    return f"the logits of a small copy have a relative difference of {difference:.1e}"
 
 
 def _pair(definition: ModelDefinition, content: Mapping[str, Any]) -> tuple[Any, Any]:

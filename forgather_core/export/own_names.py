@@ -1,7 +1,7 @@
 """Rename exported classes that share the name of a transformers class but compute something else.
 
-Tools select code by a class name alone: `transformers serve` and llama.cpp's converter by `architectures`, others by
-the name of the configuration class. They must not mistake such a model for the transformers model.
+Some tools select their implementation by class name: `transformers serve` and llama.cpp's converter by `architectures`,
+others by the configuration class. With the same name, they would load the model as the transformers model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ExportError
 from .imports import source_text
-from .native import native_refusal
+from .native import native_problem
 
 if TYPE_CHECKING:
     from ..settings.resolved_model import ResolvedModel
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 PREFIX = "Forgather"
 
 
-def own_names(resolved: ResolvedModel, sources: Sources) -> dict[str, str]:
-    """Return the classes of a model directory to rename; none if the transformers class computes the same.
+def class_renames(resolved: ResolvedModel, sources: Sources) -> dict[str, str]:
+    """Return new names for the classes of a model directory; none if the transformers class computes the same.
 
     Args:
         resolved: The resolved model.
@@ -43,7 +43,7 @@ def own_names(resolved: ResolvedModel, sources: Sources) -> dict[str, str]:
         for node in source_text(file.path, file.text).tree.body
         if isinstance(node, ast.ClassDef) and hasattr(transformers, node.name)
     }
-    if not defined or native_refusal(resolved, remembered=True) is None:
+    if not defined or native_problem(resolved, cached=True) is None:
         return {}
     return {name: f"{PREFIX}{name}" for name in sorted(defined)}
 
@@ -70,7 +70,7 @@ def _renamed(file: SourceFile, names: Mapping[str, str], modules: set[str]) -> S
         foreign |= set() if statement.level else imported
     if both := sorted(own & foreign & names.keys()):
         problem = f"'{both[0]}' names a class of the model and a class of another package"
-        raise ExportError(problem, file=file.path, line=1, hint="rename the model's")
+        raise ExportError(problem, file=file.path, line=1, hint="rename the model's class")
     names = {old: new for old, new in names.items() if old not in foreign}
     lines = list(io.StringIO(file.text.decode("utf-8"), newline=""))
     tokens = list(tokenize.generate_tokens(io.StringIO("".join(lines), newline="").readline))

@@ -1,8 +1,8 @@
 """Collect the source files of a model directory: the import closure of a definition, with flat imports.
 
-Every file is copied byte for byte, except that module names in imports of Forgather and plugins become `.name`, and
-that the configuration file imports all other files (`naming.py`). Imports that the loader of transformers cannot follow
-are refused with file and line.
+Files are copied byte for byte, with two exceptions: imports of Forgather's and plugins' modules become relative
+(`from .name import`), and the configuration file imports all other files (`naming.py`). An import that the loader of
+transformers cannot follow is an error with file and line.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ExportError
-from .imports import ImportFrom, SourceText, loader_finds, source_text
+from .imports import ImportFrom, SourceText, loader_imports, source_text
 from .modules import CORE, Packages, entry_file, is_package, module_file
-from .naming import name_all_files
+from .naming import import_all_files
 
 _PROVIDED = {"torch", "transformers"}  # required to load any model directory
 
@@ -60,9 +60,9 @@ def collect_sources(entries: Sequence[str]) -> Sources:
     packages = Packages(list(entries))
     files: dict[str, SourceFile] = {}
     requires: set[str] = set()
-    waiting = [(entry, entry_file(entry)) for entry in entries]
-    while waiting:
-        module, path = waiting.pop()
+    queue = [(entry, entry_file(entry)) for entry in entries]
+    while queue:
+        module, path = queue.pop()
         name = module.rpartition(".")[2] + ".py"
         if name in files:
             if files[name].module != module:
@@ -74,13 +74,13 @@ def collect_sources(entries: Sequence[str]) -> Sources:
         docstring = ast.get_docstring(source.tree) or ""
         files[name] = SourceFile(name, module, path, exporter.rewritten(), docstring)
         requires |= exporter.requires
-        waiting += exporter.needs.items()
+        queue += exporter.dependencies.items()
     first = entries[0].rpartition(".")[2]
     flat = {name.removesuffix(".py"): source_text(file.path, file.text) for name, file in files.items()}
-    text = name_all_files(first, flat)
+    text = import_all_files(first, flat)
     files[f"{first}.py"] = replace(files[f"{first}.py"], text=text)
     flat[first] = source_text(files[f"{first}.py"].path, text)
-    _check_with_the_loaders_rule(flat, {entry.rpartition(".")[2] for entry in entries})
+    _check_loader_imports(flat, {entry.rpartition(".")[2] for entry in entries})
     return Sources(tuple(files[name] for name in sorted(files)), tuple(sorted(requires)))
 
 
@@ -89,7 +89,7 @@ class _Exporter:
 
     def __init__(self, module: str, source: SourceText, packages: Packages) -> None:
         self.module, self.source, self.packages = module, source, packages
-        self.needs: dict[str, Path] = {}
+        self.dependencies: dict[str, Path] = {}
         self.requires: set[str] = set()
         self._edits: list[tuple[int, int, bytes]] = []
         self._refuse_plain_and_dynamic_imports()
@@ -108,13 +108,13 @@ class _Exporter:
     def _follow(self, statement: ImportFrom) -> None:
         target = self._absolute(statement)
         if not self.packages.owns(target):
-            self._require(target, statement.tried)
+            self._add_package(target, statement.tried)
             return
         if any(name == "*" for name, _ in statement.names):
             raise self._error(
                 statement, f"'from {statement.written} import *' is not supported: import names explicitly"
             )
-        modules = {self._home(target, name, statement) for name, _ in statement.names}
+        modules = {self._defining_module(target, name, statement) for name, _ in statement.names}
         if len(modules) > 1:
             lines = "; ".join(f"from {m} import ..." for m in sorted(m for m, _ in modules))
             raise self._error(
@@ -122,7 +122,7 @@ class _Exporter:
             )
         home, as_module = modules.pop()
         for name, _ in statement.names:
-            self._need(f"{home}.{name}" if as_module else home, statement)
+            self._add_dependency(f"{home}.{name}" if as_module else home, statement)
         flat = b"." if as_module else b"." + home.rpartition(".")[2].encode()
         if b"\\" in self._statement_bytes(statement):
             raise self._error(statement, "the loader cannot follow an import with a backslash: use parentheses")
@@ -135,11 +135,11 @@ class _Exporter:
         parts = self.module.split(".")
         depth = len(parts) - statement.level + (1 if is_init else 0)
         if depth < 1:
-            raise self._error(statement, f"'from {statement.written}' leads out of the package: reduce the dots")
+            raise self._error(statement, f"'from {statement.written}' is outside the package: use fewer leading dots")
         parts = parts[:depth]
         return ".".join([*parts, statement.module] if statement.module else parts)
 
-    def _home(self, target: str, name: str, statement: ImportFrom) -> tuple[str, bool]:
+    def _defining_module(self, target: str, name: str, statement: ImportFrom) -> tuple[str, bool]:
         """Return the module in which `name` of `target` is defined, and whether `name` is a module itself."""
         if module_file(target) is None:
             raise self._error(statement, f"the module '{target}' does not exist: check the import")
@@ -155,14 +155,14 @@ class _Exporter:
             f"'{name}' is defined in the package file of '{target}', which is not exported: move it into a module",
         )
 
-    def _need(self, module: str, statement: ImportFrom) -> None:
+    def _add_dependency(self, module: str, statement: ImportFrom) -> None:
         if not self.packages.exportable(module):
             allowed = f"{CORE}.option and {CORE}.parts"
             raise self._error(statement, f"'{module}' cannot be exported: import only {allowed} from Forgather")
         path = module_file(module)
         if path is None or path.name == "__init__.py":
             raise self._error(statement, f"'{module}' is not a module with a source file: import from one")
-        self.needs[module] = path
+        self.dependencies[module] = path
 
     def _statement_bytes(self, statement: ImportFrom) -> bytes:
         end = self.source.data.find(b"import", statement.end)
@@ -175,7 +175,7 @@ class _Exporter:
             if self.packages.owns(module):
                 hint = f"use 'from {module} import ...'"
                 raise self.source.error(line, f"'import {module}' is not supported", hint)
-            self._require(module, tried)
+            self._add_package(module, tried)
         for node in self.source.nodes:
             if isinstance(node, ast.Call):
                 self._refuse_call(node)
@@ -201,7 +201,7 @@ class _Exporter:
                     "write it into the source",
                 )
 
-    def _require(self, module: str, tried: bool) -> None:
+    def _add_package(self, module: str, tried: bool) -> None:
         top = module.partition(".")[0]
         if top not in sys.stdlib_module_names and top not in _PROVIDED and not tried:
             self.requires.add(top)
@@ -227,11 +227,11 @@ def _re_exported(package: str, name: str, packages: Packages, depth: int = 0) ->
     return None
 
 
-def _check_with_the_loaders_rule(by_name: Mapping[str, SourceText], entries: set[str]) -> None:
+def _check_loader_imports(by_name: Mapping[str, SourceText], entries: set[str]) -> None:
     """Check that the loader of transformers finds exactly the imports of the written files."""
     seen: dict[str, set[str]] = {}
     for name, source in sorted(by_name.items()):
-        found = dict(loader_finds(source.text))
+        found = dict(loader_imports(source.text))
         imported = dict(_flat_imports(source))
         for module, line in found.items():
             if module not in by_name or module not in imported:
@@ -245,12 +245,12 @@ def _check_with_the_loaders_rule(by_name: Mapping[str, SourceText], entries: set
                 )
         seen[name] = set(found)
     reached: set[str] = set()
-    waiting = list(entries)
-    while waiting:
-        name = waiting.pop()
+    queue = list(entries)
+    while queue:
+        name = queue.pop()
         if name not in reached:
             reached.add(name)
-            waiting += seen[name]
+            queue += seen[name]
     assert reached == set(by_name), f"the loader would not reach {set(by_name) - reached}"
 
 

@@ -23,7 +23,7 @@ from .no_init import no_init_weights
 
 DEVICE_TYPES = ("meta", "cpu", "cuda", "mps")
 
-# Called with a configuration, and with a function that builds its model on meta.
+# Arguments: a configuration, and a function that builds its model on meta.
 BeforeBuild = Callable[[Any, Callable[[], nn.Module]], None]
 
 _ATTENTION = "--attn-implementation"
@@ -46,8 +46,8 @@ def parse_device(text: str) -> torch.device:
             problem = f"'{text}': torch {torch.__version__} finds no CUDA device"
             raise BuildError(problem, option="--device", hint="use cpu or meta")
         if index and int(index) >= count:
-            problem, hint = f"'{text}': this machine has {count} CUDA devices", f"use cuda:0 to cuda:{count - 1}"
-            raise BuildError(problem, option="--device", hint=hint)
+            hint = "use cuda:0" if count == 1 else f"use cuda:0 to cuda:{count - 1}"
+            raise BuildError(f"'{text}' does not exist on this machine", option="--device", hint=hint)
     if kind == "mps" and not torch.backends.mps.is_available():
         problem = f"'{text}': torch {torch.__version__} finds no Metal device"
         raise BuildError(problem, option="--device", hint="use cpu or meta")
@@ -55,7 +55,7 @@ def parse_device(text: str) -> torch.device:
 
 
 def check_attention(
-    implementation: str | None, device: torch.device, dtype: torch.dtype | None, refused: Mapping[str, str]
+    implementation: str | None, device: torch.device, dtype: torch.dtype | None, unsupported: Mapping[str, str]
 ) -> None:
     """Refuse an attention implementation that cannot run, before any work.
 
@@ -63,13 +63,13 @@ def check_attention(
         implementation: Name of the implementation.
         device: Device of the model.
         dtype: Dtype of the model.
-        refused: Implementations that cannot compute the model, with the reason.
+        unsupported: Implementations that cannot compute the model, with the reason.
 
     Raises:
         BuildError: It cannot compute the model, is not installed, or does not support this device or dtype.
     """
-    if implementation is not None and implementation in refused:
-        raise BuildError(f"{implementation}: {refused[implementation]}", option=_ATTENTION)
+    if implementation is not None and implementation in unsupported:
+        raise BuildError(f"{implementation}: {unsupported[implementation]}", option=_ATTENTION)
     if implementation != "flash_attention_2":
         return
     from transformers.utils import is_flash_attn_2_available
@@ -104,14 +104,15 @@ def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch
 def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None = None) -> nn.Module:
     """Build the model of a directory through its own configuration and source files.
 
-    Weights are set once: construction skips them, then `torch.manual_seed(seed)` and the initialization table set them.
-    They equal those of `from_config` after that seed, on every device and in every dtype. With `no_init_weights` they
-    stay unset; what no checkpoint contains (RoPE tables, ties) is still correct. On meta nothing is allocated.
+    Weights are initialized once, after construction: by the initialization table, after `torch.manual_seed(seed)`. They
+    equal those of `from_config` after that seed, on every device and in every dtype. With `no_init_weights` they stay
+    uninitialized; tensors that no checkpoint contains (RoPE tables) and tied weights are still correct. On meta nothing
+    is allocated.
 
     Args:
         directory: A model directory.
         options: Device, dtype (default: torch's default dtype), seed, attention, gradient checkpointing.
-        before: Called before anything is allocated; it may refuse by raising.
+        before: Called before anything is allocated; it may raise to cancel the build.
 
     Returns:
         The model, in training mode as constructed.
@@ -121,17 +122,17 @@ def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None 
             cover a parameter, or a file of the directory cannot be read.
     """
     device, dtype = check_build(options)
-    how: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype()}
+    kwargs: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype()}
     if options.attn_implementation is not None:
-        how["attn_implementation"] = options.attn_implementation
-    with default_dtype(how["dtype"]):
+        kwargs["attn_implementation"] = options.attn_implementation
+    with default_dtype(kwargs["dtype"]):
         config = load_config(directory, BuildError)
         if before is not None:
-            before(config, lambda: _from_config(directory, copy.deepcopy(config), torch.device("meta"), how))
-        model = _from_config(directory, config, device, how)
+            before(config, lambda: _from_config(directory, copy.deepcopy(config), torch.device("meta"), kwargs))
+        model = _from_config(directory, config, device, kwargs)
         _set_generation(model, directory / "generation_config.json")
         _check_table(model)
-        # Outside of the `device` context: it slows every operation, and everything is on the device by now.
+        # Outside of the `device` context, which slows every operation: all tensors are on the device already.
         if not options.no_init_weights and device.type != "meta":
             torch.manual_seed(options.seed)  # just before drawing: imports may have drawn random numbers
             model.init_weights()
@@ -152,7 +153,7 @@ def _check_table(model: Any) -> None:
             problem = f"{type(model).__name__}: {error} (initial_weights() of its decoder)"
             raise BuildError(problem, hint=_CORRECT_TABLE) from None
         try:
-            getattr(rule, "check", _anything)(parameter.shape)  # sources of an older export lack this method
+            getattr(rule, "check", _accept_any_shape)(parameter.shape)  # sources of an older export lack this method
         except ValueError as error:
             problem = (
                 f"{type(model).__name__}: the rule of '{name}' does not fit: {error} (initial_weights() of its decoder)"
@@ -160,7 +161,7 @@ def _check_table(model: Any) -> None:
             raise BuildError(problem, hint=_CORRECT_TABLE) from None
 
 
-def _anything(shape: torch.Size) -> None:
+def _accept_any_shape(shape: torch.Size) -> None:
     """Accept every shape."""
 
 
@@ -176,12 +177,12 @@ def enable_checkpointing(model: Any) -> None:
     enable()
 
 
-def _from_config(directory: Path, config: Any, device: torch.device, how: Mapping[str, Any]) -> Any:
+def _from_config(directory: Path, config: Any, device: torch.device, kwargs: Mapping[str, Any]) -> Any:
     with loading_errors(directory, BuildError, imports_only=True):
         from transformers import AutoModelForCausalLM
 
         with device, no_init_weights(), code_cache(BuildError):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=True, **how)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=True, **kwargs)
 
 
 def _set_generation(model: Any, file: Path) -> None:

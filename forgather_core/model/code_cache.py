@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import ForgatherError
 
-_ADVICE = "set HF_HOME to a writable directory"
+_HINT = "set HF_HOME to a writable directory"
 
 
 def require_code_cache(error: type[ForgatherError]) -> Path:
@@ -20,29 +20,29 @@ def require_code_cache(error: type[ForgatherError]) -> Path:
     """
     from transformers.dynamic_module_utils import HF_MODULES_CACHE
 
-    place = Path(HF_MODULES_CACHE)
+    cache = Path(HF_MODULES_CACHE)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        writable = os.access(place, os.W_OK | os.X_OK)
+        cache.mkdir(parents=True, exist_ok=True)
+        writable = os.access(cache, os.W_OK | os.X_OK)
     except OSError as reason:
-        raise error(_problem(reason.strerror or str(reason)), file=place, hint=_ADVICE) from None
+        raise error(_problem(reason.strerror or str(reason)), file=cache, hint=_HINT) from None
     if not writable:
-        raise error(_problem("permission denied"), file=place, hint=_ADVICE)
-    return place
+        raise error(_problem("permission denied"), file=cache, hint=_HINT)
+    return cache
 
 
 @contextmanager
 def code_cache(error: type[ForgatherError]) -> Iterator[None]:
-    """Load code within this block; raise `error` if the cache is not writable."""
-    place = require_code_cache(error)
+    """Raise `error` if the cache is not writable while code is loaded within the block."""
+    cache = require_code_cache(error)
     try:
         yield
     except OSError as reason:
         file = reason.filename2 or reason.filename
-        if file is None or not Path(os.fsdecode(file)).is_relative_to(place):
+        if file is None or not Path(os.fsdecode(file)).is_relative_to(cache):
             raise
-        raise error(_problem(reason.strerror or str(reason)), file=place, hint=_ADVICE) from None
+        raise error(_problem(reason.strerror or str(reason)), file=cache, hint=_HINT) from None
 
 
 def _problem(reason: str) -> str:
-    return f"is not writable ({reason}), but transformers keeps the code of models there"
+    return f"is not writable ({reason}), but transformers stores the code of models there"

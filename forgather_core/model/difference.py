@@ -22,5 +22,5 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
     found, expected = found.detach().double(), expected.detach().double()
     if not expected.numel():
         return math.nan
-    size = expected.square().mean().sqrt().clamp_min(1e-30)
-    return float((found - expected).abs().max() / size)
+    rms = expected.square().mean().sqrt().clamp_min(1e-30)
+    return float((found - expected).abs().max() / rms)

@@ -1,4 +1,4 @@
-"""Report in one line why a model directory cannot be loaded: the file, and the line in it."""
+"""Turn exceptions raised while loading a model directory into one line with the file and the line in it."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def loading_errors(directory: Path, error: type[ForgatherError], *, imports_only
     Args:
         directory: The model directory.
         error: Raised instead.
-        imports_only: Let exceptions pass that the code raises after its import: a bug of the model's author, who needs
-            the traceback. If the directory was edited since it was written, everything is reported.
+        imports_only: Do not convert exceptions that the code raises after its import: they are bugs of the model, and
+            its author needs the traceback. If the directory was edited since it was written, all are converted.
     """
     try:
         yield
@@ -59,7 +59,7 @@ def loading_errors(directory: Path, error: type[ForgatherError], *, imports_only
         if out_of_memory(reason):
             raise
         if not imports_only or isinstance(reason, (SyntaxError, ImportError, OSError)):
-            found = _why(directory, reason)
+            found = _describe(directory, reason)
         elif names := edited(directory):
             kind = type(reason).__name__
             problem = f"{', '.join(names)} was edited, and building fails: {kind}: {first_line(reason)}"
@@ -76,11 +76,11 @@ def edited(directory: Path) -> list[str]:
 
     manifest = read_manifest(directory)
     names = manifest.files if manifest is not None else ()
-    made_of = [name for name in names if name == "config.json" or name.endswith(".py")]
-    return sorted(edited_files(directory, manifest.files, made_of)) if manifest is not None else []
+    model_files = [name for name in names if name == "config.json" or name.endswith(".py")]
+    return sorted(edited_files(directory, manifest.files, model_files)) if manifest is not None else []
 
 
-def _why(directory: Path, reason: BaseException) -> ForgatherError:
+def _describe(directory: Path, reason: BaseException) -> ForgatherError:
     if isinstance(reason, SyntaxError) and reason.filename:
         place = directory / Path(reason.filename).name
         where: Place = {"file": place, "line": reason.lineno or 1, "column": reason.offset or 1}
@@ -88,7 +88,7 @@ def _why(directory: Path, reason: BaseException) -> ForgatherError:
     if isinstance(reason, FileNotFoundError) and reason.filename:
         place = directory / Path(reason.filename).name
         return ForgatherError("is missing, and the model's code imports it", file=place, hint="restore it")
-    if (line := _line(directory, reason)) is not None:
+    if (line := _failing_line(directory, reason)) is not None:
         kind = "" if isinstance(reason, ImportError) else f"{type(reason).__name__}: "
         hint = "correct the code, or install the package that it imports"
         return ForgatherError(f"{kind}{first_line(reason)}", **line, hint=hint)
@@ -116,7 +116,7 @@ def _not_utf8(directory: Path) -> Path | None:
     return None
 
 
-def _line(directory: Path, reason: BaseException) -> Place | None:
+def _failing_line(directory: Path, reason: BaseException) -> Place | None:
     """Return the innermost line of the directory's code that failed while it was imported."""
     frames = [f for f in traceback.extract_tb(reason.__traceback__) if "transformers_modules" in f.filename]
     if not any(frame.name == "<module>" for frame in frames):

@@ -1,4 +1,4 @@
-"""Make a Hugging Face configuration (`config.json`, `generation_config.json`) from the values of its entries."""
+"""Make the Hugging Face configuration of a model: `config.json` and `generation_config.json`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_config(definition: ModelDefinition, values: Mapping[str, Any]) -> Any:
         return definition.config_class()(**values)
     except (TypeError, ValueError) as error:
         problem = f"'{definition.name}' rejects these options: {first_line(error)}"
-        raise ConfigurationError(problem, hint="change them") from None
+        raise ConfigurationError(problem, hint="correct them") from None
 
 
 def config_json(
@@ -48,10 +48,10 @@ def config_json(
     config.auto_map = _auto_map(config_class, model_class, names or {})
     content = config.to_diff_dict() | {name: getattr(config, name) for name in values}
     content = {"model_type": config_class.model_type} | {k: v for k, v in content.items() if k != "dtype"}
-    return json.dumps(_head_first(content), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_identifying_keys_first(content), indent=2, ensure_ascii=False) + "\n"
 
 
-def _head_first(content: dict[str, Any]) -> dict[str, Any]:
+def _identifying_keys_first(content: dict[str, Any]) -> dict[str, Any]:
     """Return the content sorted by key, with the identifying keys first."""
     head = ("model_type", "architectures", "auto_map")
     return {k: content[k] for k in head} | {k: content[k] for k in sorted(content) if k not in head}
@@ -78,19 +78,19 @@ def generation_config_json(
 
     Args:
         ids: Token ids by name; None if the tokenizer lacks the token.
-        given: Content of another model's file, which may contain more and takes precedence.
+        given: Content of the source config's file; it may have more keys, and takes precedence.
         turn_ends: Token ids that end a turn in the chat templates; `generate` stops at these too.
     """
     from transformers import GenerationConfig
 
     content = {name: value for name, value in ids.items() if value is not None}
     content |= {name: value for name, value in (given or {}).items() if name not in NOT_GENERATION}
-    content |= stops_at(content.get("eos_token_id"), turn_ends)
+    content |= eos_entry(content.get("eos_token_id"), turn_ends)
     written = {"use_cache": True} | json.loads(GenerationConfig(**content).to_json_string(use_diff=True))
     return json.dumps(written, indent=2, sort_keys=True) + "\n"
 
 
-def stops_at(eos: Any, turn_ends: Sequence[int]) -> dict[str, Any]:
+def eos_entry(eos: Any, turn_ends: Sequence[int]) -> dict[str, Any]:
     """Return `eos_token_id` extended by the ends of turns: an int for one token, a list for several.
 
     Args:

@@ -62,7 +62,7 @@ def _row_of(kind: str, table: list[tuple[str, Any]], definition: str) -> int:
         return find_row(table, kind)
     except ValueError:
         problem = f"no row of the initialization table of '{definition}' matches '{kind}'"
-        raise DefinitionError(problem, hint="add one") from None
+        raise DefinitionError(problem, hint="add a row") from None
 
 
 def _describe(definition: str, kind: str, parameters: list[Any], pattern: str, rule: Any) -> InitialRow:

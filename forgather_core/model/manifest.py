@@ -32,12 +32,12 @@ REWRITTEN_BY_TRANSFORMERS = {
     "generation_config.json": VOLATILE | {"use_cache", "output_attentions", "output_hidden_states"},
 }
 
-_ELSEWHERE = "choose another --output-dir"
+_CHOOSE_ANOTHER = "choose another --output-dir"
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file: digest of its bytes, its origin, and (for JSON that other programs rewrite) a digest of its meaning."""
+    """A file: its digest, its origin, and (for JSON that transformers rewrites) a digest of the values that matter."""
 
     sha256: str
     origin: str
@@ -90,11 +90,11 @@ def read_manifest(directory: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise DirectoryError(f"cannot be read: {first_line(error)}", file=file, hint=_ELSEWHERE) from None
+        raise DirectoryError(f"cannot be read: {first_line(error)}", file=file, hint=_CHOOSE_ANOTHER) from None
     try:
         if data["format"] != FORMAT:
             problem = f"has format {str(data['format'])[:20]!r}; this version of Forgather supports format {FORMAT}"
-            raise DirectoryError(problem, file=file, hint=f"update Forgather, or {_ELSEWHERE}")
+            raise DirectoryError(problem, file=file, hint=f"update Forgather, or {_CHOOSE_ANOTHER}")
         data["options"] = {name: OptionRecord(**item) for name, item in data["options"].items()}
         data["files"] = {name: FileRecord(**item) for name, item in data["files"].items()}
         data["requires"] = tuple(data["requires"])
@@ -102,7 +102,7 @@ def read_manifest(directory: Path) -> Manifest | None:
             raise ValueError(f"{bad[:100]!r} is not the name of a file in the directory")
         return Manifest(**data)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DirectoryError(f"is damaged ({repr(error)[:200]})", file=file, hint=_ELSEWHERE) from None
+        raise DirectoryError(f"is damaged ({repr(error)[:200]})", file=file, hint=_CHOOSE_ANOTHER) from None
 
 
 def _is_own(name: str) -> bool:

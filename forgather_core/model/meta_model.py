@@ -16,7 +16,7 @@ from .no_init import no_init_weights
 
 @dataclass(frozen=True)
 class Template:
-    """Class and configuration of a model, from which others are created whatever happens to its directory.
+    """Class and configuration of a model, to create further models even if its directory has changed.
 
     Args:
         model_class: The class of the model.
@@ -38,13 +38,13 @@ class Template:
             dtype: Dtype of the parameters.
             attention: Attention implementation; None means that of the configuration.
         """
-        how = {"attn_implementation": attention} if attention is not None else {}
+        kwargs = {"attn_implementation": attention} if attention is not None else {}
         with torch.device("meta"), no_init_weights():
-            return self.model_class._from_config(copy.deepcopy(self.config), dtype=dtype, **how)
+            return self.model_class._from_config(copy.deepcopy(self.config), dtype=dtype, **kwargs)
 
 
 def meta_model(resolved: ResolvedModel, *, dtype: torch.dtype | None = None, attention: str | None = None) -> Any:
-    """Return the model on meta: nothing is allocated, no directory is touched.
+    """Return the model on meta: nothing is allocated or written.
 
     The tokenizer is loaded only if the options require it: a preset with a `vocab_size` needs no access to the Hub.
 
@@ -55,13 +55,13 @@ def meta_model(resolved: ResolvedModel, *, dtype: torch.dtype | None = None, att
 
     Raises:
         TokenizerError: The vocabulary size must come from the tokenizer, which cannot be loaded.
-        ConfigurationError: The configuration class refuses a value.
+        ConfigurationError: The configuration class rejects a value.
     """
     if "vocab_size" not in resolved.config:
         with resolved.errors_at("tokenizer"):
             loaded = load_tokenizer(resolved.directory.tokenizer, base=resolved.base_of("tokenizer"))
         resolved = resolved.with_tokenizer(loaded.facts)
     config = make_config(resolved.definition, resolved.config)
-    how = {"attn_implementation": attention} if attention is not None else {}
+    kwargs = {"attn_implementation": attention} if attention is not None else {}
     with torch.device("meta"):
-        return resolved.definition.model_class()._from_config(config, dtype=dtype or torch.float32, **how)
+        return resolved.definition.model_class()._from_config(config, dtype=dtype or torch.float32, **kwargs)

@@ -25,10 +25,10 @@ RANDOM_INITIALIZERS = (
 def no_init_weights() -> Iterator[None]:
     """Skip the random initialization of modules built within the block.
 
-    Parameters that a checkpoint contains are uninitialized memory, which may hold NaN. Everything else is correct: RoPE
-    tables and other buffers, constants, tied weights. transformers' own context manager, by contrast, replaces
-    `init_weights` entirely and leaves tied weights untied. Works for any torch module, can be nested, and restores
-    everything on exit. Not thread-safe: it replaces functions of torch.
+    Randomly initialized parameters stay uninitialized memory, which may contain NaN. Buffers (RoPE tables), constants
+    and tied weights are correct. transformers' own context manager, by contrast, replaces `init_weights` entirely and
+    leaves tied weights untied. Works for any torch module, can be nested, and restores everything on exit. Not
+    thread-safe: it replaces functions of torch.
     """
     import torch
     from transformers import modeling_utils  # if imported within the block, its models would not be patched

@@ -22,7 +22,7 @@ class ParameterRow:
         modules: Number of modules of this kind.
         total: Number of elements in all of them.
         trainable: Number of elements that require a gradient.
-        tied_to: Name of the parameter with which this one is shared, where it is counted.
+        tied_to: Name of the parameter that this one is tied to, under which it is counted.
     """
 
     module: str

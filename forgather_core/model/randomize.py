@@ -12,7 +12,7 @@ def randomize_weights(model: nn.Module, seed: int) -> None:
     Initial weights hide mistakes: their attention is close to uniform, their biases are 0 and their norms 1.
 
     Args:
-        model: A model on the CPU. Scales (of norms, of ALiBi) are varied around their present values.
+        model: A model on the CPU. Scales (of norms, of ALiBi) vary around their current values.
         seed: Seed of the random numbers.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -14,7 +14,15 @@ from .wrappers import Wrapped
 
 @dataclass(frozen=True)
 class TensorSlot:
-    """A module attribute that holds a tensor."""
+    """A module attribute that holds a tensor.
+
+    Args:
+        name: Full name in the model, with the components of wrappers.
+        module: The module.
+        leaf: Name of the attribute.
+        tensor: The parameter or buffer.
+        persistent: Whether the state dict contains it.
+    """
 
     name: str
     module: nn.Module
@@ -64,7 +72,7 @@ def tie_targets(model: nn.Module) -> set[str]:
     return found
 
 
-def declared_partners(model: nn.Module) -> dict[str, list[str]]:
+def declared_ties(model: nn.Module) -> dict[str, list[str]]:
     """Return the names that transformers ties to each other in this model, whether or not they are tied already."""
     partners: dict[str, list[str]] = {}
     ties = getattr(model, "all_tied_weights_keys", None)
@@ -111,7 +119,7 @@ def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -
 
 
 def materialise(model: nn.Module, device: torch.device) -> None:
-    """Allocate uninitialized memory for tensors on meta."""
+    """Replace tensors on meta by uninitialized tensors on a device."""
     replace_tensors(
         model, lambda old: torch.empty_like(old, device=device, requires_grad=False) if old.is_meta else None
     )

@@ -181,13 +181,13 @@ class Wrapped:
             return dict(self.root.state_dict())
         from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
 
-        # On the CPU, torch would free what it has just gathered.
+        # With offload on the CPU, torch would free the tensors that it has just gathered.
         offload = any(parameter.device.type != "cpu" for parameter in self.root.parameters())
         how = FullStateDictConfig(offload_to_cpu=offload, rank0_only=True)
         with FullyShardedDataParallel.state_dict_type(self.root, StateDictType.FULL_STATE_DICT, how):
             return dict(self.root.state_dict())
 
-    def agree(self, outcome: Any) -> Any:
+    def broadcast(self, outcome: Any) -> Any:
         """Return the outcome of rank 0 on every rank of FSDP1."""
         if not self.has_fsdp:
             return outcome

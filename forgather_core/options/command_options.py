@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .scope import DATASET, ESTIMATING, LISTING, PACKED, RUNNING, STEPPING, TRAINING
+from .scope import DATASET, ESTIMATING, NOT_LISTING, PACKED, RUNNING, STEPPING, TRAINING
 from .scope import shared_option as option
 
 STEP = "Training step"
@@ -51,18 +51,18 @@ class TestOptions(TrainingStepOptions):
 
     __test__ = False  # not a test case, in spite of its name
 
-    steps: int = option(1, help="Number of train steps", group=TEST, ge=1, commands=("test",), needs=(TRAINING,))
+    steps: int = option(1, help="Number of train steps", group=TEST, ge=1, commands=("test",), requirements=(TRAINING,))
     optimizer: Literal["sgd", "adamw"] = option("sgd", **_OPTIMIZER)
-    lr: float = option(0.01, help="Learning rate", group=TEST, ge=0, commands=RUNNING, needs=(TRAINING,))
+    lr: float = option(0.01, help="Learning rate", group=TEST, ge=0, commands=RUNNING, requirements=(TRAINING,))
     dataset_project: str | None = option(
         None,
         help="Dataset project: a directory, or stdlib (built in); default: random tokens",
         group=TEST,
         commands=RUNNING,
-        needs=(TRAINING,),
+        requirements=(TRAINING,),
     )
     dataset_config: str | None = option(
-        None, help="Dataset config name", group=TEST, commands=RUNNING, needs=(DATASET, TRAINING)
+        None, help="Dataset config name", group=TEST, commands=RUNNING, requirements=(DATASET, TRAINING)
     )
     packed: bool = option(
         False, help="Enable packed sequences in data collator", group=TEST, negatable=False, commands=("test",)
@@ -72,7 +72,7 @@ class TestOptions(TrainingStepOptions):
         help="Packing strategy of --packed: greedy cuts documents at the end of a row, the others keep them whole",
         group=TEST,
         commands=RUNNING,
-        needs=(PACKED, TRAINING),
+        requirements=(PACKED, TRAINING),
     )
     compile: bool = option(
         False,
@@ -80,7 +80,7 @@ class TestOptions(TrainingStepOptions):
         group=TEST,
         negatable=False,
         commands=RUNNING,
-        needs=(TRAINING,),
+        requirements=(TRAINING,),
     )
 
 
@@ -144,7 +144,7 @@ class VerifyOptions:
         group=VERIFY,
         negatable=False,
         commands=("verify",),
-        needs=(LISTING,),
+        requirements=(NOT_LISTING,),
     )
     list: bool = option(False, help="List the checks", group=VERIFY, negatable=False, commands=("verify",))
 

@@ -9,7 +9,7 @@ from typing import Any
 from .scope import shared_option
 
 _CHECKSUMS = "Compare every file with its recorded checksum"
-_CONFIG = "Configuration of the project (default: default, or the only one)"
+_CONFIG = "Dataset config name (default: the config named default, or the only one)"
 
 
 def option(default: Any, **info: Any) -> Any:
@@ -72,7 +72,7 @@ class TrainTokenizerOptions:
 
     dataset_project: str = option(
         None,
-        help="Directory with YAML files, or a built-in name: stdlib",
+        help="Dataset project: a directory, or stdlib (built in)",
         metavar="PROJECT",
         required=True,
     )
@@ -98,7 +98,7 @@ class InspectViewOptions:
     all: bool = option(False, help="List every tensor instead of one row for all layers", negatable=False)
 
 
-_DEVICE = option(None, help="Device: cpu, cuda, cuda:N, mps (default: the first of this machine)", metavar="DEVICE")
+_DEVICE = option(None, help="Device: cpu, cuda, cuda:N, mps (default: a GPU if available)", metavar="DEVICE")
 
 
 @dataclass(kw_only=True)
@@ -111,10 +111,10 @@ class SampleOptions:
         0.8, help="Divide logits by this number; 0 takes the most probable token", metavar="X", ge=0
     )
     top_p: float = option(
-        0.95, help="Sample from the smallest set of tokens with this probability", metavar="X", gt=0, le=1
+        0.95, help="Sample from the smallest set of tokens with at least this probability", metavar="X", gt=0, le=1
     )
     seed: int = option(0, help="Seed", metavar="N", ge=0, lt=2**63)
-    chat: bool = option(False, help="Make each text a user's message, by the chat template", negatable=False)
+    chat: bool = option(False, help="Format each text as a user message with the chat template", negatable=False)
     device: str | None = _DEVICE
     dtype: str | None = option(None, help="Dtype of the weights (default: that of the checkpoint)", metavar="DTYPE")
 
@@ -125,7 +125,7 @@ class EvaluateOptions:
 
     dataset_project: str = option(
         None,
-        help="Text: a text, JSON, Parquet or Arrow file, a directory of them, a dataset project, or stdlib",
+        help="Text to evaluate: a text, JSON, Parquet or Arrow file, a directory of them, a dataset project, or stdlib",
         metavar="PROJECT",
         required=True,
     )

@@ -33,7 +33,9 @@ FOLDED_INTO_ROPE = frozenset(
 
 
 def name_problem(name: str, options: Collection[str]) -> tuple[str, str] | None:
-    """Return why an option cannot have this name, completing "the option 'name' ...", and what to do; None if it can.
+    """Return the problem of an option's name and a hint, or None if the name is valid.
+
+    The problem completes "the option 'name' ...".
 
     Args:
         name: The option.

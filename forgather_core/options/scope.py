@@ -1,6 +1,6 @@
-"""The commands that use each shared option, and what an option requires to have an effect.
+"""The commands that use each shared option, and the conditions without which an option has no effect.
 
-Only options typed on the command line are refused: a value in a YAML file may be meant for several commands.
+Only options on the command line are rejected: a YAML file may be used with several commands.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ RUNNING = ("test", "train")  # run training steps
 ESTIMATING = ("estimate", "compare")
 # `show` also takes the options that a YAML file may set.
 ON_REQUEST = ("construct", "test", "show")  # save weights only on request
-WRITTEN, BUILT, COMPUTED = (*WRITING, "show"), (*BUILDING, "show"), (*BUILDING, "show", *ESTIMATING)
+WRITING_AND_SHOW, BUILDING_AND_SHOW, BUILDING_SHOW_ESTIMATING = (
+    (*WRITING, "show"),
+    (*BUILDING, "show"),
+    (*BUILDING, "show", *ESTIMATING),
+)
 
 Values = Mapping[str, Any]
 
 
-class Need:
+class Requirement:
     """A condition without which an option has no effect. Not a dataclass: creating one slows down help pages.
 
     Args:
@@ -41,33 +45,35 @@ class Need:
         self.text, self.holds, self.commands = text, holds, commands
 
 
-SAVING = Need("--save-checkpoint", lambda values: bool(values["save_checkpoint"]))
-LOADING = Need("--load-from-checkpoint", lambda values: values["load_from_checkpoint"] is not None)
-REAL_DEVICE = Need("a real device: add --device cpu", lambda values: values["device"] != "meta", ("construct", "test"))
-TRAINING = Need("a real device: add --device cpu", lambda values: values["device"] != "meta", ("test",))
-INITIALIZING = Need(
+SAVING = Requirement("--save-checkpoint", lambda values: bool(values["save_checkpoint"]))
+LOADING = Requirement("--load-from-checkpoint", lambda values: values["load_from_checkpoint"] is not None)
+REAL_DEVICE = Requirement(
+    "a real device: add --device cpu", lambda values: values["device"] != "meta", ("construct", "test")
+)
+TRAINING = Requirement("a real device: add --device cpu", lambda values: values["device"] != "meta", ("test",))
+INITIALIZING = Requirement(
     "initial weights: drop --no-init-weights", lambda values: not values["no_init_weights"], ("construct",)
 )
-DATASET = Need("--dataset-project", lambda values: values["dataset_project"] is not None, ("test", "train"))
-PACKED = Need("--packed", lambda values: bool(values["packed"]), ("test",))
-WHOLE = Need("--full", lambda values: bool(values["full"]) or bool(values["list"]), ("verify",))
-LISTING = Need("a run of the checks: drop --list", lambda values: not values["list"], ("verify",))
+DATASET = Requirement("--dataset-project", lambda values: values["dataset_project"] is not None, ("test", "train"))
+PACKED = Requirement("--packed", lambda values: bool(values["packed"]), ("test",))
+FULL = Requirement("--full", lambda values: bool(values["full"]) or bool(values["list"]), ("verify",))
+NOT_LISTING = Requirement("a run of the checks: drop --list", lambda values: not values["list"], ("verify",))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedOptionInfo(OptionInfo):
-    """The declaration of an option of `forgather model`.
+    """The declaration of a shared option.
 
     Args:
         commands: The commands that use it.
-        needs: What it requires to have an effect.
+        requirements: Conditions without which it has no effect.
         aliases: Former names. They are accepted as flags and YAML keys, but not shown in help or completion.
         required: The command line must set it.
         comma_separated: The value is one or more names: "a,b" in one text, or a list or tuple of names.
     """
 
     commands: tuple[str, ...] = MODEL_COMMANDS
-    needs: tuple[Need, ...] = ()
+    requirements: tuple[Requirement, ...] = ()
     aliases: tuple[str, ...] = ()
     required: bool = False
     comma_separated: bool = False
@@ -77,7 +83,7 @@ def shared_option(
     default: Any,
     *,
     commands: tuple[str, ...] = MODEL_COMMANDS,
-    needs: tuple[Need, ...] = (),
+    requirements: tuple[Requirement, ...] = (),
     aliases: tuple[str, ...] = (),
     required: bool = False,
     comma_separated: bool = False,
@@ -88,7 +94,7 @@ def shared_option(
     Args:
         default: The default value.
         commands: See `SharedOptionInfo`.
-        needs: See `SharedOptionInfo`.
+        requirements: See `SharedOptionInfo`.
         aliases: See `SharedOptionInfo`.
         required: See `SharedOptionInfo`.
         comma_separated: See `SharedOptionInfo`.
@@ -98,7 +104,12 @@ def shared_option(
     given: OptionInfo = field.metadata[METADATA_KEY]
     values = {item.name: getattr(given, item.name) for item in dataclasses.fields(given)}
     scoped = SharedOptionInfo(
-        **values, commands=commands, needs=needs, aliases=aliases, required=required, comma_separated=comma_separated
+        **values,
+        commands=commands,
+        requirements=requirements,
+        aliases=aliases,
+        required=required,
+        comma_separated=comma_separated,
     )
     return dataclasses.field(default=default, metadata={METADATA_KEY: scoped})
 
@@ -108,9 +119,9 @@ def commands_of(spec: OptionSpec) -> tuple[str, ...]:
     return spec.info.commands if isinstance(spec.info, SharedOptionInfo) else MODEL_COMMANDS
 
 
-def needs_of(spec: OptionSpec) -> tuple[Need, ...]:
-    """Return what an option requires to have an effect."""
-    return spec.info.needs if isinstance(spec.info, SharedOptionInfo) else ()
+def requirements_of(spec: OptionSpec) -> tuple[Requirement, ...]:
+    """Return the conditions without which an option has no effect."""
+    return spec.info.requirements if isinstance(spec.info, SharedOptionInfo) else ()
 
 
 def is_required(spec: OptionSpec) -> bool:
@@ -153,7 +164,7 @@ def refuse_without_effect(command: str, typed: Iterable[OptionSpec], values: Val
         ConfigurationError: An option requires another one.
     """
     for spec in typed:
-        for need in needs_of(spec):
+        for requirement in requirements_of(spec):
             given = values[spec.name] is not None and values[spec.name] is not False
-            if command in need.commands and given and not need.holds(values):
-                raise ConfigurationError(f"requires {need.text}", option=spec.flag)
+            if command in requirement.commands and given and not requirement.holds(values):
+                raise ConfigurationError(f"requires {requirement.text}", option=spec.flag)

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 from .scope import (
-    BUILT,
-    COMPUTED,
+    BUILDING_AND_SHOW,
+    BUILDING_SHOW_ESTIMATING,
+    FULL,
     INITIALIZING,
-    LISTING,
     LOADING,
+    NOT_LISTING,
     ON_REQUEST,
     REAL_DEVICE,
     SAVING,
-    WHOLE,
     WRITING,
-    WRITTEN,
+    WRITING_AND_SHOW,
 )
 from .scope import shared_option as option
 
@@ -40,7 +40,10 @@ class DirectoryOptions:
         None, help="Model name, also the name of the directory (default: DEFINITION_PRESET)", group=DIRECTORY
     )
     output_dir: Path | None = option(
-        None, help="Model output directory (default: output_models/MODEL_NAME)", group=DIRECTORY, commands=WRITTEN
+        None,
+        help="Model output directory (default: output_models/MODEL_NAME)",
+        group=DIRECTORY,
+        commands=WRITING_AND_SHOW,
     )
     from_config: Path | None = option(
         None,
@@ -53,7 +56,7 @@ class DirectoryOptions:
         False,
         help="Write a directory that the native transformers class also loads, without trust_remote_code",
         group=DIRECTORY,
-        commands=WRITTEN,
+        commands=WRITING_AND_SHOW,
     )
     tokenizer: str = option(
         "bpe-8k", help="Tokenizer: a shipped one (bpe-2k, bpe-8k, bytes), a directory, or a Hub id", group=DIRECTORY
@@ -62,31 +65,34 @@ class DirectoryOptions:
         None,
         help="Chat template: a Jinja file, chatml, or a template of the tokenizer; null: the tokenizer's own",
         group=DIRECTORY,
-        commands=WRITTEN,
+        commands=WRITING_AND_SHOW,
     )
 
 
 @dataclass(kw_only=True)
 class BuildOptions:
-    """Options of building the model from its directory."""
+    """Options that determine how the model is built from its directory."""
 
     device: str = option(
-        "meta", help="Device to construct model on: meta, cpu, cuda, cuda:N, mps", group=BUILD, commands=COMPUTED
+        "meta",
+        help="Device to construct model on: meta, cpu, cuda, cuda:N, mps",
+        group=BUILD,
+        commands=BUILDING_SHOW_ESTIMATING,
     )
     dtype: str | None = option(
         None,
         help="Construct with default torch dtype (e.g., bfloat16, float32)",
         group=BUILD,
         metavar="DTYPE",
-        commands=COMPUTED,
+        commands=BUILDING_SHOW_ESTIMATING,
     )
     no_init_weights: bool = option(
         False,
         help="Skip weight initialization: weights that a checkpoint would overwrite stay uninitialized",
         group=BUILD,
         negatable=False,
-        commands=BUILT,
-        needs=(REAL_DEVICE,),
+        commands=BUILDING_AND_SHOW,
+        requirements=(REAL_DEVICE,),
     )
     seed: int = option(
         0,
@@ -94,36 +100,42 @@ class BuildOptions:
         group=BUILD,
         ge=0,
         lt=2**63,
-        commands=WRITTEN,
-        needs=(REAL_DEVICE, INITIALIZING, LISTING),
+        commands=WRITING_AND_SHOW,
+        requirements=(REAL_DEVICE, INITIALIZING, NOT_LISTING),
     )
     attn_implementation: AttentionImplementation | None = option(
-        None, help="Attention implementation (default: that of transformers, sdpa)", group=BUILD, commands=COMPUTED
+        None,
+        help="Attention implementation (default: that of transformers, sdpa)",
+        group=BUILD,
+        commands=BUILDING_SHOW_ESTIMATING,
     )
     gradient_checkpointing: bool = option(
         False,
         help="Enable gradient checkpointing: recompute activations in backward to save memory",
         group=BUILD,
-        commands=COMPUTED,
+        commands=BUILDING_SHOW_ESTIMATING,
     )
     load_from_checkpoint: Path | None = option(
-        None, help="Load model weights from checkpoint (a directory or a file)", group=CHECKPOINT, commands=BUILT
+        None,
+        help="Load model weights from checkpoint (a directory or a file)",
+        group=CHECKPOINT,
+        commands=BUILDING_AND_SHOW,
     )
     ignore_mismatched_sizes: bool = option(
         False,
         help="Load a checkpoint even if shapes differ: those tensors keep their initial weights",
         group=CHECKPOINT,
         negatable=False,
-        commands=BUILT,
-        needs=(LOADING,),
+        commands=BUILDING_AND_SHOW,
+        requirements=(LOADING,),
     )
     verify_checksums: bool = option(
         False,
         help="Compare every file with its recorded checksum before loading",
         group=CHECKPOINT,
         negatable=False,
-        commands=BUILT,
-        needs=(LOADING,),
+        commands=BUILDING_AND_SHOW,
+        requirements=(LOADING,),
     )
     save_checkpoint: bool = option(
         False, help="Save model checkpoint", group=CHECKPOINT, negatable=False, commands=ON_REQUEST
@@ -134,7 +146,7 @@ class BuildOptions:
         group=CHECKPOINT,
         negatable=False,
         commands=ON_REQUEST,
-        needs=(SAVING,),
+        requirements=(SAVING,),
     )
     max_shard_size: str = option(
         "5GB",
@@ -142,7 +154,7 @@ class BuildOptions:
         group=CHECKPOINT,
         metavar="SIZE",
         commands=ON_REQUEST,
-        needs=(SAVING,),
+        requirements=(SAVING,),
     )
 
 
@@ -157,7 +169,7 @@ class RunOptions:
         flags=("-r",),
         negatable=False,
         commands=WRITING,
-        needs=(LISTING,),
+        requirements=(NOT_LISTING,),
     )
     keep: bool = option(
         False,
@@ -165,7 +177,7 @@ class RunOptions:
         group=DIRECTORY,
         negatable=False,
         commands=WRITING,
-        needs=(LISTING,),
+        requirements=(NOT_LISTING,),
     )
     force: bool = option(
         False,
@@ -173,13 +185,13 @@ class RunOptions:
         group=BUILD,
         negatable=False,
         commands=WRITING,
-        needs=(LISTING, WHOLE, REAL_DEVICE),
+        requirements=(NOT_LISTING, FULL, REAL_DEVICE),
     )
 
 
 @dataclass(kw_only=True)
 class JsonOptions:
-    """The option that prints a report as JSON, of every command."""
+    """The `--json` option of every command."""
 
     json: bool = option(False, help="Print the report as JSON", group=OUTPUT, negatable=False)
 

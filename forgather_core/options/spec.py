@@ -101,15 +101,15 @@ class OptionSpec(NamedTuple):
         return result
 
 
-def _wrong(spec: OptionSpec, value: Any, wanted: str) -> ConfigurationError:
-    return ConfigurationError(f"expected {wanted}{' or null' if spec.optional else ''}, got '{value}'")
+def _unexpected(spec: OptionSpec, value: Any, expected: str) -> ConfigurationError:
+    return ConfigurationError(f"expected {expected}{' or null' if spec.optional else ''}, got '{value}'")
 
 
 def _to_bool(spec: OptionSpec, value: Any) -> bool:
     word = str(value).strip().lower()
     if isinstance(value, (bool, str)) and word in TRUE_WORDS | FALSE_WORDS:
         return word in TRUE_WORDS
-    raise _wrong(spec, value, "true or false")
+    raise _unexpected(spec, value, "true or false")
 
 
 def _to_int(spec: OptionSpec, value: Any) -> int:
@@ -121,7 +121,7 @@ def _to_int(spec: OptionSpec, value: Any) -> int:
                 return _whole(float(value))  # 1e3 is an integer, 1.5 is not
             except (TypeError, ValueError, OverflowError):
                 pass
-    raise _wrong(spec, value, "an integer")
+    raise _unexpected(spec, value, "an integer")
 
 
 def _whole(value: Any) -> int:
@@ -135,20 +135,20 @@ def _to_float(spec: OptionSpec, value: Any) -> float:
     try:
         if not isinstance(value, bool):
             number = float(value)
-            if math.isfinite(number):  # NaN passes every bound, and JSON supports neither
+            if math.isfinite(number):  # NaN passes every bound, and JSON supports neither NaN nor infinity
                 return number
     except OverflowError:
         number = math.inf
     except (TypeError, ValueError):
-        raise _wrong(spec, value, "a number") from None
-    raise _wrong(spec, value, "a finite number" if not isinstance(value, bool) else "a number")
+        raise _unexpected(spec, value, "a number") from None
+    raise _unexpected(spec, value, "a finite number" if not isinstance(value, bool) else "a number")
 
 
 def _to_str(spec: OptionSpec, value: Any) -> str:
     if spec.is_comma_separated:
         return ",".join(_names(spec, value))
     if isinstance(value, (dict, list, bool, tuple, set, frozenset, bytes)):
-        raise _wrong(spec, value, "text")
+        raise _unexpected(spec, value, "text")
     text = str(value)
     if "\0" in text:
         raise ConfigurationError("a name or path cannot contain NUL characters", hint="remove them")
@@ -156,13 +156,13 @@ def _to_str(spec: OptionSpec, value: Any) -> str:
 
 
 def _names(spec: OptionSpec, value: Any) -> list[str]:
-    """Return the names in a text or a list. Without a name it is an error: it would choose everything."""
+    """Return the names in a text or a list. An empty value is an error, because it would select all names."""
     given = value.split(",") if isinstance(value, str) else value
     if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
-        raise _wrong(spec, value, "names separated by commas")
+        raise _unexpected(spec, value, "names separated by commas")
     names = [name.strip() for text in given for name in text.split(",") if name.strip()]
     if not names:
-        raise ConfigurationError("contains no name", hint="name one, or drop the option")
+        raise ConfigurationError("contains no name", hint="add one, or drop the option")
     return names
 
 
@@ -194,8 +194,8 @@ def _to_collection(spec: OptionSpec, value: Any) -> Any:
         if (number := _non_finite(value)) is not None:
             raise ConfigurationError(f"expected finite numbers, got {number}")
         return value
-    wanted = "mapping, for example {a: 1}" if spec.kind is dict else "list, for example [1, 2]"
-    raise ConfigurationError(f"expected a YAML {wanted}; got {value!r}")
+    expected = "mapping, for example {a: 1}" if spec.kind is dict else "list, for example [1, 2]"
+    raise ConfigurationError(f"expected a YAML {expected}; got {value!r}")
 
 
 def _non_finite(value: Any) -> float | None:
@@ -225,7 +225,7 @@ def did_you_mean(word: str, known: Iterable[str], template: str = "'{}'", *, sim
         word: The unknown word.
         known: The known words.
         template: Format of the suggestion.
-        similarity: Least ratio of difflib, from 0 to 1, of similar words.
+        similarity: Minimum ratio of difflib for similar words, from 0 to 1.
     """
     names = list(known)
     near = get_close_matches(word, names, n=1, cutoff=similarity)
@@ -251,9 +251,9 @@ def specs_of(options: type) -> tuple[OptionSpec, ...]:
 def _spec(options: type, field: dataclasses.Field[Any], hint: Any) -> OptionSpec:
     kind, optional = hint, False
     if get_origin(hint) in (Union, types.UnionType):
-        rest = [arg for arg in get_args(hint) if arg is not type(None)]
-        optional = len(rest) < len(get_args(hint))
-        kind = rest[0] if len(rest) == 1 else None
+        members = [arg for arg in get_args(hint) if arg is not type(None)]
+        optional = len(members) < len(get_args(hint))
+        kind = members[0] if len(members) == 1 else None
     if get_origin(kind) is Literal:
         kind = get_args(kind)
     elif get_origin(kind) in (dict, list):

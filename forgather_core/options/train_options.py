@@ -26,7 +26,7 @@ class TrainOptions(TrainingStepOptions):
         commands=RUNNING,
     )
     dataset_config: str | None = option(
-        None, help="Dataset config name", group=DATA, commands=RUNNING, needs=(DATASET,)
+        None, help="Dataset config name", group=DATA, commands=RUNNING, requirements=(DATASET,)
     )
     tokens: str = option("10M", help="Number of tokens to train on, such as 500k, 10M, 2B", group=DATA, commands=_TRAIN)
     eval_fraction: float = option(
@@ -80,7 +80,7 @@ class TrainOptions(TrainingStepOptions):
         0.1, help="Weight decay of matrices; norms and biases have none", group=OPTIMIZATION, ge=0, commands=_TRAIN
     )
     max_grad_norm: float = option(
-        1.0, help="Maximum norm of the gradient; 0 does not clip", group=OPTIMIZATION, ge=0, commands=_TRAIN
+        1.0, help="Maximum norm of the gradient; 0 disables clipping", group=OPTIMIZATION, ge=0, commands=_TRAIN
     )
     schedule: Literal["cosine", "wsd"] = option(
         "cosine",
@@ -89,32 +89,32 @@ class TrainOptions(TrainingStepOptions):
         commands=_TRAIN,
     )
     warmup: float = option(
-        0.05, help="Fraction of the steps in which the learning rate rises", group=OPTIMIZATION, ge=0, lt=1,
+        0.05, help="Fraction of the steps over which the learning rate rises from 0", group=OPTIMIZATION, ge=0, lt=1,
         commands=_TRAIN,
     )  # fmt: skip
     eval_every: int | None = option(
         None, help="Steps between evaluations (default: a tenth of the run)", group=RUN, ge=1, commands=_TRAIN
     )
     save_every: int | None = option(
-        None, help="Steps between checkpoints (default: as --eval-every)", group=RUN, ge=1, commands=_TRAIN
+        None, help="Steps between checkpoints (default: that of --eval-every)", group=RUN, ge=1, commands=_TRAIN
     )
     save_total_limit: int = option(
         2, help="Checkpoints to keep, in addition to the best one", group=RUN, ge=1, commands=_TRAIN
     )
     log_every: int | None = option(
-        None, help="Steps between lines of the report (default: a hundredth of the run)", group=RUN, ge=1,
+        None, help="Steps between log lines (default: a hundredth of the run)", group=RUN, ge=1,
         commands=_TRAIN,
     )  # fmt: skip
     report_to: str | None = option(
         None,
-        help="Trackers of the Trainer, separated by commas, such as tensorboard, wandb or trackio",
+        help="Experiment trackers, separated by commas, such as tensorboard, wandb or trackio",
         group=RUN,
         metavar="NAMES",
         commands=_TRAIN,
     )
     resume: bool = option(
         False,
-        help="Continue from the last checkpoint of the model directory; begin if there is none",
+        help="Continue from the last checkpoint of the model directory; start a new run if there is none",
         group=RUN,
         negatable=False,
         commands=_TRAIN,

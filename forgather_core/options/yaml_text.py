@@ -10,11 +10,11 @@ import yaml
 
 from ..errors import ConfigurationError, Place
 
-_LONGEST = 500_000  # characters; PyYAML reads about 100,000 in a second
-_DEPTH = 50  # mappings and sequences within each other
-_NODES = 100_000  # including those that aliases repeat
+_MAX_CHARACTERS = 500_000  # characters; PyYAML reads about 100,000 in a second
+_MAX_DEPTH = 50  # nested mappings and sequences
+_MAX_NODES = 100_000  # including those that aliases repeat
 _START: Place = {"line": 1, "column": 1}
-_LONGEST_NUMBER = 4_000  # characters; Python does not parse integers with more digits
+_MAX_NUMBER_CHARACTERS = 4_000  # characters; Python does not parse integers with more digits
 
 
 class YamlError(ConfigurationError):
@@ -104,9 +104,11 @@ def parse_yaml(text: str) -> YamlText:
         YamlError: A syntax error, an unsafe tag, a duplicate key, a key that is not text, an unpaired surrogate, or
             a document larger than the limits.
     """
-    if len(text) > _LONGEST:
+    if len(text) > _MAX_CHARACTERS:
         raise YamlError(
-            f"a text of {len(text):,} characters is too long: the maximum is {_LONGEST:,}", **_START, hint="shorten it"
+            f"a text of {len(text):,} characters is too long: the maximum is {_MAX_CHARACTERS:,}",
+            **_START,
+            hint="shorten it",
         )
     loader = None
     try:
@@ -114,7 +116,7 @@ def parse_yaml(text: str) -> YamlText:
         node = loader.get_single_node()
         if node is None:
             return YamlText(None, None)
-        _check(node, _NODES, frozenset())
+        _check(node, _MAX_NODES, frozenset())
         return YamlText(loader.construct_document(node), node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -130,28 +132,28 @@ def parse_yaml(text: str) -> YamlText:
             loader.dispose()
 
 
-def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
+def _check(node: yaml.Node, remaining: int, ancestors: frozenset[int]) -> int:
     """Refuse duplicate keys, keys that are not text, and too many or too deeply nested nodes.
 
     Args:
         node: The node to check, including its descendants.
-        left: Maximum number of nodes.
-        above: The nodes that contain it.
+        remaining: Maximum number of nodes.
+        ancestors: The nodes that contain it.
 
     Returns:
         The remaining number of nodes.
     """
     start = _place(node)
-    if id(node) in above:
+    if id(node) in ancestors:
         raise YamlError("the alias refers to itself", **start, hint="remove it")
-    if len(above) > _DEPTH:
+    if len(ancestors) > _MAX_DEPTH:
         raise YamlError("lists and mappings are nested too deeply", **start, hint="flatten them")
-    left -= 1
-    if left < 0:
-        raise YamlError(f"too many values: the maximum is {_NODES:,}", **start, hint="remove some")
+    remaining -= 1
+    if remaining < 0:
+        raise YamlError(f"too many values: the maximum is {_MAX_NODES:,}", **start, hint="remove some")
     if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
         raise YamlError("an unpaired surrogate is not valid in file names or text", **start, hint="remove it")
-    if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+    if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _MAX_NUMBER_CHARACTERS:
         raise YamlError(f"a number of {len(node.value):,} characters is too long", **start, hint="shorten it")
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
@@ -159,16 +161,16 @@ def _check(node: yaml.Node, left: int, above: frozenset[int]) -> int:
             if not isinstance(key, yaml.ScalarNode):
                 raise YamlError("a key must be plain text", **_place(key))
             if key.tag != _MERGE_TAG:
-                _check(key, left, above)
+                _check(key, remaining, ancestors)
                 key.tag = _TEXT_TAG  # an option named `on`, a device named 4090
             if key.value in seen and key.tag != _MERGE_TAG:
                 raise YamlError(f"duplicate key '{key.value}'", **_place(key), hint="remove one")
             seen.add(key.value)
-            left = _check(value, left, above | {id(node)})
+            remaining = _check(value, remaining, ancestors | {id(node)})
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            left = _check(item, left, above | {id(node)})
-    return left
+            remaining = _check(item, remaining, ancestors | {id(node)})
+    return remaining
 
 
 def _place(node: yaml.Node) -> Place:

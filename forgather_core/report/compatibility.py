@@ -1,4 +1,4 @@
-"""Report which tools load a model directory: transformers, its native class, vLLM and llama.cpp."""
+"""Report the tools that load a model directory: transformers, its native class, vLLM and llama.cpp."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.llama_cpp import tokenizer_conversion
 from ..tokenizers.lookup import shipped_tokenizers
 
-# Claims require positive evidence: support is claimed only for what is listed here.
+# Support is reported only for the values listed here, which are known to work.
 KNOWN_CLASSES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM"})
 SERVED_LAYERS = frozenset({"full_attention", "sliding_attention"})
 CONVERTED_ROPE = frozenset({"default", "linear", "llama3"})
@@ -36,7 +36,7 @@ class ToolSupport:
 def compatibility(
     resolved: ResolvedModel, model: Any, native: str | None, tokenizer: str, directory: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Return which tools load a directory, as plain data.
+    """Return the support of each tool for a model directory, as plain data.
 
     Args:
         resolved: The resolved model.
@@ -68,7 +68,7 @@ def _natively(resolved: ResolvedModel, native: str | None) -> ToolSupport:
 
 
 def _vllm(model: Any, native: str | None) -> ToolSupport:
-    """Check vLLM. Its transformers backend replaces the attention of each layer; native classes are its own."""
+    """Return the support of vLLM: its transformers backend, or its own implementation of a native class."""
     name = "vLLM, transformers backend"
     if native is not None:
         if native not in KNOWN_CLASSES:
@@ -79,7 +79,7 @@ def _vllm(model: Any, native: str | None) -> ToolSupport:
 
 
 def _vllm_problems(model: Any) -> Iterator[str]:
-    """Yield the reasons why vLLM is not supported, most specific first. Support is claimed only where known to work."""
+    """Yield the reasons why vLLM does not support the model, most specific first."""
     base, config = getattr(model, "base_model", model), model.config
     if (problem := contracts.backend_problem(base)) is not None:
         yield problem
@@ -87,7 +87,7 @@ def _vllm_problems(model: Any) -> Iterator[str]:
         yield f"layers of type {', '.join(others)} have a state that vLLM does not support"
     layers = list(getattr(base, "layers", ()))
     for index, layer in enumerate(layers):
-        if state := next((type(module).__name__ for module in layer.modules() if _keeps_a_state(module)), None):
+        if state := next((type(module).__name__ for module in layer.modules() if _is_stateful(module)), None):
             yield f"layer {index} ({type(layer).__name__}) has a {state}, whose state vLLM does not support"
         attentions = [module for module in layer.modules() if _is_self_attention(module)]
         if len(attentions) != 1 or attentions[0].layer_idx != index:
@@ -98,7 +98,7 @@ def _vllm_problems(model: Any) -> Iterator[str]:
             )
     within = {id(module) for layer in layers for module in layer.modules()}
     for name, module in model.named_modules():
-        if id(module) not in within and (_keeps_a_state(module) or _is_self_attention(module)):
+        if id(module) not in within and (_is_stateful(module) or _is_self_attention(module)):
             yield f"{name} ({type(module).__name__}) is outside the layers, where vLLM has no state for it"
     if not layers:
         yield "the model has no list of layers in which vLLM could replace the attention"
@@ -108,7 +108,7 @@ def _vllm_problems(model: Any) -> Iterator[str]:
         yield "there is no base model (auto_map has no AutoModel)"
 
 
-def _keeps_a_state(module: Any) -> bool:
+def _is_stateful(module: Any) -> bool:
     """Return whether a module needs earlier inputs: a convolution over time or a recurrent network."""
     return any(kind.__name__ in ("_ConvNd", "RNNBase", "RNNCellBase") for kind in type(module).__mro__)
 

@@ -17,7 +17,7 @@ _EXTRAS = {
 
 
 def install_hint(reason: str) -> str:
-    """Return how to install the optional package that an error names, or "" if none is missing.
+    """Return the install command of the optional package that an error names, as a hint; "" if none is missing.
 
     Args:
         reason: Error message of any library.
@@ -32,7 +32,7 @@ def require(module: str, extra: str) -> None:
     """Check that an optional package is installed, before any work is done.
 
     Raises:
-        ForgatherError: It is not; the message says what to install.
+        ForgatherError: The package is not installed.
     """
     if not _is_installed(module):
         raise ForgatherError(f"requires {module}", hint=f"install it with: pip install 'forgather[{extra}]'")

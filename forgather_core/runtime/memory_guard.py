@@ -1,6 +1,6 @@
-"""Refuse work that needs more memory than is free, before it starts and makes the machine swap.
+"""Refuse work that needs more memory than is free, before the machine swaps.
 
-Cheap upper bounds are tried first; more precise ones are computed only if those exceed the free memory.
+Cheap upper bounds are compared first. Tighter ones are computed only if those exceed the free memory.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BuildError
-from .out_of_memory import amount
+from .out_of_memory import format_bytes
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_NO_LIMIT = 2**60  # control groups of version 1 state a number near 2^63 if there is no limit
-_IDS = ("_token_id", "vocab_size", "max_position_embeddings", "seed")
+_NO_LIMIT = 2**60  # cgroup v1 reports a number near 2^63 if there is no limit
+_NOT_SIZES = ("_token_id", "vocab_size", "max_position_embeddings", "seed")
 
 
 def refuse_too_large(what: str, device: str, needs: Sequence[Callable[[], int]]) -> None:
@@ -24,11 +24,11 @@ def refuse_too_large(what: str, device: str, needs: Sequence[Callable[[], int]])
     Args:
         what: The work, as the subject of a sentence.
         device: Device of the work: `cpu`, `cuda`, `cuda:N` or `mps`.
-        needs: Functions that return the required bytes: upper bounds, each tighter and slower to compute than the one
-            before, then the estimate. The first that fits ends the search.
+        needs: Functions that return the required bytes: upper bounds, each tighter and slower than the previous one,
+            then the estimate. The work is accepted at the first that fits.
 
     Raises:
-        BuildError: None of them fits.
+        BuildError: None of them fits into the free memory.
     """
     free = free_memory(device)
     if free is None:
@@ -37,7 +37,7 @@ def refuse_too_large(what: str, device: str, needs: Sequence[Callable[[], int]])
         needed = need()
         if needed <= free:
             return
-    problem = f"{what} needs about {amount(needed)}, and {amount(free)} is free on {device}"
+    problem = f"{what} needs about {format_bytes(needed)}, and {format_bytes(free)} is free on {device}"
     raise BuildError(problem, hint="choose a smaller model or batch, or add --force to try anyway")
 
 
@@ -59,11 +59,11 @@ def free_memory(device: str) -> int | None:
 def _free_on_host() -> Iterator[int | None]:
     yield _available()
     yield from _free_in_groups()
-    yield _below_limit()
+    yield _free_in_rlimit()
 
 
 def _available() -> int | None:
-    """Return the memory that the system has free, or can free without swapping."""
+    """Return the bytes that the system can allocate without swapping."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
@@ -76,7 +76,7 @@ def _available() -> int | None:
 
 
 def _free_in_groups() -> Iterator[int]:
-    """Yield the memory that container limits leave: of this process's control group and of its parents."""
+    """Yield the free bytes within the memory limits of this process's cgroup and of its parents."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -107,8 +107,8 @@ def _free_in(group: Path, limit: str, usage: str, cached: str) -> int | None:
     return max(0, most - used + reclaimable) if most < _NO_LIMIT else None
 
 
-def _below_limit() -> int | None:
-    """Return the memory that `ulimit -v` leaves."""
+def _free_in_rlimit() -> int | None:
+    """Return the free bytes within the limit of `ulimit -v`."""
     try:
         import resource
 
@@ -132,7 +132,7 @@ def most_parameters(config: Mapping[str, Any]) -> int:
 
 
 def most_activations(config: Mapping[str, Any], rows: int, length: int) -> int:
-    """Return a generous upper bound of the elements that a training step stores in addition to the weights.
+    """Return a generous upper bound of the elements of the activations in a training step.
 
     Args:
         config: The configuration as plain data.
@@ -155,4 +155,4 @@ def _number(config: Mapping[str, Any], name: str) -> int:
 def _width(config: Mapping[str, Any]) -> int:
     """Return an upper bound of a layer's width: the largest number in the configuration that is not a token count."""
     heads = _number(config, "num_attention_heads") * _number(config, "head_dim")
-    return max([heads, 1, *(value for name, value in _numbers(config) if not name.endswith(_IDS))])
+    return max([heads, 1, *(value for name, value in _numbers(config) if not name.endswith(_NOT_SIZES))])

@@ -33,9 +33,9 @@ def out_of_memory(error: BaseException) -> str | None:
         error: The exception. Its causes are checked too.
     """
     for one in _chain(error):
-        if _is_shortage(one):
+        if _is_out_of_memory(one):
             if any(words in str(one).lower() for words in _OVERFLOWS):
-                return "out of memory: a tensor exceeds any memory; use a smaller model or batch"
+                return "out of memory: a tensor is larger than the memory of any device; use a smaller model or batch"
             size = _size(str(one))
             return f"out of memory{f': {size} could not be allocated' if size else ''}; {ADVICE}"
     return None
@@ -50,7 +50,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
 
 
-def _is_shortage(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno is not None:
@@ -64,10 +64,10 @@ def _is_shortage(error: BaseException) -> bool:
 
 def _size(text: str) -> str | None:
     found = next((match[1] for pattern in _SIZES if (match := pattern.search(text))), None)
-    return amount(int(found)) if found is not None and found.isdigit() else found
+    return format_bytes(int(found)) if found is not None and found.isdigit() else found
 
 
-def amount(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Format a number of bytes for a message: `3.5 GiB`."""
     units = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
     for unit in units:

@@ -12,14 +12,14 @@ def quiet_transformers() -> Iterator[None]:
     """Log only errors of transformers and show no progress bars within the block."""
     from transformers.utils import logging
 
-    before, drawing = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    before, progress_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
-        if drawing:
+        if progress_bars:
             logging.enable_progress_bar()
 
 

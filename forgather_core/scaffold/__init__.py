@@ -22,7 +22,7 @@ from ..filesystem.atomic import new_directory
 from ..filesystem.paths import expanded
 
 _TEMPLATE, _NAME, _CLASS, _DISTRIBUTION = "forgather-newmodel", "newmodel", "NewModel", "new-model"
-_RENAMED = {"gitignore": ".gitignore"}  # under its real name git would apply it to the template
+_RENAMED = {"gitignore": ".gitignore"}  # under its real name, git would apply it to the template
 _LONGEST_NAME = 32
 _ABOUT = {  # in reading order
     "README.md": "description of the model",
@@ -100,12 +100,12 @@ def _camel_case(name: str) -> str:
 
 def _check_name(name: str, plugins: Registry) -> None:
     for problem, hint in _problems(name, plugins):
-        refused = f"'{name}' cannot be the name of a new definition"
-        raise DefinitionError(refused if problem is None else f"{refused}: {problem}", hint=hint)
+        summary = f"'{name}' cannot be the name of a new definition"
+        raise DefinitionError(summary if problem is None else f"{summary}: {problem}", hint=hint)
 
 
 def _problems(name: str, plugins: Registry) -> Iterator[tuple[str | None, str]]:
-    """Yield what is wrong with a name (None if the remedy implies it), and the remedy.
+    """Yield (problem, hint) for each rule that a name violates; the problem is None if the hint implies it.
 
     Each rule assumes that the previous ones hold.
     """
@@ -113,7 +113,10 @@ def _problems(name: str, plugins: Registry) -> Iterator[tuple[str | None, str]]:
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         yield None, "use lower-case letters, digits and '_' between words, starting with a letter, such as my_model"
     if len(name) > _LONGEST_NAME:
-        yield f"it has {len(name)} characters", f"use {_LONGEST_NAME} at most: files and classes are named after it"
+        yield (
+            f"it has {len(name)} characters",
+            f"use at most {_LONGEST_NAME}, since it becomes part of file names",
+        )
     if keyword.iskeyword(name):
         yield "it is a Python keyword", another
     if name in plugins.plugins:
@@ -126,8 +129,8 @@ def _problems(name: str, plugins: Registry) -> Iterator[tuple[str | None, str]]:
         yield f"the package '{module}' already exists", another
     taken = {word for path in _ABOUT for word in re.findall(r"\w+", _read(files(__name__) / _TEMPLATE, path))}
     for kind in ("Options", "Config", "Model", "ForCausalLM"):
-        if (made := _camel_case(name) + kind) in taken:
-            yield f"its class '{made}' would have the name of a class of Forgather", another
+        if (class_name := _camel_case(name) + kind) in taken:
+            yield f"its class '{class_name}' would have the name of a class of Forgather", another
 
 
 def _refuse_existing(target: Path) -> None:

@@ -19,11 +19,11 @@ from ..options.spec import did_you_mean
 
 DEFAULT = "default"  # transformers' name of the template that is used by default
 
-_LINES = 200_000  # limit of executed lines of a template; rendering three messages takes a few hundred
+_MAX_LINES = 200_000  # limit of executed lines of a template; rendering three messages takes a few hundred
 _ANSWER = "forgather-answer"
 _CHAT = ({"role": "user", "content": "forgather-question"}, {"role": "assistant", "content": _ANSWER})
 _NEXT = {"role": "user", "content": "forgather-next"}
-_LIKE_A_TOKEN = re.compile(r"\s*(<[^<>\s]+>|\[/?[A-Z_]+\])")
+_TOKEN_LIKE = re.compile(r"\s*(<[^<>\s]+>|\[/?[A-Z_]+\])")
 
 
 def shipped_chat_templates() -> dict[str, Path]:
@@ -104,14 +104,14 @@ def templates_in(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
     if found:
         texts = {name: read_text(file) for name, file in found.items()}
         return {name: text.replace("\r\n", "\n").replace("\r", "\n") for name, text in texts.items()}
-    return named(config.get("chat_template"))
+    return templates_by_name(config.get("chat_template"))
 
 
-def named(templates: Any) -> dict[str, str]:
+def templates_by_name(templates: Any) -> dict[str, str]:
     """Return chat templates by name, from a text, a tokenizer's dict, or the list of a tokenizer_config.json.
 
     Raises:
-        TypeError, KeyError: The templates have another form.
+        TypeError, KeyError: The templates are malformed.
     """
     if templates is None:
         return {}
@@ -165,7 +165,7 @@ def turn_ends(tokenizer: Any, templates: Mapping[str, str]) -> tuple[list[int], 
 
 
 def _turn_end(tokenizer: Any, template: str) -> tuple[int | None, str | None]:
-    """Return the token id that ends the assistant's turn; if there is none, the text there if it looks like a token."""
+    """Return the token id that ends the assistant's turn, or a text that looks like a token but is not one."""
     added = {str(token): index for index, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
     last, between = _after_answer(tokenizer, template)
     if last and (token := _first(added, last)) is not None:
@@ -173,7 +173,7 @@ def _turn_end(tokenizer: Any, template: str) -> tuple[int | None, str | None]:
     # Some templates end a turn only if another one follows.
     if between and (token := _first(added, between)) is not None and between.lstrip().startswith(token):
         return added[token], None
-    match = _LIKE_A_TOKEN.match(last or between)
+    match = _TOKEN_LIKE.match(last or between)
     if match is None:
         return None, None
     index = tokenizer.get_vocab().get(match[1])
@@ -219,7 +219,7 @@ def _render(tokenizer: Any, template: str, chat: list[dict[str, Any]]) -> str:
 @contextmanager
 def _limited() -> Iterator[None]:
     """Limit the executed lines of a template, to stop endless loops."""
-    left = _LINES
+    left = _MAX_LINES
 
     def count(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left

@@ -1,4 +1,4 @@
-"""Report whether llama.cpp's converter supports a tokenizer, and what to do if not."""
+"""Report whether llama.cpp's converter supports a tokenizer, with a remedy if it does not."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ ADD_A_LINE = (
     f'get_vocab_base_pre, with res = "{LLAMA_CPP_NAME}"'
 )
 # Split pattern of tokenizers trained by Forgather 0.1.0.
-_FORMER = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_PATTERN_OF_0_1_0 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def tokenizer_conversion(directory: Path | None, name: str) -> tuple[bool, str]:
-    """Return whether a tokenizer can be converted to GGUF, and how or why not.
+    """Return whether a tokenizer can be converted to GGUF, and the condition or the reason.
 
     Args:
         directory: Directory of the tokenizer's files; None if unknown.
@@ -44,9 +44,12 @@ def tokenizer_conversion(directory: Path | None, name: str) -> tuple[bool, str]:
     if not model.get("merges"):
         return False, f"it requires a tokenizer with merges, and '{name}' has none: use bpe-2k or bpe-8k"
     patterns = _patterns(content.get("pre_tokenizer"))
-    if _FORMER in patterns:
+    if _PATTERN_OF_0_1_0 in patterns:
         ways = "use a shipped tokenizer or train a new one; existing weights cannot be converted"
-        return False, f"it does not support the split pattern of '{name}', trained by an earlier Forgather: {ways}"
+        return (
+            False,
+            f"it does not support the split pattern of '{name}', trained by an earlier version of Forgather: {ways}",
+        )
     return True, ADD_A_LINE if PRE_TOKENS in patterns else UNKNOWN
 
 

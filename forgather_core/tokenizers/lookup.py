@@ -23,9 +23,9 @@ from .chat_templates import (
     DEFAULT,
     candidates,
     check_names,
-    named,
     resolve_chat_template,
     shipped_chat_templates,
+    templates_by_name,
     templates_in,
 )
 
@@ -44,7 +44,7 @@ __all__ = [
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-_UNLIMITED = 10**9  # without a limit, transformers writes a number of thirty digits
+_UNLIMITED = 10**9  # transformers writes a number of thirty digits if there is no limit
 _MACHINE_KEYS = ("name_or_path", "_name_or_path", "is_local", "local_files_only", "tokenizer_file", "vocab_file")
 
 
@@ -56,7 +56,7 @@ class TokenizerFacts:
         name: Name, directory or Hub id as the user wrote it.
         source: Directory of the tokenizer, or its Hub id.
         vocab_size: Highest token id plus one, including added tokens.
-        bos_token_id: Id of the token at the beginning of a text; None if there is none. Likewise the other ids.
+        bos_token_id, eos_token_id, pad_token_id, unk_token_id: Ids of the special tokens; None if there is none.
         model_max_length: Longest text in tokens; None without a limit.
         chat_template: Jinja text of the default chat template; None if there is none.
         chat_templates: Texts of all chat templates by name; the default one is `default`.
@@ -148,7 +148,7 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
             without_byte_order_marks(place) if isinstance(place, Path) else nullcontext(place) as readable,
         ):
             tokenizer = AutoTokenizer.from_pretrained(str(readable), trust_remote_code=False, local_files_only=local)
-        templates = named(tokenizer.chat_template)
+        templates = templates_by_name(tokenizer.chat_template)
     except Exception as error:
         raise _load_error(spec, place, error) from None
     ids = {f"{n}_id": getattr(tokenizer, f"{n}_id") for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
@@ -176,8 +176,8 @@ def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: 
     Args:
         loaded: The tokenizer; it is not changed.
         directory: An existing directory.
-        chat_template: Default chat template to write; None writes the tokenizer's default. Its other templates are
-            written in either case.
+        chat_template: Default chat template to write; None writes the tokenizer's default. The tokenizer's other
+            templates are always written.
 
     Returns:
         The written files, relative to the directory; several chat templates are in a subdirectory.
@@ -206,7 +206,7 @@ def write_tokenizer(loaded: LoadedTokenizer, directory: Path, *, chat_template: 
 
 
 def _find(spec: str, base: Path | None) -> Path | str:
-    """Return an existing directory, or a text that may be a Hub id."""
+    """Return the directory of a tokenizer if it exists, else `spec` if it has the form of a Hub id."""
     shipped = shipped_tokenizers()
     if spec in shipped:
         return shipped[spec]
@@ -227,7 +227,7 @@ def hub_answers() -> bool:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return False
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True  # only the proxy knows
+        return True  # a direct connection says nothing about one through the proxy
     address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         with socket.create_connection((address.hostname or "", address.port or 443), timeout=3):

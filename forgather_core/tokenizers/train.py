@@ -18,7 +18,7 @@ SPECIAL_TOKENS = {
 }
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 ALL_SPECIAL = (*SPECIAL_TOKENS.values(), *CHAT_TOKENS)
-SMALLEST = 256 + len(ALL_SPECIAL)
+MIN_VOCAB_SIZE = 256 + len(ALL_SPECIAL)
 
 # For this pattern llama.cpp looks up whole words before it merges (ignore_merges).
 # All bytes are in the vocabulary: no byte fallback.
@@ -43,8 +43,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) 
     """
     from tokenizers import models, pre_tokenizers, trainers
 
-    if vocab_size < SMALLEST:
-        problem = f"must be at least {SMALLEST} (256 bytes and the special tokens), got {vocab_size}"
+    if vocab_size < MIN_VOCAB_SIZE:
+        problem = f"must be at least {MIN_VOCAB_SIZE} (256 bytes and the special tokens), got {vocab_size}"
         raise TokenizerError(problem, option="--vocab-size")
     tokenizer = _byte_level(models.BPE(**_BPE))
     trainer = trainers.BpeTrainer(
@@ -56,7 +56,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) 
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
         raise TokenizerError(
-            f"the corpus is too small for {vocab_size} entries: it gives {tokenizer.get_vocab_size()}",
+            f"the corpus is too small for {vocab_size} entries: it yields {tokenizer.get_vocab_size()}",
             hint="use a larger corpus or a smaller --vocab-size",
         )
     return _with_bos(tokenizer)

@@ -18,7 +18,7 @@ from ..estimate import memory_of
 from ..options.command_options import EstimateOptions
 from ..options.train_options import TrainOptions
 from ..runtime.memory_guard import free_memory
-from ..runtime.out_of_memory import amount
+from ..runtime.out_of_memory import format_bytes
 from ..settings.resolved_model import ResolvedModel
 from ..training.loss import loss_of
 from ..training.random_state import kept_random_state
@@ -113,13 +113,13 @@ def refuse_if_too_large(memory: int | None, disk: int, model: nn.Module, directo
     exists = sum(file.stat().st_size for file in directory.glob("checkpoints/*/*") if file.is_file())
     free = shutil.disk_usage(next(path for path in (directory, *directory.parents) if path.exists())).free
     if disk - exists > free:
-        problem = f"the checkpoints need {amount(disk - exists)} of disk space, and {amount(free)} are free"
+        problem = f"the checkpoints need {format_bytes(disk - exists)} of disk space, and {format_bytes(free)} are free"
         raise TrainingError(problem, hint="free space, lower --save-total-limit, or choose another --output-dir")
     device = next(model.parameters()).device
     weights = sum(parameter.nbytes for parameter in model.parameters())
     available = free_memory(str(device))
     if memory is not None and available is not None and memory - weights > available:
-        needed = amount(memory - weights)
-        problem = f"a step needs {needed} of memory, and {amount(available)} are available on {device}"
+        needed = format_bytes(memory - weights)
+        problem = f"a step needs {needed} of memory, and {format_bytes(available)} are available on {device}"
         hint = "lower --batch-size and raise --gradient-accumulation-steps, or add --force"
         raise TrainingError(problem, hint=hint)

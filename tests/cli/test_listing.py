@@ -201,13 +201,13 @@ def test_plugins_names_slow_imports(site: Any, line: str) -> None:
 
 
 def test_the_second_plugin_that_imports_a_heavy_package_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    from forgather_core.definitions.import_cost import measured_imports
+    from forgather_core.definitions.import_cost import measure_imports
 
     heavy, own = types.ModuleType("pandas"), types.ModuleType("second_lm")
     own.pd = heavy  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pandas", heavy)
     monkeypatch.setitem(sys.modules, "second_lm", own)
-    with measured_imports() as measured:
+    with measure_imports() as measured:
         pass
     found = measured.cost("second_lm")
     assert found is not None

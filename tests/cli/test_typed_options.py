@@ -119,8 +119,8 @@ def test_values_of_a_file_are_not_refused(cli: Cli) -> None:
         ("model verify --list --lr 3", "--lr has no effect on 'verify'; it belongs to 'test'"),
         ("model verify --list --full", "--full requires a run of the checks: drop --list"),
         ("model verify --list --model-name m", "--model-name requires -t: choose a model definition"),
-        ("model verify --list --checks ,", "--checks contains no name: name one, or drop the option"),
-        ("verify . --checks=", "--checks contains no name: name one, or drop the option"),
+        ("model verify --list --checks ,", "--checks contains no name: add one, or drop the option"),
+        ("verify . --checks=", "--checks contains no name: add one, or drop the option"),
         ("-t llama/4M model show --format bin", "--format has no effect on 'model show'; it belongs to 'checkpoint"),
     ],
 )

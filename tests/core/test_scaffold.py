@@ -84,7 +84,7 @@ def test_the_next_commands_name_the_directory(tmp_path: Path) -> None:
         ("a__b", "use lower-case letters, digits and '_'"),
         ("../up", "use lower-case letters, digits and '_'"),
         ("grün", "use lower-case letters, digits and '_'"),
-        ("x" * 33, "it has 33 characters: use 32 at most"),
+        ("x" * 33, "it has 33 characters: use at most 32"),
         ("lambda", "it is a Python keyword"),
         ("llama", "the plugin 'llama' of forgather uses it"),
         ("core", "the package 'forgather_core' already exists"),

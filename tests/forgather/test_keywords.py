@@ -93,7 +93,7 @@ def test_a_list_of_checks_validates_the_options_of_a_model() -> None:
 
 @pytest.mark.parametrize("checks", ["", ",", " , ", [], (), ["", " "]])
 def test_no_check_is_not_every_check(checks: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"^checks contains no name: name one, or drop the option"):
+    with pytest.raises(ConfigurationError, match=r"^checks contains no name: add one, or drop the option"):
         fg.list_checks(checks=checks)
 
 

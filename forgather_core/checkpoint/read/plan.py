@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError
 from ...filesystem.printable import dtype_of, printable_name, shape_of, tensors, truncated_list
-from ...model.tensor_slots import declared_partners, groups_of, tie_targets
+from ...model.tensor_slots import declared_ties, groups_of, tie_targets
 from ..report import MissingTensor, OtherShape, counted_names
 from .contents import Contents, equal_bits
 from .names import mismatch_hint
@@ -50,7 +50,7 @@ def make_plan(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Content
     fills: list[tuple[list[str], str]] = []
     missing: list[str] = []
     other_shape: list[OtherShape] = []
-    partners, untied = declared_partners(model), False
+    partners, untied = declared_ties(model), False
 
     def differs(one: str, other: str) -> bool:
         return not equal_bits(checkpoint[one], checkpoint[other])

@@ -95,7 +95,7 @@ def _save_gathered(wrapped: Wrapped, save: Callable[[], SaveReport]) -> SaveRepo
             outcome = save()
         except Exception as error:  # the other ranks wait for the outcome
             outcome = error
-    outcome = wrapped.agree(outcome)
+    outcome = wrapped.broadcast(outcome)
     if isinstance(outcome, Exception):
         raise outcome
     assert outcome is not None

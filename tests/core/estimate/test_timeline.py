@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forgather_core.estimate.timeline import ACTIVATIONS, GRADIENTS, WEIGHTS, Batches, Timeline
+from forgather_core.estimate.timeline import ACTIVATIONS, GRADIENTS, WEIGHTS, BatchExtrapolation, Timeline
 
 
 def timeline(sizes: list[int], events: list[int], kinds: list[str] | None = None, **phases: int) -> Timeline:
@@ -52,7 +52,7 @@ def test_two_batch_sizes_give_the_peak_of_every_other(
     def of(count: int) -> Timeline:
         return timeline([a + count * b for a, b in zip(fixed, growth, strict=True)], events)
 
-    batches = Batches(of(2), of(3), 2)
+    batches = BatchExtrapolation(of(2), of(3), 2)
     assert batches.is_linear
     assert batches.peak(rows) == of(rows).peak.bytes
     memory = of(rows).peak.bytes
@@ -64,6 +64,6 @@ def test_two_batch_sizes_give_the_peak_of_every_other(
 
 
 def test_different_events_cannot_be_extrapolated() -> None:
-    batches = Batches(timeline([1], [1]), timeline([1, 2], [1, 2]), 2)
+    batches = BatchExtrapolation(timeline([1], [1]), timeline([1, 2], [1, 2]), 2)
     assert not batches.is_linear
     assert batches.max_rows(10**9) == 0

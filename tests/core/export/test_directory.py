@@ -61,11 +61,11 @@ def test_two_builds_are_equal_to_the_byte(make: Make, small: Resolve, target: Pa
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"hidden_size": 64}, r"head_dim \(8 there, 16 here\), hidden_size \(32 there, 64 here\)"),
+        ({"hidden_size": 64}, r"head_dim \(was 8, now 16\), hidden_size \(was 32, now 64\)"),
         ({"tokenizer": "bpe-2k"}, "tokenizer"),
         ({"chat_template": "chatml"}, "chat_template"),
         ({"model_name": "other"}, "model_name"),
-        ({"sliding_window": 16}, r"sliding_window \(None there, 16 here\)"),
+        ({"sliding_window": 16}, r"sliding_window \(was None, now 16\)"),
     ],
 )
 def test_names_changed_options(make: Make, flags: dict[str, object], message: str) -> None:

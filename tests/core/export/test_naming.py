@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from forgather_core.errors import ExportError
-from forgather_core.export.imports import SourceText, loader_finds
-from forgather_core.export.naming import name_all_files
+from forgather_core.export.imports import SourceText, loader_imports
+from forgather_core.export.naming import import_all_files
 from forgather_core.export.sources import collect_sources
 
 CONFIGURATION = '''"""Configuration."""
@@ -36,8 +36,8 @@ def sources(configuration: str) -> dict[str, SourceText]:
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_adds_missing_imports_to_the_type_checking_block(end: str) -> None:
     text = CONFIGURATION.replace("\n", end)
-    named = name_all_files("configuration_x", sources(text)).decode()
-    assert {module for module, _ in loader_finds(named)} == OTHERS.keys()
+    named = import_all_files("configuration_x", sources(text)).decode()
+    assert {module for module, _ in loader_imports(named)} == OTHERS.keys()
     added = [line for line in named.split(end) if line not in text.split(end)]
     assert [line.split("#")[0].rstrip() for line in added[1:]] == [
         "    from .numbers import __name__",
@@ -48,16 +48,16 @@ def test_adds_missing_imports_to_the_type_checking_block(end: str) -> None:
 
 def test_keeps_a_file_with_all_imports() -> None:
     text = "from .modeling_x import X\nfrom .options import Options\nfrom .part import Part\nfrom .numbers import TEN\n"
-    assert name_all_files("configuration_x", sources(text)) == text.encode()
+    assert import_all_files("configuration_x", sources(text)) == text.encode()
 
 
 def test_requires_a_type_checking_block() -> None:
     with pytest.raises(ExportError, match=r"configuration_x\.py:1: .*TYPE_CHECKING"):
-        name_all_files("configuration_x", sources("from .modeling_x import X\n"))
+        import_all_files("configuration_x", sources("from .modeling_x import X\n"))
 
 
 def test_llama_imports_all_its_files() -> None:
     found = collect_sources(["forgather_llama.configuration_llama", "forgather_llama.modeling_llama"])
     by_name = {file.name.removesuffix(".py"): file.text.decode() for file in found.files}
-    named = {module for module, _ in loader_finds(by_name["configuration_llama"])}
+    named = {module for module, _ in loader_imports(by_name["configuration_llama"])}
     assert named == by_name.keys() - {"configuration_llama"}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from forgather_core.model.tensor_slots import (
-    declared_partners,
+    declared_ties,
     groups_of,
     identity,
     materialise,
@@ -85,9 +85,9 @@ def test_a_declared_source_comes_first_in_its_group() -> None:
 def test_declared_ties_are_read_in_both_forms() -> None:
     model: Any = SimpleNamespace(all_tied_weights_keys={"head": "embed", "other": "embed"}, _tied_weights_keys=["old"])
     assert tie_targets(model) == {"head", "other", "old"}
-    assert declared_partners(model) == {"head": ["embed"], "other": ["embed"], "embed": ["head", "other"]}
+    assert declared_ties(model) == {"head": ["embed"], "other": ["embed"], "embed": ["head", "other"]}
     listed: Any = SimpleNamespace(all_tied_weights_keys=None, _tied_weights_keys=["head"])
-    assert (tie_targets(listed), declared_partners(listed)) == ({"head"}, {})
+    assert (tie_targets(listed), declared_ties(listed)) == ({"head"}, {})
 
 
 def test_parameters_stay_the_objects_that_an_optimizer_holds() -> None:

@@ -65,7 +65,11 @@ def byte_pairs(pattern: str, merges: bool = True) -> dict[str, Any]:
 FORMER = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TOKENIZERS = {
     "another pattern": (byte_pairs("a"), True, "if its converter knows the tokenizer"),
-    "0.1.0": (byte_pairs(FORMER), False, "trained by an earlier Forgather: use a shipped tokenizer or train a new one"),
+    "0.1.0": (
+        byte_pairs(FORMER),
+        False,
+        "trained by an earlier version of Forgather: use a shipped tokenizer or train a new one",
+    ),
     "no merges": (byte_pairs("a", merges=False), False, "'mine' has none: use bpe-2k or bpe-8k"),
     "unigram": ({"model": {"type": "Unigram"}}, False, "got 'mine' (Unigram): use bpe-2k or bpe-8k"),
     "no pattern": ({"model": {"type": "BPE", "merges": ["a b"]}}, True, "if its converter knows the tokenizer"),

@@ -95,7 +95,7 @@ def test_chat_template_sets_the_default_and_keeps_the_others(small: Resolve, tmp
         }
         assert prepare_directory(chosen, target).state == "reused"
     (place / "additional_chat_templates" / "rag.jinja").write_text(RAG + "!")
-    with pytest.raises(DirectoryError, match=r"changed: additional_chat_templates/rag\.jinja here\), chat_template"):
+    with pytest.raises(DirectoryError, match=r"changed: additional_chat_templates/rag\.jinja\), chat_template"):
         prepare_directory(small(tokenizer=str(place), chat_template="rag"), target)
     with pytest.raises(TokenizerError, match=r"'rga' is neither a file nor a shipped template.*'rag'"):
         prepare_directory(small(tokenizer=str(place), chat_template="rga"), target)

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4  # float32, relative to the root mean square of the logits
 LENGTH = 24  # tokens, several times a shrunk window
-KEPT: tuple[Keep, ...] = ("heads", "positions")  # by a small copy: RoPE and the reading of head options depend on them
+KEPT: tuple[Keep, ...] = ("heads", "positions")  # RoPE and the interpretation of head options depend on them
 
 
 def logits_difference(model: nn.Module, native: nn.Module) -> float:
     """Give both models the same random weights, and return the largest difference of their logits.
 
-    Rows are tested without a mask, with padding, and at positions that end before, at, across and far beyond every
-    length at which RoPE may change, from the shortest to the longest, because transformers' dynamic RoPE is stateful.
+    The inputs have no mask, padding, or positions around the lengths at which RoPE may change: up to the length, across
+    it and far beyond it. Positions ascend, because transformers' dynamic RoPE is stateful.
 
     Args:
-        model: A small model; its configuration has the lengths.
+        model: A small model with a configuration.
         native: A model of transformers' class.
 
     Returns:
@@ -40,12 +40,12 @@ def logits_difference(model: nn.Module, native: nn.Module) -> float:
     native.load_state_dict(model.state_dict())
     config: Any = model.config
     ids = torch.randint(2, config.vocab_size, (2, LENGTH), generator=torch.Generator().manual_seed(0))
-    worst = [0.0]
+    differences = [0.0]
     with torch.no_grad():
-        for more in _cases(ids, config):
-            a, b = (m.eval()(ids, use_cache=False, **more).logits[:, 5:] for m in (model, native))
-            worst.append(relative_difference(a, b))
-    return float(torch.tensor(worst).max())  # unlike Python's, torch's maximum keeps a NaN
+        for inputs in _cases(ids, config):
+            a, b = (m.eval()(ids, use_cache=False, **inputs).logits[:, 5:] for m in (model, native))
+            differences.append(relative_difference(a, b))
+    return float(torch.tensor(differences).max())  # unlike Python's, torch's maximum keeps a NaN
 
 
 def _cases(ids: Tensor, config: Any) -> Iterator[dict[str, Tensor]]:
