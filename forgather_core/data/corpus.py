@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 Message = Mapping[str, Any]  # with role and content
 Document = str | Sequence[Message]
+
+HASH_BITS = 64
 
 
 def _one_text_column() -> dict[str, str]:
@@ -46,3 +49,23 @@ def message_texts(messages: Sequence[Message]) -> Iterator[str]:
             yield from (
                 part["text"] for part in content if isinstance(part, Mapping) and isinstance(part.get("text"), str)
             )
+
+
+def document_hash(document: Document) -> int:
+    """Return a hash of the text of a document, below 2 ** HASH_BITS."""
+    text = document if isinstance(document, str) else "\0".join(message_texts(document))
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=HASH_BITS // 8).digest(), "big")
+
+
+class CorpusDigest:
+    """A digest of the documents read so far, in their order."""
+
+    def __init__(self) -> None:
+        self._hash = blake2b(digest_size=16)
+
+    def add(self, document: Document) -> None:
+        """Take the next document into account."""
+        self._hash.update(document_hash(document).to_bytes(HASH_BITS // 8, "big"))
+
+    def __str__(self) -> str:
+        return self._hash.hexdigest()

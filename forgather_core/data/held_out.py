@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from itertools import islice
 
 from ..errors import DataError
-from .corpus import Corpus, Document, message_texts
+from .corpus import HASH_BITS, Corpus, Document, document_hash
 from .tokenized import no_text
 
 _SCANNED = 10_000  # documents; a larger corpus has some below the threshold
-_BITS = 64
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,10 @@ def split_corpus(corpus: Corpus, fraction: float) -> Split:
     Raises:
         DataError: The corpus has no text.
     """
-    threshold = int(fraction * 2**_BITS)
+    threshold = int(fraction * 2**HASH_BITS)
     seen: set[int] = set()
     for document in islice(corpus.documents(), _SCANNED):
-        seen.add(_hash(document))
+        seen.add(document_hash(document))
         if len(seen) > 1 and min(seen) < threshold <= max(seen):
             return _by_hash(corpus, threshold)
     if not seen:
@@ -59,8 +57,8 @@ def split_corpus(corpus: Corpus, fraction: float) -> Split:
 
 def _by_hash(corpus: Corpus, threshold: int) -> Split:
     return Split(
-        _part(corpus, "training part", lambda document: _hash(document) >= threshold),
-        _part(corpus, "held-out part", lambda document: _hash(document) < threshold),
+        _part(corpus, "training part", lambda document: document_hash(document) >= threshold),
+        _part(corpus, "held-out part", lambda document: document_hash(document) < threshold),
     )
 
 
@@ -96,8 +94,3 @@ def _by_position(corpus: Corpus, fraction: float) -> Split:
         part("held-out part", lambda document: document[cut(document) :]),
         f"{corpus.name} has one document: its end is held out",
     )
-
-
-def _hash(document: Document) -> int:
-    text = document if isinstance(document, str) else "\0".join(message_texts(document))
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BITS // 8).digest(), "big")

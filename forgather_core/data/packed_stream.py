@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..errors import DataError
 from .batches import Packer, windows
-from .corpus import Corpus
+from .corpus import Corpus, CorpusDigest
 from .packing import Strategy
 from .tokenized import no_text, token_ids
 
@@ -38,7 +38,8 @@ class PackedStream(IterableDataset[dict[str, Tensor]]):
         `input_ids`, `position_ids` and `labels` of a row, [T] each.
 
     Raises:
-        DataError: The corpus has no text, or the tokenizer has no chat template that accepts its chats.
+        DataError: The corpus has no text, the documents before `position` have changed, or the tokenizer has no chat
+            template that accepts its chats.
     """
 
     def __init__(
@@ -63,8 +64,8 @@ class PackedStream(IterableDataset[dict[str, Tensor]]):
         begin, packer = self._begin, self._new_packer()
         packer.remainder = np.array(begin["ids"], np.int64), np.array(begin["lengths"], np.int64)
         number, skip = begin["batch"], begin["batches_of_window"]
-        documents = _Documents(self.corpus, self.tokenizer, begin["pass"], begin["document"])
-        window_begin = {name: begin[name] for name in ("pass", "document", "ids", "lengths")}
+        documents = _Documents(self.corpus, self.tokenizer, begin["pass"], begin["document"], begin["digest"])
+        window_begin = {name: begin[name] for name in ("pass", "document", "digest", "ids", "lengths")}
         for window in windows(documents, packer.window_tokens):
             for of_window, batch in enumerate(packer.add(window)):
                 if of_window < skip:
@@ -77,6 +78,7 @@ class PackedStream(IterableDataset[dict[str, Tensor]]):
             window_begin = {
                 "pass": documents.passes,
                 "document": documents.count,
+                "digest": str(documents.digest),
                 "ids": ids.tolist(),
                 "lengths": lengths.tolist(),
             }
@@ -97,7 +99,7 @@ class PackedStream(IterableDataset[dict[str, Tensor]]):
             self._positions.popitem(last=False)
 
 
-_BEGINNING = {"pass": 0, "document": 0, "ids": [], "lengths": [], "batch": 0, "batches_of_window": 0}
+_BEGINNING = {"pass": 0, "document": 0, "digest": None, "ids": [], "lengths": [], "batch": 0, "batches_of_window": 0}
 
 
 class _Documents:
@@ -106,24 +108,37 @@ class _Documents:
     Attributes:
         passes: Number of completed passes over the corpus.
         count: Number of documents read in this pass.
+        digest: Digest of these documents.
     """
 
-    def __init__(self, corpus: Corpus, tokenizer: Any, passes: int, count: int) -> None:
-        self._corpus, self._tokenizer = corpus, tokenizer
+    def __init__(self, corpus: Corpus, tokenizer: Any, passes: int, count: int, digest: str | None) -> None:
+        self._corpus, self._tokenizer, self._expected = corpus, tokenizer, digest
         self.passes, self.count = passes, count
+        self.digest = CorpusDigest()
 
     def __iter__(self) -> Iterator[Sequence[int]]:
         skip = self.count
         while True:
-            self.count = 0
+            self.count, self.digest = 0, CorpusDigest()
             for document in self._corpus.documents():
                 self.count += 1
+                self.digest.add(document)
                 if self.count > skip:
                     yield token_ids(document, self._tokenizer)
+                elif self.count == skip:
+                    self._refuse_changed()
             if self.count == 0:
                 raise no_text(self._corpus)
+            if self.count < skip:
+                self._refuse_changed()
             skip = 0
             self.passes += 1
+
+    def _refuse_changed(self) -> None:
+        """Refuse to continue behind documents that are not those that were read before."""
+        if str(self.digest) != self._expected:
+            problem = f"{self._corpus.name} has changed since the checkpoint: the documents before it are different"
+            raise DataError(problem, hint="restore the data, or begin a new run")
 
 
 def _rows(inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -24,22 +24,28 @@ def lock_of(target: Path) -> Path:
 
 
 @contextmanager
-def directory_lock(target: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def directory_lock(
+    target: Path, *, on_wait: Callable[[], None] | None = None, held: str | None = None
+) -> Iterator[None]:
     """Lock `target` for this process. The death of the process releases the lock.
 
     Args:
         target: The directory, which may not exist.
         on_wait: Called once, after a second of waiting for another process.
+        held: Do not wait for another process: the problem to report if one holds the lock.
 
     Raises:
         ForgatherError: The operating system has no file locks (Windows).
-        DirectoryError: The lock file beside `target` cannot be created, or is not a regular file.
+        DirectoryError: The lock file beside `target` cannot be created, or is not a regular file; or another process
+            holds the lock, and `held` is given.
     """
     require_posix("writing model directories and checkpoints")
     path = lock_of(resolved(target))
     with directory_errors(target):
         make_directory(path.parent)
-        descriptor = _acquire(path, on_wait)
+        descriptor = _acquire(path, on_wait, wait=held is None)
+    if descriptor is None:
+        raise DirectoryError(str(held), file=target, hint="wait for it to end, or choose another directory")
     try:
         yield
     finally:
@@ -51,8 +57,8 @@ def directory_lock(target: Path, *, on_wait: Callable[[], None] | None = None) -
         os.close(descriptor)
 
 
-def _acquire(path: Path, on_wait: Callable[[], None] | None) -> int:
-    """Wait for the lock and return the descriptor of its file."""
+def _acquire(path: Path, on_wait: Callable[[], None] | None, *, wait: bool) -> int | None:
+    """Return the descriptor of the locked file; None if another process holds the lock and `wait` is False."""
     notice: float | None = time.monotonic() + _WAIT_NOTICE
     while True:
         descriptor = _open(path)
@@ -61,6 +67,9 @@ def _acquire(path: Path, on_wait: Callable[[], None] | None) -> int:
             if _is_same(path, descriptor):
                 return descriptor
         except BlockingIOError:
+            if not wait:
+                os.close(descriptor)
+                return None
             if notice is not None and time.monotonic() > notice:
                 notice = None
                 if on_wait is not None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 def can_skip_logits(model: Any) -> bool:
     """Return whether the model can compute its loss without materializing the logits, as exported models can."""
-    return "skip_logits" in inspect.signature(model.forward).parameters
+    plain = getattr(model, "_orig_mod", model)  # torch.compile's wrapper hides the signature
+    return "skip_logits" in inspect.signature(plain.forward).parameters
 
 
 def loss_of(model: Any, inputs: Mapping[str, Any], *, full_logits: bool = False) -> Tensor:

@@ -13,6 +13,7 @@ from ..checkpoint.write.steps import CHECKPOINTS
 from ..errors import DataError, TrainingError
 from ..options.train_options import TrainOptions
 from ..settings.resolved_model import ResolvedModel
+from .evaluation import HeldOut
 from .plan import Plan
 from .record import read_record
 from .trainer import POSITION
@@ -100,6 +101,18 @@ def where_to_continue(directory: Path, options: TrainOptions, resolved: Resolved
         problem = "the run began with another mixed precision"
         raise TrainingError(problem, hint="continue on the same device, or set --mixed-precision")
     return latest
+
+
+def refuse_changed_data(directory: Path, held_out: HeldOut) -> None:
+    """Refuse to continue a run whose held-out documents were different.
+
+    Raises:
+        DataError: They are not those that the record of the run states.
+    """
+    before = read_record(directory).get("data", {}).get("held_out", {}).get("digest")
+    if before not in (None, held_out.digest):
+        problem = "the data has changed since the run began: the held-out documents are different"
+        raise DataError(problem, option="--dataset-project", hint="restore the data, or begin a new run")
 
 
 def plain(value: Any) -> Any:

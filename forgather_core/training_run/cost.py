@@ -74,6 +74,7 @@ def traced_cost(
 def measured_seconds(model: nn.Module, rows: Iterator[dict[str, Tensor]], options: TrainOptions, plan: Plan) -> float:
     """Return the seconds of all steps of a run, from forward and backward of two batches. Weights are unchanged."""
     device = next(model.parameters()).device
+    called: Any = torch.compile(model) if options.compile else model
     seconds = 0.0
     with kept_random_state():
         for _ in range(_MEASURED):
@@ -81,7 +82,7 @@ def measured_seconds(model: nn.Module, rows: Iterator[dict[str, Tensor]], option
             inputs = {name: torch.stack([row[name] for row in batch]).to(device) for name in batch[0]}
             began = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
-                loss = loss_of(model, inputs, full_logits=options.full_logits)
+                loss = loss_of(called, inputs, full_logits=options.full_logits)
             loss.backward()  # type: ignore[no-untyped-call]
             if device.type == "cuda":
                 torch.cuda.synchronize(device)

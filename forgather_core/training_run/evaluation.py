@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batches import IGNORE_INDEX, Batch, all_batches
-from ..data.corpus import Corpus, message_texts
+from ..data.corpus import Corpus, CorpusDigest, message_texts
 from ..data.tokenized import no_text, token_ids
 from ..errors import DataError
 from ..training.loss import loss_of
@@ -34,6 +34,7 @@ class HeldOut:
         bytes: Bytes of the documents in UTF-8.
         unigram_entropy: Entropy of the distribution of single tokens in nats: the loss of a model that knows only how
             frequent each token is.
+        digest: Digest of the documents in their order, a hexadecimal number.
     """
 
     batches: tuple[Batch, ...]
@@ -41,6 +42,7 @@ class HeldOut:
     tokens: int
     bytes: int
     unigram_entropy: float
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,10 @@ def held_out_batches(
     found: list[Sequence[int]] = []
     texts: list[Sequence[int]] = []
     size = read = 0
+    digest = CorpusDigest()
     for document in corpus.documents():
         text = document if isinstance(document, str) else "\n".join(message_texts(document))
+        digest.add(document)
         found.append(token_ids(document, tokenizer))
         size += len(text.encode("utf-8", "surrogatepass"))
         begins = bool(found[-1]) and found[-1][0] == getattr(tokenizer, "bos_token_id", None)
@@ -95,7 +99,7 @@ def held_out_batches(
         raise DataError(problem, hint="hold out more with --eval-fraction, or use more text")
     counts = Counter(token for text in texts for token in text)
     entropy = -sum(n / read * math.log(n / read) for n in counts.values())
-    return HeldOut(tuple(batches), len(found), read, size, entropy)
+    return HeldOut(tuple(batches), len(found), read, size, entropy, str(digest))
 
 
 def evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,13 +22,14 @@ from ..data.packed_stream import PackedStream
 from ..data.projects import open_corpus
 from ..errors import DataError
 from ..estimate import known_device
+from ..filesystem.locks import directory_lock
 from ..options.train_options import TrainOptions
 from ..runtime.quiet import quiet_transformers
 from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.lookup import LoadedTokenizer, load_tokenizer
 from ..training.combined_optimizer import training_optimizer
 from .arguments import training_arguments
-from .conditions import check_train_options, plain, refuse_unsupported, where_to_continue
+from .conditions import check_train_options, plain, refuse_changed_data, refuse_unsupported, where_to_continue
 from .cost import Cost, disk_of, measured_seconds, refuse_if_too_large, traced_cost
 from .evaluation import HeldOut, held_out_batches
 from .plan import Plan, plan_of
@@ -101,9 +103,13 @@ def run_training(
             resolved, project=project, refresh=refresh, keep=keep, callbacks=callbacks.construct, force=force
         )
     checkpoints = made.directory.path.resolve() / CHECKPOINTS
-    latest = where_to_continue(made.directory.path, options, resolved, plan)
-    with quiet_transformers():
+    held = "another run trains in this directory"
+    alone = directory_lock(checkpoints, held=held) if state.is_main_process else nullcontext()
+    with alone, quiet_transformers():
+        latest = where_to_continue(made.directory.path, options, resolved, plan)
         run = _Run(made, options, plan, split, latest, load_tokenizer(str(made.directory.path)))
+        if latest is not None:
+            refuse_changed_data(made.directory.path, run.held_out)
         cost = run.cost(refuse=not force)
         report = run.begin(cost)
         if state.is_main_process:
@@ -235,11 +241,11 @@ class _Run:
         else:  # interrupted between the last checkpoint and the final weights
             trainer.take_over(self.latest)
             watch.on_train_begin(arguments, trainer.state, trainer.control, model=self.model)
-        best, evaluations = trainer.state.best_model_checkpoint, watch.evaluations
+        best, evaluations = trainer.best_checkpoint, watch.evaluations
         final = {
             "loss": evaluations[-1]["loss"] if evaluations else None,
             "bits_per_byte": evaluations[-1]["bits_per_byte"] if evaluations else None,
-            "best_checkpoint": best,
+            "best_checkpoint": str(best) if best is not None else None,
             "seconds": watch.records[-1].seconds if watch.records else 0.0,
         }
         report |= {"steps": [one.to_dict() for one in watch.records], "evaluations": evaluations, "final": final}

@@ -129,7 +129,13 @@ class Trainer(transformers.Trainer):
             if self.args.should_save and self._staging is not None:
                 self._write_rest(self._staging / target.name, target)
         if self.args.should_save and self._keep:
-            rotate_checkpoints(run, max(1, self._keep), best=self.state.best_model_checkpoint)
+            rotate_checkpoints(run, max(1, self._keep), best=self.best_checkpoint)
+
+    @property
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint with the lowest evaluation loss; the Trainer's own path is wrong after a move."""
+        best = self.state.best_global_step
+        return Path(self._get_output_dir(None)) / f"checkpoint-{best}" if best else None
 
     def _write_rest(self, staged: Path, target: Path) -> None:
         if self.state.best_global_step == self.state.global_step:
