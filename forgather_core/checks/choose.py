@@ -61,7 +61,7 @@ def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = 
         CheckError: There is no check with one of the names.
     """
     known = {check.name: check for check in checks}
-    names = [_present_name(name, known) for name in names]
+    names = [_current_name(name, known) for name in names]
     for name in names:
         if name not in known:
             hint = did_you_mean(name, known) or "--list shows all checks"
@@ -69,7 +69,7 @@ def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = 
     return [check for name, check in known.items() if (name in names if names else check.quick or not quick)]
 
 
-def _present_name(name: str, known: Mapping[str, Check]) -> str:
+def _current_name(name: str, known: Mapping[str, Check]) -> str:
     new = OLD_CHECK_NAMES.get(name, name)
     if name in known or new not in known:  # a plugin's check may have an old name
         return name
