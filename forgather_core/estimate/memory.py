@@ -11,7 +11,7 @@ import torch
 from ..model.build import build, enable_checkpointing
 from ..model.meta_model import Template, meta_model
 from ..options.shared import BuildOptions
-from ..parts.linear_cross_entropy import ENOUGH, MOST_PARTS
+from ..parts.linear_cross_entropy import ENOUGH_TOKENS, MAX_CHUNKS
 from ..settings.resolved_model import ResolvedModel
 from .fake_model import FakeModel, Training
 from .timeline import CACHE, Batches, Timeline
@@ -98,9 +98,9 @@ class Memory:
 
     def batches(self, length: int) -> Batches:
         """Return the peaks of training steps for any batch size."""
-        # From this size on a chunked loss has its full number of chunks, and MOST_PARTS more rows add equally to each.
-        rows = max(2, -(-MOST_PARTS * ENOUGH // length))
-        return Batches(self.training(rows, length), self.training(rows + MOST_PARTS, length), rows, MOST_PARTS)
+        # From this size on a chunked loss has its full number of chunks, and MAX_CHUNKS more rows add equally to each.
+        rows = max(2, -(-MAX_CHUNKS * ENOUGH_TOKENS // length))
+        return Batches(self.training(rows, length), self.training(rows + MAX_CHUNKS, length), rows, MAX_CHUNKS)
 
     def generation(self, rows: int, length: int, cache: str = "dynamic") -> Timeline:
         """Return the timeline of a prefill and one decoding step.
