@@ -1,4 +1,4 @@
-"""The cost of a training run in time, memory and disk; runs that do not fit are refused before they begin."""
+"""The cost of a training run in time, memory and disk; runs that do not fit raise an error before they begin."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Cost:
     """The cost of a training run.
 
     Args:
-        seconds: Time of all steps, from measured ones, without evaluations and saves.
+        seconds: Estimated time of all steps, from measured ones, without evaluations and saves.
         memory: Peak memory of a step on one device in bytes, as `estimate` counts it; None if it cannot be traced.
         disk: Bytes of the checkpoints that exist at once, and of the final weights.
         flops_per_token: FLOPs of training on a token; None if the step cannot be traced.
@@ -67,7 +67,7 @@ def traced_cost(
         memory, _ = memory_of(resolved, step, directory, packed=True)
         peak = memory.training(rows, length).peak.bytes
         return peak, 3 * memory.forward(rows, length).total_flops("forward") / (rows * length)
-    except Exception:  # any model may defeat the trace, and may train nevertheless
+    except Exception:  # some models cannot be traced and train nevertheless
         return None, None
 
 
@@ -91,7 +91,7 @@ def measured_seconds(model: nn.Module, rows: Iterator[dict[str, Tensor]], option
 
 
 def disk_of(model: nn.Module, options: TrainOptions) -> int:
-    """Return the bytes on disk at once: checkpoints kept, the best one, one that is written, the final weights."""
+    """Return the peak disk usage in bytes: kept checkpoints, the best one, one being written, and the final weights."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     weights = _WEIGHTS * parameters
     checkpoint = weights * (1 + _MOMENTS[options.optimizer])
@@ -103,7 +103,7 @@ def refuse_if_too_large(memory: int | None, disk: int, model: nn.Module, directo
 
     Args:
         memory: Peak memory of a step in bytes, with the weights; None if unknown.
-        disk: Bytes of the checkpoints and the final weights, with those that exist.
+        disk: Bytes of the checkpoints and the final weights, including existing ones.
         model: The model, on its device.
         directory: The model directory.
 
