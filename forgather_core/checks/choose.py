@@ -55,7 +55,7 @@ def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = 
     Args:
         checks: The available checks.
         names: The names to choose; an empty sequence chooses all. Old names work, with a DeprecationWarning.
-        quick: Leave out slow checks, unless `names` has them.
+        quick: Skip slow checks, unless `names` has them.
 
     Raises:
         CheckError: There is no check with one of the names.

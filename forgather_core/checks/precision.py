@@ -27,8 +27,8 @@ from .model_under_test import ModelUnderTest
 
 LOW = torch.bfloat16
 LENGTH, LONG = 96, 640  # tokens; integers are exact in bfloat16 up to 256
-_ROUNDINGS = 10  # in sequence, in each layer
-_MAX_GROWTH = 2.0  # of the error at far positions
+_ROUNDINGS = 10  # roundings in sequence, in each layer
+_MAX_GROWTH = 2.0  # maximum ratio of the error at far positions to that at near ones
 
 
 @check("precision", cause="positions, norms or softmax computed in the dtype of the weights instead of float32")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
 NOTHING = "it measured nothing"
-_COPIES = 3  # of the weights: most checks have two models, or two models and the gradients of one
+_COPIES = 3  # copies of the weights: most checks have two models, or two models and the gradients of one
 NO_GRADIENTS = f"the model refuses eager and sdpa, and {FLEX} does not support gradients on CPU"
 
 

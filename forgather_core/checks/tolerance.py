@@ -18,7 +18,7 @@ from ..definitions.check import Measured
 from ..model.difference import relative_difference
 
 SIGMAS = 6  # allowed standard errors of a statistic: fewer than one in 10^8 correct models fails
-LARGE_EPS = 0.1  # of norms: large enough to show where it is added
+LARGE_EPS = 0.1  # an eps of norms that is large enough to show where it is added
 _OPERATIONS = 10  # sums and products in sequence, in each layer
 
 

@@ -16,7 +16,7 @@ MOST_BARS = 40
 _ROW = 26.0  # pixels from bar to bar
 _BAR = 15.0
 _CHARACTER_WIDTH = 0.62 * SIZE  # average width
-_NEAR = 0.8  # of the limit
+_NEAR = 0.8  # a bar longer than this fraction of the limit is near it
 _LONGEST_NAME = 26  # characters
 
 

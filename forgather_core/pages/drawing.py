@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH = 460  # CSS pixels: on a phone text is still readable, and two charts stand side by side on a screen
 SIZE = 11.5  # pixels, of text
-_UNITS = 72  # of SVG per inch
+_UNITS = 72  # SVG units per inch
 
 # matplotlib knows no CSS: it draws in these colours, which no chart needs, and they are replaced in its output.
 _VARIABLES = {
@@ -77,7 +77,7 @@ def drawing(name: str, height: float, draw: Callable[[Axes], None]) -> Html:
 
 @contextmanager
 def _matplotlib(name: str) -> Iterator[None]:
-    logger = logging.getLogger("matplotlib")  # writes about its font cache to stderr
+    logger = logging.getLogger("matplotlib")  # logs messages about its font cache to stderr
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -106,7 +106,7 @@ def _matplotlib(name: str) -> Iterator[None]:
         with matplotlib.rc_context(), warnings.catch_warnings():
             matplotlib.rcdefaults()  # the reader's own settings could need TeX
             matplotlib.rcParams.update(settings)
-            warnings.simplefilter("ignore")  # about characters that its font does not have; readers have others
+            warnings.simplefilter("ignore")  # its font lacks some characters that the reader's fonts have
             yield
     finally:
         logger.setLevel(level)

@@ -25,7 +25,7 @@ class Pretrained(PreTrainedModel):
     _can_compile_fullgraph = True
     _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cache"]
     _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": Block, "attentions": SelfAttention}
-    _base_seed: int | None = None  # of the initialization; drawn first in a decoder's construction
+    _base_seed: int | None = None  # base seed of the initialization; drawn first in a decoder's construction
     _in_post_init = False
 
     def __init__(self, config: Any) -> None:

@@ -14,8 +14,8 @@ from ..errors import TrainingError
 from .optimizers import update_in_backward
 
 Groups = list[dict[str, Any]]
-BETAS = (0.9, 0.95)  # of AdamW in language models (arXiv:2005.14165, app. B)
-MOMENTUM = 0.9  # of SGD
+BETAS = (0.9, 0.95)  # usual for AdamW in language models (arXiv:2005.14165, app. B)
+MOMENTUM = 0.9  # momentum of SGD
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
@@ -68,7 +68,7 @@ class FusedInBackward(CombinedOptimizer):
 
 
 def is_fused(optimizer: Any) -> bool:
-    """Return whether an optimizer, perhaps wrapped by accelerate, updates parameters within backward."""
+    """Return whether an optimizer, possibly wrapped by accelerate, updates parameters within backward."""
     return isinstance(getattr(optimizer, "optimizer", optimizer), FusedInBackward)
 
 

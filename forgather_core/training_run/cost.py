@@ -24,9 +24,9 @@ from ..training.loss import loss_of
 from ..training.random_state import kept_random_state
 from .plan import Plan
 
-_MEASURED = 2  # steps; the first allocates
-_MOMENTS = {"adamw": 2, "muon": 2, "sgd": 1}  # of the optimizer, per parameter at most
-_WEIGHTS = 4  # bytes
+_MEASURED_STEPS = 2  # the first allocates memory
+_MOMENTS = {"adamw": 2, "muon": 2, "sgd": 1}  # optimizer state: maximum number of moments per parameter
+_WEIGHT_BYTES = 4  # per element: weights are float32
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def measured_seconds(model: nn.Module, rows: Iterator[dict[str, Tensor]], option
     device = next(model.parameters()).device
     seconds = 0.0
     with kept_random_state():
-        for _ in range(_MEASURED):
+        for _ in range(_MEASURED_STEPS):
             batch = list(islice(rows, options.batch_size))
             inputs = {name: torch.stack([row[name] for row in batch]).to(device) for name in batch[0]}
             began = time.perf_counter()
@@ -93,7 +93,7 @@ def measured_seconds(model: nn.Module, rows: Iterator[dict[str, Tensor]], option
 def disk_of(model: nn.Module, options: TrainOptions) -> int:
     """Return the peak disk usage in bytes: kept checkpoints, the best one, one being written, and the final weights."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    weights = _WEIGHTS * parameters
+    weights = _WEIGHT_BYTES * parameters
     checkpoint = weights * (1 + _MOMENTS[options.optimizer])
     return checkpoint * (options.save_total_limit + 2) + weights
 

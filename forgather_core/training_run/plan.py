@@ -14,8 +14,8 @@ from ..options.train_options import TrainOptions
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _LR = {"adamw": 1e-3, "muon": 1e-3, "sgd": 0.1}
 _EVALUATIONS, _LOGGED_STEPS = 10, 100  # defaults for a whole run
-MIN_LR = 0.1  # of the peak, at the end of cosine (arXiv:2203.15556, app. B)
-DECAY = 0.2  # of the steps, in wsd (arXiv:2404.06395, sec. 4)
+MIN_LR = 0.1  # fraction of the peak learning rate at the end of cosine (arXiv:2203.15556, app. B)
+DECAY = 0.2  # fraction of the steps that decay, in wsd (arXiv:2404.06395, sec. 4)
 
 
 @dataclass(frozen=True, kw_only=True)

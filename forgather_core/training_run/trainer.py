@@ -59,7 +59,7 @@ class Trainer(transformers.Trainer):
         self._skip_logits = not full_logits and can_skip_logits(self.accelerator.unwrap_model(self.model))
         self._staging: Path | None = None
         self._rng_from: str | None = None  # the checkpoint whose random state is still to be restored
-        self._calls: list[tuple[dict[str, Any], RandomState, Tensor]] = []  # of this optimizer step
+        self._calls: list[tuple[dict[str, Any], RandomState, Tensor]] = []  # batches of this optimizer step
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """Compute the loss, in chunks unless the outputs are requested."""

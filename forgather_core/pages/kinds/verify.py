@@ -15,9 +15,9 @@ from ..units import share_of, small_of
 
 _ORDER = {"failed": 0, "passed": 1}
 _TONES = {"failed": "bad", "passed": "good"}
-_MOST_CASES = 4  # of one failed check
+_MOST_CASES = 4  # maximum number of cases listed for a failed check
 _MOST_NEAR = 8
-_NEAR = 0.01  # of the tolerance
+_NEAR = 0.01  # minimum error listed as near, as a fraction of the tolerance
 
 
 def verification(report: Mapping[str, Any]) -> Content:
