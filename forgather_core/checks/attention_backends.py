@@ -1,8 +1,8 @@
 """Attention backends: eager, sdpa and flex_attention compute the same model.
 
-eager is the reference. The others must have its logits with every kind of mask (causal, sliding window, padding, packed
-documents, with a cache), and sdpa its gradients, too. flex_attention is not compiled here, since that takes long: its
-masks and biases are the same, computed one operation after the other.
+eager is the reference. The logits of the others must equal its logits with every kind of mask (causal, sliding window,
+padding, packed documents, with a cache), and the gradients of sdpa must equal its gradients. flex_attention runs
+uncompiled, because compilation is slow: its masks and biases are the same.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
             found = _logits(subject, subject.randomized_model(attention=attention))
         for what, logits in found.items():
             yield compare(f"{attention}, {what}", logits, expected[what], tolerance)
-        if attention != "flex_attention":  # which has no gradients on CPU
+        if attention != "flex_attention":  # it has no backward pass on CPU
             for what, one in _gradients(subject, attention).items():
                 yield compare_gradients(f"{attention}, {what}, gradients", one, gradients[what], tolerance)
 

@@ -1,6 +1,6 @@
-"""Buffers: those that no checkpoint contains, such as the frequencies of RoPE, are right however a model is made.
+"""Buffers: non-persistent buffers, such as the frequencies of RoPE, are correct however a model is created.
 
-Unset memory is filled with NaN, so that no value is right by chance.
+Uninitialized memory is filled with NaN, so that no value is correct by chance.
 """
 
 from __future__ import annotations
@@ -75,5 +75,5 @@ def _compare_buffers(way: str, found: Any, expected: nn.Module, text: Tensor | N
     yield expect(f"{way}: {count} buffers are equal", not wrong, ", ".join(wrong[:3]))
     if text is not None:
         with torch.no_grad():
-            logits, right = found.eval()(text).logits, expected(text).logits
-        yield compare(f"{way}: logits", logits, right)
+            logits, reference = found.eval()(text).logits, expected(text).logits
+        yield compare(f"{way}: logits", logits, reference)

@@ -26,18 +26,18 @@ def causality(subject: ModelUnderTest) -> Iterator[Measured]:
         model = subject.randomized_model(attention=attention)
         with torch.no_grad():
             before = model(text).logits
-            for place in (1, length // 2, length - 1):
+            for position in (1, length // 2, length - 1):
                 other = text.clone()
-                other[:, place:] = subject.tokens(2, length - place, seed=place)
+                other[:, position:] = subject.tokens(2, length - position, seed=position)
                 logits = model(other).logits
-                what = f"{attention}, tokens from {place} on replaced"
-                yield compare(what, logits[:, :place], before[:, :place])
-                changed = (logits[:, place:] - before[:, place:]).abs().amax(-1)
-                matter = bool(changed.isfinite().all() and changed.min() > 0)
-                yield expect(f"{what}: the logits from {place} on change", matter)
+                what = f"{attention}, tokens from {position} on replaced"
+                yield compare(what, logits[:, :position], before[:, :position])
+                changed = (logits[:, position:] - before[:, position:]).abs().amax(-1)
+                all_change = bool(changed.isfinite().all() and changed.min() > 0)
+                yield expect(f"{what}: the logits from {position} on change", all_change)
         embeds = model.get_input_embeddings()(text).detach().requires_grad_()
-        place = length // 2
-        model(inputs_embeds=embeds, use_cache=False).logits[:, :place].sum().backward()
-        leak = embeds.grad[:, place:].abs()
-        what = f"{attention}, gradient of the logits before {place} with respect to later tokens"
+        position = length // 2
+        model(inputs_embeds=embeds, use_cache=False).logits[:, :position].sum().backward()
+        leak = embeds.grad[:, position:].abs()
+        what = f"{attention}, gradient of the logits before {position} with respect to later tokens"
         yield Measured(what, float(leak.max()), where=position_of_largest(leak, torch.zeros_like(leak)))

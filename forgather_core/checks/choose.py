@@ -55,13 +55,13 @@ def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = 
     Args:
         checks: The available checks.
         names: The names to choose; an empty sequence chooses all. Old names work, with a DeprecationWarning.
-        quick: Leave out slow checks, unless `names` has them.
+        quick: Skip slow checks, unless `names` has them.
 
     Raises:
         CheckError: There is no check with one of the names.
     """
     known = {check.name: check for check in checks}
-    names = [_present_name(name, known) for name in names]
+    names = [_current_name(name, known) for name in names]
     for name in names:
         if name not in known:
             hint = did_you_mean(name, known) or "--list shows all checks"
@@ -69,7 +69,7 @@ def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = 
     return [check for name, check in known.items() if (name in names if names else check.quick or not quick)]
 
 
-def _present_name(name: str, known: Mapping[str, Check]) -> str:
+def _current_name(name: str, known: Mapping[str, Check]) -> str:
     new = OLD_CHECK_NAMES.get(name, name)
     if name in known or new not in known:  # a plugin's check may have an old name
         return name

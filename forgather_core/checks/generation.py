@@ -1,9 +1,9 @@
 """Generation: `generate()` returns the tokens that the model itself predicts.
 
 The expected greedy text of each row is computed without `generate()`: the row alone, in full for each token, without
-cache and padding. `generate()` must return the same for the whole batch, padded on the left. If the two likeliest
-tokens are closer than rounding errors, either is right, and the comparison of that row ends. The scores of beam search
-must equal those of full forward passes.
+cache and padding. `generate()` must return the same for the whole batch, padded on the left. If the two most
+probable tokens are closer than rounding errors, either is correct, and the comparison of that row ends. The scores of
+beam search must equal those of full forward passes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ PROMPTS = (9, 6, 1)  # lengths
 @check("generation", cause="cache, mask or positions that generate() passes from one step to the next")
 @torch.no_grad()
 def generation(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Greedy generate() returns the likeliest token at each step, with padding, with and without a cache."""
+    """Greedy generate() returns the most probable token at each step, with padding, with and without a cache."""
     ids, mask = padded_rows(subject, "left", PROMPTS)
     for attention in implementations(subject):
-        model = _endless_model(subject, attention)
+        model = _model_without_eos(subject, attention)
         texts = [_greedy_text(model, row[real][None]) for row, real in zip(ids, mask.bool(), strict=True)]
         for use_cache in (True, False):
-            given = {"input_ids": ids, "attention_mask": mask, "use_cache": use_cache}
-            generated = model.generate(**given, max_new_tokens=NEW_TOKENS)[:, ids.shape[1] :]
+            arguments = {"input_ids": ids, "attention_mask": mask, "use_cache": use_cache}
+            generated = model.generate(**arguments, max_new_tokens=NEW_TOKENS)[:, ids.shape[1] :]
             for row, text in enumerate(texts):
                 if not text:
                     continue  # rounding decides on the first token
@@ -43,13 +43,13 @@ def generation(subject: ModelUnderTest) -> Iterator[Measured]:
                 what = f"{attention}, use_cache={use_cache}, row {row}, prompt {PROMPTS[row]}: {len(text)} new tokens"
                 yield Measured(what, float(first is not None), 0.0, f"row {row}, new token {first}")
             beams = model.generate(
-                **given, max_new_tokens=NEW_TOKENS, num_beams=2, return_dict_in_generate=True, output_scores=True
+                **arguments, max_new_tokens=NEW_TOKENS, num_beams=2, return_dict_in_generate=True, output_scores=True
             )
             yield _compare_scores(model, beams, mask, f"{attention}, use_cache={use_cache}, two beams: their scores")
 
 
-def _endless_model(subject: ModelUnderTest, attention: str) -> Any:
-    """Return a model with plain greedy generation that no token ends."""
+def _model_without_eos(subject: ModelUnderTest, attention: str) -> Any:
+    """Return a model that decodes greedily and has no EOS token, so that it never stops early."""
     model = subject.randomized_model(attention=attention)
     pad = getattr(subject.text_config, "pad_token_id", None)
     model.generation_config = GenerationConfig(do_sample=False, pad_token_id=pad if isinstance(pad, int) else 0)

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: layers are really recomputed, and the result does not change.
+"""Gradient checkpointing: layers are recomputed, and the result does not change.
 
 Loss and gradients must be equal to the last bit, dropout included, since the same operations run on the same numbers.
 The exception: sdpa takes another path if no gradients are required, as in the first pass of reentrant checkpointing,
@@ -22,7 +22,7 @@ from .layers import layers_of
 from .model_under_test import ModelUnderTest
 from .tolerance import compare_gradients, gradients_of, rounding
 
-Step = tuple[Tensor, dict[str, Tensor], list[int]]
+StepResult = tuple[Tensor, dict[str, Tensor], list[int]]  # loss, gradients, calls of each layer
 
 
 @check("gradient-checkpointing", cause="an option that is accepted and has no effect, or layers that keep a state")
@@ -37,7 +37,7 @@ def gradient_checkpointing(subject: ModelUnderTest) -> Iterator[Measured]:
         loss, gradients, calls = _step(model, layers, text)
         for reentrant in (False, True):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # newer releases have another name for it
+                warnings.simplefilter("ignore", FutureWarning)  # deprecated in newer releases
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
                 repeated = _step(model, layers, text)
                 model.gradient_checkpointing_disable()
@@ -53,7 +53,7 @@ def gradient_checkpointing(subject: ModelUnderTest) -> Iterator[Measured]:
         yield expect(f"{attention}, disabled: every layer is computed once", found[2] == calls, str(found[2]))
 
 
-def _step(model: Any, layers: nn.ModuleList, text: Tensor) -> Step:
+def _step(model: Any, layers: nn.ModuleList, text: Tensor) -> StepResult:
     """Return the loss, all gradients, and the number of calls of each layer."""
     calls: list[dict[nn.Module, int]] = [{} for _ in layers]
 

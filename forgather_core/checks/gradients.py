@@ -13,7 +13,7 @@ from .model_under_test import ModelUnderTest
 def gradients(subject: ModelUnderTest) -> Iterator[Measured]:
     """Every trainable parameter, and the embedding of every token of the text, receives a finite gradient.
 
-    It is not 0 everywhere. Embeddings of other tokens and of padding receive none.
+    No gradient may be 0 everywhere. The embeddings of other tokens and of padding are not checked.
     """
     text = subject.tokens(4)
     for attention in implementations(subject):
@@ -31,9 +31,9 @@ def gradients(subject: ModelUnderTest) -> Iterator[Measured]:
             yield expect(f"{attention}, {what}", not names, _shortened(names))
         embedding = model.get_input_embeddings().weight
         if embedding.grad is not None:  # the last token of a row predicts nothing
-            still = [i for i in sorted(set(text[:, :-1].flatten().tolist())) if not embedding.grad[i].any()]
-            where = "embeddings of the tokens " + _shortened([str(i) for i in still])
-            yield expect(f"{attention}, the embeddings of all tokens of the text are trained", not still, where)
+            untrained = [i for i in sorted(set(text[:, :-1].flatten().tolist())) if not embedding.grad[i].any()]
+            where = "embeddings of the tokens " + _shortened([str(i) for i in untrained])
+            yield expect(f"{attention}, the embeddings of all tokens of the text are trained", not untrained, where)
 
 
 def _shortened(names: list[str]) -> str:

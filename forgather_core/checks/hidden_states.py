@@ -1,4 +1,4 @@
-"""Hidden states and attention weights, which a caller can request."""
+"""Hidden states: requested hidden states and attention weights are returned for every layer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def hidden_states(subject: ModelUnderTest) -> Iterator[Measured]:
     text = subject.tokens(2)
     model = subject.randomized_model(attention="eager")
     plain = model(text, use_cache=False)
-    given = model(text, use_cache=False, output_hidden_states=True, output_attentions=True)
+    requested = model(text, use_cache=False, output_hidden_states=True, output_attentions=True)
     neither = plain.get("hidden_states") is None and plain.get("attentions") is None
     yield expect("neither is returned by default", neither)
-    yield compare("the logits are the same", given.logits, plain.logits)
+    yield compare("the logits are the same", requested.logits, plain.logits)
     layers = model.config.get_text_config().num_hidden_layers
-    states, weights = given.get("hidden_states") or (), given.get("attentions") or ()
+    states, weights = requested.get("hidden_states") or (), requested.get("attentions") or ()
     yield expect(
         "hidden states of the embeddings and of every layer are returned",
         len(states) == layers + 1,

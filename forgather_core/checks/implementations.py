@@ -13,10 +13,10 @@ from .model_under_test import ATTENTIONS, FLEX, ModelUnderTest
 
 
 def implementations(subject: ModelUnderTest) -> list[str]:
-    """Return those of eager and sdpa that neither the model nor transformers refuses.
+    """Return the implementations among eager and sdpa that the model and transformers support.
 
     Raises:
-        DoesNotApply: Both are refused. A check that tries each of them would measure nothing.
+        DoesNotApply: Neither is supported: a check would measure nothing.
     """
     refused = subject.refused_attention
     found: list[str] = [name for name in ATTENTIONS if name not in refused and name != FLEX]
@@ -33,7 +33,7 @@ def forward_implementations(subject: ModelUnderTest) -> list[str]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Run flex_attention and everything else without compilation, which takes long."""
+    """Run flex_attention and everything else without compilation, which is slow."""
     with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
         warnings.simplefilter("ignore")  # torch warns that this is slow
         yield

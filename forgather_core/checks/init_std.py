@@ -45,7 +45,7 @@ def _compare_with_stated(name: str, values: Tensor, stated: InitStd, padding: in
         stated = stated(*values.shape[-2:])
     if isinstance(stated, list) or stated == 0:
         return _compare_values(name, values, stated if isinstance(stated, list) else [0.0])
-    if padding is not None:  # the row is 0
+    if padding is not None:  # its row is 0
         values = torch.cat((values[:padding], values[padding + 1 :]))
     error = abs(float(values.double().square().mean().sqrt()) / stated - 1)
     return Measured(f"{name}: std {stated:.4g}", error, SIGMAS / math.sqrt(2 * max(values.numel(), 1)), name)
@@ -54,9 +54,9 @@ def _compare_with_stated(name: str, values: Tensor, stated: InitStd, padding: in
 def _compare_values(name: str, values: Tensor, stated: list[float]) -> Measured:
     """Compare with exact values, computed in float64: the model's may differ by two roundings."""
     text = ", ".join(f"{value:.4g}" for value in stated[:4]) + (", ..." if len(stated) > 4 else "")
-    right = torch.tensor(stated, dtype=torch.float64)
-    if right.numel() not in (1, values.numel()):
+    expected = torch.tensor(stated, dtype=torch.float64)
+    if expected.numel() not in (1, values.numel()):
         return Measured(f"{name}: {text}", math.inf, 0.0, f"{name}: {values.numel()} values")
-    error = (values.double() - right.view(-1 if right.numel() == 1 else values.shape)).abs().max()
-    tolerance = 2 * float(torch.finfo(values.dtype).eps * right.abs().max())
+    error = (values.double() - expected.view(-1 if expected.numel() == 1 else values.shape)).abs().max()
+    tolerance = 2 * float(torch.finfo(values.dtype).eps * expected.abs().max())
     return Measured(f"{name}: {text}", float(error), tolerance, name)

@@ -1,6 +1,6 @@
 """Initial weights: their std, measured over all weights of a kind, is that of the definition's initialization table.
 
-The standard error of a standard deviation of n numbers is std / sqrt(2n) for the normal distribution, and less for
+The standard error of a standard deviation of n samples is std / sqrt(2n) for the normal distribution, and less for
 distributions with shorter tails; that of a mean is std / sqrt(n). Six standard errors are allowed: fewer than one in
 10^8 correct models fails.
 
@@ -25,7 +25,7 @@ from ..parts.table_init import find_rule
 from .model_under_test import ModelUnderTest
 from .tolerance import SIGMAS
 
-# Rules of parts/initial_weights.py with mean 0, by name: the exported copy has classes of its own.
+# Rules of parts/initial_weights.py with mean 0. Compared by name: an exported copy defines its own classes.
 _SYMMETRIC = ("Normal", "TruncatedNormal", "XavierNormal", "FanInUniform")
 
 
@@ -44,9 +44,9 @@ def _check_model(way: str, model: Any) -> Iterator[Measured]:
     for name, parameter in model.named_parameters():
         kinds.setdefault(kind_of(name), {})[name] = parameter
     yield expect(f"{way}: the model has weights", bool(kinds))
-    bare = next((name for name, p in model.named_parameters() if p.is_meta or not p.isfinite().all()), None)
-    yield expect(f"{way}: all weights are finite", bare is None, bare)
-    if bare is not None:
+    invalid = next((name for name, p in model.named_parameters() if p.is_meta or not p.isfinite().all()), None)
+    yield expect(f"{way}: all weights are finite", invalid is None, invalid)
+    if invalid is not None:
         return
     table = contracts.initial_weights(model)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
@@ -70,14 +70,14 @@ def _compare_with_rule(what: str, rules: list[Any], parameters: list[nn.Paramete
         yield Measured(f"{what}: the exact values of {rule}", error)
         return
     pieces = [
-        _without(p.detach(), r.zero_row).flatten().double() / r.std(p.shape)
+        _without_row(p.detach(), r.zero_row).flatten().double() / r.std(p.shape)
         for r, p in zip(rules, parameters, strict=True)
     ]
-    drawn = torch.cat(pieces)  # each in units of its std
-    count, mean = drawn.numel(), float(drawn.mean())
-    error = abs(float((drawn - mean).square().mean().sqrt()) - 1)
+    samples = torch.cat(pieces)  # each in units of its std
+    count, mean = samples.numel(), float(samples.mean())
+    error = abs(float((samples - mean).square().mean().sqrt()) - 1)
     std = rule.std(shape)
-    found = f"{what.partition(': ')[2]} has {std * float(drawn.std()):.4g}" if count > 1 else None
+    found = f"{what.partition(': ')[2]} has {std * float(samples.std()):.4g}" if count > 1 else None
     yield Measured(f"{what}: std {std:.4g}", error, SIGMAS / math.sqrt(2 * count) + 1 / count, found)
     if type(rule).__name__ in _SYMMETRIC:
         yield Measured(f"{what}: mean 0, in units of std", abs(mean), SIGMAS / math.sqrt(count))
@@ -90,7 +90,7 @@ def _largest_error(tensor: Tensor, values: tuple[float, ...]) -> float:
     return float((tensor - expected.to(tensor.dtype).view(-1 if len(values) == 1 else tensor.shape)).abs().max())
 
 
-def _without(tensor: Tensor, row: int | None) -> Tensor:
+def _without_row(tensor: Tensor, row: int | None) -> Tensor:
     return tensor if row is None else torch.cat((tensor[:row], tensor[row + 1 :]))
 
 

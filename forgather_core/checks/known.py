@@ -44,5 +44,5 @@ def _problem(yielded: object) -> str | None:
     if isinstance(yielded, Exception):
         return " ".join(f"{type(yielded).__name__}: {yielded}".split())
     assert isinstance(yielded, list)
-    strange = next((item for item in yielded if not isinstance(item, Check)), None)
-    return None if strange is None else f"forgather_checks() must yield Check objects; got {type(strange).__name__}"
+    invalid = next((item for item in yielded if not isinstance(item, Check)), None)
+    return None if invalid is None else f"forgather_checks() must yield Check objects; got {type(invalid).__name__}"

@@ -1,8 +1,8 @@
 """KV cache: logits computed in chunks through a cache equal those of the whole text.
 
-Chunks of one token and of unequal sizes; the cache that the model makes itself, a dynamic and a static one; across the
-sliding window if there is one; with padding on the left; after rows are reordered as beam search reorders them; and
-after tokens are cropped as assisted generation crops them.
+The cases are: chunks of one token and of unequal sizes, which cross the sliding window if there is one; the model's
+default cache, a dynamic and a static one; padding on the left; rows reordered as in beam search; and tokens cropped as
+in assisted generation.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def _check_lengths(what: str, model: Any, cache: Any, kind: str) -> Iterator[Mea
         if kind == "static" or keys is None or not isinstance(keys, Tensor):
             continue
         window = getattr(layer, "sliding_window", None)
-        due = LENGTH if window is None else min(LENGTH, window - 1)
-        held = keys.shape[-2]
-        yield expect(f"{what}: layer {index} holds {due} keys", held == due, f"layer {index}: {held} keys")
+        expected = LENGTH if window is None else min(LENGTH, window - 1)
+        found = keys.shape[-2]
+        yield expect(f"{what}: layer {index} holds {expected} keys", found == expected, f"layer {index}: {found} keys")
 
 
 def _check_padding(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
 FLEX: Literal["flex_attention"] = "flex_attention"
-ATTENTIONS: tuple[AttentionImplementation, ...] = ("eager", "sdpa", FLEX)  # those that run on CPU
-KEPT: tuple[Keep, ...] = ("token_ids",)  # by a small copy: its tokenizer and generation_config.json have them
+ATTENTIONS: tuple[AttentionImplementation, ...] = ("eager", "sdpa", FLEX)  # all of them run on CPU
+KEPT: tuple[Keep, ...] = ("token_ids",)  # a small copy keeps them, as its tokenizer and generation_config.json do
 LENGTH = 20  # tokens of a text: longer than a shrunk window, and a multiple of no other size
 
 
@@ -54,7 +54,7 @@ class ModelUnderTest:
     Args:
         directory: A model directory of Forgather, or of any causal language model of Hugging Face.
         workdir: An empty directory for the copy.
-        settings: The settings that made the directory, if a definition is checked.
+        resolved: The resolved model that the directory was written from, if a definition is checked.
         full: Keep the configuration as it is; otherwise it is shrunk.
         seed: Seed of weights and texts.
 
@@ -72,7 +72,7 @@ class ModelUnderTest:
         seed: int = 0,
     ) -> None:
         self.directory, self.resolved, self.full, self.seed = directory, resolved, full, seed
-        self.workdir = workdir / directory.resolve().name  # loaders name the module of the sources after it
+        self.workdir = workdir / directory.resolve().name  # transformers names the module of the sources after it
         try:
             str(self.workdir).encode()
         except UnicodeEncodeError:  # safetensors and tokenizers cannot open such a path
@@ -88,7 +88,7 @@ class ModelUnderTest:
         content = read_object(file)
         try:
             changes = shrunk(config.to_dict(), config.attribute_map, keep=KEPT)
-        except Exception as error:  # third-party configurations raise anything
+        except Exception as error:  # third-party configurations may raise any exception
             problem = f"cannot be loaded: {first_line(error)}"
             raise CheckError(problem, file=self.directory / file.name, hint=access_hint(error)) from None
         file.write_text(json.dumps(content | changes, indent=2) + "\n", encoding="utf-8")
@@ -132,7 +132,7 @@ class ModelUnderTest:
         """The attention implementations that the model or transformers refuses, with the reason.
 
         Raises:
-            ValueError, ImportError: No implementation can build the model, which is a fault and not a refusal.
+            ValueError, ImportError: No implementation can build the model, because the model has an error.
         """
         refused = dict(contracts.unsupported_attention(self.config()))
         last: Exception | None = None
@@ -161,7 +161,7 @@ class ModelUnderTest:
         return {"trust_remote_code": True} | default
 
     def constructed(self, changes: Mapping[str, Any]) -> Any:
-        """Return a new configuration of the copy, constructed with changes, so that its validation sees them.
+        """Return a new configuration of the copy, constructed with changes, so that its validation applies to them.
 
         `config` applies changes after validation.
         """
@@ -242,7 +242,7 @@ class ModelUnderTest:
 
     @cached_property
     def text_config(self) -> Any:
-        """The text configuration of the copy, to read."""
+        """The text configuration of the copy; do not modify it."""
         return self.config().get_text_config()
 
     @property

@@ -1,7 +1,7 @@
 """Native parity: transformers' own class, which a definition names as equivalent, computes the same.
 
-Compared at positions on both sides of the maximum, where some kinds of RoPE change, and with an eps so large that it
-matters where it is added and which norm reads it.
+The comparison includes positions on both sides of the maximum, where some types of RoPE change, and a large eps, which
+shows where it is added and which norm reads it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ EPS = "rms_norm_eps"
 def native_parity(subject: ModelUnderTest) -> Iterator[Measured]:
     """transformers' own class, if the definition names one, has the same parameters, logits and gradients."""
     config = subject.config()
-    native = contracts.native_model_type(config)
-    if native is None:
+    native_type = contracts.native_model_type(config)
+    if native_type is None:
         raise DoesNotApply("the definition has no equivalent class in transformers")
     for problem in contracts.native_problems(config):
         raise DoesNotApply(problem)
@@ -34,16 +34,16 @@ def native_parity(subject: ModelUnderTest) -> Iterator[Measured]:
         model = subject.randomized_model(**changes, **subject.no_dropout)
         content = _native_content(model.config)
         kind = content.get("model_type")
-        yield expect("config.json has the native model type", kind == native, kind)
-        twin = _native_model(native, content)
-        actual, wanted = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, twin))
+        yield expect("config.json has the native model type", kind == native_type, kind)
+        native = _native_model(native_type, content)
+        actual, wanted = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, native))
         other = sorted(dict(actual.items() ^ wanted.items()))
-        yield expect(f"the parameters equal those of {type(twin).__name__}", not other, ", ".join(other[:3]))
+        yield expect(f"the parameters equal those of {type(native).__name__}", not other, ", ".join(other[:3]))
         if other:
             return
-        twin.load_state_dict(model.state_dict())
+        native.load_state_dict(model.state_dict())
         where = "".join(f", {name} {value}" for name, value in changes.items())
-        yield from _compare_models(subject, model, twin, where)
+        yield from _compare_models(subject, model, native, where)
 
 
 def _native_content(config: Any) -> dict[str, Any]:
@@ -55,20 +55,20 @@ def _native_content(config: Any) -> dict[str, Any]:
     return content
 
 
-def _native_model(native: str, content: dict[str, Any]) -> Any:
+def _native_model(native_type: str, content: dict[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_config(CONFIG_MAPPING[native](**content), dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_config(CONFIG_MAPPING[native_type](**content), dtype=torch.float32).eval()
 
 
-def _compare_models(subject: ModelUnderTest, model: Any, twin: Any, where: str) -> Iterator[Measured]:
+def _compare_models(subject: ModelUnderTest, model: Any, native: Any, where: str) -> Iterator[Measured]:
     text = subject.tokens(2)
     length, limit = text.shape[1], model.config.max_position_embeddings
     far = torch.arange(length).expand(2, -1) + max(limit - length // 2, 0)
     for what, more in (("logits", {}), (f"logits around position {limit}", {"position_ids": far})):
         with torch.no_grad():
-            found, right = (one(text, **more).logits for one in (model, twin))
-        yield compare(f"{what}{where}", found, right, rounding(model))
-    for one in (model, twin):
+            found, expected = (one(text, **more).logits for one in (model, native))
+        yield compare(f"{what}{where}", found, expected, rounding(model))
+    for one in (model, native):
         one.train()(text, labels=text).loss.backward()
-    yield compare_gradients(f"gradients{where}", gradients_of(model), gradients_of(twin), rounding(model))
+    yield compare_gradients(f"gradients{where}", gradients_of(model), gradients_of(native), rounding(model))

@@ -67,7 +67,7 @@ def _effect(observer: _Observer, name: str, values: list[Values], others: Mappin
     for value in values:
         if observer.differ(value, {}):
             return f"{name}: {_shown(value[name])} differs from {_shown(observer.value(name))}"
-    # Options that enable something come before sizes, on which little depends.
+    # Options that enable something come first: other options seldom depend on a size.
     for other in sorted(others.keys() - {name}, key=lambda other: _rank(observer.value(other))):
         for condition in others[other][:2] + others[other][2:][-1:]:
             for value in values:
@@ -90,7 +90,7 @@ def _shown(value: Any) -> str:
 
 
 class _Observer:
-    """Observes the model with changed options, once for each set of changes.
+    """Observations of the model with changed options, made once for each set of changes.
 
     Args:
         subject: The model under test.
@@ -126,7 +126,7 @@ class _Observer:
         yield from (value for value in values if self.accepts(value))
 
     def differ(self, changes: Values, condition: Values) -> bool:
-        """Return whether changes make a difference to a condition (further changes)."""
+        """Return whether the models with `changes` and with `condition`, which is a set of changes too, differ."""
         before = self._observe(condition)
         after = self._observe(changes) if before is not None else None
         return None not in (before, after) and before != after
@@ -152,7 +152,7 @@ class _Observer:
         randomize_weights(model, self._subject.seed)
         text = self._text % model.get_input_embeddings().weight.shape[0]
         with torch.no_grad():
-            # Without a cache: it reads some of the configuration, too, and the model must.
+            # Without a cache, which reads some options too: the model itself must read them.
             evaluated = model.eval()(text, use_cache=False).logits
             torch.manual_seed(self._subject.seed)
             trained = model.train()(text, use_cache=False).logits
@@ -185,7 +185,7 @@ def _alternatives(value: Any, kind: Any) -> Iterator[Any]:
     elif isinstance(value, dict):
         yield from _mappings(value)
     elif isinstance(value, int) or (value is None and (int in kinds or "int" in str(kind))):
-        # Near and far, with and without the same divisors: sizes divide each other, windows are short, limits long.
+        # Sizes must divide each other, windows are short, limits long: try near and far values, with various divisors.
         yield from (2 * value, value // 2, value + 1, 1, 2, 4, 8, 3) if value else (1, 2, 4, 8, 3)
     elif isinstance(value, float) or (value is None and (float in kinds or "float" in str(kind))):
         yield from (value * 1000, value + 0.25, value / 2, 0.5) if value else (0.5, 0.25, 1.0)

@@ -1,8 +1,8 @@
 """Packing isolation: each document in a packed row gets the logits that it gets alone.
 
-Every document is run by itself without a cache, and its logits are concatenated: those of the packed row must be the
-same, in evaluation and in training, with every combination of cache and mask that loaders, trainers and configurations
-use. The loss of a packed row must be the mean over the targets of its documents.
+Every document is run by itself without a cache, and its logits are concatenated. The logits of the packed row must be
+the same, in evaluation and in training, with every combination of cache and mask that loaders, trainers and
+configurations use. The loss of a packed row must be the mean over the targets of its documents.
 """
 
 from __future__ import annotations

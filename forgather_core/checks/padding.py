@@ -1,8 +1,8 @@
 """Padding: a text has the same logits with padding on the left, on the right, within, or without padding.
 
-The expected logits are those of each row by itself without padding. Models of Forgather count positions over real
-tokens by themselves; all models get them as `generate()` passes them, too. Padding attends to nothing, of which a
-softmax may make NaN: neither logits nor, from the loss of real tokens, gradients may be infinite or NaN.
+The expected logits are those of each row by itself without padding. All models are tested with the
+positions that `generate()` passes; Forgather's models also without positions, which they compute from the mask. Padding
+attends to no token, so that a softmax may return NaN: logits and gradients must be finite.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def padding(subject: ModelUnderTest) -> Iterator[Measured]:
     """Padding does not change the logits and the loss of a text, and nothing becomes NaN."""
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention, **subject.no_dropout)
-        # A sliding window counts positions in the row, of which padding within the text takes some.
+        # A sliding window counts padding within the text, so that fewer real tokens are visible.
         within = ("within",) if subject.made_by_forgather and subject.window is None else ()
         for side in ("left", "right", *within):
             ids, mask = padded_rows(subject, side)

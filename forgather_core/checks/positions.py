@@ -25,7 +25,7 @@ from .tolerance import compare, rounding
 SHIFT = 5
 _RELATIVE = re.compile(r"rotary|rope|alibi", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"(^|\.)(wpe|embed_positions?|position_embeddings?)$")
-_CLEAR = 10  # a change is at least so many times the rounding error
+_CLEAR = 10  # minimum change, in units of the rounding error
 _LENGTH_DEPENDENT = ("dynamic", "longrope")  # RoPE types whose frequencies change beyond a length
 
 
@@ -33,16 +33,16 @@ _LENGTH_DEPENDENT = ("dynamic", "longrope")  # RoPE types whose frequencies chan
 @torch.no_grad()
 def positions(subject: ModelUnderTest) -> Iterator[Measured]:
     """The order of tokens matters; shifting all positions changes the logits if they are absolute, not if relative."""
-    text, few = subject.tokens(2), _few(subject)
+    text, short = subject.tokens(2), _short_rows(subject)
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention)
         logits = model(text).logits
         explicit = model(text, position_ids=torch.arange(LENGTH).expand(2, -1)).logits
         yield compare(f"{attention}, position_ids 0, 1, 2, ...", explicit, logits)
         shallow = subject.randomized_model(attention=attention, **_one_layer(subject))
-        exchanged = few.clone()
-        exchanged[:, -3:-1] = few[:, -3:-1].flip(1)
-        change = relative_difference(shallow(exchanged).logits[:, -1], shallow(few).logits[:, -1])
+        exchanged = short.clone()
+        exchanged[:, -3:-1] = short[:, -3:-1].flip(1)
+        change = relative_difference(shallow(exchanged).logits[:, -1], shallow(short).logits[:, -1])
         what = f"{attention}, one layer, two tokens exchanged: the logits of the next change"
         yield expect(what, _is_clear(change, shallow))
         kind, shift = kind_of(model), _shift(subject)
@@ -61,7 +61,7 @@ def _is_clear(change: float, model: Any) -> bool:
     return _CLEAR * rounding(model) < change < math.inf
 
 
-def _few(subject: ModelUnderTest) -> Tensor:
+def _short_rows(subject: ModelUnderTest) -> Tensor:
     """Return rows of so few tokens that each affects the last logits; neighbours differ."""
     drawn = (subject.tokens(8, 4, seed=seed) for seed in itertools.count())
     return next(text for text in drawn if (text[:, 1:] != text[:, :-1]).all())
@@ -97,8 +97,8 @@ def _shift(subject: ModelUnderTest) -> int:
 def _rounding_of_angles(model: Any, length: int) -> float:
     """Return the tolerance for rounded angles, for queries and keys of all layers.
 
-    An angle is position times frequency, at most `length`, and is rounded to eps of it; the scores of a layer are off
-    by as much.
+    An angle is position times frequency, at most `length`, and is rounded to eps of it; the scores of a layer have
+    the same error.
     """
     layers: int = model.config.get_text_config().num_hidden_layers
     return rounding(model) + 2 * layers * length * float(torch.finfo(torch.float32).eps)

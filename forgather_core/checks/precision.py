@@ -27,8 +27,8 @@ from .model_under_test import ModelUnderTest
 
 LOW = torch.bfloat16
 LENGTH, LONG = 96, 640  # tokens; integers are exact in bfloat16 up to 256
-_ROUNDINGS = 10  # in sequence, in each layer
-_MAX_GROWTH = 2.0  # of the error at far positions
+_ROUNDINGS = 10  # roundings in sequence, in each layer
+_MAX_GROWTH = 2.0  # maximum ratio of the error at far positions to that at near ones
 
 
 @check("precision", cause="positions, norms or softmax computed in the dtype of the weights instead of float32")
@@ -48,10 +48,10 @@ def precision(subject: ModelUnderTest) -> Iterator[Measured]:
         ways["model.to(bfloat16)"] = subject.randomized_model().to(LOW)
     for way, low in ways.items():
         near = _error(randomized, low, text)
-        there = _error(randomized, low, text, position_ids=far)
+        distant = _error(randomized, low, text, position_ids=far)
         what = f"{way}: error at positions {last - length} to {last - 1}, relative to that at 0 to {length - 1}"
-        yield Measured(what, there / near, _MAX_GROWTH)
-        late = _error(randomized, low, long, places=slice(-length, None))
+        yield Measured(what, distant / near, _MAX_GROWTH)
+        late = _error(randomized, low, long, positions=slice(-length, None))
         what = f"{way}: error at the end of {long.shape[1]} tokens, relative to that at 0 to {length - 1}"
         yield Measured(what, late / near, _MAX_GROWTH)
         yield from _check_dtypes(way, low, randomized)
@@ -67,10 +67,10 @@ def _in_bfloat16(subject: ModelUnderTest, model: Any) -> Any:
 
 
 @torch.no_grad()
-def _error(model: Any, low: Any, text: Tensor, places: slice = slice(None), **more: Any) -> float:
+def _error(model: Any, low: Any, text: Tensor, positions: slice = slice(None), **more: Any) -> float:
     """Return the root mean square of the difference, relative to that of the logits."""
-    right, found = (one(text, use_cache=False, **more).logits[:, places].double() for one in (model, low))
-    return float(((found - right).square().mean() / right.square().mean()).sqrt())
+    expected, found = (one(text, use_cache=False, **more).logits[:, positions].double() for one in (model, low))
+    return float(((found - expected).square().mean() / expected.square().mean()).sqrt())
 
 
 def _check_dtypes(way: str, low: Any, model: Any) -> Iterator[Measured]:
@@ -97,7 +97,7 @@ def _check_norms(model: nn.Module) -> Iterator[Measured]:
             continue
         low = copy.deepcopy(module).to(LOW)
         x = torch.randn(1, 256, len(weight), generator=generator).to(LOW)
-        found, right = low(x).double(), copy.deepcopy(low).float()(x.float()).double()
-        size = right.abs() + (2 * bias.abs().double() if isinstance(bias, Tensor) else 0)
-        error = float(((found - right).abs() / size.clamp_min(1e-30)).max())
+        found, expected = low(x).double(), copy.deepcopy(low).float()(x.float()).double()
+        size = expected.abs() + (2 * bias.abs().double() if isinstance(bias, Tensor) else 0)
+        error = float(((found - expected).abs() / size.clamp_min(1e-30)).max())
         yield Measured(f"{name} by itself", error, 1.01 * float(torch.finfo(LOW).eps), name)

@@ -1,7 +1,7 @@
 """Reference parity: the model computes what its definition's reference computes from the papers' equations.
 
-Only its author knows which model a definition is meant to be: with another activation it is just as sound, but another
-model. So a definition may name a `Reference`, written from its papers' equations and without any code of the model.
+The other checks pass for any sound model, even with the wrong activation. So a definition may name a `Reference`,
+written from its papers' equations and without any code of the model.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def _compare_with_reference(logits: Any, model: Any, text: Tensor, what: str) ->
     yield compare(f"{what}: logits", outputs.logits[0], expected, rounding(model), ("position",))
     surprise(expected, text[0]).mean().backward()  # type: ignore[no-untyped-call]
     outputs.loss.backward()
-    right = {name: trained[name].grad for name, parameter in model.named_parameters() if parameter.requires_grad}
-    unused = next((name for name, gradient in right.items() if gradient is None), None)
+    wanted = {name: trained[name].grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    unused = next((name for name, gradient in wanted.items() if gradient is None), None)
     yield expect(f"{what}: the reference uses every parameter", unused is None, unused)
     if unused is None:
-        kept = {name: gradient for name, gradient in right.items() if gradient is not None}
+        kept = {name: gradient for name, gradient in wanted.items() if gradient is not None}
         yield compare_gradients(f"{what}: gradients", gradients_of(model), kept, rounding(model))
 
 

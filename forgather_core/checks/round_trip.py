@@ -104,14 +104,14 @@ def _compare_models(what: str, loaded: Any, model: Any, text: Tensor, logits: Te
     actual, wanted = _named(loaded), _named(model)
     wrong = different_tensors(actual, wanted)
     yield expect(f"{what}: {len(wanted)} weights and their dtypes are equal", not wrong, ", ".join(wrong[:3]))
-    tied_names, right = _ties(actual), _ties(wanted)
-    where = f"expected {right}, got {tied_names}"
-    yield expect(f"{what}: the same weights are tied", tied_names == right, where)
+    tied, expected = _ties(actual), _ties(wanted)
+    where = f"expected {expected}, got {tied}"
+    yield expect(f"{what}: the same weights are tied", tied == expected, where)
     if (head := loaded.get_output_embeddings()) is not None:
-        tied = head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
+        is_tied = head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
         configured = loaded.config.get_text_config().tie_word_embeddings
         yield expect(
-            f"{what}: head and embedding are tied if tie_word_embeddings is true", tied == configured, "the head"
+            f"{what}: head and embedding are tied if tie_word_embeddings is true", is_tied == configured, "the head"
         )
     trained = [n for n in actual.keys() & wanted.keys() if actual[n].requires_grad != wanted[n].requires_grad]
     yield expect(f"{what}: the same weights are trainable", not trained, ", ".join(trained[:3]))

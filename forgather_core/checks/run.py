@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
 NOTHING = "it measured nothing"
-_COPIES = 3  # of the weights: most checks have two models, or two models and the gradients of one
+_COPIES = 3  # copies of the weights: most checks have two models, or two models and the gradients of one
 NO_GRADIENTS = f"the model refuses eager and sdpa, and {FLEX} does not support gradients on CPU"
 
 
@@ -95,7 +95,7 @@ def verify(
 
 
 def _try_imports(subject: ModelUnderTest) -> None:
-    """Refuse a directory whose edited code cannot be imported; checks report what it raises later."""
+    """Refuse a directory whose edited code cannot be imported. The checks report other errors."""
     with loading_errors(subject.directory, CheckError):
         try:
             subject.on_meta()
@@ -121,9 +121,9 @@ def _refuse_too_large(subject: ModelUnderTest) -> None:
 
 
 def _report(
-    directory: Path, rows: list[dict[str, Any]], missing: Sequence[str], *, full: bool, seed: int
+    directory: Path, rows: list[dict[str, Any]], notes: Sequence[str], *, full: bool, seed: int
 ) -> dict[str, Any]:
-    """Return the report; `missing` has a sentence about each kind of requested checks that did not run."""
+    """Return the report; `notes` has a sentence for each reason why requested checks did not run."""
     count = {result: sum(row["result"] == result for row in rows) for result in (PASSED, FAILED, SKIPPED)}
     return {
         "directory": str(directory),
@@ -133,8 +133,8 @@ def _report(
         "passed": count[PASSED],
         "failed": count[FAILED],
         "skipped": count[SKIPPED],
-        "complete": not missing,
-        "notes": list(missing),
+        "complete": not notes,
+        "notes": list(notes),
     }
 
 
@@ -151,7 +151,7 @@ def verify_settings(
     on_check: Callable[[str], None] | None = None,
     on_partial: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Run checks on the directory of a resolved model, which is written if it does not exist.
+    """Run checks on the directory of a resolved model, written first if it does not exist.
 
     Args:
         resolved: The resolved model; its seed is that of weights and texts.
@@ -206,7 +206,7 @@ def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
         result, reason = (SKIPPED, NO_GRADIENTS) if limited else (FAILED, _reason(error))
     except Exception as error:
         if out_of_memory(error):
-            raise  # the machine is at fault, not the model
+            raise  # a limit of the machine, not a fault of the model
         result, reason = FAILED, _reason(error)
     return {
         "name": check.name,
@@ -222,7 +222,7 @@ def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
 def _has_only_flex(subject: ModelUnderTest) -> bool:
     try:
         return subject.default_attention == FLEX
-    except Exception:  # the model cannot be built at all; the check has failed for that, too
+    except Exception:  # the model cannot be built, and the check has failed for the same reason
         return False
 
 

@@ -14,7 +14,7 @@ from .model_under_test import ModelUnderTest
 from .tolerance import compare, different_tensors
 
 PROBABILITY = 0.5
-_ENDINGS = ("dropout", "pdrop")
+_SUFFIXES = ("dropout", "pdrop")
 
 
 @check(
@@ -28,8 +28,8 @@ def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
     yield expect("the same seed gives the same weights", not wrong, ", ".join(wrong[:3]))
     drawn = {name for name, p in first.named_parameters() if p.dim() >= 2 and p.std() > 0}
     yield expect("some weights are random", bool(drawn))
-    alike = [name for name in drawn if torch.equal(first.get_parameter(name), other.get_parameter(name))]
-    yield expect("another seed gives other weights", not alike, ", ".join(sorted(alike)))
+    equal = [name for name in drawn if torch.equal(first.get_parameter(name), other.get_parameter(name))]
+    yield expect("another seed gives other weights", not equal, ", ".join(sorted(equal)))
     require_dropout(subject)
     options = dropouts(subject.config())
     without = _randomized(subject, dict.fromkeys(options, 0.0))
@@ -53,7 +53,7 @@ def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
 def dropouts(config: Any) -> list[str]:
     """Return the names of a configuration's dropout probabilities."""
     content = config.to_dict()
-    return [n for n, v in content.items() if n.endswith(_ENDINGS) and isinstance(v, (int, float)) and v is not True]
+    return [n for n, v in content.items() if n.endswith(_SUFFIXES) and isinstance(v, (int, float)) and v is not True]
 
 
 def _randomized(subject: ModelUnderTest, changes: dict[str, float]) -> Any:

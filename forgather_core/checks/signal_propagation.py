@@ -3,7 +3,7 @@
 Loss. For an unpredictable next token, the expected loss is logsumexp(z) - mean(z) of the logits z: ln V if they are
 equal, ln V + v/2 if they are normal with variance v. Logits with a standard deviation of up to 2, which usual
 initializations give for hidden sizes up to 10,000, raise the loss by at most 2. If head and embedding are tied, the
-residual stream carries each token to the output, and the model predicts it again; z excludes that token's own logit.
+residual stream carries each token to the output, where the model predicts it; z excludes that token's own logit.
 
 Layers. Independent residual branches add up to sqrt(L) over L layers, and to L if all of them point in the same
 direction; a norm after each branch keeps the size constant. A ratio above L, or below 1/L, means that sizes grow or
@@ -25,7 +25,7 @@ from .layers import layers_of
 from .model_under_test import ModelUnderTest
 
 LAYERS = 16
-_MAX_SURPLUS = 2.0
+_MAX_EXCESS_LOSS = 2.0
 
 
 @check(
@@ -45,7 +45,7 @@ def signal_propagation(subject: ModelUnderTest) -> Iterator[Measured]:
         yield expect(what, len(layers) == LAYERS, f"{len(layers)} layers")
     text, following = subject.tokens(4), subject.tokens(4, seed=1)
     logits = model(text, use_cache=False).logits
-    yield _surplus(model, text, logits.detach())
+    yield _excess_loss(model, text, logits.detach())
     nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten()).backward()  # type: ignore[no-untyped-call]
     sizes = [float(state.detach().square().mean().sqrt()) for state in outputs]
     yield from _check_sizes("activations", sizes, last_first=True)
@@ -65,7 +65,7 @@ def _deep_config(subject: ModelUnderTest) -> Any:
     return subject.constructed(changes)
 
 
-def _surplus(model: Any, text: Tensor, logits: Tensor) -> Measured:
+def _excess_loss(model: Any, text: Tensor, logits: Tensor) -> Measured:
     """Measure how far the expected loss is above ln V."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head is not None and head.weight is embedding.weight
@@ -76,7 +76,7 @@ def _surplus(model: Any, text: Tensor, logits: Tensor) -> Measured:
     mean = wide.where(known, torch.zeros(())).sum(-1) / known.sum(-1)
     loss = float((wide.logsumexp(-1) - mean).mean())
     base = math.log(int(known[0, 0].sum()))
-    return Measured(f"expected loss {loss:.2f}, above ln V = {base:.2f}", loss - base, _MAX_SURPLUS, "logits")
+    return Measured(f"expected loss {loss:.2f}, above ln V = {base:.2f}", loss - base, _MAX_EXCESS_LOSS, "logits")
 
 
 def _gradient_size(layer: nn.Module) -> float:
@@ -86,7 +86,7 @@ def _gradient_size(layer: nn.Module) -> float:
 
 
 def _check_sizes(what: str, sizes: list[float], *, last_first: bool) -> Iterator[Measured]:
-    # Residuals have their size after the first layer, whose output includes the embeddings.
+    # The first size is that of the first layer's output, which includes the embeddings.
     bad = next((i for i, size in enumerate(sizes) if not 0 < size < math.inf), None)
     yield expect(f"{what} are finite and not 0", bad is None, f"layer {bad}")
     if bad is not None:

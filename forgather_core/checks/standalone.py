@@ -26,18 +26,18 @@ import torch
 given = json.loads(sys.argv[1])
 
 
-class Refuse:
+class RefuseImports:
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
         if top in given["refused"] or top.startswith("forgather"):
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
 
-sys.meta_path.insert(0, Refuse())
+sys.meta_path.insert(0, RefuseImports())
 torch.set_num_threads(given["threads"])
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-place, saved, remote = given["place"], given["saved"], {"trust_remote_code": True} if given["remote"] else {}
+workdir, saved, remote = given["workdir"], given["saved"], {"trust_remote_code": True} if given["remote"] else {}
 text = torch.load(given["text"])
 found = {}
 
@@ -56,13 +56,13 @@ def attempt(name):
 @attempt("AutoConfig")
 def _():
     global config
-    config = AutoConfig.from_pretrained(place, **remote)
+    config = AutoConfig.from_pretrained(workdir, **remote)
 
 
 if given["tokenizer"]:
     @attempt("AutoTokenizer")
     def _():
-        tokenizer = AutoTokenizer.from_pretrained(place, **remote)
+        tokenizer = AutoTokenizer.from_pretrained(workdir, **remote)
         assert tokenizer("def main():")["input_ids"], "no tokens"
 
 
@@ -109,11 +109,11 @@ def standalone(subject: ModelUnderTest) -> Iterator[Measured]:
     """The directory loads and computes the same with transformers alone, without Forgather and its plugins."""
     model, text = subject.randomized_model(), subject.tokens(2)
     with torch.no_grad():
-        right = model(text).logits
+        expected = model(text).logits
     with subject.scratch() as directory:
         torch.save(text, directory / "text.pt")
         given = {
-            "place": str(subject.workdir),
+            "workdir": str(subject.workdir),
             "saved": str(subject.save(model, directory)),
             "text": str(directory / "text.pt"),
             "logits": str(directory / "logits.pt"),
@@ -126,7 +126,7 @@ def standalone(subject: ModelUnderTest) -> Iterator[Measured]:
             yield expect(name, problem is None, problem)
         if (directory / "logits.pt").is_file():
             logits = torch.load(directory / "logits.pt")
-            yield compare("the logits are the same", logits, right, rounding(model))
+            yield compare("the logits are the same", logits, expected, rounding(model))
 
 
 def _run(given: dict[str, Any], directory: Path) -> dict[str, str | None]:

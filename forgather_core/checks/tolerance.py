@@ -18,7 +18,7 @@ from ..definitions.check import Measured
 from ..model.difference import relative_difference
 
 SIGMAS = 6  # allowed standard errors of a statistic: fewer than one in 10^8 correct models fails
-LARGE_EPS = 0.1  # of norms: so large that it matters where it is added
+LARGE_EPS = 0.1  # an eps of norms that is large enough to show where it is added
 _OPERATIONS = 10  # sums and products in sequence, in each layer
 
 
@@ -26,7 +26,7 @@ def rounding(model: Any, dtype: torch.dtype = torch.float32) -> float:
     """Return the relative error allowed between two ways to compute a model's logits.
 
     Args:
-        model: The model; its depth and its widest weight count.
+        model: The model; its depth and its widest weight determine the error.
         dtype: The dtype of both computations.
     """
     config = model.config.get_text_config()
@@ -83,9 +83,9 @@ def gradient_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     """Return the largest relative difference of two sets of gradients, and the name of its parameter.
 
     A difference is relative to the root mean square of the parameter's own gradient or, if that is larger, of the
-    gradient of all parameters: the terms of a sum may be of that size although they cancel, as those of the bias of
-    keys do. Zeros do not count: they are the rows of an embedding whose tokens do not occur. Rounding errors of a
-    gradient are at most twice those of logits: it is computed from activations, and backwards through as many sums.
+    gradient of all parameters: the terms of a sum may be of that size even if they cancel, as in the bias of keys.
+    Zeros do not count: they are the rows of an embedding whose tokens do not occur. Rounding errors of a gradient are
+    at most twice those of logits: it is computed from activations, and backwards through as many sums.
 
     Returns:
         The error is inf if the names differ, and NaN if there are no gradients or one of them is not finite.

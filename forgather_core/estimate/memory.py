@@ -11,7 +11,7 @@ import torch
 from ..model.build import build, enable_checkpointing
 from ..model.meta_model import Template, meta_model
 from ..options.shared import BuildOptions
-from ..parts.linear_cross_entropy import ENOUGH, MOST_PARTS
+from ..parts.linear_cross_entropy import ENOUGH_TOKENS, MAX_CHUNKS
 from ..settings.resolved_model import ResolvedModel
 from .fake_model import FakeModel, TrainingStep
 from .timeline import CACHE, BatchExtrapolation, Timeline
@@ -98,11 +98,11 @@ class Memory:
 
     def batches(self, length: int) -> BatchExtrapolation:
         """Return the peaks of training steps for any batch size."""
-        # From this batch size on, a chunked loss has its maximum number of chunks, and MOST_PARTS more rows enlarge
+        # From this batch size on, a chunked loss has its maximum number of chunks, and MAX_CHUNKS more rows enlarge
         # each chunk equally.
-        rows = max(2, -(-MOST_PARTS * ENOUGH // length))
+        rows = max(2, -(-MAX_CHUNKS * ENOUGH_TOKENS // length))
         return BatchExtrapolation(
-            self.training(rows, length), self.training(rows + MOST_PARTS, length), rows, MOST_PARTS
+            self.training(rows, length), self.training(rows + MAX_CHUNKS, length), rows, MAX_CHUNKS
         )
 
     def generation(self, rows: int, length: int, cache: str = "dynamic") -> Timeline:

@@ -1,7 +1,7 @@
 """Pages of reports: HTML with tables and charts, in one file, without scripts and without network.
 
-`page` returns a complete file, `fragment` what a notebook shows. Both take the kind of a report and its plain data, as
-`--json` prints it.
+`page` returns a complete file, `fragment` an element for a notebook. Both take the kind of a report and its plain data,
+as `--json` prints it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def page(kind: str, report: Mapping[str, Any]) -> str:
         kind: The kind of report, such as `estimate`. Unknown kinds are shown as plain data.
         report: The report as plain data.
     """
-    from .document import complete  # imported here because units of this package are used without pages
+    from .document import complete  # imported here, because commands without pages use the units of this package
     from .kinds import content
 
     return complete(content(kind, report))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 MOST_BARS = 40
 _ROW = 26.0  # pixels from bar to bar
 _BAR = 15.0
-_LETTER = 0.62 * SIZE  # average width
-_NEAR = 0.8  # of the limit
+_CHARACTER_WIDTH = 0.62 * SIZE  # average width
+_NEAR = 0.8  # a bar longer than this fraction of the limit is near it
 _LONGEST_NAME = 26  # characters
 
 
@@ -26,7 +26,7 @@ def bars(
     """Return a chart with one bar for each value, and its text at the end of the bar.
 
     Args:
-        name: What the chart shows.
+        name: The title of the chart.
         values: The values by their labels, from top to bottom.
         texts: The values as text.
         colours: One colour for each bar, from `drawing`.
@@ -42,9 +42,8 @@ def bars(
         for row, (value, text, fill) in enumerate(zip(kept.values(), texts, colours, strict=False)):
             axes.barh(row, value, height=_BAR / _ROW, color=fill)
             is_near = limit is not None and _NEAR * limit < value < limit
-            _value(
-                axes, limit if limit is not None and is_near else value, row, text
-            )  # text beyond the line, not on it
+            # Near the limit, the text is placed beyond the line, not on it.
+            _value(axes, limit if limit is not None and is_near else value, row, text)
 
     stated = ", ".join(f"{label} {text}" for label, text in zip(kept, texts, strict=False))
     return drawing(f"{name}: {stated}", _height(len(kept)), draw)
@@ -56,7 +55,7 @@ def stacked(
     """Return a chart with one bar for each row, made of its parts, with the total at the end.
 
     Args:
-        name: What the chart shows.
+        name: The title of the chart.
         rows: The parts by name, for each row by its label.
         colours: The number of the colour of each part.
         text: Formats a total.
@@ -109,8 +108,8 @@ def _height(rows: int, step: float = _ROW) -> float:
 def _frame(axes: Axes, labels: Sequence[str], most: float, longest: int) -> None:
     """Place the axes: labels to the left of them, and room for values of `longest` characters in them."""
     names = [_cut(label) for label in labels]
-    left = max(map(len, names), default=0) * _LETTER + 10
-    room = longest * _LETTER + 8
+    left = max(map(len, names), default=0) * _CHARACTER_WIDTH + 10
+    room = longest * _CHARACTER_WIDTH + 8
     axes.set_position((left / WIDTH, 0.0, 1 - left / WIDTH, 1.0))
     width = WIDTH - left
     axes.set_xlim(0, (most or 1.0) * width / max(width - room, 0.2 * width))

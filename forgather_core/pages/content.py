@@ -1,4 +1,4 @@
-"""The content of a page, from top to bottom, before it is HTML."""
+"""The content of a page, from top to bottom, before it is rendered as HTML."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Figure:
     Args:
         label: Its name.
         value: The figure, short and with its unit.
-        detail: More about it, in smaller type: the exact number, or what it was measured with.
+        detail: Further information in smaller type, such as the exact number or the setup of the measurement.
         tone: good, bad or warn; empty for the colour of text.
     """
 
@@ -35,7 +35,7 @@ class Content:
         subtitle: One line about it.
         figures: Headline figures.
         blocks: Cards and columns.
-        notes: Sentences that a reader must know.
+        notes: Important notes, one sentence each.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""HTML of a whole page: a complete file, or an element of another page."""
+"""Rendering of a page as HTML: a complete file, or an element for another page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawings of matplotlib as inline SVG whose colours follow the page, in light and in dark."""
+"""Charts of matplotlib as inline SVG with the colours of the page, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH = 460  # CSS pixels: on a phone text is still readable, and two charts stand side by side on a screen
 SIZE = 11.5  # pixels, of text
-_UNITS = 72  # of SVG per inch
+_UNITS = 72  # SVG units per inch
 
 # matplotlib knows no CSS: it draws in these colours, which no chart needs, and they are replaced in its output.
 _VARIABLES = {
@@ -33,7 +33,7 @@ _VARIABLES = {
 _COLOURS = {name: colour for colour, name in _VARIABLES.items()}
 INK, MUTED, LINE, SURFACE = (_COLOURS[name] for name in ("ink", "muted", "line", "surface"))
 GOOD, BAD = _COLOURS["yes"], _COLOURS["no"]
-SERIES = 8  # different colours
+SERIES = 8  # number of different colours
 
 _STYLE = re.compile(r'(?<= )style="[^"]*"')
 _COLOUR = re.compile("|".join(_VARIABLES))
@@ -44,7 +44,7 @@ _UNUSED = (
     re.compile(r'(?<=<g) id="[^"]*"'),  # repeated in every chart of a page
     re.compile(r' xmlns(?::\w+)?="[^"]*"'),
 )
-_SIZE_OF_IMAGE = re.compile(r'<svg\b[^>]*?viewBox="([^"]*)"[^>]*>')
+_SVG_TAG = re.compile(r'<svg\b[^>]*?viewBox="([^"]*)"[^>]*>')
 _SPACE = re.compile(r">\s+<")
 
 
@@ -57,9 +57,9 @@ def drawing(name: str, height: float, draw: Callable[[Axes], None]) -> Html:
     """Return a chart as an `svg` element.
 
     Args:
-        name: What the chart shows, in words: for those who cannot see it.
+        name: A description of the chart, for screen readers.
         height: In pixels; the width is `WIDTH`.
-        draw: Draws on axes that fill the chart.
+        draw: A function that draws on axes that fill the chart.
     """
     name = printable(shortened(name))
     with _matplotlib(name):
@@ -77,7 +77,7 @@ def drawing(name: str, height: float, draw: Callable[[Axes], None]) -> Html:
 
 @contextmanager
 def _matplotlib(name: str) -> Iterator[None]:
-    logger = logging.getLogger("matplotlib")  # writes about its font cache to stderr
+    logger = logging.getLogger("matplotlib")  # logs messages about its font cache to stderr
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -106,7 +106,7 @@ def _matplotlib(name: str) -> Iterator[None]:
         with matplotlib.rc_context(), warnings.catch_warnings():
             matplotlib.rcdefaults()  # the reader's own settings could need TeX
             matplotlib.rcParams.update(settings)
-            warnings.simplefilter("ignore")  # about characters that its font does not have; readers have others
+            warnings.simplefilter("ignore")  # its font lacks some characters that the reader's fonts have
             yield
     finally:
         logger.setLevel(level)
@@ -118,7 +118,7 @@ def _inline(svg: str, name: str) -> Html:
     svg = _STYLE.sub(_with_variables, svg)
     start = '<svg viewBox="{}" role="img" aria-label="{}"><title>{}</title>'
     text = escaped(name)
-    svg = _SIZE_OF_IMAGE.sub(lambda found: start.format(found[1], text, text), svg, count=1)
+    svg = _SVG_TAG.sub(lambda found: start.format(found[1], text, text), svg, count=1)
     return Html(_SPACE.sub("><", svg).strip())
 
 

@@ -33,7 +33,7 @@ def brief(value: object) -> Html:
 
 
 def prose(text: object) -> Html:
-    """Return a sentence as markup, with what is in backticks as code."""
+    """Return a sentence as markup; text in backticks becomes code."""
     return text if isinstance(text, Html) else Html(_CODE.sub(r"<code>\1</code>", brief(text)))
 
 
@@ -57,7 +57,7 @@ def joined(content: Iterable[object]) -> Html:
 
 
 def link(url: str | None, text: str | None = None) -> Html:
-    """Return a link, or only the text if the URL is not one of the web."""
+    """Return a link, or only the text if the URL has neither http nor https."""
     made = brief(text or (url or "").removeprefix("https://").removeprefix("http://"))
     if url is None or not url.startswith(("https://", "http://")):
         return brief(url or text or "")
@@ -101,7 +101,7 @@ def facts(values: Mapping[str, Any]) -> Html:
 
 
 def sentences(items: Sequence[object]) -> Html:
-    """Return a list of sentences; a long list is cut."""
+    """Return a list of sentences; a long list is truncated."""
     made = [tag("li", prose(item)) for item in items[:_MOST_SENTENCES]]
     if len(items) > _MOST_SENTENCES:
         made.append(tag("li", f"and {len(items) - _MOST_SENTENCES:,} more; --json lists all", class_="fg-muted"))

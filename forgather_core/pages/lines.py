@@ -31,10 +31,10 @@ def curve(
     """Return a line over steps. None is a gap.
 
     Args:
-        name: What the chart shows.
+        name: The title of the chart.
         steps: The number of each step.
-        values: Its value.
-        number: The number of the colour.
+        values: The value at each step.
+        number: The number of the line's colour, from 1.
         level: A value to compare with, drawn as a dashed line.
         points: Other values by step, drawn as dots.
     """
@@ -81,28 +81,28 @@ def ratios(name: str, rows: Mapping[str, Ratios]) -> Html:
     known = [value for row in rows.values() for value in row.values if 0 < value < math.inf]
     low = math.floor(math.log10(min([*known, 0.01]))) if known else -3
     high = math.ceil(math.log10(max([*known, 10.0])))
-    exact, endless = 10.0 ** (low - 1), 10.0 ** (high + 1)
+    at_zero, at_infinity = 10.0 ** (low - 1), 10.0 ** (high + 1)
     height = len(rows) * _ROW + 58
     left = max(len(_cut(label)) for label in rows) * 0.6 * SIZE + 12
 
     def draw(axes: Axes) -> None:
         axes.set_position((left / WIDTH, 44 / height, 1 - (left + 14) / WIDTH, 1 - 48 / height))
         axes.set_xscale("log")
-        axes.set_xlim(exact / 3, endless * 3)
-        axes.axvspan(1, endless * 3, color=BAD, alpha=0.07, linewidth=0)
+        axes.set_xlim(at_zero / 3, at_infinity * 3)
+        axes.axvspan(1, at_infinity * 3, color=BAD, alpha=0.07, linewidth=0)
         axes.axvline(1, color=BAD, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.hlines(range(len(rows)), exact / 3, endless * 3, color=LINE, linewidth=0.8, zorder=0)
+        axes.hlines(range(len(rows)), at_zero / 3, at_infinity * 3, color=LINE, linewidth=0.8, zorder=0)
         for number, row in enumerate(rows.values()):
             fill = BAD if row.failed else GOOD
-            places = sorted({round(math.log10(min(max(v, exact), endless)), 1) for v in row.values})[-_MOST_DOTS:]
+            places = sorted({round(math.log10(min(max(v, at_zero), at_infinity)), 1) for v in row.values})[-_MOST_DOTS:]
             axes.scatter([10.0**p for p in places], [number] * len(places), s=20, color=fill, alpha=0.4, linewidth=0)
             if places:
-                worst = min(max(*row.values, exact), endless)
+                worst = min(max(*row.values, at_zero), at_infinity)
                 axes.scatter([worst], [number], s=46, color=fill, linewidth=0, zorder=3)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_yticks(range(len(rows)), [_cut(label) for label in rows])
         axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=SIZE, pad=8)
-        axes.set_xticks(*_ticks(low, high, exact, endless))
+        axes.set_xticks(*_ticks(low, high, at_zero, at_infinity))
         axes.tick_params(axis="x", which="both", length=0, pad=6)
         axes.minorticks_off()
         axes.set_xlabel("error as a multiple of the tolerance", fontsize=SIZE - 1)
@@ -112,10 +112,10 @@ def ratios(name: str, rows: Mapping[str, Ratios]) -> Html:
     return drawing(f"{name}: {len(rows)} checks; failed: {', '.join(failed) or 'none'}", height, draw)
 
 
-def _ticks(low: int, high: int, exact: float, endless: float) -> tuple[list[float], list[str]]:
+def _ticks(low: int, high: int, at_zero: float, at_infinity: float) -> tuple[list[float], list[str]]:
     step = math.ceil((high - low + 1) / 5)
     powers = [power for power in range(low, high + 1) if power % step == 0]
-    return [exact, *(10.0**power for power in powers), endless], ["0", *map(_power, powers), "∞"]
+    return [at_zero, *(10.0**power for power in powers), at_infinity], ["0", *map(_power, powers), "∞"]
 
 
 def _power(power: int) -> str:

@@ -1,4 +1,4 @@
-"""Tables of pages: headings with their scope, right-aligned numbers, long tables cut."""
+"""Tables of pages: headings with their scope, right-aligned numbers, long tables truncated."""
 
 from __future__ import annotations
 

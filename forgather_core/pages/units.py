@@ -81,7 +81,7 @@ def finite(value: Any) -> float | None:
 
 
 def text_of(value: Any) -> str:
-    """Format a value for display: null, true, {key: value}. Long collections are cut."""
+    """Format a value for display: null, true, {key: value}. Long collections are truncated."""
     if value is None:
         return "null"
     if isinstance(value, bool):

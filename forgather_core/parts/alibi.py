@@ -82,7 +82,7 @@ class Alibi(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Alibi":
         exact = self.slopes.detach()
         super()._apply(fn, recurse)
-        # model.to(bfloat16) is meant for weights: slopes rounded to 8 bits would change the positions.
+        # model.to(bfloat16) must not round the slopes to 8 bits: this would change the positions.
         if self.slopes.dtype != torch.float32 and self.slopes.is_floating_point():
             self.slopes.data = exact.to(self.slopes.device, torch.float32)
         return self
@@ -105,12 +105,12 @@ class Alibi(nn.Module):
         if "flash" in implementation:
             return flash_attention_with_alibi
         raise ValueError(
-            f"attention '{implementation}' cannot add the biases of ALiBi: choose eager, sdpa or flex_attention"
+            f"attn_implementation '{implementation}' does not support ALiBi: choose eager, sdpa or flex_attention"
         )
 
     @staticmethod
     def arguments(inputs_embeds: Tensor, attention_mask: Any, **where: Any) -> dict[str, Any]:
-        """Return the keyword arguments of that function except the slopes; `where` as for `token_positions`."""
+        """Return the keyword arguments of the wrapped function except the slopes; `where` as for `token_positions`."""
         return {"token_positions": token_positions(inputs_embeds, attention_mask, **where)}
 
     def extra_repr(self) -> str:
@@ -135,7 +135,7 @@ def _additive(attention_function: Callable[..., Any]) -> Callable[..., Any]:
         distance, dtype = token_positions.distance(), query_BHTK.dtype
         bias = (slopes.view(-1, 1, 1) * distance).to(torch.promote_types(dtype, torch.float32))
         least = torch.finfo(dtype).min
-        if attention_mask is None:  # causal by sdpa's own flag alone, which a mask replaces
+        if attention_mask is None:  # transformers sets sdpa's is_causal only without a mask
             bias = bias.masked_fill(distance > 0, least)
         elif attention_mask.dtype == torch.bool:
             bias = bias.masked_fill(~attention_mask, least)

@@ -33,7 +33,7 @@ def flash_attention_with_alibi(
 ) -> tuple[Tensor, None]:
     """Compute causal attention with biases slope_h * (k - q).
 
-    flash-attn subtracts alibi_slopes[h] * |q - k|, with queries aligned to the last keys, which is equal. Documents and
+    flash-attn subtracts alibi_slopes[h] * |q - k|, with queries aligned to the last keys: the same bias. Documents and
     padding are passed as separate sequences, in which flash-attn counts positions from 0.
 
     Args:
@@ -59,9 +59,7 @@ def flash_attention_with_alibi(
             "'flex_attention', or fixed slopes with alibi_trainable=False"
         )
     if attention_mask is not None and attention_mask.dim() == 4:
-        raise ValueError(
-            "flash attention does not support a mask of four dimensions: choose attn_implementation='sdpa'"
-        )
+        raise ValueError("flash attention does not support a 4-dimensional mask: choose attn_implementation='sdpa'")
     if flash_attn_func is None:
         raise ImportError(
             "ALiBi with flash attention requires the package flash-attn: install it, or choose 'sdpa'"
@@ -78,15 +76,15 @@ def flash_attention_with_alibi(
     if attention_mask is None:
         return flash_attn_func(query, key, value, **more), None
     key, value = (x[:, : attention_mask.shape[1]] for x in (key, value))  # a static cache has unfilled slots
-    seen = attention_mask[:, -key.shape[1] :].bool()
-    asking = seen[:, -query.shape[1] :]
-    starts_q, longest_q = _starts(asking)
-    starts_k, longest_k = _starts(seen)
+    real_keys = attention_mask[:, -key.shape[1] :].bool()
+    real_queries = real_keys[:, -query.shape[1] :]
+    starts_q, longest_q = _starts(real_queries)
+    starts_k, longest_k = _starts(real_keys)
     result_NHK = flash_attn_varlen_func(
-        query[asking], key[seen], value[seen], starts_q, starts_k, longest_q, longest_k, **more
+        query[real_queries], key[real_keys], value[real_keys], starts_q, starts_k, longest_q, longest_k, **more
     )
     result_BTHK = query.new_zeros(query.shape)
-    result_BTHK[asking] = result_NHK
+    result_BTHK[real_queries] = result_NHK
     return result_BTHK, None
 
 

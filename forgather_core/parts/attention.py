@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from forgather_core.parts.arguments import divisible, positive
-from forgather_core.parts.caches import the_cache
+from forgather_core.parts.caches import resolve_cache
 from forgather_core.parts.rotation import rotate_all
 from forgather_core.parts.self_attention import AttentionFunction, SelfAttention
 
@@ -103,7 +103,7 @@ class Attention(SelfAttention):
             key_BGTK,
             value_BGTK,
             attention_mask=attention_mask,
-            cache=the_cache(past_key_values, cache),
+            cache=resolve_cache(past_key_values, cache),
             attention_function=attention_function,
             **kwargs,
         )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import Cache, GradientCheckpointingLayer
 
 from forgather_core.parts.arguments import positive, probability
-from forgather_core.parts.caches import CACHE, the_cache
+from forgather_core.parts.caches import CACHE, resolve_cache
 
 
 class Block(GradientCheckpointingLayer):
@@ -37,7 +37,7 @@ class Block(GradientCheckpointingLayer):
             position_ids=position_ids,
             use_cache=use_cache,
             position_embeddings=position_embeddings,
-            **{CACHE: the_cache(past_key_values, cache)},
+            **{CACHE: resolve_cache(past_key_values, cache)},
             **kwargs,
         )
 

@@ -21,14 +21,14 @@ Forward = TypeVar("Forward", bound=Callable[..., Any])
 
 
 def takes_cache(forward: Forward) -> Forward:
-    """Decorate a `forward` that accepts both names of the cache: the old one warns if transformers' models warn."""
+    """Decorate a `forward` that accepts both names of the cache: the old name warns if transformers deprecates it."""
     if CACHE == "past_key_values":
         return forward
     decorated: Forward = deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")(forward)
     return decorated
 
 
-def the_cache(past_key_values: Cache | None, cache: Cache | None) -> Cache | None:
+def resolve_cache(past_key_values: Cache | None, cache: Cache | None) -> Cache | None:
     """Return the cache that was passed under either name, or None.
 
     Raises:
@@ -61,7 +61,7 @@ def fill_cache(
     """
     if cache is None:
         return key, value
-    if CACHE == "past_key_values" and is_paged(cache):  # before 5.24 the attention function does it
+    if CACHE == "past_key_values" and is_paged(cache):  # before 5.24 the attention function updates it
         kwargs["cache"] = cache
         return key, value
     return cache.update(key, value, layer_idx, kwargs=kwargs)
@@ -75,7 +75,10 @@ def cached_length(cache: Cache | None) -> int | Tensor:
 
 
 def cache_of(layers: slice, cache: Cache | None) -> Cache | None:
-    """Return the cache of some layers: its length is that of its first layer, which a pipeline stage may lack."""
+    """Return a view of the cache with only these layers.
+
+    The length of a cache is that of its first layer, which is empty in later pipeline stages.
+    """
     if cache is None or layers.start == 0:
         return cache
     view = copy.copy(cache)

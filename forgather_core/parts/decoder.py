@@ -15,7 +15,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from forgather_core.parts.blocks import Block
-from forgather_core.parts.caches import CACHE, cache_of, cached_length, takes_cache, the_cache
+from forgather_core.parts.caches import CACHE, cache_of, cached_length, resolve_cache, takes_cache
 from forgather_core.parts.masks import decoder_mask
 from forgather_core.parts.positions import positions
 from forgather_core.parts.pretrained import Pretrained
@@ -59,7 +59,7 @@ class Decoder(Pretrained):
         return inputs_embeds
 
     def backend_problem(self) -> str | None:
-        """Return the reason why a kernel that takes only queries, keys and values cannot run this model, or None."""
+        """Return why a kernel that supports only queries, keys and values cannot run this model, or None."""
         return "it does not support the biases of ALiBi" if self._alibi is not None else None
 
     @takes_cache
@@ -96,24 +96,24 @@ class Decoder(Pretrained):
         if (input_ids is None) == (inputs_embeds is None):
             got = "neither" if input_ids is None else "both"
             raise ValueError(f"expected either input_ids or inputs_embeds, got {got}: pass one of them")
-        cache = the_cache(past_key_values, cache)
+        cache = resolve_cache(past_key_values, cache)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            _check_unused(cache)
+            _check_cache_is_empty(cache)
             use_cache, cache = False, None
-        self._follow_window()
-        here = self._layers_here()
-        filled, layers = cache_of(here, cache), list(self.layers)[here]
+        self._apply_window_change()
+        local = self._local_layers()
+        filled, layers = cache_of(local, cache), list(self.layers)[local]
         known = self._windows + [None] * len(self.layers)  # as of construction; layers may have been added
-        windows = [_window_of(layer, window) for layer, window in zip(layers, known[here], strict=False)]
+        windows = [_window_of(layer, window) for layer, window in zip(layers, known[local], strict=False)]
         masks = self._masks(inputs_embeds, attention_mask, position_ids, filled, windows)
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if position_ids is None:
             position_ids = positions(inputs_embeds, attention_mask, cached_length(filled))
         hidden_states = inputs_embeds
-        if here.start == 0:  # later pipeline stages receive hidden states
+        if local.start == 0:  # later pipeline stages receive hidden states
             hidden_states = self.prepare(inputs_embeds, position_ids)
         if (rotary_emb := getattr(self, "rotary_emb", None)) is not None and "position_embeddings" not in kwargs:
             kwargs["position_embeddings"] = rotary_emb(inputs_embeds, position_ids=position_ids)
@@ -129,7 +129,7 @@ class Decoder(Pretrained):
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
 
-    def _follow_window(self) -> None:
+    def _apply_window_change(self) -> None:
         """Apply a change of `config.sliding_window` after construction.
 
         Caches and masks are created from the configuration, and transformers' layers read it at each call.
@@ -145,15 +145,15 @@ class Decoder(Pretrained):
                 if isinstance(module, SelfAttention):
                     module.sliding_window = own
 
-    def _layers_here(self) -> slice:
+    def _local_layers(self) -> slice:
         """Return the slice of layers to run.
 
         All layers, except placeholders for the layers of other pipeline stages, and those beyond
         `config.num_hidden_layers`, which generation with early exit lowers for its draft.
         """
-        here = [i for i, layer in enumerate(self.layers) if not _is_elsewhere(layer)]
+        local = [i for i, layer in enumerate(self.layers) if not _is_placeholder(layer)]
         stop = self.config.num_hidden_layers
-        return slice(here[0], min(here[-1] + 1, stop)) if here else slice(len(self.layers), None)
+        return slice(local[0], min(local[-1] + 1, stop)) if local else slice(len(self.layers), None)
 
     def _masks(
         self,
@@ -194,7 +194,7 @@ def _cache_name(layer: nn.Module) -> str:
     return "cache" if isinstance(layer, Block) else CACHE
 
 
-def _check_unused(cache: Cache | None) -> None:
+def _check_cache_is_empty(cache: Cache | None) -> None:
     """Check that gradient checkpointing can ignore the cache: backward would fill it a second time.
 
     Raises:
@@ -210,14 +210,14 @@ def _check_unused(cache: Cache | None) -> None:
     logger.warning_once("gradient checkpointing does not fill the cache while gradients are recorded")
 
 
-def _window_of(layer: Any, otherwise: int | None) -> int | None:
-    """Return the sliding window of a layer. A wrapper may hide the attribute, and layers of other models lack it."""
+def _window_of(layer: Any, default: int | None) -> int | None:
+    """Return the sliding window of a layer, or `default` for a layer of another model. A wrapper may hide it."""
     if hasattr(layer, "sliding_window"):
         return layer.sliding_window
     windows = [module.sliding_window for module in layer.modules() if isinstance(module, SelfAttention)]
-    return windows[0] if windows else otherwise
+    return windows[0] if windows else default
 
 
-def _is_elsewhere(layer: nn.Module) -> bool:
+def _is_placeholder(layer: nn.Module) -> bool:
     """Return whether a layer is a placeholder of transformers or vLLM; a plain Identity is not."""
     return isinstance(layer, nn.Identity) and type(layer) is not nn.Identity

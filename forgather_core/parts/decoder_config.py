@@ -6,7 +6,7 @@ from transformers import PreTrainedConfig
 
 from forgather_core.parts.parallel_plans import STAGES
 
-# Architecture options of Hugging Face configurations. A decoder without one must refuse it rather than ignore it.
+# Architecture options of Hugging Face configurations. A decoder must refuse an option that it does not support.
 ARCHITECTURE = (
     "attention_bias",
     "head_dim",
@@ -61,7 +61,7 @@ class DecoderConfig(PreTrainedConfig):
         for name, value in self.built_in.items():
             if kwargs.get(name, value) != value:
                 raise ValueError(f"{name} is fixed to {value!r} for this model; got {kwargs[name]!r}")
-        rotary = OLD_ROPE if hasattr(self, "rope_parameters") else frozenset()  # folded in by transformers
+        rotary = OLD_ROPE if hasattr(self, "rope_parameters") else frozenset()  # transformers converts them
         for name in sorted(set(ARCHITECTURE) & kwargs.keys() - self.built_in.keys() - rotary):
             if (value := kwargs.pop(name)) is not None:
                 raise ValueError(f"{name} is not supported by this model; got {value!r}")

@@ -53,11 +53,11 @@ class Rule:
         if row is not None and not -rows <= row < rows:
             raise ValueError(f"zero_row must be None or one of the {rows} rows, got {row}")
 
-    def sample(self, numbers: Tensor, shape: Shape, start: int, generator: Generator) -> None:
-        """Fill `numbers` with consecutive elements of a flattened tensor.
+    def sample(self, elements: Tensor, shape: Shape, start: int, generator: Generator) -> None:
+        """Fill `elements` with consecutive elements of a flattened tensor.
 
         Args:
-            numbers: [n], float32, on the CPU.
+            elements: [n], float32, on the CPU.
             shape: The shape of the full tensor.
             start: The index of the first of these elements in the flattened tensor.
             generator: The only source of random numbers to use.
@@ -72,7 +72,7 @@ class Rule:
         """Fill a tensor in place, in its own dtype and on its own device.
 
         Args:
-            tensor: A tensor of any shape; of a `DTensor`, this process fills its shard.
+            tensor: A tensor of any shape. For a `DTensor`, this process fills its shard.
             seed: The base seed; None takes one from torch's global generator.
             name: The parameter's name; different names give different values.
 
@@ -102,12 +102,12 @@ class Values(Rule):
         if len(self.values) not in (1, count := math.prod(shape)):
             raise ValueError(f"values() has {len(self.values)} values for {count} elements; give one, or one for each")
 
-    def sample(self, numbers: Tensor, shape: Shape, start: int, generator: Generator) -> None:
+    def sample(self, elements: Tensor, shape: Shape, start: int, generator: Generator) -> None:
         if len(self.values) == 1:
-            numbers.fill_(self.values[0])
+            elements.fill_(self.values[0])
         else:
-            given = self.values[start : start + len(numbers)]
-            numbers.copy_(torch.tensor(given, dtype=torch.float32, device="cpu"))
+            given = self.values[start : start + len(elements)]
+            elements.copy_(torch.tensor(given, dtype=torch.float32, device="cpu"))
 
     def __str__(self) -> str:
         return ", ".join(f"{value:.4g}" for value in self.values)
@@ -122,8 +122,8 @@ class Normal(Rule):
     def std(self, shape: Shape) -> float:
         return self.scale
 
-    def sample(self, numbers: Tensor, shape: Shape, start: int, generator: Generator) -> None:
-        numbers.normal_(0.0, self.scale, generator=generator)
+    def sample(self, elements: Tensor, shape: Shape, start: int, generator: Generator) -> None:
+        elements.normal_(0.0, self.scale, generator=generator)
 
     def __str__(self) -> str:
         return f"normal, std {self.scale:.4g}" + ("" if self.zero_row is None else f", row {self.zero_row} zero")
@@ -146,20 +146,20 @@ class TruncatedNormal(Rule):
         inside = math.erf(self.cut / math.sqrt(2))
         return self.scale * math.sqrt(1 - 2 * self.cut * density / inside)
 
-    def sample(self, numbers: Tensor, shape: Shape, start: int, generator: Generator) -> None:
+    def sample(self, elements: Tensor, shape: Shape, start: int, generator: Generator) -> None:
         bound = self.cut * self.scale
-        numbers.normal_(0.0, self.scale, generator=generator)
-        outside = (numbers.abs() > bound).nonzero().squeeze(1)
-        while len(outside):  # resample the few outside, until none is left
-            redrawn = numbers.new_empty(len(outside)).normal_(0.0, self.scale, generator=generator)
-            numbers.index_copy_(0, outside, redrawn)
+        elements.normal_(0.0, self.scale, generator=generator)
+        outside = (elements.abs() > bound).nonzero().squeeze(1)
+        while len(outside):  # resample until none is outside
+            redrawn = elements.new_empty(len(outside)).normal_(0.0, self.scale, generator=generator)
+            elements.index_copy_(0, outside, redrawn)
             outside = outside[redrawn.abs() > bound]
 
     def __str__(self) -> str:
         return f"truncated normal, std {self.scale:.4g}, cut at {self.cut:g} std"
 
 
-_SMALLEST_CUT = 0.1  # below, nearly every number would be resampled many times
+_SMALLEST_CUT = 0.1  # below, most elements would be resampled many times
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,8 @@ class XavierNormal(FanRule):
     def std(self, shape: Shape) -> float:
         return self.gain * math.sqrt(2 / max(sum(self.fans(shape)), 1))  # both are 0 for some empty tensors
 
-    def sample(self, numbers: Tensor, shape: Shape, start: int, generator: Generator) -> None:
-        numbers.normal_(0.0, self.std(shape), generator=generator)
+    def sample(self, elements: Tensor, shape: Shape, start: int, generator: Generator) -> None:
+        elements.normal_(0.0, self.std(shape), generator=generator)
 
     def __str__(self) -> str:
         return f"Xavier normal, gain {self.gain:.4g}" + (f", dims {self.dims}" if self.dims else "")
@@ -234,9 +234,9 @@ class FanInUniform(FanRule):
     def std(self, shape: Shape) -> float:
         return self.bound(shape) / math.sqrt(3)
 
-    def sample(self, numbers: Tensor, shape: Shape, start: int, generator: Generator) -> None:
+    def sample(self, elements: Tensor, shape: Shape, start: int, generator: Generator) -> None:
         bound = self.bound(shape)
-        numbers.uniform_(-bound, bound, generator=generator)
+        elements.uniform_(-bound, bound, generator=generator)
 
     def __str__(self) -> str:
         return "uniform, +-1/sqrt(fan_in)" + (f", dims {self.dims}" if self.dims else "")

@@ -9,7 +9,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from forgather_core.parts.caches import CACHE, takes_cache, the_cache
+from forgather_core.parts.caches import CACHE, resolve_cache, takes_cache
 from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.initial_weights import Table
 from forgather_core.parts.linear_cross_entropy import linear_cross_entropy
@@ -73,7 +73,7 @@ class CausalLM(Pretrained, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            cache=the_cache(past_key_values, cache),
+            cache=resolve_cache(past_key_values, cache),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -98,15 +98,15 @@ class CausalLM(Pretrained, GenerationMixin):
         )
 
     def _supports_chunked_loss(self, logits_to_keep: int | Tensor) -> bool:
-        """Return whether the loss can be computed in chunks: the default loss, and a head that is its weight alone.
+        """Return whether the loss can be computed in chunks: the default loss, and a plain linear head without bias.
 
-        A head that is modified (adapters, tensor parallelism, offloading) must be called itself.
+        A modified head (adapters, tensor parallelism, offloading) must be called as a module.
         """
         head = self.lm_head
-        usual = isinstance(logits_to_keep, int) and logits_to_keep == 0 and self.loss_function is ForCausalLMLoss
+        default = isinstance(logits_to_keep, int) and logits_to_keep == 0 and self.loss_function is ForCausalLMLoss
         # Tensor subclasses (parallelism, quantization) have their own matrix product.
-        bare = type(head) is nn.Linear and head.bias is None and not hasattr(head.weight, "__tensor_flatten__")
-        return usual and bare and not (head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
+        plain = type(head) is nn.Linear and head.bias is None and not hasattr(head.weight, "__tensor_flatten__")
+        return default and plain and not (head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
 
 
 def _loss_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:

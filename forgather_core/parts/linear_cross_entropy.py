@@ -1,10 +1,10 @@
 """Chunked cross-entropy: the full logits are never materialized.
 
 Logits of N tokens over V entries are the largest tensors of a training step: at the peak there are three or four with
-N x V elements. Here they are computed for some tokens at a time, and immediately reduced to the gradients of hidden
-states and weight, which are no larger than those two. No product is computed twice.
+N x V elements. Here they are computed for a chunk of tokens at a time, and immediately reduced to the gradients of
+hidden states and weight, which are as large as these. Backward recomputes nothing.
 
-Source: arXiv:2410.10989, sec. 3.2: the gradient of cross-entropy, softmax minus one-hot, is known with its value.
+Source: arXiv:2410.10989, sec. 3.2: forward already has the gradient of the cross-entropy, softmax minus one-hot.
 
 Shapes: N tokens, D hidden size, V vocabulary.
 """
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 IGNORE_INDEX = -100
-MOST_PARTS = 16  # with more chunks, a chunk of logits is small compared to the activations of the layers
+MAX_CHUNKS = 16  # with more chunks, a chunk of logits is small compared to the activations of the layers
 # Bounds of the minimum number of tokens in a chunk. The logits of D tokens are as large as the weight, to whose
-# gradient each chunk adds: with fewer tokens the addition would cost more than the products. ENOUGH saturates a CPU.
-FEWEST, ENOUGH = 256, 1024
+# gradient each chunk adds: with fewer tokens the addition would cost more than the products. ENOUGH_TOKENS
+# saturate a CPU.
+MIN_TOKENS, ENOUGH_TOKENS = 256, 1024
 
 
 def linear_cross_entropy(
@@ -66,28 +67,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden_states: Tensor, weight: Tensor, targets: Tensor, count: Tensor | int, ignore_index: int
     ) -> Tensor:
         """Return the loss for hidden states [N, D] and targets [N]."""
-        of_hidden, of_weight, *_ = ctx.needs_input_grad
+        needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         tokens, size = hidden_states.shape
-        rows = max(-(-tokens // MOST_PARTS), min(max(size, FEWEST), ENOUGH))
+        rows = max(-(-tokens // MAX_CHUNKS), min(max(size, MIN_TOKENS), ENOUGH_TOKENS))
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        inputs = torch.empty_like(hidden_states) if of_hidden else None
+        inputs = torch.empty_like(hidden_states) if needs_hidden else None
         # Accumulate chunks in float32: a sum of many in bfloat16 would lose the small ones.
-        total = torch.zeros_like(weight, dtype=dtype if tokens > rows else None) if of_weight else None
+        total = torch.zeros_like(weight, dtype=dtype if tokens > rows else None) if needs_weight else None
         loss = torch.zeros((), dtype=dtype, device=weight.device)
         scale = 1 / torch.as_tensor(count, dtype=dtype, device=weight.device)
-        for part in (slice(begin, begin + rows) for begin in range(0, tokens, rows)):
-            hidden, target = hidden_states[part], targets[part]
+        for chunk in (slice(begin, begin + rows) for begin in range(0, tokens, rows)):
+            hidden, target = hidden_states[chunk], targets[chunk]
             is_target = target != ignore_index
             index = target.masked_fill(~is_target, 0)[:, None]
             log_p = nn.functional.log_softmax(nn.functional.linear(hidden, weight).to(dtype), -1)
             # masked_fill instead of a product: logits at positions without a target may be NaN or infinite.
             loss -= log_p.gather(1, index).squeeze(1).masked_fill(~is_target, 0).sum()
-            if of_hidden or of_weight:
+            if needs_hidden or needs_weight:
                 gradient = log_p.exp_()
                 gradient.scatter_add_(1, index, gradient.new_full(index.shape, -1))
                 gradient = gradient.mul_(scale).masked_fill_(~is_target[:, None], 0).to(weight.dtype)
                 if inputs is not None:
-                    torch.mm(gradient, weight, out=inputs[part])
+                    torch.mm(gradient, weight, out=inputs[chunk])
                 if total is not None:
                     _add_product(total, gradient, hidden)
                 del gradient

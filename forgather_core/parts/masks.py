@@ -47,10 +47,10 @@ def decoder_mask(
         ValueError: Flash attention does not support this combination of packing and a cache.
     """
     overlay, more = None, {}
-    ready = attention_mask is not None and len(attention_mask.shape) == 4
+    complete = attention_mask is not None and len(attention_mask.shape) == 4
     if config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS or is_paged(cache):
-        ready = True  # a server's implementation makes its own masks and separates documents itself
-    if position_ids is not None and not ready:
+        complete = True  # a server's implementation makes its own masks and separates documents itself
+    if position_ids is not None and not complete:
         real = attention_mask.to(position_ids.device, torch.bool) if attention_mask is not None else None
         past_length = cached_length(cache)
         starts = document_starts(position_ids.expand(inputs_embeds.shape[0], -1), past_length, real)
@@ -79,6 +79,9 @@ def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tenso
     continues from the position of the last token, even if that is padding (0, 1, 2, 0, 0 | 1). Until the first break,
     queries continue the last cached document, whose start follows from their position.
 
+    One case is indistinguishable from a padded prompt that `generate` continues: a call with a cache that begins one or
+    two tokens into a packed document and directly after padding within that document. It attends to earlier documents.
+
     Args:
         position_ids: [B, T], passed by the caller.
         past_length: Number of cached keys.
@@ -86,20 +89,17 @@ def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tenso
 
     Returns:
         [B, T], never decreasing along a row; 0 if no earlier key is hidden.
-
-    One case is indistinguishable from a padded prompt that `generate` continues: a call with a cache that begins one or
-    two tokens into a packed document and directly after padding within that document. It attends to earlier documents.
     """
     step = torch.arange(position_ids.shape[1], device=position_ids.device).expand_as(position_ids)
     is_real = real.gather(1, (step + past_length).clamp(max=real.shape[1] - 1)) if real is not None else None
-    begun = _begun_in_cache(position_ids, past_length, real, is_real)
+    start = _start_in_cache(position_ids, past_length, real, is_real)
     if position_ids.shape[1] == 1:  # a single token, as in generate(), has no break within the call
-        return begun
+        return start
     breaks = _breaks(position_ids, step, past_length, is_real)
-    return torch.where(breaks, step + past_length, begun).cummax(dim=-1).values
+    return torch.where(breaks, step + past_length, start).cummax(dim=-1).values
 
 
-def _begun_in_cache(
+def _start_in_cache(
     position_ids: Tensor, past_length: int | Tensor, real: Tensor | None, is_real: Tensor | None
 ) -> Tensor:
     """Return the index [B, 1] at which the document of the first queries begins."""
@@ -112,7 +112,7 @@ def _begun_in_cache(
     older = (cached - position).clamp(min=0)  # real tokens of documents before the current one
     column = torch.arange(real.shape[1], device=real.device)
     padding = torch.where(real | (column >= first + past_length), -1, column).amax(dim=-1, keepdim=True)
-    beyond = position - (first + past_length - 1 - padding)  # the position, less the real tokens since the padding
+    beyond = position - (first + past_length - 1 - padding)  # position minus real tokens since the padding
     # Positions may continue from a padding's 0 or 1: such positions do not indicate another document.
     packed = (older > 0) & (beyond != 1) & (beyond != 2) & is_real.any(dim=-1, keepdim=True)
     return torch.where(packed, (count <= older).sum(dim=-1, keepdim=True), 0)
@@ -124,11 +124,11 @@ def _breaks(position_ids: Tensor, step: Tensor, past_length: int | Tensor, is_re
         return torch.diff(position_ids, dim=-1, prepend=position_ids[:, :1] - 1) != 1
     latest = torch.where(is_real, step, -1).cummax(dim=-1).values
     previous = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)  # previous real token, -1 if none in the call
-    grown = position_ids - position_ids.gather(1, previous.clamp(min=0))
+    increase = position_ids - position_ids.gather(1, previous.clamp(min=0))
     first = position_ids.gather(1, is_real.int().argmax(dim=-1, keepdim=True))
     first = torch.where(torch.as_tensor(past_length, device=first.device) == 0, first, 0)
     may_begin = (step - previous == 1) | (position_ids == first)
-    return is_real & (previous >= 0) & (grown != 1) & (grown != step - previous) & may_begin
+    return is_real & (previous >= 0) & (increase != 1) & (increase != step - previous) & may_begin
 
 
 def _packed(starts: Tensor) -> bool:

@@ -28,7 +28,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Normalize [..., hidden_size]; shape and dtype stay."""
+        """Normalize [..., hidden_size]; the result has the same shape and dtype."""
         x = hidden_states.float()
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * x.to(hidden_states.dtype)

@@ -26,7 +26,7 @@ class OptionGroup:
         return {}
 
     def native_problems(self) -> Iterator[str]:
-        """Yield the reasons, given by options, why transformers' own class cannot replace this model."""
+        """Yield the reasons why, with these options, transformers' own class cannot replace this model."""
         yield from ()
 
 
@@ -76,7 +76,7 @@ class GroupedHeadOptions(DecoderOptions):
         }
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Check that the numbers of heads divide what they split."""
+        """Check that num_attention_heads divides hidden_size, and num_key_value_heads divides num_attention_heads."""
         yield from super().problems()
         heads, hidden_size = self.num_attention_heads, self.hidden_size
         if self.head_dim is None and hidden_size % heads:

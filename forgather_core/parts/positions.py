@@ -76,7 +76,7 @@ def token_positions(
     query = torch.arange(length, device=device) + past_length
     key = torch.arange(key_length, device=device) + key_offset
     if (visible := visible_keys(attention_mask, key_length)) is not None:
-        return _ready_positions(visible, position_ids, query - key_offset)
+        return _positions_from_mask(visible, position_ids, query - key_offset)
     if not _may_be_padded(attention_mask):
         return TokenPositions(query[None].float(), key[None].float())  # one row for the full batch
     counted = attention_mask.to(device).long().cumsum(-1)
@@ -102,11 +102,11 @@ def _paged_positions(attention_mask: Any) -> TokenPositions:
     return TokenPositions(own.float(), column[None].float())
 
 
-HIDDEN = -1e4  # masks hide keys with at most this: the smallest number of a dtype, or -inf
+HIDDEN = -1e4  # additive masks hide keys with this value or less: the dtype's minimum, or -inf
 
 
 def visible_keys(attention_mask: Any, key_length: int) -> Tensor | None:
-    """Return the visible keys of each query by a complete mask, [B or 1, T, S] of bool, or None for other masks."""
+    """Return the visible keys of each query in a complete mask, [B or 1, T, S] of bool, or None for other masks."""
     if isinstance(attention_mask, BlockMask):
         batch, heads, length, _ = attention_mask.shape
         device = str(attention_mask.kv_num_blocks.device)
@@ -117,7 +117,7 @@ def visible_keys(attention_mask: Any, key_length: int) -> Tensor | None:
     return visible.any(dim=1) if visible.shape[1] > 1 else visible[:, 0]
 
 
-def _ready_positions(visible: Tensor, position_ids: Tensor | None, column: Tensor) -> TokenPositions:
+def _positions_from_mask(visible: Tensor, position_ids: Tensor | None, column: Tensor) -> TokenPositions:
     """Return the positions under a mask `visible` [B or 1, T, S], for queries with their own keys at `column` [T].
 
     Positions of cached keys are not stored. The visible ones belong to the query's sequence: they count down from the

@@ -25,11 +25,11 @@ class Pretrained(PreTrainedModel):
     _can_compile_fullgraph = True
     _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cache"]
     _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": Block, "attentions": SelfAttention}
-    _base_seed: int | None = None  # of the initialization; drawn first in a decoder's construction
+    _base_seed: int | None = None  # base seed of the initialization; drawn first in a decoder's construction
     _in_post_init = False
 
     def __init__(self, config: Any) -> None:
-        _refuse_attention(config, config._attn_implementation)  # before an import error for a missing package
+        _check_attention(config, config._attn_implementation)  # before an import error for a missing package
         super().__init__(config)
 
     def set_attn_implementation(self, attn_implementation: Any, **kwargs: Any) -> None:
@@ -38,7 +38,7 @@ class Pretrained(PreTrainedModel):
         Raises:
             ValueError: The model does not support it; the message names an alternative.
         """
-        _refuse_attention(self.config, attn_implementation)
+        _check_attention(self.config, attn_implementation)
         super().set_attn_implementation(attn_implementation, **kwargs)
 
     def initial_weights(self) -> Table:
@@ -104,7 +104,7 @@ class Pretrained(PreTrainedModel):
         return super()._from_config(config, **kwargs)
 
 
-def _refuse_attention(config: Any, implementation: Any) -> None:
+def _check_attention(config: Any, implementation: Any) -> None:
     refused: dict[str, str] = getattr(config, "unsupported_attention", dict)()
     kind = "flash_attention_2" if "flash" in str(implementation) else implementation  # hub kernels have other names
     if isinstance(implementation, str) and kind in refused:

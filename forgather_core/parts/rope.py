@@ -10,11 +10,11 @@ from transformers import ROPE_INIT_FUNCTIONS
 from forgather_core.parts.arguments import positive
 from forgather_core.parts.computed_buffers import ComputedBuffers
 
-SCALED_FROM_A_LENGTH = ("llama3", "longrope", "yarn")
+USES_ORIGINAL_LENGTH = ("llama3", "longrope", "yarn")
 
 
 @dataclass(frozen=True)
-class RopeNumbers:
+class RopeConfig:
     """The fields of a model configuration that transformers' RoPE functions read."""
 
     head_dim: int
@@ -56,9 +56,9 @@ class Rope(ComputedBuffers):
         if head_dim % 2:
             raise ValueError(f"head_dim must be even, got {head_dim}")
         self.rope_type = rope_parameters["rope_type"]
-        if self.rope_type in SCALED_FROM_A_LENGTH:  # a mapping assigned to a configuration may lack it
+        if self.rope_type in USES_ORIGINAL_LENGTH:  # a mapping assigned to a configuration may lack it
             rope_parameters = {"original_max_position_embeddings": max_position_embeddings} | rope_parameters
-        self.numbers = RopeNumbers(head_dim, max_position_embeddings, rope_parameters)
+        self.rope_config = RopeConfig(head_dim, max_position_embeddings, rope_parameters)
         inv_freq, self.attention_scaling = self._frequencies()
         self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.register_buffer("long_inv_freq", self._long_frequencies(), persistent=False)
@@ -68,14 +68,14 @@ class Rope(ComputedBuffers):
     ) -> tuple[Tensor, float]:
         """Return frequencies [head_dim / 2] in float32, and the factor of cosines and sines."""
         if self.rope_type != "default":
-            return ROPE_INIT_FUNCTIONS[self.rope_type](self.numbers, device, seq_len=length)
-        pairs = torch.arange(0, self.numbers.head_dim, 2, dtype=torch.float32, device=device)
-        return 1.0 / self.numbers.rope_parameters["rope_theta"] ** (pairs / self.numbers.head_dim), 1.0
+            return ROPE_INIT_FUNCTIONS[self.rope_type](self.rope_config, device, seq_len=length)
+        pairs = torch.arange(0, self.rope_config.head_dim, 2, dtype=torch.float32, device=device)
+        return 1.0 / self.rope_config.rope_parameters["rope_theta"] ** (pairs / self.rope_config.head_dim), 1.0
 
     def _long_frequencies(self, device: torch.device | None = None) -> Tensor | None:
         if self.rope_type != "longrope":
             return None
-        return self._frequencies(device, self.numbers.rope_parameters["original_max_position_embeddings"] + 1)[0]
+        return self._frequencies(device, self.rope_config.rope_parameters["original_max_position_embeddings"] + 1)[0]
 
     def reset_buffers(self) -> None:
         """Recompute the frequencies."""
@@ -88,9 +88,9 @@ class Rope(ComputedBuffers):
         if self.rope_type == "dynamic":
             last = position_ids.max()
             scaled, _ = self._frequencies(position_ids.device, last.float() + 1)
-            return torch.where(last >= self.numbers.max_position_embeddings, scaled, inv_freq)
+            return torch.where(last >= self.rope_config.max_position_embeddings, scaled, inv_freq)
         if self.long_inv_freq is not None:
-            limit = self.numbers.rope_parameters["original_max_position_embeddings"]
+            limit = self.rope_config.rope_parameters["original_max_position_embeddings"]
             return torch.where(position_ids.max() >= limit, self.long_inv_freq.to(position_ids.device), inv_freq)
         return inv_freq
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from forgather_core.parts.arguments import positive
-from forgather_core.parts.caches import the_cache
+from forgather_core.parts.caches import resolve_cache
 from forgather_core.parts.self_attention import AttentionFunction, SelfAttention
 
 
@@ -66,7 +66,7 @@ class SingleHeadAttention(SelfAttention):
         return self.attend(
             *(x.unsqueeze(1) for x in (query, key, value)),
             attention_mask=attention_mask,
-            cache=the_cache(past_key_values, cache),
+            cache=resolve_cache(past_key_values, cache),
             attention_function=attention_function,
             **kwargs,
         )

@@ -48,7 +48,7 @@ class _Initialization:
             self._models[id(model)] = _names(model), list(model.initial_weights())
         names, table = self._models[id(model)]
         tied = getattr(model, "all_tied_weights_keys", None) or {}
-        path = names.get(id(module), _new_module(module))
+        path = names.get(id(module), _assumed_name(module))
         within = self._names.get(id(module), path)
         for leaf, parameter in module.named_parameters(recurse=False):
             rule = find_rule(table, f"{path}.{leaf}".removeprefix("."))
@@ -139,11 +139,15 @@ def find_row(table: Sequence[tuple[str, Rule]], name: str) -> int:
     for number, (pattern, _) in enumerate(table):
         if re.search(pattern, name):
             return number
-    raise ValueError(f"no row of the table of initial weights matches the parameter '{name}'")
+    raise ValueError(f"no row of the initialization table matches the parameter '{name}': add one")
 
 
 def find_rule(table: Sequence[tuple[str, Rule]], name: str) -> Rule:
-    """Return the rule of that row; raises like `find_row`."""
+    """Return the rule of the first row of a table whose pattern is found in a parameter's name.
+
+    Raises:
+        ValueError: No row matches.
+    """
     return table[find_row(table, name)][1]
 
 
@@ -163,6 +167,6 @@ def _names(model: nn.Module) -> dict[int, str]:
     return names
 
 
-def _new_module(module: nn.Module) -> str:
-    # resize_token_embeddings fills new modules before it inserts them into the model
+def _assumed_name(module: nn.Module) -> str:
+    """Return a name for a new module, which resize_token_embeddings fills before it inserts it into the model."""
     return "embed_tokens" if isinstance(module, nn.Embedding) else "lm_head"

@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 # parameters share a seed in one of 300 models; with smaller pieces this would be more frequent.
 PIECE = 1 << 18
 RUN = 1 << 15  # elements per call: fits the CPU's cache, and torch starts no threads
-FEW = 1 << 18  # drawing this many elements takes less time than starting a thread
+MIN_THREADED = 1 << 18  # drawing fewer elements takes less time than starting threads
 
 Shape = Sequence[int]
 Task = Callable[[], object]
@@ -38,7 +38,7 @@ class Sampler(Protocol):
     @property
     def needs_whole(self) -> bool: ...
     def check(self, shape: Shape) -> None: ...
-    def sample(self, numbers: Tensor, shape: Shape, start: int, generator: Generator) -> None: ...
+    def sample(self, elements: Tensor, shape: Shape, start: int, generator: Generator) -> None: ...
     def draw(self, tensor: Tensor) -> None: ...
 
 
@@ -48,7 +48,7 @@ class Fill:
 
     Args:
         rule: The rule that fills it.
-        tensor: The parameter, of any dtype, on any device; of a `DTensor`, the local shard is filled.
+        tensor: The parameter, of any dtype, on any device. For a `DTensor`, the local shard is filled.
         name: Its name in the full model, which determines its values.
     """
 
@@ -80,11 +80,11 @@ def fill_slice(rule: Sampler, out: Tensor, shape: Shape, start: int, *, seed: in
         name: The parameter's name.
     """
     size, end = math.prod(shape), start + len(out)
-    numbers = torch.empty(RUN, dtype=torch.float32, device="cpu")
+    buffer = torch.empty(RUN, dtype=torch.float32, device="cpu")
     for piece in range(start // PIECE, -(-end // PIECE)):
         generator = Generator("cpu").manual_seed(piece_seed(seed, name, piece))
         for first in range(piece * PIECE, min((piece + 1) * PIECE, end), RUN):
-            run = numbers[: min(RUN, size - first)]
+            run = buffer[: min(RUN, size - first)]
             rule.sample(run, shape, first, generator)
             _zero_row(rule, run, shape, first)
             lo, hi = max(start, first), min(end, first + len(run))
@@ -105,7 +105,7 @@ def fill_all(fills: Sequence[Fill], seed: int | None = None) -> None:
     """Fill parameters, on as many threads as torch has (`torch.get_num_threads()`).
 
     Args:
-        fills: The parameters, without shared memory.
+        fills: The parameters, which must not share memory.
         seed: The base seed. None takes one from torch's global generator if a rule is random. Processes of a device
             mesh use the seed of the mesh's first process, and must call this together.
 
@@ -118,12 +118,12 @@ def fill_all(fills: Sequence[Fill], seed: int | None = None) -> None:
         except ValueError as error:
             raise ValueError(f"'{fill.name}' {tuple(fill.tensor.shape)}: {error}" if fill.name else error) from None
     if any(fill.rule.random for fill in fills):
-        seed = _agreed(draw_seed() if seed is None else seed, fills)
+        seed = _shared_seed(draw_seed() if seed is None else seed, fills)
     with torch.no_grad():
         whole = [fill for fill in fills if _needs_whole(fill)]
         pieces = [fill for fill in fills if not _needs_whole(fill)]
         size = sum(fill.tensor.numel() for fill in pieces)
-        workers = torch.get_num_threads() if size > FEW else 1
+        workers = torch.get_num_threads() if size > MIN_THREADED else 1
         _run(_tasks(pieces, seed or 0), workers)
         for fill in whole:
             _fill_whole(fill, seed or 0)
@@ -255,7 +255,7 @@ def _local(fill: Fill) -> tuple[Tensor, Box]:
     )
 
 
-def _agreed(seed: int, fills: Sequence[Fill]) -> int:
+def _shared_seed(seed: int, fills: Sequence[Fill]) -> int:
     """Return the seed of the first process of each device mesh among the parameters."""
     meshes = {id(mesh): mesh for fill in fills if (mesh := getattr(fill.tensor, "device_mesh", None)) is not None}
     if not meshes:

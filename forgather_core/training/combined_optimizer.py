@@ -1,4 +1,4 @@
-"""Several optimizers as one, for trainers that know a single optimizer; and the optimizers of a training run."""
+"""Several optimizers as one, for trainers that accept a single optimizer; and the optimizers of a training run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from .optimizers import updated_in_backward
+from .optimizers import update_in_backward
 
 Groups = list[dict[str, Any]]
-BETAS = (0.9, 0.95)  # of AdamW in language models (arXiv:2005.14165, app. B)
-MOMENTUM = 0.9  # of SGD
+BETAS = (0.9, 0.95)  # usual for AdamW in language models (arXiv:2005.14165, app. B)
+MOMENTUM = 0.9  # momentum of SGD
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
-    """Step several optimizers together. Parameter groups are those of all, so that one schedule applies.
+    """Step several optimizers together. It has the parameter groups of all, so that one schedule applies.
 
     Args:
         optimizers: Optimizers of different parameters.
@@ -47,13 +47,12 @@ class CombinedOptimizer(torch.optim.Optimizer):
 
 
 class FusedInBackward(CombinedOptimizer):
-    """An optimizer for each parameter, which steps as soon as the gradient is there and then frees it.
+    """An optimizer for each parameter, which steps as soon as the gradient is computed and then frees it.
 
-    The gradients of all parameters never exist at once; so they can be neither accumulated over batches nor clipped by
-    their common norm.
+    The gradients of all parameters never exist at once. Gradient accumulation and clipping by the global norm are
+    therefore not supported.
 
     Args:
-        model: The model; every parameter that requires a gradient is updated.
         make: Creates the optimizer of one parameter, from its group.
         groups: The parameter groups.
     """
@@ -62,14 +61,14 @@ class FusedInBackward(CombinedOptimizer):
         alone = [{**group, "params": [parameter]} for group in groups for parameter in group["params"]]
         super().__init__([make([group]) for group in alone])
         for one in self.optimizers:
-            updated_in_backward(one.param_groups[0]["params"][0], one)
+            update_in_backward(one.param_groups[0]["params"][0], one)
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Do nothing: backward has updated all parameters."""
 
 
 def is_fused(optimizer: Any) -> bool:
-    """Return whether an optimizer, perhaps wrapped by accelerate, updates parameters within backward."""
+    """Return whether an optimizer, possibly wrapped by accelerate, updates parameters within backward."""
     return isinstance(getattr(optimizer, "optimizer", optimizer), FusedInBackward)
 
 
@@ -91,11 +90,11 @@ def training_optimizer(
         name: adamw, sgd or muon.
         model: The model.
         lr: The learning rate.
-        weight_decay: The factor of weight decay.
+        weight_decay: The weight decay coefficient.
         in_backward: Update each parameter within backward.
 
     Raises:
-        TrainingError: This torch has no Muon.
+        TrainingError: The installed torch has no Muon.
     """
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = set(decayed_names(model))
@@ -115,7 +114,7 @@ def training_optimizer(
     if name != "muon":
         return FusedInBackward(make, groups(parameters)) if in_backward else make(groups(parameters))
     if not hasattr(torch.optim, "Muon"):
-        raise TrainingError("this torch has no Muon", option="--optimizer", hint="install torch 2.10 or newer")
+        raise TrainingError("muon requires torch 2.10", option="--optimizer", hint="upgrade torch, or use adamw")
     outside = _outside_layers(model)
     inner = [n for n in parameters if parameters[n].dim() == 2 and n not in outside]
     muon = torch.optim.Muon(

@@ -1,7 +1,7 @@
 """Find where a loss or a gradient becomes non-finite: repeat the pass with the same random numbers, and observe it.
 
 Module calls are observed from outside (`module_calls.py`), gradients by hooks on the nodes of one graph. Gradients are
-computed by `torch.autograd.grad`: nothing is accumulated, and an optimizer that waits for a gradient takes no step.
+computed by `torch.autograd.grad`: nothing is accumulated, and an optimizer that steps within backward takes no step.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ def find_nonfinite(model: nn.Module, inputs: Inputs, *, rng: RandomState | None)
         if found is None:
             with preserved_state(model, rng):
                 found = _backward_failure(model, inputs)
-    except (
-        RuntimeError
-    ) as error:  # out of memory without checkpointing, or a model that cannot be differentiated in this way
+    except RuntimeError as error:  # out of memory without checkpointing, or torch.autograd.grad is not supported
         return f"the diagnostic pass failed: {first_line(error)}"
     return found or "a second pass over the same batch is finite throughout: the failure does not reproduce"
 
@@ -120,7 +118,7 @@ def _backward_failure(model: nn.Module, inputs: Inputs) -> str | None:
         ends.append((call, _grad_nodes(output)))
 
     produced: list[_BadGradient] = []  # non-finite gradients made from finite ones, in the order of backward
-    received: list[ModuleCall] = []  # calls that were given a non-finite gradient
+    received: list[ModuleCall] = []  # calls that received a non-finite gradient
     with torch.enable_grad():
         with watch_module_calls(model, enter, leave):
             loss = _loss_of(model(**inputs, use_cache=False))

@@ -18,7 +18,7 @@ from .tensor_values import largest_rms
 # smallest inputs. Logits of RMS 10 put the loss 50 nats above ln(vocabulary).
 LARGE_RMS = 10.0
 # A layer of n inputs with weights of standard deviation s multiplies RMS by s sqrt(n): 1 where variance is kept, 0.6
-# with torch's initialization, 2.6 for the customary s = 0.02 at n = 16384. Ten is above all of them.
+# with torch's initialization, 2.6 for the usual s = 0.02 at n = 16384. Ten is above all of them.
 LARGE_GAIN = 10.0
 
 

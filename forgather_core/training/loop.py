@@ -21,7 +21,7 @@ from .loss import loss_of
 from .optimizers import Norms, Stepper
 from .random_state import RandomState
 
-_SMALLER = "try a smaller --lr, or --dtype float32"
+_SMALLER_LR = "try a smaller --lr, or --dtype float32"
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def train(
             if stepper.fused and not loss.isfinite():  # backward would update the weights
                 raise _loss_failure(model, inputs, rng, number, loss)
             norms = stepper.backward(loss)
-            norm = _total(norms, device)
+            norm = _total_norm(norms, device)
             if not (loss.isfinite() & norm.isfinite()):
                 raise _failure(model, inputs, rng, number, loss, norms if stepper.fused else None)
             stepper.optimizer_step()
@@ -152,16 +152,15 @@ def train(
 
 def _first_batch_loss(model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, full_logits: bool) -> float:
     rng.restore()
-    loss = loss_of(
-        model, inputs, full_logits=full_logits
-    ).detach()  # with gradients, as in a step: another mode would compile again
+    # With gradients, as in a step: torch.compile would compile another mode again.
+    loss = loss_of(model, inputs, full_logits=full_logits).detach()
     if not loss.isfinite():
         problem = f"after the last step the loss on the first batch is {loss.item()}"
-        raise _explained(problem, model, inputs, rng, hint=_SMALLER)
+        raise _error_with_diagnosis(problem, model, inputs, rng, hint=_SMALLER_LR)
     return loss.item()
 
 
-def _total(norms: Norms, device: torch.device) -> Tensor:
+def _total_norm(norms: Norms, device: torch.device) -> Tensor:
     # Sorted by name, not in the order of backward: fused and plain steps must give the same bits.
     ordered = [norms[name] for name in sorted(norms)]
     return torch.stack(ordered).norm() if ordered else torch.zeros((), device=device)
@@ -175,15 +174,15 @@ def _failure(
     if fused_norms is not None:  # in the order of backward
         first = next((name for name, norm in fused_norms.items() if not norm.isfinite()), None)
         problem = f"the gradient of {first or 'all parameters'} is the first non-finite gradient in backward"
-        hint = f"{_SMALLER}, or drop --fuse-optim-with-backward to see which module produces it"
+        hint = f"{_SMALLER_LR}, or drop --fuse-optim-with-backward to see which module produces it"
         return TrainingCheckError(f"step {step}: {problem}", hint=hint)
-    return _explained(f"step {step}: a gradient is not finite", model, inputs, rng, hint=_SMALLER)
+    return _error_with_diagnosis(f"step {step}: a gradient is not finite", model, inputs, rng, hint=_SMALLER_LR)
 
 
 def non_finite_error(
     model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor
 ) -> TrainingCheckError:
-    """Return the error about a loss, or the gradients of a finite loss, that are not finite. It names the module.
+    """Return the error for a non-finite loss, or for non-finite gradients of a finite loss. It names the module.
 
     Args:
         model: The model.
@@ -198,10 +197,10 @@ def non_finite_error(
 def _loss_failure(
     model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor
 ) -> TrainingCheckError:
-    return _explained(f"step {step}: the loss is {loss.item()}", model, inputs, rng)
+    return _error_with_diagnosis(f"step {step}: the loss is {loss.item()}", model, inputs, rng)
 
 
-def _explained(
+def _error_with_diagnosis(
     problem: str, model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, hint: str | None = None
 ) -> TrainingCheckError:
     """Return an error that names where values become non-finite."""

@@ -24,7 +24,7 @@ def now(device: torch.device) -> float:
 
 
 def begin(device: torch.device) -> float:
-    """Reset the peaks of memory.
+    """Reset the counters of peak memory, and return the time.
 
     Returns:
         The time in seconds, on the clock of `now`.

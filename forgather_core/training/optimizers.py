@@ -38,7 +38,7 @@ class Stepper(Protocol):
         ...
 
 
-class _Closable:
+class _ClosingMixin:
     """Make a stepper a context manager."""
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class _Closable:
         self.close()
 
 
-class PlainStepper(_Closable):
+class PlainStepper(_ClosingMixin):
     """Run backward, then step one optimizer for all parameters.
 
     Args:
@@ -79,7 +79,7 @@ class PlainStepper(_Closable):
             optimizer.zero_grad()
 
 
-class FusedStepper(_Closable):
+class FusedStepper(_ClosingMixin):
     """Update each parameter as soon as its gradient is computed, then free the gradient.
 
     The gradients never exist all at once. For an optimizer that treats each parameter separately, the result equals
@@ -131,7 +131,7 @@ def _fused_step(name: str, optimizer: torch.optim.Optimizer, norms: Norms) -> Ca
     return step
 
 
-def updated_in_backward(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+def update_in_backward(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
     """Let an optimizer update a parameter as soon as its gradient is computed, and free the gradient."""
 
     def step(_: Tensor) -> None:

@@ -47,7 +47,7 @@ class RandomState:
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Restore torch's generators after the block, which may seed them, on the CPU and on accelerators in use."""
+    """Restore torch's generators, on the CPU and on accelerators in use, after a block that may seed them."""
     cpu = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None

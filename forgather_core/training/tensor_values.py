@@ -1,4 +1,4 @@
-"""Look at the values of tensors in nested inputs and outputs: finite or not, and how large."""
+"""Inspect the tensors in nested inputs and outputs: non-finite values, dtypes and magnitudes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def nested_tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors in mappings, sequences and dataclasses; of a sparse tensor, its values."""
+    """Yield the floating-point tensors in mappings, sequences and dataclasses; for a sparse tensor, its values."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value._values() if value.is_sparse else value  # type: ignore[no-untyped-call]

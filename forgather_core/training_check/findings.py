@@ -62,7 +62,7 @@ def report_of(
 
 
 def _step_estimate(made: ConstructedModel, options: TestOptions) -> tuple[StepEstimate | None, list[str]]:
-    """Return the step estimate, or a note why there is none: a model that trains may not be traceable."""
+    """Return the step estimate, or None and the reason: a model that trains may not be traceable."""
     try:
         return estimate_step(made.resolved, options, made.directory.path), []
     except Exception as error:
@@ -76,7 +76,7 @@ def _setup(made: ConstructedModel, options: TestOptions, data: str) -> dict[str,
     model = made.model
     first = next(model.parameters())
     packed = f", packed {options.packing or 'greedy'}" if options.packed else ""
-    in_parts = can_skip_logits(model) and not options.full_logits
+    chunked = can_skip_logits(model) and not options.full_logits
     return {
         "directory": str(made.directory.path),
         "device": str(first.device),
@@ -86,7 +86,7 @@ def _setup(made: ConstructedModel, options: TestOptions, data: str) -> dict[str,
         "compiled": options.compile,
         "data": data,
         "batch": f"{options.batch_size} x {options.sequence_length}{packed}",
-        "loss": "chunked, without full logits" if in_parts else "from full logits",
+        "loss": "chunked, without full logits" if chunked else "from full logits",
         "weights": _weights(made),
         "optimizer": f"{_OPTIMIZERS[options.optimizer]}, lr {options.lr:g}"
         + (", fused with backward" if options.fuse_optim_with_backward else ""),
@@ -109,7 +109,7 @@ def _weights(made: ConstructedModel) -> str:
 
 
 def _trained_weights(made: ConstructedModel) -> str:
-    """Return what happens to the trained weights after the check."""
+    """Return a phrase about the trained weights after the check: they are discarded."""
     if made.saved is not None:
         return f"discarded; {made.directory.path} holds the weights from before the test"
     if made.loaded is not None:
@@ -130,13 +130,13 @@ def _loss(model: nn.Module, trained: TrainingResult) -> dict[str, float | None]:
 
 
 def _speed(model: nn.Module, trained: TrainingResult | None, step_estimate: StepEstimate | None) -> dict[str, Any]:
-    """Return medians over the steps after the first, which warms up and compiles; a single step counts itself."""
+    """Return medians over the steps after the first, which warms up and compiles, or of a single step."""
     flops = step_estimate.flops_per_token if step_estimate else None
     if trained is None:
         return {"flops_per_token": flops}
     steps = trained.steps[1:] or trained.steps
     tokens = median(step.tokens_per_second for step in steps)
-    # Padded positions are computed too.
+    # FLOPs are spent on padding too.
     positions = median(step.tokens_per_second / step.batch_utilization for step in steps)
     device = known_device(next(model.parameters()).device)
     peak = device.flops_in(step_estimate.precision) if device and step_estimate else None

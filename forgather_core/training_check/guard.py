@@ -43,7 +43,7 @@ def step_guard(resolved: ResolvedModel, options: TestOptions) -> Callable[[Any, 
             except ForgatherError:
                 raise
             except Exception:
-                return 0  # a step that cannot be traced is attempted
+                return 0  # a step that cannot be traced is run without this check
 
         needs = (
             lambda: _COPIES * _BYTES * most_parameters(content) + activations,

@@ -124,7 +124,7 @@ def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, arguments:
         return train(model, batches, stepper, **arguments)
     except TorchDynamoException as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines[:2]) or type(error).__name__  # what raised, and its message
+        reason = " ".join(lines[:2]) or type(error).__name__  # the operation and its error message
         problem = f"torch cannot compile this model on this machine: {reason}"
         raise TrainingCheckError(problem, option="--compile", hint="drop --compile") from error
 

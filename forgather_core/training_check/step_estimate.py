@@ -1,4 +1,4 @@
-"""Estimate a training step of the check: peak memory, what each switch saves, and FLOPs per token."""
+"""Estimate a training step of the check: peak memory, the memory that each option saves, and FLOPs/token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StepEstimate:
     Args:
         memory: Peak memory in bytes.
         parts: Bytes at the peak by kind: weights, gradients, activations, ...
-        saved: For each switch that is on, the bytes by which the peak would be higher without it.
+        saved: For each enabled option, the bytes by which the peak would be higher without it.
         flops_per_token: FLOPs of training on a token, by convention three times the forward pass.
         precision: fp32, bf16, fp16 or fp64.
     """
@@ -34,7 +34,7 @@ def estimate_step(resolved: ResolvedModel, options: TestOptions, directory: Path
 
     Args:
         resolved: The resolved model.
-        options: Batch, optimizer and switches of the step.
+        options: Batch, optimizer and memory options of the step.
         directory: The model directory.
     """
     rows, length = options.batch_size, options.sequence_length

@@ -19,7 +19,7 @@ def training_arguments(
 
     Args:
         options: The options of the run.
-        plan: Its numbers.
+        plan: The plan of the run.
         directory: The directory of the checkpoints.
         device: The device of the model.
         seed: The seed of dropout.
@@ -40,7 +40,7 @@ def training_arguments(
         logging_strategy="steps",
         logging_steps=plan.log_every,
         logging_first_step=True,
-        logging_nan_inf_filter=False,  # our Trainer stops there
+        logging_nan_inf_filter=False,  # Forgather's Trainer raises an error instead
         eval_strategy="steps",
         eval_steps=plan.eval_every,
         save_strategy="steps",

@@ -1,4 +1,4 @@
-"""The conditions under which a training run begins or continues."""
+"""Conditions for starting or resuming a training run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .record import read_record
 from .trainer import POSITION
 
 _DTYPES = {None, "float32", "fp32", "float64", "fp64"}
-# Options that change nothing about the steps: a run may continue with other values.
-_FREE = {"resume", "log_every", "save_every", "save_total_limit", "report_to", "eval_every"}
+# Options that do not change the training steps: a run may continue with other values.
+_CHANGEABLE = {"resume", "log_every", "save_every", "save_total_limit", "report_to", "eval_every"}
 
 
 def check_train_options(options: TrainOptions) -> None:
@@ -28,7 +28,7 @@ def check_train_options(options: TrainOptions) -> None:
 
     Raises:
         DataError: There is no dataset.
-        TrainingError: An option excludes another one.
+        TrainingError: Options contradict each other, or a tracker is not installed.
     """
     if options.dataset_project is None:
         raise DataError("is missing", option="--dataset-project", hint="name a file or directory of text, or stdlib")
@@ -50,25 +50,25 @@ def check_train_options(options: TrainOptions) -> None:
             raise TrainingError("does not support muon", option=flag, hint="use adamw or sgd")
 
 
-def refuse_unsupported(resolved: ResolvedModel, options: TrainOptions, processes: int) -> None:
-    """Refuse what would train wrongly with this model and these processes.
+def check_supported(resolved: ResolvedModel, options: TrainOptions, processes: int) -> None:
+    """Check that the options are supported with this model and this number of processes.
 
     Raises:
         TrainingError: An option is not supported.
     """
     if options.fuse_optim_with_backward and processes > 1:
         problem = "does not support several processes: each would train on its own gradients"
-        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="drop it")
+        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="drop the flag")
     if resolved.build.dtype not in _DTYPES:
-        problem, hint = "must be float32: an optimizer rounds small updates away", "use --mixed-precision bf16"
+        problem, hint = "must be float32: other dtypes round small updates away", "use --mixed-precision bf16"
         raise TrainingError(problem, option="--dtype", hint=hint)
 
 
-def where_to_continue(directory: Path, options: TrainOptions, resolved: ResolvedModel, plan: Plan) -> Path | None:
-    """Return the checkpoint from which the run continues, or None.
+def checkpoint_to_resume(directory: Path, options: TrainOptions, resolved: ResolvedModel, plan: Plan) -> Path | None:
+    """Return the checkpoint from which the run continues, or None for a new run.
 
     Raises:
-        TrainingError: There are checkpoints, and the run is not to continue; or it cannot continue with these options.
+        TrainingError: There are checkpoints, but `resume` is not set; or the run cannot continue with these options.
     """
     latest = find_latest_checkpoint(directory / CHECKPOINTS)
     if latest is None:
@@ -83,7 +83,7 @@ def where_to_continue(directory: Path, options: TrainOptions, resolved: Resolved
         raise TrainingError("the run has ended", file=directory, hint="choose another --output-dir to train again")
     old = before.get("options", {})
     for name, value in asdict(options).items():
-        if name not in _FREE and name in old and old[name] != plain(value):
+        if name not in _CHANGEABLE and name in old and old[name] != plain(value):
             problem = f"is {plain(value)}, but the run began with {old[name]}"
             flag = f"--{name.replace('_', '-')}"
             raise TrainingError(problem, option=flag, hint="continue with the same value, or begin another run")
@@ -92,14 +92,15 @@ def where_to_continue(directory: Path, options: TrainOptions, resolved: Resolved
         raise TrainingError(problem, option="--seed", hint="continue with the same value")
     if "plan" in before and before["plan"]["processes"] != plan.processes:
         problem = f"the run began with {before['plan']['processes']} processes, and there are {plan.processes}"
-        raise TrainingError(problem, hint="start as many processes")
+        raise TrainingError(problem, hint=f"start {before['plan']['processes']} processes")
     for name, value in (("dtype", resolved.build.dtype), ("attn_implementation", resolved.build.attn_implementation)):
         if "setup" in before and before["setup"].get(name) != value:
             problem = f"is {value}, but the run began with {before['setup'].get(name)}"
             raise TrainingError(problem, option=f"--{name.replace('_', '-')}", hint="continue with the same value")
     if "plan" in before and before["plan"]["bf16"] != plan.bf16:
-        problem = "the run began with another mixed precision"
-        raise TrainingError(problem, hint="continue on the same device, or set --mixed-precision")
+        now, began_with = ("bf16" if bf16 else "no" for bf16 in (plan.bf16, before["plan"]["bf16"]))
+        problem = f"auto means {now} on this device, but the run began with {began_with}"
+        raise TrainingError(problem, option="--mixed-precision", hint="continue on the same kind of device")
     return latest
 
 

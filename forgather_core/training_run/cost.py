@@ -1,4 +1,4 @@
-"""The cost of a training run in time, memory and disk; runs that do not fit are refused before they begin."""
+"""The cost of a training run in time, memory and disk; runs that do not fit raise an error before they begin."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from ..training.loss import loss_of
 from ..training.random_state import kept_random_state
 from .plan import Plan
 
-_MEASURED = 2  # steps; the first allocates
-_MOMENTS = {"adamw": 2, "muon": 2, "sgd": 1}  # of the optimizer, per parameter at most
-_WEIGHTS = 4  # bytes
+_MEASURED_STEPS = 2  # the first allocates memory
+_MOMENTS = {"adamw": 2, "muon": 2, "sgd": 1}  # optimizer state: maximum number of moments per parameter
+_WEIGHT_BYTES = 4  # per element: weights are float32
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Cost:
     """The cost of a training run.
 
     Args:
-        seconds: Time of all steps, from measured ones, without evaluations and saves.
+        seconds: Estimated time of all steps, from measured ones, without evaluations and saves.
         memory: Peak memory of a step on one device in bytes, as `estimate` counts it; None if it cannot be traced.
         disk: Bytes of the checkpoints that exist at once, and of the final weights.
         flops_per_token: FLOPs of training on a token; None if the step cannot be traced.
@@ -67,7 +67,7 @@ def traced_cost(
         memory, _ = memory_of(resolved, step, directory, packed=True)
         peak = memory.training(rows, length).peak.bytes
         return peak, 3 * memory.forward(rows, length).total_flops("forward") / (rows * length)
-    except Exception:  # any model may defeat the trace, and may train nevertheless
+    except Exception:  # some models cannot be traced and train nevertheless
         return None, None
 
 
@@ -77,7 +77,7 @@ def measured_seconds(model: nn.Module, rows: Iterator[dict[str, Tensor]], option
     called: Any = torch.compile(model) if options.compile else model
     seconds = 0.0
     with kept_random_state():
-        for _ in range(_MEASURED):
+        for _ in range(_MEASURED_STEPS):
             batch = list(islice(rows, options.batch_size))
             inputs = {name: torch.stack([row[name] for row in batch]).to(device) for name in batch[0]}
             began = time.perf_counter()
@@ -92,9 +92,9 @@ def measured_seconds(model: nn.Module, rows: Iterator[dict[str, Tensor]], option
 
 
 def disk_of(model: nn.Module, options: TrainOptions) -> int:
-    """Return the bytes on disk at once: checkpoints kept, the best one, one that is written, the final weights."""
+    """Return the peak disk usage in bytes: kept checkpoints, the best one, one being written, and the final weights."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    weights = _WEIGHTS * parameters
+    weights = _WEIGHT_BYTES * parameters
     checkpoint = weights * (1 + _MOMENTS[options.optimizer])
     return checkpoint * (options.save_total_limit + 2) + weights
 
@@ -104,7 +104,7 @@ def refuse_if_too_large(memory: int | None, disk: int, model: nn.Module, directo
 
     Args:
         memory: Peak memory of a step in bytes, with the weights; None if unknown.
-        disk: Bytes of the checkpoints and the final weights, with those that exist.
+        disk: Bytes of the checkpoints and the final weights, including existing ones.
         model: The model, on its device.
         directory: The model directory.
 

@@ -30,7 +30,7 @@ class HeldOut:
     Args:
         batches: Batches of packed rows, on the CPU.
         documents: Number of documents.
-        tokens: Tokens of the documents, without a special token at the beginning, which stands for no text.
+        tokens: Tokens of the documents, without a leading BOS token, which represents no text.
         bytes: Bytes of the documents in UTF-8.
         unigram_entropy: Entropy of the distribution of single tokens in nats: the loss of a model that knows only how
             frequent each token is.
@@ -53,7 +53,7 @@ class Evaluation:
         loss: Mean cross-entropy in nats per token.
         bits_per_byte: Cross-entropy of the text in bits per byte, which compares tokenizers: the loss times the tokens
             per byte of the documents.
-        tokens: Number of tokens that were predicted.
+        tokens: Number of predicted tokens.
     """
 
     loss: float
@@ -86,8 +86,8 @@ def held_out_batches(
         digest.add(document)
         found.append(token_ids(document, tokenizer))
         size += len(text.encode("utf-8", "surrogatepass"))
-        begins = bool(found[-1]) and found[-1][0] == getattr(tokenizer, "bos_token_id", None)
-        texts.append(found[-1][begins:])
+        has_bos = bool(found[-1]) and found[-1][0] == getattr(tokenizer, "bos_token_id", None)
+        texts.append(found[-1][has_bos:])
         read += len(texts[-1])
         if tokens is not None and read >= tokens:
             break
@@ -116,7 +116,7 @@ def evaluate(
         model: A transformers causal language model.
         held_out: The documents.
         part: The batches of this process.
-        total: Adds up the sums of all processes.
+        total: A function that adds up the sums of all processes.
         context: Context of the forward pass, such as autocast.
     """
     device = next(model.parameters()).device

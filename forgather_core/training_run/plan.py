@@ -1,4 +1,4 @@
-"""The numbers of a training run, which follow from its options."""
+"""The plan of a training run: steps, batch sizes, learning rate and intervals, computed from its options."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..options.train_options import TrainOptions
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _LR = {"adamw": 1e-3, "muon": 1e-3, "sgd": 0.1}
-_EVALUATIONS, _LINES = 10, 100  # of a run, by default
-MIN_LR = 0.1  # of the peak, at the end of cosine (arXiv:2203.15556, app. B)
-DECAY = 0.2  # of the steps, in wsd (arXiv:2404.06395, sec. 4)
+_EVALUATIONS, _LOGGED_STEPS = 10, 100  # defaults for a whole run
+MIN_LR = 0.1  # fraction of the peak learning rate at the end of cosine (arXiv:2203.15556, app. B)
+DECAY = 0.2  # fraction of the steps that decay, in wsd (arXiv:2404.06395, sec. 4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The numbers of a training run.
+    """The plan of a training run, computed from its options.
 
     Args:
         steps: Optimizer steps.
@@ -29,9 +29,9 @@ class Plan:
         tokens_per_step: Positions per step.
         lr: Peak learning rate.
         warmup_steps, decay_steps: Steps in which the learning rate rises, and falls with `wsd`.
-        eval_every, save_every, log_every: Steps between evaluations, checkpoints and lines of the report.
+        eval_every, save_every, log_every: Steps between evaluations, checkpoints and logged steps.
         eval_tokens: Held-out tokens that an evaluation reads.
-        bf16: Whether matrix products are in bfloat16.
+        bf16: Whether matrix products are computed in bfloat16.
     """
 
     steps: int
@@ -48,7 +48,7 @@ class Plan:
     bf16: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers by name."""
+        """Return the plan as plain data."""
         return asdict(self)
 
 
@@ -56,7 +56,8 @@ def plan_of(options: TrainOptions, device: torch.device, processes: int = 1) -> 
     """Return the plan of a training run.
 
     Raises:
-        ConfigurationError: A number of tokens is not one, or the device has no bfloat16.
+        ConfigurationError: A number of tokens is invalid, the warmup is too long for the schedule, or the device has no
+            bfloat16.
     """
     tokens = token_count(options.tokens, "--tokens")
     rows = options.batch_size * options.gradient_accumulation_steps * processes
@@ -76,17 +77,17 @@ def plan_of(options: TrainOptions, device: torch.device, processes: int = 1) -> 
         decay_steps=int(DECAY * steps),
         eval_every=options.eval_every or every,
         save_every=options.save_every or options.eval_every or every,
-        log_every=options.log_every or max(1, steps // _LINES),
+        log_every=options.log_every or max(1, steps // _LOGGED_STEPS),
         eval_tokens=token_count(options.eval_tokens, "--eval-tokens"),
         bf16=_bf16(options.mixed_precision, device),
     )
 
 
 def token_count(text: str, option: str) -> int:
-    """Return the number of a text such as "500k" or "1.5B".
+    """Parse a number of tokens such as "500k" or "1.5B".
 
     Raises:
-        ConfigurationError: It is not a positive number.
+        ConfigurationError: The text is not a positive number of tokens.
     """
     found = re.fullmatch(r"(\d{1,15}(?:_\d{1,3}){0,5}(?:\.\d{1,9})?)([kmbt]?)", str(text).strip().lower())
     count = int(float(found[1].replace("_", "")) * _UNITS[found[2]]) if found else 0
@@ -98,6 +99,6 @@ def token_count(text: str, option: str) -> int:
 def _bf16(chosen: str, device: torch.device) -> bool:
     supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if chosen == "bf16" and device.type == "cuda" and not supported:
-        problem = "bf16 requires a GPU with bfloat16"
-        raise ConfigurationError(problem, option="--mixed-precision", hint="use no")
+        problem = "bf16 requires a GPU that supports bfloat16"
+        raise ConfigurationError(problem, option="--mixed-precision", hint="use --mixed-precision no")
     return supported if chosen == "auto" else chosen == "bf16"

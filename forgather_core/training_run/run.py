@@ -1,4 +1,4 @@
-"""Run a training: from settings to a trained model directory."""
+"""Train a model: from a resolved model to a trained model directory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.lookup import LoadedTokenizer, load_tokenizer
 from ..training.combined_optimizer import training_optimizer
 from .arguments import training_arguments
-from .conditions import check_train_options, plain, refuse_changed_data, refuse_unsupported, where_to_continue
+from .conditions import check_supported, check_train_options, checkpoint_to_resume, plain, refuse_changed_data
 from .cost import Cost, disk_of, measured_seconds, refuse_if_too_large, traced_cost
 from .evaluation import HeldOut, held_out_batches
 from .plan import Plan, plan_of
@@ -38,7 +38,7 @@ from .sampling import continuations
 from .trainer import POSITION, Trainer, last_step
 from .watch import TrainingCallback, TrainingRecord
 
-_SAMPLES, _PROMPT, _CONTINUATION = 3, 16, 64  # continuations at the end, and their tokens
+_SAMPLES, _PROMPT, _CONTINUATION = 3, 16, 64  # samples at the end; tokens of their prompts and continuations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class TrainingCallbacks:
     """Callbacks of a training run; each is optional.
 
     Args:
-        construct: Those of the construction.
+        construct: The callbacks of `construct`.
         begin: Called with the report so far before the first step: setup, data and cost.
         record: Called with the measurements at logged steps.
         evaluation: Called with a step and the metrics of its evaluation.
@@ -86,16 +86,16 @@ def run_training(
 
     Raises:
         TrainingError: The run does not fit or cannot continue; or a loss or a gradient is not finite, or the loss does
-            not fall. The last checkpoint is whole.
+            not fall. The last checkpoint is complete.
         DataError: The data cannot be read, or there is none.
-        CheckpointError: A checkpoint cannot be saved; the last one is whole.
+        CheckpointError: A checkpoint cannot be saved; the last one is complete.
     """
     check_train_options(options)
     assert options.dataset_project is not None
     state = PartialState(cpu=resolved.build.device.startswith("cpu"))
     resolved = replace(resolved, build=replace(resolved.build, device=_device(resolved.build.device, state)))
     device = torch.device(resolved.build.device)
-    refuse_unsupported(resolved, options, state.num_processes)
+    check_supported(resolved, options, state.num_processes)
     plan = plan_of(options, device, state.num_processes)
     split = split_corpus(open_corpus(options.dataset_project, options.dataset_config), options.eval_fraction)
     with state.main_process_first():
@@ -106,7 +106,7 @@ def run_training(
     held = "another run trains in this directory"
     alone = directory_lock(checkpoints, held=held) if state.is_main_process else nullcontext()
     with alone, quiet_transformers():
-        latest = where_to_continue(made.directory.path, options, resolved, plan)
+        latest = checkpoint_to_resume(made.directory.path, options, resolved, plan)
         run = _Run(made, options, plan, split, latest, load_tokenizer(str(made.directory.path)))
         if latest is not None:
             refuse_changed_data(made.directory.path, run.held_out)
@@ -161,7 +161,7 @@ class _Run:
         )
 
     def cost(self, *, refuse: bool) -> Cost:
-        """Return the cost; a run that does not fit is refused before its first batch."""
+        """Return the cost. If `refuse`, raise an error before the first batch if the run does not fit."""
         directory = self.made.directory.path
         memory, flops = traced_cost(self.made.resolved, self.options, self.plan, directory)
         disk = disk_of(self.model, self.options)
@@ -202,13 +202,13 @@ class _Run:
     def train(
         self, report: dict[str, Any], checkpoints: Path, cost: Cost, callbacks: TrainingCallbacks, *, stop: bool
     ) -> dict[str, Any]:
-        """Train, save the final weights, and return the whole report."""
+        """Train, save the final weights, and return the complete report."""
         build = self.made.resolved.build
         device = next(self.model.parameters()).device
         arguments = training_arguments(self.options, self.plan, checkpoints, device=device, seed=build.seed)
         known = known_device(device)
         peak = known.flops_in("bf16" if self.plan.bf16 else "fp32") if known is not None else None
-        watch = TrainingCallback(
+        callback = TrainingCallback(
             self.plan.tokens_per_step,
             on_record=callbacks.record,
             on_evaluation=callbacks.evaluation,
@@ -232,7 +232,7 @@ class _Run:
             eval_dataset=self.held_out,
             processing_class=self.tokenizer,
             optimizers=(optimizer, None),
-            callbacks=[watch],
+            callbacks=[callback],
             full_logits=self.options.full_logits,
         )
         trainer.remove_callback(PrinterCallback)  # the callbacks of the run report instead
@@ -240,15 +240,15 @@ class _Run:
             trainer.train(resume_from_checkpoint=str(self.latest) if self.latest is not None else None)
         else:  # interrupted between the last checkpoint and the final weights
             trainer.take_over(self.latest)
-            watch.on_train_begin(arguments, trainer.state, trainer.control, model=self.model)
-        best, evaluations = trainer.best_checkpoint, watch.evaluations
+            callback.on_train_begin(arguments, trainer.state, trainer.control, model=self.model)
+        best, evaluations = trainer.best_checkpoint, callback.evaluations
         final = {
             "loss": evaluations[-1]["loss"] if evaluations else None,
             "bits_per_byte": evaluations[-1]["bits_per_byte"] if evaluations else None,
             "best_checkpoint": str(best) if best is not None else None,
-            "seconds": watch.records[-1].seconds if watch.records else 0.0,
+            "seconds": callback.records[-1].seconds if callback.records else 0.0,
         }
-        report |= {"steps": [one.to_dict() for one in watch.records], "evaluations": evaluations, "final": final}
+        report |= {"steps": [one.to_dict() for one in callback.records], "evaluations": evaluations, "final": final}
         if trainer.is_world_process_zero():
             plain = trainer.accelerator.unwrap_model(trainer.model)
             save_checkpoint(self.made.directory.path, plain, safetensors=True)
@@ -268,7 +268,7 @@ class _Run:
 
 
 def _device(name: str, state: PartialState) -> str:
-    """Return the device of this process: the one that was chosen, or the first of the machine instead of meta."""
+    """Return the device of this process: the chosen one, or the first of the machine if it is meta."""
     if name != "meta" and state.num_processes == 1:
         return name
     return str(state.device)

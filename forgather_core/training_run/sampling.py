@@ -28,7 +28,7 @@ def continuations(
         prompts: Token ids.
         max_new_tokens: Maximum number of tokens of a continuation.
         seed: Equal seeds give equal continuations on the same device.
-        temperature: 0 takes the most probable token; otherwise the logits are divided by it.
+        temperature: The logits are divided by it; 0 selects the most probable token.
         top_p: Sample from the smallest set of tokens with this probability (arXiv:1904.09751).
     """
     device = next(model.parameters()).device

@@ -29,7 +29,7 @@ def sample_directory(directory: Path, texts: tuple[str, ...], options: SampleOpt
 
     Args:
         directory: A model directory with weights.
-        texts: The texts; none continues from the tokenizer's first token.
+        texts: The texts; without texts, generation starts from the BOS or EOS token.
         options: Sampling, device and dtype.
 
     Returns:
@@ -77,7 +77,8 @@ def evaluate_directory(directory: Path, options: EvaluateOptions) -> dict[str, A
         loaded = load_tokenizer(str(directory))
         if loaded.facts.vocab_size > model.config.vocab_size:
             problem = (
-                f"the tokenizer has {loaded.facts.vocab_size} entries, and vocab_size is {model.config.vocab_size}"
+                f"the tokenizer has {loaded.facts.vocab_size} entries, but the model's vocab_size is "
+                f"{model.config.vocab_size}"
             )
             raise DataError(problem, file=directory, hint="use the tokenizer that the model was trained with")
         held_out = held_out_batches(
@@ -110,7 +111,8 @@ def load_model(directory: Path, device: str | None, dtype: str | None) -> Any:
         ForgatherError: The directory has no model or no weights, or a weight is missing.
     """
     if not (directory / "config.json").is_file():
-        raise BuildError("is not a model directory: it has no config.json", file=directory, hint="check the path")
+        problem = "is not a model directory: it has no config.json"
+        raise BuildError(problem, file=directory, hint="name a model directory")
     if device == "meta":
         raise BuildError("requires a real device instead of meta", option="--device", hint="use cpu or cuda")
     options = BuildOptions(device=device or first_device(), dtype=dtype, no_init_weights=True)
@@ -142,7 +144,7 @@ def _prompt(text: str, tokenizer: Any, chat: bool) -> list[int]:
         return ids
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None:
-        raise DataError("an empty text has no tokens, and the tokenizer has no first token", hint="give a text")
+        raise DataError("an empty text has no tokens, and the tokenizer has no BOS or EOS token", hint="pass a text")
     return [first]
 
 
@@ -152,6 +154,6 @@ def _fraction(directory: Path) -> float:
         raise DataError(f"has no {RECORD}: nothing was held out", file=directory, hint="drop --held-out")
     fraction = record.get("options", {}).get("eval_fraction")
     if not isinstance(fraction, float):
-        problem = f"{RECORD} does not say what was held out"
+        problem = f"{RECORD} has no valid eval_fraction"
         raise DataError(problem, file=directory, hint="drop --held-out")
     return fraction

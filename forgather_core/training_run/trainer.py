@@ -33,9 +33,9 @@ POSITION = "data_position.json"
 class Trainer(transformers.Trainer):
     """transformers' Trainer, changed in five places.
 
-    - A checkpoint is written beside its place and renamed: a kill at any instant leaves whole checkpoints only. The
-      best and the last one are never removed. Beside the Trainer's own files it has the position in a `PackedStream`.
-    - The loss is computed without the logits of all tokens, if the model can.
+    - A checkpoint is written to a staging directory and renamed: a kill at any time leaves complete checkpoints only.
+      The best and the last one are never removed. A checkpoint also has the position in a `PackedStream`.
+    - The loss is computed in chunks, without the full logits, if the model supports it.
     - Weight decay applies to matrices only.
     - A loss or a gradient that is not finite raises a `TrainingError` before the weights change; it names the module.
     - If `eval_dataset` is a `HeldOut`, `evaluate` computes the loss per token and per byte of its documents.
@@ -46,7 +46,7 @@ class Trainer(transformers.Trainer):
 
     Raises:
         TrainingError: `train`: a loss or a gradient is not finite.
-        CheckpointError: `train`: a checkpoint cannot be saved; the last one is whole.
+        CheckpointError: `train`: a checkpoint cannot be saved; the last one is complete.
     """
 
     def __init__(self, *args: Any, full_logits: bool = False, **kwargs: Any) -> None:
@@ -59,10 +59,10 @@ class Trainer(transformers.Trainer):
         self._skip_logits = not full_logits and can_skip_logits(self.accelerator.unwrap_model(self.model))
         self._staging: Path | None = None
         self._rng_from: str | None = None  # the checkpoint whose random state is still to be restored
-        self._calls: list[tuple[dict[str, Any], RandomState, Tensor]] = []  # of this optimizer step
+        self._calls: list[tuple[dict[str, Any], RandomState, Tensor]] = []  # batches of this optimizer step
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-        """Compute the loss, in chunks if the outputs are not asked for."""
+        """Compute the loss, in chunks unless the outputs are requested."""
         if self._skip_logits and not return_outputs:
             inputs = {**inputs, "skip_logits": True}
         found = super().compute_loss(model, inputs, return_outputs, **kwargs)
@@ -79,11 +79,11 @@ class Trainer(transformers.Trainer):
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Return the norm, after the check of losses and gradients. Called before each step of the optimizer."""
+        """Check losses and gradients, and return the norm. Called before each optimizer step."""
         norm = super()._get_grad_norm(model, grad_norm)
         calls, self._calls = self._calls, []
-        sound = torch.stack([loss.isfinite().all() for _, _, loss in calls]).all()
-        if not (sound & torch.as_tensor(norm, device=sound.device).isfinite()):
+        finite = torch.stack([loss.isfinite().all() for _, _, loss in calls]).all()
+        if not (finite & torch.as_tensor(norm, device=finite.device).isfinite()):
             raise self._non_finite(calls)
         return norm
 
@@ -97,7 +97,7 @@ class Trainer(transformers.Trainer):
         return TrainingError(f"{error.problem}{where}", hint=error.hint)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Return the names of the matrices."""
+        """Return the names of the parameters with weight decay: the matrices."""
         return decayed_names(model)
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
@@ -121,13 +121,13 @@ class Trainer(transformers.Trainer):
         return str(self._staging or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save a checkpoint beside its place, rename it, and remove old ones."""
+        """Save a checkpoint to a staging directory, rename it, and remove old ones."""
         run = Path(self._get_output_dir(trial))
         target = run / f"checkpoint-{self.state.global_step}"
-        with self._committed(target):
+        with self._staged_directory(target):
             super()._save_checkpoint(model, trial)
             if self.args.should_save and self._staging is not None:
-                self._write_rest(self._staging / target.name, target)
+                self._write_additional_files(self._staging / target.name, target)
         if self.args.should_save and self._keep:
             rotate_checkpoints(run, max(1, self._keep), best=self.best_checkpoint)
 
@@ -137,7 +137,7 @@ class Trainer(transformers.Trainer):
         best = self.state.best_global_step
         return Path(self._get_output_dir(None)) / f"checkpoint-{best}" if best else None
 
-    def _write_rest(self, staged: Path, target: Path) -> None:
+    def _write_additional_files(self, staged: Path, target: Path) -> None:
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(target)  # the Trainer has set the path before the rename
             self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
@@ -146,7 +146,7 @@ class Trainer(transformers.Trainer):
             (staged / POSITION).write_text(to_json(position, indent=None), encoding="utf-8")
 
     @contextmanager
-    def _committed(self, target: Path) -> Iterator[None]:
+    def _staged_directory(self, target: Path) -> Iterator[None]:
         """Let all processes write into one staging directory, which becomes `target` when all have written."""
         main = self.args.should_save
         best = self.state.best_model_checkpoint
@@ -212,7 +212,7 @@ def last_step(checkpoint: Path) -> int:
 
 @contextmanager
 def _disk_errors(target: Path) -> Iterator[None]:
-    """Turn errors of writing into a CheckpointError: torch and safetensors have their own for a full disk."""
+    """Turn errors of writing into a CheckpointError: torch and safetensors raise their own errors for a full disk."""
     try:
         yield
     except CheckpointError:
@@ -228,6 +228,6 @@ def _disk_errors(target: Path) -> Iterator[None]:
 
 
 def _is_disk_error(error: RuntimeError, target: Path) -> bool:
-    """Return whether a write failed: torch raises a RuntimeError of its own that does not say why."""
+    """Return whether an error is a failed write: torch raises a RuntimeError without the reason."""
     place = next(path for path in target.parents if path.exists())
     return "write" in str(error).lower() or shutil.disk_usage(place).free < os.sysconf("SC_PAGE_SIZE")

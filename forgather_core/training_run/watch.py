@@ -1,4 +1,4 @@
-"""Watch a training run: record its steps, and stop a run that does not learn."""
+"""The callback of a training run: record its steps, and stop a run whose loss does not fall."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..filesystem.printable import truncated_list
 from ..training import measure
 from ..training.combined_optimizer import is_fused
 
-_FIRST, _LAST = 5, 20  # logged losses that are compared
-_PATIENCE = 100  # steps after which a loss must have fallen
-_UNTRAINED = 10  # steps after which every parameter must have had a gradient
+_FIRST, _LAST = 5, 20  # numbers of logged losses at both ends of the comparison
+_LOSS_PATIENCE = 100  # steps after which a loss must have fallen
+_GRADIENT_PATIENCE = 10  # steps after which every parameter must have had a gradient
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """Measurements of a training run at one step; means are over the steps since the record before.
+    """Measurements of a training run at one step; means are over the steps since the previous record.
 
     Args:
         step: Number of the step, from 1.
@@ -66,7 +66,7 @@ class TrainingCallback(TrainerCallback):
         on_evaluation: Called with the step and the metrics of each evaluation.
         peak_flops: Peak FLOP/s of all devices together; None if unknown.
         flops_per_token: FLOPs of training on a token; None if unknown.
-        stop: Whether to stop a run that does not learn.
+        stop: Whether to stop a run that does not train.
         falls: Whether the loss is expected to fall, as that of new weights does.
 
     Raises:
@@ -95,7 +95,7 @@ class TrainingCallback(TrainerCallback):
         self.evaluations: list[dict[str, float]] = []
         self._untrained: set[str] | None = None
         self._first_step = self._last_step = 0
-        # Seconds; those before an interruption, and those without evaluations and saves.
+        # Seconds. _before: before an interruption. _busy: in steps, without evaluations and saves.
         self._before = self._began = self._mark = self._busy = self._last_busy = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -110,7 +110,7 @@ class TrainingCallback(TrainerCallback):
         self._first_step = self._last_step = state.global_step
         self._began = self._mark = time.perf_counter()
         self._before = self.records[-1].seconds if self.records else 0.0
-        if state.global_step == 0 and not is_fused(kwargs.get("optimizer")):  # which frees the gradients itself
+        if state.global_step == 0 and not is_fused(kwargs.get("optimizer")):  # it frees the gradients itself
             model: nn.Module = kwargs["model"]
             self._untrained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
@@ -118,11 +118,11 @@ class TrainingCallback(TrainerCallback):
         """Note which parameters have a gradient, in the first steps of a run."""
         if self._untrained:
             model: nn.Module = kwargs["model"]
-            given = dict(model.named_parameters())
+            parameters = dict(model.named_parameters())
             self._untrained -= {
                 name
                 for name in self._untrained
-                if (grad := given[name].grad) is not None and bool(torch.count_nonzero(grad))
+                if (grad := parameters[name].grad) is not None and bool(torch.count_nonzero(grad))
             }
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -130,7 +130,7 @@ class TrainingCallback(TrainerCallback):
         now = time.perf_counter()
         self._busy += now - self._mark
         self._mark = now
-        if self._untrained and state.global_step >= _UNTRAINED:
+        if self._untrained and state.global_step >= _GRADIENT_PATIENCE:
             names, self._untrained = truncated_list(sorted(self._untrained)), None
             if self.stop:
                 problem = f"step {state.global_step}: no gradient has reached {names}"
@@ -166,7 +166,7 @@ class TrainingCallback(TrainerCallback):
         state.log_history[-1].update(record.to_dict())  # a part of checkpoints
         if self.on_record is not None:
             self.on_record(record)
-        self._refuse_rising(state)
+        self._check_loss_falls(state)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """Report an evaluation."""
@@ -177,11 +177,11 @@ class TrainingCallback(TrainerCallback):
                 self.on_evaluation(state.global_step, self.evaluations[-1])
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the time of the save out."""
+        """Exclude the time of the save."""
         self._mark = time.perf_counter()
 
-    def _refuse_rising(self, state: Any) -> None:
-        if not (self.stop and self.falls) or len(self.records) < _FIRST + _LAST or state.global_step < _PATIENCE:
+    def _check_loss_falls(self, state: Any) -> None:
+        if not (self.stop and self.falls) or len(self.records) < _FIRST + _LAST or state.global_step < _LOSS_PATIENCE:
             return
         first = mean(record.loss for record in self.records[:_FIRST])
         last = mean(record.loss for record in self.records[-_LAST:])

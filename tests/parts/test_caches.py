@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from forgather_core.parts.caches import CACHE, the_cache
+from forgather_core.parts.caches import CACHE, resolve_cache
 from tests.plugins.tiny import TOLERANCE, difference, tiny, tokens
 
 
@@ -25,16 +25,16 @@ def test_models_go_on_from_a_cache_by_either_name(name: str) -> None:
 
 def test_two_caches_are_refused() -> None:
     one, other = DynamicCache(), DynamicCache()
-    assert the_cache(one, one) is one
-    assert the_cache(None, one) is one
-    assert the_cache(None, None) is None
+    assert resolve_cache(one, one) is one
+    assert resolve_cache(None, one) is one
+    assert resolve_cache(None, None) is None
     with pytest.raises(ValueError, match="two names of one argument"):
-        the_cache(one, other)
+        resolve_cache(one, other)
 
 
 @pytest.mark.parametrize("kind", ["greedy", "beams"])
 @torch.no_grad()
-def test_generate_uses_the_cache_and_loses_nothing(kind: str) -> None:
+def test_generate_uses_resolve_cache_and_loses_nothing(kind: str) -> None:
     model, ids = tiny("llama"), tokens(2, 9)
     more = {"num_beams": 3} if kind == "beams" else {}
     resolved = {"max_new_tokens": 10, "do_sample": False, "min_new_tokens": 10, **more}

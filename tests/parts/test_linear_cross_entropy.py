@@ -34,7 +34,7 @@ def inputs(tokens: int, size: int, vocab: int, dtype: torch.dtype = torch.float6
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set chunks of four tokens, so that short texts have several."""
-    monkeypatch.setattr(part, "FEWEST", 4)
+    monkeypatch.setattr(part, "MIN_TOKENS", 4)
 
 
 @pytest.mark.usefixtures("small_parts")

@@ -40,7 +40,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(weight_pieces, "PIECE", SMALL)
     monkeypatch.setattr(weight_pieces, "RUN", SMALL // 3)
-    monkeypatch.setattr(weight_pieces, "FEW", 0)
+    monkeypatch.setattr(weight_pieces, "MIN_THREADED", 0)
 
 
 def filled(
@@ -143,10 +143,10 @@ def test_parameters_that_record_gradients_and_those_of_inference_mode() -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_error_in_a_piece_is_raised(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(type(normal(std=1.0))):  # type: ignore[misc]
-        def sample(self, numbers: Tensor, shape: Any, start: int, generator: torch.Generator) -> None:
+        def sample(self, elements: Tensor, shape: Any, start: int, generator: torch.Generator) -> None:
             if start >= 2 * SMALL:
                 raise RuntimeError("broken on purpose")
-            numbers.zero_()
+            elements.zero_()
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     with pytest.raises(RuntimeError, match="on purpose"):

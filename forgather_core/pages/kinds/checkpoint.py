@@ -12,7 +12,7 @@ from ..html import Html, card, columns, facts
 from ..tables import table
 from ..units import bytes_of, count_of, shape_of, share_of
 
-_SHOWN = {"format", "total_size", "total_parameters", "dtype"}  # of the metadata: part of the headline figures
+_SHOWN = {"format", "total_size", "total_parameters", "dtype"}  # metadata that the headline figures contain
 
 
 def inspection(report: Mapping[str, Any]) -> Content:

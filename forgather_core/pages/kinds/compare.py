@@ -61,7 +61,7 @@ def comparison(report: Mapping[str, Any]) -> Content:
             card("Memory", table(("", *models), [*_setup_rows(report["setups"]), *memory], right=right), lead=setup),
             columns(
                 card("Parameters", table(("", *models), counts, right=right)),
-                card("FLOPs/token", table(("", *models), flops, right=right), lead="step: of the whole step"),
+                card("FLOPs/token", table(("", *models), flops, right=right), lead="step: all tokens of a step"),
             ),
             _shapes(report, shapes),
         ],
@@ -105,7 +105,12 @@ def _charts(report: Mapping[str, Any], models: Sequence[str], setup: str) -> Htm
     sizes = {name: report[group][key] for name, (group, key) in _DRAWN.items()}
     return columns(
         stack(
-            drawn("Parameters", {name: totals[key] for key, name in _COUNTS.items()}, count_of, "Tied ones count once"),
+            drawn(
+                "Parameters",
+                {name: totals[key] for key, name in _COUNTS.items()},
+                count_of,
+                "Tied parameters count once",
+            ),
             drawn("FLOPs/token", {name: flops[key] for key, name in _FLOPS.items()}, count_of, "A multiply-add is two"),
         ),
         drawn("Memory", sizes, bytes_of, f"Training and generation: at the peak; {setup}"),

@@ -19,7 +19,7 @@ def dataset(report: Mapping[str, Any]) -> Content:
     """Return the content of the page of a dataset."""
     counted, source = report["counted"], report["source"] or {}
     per_token = counted["characters_per_token"]
-    read = "all of them" if counted["all"] else "were read; there are more"
+    read = "all documents" if counted["all"] else "read; the dataset has more"
     lengths = f"{counted['shortest']:,} to {counted['longest']:,}"
     described = [(column["name"], column["type"]) for column in report["columns"]]
     examples = report["examples"]

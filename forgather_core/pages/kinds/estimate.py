@@ -142,4 +142,4 @@ def _counts(parameters: Mapping[str, Any]) -> Html:
         ("trainable", f"{parameters['trainable']:,}"),
         *((f"size in {name}", bytes_of(size)) for name, size in parameters["bytes_in"].items()),
     ]
-    return card("Counts", table(("", "parameters"), rows, right=(1,), name="counts"), lead="Tied ones count once")
+    return card("Counts", table(("", "parameters"), rows, right=(1,), name="counts"), lead="Tied parameters count once")

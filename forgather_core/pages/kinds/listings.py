@@ -1,4 +1,4 @@
-"""The pages of lists: models, plugins, a new plugin, checks, datasets."""
+"""The pages of lists, such as models, plugins, checks and datasets, and of a new plugin."""
 
 from __future__ import annotations
 

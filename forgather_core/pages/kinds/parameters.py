@@ -25,7 +25,7 @@ _MEMORY = ("weights", "activations", "gradients", "optimizer", "logits and loss"
 
 
 def by_kind(table_of: Mapping[str, Any]) -> dict[str, int]:
-    """Return the number of parameters of each kind of module, largest first. Tied ones count once."""
+    """Return the number of parameters of each kind of module, largest first. Tied parameters count once."""
     found: dict[str, int] = {}
     for row in table_of["rows"]:
         if not row["tied_to"]:
@@ -78,17 +78,17 @@ def memory_chart(
 
     Args:
         title: The title of the card.
-        lead: What was assumed.
+        lead: The assumptions.
         rows: Bytes by category, for each bar by its label.
-        measured: The parts of a further bar, which has no column: `measured`, and what was not measured.
+        measured: The parts of another bar, without a column in the table: `measured` and, on the CPU, `weights`.
     """
     rows = {label: _merged(parts) for label, parts in rows.items()}
     categories = sorted({part for parts in rows.values() for part in parts}, key=_MEMORY.index)
     colours = {part: number for number, part in enumerate(_MEMORY, start=1)}
     ordered = {label: {part: parts[part] for part in categories if part in parts} for label, parts in rows.items()}
     bars_of = {label: _drawable(parts) for label, parts in ordered.items()}
-    further = {} if measured is None else {"measured": measured}
-    svg = stacked(title, bars_of | further, colours, bytes_of)
+    measured_bar = {} if measured is None else {"measured": measured}
+    svg = stacked(title, bars_of | measured_bar, colours, bytes_of)
     totals = {label: sum(parts.values()) for label, parts in rows.items()}
     cells: list[tuple[object, ...]] = [
         (

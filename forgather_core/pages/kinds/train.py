@@ -26,7 +26,7 @@ def training_run(report: Mapping[str, Any]) -> Content:
             *_curves(report),
             columns(_memory(report), card("Plan", facts(_shown(plan)))),
             *([_evaluations(report["evaluations"])] if report["evaluations"] else []),
-            *([_continued(report["samples"])] if report["samples"] else []),
+            *([_samples_card(report["samples"])] if report["samples"] else []),
             card("Options", facts(_shown(options))),
             card("Versions", facts(report["versions"])),
         ],
@@ -39,7 +39,7 @@ def samples(report: Mapping[str, Any]) -> Content:
     return Content(
         kind="Samples",
         title=report["model_name"],
-        blocks=[_continued(report["samples"]), card("Options", facts(_shown(report["options"])))],
+        blocks=[_samples_card(report["samples"]), card("Options", facts(_shown(report["options"])))],
     )
 
 
@@ -92,7 +92,7 @@ def _curves(report: Mapping[str, Any]) -> list[Html]:
     return [
         chart("Loss curve", curve("Loss", numbers, losses, 1, entropy, points), lead=lead),
         columns(
-            chart("Learning rate", curve("Learning rate", numbers, rates, 3), lead="Of the optimizer"),
+            chart("Learning rate", curve("Learning rate", numbers, rates, 3), lead="Set by the schedule"),
             chart("Gradient norm", curve("Gradient norm", numbers, norms, 2), lead="L2 norm, before clipping"),
         ),
     ]
@@ -116,7 +116,7 @@ def _evaluations(found: Sequence[Mapping[str, Any]]) -> Html:
     return card("Evaluations", table(heads, rows, right=range(len(heads)), name="evaluations"))
 
 
-def _continued(found: Sequence[Mapping[str, str]]) -> Html:
+def _samples_card(found: Sequence[Mapping[str, str]]) -> Html:
     rows = [(one["prompt"], one["continuation"]) for one in found]
     return card("Samples", table(("text", "continuation"), rows, name="samples"))
 

@@ -77,7 +77,7 @@ def _curves(report: Mapping[str, Any]) -> list[Html]:
     losses = [finite(step["loss"]) for step in steps]
     norms = [finite(step["grad_norm"]) for step in steps]
     uniform = finite(report["loss"]["uniform"]) if report["loss"] else None
-    dashed = "" if uniform is None else f"; dashed: ln(vocabulary), {uniform:.4f}, the loss of guessing"
+    dashed = "" if uniform is None else f"; dashed: ln(vocabulary), {uniform:.4f}, the loss of uniform guessing"
     return [
         chart("Loss curve", curve("Loss", numbers, losses, 1, uniform), lead=f"Nats per token{dashed}"),
         chart(
@@ -89,26 +89,26 @@ def _curves(report: Mapping[str, Any]) -> list[Html]:
 
 
 def _measured(memory: Mapping[str, Any]) -> tuple[str, int] | None:
-    """Return what was measured, in words, and the bytes: on the device, or the growth of the process."""
+    """Return a label and the measured peak memory in bytes, of the device or else of the process."""
     if memory["device_peak"] is not None:
         return "measured on the device", memory["device_peak"]
     if memory["host_peak"] is not None:
-        return "of the process, measured", memory["host_peak"]
+        return "measured, whole process", memory["host_peak"]
     return None
 
 
 def _memory(memory: Mapping[str, Any], weights: int) -> Html | None:
-    """Return a chart of the estimated memory and, below it, the measured: on the CPU, the growth of the process."""
+    """Return a chart of the estimated memory and of the measured, which on the CPU is the growth of the process."""
     parts = memory["parts"] or ({"other": memory["estimated"]} if memory["estimated"] else {})
     if not parts:
         return None
-    lead, measured = "Of a training step", {}
+    lead, measured = "A training step", {}
     if memory["device_peak"] is not None:
         measured = {"measured": memory["device_peak"]}
-        lead = "Of a training step. Measured: peak of the device's allocator"
+        lead = "A training step. Measured: peak of the device's allocator"
     elif memory["host_peak"] is not None and memory["host_before"] is not None:
         measured = {"weights": weights, "measured": max(memory["host_peak"] - memory["host_before"], 0)}
-        lead = "Of a training step. Measured: the weights, and the growth of the process during training"
+        lead = "A training step. Measured: the weights, and the growth of the process during training"
     return memory_chart("Memory, estimated and measured", lead, {"estimated": parts}, measured or None)
 
 
@@ -122,7 +122,7 @@ def _summary(report: Mapping[str, Any]) -> Html:
         values["ln(vocabulary)"] = _loss(loss["uniform"])
         if loss["first_batch_decrease"] is not None:
             values["gradients"] = "all finite"
-        values["tokens of all positions"] = f"{speed['batch_utilization']:.1%}"
+        values["batch utilization"] = f"{speed['batch_utilization']:.1%}"
     if speed["flops_per_token"] is not None:
         values["FLOPs/token"] = count_of(speed["flops_per_token"])
     if speed.get("device"):

@@ -15,9 +15,9 @@ from ..units import share_of, small_of
 
 _ORDER = {"failed": 0, "passed": 1}
 _TONES = {"failed": "bad", "passed": "good"}
-_MOST_CASES = 4  # of one failed check
+_MOST_CASES = 4  # maximum number of cases listed for a failed check
 _MOST_NEAR = 8
-_NEAR = 0.01  # of the tolerance
+_NEAR = 0.01  # minimum error listed as near, as a fraction of the tolerance
 
 
 def verification(report: Mapping[str, Any]) -> Content:
@@ -39,7 +39,7 @@ def verification(report: Mapping[str, Any]) -> Content:
 
 
 def _columns(checks: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> Html:
-    drawn, near, skipped = _chart(checks), _nearest(checks), _skipped(checks)
+    drawn, near, skipped = _chart(checks), _nearest_to_tolerance(checks), _skipped(checks)
     if failed:
         return columns(stack(_failures(failed), skipped), stack(drawn, near))
     return columns(drawn, stack(near, skipped))
@@ -71,14 +71,14 @@ def _failures(checks: Sequence[Mapping[str, Any]]) -> Html:
 
 def _failure(check: Mapping[str, Any]) -> Html:
     failed = [one for one in check["measured"] if not one["holds"]]
-    from ...definitions.check import failure_text  # which imports torch
+    from ...definitions.check import failure_text  # imported here, because it imports torch
 
     cases: list[object] = [failure_text(one) for one in failed[:_MOST_CASES]]
     if len(failed) > _MOST_CASES:
         cases.append(f"and {len(failed) - _MOST_CASES:,} more cases")
     parts = [tag("h3", brief(check["name"])), tag("p", prose(check["promise"]), class_="fg-muted")]
     if check["reason"]:
-        parts.append(tag("p", "It ended with ", brief(check["reason"])))
+        parts.append(tag("p", "Reason: ", brief(check["reason"])))
     parts += [sentences(cases)] if cases else []
     if check["cause"]:
         parts.append(tag("p", tag("b", "Usual cause: "), prose(check["cause"]), class_="fg-cause"))
@@ -97,8 +97,8 @@ def _chart(checks: Sequence[Mapping[str, Any]]) -> Html | None:
     return chart("Errors and tolerances", ratios("Errors and tolerances", rows), lead=lead)
 
 
-def _nearest(checks: Sequence[Mapping[str, Any]]) -> Html | None:
-    """Return the worst cases that hold, one of each check: another machine may fail them first."""
+def _nearest_to_tolerance(checks: Sequence[Mapping[str, Any]]) -> Html | None:
+    """Return the worst cases that hold, one of each check: on another machine, these may fail first."""
     worst = []
     for check in checks:
         cases = [(_ratio(one), check["name"], one["what"]) for one in check["measured"] if one["holds"]]
@@ -141,4 +141,4 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> Html:
             (check["name"], result, prose(check["promise"]), cases, error, allowed, f"{check['seconds']:.2f} s")
         )
     drawn = table(heads, rows, right=(3, 4, 5, 6), code=(0,), name="checks")
-    return card("Checks", drawn, lead="error: of the case that is nearest to its tolerance, or furthest beyond it")
+    return card("Checks", drawn, lead="error: of the case with the largest error relative to its tolerance")

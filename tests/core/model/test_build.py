@@ -313,7 +313,9 @@ def test_weight_without_a_rule_is_reported_on_every_device(directory: Path) -> N
     try:
         file.write_text(text.replace('yield r"norm"', 'yield r"nrom"'))
         for device in ("meta", "cpu"):
-            with pytest.raises(BuildError, match=r"no row of the table .* 'model\.layers\.0\.input_layernorm\.weight'"):
+            with pytest.raises(
+                BuildError, match=r"no row of the initialization table .* 'model\.layers\.0\.input_layernorm\.weight'"
+            ):
                 build(directory, BuildOptions(device=device))
     finally:
         file.write_text(text)
