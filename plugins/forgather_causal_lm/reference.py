@@ -23,7 +23,18 @@ from forgather_core.reference import (
 def logits(
     weights: Weights, ids: Tensor, *, layers: int, heads: int, window: int | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Compute embeddings with positions, sub-layers followed by norms (sec. 3.1, fig. 1), and the output layer."""
+    """Compute embeddings with positions, sub-layers followed by norms (sec. 3.1, fig. 1), and the output layer.
+
+    Args:
+        weights: The weights in float64, by name.
+        ids: The token ids [T] of one document.
+        layers, heads: The number of layers, and of attention heads.
+        window: The number of keys that a query attends to, itself included; None is no window.
+        eps: The eps of the norms.
+
+    Returns:
+        The logits [T, V] in float64.
+    """
     w = weights
     x = torch.stack([embedding(w["model.embed_tokens.weight"], int(token), at) for at, token in enumerate(ids)])
     for number in range(layers):

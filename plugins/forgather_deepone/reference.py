@@ -38,10 +38,13 @@ def logits(
     Args:
         weights: The weights in float64, by name.
         ids: The token ids [T] of one document.
-        layers, heads, kv_heads, head_dim: The sizes of the model.
-        window: The number of keys that a query attends to, itself included.
+        layers, heads, kv_heads, head_dim: The number of layers, query heads and key/value heads, and the head size.
+        window: The number of keys that a query attends to, itself included; None is no window.
         slopes: The ALiBi slopes of every layer; None takes them from the weights.
         eps: The eps of the norms.
+
+    Returns:
+        The logits [T, V] in float64.
     """
     w = weights
     alpha = alpha_of(layers)

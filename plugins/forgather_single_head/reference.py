@@ -14,7 +14,18 @@ from forgather_core.reference import InitStd, Reference, Weights, attention, fan
 
 
 def logits(weights: Weights, ids: Tensor, *, layers: int, window: int | None = None, eps: float = 1e-5) -> Tensor:
-    """Compute x = embed(ids) sqrt(d); for each layer x += attn(norm(x)), x += mlp(norm(x)); then head(norm(x))."""
+    """Compute x = embed(ids) sqrt(d); for each layer x += attn(norm(x)), x += mlp(norm(x)); then head(norm(x)).
+
+    Args:
+        weights: The weights in float64, by name.
+        ids: The token ids [T] of one document.
+        layers: The number of layers.
+        window: The number of keys that a query attends to, itself included; None is no window.
+        eps: The eps of the norms.
+
+    Returns:
+        The logits [T, V] in float64.
+    """
     w = weights
     table = w["model.embed_tokens.weight"]
     x = table[ids] * math.sqrt(table.shape[1])
