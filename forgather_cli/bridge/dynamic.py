@@ -107,31 +107,31 @@ class DynamicCommand(PrintableLogs, DynamicOptions, TyperCommand):
 
 
 class TestCommand(DynamicCommand):
-    """`test`: its own options come first on the help page."""
+    """The command `test`. Its own options come first on the help page."""
 
     first_groups = (STEP, TEST)
 
 
 class TrainCommand(DynamicCommand):
-    """`train`: its own options come first on the help page."""
+    """The command `train`. Its own options come first on the help page."""
 
     first_groups = (DATA, STEP, OPTIMIZATION, RUN)
 
 
 class EstimateCommand(DynamicCommand):
-    """`estimate` and `compare`: their own options come first on the help page."""
+    """The commands `estimate` and `compare`. Their own options come first on the help page."""
 
     first_groups = (STEP, ESTIMATE)
 
 
 class VerifyCommand(DynamicCommand):
-    """`verify`: its own options come first on the help page."""
+    """The command `verify`. Its own options come first on the help page."""
 
     first_groups = (VERIFY,)
 
 
 class ShowCommand(DynamicCommand):
-    """`show`: its own options come first on the help page."""
+    """The command `show`. Its own options come first on the help page."""
 
     first_groups = (SHOW,)
 

@@ -25,10 +25,10 @@ def datasets(report: Mapping[str, Any]) -> RenderableType:
         title = "Dataset project" if rows[0]["config"] is None else "Built-in dataset projects"
         return grid(title, ("project", "config", "documents"), drawn)
     known = [_configuration(row) for row in rows if "error" not in row]
-    wrong = [Text(row["error"], "red") for row in rows if "error" in row]  # below the table: columns fold
+    errors = [Text(row["error"], "red") for row in rows if "error" in row]  # not in a cell, which would fold the text
     columns = ("config", "source", "split", "column", "options")
     table = [grid(f"Dataset project {report['project']}", columns, known)] if known else []
-    return Group(*table, *wrong)
+    return Group(*table, *errors)
 
 
 def _configuration(row: Mapping[str, Any]) -> tuple[str, ...]:
