@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _common import status
+from _common import memory_status
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from forgather_core.checkpoint import load_checkpoint, save_checkpoint
@@ -62,19 +62,19 @@ def peak_of(job: Callable[[], object]) -> int:
     with tempfile.TemporaryDirectory() as workdir:  # triggers one-time allocations
         save_checkpoint(workdir, small, safetensors=True)
         load_checkpoint(workdir, small)
-    before = status("RssAnon")
+    before = memory_status("RssAnon")
     peak = 0
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.001):
-            peak = max(peak, status("RssAnon"))
+            peak = max(peak, memory_status("RssAnon"))
 
     done = threading.Event()
     thread = threading.Thread(target=watch)
     thread.start()
     job()
-    peak = max(peak, status("RssAnon"))
+    peak = max(peak, memory_status("RssAnon"))
     done.set()
     thread.join()
     return max(0, peak - before)

@@ -28,7 +28,7 @@ def parser(text: str | None, runs: int) -> argparse.ArgumentParser:
     """Return a parser with the option `--runs`."""
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
-        "--runs", type=int, default=runs, help="runs of each case; the best counts (default: %(default)s)"
+        "--runs", type=int, default=runs, help="runs of each case; the best one is reported (default: %(default)s)"
     )
     return made
 
@@ -49,13 +49,13 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def children() -> float:
+def children_cpu_seconds() -> float:
     """Return the CPU seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def status(name: str) -> int:
+def memory_status(name: str) -> int:
     """Return bytes of this process from Linux: VmRSS (resident), VmHWM (peak resident) or RssAnon (anonymous)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
@@ -66,7 +66,7 @@ def reset_peak_memory() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def be_quiet() -> None:
+def silence_transformers() -> None:
     """Silence transformers' warnings and progress bars."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -88,7 +88,7 @@ def pair(directory: Path, dtype: torch.dtype, **how: Any) -> dict[str, Any]:
     Args:
         directory: A model directory of llama with saved weights.
         dtype: Dtype of both models.
-        how: Further arguments of both, such as an attention implementation.
+        how: Further arguments for both models, such as an attention implementation.
     """
     exported = transformers.AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, dtype=dtype, **how)
     config = transformers.LlamaConfig(**{name: getattr(exported.config, name) for name in _SAME})
@@ -118,30 +118,30 @@ def in_process(script: str, task: object) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def in_turns(
+def best_times(
     cases: dict[str, Case], runs: int, clock: Clock = time.perf_counter, *, warm: bool = True
 ) -> dict[str, float]:
-    """Return the best time of each case in seconds. Cases run in turns, so that load of the machine affects all.
+    """Return the best time of each case in seconds. Runs are interleaved, so that machine load affects all cases.
 
     Args:
         cases: Cases by name.
         runs: Number of runs of each case.
         clock: Clock to measure with.
-        warm: Do one more run of each first, which warms caches and is not counted.
+        warm: First run each case once without measuring it, to warm caches.
     """
     best = dict.fromkeys(cases, float("inf"))
     for number in range(runs + warm):
         for name, case in cases.items():
-            began = clock()
+            start = clock()
             made = case()
-            spent = clock() - began
+            elapsed = clock() - start
             del made  # freeing is not part of the case
             if number >= warm:
-                best[name] = min(best[name], spent)
+                best[name] = min(best[name], elapsed)
     return best
 
 
-def bar(name: str, ratio: float, bound: float) -> bool:
+def check_bound(name: str, ratio: float, bound: float) -> bool:
     """Print a ratio with its bound, and return whether it is within the bound."""
     passed = ratio <= bound
     print(f"{'PASS' if passed else 'FAIL'} {name}: {ratio:.3f} (bound {bound})", flush=True)

@@ -2,9 +2,9 @@
 
 python benchmarks/against_commit.py COMMIT [--runs 7] [--only WORD]
 
-Checks out the older commit in a temporary worktree. Each tree has a worker process; the two run each case in turns, so
-that load of the machine affects both. Only documented interfaces are used. Exit code 1 if a median is more than 5 %
-worse.
+Checks out the older commit in a temporary worktree. Each tree has a worker process. The runs of the two workers are
+interleaved, so that machine load affects both. Only documented interfaces are used. Exit code 1 if a median is more
+than 5 % worse.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ def main() -> int:
 def _compare(work: Path, trees: dict[str, Path], runs: int, only: str) -> int:
     workers = {who: _start(work / who, tree) for who, tree in trees.items()}
     names = [name for name in _ask(workers["now"], "cases").split(";") if only in name]
-    print(f"{'median of ' + str(runs) + ' runs in turns, ms':44}{'before':>10}{'now':>10}{'ratio':>8}")
+    print(f"{'median of ' + str(runs) + ' interleaved runs, ms':44}{'before':>10}{'now':>10}{'ratio':>8}")
     worst = 0.0
     for name in names:
         times: dict[str, list[float]] = {who: [] for who in workers}
         for number in range(runs + 1):  # the first warms caches
             for who in workers if number % 2 else reversed(workers):
-                spent = float(_ask(workers[who], name))
+                elapsed = float(_ask(workers[who], name))
                 if number:
-                    times[who].append(spent)
+                    times[who].append(elapsed)
         before, now = (1000 * statistics.median(times[who]) for who in ("before", "now"))
         worst = max(worst, now / before)
         print(f"{name:44}{before:10.2f}{now:10.2f}{now / before:8.3f}", flush=True)
@@ -64,14 +64,14 @@ def _compare(work: Path, trees: dict[str, Path], runs: int, only: str) -> int:
     return int(worst > BOUND)
 
 
-def _start(place: Path, tree: Path) -> subprocess.Popen[str]:
-    place.mkdir()
+def _start(workdir: Path, tree: Path) -> subprocess.Popen[str]:
+    workdir.mkdir()
     path = os.pathsep.join((str(tree), str(tree / "plugins")))
-    env = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hf"), "NO_COLOR": "1"}
-    env |= {"PYTHONPYCACHEPREFIX": str(place / "compiled"), "TRANSFORMERS_VERBOSITY": "error"}
+    env = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "HF_HOME": str(workdir / "hf"), "NO_COLOR": "1"}
+    env |= {"PYTHONPYCACHEPREFIX": str(workdir / "compiled"), "TRANSFORMERS_VERBOSITY": "error"}
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # installed programs are compiled
     command = [sys.executable, __file__, "--worker"]
-    return subprocess.Popen(command, cwd=place, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=workdir, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def _ask(worker: subprocess.Popen[str], word: str) -> str:
@@ -84,7 +84,7 @@ def _ask(worker: subprocess.Popen[str], word: str) -> str:
 
 
 def work() -> None:
-    """Run the case that each line of the input names, and print its seconds."""
+    """Read the names of cases from standard input, run each case, and print its duration in seconds."""
     cases, answers = _cases(), sys.stdout
     for line in sys.stdin:
         name = line.strip()
@@ -96,7 +96,7 @@ def work() -> None:
 def _cases() -> dict[str, Callable[[], float]]:
     import torch
     import transformers
-    from _common import children
+    from _common import children_cpu_seconds
 
     from forgather.ml.sharded_checkpoint import load_checkpoint, save_checkpoint
     from forgather_cli.main import main as program
@@ -114,14 +114,14 @@ def _cases() -> dict[str, Callable[[], float]]:
                 raise RuntimeError(f"{arguments}: {printed.getvalue()}") from ended
 
     def timed(function: Callable[[], Any]) -> float:
-        began = time.perf_counter()
+        start = time.perf_counter()
         function()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     def started(*arguments: str) -> float:
-        began = children()
+        start = children_cpu_seconds()
         subprocess.run([sys.executable, "-m", "forgather_cli.main", *arguments], check=True, stdout=subprocess.DEVNULL)
-        return children() - began
+        return children_cpu_seconds() - start
 
     build = ("--device", "cpu", "--save-checkpoint", "--safetensors")
     command("-t", "llama/4M", "model", *build, "--output-dir", "small", "construct")
@@ -139,9 +139,9 @@ def _cases() -> dict[str, Callable[[], float]]:
     def on_one_thread(function: Callable[[], Any]) -> float:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        spent = timed(function)
+        elapsed = timed(function)
         torch.set_num_threads(threads)
-        return spent
+        return elapsed
 
     def train() -> None:
         small.train()

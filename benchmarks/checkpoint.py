@@ -2,10 +2,10 @@
 
 python benchmarks/checkpoint.py [--layers 16] [--runs 7] [--directory DIR] [--only saves]
 
-Medians count. `OPENSSL_ia32cap=~0x200000200000000:~0x20000000` in the environment hides the SHA instructions from
-hashlib; the second line of output shows its throughput. Every peer does the same work as Forgather: a save ends on the
-disk (fsync of files and directory, if the peer leaves that to the system); a load ends with the values in memory (a map
-is touched page by page). The page cache is warm. The exit code is 1 if a bound is exceeded.
+The bounds apply to medians. `OPENSSL_ia32cap=~0x200000200000000:~0x20000000` in the environment hides the SHA
+instructions from hashlib; the second line of output shows its throughput. Every peer does the same work as Forgather: a
+save ends on the disk (fsync of files and directory, if the peer does not call it); a load ends with the values in
+memory (every page of a mapped file is read). The page cache is warm. The exit code is 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 import safetensors
 import torch
 from _checkpoint_memory import memory, model_of
-from _common import bar, be_quiet, machine
+from _common import check_bound, machine, silence_transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
@@ -60,36 +60,36 @@ def sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-def saves(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
+def saves(model: LlamaForCausalLM, workdir: Path) -> dict[str, Case]:
     """Return one save per library, each over its own previous save."""
     state = state_of(model)
 
     def library() -> None:
-        save_file(state, place / "library" / "model.safetensors", metadata={"format": "pt"})
-        sync(place / "library")
+        save_file(state, workdir / "library" / "model.safetensors", metadata={"format": "pt"})
+        sync(workdir / "library")
 
     def pretrained() -> None:
-        model.save_pretrained(place / "pretrained")
-        sync(place / "pretrained")
+        model.save_pretrained(workdir / "pretrained")
+        sync(workdir / "pretrained")
 
     def pickled() -> None:
-        torch.save(state, place / "torch" / "pytorch_model.bin")
-        sync(place / "torch")
+        torch.save(state, workdir / "torch" / "pytorch_model.bin")
+        sync(workdir / "torch")
 
     for name in ("library", "pretrained", "torch"):
-        (place / name).mkdir()
+        (workdir / name).mkdir()
     return {
         "safetensors.save_file + fsync": library,
         "save_pretrained + fsync": pretrained,
         "torch.save + fsync": pickled,
-        "forgather, safetensors": lambda: save_checkpoint(place / "forgather", model, safetensors=True),
-        "forgather, .bin": lambda: save_checkpoint(place / "forgather-bin", model),
+        "forgather, safetensors": lambda: save_checkpoint(workdir / "forgather", model, safetensors=True),
+        "forgather, .bin": lambda: save_checkpoint(workdir / "forgather-bin", model),
     }
 
 
-def loads(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
+def loads(model: LlamaForCausalLM, workdir: Path) -> dict[str, Case]:
     """Return one load per library, of the same values, into the same module if there is one."""
-    file = place / "library" / "model.safetensors"
+    file = workdir / "library" / "model.safetensors"
     into = bytearray(file.stat().st_size)
 
     def bytes_only() -> None:
@@ -102,19 +102,19 @@ def loads(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
         "read the bytes": bytes_only,
         "load_file + load_state_dict": lambda: model.load_state_dict(load_file(file), strict=False),
         "torch.load(mmap) + load_state_dict": lambda: model.load_state_dict(
-            torch.load(place / "torch" / "pytorch_model.bin", mmap=True), strict=False
+            torch.load(workdir / "torch" / "pytorch_model.bin", mmap=True), strict=False
         ),
-        "forgather, safetensors": lambda: load_checkpoint(place / "forgather", model),
-        "forgather, .bin": lambda: load_checkpoint(place / "forgather-bin", model),
+        "forgather, safetensors": lambda: load_checkpoint(workdir / "forgather", model),
+        "forgather, .bin": lambda: load_checkpoint(workdir / "forgather-bin", model),
         "forgather, foreign safetensors": lambda: load_checkpoint(file, model),
-        "forgather, foreign .bin": lambda: load_checkpoint(place / "torch" / "pytorch_model.bin", model),
+        "forgather, foreign .bin": lambda: load_checkpoint(workdir / "torch" / "pytorch_model.bin", model),
     }
 
 
-def maps(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
+def maps(model: LlamaForCausalLM, workdir: Path) -> dict[str, Case]:
     """Return one load per library that maps the values of the same file and touches each page once."""
-    save_checkpoint(place, model, safetensors=True, max_shard_size="1TB")
-    (file,) = place.glob("*.safetensors")
+    save_checkpoint(workdir, model, safetensors=True, max_shard_size="1TB")
+    (file,) = workdir.glob("*.safetensors")
     sizes = [parameter.numel() for parameter in model.parameters()]
 
     def mapped() -> None:
@@ -124,7 +124,7 @@ def maps(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
         touch(flat.split(sizes))
 
     def ours() -> None:
-        load_checkpoint(place, model, assign=True)
+        load_checkpoint(workdir, model, assign=True)
         touch(model.parameters())
 
     def library() -> None:
@@ -135,7 +135,7 @@ def maps(model: LlamaForCausalLM, place: Path) -> dict[str, Case]:
     return {
         "mmap of the file": mapped,
         "load_file + assign": library,
-        "from_pretrained": lambda: touch(AutoModelForCausalLM.from_pretrained(place).parameters()),
+        "from_pretrained": lambda: touch(AutoModelForCausalLM.from_pretrained(workdir).parameters()),
         "forgather, assign=True": ours,
     }
 
@@ -147,24 +147,24 @@ def touch(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def table(title: str, cases: dict[str, Case], size: int, runs: int, peers: tuple[str, ...]) -> dict[str, float]:
-    """Time all cases in turns, print the times, and return the medians.
+    """Time all cases in interleaved runs, print the times, and return the medians.
 
     Args:
         title: Title of the table.
         cases: Functions to time, by name.
         size: Size of the model in bytes.
         runs: Number of runs.
-        peers: Cases the best of which has ratio 1.00.
+        peers: Cases to compare with; the fastest has ratio 1.00.
     """
     times: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(runs + 1):  # the first run warms caches
         for name, case in cases.items():
             os.sync()
             time.sleep(_PAUSE)  # so that work left to the system by one case does not slow down the next
-            began = time.perf_counter()
+            start = time.perf_counter()
             case()
             if number:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = medians["best of the peers"] = min(medians[name] for name in peers)
     print(f"\n{title:38}{'s, best':>9}{'s, median':>11}{'GB/s':>7}{'ratio':>7}")
@@ -183,7 +183,7 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=None)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    be_quiet()
+    silence_transformers()
     model = model_of(arguments.layers)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     print(f"{size / 1e6:.0f} MB in bfloat16, {arguments.runs} runs, safetensors {safetensors.__version__}, {machine()}")
@@ -191,15 +191,15 @@ def main() -> int:
     medians = {}
     worst = 0.0
     with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
-        place = Path(name)
+        workdir = Path(name)
         peers = ("safetensors.save_file + fsync", "save_pretrained + fsync", "torch.save + fsync")
-        medians[SAVE] = table(SAVE, saves(model, place), size, arguments.runs, peers)
+        medians[SAVE] = table(SAVE, saves(model, workdir), size, arguments.runs, peers)
         if not arguments.only:
             peers = ("read the bytes", "load_file + load_state_dict", "torch.load(mmap) + load_state_dict")
-            medians[LOAD] = table(LOAD, loads(model, place), size, arguments.runs, peers)
-            save_checkpoint(place / "wide", model.float(), safetensors=True)
+            medians[LOAD] = table(LOAD, loads(model, workdir), size, arguments.runs, peers)
+            save_checkpoint(workdir / "wide", model.float(), safetensors=True)
             del model
-            worst = memory(place, arguments.layers, size)
+            worst = memory(workdir, arguments.layers, size)
     if not arguments.only:
         with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
             # With the sizes of Llama 3 8B: mapping is fast, and costs that do not grow with the size must not dominate.
@@ -209,21 +209,21 @@ def main() -> int:
             medians[MAP] = table(f"{MAP}, {size / 1e6:.0f} MB", cases, size, 3 * arguments.runs, ("mmap of the file",))
     print()
     passed = [
-        bar(f"{group}: {ours} / {peer}", medians[group][ours] / medians[group][peer], bound)
+        check_bound(f"{group}: {ours} / {peer}", medians[group][ours] / medians[group][peer], bound)
         for (group, ours), (peer, bound) in BOUNDS.items()
         if group in medians
     ]
     if not arguments.only:
-        passed.append(bar("extra peak memory / model", worst, MEMORY_BOUND))
+        passed.append(check_bound("extra peak memory / model", worst, MEMORY_BOUND))
     return int(not all(passed))
 
 
 def sha256_speed() -> float:
     """Return the speed of hashlib's SHA-256 in GB/s."""
     data = bytes(2**26)
-    began = time.perf_counter()
+    start = time.perf_counter()
     hashlib.sha256(data)
-    return len(data) / (time.perf_counter() - began) / 1e9
+    return len(data) / (time.perf_counter() - start) / 1e9
 
 
 if __name__ == "__main__":

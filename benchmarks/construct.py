@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from _common import (
     Case,
-    be_quiet,
-    children,
-    in_turns,
+    best_times,
+    children_cpu_seconds,
     machine,
+    memory_status,
     parser,
     reset_peak_memory,
     settings,
-    status,
+    silence_transformers,
     table,
 )
 from torch import nn
@@ -70,7 +70,7 @@ def command(workdir: Path, runs: int) -> float:
         "script of transformers alone": lambda: run(["-c", SCRIPT, str(directory)]),
         "forgather -t llama/4M model construct": lambda: run(program),
     }
-    best = in_turns(cases, runs, children)
+    best = best_times(cases, runs, children_cpu_seconds)
     table("the command, on meta (CPU time)", best, "script of transformers alone")
     return best["forgather -t llama/4M model construct"] / best["script of transformers alone"]
 
@@ -123,10 +123,10 @@ def small(workdir: Path, runs: int) -> float:
 
 
 def medians(title: str, cases: dict[str, Case], runs: int) -> float:
-    """Print the median times of two cases, run in turns, and return the ratio of the second to the first."""
+    """Print the median times of two cases from interleaved runs, and return the ratio of the second to the first."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(runs):
-        for name, seconds in in_turns(cases, 1, warm=False).items():
+        for name, seconds in best_times(cases, 1, warm=False).items():
             times[name].append(seconds)
     middle = {name: statistics.median(found) for name, found in times.items()}
     first, second = middle
@@ -142,7 +142,7 @@ def unset(directory: Path, runs: int) -> float:
         "torch.empty of every weight, no modules": lambda: [torch.empty(s, dtype=torch.bfloat16) for s in shapes],
         "forgather, build with --no-init-weights": lambda: build_exported(directory, initial=False),
     }
-    best = in_turns(cases, 5 * runs)
+    best = best_times(cases, 5 * runs)
     table("1B in bfloat16, weights left unset", best, "the same modules on meta, then to_empty")
     return best["forgather, build with --no-init-weights"] / best["the same modules on meta, then to_empty"]
 
@@ -173,10 +173,10 @@ def peak(what: str, directory: Path) -> int:
         small = Path(workdir) / "small"
         prepare_directory(settings(small, hidden_size=512, intermediate_size=2048), small)
         build_exported(small, initial=True)
-    before = status("VmRSS")
+    before = memory_status("VmRSS")
     reset_peak_memory()
     model = build_native() if what == "native" else build_exported(directory, initial=what == "initial")
-    grown = status("VmHWM") - before
+    grown = memory_status("VmHWM") - before
     del model
     return grown
 
@@ -187,7 +187,7 @@ def main() -> int:
     options.add_argument("--only", choices=list(BOUNDS), help="print only this table")
     options.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = options.parse_args()
-    be_quiet()
+    silence_transformers()
     if arguments.peak:
         print(peak(arguments.peak[0], Path(arguments.peak[1])))
         return 0

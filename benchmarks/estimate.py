@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from _common import in_process, machine, reset_peak_memory, settings, status
+from _common import in_process, machine, memory_status, reset_peak_memory, settings
 
 BOUND = 0.05
 
@@ -89,17 +89,17 @@ def measured(setting: Setting, device: str = "cpu") -> int:
     import tempfile
 
     small = {"num_hidden_layers": 1}
-    with tempfile.TemporaryDirectory() as place:
-        _steps(setting, Path(place) / "small", device, rows=1, length=16, steps=2, options=small)
+    with tempfile.TemporaryDirectory() as workdir:
+        _steps(setting, Path(workdir) / "small", device, rows=1, length=16, steps=2, options=small)
         shape = {"rows": setting.rows, "length": setting.length}
-        _steps(setting, Path(place) / "small", device, **shape, steps=1, options=small)
+        _steps(setting, Path(workdir) / "small", device, **shape, steps=1, options=small)
         ctypes.CDLL(None).malloc_trim(0)
-        before = status("VmRSS") if device == "cpu" else torch.cuda.memory_allocated()
-        return _steps(setting, Path(place) / "model", device, **shape, steps=3, options={}) - before
+        before = memory_status("VmRSS") if device == "cpu" else torch.cuda.memory_allocated()
+        return _steps(setting, Path(workdir) / "model", device, **shape, steps=3, options={}) - before
 
 
 def _steps(
-    setting: Setting, place: Path, device: str, *, rows: int, length: int, steps: int, options: dict[str, int]
+    setting: Setting, workdir: Path, device: str, *, rows: int, length: int, steps: int, options: dict[str, int]
 ) -> int:
     from forgather_core.commands.construct import construct
     from forgather_core.training.loss import loss_of
@@ -111,7 +111,7 @@ def _steps(
         "attn_implementation": setting.attention,
         "gradient_checkpointing": setting.checkpointing,
     }
-    model = construct(settings(place, setting.template, **flags, **options)).model
+    model = construct(settings(workdir, setting.template, **flags, **options)).model
     model.train()
     stepper_class = FusedStepper if setting.fused else PlainStepper
     stepper = stepper_class(model, optimizer_of(setting.optimizer, device))
@@ -128,7 +128,7 @@ def _steps(
         stepper.backward(loss)
         stepper.optimizer_step()
         del loss
-    return status("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()
+    return memory_status("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()
 
 
 def main() -> int:

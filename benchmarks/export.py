@@ -6,7 +6,7 @@ An exported directory contains the model's source: writing follows imports, and 
 and hashing of these files. transformers' directory has only a configuration and a tokenizer. Weights are safetensors in
 the page cache.
 
-The bound applies to from_pretrained of 4M, as the median of runs in turns: to the total time, or to the time without
+The bound applies to from_pretrained of 4M, as the median of interleaved runs: to the total time, or to the time without
 transformers' loader of remote code (dynamic_module_utils). Exit code 1 if both exceed it.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import bar, be_quiet, in_turns, machine, parser, settings, table
+from _common import best_times, check_bound, machine, parser, settings, silence_transformers, table
 from generate import SHAPES, pair
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto import auto_factory, configuration_auto
@@ -31,8 +31,8 @@ from forgather_core.export.directory import prepare_directory
 BOUND = 1.5
 
 
-def writing(place: Path, native: Any, tokenizer: Any, runs: int) -> None:
-    wanted, peer_directory = settings(place / "written"), place / "native"
+def writing(workdir: Path, native: Any, tokenizer: Any, runs: int) -> None:
+    wanted, peer_directory = settings(workdir / "written"), workdir / "native"
 
     def configuration() -> None:
         native.config.save_pretrained(peer_directory)
@@ -42,11 +42,11 @@ def writing(place: Path, native: Any, tokenizer: Any, runs: int) -> None:
     peer = "transformers, configuration and tokenizer"
     cases = {
         peer: configuration,
-        "forgather, rebuild (construct -r)": lambda: prepare_directory(wanted, place / "written", refresh=True),
-        "forgather, reuse": lambda: prepare_directory(wanted, place / "written"),
+        "forgather, rebuild (construct -r)": lambda: prepare_directory(wanted, workdir / "written", refresh=True),
+        "forgather, reuse": lambda: prepare_directory(wanted, workdir / "written"),
     }
-    prepare_directory(wanted, place / "written")
-    table("4M, a directory without weights", in_turns(cases, runs), peer)
+    prepare_directory(wanted, workdir / "written")
+    table("4M, a directory without weights", best_times(cases, runs), peer)
 
 
 def loading(name: str, exported: Path, native: Path, runs: int) -> None:
@@ -56,7 +56,7 @@ def loading(name: str, exported: Path, native: Path, runs: int) -> None:
         "transformers, from_pretrained": lambda: AutoModelForCausalLM.from_pretrained(native),
         "forgather, from_pretrained": lambda: AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=True),
     }
-    table(f"{name}, loading", in_turns(cases, runs), "transformers, from_pretrained")
+    table(f"{name}, loading", best_times(cases, runs), "transformers, from_pretrained")
 
 
 def within_bound(exported: Path, native: Path, runs: int) -> bool:
@@ -66,11 +66,11 @@ def within_bound(exported: Path, native: Path, runs: int) -> bool:
     def timed(function: Any) -> Any:
         def run(*args: Any, **kwargs: Any) -> Any:
             nonlocal in_loader
-            began = time.perf_counter()
+            start = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
-                in_loader += time.perf_counter() - began
+                in_loader += time.perf_counter() - start
 
         return run
 
@@ -78,20 +78,22 @@ def within_bound(exported: Path, native: Path, runs: int) -> bool:
         module.get_class_from_dynamic_module = timed(module.get_class_from_dynamic_module)
     total, without_loader, peer = [], [], []
     for number in range(runs + 1):  # the first warms caches
-        began = time.perf_counter()
+        start = time.perf_counter()
         AutoModelForCausalLM.from_pretrained(native)
         middle, in_loader = time.perf_counter(), 0.0
         AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=True)
         if number:
-            peer.append(middle - began)
+            peer.append(middle - start)
             total.append(time.perf_counter() - middle)
             without_loader.append(total[-1] - in_loader)
     print()
     base = statistics.median(peer)
     return any(
         [
-            bar("from_pretrained, 4M", statistics.median(total) / base, BOUND),
-            bar("from_pretrained, 4M, without dynamic_module_utils", statistics.median(without_loader) / base, BOUND),
+            check_bound("from_pretrained, 4M", statistics.median(total) / base, BOUND),
+            check_bound(
+                "from_pretrained, 4M, without dynamic_module_utils", statistics.median(without_loader) / base, BOUND
+            ),
         ]
     )
 
@@ -99,20 +101,20 @@ def within_bound(exported: Path, native: Path, runs: int) -> bool:
 def main() -> int:
     """Print the tables and return the exit code: 1 if the bound is exceeded."""
     arguments = parser(__doc__, runs=10).parse_args()
-    be_quiet()
+    silence_transformers()
     print(f"{arguments.runs} runs, {machine()}")
     with tempfile.TemporaryDirectory() as text:
-        place = Path(text)
+        workdir = Path(text)
         for name, shape in SHAPES.items():
-            exported, native = place / name, place / f"{name} of transformers"
+            exported, native = workdir / name, workdir / f"{name} of transformers"
             construct(settings(exported, device="cpu", save_checkpoint=True, safetensors=True, **shape))
             model = pair(exported, torch.float32)["native"]
             model.save_pretrained(native)
             if name == "4M":
                 tokenizer = AutoTokenizer.from_pretrained(exported, trust_remote_code=True)
-                writing(place, model, tokenizer, arguments.runs)
+                writing(workdir, model, tokenizer, arguments.runs)
             loading(name, exported, native, arguments.runs)
-        passed = within_bound(place / "4M", place / "4M of transformers", 2 * arguments.runs)
+        passed = within_bound(workdir / "4M", workdir / "4M of transformers", 2 * arguments.runs)
     return int(not passed)
 
 

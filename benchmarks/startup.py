@@ -16,7 +16,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from _common import children, processor
+from _common import children_cpu_seconds, processor
 
 HELLO = """
 import typer
@@ -51,12 +51,12 @@ def main() -> int:
         env = os.environ | {"NO_COLOR": "1", "PYTHONPYCACHEPREFIX": folder}
         env.pop("PYTHONDONTWRITEBYTECODE", None)
         times: dict[str, list[float]] = {name: [] for name in commands}
-        for number in range(runs + 1):  # in turns, so that load affects all; the first run warms caches
+        for number in range(runs + 1):  # interleaved, so that load affects all; the first run warms caches
             for name, arguments in commands.items():
-                before = children()
+                before = children_cpu_seconds()
                 subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=env)
                 if number:
-                    times[name].append(children() - before)
+                    times[name].append(children_cpu_seconds() - before)
     base = min(times["bare Typer hello-world"])
     print(f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, Typer {version('typer')}")
     print(f"{'':42}{'CPU ms, best':>14}{'ratio':>8}   ({runs} runs, bound {BOUND})")

@@ -2,10 +2,11 @@
 
 python benchmarks/trainer.py [--runs 5] [--steps 200]
 
-Three cases train in turns, each on the same rows: transformers' Trainer, and Forgather's with its callback, both on an
-exported model; and transformers' Trainer on transformers' Llama of the same shape and weights. One thread, CPU time.
-The figures are medians of the ratios of runs that follow each other. Exit code 1 if Forgather's Trainer takes more than
-1.05 of the time of transformers', or if transformers' Llama is faster.
+Three cases train on the same rows in interleaved runs: transformers' Trainer and Forgather's Trainer (with its
+callback) on an exported model, and transformers' Trainer on transformers' Llama of the same shape and weights. One
+thread, CPU time.
+The results are medians over the ratios of consecutive runs. Exit code 1 if Forgather's Trainer takes more than 1.05 of
+the time of transformers', or if transformers' Llama is faster.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 import transformers
-from _common import bar, be_quiet, machine, pair, parser, settings
+from _common import check_bound, machine, pair, parser, settings, silence_transformers
 from transformers import TrainingArguments
 
 from forgather.training import Trainer, TrainingCallback, training_optimizer
@@ -29,13 +30,13 @@ ROWS, LENGTH = 2, 128
 ENGINE, NATIVE = 1.05, 1.0
 
 
-def trained(kind: type[transformers.Trainer], model: Any, steps: int, place: Path) -> float:
+def trained(kind: type[transformers.Trainer], model: Any, steps: int, workdir: Path) -> float:
     """Return the CPU seconds of a training run."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 1000, (steps * ROWS, LENGTH), generator=generator)
     rows = [{"input_ids": row, "labels": row} for row in ids]
     arguments = TrainingArguments(
-        output_dir=str(place),
+        output_dir=str(workdir),
         max_steps=steps,
         per_device_train_batch_size=ROWS,
         save_strategy="no",
@@ -48,9 +49,9 @@ def trained(kind: type[transformers.Trainer], model: Any, steps: int, place: Pat
     callbacks = [TrainingCallback(ROWS * LENGTH, stop=False)] if kind is Trainer else []
     trainer = kind(model=model, args=arguments, train_dataset=rows, optimizers=(optimizer, None), callbacks=callbacks)
     trainer.remove_callback(transformers.PrinterCallback)
-    began = time.process_time()
+    start = time.process_time()
     trainer.train()
-    return time.process_time() - began
+    return time.process_time() - start
 
 
 def main() -> int:
@@ -58,13 +59,13 @@ def main() -> int:
     options = parser(__doc__, runs=5)
     options.add_argument("--steps", type=int, default=200, help="steps of a run (default: %(default)s)")
     arguments = options.parse_args()
-    be_quiet()
+    silence_transformers()
     torch.set_num_threads(1)
     print(f"{arguments.runs} runs of {arguments.steps} steps of {ROWS} x {LENGTH} tokens, {machine()}\n")
     engine, native = [], []
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        construct(settings(place / "model", device="cpu", save_checkpoint=True, safetensors=True))
+        workdir = Path(name)
+        construct(settings(workdir / "model", device="cpu", save_checkpoint=True, safetensors=True))
         for number in range(arguments.runs + 1):
             seconds = {}
             for case, kind, who in (
@@ -72,15 +73,17 @@ def main() -> int:
                 ("ours", Trainer, "exported"),
                 ("native", transformers.Trainer, "native"),
             ):
-                model = pair(place / "model", torch.float32)[who]
-                seconds[case] = trained(kind, model, arguments.steps if number else 10, place / case)
+                model = pair(workdir / "model", torch.float32)[who]
+                seconds[case] = trained(kind, model, arguments.steps if number else 10, workdir / case)
             if number:  # the first one warms up
                 engine.append(seconds["ours"] / seconds["bare"])
                 native.append(seconds["ours"] / seconds["native"])
-                print("  ".join(f"{case} {spent:.2f} s" for case, spent in seconds.items()), flush=True)
+                print("  ".join(f"{case} {elapsed:.2f} s" for case, elapsed in seconds.items()), flush=True)
     print()
-    passed = bar("Forgather's Trainer / transformers' Trainer, exported model", median(engine), ENGINE)
-    passed &= bar("Forgather's Trainer, exported / transformers' Trainer, transformers' Llama", median(native), NATIVE)
+    passed = check_bound("Forgather's Trainer / transformers' Trainer, exported model", median(engine), ENGINE)
+    passed &= check_bound(
+        "Forgather's Trainer, exported / transformers' Trainer, transformers' Llama", median(native), NATIVE
+    )
     return 0 if passed else 1
 
 

@@ -1,4 +1,4 @@
-"""The keyword options of a call: looked up, converted and divided among model, run and command."""
+"""Look up and convert the keyword options of a call, and assign them to model, run and command."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Call:
     """One call of a function of the API.
 
     Args:
-        function: Its name, which is that of the command.
-        model: A name as for `-t`, a YAML file, a configuration that was found, or a resolved model.
+        function: The name of the function.
+        model: A name as for `-t`, a YAML file, a `Configuration`, or a resolved model.
         project: Directory of YAML configurations and of `output_models`; None uses that of the resolved model, else the
             working directory and a temporary one.
-        options: Values by name of the option.
+        options: The given values by option name.
 
     Raises:
         TypeError: There is no option of that name, or it belongs to the resolved model.
@@ -65,29 +65,31 @@ class Call:
         configuration = _configuration(function, model, self.project)
         specs = _specs(function, configuration)
         given = current_names(function, specs, options)
-        typed = [specs[name] for name in given]
-        refuse_other_commands(command, typed)
+        given_specs = [specs[name] for name in given]
+        refuse_other_commands(command, given_specs)
         names = _names_of_model(configuration)
-        of_model = {name: value for name, value in given.items() if name in names}
-        # Converted by the options of the command: several commands have an `optimizer`, with different choices.
+        model_options = {name: value for name, value in given.items() if name in names}
+        # Use the specs of the command: several commands have an `optimizer`, with different choices.
         self._given = converted(specs, {name: value for name, value in given.items() if name not in names})
         if isinstance(model, ResolvedModel):
-            if of_model:
-                raise TypeError(f"{function}() got a resolved model: pass {', '.join(of_model)} to resolve() instead")
+            if model_options:
+                raise TypeError(
+                    f"{function}() got a resolved model: pass {', '.join(model_options)} to resolve() instead"
+                )
             self.resolved = model
         else:
-            self.resolved = replace(resolve(configuration, of_model), project=self.project)
+            self.resolved = replace(resolve(configuration, model_options), project=self.project)
         self.run = self.take(RunOptions)
         values = {name: spec.default for name, spec in specs.items()} | self._given
         for part in (self.resolved.options, self.resolved.directory, self.resolved.build):
             values |= vars(part)
-        refuse_without_effect(command, typed, values)
+        refuse_without_effect(command, given_specs, values)
 
     def model_project(self) -> Path:
         """Return the project directory of the model directory, which may be a temporary one."""
         if (project := self.project or self.resolved.project) is not None:
             return project
-        # An output directory of a YAML file is as permanent as one of a call.
+        # No temporary directory is needed if a YAML file sets output_dir.
         return Path() if self.resolved.directory.output_dir is not None else _temporary_project(self.resolved)
 
     def take(self, options: type[_Options]) -> _Options:
@@ -105,7 +107,7 @@ def take(
         options: The class of the options.
         function: The name of the function.
         given: Values by name.
-        specs: The options that the function has, by name; None: all.
+        specs: The options that the function accepts, by name; None: all options of the class.
 
     Raises:
         TypeError: There is no option of a given name.
@@ -116,7 +118,7 @@ def take(
 
 
 def converted(specs: Mapping[str, OptionSpec], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of options by name, converted to their types.
+    """Convert the values of options to the types of the options.
 
     Raises:
         ConfigurationError: A value is invalid.
@@ -131,7 +133,7 @@ def converted(specs: Mapping[str, OptionSpec], given: Mapping[str, Any]) -> dict
 
 
 def shared_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the given options that every definition has."""
+    """Return the given options that all definitions share."""
     specs = [spec for group in _SHARED for spec in specs_of(group)]
     names = {spec.name for spec in specs} | former_names(specs).keys()
     return {name: value for name, value in options.items() if name in names}
@@ -159,18 +161,18 @@ def by_name(options: type) -> dict[str, OptionSpec]:
 
 
 def _specs(function: str, configuration: Configuration) -> dict[str, OptionSpec]:
-    of_model = (configuration.definition.options, DirectoryOptions, BuildOptions)
+    model_groups = (configuration.definition.options, DirectoryOptions, BuildOptions)
     if function == "resolve":
-        return {spec.name: spec for group in of_model for spec in specs_of(group)}
+        return {spec.name: spec for group in model_groups for spec in specs_of(group)}
     if function == "list_checks":
-        return options_of_listing(*of_model, VerifyOptions)
+        return options_of_listing(*model_groups, VerifyOptions)
     command = COMMAND_OPTIONS.get(function)
     groups = [configuration.definition.options, *_SHARED, *([command] if command is not None else [])]
     return {spec.name: spec for group in groups for spec in specs_of(group)}
 
 
 def options_of_listing(*groups: type) -> dict[str, OptionSpec]:
-    """Return those options of `verify` that the list of its checks has, by name: none about their run."""
+    """Return the options of `verify` that `list_checks` accepts, by name: all but those that affect running checks."""
     specs = [spec for group in groups for spec in specs_of(group) if "verify" in commands_of(spec)]
     return {spec.name: spec for spec in specs if NOT_LISTING not in requirements_of(spec) and spec.name != "list"}
 
@@ -181,7 +183,7 @@ def _names_of_model(configuration: Configuration) -> set[str]:
 
 
 def current_names(function: str, specs: Mapping[str, OptionSpec], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values by the present names of their options, with a warning for each former name.
+    """Return values by the current names of their options, and warn about each former name.
 
     Raises:
         TypeError: There is no option of a given name, or an option is given by both of its names.
@@ -211,8 +213,8 @@ def no_such_option(function: str, name: str, known: Iterable[str]) -> TypeError:
 
 
 def _temporary_project(resolved: ResolvedModel) -> Path:
-    """Return a directory for a model that has no other place: the same for equal options, removed at exit."""
-    import hashlib  # here and below: every command imports this module
+    """Return the temporary directory of a model: the same for equal options, removed at exit."""
+    import hashlib  # imported where used, like tempfile below: every command imports this module
 
     content = {
         "definition": resolved.definition.name,

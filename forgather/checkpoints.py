@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def inspect_checkpoint(
     path: str | os.PathLike[str], *, verify_checksums: bool = False, progress: Progress = SILENT
 ) -> CheckpointInfo:
-    """Open a checkpoint, which validates its headers and index, and describe it.
+    """Validate the headers and the index of a checkpoint, and describe its contents.
 
     Args:
         path: A directory, a weight file, an index, or a Hub repository.
@@ -55,7 +55,7 @@ def convert_checkpoint(
         target: A new directory, or the source itself.
         format: `safetensors` or `bin`; None keeps the source's format.
         dtype: Dtype that replaces the most common one; None keeps all dtypes.
-        keep: Regular expression of tensors that keep their dtype.
+        keep: Regular expression for the names of tensors that keep their dtype.
         max_shard_size: Bytes, or a size such as "500MB".
         verify_checksums: Compare every file with its recorded checksum first.
         progress: Callbacks; `verifying` and `saving` are used.

@@ -84,11 +84,11 @@ def train_tokenizer(
 
     Args:
         dataset_project: A built-in project, or a directory.
-        vocab_size: Number of entries: special tokens, 256 bytes, merges.
+        vocab_size: Vocabulary size: special tokens, 256 bytes, merges.
         output_dir: A new or empty directory.
         dataset_config: Configuration of the project; None uses `default`, or the only one.
         model_max_length: Maximum length of a text, in tokens.
-        bars: Show the progress bars of the library that trains.
+        bars: Show the progress bars of the tokenizers library.
 
     Raises:
         TokenizerError: The directory is not empty, or the vocabulary does not fit the dataset.

@@ -9,7 +9,7 @@ from forgather_core.definitions.registry import SHARED_OPTIONS
 from forgather_core.options import plain_options
 from forgather_core.options.spec import OptionSpec, specs_of
 
-# A flag, a short spelling or a keyword in parentheses after it, and a value that hints give: "add --device cpu".
+# A flag with its verb, the short flag or keyword in parentheses, and the value, as in the hint "add --device cpu".
 _FLAG = re.compile(
     r"""(?P<verb>\b(?:add|use|try|or|requires|with)\s)?
     (?<![\w'"/.=-])--(?P<name>[a-z][a-z0-9]*(?:-[a-z0-9]+)*)
@@ -17,7 +17,7 @@ _FLAG = re.compile(
     (?:\s(?P<value>meta|cpu|cuda|bfloat16|float16|float32|chatml)\b)?""",
     re.VERBOSE,
 )
-_FUNCTIONS = {"list": "list_checks()", "json": "to_dict()"}  # flags with a function instead of a keyword
+_FUNCTIONS = {"list": "list_checks()", "json": "to_dict()"}  # flags that correspond to functions instead of keywords
 
 
 def with_keywords(text: str) -> str:

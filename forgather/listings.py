@@ -55,7 +55,7 @@ class PluginList(Result):
 
 
 class NewPlugin(Result):
-    """A plugin package that was written."""
+    """A new plugin package."""
 
     kind = "plugin"
 
@@ -127,7 +127,7 @@ class DatasetInfo(Result):
 
 
 class TrainedTokenizer(Result):
-    """A tokenizer that was trained and written."""
+    """A trained tokenizer in its directory."""
 
     kind = "tokenizer"
 

@@ -32,7 +32,7 @@ __all__ = [
 
 
 class ShownModel(Result):
-    """The options of a model, with the source of each value.
+    """The options of a model, with the origin of each value.
 
     Attributes:
         resolved: The resolved model.
@@ -117,7 +117,7 @@ class TrainingCheck(Result):
 
     @property
     def first_batch_decrease(self) -> float | None:
-        """The decrease of the loss on the first batch; None on meta or if interrupted. Zero or less: not trained."""
+        """The decrease of the loss on the first batch, positive if training works; None on meta or if interrupted."""
         decrease = (self._report.get("loss") or {}).get("first_batch_decrease")
         return None if decrease is None else float(decrease)
 
@@ -148,7 +148,7 @@ class Verification(Result):
 
     @property
     def complete(self) -> bool:
-        """True if all requested checks ran. `notes` has the reason if not."""
+        """True if all requested checks ran. Otherwise `notes` states the reason."""
         return bool(self._report["complete"])
 
     @property

@@ -55,7 +55,7 @@ def resolve(model: str | Path, *, project: str | Path | None = None, **options: 
 
 @public()
 def show(model: Model, *, project: str | Path | None = None, **options: Any) -> ShownModel:
-    """Resolve the options of a model and report each value with its source.
+    """Resolve the options of a model and report each value with its origin.
 
     Args:
         model: A definition or preset, a YAML file, or a resolved model.
@@ -91,7 +91,7 @@ def construct(
 
     Raises:
         TypeError: There is no option of that name.
-        ForgatherError: An option is invalid, or the directory, the checkpoint or the device does not allow it.
+        ForgatherError: An option is invalid, or the model directory, the checkpoint or the device cannot be used.
 
     Example:
         >>> construct("llama/4M", num_hidden_layers=1, device="cpu").model.config.num_hidden_layers
@@ -130,7 +130,7 @@ def test(
     return TrainingCheck(report)
 
 
-test.__test__ = False  # type: ignore[attr-defined] # not a test case, in spite of its name
+test.__test__ = False  # type: ignore[attr-defined] # pytest would collect it by its name
 
 
 @public()

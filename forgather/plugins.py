@@ -13,7 +13,7 @@ from .public import public
 
 @public()
 def list_plugins() -> PluginList:
-    """List the plugins that provide definitions, with the error of each that is broken."""
+    """List the plugins that provide definitions, with the errors of broken ones."""
     from forgather_core.commands.listing import list_plugins as rows
 
     return PluginList({"plugins": rows(registry())})
@@ -25,7 +25,7 @@ def new_plugin(name: str, *, output_dir: str | Path | None = None) -> NewPlugin:
 
     Args:
         name: Name of the definition.
-        output_dir: New directory; None is `forgather-NAME` in the working directory.
+        output_dir: New directory; None: `forgather-NAME` in the working directory.
 
     Raises:
         DefinitionError: The name is invalid or taken.

@@ -26,15 +26,15 @@ class Progress:
 
     Args:
         waiting: Called once if another process holds the lock of the model directory.
-        verifying: Called with the bytes of a checkpoint whose checksums are verified, and their total.
-        loading: Called with the bytes of a checkpoint that are loaded, and their total.
-        saving: Called with the bytes of a checkpoint that are saved, and their total.
+        verifying: Called with the bytes of a checkpoint verified so far, and the total.
+        loading: Called with the bytes of a checkpoint loaded so far, and the total.
+        saving: Called with the bytes of a checkpoint saved so far, and the total.
         step: Called after each training step of `test`.
         begin: Called with the report of a training run before its first step: plan, data and cost.
         record: Called with the measurements of a training run at each logged step.
-        evaluation: Called with a step of a training run and the metrics of its evaluation.
-        item: Called with the name of the check, or of the part of an estimate, that begins, or the documents read.
-        note: Called with a sentence about something that is left out, such as the checks of a broken plugin.
+        evaluation: Called with the step number and the metrics of each evaluation of a training run.
+        item: Called with the name of a check, or of a part of an estimate, before it runs; with the documents read so far.
+        note: Called with a sentence about omitted results, such as the checks of a broken plugin.
         partial: Called with the results so far if an exception ends the call early; the exception propagates.
     """
 

@@ -1,4 +1,4 @@
-"""The decorator of all public functions: unknown keywords, one call at a time, and keywords in errors."""
+"""The decorator of all public functions: it checks keywords, serializes calls, and names keywords in errors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _T = TypeVar("_T")
 # Calls change state of the process: torch's default dtype, initializers and random generators, transformers' logging.
-_ALONE = RLock()
+_CALL_LOCK = RLock()
 
 
 @contextmanager
-def one_call(*, alone: bool = True) -> Iterator[None]:
-    """Run a call: name keywords instead of flags in its errors, and wait for calls in other threads."""
-    with _ALONE if alone else nullcontext():
+def one_call(*, exclusive: bool = True) -> Iterator[None]:
+    """Run a call: name keywords instead of flags in its errors, and wait for calls in other threads if `exclusive`."""
+    with _CALL_LOCK if exclusive else nullcontext():
         try:
             yield
         except ForgatherError as error:
@@ -33,7 +33,7 @@ def one_call(*, alone: bool = True) -> Iterator[None]:
             raise
 
 
-def public(options: type | None = None, *, alone: bool = True) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+def public(options: type | None = None, *, exclusive: bool = True) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Return the decorator of public functions.
 
     An unknown keyword is a TypeError with the nearest name; errors name keywords instead of flags.
@@ -41,20 +41,20 @@ def public(options: type | None = None, *, alone: bool = True) -> Callable[[Call
     Args:
         options: A dataclass whose options are keywords of the function: their values are converted, former names are
             accepted, and an invalid value is a ConfigurationError.
-        alone: Wait for calls in other threads: the function changes or reads state of the process.
+        exclusive: Wait for calls in other threads, because the function uses global state of the process.
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         name, parameters = function.__name__, inspect.signature(function).parameters.values()
         known = _names(parameters)
-        is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)  # `Call` refuses unknown options
-        if is_open:
+        accepts_options = any(p.kind is p.VAR_KEYWORD for p in parameters)  # `Call` refuses unknown options
+        if accepts_options:
             PARAMETERS[name] = known
 
         @wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            with one_call(alone=alone):
-                return function(*args, **(kwargs if is_open else _checked(name, known, options, kwargs)))  # type: ignore[arg-type]
+            with one_call(exclusive=exclusive):
+                return function(*args, **(kwargs if accepts_options else _checked(name, known, options, kwargs)))  # type: ignore[arg-type]
 
         return call
 
@@ -79,7 +79,7 @@ def _names(parameters: Iterable[inspect.Parameter]) -> tuple[str, ...]:
 
 
 def _checked(function: str, known: Iterable[str], options: type | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keywords by their present names, with converted values."""
+    """Return keywords by their current names, with converted values."""
     specs = by_name(options) if options is not None else {}
     former = former_names(specs.values())
     for name in given:

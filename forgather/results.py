@@ -13,19 +13,19 @@ __all__ = ["Result"]
 
 
 class Result:
-    """A report. `to_dict()` has everything in it; properties have what is read most.
+    """A report. `to_dict()` returns all of it; properties return the values that are used most.
 
     Args:
         report: The report as plain data.
     """
 
-    kind: ClassVar[str] = ""  # of the page that shows the report
+    kind: ClassVar[str] = ""  # selects the HTML page that shows the report
 
     def __init__(self, report: Mapping[str, Any]) -> None:
         self._report = report
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data: what `--json` prints. It is a copy, which the caller may change."""
+        """Return a copy of the report as plain data, with the same keys as the output of `--json`."""
         copied: dict[str, Any] = plain_copy(self._report)
         return copied
 
@@ -43,5 +43,5 @@ class Result:
     def _repr_html_(self) -> str:
         from forgather_core.pages import fragment
 
-        with one_call():  # matplotlib's settings are those of the process, too
+        with one_call():  # matplotlib's settings are global to the process
             return fragment(self.kind, self.to_dict())

@@ -21,7 +21,7 @@ class TrainingRun(Result):
 
     @property
     def process(self) -> int:
-        """The index of this process among those of the run: 0 for the one that reports."""
+        """The rank of this process in the run; rank 0 reports."""
         return int(self._report["setup"]["process"])
 
     @property

@@ -1,4 +1,4 @@
-"""Training runs, and what is done with their models: `train`, `sample` and `evaluate`."""
+"""`train`, `sample` and `evaluate` as functions."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def train(
     Args:
         model: A definition or preset, a YAML file, or a resolved model.
         project: See `construct`.
-        progress: Callbacks; `begin`, `record` and `evaluation` are those of the run.
+        progress: Callbacks; the run calls `begin`, `record` and `evaluation`.
         **options: The options of `forgather model train`, such as `dataset_project="texts/"`, `tokens="10M"`,
-            `lr=1e-3`, `resume=True`. Without `device`, the first one of this machine is used.
+            `lr=1e-3`, `resume=True`. The default device is CUDA or MPS if available, otherwise the CPU.
 
     Raises:
         TypeError: There is no option of that name.
-        TrainingError: The run does not fit or cannot continue; or a loss or a gradient is not finite, or the loss does
-            not fall. The last checkpoint is whole.
+        TrainingError: The run does not fit into memory or on the disk, or cannot continue; a loss or a gradient is not
+            finite; or the loss does not fall. The last checkpoint is complete.
         ForgatherError: See `construct`; or the data cannot be read, or accelerate is not installed.
     """
     call = Call("train", model, project, options)
@@ -63,7 +63,7 @@ def sample(directory: str | Path, *texts: str, **options: Any) -> Samples:
 
     Args:
         directory: A model directory with weights, exported by Forgather or any causal language model of Hugging Face.
-        *texts: The texts; without any, the model begins by itself.
+        *texts: The texts; without any, the model generates one text from its BOS token.
         **options: The options of `forgather sample`, such as `temperature=0`, `max_new_tokens=50`, `chat=True`.
 
     Raises:

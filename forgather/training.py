@@ -1,4 +1,4 @@
-"""transformers' Trainer as `forgather model train` uses it, for training scripts. Importing it loads torch.
+"""The Trainer of `forgather model train` and its parts, for training scripts. Importing this module loads torch.
 
 from transformers import TrainingArguments
 from forgather.training import Trainer, TrainingCallback

@@ -40,7 +40,7 @@ def verify(
     """
     if isinstance(model, Path) and model.suffix not in {".yaml", ".yml"}:
         if project is not None:
-            raise TypeError("verify() of a directory has no project: drop it")
+            raise TypeError("verify() does not accept project for a directory: remove it")
         return _verify_directory(model, progress, options)
     if options.get("list"):
         raise TypeError("verify() does not support list: call list_checks()")
@@ -70,20 +70,20 @@ def verify(
 def list_checks(
     model: Model | None = None, *, project: str | Path | None = None, progress: Progress = SILENT, **options: Any
 ) -> CheckList:
-    """List the checks of `verify`, those of plugins included.
+    """List the checks of `verify`, including those of plugins.
 
     Args:
         model: A model whose options are validated too; None validates no options.
         project: Directory in which YAML configurations are looked up; None: the working directory.
         progress: Callbacks; `note` gets a sentence for each plugin whose checks cannot be loaded.
-        **options: `checks` and `quick` choose among them; with a model, its options.
+        **options: `checks` and `quick` select checks; with a model, also its options.
 
     Raises:
         TypeError: There is no option of that name.
         CheckError: There is no check of that name.
     """
     if model is None and project is not None:
-        raise TypeError("list_checks() without a model has no project: drop it")
+        raise TypeError("list_checks() requires a model for project: add the model, or remove project")
     chosen = (
         take(VerifyOptions, "list_checks", options, options_of_listing(VerifyOptions))
         if model is None
@@ -126,4 +126,4 @@ def _chosen(options: VerifyOptions | VerifyDirectoryOptions, progress: Progress)
             progress.note(text)
 
     checks = asked_for(options, note)
-    return checks, broken if options.checks is None else []  # all names that were given exist
+    return checks, broken if options.checks is None else []  # otherwise all given names exist

@@ -11,19 +11,19 @@ from forgather_core.options.plain_options import ConvertOptions, InspectOptions,
 from forgather_core.options.shared import OutputOptions
 
 from .bridge.plain import PlainGroup, given, with_options
-from .model import HELP
+from .model import CONTEXT_SETTINGS
 from .output import Output
 
 app = typer.Typer(
     cls=PlainGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings=HELP,
+    context_settings=CONTEXT_SETTINGS,
     help="Inspect and convert checkpoints.",
 )
 
 
-@app.command(cls=with_options(InspectOptions, InspectViewOptions, OutputOptions), context_settings=HELP)
+@app.command(cls=with_options(InspectOptions, InspectViewOptions, OutputOptions), context_settings=CONTEXT_SETTINGS)
 def inspect(
     ctx: typer.Context,
     path: Annotated[str, typer.Argument(metavar="DIR", help="Directory, weight file, index, or a Hub id")],
@@ -31,8 +31,8 @@ def inspect(
     """Show the contents of a checkpoint, read from its headers: tensors, shapes, dtypes, files, problems."""
     from .views import checkpoint as views
 
-    every = given(ctx, InspectViewOptions).get("all", False)
-    output = Output(partial(views.inspection, every=every), given(ctx, OutputOptions))
+    show_all = given(ctx, InspectViewOptions).get("all", False)
+    output = Output(partial(views.inspection, show_all=show_all), given(ctx, OutputOptions))
     import forgather
 
     from . import progress
@@ -40,10 +40,10 @@ def inspect(
     with progress.bytes_bar("verifying") as bar:
         callbacks = forgather.Progress(verifying=bar)
         result = forgather.inspect_checkpoint(path, progress=callbacks, **given(ctx, InspectOptions))
-    output.answer(result)
+    output.emit(result)
 
 
-@app.command(cls=with_options(ConvertOptions, OutputOptions), context_settings=HELP)
+@app.command(cls=with_options(ConvertOptions, OutputOptions), context_settings=CONTEXT_SETTINGS)
 def convert(
     ctx: typer.Context,
     source: Annotated[str, typer.Argument(metavar="SRC", help="Directory, weight file, index, or a Hub id")],
@@ -60,4 +60,4 @@ def convert(
     with progress.bytes_bar("verifying") as verifying, progress.bytes_bar("converting") as converting:
         callbacks = forgather.Progress(verifying=verifying, saving=converting)
         report = forgather.convert_checkpoint(source, target, progress=callbacks, **given(ctx, ConvertOptions))
-    output.answer(report)
+    output.emit(report)

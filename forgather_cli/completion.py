@@ -32,7 +32,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 Complete = Callable[..., list[Any]]
 
 
-def begun(values: Iterable[str], incomplete: str) -> list[str]:
+def starting_with(values: Iterable[str], incomplete: str) -> list[str]:
     """Return the values that start with `incomplete`."""
     return [value for value in values if value.startswith(incomplete)]
 
@@ -56,21 +56,21 @@ def tokenizers(incomplete: str) -> list[str]:
     """Complete shipped tokenizers; the shell completes directories."""
     from forgather_core.tokenizers.lookup import shipped_tokenizers
 
-    return begun(shipped_tokenizers(), incomplete)
+    return starting_with(shipped_tokenizers(), incomplete)
 
 
 def chat_templates(incomplete: str) -> list[str]:
     """Complete shipped chat templates; the shell completes files."""
     from forgather_core.tokenizers.lookup import shipped_chat_templates
 
-    return begun(shipped_chat_templates(), incomplete)
+    return starting_with(shipped_chat_templates(), incomplete)
 
 
 def projects(incomplete: str) -> list[str]:
     """Complete built-in dataset projects; the shell completes directories."""
     from forgather_core.data.built_in import BUILT_IN
 
-    return begun(BUILT_IN, incomplete)
+    return starting_with(BUILT_IN, incomplete)
 
 
 def project_configurations(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -85,7 +85,7 @@ def project_configurations(ctx: typer.Context, incomplete: str) -> list[str]:
     project = ctx.params.get("project") or getattr(ctx.params.get("dataset_project"), "value", None) or given
     project = project or ctx.params.get("dataset_project") or _first_argument(ctx)
     try:
-        return begun(BUILT_IN.get(project) or (configuration_files(project) if project else ()), incomplete)
+        return starting_with(BUILT_IN.get(project) or (configuration_files(project) if project else ()), incomplete)
     except (DataError, OSError):
         return []
 
@@ -100,27 +100,27 @@ def _first_argument(ctx: typer.Context) -> str:
 
 def devices(incomplete: str) -> list[str]:
     """Complete device types."""
-    return begun(DEVICES, incomplete)
+    return starting_with(DEVICES, incomplete)
 
 
 def dtypes(incomplete: str) -> list[str]:
     """Complete dtypes."""
-    return begun(DTYPES, incomplete)
+    return starting_with(DTYPES, incomplete)
 
 
 def formats(incomplete: str) -> list[str]:
     """Complete checkpoint formats."""
-    return begun(("safetensors", "bin"), incomplete)
+    return starting_with(("safetensors", "bin"), incomplete)
 
 
 def checks(incomplete: str) -> list[str]:
     """Complete the last name in a comma-separated list of Forgather's checks."""
     before, comma, last = incomplete.rpartition(",")
     used = before.split(",")
-    return [before + comma + name for name in begun(CHECK_NAMES, last) if name not in used]
+    return [before + comma + name for name in starting_with(CHECK_NAMES, last) if name not in used]
 
 
-# By name of shared option. Options of definitions are completed if they have choices.
+# Completion functions of shared options. Options of definitions are completed only if they have choices.
 _OF_OPTION: dict[str, Complete] = {
     "tokenizer": tokenizers,
     "chat_template": chat_templates,
@@ -137,5 +137,5 @@ def completion_of(spec: OptionSpec) -> Complete | None:
     """Return the completion function of an option, or None to let the shell complete files."""
     if isinstance(spec.kind, tuple):
         choices = [*map(str, spec.kind)]
-        return lambda incomplete: begun(choices, incomplete)
+        return lambda incomplete: starting_with(choices, incomplete)
     return _OF_OPTION.get(spec.name) if spec.info.group is not None else None

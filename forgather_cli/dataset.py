@@ -11,21 +11,21 @@ from forgather_core.options.shared import OutputOptions
 
 from .bridge.plain import PlainGroup, given, with_options
 from .completion import projects
-from .model import HELP
+from .model import CONTEXT_SETTINGS
 from .output import Output
 
 app = typer.Typer(
     cls=PlainGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings=HELP,
+    context_settings=CONTEXT_SETTINGS,
     help="List and inspect dataset projects.",
 )
 
 _PROJECT = "Directory with YAML files, or a built-in name: stdlib"
 
 
-@app.command(cls=with_options(OutputOptions), context_settings=HELP)
+@app.command(cls=with_options(OutputOptions), context_settings=CONTEXT_SETTINGS)
 def ls(
     ctx: typer.Context,
     project: Annotated[str | None, typer.Argument(metavar="[PROJECT]", help=_PROJECT, autocompletion=projects)] = None,
@@ -36,10 +36,10 @@ def ls(
     output = Output(views.datasets, given(ctx, OutputOptions))
     import forgather
 
-    output.answer(forgather.list_datasets(project))
+    output.emit(forgather.list_datasets(project))
 
 
-@app.command("show", cls=with_options(DescribeDatasetOptions, OutputOptions), context_settings=HELP)
+@app.command("show", cls=with_options(DescribeDatasetOptions, OutputOptions), context_settings=CONTEXT_SETTINGS)
 def show_dataset(
     ctx: typer.Context,
     project: Annotated[str, typer.Argument(metavar="PROJECT", help=_PROJECT, autocompletion=projects)],
@@ -55,4 +55,4 @@ def show_dataset(
     with progress.spinner() as spin:
         callbacks = forgather.Progress(item=spin)
         result = forgather.describe_dataset(project, progress=callbacks, **given(ctx, DescribeDatasetOptions))
-    output.answer(result)
+    output.emit(result)

@@ -11,7 +11,7 @@ from forgather_core.options.plain_options import EvaluateOptions, SampleOptions,
 from forgather_core.options.shared import OutputOptions
 
 from .bridge.plain import PlainGroup, given, with_options
-from .model import HELP
+from .model import CONTEXT_SETTINGS
 from .output import Output
 
 app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
@@ -19,7 +19,7 @@ app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
 _WITH_WEIGHTS = "Model directory with weights: trained by Forgather, or any Hugging Face causal LM"
 
 
-@app.command(cls=with_options(VerifyDirectoryOptions, OutputOptions), context_settings=HELP)
+@app.command(cls=with_options(VerifyDirectoryOptions, OutputOptions), context_settings=CONTEXT_SETTINGS)
 def verify(
     ctx: typer.Context,
     directory: Annotated[
@@ -38,15 +38,15 @@ def verify(
     with output.partial() as keep, progress.spinner() as item:
         callbacks = forgather.Progress(item=item, note=progress.note, partial=keep)
         result = forgather.verify(expanded(directory), progress=callbacks, **given(ctx, VerifyDirectoryOptions))
-    output.answer(result)
+    output.emit(result)
     raise typer.Exit(1 if result.failed else 0)
 
 
-@app.command(cls=with_options(SampleOptions, OutputOptions), context_settings=HELP)
+@app.command(cls=with_options(SampleOptions, OutputOptions), context_settings=CONTEXT_SETTINGS)
 def sample(
     ctx: typer.Context,
     directory: Annotated[str, typer.Argument(metavar="DIR", help=_WITH_WEIGHTS)],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts to continue")] = None,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]", help="Texts to continue")] = None,
 ) -> None:
     """Continue texts with a saved model."""
     from .views import train as views
@@ -54,10 +54,10 @@ def sample(
     output = Output(views.samples, given(ctx, OutputOptions))
     import forgather
 
-    output.answer(forgather.sample(expanded(directory), *(texts or ()), **given(ctx, SampleOptions)))
+    output.emit(forgather.sample(expanded(directory), *(texts or ()), **given(ctx, SampleOptions)))
 
 
-@app.command("eval", cls=with_options(EvaluateOptions, OutputOptions), context_settings=HELP)
+@app.command("eval", cls=with_options(EvaluateOptions, OutputOptions), context_settings=CONTEXT_SETTINGS)
 def evaluate(ctx: typer.Context, directory: Annotated[str, typer.Argument(metavar="DIR", help=_WITH_WEIGHTS)]) -> None:
     """Compute the loss of a saved model on a dataset, per token and per byte."""
     from .views import train as views
@@ -65,4 +65,4 @@ def evaluate(ctx: typer.Context, directory: Annotated[str, typer.Argument(metava
     output = Output(views.evaluation, given(ctx, OutputOptions))
     import forgather
 
-    output.answer(forgather.evaluate(expanded(directory), **given(ctx, EvaluateOptions)))
+    output.emit(forgather.evaluate(expanded(directory), **given(ctx, EvaluateOptions)))

@@ -1,4 +1,4 @@
-"""`forgather`: the root command, and the only place that turns expected errors into one line and an exit code."""
+"""`forgather`: the root command. Only this module turns expected errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from forgather_core.errors import ForgatherError
+from forgather_core.errors import ForgatherError, access_hint
 from forgather_core.filesystem.paths import project_directory
 from forgather_core.filesystem.printable import one_line
 from forgather_core.options.scope import joined
@@ -28,11 +28,11 @@ from .completion import SHELLS, templates
 from .messages import prepare_warnings
 from .output import Output
 from .program import INTERRUPTED
-from .streams import discard_unwritten, output_problem, prepare_streams, say
+from .streams import discard_unwritten, output_problem, prepare_streams, print_stderr
 
 # Imported only if requested, for the speed of help pages: commands by the module that defines them.
-LATE = {"verify": "directories", "sample": "directories", "eval": "directories"}
-LATE |= {name: name for name in ("checkpoint", "dataset", "tokenizer", "plugin")}
+LAZY = {"verify": "directories", "sample": "directories", "eval": "directories"}
+LAZY |= {name: name for name in ("checkpoint", "dataset", "tokenizer", "plugin")}
 ORDER = ("ls", "verify", "sample", "eval", "plugins", "model", "checkpoint", "dataset", "tokenizer", "plugin")
 
 
@@ -60,16 +60,16 @@ class RootGroup(PlainGroup):
     def get_command(self, ctx: Any, name: str) -> Any:
         """Return the command `name`."""
         if name not in self.commands:
-            self._add([name] if name in LATE else LATE)  # a misspelt name is compared with all commands
+            self._add([name] if name in LAZY else LAZY)  # a misspelt name is compared with all commands
         return super().get_command(ctx, name)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""
-        self._add(LATE)
+        self._add(LAZY)
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options of the root; those for completion show that they accept a shell."""
+        """Return the options of the root; the help of the completion options states that they accept a shell."""
         parameters = super().get_params(ctx)
         for parameter in parameters:
             if parameter.name in _COMPLETION:
@@ -87,7 +87,7 @@ class RootGroup(PlainGroup):
     def _add(self, names: Iterable[str]) -> None:
         for name in names:
             if name not in self.commands:
-                group = typer.main.get_group(importlib.import_module(f".{LATE[name]}", __package__).app)
+                group = typer.main.get_group(importlib.import_module(f".{LAZY[name]}", __package__).app)
                 self.commands[name] = group.commands.get(name, group)
 
 
@@ -95,7 +95,7 @@ app = typer.Typer(
     cls=RootGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings=model.HELP,
+    context_settings=model.CONTEXT_SETTINGS,
     help="Turn a model definition into a model directory that any Hugging Face tool loads.",
 )
 app.add_typer(model.app, name="model")
@@ -137,7 +137,7 @@ def root(
         ctx.params["project"] = str(project_directory(project, "-p"))
 
 
-@app.command(cls=with_options(OutputOptions), context_settings=model.HELP)
+@app.command(cls=with_options(OutputOptions), context_settings=model.CONTEXT_SETTINGS)
 def ls(ctx: typer.Context) -> None:
     """List all model definitions with their presets, and the configurations of this project."""
     from .views import listing
@@ -145,10 +145,10 @@ def ls(ctx: typer.Context) -> None:
     output = Output(listing.models, given(ctx, OutputOptions))
     import forgather
 
-    output.answer(forgather.list_models(ctx.find_root().params.get("project") or "."))
+    output.emit(forgather.list_models(ctx.find_root().params.get("project") or "."))
 
 
-@app.command(cls=with_options(OutputOptions), context_settings=model.HELP)
+@app.command(cls=with_options(OutputOptions), context_settings=model.CONTEXT_SETTINGS)
 def plugins(ctx: typer.Context) -> None:
     """List the plugins that provide definitions; exit code 1 if one is broken."""
     from .views import listing
@@ -157,7 +157,7 @@ def plugins(ctx: typer.Context) -> None:
     import forgather
 
     result = forgather.list_plugins()
-    output.answer(result)
+    output.emit(result)
     raise typer.Exit(1 if result.broken else 0)
 
 
@@ -180,7 +180,7 @@ _EXTERNAL_ERRORS = {
 
 def main() -> None:
     """Run the program. Exit codes: 0, 1 if a model fails, 2 for invalid input, 130 if interrupted."""
-    # The system reclaims all memory at exit; Python would free every object first: 17 of the 107 ms of a help page.
+    # Freeing every object at exit would take 17 of the 107 ms of a help page. The system reclaims the memory anyway.
     atexit.register(gc.freeze)
     prepare_warnings()
     prepare_streams()
@@ -203,8 +203,8 @@ def main() -> None:
     except UnicodeEncodeError as error:
         if error.reason != "surrogates not allowed":
             raise
-        refused = ForgatherError(f"'{error.object}' is not UTF-8", hint="rename it, or choose another name")
-        code = _print_error(refused, 2)
+        invalid = ForgatherError(f"'{error.object}' is not UTF-8", hint="rename it, or choose another name")
+        code = _print_error(invalid, 2)
     except Exception as error:
         from forgather_core.runtime.out_of_memory import out_of_memory
 
@@ -213,26 +213,26 @@ def main() -> None:
             raise
         code = _print_error(ForgatherError(text), 2)
     if code == INTERRUPTED:  # newer releases of Typer return this code
-        say("forgather: interrupted")
+        print_stderr("forgather: interrupted")
     discard_unwritten()
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _print_error(error: Any, code: int) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: the message is the help page
-        say(error.format_message())
+        print_stderr(error.format_message())
         return code
     if os.environ.get("FORGATHER_TRACEBACK"):
         raise error
     if isinstance(error, OSError):
-        text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        text = f"{error.filename}: {error.strerror}: {access_hint(error)}" if error.filename else str(error.strerror)
     elif isinstance(error, _UsageError):
         from .bridge.usage_errors import usage_text
 
         text = usage_text(error)
     else:
         text = str(error.with_flags)
-    say("forgather: error: " + one_line(text))
+    print_stderr("forgather: error: " + one_line(text))
     return code
 
 

@@ -18,7 +18,7 @@ WITHOUT_LOGS = frozenset({"ls", "plugins", "show"})
 
 
 def prepare_warnings() -> None:
-    """Print each warning on one line without control characters; always show those about former option names."""
+    """Print each warning on one line without control characters, and always show warnings about former option names."""
 
     def formatted(
         message: Warning | str,

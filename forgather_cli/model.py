@@ -25,19 +25,19 @@ from .bridge.dynamic import (
 )
 from .bridge.session import CHOOSE, Session
 from .completion import templates
-from .output import Draw, Output
+from .output import MakeView, Output
 
-HELP = {"help_option_names": ["-h", "--help"]}
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     cls=DynamicGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings=HELP,
+    context_settings=CONTEXT_SETTINGS,
     help="Construct, test, train, verify, show, estimate or compare models.",
 )
 
 
-@app.command(cls=DynamicCommand, context_settings=HELP)
+@app.command(cls=DynamicCommand, context_settings=CONTEXT_SETTINGS)
 def construct(ctx: typer.Context) -> None:
     """Construct a model: write its directory if it does not exist, build it, and load or save weights on request."""
     from .views.construct import construction
@@ -50,10 +50,10 @@ def construct(ctx: typer.Context) -> None:
     with command.output.partial() as keep:
         with progress.construction() as bars:
             made = forgather.construct(command.model, progress=replace(bars, partial=keep), **command.options)
-        command.output.answer(made)
+        command.output.emit(made)
 
 
-@app.command(cls=TestCommand, context_settings=HELP)
+@app.command(cls=TestCommand, context_settings=CONTEXT_SETTINGS)
 def test(ctx: typer.Context) -> None:
     """Test model forward and backward: a few training steps on random tokens or on real data."""
     from .views.training_check import training_check
@@ -67,10 +67,10 @@ def test(ctx: typer.Context) -> None:
     with command.output.partial() as keep, progress.construction() as bars, progress.steps(steps) as on_step:
         progress_of_test = replace(bars, step=on_step, partial=keep)
         result = forgather.test(command.model, progress=progress_of_test, **command.options)
-    command.output.answer(result)
+    command.output.emit(result)
 
 
-@app.command(cls=TrainCommand, context_settings=HELP)
+@app.command(cls=TrainCommand, context_settings=CONTEXT_SETTINGS)
 def train(ctx: typer.Context) -> None:
     """Train the model on text with transformers' Trainer, and save it in its directory."""
     from .views.train import training_run
@@ -84,10 +84,10 @@ def train(ctx: typer.Context) -> None:
         callbacks = replace(bars, begin=run.begin, record=run.record, evaluation=run.evaluation)
         result = forgather.train(command.model, progress=callbacks, **command.options)
     if result.process == 0:
-        command.output.answer(result)
+        command.output.emit(result)
 
 
-@app.command(cls=VerifyCommand, context_settings=HELP)
+@app.command(cls=VerifyCommand, context_settings=CONTEXT_SETTINGS)
 def verify(ctx: typer.Context) -> None:
     """Verify that the model is a correct causal language model; exit code 1 if a check fails."""
     from .views import verify as views
@@ -103,22 +103,22 @@ def verify(ctx: typer.Context) -> None:
     with command.output.partial() as keep, progress.spinner() as item:
         callbacks = forgather.Progress(item=item, note=progress.note, partial=keep)
         result = forgather.verify(command.model, progress=callbacks, **command.options)
-    command.output.answer(result)
+    command.output.emit(result)
     raise typer.Exit(1 if result.failed else 0)
 
 
-@app.command(cls=ShowCommand, context_settings=HELP)
+@app.command(cls=ShowCommand, context_settings=CONTEXT_SETTINGS)
 def show(ctx: typer.Context) -> None:
-    """Show the resolved options and the source of each value, without building the model."""
+    """Show the resolved options and the origin of each value, without building the model."""
     from .views.show import settings
 
     command = ModelCommand(ctx, settings)
     import forgather
 
-    command.output.answer(forgather.show(command.model, **command.options))
+    command.output.emit(forgather.show(command.model, **command.options))
 
 
-@app.command(cls=EstimateCommand, context_settings=HELP)
+@app.command(cls=EstimateCommand, context_settings=CONTEXT_SETTINGS)
 def estimate(ctx: typer.Context) -> None:
     """Estimate parameters, memory and compute, and the devices that the model fits on, without building it."""
     from .views import estimate as views
@@ -132,10 +132,10 @@ def estimate(ctx: typer.Context) -> None:
         result = forgather.estimate(
             command.model, progress=forgather.Progress(item=item, partial=keep), **command.options
         )
-    command.output.answer(result)
+    command.output.emit(result)
 
 
-@app.command(cls=EstimateCommand, context_settings=HELP)
+@app.command(cls=EstimateCommand, context_settings=CONTEXT_SETTINGS)
 def compare(
     ctx: typer.Context,
     models: Annotated[
@@ -163,21 +163,21 @@ def compare(
             result = forgather.compare(*first, *models, progress=callbacks, **command.options)
     except UnknownDefinitionError as error:
         raise error.at(option="MODEL") from None
-    command.output.answer(result)
+    command.output.emit(result)
 
 
 def _list_checks(ctx: typer.Context) -> None:
-    """List the checks; options that only a run of them uses are refused."""
+    """List the checks. Refuse options that only affect running them."""
     from .views.verify import checks
 
     command, session = ModelCommand(ctx, checks, needs_model=False), Session.of(ctx)
-    typed = session.typed()
-    refuse_other_commands("verify", typed)
-    refuse_without_effect("verify", typed, {spec.name: spec.default for spec in session.specs} | session.given)
+    specs = session.given_specs()
+    refuse_other_commands("verify", specs)
+    refuse_without_effect("verify", specs, {spec.name: spec.default for spec in session.specs} | session.given)
     without_model = {spec.name for group in (VerifyOptions, OutputOptions) for spec in specs_of(group)}
     if command.model is None:
         del command.options["project"]
-        for spec in typed:
+        for spec in specs:
             if spec.name not in without_model:
                 raise ForgatherError("requires -t", option=spec.flag, hint=CHOOSE)
     import forgather
@@ -185,7 +185,7 @@ def _list_checks(ctx: typer.Context) -> None:
     from . import progress
 
     del command.options["list"]
-    command.output.answer(
+    command.output.emit(
         forgather.list_checks(command.model, progress=forgather.Progress(note=progress.note), **command.options)
     )
 
@@ -195,7 +195,7 @@ class ModelCommand:
 
     Args:
         ctx: The context of the command.
-        draw: Returns the view of its report.
+        make_view: Function that returns the view of a report.
         needs_model: Whether -t is required.
 
     Raises:
@@ -207,7 +207,7 @@ class ModelCommand:
         output: The output.
     """
 
-    def __init__(self, ctx: typer.Context, draw: Draw, *, needs_model: bool = True) -> None:
+    def __init__(self, ctx: typer.Context, make_view: MakeView, *, needs_model: bool = True) -> None:
         session = Session.of(ctx)
         if session.configuration is None and needs_model:
             raise ForgatherError("is missing", option="-t", hint=CHOOSE)
@@ -215,4 +215,4 @@ class ModelCommand:
         of_output = {spec.name for spec in specs_of(OutputOptions)}
         given = {name: value for name, value in session.given.items() if name not in of_output}
         self.options = {"project": Path(ctx.find_root().params.get("project") or "."), **given}
-        self.output = Output(draw, {name: value for name, value in session.given.items() if name in of_output})
+        self.output = Output(make_view, {name: value for name, value in session.given.items() if name in of_output})

@@ -10,14 +10,14 @@ from forgather_core.options.plain_options import NewPluginOptions
 from forgather_core.options.shared import JsonOptions
 
 from .bridge.plain import PlainGroup, given, with_options
-from .model import HELP
+from .model import CONTEXT_SETTINGS
 from .output import Output
 
 app = typer.Typer(
     cls=PlainGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings=HELP,
+    context_settings=CONTEXT_SETTINGS,
     help="Create plugins.",
 )
 
@@ -27,7 +27,7 @@ def plugin() -> None:
     """Create plugins."""
 
 
-@app.command(cls=with_options(NewPluginOptions, JsonOptions), context_settings=HELP)
+@app.command(cls=with_options(NewPluginOptions, JsonOptions), context_settings=CONTEXT_SETTINGS)
 def new(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the definition, such as my_model")],
@@ -38,4 +38,4 @@ def new(
     output = Output(package, given(ctx, JsonOptions))
     import forgather
 
-    output.answer(forgather.new_plugin(name, **given(ctx, NewPluginOptions)))
+    output.emit(forgather.new_plugin(name, **given(ctx, NewPluginOptions)))

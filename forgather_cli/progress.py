@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from forgather_core.filesystem.printable import one_line
 
-from .streams import say
+from .streams import print_stderr
 
 if TYPE_CHECKING:
     from forgather import Progress as Callbacks
     from forgather_core.training_check import Step
     from forgather_core.training_run.watch import TrainingRecord
 
-PATIENCE = 1.0  # seconds before a bar is drawn
+BAR_DELAY = 1.0  # seconds before a progress bar appears
 
 Bytes = Callable[[int, int], None]
 
 
 @contextmanager
 def steps(count: int) -> Iterator[Callable[[Step], None] | None]:
-    """Show a progress bar of training steps, from the first one on: the bars of the construction come before it."""
+    """Show a progress bar of training steps. It starts at the first step, after the bars of the construction."""
     if not sys.stderr.isatty() or count == 1:
         yield None
         return
@@ -47,7 +47,7 @@ def steps(count: int) -> Iterator[Callable[[Step], None] | None]:
 
 
 class TrainingProgress:
-    """Report a training run: a bar on a terminal, lines in a pipe. All on standard error."""
+    """Report a training run on standard error: a progress bar on a terminal, lines in a pipe."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -55,11 +55,11 @@ class TrainingProgress:
         self._evaluation = ""
 
     def begin(self, report: dict[str, Any]) -> None:
-        """Say what the run will cost, and begin the bar."""
+        """Print the predicted cost of the run, and start the progress bar."""
         from .views.train import cost_lines
 
         for line in cost_lines(report):
-            say(line)
+            print_stderr(line)
         if sys.stderr.isatty():
             self._bar = _training_bar()
             self._task = self._bar.add_task("", total=report["plan"]["steps"], text="")
@@ -71,7 +71,7 @@ class TrainingProgress:
 
         line = record_line(record.to_dict())
         if self._bar is None:
-            say(line)
+            print_stderr(line)
         else:
             self._bar.update(self._task, completed=record.step, text=line + self._evaluation)
 
@@ -80,10 +80,10 @@ class TrainingProgress:
         text = f"evaluation loss {metrics['loss']:.4f}, {metrics['bits_per_byte']:.4f} bits per byte"
         self._evaluation = f"; {text}"
         if self._bar is None:
-            say(f"step {step:,}: {text}")
+            print_stderr(f"step {step:,}: {text}")
 
     def end(self) -> None:
-        """Remove the bar."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -133,12 +133,12 @@ def construction() -> Iterator[Callbacks]:
 
 def note(sentence: str) -> None:
     """Print a note on standard error."""
-    say(f"forgather: note: {one_line(sentence)}")
+    print_stderr(f"forgather: note: {one_line(sentence)}")
 
 
 def waiting() -> None:
     """Print that another process is using the model directory."""
-    say("another process holds the model directory: waiting for it")
+    print_stderr("another process holds the model directory: waiting for it")
 
 
 @contextmanager
@@ -162,7 +162,7 @@ class _Bar:
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         self._started = self._started or now
-        if self._progress is None and now - self._started > PATIENCE and done < total:
+        if self._progress is None and now - self._started > BAR_DELAY and done < total:
             self._progress = self._stack.enter_context(self._draw())
             self._task = self._progress.add_task(self._verb, total=total)
         if self._progress is not None:

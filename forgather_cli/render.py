@@ -19,10 +19,10 @@ SUFFIXES = (".txt", ".json", ".html", ".svg")
 PIPE_WIDTH = 200  # output to a pipe is not folded or cut, so that programs can read whole lines
 PAGE_WIDTH = 110
 
-LONGEST_CELL = 500  # characters
-MOST_ROWS = 1000
-MOST_TEXT = 30_000  # characters of one table
-MOST_NOTES = 40
+MAX_CELL_CHARACTERS = 500
+MAX_ROWS = 1000
+MAX_TABLE_CHARACTERS = 30_000
+MAX_NOTES = 40
 
 _NO_MARKUP: Any = {"markup": False, "emoji": False, "highlight": False}  # data is never interpreted as markup
 
@@ -38,12 +38,12 @@ class _Console(Console):
     """A console that escapes control characters, including those in text that is not a `Text` of this module.
 
     Attributes:
-        fixed: Whether the width is that of a terminal. Tables drop columns to fit in it.
-        needed: The minimum width at which no table splits a number or drops a column.
+        fixed_width: Whether the width is that of a terminal, so that tables drop columns to fit.
+        required_width: The minimum width at which no table splits a number or drops a column.
     """
 
-    fixed = False
-    needed = 0
+    fixed_width = False
+    required_width = 0
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
@@ -58,7 +58,7 @@ def console(*, stderr: bool = False) -> _Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
     made = _Console(file=stream, width=width, soft_wrap=False, **_NO_MARKUP)
-    made.fixed = stream.isatty()
+    made.fixed_width = stream.isatty()
     return made
 
 
@@ -68,7 +68,7 @@ def show(report: Mapping[str, Any], view: RenderableType, *, as_json: bool = Fal
         print(to_json(report))
     else:
         on = console()
-        on.print(view, crop=on.fixed)
+        on.print(view, crop=on.fixed_width)
 
 
 def check_output(path: Path) -> None:
@@ -100,8 +100,8 @@ def write(
     else:
         with Path("/dev/null").open("w", encoding="utf-8") as nowhere:
             recorded = _recorded(view, nowhere, PAGE_WIDTH)
-            if recorded.needed > PAGE_WIDTH:
-                recorded = _recorded(view, nowhere, recorded.needed)
+            if recorded.required_width > PAGE_WIDTH:
+                recorded = _recorded(view, nowhere, recorded.required_width)
             is_image = path.suffix.lower() == ".svg"
             text = recorded.export_svg(title=title) if is_image else recorded.export_text()
     try:
@@ -119,9 +119,9 @@ def _recorded(view: RenderableType, file: Any, width: int) -> _Console:
 
 def notes(sentences: Sequence[str]) -> RenderableType:
     """Return the view of notes, one per line."""
-    drawn = [Text(f"note: {shortened(sentence, LONGEST_CELL)}", "yellow") for sentence in sentences[:MOST_NOTES]]
-    if len(sentences) > MOST_NOTES:
-        drawn.append(Text(f"note: and {len(sentences) - MOST_NOTES:,} more; --json lists all", "yellow"))
+    drawn = [Text(f"note: {shortened(sentence, MAX_CELL_CHARACTERS)}", "yellow") for sentence in sentences[:MAX_NOTES]]
+    if len(sentences) > MAX_NOTES:
+        drawn.append(Text(f"note: and {len(sentences) - MAX_NOTES:,} more; --json lists all", "yellow"))
     return Group(*drawn)
 
 

@@ -9,7 +9,10 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from forgather_core.errors import access_hint
+
 _NAMES = ("stdin", "stdout", "stderr")
+_CLOSED = "standard output is closed: redirect it to a file or a terminal"
 
 
 def prepare_streams() -> None:
@@ -52,13 +55,15 @@ def output_problem(error: OSError) -> str | None:
         return None
     except OSError as reason:
         closed = reason.errno == errno.EBADF
-        return "standard output is closed" if closed else f"standard output cannot be written: {reason.strerror}"
+        if closed:
+            return _CLOSED
+        return f"standard output cannot be written: {reason.strerror}: {access_hint(reason)}"
     except ValueError:
-        return "standard output is closed"
+        return _CLOSED
     return None
 
 
-def say(text: str) -> None:
+def print_stderr(text: str) -> None:
     """Print a line on standard error, ignoring errors."""
     with suppress(OSError, ValueError):
         print(text, file=sys.stderr)

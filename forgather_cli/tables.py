@@ -17,9 +17,9 @@ from rich.text import Text as RichText
 from forgather_core.filesystem.printable import printable, shortened
 from forgather_core.pages.units import text_of
 
-from .render import LONGEST_CELL, MOST_NOTES, MOST_ROWS, MOST_TEXT, Text
+from .render import MAX_CELL_CHARACTERS, MAX_NOTES, MAX_ROWS, MAX_TABLE_CHARACTERS, Text
 
-_WORD = 12  # characters: longer words of a narrow column are folded
+_MAX_WORD = 12  # characters: longer words in a narrow column are folded
 _NUMBER = re.compile(r"[({\[~<>=+-]*\d[\d.,_:%eE+-]*[a-zA-Z]{0,3}[)}\],;:]*")
 _URL = re.compile(r"https?://\S+")
 _BAR = frozenset("█#")
@@ -32,7 +32,7 @@ def grid(
     *,
     right: Sequence[int] = (),
     dense: bool = False,
-    most: int = MOST_ROWS,
+    max_rows: int = MAX_ROWS,
     drop: Sequence[int] | None = None,
 ) -> RenderableType:
     """Return a table. If it is too wide, text is folded first, then columns are dropped; long tables are cut.
@@ -43,11 +43,11 @@ def grid(
         rows: The cells of each row, one per column.
         right: Numeric columns, which are right-aligned and never folded.
         dense: Use one space instead of two between columns on a terminal.
-        most: Maximum number of rows; a final row counts the remaining ones.
+        max_rows: Maximum number of rows; a final row counts the remaining ones.
         drop: Columns in the order in which they are dropped on a narrow terminal (default: from last to first).
     """
-    cells = [[_cell(cell) for cell in row] for row in rows[:most]]
-    drawn = cells[: _fitting(cells)]
+    cells = [[_cell(cell) for cell in row] for row in rows[:max_rows]]
+    drawn = cells[: _count_fitting_rows(cells)]
     if len(drawn) < len(rows):
         drawn.append([Text(f"and {len(rows) - len(drawn):,} more; --json lists all", "dim")])
     order = range(len(columns) - 1, 0, -1) if drop is None else drop
@@ -73,15 +73,15 @@ class _Grid:
         self.cells = [[row[n] for row in rows if len(row) > 1] for n in range(len(columns))]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        width, fixed = options.max_width, getattr(console, "fixed", False)
+        width, fixed_width = options.max_width, getattr(console, "fixed_width", False)
         shown = list(range(len(self.columns)))
-        if not fixed:
-            needed = self._overhead(shown) + sum(map(self._least, shown))
-            console.needed = max(getattr(console, "needed", 0), needed)  # type: ignore[attr-defined]
-            width = max(width, needed)
+        if not fixed_width:
+            required_width = self._overhead(shown) + sum(map(self._min_width, shown))
+            console.required_width = max(getattr(console, "required_width", 0), required_width)  # type: ignore[attr-defined]
+            width = max(width, required_width)
         dropped = []
         for number in self.drop:
-            if self._overhead(shown) + sum(map(self._least, shown)) <= width:
+            if self._overhead(shown) + sum(map(self._min_width, shown)) <= width:
                 break
             shown.remove(number)
             dropped.append(number)
@@ -98,9 +98,9 @@ class _Grid:
             padding=(0, self.gap, 0, 0) if self.is_terminal else (0, 1),
             header_style="dim",
         )
-        widths = _allocated(
-            [self._natural(number) for number in shown],
-            [self._least(number) for number in shown],
+        widths = _allocate_widths(
+            [self._full_width(number) for number in shown],
+            [self._min_width(number) for number in shown],
             width - self._overhead(shown),
         )
         for number, size in zip(shown, widths, strict=True):
@@ -112,7 +112,9 @@ class _Grid:
                 width=size,
             )
         for row in self.rows:
-            table.add_row(*(_shortened(row[n], size) for n, size in zip(shown, widths, strict=True) if n < len(row)))
+            table.add_row(
+                *(_truncate_urls(row[n], size) for n, size in zip(shown, widths, strict=True) if n < len(row))
+            )
         return table
 
     def _overhead(self, shown: Sequence[int]) -> int:
@@ -120,24 +122,24 @@ class _Grid:
         count = len(shown)
         return count - 1 + count * self.gap if self.is_terminal else count + 1 + 2 * count
 
-    def _natural(self, number: int) -> int:
+    def _full_width(self, number: int) -> int:
         """Return the width at which no cell of a column is folded."""
         texts = [self.columns[number], *(cell.plain for cell in self.cells[number])]
         if number == 0:
             texts += [row[0].plain for row in self.rows if len(row) == 1]
         return max(cell_len(line) for text in texts for line in text.split("\n")) or 1
 
-    def _least(self, number: int) -> int:
+    def _min_width(self, number: int) -> int:
         """Return the minimum width of a column: numbers, names and words of up to 12 characters are not folded."""
         head = max(map(cell_len, self.columns[number].split()), default=1)
         if number in self.right:
-            return max(head, self._natural(number))
+            return max(head, self._full_width(number))
         if number == 0:
             return max([head, *(cell_len(cell.plain) for cell in self.cells[0])])
         parts = [
             part for cell in self.cells[number] for part in ([cell.plain] if _is_cut(cell) else cell.plain.split())
         ]
-        return max([head, *(cell_len(part) if _is_whole(part) else min(cell_len(part), _WORD) for part in parts)])
+        return max([head, *(cell_len(part) if _is_number(part) else min(cell_len(part), _MAX_WORD) for part in parts)])
 
 
 def _is_cut(cell: RichText) -> bool:
@@ -145,7 +147,7 @@ def _is_cut(cell: RichText) -> bool:
     return str(cell.style).startswith("link ") or (bool(cell.plain) and _BAR.issuperset(cell.plain))
 
 
-def _shortened(cell: RichText, width: int) -> RichText:
+def _truncate_urls(cell: RichText, width: int) -> RichText:
     """Cut the URLs in a cell to the width of its column. On a terminal they stay clickable."""
     if _is_cut(cell):
         cell = cell.copy()
@@ -154,17 +156,17 @@ def _shortened(cell: RichText, width: int) -> RichText:
     return _with_links(cell.plain, width) if _URL.search(cell.plain) else cell
 
 
-def _is_whole(word: str) -> bool:
+def _is_number(word: str) -> bool:
     return _NUMBER.fullmatch(word) is not None
 
 
-def _allocated(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+def _allocate_widths(full: Sequence[int], minimum: Sequence[int], room: int) -> list[int]:
     """Return column widths with a sum of at most `room`, shrinking the widest columns first.
 
     The first column, which contains names, is folded only if the minimum widths do not fit.
     """
-    widths = list(natural)
-    lower = list(least)
+    widths = list(full)
+    lower = list(minimum)
     while (excess := sum(widths) - room) > 0:
         wide = [n for n, width in enumerate(widths) if width > lower[n]]
         if not wide:
@@ -180,16 +182,16 @@ def _allocated(natural: Sequence[int], least: Sequence[int], room: int) -> list[
 
 
 def _cell(value: Any) -> RichText:
-    return value if isinstance(value, RichText) else Text(shortened(text_of(value), LONGEST_CELL))
+    return value if isinstance(value, RichText) else Text(shortened(text_of(value), MAX_CELL_CHARACTERS))
 
 
-def _fitting(rows: Sequence[Sequence[RichText]]) -> int:
-    """Return how many rows fit into `MOST_TEXT` characters, with each column as wide as its widest cell."""
+def _count_fitting_rows(rows: Sequence[Sequence[RichText]]) -> int:
+    """Return how many rows fit into `MAX_TABLE_CHARACTERS` characters, with each column as wide as its widest cell."""
     widths: list[int] = []
     for count, row in enumerate(rows):
         lengths = [len(cell.plain) for cell in row]
         widths = [max(pair) for pair in zip_longest(widths, lengths, fillvalue=0)]
-        if count and (count + 1) * sum(widths) > MOST_TEXT:
+        if count and (count + 1) * sum(widths) > MAX_TABLE_CHARACTERS:
             return count
     return len(rows)
 
@@ -197,7 +199,7 @@ def _fitting(rows: Sequence[Sequence[RichText]]) -> int:
 def pairs(title: str, values: Mapping[str, Any]) -> Group:
     """Return a title with a list of names and values, without those that are None."""
     known = [(name, value) for name, value in values.items() if value is not None]
-    rows = [(shortened(name, 100), shortened(text_of(value), LONGEST_CELL)) for name, value in known[:MOST_NOTES]]
+    rows = [(shortened(name, 100), shortened(text_of(value), MAX_CELL_CHARACTERS)) for name, value in known[:MAX_NOTES]]
     more = len(known) - len(rows)
     return Group(Text(title, "bold"), _Pairs(rows, more), Text())
 
@@ -212,10 +214,10 @@ class _Pairs:
         table = Table.grid(padding=(0, 2, 0, 0))
         names = max((cell_len(name) for name, _ in self.rows), default=0)
         room = options.max_width - names - 2
-        table.add_column(style="dim", no_wrap=room >= _WORD)
+        table.add_column(style="dim", no_wrap=room >= _MAX_WORD)
         table.add_column(overflow="fold")
         for name, value in self.rows:
-            table.add_row(Text(name), _with_links(value, max(_WORD, room)))
+            table.add_row(Text(name), _with_links(value, max(_MAX_WORD, room)))
         if self.more:
             table.add_row(Text(f"and {self.more:,} more; --json lists all", "dim"))
         yield table

@@ -10,14 +10,14 @@ from forgather_core.options.plain_options import TrainTokenizerOptions
 from forgather_core.options.shared import JsonOptions
 
 from .bridge.plain import PlainGroup, given, with_options
-from .model import HELP
+from .model import CONTEXT_SETTINGS
 from .output import Output
 
 app = typer.Typer(
     cls=PlainGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings=HELP,
+    context_settings=CONTEXT_SETTINGS,
     help="Train tokenizers.",
 )
 
@@ -27,7 +27,7 @@ def tokenizer() -> None:
     """Train tokenizers."""
 
 
-@app.command(cls=with_options(TrainTokenizerOptions, JsonOptions), context_settings=HELP)
+@app.command(cls=with_options(TrainTokenizerOptions, JsonOptions), context_settings=CONTEXT_SETTINGS)
 def train(ctx: typer.Context) -> None:
     """Train a byte-level BPE tokenizer on a dataset project, for use with --tokenizer."""
     from .views import data as views
@@ -35,4 +35,4 @@ def train(ctx: typer.Context) -> None:
     output = Output(views.tokenizer, given(ctx, JsonOptions))
     import forgather
 
-    output.answer(forgather.train_tokenizer(bars=sys.stderr.isatty(), **given(ctx, TrainTokenizerOptions)))
+    output.emit(forgather.train_tokenizer(bars=sys.stderr.isatty(), **given(ctx, TrainTokenizerOptions)))

@@ -50,12 +50,12 @@ import torch, transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 assert importlib.util.find_spec("forgather_core") is None, "Forgather is installed here"
-where = sys.argv[1]
-tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=True)
-config = AutoConfig.from_pretrained(where, trust_remote_code=True)
+directory = sys.argv[1]
+tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
+config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
 fresh = AutoModelForCausalLM.from_config(config)
-model = AutoModelForCausalLM.from_pretrained(where, trust_remote_code=True).eval()
-base = AutoModel.from_pretrained(where, trust_remote_code=True).eval()
+model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True).eval()
+base = AutoModel.from_pretrained(directory, trust_remote_code=True).eval()
 ids = tokenizer("def main():\\n    return [x for x in range(10)]\\n" * 3, return_tensors="pt")["input_ids"]
 with torch.no_grad():
     logits = model(ids).logits

@@ -1,9 +1,9 @@
-"""Verify every built-in definition and transformers' own models with many seeds: nothing may fail.
+"""Verify every built-in definition and transformers' own models with many seeds: no check may fail.
 
     python tools/false_alarms.py [--seeds 20] [--first 0] [--all]
 
 Prints the failures, and for each check the largest error relative to its tolerance. Exit code 1 if anything failed.
-Without `--all` the checks that do not depend on a seed (files, separate processes, compilation) are left out.
+Without `--all`, checks that do not depend on a seed (files, separate processes, compilation) are skipped.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ NATIVE: dict[str, dict[str, Any]] = {
 }
 
 
-def directories(place: Path) -> dict[str, tuple[Path, Any]]:
-    """Return a directory of each model, and the settings of built-in definitions."""
+def directories(workdir: Path) -> dict[str, tuple[Path, Any]]:
+    """Return the directory of each model, and its resolved model if a built-in definition made it."""
     found: dict[str, tuple[Path, Any]] = {}
     for definition in registry().definitions():
         resolved = resolve(
-            find_configuration(definition.name, registry(), place), {"output_dir": place / definition.name}
+            find_configuration(definition.name, registry(), workdir), {"output_dir": workdir / definition.name}
         )
         found[definition.name] = (construct(resolved).directory.path, resolved)
     for name, options in NATIVE.items():
         config = getattr(transformers, f"{name}Config")(**options)
         config.architectures = [f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"]
-        config.save_pretrained(place / f"native_{name}")
-        found[f"transformers' {name}"] = (place / f"native_{name}", None)
+        config.save_pretrained(workdir / f"native_{name}")
+        found[f"transformers' {name}"] = (workdir / f"native_{name}", None)
     return found
 
 
@@ -56,15 +56,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20, help="number of seeds (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="first seed (default: %(default)s)")
-    parser.add_argument("--all", action="store_true", help="run all checks")
-    asked = parser.parse_args()
-    chosen = [check for check in choose(CHECKS) if asked.all or check.name not in UNSEEDED]
-    used: dict[str, tuple[float, str]] = {}
+    parser.add_argument(
+        "--all", action="store_true", help="run all checks, including those that do not depend on a seed"
+    )
+    arguments = parser.parse_args()
+    chosen = [check for check in choose(CHECKS) if arguments.all or check.name not in UNSEEDED]
+    largest: dict[str, tuple[float, str]] = {}
     failed = 0
-    with tempfile.TemporaryDirectory() as place:
-        subjects = directories(Path(place))
-        for seed in range(asked.first, asked.first + asked.seeds):
-            for name, (directory, resolved) in subjects.items():
+    with tempfile.TemporaryDirectory() as workdir:
+        models = directories(Path(workdir))
+        for seed in range(arguments.first, arguments.first + arguments.seeds):
+            for name, (directory, resolved) in models.items():
                 for row in verify(directory, chosen, resolved=resolved, seed=seed)["checks"]:
                     if row["result"] == "failed":
                         failed += 1
@@ -72,12 +74,14 @@ def main() -> int:
                         print(f"FAILED: {name}, seed {seed}, {row['name']}: {row['reason'] or wrong}", flush=True)
                     for one in row["measured"]:
                         if one["tolerance"]:
-                            part = one["error"] / one["tolerance"]
-                            used[row["name"]] = max(used.get(row["name"], (0.0, "")), (part, f"{name}: {one['what']}"))
+                            ratio = one["error"] / one["tolerance"]
+                            largest[row["name"]] = max(
+                                largest.get(row["name"], (0.0, "")), (ratio, f"{name}: {one['what']}")
+                            )
             print(f"seed {seed}: {failed} failures so far", file=sys.stderr, flush=True)
-    for check, (part, what) in sorted(used.items(), key=lambda item: -item[1][0]):
-        print(f"{check:24}{part:6.2f} of its tolerance ({what})")
-    print(f"{failed} failures: {len(subjects)} models, {len(chosen)} checks, {asked.seeds} seeds")
+    for check, (ratio, what) in sorted(largest.items(), key=lambda item: -item[1][0]):
+        print(f"{check:24}{ratio:6.2f} x its tolerance ({what})")
+    print(f"{failed} failures: {len(models)} models, {len(chosen)} checks, {arguments.seeds} seeds")
     return int(failed > 0)
 
 

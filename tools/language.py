@@ -1,4 +1,4 @@
-"""Find words that are not in the project's vocabulary: dialect, and former names of things.
+"""Find words that are not in the project's vocabulary: dialect, and former names.
 
 python tools/language.py [--counts] [PATH ...]
 
@@ -112,7 +112,7 @@ NAMES = {
     "course": ("loss curve", "*"),
     "utilization": ("mfu", "*"),
 }
-# The borders of a word, also within an identifier: Step|Foresight. A space of a phrase may be the end of a line.
+# Word boundaries, also within identifiers: Step|Foresight. The words of a phrase may be on two lines.
 WORD_BEGINS, WORD_ENDS = r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))", r"(?:(?![A-Za-z])|(?<=[a-z])(?=[A-Z]))"
 GAP = r"""[\s#>*"']+"""
 
@@ -158,10 +158,10 @@ class Match:
 
 
 def matches(path: str, text: str) -> list[Match]:
-    """Return the matches in a file, by line, without those that ALLOWED has.
+    """Return the matches in a file, in the order of their lines, without those that ALLOWED covers.
 
     Args:
-        path: Relative to the project; its suffix decides how the text is read.
+        path: Path relative to the project; its suffix selects the parser.
         text: The content.
     """
     starts = [0, *(found.end() for found in re.finditer(r"\n", text))]
@@ -193,7 +193,7 @@ def _found(path: str, text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _identifiers(path: str, text: str) -> Iterator[tuple[int, str]]:
-    """Yield (position, name) of the identifiers: of code in Python, elsewhere of what stands between backticks."""
+    """Yield (position, name) of the identifiers: in Python those of the code, elsewhere those between backticks."""
     if not path.endswith(".py"):
         for quoted in re.finditer(r"`[^`\n]+`", text):
             for found in re.finditer(r"(?<![\w-])[A-Za-z_]\w*", quoted[0]):
@@ -206,7 +206,7 @@ def _identifiers(path: str, text: str) -> Iterator[tuple[int, str]]:
 
 
 def _half_sentences(text: str) -> Iterator[tuple[int, str, str]]:
-    """Yield (position, first words, what to use) of docstrings that are not a sentence of their own."""
+    """Yield (position, first words, what to use) of docstrings that are not complete sentences."""
     starts = [0, *(found.end() for found in re.finditer(r"\n", text))]
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -217,7 +217,7 @@ def _half_sentences(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _allowed(path: str, word: str, line: str) -> bool:
-    """Return whether ALLOWED has a match."""
+    """Return whether ALLOWED covers a match."""
     return any(
         re.search(word_pattern, word, re.IGNORECASE) and re.search(line_pattern, line) and fnmatch(path, files)
         for word_pattern, line_pattern, files, _ in ALLOWED

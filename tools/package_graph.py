@@ -2,7 +2,7 @@
 
 python tools/package_graph.py [--check]
 
-The drawing is a Mermaid graph. An arrow points from a package to a package that it imports; arrows that other arrows
+The graph is a Mermaid diagram. An arrow points from a package to a package that it imports; imports that other imports
 imply are omitted. With --check, the page is not written, and the exit code is 1 if it is out of date. A cycle between
 packages is always an error.
 """
@@ -31,7 +31,7 @@ def package_imports() -> dict[str, set[str]]:
     return found
 
 
-def ordered(imports: dict[str, set[str]]) -> list[list[str]]:
+def topological_levels(imports: dict[str, set[str]]) -> list[list[str]]:
     """Return the packages in levels: each imports only packages of later levels.
 
     Raises:
@@ -50,8 +50,8 @@ def ordered(imports: dict[str, set[str]]) -> list[list[str]]:
     return levels
 
 
-def reduced(imports: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Return the imports that no chain of other imports implies."""
+def transitive_reduction(imports: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Return the transitive reduction: the imports that no chain of other imports implies."""
 
     def reachable(package: str) -> set[str]:
         return imports[package].union(*(reachable(target) for target in imports[package]))
@@ -59,21 +59,21 @@ def reduced(imports: dict[str, set[str]]) -> dict[str, set[str]]:
     return {name: targets - set().union(*(reachable(t) for t in targets), set()) for name, targets in imports.items()}
 
 
-def drawing() -> str:
+def mermaid_graph() -> str:
     """Return the Mermaid graph."""
     imports = package_imports()
-    levels = ordered(imports)
-    arrows = reduced(imports)
+    levels = topological_levels(imports)
+    arrows = transitive_reduction(imports)
     lines = [f"    {name} --> {target}" for level in levels for name in level for target in sorted(arrows[name])]
     return "\n".join(["```mermaid", "graph TD", *lines, "```", ""])
 
 
 def main() -> int:
-    """Write the drawing, or check it."""
+    """Write the graph into the page, or check that the page is up to date."""
     page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    new = before + BEGIN + drawing() + END + after
+    before, remainder = page.split(BEGIN)
+    after = remainder.split(END)[1]
+    new = before + BEGIN + mermaid_graph() + END + after
     if "--check" in sys.argv[1:]:
         if new != page:
             print(f"{PAGE.name}: the package graph is out of date: run python tools/package_graph.py")

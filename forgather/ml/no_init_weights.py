@@ -6,4 +6,4 @@ from ..public import public as _public
 
 __all__ = ["no_init_weights"]
 
-no_init_weights = _public(alone=False)(_core.no_init_weights)
+no_init_weights = _public(exclusive=False)(_core.no_init_weights)

@@ -25,12 +25,12 @@ __all__ = [
     "step_checkpoints",
 ]
 
-convert_checkpoint = _public(alone=False)(_core.convert_checkpoint)
-find_latest_checkpoint = _public(alone=False)(_core.find_latest_checkpoint)
-inspect_checkpoint = _public(alone=False)(_core.inspect_checkpoint)
-link_checkpoint = _public(alone=False)(_core.link_checkpoint)
+convert_checkpoint = _public(exclusive=False)(_core.convert_checkpoint)
+find_latest_checkpoint = _public(exclusive=False)(_core.find_latest_checkpoint)
+inspect_checkpoint = _public(exclusive=False)(_core.inspect_checkpoint)
+link_checkpoint = _public(exclusive=False)(_core.link_checkpoint)
 load_checkpoint = _public()(_core.load_checkpoint)
-next_checkpoint_path = _public(alone=False)(_core.next_checkpoint_path)
-rotate_checkpoints = _public(alone=False)(_core.rotate_checkpoints)
-save_checkpoint = _public(alone=False)(_core.save_checkpoint)
-step_checkpoints = _public(alone=False)(_core.step_checkpoints)
+next_checkpoint_path = _public(exclusive=False)(_core.next_checkpoint_path)
+rotate_checkpoints = _public(exclusive=False)(_core.rotate_checkpoints)
+save_checkpoint = _public(exclusive=False)(_core.save_checkpoint)
+step_checkpoints = _public(exclusive=False)(_core.step_checkpoints)

@@ -6,4 +6,4 @@ from ..public import public as _public
 
 __all__ = ["default_dtype"]
 
-default_dtype = _public(alone=False)(_core.default_dtype)
+default_dtype = _public(exclusive=False)(_core.default_dtype)

@@ -43,7 +43,7 @@ class DynamicOptions:
         only_words = all(word[:1] != "-" or word in ctx.help_option_names for word in args)
         session.parsing_words = only_words
         try:
-            rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+            remaining: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
         except Exception as error:
             if not ctx.resilient_parsing and hasattr(error, "option_name") and hasattr(error, "possibilities"):
                 raise _unknown(ctx, session, error) from None
@@ -52,7 +52,7 @@ class DynamicOptions:
             session.parsing_words = False
         if not only_words:
             self._store_values(ctx, session)
-        return rest
+        return remaining
 
     def _store_values(self, ctx: typer.Context, session: Session) -> None:
         """Move the values of dynamic options to the session: the callback has no parameters for them."""
@@ -107,31 +107,31 @@ class DynamicCommand(PrintableLogs, DynamicOptions, TyperCommand):
 
 
 class TestCommand(DynamicCommand):
-    """`test`: its own options come first on the help page."""
+    """The command `test`. Its own options come first on the help page."""
 
     first_groups = (STEP, TEST)
 
 
 class TrainCommand(DynamicCommand):
-    """`train`: its own options come first on the help page."""
+    """The command `train`. Its own options come first on the help page."""
 
     first_groups = (DATA, STEP, OPTIMIZATION, RUN)
 
 
 class EstimateCommand(DynamicCommand):
-    """`estimate` and `compare`: their own options come first on the help page."""
+    """The commands `estimate` and `compare`. Their own options come first on the help page."""
 
     first_groups = (STEP, ESTIMATE)
 
 
 class VerifyCommand(DynamicCommand):
-    """`verify`: its own options come first on the help page."""
+    """The command `verify`. Its own options come first on the help page."""
 
     first_groups = (VERIFY,)
 
 
 class ShowCommand(DynamicCommand):
-    """`show`: its own options come first on the help page."""
+    """The command `show`. Its own options come first on the help page."""
 
     first_groups = (SHOW,)
 

@@ -15,7 +15,7 @@ from forgather_core.options.scope import is_required
 from forgather_core.options.spec import OptionSpec
 
 NAME_WIDTH = 30
-WIDEST = 110
+MAX_WIDTH = 110
 _INDENTED: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
 
 
@@ -28,7 +28,7 @@ def page(usage: str, about: str, sections: Iterable[tuple[str, Sequence[tuple[st
         sections: Titles with rows of (names, explanation).
         epilog: A closing paragraph.
     """
-    width = max(40, min(shutil.get_terminal_size((80, 24)).columns, WIDEST))
+    width = max(40, min(shutil.get_terminal_size((80, 24)).columns, MAX_WIDTH))
     parts = [_bold("Usage: ") + usage]
     parts += [_paragraphs(about, width)] if about else []
     parts += [_section(title, rows, width) for title, rows in sections if rows]
@@ -78,7 +78,7 @@ def names_of(spec: OptionSpec) -> str:
 
 
 def explanation(spec: OptionSpec, values: Mapping[str, Any]) -> str:
-    """Return the help of an option with its default, from the preset if `values` has it."""
+    """Return the help of an option with its default, from `values` (the preset) if the option is there."""
     default = "required" if is_required(spec) else shown_default(spec, values)
     return spec.info.help if default is None else f"{spec.info.help} [{default}]"
 

@@ -65,10 +65,10 @@ def _declaration(spec: OptionSpec, name: str) -> Any:
 
 
 def given_values(ctx: typer.Context, specs: Iterable[OptionSpec], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the values that were given on the command line from a context, by the present names of the options.
+    """Remove the values given on the command line from a context, and return them by the current option names.
 
     Args:
-        ctx: The context; the values are removed from its parameters, which the callback does not have.
+        ctx: The context. The values are removed from `ctx.params`, because the callback has no parameters for them.
         specs: The options.
         parameters: Their parameters by name, including former names.
 
@@ -104,7 +104,7 @@ def _convert_with(parameter: Any, spec: OptionSpec) -> None:
 
 
 def given_flag(parameter: Any, spec: OptionSpec) -> str:
-    """Return the long flag, for a message."""
+    """Return the flag that messages name: the current flag, or the former one if the parameter is an alias."""
     return spec.flag if spec.flag in parameter.opts else parameter.opts[0]
 
 
@@ -137,7 +137,7 @@ def skip_conversion(parameter: Any) -> None:
 
 
 def usage_line(ctx: typer.Context) -> str:
-    """Return the usage of a command. Releases of Typer write arguments differently."""
+    """Return the usage line of a command, in the same format with every release of Typer."""
     pieces = [ctx.command_path, "[OPTIONS]"]
     for parameter in ctx.command.params:
         if parameter.param_type_name == "argument":

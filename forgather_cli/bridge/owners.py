@@ -1,4 +1,4 @@
-"""Find the commands that have an option, for errors about an option that a command does not have."""
+"""Errors about options that a command does not have. They list the commands that have the option."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from forgather_core.options.spec import did_you_mean, flag_of, specs_of
 from .session import CHOOSE, Session
 
 
-def other_commands(ctx: typer.Context, flag: str) -> ForgatherError | None:
+def option_of_other_commands(ctx: typer.Context, flag: str) -> ForgatherError | None:
     """Return an error that lists the commands with the option `flag`, or None if no command has it."""
     owners = [*_model_commands(flag), *_plain_commands(ctx.find_root().command, ctx.find_root(), flag)]
     if not owners:
@@ -36,7 +36,7 @@ def no_such_option(flag: str, known: Iterable[str], otherwise: str | None = None
     return ForgatherError("does not exist", option=flag, hint=did_you_mean(flag, known, "{}") or otherwise)
 
 
-def list_options(command: str) -> str:
+def list_options_hint(command: str) -> str:
     """Return the hint for an option that does not exist, given the command as the user typed it."""
     return f"list the options with {command} --help"
 
@@ -70,7 +70,7 @@ def unknown_option(ctx: typer.Context, session: Session, flag: str) -> Forgather
         for other in registry().definitions()
         if other.name != name and any(spec.flag == flag for spec in specs_of(other.options))
     ]
-    if not owners and (elsewhere := other_commands(ctx, flag)):
+    if not owners and (elsewhere := option_of_other_commands(ctx, flag)):
         return elsewhere
     if name is None:
         if owners:
@@ -79,4 +79,4 @@ def unknown_option(ctx: typer.Context, session: Session, flag: str) -> Forgather
         return no_such_option(flag, known, CHOOSE)
     if owners:
         return ForgatherError(f"is not an option of '{name}'; it belongs to {joined(owners)}", option=flag)
-    return no_such_option(flag, known, list_options(ctx.command_path))
+    return no_such_option(flag, known, list_options_hint(ctx.command_path))

@@ -19,12 +19,12 @@ _GIVEN = "forgather.given"
 
 
 class PlainPage:
-    """Draw the help page of a command or group. A mix-in: list it before TyperGroup or TyperCommand."""
+    """Format the help page of a command or group. A mix-in: list it before TyperGroup or TyperCommand."""
 
     epilog_text = ""
 
     def get_params(self, ctx: typer.Context) -> list[Any]:
-        """Return Typer's parameters, which pass their text through."""
+        """Return Typer's parameters, without Typer's conversion of their values."""
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for parameter in parameters:
             skip_conversion(parameter)
@@ -70,7 +70,7 @@ class PlainCommand(PrintableLogs, PlainPage, TyperCommand):
         return [*own[:-1], *self._parameters.values(), *own[-1:]]
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        """Parse the arguments, and keep the given options for `given`."""
+        """Parse the arguments, and store the given options for the function `given`."""
         remaining = super().parse_args(ctx, args)
         ctx.meta[_GIVEN] = given_values(ctx, self.specs, self._parameters)
         return remaining

@@ -30,20 +30,20 @@ class Session:
     configuration: Configuration | None = None
     error: ForgatherError | None = None
     given: dict[str, Any] = field(default_factory=dict)
-    _of_commands: dict[str | None, dict[str, Any]] = field(default_factory=dict)
-    parsing_words: bool = False  # no options among the arguments: parameters are not needed
+    _parameters_by_command: dict[str | None, dict[str, Any]] = field(default_factory=dict)
+    parsing_words: bool = False  # True while arguments without options are parsed, which need no parameters
 
     @classmethod
     def of(cls, ctx: typer.Context) -> Session:
         """Return the session of this run, created on first use."""
         root = ctx.find_root()
         if "forgather" not in root.meta:
-            root.meta["forgather"] = cls._begin(root.params)
+            root.meta["forgather"] = cls._create(root.params)
         session: Session = root.meta["forgather"]
         return session
 
     @classmethod
-    def _begin(cls, root: dict[str, Any]) -> Session:
+    def _create(cls, root: dict[str, Any]) -> Session:
         session = cls()
         template = root.get("template")
         if template:
@@ -52,22 +52,25 @@ class Session:
             try:
                 session.configuration = find_configuration(template, registry(), Path(root.get("project") or "."))
             except ForgatherError as error:
-                # Raised by parse_args: Typer gets the parameters while it prints an error.
+                # parse_args raises it: Typer also gets the parameters while it prints an error.
                 session.error = error if error.file is not None else error.at(option="-t")
         return session
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
-        """Typer's parameters of the options, by name, including former names; the same objects each time."""
+        """Typer's parameters of the options, by name, including former names."""
         return typer_parameters(self.specs)
 
     def parameters_of(self, command: str | None) -> dict[str, Any]:
-        """Return the parameters of a command, with its choices; None is the group. The same objects each time."""
-        if command not in self._of_commands:
+        """Return the parameters of a command, with the choices of that command, or those of the group (None).
+
+        Each call returns the same objects.
+        """
+        if command not in self._parameters_by_command:
             group = COMMAND_OPTIONS.get(command or "")
             own = [spec for spec in specs_of(group) if spec != self.shared[spec.name]] if group else []
-            self._of_commands[command] = self.parameters | (typer_parameters(own) if own else {})
-        return self._of_commands[command]
+            self._parameters_by_command[command] = self.parameters | (typer_parameters(own) if own else {})
+        return self._parameters_by_command[command]
 
     @cached_property
     def specs(self) -> list[OptionSpec]:
@@ -77,13 +80,14 @@ class Session:
 
     @cached_property
     def shared(self) -> dict[str, OptionSpec]:
-        """The options shared by all definitions, by name; of several declarations, one that accepts the values of all.
+        """The options shared by all definitions, by name.
 
-        Before the command is known, a value is converted by it; afterwards by the command's own declaration.
+        If commands declare an option with different choices, the spec here accepts the choices of all. It converts
+        values before the command is known; afterwards the command's own spec converts them.
         """
         found: dict[str, OptionSpec] = {}
         for spec in (spec for group in SHARED_OPTIONS for spec in specs_of(group)):
-            found[spec.name] = _either(found[spec.name], spec) if spec.name in found else spec
+            found[spec.name] = _merge_choices(found[spec.name], spec) if spec.name in found else spec
         return found
 
     def of_command(self, command: str) -> dict[str, OptionSpec]:
@@ -93,7 +97,7 @@ class Session:
         found |= {spec.name: spec for spec in self.specs if spec.name not in found}
         return {name: spec for name, spec in found.items() if command in commands_of(spec)}
 
-    def typed(self) -> list[OptionSpec]:
+    def given_specs(self) -> list[OptionSpec]:
         """Return the options given on the command line."""
         return [spec for spec in self.specs if spec.name in self.given]
 
@@ -103,8 +107,8 @@ class Session:
         return {name: value for layer in layers for name, value in layer.values.items()}
 
 
-def _either(one: OptionSpec, other: OptionSpec) -> OptionSpec:
-    """Return the second of two declarations, with the choices of both."""
+def _merge_choices(one: OptionSpec, other: OptionSpec) -> OptionSpec:
+    """Return the spec `other` with the choices of both specs."""
     kind = other.kind
     if isinstance(kind, tuple) and isinstance(one.kind, tuple):
         kind = (*kind, *(choice for choice in one.kind if choice not in kind))

@@ -1,4 +1,4 @@
-"""The texts of Typer's usage errors, each with what to do."""
+"""Messages of Typer's usage errors, with hints."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from typing import Any
 
 import typer
 
-from .owners import list_options, no_such_option, other_commands
+from .owners import list_options_hint, no_such_option, option_of_other_commands
 
 
 def usage_text(error: Any) -> str:
-    """Return the text of a usage error. Typer would begin it with "Invalid value for '--x'", which the text names."""
+    """Return the message of a usage error, without Typer's prefix "Invalid value for '--x'", and with a hint."""
     if isinstance(error, typer.BadParameter):
         return str(error.message)
     if hasattr(error, "possibilities"):  # an unknown option
-        elsewhere = other_commands(error.ctx, error.option_name) if error.ctx is not None else None
+        elsewhere = option_of_other_commands(error.ctx, error.option_name) if error.ctx is not None else None
         command = error.ctx.command_path if error.ctx is not None else "forgather"
-        return str(elsewhere or no_such_option(error.option_name, error.possibilities or (), list_options(command)))
+        return str(
+            elsewhere or no_such_option(error.option_name, error.possibilities or (), list_options_hint(command))
+        )
     text: str = error.format_message()
     if "requires an argument" in text:
         return f"{error.option_name} requires a value"

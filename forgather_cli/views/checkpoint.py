@@ -15,8 +15,8 @@ from ..tables import grid, pairs
 from .construct import saved, sizes
 
 
-def inspection(report: Mapping[str, Any], *, every: bool) -> RenderableType:
-    """Return the view of a checkpoint; `every` lists each tensor instead of one row for all layers."""
+def inspection(report: Mapping[str, Any], *, show_all: bool) -> RenderableType:
+    """Return the view of a checkpoint; `show_all` lists each tensor instead of one row for all layers."""
     head = {
         "entry": report["entry"],
         "format": report["format"],
@@ -31,8 +31,8 @@ def inspection(report: Mapping[str, Any], *, every: bool) -> RenderableType:
     ]
     return Group(
         pairs(report["path"], head),
-        grid("Files", ("file", "size", "tensors", "checksum"), files, right=(1, 2), most=100),
-        _tensors(report["tensors"], every=every),
+        grid("Files", ("file", "size", "tensors", "checksum"), files, right=(1, 2), max_rows=100),
+        _tensors(report["tensors"], show_all=show_all),
         notes(report["notes"]),
     )
 
@@ -47,10 +47,10 @@ def _checksum(file: Mapping[str, Any]) -> str:
     return f"{algorithm} {digest[:12]}" + (", verified" if file["verified"] else "")
 
 
-def _tensors(tensors: Sequence[Mapping[str, Any]], *, every: bool) -> RenderableType:
+def _tensors(tensors: Sequence[Mapping[str, Any]], *, show_all: bool) -> RenderableType:
     kinds: dict[tuple[str, str, str], list[int]] = {}
     for item in tensors:
-        name = item["name"] if every else kind_of(item["name"])
+        name = item["name"] if show_all else kind_of(item["name"])
         kinds.setdefault((name, sizes(item["shape"]), item["dtype"]), []).append(item["bytes"])
     rows = [(*kind, len(sizes), bytes_of(sum(sizes))) for kind, sizes in kinds.items()]
     return Group(grid("Tensors", ("tensor", "shape", "dtype", "count", "size"), rows, right=(3, 4), dense=True), Text())

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from forgather_core.filesystem.printable import shortened
 from forgather_core.pages.units import bytes_of
 
-from ..render import LONGEST_CELL, MOST_NOTES, Text, notes
+from ..render import MAX_CELL_CHARACTERS, MAX_NOTES, Text, notes
 from ..tables import grid, pairs
 
 
@@ -44,7 +44,7 @@ def _weight_notes(report: Mapping[str, Any]) -> list[str]:
 def options(title: str, values: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """Return a table of options with their values and origins."""
     rows = [(name, item["value"], item["origin"]) for name, item in values.items()]
-    return grid(title, ("option", "value", "from"), rows)
+    return grid(title, ("option", "value", "origin"), rows)
 
 
 def parameters(table: Mapping[str, Any]) -> RenderableType:
@@ -99,12 +99,12 @@ def _loaded(report: Mapping[str, Any]) -> RenderableType:
     count = len(report["verified"] or ())
     verified = f", {count} {'files' if count > 1 else 'file'} verified" if count else ""
     head = Text(f"Loaded {report['loaded']} tensors from {report['path']}{verified}\n")
-    return Group(head, grid("Not loaded", ("", "name", ""), rows, most=MOST_NOTES)) if rows else head
+    return Group(head, grid("Not loaded", ("", "name", ""), rows, max_rows=MAX_NOTES)) if rows else head
 
 
 def saved(report: Mapping[str, Any]) -> RenderableType:
-    """Return the line about saved weights."""
-    files = shortened(", ".join(report["files"]), LONGEST_CELL)
+    """Return the view of saved weights, one line."""
+    files = shortened(", ".join(report["files"]), MAX_CELL_CHARACTERS)
     return Text(f"Saved {report['tensors']} tensors, {bytes_of(report['bytes'])}, to {report['path']}: {files}\n")
 
 

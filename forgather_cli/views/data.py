@@ -18,17 +18,17 @@ EXAMPLE_LINES = 7  # plus the last line
 
 
 def datasets(report: Mapping[str, Any]) -> RenderableType:
-    """Return the list of dataset projects, or of the configurations of one."""
+    """Return the view of a list of dataset projects, or of the configurations of one project."""
     rows = report["configurations"]
     if rows and "summary" in rows[0]:
         drawn = [(row["project"], row["config"] or "-", row["summary"]) for row in rows]
         title = "Dataset project" if rows[0]["config"] is None else "Built-in dataset projects"
         return grid(title, ("project", "config", "documents"), drawn)
     known = [_configuration(row) for row in rows if "error" not in row]
-    wrong = [Text(row["error"], "red") for row in rows if "error" in row]  # below the table: columns fold
+    errors = [Text(row["error"], "red") for row in rows if "error" in row]  # not in a cell, which would fold the text
     columns = ("config", "source", "split", "column", "options")
     table = [grid(f"Dataset project {report['project']}", columns, known)] if known else []
-    return Group(*table, *wrong)
+    return Group(*table, *errors)
 
 
 def _configuration(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -59,17 +59,17 @@ def dataset(report: Mapping[str, Any]) -> RenderableType:
 
 
 def _excerpt(text: str) -> Iterator[Text]:
-    """Yield the first lines and the last line, cut to the width, and the number of lines left out."""
+    """Yield the first lines and the last line, cut to the width, and the number of omitted lines."""
     lines = text.splitlines()
     left_out = len(lines) - EXAMPLE_LINES - 1
     for number, line in enumerate(lines):
         if number < EXAMPLE_LINES or left_out < 1 or number == len(lines) - 1:
-            yield Text("  " + _fitting(printable(line.expandtabs(4))))
+            yield Text("  " + _truncate_line(printable(line.expandtabs(4))))
         elif number == EXAMPLE_LINES:
             yield Text(f"  … {left_out:,} more line{'s' * (left_out > 1)} …", "dim")
 
 
-def _fitting(line: str) -> str:
+def _truncate_line(line: str) -> str:
     width = console().width - 2
     return line if cell_len(line) <= width else set_cell_size(line, width - 2) + " …"
 

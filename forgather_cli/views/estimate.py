@@ -14,7 +14,7 @@ from ..render import Text, notes
 from ..tables import grid, pairs
 from .construct import parameters, sizes
 
-_BAR = 30  # characters of the longest bar
+_BAR_WIDTH = 30  # characters of the longest bar
 
 
 def estimate(report: Mapping[str, Any]) -> RenderableType:
@@ -57,9 +57,9 @@ def _training(training: Mapping[str, Any]) -> RenderableType:
 
 
 def _bars(parts: Mapping[str, int], total: int) -> list[tuple[Any, ...]]:
-    most, block = max(parts.values(), default=1), "█" if sys.stdout.isatty() else "#"
+    largest, block = max(parts.values(), default=1), "█" if sys.stdout.isatty() else "#"
     rows: list[tuple[Any, ...]] = [
-        (kind, bytes_of(size), Text(block * round(_BAR * size / most), "cyan")) for kind, size in parts.items()
+        (kind, bytes_of(size), Text(block * round(_BAR_WIDTH * size / largest), "cyan")) for kind, size in parts.items()
     ]
     return [*rows, (Text("peak", "bold"), Text(bytes_of(total), "bold"), "")]
 

@@ -26,11 +26,11 @@ def models(report: Mapping[str, Any]) -> RenderableType:
 
 def _presets(title: str, presets: Sequence[Mapping[str, Any]], default: str | None) -> RenderableType:
     columns = ("-t", "parameters", "layers", "hidden", "vocab", "source")
-    rows, wrong = [], []
+    rows, errors = [], []
     for row in presets:
         name = row["name"] + (" (default)" if default and row["name"].endswith(f"/{default}") else "")
         if "error" in row:
-            wrong.append(Text(f"{name}: {row['error']}", "red"))  # below the table: columns fold
+            errors.append(Text(f"{name}: {row['error']}", "red"))  # not in a cell, which would fold the text
             continue
         numbers = [
             f"{row[k]:,}" if row[k] is not None else ""
@@ -38,7 +38,7 @@ def _presets(title: str, presets: Sequence[Mapping[str, Any]], default: str | No
         ]
         extends = f"extends {row['extends']}" if row["extends"] else ""
         rows.append((name, *numbers, link(row["source"]) if row["source"] else extends))
-    return Group(grid(title, columns, rows, right=(1, 2, 3, 4)), *wrong)
+    return Group(grid(title, columns, rows, right=(1, 2, 3, 4)), *errors)
 
 
 def plugins(report: Mapping[str, Any]) -> RenderableType:

@@ -1,4 +1,4 @@
-"""The views of `train`, `sample` and `eval`, and the lines that a training run prints."""
+"""Views of `train`, `sample` and `eval`, and the progress lines of a training run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .training_check import sparkline
 
 
 def cost_lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a run is about to do and what it will cost, one line each."""
+    """Yield the lines that describe a training run before its first step: model, data, cost."""
     setup, plan, data, cost = (report[name] for name in ("setup", "plan", "data", "cost"))
     steps, rows = plan["steps"], plan["rows"]
     tokens = count_of(steps * plan["tokens_per_step"]).strip()
@@ -72,14 +72,14 @@ def training_run(report: Mapping[str, Any]) -> RenderableType:
         pairs(f"Training of {report['model_name']}", head),
         *([grid("Evaluations", columns, rows, right=range(3)), Text()] if rows else []),
         pairs("Summary", summary),
-        *_continued(report["samples"]),
+        *_sample_views(report["samples"]),
         notes(report["notes"]),
     )
 
 
 def samples(report: Mapping[str, Any]) -> RenderableType:
     """Return the view of continuations."""
-    return Group(*_continued(report["samples"]))
+    return Group(*_sample_views(report["samples"]))
 
 
 def evaluation(report: Mapping[str, Any]) -> RenderableType:
@@ -94,7 +94,7 @@ def evaluation(report: Mapping[str, Any]) -> RenderableType:
     return pairs(f"Evaluation of {report['model_name']}", values)
 
 
-def _continued(found: list[Mapping[str, str]]) -> Iterator[RenderableType]:
+def _sample_views(found: list[Mapping[str, str]]) -> Iterator[RenderableType]:
     for one in found:
         line = Text(one["prompt"], "bold")
         line.append_text(Text(one["continuation"]))

@@ -15,7 +15,7 @@ from ..tables import grid
 
 _COLOURS = {"passed": "green", "failed": "bold red"}
 _COLUMNS = ("check", "result", "cases", "error", "allowed", "time")
-_MOST = 6  # cases of one check that are listed individually
+_MAX_CASES = 6  # cases of one check that are listed individually
 
 
 def verification(report: Mapping[str, Any]) -> RenderableType:
@@ -76,10 +76,10 @@ def _failure(check: Mapping[str, Any]) -> Iterator[Text]:
     if check["reason"]:
         yield Text(f"  raised {check['reason']}")
     failed = [one for one in check["measured"] if not one["holds"]]
-    for one in failed[:_MOST]:
+    for one in failed[:_MAX_CASES]:
         yield Text(f"  {failure_text(one)}")
-    if len(failed) > _MOST:
-        yield Text(f"  and {len(failed) - _MOST} more cases")
+    if len(failed) > _MAX_CASES:
+        yield Text(f"  and {len(failed) - _MAX_CASES} more cases")
     yield Text(f"  usual cause: {check['cause']}", "yellow")
 
 

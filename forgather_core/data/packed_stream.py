@@ -99,7 +99,15 @@ class PackedStream(IterableDataset[dict[str, Tensor]]):
             self._positions.popitem(last=False)
 
 
-_BEGINNING: dict[str, Any] = {"pass": 0, "document": 0, "digest": None, "ids": [], "lengths": [], "batch": 0, "batches_of_window": 0}
+_BEGINNING: dict[str, Any] = {
+    "pass": 0,
+    "document": 0,
+    "digest": None,
+    "ids": [],
+    "lengths": [],
+    "batch": 0,
+    "batches_of_window": 0,
+}
 
 
 class _Documents:

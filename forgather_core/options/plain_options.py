@@ -49,8 +49,12 @@ class ConvertOptions:
     """Options of `forgather checkpoint convert`."""
 
     format: str | None = option(None, help="safetensors or bin (default: that of SRC)", metavar="FORMAT")
-    dtype: str | None = option(None, help="New dtype of tensors that have the most common dtype", metavar="DTYPE")
-    keep: str | None = option(None, help="Regular expression for tensors that keep their dtype", metavar="PATTERN")
+    dtype: str | None = option(
+        None, help="New dtype; it replaces the most common dtype of the checkpoint", metavar="DTYPE"
+    )
+    keep: str | None = option(
+        None, help="Regular expression for names of tensors that keep their dtype", metavar="PATTERN"
+    )
     max_shard_size: str = option("5GB", help="Maximum size of each weight file", metavar="SIZE")
     verify_checksums: bool = option(False, help=_CHECKSUMS, negatable=False)
 
@@ -98,7 +102,9 @@ class InspectViewOptions:
     all: bool = option(False, help="List every tensor instead of one row for all layers", negatable=False)
 
 
-_DEVICE = option(None, help="Device: cpu, cuda, cuda:N, mps (default: a GPU if available)", metavar="DEVICE")
+_DEVICE = option(
+    None, help="Device: cpu, cuda, cuda:N, mps (default: cuda or mps if available, else cpu)", metavar="DEVICE"
+)
 
 
 @dataclass(kw_only=True)
@@ -107,13 +113,11 @@ class SampleOptions:
 
     max_new_tokens: int = option(100, help="Maximum number of new tokens", metavar="N", ge=1)
     samples: int = option(1, help="Continuations of each text", metavar="N", ge=1)
-    temperature: float = option(
-        0.8, help="Divide logits by this number; 0 takes the most probable token", metavar="X", ge=0
-    )
+    temperature: float = option(0.8, help="Divide logits by this number; 0: greedy decoding", metavar="X", ge=0)
     top_p: float = option(
-        0.95, help="Sample from the smallest set of tokens with at least this probability", metavar="X", gt=0, le=1
+        0.95, help="Sample from the most probable tokens with this total probability", metavar="X", gt=0, le=1
     )
-    seed: int = option(0, help="Seed", metavar="N", ge=0, lt=2**63)
+    seed: int = option(0, help="Seed of the random sampling", metavar="N", ge=0, lt=2**63)
     chat: bool = option(False, help="Format each text as a user message with the chat template", negatable=False)
     device: str | None = _DEVICE
     dtype: str | None = option(None, help="Dtype of the weights (default: that of the checkpoint)", metavar="DTYPE")
@@ -130,7 +134,7 @@ class EvaluateOptions:
         required=True,
     )
     dataset_config: str | None = option(None, help=_CONFIG, metavar="NAME")
-    held_out: bool = option(False, help="Read only the documents that train has held out", negatable=False)
+    held_out: bool = option(False, help="Read only the documents that train held out", negatable=False)
     tokens: str = option("100k", help="Number of tokens to read, such as 100k, or all", metavar="N")
     sequence_length: int = option(512, help="Tokens per row; longer documents are cut", metavar="N", ge=2)
     batch_size: int = option(8, help="Rows per batch", metavar="N", ge=1)

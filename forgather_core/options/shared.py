@@ -123,7 +123,7 @@ class BuildOptions:
     )
     ignore_mismatched_sizes: bool = option(
         False,
-        help="Load a checkpoint even if shapes differ: those tensors keep their initial weights",
+        help="Skip checkpoint tensors of another shape; the parameters keep their initial weights",
         group=CHECKPOINT,
         negatable=False,
         commands=BUILDING_AND_SHOW,

@@ -30,10 +30,10 @@ class TrainOptions(TrainingStepOptions):
     )
     tokens: str = option("10M", help="Number of tokens to train on, such as 500k, 10M, 2B", group=DATA, commands=_TRAIN)
     eval_fraction: float = option(
-        0.02, help="Fraction of the documents that is held out for evaluation", group=DATA, gt=0, lt=1, commands=_TRAIN
+        0.02, help="Fraction of the documents held out for evaluation", group=DATA, gt=0, lt=1, commands=_TRAIN
     )
     eval_tokens: str = option(
-        "100k", help="Number of held-out tokens that an evaluation reads", group=DATA, commands=_TRAIN
+        "100k", help="Number of held-out tokens read by each evaluation", group=DATA, commands=_TRAIN
     )
     packing: Literal["greedy", "first-fit", "best-fit"] = option(
         "greedy",
@@ -77,32 +77,32 @@ class TrainOptions(TrainingStepOptions):
         None, help="Peak learning rate (default: 1e-3; sgd: 0.1)", group=OPTIMIZATION, ge=0, commands=RUNNING
     )
     weight_decay: float = option(
-        0.1, help="Weight decay of matrices; norms and biases have none", group=OPTIMIZATION, ge=0, commands=_TRAIN
+        0.1, help="Weight decay of matrices, not of norms and biases", group=OPTIMIZATION, ge=0, commands=_TRAIN
     )
     max_grad_norm: float = option(
-        1.0, help="Maximum norm of the gradient; 0 disables clipping", group=OPTIMIZATION, ge=0, commands=_TRAIN
+        1.0, help="Clip the gradient norm to this value; 0: no clipping", group=OPTIMIZATION, ge=0, commands=_TRAIN
     )
     schedule: Literal["cosine", "wsd"] = option(
         "cosine",
-        help="Learning rate after warmup: cosine down to a tenth; or wsd, constant and linear to 0 in the last fifth",
+        help="Learning rate after warmup: cosine decay to a tenth; wsd: constant, then linear to 0 in the last fifth",
         group=OPTIMIZATION,
         commands=_TRAIN,
     )
     warmup: float = option(
-        0.05, help="Fraction of the steps over which the learning rate rises from 0", group=OPTIMIZATION, ge=0, lt=1,
+        0.05, help="Fraction of the steps with a linearly increasing learning rate", group=OPTIMIZATION, ge=0, lt=1,
         commands=_TRAIN,
     )  # fmt: skip
     eval_every: int | None = option(
         None, help="Steps between evaluations (default: a tenth of the run)", group=RUN, ge=1, commands=_TRAIN
     )
     save_every: int | None = option(
-        None, help="Steps between checkpoints (default: that of --eval-every)", group=RUN, ge=1, commands=_TRAIN
+        None, help="Steps between checkpoints (default: same as --eval-every)", group=RUN, ge=1, commands=_TRAIN
     )
     save_total_limit: int = option(
         2, help="Checkpoints to keep, in addition to the best one", group=RUN, ge=1, commands=_TRAIN
     )
     log_every: int | None = option(
-        None, help="Steps between log lines (default: a hundredth of the run)", group=RUN, ge=1,
+        None, help="Steps between log entries (default: a hundredth of the run)", group=RUN, ge=1,
         commands=_TRAIN,
     )  # fmt: skip
     report_to: str | None = option(
@@ -114,7 +114,7 @@ class TrainOptions(TrainingStepOptions):
     )
     resume: bool = option(
         False,
-        help="Continue from the last checkpoint of the model directory; start a new run if there is none",
+        help="Continue from the last checkpoint of the model directory; without one, start a new run",
         group=RUN,
         negatable=False,
         commands=_TRAIN,

@@ -23,13 +23,24 @@ from forgather_core.reference import (
 def logits(
     weights: Weights, ids: Tensor, *, layers: int, heads: int, window: int | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Compute embeddings with positions, sub-layers followed by norms (sec. 3.1, fig. 1), and the output layer."""
+    """Compute embeddings with positions, sub-layers followed by norms (sec. 3.1, fig. 1), and the output layer.
+
+    Args:
+        weights: The weights in float64, by name.
+        ids: The token ids [T] of one document.
+        layers, heads: The number of layers, and of attention heads.
+        window: The number of keys that a query attends to, itself included; None is no window.
+        eps: The eps of the norms.
+
+    Returns:
+        The logits [T, V] in float64.
+    """
     w = weights
     x = torch.stack([embedding(w["model.embed_tokens.weight"], int(token), at) for at, token in enumerate(ids)])
     for number in range(layers):
         layer = layer_weights(w, number)
-        x = _normed(x + _attended(x, layer, heads, window), layer, "post_attention_layernorm", eps)
-        x = _normed(x + feed_forward(x, layer), layer, "post_feedforward_layernorm", eps)
+        x = _norm(x + _attention(x, layer, heads, window), layer, "post_attention_layernorm", eps)
+        x = _norm(x + feed_forward(x, layer), layer, "post_feedforward_layernorm", eps)
     return x @ w["lm_head.weight"].T
 
 
@@ -47,24 +58,24 @@ def embedding(table: Tensor, token: int, position: int) -> Tensor:
     return table[token] * math.sqrt(d) + encoding
 
 
-def _attended(x: Tensor, layer: Weights, heads: int, window: int | None) -> Tensor:
-    """Sec. 3.2: head_i = softmax(Q_i K_i^T / sqrt(d_k)) V_i (eq. 1), MultiHead = Concat(head_1, ...) W^O."""
+def _attention(x: Tensor, layer: Weights, heads: int, window: int | None) -> Tensor:
+    """Compute multi-head attention (sec. 3.2): Concat(head_1, ...) W^O, head_i = softmax(Q_i K_i^T / sqrt(d_k)) V_i."""
     queries, keys, values = (x @ layer[f"self_attn.{name}_proj.weight"].T for name in "qkv")
     parts = (part.chunk(heads, dim=1) for part in (queries, keys, values))
     return attention_of_heads(*parts, window=window) @ layer["self_attn.o_proj.weight"].T
 
 
 def feed_forward(x: Tensor, layer: Weights) -> Tensor:
-    """Eq. 2: max(0, x W_1 + b_1) W_2 + b_2."""
+    """Compute the feed-forward layer (eq. 2): max(0, x W_1 + b_1) W_2 + b_2."""
     inner = x @ layer["mlp.up_proj.weight"].T + layer["mlp.up_proj.bias"]
     return relu(inner) @ layer["mlp.down_proj.weight"].T + layer["mlp.down_proj.bias"]
 
 
-def _normed(x: Tensor, layer: Weights, name: str, eps: float) -> Tensor:
+def _norm(x: Tensor, layer: Weights, name: str, eps: float) -> Tensor:
     return layer_norm(x, layer[f"{name}.weight"], layer[f"{name}.bias"], eps)
 
 
-def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
+def _logits_from_config(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     layers, heads, eps = config.num_hidden_layers, config.num_attention_heads, config.layer_norm_eps
     return logits(weights, ids, layers=layers, heads=heads, window=config.sliding_window, eps=eps)
 
@@ -79,4 +90,4 @@ def init_std(config: Any) -> dict[str, InitStd]:
     }
 
 
-REFERENCE = Reference(logits=_of, init_std=init_std)
+REFERENCE = Reference(logits=_logits_from_config, init_std=init_std)

@@ -31,33 +31,36 @@ def logits(
     slopes: list[float] | None = None,
     eps: float = 1e-6,
 ) -> Tensor:
-    """Compute x_{l+1} = LN(alpha x_l + G_l(x_l)) (DeepNorm), G_l attention or feed-forward; then a norm and the head.
+    """Compute the logits [T, V]: x_{l+1} = LN(alpha x_l + G_l(x_l)) with G_l attention or feed-forward, norm, head.
 
-    Three things differ from the paper: LN is an RMSNorm, the feed-forward of G is gated, and the last norm is added.
+    Differences from the paper: LN is an RMSNorm, the feed-forward layer is gated, and a final norm is added.
 
     Args:
-        weights: The float64 weights by name.
+        weights: The weights in float64, by name.
         ids: The token ids [T] of one document.
-        layers, heads, kv_heads, head_dim: The sizes of the model.
-        window: The number of keys that a query attends to, itself included.
+        layers, heads, kv_heads, head_dim: The number of layers, query heads and key/value heads, and the head size.
+        window: The number of keys that a query attends to, itself included; None is no window.
         slopes: The ALiBi slopes of every layer; None takes them from the weights.
         eps: The eps of the norms.
+
+    Returns:
+        The logits [T, V] in float64.
     """
     w = weights
     alpha = alpha_of(layers)
     x = w["model.embed_tokens.weight"][ids]
     for number in range(layers):
         layer = f"model.layers.{number}."
-        of_heads = w[layer + "self_attn.alibi.slopes"] if slopes is None else slopes
+        layer_slopes = w[layer + "self_attn.alibi.slopes"] if slopes is None else slopes
         q, k, v, o = (w[f"{layer}self_attn.{name}_proj.weight"] for name in "qkvo")
-        attended = _attended(x, q, k, v, heads, kv_heads, head_dim, of_heads, window) @ o.T
+        attended = _attention(x, q, k, v, heads, kv_heads, head_dim, layer_slopes, window) @ o.T
         x = rms_norm(alpha * x + attended, w[layer + "post_attention_layernorm.weight"], eps)
         branch = glu(x, *(w[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down")), relu)
         x = rms_norm(alpha * x + branch, w[layer + "post_feedforward_layernorm.weight"], eps)
     return rms_norm(x, w["model.norm.weight"], eps) @ w["lm_head.weight"].T
 
 
-def _attended(
+def _attention(
     x: Tensor,
     w_q: Tensor,
     w_k: Tensor,
@@ -68,7 +71,7 @@ def _attended(
     slopes: Tensor | list[float],
     window: int | None,
 ) -> Tensor:
-    """ALiBi, sec. 3: softmax(q_i K^T + m [-(i-1), ..., -2, -1, 0]), scores over sqrt(head_dim) before that."""
+    """Compute attention with ALiBi (sec. 3): softmax(q_i K^T / sqrt(head_dim) + m [-(i-1), ..., -2, -1, 0]) V."""
     assert (len(w_q), len(w_k), len(w_v)) == (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
     parts = ((x @ w.T).split(head_dim, dim=1) for w in (w_q, w_k, w_v))
     return attention_of_heads(*parts, window=window, bias=lambda head, i, j: -slopes[head] * (i - j))
@@ -87,8 +90,8 @@ def beta_of(layers: int) -> float:
 def paper_slopes(heads: int) -> list[float]:
     """Return the slopes of ALiBi, sec. 3: the geometric sequence with 2^(-8/n) as its first value and as its ratio.
 
-    If the number is not a power of two, as in the authors' code: the slopes for the nearest lower power, then every
-    second slope for twice that power, from the first.
+    If the number of heads is not a power of two, follow the authors' code: the slopes of the next lower power, then
+    every other slope of the next higher one.
     """
     lower = 1
     while 2 * lower <= heads:
@@ -102,7 +105,7 @@ def paper_slopes(heads: int) -> list[float]:
 
 
 def half_slopes(heads: int) -> list[float]:
-    """Return 2^-(1 + 7i/(H-1)) for the first half of the heads (of an odd number the larger half), 0 for the others."""
+    """Return 2^-(1 + 7i/(H-1)) for the first half of the heads, rounded up, and 0 for the others."""
     slopes = []
     for i in range(heads):
         in_first_half = i < heads / 2
@@ -111,7 +114,7 @@ def half_slopes(heads: int) -> list[float]:
     return slopes
 
 
-def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
+def _logits_from_config(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     return logits(
         weights,
         ids,
@@ -145,4 +148,4 @@ def _xavier(outputs: int, inputs: int) -> float:
     return math.sqrt(2 / (inputs + outputs))
 
 
-REFERENCE = Reference(logits=_of, init_std=init_std)
+REFERENCE = Reference(logits=_logits_from_config, init_std=init_std)

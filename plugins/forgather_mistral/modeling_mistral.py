@@ -1,4 +1,4 @@
-"""Mistral: Llama with a sliding window, pre-norm and rotary, grouped-query, gated feed-forward (arXiv:2310.06825)."""
+"""Mistral: Llama with a sliding window (arXiv:2310.06825)."""
 
 from torch import nn
 
@@ -19,7 +19,7 @@ from .configuration_mistral import MistralConfig
 class MistralModel(Decoder):
     """The decoder: h = embed(ids); for each layer h += attn(norm(h)), h += mlp(norm(h)); norm(h).
 
-    Query i attends to keys i - sliding_window + 1 to i, so that k layers reach k times as far (sec. 2, fig. 1).
+    Query i attends to keys i - sliding_window + 1 to i; k layers reach k (sliding_window - 1) back (sec. 2, fig. 1).
     """
 
     config_class = MistralConfig

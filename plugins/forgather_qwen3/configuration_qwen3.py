@@ -30,15 +30,16 @@ class Qwen3Config(Qwen3Options, DecoderConfig):
         kinds = ["sliding_attention" if window else "full_attention" for window in self.windows()]
         if self.layer_types not in (None, kinds):
             raise ValueError(
-                f"layer_types must be {kinds} for this sliding_window and max_window_layers; got {self.layer_types}"
+                f"layer_types must be {kinds} for this sliding_window and max_window_layers; got {self.layer_types}: "
+                "remove it, or correct max_window_layers"
             )
         self.layer_types = kinds
         super().__post_init__(**kwargs)
 
     def windows(self) -> list[int | None]:
         """Return the sliding window of each layer; None means full attention."""
-        sliding = range(self.num_hidden_layers)
-        return [self.sliding_window if i >= self.max_window_layers else None for i in sliding]
+        layers = range(self.num_hidden_layers)
+        return [self.sliding_window if i >= self.max_window_layers else None for i in layers]
 
 
 # Last, since it requires the class above: loading the configuration registers its model.

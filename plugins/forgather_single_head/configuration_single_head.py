@@ -22,7 +22,7 @@ class SingleHeadConfig(SingleHeadOptions, DecoderConfig):
     num_key_value_heads: ClassVar[int] = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, with the number of heads, which tools read."""
+        """Return the configuration as plain data, including the number of heads, which other tools read."""
         return super().to_dict() | {"num_attention_heads": 1, "num_key_value_heads": 1}
 
     @property

@@ -19,6 +19,6 @@ class SingleHeadOptions(WindowOptions, RMSNormOptions, DropoutOptions, DecoderOp
 
     def unsupported_attention(self) -> dict[str, str]:
         """Exclude flash-attn, which computes no gradient for the trainable slopes."""
-        refused = super().unsupported_attention()
-        refused["flash_attention_2"] = "it computes no gradient for the slopes of ALiBi; use sdpa or flex_attention"
-        return refused
+        unsupported = super().unsupported_attention()
+        unsupported["flash_attention_2"] = "it computes no gradient for the slopes of ALiBi; use sdpa or flex_attention"
+        return unsupported

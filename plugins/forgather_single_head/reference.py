@@ -1,6 +1,6 @@
-"""Reference of single_head: one full-width head per layer (transformer-circuits.pub/2021/framework) and ALiBi.
+"""Reference of single_head: one full-width head per layer, with ALiBi.
 
-ALiBi is arXiv:2108.12409.
+The papers: transformer-circuits.pub/2021/framework; arXiv:2108.12409 (ALiBi).
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ from forgather_core.reference import InitStd, Reference, Weights, attention, fan
 
 
 def logits(weights: Weights, ids: Tensor, *, layers: int, window: int | None = None, eps: float = 1e-5) -> Tensor:
-    """x = embed(ids) sqrt(d); for each layer x += attention(norm(x)), x += feed_forward(norm(x)); head(norm(x))."""
+    """Compute x = embed(ids) sqrt(d); for each layer x += attn(norm(x)), x += mlp(norm(x)); then head(norm(x)).
+
+    Args:
+        weights: The weights in float64, by name.
+        ids: The token ids [T] of one document.
+        layers: The number of layers.
+        window: The number of keys that a query attends to, itself included; None is no window.
+        eps: The eps of the norms.
+
+    Returns:
+        The logits [T, V] in float64.
+    """
     w = weights
     table = w["model.embed_tokens.weight"]
     x = table[ids] * math.sqrt(table.shape[1])
@@ -22,7 +33,7 @@ def logits(weights: Weights, ids: Tensor, *, layers: int, window: int | None = N
         layer = f"model.layers.{number}."
         normed = rms_norm(x, w[layer + "input_layernorm.weight"], eps)
         attn = layer + "self_attn."
-        x = x + _attended(
+        x = x + _attention(
             normed, w[attn + "qk_proj.weight"], w[attn + "ov_proj.weight"], w[attn + "alibi.slopes"][0], window
         )
         normed = rms_norm(x, w[layer + "post_attention_layernorm.weight"], eps)
@@ -30,15 +41,15 @@ def logits(weights: Weights, ids: Tensor, *, layers: int, window: int | None = N
     return rms_norm(x, w["model.norm.weight"], eps) @ w["lm_head.weight"].T
 
 
-def _attended(x: Tensor, w_qk: Tensor, w_ov: Tensor, slope: Tensor, window: int | None) -> Tensor:
-    """Compute softmax(x^T W_QK x) W_OV x ("Attention Heads are Independent").
+def _attention(x: Tensor, w_qk: Tensor, w_ov: Tensor, slope: Tensor, window: int | None) -> Tensor:
+    """Compute attention, softmax(x^T W_QK x) W_OV x (section "Attention Heads are Independent").
 
-    Scores are divided by sqrt(d), and ALiBi's -slope (i - j) is added (sec. 3).
+    Scores are divided by sqrt(d), then ALiBi's -slope (i - j) is added (its sec. 3).
     """
     return attention(x @ w_qk.T, x, x @ w_ov.T, window=window, bias=lambda i, j: -slope * (i - j))
 
 
-def _of(weights: Weights, ids: Tensor, config: Any) -> Tensor:
+def _logits_from_config(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     layers, window, eps = config.num_hidden_layers, config.sliding_window, config.rms_norm_eps
     return logits(weights, ids, layers=layers, window=window, eps=eps)
 
@@ -53,4 +64,4 @@ def init_std(config: Any) -> dict[str, InitStd]:
     }
 
 
-REFERENCE = Reference(logits=_of, init_std=init_std)
+REFERENCE = Reference(logits=_logits_from_config, init_std=init_std)

@@ -183,7 +183,7 @@ def test_a_missing_editor(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDITOR", "no-such-editor -w")
     assert (
         cli(*LLAMA, "show", "-e").error
-        == "--edit: the program 'no-such-editor' of EDITOR does not exist: set another editor"
+        == "--edit: the program 'no-such-editor' of EDITOR does not exist: set EDITOR to an installed editor"
     )
 
 

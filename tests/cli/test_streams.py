@@ -32,7 +32,8 @@ def redirected(words: str, redirection: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize("words", COMMANDS)
 def test_standard_output_that_is_closed(words: str) -> None:
     done = redirected(words, ">&-")
-    assert (done.returncode, done.stderr) == (2, "forgather: error: standard output is closed\n")
+    hint = "redirect it to a file or a terminal"
+    assert (done.returncode, done.stderr) == (2, f"forgather: error: standard output is closed: {hint}\n")
 
 
 @pytest.mark.regression("P8")

@@ -83,7 +83,9 @@ def drawn(rows: list[list[str]], right: list[int], width: int | None, *, dense: 
         on = console()
         if width is not None:
             on.width = width
-        on.print(grid("A title", [f"c{n}" for n in range(len(rows[0]))], rows, right=right, dense=dense), crop=on.fixed)
+        on.print(
+            grid("A title", [f"c{n}" for n in range(len(rows[0]))], rows, right=right, dense=dense), crop=on.fixed_width
+        )
         return CONTROL.sub("", sys.stdout.getvalue())
     finally:
         sys.stdout = before

@@ -87,7 +87,7 @@ def test_a_list_of_checks_validates_the_options_of_a_model() -> None:
     assert fg.list_checks("llama/4M", hidden_size=64, checks=["padding"]).names == ("padding",)
     with pytest.raises(ConfigurationError, match=r"^hidden_size: num_attention_heads must divide hidden_size"):
         fg.list_checks("llama/4M", hidden_size=3)
-    with pytest.raises(TypeError, match="without a model has no project"):
+    with pytest.raises(TypeError, match="requires a model for project: add the model, or remove project"):
         fg.list_checks(project=".")
 
 

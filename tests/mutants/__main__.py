@@ -47,7 +47,7 @@ def main() -> int:
 def _run(arguments: argparse.Namespace) -> int:
     import transformers
 
-    from .apply import OF_REFERENCES, How, checks, run
+    from .apply import REFERENCE_CHECKS, How, checks, run
     from .catalogue import GROUPS
 
     transformers.utils.logging.set_verbosity_error()
@@ -58,13 +58,13 @@ def _run(arguments: argparse.Namespace) -> int:
         if any(text in f"{mutant.name} {group} {mutant.definition}" for text in (arguments.only or "").split(","))
     ]
     todo = checks([name for name in arguments.check.split(",") if name])
-    alarms: dict[str, dict[str, str]] = {}
+    false_alarms: dict[str, dict[str, str]] = {}
     rows = []
-    how: How = "all" if arguments.all else "named" if arguments.named else "thrifty"
+    how: How = "all" if arguments.all else "named" if arguments.named else "deferred"
     for mutant, outcome in run(chosen, todo, jobs=arguments.jobs, how=how):
         if mutant is None:
             if outcome.failed:
-                alarms[outcome.name] = outcome.failed
+                false_alarms[outcome.name] = outcome.failed
         else:
             result = {"caught_by": list(outcome.failed), "messages": outcome.failed, "seconds": outcome.seconds}
             rows.append(asdict(mutant) | result)
@@ -72,25 +72,26 @@ def _run(arguments: argparse.Namespace) -> int:
     order = {mutant.name: number for number, mutant in enumerate(chosen)}
     rows.sort(key=lambda row: order[row["name"]])
     caught = sum(bool(row["caught_by"]) for row in rows)
-    without = sum(bool(row["messages"].keys() - OF_REFERENCES) for row in rows)
-    figure = f"caught {caught} of {len(rows)}; {without} without a reference"
+    without = sum(bool(row["messages"].keys() - REFERENCE_CHECKS) for row in rows)
+    summary = f"caught {caught} of {len(rows)}; {without} without a reference"
     if arguments.json:
         print(
             json.dumps(
-                {"mutants": rows, "false_alarms": alarms, "caught": caught, "without_reference": without}, indent=2
+                {"mutants": rows, "false_alarms": false_alarms, "caught": caught, "without_reference": without},
+                indent=2,
             )
         )
     elif arguments.markdown:
-        print(f"{_markdown(rows)}\n\n{figure}")
+        print(f"{_markdown(rows)}\n\n{summary}")
     else:
-        _draw(rows, alarms, figure)
+        _print_tables(rows, false_alarms, summary)
     for name, check in _missed(rows, todo).items():
         print(f"{name}: its entry names {check}, which does not catch it", file=sys.stderr)
-    return 0 if not alarms and not _missed(rows, todo) else 1
+    return 0 if not false_alarms and not _missed(rows, todo) else 1
 
 
 def _missed(rows: list[dict[str, Any]], todo: Sequence[Check]) -> dict[str, str]:
-    """Return the mutants that the check of their entry does not catch, with that check, if it was to run."""
+    """Return the mutants that the check of their entry did not catch although it was requested, with that check."""
     names = {check.name for check in todo}
     return {row["name"]: row["check"] for row in rows if row["check"] in names - set(row["caught_by"])}
 
@@ -99,7 +100,7 @@ def _log(name: str, failed: list[str], seconds: float) -> None:
     print(f"{name}: {', '.join(failed) or 'none'} ({seconds:.1f} s)", file=sys.stderr, flush=True)
 
 
-def _draw(rows: list[dict[str, object]], alarms: dict[str, dict[str, str]], figure: str) -> None:
+def _print_tables(rows: list[dict[str, object]], false_alarms: dict[str, dict[str, str]], summary: str) -> None:
     console = Console()
     table = Table("mutant", "definition", "caught by")
     for row in rows:
@@ -113,16 +114,16 @@ def _draw(rows: list[dict[str, object]], alarms: dict[str, dict[str, str]], figu
         counts.add_row(name, str(count), str(alone[name]))
     console.print(counts)
     missed = [str(row["name"]) for row in rows if not row["caught_by"]]
-    console.print(figure)
+    console.print(summary)
     if missed:
         console.print(f"[bold red]missed[/]: {', '.join(missed)}")
-    for name, failed in alarms.items():
+    for name, failed in false_alarms.items():
         for check, what in failed.items():
             console.print(f"[bold red]false alarm[/] of {check} on {escape(name)}: {escape(what)}")
 
 
 def _counts(rows: list[dict[str, object]]) -> tuple[Counter[str], Counter[str]]:
-    """Return how many mutants each check catches, and how many it alone catches."""
+    """Return the number of mutants that each check catches, and the number that no other check catches."""
     catches, alone = Counter[str](), Counter[str]()
     for row in rows:
         by = row["caught_by"]

@@ -24,23 +24,24 @@ from forgather_core.settings.resolved_model import ResolvedModel
 
 from .catalogue import Mutant
 
-PROVES_NOTHING = "manifest"  # digests detect any change
+UNINFORMATIVE_CHECK = "manifest"  # digests detect any change
 DEFERRED = ("attention-backends", "round-trip", "torch-compile", "no-dead-options", "standalone")
-OF_REFERENCES = ("reference-parity", "init-std")  # they do not apply if the definition has no reference
+REFERENCE_CHECKS = ("reference-parity", "init-std")  # they do not apply if the definition has no reference
 TIMEOUT = 900.0  # seconds for one directory
 
-# thrifty: deferred checks only if no other one catches the mutant, or if its entry names them; named: only that check
-How = Literal["all", "thrifty", "named"]
+# "deferred" runs a deferred check only if no other check catches the mutant, or if the mutant's entry names it.
+# "named" runs only the check that the entry names.
+How = Literal["all", "deferred", "named"]
 
 
 def checks(names: Sequence[str] = ()) -> list[Check]:
-    """Return the checks with these names, or all except for the manifest."""
-    return [check for check in CHECKS if (check.name in names if names else check.name != PROVES_NOTHING)]
+    """Return the checks with these names, or all checks except `manifest`."""
+    return [check for check in CHECKS if (check.name in names if names else check.name != UNINFORMATIVE_CHECK)]
 
 
 @dataclass(frozen=True)
 class Original:
-    """A directory without a mistake, and its settings."""
+    """A directory without a mistake, and its resolved model."""
 
     name: str
     path: Path
@@ -48,14 +49,14 @@ class Original:
 
 
 class Originals:
-    """Makes each directory without a mistake once.
+    """The directories without a mistake, each written once.
 
     Args:
-        place: The directory for them.
+        workdir: The parent of the directories.
     """
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, workdir: Path) -> None:
+        self.workdir = workdir
         self.made: dict[str, Original] = {}
 
     def of(self, mutant: Mutant) -> Original:
@@ -63,20 +64,20 @@ class Originals:
         options = ", ".join(f"{name}={value}" for name, value in mutant.options.items())
         name = f"{mutant.definition} ({options})" if options else mutant.definition
         if name not in self.made:
-            path = self.place / f"original_{len(self.made)}"
+            path = self.workdir / f"original_{len(self.made)}"
             flags = {"output_dir": path, **mutant.options}
             resolved = resolve(find_configuration(mutant.definition, registry(), Path()), flags)
             self.made[name] = Original(name, construct(resolved).directory.path, resolved)
         return self.made[name]
 
 
-def mutated(mutant: Mutant, original: Original, place: Path) -> Path:
+def mutated(mutant: Mutant, original: Original, workdir: Path) -> Path:
     """Return a copy of the directory with the mistake.
 
     Raises:
         ValueError: The file does not contain the text that the mutant replaces.
     """
-    path = place / mutant.name.replace("-", "_")  # the name of a Python package, once loaded
+    path = workdir / mutant.name.replace("-", "_")  # the name of a Python package, once loaded
     shutil.copytree(original.path, path)
     file = path / mutant.file
     file.write_text(mutant.applied(file.read_text(encoding="utf-8")), encoding="utf-8")
@@ -98,22 +99,22 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def tried(
-    name: str, path: Path, resolved: ResolvedModel, todo: Iterable[Check], spared: Collection[str] = ()
+def run_checks(
+    name: str, path: Path, resolved: ResolvedModel, todo: Iterable[Check], deferred: Collection[str] = ()
 ) -> Outcome:
-    """Run checks on a directory; the spared ones last, and only if no other one fails. A check that raises fails."""
+    """Run checks on a directory: deferred ones last, and only if no other check fails. A check that raises fails."""
     outcome = Outcome(name)
-    for check in sorted(todo, key=lambda check: check.name in spared):
-        if check.name in spared and outcome.failed.keys() - OF_REFERENCES:
+    for check in sorted(todo, key=lambda check: check.name in deferred):
+        if check.name in deferred and outcome.failed.keys() - REFERENCE_CHECKS:
             break
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
                 row = verify(path, [check], resolved=resolved)["checks"][0]
             failed = _first_failure(row) if row["result"] == FAILED else None
         except Exception as error:  # the configuration cannot be loaded
             failed = f"{type(error).__name__}: {error}"
-        outcome.seconds[check.name] = time.perf_counter() - began
+        outcome.seconds[check.name] = time.perf_counter() - start
         if failed is not None:
             outcome.failed[check.name] = failed
     return outcome
@@ -131,31 +132,31 @@ def run(
 ) -> Iterator[tuple[Mutant | None, Outcome]]:
     """Run the checks on each directory without a mistake, yielded without a mutant, and then on each mutant.
 
-    A check that fails on a directory without a mistake is left out for its mutants; the others run in the order of
-    their duration. Each directory has its own process, forked from this one, so that no state remains; a process that
-    is killed or hangs is reported as such.
+    A check that fails on a directory without a mistake does not run on its mutants. The other checks run in the order
+    of their duration, shortest first. Each directory has its own process, forked from this one, so that no state
+    remains; a process that is killed or hangs is reported as such.
     """
     with tempfile.TemporaryDirectory(prefix="forgather-mutants-") as name:
-        place = Path(name)
-        originals = Originals(place)
+        workdir = Path(name)
+        originals = Originals(workdir)
         plain = {(one := originals.of(mutant)).name: one for mutant in mutants}
         named = {(originals.of(mutant).name, mutant.check) for mutant in mutants}
-        trustworthy = {}
+        passing = {}
         work = [
             _Work(one.name, one.path, one.resolved, [c for c in todo if how != "named" or (one.name, c.name) in named])
             for one in plain.values()
         ]
-        for _, outcome in _in_processes(work, place, jobs=jobs):
+        for _, outcome in _in_processes(work, workdir, jobs=jobs):
             sound = [check for check in todo if check.name not in outcome.failed]
-            trustworthy[outcome.name] = sorted(sound, key=lambda check: outcome.seconds.get(check.name, 0.0))
+            passing[outcome.name] = sorted(sound, key=lambda check: outcome.seconds.get(check.name, 0.0))
             yield None, outcome
         work = []
         for mutant in mutants:
             one = originals.of(mutant)
-            checks_left = [check for check in trustworthy[one.name] if how != "named" or check.name == mutant.check]
-            spared = set(DEFERRED) - {mutant.check} if how == "thrifty" else set[str]()
-            work.append(_Work(mutant.name, mutated(mutant, one, place), one.resolved, checks_left, spared, mutant))
-        yield from _in_processes(work, place, jobs=jobs)
+            checks_left = [check for check in passing[one.name] if how != "named" or check.name == mutant.check]
+            deferred = set(DEFERRED) - {mutant.check} if how == "deferred" else set[str]()
+            work.append(_Work(mutant.name, mutated(mutant, one, workdir), one.resolved, checks_left, deferred, mutant))
+        yield from _in_processes(work, workdir, jobs=jobs)
 
 
 @dataclass(frozen=True)
@@ -164,39 +165,39 @@ class _Work:
     path: Path
     resolved: ResolvedModel
     todo: Sequence[Check]
-    spared: Collection[str] = ()
+    deferred: Collection[str] = ()
     mutant: Mutant | None = None
 
 
-def _in_processes(work: Iterable[_Work], place: Path, *, jobs: int) -> Iterator[tuple[Mutant | None, Outcome]]:
+def _in_processes(work: Iterable[_Work], workdir: Path, *, jobs: int) -> Iterator[tuple[Mutant | None, Outcome]]:
     context = get_context("fork")  # torch and transformers are imported once
     waiting, running = list(work)[::-1], dict[Any, tuple[Any, _Work, Path, float]]()
     while waiting or running:
         while waiting and len(running) < jobs:
             one = waiting.pop()
-            answer = place / f"{one.path.name}.json"
-            process = context.Process(target=_answer, args=(one, answer))
+            file = workdir / f"{one.path.name}.json"
+            process = context.Process(target=_write_outcome, args=(one, file))
             process.start()
-            running[process.sentinel] = (process, one, answer, time.monotonic())
+            running[process.sentinel] = (process, one, file, time.monotonic())
         connection.wait(list(running), timeout=1.0)
-        for sentinel, (process, one, answer, began) in list(running.items()):
-            hangs = time.monotonic() - began > TIMEOUT
+        for sentinel, (process, one, file, start) in list(running.items()):
+            hangs = time.monotonic() - start > TIMEOUT
             if process.is_alive() and not hangs:
                 continue
             del running[sentinel]
             if hangs:
                 process.kill()
             process.join()
-            yield one.mutant, _read(one.name, answer, hangs=hangs)
+            yield one.mutant, _read(one.name, file, hangs=hangs)
 
 
-def _answer(work: _Work, file: Path) -> None:
-    outcome = tried(work.name, work.path, work.resolved, work.todo, work.spared)
+def _write_outcome(work: _Work, file: Path) -> None:
+    outcome = run_checks(work.name, work.path, work.resolved, work.todo, work.deferred)
     file.with_suffix(".part").write_text(json.dumps(asdict(outcome)), encoding="utf-8")
     file.with_suffix(".part").rename(file)
 
 
-def _read(name: str, answer: Path, *, hangs: bool) -> Outcome:
-    if answer.exists():
-        return Outcome(**json.loads(answer.read_text(encoding="utf-8")))
-    return Outcome(name, {"process": "it hangs" if hangs else "it ended without a result"})
+def _read(name: str, file: Path, *, hangs: bool) -> Outcome:
+    if file.exists():
+        return Outcome(**json.loads(file.read_text(encoding="utf-8")))
+    return Outcome(name, {"process": f"did not end within {TIMEOUT:.0f} s" if hangs else "ended without a result"})

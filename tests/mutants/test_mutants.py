@@ -1,4 +1,4 @@
-"""The texts of the catalogue exist, and the checks that its entries name find their mistakes.
+"""Every text of the catalogue exists in the sources, and the check that an entry names finds its mistake.
 
 Two mutants of each quick check, and one of each slow check, are planted here; `python -m tests.mutants` plants all, and
 runs every check.
@@ -16,7 +16,7 @@ import pytest
 
 from forgather_core.checks import CHECKS, FAILED, PASSED, verify
 
-from .apply import PROVES_NOTHING, Original, Originals, mutated
+from .apply import UNINFORMATIVE_CHECK, Original, Originals, mutated
 from .catalogue import GROUPS, MUTANTS, Mutant
 
 QUICK = {check.name for check in CHECKS if check.quick}
@@ -45,7 +45,7 @@ def test_names_are_unique() -> None:
 
 
 def test_every_check_can_fail() -> None:
-    assert {mutant.check for mutant in MUTANTS} == {check.name for check in CHECKS} - {PROVES_NOTHING}
+    assert {mutant.check for mutant in MUTANTS} == {check.name for check in CHECKS} - {UNINFORMATIVE_CHECK}
 
 
 @pytest.mark.few(20)

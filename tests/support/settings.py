@@ -1,4 +1,4 @@
-"""Resolved settings of a small llama."""
+"""Resolve a small llama."""
 
 from __future__ import annotations
 

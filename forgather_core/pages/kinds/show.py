@@ -1,4 +1,4 @@
-"""The page of `show`: options with their sources."""
+"""The page of `show`: options with their origins."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def _subtitle(report: Mapping[str, Any]) -> Html:
 
 
 def options_card(title: str, values: Mapping[str, Mapping[str, Any]]) -> Html:
-    """Return a table of options with their values and sources; values that were set stand out."""
+    """Return a table of options with their values and origins; values that were set stand out."""
     rows = [(name, text_of(item["value"]), _source(item["origin"])) for name, item in values.items()]
-    return card(title, table(("option", "value", "source"), rows, code=(0, 1), name=title))
+    return card(title, table(("option", "value", "origin"), rows, code=(0, 1), name=title))
 
 
 def _source(origin: str) -> Html:

@@ -1,8 +1,8 @@
-"""Mistakes that implementations of language models have, each as one replacement in an exported model directory.
+"""Typical mistakes in implementations of language models, each as one replacement in an exported model directory.
 
-Every mistake changes the result for some input or configuration; a change without an effect is not a mistake and is not
-in the catalogue. The replaced text is exact: if a source no longer contains it, applying the mutant is an error, and
-`test_mutants.py` shows the nearest passage. Each entry names the check that must find it.
+Every mistake changes the result for some input or configuration; changes without an effect are not in the catalogue.
+The replaced text is exact: if a source no longer contains it, applying the mutant is an error, and `test_mutants.py`
+shows the nearest passage. Each entry names the check that must find it.
 """
 
 from . import (

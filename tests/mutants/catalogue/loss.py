@@ -74,7 +74,7 @@ MUTANTS = [
         file="linear_cross_entropy.py",
         old="for begin in range(0, tokens, rows)",
         new="for begin in range(0, max(tokens - rows + 1, 1), rows)",
-        mistake="the last of several chunks, which is shorter, is left out",
+        mistake="the last of several chunks, which is shorter, is skipped",
         check="loss",
     ),
     Mutant(

@@ -74,7 +74,7 @@ MUTANTS = [
         file="self_attention.py",
         old="scores_BHTS = scores_BHTS + attention_mask",
         new="scores_BHTS = scores_BHTS + attention_mask.clamp(min=-10.0)",
-        mistake="a small number replaces minus infinity, as GPT-2's -1e4 in float16",
+        mistake="masked scores get a finite offset instead of minus infinity, as GPT-2's -1e4 in float16",
         check="causality",
     ),
     Mutant(
@@ -83,7 +83,7 @@ MUTANTS = [
         file="masks.py",
         old="attention_mask=attention_mask,\n        **{CACHE: cache}",
         new="attention_mask=None,\n        **{CACHE: cache}",
-        mistake="the mask of padding is not handed to the function that builds the causal mask",
+        mistake="the padding mask is not passed to the function that builds the causal mask",
         check="padding",
     ),
 ]

@@ -44,7 +44,7 @@ class Mutant:
     error: str = ""
 
     def applied(self, text: str) -> str:
-        """Return a file's text with the mistake.
+        """Return the text of a file with the mistake.
 
         Raises:
             ValueError: The text to replace does not occur `count` times.
@@ -58,7 +58,7 @@ class Mutant:
 
 
 def _difference(old: str, text: str, file: str) -> str:
-    """Return the nearest passage of a text as a diff from the lines that it does not contain."""
+    """Return a diff from the missing lines `old` to the most similar passage of a text."""
     wanted, lines = old.splitlines(), text.splitlines()
     starts = range(max(1, len(lines) - len(wanted) + 1))
     compared = SequenceMatcher(b=old, autojunk=False)

@@ -11,7 +11,7 @@ MUTANTS = [
         file="modeling_llama.py",
         old="num_key_value_heads=c.num_key_value_heads,",
         new="num_key_value_heads=c.num_attention_heads,",
-        mistake="num_key_value_heads is accepted and every head has its own keys",
+        mistake="num_key_value_heads is accepted, but every query head has its own keys",
         check="estimates",
         options=GROUPED,
     ),
@@ -77,7 +77,7 @@ MUTANTS = [
         file="config.json",
         old='"intermediate_size": 768',
         new='"intermediate_size": 770',
-        mistake="config.json has another size than the settings",
+        mistake="intermediate_size in config.json differs from the resolved options",
         check="estimates",
     ),
     Mutant(

@@ -92,7 +92,7 @@ MUTANTS = [
         file="weight_pieces.py",
         old="run[lo - first : hi - first].zero_()",
         new="pass",
-        mistake="the embedding of padding is random like the others",
+        mistake="the embedding of the padding token is random, not zero",
         check="initial-weights",
     ),
     Mutant(
@@ -110,7 +110,7 @@ MUTANTS = [
         file="sinusoidal.py",
         old="self.inv_freq = self._frequencies(self.inv_freq.device)",
         new="self._frequencies(self.inv_freq.device)",
-        mistake="reset_buffers() computes and throws away",
+        mistake="reset_buffers() computes the values and discards them",
         check="buffers",
     ),
     Mutant(
@@ -239,7 +239,7 @@ MUTANTS = [
         old="        self.post_init()",
         new="        self.post_init()\n"
         "        self.lm_head.weight = nn.Parameter(self.lm_head.weight.detach().clone())",
-        mistake="the tied head gets a copy of its own",
+        mistake="the tied head gets a separate copy of the embedding",
         check="round-trip",
     ),
     Mutant(
