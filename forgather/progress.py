@@ -33,7 +33,7 @@ class Progress:
         begin: Called with the report of a training run before its first step: plan, data and cost.
         record: Called with the measurements of a training run at each logged step.
         evaluation: Called with the step number and the metrics of each evaluation of a training run.
-        item: Called with the name of a check, or of a part of an estimate, before it runs; with the documents read so far.
+        item: Called with the name of a check, or of a part of an estimate, before it runs; or with the documents read.
         note: Called with a sentence about omitted results, such as the checks of a broken plugin.
         partial: Called with the results so far if an exception ends the call early; the exception propagates.
     """
