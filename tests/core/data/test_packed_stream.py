@@ -100,6 +100,26 @@ def test_documents_that_were_read_are_not_tokenized_again() -> None:
     assert tokenized == ["c" * 9]
 
 
+@pytest.mark.parametrize("changed", [["a" * 8, "b" * 9], ["b" * 9, "a" * 9], ["a" * 9], ["c" * 9, "a" * 9, "b" * 9]])
+@pytest.mark.parametrize("batches", [2, 4])  # in the first pass over the documents, and in the second one
+def test_a_corpus_that_has_changed_is_refused(changed: list[str], batches: int) -> None:
+    texts = ["a" * 9, "b" * 9]
+    first = PackedStream(corpus(*texts), Characters(), 1, 10)
+    rows(first, batches + 1)
+    position = first.position_after(batches)
+    with pytest.raises(DataError, match=r"texts has changed since the checkpoint.*: restore the data, or begin a new"):
+        rows(PackedStream(corpus(*changed), Characters(), 1, 10, position=position), 1)
+
+
+def test_documents_may_be_added_behind_those_that_were_read() -> None:
+    first = PackedStream(corpus("a" * 9, "b" * 9, "c" * 9), Characters(), 1, 10)
+    rows(first, 2)
+    more = PackedStream(
+        corpus("a" * 9, "b" * 9, "c" * 9, "d" * 9), Characters(), 1, 10, position=first.position_after(1)
+    )
+    assert [chr(row["input_ids"][0]) for row in rows(more, 3)] == ["b", "c", "d"]
+
+
 def test_a_corpus_without_text_is_refused() -> None:
     def nothing() -> Iterator[str]:
         yield from ()

@@ -113,6 +113,18 @@ def test_a_lock_that_is_a_dangling_link_does_not_create_its_target(tmp_path: Pat
     assert (tmp_path / ".model.lock").is_symlink()
 
 
+def test_a_lock_that_is_not_waited_for_reports_its_holder(tmp_path: Path) -> None:
+    with files.directory_lock(tmp_path / "model"):
+        with (
+            pytest.raises(DirectoryError, match=r"model is in use: wait for it to end, or choose another directory"),
+            files.directory_lock(tmp_path / "model", held="is in use"),
+        ):
+            pass
+        assert (tmp_path / ".model.lock").exists()  # still held
+    with files.directory_lock(tmp_path / "model", held="is in use"):
+        pass
+
+
 @pytest.mark.parametrize("kind", ["pipe", "directory", "link"])
 def test_special_file_in_place_of_a_lock_is_named_and_kept(tmp_path: Path, kind: str) -> None:
     lock = tmp_path / ".model.lock"

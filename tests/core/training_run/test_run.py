@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from forgather_core.checkpoint import find_latest_checkpoint
-from forgather_core.errors import CheckpointError, DataError, ForgatherError, TrainingError
+from forgather_core.data.corpus import HASH_BITS, document_hash
+from forgather_core.errors import CheckpointError, DataError, DirectoryError, ForgatherError, TrainingError
 from forgather_core.training_run import cost, trainer
 from forgather_core.training_run.record import RECORD
 from forgather_core.training_run.run import TrainingCallbacks
@@ -146,6 +147,47 @@ def test_runs_are_continued_on_request_and_with_equal_options_only(train: Train,
     train(resume=True, lr=0.002, save_every=3, log_every=2)
     with pytest.raises(TrainingError, match="the run has ended"):
         train(resume=True, lr=0.002)
+
+
+@pytest.mark.slow
+def test_changed_data_is_noticed(train: Train, texts: Path) -> None:
+    with pytest.raises(Stop):
+        train(callbacks=stopping_at(4), save_every=2, eval_fraction=0.3)
+    added = texts / "0.txt"  # before the others: documents behind those that were read may be new
+    for held_out in (True, False):
+        names = (f"document {number}" for number in range(40))
+        added.write_text(next(name for name in names if (document_hash(name) < 0.3 * 2**HASH_BITS) == held_out))
+        with pytest.raises(DataError, match="held-out documents are" if held_out else "changed since the checkpoint"):
+            train(resume=True, eval_fraction=0.3)
+    added.unlink()
+    train(resume=True, eval_fraction=0.3)
+
+
+@pytest.mark.slow
+def test_two_runs_do_not_share_a_directory(train: Train, tmp_path: Path) -> None:
+    def again(report: dict[str, Any]) -> None:
+        with pytest.raises(DirectoryError, match="another run trains in this directory: wait for it to end, or"):
+            train()
+        raise Stop
+
+    with pytest.raises(Stop):
+        train(callbacks=TrainingCallbacks(begin=again))
+    assert not list((tmp_path / "out").glob(".*.lock"))
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_is_known_after_a_move(train: Train, tmp_path: Path) -> None:
+    rising = {"lr": 3.0, "save_every": 1, "eval_every": 1, "optimizer": "sgd", "schedule": "wsd", "force": True}
+    with pytest.raises(Stop):
+        train(callbacks=stopping_at(6), **rising)
+    state = json.loads((find_latest_checkpoint(tmp_path / "out") / "trainer_state.json").read_text())
+    assert (best := state["best_global_step"]) < 4  # not among the last two
+    (tmp_path / "out").rename(tmp_path / "moved")
+    report = train("moved", resume=True, **rising)
+    losses = {one["step"]: one["loss"] for one in report["evaluations"]}
+    assert min(losses, key=lambda step: losses[step]) == best
+    assert Path(report["final"]["best_checkpoint"]) == tmp_path / "moved" / "checkpoints" / f"checkpoint-{best}"
+    assert Path(report["final"]["best_checkpoint"]).is_dir()
 
 
 @pytest.mark.slow
