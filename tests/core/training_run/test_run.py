@@ -64,7 +64,8 @@ def test_a_finished_run_is_a_model_directory(train: Train, tmp_path: Path) -> No
     assert torch.equal(model(ids).logits, last(ids).logits)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_an_interrupted_run_ends_with_equal_weights(optimizer: str, train: Train, tmp_path: Path) -> None:
     """Dropout, accumulation, evaluations between checkpoints, and two interruptions."""
     options: dict[str, Any] = {
@@ -215,6 +216,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(train: Train, tmp_path: Path) -
     assert all(values.isfinite().all() for values in load_file(latest / "model.safetensors").values())
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
