@@ -23,7 +23,7 @@ def inspect_checkpoint(
     """Validate the headers and the index of a checkpoint, and describe its contents.
 
     Args:
-        path: A directory, a weight file, an index, or a Hub repository.
+        path: A directory, a weight file, an index, or a Hub id.
         verify_checksums: Compare every file with its recorded checksum.
         progress: Callbacks; `verifying` is used.
 
@@ -51,7 +51,7 @@ def convert_checkpoint(
     """Convert a checkpoint to another format, dtype or shard size, tensor by tensor.
 
     Args:
-        source: A directory, a weight file, an index, or a Hub repository.
+        source: A directory, a weight file, an index, or a Hub id.
         target: A new directory, or the source itself.
         format: `safetensors` or `bin`; None keeps the source's format.
         dtype: Dtype that replaces the most common one; None keeps all dtypes.

@@ -225,7 +225,8 @@ def _print_error(error: Any, code: int) -> int:
     if os.environ.get("FORGATHER_TRACEBACK"):
         raise error
     if isinstance(error, OSError):
-        text = f"{error.filename}: {error.strerror}: {access_hint(error)}" if error.filename else str(error.strerror)
+        named = f"{error.filename}: " if error.filename else ""
+        text = f"{named}{error.strerror}: {access_hint(error)}"
     elif isinstance(error, _UsageError):
         from .bridge.usage_errors import usage_text
 

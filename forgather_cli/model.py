@@ -110,9 +110,9 @@ def verify(ctx: typer.Context) -> None:
 @app.command(cls=ShowCommand, context_settings=CONTEXT_SETTINGS)
 def show(ctx: typer.Context) -> None:
     """Show the resolved options and the origin of each value, without building the model."""
-    from .views.show import settings
+    from .views.show import resolved_options
 
-    command = ModelCommand(ctx, settings)
+    command = ModelCommand(ctx, resolved_options)
     import forgather
 
     command.output.emit(forgather.show(command.model, **command.options))

@@ -24,6 +24,8 @@ def access_hint(error: BaseException) -> str:
         return "save it as UTF-8"
     if not isinstance(error, OSError):
         return "correct the file"
+    if error.errno == errno.ENOMEM:
+        return "free memory"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free disk space"
     return "check the disk" if error.errno == errno.EIO else "check the path and its permissions"
@@ -153,49 +155,49 @@ def _hint_suffix(hint: str | None) -> str:
 
 
 class UnknownDefinitionError(ForgatherError):
-    """There is no definition, preset or configuration of that name, or its plugin is broken."""
+    """An unknown definition, preset or configuration, or one whose plugin is broken."""
 
 
 class DefinitionError(ForgatherError):
-    """A plugin breaks the contract of `ModelDefinition` or `option()`."""
+    """A violation of the contract of `ModelDefinition` or `option()` by a plugin."""
 
 
 class ConfigurationError(ForgatherError):
-    """A value of a preset, a YAML file or a flag is invalid. The message starts with the place of the value."""
+    """An invalid value of a preset, a YAML file or a flag. The message starts with the place of the value."""
 
 
 class ExportError(ForgatherError):
-    """A source file cannot be exported. The message starts with file:line."""
+    """A source file that cannot be exported. The message starts with file:line."""
 
 
 class DirectoryError(ForgatherError):
-    """A model directory is stale or edited, was not written by Forgather, or cannot be written."""
+    """A model directory that is stale, edited, not written by Forgather, or not writable."""
 
 
 class TokenizerError(ForgatherError):
-    """A tokenizer cannot be found, read or trained."""
+    """A tokenizer that cannot be found, read or trained."""
 
 
 class BuildError(ForgatherError):
-    """A model cannot be built on the given device, with the given dtype or attention implementation."""
+    """A model that cannot be built on the given device, with the given dtype or attention implementation."""
 
 
 class CheckpointError(ForgatherError):
-    """A checkpoint cannot be read or written."""
+    """A checkpoint that cannot be read or written."""
 
 
 class DataError(ForgatherError):
-    """A dataset project cannot be found or read, or yields no examples."""
+    """A dataset project that cannot be found or read, or yields no examples."""
 
 
 class TrainingCheckError(ForgatherError):
-    """A model failed its training check: a non-finite loss, or a parameter that receives no gradient."""
+    """A failed training check: a non-finite loss, or a parameter that receives no gradient."""
 
     exit_code = 1
 
 
 class TrainingError(ForgatherError):
-    """A training run cannot begin or continue, or its loss or a gradient is not finite."""
+    """A training run that cannot begin or continue, or whose loss or gradient is not finite."""
 
 
 class CheckError(ForgatherError):

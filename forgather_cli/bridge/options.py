@@ -93,7 +93,7 @@ def _convert_with(parameter: Any, spec: OptionSpec) -> None:
     def process_value(ctx: typer.Context, value: Any) -> Any:
         if value is None:  # not on the command line
             if is_required(spec) and not ctx.resilient_parsing:
-                raise typer.BadParameter(f"Missing option {spec.flag}: {usage_line(ctx)}", ctx=ctx)
+                raise ConfigurationError("is missing", option=spec.flag, hint=f"add {spec.flag} {spec.info.metavar}")
             return None
         try:
             return CliValue(spec.convert(value))

@@ -27,7 +27,7 @@ def construction(report: Mapping[str, Any]) -> RenderableType:
         pairs("Tokenizer", {name.replace("_", " "): value for name, value in report["tokenizer"].items()}),
         parameters(report["parameters"]),
         *([memory(report["memory"])] if report["memory"] else []),
-        compatibility(report["loaders"]),
+        compatibility(report["compatibility"]),
     ]
     parts += [_loaded(report["loaded"])] if report["loaded"] else []
     parts += [saved(report["saved"])] if report["saved"] else []

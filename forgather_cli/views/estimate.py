@@ -88,17 +88,17 @@ def _flops(flops: Mapping[str, float]) -> RenderableType:
 
 
 def _devices(devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> RenderableType:
-    columns = ("device", "memory", "fits", "batch", "length", "step", "tokens/s", "context", "decode/s")
+    columns = ("device", "memory", "fits", "batch", "sequence length", "step", "tokens/s", "context length", "decode/s")
     rows = [
         (
             device["name"],
             bytes_of(device["memory"]),
             Text("yes", "green") if device["fits"] else Text("no", "yellow"),
             _number(device["batch"]),
-            _number(device["context_length"]),
+            _number(device["sequence_length"]),
             _seconds(device["step_seconds"]),
             count_of(device["tokens_per_second"]),
-            _number(device["generation_context_length"]),
+            _number(device["context_length"]),
             count_of(device["decode_tokens_per_second"]),
         )
         for device in devices

@@ -11,7 +11,7 @@ from ..tables import grid, pairs
 from .construct import options
 
 
-def settings(report: Mapping[str, Any]) -> RenderableType:
+def resolved_options(report: Mapping[str, Any]) -> RenderableType:
     """Return the view of resolved options."""
     head = {
         "configuration": report["configuration"],
@@ -22,7 +22,7 @@ def settings(report: Mapping[str, Any]) -> RenderableType:
     parts = [
         pairs(report["model_name"], head),
         options(f"Options of {report['definition']}", report["options"]),
-        options("Shared options", report["settings"]),
+        options("Shared options", report["shared_options"]),
     ]
     return Group(*parts, *([_initial_weights(report["initial_weights"])] if "initial_weights" in report else []))
 

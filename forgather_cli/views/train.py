@@ -65,9 +65,9 @@ def training_run(report: Mapping[str, Any]) -> RenderableType:
     if report["steps"]:
         last = report["steps"][-1]
         summary["speed"] = f"{last['tokens_per_second']:,.0f} tokens/s"
-        summary["peak process memory"] = bytes_of(last["host_memory"])
+        summary["peak host memory"] = bytes_of(last["host_memory"])
     rows = [(f"{one['step']:,}", f"{one['loss']:.4f}", f"{one['bits_per_byte']:.4f}") for one in report["evaluations"]]
-    columns = ["step", "loss", "bits/byte"]
+    columns = ["step", "loss", "bits per byte"]
     return Group(
         pairs(f"Training of {report['model_name']}", head),
         *([grid("Evaluations", columns, rows, right=range(3)), Text()] if rows else []),

@@ -37,7 +37,7 @@ def training_check(report: Mapping[str, Any]) -> RenderableType:
 
 def _steps(steps: Sequence[Mapping[str, Any]]) -> RenderableType:
     on_device = any(step["device_memory"] is not None for step in steps)
-    columns = ["step", "loss", "grad norm", "tokens", "tokens/s", *["device"] * on_device, "process"]
+    columns = ["step", "loss", "grad norm", "tokens", "tokens/s", *["device"] * on_device, "host"]
     rows = [
         (
             step["step"],
@@ -86,7 +86,7 @@ def _summary(report: Mapping[str, Any], memory: Mapping[str, Any]) -> Iterator[t
     if memory["host_peak"] is not None:
         before = memory["host_before"]
         grown = f", {bytes_of(memory['host_peak'] - before)} of it since the first step" if before else ""
-        yield "peak process memory", f"{bytes_of(memory['host_peak'])}{grown}"
+        yield "peak host memory", f"{bytes_of(memory['host_peak'])}{grown}"
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:

@@ -59,7 +59,7 @@ def convert_checkpoint(
     Without `dtype`, FP8 weights and their scales are copied unchanged; with `dtype`, they are dequantized.
 
     Args:
-        source: A directory, a weight file, an index, or a Hub repository.
+        source: A directory, a weight file, an index, or a Hub id.
         target: A new directory, which also receives the other files of the source and its subdirectories without
             weights; or the source itself, to convert in place.
         format: `safetensors` or `bin`; None keeps the source's format.

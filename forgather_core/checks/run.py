@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..definitions.check import Check, DoesNotApply, Measured
 from ..errors import CheckError
-from ..model.directory_errors import edited, loading_errors
+from ..model.directory_errors import directory_problem, edited, loading_errors
 from ..model.parameters import parameter_table
 from ..runtime.memory_guard import most_parameters, refuse_too_large
 from ..runtime.out_of_memory import out_of_memory
@@ -65,8 +65,7 @@ def verify(
         CheckError: The directory is not a model directory, or one of its files cannot be read.
         BuildError: There is not enough memory.
     """
-    if not (directory / "config.json").exists():
-        problem = "is not a model directory: it has no config.json" if directory.exists() else "does not exist"
+    if problem := directory_problem(directory):
         raise CheckError(problem, file=directory, hint="name a model directory")
     with ExitStack() as stack:
         workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="forgather-verify-"))

@@ -88,6 +88,7 @@ def describe_dataset(
     most = _limit(limit)
     with _project_is_an_argument():
         corpus = open_corpus(project, config)
+        columns = corpus.columns()
     loaded = load_tokenizer(tokenizer)
     if chat_template is not None:
         loaded.tokenizer.chat_template = resolve_chat_template(chat_template, own=loaded.facts.chat_templates)
@@ -95,7 +96,7 @@ def describe_dataset(
     lengths: list[int] = []
     described: list[dict[str, Any]] = []
     characters = 0
-    with ExitStack() as stack:
+    with _project_is_an_argument(), ExitStack() as stack:
         if isinstance(documents, Generator):  # at exit, the libraries that it uses may already be unloaded
             stack.callback(documents.close)
         for document in islice(documents, most):
@@ -107,13 +108,13 @@ def describe_dataset(
             if on_progress is not None:
                 on_progress(len(lengths))
         is_all = next(documents, None) is None
-    if not lengths:
-        raise no_text(corpus)
+        if not lengths:
+            raise no_text(corpus)
     return {
         "dataset": corpus.name,
         "source": corpus.origin,
         "tokenizer": {"name": tokenizer, "vocab_size": loaded.facts.vocab_size},
-        "columns": [{"name": name, "type": kind} for name, kind in corpus.columns().items()],
+        "columns": [{"name": name, "type": kind} for name, kind in columns.items()],
         "counted": {
             "documents": len(lengths),
             "all": is_all,

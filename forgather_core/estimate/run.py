@@ -262,10 +262,10 @@ def _on_device(
         "memory": device.memory,
         "fits": fitting,
         "batch": fits.max_rows(device),
-        "context_length": fits.longest(device),
+        "sequence_length": fits.longest(device),
         "step_seconds": seconds,
         "tokens_per_second": rows * length / seconds if seconds else None,
-        "generation_context_length": context,
+        "context_length": context,
         "decode_tokens_per_second": (
             rows * device.bandwidth / read if device.bandwidth and context >= generation["context_length"] else None
         ),

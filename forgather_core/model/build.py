@@ -30,27 +30,33 @@ _ATTENTION = "--attn-implementation"
 _CORRECT_TABLE = "correct the initialization table"  # a hint
 
 
-def parse_device(text: str) -> torch.device:
+def parse_device(text: str, *, real: bool = False) -> torch.device:
     """Return the device of this name, if this machine has it.
+
+    Args:
+        text: The name.
+        real: Refuse meta.
 
     Raises:
         BuildError: The name is invalid, or this machine has no such device.
     """
     kind, _, index = text.partition(":")
-    if kind not in DEVICE_TYPES or (index and not index.isdigit()):
-        problem = f"must be meta, cpu, cuda, cuda:N or mps; got '{text}'"
-        raise BuildError(problem, option="--device", hint=did_you_mean(text, DEVICE_TYPES))
+    kinds = DEVICE_TYPES[1:] if real else DEVICE_TYPES
+    use = "use cpu" if real else "use cpu or meta"
+    if kind not in kinds or (index and not index.isdigit()):
+        problem = f"must be {'' if real else 'meta, '}cpu, cuda, cuda:N or mps; got '{text}'"
+        raise BuildError(problem, option="--device", hint=did_you_mean(text, kinds))
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
             problem = f"'{text}': torch {torch.__version__} finds no CUDA device"
-            raise BuildError(problem, option="--device", hint="use cpu or meta")
+            raise BuildError(problem, option="--device", hint=use)
         if index and int(index) >= count:
             hint = "use cuda:0" if count == 1 else f"use cuda:0 to cuda:{count - 1}"
             raise BuildError(f"'{text}' does not exist on this machine", option="--device", hint=hint)
     if kind == "mps" and not torch.backends.mps.is_available():
         problem = f"'{text}': torch {torch.__version__} finds no Metal device"
-        raise BuildError(problem, option="--device", hint="use cpu or meta")
+        raise BuildError(problem, option="--device", hint=use)
     return torch.device(text)
 
 

@@ -142,3 +142,12 @@ def _unknown_type(file: Path) -> ForgatherError | None:
         return None
     problem = f"transformers {__version__} has no model_type {kind!r}, and no auto_map names code in the directory"
     return ForgatherError(problem, file=file, hint="correct model_type, or update transformers")
+
+
+def directory_problem(directory: Path) -> str | None:
+    """Return the reason for which a path cannot be a model directory, or None."""
+    if not directory.exists():
+        return "does not exist"
+    if not directory.is_dir():
+        return "is a file, not a model directory"
+    return None if (directory / "config.json").exists() else "is not a model directory: it has no config.json"

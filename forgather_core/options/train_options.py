@@ -41,7 +41,7 @@ class TrainOptions(TrainingStepOptions):
         group=DATA,
         commands=RUNNING,
     )
-    batch_size: int = option(8, help="Rows per step and process", group=STEP, ge=1, commands=STEPPING)
+    batch_size: int = option(8, help="Rows per batch and process", group=STEP, ge=1, commands=STEPPING)
     sequence_length: int = option(512, help="Tokens per row", group=STEP, ge=2, commands=STEPPING)
     gradient_accumulation_steps: int = option(1, help="Batches per optimizer step", group=STEP, ge=1, commands=_TRAIN)
     mixed_precision: Literal["auto", "bf16", "no"] = option(

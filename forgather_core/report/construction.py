@@ -90,7 +90,7 @@ def report_without_memory(made: ConstructedModel) -> dict[str, Any]:
         },
         "parameters": asdict(table),
         "memory": None,
-        "loaders": compatibility(
+        "compatibility": compatibility(
             made.resolved, made.model, manifest.native, manifest.tokenizer["name"], made.directory.path
         ),
         "loaded": made.loaded.to_dict() if made.loaded is not None else None,

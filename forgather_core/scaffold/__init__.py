@@ -101,7 +101,8 @@ def _camel_case(name: str) -> str:
 def _check_name(name: str, plugins: Registry) -> None:
     for problem, hint in _problems(name, plugins):
         summary = f"'{name}' cannot be the name of a new definition"
-        raise DefinitionError(summary if problem is None else f"{summary}: {problem}", hint=hint)
+        text = summary if problem is None else f"{summary}: {problem}"
+        raise DefinitionError(text, option="NAME", hint=hint)
 
 
 def _problems(name: str, plugins: Registry) -> Iterator[tuple[str | None, str]]:

@@ -183,7 +183,7 @@ class ResolvedModel:
             "model_name": self.model_name,
             "directory": str(self.target(project)),
             "options": _with_origins(self.values),
-            "settings": _with_origins(shared),
+            "shared_options": _with_origins(shared),
             "source": self.notes.get("source"),
             "expected_parameters": self.expected_parameters,
         }

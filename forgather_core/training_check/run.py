@@ -35,8 +35,8 @@ def check_test_options(resolved: ResolvedModel, options: TestOptions) -> None:
     """
     build = resolved.build
     if build.no_init_weights and build.load_from_checkpoint is None and build.device != "meta":
-        problem = "requires --load-from-checkpoint to train: weights would be uninitialized"
-        raise BuildError(problem, option="--no-init-weights")
+        problem = "leaves weights uninitialized, which cannot be trained"
+        raise BuildError(problem, option="--no-init-weights", hint="add --load-from-checkpoint, or remove the flag")
     if build.attn_implementation == "flex_attention" and build.device.startswith("cpu"):
         problem = "flex_attention has no backward pass on the CPU"
         raise BuildError(problem, option="--attn-implementation", hint="use sdpa or eager")

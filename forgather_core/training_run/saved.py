@@ -13,7 +13,8 @@ from ..checkpoint import load_checkpoint
 from ..data.held_out import split_corpus
 from ..data.projects import open_corpus
 from ..errors import BuildError, DataError
-from ..model.build import build, check_build
+from ..model.build import build, check_build, parse_device
+from ..model.directory_errors import directory_problem
 from ..options.plain_options import EvaluateOptions, SampleOptions
 from ..options.shared import BuildOptions
 from ..runtime.quiet import quiet_transformers
@@ -110,11 +111,10 @@ def load_model(directory: Path, device: str | None, dtype: str | None) -> Any:
     Raises:
         ForgatherError: The directory has no model or no weights, or a weight is missing.
     """
-    if not (directory / "config.json").is_file():
-        problem = "is not a model directory: it has no config.json"
+    if problem := directory_problem(directory):
         raise BuildError(problem, file=directory, hint="name a model directory")
-    if device == "meta":
-        raise BuildError("requires a real device instead of meta", option="--device", hint="use cpu or cuda")
+    if device is not None:
+        parse_device(device, real=True)
     options = BuildOptions(device=device or first_device(), dtype=dtype, no_init_weights=True)
     check_build(options, None)
     model: Any = build(directory, options)

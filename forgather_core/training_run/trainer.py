@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..checkpoint import find_latest_checkpoint, load_checkpoint, rotate_checkpoints, save_checkpoint
 from ..data.packed_stream import PackedStream
-from ..errors import CheckpointError, DirectoryError, TrainingError
+from ..errors import CheckpointError, DirectoryError, TrainingError, first_line
 from ..filesystem.atomic import replace_directory, staging_directory
 from ..filesystem.printable import to_json
 from ..training.combined_optimizer import decayed_names, is_fused
@@ -28,6 +29,8 @@ from ..training.random_state import RandomState
 from .evaluation import HeldOut, evaluate
 
 POSITION = "data_position.json"
+_FULL = 2**16  # bytes; a disk with less free space is full
+_TORCH_WRITER = "inline_container"  # the source file that torch's errors of saving name
 
 
 class Trainer(transformers.Trainer):
@@ -154,6 +157,8 @@ class Trainer(transformers.Trainer):
             if main:
                 stack.enter_context(_disk_errors(target))
             staging = [str(stack.enter_context(staging_directory(target)).parent) if main else ""]
+            if main:
+                stack.enter_context(_disk_errors(target))  # again, before the staging directory is removed
             if self.accelerator.num_processes > 1:
                 torch.distributed.broadcast_object_list(staging)
             self._staging = Path(staging[0])
@@ -215,19 +220,26 @@ def _disk_errors(target: Path) -> Iterator[None]:
     """Turn errors of writing into a CheckpointError: torch and safetensors raise their own errors for a full disk."""
     try:
         yield
-    except CheckpointError:
-        raise
-    except (OSError, RuntimeError, DirectoryError) as error:
-        if isinstance(error, RuntimeError) and not _is_disk_error(error, target):
+    except (OSError, RuntimeError, DirectoryError, CheckpointError) as error:
+        if isinstance(error, CheckpointError) and error.file == str(target):
+            raise
+        reason = _failed_write(error, target)
+        if reason is None:
             raise
         latest = find_latest_checkpoint(target.parent)
         kept = f"; the last checkpoint is {latest}" if latest is not None else ""
-        reason = error.problem if isinstance(error, DirectoryError) else f"cannot be written: {error}"
-        problem = f"{reason}{kept}"
-        raise CheckpointError(problem, file=target, hint="free disk space, then add --resume") from error
+        hint = error.hint if isinstance(error, CheckpointError) and error.hint else "free disk space"
+        raise CheckpointError(f"{reason}{kept}", file=target, hint=f"{hint}, then add --resume") from error
 
 
-def _is_disk_error(error: RuntimeError, target: Path) -> bool:
-    """Return whether an error is a failed write: torch raises a RuntimeError without the reason."""
+def _failed_write(error: Exception, target: Path) -> str | None:
+    """Return the reason if an error is a failed write, else None. torch's errors do not have it."""
+    if isinstance(error, (DirectoryError, CheckpointError)):
+        return error.problem
+    if isinstance(error, OSError):
+        return f"cannot be written: {error}"
     place = next(path for path in target.parents if path.exists())
-    return "write" in str(error).lower() or shutil.disk_usage(place).free < os.sysconf("SC_PAGE_SIZE")
+    if shutil.disk_usage(place).free < _FULL:
+        return f"cannot be written: {os.strerror(errno.ENOSPC)}"
+    text = first_line(error)
+    return f"cannot be written: {text}" if "write" in text.lower() or _TORCH_WRITER in text else None

@@ -96,7 +96,7 @@ def resolved(cli: Cli) -> Callable[..., dict[str, Any]]:
     def run(*arguments: str, template: str = "llama/4M") -> dict[str, Any]:
         words = arguments if "show" in arguments else (*arguments, "show")
         report = cli("-t", template, "model", *words, "--json").json
-        return {name: item["value"] for part in ("options", "settings") for name, item in report[part].items()}
+        return {name: item["value"] for part in ("options", "shared_options") for name, item in report[part].items()}
 
     return run
 

@@ -29,17 +29,17 @@ def test_every_value_has_its_source(cli: Cli) -> None:
     assert options["attention_dropout"] == (0.0, "default")
     assert options["head_dim"] == (32, "derived")
     assert options["vocab_size"][1] == "tokenizer"
-    assert shown["settings"]["tokenizer"] == {"value": "bpe-8k", "origin": "llama/30M"}
+    assert shown["shared_options"]["tokenizer"] == {"value": "bpe-8k", "origin": "llama/30M"}
 
 
 def test_text_and_json_show_the_same_values(cli: Cli) -> None:
     shown = report(cli)
     assert list(shown) == [
-        "configuration", "definition", "model_name", "directory", "options", "settings", "source",
+        "configuration", "definition", "model_name", "directory", "options", "shared_options", "source",
         "expected_parameters",
     ]  # fmt: skip
     text = cli(*LLAMA, "show").out
-    for name, item in (shown["options"] | shown["settings"]).items():
+    for name, item in (shown["options"] | shown["shared_options"]).items():
         assert re.search(rf"\b{name} .*\b{re.escape(item['origin'])}\b", text), name
     assert "4,434,176" in text
     assert report(cli, "--hidden-size", "128")["expected_parameters"] is None  # the preset states its own number

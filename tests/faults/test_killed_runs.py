@@ -1,4 +1,4 @@
-"""A training run that is killed at any moment and resumed ends with the weights of one that was not."""
+"""Training runs that are killed at any moment, or whose disk is full, continue from a complete checkpoint."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,3 +73,38 @@ def test_a_killed_run_ends_with_equal_weights(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     left = [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()]
     assert all(name.startswith("checkpoint-") for name in left), left
+
+
+@pytest.mark.parametrize("size", ["18m", "26m"])  # full while the weights of the second checkpoint are saved; the state
+def test_a_full_disk_leaves_a_checkpoint_that_continues(size: str, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.system(f"mount -t tmpfs -o size={size} tmpfs {disk} 2>/dev/null") != 0:
+        pytest.skip("mounting a small file system needs privileges")
+    try:
+        (tmp_path / "texts").mkdir()
+        for number in range(30):
+            (tmp_path / "texts" / f"{number}.txt").write_text(f"text {number} " * 9)
+        sizes = ("--num-hidden-layers", "1", "--hidden-size", "320", "--intermediate-size", "640")
+        # Without --force it is refused before the first step. Checkpoints of 14 MB, of which the weights are a third.
+        options = ("--dataset-project", "texts", "--tokens", "640", "--sequence-length", "16", "--batch-size", "4")
+        model = (*MODEL[: MODEL.index("--num-hidden-layers")], *sizes, "--output-dir", "disk/model")
+        command = [sys.executable, "-c", SCRIPT, *model, "train", *options, "--save-every", "3", "--force"]
+        environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+        how: dict[str, Any] = {
+            "cwd": tmp_path, "env": environment, "capture_output": True, "text": True
+        }  # fmt: skip
+        run = subprocess.run(command, check=False, **how)
+        assert run.returncode == 2, run.stderr
+        found = step_checkpoints(disk / "model")
+        assert [(one.path.name, one.problem) for one in found] == [("checkpoint-3", None)]
+        assert run.stderr.splitlines()[-1].endswith(
+            f"checkpoint-6 cannot be written: No space left on device; the last checkpoint is {found[0].path}"
+            ": free disk space, then add --resume"
+        )
+        assert [path.name for path in (disk / "model" / "checkpoints").iterdir()] == ["checkpoint-3"]
+        os.system(f"mount -o remount,size=100m {disk}")
+        again = subprocess.run([*command, "--resume"], check=False, **how)
+        assert again.returncode == 0, again.stderr
+    finally:
+        os.system(f"umount -l {disk}")

@@ -22,7 +22,7 @@ def construction(report: Mapping[str, Any]) -> Content:
             stack(parameter_chart(parameters), card("Model", facts(report["build"]))),
             _memory(memory) if memory else None,
         ),
-        columns(_tokenizer(report["tokenizer"]), _compatibility(report["loaders"])),
+        columns(_tokenizer(report["tokenizer"]), _compatibility(report["compatibility"])),
         *([loaded_card(loaded)] if loaded else []),
         *([saved_card(saved)] if saved else []),
         options_card("Configuration", report["options"]),

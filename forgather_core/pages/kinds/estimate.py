@@ -95,17 +95,17 @@ def _speeds(devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> H
 
 
 def _devices(devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> Html:
-    heads = ("device", "memory", "fits", "batch", "length", "step", "tokens/s", "context", "decode/s")
+    heads = ("device", "memory", "fits", "batch", "sequence length", "step", "tokens/s", "context length", "decode/s")
     rows = [
         (
             link(device["source"], device["name"]) if device["source"] else brief(device["name"]),
             bytes_of(device["memory"]),
             badge("yes", "good") if device["fits"] else badge("no", "bad"),
             _most(device["batch"]),
-            _most(device["context_length"]),
+            _most(device["sequence_length"]),
             seconds_of(device["step_seconds"]),
             count_of(device["tokens_per_second"]),
-            _most(device["generation_context_length"]),
+            _most(device["context_length"]),
             count_of(device["decode_tokens_per_second"]),
         )
         for device in devices

@@ -16,7 +16,7 @@ _UNSET = ("default", "derived")
 
 def settings(report: Mapping[str, Any]) -> Content:
     """Return the content of the page of resolved options."""
-    values = {**report["options"], **report["settings"]}
+    values = {**report["options"], **report["shared_options"]}
     origins = Counter(item["origin"] for item in values.values())
     flags = sum(count for origin, count in origins.items() if origin.startswith("--"))
     expected = report["expected_parameters"]
@@ -34,7 +34,7 @@ def settings(report: Mapping[str, Any]) -> Content:
         figures=figures,
         blocks=[
             options_card(f"Options of {report['definition']}", report["options"]),
-            options_card("Shared options", report["settings"]),
+            options_card("Shared options", report["shared_options"]),
             *_initial_weights(report.get("initial_weights") or ()),
         ],
     )

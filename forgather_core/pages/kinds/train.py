@@ -104,7 +104,7 @@ def _memory(report: Mapping[str, Any]) -> Html:
     if cost["memory"] is not None:
         values["step, estimated"] = bytes_of(cost["memory"])
     if steps:
-        values["process, peak"] = bytes_of(steps[-1]["host_memory"])
+        values["host, peak"] = bytes_of(steps[-1]["host_memory"])
         if steps[-1]["device_memory"] is not None:
             values["device, peak"] = bytes_of(steps[-1]["device_memory"])
     return card("Memory and disk", facts(values))
@@ -112,7 +112,7 @@ def _memory(report: Mapping[str, Any]) -> Html:
 
 def _evaluations(found: Sequence[Mapping[str, Any]]) -> Html:
     rows = [(f"{one['step']:,}", f"{one['loss']:.4f}", f"{one['bits_per_byte']:.4f}") for one in found]
-    heads = ("step", "loss", "bits/byte")
+    heads = ("step", "loss", "bits per byte")
     return card("Evaluations", table(heads, rows, right=range(len(heads)), name="evaluations"))
 
 

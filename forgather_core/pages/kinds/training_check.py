@@ -130,7 +130,7 @@ def _summary(report: Mapping[str, Any]) -> Html:
     for name, key in (
         ("estimated memory", "estimated"),
         ("device, peak", "device_peak"),
-        ("process, peak", "host_peak"),
+        ("host, peak", "host_peak"),
     ):
         if memory[key] is not None:
             values[name] = bytes_of(memory[key])
@@ -142,7 +142,7 @@ def _summary(report: Mapping[str, Any]) -> Html:
 
 def _steps(steps: Sequence[Mapping[str, Any]]) -> Html:
     on_device = any(step["device_memory"] is not None for step in steps)
-    heads = ("step", "loss", "grad norm", "tokens", "tokens/s", *["device"] * on_device, "process")
+    heads = ("step", "loss", "grad norm", "tokens", "tokens/s", *["device"] * on_device, "host")
     rows = [
         (
             step["step"],

@@ -43,7 +43,7 @@ def test_a_report_is_consistent(resolved: Resolve, devices: Path) -> None:
     assert sum(training["parts"].values()) == training["peak"]
     assert flops["forward"] == flops["forward_weights"] + flops["forward_attention"] == flops["training"] / 3
     small, large, unknown, here = report["devices"]
-    assert (small["fits"], small["batch"], small["context_length"], small["generation_context_length"]) == (
+    assert (small["fits"], small["batch"], small["sequence_length"], small["context_length"]) == (
         False,
         0,
         0,
@@ -51,7 +51,7 @@ def test_a_report_is_consistent(resolved: Resolve, devices: Path) -> None:
     )
     assert small["step_seconds"] is None
     assert large["fits"]
-    assert large["context_length"] == large["generation_context_length"] == 64
+    assert large["sequence_length"] == large["context_length"] == 64
     assert large["step_seconds"] == pytest.approx(flops["step"] / (10e12 * 0.5))
     assert large["tokens_per_second"] == pytest.approx(64 / large["step_seconds"])
     read = report["generation"]["weights"] + report["generation"]["cache"]

@@ -23,7 +23,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "to
 
 def table(definition: str, project: Path, **flags: Any) -> dict[str, tuple[bool, str]]:
     made = construct(resolve(find_configuration(definition, Registry(), project), SMALL | flags), project=project)
-    return {row["name"]: (row["loads"], row["how"]) for row in construction_report(made)["loaders"]}
+    return {row["name"]: (row["loads"], row["how"]) for row in construction_report(made)["compatibility"]}
 
 
 @pytest.mark.few(1)

@@ -62,7 +62,7 @@ def test_every_value_has_its_directory_as_origin_and_flags_win(tmp_path: Path) -
     assert origins.pop("num_hidden_layers") == "--num-hidden-layers"
     assert set(origins.values()) == {f"from_config {tmp_path / 'original'}"}
     assert report["options"]["hidden_size"]["value"] == 32
-    assert report["settings"]["tokenizer"]["value"] == str(tmp_path / "original")
+    assert report["shared_options"]["tokenizer"]["value"] == str(tmp_path / "original")
     assert report["source"] is None and report["expected_parameters"] is None  # notes of the preset do not apply
 
 
