@@ -17,7 +17,7 @@ def list_datasets(project: str | Path | None = None) -> DatasetList:
     """List the configurations of a dataset project.
 
     Args:
-        project: A built-in project, or a directory; None lists all built-in projects.
+        project: A built-in project, or a directory with YAML files; None lists all built-in projects.
 
     Raises:
         DataError: The project does not exist.
@@ -42,7 +42,7 @@ def describe_dataset(
     """Show the columns of a dataset, count documents and tokens, and tokenize the first documents.
 
     Args:
-        project: A built-in project, or a directory.
+        project: A built-in project, a directory with YAML files, or a data file or directory.
         dataset_config: Configuration of the project; None uses `default`, or the only one.
         tokenizer: A shipped tokenizer, a directory, or a Hub id.
         chat_template: A Jinja file or the name of a template; None uses the tokenizer's default.
@@ -83,7 +83,7 @@ def train_tokenizer(
     """Train a byte-level BPE tokenizer on a dataset and write its directory.
 
     Args:
-        dataset_project: A built-in project, or a directory.
+        dataset_project: As `project` of `describe_dataset`.
         vocab_size: Vocabulary size: special tokens, 256 bytes, merges.
         output_dir: A new or empty directory.
         dataset_config: Configuration of the project; None uses `default`, or the only one.

@@ -42,7 +42,9 @@ def ls(
 @app.command("show", cls=with_options(DescribeDatasetOptions, OutputOptions), context_settings=CONTEXT_SETTINGS)
 def show_dataset(
     ctx: typer.Context,
-    project: Annotated[str, typer.Argument(metavar="PROJECT", help=_PROJECT, autocompletion=projects)],
+    project: Annotated[
+        str, typer.Argument(metavar="PROJECT", help=f"{_PROJECT}, or a data file or directory", autocompletion=projects)
+    ],
 ) -> None:
     """Show the columns of a dataset, count documents and tokens, and print the first documents as model input."""
     from .views import data as views
