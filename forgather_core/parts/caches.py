@@ -74,6 +74,32 @@ def cached_length(cache: Cache | None) -> int | Tensor:
     return length.clone().reshape(()) if isinstance(length, Tensor) else length
 
 
+class CacheAtCall:
+    """A view of a cache that keeps the length at the beginning of a call, while the layers fill the cache.
+
+    A static cache counts its tokens in a tensor. flex_attention evaluates its mask when a layer calls it, after the
+    cache has counted the new tokens, so that a mask with that tensor would be that of later queries.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def get_seq_length(self, *args: Any, **kwargs: Any) -> int | Tensor:
+        """Return the number of cached tokens."""
+        return _copied(self._cache.get_seq_length(*args, **kwargs))
+
+    def get_query_offset(self, *args: Any, **kwargs: Any) -> int | Tensor:
+        """Return the position of the first query."""
+        return _copied(self._cache.get_query_offset(*args, **kwargs))
+
+
+def _copied(length: int | Tensor) -> int | Tensor:
+    return length.clone() if isinstance(length, Tensor) else length
+
+
 def cache_of(layers: slice, cache: Cache | None) -> Cache | None:
     """Return a view of the cache with only these layers.
 

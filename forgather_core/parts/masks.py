@@ -18,7 +18,7 @@ from transformers.masking_utils import (
     create_sliding_window_causal_mask,
 )
 
-from forgather_core.parts.caches import CACHE, cached_length, is_paged
+from forgather_core.parts.caches import CACHE, CacheAtCall, cached_length, is_paged
 
 
 def decoder_mask(
@@ -35,7 +35,8 @@ def decoder_mask(
     Args:
         config: The model's configuration; its attention implementation determines the form of the mask.
         inputs_embeds: [B, T, D].
-        attention_mask: [B, S], 0 on padding; or a complete mask [B, 1, T, S], used unchanged; or None.
+        attention_mask: [B, S], 0 on padding; or a complete mask [B, 1, T, S], of floats to add or of bool, False where
+            a key is hidden; or None.
         cache: The cache before this call.
         position_ids: [B, T] as passed by the caller; None means that rows are not packed.
         sliding_window: Number of visible keys per query, its own included; None means all.
@@ -59,6 +60,10 @@ def decoder_mask(
                 attention_mask, more = None, flash_documents(starts, past_length, real)
         elif torch.compiler.is_compiling() or starts.is_meta or _packed(starts):  # unknown values may be packed
             overlay = _same_document(starts, past_length)
+    if config._attn_implementation == "eager" and isinstance(attention_mask, Tensor) and attention_mask.dim() == 4:
+        attention_mask = _additive(attention_mask, inputs_embeds.dtype)
+    if config._attn_implementation == "flex_attention" and cache is not None and not is_paged(cache):
+        cache = CacheAtCall(cache)  # type: ignore[assignment]
     create = create_causal_mask if sliding_window is None else create_sliding_window_causal_mask
     # No position_ids: transformers' packing detection covers less than the overlay.
     mask = create(
@@ -69,6 +74,13 @@ def decoder_mask(
         and_mask_function=overlay,
     )
     return mask, more
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a complete mask for eager attention, which adds it to the scores: a bool would add 1 to visible keys."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tensor | None = None) -> Tensor:

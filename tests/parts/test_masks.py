@@ -1,12 +1,16 @@
-"""Document starts, compared with a slow, direct computation from the positions."""
+"""Masks: document starts, compared with a direct computation; complete masks; masks with a static cache."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import StaticCache
 
+from forgather_core.parts.caches import CACHE
 from forgather_core.parts.masks import document_starts
+from tests.plugins.tiny import TOLERANCE, difference, tiny, tokens
 
 rows = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=5), min_size=1, max_size=3)
 
@@ -46,3 +50,29 @@ def test_padding_on_either_side_belongs_to_no_document(lengths: list[int], left:
     found = document_starts(padded, 0, real)[0, left : left + len(positions)].tolist()
     first = [start if start else 0 for start in starts]
     assert [max(f - left, 0) if f else 0 for f in found] == first
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("definition", ["llama", "single_head", "causal_lm", "deepone"])
+@torch.no_grad()
+def test_complete_masks_of_bool_and_of_floats_are_equivalent(definition: str, attention: str) -> None:
+    model, ids = tiny(definition, attention=attention), tokens(2, 9)
+    visible = torch.ones(2, 1, 9, 9, dtype=torch.bool).tril()
+    visible[1, :, 3:, 1] = False
+    additive = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
+    found = model(ids, attention_mask=visible, use_cache=False).logits
+    assert difference(found, model(ids, attention_mask=additive, use_cache=False).logits) <= TOLERANCE
+    assert difference(found[0], model(ids[:1], use_cache=False).logits[0]) <= TOLERANCE
+    assert difference(found[1], model(ids[1:], use_cache=False).logits[0]) > 0.01  # the hidden key has an effect
+
+
+@pytest.mark.parametrize("definition", ["llama", "deepone", "mistral"])
+@pytest.mark.parametrize("sizes", [(1,) * 12, (5, 1, 4, 2)])
+@torch.no_grad()
+def test_flex_attention_reads_a_static_cache(definition: str, sizes: tuple[int, ...]) -> None:
+    model, ids = tiny(definition, attention="flex_attention"), tokens(2, 12)
+    with torch.compiler.set_stance("force_eager"):
+        whole = model(ids, use_cache=False).logits
+        cache = StaticCache(model.config, max_cache_len=16)
+        parts = [model(part, **{CACHE: cache}).logits for part in ids.split(list(sizes), 1)]
+    assert difference(torch.cat(parts, 1), whole) <= TOLERANCE
