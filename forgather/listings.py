@@ -137,4 +137,4 @@ class TrainedTokenizer(Result):
         return Path(self._report["directory"])
 
     def _summary(self) -> str:
-        return f"{self.directory}: {self._report['entries']:,} entries"
+        return f"{self.directory}: vocab size {self._report['vocab_size']:,}"

@@ -199,7 +199,7 @@ class Estimate(Result):
 
     @property
     def flops_per_token(self) -> float:
-        """FLOPs per token of a training step, forward and backward, without recomputation."""
+        """FLOPs/token of a training step, forward and backward, without recomputation."""
         return float(self._report["flops"]["training"])
 
     @property

@@ -94,7 +94,8 @@ class ForgatherError(Exception):
         place = ": ".join(part for part in places if part)
         continues = self.problem.partition(" ")[0] in _VERBS and (self.line is None or self.option is not None)
         separator = "" if not place else " " if continues else ": "
-        problem = self.problem.rstrip(" .:") if self.hint else self.problem
+        cut = self.problem.endswith("...")  # a mark of truncation
+        problem = self.problem.rstrip(" .:") if self.hint and not cut else self.problem
         return f"{place}{separator}{problem}" + _hint_suffix(self.hint)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ def datasets(report: Mapping[str, Any]) -> RenderableType:
     if rows and "summary" in rows[0]:
         drawn = [(row["project"], row["config"] or "-", row["summary"]) for row in rows]
         title = "Dataset project" if rows[0]["config"] is None else "Built-in dataset projects"
-        return grid(title, ("project", "config", "documents"), drawn)
+        return grid(title, ("project", "config", "summary"), drawn)
     known = [_configuration(row) for row in rows if "error" not in row]
     errors = [Text(row["error"], "red") for row in rows if "error" in row]  # not in a cell, which would fold the text
     columns = ("config", "source", "split", "column", "options")
@@ -79,7 +79,7 @@ def tokenizer(report: Mapping[str, Any]) -> RenderableType:
     part = "" if report["measured_on"] == report["documents"] else f", of the first {report['measured_on']:,} documents"
     head = {
         "directory": report["directory"],
-        "vocab size": f"{report['entries']:,}",
+        "vocab size": f"{report['vocab_size']:,}",
         "special tokens": ", ".join(f"{token} {number}" for token, number in report["special_tokens"].items()),
         "model max length": f"{report['model_max_length']:,} tokens",
         "trained on": f"{report['dataset']}: {report['documents']:,} documents, {report['characters']:,} characters",

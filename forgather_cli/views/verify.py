@@ -14,7 +14,7 @@ from ..render import Text, notes
 from ..tables import grid
 
 _COLOURS = {"passed": "green", "failed": "bold red"}
-_COLUMNS = ("check", "result", "cases", "error", "allowed", "time")
+_COLUMNS = ("check", "result", "cases", "error", "tolerance", "time")
 _MAX_CASES = 6  # cases of one check that are listed individually
 
 

@@ -41,13 +41,17 @@ def copy_others(origin: Path, staging: Path, skip: Collection[str]) -> tuple[str
         if entry.is_file():
             if entry.name not in skip:
                 shutil.copy2(entry, staging / entry.name)
-        elif not entry.is_dir() or entry.name == _CACHE:
+        elif not entry.is_dir() or entry.name == _CACHE or _contains(entry, new):
             continue
         elif reason := _reason(entry):
             omitted.append(f"{entry.name} ({reason})")
-        elif not new.is_relative_to(entry.resolve()):
+        else:
             _copy_directory(entry, staging / entry.name)
     return (f"these directories were not copied: {truncated_list(omitted)}",) if omitted else ()
+
+
+def _contains(directory: Path, staging: Path) -> bool:
+    return not directory.is_symlink() and staging.is_relative_to(directory.resolve())
 
 
 def _reason(directory: Path) -> str | None:

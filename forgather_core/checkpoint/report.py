@@ -50,7 +50,7 @@ class LoadReport(Brief):
         missing: Tensors of the model that are not in the checkpoint; they were left unchanged.
         unexpected: Tensors of the checkpoint that the model does not have.
         other_shape: Tensors that were not loaded because their shape differs.
-        non_finite: Tensors that were loaded and contain NaN or an infinity; None if this was not checked (`assign`).
+        non_finite: Tensors that were loaded and contain NaN or Inf; None if this was not checked (`assign`).
         verified: Files whose checksum was verified; None if that was not requested.
         unverified: Files that could not be verified because they have no recorded checksum.
         unused: Activation scales of a quantized checkpoint, which dequantized weights do not need.

@@ -57,7 +57,7 @@ def make_tokenizer(
     return {
         "directory": str(directory),
         "dataset": counted.corpus.name,
-        "entries": tokenizer.get_vocab_size(),
+        "vocab_size": tokenizer.get_vocab_size(),
         "special_tokens": {token: tokenizer.token_to_id(token) for token in ALL_SPECIAL},
         "model_max_length": model_max_length,
         "documents": counted.documents,

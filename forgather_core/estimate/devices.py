@@ -98,7 +98,8 @@ def known_device(device: torch.device) -> Device | None:
 
 def _device(name: str, item: Any) -> Device:
     if not isinstance(item, dict):
-        raise ValueError("expected a mapping with memory, bandwidth and flops")  # noqa: TRY004 - the content of a file is wrong
+        problem = f"expected a mapping with memory, bandwidth and flops, got {item!r}"
+        raise ValueError(problem)  # noqa: TRY004 - the content of a file is wrong
     if unknown := sorted(map(str, item.keys() - _FIELDS)):
         raise ValueError(f"unknown key '{unknown[0]}'; use {', '.join(sorted(_FIELDS))}")
     flops = item.get("flops") or {}

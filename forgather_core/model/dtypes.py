@@ -22,6 +22,7 @@ _ALIASES = {
     "fp64": "float64",
     "double": "float64",
 }
+_SHORT = ("bf16", "fp16", "fp32", "fp64")
 
 
 def parse_dtype(name: str) -> torch.dtype:
@@ -35,8 +36,8 @@ def parse_dtype(name: str) -> torch.dtype:
     plain = name.strip().lower().removeprefix("torch.")
     plain = _ALIASES.get(plain, plain)
     if plain not in DTYPE_NAMES:
-        hint = did_you_mean(plain, (*DTYPE_NAMES, *_ALIASES))
-        problem = f"must be one of {', '.join(DTYPE_NAMES)} (or bf16, fp16, fp32); got '{name}'"
+        hint = did_you_mean(plain, (*DTYPE_NAMES, *_SHORT))
+        problem = f"must be one of {', '.join(DTYPE_NAMES)} (or {', '.join(_SHORT)}); got '{name}'"
         raise BuildError(problem, option="--dtype", hint=hint)
     dtype: torch.dtype = getattr(torch, plain)
     return dtype

@@ -14,6 +14,7 @@ from ..definitions.registry import Registry
 from ..errors import ConfigurationError, Place, UnknownDefinitionError, access_hint
 from ..filesystem.model_files import read_text
 from ..filesystem.paths import expanded
+from ..filesystem.printable import shortened
 from ..options.aliases import former_names, warn_renamed_option
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import OptionSpec, did_you_mean, flag_of, specs_of
@@ -210,8 +211,10 @@ def _read(file: Path | Traversable, label: str) -> Layer:
         raise error.at(ConfigurationError, file=str(file)) from None
     values = {} if parsed.value is None else parsed.value
     if not isinstance(values, dict):
-        problem = "expected a mapping of option names, for example 'hidden_size: 384'"
-        raise ConfigurationError(problem, file=str(file), line=1, column=1)
+        problem = f"expected a mapping of option names, got {shortened(repr(values))}"
+        raise ConfigurationError(
+            problem, file=str(file), line=1, column=1, hint="write, for example, 'hidden_size: 384'"
+        )
     return Layer(label, values, parsed, Path(str(file)))
 
 

@@ -53,7 +53,7 @@ class Cost:
 def traced_cost(
     resolved: ResolvedModel, options: TrainOptions, plan: Plan, directory: Path
 ) -> tuple[int | None, float | None]:
-    """Return the peak memory of a step in bytes and the FLOPs per token; None where a step cannot be traced."""
+    """Return the peak memory of a step in bytes and the FLOPs/token; None where a step cannot be traced."""
     rows, length = options.batch_size, options.sequence_length
     step = EstimateOptions(
         batch_size=rows,

@@ -53,7 +53,7 @@ def test_the_report(cli: Cli) -> None:
     assert report == {
         "directory": "made",
         "dataset": "project/default",
-        "entries": 320,
+        "vocab_size": 320,
         "special_tokens": {"<|BOS|>": 0, "<|PAD|>": 1, "<|EOS|>": 2, "<|UNK|>": 3, "<|im_start|>": 4, "<|im_end|>": 5},
         "model_max_length": 2048,
         "documents": 200,

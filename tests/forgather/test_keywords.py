@@ -128,7 +128,7 @@ def test_version() -> None:
         ("drop --no-init-weights", "drop no_init_weights"),
         ("rebuild it with --refresh-model (-r), or use --keep", "rebuild it with refresh_model=True, or use keep=True"),
         ("use --ignore-mismatched-sizes (ignore_mismatched_sizes=True)", "use ignore_mismatched_sizes=True"),
-        ("--list shows all checks", "list_checks() shows all checks"),
+        ("list them: forgather model verify --list", "list them: list_checks()"),
         ("expected a number, got '--lr'", "expected a number, got '--lr'"),
         ("a--b/--c is a file", "a--b/--c is a file"),
         ("PROJECT", "project"),
@@ -152,7 +152,7 @@ def test_flags_become_keywords(text: str, expected: str) -> None:
             "--steps requires a real device: add --device cpu",
         ),
         (lambda: fg.resolve("llama", hidden_size="x"), "hidden_size: expected an integer, got 'x'", None),
-        (lambda: fg.list_checks(checks="zzz"), "checks: there is no check 'zzz': list_checks() shows all checks", None),
+        (lambda: fg.list_checks(checks="zzz"), "checks: there is no check 'zzz': list them: list_checks()", None),
         (
             lambda: fg.list_datasets("nowhere"),
             "project: 'nowhere' is neither a file, a directory nor a built-in project",

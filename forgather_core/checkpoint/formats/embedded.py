@@ -46,7 +46,7 @@ def manifest_text(
     Args:
         metadata: The metadata of an index, with a placeholder for the checksum.
         names: The tensors in the order of the file.
-        non_finite: The tensors that contain NaN or an infinity.
+        non_finite: The tensors that contain NaN or Inf.
         limit: Maximum length in characters; a longer manifest omits the record of non-finite tensors.
     """
     marked = set(non_finite)

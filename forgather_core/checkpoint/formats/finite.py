@@ -1,4 +1,4 @@
-"""Check tensors for NaN and infinities at a fraction of the cost of copying them."""
+"""Check tensors for NaN and Inf at a fraction of the cost of copying them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .stored import memory_of
 
-_CACHED = 2**19  # bytes that stay in the processor's cache between passes
+CACHE_BLOCK_BYTES = 2**19  # stay in the processor's cache between passes; a multiple of every dtype's width
 
 # Floats store the sign bit first. For each sign, bit patterns from this limit on are NaN or infinite.
 _LIMITS = {
@@ -25,11 +25,11 @@ _LIMITS = {
 
 
 def non_finite(tensor: Tensor) -> bool:
-    """Return whether a floating-point tensor on any device, in any layout, contains NaN or an infinity."""
+    """Return whether a floating-point tensor on any device, in any layout, contains NaN or Inf."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return False
     if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype in _LIMITS:
-        step, is_bad = _CACHED // tensor.element_size(), part_scanner(tensor)
+        step, is_bad = CACHE_BLOCK_BYTES // tensor.element_size(), part_scanner(tensor)
         return any(is_bad(start, start + step) for start in range(0, tensor.numel(), step))
     if tensor.dtype.itemsize == 1:  # torch has no reductions for 8-bit floats
         return not bool(torch.isfinite(tensor.float()).all())
@@ -38,7 +38,7 @@ def non_finite(tensor: Tensor) -> bool:
 
 
 def part_scanner(tensor: Tensor) -> Callable[[int, int], bool]:
-    """Return a function that checks the elements between two indices for NaN and infinities.
+    """Return a function that checks the elements between two indices for NaN and Inf.
 
     Args:
         tensor: A contiguous tensor on the CPU.

@@ -98,7 +98,7 @@ class Index:
     Args:
         weight_map: File name by tensor name.
         metadata: `total_size` and, if Forgather wrote it, `dtype`, versions, `checksums` of the files, and
-            `non_finite`, the tensors that contained NaN or an infinity when they were written.
+            `non_finite`, the tensors that contained NaN or Inf when they were written.
         digest: SHA-256 of the text that was read; "" if none was read.
     """
 
@@ -121,10 +121,12 @@ class Index:
         except ValueError as error:
             problem = f"is not a checkpoint index: {error}"
             raise CheckpointError(problem, file=file, hint=FETCH_AGAIN) from None
-        weight_map, metadata = content.get("weight_map"), content.get("metadata") or {}
-        if not isinstance(weight_map, dict) or not isinstance(metadata, dict):
-            problem = "is not a checkpoint index: it has no object 'weight_map'"
+        parts = {"weight_map": content.get("weight_map"), "metadata": content.get("metadata") or {}}
+        if wrong := [name for name, value in parts.items() if not isinstance(value, dict)]:
+            problem = f"is not a checkpoint index: '{wrong[0]}' is not an object"
             raise CheckpointError(problem, file=file, hint=FETCH_AGAIN)
+        weight_map: dict[str, Any] = content["weight_map"]
+        metadata: dict[str, Any] = content.get("metadata") or {}
         # Only the name is checked, not the target of a link: the Hub cache consists of links.
         texts = {name for name in weight_map.values() if isinstance(name, str)}
         for name in (*texts, *(name for name in weight_map.values() if not isinstance(name, str))):
@@ -188,7 +190,8 @@ def find_entry(path: Path) -> Path:
         if path.is_file():
             return path
         if not path.exists():
-            raise CheckpointError("does not exist", file=path, hint=_NAME_ONE)
+            problem = "is a broken link" if os.path.lexists(path) else "does not exist"
+            raise CheckpointError(problem, file=path, hint=_NAME_ONE)
         if not path.is_dir():
             raise CheckpointError("is neither a directory nor a regular file", file=path, hint=_NAME_ONE)
         entry = entry_of(path)

@@ -9,13 +9,12 @@ from threading import Lock, local
 import torch
 from torch import Tensor
 
-from ..formats.finite import non_finite, part_scanner
+from ..formats.finite import CACHE_BLOCK_BYTES, non_finite, part_scanner
 from ..formats.stored import StoredTensor, memory_of
 from ..formats.threads import serial_pool
 from .reader import Progress
 
 _CHUNK = 32 * 2**20  # bytes per task of a thread
-_NEAR = 2**19  # bytes that stay in the processor's cache for the next step; a multiple of every dtype's width
 _MAX_THREADS = 8
 _thread_local = local()
 
@@ -28,7 +27,7 @@ class Copy:
         name: Name of the tensor.
         source: The values.
         target: The destination, on any device, in any dtype and layout.
-        check_finite: Whether to check for NaN and infinities.
+        check_finite: Whether to check for NaN and Inf.
     """
 
     name: str
@@ -45,7 +44,7 @@ def copy_all(copies: Sequence[Copy], on_progress: Progress | None = None) -> set
         on_progress: Called with the bytes done and the total bytes.
 
     Returns:
-        The names of the checked tensors that contain NaN or an infinity.
+        The names of the checked tensors that contain NaN or Inf.
 
     Raises:
         CheckpointError: A file cannot be read completely. Some targets may have been filled.
@@ -96,16 +95,16 @@ def _copy_chunk(copy: Copy, start: int, size: int) -> bool:
         copy.source.read(memory_of(copy.target)[start : start + size], start)
         return False
     if not direct and not hasattr(_thread_local, "buffer"):
-        _thread_local.buffer = torch.empty(_NEAR, dtype=torch.uint8)
+        _thread_local.buffer = torch.empty(CACHE_BLOCK_BYTES, dtype=torch.uint8)
     if direct:
         memory, has_non_finite = memory_of(copy.target), part_scanner(flat)
-        for at in range(start, start + size, _NEAR):
-            end = min(at + _NEAR, start + size)
+        for at in range(start, start + size, CACHE_BLOCK_BYTES):
+            end = min(at + CACHE_BLOCK_BYTES, start + size)
             copy.source.read(memory[at:end], at)
             bad = bad or has_non_finite(at // width, end // width)
         return bad
-    for at in range(start, start + size, _NEAR):
-        count = min(_NEAR, start + size - at)
+    for at in range(start, start + size, CACHE_BLOCK_BYTES):
+        count = min(CACHE_BLOCK_BYTES, start + size - at)
         target = flat[at // width : (at + count) // width]
         part = _thread_local.buffer[:count]
         copy.source.read(memory_of(part), at)

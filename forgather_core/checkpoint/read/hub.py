@@ -58,5 +58,10 @@ def _cached(repository: str, reason: str) -> Path:
         found = try_to_load_from_cache(repository, entry)
         if isinstance(found, str):
             return Path(found).parent
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        problem = "is neither a local directory nor in the Hub cache, and offline mode is on"
+        raise CheckpointError(problem, file=repository, hint="unset HF_HUB_OFFLINE, or name a local directory")
     problem = f"is neither a local directory nor in the Hub cache, and the Hub reports: {printable_name(reason)}"
     raise CheckpointError(problem, file=repository, hint=_CHECK_NAME)

@@ -30,12 +30,12 @@ class WeightStream:
     Args:
         path: The file, which must not exist.
         writer: Single-threaded executor, which writes in the order of the calls.
-        scanner: Single-threaded executor, which checks for NaN and infinities.
+        scanner: Single-threaded executor, which checks for NaN and Inf.
 
     Attributes:
         position: Bytes appended so far.
         checksum: Checksum of all bytes, once the file is closed.
-        non_finite: Names of the tensors that contain NaN or an infinity, in the order in which they were checked.
+        non_finite: Names of the tensors that contain NaN or Inf, in the order in which they were checked.
     """
 
     def __init__(self, path: Path, writer: Executor, scanner: Executor) -> None:

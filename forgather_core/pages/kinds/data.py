@@ -60,7 +60,7 @@ def tokenizer(report: Mapping[str, Any]) -> Content:
         title=report["directory"],
         subtitle=f"byte-level BPE, trained on {report['dataset']}",
         figures=[
-            Figure("Vocab size", f"{report['entries']:,}"),
+            Figure("Vocab size", f"{report['vocab_size']:,}"),
             Figure("Bytes per token", str(report["bytes_per_token"]), f"1 without merges{part}"),
             Figure("Documents", f"{report['documents']:,}", f"{report['characters']:,} characters"),
             Figure("Time", f"{report['seconds']} s"),

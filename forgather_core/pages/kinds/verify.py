@@ -129,7 +129,7 @@ def _skipped(checks: Sequence[Mapping[str, Any]]) -> Html | None:
 
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> Html:
-    heads = ("check", "result", "promise", "cases", "error", "allowed", "time")
+    heads = ("check", "result", "promise", "cases", "error", "tolerance", "time")
     rows = []
     for check in checks:
         worst = max(check["measured"], key=_ratio, default=None)

@@ -1,4 +1,4 @@
-"""NaN and infinities are found in every float dtype, layout and part of a tensor."""
+"""NaN and Inf are found in every float dtype, layout and part of a tensor."""
 
 from __future__ import annotations
 

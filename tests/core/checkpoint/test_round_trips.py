@@ -492,7 +492,7 @@ def test_piece_boundaries_do_not_matter(
         load(directory, whole)
         for limit, value in {
             "read.copying._CHUNK": size,
-            "read.copying._NEAR": 16,
+            "read.copying.CACHE_BLOCK_BYTES": 16,
             "read.reader._CHUNK": size - 1,
             "write.weight_stream._CHUNK": size - 1,
             "write.weight_stream._SMALL": 20,
