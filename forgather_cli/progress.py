@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgather_core.filesystem.printable import one_line
@@ -52,12 +53,13 @@ class TrainingProgress:
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
-        self._evaluation = ""
+        self._directory: Path | None = None
 
     def begin(self, report: dict[str, Any]) -> None:
         """Print the predicted cost of the run, and start the progress bar."""
         from .views.train import cost_lines
 
+        self._directory = Path(report["directory"])
         for line in cost_lines(report):
             print_stderr(line)
         if sys.stderr.isatty():
@@ -73,14 +75,28 @@ class TrainingProgress:
         if self._bar is None:
             print_stderr(line)
         else:
-            self._bar.update(self._task, completed=record.step, text=line + self._evaluation)
+            self._bar.update(self._task, completed=record.step, text=line)
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Show an evaluation."""
-        text = f"evaluation loss {metrics['loss']:.4f}, {metrics['bits_per_byte']:.4f} bits per byte"
-        self._evaluation = f"; {text}"
+        losses = f"evaluation loss {metrics['loss']:.4f}, {metrics['bits_per_byte']:.4f} bits per byte"
+        line = f"step {step:,}: {losses}"
         if self._bar is None:
-            print_stderr(f"step {step:,}: {text}")
+            print_stderr(line)
+        else:
+            self._bar.console.print(line)  # above the bar, where it stays
+
+    def interrupted(self) -> None:
+        """Print how to continue the run."""
+        from forgather_core.checkpoint import find_latest_checkpoint
+
+        if self._directory is None:
+            return
+        latest = find_latest_checkpoint(self._directory)
+        if latest is None:
+            note("nothing was saved: the run had no checkpoint yet (see --save-every)")
+        else:
+            note(f"the last checkpoint is {latest}; the same command with --resume continues from it")
 
     def end(self) -> None:
         """Remove the progress bar."""
@@ -103,6 +119,10 @@ def training() -> Iterator[TrainingProgress]:
     progress = TrainingProgress()
     try:
         yield progress
+    except KeyboardInterrupt:
+        progress.end()
+        progress.interrupted()
+        raise
     finally:
         progress.end()
 

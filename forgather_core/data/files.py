@@ -77,5 +77,6 @@ def _with_column(configuration: DatasetConfiguration) -> DatasetConfiguration:
     strings = [name for name, kind in types.items() if kind == "string"]
     if len(strings) == 1:
         return replace(configuration, text_column=strings[0])
-    problem = f"has no column 'text' (columns: {', '.join(types)})"
+    names = ", ".join(f"'{name}'" for name in (*TEXT, *CHAT))
+    problem = f"has none of the columns {names}, and not exactly one of strings (columns: {', '.join(types)})"
     raise configuration.error("text_column", problem, hint="write a YAML configuration with text_column")

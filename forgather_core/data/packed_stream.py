@@ -64,26 +64,26 @@ class PackedStream(IterableDataset[dict[str, Tensor]]):
         begin, packer = self._begin, self._new_packer()
         packer.remainder = np.array(begin["ids"], np.int64), np.array(begin["lengths"], np.int64)
         number, skip = begin["batch"], begin["batches_of_window"]
-        documents = _Documents(self.corpus, self.tokenizer, begin["pass"], begin["document"], begin["digest"])
-        window_begin = {name: begin[name] for name in ("pass", "document", "digest", "ids", "lengths")}
+        documents = _Documents(self.corpus, self.tokenizer, begin)
+        window_begin = {name: begin[name] for name in ("pass", "document", "ids", "lengths")}
         for window in windows(documents, packer.window_tokens):
+            read = documents.read()
             for of_window, batch in enumerate(packer.add(window)):
                 if of_window < skip:
                     continue
                 number += 1
-                self._remember({**window_begin, "batch": number, "batches_of_window": of_window + 1})
+                self._remember({**window_begin, "read": read, "batch": number, "batches_of_window": of_window + 1})
                 yield from _rows(batch.inputs)
             skip = 0
             ids, lengths = packer.remainder
             window_begin = {
                 "pass": documents.passes,
                 "document": documents.count,
-                "digest": str(documents.digest),
                 "ids": ids.tolist(),
                 "lengths": lengths.tolist(),
             }
             # A run that continues here does not need the previous window.
-            self._remember({**window_begin, "batch": number, "batches_of_window": 0})
+            self._remember({**window_begin, "read": read, "batch": number, "batches_of_window": 0})
 
     def position_after(self, batches: int) -> dict[str, Any]:
         """Return the position after a number of whole batches, counted from the beginning of the stream.
@@ -102,51 +102,73 @@ class PackedStream(IterableDataset[dict[str, Tensor]]):
 _BEGINNING: dict[str, Any] = {
     "pass": 0,
     "document": 0,
-    "digest": None,
+    "read": None,
     "ids": [],
     "lengths": [],
     "batch": 0,
     "batches_of_window": 0,
 }
+POSITION_KEYS = frozenset(_BEGINNING)
 
 
 class _Documents:
     """Token ids of documents, in an endless loop that starts at any document.
 
+    Args:
+        corpus: The documents.
+        tokenizer: A transformers tokenizer.
+        begin: The position at which to start. Its `read` has the documents that were read for it: the pass, the number
+            of documents in this pass, their digest, and the digest of a whole pass, if one was completed.
+
     Attributes:
         passes: Number of completed passes over the corpus.
         count: Number of documents read in this pass.
-        digest: Digest of these documents.
     """
 
-    def __init__(self, corpus: Corpus, tokenizer: Any, passes: int, count: int, digest: str | None) -> None:
-        self._corpus, self._tokenizer, self._expected = corpus, tokenizer, digest
-        self.passes, self.count = passes, count
-        self.digest = CorpusDigest()
+    def __init__(self, corpus: Corpus, tokenizer: Any, begin: Mapping[str, Any]) -> None:
+        self._corpus, self._tokenizer = corpus, tokenizer
+        self._expected: Mapping[str, Any] = begin["read"] or {"pass": -1, "whole": None}
+        self.passes, self.count = begin["pass"], begin["document"]
+        self._digest = CorpusDigest()
+        self._whole: str | None = self._expected["whole"]
+
+    def read(self) -> dict[str, Any]:
+        """Return what was read so far, for a position."""
+        return {"pass": self.passes, "document": self.count, "digest": str(self._digest), "whole": self._whole}
 
     def __iter__(self) -> Iterator[Sequence[int]]:
         skip = self.count
+        if self._whole is not None:
+            self._check(self._whole, _digest_of(self._corpus))
         while True:
-            self.count, self.digest = 0, CorpusDigest()
+            self.count, self._digest = 0, CorpusDigest()
             for document in self._corpus.documents():
                 self.count += 1
-                self.digest.add(document)
+                self._digest.add(document)
+                if (self.passes, self.count) == (self._expected["pass"], self._expected.get("document")):
+                    self._check(self._expected["digest"], str(self._digest))
                 if self.count > skip:
                     yield token_ids(document, self._tokenizer)
-                elif self.count == skip:
-                    self._refuse_changed()
             if self.count == 0:
                 raise no_text(self._corpus)
-            if self.count < skip:
-                self._refuse_changed()
+            if self.passes == self._expected["pass"] and self.count < self._expected["document"]:
+                self._check(self._expected["digest"], str(self._digest))
             skip = 0
             self.passes += 1
+            self._whole = str(self._digest)
 
-    def _refuse_changed(self) -> None:
-        """Refuse to continue behind documents that are not those that were read before."""
-        if str(self.digest) != self._expected:
+    def _check(self, expected: str, found: str) -> None:
+        """Refuse to continue with documents that are not those that were read before."""
+        if found != expected:
             problem = f"{self._corpus.name} has changed since the checkpoint: the documents before it are different"
             raise DataError(problem, hint="restore the data, or begin a new run")
+
+
+def _digest_of(corpus: Corpus) -> str:
+    digest = CorpusDigest()
+    for document in corpus.documents():
+        digest.add(document)
+    return str(digest)
 
 
 def _rows(inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -45,7 +45,7 @@ def directory_lock(
         make_directory(path.parent)
         descriptor = _acquire(path, on_wait, wait=held is None)
     if descriptor is None:
-        raise DirectoryError(str(held), file=target, hint="wait for it to end, or choose another directory")
+        raise DirectoryError(str(held), hint="wait for it to end, or choose another directory")
     try:
         yield
     finally:

@@ -60,6 +60,12 @@ def parse_device(text: str, *, real: bool = False) -> torch.device:
     return torch.device(text)
 
 
+def first_device() -> str:
+    """Return the device that commands use by default: CUDA, MPS or the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return str(accelerator) if accelerator is not None and accelerator.type in {"cuda", "mps"} else "cpu"
+
+
 def check_attention(
     implementation: str | None, device: torch.device, dtype: torch.dtype | None, unsupported: Mapping[str, str]
 ) -> None:

@@ -91,12 +91,13 @@ def measured_seconds(model: nn.Module, rows: Iterator[dict[str, Tensor]], option
     return seconds * options.gradient_accumulation_steps * plan.steps
 
 
-def disk_of(model: nn.Module, options: TrainOptions) -> int:
+def disk_of(model: nn.Module, options: TrainOptions, plan: Plan) -> int:
     """Return the peak disk usage in bytes: kept checkpoints, the best one, one being written, and the final weights."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     weights = _WEIGHT_BYTES * parameters
     checkpoint = weights * (1 + _MOMENTS[options.optimizer])
-    return checkpoint * (options.save_total_limit + 2) + weights
+    saves = -(-plan.steps // plan.save_every)
+    return checkpoint * min(options.save_total_limit + 2, saves) + weights
 
 
 def refuse_if_too_large(memory: int | None, disk: int, model: nn.Module, directory: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -20,22 +19,25 @@ from ..commands.construct import ConstructedModel, ProgressCallbacks, construct
 from ..data.held_out import Split, split_corpus
 from ..data.packed_stream import PackedStream
 from ..data.projects import open_corpus
-from ..errors import DataError
+from ..errors import DataError, TrainingError
 from ..estimate import known_device
 from ..filesystem.locks import directory_lock
+from ..model.build import first_device
 from ..options.train_options import TrainOptions
 from ..runtime.quiet import quiet_transformers
+from ..settings.resolve import DEFAULT
 from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.lookup import LoadedTokenizer, load_tokenizer
 from ..training.combined_optimizer import training_optimizer
 from .arguments import training_arguments
-from .conditions import check_supported, check_train_options, checkpoint_to_resume, plain, refuse_changed_data
+from .conditions import check_supported, check_train_options, plain
 from .cost import Cost, disk_of, measured_seconds, refuse_if_too_large, traced_cost
 from .evaluation import HeldOut, held_out_batches
 from .plan import Plan, plan_of
 from .record import write_record
+from .resume import checkpoint_to_resume, read_position, refuse_changed_data
 from .sampling import continuations
-from .trainer import POSITION, Trainer, last_step
+from .trainer import Trainer, last_step
 from .watch import TrainingCallback, TrainingRecord
 
 _SAMPLES, _PROMPT, _CONTINUATION = 3, 16, 64  # samples at the end; tokens of their prompts and continuations
@@ -92,21 +94,26 @@ def run_training(
     """
     check_train_options(options)
     assert options.dataset_project is not None
+    if resolved.build.device == "meta" and resolved.origins["device"].label != DEFAULT:
+        problem = "must be cpu, cuda, cuda:N or mps; got 'meta'"
+        raise TrainingError(problem, option="--device", hint="remove it to use the first device of this machine")
     state = PartialState(cpu=resolved.build.device.startswith("cpu"))
     resolved = replace(resolved, build=replace(resolved.build, device=_device(resolved.build.device, state)))
     device = torch.device(resolved.build.device)
     check_supported(resolved, options, state.num_processes)
     plan = plan_of(options, device, state.num_processes)
     split = split_corpus(open_corpus(options.dataset_project, options.dataset_config), options.eval_fraction)
-    with state.main_process_first():
-        made = construct(
-            resolved, project=project, refresh=refresh, keep=keep, callbacks=callbacks.construct, force=force
-        )
-    checkpoints = made.directory.path.resolve() / CHECKPOINTS
-    held = "another run trains in this directory"
-    alone = directory_lock(checkpoints, held=held) if state.is_main_process else nullcontext()
-    with alone, quiet_transformers():
-        latest = checkpoint_to_resume(made.directory.path, options, resolved, plan)
+    target = resolved.target(project).resolve()
+    held = f"another run trains in {target}"
+    exclusive = directory_lock(target.with_name(f"{target.name}.train"), held=held) if state.is_main_process else None
+    # Locked and checked before the directory is constructed, which may rebuild it.
+    with exclusive or nullcontext(), quiet_transformers():
+        latest = checkpoint_to_resume(target, options, resolved, plan)
+        with state.main_process_first():
+            made = construct(
+                resolved, project=project, refresh=refresh, keep=keep, callbacks=callbacks.construct, force=force
+            )
+        checkpoints = made.directory.path.resolve() / CHECKPOINTS
         run = _Run(made, options, plan, split, latest, load_tokenizer(str(made.directory.path)))
         if latest is not None:
             refuse_changed_data(made.directory.path, run.held_out)
@@ -164,7 +171,7 @@ class _Run:
         """Return the cost. If `refuse`, raise an error before the first batch if the run does not fit."""
         directory = self.made.directory.path
         memory, flops = traced_cost(self.made.resolved, self.options, self.plan, directory)
-        disk = disk_of(self.model, self.options)
+        disk = disk_of(self.model, self.options, self.plan)
         if refuse:
             refuse_if_too_large(memory, disk, self.model, directory)
         seconds = measured_seconds(self.model, iter(self.stream()), self.options, self.plan)
@@ -217,7 +224,7 @@ class _Run:
             stop=stop,
             falls=build.load_from_checkpoint is None,  # the loss of a trained model may be at its plateau
         )
-        position = json.loads((self.latest / POSITION).read_text(encoding="utf-8")) if self.latest else None
+        position = read_position(self.latest) if self.latest else None
         optimizer = training_optimizer(
             self.options.optimizer,
             self.model,
@@ -268,7 +275,8 @@ class _Run:
 
 
 def _device(name: str, state: PartialState) -> str:
-    """Return the device of this process: the chosen one, or the first of the machine if it is meta."""
-    if name != "meta" and state.num_processes == 1:
-        return name
-    return str(state.device)
+    """Return the device of this process: the one that was chosen, or the first of the machine instead of meta."""
+    if state.num_processes > 1:
+        return str(state.device)
+    # Not that of the state, which remembers whether an earlier run of this process was on the CPU.
+    return first_device() if name == "meta" else name

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..checkpoint import load_checkpoint
+from ..checkpoint import find_latest_checkpoint, load_checkpoint
+from ..checkpoint.formats.layout import entry_of
+from ..checkpoint.write.steps import CHECKPOINTS
 from ..data.held_out import split_corpus
 from ..data.projects import open_corpus
 from ..errors import BuildError, DataError
-from ..model.build import build, check_build, parse_device
+from ..model.build import build, check_build, first_device, parse_device
 from ..model.directory_errors import directory_problem
 from ..options.plain_options import EvaluateOptions, SampleOptions
 from ..options.shared import BuildOptions
@@ -118,14 +118,11 @@ def load_model(directory: Path, device: str | None, dtype: str | None) -> Any:
     options = BuildOptions(device=device or first_device(), dtype=dtype, no_init_weights=True)
     check_build(options, None)
     model: Any = build(directory, options)
+    if entry_of(directory) is None and (latest := find_latest_checkpoint(directory)) is not None:
+        hint = f"name its last checkpoint, {latest}, or continue the run with --resume"
+        raise BuildError("has no final weights, because its training run has not ended", file=directory, hint=hint)
     load_checkpoint(directory, model, strict=True)
     return model
-
-
-def first_device() -> str:
-    """Return the device that commands use by default: CUDA, MPS or the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return str(accelerator) if accelerator is not None and accelerator.type in {"cuda", "mps"} else "cpu"
 
 
 def _prompt(text: str, tokenizer: Any, chat: bool) -> list[int]:
@@ -149,10 +146,13 @@ def _prompt(text: str, tokenizer: Any, chat: bool) -> list[int]:
 
 
 def _fraction(directory: Path) -> float:
-    record = read_record(directory)
+    path = directory.resolve()
+    record = read_record(path)
+    if not record and path.parent.name == CHECKPOINTS:  # a checkpoint of a run
+        record = read_record(path.parent.parent)
     if not record:
         raise DataError(f"has no {RECORD}: nothing was held out", file=directory, hint="drop --held-out")
-    fraction = record.get("options", {}).get("eval_fraction")
+    fraction = record["options"].get("eval_fraction")
     if not isinstance(fraction, float):
         problem = f"{RECORD} has no valid eval_fraction"
         raise DataError(problem, file=directory, hint="drop --held-out")

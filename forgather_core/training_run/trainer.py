@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,9 +19,9 @@ from torch import Tensor, nn
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..checkpoint import find_latest_checkpoint, load_checkpoint, rotate_checkpoints, save_checkpoint
+from ..checkpoint import load_checkpoint, rotate_checkpoints, save_checkpoint
 from ..data.packed_stream import PackedStream
-from ..errors import CheckpointError, DirectoryError, TrainingError, first_line
+from ..errors import CheckpointError, DirectoryError, ForgatherError, TrainingError, access_hint, first_line
 from ..filesystem.atomic import replace_directory, staging_directory
 from ..filesystem.printable import to_json
 from ..training.combined_optimizer import decayed_names, is_fused
@@ -27,10 +29,11 @@ from ..training.loop import non_finite_error
 from ..training.loss import can_skip_logits
 from ..training.random_state import RandomState
 from .evaluation import HeldOut, evaluate
+from .watch import last_checkpoint
 
 POSITION = "data_position.json"
 _FULL = 2**16  # bytes; a disk with less free space is full
-_TORCH_WRITER = "inline_container"  # the source file that torch's errors of saving name
+_TORCH_WRITERS = ("inline_container", "PytorchStreamWriter")  # in torch's errors of saving
 
 
 class Trainer(transformers.Trainer):
@@ -58,11 +61,22 @@ class Trainer(transformers.Trainer):
             kwargs.setdefault("data_collator", transformers.default_data_collator)
         super().__init__(*args, **kwargs)
         # The Trainer would remove all but the best checkpoint at the end, where this is 1.
+        self.args: Any = copy.copy(self.args)  # the caller may use them for another Trainer
         self._keep, self.args.save_total_limit = self.args.save_total_limit, None
+        self._check_rows()
         self._skip_logits = not full_logits and can_skip_logits(self.accelerator.unwrap_model(self.model))
         self._staging: Path | None = None
         self._rng_from: str | None = None  # the checkpoint whose random state is still to be restored
         self._calls: list[tuple[dict[str, Any], RandomState, Tensor]] = []  # batches of this optimizer step
+
+    def _check_rows(self) -> None:
+        """Check that a step reads whole batches of a stream, whose positions count them."""
+        if not isinstance(self.train_dataset, PackedStream):
+            return
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        if self.train_dataset.rows != rows:
+            problem = f"a step reads {rows} rows, but the PackedStream has batches of {self.train_dataset.rows}"
+            raise TrainingError(problem, hint=f"create it with rows={rows}")
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """Compute the loss, in chunks unless the outputs are requested."""
@@ -95,8 +109,7 @@ class Trainer(transformers.Trainer):
         inputs, rng, loss = next((call for call in calls if not call[2].isfinite().all()), calls[-1])
         inputs = {name: value.to(self.args.device) for name, value in inputs.items()}
         error = non_finite_error(plain, inputs, rng, self.state.global_step + 1, loss)
-        latest = find_latest_checkpoint(self.args.output_dir)
-        where = f"; the last checkpoint is {latest}" if latest is not None else ""
+        where = last_checkpoint(self.args.output_dir)
         return TrainingError(f"{error.problem}{where}", hint=error.hint)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -136,9 +149,11 @@ class Trainer(transformers.Trainer):
 
     @property
     def best_checkpoint(self) -> Path | None:
-        """The checkpoint with the lowest evaluation loss; the Trainer's own path is wrong after a move."""
-        best = self.state.best_global_step
-        return Path(self._get_output_dir(None)) / f"checkpoint-{best}" if best else None
+        """The checkpoint with the lowest evaluation loss, of the steps that were both evaluated and saved."""
+        run = Path(self._get_output_dir(None))
+        losses = {log["step"]: log["eval_loss"] for log in self.state.log_history if "eval_loss" in log}
+        saved = {step: run / f"checkpoint-{step}" for step in losses if (run / f"checkpoint-{step}").is_dir()}
+        return saved[min(saved, key=lambda step: losses[step])] if saved else None
 
     def _write_additional_files(self, staged: Path, target: Path) -> None:
         if self.state.best_global_step == self.state.global_step:
@@ -154,11 +169,9 @@ class Trainer(transformers.Trainer):
         main = self.args.should_save
         best = self.state.best_model_checkpoint
         with ExitStack() as stack:
-            if main:
-                stack.enter_context(_disk_errors(target))
+            stack.enter_context(_disk_errors(target))
             staging = [str(stack.enter_context(staging_directory(target)).parent) if main else ""]
-            if main:
-                stack.enter_context(_disk_errors(target))  # again, before the staging directory is removed
+            stack.enter_context(_disk_errors(target))  # again, before the staging directory is removed
             if self.accelerator.num_processes > 1:
                 torch.distributed.broadcast_object_list(staging)
             self._staging = Path(staging[0])
@@ -202,6 +215,14 @@ class Trainer(transformers.Trainer):
             super()._load_rng_state(checkpoint)
         return batches
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+            problem = f"the state of the optimizer or of the schedule cannot be loaded: {first_line(error)}"
+            hint = "remove this directory to continue from an earlier checkpoint"
+            raise CheckpointError(problem, file=checkpoint, hint=hint) from error
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -226,10 +247,11 @@ def _disk_errors(target: Path) -> Iterator[None]:
         reason = _failed_write(error, target)
         if reason is None:
             raise
-        latest = find_latest_checkpoint(target.parent)
-        kept = f"; the last checkpoint is {latest}" if latest is not None else ""
-        hint = error.hint if isinstance(error, CheckpointError) and error.hint else "free disk space"
-        raise CheckpointError(f"{reason}{kept}", file=target, hint=f"{hint}, then add --resume") from error
+        hint = error.hint if isinstance(error, ForgatherError) else access_hint(error)
+        if isinstance(error, RuntimeError) or hint is None:
+            hint = "free disk space"
+        problem = f"{reason}{last_checkpoint(target.parent)}"
+        raise CheckpointError(problem, file=target, hint=f"{hint}, then add --resume") from error
 
 
 def _failed_write(error: Exception, target: Path) -> str | None:
@@ -242,4 +264,4 @@ def _failed_write(error: Exception, target: Path) -> str | None:
     if shutil.disk_usage(place).free < _FULL:
         return f"cannot be written: {os.strerror(errno.ENOSPC)}"
     text = first_line(error)
-    return f"cannot be written: {text}" if "write" in text.lower() or _TORCH_WRITER in text else None
+    return f"cannot be written: {text}" if any(name in text for name in _TORCH_WRITERS) else None

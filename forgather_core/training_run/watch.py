@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from ..checkpoint import find_latest_checkpoint
 from ..errors import TrainingError
 from ..filesystem.printable import truncated_list
 from ..training import measure
@@ -133,7 +135,8 @@ class TrainingCallback(TrainerCallback):
         if self._untrained and state.global_step >= _GRADIENT_PATIENCE:
             names, self._untrained = truncated_list(sorted(self._untrained)), None
             if self.stop:
-                problem = f"step {state.global_step}: no gradient has reached {names}"
+                where = last_checkpoint(args.output_dir)
+                problem = f"step {state.global_step}: no gradient has reached {names}{where}"
                 hint = "run forgather model verify, or add --force to train the others"
                 raise TrainingError(problem, hint=hint)
 
@@ -166,7 +169,7 @@ class TrainingCallback(TrainerCallback):
         state.log_history[-1].update(record.to_dict())  # a part of checkpoints
         if self.on_record is not None:
             self.on_record(record)
-        self._check_loss_falls(state)
+        self._check_loss_falls(state, args.output_dir)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """Report an evaluation."""
@@ -180,15 +183,22 @@ class TrainingCallback(TrainerCallback):
         """Exclude the time of the save."""
         self._mark = time.perf_counter()
 
-    def _check_loss_falls(self, state: Any) -> None:
+    def _check_loss_falls(self, state: Any, directory: str) -> None:
         if not (self.stop and self.falls) or len(self.records) < _FIRST + _LAST or state.global_step < _LOSS_PATIENCE:
             return
         first = mean(record.loss for record in self.records[:_FIRST])
         last = mean(record.loss for record in self.records[-_LAST:])
         if last >= first:
-            problem = f"step {state.global_step}: the loss does not fall: {first:.4f} at the beginning, {last:.4f} now"
+            losses = f"{first:.4f} at the beginning, {last:.4f} now"
+            problem = f"step {state.global_step}: the loss does not fall: {losses}{last_checkpoint(directory)}"
             raise TrainingError(problem, hint="try a smaller --lr, run forgather model verify, or add --force")
 
 
 def _evaluation(step: int, metrics: Mapping[str, float]) -> dict[str, float]:
     return {"step": step} | {name: metrics[f"eval_{name}"] for name in ("loss", "bits_per_byte", "tokens")}
+
+
+def last_checkpoint(directory: str | Path) -> str:
+    """Return the part of a message that names the last checkpoint of a run; empty if there is none."""
+    latest = find_latest_checkpoint(directory)
+    return f"; the last checkpoint is {latest}" if latest is not None else ""

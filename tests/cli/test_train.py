@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,28 @@ def test_the_view_fits_into_80_columns(cli: Cli) -> None:
     ran = cli(*MODEL, *RUN)
     assert "Training of llama_4m" in ran.out
     assert "bits per byte" in ran.out
+
+
+@pytest.mark.usefixtures("texts")
+@pytest.mark.parametrize("step", [1, 3])
+def test_ctrl_c_names_the_last_checkpoint(cli: Cli, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from forgather_cli.progress import TrainingProgress
+
+    def interrupt(_: TrainingProgress, record: Any) -> None:
+        if record.step == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingProgress, "record", interrupt)
+    ran = cli(*MODEL, *RUN, "--save-every", "2", "--eval-every", "2")
+    assert (ran.code, ran.err.splitlines()[-1]) == (130, "forgather: interrupted")
+    saved = "checkpoint-2; the same command with --resume continues from it"
+    assert ran.err.splitlines()[-2].endswith(saved if step == 3 else "had no checkpoint yet (see --save-every)")
+    if step == 3:
+        error = cli("sample", "output_models/llama_4m", "x").error
+        assert "has no final weights, because its training run has not ended: name its last checkpoint, " in error
+        checkpoint = "output_models/llama_4m/checkpoints/checkpoint-2"
+        words = ("--dataset-project", "texts", "--held-out", "--device", "cpu", "--sequence-length", "32")
+        assert cli("eval", checkpoint, *words).code == 0
 
 
 def test_wrong_input_is_one_line(cli: Cli) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forgather_core.data.batches import IGNORE_INDEX
-from forgather_core.data.corpus import Corpus
+from forgather_core.data.corpus import Corpus, CorpusDigest
 from forgather_core.data.packed_stream import PackedStream
 from forgather_core.data.packing import Strategy
 from forgather_core.errors import DataError
@@ -109,6 +109,36 @@ def test_a_corpus_that_has_changed_is_refused(changed: list[str], batches: int) 
     position = first.position_after(batches)
     with pytest.raises(DataError, match=r"texts has changed since the checkpoint.*: restore the data, or begin a new"):
         rows(PackedStream(corpus(*changed), Characters(), 1, 10, position=position), 1)
+
+
+def test_a_changed_document_of_the_current_window_is_noticed() -> None:
+    texts = ["".join(chr(97 + (n + i) % 26) for i in range(9)) for n in range(40)]
+    first = PackedStream(corpus(*texts), Characters(), 1, 10, strategy="first-fit")
+    rows(first, 3)
+    position = first.position_after(2)
+    assert position["batches_of_window"] == 2
+    for number in (0, 5):
+        changed = [*texts[:number], texts[number].upper(), *texts[number + 1 :]]
+        with pytest.raises(DataError, match="has changed since the checkpoint"):
+            rows(PackedStream(corpus(*changed), Characters(), 1, 10, strategy="first-fit", position=position), 1)
+
+
+def test_a_document_of_an_earlier_pass_is_noticed() -> None:
+    first = PackedStream(corpus("a" * 9, "b" * 9, "c" * 9), Characters(), 1, 10)
+    rows(first, 5)
+    position = json.loads(json.dumps(first.position_after(4)))
+    assert (position["pass"], position["document"]) == (1, 1)
+    with pytest.raises(DataError, match="has changed since the checkpoint"):
+        rows(PackedStream(corpus("a" * 9, "b" * 9, "x" * 9), Characters(), 1, 10, position=position), 1)
+
+
+def test_the_roles_of_a_chat_are_part_of_the_digest() -> None:
+    digests = set()
+    for role in ("user", "system"):
+        digest = CorpusDigest()
+        digest.add([{"role": role, "content": "a"}])
+        digests.add(str(digest))
+    assert len(digests) == 2
 
 
 def test_documents_may_be_added_behind_those_that_were_read() -> None:

@@ -116,12 +116,12 @@ def test_a_lock_that_is_a_dangling_link_does_not_create_its_target(tmp_path: Pat
 def test_a_lock_that_is_not_waited_for_reports_its_holder(tmp_path: Path) -> None:
     with files.directory_lock(tmp_path / "model"):
         with (
-            pytest.raises(DirectoryError, match=r"model is in use: wait for it to end, or choose another directory"),
-            files.directory_lock(tmp_path / "model", held="is in use"),
+            pytest.raises(DirectoryError, match=r"^it is in use: wait for it to end, or choose another directory"),
+            files.directory_lock(tmp_path / "model", held="it is in use"),
         ):
             pass
         assert (tmp_path / ".model.lock").exists()  # still held
-    with files.directory_lock(tmp_path / "model", held="is in use"):
+    with files.directory_lock(tmp_path / "model", held="it is in use"):
         pass
 
 

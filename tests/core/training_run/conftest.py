@@ -36,12 +36,18 @@ def train(small: Resolve, texts: Path, tmp_path: Path) -> Train:
         model: dict[str, Any] | None = None,
         callbacks: TrainingCallbacks | None = None,
         force: bool = False,
+        refresh: bool = False,
         **options: Any,
     ) -> dict[str, Any]:
-        resolved = small(**{"device": "cpu", "output_dir": tmp_path / name} | (model or {}))
+        flags = {"device": "cpu", "output_dir": tmp_path / name} | (model or {})
+        resolved = small(**{flag: value for flag, value in flags.items() if value is not None})
         usual = {"dataset_project": str(texts), "tokens": "1536", "sequence_length": 32, "batch_size": 4}
         return run_training(
-            resolved, TrainOptions(**usual | options), callbacks=callbacks or TrainingCallbacks(), force=force
+            resolved,
+            TrainOptions(**usual | options),
+            callbacks=callbacks or TrainingCallbacks(),
+            force=force,
+            refresh=refresh,
         )
 
     return run

@@ -21,6 +21,7 @@ from forgather_core.errors import CheckpointError, DataError, DirectoryError, Fo
 from forgather_core.training_run import cost, trainer
 from forgather_core.training_run.record import RECORD
 from forgather_core.training_run.run import TrainingCallbacks
+from forgather_core.training_run.trainer import POSITION
 from forgather_core.training_run.watch import TrainingRecord
 
 from .conftest import Train
@@ -146,7 +147,7 @@ def test_runs_are_continued_on_request_and_with_equal_options_only(train: Train,
     with pytest.raises(TrainingError, match="--seed is 3, but the run began with 0"):
         train(resume=True, lr=0.002, model={"seed": 3})
     train(resume=True, lr=0.002, save_every=3, log_every=2)
-    with pytest.raises(TrainingError, match="the run has ended"):
+    with pytest.raises(TrainingError, match=r"contains a run that has ended: .* add --load-from-checkpoint"):
         train(resume=True, lr=0.002)
 
 
@@ -167,7 +168,7 @@ def test_changed_data_is_noticed(train: Train, texts: Path) -> None:
 @pytest.mark.slow
 def test_two_runs_do_not_share_a_directory(train: Train, tmp_path: Path) -> None:
     def again(report: dict[str, Any]) -> None:
-        with pytest.raises(DirectoryError, match="another run trains in this directory: wait for it to end, or"):
+        with pytest.raises(DirectoryError, match=r"another run trains in .*: wait for it to end, or"):
             train()
         raise Stop
 
@@ -189,6 +190,72 @@ def test_the_best_checkpoint_is_known_after_a_move(train: Train, tmp_path: Path)
     assert min(losses, key=lambda step: losses[step]) == best
     assert Path(report["final"]["best_checkpoint"]) == tmp_path / "moved" / "checkpoints" / f"checkpoint-{best}"
     assert Path(report["final"]["best_checkpoint"]).is_dir()
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_is_one_that_was_saved(train: Train, tmp_path: Path) -> None:
+    report = train(lr=3.0, optimizer="sgd", schedule="wsd", force=True, eval_every=1, save_every=4, save_total_limit=1)
+    losses = {one["step"]: one["loss"] for one in report["evaluations"]}
+    assert min(losses, key=lambda step: losses[step]) not in (4, 8, 12)
+    best = min((4, 8, 12), key=lambda step: losses[step])
+    kept = {path.name for path in (tmp_path / "out" / "checkpoints").glob("checkpoint-*")}
+    assert kept == {f"checkpoint-{best}", "checkpoint-12"}
+    assert Path(report["final"]["best_checkpoint"]).name == f"checkpoint-{best}"
+
+
+@pytest.mark.slow
+def test_a_checkpoint_without_its_state_is_refused(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        train(callbacks=stopping_at(4), save_every=2)
+    latest = find_latest_checkpoint(tmp_path / "out")
+    assert latest is not None
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
+        (latest / name).rename(tmp_path / name)
+        with pytest.raises(TrainingError, match=f"has no {name}: remove this directory to continue from an earlier"):
+            train(resume=True)
+        (tmp_path / name).rename(latest / name)
+    for name, error in (("optimizer.pt", CheckpointError), (POSITION, TrainingError)):
+        content = (latest / name).read_bytes()
+        for damaged in (b"{}", content[: len(content) // 2]):
+            (latest / name).write_bytes(damaged)
+            with pytest.raises(error, match="remove this directory to continue from an earlier"):
+                train(resume=True)
+        (latest / name).write_bytes(content)
+    record = tmp_path / "out" / RECORD
+    content = record.read_bytes()
+    for damaged in (b"{", b"[]", b'{"options": 3}'):
+        record.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"train\.json is damaged"):
+            train(resume=True)
+    record.unlink()
+    with pytest.raises(TrainingError, match=r"has no train\.json, which contains the options of the run"):
+        train(resume=True)
+    record.write_bytes(content)
+    train(resume=True)
+
+
+@pytest.mark.slow
+def test_equal_options_may_be_written_otherwise(
+    train: Train, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stop):
+        train(callbacks=stopping_at(4), save_every=2)
+    with pytest.raises(TrainingError, match=r"--rms-norm-eps is 0\.5, but the run began with 1e-05"):
+        train(resume=True, model={"rms_norm_eps": 0.5})
+    monkeypatch.chdir(tmp_path)
+    train(resume=True, lr=1e-3, tokens="1.536k", dataset_project="texts", save_total_limit=10**7)
+
+
+def test_a_refused_run_changes_nothing(train: Train, tmp_path: Path) -> None:
+    def again(report: dict[str, Any]) -> None:
+        before = (tmp_path / "out" / "config.json").read_text()
+        with pytest.raises(DirectoryError, match="another run trains"):
+            train(model={"num_hidden_layers": 3}, refresh=True)
+        assert (tmp_path / "out" / "config.json").read_text() == before
+        raise Stop
+
+    with pytest.raises(Stop):
+        train(callbacks=TrainingCallbacks(begin=again))
 
 
 @pytest.mark.slow
@@ -283,8 +350,10 @@ def test_updates_within_backward_train_the_same(train: Train, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_the_first_device_is_used_by_default(train: Train) -> None:
-    report = train(model={"device": "meta"})
+    report = train(model={"device": None})
     assert report["setup"]["device"] in ("cpu", "cuda:0", "mps:0")
+    with pytest.raises(TrainingError, match="--device must be cpu, cuda, cuda:N or mps; got 'meta'"):
+        train("other", model={"device": "meta"})
 
 
 @pytest.mark.slow

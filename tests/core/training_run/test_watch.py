@@ -12,7 +12,7 @@ from torch import nn
 from forgather_core.errors import TrainingError
 from forgather_core.training_run.watch import TrainingCallback, TrainingRecord
 
-ARGS = SimpleNamespace(device=torch.device("cpu"))
+ARGS = SimpleNamespace(device=torch.device("cpu"), output_dir="no such directory")
 
 
 def begin(callback: TrainingCallback, steps: int = 1000, model: nn.Module | None = None) -> Any:
