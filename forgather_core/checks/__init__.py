@@ -5,6 +5,7 @@ from ..deprecated import keep_old_names, moved_module
 from .attention_backends import attention_backends
 from .batch_invariance import batch_invariance
 from .buffers import buffers
+from .call_agreement import call_agreement
 from .causality import causality
 from .choose import asked_for, choose
 from .estimates import estimates
@@ -43,6 +44,7 @@ CHECKS: tuple[Check, ...] = (
     batch_invariance,
     positions,
     attention_backends,
+    call_agreement,
     kv_cache,
     generation,
     inputs_embeds,

@@ -87,7 +87,11 @@ def test_checks_are_listed(cli: Cli) -> None:
     assert all(check["promise"].endswith(".") for check in listed)
     assert "packing-isolation" in cli(*LLAMA, "verify", "--list").out
     quick = cli(*LLAMA, "verify", "--list", "--quick", "--json").json["checks"]
-    assert {check["name"] for check in listed} - {check["name"] for check in quick} == {"torch-compile", "standalone"}
+    assert {check["name"] for check in listed} - {check["name"] for check in quick} == {
+        "call-agreement",
+        "torch-compile",
+        "standalone",
+    }
 
 
 def test_a_report_goes_into_a_file(cli: Cli) -> None:

@@ -25,7 +25,7 @@ from forgather_core.settings.resolved_model import ResolvedModel
 from .catalogue import Mutant
 
 UNINFORMATIVE_CHECK = "manifest"  # digests detect any change
-DEFERRED = ("attention-backends", "round-trip", "torch-compile", "no-dead-options", "standalone")
+DEFERRED = ("attention-backends", "call-agreement", "round-trip", "torch-compile", "no-dead-options", "standalone")
 REFERENCE_CHECKS = ("reference-parity", "init-std")  # they do not apply if the definition has no reference
 TIMEOUT = 900.0  # seconds for one directory
 

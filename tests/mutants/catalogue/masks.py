@@ -86,4 +86,22 @@ MUTANTS = [
         mistake="the padding mask is not passed to the function that builds the causal mask",
         check="padding",
     ),
+    Mutant(
+        name="bool-mask-added-to-scores",
+        definition="llama",
+        file="masks.py",
+        old="attention_mask = _additive(attention_mask, inputs_embeds.dtype)",
+        new="pass",
+        mistake="eager attention adds a complete mask of bool to the scores, as transformers' own does",
+        check="call-agreement",
+    ),
+    Mutant(
+        name="flex-mask-of-later-queries",
+        definition="qwen3",
+        file="masks.py",
+        old="cache = CacheAtCall(cache)",
+        new="cache = cache",
+        mistake="flex_attention evaluates its mask after a static cache has counted the new tokens, as in transformers",
+        check="call-agreement",
+    ),
 ]

@@ -1,0 +1,1 @@
+"""A covering array over the ways to call a model; every way must agree with the plain one."""

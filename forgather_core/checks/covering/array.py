@@ -1,0 +1,75 @@
+"""A covering array: cases that contain every valid combination of levels of two (or more) factors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from itertools import combinations, product
+from math import prod
+from typing import Any
+
+from covertable import criteria
+from covertable.main import Controller
+
+from .factors import FACTORS, PLAIN, RULES, Rule
+
+Levels = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class CoveringArray:
+    """The cases of a covering array.
+
+    Args:
+        cases: The level of each factor in each case.
+        combinations: Number of combinations of levels of `strength` factors that occur in a case.
+        excluded: Number of combinations that no valid case contains.
+        strength: Number of factors whose combinations are covered.
+    """
+
+    cases: tuple[dict[str, str], ...]
+    combinations: int
+    excluded: int
+    strength: int
+
+
+def covering_array(
+    levels: Levels, *, strength: int = 2, seed: int = 0, rules: Collection[Rule] = RULES
+) -> CoveringArray:
+    """Return a covering array over the given levels.
+
+    Args:
+        levels: The levels of each factor that apply to a model; a factor with one level does not vary.
+        strength: Number of factors whose combinations are covered.
+        seed: Selects another array.
+        rules: Conditions that every case satisfies.
+    """
+    varied = {name: list(found) for name, found in levels.items() if len(found) > 1}
+    fixed = {name: found[0] for name, found in levels.items() if len(found) == 1}
+    constraints = [found for rule in rules if (found := _constraint(rule, varied, fixed)) is not None]
+    # The simple criterion makes a tenth more cases than the greedy one, in half of its time.
+    how = {"criterion": criteria.simple, "salt": str(seed), "constraints": constraints}
+    controller = Controller(varied, strength=min(strength, len(varied)), **how)
+    cases = tuple({name: {**fixed, **row}[name] for name in levels} for row in controller.make())
+    covered = {frozenset(some) for case in cases for some in combinations(case.items(), strength)}
+    count = sum(prod(len(levels[name]) for name in some) for some in combinations(levels, strength))
+    return CoveringArray(cases, len(covered), count - len(covered), strength)
+
+
+def _constraint(rule: Rule, varied: Mapping[str, list[str]], fixed: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return a rule as a constraint of covertable: one that looks up the combinations it allows."""
+    names = [name for name in rule.factors if name in varied]
+    possible = list(product(*(varied[name] for name in names)))
+    allowed = {some for some in possible if rule.holds({**PLAIN, **fixed, **dict(zip(names, some, strict=True))})}
+    if len(allowed) == len(possible):
+        return None
+    return {
+        "operator": "fn",
+        "requires": names,
+        "evaluate": lambda row: tuple(row[name] for name in names) in allowed,
+    }
+
+
+def all_levels() -> dict[str, tuple[str, ...]]:
+    """Return the levels of every factor."""
+    return {factor.name: factor.levels for factor in FACTORS}

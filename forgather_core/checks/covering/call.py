@@ -1,0 +1,226 @@
+"""One call of a model, as a case describes it, and its results by document.
+
+Shapes: B rows, W columns, V vocabulary, D hidden size, H heads; n tokens of a document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..cached_forward import cache_argument, cache_in, empty_cache
+from ..implementations import uncompiled
+from .arguments import (
+    attention_mask,
+    cache_arguments,
+    float_dtype,
+    label_arguments,
+    logits_to_keep,
+    position_arguments,
+    token_arguments,
+    uneven,
+)
+from .factors import Case
+from .layout import Layout
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Results:
+    """The results of a call.
+
+    Args:
+        logits: The logits of each document, [n, V]; None where the call does not return them.
+        kept: For each document, the indices of its tokens whose logits are returned; None means all.
+        loss: The loss, a scalar; None without labels.
+        hidden: The hidden states of each document and layer, [n, D].
+        weights: The attention weights of each document and layer, [H, n, n].
+        gradients: The gradient of each parameter that has one.
+    """
+
+    logits: list[Tensor] | None = None
+    kept: list[Tensor] | None = None
+    loss: Tensor | None = None
+    hidden: list[list[Tensor]] = field(default_factory=list)
+    weights: list[list[Tensor]] = field(default_factory=list)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+
+
+def objective_weights(layout: Layout, vocabulary: int) -> list[Tensor]:
+    """Return a weight for each logit of each document, [n, V]; they depend on the tokens only, not on their columns."""
+    found = []
+    for one in layout.documents:
+        generator = torch.Generator().manual_seed(int(one.tokens.sum()) + len(one.tokens))
+        found.append(torch.randn(len(one.tokens), vocabulary, generator=generator) / len(one.tokens))
+    return found
+
+
+def call(model: Any, case: Case, layout: Layout, *, windows: tuple[int | None, ...], passes_positions: bool) -> Results:
+    """Call a model as a case describes it.
+
+    Args:
+        model: The model, with the attention implementation and the dtype of the case.
+        case: The levels of all factors.
+        layout: Its texts.
+        windows: The sliding windows of the layers.
+        passes_positions: Pass the positions of padded rows even if the case omits them, as `generate()` does.
+    """
+    low = case["dtype"].removeprefix("autocast-")
+    autocast = case["dtype"].startswith("autocast-")
+    with (
+        prepared(model, case),
+        torch.set_grad_enabled(case["gradients"] == "on"),
+        torch.autocast("cpu", DTYPES[low]) if autocast else nullcontext(),
+        uncompiled() if case["attention"] == "flex_attention" else nullcontext(),
+    ):
+        if case["pieces"] == "whole":
+            results = _whole(model, case, layout, windows, passes_positions)
+        else:
+            results = Results(logits=_by_document(_in_pieces(model, case, layout, passes_positions), layout))
+        if case["gradients"] == "on":
+            _backward(model, results, layout)
+    return results
+
+
+@contextmanager
+def prepared(model: Any, case: Case) -> Iterator[None]:
+    """Set mode, checkpointing and frozen parameters, and restore them."""
+    model.train(case["mode"] == "train")
+    frozen = _frozen(model, case["frozen"])
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    model.zero_grad()
+    if case["checkpointing"] != "off":
+        how = {"use_reentrant": case["checkpointing"] == "reentrant"}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+    try:
+        yield
+    finally:
+        if case["checkpointing"] != "off":
+            model.gradient_checkpointing_disable()
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        model.zero_grad()
+
+
+def _frozen(model: Any, level: str) -> list[nn.Parameter]:
+    parameters = [one for one in model.parameters() if one.requires_grad]
+    if level == "none":
+        return []
+    if level == "all-but-one":
+        return parameters[: len(parameters) // 2] + parameters[len(parameters) // 2 + 1 :]
+    module = model.get_output_embeddings() if level == "head" else model.get_input_embeddings()
+    return [one for one in module.parameters() if one.requires_grad]
+
+
+def _whole(model: Any, case: Case, layout: Layout, windows: tuple[int | None, ...], passes_positions: bool) -> Results:
+    inputs = token_arguments(model, case, layout.ids)
+    inputs |= position_arguments(case, layout, passes_positions)
+    if case["mask"] != "none":
+        inputs["attention_mask"] = attention_mask(case, layout, windows, float_dtype(model))
+    inputs |= cache_arguments(model, case, layout.ids.shape[1])
+    keep = logits_to_keep(case, layout)
+    if keep is not None:
+        inputs["logits_to_keep"] = keep
+    if case["outputs"] == "hidden-states":
+        inputs["output_hidden_states"] = True
+    elif case["outputs"] == "attentions":
+        inputs["output_attentions"] = True
+    if case["labels"] != "none":
+        inputs |= label_arguments(case, layout)
+    if case["loss"] == "chunked":
+        inputs["skip_logits"] = True
+    outputs = model(**inputs, return_dict=case["return"] == "dict")
+    named = outputs if case["return"] == "dict" else dict(zip(_names(case), outputs, strict=False))
+    results = Results(loss=named.get("loss"))
+    logits = named.get("logits")
+    if logits is not None and case["loss"] == "full":
+        results.kept = _kept(case, layout)
+        results.logits = _by_document(logits, layout, results.kept, keep)
+    for one in layout.documents if case["return"] == "dict" else ():
+        if case["outputs"] == "hidden-states":
+            results.hidden.append([layer[one.row, one.columns] for layer in named["hidden_states"]])
+        elif case["outputs"] == "attentions":
+            rows = [layer[one.row][:, one.columns][..., one.columns] for layer in named["attentions"]]
+            results.weights.append(rows)
+    return results
+
+
+def _names(case: Case) -> tuple[str, ...]:
+    return (*(("loss",) if case["labels"] != "none" else ()), "logits")
+
+
+def _kept(case: Case, layout: Layout) -> list[Tensor] | None:
+    keep, width = logits_to_keep(case, layout), layout.ids.shape[1]
+    if keep is None:
+        return None
+    columns = torch.arange(width - keep, width) if isinstance(keep, int) else keep
+    return [torch.isin(one.columns, columns).nonzero().flatten() for one in layout.documents]
+
+
+def _by_document(
+    logits: Tensor, layout: Layout, kept: list[Tensor] | None = None, keep: int | Tensor | None = None
+) -> list[Tensor]:
+    """Return the logits [n, V] of each document from those of the rows, [B, W or kept columns, V]."""
+    width = layout.ids.shape[1]
+    if kept is None:
+        _require_shape(logits, (*layout.ids.shape, logits.shape[-1]))
+        return [logits[one.row, one.columns] for one in layout.documents]
+    columns = torch.arange(width - keep, width) if isinstance(keep, int) else keep
+    assert columns is not None
+    _require_shape(logits, (len(layout.ids), len(columns), logits.shape[-1]))
+    at = {int(column): index for index, column in enumerate(columns)}
+    found = []
+    for one, indices in zip(layout.documents, kept, strict=True):
+        rows = [at[int(column)] for column in one.columns[indices]]
+        found.append(logits[one.row, rows] if rows else logits[one.row, :0])
+    return found
+
+
+def _require_shape(logits: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(logits.shape) != expected:
+        raise ValueError(f"expected logits of the shape {list(expected)}, got {list(logits.shape)}")
+
+
+def _in_pieces(model: Any, case: Case, layout: Layout, passes_positions: bool) -> Tensor:
+    """Return the logits [B, W, V] of a text that is fed in pieces through a cache."""
+    width = layout.ids.shape[1]
+    sizes = (1,) * width if case["pieces"] == "single" else uneven(width)
+    cache = None if case["cache"] == "default" else empty_cache(case["cache"], model, width + 4)
+    positions: Mapping[str, Tensor] = position_arguments(case, layout, passes_positions)
+    found, at = [], 0
+    for size in sizes:
+        here, at = slice(at, at + size), at + size
+        more: dict[str, Any] = {name: values[:, here] for name, values in positions.items()}
+        if case["mask"] == "2d":
+            more["attention_mask"] = layout.real[:, :at].long()
+        more |= token_arguments(model, case, layout.ids[:, here]) | {cache_argument(model): cache}
+        outputs = model(use_cache=True, **more)
+        cache = cache_in(outputs)
+        found.append(outputs.logits)
+    return torch.cat(found, dim=1)
+
+
+def _backward(model: Any, results: Results, layout: Layout) -> None:
+    """Compute the gradients of the loss, or of a weighted sum of the logits."""
+    if results.loss is not None:
+        objective = results.loss
+    else:
+        assert results.logits is not None
+        weights = objective_weights(layout, results.logits[0].shape[-1])
+        kept = results.kept or [torch.arange(len(one.tokens)) for one in layout.documents]
+        parts = zip(results.logits, weights, kept, strict=True)
+        objective = torch.stack([(logits.float() * w[indices]).sum() for logits, w, indices in parts]).sum()
+    if objective.requires_grad:
+        objective.backward()  # type: ignore[no-untyped-call]
+    results.gradients = {
+        name: parameter.grad.detach().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is not None
+    }

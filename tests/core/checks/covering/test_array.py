@@ -1,0 +1,79 @@
+"""A covering array contains every valid combination of levels, and only valid cases."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+
+import pytest
+
+from forgather_core.checks.covering.array import all_levels, covering_array
+from forgather_core.checks.covering.factors import FACTORS, NAMES, PLAIN, RULES, Rule, case_id, case_of, violated
+
+SMALL = {"a": ("0", "1", "2"), "b": ("0", "1"), "c": ("0", "1", "2"), "d": ("0", "1")}
+FORBIDDEN = (
+    Rule(("a", "b"), lambda c: not (c["a"] == "2" and c["b"] == "1"), ""),
+    Rule(("b", "c", "d"), lambda c: c["b"] == "0" or c["c"] != "2" or c["d"] == "1", ""),
+)
+
+
+@pytest.mark.parametrize("strength", [2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_combination_that_a_valid_case_contains_is_covered(strength: int, seed: int) -> None:
+    valid = [
+        case
+        for levels in product(*SMALL.values())
+        if all(rule.holds(case := dict(zip(SMALL, levels, strict=True))) for rule in FORBIDDEN)
+    ]
+    possible = {some for case in valid for some in combinations(case.items(), strength)}
+    array = covering_array(SMALL, strength=strength, seed=seed, rules=FORBIDDEN)
+    assert all(case in valid for case in array.cases)
+    assert {some for case in array.cases for some in combinations(case.items(), strength)} == possible
+    assert array.combinations == len(possible)
+    assert len(array.cases) < len(valid)
+
+
+def test_seeds_give_other_arrays_and_the_same_seed_the_same() -> None:
+    first, again, other = (covering_array(SMALL, seed=seed, rules=FORBIDDEN) for seed in (0, 0, 1))
+    assert first == again
+    assert first.cases != other.cases
+
+
+def test_a_factor_with_one_level_does_not_vary() -> None:
+    array = covering_array(SMALL | {"d": ("0",)}, rules=FORBIDDEN)
+    assert {case["d"] for case in array.cases} == {"0"}
+    assert not any(case["b"] == "1" and case["c"] == "2" for case in array.cases)  # requires d=1
+
+
+def test_the_cases_of_calls_are_valid_and_cover_each_level() -> None:
+    array = covering_array(all_levels())
+    assert all(violated(case) is None for case in array.cases)
+    assert {(name, level) for case in array.cases for name, level in case.items()} == {
+        (factor.name, level) for factor in FACTORS for level in factor.levels
+    }
+    for case in array.cases:
+        assert case_of(case_id(case)) == case
+    assert array.excluded < 0.1 * (array.combinations + array.excluded)
+
+
+def test_rules_read_only_the_factors_that_they_name() -> None:
+    class Recorded(dict[str, str]):
+        def __getitem__(self, name: str) -> str:
+            read.add(name)
+            return super().__getitem__(name)
+
+    for rule in RULES:
+        for levels in product(*(next(f.levels for f in FACTORS if f.name == name) for name in rule.factors)):
+            read = set[str]()
+            rule.holds(Recorded(PLAIN | dict(zip(rule.factors, levels, strict=True))))
+            assert read <= set(rule.factors), rule.reason
+
+
+def test_ids_name_the_levels_that_are_not_plain() -> None:
+    assert case_id(PLAIN) == "plain"
+    assert case_of("plain") == PLAIN
+    case = dict(PLAIN) | {"padding": "left", "cache": "static"}
+    assert case_id(case) == "padding=left,cache=static"
+    assert list(case_of("cache=static,padding=left")) == list(NAMES)
+    for wrong in ("padding", "padding=up", "color=red", ""):
+        with pytest.raises(ValueError, match="is not a level of a factor"):
+            case_of(wrong)

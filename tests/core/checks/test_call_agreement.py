@@ -1,0 +1,130 @@
+"""The check finds mistakes that show in combinations of ways to call a model only, and names the combination."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from forgather_core.checks.call_agreement import call_agreement
+from forgather_core.checks.covering.agreement import Agreement
+from forgather_core.checks.covering.factors import PLAIN, case_id, case_of
+from forgather_core.checks.model_under_test import ModelUnderTest
+from forgather_core.commands.construct import construct
+from tests.support.settings import Resolve, small
+
+__all__ = ["small"]
+
+
+@pytest.fixture
+def subject(small: Resolve, tmp_path: Path) -> ModelUnderTest:
+    resolved = small(output_dir=tmp_path / "model")
+    made = construct(resolved)
+    (tmp_path / "work").mkdir()
+    return ModelUnderTest(made.directory.path, tmp_path / "work", resolved=resolved)
+
+
+def spoil(agreement: Agreement, when: Any) -> None:
+    """Make models add 1 to the logits of calls for which `when` returns True."""
+    build = agreement.subject.randomized_model
+
+    def randomized_model(**options: Any) -> Any:
+        model = build(**options)
+
+        def change(module: Any, arguments: Any, given: dict[str, Any], outputs: Any) -> Any:
+            if when(module, given) and not isinstance(outputs, tuple) and outputs.logits is not None:
+                outputs.logits = outputs.logits + 1
+            return outputs
+
+        model.register_forward_hook(change, with_kwargs=True)
+        return model
+
+    agreement.subject.randomized_model = randomized_model  # type: ignore[method-assign]
+    agreement._models.clear()
+
+
+def test_the_plain_call_agrees_with_itself(subject: ModelUnderTest) -> None:
+    agreement = Agreement(subject)
+    (logits,) = agreement.run(PLAIN)
+    assert logits.what == "logits" and logits.error == 0.0
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "gradients=on",
+        "mode=train,gradients=on,checkpointing=non-reentrant,labels=all,loss=chunked",
+        "rows=unequal,padding=left,mask=2d,cache=static,pieces=single",
+        "attention=sdpa,rows=equal,packing=position-ids,positions=given,cache=dynamic,pieces=uneven,input=embeds",
+        "dtype=bfloat16,length=129,outputs=hidden-states",
+        "padding=right,mask=4d-bool,outputs=attentions,labels=num-items",
+        "return=tuple,keep=indices,dtype=float64",
+    ],
+)
+def test_valid_calls_of_a_right_model_agree(case: str, subject: ModelUnderTest) -> None:
+    for deviation in Agreement(subject).run(case_of(case)):
+        assert deviation.holds, deviation
+
+
+def test_a_failing_case_is_reduced_to_the_levels_that_matter(subject: ModelUnderTest) -> None:
+    agreement = Agreement(subject)
+
+    def padded_and_cached(_: Any, given: dict[str, Any]) -> bool:
+        mask = given.get("attention_mask")
+        return given.get("use_cache") is True and mask is not None and bool((mask == 0).any())
+
+    spoil(agreement, padded_and_cached)
+    case = case_of("mode=train,rows=unequal,padding=right,mask=2d,cache=dynamic,input=embeds,labels=all")
+    assert not all(one.holds for one in agreement.run(case))
+    assert case_id(agreement.shrunk(case)) == "padding=right,mask=2d,cache=dynamic"
+
+
+def test_an_exception_is_a_finding_of_its_case(subject: ModelUnderTest) -> None:
+    agreement = Agreement(subject)
+
+    def fail(_: Any, given: dict[str, Any]) -> bool:
+        if "inputs_embeds" in given:
+            raise IndexError("no such row")
+        return False
+
+    spoil(agreement, fail)
+    (found,) = agreement.run(case_of("input=embeds"))
+    assert found.what == "raised IndexError: no such row" and not found.holds
+    assert all(one.holds for one in agreement.run(PLAIN))
+
+
+def test_gradients_and_losses_are_compared(subject: ModelUnderTest) -> None:
+    agreement = Agreement(subject)
+    case = case_of("attention=sdpa,gradients=on,labels=all")
+    assert all(one.holds for one in agreement.run(case))
+    model = agreement._model(case)
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 1.1
+    failed = {one.what for one in agreement.run(case) if not one.holds}
+    assert {"logits", "loss", "gradients"} <= failed
+
+
+@pytest.mark.slow
+def test_all_cases_of_a_definition_agree(subject: ModelUnderTest) -> None:
+    measured = list(call_agreement.run(subject))
+    assert len(measured) > 80
+    assert all(one.holds for one in measured)
+
+
+@pytest.mark.slow
+def test_the_report_names_the_cause_once(subject: ModelUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Agreement.__init__
+
+    def spoilt(self: Agreement, given: ModelUnderTest) -> None:
+        begin(self, given)
+        spoil(self, lambda module, arguments: module.training and "inputs_embeds" in arguments)
+
+    monkeypatch.setattr(Agreement, "__init__", spoilt)
+    failures = [one.failure for one in call_agreement.run(subject) if not one.holds]
+    assert len(failures) > 3
+    assert failures[0] is not None
+    cause = "wrong with mode=train + input=embeds, right without either: logits off by"
+    assert failures[0].startswith(cause)
+    assert all(one is not None and one.startswith("the same in ") for one in failures[1:])
