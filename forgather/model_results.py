@@ -139,7 +139,7 @@ class Verification(Result):
 
     @property
     def ok(self) -> bool:
-        """True if all requested checks ran, at least one passed and none failed.
+        """Return whether all requested checks ran, at least one passed and none failed.
 
         Checks that do not apply to the model count as run. A run that ended early, and one without any check that
         applies, is not ok.
@@ -148,7 +148,7 @@ class Verification(Result):
 
     @property
     def complete(self) -> bool:
-        """True if all requested checks ran. Otherwise `notes` states the reason."""
+        """Return whether all requested checks ran. Otherwise `notes` states the reason."""
         return bool(self._report["complete"])
 
     @property

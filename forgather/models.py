@@ -147,7 +147,7 @@ def estimate(
 
     Raises:
         TypeError: There is no option of that name.
-        ForgatherError: There is no such model, or an option or the file of devices is invalid.
+        ForgatherError: There is no such model, or an option or the `hardware` file is invalid.
     """
     call = Call("estimate", model, project, options)
     chosen = call.take(EstimateOptions)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress"]
 
-Bytes = Callable[[int, int], None]
+ByteProgress = Callable[[int, int], None]
 
 
 @strict
@@ -39,9 +39,9 @@ class Progress:
     """
 
     waiting: Callable[[], None] | None = None
-    verifying: Bytes | None = None
-    loading: Bytes | None = None
-    saving: Bytes | None = None
+    verifying: ByteProgress | None = None
+    loading: ByteProgress | None = None
+    saving: ByteProgress | None = None
     step: Callable[[Step], None] | None = None
     begin: Callable[[dict[str, Any]], None] | None = None
     record: Callable[[TrainingRecord], None] | None = None

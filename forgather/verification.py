@@ -116,7 +116,7 @@ def _verify_directory(directory: Path, progress: Progress, options: Mapping[str,
 
 def _chosen(options: VerifyOptions | VerifyDirectoryOptions, progress: Progress) -> tuple[list[Check], list[str]]:
     """Return the requested checks, and a sentence for each plugin whose requested checks cannot be loaded."""
-    from forgather_core.checks import asked_for
+    from forgather_core.checks import requested_checks
 
     broken: list[str] = []
 
@@ -125,5 +125,5 @@ def _chosen(options: VerifyOptions | VerifyDirectoryOptions, progress: Progress)
         if progress.note is not None:
             progress.note(text)
 
-    checks = asked_for(options, note)
+    checks = requested_checks(options, note)
     return checks, broken if options.checks is None else []  # otherwise all given names exist

@@ -20,8 +20,8 @@ DEVICES = ("meta", "cpu", "cuda", "mps")
 # The names in `forgather_core.checks.CHECKS`, which imports torch; a test compares both.
 CHECK_NAMES = (
     "causality", "sliding-window", "packing-isolation", "padding", "batch-invariance", "positions",
-    "attention-backends", "kv-cache", "generation", "inputs-embeds", "hidden-states", "loss", "gradients",
-    "gradient-checkpointing", "precision", "torch-compile", "initial-weights", "signal-propagation", "same-seed",
+    "attention-backends", "call-agreement", "kv-cache", "generation", "inputs-embeds", "hidden-states", "loss",
+    "gradients", "gradient-checkpointing", "precision", "torch-compile", "initial-weights", "signal-propagation", "same-seed",
     "buffers", "round-trip", "standalone", "manifest", "no-dead-options", "native-parity", "reference-parity",
     "init-std", "estimates",
 )  # fmt: skip

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BAR_DELAY = 1.0  # seconds before a progress bar appears
 
-Bytes = Callable[[int, int], None]
+ByteProgress = Callable[[int, int], None]
 
 
 @contextmanager
@@ -162,7 +162,7 @@ def waiting() -> None:
 
 
 @contextmanager
-def bytes_bar(verb: str) -> Iterator[Bytes | None]:
+def bytes_bar(verb: str) -> Iterator[ByteProgress | None]:
     """Show a progress bar of bytes with their throughput, after one second."""
     if not sys.stderr.isatty():
         yield None

@@ -32,7 +32,7 @@ from .read.quantized import (
     refuse_lost_scales,
     refuse_packed,
 )
-from .read.reader import Checkpoint, Progress
+from .read.reader import ByteProgress, Checkpoint
 from .report import SaveReport
 from .write.companions import CONFIG, ConfigUpdate, config_update, read_config, write_companions
 from .write.locking import saving_errors
@@ -51,8 +51,8 @@ def convert_checkpoint(
     keep: str | None = None,
     max_shard_size: int | str = "5GB",
     verify_checksums: bool = False,
-    on_verify: Progress | None = None,
-    on_progress: Progress | None = None,
+    on_verify: ByteProgress | None = None,
+    on_progress: ByteProgress | None = None,
 ) -> SaveReport:
     """Convert a checkpoint to another format, dtype or shard size.
 

@@ -13,14 +13,14 @@ from ..filesystem.printable import dtype_of, printable_name, truncated_list
 from .formats.checksum import KEYS
 from .formats.layout import BIN, SAFETENSORS, weight_files
 from .read.quantized import quantization_of
-from .read.reader import Checkpoint, Progress
+from .read.reader import ByteProgress, Checkpoint
 from .write.companions import ConfigUpdate, config_update
 from .write.locking import STAGING
 from .write.write import main_dtype
 
 
 def inspect_checkpoint(
-    path: str | os.PathLike[str], *, verify_checksums: bool = False, on_progress: Progress | None = None
+    path: str | os.PathLike[str], *, verify_checksums: bool = False, on_progress: ByteProgress | None = None
 ) -> dict[str, Any]:
     """Validate the headers and the index of a checkpoint, and describe it as plain data.
 

@@ -7,7 +7,7 @@ from .batch_invariance import batch_invariance
 from .buffers import buffers
 from .call_agreement import call_agreement
 from .causality import causality
-from .choose import asked_for, choose
+from .choose import choose, requested_checks
 from .estimates import estimates
 from .generation import generation
 from .gradient_checkpointing import gradient_checkpointing
@@ -77,16 +77,16 @@ __all__ = [
     "DoesNotApply",
     "Measured",
     "ModelUnderTest",
-    "asked_for",
     "check",
     "choose",
     "expect",
+    "requested_checks",
     "try_check",
     "verify",
     "verify_settings",
 ]
 
-keep_old_names(__name__, {"Subject": "ModelUnderTest", "must": "expect"})
+keep_old_names(__name__, {"Subject": "ModelUnderTest", "asked_for": "requested_checks", "must": "expect"})
 moved_module(f"{__name__}.check", check.__module__, OLD_NAMES)
 moved_module(
     f"{__name__}.subject",

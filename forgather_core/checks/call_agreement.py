@@ -50,6 +50,6 @@ def _cause(smallest: Case, worst: Deviation) -> str:
     without = {0: "", 1: ", right without it", 2: ", right without either"}.get(
         len(levels), ", right without any of them"
     )
-    size = "" if worst.what.startswith("raised") else f" off by {worst.error:.2g}, allowed {worst.tolerance:.2g}"
+    size = "" if worst.what.startswith("raised") else f" off by {worst.error:.2g}, tolerance {worst.tolerance:.2g}"
     call = f"wrong with {' + '.join(levels)}{without}" if levels else "wrong in the plain call"
     return f"{call}: {worst.what}{size}"

@@ -31,7 +31,7 @@ OLD_CHECK_NAMES = {
 }
 
 
-def asked_for(
+def requested_checks(
     options: VerifyOptions | VerifyDirectoryOptions, on_broken: Callable[[str], object] = warnings.warn
 ) -> list[Check]:
     """Return the checks that the options name, of Forgather and of plugins.

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.corpus import Corpus
 from ..data.projects import open_corpus
-from ..errors import DataError, TokenizerError
+from ..errors import TokenizerError
 from ..filesystem.atomic import new_directory
 from ..filesystem.paths import expanded, refuse_unsuitable_place
 from ..tokenizers.train import ALL_SPECIAL, save_tokenizer, train_bpe
@@ -89,5 +89,4 @@ class _CountedCorpus:
             self.characters += len(text)
             yield text
         if not self.documents:
-            hint = "choose another dataset, or another text_column"
-            raise DataError(f"the dataset {self.corpus.name} contains no text", hint=hint)
+            raise no_text(self.corpus)

@@ -78,5 +78,5 @@ def _with_column(configuration: DatasetConfiguration) -> DatasetConfiguration:
     if len(strings) == 1:
         return replace(configuration, text_column=strings[0])
     names = ", ".join(f"'{name}'" for name in (*TEXT, *CHAT))
-    problem = f"has none of the columns {names}, and not exactly one of strings (columns: {', '.join(types)})"
+    problem = f"has none of the columns {names}, nor exactly one column of strings (columns: {', '.join(types)})"
     raise configuration.error("text_column", problem, hint="write a YAML configuration with text_column")

@@ -41,7 +41,8 @@ def tokenized_documents(
 
 def no_text(corpus: Corpus) -> DataError:
     """Return the error of a corpus without documents."""
-    return DataError(f"the dataset {corpus.name} contains no text", hint="check text_column, skip and take")
+    hint = "use other files, or check text_column, skip and take"
+    return DataError(f"the dataset {corpus.name} contains no text", hint=hint)
 
 
 def token_ids(document: Document, tokenizer: Any, *, longest: int | None = None) -> list[int]:

@@ -66,7 +66,7 @@ def failure_text(case: Mapping[str, Any]) -> str:
         return f"{case['failure']}{where}"
     if case["tolerance"] == 0 and case["error"] == 1:
         return f"{case['what']}: failed{where}"
-    allowed = f", allowed {_short(case['tolerance'])}" if case["tolerance"] else ""
+    allowed = f", tolerance {_short(case['tolerance'])}" if case["tolerance"] else ""
     return f"{case['what']}: off by {_short(case['error'])}{allowed}{where}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -100,7 +101,10 @@ def _describe(directory: Path, reason: BaseException) -> ForgatherError:
         return ForgatherError(problem, file=file, hint="name a model directory")
     if (unknown := _unknown_type(file)) is not None:
         return unknown
-    problem, hint = f"cannot be loaded: {first_line(reason.__cause__ or reason)}", "correct the file"
+    text = first_line(reason.__cause__ or reason)
+    if (missing := re.search(r"does not appear to have a file named ([\w.]+\.py)", text)) is not None:
+        return ForgatherError("is missing", file=directory / missing[1], hint="copy the whole model directory")
+    problem, hint = f"cannot be loaded: {text}", "correct the file"
     return ForgatherError(problem, file=file, hint=hint)
 
 

@@ -32,7 +32,7 @@ REWRITTEN_BY_TRANSFORMERS = {
     "generation_config.json": VOLATILE | {"use_cache", "output_attentions", "output_hidden_states"},
 }
 
-_CHOOSE_ANOTHER = "choose another --output-dir"
+_CHOOSE_ANOTHER = "restore the file, or choose another directory"
 
 
 @dataclass(frozen=True)

@@ -182,8 +182,9 @@ def _from_file(file: Path, registry: Registry, above: tuple[Path, ...]) -> Confi
     if layer.text is not None:
         parent = layer.text.written("extends") or parent
     if not isinstance(parent, str) or not parent:
-        hint = "add a definition, a preset or another file, for example 'extends: llama/4M'"
-        raise ConfigurationError("is missing", **layer.place("extends"), hint=hint)
+        hint = "name a definition, a preset or another file, for example 'extends: llama/4M'"
+        problem = "is missing" if parent is None else f"expected a name, got {shortened(repr(parent))}"
+        raise ConfigurationError(problem, **layer.place("extends"), hint=hint)
     chain = (*above, file.resolve())
     try:
         found = _find_file(parent, registry, file.parent)

@@ -124,12 +124,13 @@ def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None
     )
 
 
-def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
+def load_tokenizer(spec: str, *, base: Path | None = None, option: str | None = "--tokenizer") -> LoadedTokenizer:
     """Load a tokenizer with transformers, without running code of its repository.
 
     Args:
         spec: Name of a shipped tokenizer, a directory, or a Hub id.
         base: Directory in which relative paths are searched first, before the working directory.
+        option: The option that errors name; None for the tokenizer of a model directory.
 
     Raises:
         TokenizerError: The tokenizer does not exist or cannot be read, or the Hub cannot be reached.
@@ -150,7 +151,8 @@ def load_tokenizer(spec: str, *, base: Path | None = None) -> LoadedTokenizer:
             tokenizer = AutoTokenizer.from_pretrained(str(readable), trust_remote_code=False, local_files_only=local)
         templates = templates_by_name(tokenizer.chat_template)
     except Exception as error:
-        raise _load_error(spec, place, error) from None
+        loading = _load_error(spec, place, error)
+        raise loading if option else TokenizerError(**loading.fields() | {"option": None}) from None
     ids = {f"{n}_id": getattr(tokenizer, f"{n}_id") for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
     facts = TokenizerFacts(
         name=spec,

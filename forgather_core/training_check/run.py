@@ -141,7 +141,7 @@ def _batches(made: ConstructedModel, options: TestOptions, corpus: Corpus | None
         documents = random_documents(vocab_size, length, seed=made.resolved.build.seed, packed=options.packed)
         pad_id = 0  # any id: padding is never a target
     else:
-        loaded = load_tokenizer(str(made.directory.path))
+        loaded = load_tokenizer(str(made.directory.path), option=None)
         facts = loaded.facts
         if facts.vocab_size > vocab_size:
             problem = f"the tokenizer has {facts.vocab_size} entries, but the model's vocab_size is {vocab_size}"

@@ -89,7 +89,7 @@ def read_position(checkpoint: Path) -> dict[str, Any]:
 
 
 def _check_files(latest: Path, plan: Plan) -> None:
-    """Check that a checkpoint has the state of everything that the Trainer would otherwise start anew."""
+    """Check that a checkpoint has the state of everything that the Trainer would otherwise reset."""
     random = ["rng_state.pth"] if plan.processes == 1 else [f"rng_state_{i}.pth" for i in range(plan.processes)]
     for name in ("optimizer.pt", "scheduler.pt", TRAINER_STATE_NAME, *random):
         if not (latest / name).is_file():

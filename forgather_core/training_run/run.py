@@ -114,7 +114,7 @@ def run_training(
                 resolved, project=project, refresh=refresh, keep=keep, callbacks=callbacks.construct, force=force
             )
         checkpoints = made.directory.path.resolve() / CHECKPOINTS
-        run = _Run(made, options, plan, split, latest, load_tokenizer(str(made.directory.path)))
+        run = _Run(made, options, plan, split, latest, load_tokenizer(str(made.directory.path), option=None))
         if latest is not None:
             refuse_changed_data(made.directory.path, run.held_out)
         cost = run.cost(refuse=not force)

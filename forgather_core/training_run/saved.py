@@ -42,7 +42,7 @@ def sample_directory(directory: Path, texts: tuple[str, ...], options: SampleOpt
     """
     with quiet_transformers():
         model = load_model(directory, options.device, options.dtype)
-        tokenizer = load_tokenizer(str(directory)).tokenizer
+        tokenizer = load_tokenizer(str(directory), option=None).tokenizer
         prompts = [_prompt(text, tokenizer, options.chat) for text in texts or ("",)]
         found = continuations(
             model,
@@ -75,7 +75,7 @@ def evaluate_directory(directory: Path, options: EvaluateOptions) -> dict[str, A
         corpus = split_corpus(corpus, _fraction(directory)).held_out
     with quiet_transformers():
         model = load_model(directory, options.device, options.dtype)
-        loaded = load_tokenizer(str(directory))
+        loaded = load_tokenizer(str(directory), option=None)
         if loaded.facts.vocab_size > model.config.vocab_size:
             problem = (
                 f"the tokenizer has {loaded.facts.vocab_size} entries, but the model's vocab_size is "

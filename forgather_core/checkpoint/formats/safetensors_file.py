@@ -1,7 +1,7 @@
 """The safetensors format: read an untrusted header, and write a header with equal bytes for equal tensors.
 
 Eight bytes of length, that many bytes of JSON, then the data: https://github.com/huggingface/safetensors#format. The
-library's writer neither hashes what it writes nor gives equal bytes for metadata with several keys.
+library's writer neither hashes the file nor writes equal bytes for metadata with several keys.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..formats.finite import CACHE_BLOCK_BYTES, non_finite, part_scanner
 from ..formats.stored import StoredTensor, memory_of
 from ..formats.threads import serial_pool
-from .reader import Progress
+from .reader import ByteProgress
 
 _CHUNK = 32 * 2**20  # bytes per task of a thread
 _MAX_THREADS = 8
@@ -36,7 +36,7 @@ class Copy:
     check_finite: bool = False
 
 
-def copy_all(copies: Sequence[Copy], on_progress: Progress | None = None) -> set[str]:
+def copy_all(copies: Sequence[Copy], on_progress: ByteProgress | None = None) -> set[str]:
     """Fill every target. Allocates one chunk per thread (one whole tensor for unusual layouts).
 
     Args:

@@ -20,7 +20,7 @@ from ..report import LoadReport
 from .contents import Contents, contents_for
 from .copying import Copy, copy_all
 from .plan import Plan, few_matched, make_plan, refuse
-from .reader import Checkpoint, Progress
+from .reader import ByteProgress, Checkpoint
 
 _ON_CPU = "build the model on cpu"
 
@@ -34,7 +34,7 @@ def load_checkpoint(
     ignore_mismatched_sizes: bool = False,
     assign: bool = False,
     verify_checksums: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: ByteProgress | None = None,
 ) -> LoadReport:
     """Load a Hugging Face checkpoint, sharded or not, safetensors or `.bin`, into a model.
 
@@ -57,7 +57,7 @@ def load_checkpoint(
         on_progress: Called with the bytes done and the total bytes.
 
     Returns:
-        A report of the tensors that were loaded, and of missing, unexpected and mismatched ones.
+        A report of the tensors that were loaded, and of those that are missing, unexpected or of a different shape.
 
     Raises:
         CheckpointError: The checkpoint is damaged or does not fit. The model is unchanged, unless the disk failed
@@ -89,7 +89,7 @@ def load_into(
     ignore_mismatched_sizes: bool = False,
     assign: bool = False,
     verified: tuple[str, ...] | None = None,
-    on_progress: Progress | None = None,
+    on_progress: ByteProgress | None = None,
 ) -> LoadReport:
     """Load an open checkpoint, without warnings. The parameters are those of `load_checkpoint`."""
     wrapped = Wrapped.of(model)
@@ -242,7 +242,9 @@ def _initialize_missing(wrapped: Wrapped, plan: Plan) -> None:
         vars(tensor).pop("_is_hf_initialized", None)
 
 
-def _copy(state: Mapping[str, Tensor], plan: Plan, contents: Contents, on_progress: Progress | None) -> tuple[str, ...]:
+def _copy(
+    state: Mapping[str, Tensor], plan: Plan, contents: Contents, on_progress: ByteProgress | None
+) -> tuple[str, ...]:
     """Fill the model and return the tensors with NaN or Inf, from the checkpoint's record if it is proven valid."""
     known, copies, found = contents.non_finite, [], set()
     for names, source in plan.fills:

@@ -23,7 +23,7 @@ from .hub import is_hub_id, snapshot
 _CHUNK = 8 * 2**20
 _RETRIES = 5
 
-Progress = Callable[[int, int], None]  # bytes done, total bytes
+ByteProgress = Callable[[int, int], None]  # bytes done, total bytes
 
 
 class Checkpoint(Mapping[str, StoredTensor]):
@@ -148,7 +148,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
         written = _stamp(self.entry)
         return written is None or any(os.fstat(f.descriptor).st_mtime_ns > written[1] for f in self.files.values())
 
-    def verify(self, on_progress: Progress | None = None) -> tuple[str, ...]:
+    def verify(self, on_progress: ByteProgress | None = None) -> tuple[str, ...]:
         """Read every file and compare its checksum with the recorded one.
 
         Returns:

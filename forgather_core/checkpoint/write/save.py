@@ -26,7 +26,7 @@ from ...model.wrappers import ADAPTERS_NOT_SAVED, Wrapped
 from ..formats.layout import BIN, SAFETENSORS, Format, free_generation, parse_size
 from ..formats.seal import MINIMUM, seal
 from ..formats.stored import StoredTensor
-from ..read.reader import Progress
+from ..read.reader import ByteProgress
 from ..report import SaveReport, counted_names
 from .commit import commit_in_place, old_files, recover, refuse_special
 from .companions import CONFIG, ConfigUpdate, changes, config_update, read_config, write_companions
@@ -41,7 +41,7 @@ def save_checkpoint(
     *,
     safetensors: bool = False,
     max_shard_size: int | str = "5GB",
-    on_progress: Progress | None = None,
+    on_progress: ByteProgress | None = None,
     on_wait: Callable[[], None] | None = None,
 ) -> SaveReport:
     """Save a model's parameters and persistent buffers in Hugging Face's sharded format.
@@ -118,7 +118,7 @@ def save_with_locks(job: Job, directory: Path, on_wait: Callable[[], None] | Non
         # Another process changed the directory first: other locks may be required.
 
 
-def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: Progress | None = None) -> Job:
+def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: ByteProgress | None = None) -> Job:
     """Return the job that saves a model. Nothing is written yet.
 
     Raises:
@@ -129,7 +129,7 @@ def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: Prog
 
 
 def _job_of(
-    wrapped: Wrapped, values: Mapping[str, Any], *, safetensors: bool, limit: int, on_progress: Progress | None
+    wrapped: Wrapped, values: Mapping[str, Any], *, safetensors: bool, limit: int, on_progress: ByteProgress | None
 ) -> Job:
     model, state = wrapped.base, model_state(wrapped, values)
     if not state.tensors:
@@ -167,7 +167,7 @@ class Job:
     tensors: Mapping[str, StoredTensor]
     format: Format
     limit: int
-    on_progress: Progress | None = None
+    on_progress: ByteProgress | None = None
     model: Any = None
     notes: tuple[str, ...] = ()
 

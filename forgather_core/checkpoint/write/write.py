@@ -21,7 +21,7 @@ from ..formats.layout import SAFETENSORS, Format, Index
 from ..formats.safetensors_file import header_bytes, write_order
 from ..formats.stored import StoredTensor
 from ..formats.threads import serial_pool
-from ..read.reader import Progress
+from ..read.reader import ByteProgress
 from .torch_writer import write_bin
 from .weight_stream import WeightStream, write_values
 
@@ -45,7 +45,7 @@ def write_shards(
     names: Sequence[str],
     directory: Path,
     format: Format,
-    on_progress: Progress | None = None,
+    on_progress: ByteProgress | None = None,
 ) -> Written:
     """Write the weight files, each durable, without the index. A format's single file contains its manifest.
 
@@ -82,7 +82,7 @@ def write_shards(
 
 
 class _Progress:
-    def __init__(self, total: int, on_progress: Progress | None) -> None:
+    def __init__(self, total: int, on_progress: ByteProgress | None) -> None:
         self._done = 0
         self._total = total
         self._on_progress = on_progress
