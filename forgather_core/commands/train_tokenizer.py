@@ -9,6 +9,7 @@ from typing import Any
 
 from ..data.corpus import Corpus
 from ..data.projects import open_corpus
+from ..data.tokenized import no_text
 from ..errors import TokenizerError
 from ..filesystem.atomic import new_directory
 from ..filesystem.paths import expanded, refuse_unsuitable_place

@@ -95,7 +95,7 @@ def test_each_check_is_a_test_on_one_directory(tried: Tried) -> None:
     assert "the model is not a bird" in str(done.all[2].longrepr)
     assert str(done.all[1].longrepr) == (
         "bad: Always fail.\n"
-        "  other side: off by 0.25, allowed 1e-06, at layer 3\n"
+        "  other side: off by 0.25, tolerance 1e-06, at layer 3\n"
         "  a statement: failed\n"
         "  an option has no effect (tried 1 and 2)\n"
         "usual cause: a sign that is wrong"

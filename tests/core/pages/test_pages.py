@@ -194,7 +194,7 @@ def test_headline_figures_and_units(reports: Reports) -> None:
 def test_failed_checks_come_first_with_reason_and_cause(reports: Reports) -> None:
     text = page("verify", failed(reports["verify"]))
     assert "1 of 2 checks" in text and "Usual cause:" in text and "positions that ignore cached tokens" in text
-    assert "one token at a time: off by 1.5, allowed 1e-05, at row 0" in text
+    assert "one token at a time: off by 1.5, tolerance 1e-05, at row 0" in text
     assert "and 5 more cases" in text
     rows = re.findall(r'<th scope="row" class="fg-code">([^<]+)</th><td><span class="fg-badge', text)
     assert rows == ["kv-cache", "causality", "sliding-window"]
