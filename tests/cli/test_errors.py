@@ -158,7 +158,7 @@ def test_errors_of_a_file(cli: Cli, text: str, message: str, command: str) -> No
     [
         (b"hidden_size: 3\n", r"exp\.yaml:1:1: extends is missing"),
         (b"", "extends is missing"),
-        (b"extends: [a]\n", "extends is missing"),
+        (b"extends: [a]\n", r"extends: expected a name, got \['a'\]"),
         (b"- 3\n", r"exp\.yaml:1:1: expected a mapping"),
         (b"extends: exp\n", r"exp\.yaml:1:1: extends: 'exp' extends this file"),
         (b"extends: llama/5M\n", r"exp\.yaml:1:1: extends: 'llama' has no preset '5M': use one of llama/4M, "),
