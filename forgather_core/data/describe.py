@@ -89,10 +89,10 @@ def describe_dataset(
     with _project_is_an_argument():
         corpus = open_corpus(project, config)
         columns = corpus.columns()
+        documents = corpus.documents()
     loaded = load_tokenizer(tokenizer)
     if chat_template is not None:
         loaded.tokenizer.chat_template = resolve_chat_template(chat_template, own=loaded.facts.chat_templates)
-    documents = corpus.documents()
     lengths: list[int] = []
     described: list[dict[str, Any]] = []
     characters = 0
