@@ -123,7 +123,7 @@ def test_the_report_names_the_cause_once(subject: ModelUnderTest, monkeypatch: p
 
     monkeypatch.setattr(Agreement, "__init__", spoilt)
     failures = [one.failure for one in call_agreement.run(subject) if not one.holds]
-    assert len(failures) > 3
+    assert len(failures) > 1
     assert failures[0] is not None
     cause = "wrong with mode=train + input=embeds, right without either: logits off by"
     assert failures[0].startswith(cause)
