@@ -123,7 +123,7 @@ class Index:
             raise CheckpointError(problem, file=file, hint=FETCH_AGAIN) from None
         parts = {"weight_map": content.get("weight_map"), "metadata": content.get("metadata") or {}}
         if wrong := [name for name, value in parts.items() if not isinstance(value, dict)]:
-            problem = f"is not a checkpoint index: '{wrong[0]}' is not an object"
+            problem = f"is not a checkpoint index: it has no object '{wrong[0]}'"
             raise CheckpointError(problem, file=file, hint=FETCH_AGAIN)
         weight_map: dict[str, Any] = content["weight_map"]
         metadata: dict[str, Any] = content.get("metadata") or {}
