@@ -33,7 +33,14 @@ def empty_cache(kind: str, model: Any, length: int = LENGTH + 4) -> Any:
 
 
 def forward_in_chunks(
-    model: Any, ids: Tensor, sizes: Sequence[int], cache: Any, mask: Tensor | None = None, **rows: Tensor
+    model: Any,
+    ids: Tensor,
+    sizes: Sequence[int],
+    cache: Any,
+    mask: Tensor | None = None,
+    *,
+    embed: bool = False,
+    **rows: Tensor,
 ) -> tuple[Tensor, Any]:
     """Compute the logits of a text chunk by chunk.
 
@@ -43,6 +50,7 @@ def forward_in_chunks(
         sizes: Chunk sizes; their sum may be less than T.
         cache: The cache to fill; None lets the model make one.
         mask: Attention mask [B, at least T], 0 on padding.
+        embed: Pass the embeddings of the tokens instead of their ids.
         **rows: Further arguments [B, T], which are split as the token ids are.
 
     Returns:
@@ -54,7 +62,13 @@ def forward_in_chunks(
         more: dict[str, Any] = {name: row[:, here] for name, row in rows.items()}
         if mask is not None:
             more["attention_mask"] = mask[:, : mask.shape[1] - ids.shape[1] + at]
-        outputs = model(ids[:, here], use_cache=True, **{cache_argument(model): cache}, **more)
+        more |= token_arguments(model, ids[:, here], embed=embed)
+        outputs = model(use_cache=True, **{cache_argument(model): cache}, **more)
         cache = cache_in(outputs)
         logits.append(outputs.logits)
     return torch.cat(logits, dim=1), cache
+
+
+def token_arguments(model: Any, ids: Tensor, *, embed: bool) -> dict[str, Tensor]:
+    """Return the token ids [B, T], or their embeddings [B, T, D], as arguments of a model."""
+    return {"inputs_embeds": model.get_input_embeddings()(ids)} if embed else {"input_ids": ids}

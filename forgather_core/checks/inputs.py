@@ -27,8 +27,13 @@ def padded_rows(subject: ModelUnderTest, side: str, lengths: tuple[int, ...] = P
     for row, count in enumerate(lengths):
         begin = {"left": 0, "right": count, "within": count // 2}[side]
         mask[row, begin : begin + length - count] = 0
+    return ids.masked_fill(mask == 0, padding_id(subject)), mask
+
+
+def padding_id(subject: ModelUnderTest) -> int:
+    """Return the token id of padding; 0 if the model has none."""
     pad = getattr(subject.text_config, "pad_token_id", None)
-    return ids.masked_fill(mask == 0, pad if isinstance(pad, int) and pad >= 0 else 0), mask
+    return pad if isinstance(pad, int) and pad >= 0 else 0
 
 
 def padded_labels(ids: Tensor, mask: Tensor) -> Tensor:

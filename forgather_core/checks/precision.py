@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..definitions.check import Measured, check, expect
+from ..model.difference import rms_difference
 from .model_under_test import ModelUnderTest
 
 LOW = torch.bfloat16
@@ -69,8 +70,8 @@ def _in_bfloat16(subject: ModelUnderTest, model: Any) -> Any:
 @torch.no_grad()
 def _error(model: Any, low: Any, text: Tensor, positions: slice = slice(None), **more: Any) -> float:
     """Return the root mean square of the difference, relative to that of the logits."""
-    expected, found = (one(text, use_cache=False, **more).logits[:, positions].double() for one in (model, low))
-    return float(((found - expected).square().mean() / expected.square().mean()).sqrt())
+    expected, found = (one(text, use_cache=False, **more).logits[:, positions] for one in (model, low))
+    return rms_difference(found, expected)
 
 
 def _check_dtypes(way: str, low: Any, model: Any) -> Iterator[Measured]:

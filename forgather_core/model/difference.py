@@ -1,4 +1,4 @@
-"""The relative difference of two tensors."""
+"""Relative differences of two tensors."""
 
 from __future__ import annotations
 
@@ -24,3 +24,11 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
         return math.nan
     rms = expected.square().mean().sqrt().clamp_min(1e-30)
     return float((found - expected).abs().max() / rms)
+
+
+def rms_difference(found: Tensor, expected: Tensor) -> float:
+    """Return the root mean square of the difference, relative to that of the expected tensor; inf if shapes differ."""
+    if found.shape != expected.shape:
+        return math.inf
+    found, expected = found.detach().double(), expected.detach().double()
+    return float(((found - expected).square().mean() / expected.square().mean()).sqrt())

@@ -151,8 +151,7 @@ def load_tokenizer(spec: str, *, base: Path | None = None, option: str | None = 
             tokenizer = AutoTokenizer.from_pretrained(str(readable), trust_remote_code=False, local_files_only=local)
         templates = templates_by_name(tokenizer.chat_template)
     except Exception as error:
-        loading = _load_error(spec, place, error)
-        raise loading if option else TokenizerError(**loading.fields() | {"option": None}) from None
+        raise _load_error(spec, place, error, option) from None
     ids = {f"{n}_id": getattr(tokenizer, f"{n}_id") for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
     facts = TokenizerFacts(
         name=spec,
@@ -238,19 +237,19 @@ def hub_answers() -> bool:
         return False
 
 
-def _load_error(spec: str, place: Path | str, error: Exception) -> TokenizerError:
+def _load_error(spec: str, place: Path | str, error: Exception, option: str | None) -> TokenizerError:
     if isinstance(place, Path):
         if not any((place / name).exists() for name in (*FILES, "tokenizer.model", "vocab.json", "vocab.txt")):
             problem, hint = "contains no tokenizer files (tokenizer.json)", "choose another directory"
-            return TokenizerError(problem, option="--tokenizer", file=place, hint=hint)
+            return TokenizerError(problem, option=option, file=place, hint=hint)
         reason = first_line(error)
         hint = install_hint(reason).removeprefix("; ") or "correct its files, or choose another directory"
-        return TokenizerError(f"cannot be read: {reason}", option="--tokenizer", file=place, hint=hint)
+        return TokenizerError(f"cannot be read: {reason}", option=option, file=place, hint=hint)
     if "gated" in str(error).lower():
-        return TokenizerError(f"'{spec}' is gated", option="--tokenizer", hint="log in with 'hf auth login'")
+        return TokenizerError(f"'{spec}' is gated", option=option, hint="log in with 'hf auth login'")
     return TokenizerError(
         f"'{spec}' cannot be loaded from the Hub (offline, misspelt or private)",
-        option="--tokenizer",
+        option=option,
         hint=f"use a shipped one ({', '.join(shipped_tokenizers())}) or a directory",
     )
 

@@ -247,11 +247,15 @@ def _disk_errors(target: Path) -> Iterator[None]:
         reason = _failed_write(error, target)
         if reason is None:
             raise
-        hint = error.hint if isinstance(error, ForgatherError) else access_hint(error)
-        if isinstance(error, RuntimeError) or hint is None:
-            hint = "free disk space"
+        hint = (
+            error.hint
+            if isinstance(error, ForgatherError)
+            else access_hint(error)
+            if isinstance(error, OSError)
+            else None
+        )
         problem = f"{reason}{last_checkpoint(target.parent)}"
-        raise CheckpointError(problem, file=target, hint=f"{hint}, then add --resume") from error
+        raise CheckpointError(problem, file=target, hint=f"{hint or 'free disk space'}, then add --resume") from error
 
 
 def _failed_write(error: Exception, target: Path) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,15 @@ def _quiet() -> None:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+
+
+@contextmanager
+def file_system(place: Path, size: str) -> Iterator[None]:
+    """Mount a new file system of a size, or skip the test without the privileges to mount."""
+    place.mkdir()
+    if os.system(f"mount -t tmpfs -o size={size} tmpfs {place} 2>/dev/null") != 0:
+        pytest.skip("mounting a small file system needs privileges")
+    try:
+        yield
+    finally:
+        os.system(f"umount -l {place}")

@@ -15,7 +15,7 @@ import pytest
 from forgather_core.checkpoint import save_checkpoint
 from forgather_core.errors import CheckpointError
 
-from .conftest import Restore
+from .conftest import Restore, file_system
 from .models import generation_of, model_of, save, tree
 from .scenarios import LATER, NEW, OLD, SCENARIOS, SHARDED
 from .server import Server
@@ -86,11 +86,8 @@ def test_a_limit_on_the_size_of_files(restore: Restore, saver: Server, name: str
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a file system of 200 kB."""
     place = tmp_path / "disk"
-    place.mkdir()
-    if os.system(f"mount -t tmpfs -o size=200k tmpfs {place} 2>/dev/null") != 0:
-        pytest.skip("mounting a small file system needs privileges")
-    yield place
-    os.system(f"umount -l {place}")
+    with file_system(place, "200k"):
+        yield place
 
 
 def test_a_full_disk(small_disk: Path) -> None:

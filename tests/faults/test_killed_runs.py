@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from forgather_core.checkpoint.write.steps import step_checkpoints
 
+from .conftest import file_system
+
 pytestmark = pytest.mark.faults
 
 KILLS = int(os.environ.get("FORGATHER_KILLS", "5"))
@@ -78,10 +80,7 @@ def test_a_killed_run_ends_with_equal_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", ["18m", "26m"])  # full while the weights of the second checkpoint are saved; the state
 def test_a_full_disk_leaves_a_checkpoint_that_continues(size: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.system(f"mount -t tmpfs -o size={size} tmpfs {disk} 2>/dev/null") != 0:
-        pytest.skip("mounting a small file system needs privileges")
-    try:
+    with file_system(disk, size):
         (tmp_path / "texts").mkdir()
         for number in range(30):
             (tmp_path / "texts" / f"{number}.txt").write_text(f"text {number} " * 9)
@@ -106,5 +105,3 @@ def test_a_full_disk_leaves_a_checkpoint_that_continues(size: str, tmp_path: Pat
         os.system(f"mount -o remount,size=100m {disk}")
         again = subprocess.run([*command, "--resume"], check=False, **how)
         assert again.returncode == 0, again.stderr
-    finally:
-        os.system(f"umount -l {disk}")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...definitions.check import Measured
 from ...errors import first_line
-from ...model.difference import relative_difference
+from ...model.difference import relative_difference, rms_difference
+from ..inputs import padding_id
 from ..model_under_test import ModelUnderTest
 from ..tolerance import gradient_error, rounding
 from .applicable import applicable_levels, windows_of
@@ -26,28 +27,6 @@ _LOW_ERROR = 4  # allowed error of a 16-bit call, relative to that of the plain 
 _LONG = "129"  # tokens of the text that measures it
 
 
-@dataclass(frozen=True)
-class Deviation:
-    """The error of a case in one of its results.
-
-    Args:
-        what: The result: logits, loss, hidden states, attention weights, gradients, or an exception.
-        error: The error; inf for an exception.
-        tolerance: The allowed error.
-        where: Where the error is largest.
-    """
-
-    what: str
-    error: float
-    tolerance: float
-    where: str | None = None
-
-    @property
-    def holds(self) -> bool:
-        """Return whether the error is within the tolerance."""
-        return math.isfinite(self.error) and self.error <= self.tolerance
-
-
 class Agreement:
     """Runs cases on a model and compares them with the plain way.
 
@@ -56,67 +35,59 @@ class Agreement:
 
     Attributes:
         levels: The levels of each factor that apply to the model.
-        left_out: The levels that do not apply, as "factor=level", with the reason.
     """
 
     def __init__(self, subject: ModelUnderTest) -> None:
         self.subject = subject
-        self.levels, self.left_out = applicable_levels(subject)
+        self.levels = applicable_levels(subject)
         self._windows = windows_of(subject)
         self._models: dict[tuple[str, str], Any] = {}
         self._base: Case = {**PLAIN, "attention": self.levels["attention"][0]}
         self.plain = PlainCalls(self._model(self._base))
         self.tolerance = rounding(self.plain.model)
-        self._low_errors: dict[tuple[str, str], float] = {}
+        self._low_errors: dict[str, float] = {}
 
     def _model(self, case: Case) -> Any:
-        dtype = "float32" if case["dtype"].startswith("autocast-") else case["dtype"]
-        return self._model_of(case["attention"], dtype)
-
-    def _model_of(self, attention: str, dtype: str) -> Any:
-        key = (attention, dtype)
+        key = case["attention"], "float32" if case["dtype"].startswith("autocast-") else case["dtype"]
         if key not in self._models:
-            model = self.subject.randomized_model(attention=attention, **self.subject.no_dropout)
-            self._models[key] = model.to(DTYPES[dtype])
+            model = self.subject.randomized_model(attention=key[0], **self.subject.no_dropout)
+            self._models[key] = model.to(DTYPES[key[1]])
         return self._models[key]
 
-    def run(self, case: Case) -> list[Deviation]:
+    def run(self, case: Case) -> list[Measured]:
         """Return the deviations of a case from the plain way."""
-        pad = getattr(self.subject.text_config, "pad_token_id", None)
-        layout = layout_of(case, self._tokens, pad if isinstance(pad, int) and pad >= 0 else 0)
+        layout = layout_of(case, self.subject.tokens, padding_id(self.subject))
         model = self._model(case)
         try:
             with warnings.catch_warnings(action="ignore"):
                 found = call(model, case, layout, windows=self._windows, passes_positions=self.subject.is_builtin)
         except Exception as error:  # a model may raise any exception
-            return [Deviation(f"raised {type(error).__name__}: {first_line(error)}", math.inf, 0.0)]
+            return [Measured(f"raised {type(error).__name__}: {first_line(error)}", math.inf, 0.0)]
         expected = self.plain.expected(case, layout, found.kept)
         compared = list(self._compared(case, layout, found, expected))
-        return compared or [Deviation("no logits of a token are returned", 0.0, 0.0)]  # they are those of padding
+        return compared or [Measured("no logits of a token are returned", 0.0, 0.0)]  # they are those of padding
 
-    def _tokens(self, rows: int, length: int) -> Tensor:
-        return self.subject.tokens(rows, length)
-
-    def _compared(self, case: Case, layout: Layout, found: Results, expected: Results) -> Iterator[Deviation]:
+    def _compared(self, case: Case, layout: Layout, found: Results, expected: Results) -> Iterator[Measured]:
         tolerance = self._low_error(case) if is_low(case) else self.tolerance
-        difference = _mean_difference if is_low(case) else relative_difference
+        difference = rms_difference if is_low(case) else relative_difference
         if found.logits is not None and expected.logits is not None:
             pair = torch.cat(found.logits), torch.cat(expected.logits)
             if pair[0].numel() or pair[1].numel():
-                yield Deviation("logits", difference(*pair), tolerance, _where(found.logits, expected.logits))
+                yield Measured("logits", difference(*pair), tolerance, _where(found.logits, expected.logits))
         if expected.loss is not None:
             if found.loss is None:
-                yield Deviation("no loss", math.inf, 0.0)
+                yield Measured("no loss", math.inf, 0.0)
             elif is_low(case):
-                size = float(torch.cat(self._all_logits(expected)).double().square().mean().sqrt())
+                assert expected.logits is not None
+                size = float(torch.cat(expected.logits).double().square().mean().sqrt())
                 error = abs(float(found.loss.double() - expected.loss.double()))
-                yield Deviation("loss", error, 2 * tolerance * size * _targets_per_item(case, layout))
+                yield Measured("loss", error, 2 * tolerance * size * _targets_per_item(case, layout))
             else:
-                yield Deviation("loss", relative_difference(found.loss, expected.loss), tolerance)
+                yield Measured("loss", relative_difference(found.loss, expected.loss), tolerance)
         if is_low(case):
             bad = [name for name, one in found.gradients.items() if not one.isfinite().all()]
             if bad:
-                yield Deviation("gradients are not finite", math.inf, 0.0, bad[0])
+                yield Measured("gradients are not finite", math.inf, 0.0, bad[0])
             return
         for what, mine, others in (
             ("hidden states", found.hidden, expected.hidden),
@@ -127,27 +98,22 @@ class Agreement:
             layers = zip(zip(*mine, strict=True), zip(*others, strict=True), strict=True)
             for layer, (of_call, of_plain) in enumerate(layers):
                 errors = [relative_difference(a, b) for a, b in zip(of_call, of_plain, strict=True)]
-                yield Deviation(what, max(errors, key=_nan_is_largest), 10 * tolerance, f"layer {layer}")
+                yield Measured(what, max(errors, key=_nan_is_largest), 10 * tolerance, f"layer {layer}")
         if case["gradients"] == "on":
             error, where = gradient_error(found.gradients, expected.gradients)
-            yield Deviation("gradients", error, 2 * tolerance, where)
-
-    @staticmethod
-    def _all_logits(results: Results) -> list[Tensor]:
-        assert results.logits is not None
-        return results.logits
+            yield Measured("gradients", error, 2 * tolerance, where)
 
     def _low_error(self, case: Case) -> float:
         """Return the allowed error of a 16-bit dtype: a multiple of that of the plain call in it."""
-        key = (case["attention"], case["dtype"])
+        key = case["dtype"]
         if key not in self._low_errors:
             plain = {**self._base, "dtype": case["dtype"], "length": _LONG}
-            layout = layout_of(plain, self._tokens, 0)
+            layout = layout_of(plain, self.subject.tokens, 0)
             with warnings.catch_warnings(action="ignore"):
                 found = call(self._model(plain), plain, layout, windows=self._windows, passes_positions=False)
             expected = self.plain.expected(plain, layout, None)
             assert found.logits is not None and expected.logits is not None
-            self._low_errors[key] = _LOW_ERROR * _mean_difference(torch.cat(found.logits), torch.cat(expected.logits))
+            self._low_errors[key] = _LOW_ERROR * rms_difference(torch.cat(found.logits), torch.cat(expected.logits))
         return self._low_errors[key]
 
     def shrunk(self, case: Case) -> dict[str, str]:
@@ -165,9 +131,9 @@ class Agreement:
         return smallest
 
 
-def differing(case: Case, base: Mapping[str, str] = PLAIN) -> frozenset[tuple[str, str]]:
+def differing(case: Case) -> frozenset[tuple[str, str]]:
     """Return the levels of a case that are not plain."""
-    return frozenset((name, level) for name, level in case.items() if level != base[name])
+    return frozenset((name, level) for name, level in case.items() if level != PLAIN[name])
 
 
 def _targets_per_item(case: Case, layout: Layout) -> float:
@@ -178,14 +144,6 @@ def _targets_per_item(case: Case, layout: Layout) -> float:
 
 def _nan_is_largest(number: float) -> float:
     return math.inf if math.isnan(number) else number
-
-
-def _mean_difference(found: Tensor, expected: Tensor) -> float:
-    """Return the root mean square of the difference, relative to that of the expected tensor."""
-    if found.shape != expected.shape:
-        return math.inf
-    found, expected = found.detach().double(), expected.detach().double()
-    return float(((found - expected).square().mean() / expected.square().mean().clamp_min(1e-60)).sqrt())
 
 
 def _where(found: list[Tensor], expected: list[Tensor]) -> str | None:

@@ -19,8 +19,17 @@ NO_SKIP_LOGITS = "the model has no skip_logits"
 NO_CHECKPOINTING = "the model does not support gradient checkpointing"
 
 
-def applicable_levels(subject: ModelUnderTest) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """Return the levels of each factor that apply, and the others as "factor=level", with the reason."""
+def applicable_levels(subject: ModelUnderTest) -> dict[str, tuple[str, ...]]:
+    """Return the levels of each factor that apply to a model."""
+    left_out = inapplicable_levels(subject)
+    return {
+        factor.name: tuple(level for level in factor.levels if f"{factor.name}={level}" not in left_out)
+        for factor in FACTORS
+    }
+
+
+def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
+    """Return the levels that do not apply to a model, as "factor=level", with the reason."""
     model = subject.on_meta()
     left_out = {f"attention={name}": why for name, why in subject.refused_attention.items() if name in ATTENTIONS}
     if subject.is_builtin:
@@ -41,11 +50,7 @@ def applicable_levels(subject: ModelUnderTest) -> tuple[dict[str, tuple[str, ...
         left_out["loss=chunked"] = NO_SKIP_LOGITS
     if not model.supports_gradient_checkpointing:
         left_out |= dict.fromkeys(("checkpointing=reentrant", "checkpointing=non-reentrant"), NO_CHECKPOINTING)
-    levels = {
-        factor.name: tuple(level for level in factor.levels if f"{factor.name}={level}" not in left_out)
-        for factor in FACTORS
-    }
-    return levels, left_out
+    return left_out
 
 
 def windows_of(subject: ModelUnderTest) -> tuple[int | None, ...]:

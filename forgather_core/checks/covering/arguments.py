@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...data.batches import IGNORE_INDEX
 from ..cached_forward import cache_argument, empty_cache
 from .factors import Case
 from .layout import Layout
 
-IGNORED = -100
 OTHER_IGNORED = -7
 ITEMS = 7
 
 
 def labels_of(case: Case, layout: Layout) -> Tensor:
     """Return the labels of a case, [B, W]; -100 (or the level's value) where there is no target."""
-    labels = torch.full_like(layout.ids, OTHER_IGNORED if case["labels"] == "ignore-index" else IGNORED)
+    labels = torch.full_like(layout.ids, OTHER_IGNORED if case["labels"] == "ignore-index" else IGNORE_INDEX)
     for one in layout.documents:
         for index in targets_of(case, one.targets):
             labels[one.row, one.columns[index]] = one.tokens[index]
@@ -31,11 +31,6 @@ def labels_of(case: Case, layout: Layout) -> Tensor:
 def targets_of(case: Case, targets: Tensor) -> Tensor:
     """Return the targets of a document that the labels of a case keep."""
     return targets[targets % 3 != 0] if case["labels"] == "some-ignored" else targets
-
-
-def token_arguments(model: Any, case: Case, ids: Tensor) -> dict[str, Any]:
-    """Return the token ids [B, W], or their embeddings."""
-    return {"input_ids": ids} if case["input"] == "ids" else {"inputs_embeds": model.get_input_embeddings()(ids)}
 
 
 def position_arguments(case: Case, layout: Layout, passes_positions: bool) -> dict[str, Tensor]:
@@ -53,9 +48,8 @@ def cache_arguments(model: Any, case: Case, width: int) -> dict[str, Any]:
     return {"use_cache": True, cache_argument(model): empty_cache(case["cache"], model, width + 4)}
 
 
-def logits_to_keep(case: Case, layout: Layout) -> int | Tensor | None:
-    """Return the number of last columns whose logits are returned, or their indices; None means all."""
-    width = layout.ids.shape[1]
+def logits_to_keep(case: Case, width: int) -> int | Tensor | None:
+    """Return the number of last columns whose logits are returned, or their indices; None means all W columns."""
     if case["keep"] == "last":
         return min(3, width)
     return torch.tensor(sorted({0, width // 2, width - 1})) if case["keep"] == "indices" else None
@@ -69,7 +63,7 @@ def label_arguments(case: Case, layout: Layout) -> dict[str, Any]:
     if case["labels"] == "ignore-index":
         return {"labels": labels, "ignore_index": OTHER_IGNORED}
     if case["labels"] == "shift-labels":
-        return {"labels": labels, "shift_labels": nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)}
+        return {"labels": labels, "shift_labels": nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)}
     return {"labels": labels}
 
 
@@ -88,12 +82,6 @@ def attention_mask(case: Case, layout: Layout, windows: tuple[int | None, ...], 
     if case["mask"] == "4d-bool":
         return allowed[:, None]
     return torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
-
-
-def float_dtype(model: Any) -> torch.dtype:
-    """Return the dtype of the weights."""
-    found: torch.dtype = next(one.dtype for one in model.parameters() if one.is_floating_point())
-    return found
 
 
 def uneven(width: int) -> tuple[int, ...]:

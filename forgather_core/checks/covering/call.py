@@ -5,7 +5,7 @@ Shapes: B rows, W columns, V vocabulary, D hidden size, H heads; n tokens of a d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cached_forward import cache_argument, cache_in, empty_cache
+from ..cached_forward import empty_cache, forward_in_chunks, token_arguments
 from ..implementations import uncompiled
+from ..tolerance import gradients_of
 from .arguments import (
     attention_mask,
     cache_arguments,
-    float_dtype,
     label_arguments,
     logits_to_keep,
     position_arguments,
-    token_arguments,
     uneven,
 )
 from .factors import Case
@@ -52,13 +51,20 @@ class Results:
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
-def objective_weights(layout: Layout, vocabulary: int) -> list[Tensor]:
-    """Return a weight for each logit of each document, [n, V]; they depend on the tokens only, not on their columns."""
-    found = []
-    for one in layout.documents:
+def weighted_sum(layout: Layout, logits: Sequence[Tensor], kept: Sequence[Tensor] | None) -> Tensor:
+    """Return a sum of logits by weights that depend on the tokens of a document only, not on their columns.
+
+    Args:
+        layout: The documents.
+        logits: The logits of each document that are returned.
+        kept: The indices of their tokens; None means all.
+    """
+    parts = []
+    for number, one in enumerate(layout.documents):
         generator = torch.Generator().manual_seed(int(one.tokens.sum()) + len(one.tokens))
-        found.append(torch.randn(len(one.tokens), vocabulary, generator=generator) / len(one.tokens))
-    return found
+        weights = torch.randn(len(one.tokens), logits[number].shape[-1], generator=generator) / len(one.tokens)
+        parts.append((logits[number].float() * (weights if kept is None else weights[kept[number]])).sum())
+    return torch.stack(parts).sum()
 
 
 def call(model: Any, case: Case, layout: Layout, *, windows: tuple[int | None, ...], passes_positions: bool) -> Results:
@@ -82,7 +88,8 @@ def call(model: Any, case: Case, layout: Layout, *, windows: tuple[int | None, .
         if case["pieces"] == "whole":
             results = _whole(model, case, layout, windows, passes_positions)
         else:
-            results = Results(logits=_by_document(_in_pieces(model, case, layout, passes_positions), layout))
+            logits = _in_pieces(model, case, layout, passes_positions)
+            results = Results(logits=_by_document(logits, layout, _columns(None, layout.ids.shape[1])))
         if case["gradients"] == "on":
             _backward(model, results, layout)
     return results
@@ -120,12 +127,12 @@ def _frozen(model: Any, level: str) -> list[nn.Parameter]:
 
 
 def _whole(model: Any, case: Case, layout: Layout, windows: tuple[int | None, ...], passes_positions: bool) -> Results:
-    inputs = token_arguments(model, case, layout.ids)
+    inputs: dict[str, Any] = dict(token_arguments(model, layout.ids, embed=case["input"] == "embeds"))
     inputs |= position_arguments(case, layout, passes_positions)
     if case["mask"] != "none":
-        inputs["attention_mask"] = attention_mask(case, layout, windows, float_dtype(model))
+        inputs["attention_mask"] = attention_mask(case, layout, windows, model.dtype)
     inputs |= cache_arguments(model, case, layout.ids.shape[1])
-    keep = logits_to_keep(case, layout)
+    keep = logits_to_keep(case, layout.ids.shape[1])
     if keep is not None:
         inputs["logits_to_keep"] = keep
     if case["outputs"] == "hidden-states":
@@ -141,8 +148,10 @@ def _whole(model: Any, case: Case, layout: Layout, windows: tuple[int | None, ..
     results = Results(loss=named.get("loss"))
     logits = named.get("logits")
     if logits is not None and case["loss"] == "full":
-        results.kept = _kept(case, layout)
-        results.logits = _by_document(logits, layout, results.kept, keep)
+        columns = _columns(keep, layout.ids.shape[1])
+        results.logits = _by_document(logits, layout, columns)
+        if keep is not None:
+            results.kept = [torch.isin(one.columns, columns).nonzero().flatten() for one in layout.documents]
     for one in layout.documents if case["return"] == "dict" else ():
         if case["outputs"] == "hidden-states":
             results.hidden.append([layer[one.row, one.columns] for layer in named["hidden_states"]])
@@ -156,36 +165,17 @@ def _names(case: Case) -> tuple[str, ...]:
     return (*(("loss",) if case["labels"] != "none" else ()), "logits")
 
 
-def _kept(case: Case, layout: Layout) -> list[Tensor] | None:
-    keep, width = logits_to_keep(case, layout), layout.ids.shape[1]
-    if keep is None:
-        return None
-    columns = torch.arange(width - keep, width) if isinstance(keep, int) else keep
-    return [torch.isin(one.columns, columns).nonzero().flatten() for one in layout.documents]
+def _columns(keep: int | Tensor | None, width: int) -> Tensor:
+    """Return the columns whose logits are returned."""
+    return keep if isinstance(keep, Tensor) else torch.arange(width - (width if keep is None else keep), width)
 
 
-def _by_document(
-    logits: Tensor, layout: Layout, kept: list[Tensor] | None = None, keep: int | Tensor | None = None
-) -> list[Tensor]:
-    """Return the logits [n, V] of each document from those of the rows, [B, W or kept columns, V]."""
-    width = layout.ids.shape[1]
-    if kept is None:
-        _require_shape(logits, (*layout.ids.shape, logits.shape[-1]))
-        return [logits[one.row, one.columns] for one in layout.documents]
-    columns = torch.arange(width - keep, width) if isinstance(keep, int) else keep
-    assert columns is not None
-    _require_shape(logits, (len(layout.ids), len(columns), logits.shape[-1]))
-    at = {int(column): index for index, column in enumerate(columns)}
-    found = []
-    for one, indices in zip(layout.documents, kept, strict=True):
-        rows = [at[int(column)] for column in one.columns[indices]]
-        found.append(logits[one.row, rows] if rows else logits[one.row, :0])
-    return found
-
-
-def _require_shape(logits: Tensor, expected: tuple[int, ...]) -> None:
+def _by_document(logits: Tensor, layout: Layout, columns: Tensor) -> list[Tensor]:
+    """Return the logits [n, V] of the tokens of each document in these columns, from [B, columns, V]."""
+    expected = (len(layout.ids), len(columns), logits.shape[-1])
     if tuple(logits.shape) != expected:
         raise ValueError(f"expected logits of the shape {list(expected)}, got {list(logits.shape)}")
+    return [logits[one.row, torch.isin(columns, one.columns)] for one in layout.documents]
 
 
 def _in_pieces(model: Any, case: Case, layout: Layout, passes_positions: bool) -> Tensor:
@@ -193,34 +183,18 @@ def _in_pieces(model: Any, case: Case, layout: Layout, passes_positions: bool) -
     width = layout.ids.shape[1]
     sizes = (1,) * width if case["pieces"] == "single" else uneven(width)
     cache = None if case["cache"] == "default" else empty_cache(case["cache"], model, width + 4)
-    positions: Mapping[str, Tensor] = position_arguments(case, layout, passes_positions)
-    found, at = [], 0
-    for size in sizes:
-        here, at = slice(at, at + size), at + size
-        more: dict[str, Any] = {name: values[:, here] for name, values in positions.items()}
-        if case["mask"] == "2d":
-            more["attention_mask"] = layout.real[:, :at].long()
-        more |= token_arguments(model, case, layout.ids[:, here]) | {cache_argument(model): cache}
-        outputs = model(use_cache=True, **more)
-        cache = cache_in(outputs)
-        found.append(outputs.logits)
-    return torch.cat(found, dim=1)
+    mask = layout.real.long() if case["mask"] == "2d" else None
+    positions = position_arguments(case, layout, passes_positions)
+    embed = case["input"] == "embeds"
+    return forward_in_chunks(model, layout.ids, sizes, cache, mask, embed=embed, **positions)[0]
 
 
 def _backward(model: Any, results: Results, layout: Layout) -> None:
     """Compute the gradients of the loss, or of a weighted sum of the logits."""
-    if results.loss is not None:
-        objective = results.loss
-    else:
+    objective = results.loss
+    if objective is None:
         assert results.logits is not None
-        weights = objective_weights(layout, results.logits[0].shape[-1])
-        kept = results.kept or [torch.arange(len(one.tokens)) for one in layout.documents]
-        parts = zip(results.logits, weights, kept, strict=True)
-        objective = torch.stack([(logits.float() * w[indices]).sum() for logits, w, indices in parts]).sum()
+        objective = weighted_sum(layout, results.logits, results.kept)
     if objective.requires_grad:
         objective.backward()  # type: ignore[no-untyped-call]
-    results.gradients = {
-        name: parameter.grad.detach().clone()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.grad is not None
-    }
+    results.gradients = gradients_of(model)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 Case = Mapping[str, str]  # the level of each factor
 
@@ -245,8 +244,3 @@ def case_of(text: str) -> dict[str, str]:
             raise ValueError(f"'{part}' is not a level of a factor")
         case[name] = level
     return case
-
-
-def plain_data(case: Case) -> dict[str, Any]:
-    """Return a case in the order of the factors."""
-    return {name: case[name] for name in NAMES}

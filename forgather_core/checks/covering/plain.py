@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..tolerance import gradients_of
 from .arguments import ITEMS, targets_of
-from .call import Results, objective_weights, prepared
+from .call import Results, prepared, weighted_sum
 from .factors import PLAIN, Case
 from .layout import Document, Layout
 
@@ -71,16 +72,10 @@ class PlainCalls:
             if case["labels"] != "none":
                 objective = _loss(case, layout.documents, logits)
             else:
-                weights = objective_weights(layout, logits[0].shape[-1])
-                indices = kept if kept is not None else [torch.arange(len(one.tokens)) for one in layout.documents]
-                parts = zip(logits, weights, indices, strict=True)
-                objective = torch.stack([(one[at] * weight[at]).sum() for one, weight, at in parts]).sum()
+                returned = logits if kept is None else [one[at] for one, at in zip(logits, kept, strict=True)]
+                objective = weighted_sum(layout, returned, kept)
             objective.backward()  # type: ignore[no-untyped-call]
-            return {
-                name: parameter.grad.detach().clone()
-                for name, parameter in self.model.named_parameters()
-                if parameter.requires_grad and parameter.grad is not None
-            }
+            return gradients_of(self.model)
 
 
 def _loss(case: Case, documents: Sequence[Document], logits: Sequence[Tensor]) -> Tensor:
