@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgather_core.errors import ConfigurationError
+from forgather_core.filesystem.disk import replace_file
+from forgather_core.filesystem.output_file import check_output_file
+from forgather_core.filesystem.paths import expanded
 from forgather_core.options.command_options import VerifyOptions
 from forgather_core.options.plain_options import VerifyDirectoryOptions
 
@@ -46,7 +49,7 @@ def verify(
         raise TypeError("verify() does not support list: call list_checks()")
     call = Call("verify", model, project, options)
     chosen = call.take(VerifyOptions)
-    from forgather_core.checks import verify_settings
+    from forgather_core.checks import requested_scope, verify_settings
     from forgather_core.training.random_state import kept_random_state
 
     checks, left_out = _chosen(chosen, progress)
@@ -58,12 +61,13 @@ def verify(
             refresh=call.run.refresh_model,
             keep=call.run.keep,
             full=chosen.full,
+            scope=requested_scope(chosen),
             force=call.run.force,
             left_out=left_out,
             on_check=progress.item,
             on_partial=partial_of(progress, Verification),
         )
-    return Verification(report)
+    return _written(report, chosen)
 
 
 @public()
@@ -97,6 +101,7 @@ def _verify_directory(directory: Path, progress: Progress, options: Mapping[str,
     chosen = take(VerifyDirectoryOptions, "verify", options)
     if chosen.force and not chosen.full:
         raise ConfigurationError("requires --full", option="--force")
+    from forgather_core.checks import requested_scope
     from forgather_core.checks import verify as run
     from forgather_core.training.random_state import kept_random_state
 
@@ -106,16 +111,28 @@ def _verify_directory(directory: Path, progress: Progress, options: Mapping[str,
             directory,
             checks,
             full=chosen.full,
+            scope=requested_scope(chosen),
             force=chosen.force,
             left_out=left_out,
             on_check=progress.item,
             on_partial=partial_of(progress, Verification),
         )
+    return _written(report, chosen)
+
+
+def _written(report: dict[str, Any], options: VerifyOptions | VerifyDirectoryOptions) -> Verification:
+    """Return the result, written as JUnit XML on request."""
+    if options.junit is not None:
+        from forgather_core.checks.junit import junit_xml
+
+        replace_file(expanded(str(options.junit)), junit_xml(report).encode())
     return Verification(report)
 
 
 def _chosen(options: VerifyOptions | VerifyDirectoryOptions, progress: Progress) -> tuple[list[Check], list[str]]:
     """Return the requested checks, and a sentence for each plugin whose requested checks cannot be loaded."""
+    if options.junit is not None:
+        check_output_file(expanded(str(options.junit)), "--junit")
     from forgather_core.checks import requested_checks
 
     broken: list[str] = []

@@ -13,6 +13,7 @@ from rich.text import Text as RichText
 
 from forgather_core.errors import ForgatherError, access_hint
 from forgather_core.filesystem.disk import replace_file
+from forgather_core.filesystem.output_file import check_output_file
 from forgather_core.filesystem.printable import printable, shortened, to_json
 
 SUFFIXES = (".txt", ".json", ".html", ".svg")
@@ -80,11 +81,7 @@ def check_output(path: Path) -> None:
     if path.suffix and path.suffix.lower() not in SUFFIXES:
         problem = f"the suffix of '{path.name}' must be one of {', '.join(SUFFIXES)}"
         raise ForgatherError(problem, option="--output-file")
-    if path.is_dir():
-        raise ForgatherError("is a directory", option="--output-file", file=path, hint="add a file name")
-    if not path.parent.is_dir():
-        problem = f"the directory {path.parent} does not exist"
-        raise ForgatherError(problem, option="--output-file", hint="create it")
+    check_output_file(path, "--output-file")
 
 
 def write(

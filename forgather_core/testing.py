@@ -10,17 +10,23 @@ Requires pytest, which Forgather itself does not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from .checks import SKIPPED, Check, ModelUnderTest, choose, try_check
+from .checks.call_agreement import call_agreement
+from .checks.covering.array import all_levels, covering_array
+from .checks.covering.calls import Calls
+from .checks.covering.factors import Case, case_id
 from .checks.known import known_checks
 from .definitions.check import failure_text
 from .definitions.registry import registry
 from .errors import ForgatherError
+from .runtime.quiet import quiet_transformers
 from .settings.layers import find_configuration
 from .settings.resolve import resolve
 from .settings.resolved_model import ResolvedModel
@@ -30,6 +36,9 @@ _MAX_FAILURES = 8  # of one check, listed one by one
 
 class DefinitionTests:
     """Base class for tests of a definition: each check is a test, `test_check[causality]`.
+
+    The check `call-agreement` has a test for each case of a quick run, `test_call[padding=left,cache=static]`. Levels
+    that do not apply to the model are replaced by the plain ones.
 
     Name the subclass `Test...`. The model directory is written once for each class, and each check runs on a small copy
     with the same features.
@@ -43,13 +52,18 @@ class DefinitionTests:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Parametrize `test_check` with the checks."""
-        if "forgather_check" in metafunc.fixturenames:
+        if "forgather_check" in metafunc.fixturenames or "forgather_case" in metafunc.fixturenames:
             if not hasattr(self, "definition"):
                 pytest.fail(f"{type(self).__name__} requires `definition`: set it to a name as for -t", pytrace=False)
             try:
                 chosen = choose(known_checks(), self.checks or ())
             except ForgatherError as error:
                 pytest.fail(f"{type(self).__name__}: {error}", pytrace=False)
+            if "forgather_case" in metafunc.fixturenames:
+                cases = _quick_cases(self.seed) if call_agreement in chosen else ()
+                metafunc.parametrize("forgather_case", cases, ids=map(case_id, cases))
+                return
+            chosen = [check for check in chosen if check is not call_agreement]
             metafunc.parametrize("forgather_check", chosen, ids=[check.name for check in chosen])
 
     @pytest.fixture(scope="class")
@@ -75,6 +89,28 @@ class DefinitionTests:
             pytest.skip(row["reason"])
         if (text := failure(row)) is not None:
             pytest.fail(text, pytrace=False)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def forgather_calls(cls, forgather_subject: ModelUnderTest) -> Iterator[Calls]:
+        """Runs the cases of call-agreement."""
+        with quiet_transformers(), Calls(forgather_subject) as calls:
+            yield calls
+
+    def test_call(self, forgather_case: Case, forgather_calls: Calls) -> None:
+        """Run one case of call-agreement; skip it if it has no meaning for the model."""
+        case = forgather_calls.applicable(forgather_case)
+        if case is None:
+            pytest.skip("its levels do not apply to the model")
+        for found in forgather_calls.failures([case]):
+            where = f", at {found.worst.where}" if found.worst.where else ""
+            pytest.fail(f"{found.text}{where}", pytrace=False)
+
+
+@functools.cache
+def _quick_cases(seed: int) -> tuple[Case, ...]:
+    """Return the cases of a quick run for any model."""
+    return covering_array(all_levels(quick=True), seed=seed).cases
 
 
 def failure(row: Mapping[str, Any]) -> str | None:

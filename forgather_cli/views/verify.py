@@ -29,6 +29,7 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
         grid("", _COLUMNS, _rows(checks), right=(2, 3, 4, 5), drop=(5, 2, 4, 3)),
         *(line for check in checks if check["result"] == "failed" for line in _failure(check)),
         *(Text(f"{check['name']} does not apply: {check['reason']}", "dim") for check in checks if _skipped(check)),
+        *(line for check in checks if check["details"].get("levels") for line in _coverage(check)),
         Text(f"\n{count}, in {seconds:.1f} s\n", _colour(report)),
         notes(report.get("notes", ())),
     )
@@ -81,6 +82,21 @@ def _failure(check: Mapping[str, Any]) -> Iterator[Text]:
     if len(failed) > _MAX_CASES:
         yield Text(f"  and {len(failed) - _MAX_CASES} more cases")
     yield Text(f"  usual cause: {check['cause']}", "yellow")
+
+
+def _coverage(check: Mapping[str, Any]) -> Iterator[Text]:
+    """Yield how many combinations of levels ran, and which levels do not apply, with their reasons."""
+    details = check["details"]
+    levels = sum(len(names) for names in details["levels"].values())
+    combined = {2: "pairs", 3: "triples"}.get(details["strength"])
+    ran = f"all {details['combinations']:,} {combined} of {levels} levels in " if combined else ""
+    count = len(details["cases"])
+    yield Text(f"{check['name']} ran {ran}{count} case{'' if count == 1 else 's'}", "dim")
+    reasons: dict[str, list[str]] = {}
+    for level, reason in details["inapplicable"].items():
+        reasons.setdefault(reason, []).append(level)
+    for reason, names in reasons.items():
+        yield Text(f"  without {', '.join(names)}: {reason}", "dim")
 
 
 def checks(report: Mapping[str, Any]) -> RenderableType:

@@ -7,7 +7,7 @@ from .batch_invariance import batch_invariance
 from .buffers import buffers
 from .call_agreement import call_agreement
 from .causality import causality
-from .choose import choose, requested_checks
+from .choose import choose, requested_checks, requested_scope
 from .estimates import estimates
 from .generation import generation
 from .gradient_checkpointing import gradient_checkpointing
@@ -81,6 +81,7 @@ __all__ = [
     "choose",
     "expect",
     "requested_checks",
+    "requested_scope",
     "try_check",
     "verify",
     "verify_settings",

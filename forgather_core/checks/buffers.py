@@ -31,7 +31,7 @@ def buffers(subject: ModelUnderTest) -> Iterator[Measured]:
         yield from _compare_buffers("from_pretrained", load(saved, dtype=torch.float32, **subject.loading), model, text)
         low = load(saved, dtype=torch.bfloat16, **subject.loading)
         yield from _compare_buffers("from_pretrained in bfloat16", low, model)
-    yield from _compare_buffers("meta, to_empty, init_weights", _initialized_after_meta(subject), model)
+    yield from _compare_buffers("meta, to_empty, init_weights", initialized_after_meta(subject), model)
     with subject.scratch() as directory:
         save_checkpoint(directory / "saved", model, safetensors=True)
         for device in ("cpu", "meta"):
@@ -49,9 +49,15 @@ def buffers(subject: ModelUnderTest) -> Iterator[Measured]:
         yield from _compare_buffers("model.to(bfloat16).to(float32)", cast.to(torch.float32), model)
 
 
-def _initialized_after_meta(subject: ModelUnderTest) -> Any:
+def initialized_after_meta(subject: ModelUnderTest, **how: Any) -> Any:
+    """Return a model that was built on the meta device, and then initialized in memory that was full of NaN.
+
+    Args:
+        subject: The model under test.
+        **how: Arguments of `subject.fresh_model`.
+    """
     with torch.device("meta"):
-        model = subject.fresh_model()
+        model = subject.fresh_model(**how)
     model.to_empty(device="cpu")
     _fill_with_nan([*model.parameters(), *model.buffers()])
     if subject.is_builtin:  # transformers' own classes skip tensors with this mark

@@ -40,6 +40,7 @@ def forward_in_chunks(
     mask: Tensor | None = None,
     *,
     embed: bool = False,
+    begin: int = 0,
     **rows: Tensor,
 ) -> tuple[Tensor, Any]:
     """Compute the logits of a text chunk by chunk.
@@ -47,16 +48,17 @@ def forward_in_chunks(
     Args:
         model: A causal language model.
         ids: Token ids [B, T].
-        sizes: Chunk sizes; their sum may be less than T.
+        sizes: Chunk sizes; their sum may be less than T - `begin`.
         cache: The cache to fill; None lets the model make one.
         mask: Attention mask [B, at least T], 0 on padding.
         embed: Pass the embeddings of the tokens instead of their ids.
+        begin: Number of tokens that the cache already contains.
         **rows: Further arguments [B, T], which are split as the token ids are.
 
     Returns:
         The logits [B, sum of sizes, V], and the cache.
     """
-    logits, at = [], 0
+    logits, at = [], begin
     for size in sizes:
         here, at = slice(at, at + size), at + size
         more: dict[str, Any] = {name: row[:, here] for name, row in rows.items()}

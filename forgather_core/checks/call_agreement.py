@@ -2,48 +2,72 @@
 
 The plain way is each document alone, in float32, with eager attention, in evaluation mode, without a cache. The other
 ways are combinations of the levels of `covering.factors`; a covering array contains every valid pair of levels. A case
-that fails is reduced to the levels that make it fail.
+that fails is reduced to the levels that make it fail, and cases that fail for the same reason are grouped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..definitions.check import Measured, check
-from .covering.agreement import Agreement, differing
-from .covering.array import covering_array
-from .covering.factors import Case, case_id
+from ..definitions.check import Details, DoesNotApply, Measured, check
+from ..errors import CheckError
+from .covering.applicable import inapplicable_levels
+from .covering.array import CoveringArray, covering_array
+from .covering.calls import Calls
+from .covering.factors import case_id, case_of, differing
+from .covering.failures import Failure, measured_cases
+from .covering.rules import violated
 from .model_under_test import ModelUnderTest
 
 
-@check("call-agreement", cause="a mask, position or argument that is right in some calls only", quick=False)
-def call_agreement(subject: ModelUnderTest) -> Iterator[Measured]:
+@check("call-agreement", cause="a mask, position or argument that is right in some calls only")
+def call_agreement(subject: ModelUnderTest) -> Iterator[Measured | Details]:
     """Every pair of ways to call the model (padding, packing, cache, dtype, ...) has the results of the plain way."""
-    agreement = Agreement(subject)
-    causes: list[frozenset[tuple[str, str]]] = []
-    for case in covering_array(agreement.levels, seed=subject.seed).cases:
-        worst = max(agreement.run(case), key=_excess)
-        if worst.holds:
-            yield Measured(case_id(case), worst.error, worst.tolerance)
-        elif any(levels <= differing(case) for levels in causes):
-            yield Measured(case_id(case), worst.error, worst.tolerance, None, f"the same in {case_id(case)}")
-        else:
-            smallest = agreement.shrunk(case)
-            causes.append(differing(smallest))
-            worst = max(agreement.run(smallest), key=_excess)
-            yield Measured(case_id(smallest), worst.error, worst.tolerance, worst.where, _cause(smallest, worst))
+    inapplicable = inapplicable_levels(subject)
+    with Calls(subject) as calls:
+        array = _array(calls, inapplicable)
+        failures = calls.failures(array.cases)
+        yield from measured_cases(array.cases, calls.worst_of, failures)
+        yield Details(_details(calls, array, inapplicable, failures))
 
 
-def _excess(deviation: Measured) -> float:
-    """Return the error relative to the tolerance; inf if it is not a number."""
-    if deviation.holds:
-        return deviation.error / deviation.tolerance if deviation.tolerance else 0.0
-    return max(deviation.error / deviation.tolerance, 1.0) if deviation.tolerance else float("inf")
+def _array(calls: Calls, inapplicable: dict[str, str]) -> CoveringArray:
+    """Return the cases: those of a covering array, or the requested one."""
+    scope, levels = calls.agreement.subject.scope, calls.agreement.levels
+    if scope.case is None:
+        return covering_array(levels, strength=scope.strength, seed=calls.agreement.subject.seed)
+    case = requested_case(scope.case)
+    for level in sorted(f"{name}={level}" for name, level in differing(case)):
+        if level in inapplicable:
+            raise DoesNotApply(f"{level}: {inapplicable[level]}")
+    return CoveringArray((case,), combinations=0, excluded=0, strength=0)
 
 
-def _cause(smallest: Case, worst: Measured) -> str:
-    count = len(differing(smallest))
-    without = {1: ", right without it", 2: ", right without either"}.get(count, ", right without any of them")
-    call = f"wrong with {case_id(smallest).replace(',', ' + ')}{without}" if count else "wrong in the plain call"
-    size = "" if worst.what.startswith("raised") else f" off by {worst.error:.2g}, tolerance {worst.tolerance:.2g}"
-    return f"{call}: {worst.what}{size}"
+def requested_case(text: str) -> dict[str, str]:
+    """Return the case of an id.
+
+    Raises:
+        CheckError: There is no such level, or the combination has no meaning.
+    """
+    try:
+        case = case_of(text)
+    except ValueError as error:
+        raise CheckError(str(error), option="--case", hint="copy the id from a report") from None
+    if (rule := violated(case)) is not None:
+        names = ", ".join(f"{name}={case[name]}" for name in rule.factors)
+        raise CheckError(f"{names}: {rule.reason}", option="--case", hint="change one of these levels")
+    return case
+
+
+def _details(
+    calls: Calls, array: CoveringArray, inapplicable: dict[str, str], failures: list[Failure]
+) -> dict[str, object]:
+    causes = {name: case_id(failure.smallest) for failure in failures for name in failure.cases}
+    ids = [case_id(case) for case in array.cases]
+    return {
+        "strength": array.strength,
+        "combinations": array.combinations,
+        "levels": {name: list(levels) for name, levels in calls.agreement.levels.items()},
+        "inapplicable": inapplicable,
+        "cases": [{"case": name, "holds": name not in causes, "cause": causes.get(name)} for name in ids],
+    }

@@ -10,6 +10,7 @@ from ..definitions.check import Check
 from ..deprecated import warn_renamed
 from ..errors import CheckError
 from ..options.spec import did_you_mean
+from .scope import Scope
 
 if TYPE_CHECKING:
     from ..options.command_options import VerifyOptions
@@ -37,16 +38,27 @@ def requested_checks(
     """Return the checks that the options name, of Forgather and of plugins.
 
     Args:
-        options: The options of `verify`: `checks`, `quick`.
+        options: The options of `verify`: `checks`, `quick`, `case`.
         on_broken: Called with one sentence for each plugin whose checks cannot be loaded.
 
     Raises:
-        CheckError: There is no check with one of the names.
+        CheckError: There is no check with one of the names, or no such case.
     """
+    from .call_agreement import call_agreement, requested_case
     from .known import known_checks
 
     names = options.checks.split(",") if options.checks is not None else []
+    if options.case is not None:
+        requested_case(options.case)
+        names = names or [call_agreement.name]
+        if call_agreement.name not in names:
+            raise CheckError(f"requires the check {call_agreement.name}", option="--case", hint="add it to --checks")
     return choose(known_checks(on_broken=on_broken), names, quick=options.quick)
+
+
+def requested_scope(options: VerifyOptions | VerifyDirectoryOptions) -> Scope:
+    """Return how much a run of the checks covers."""
+    return Scope(quick=options.quick, strength=options.strength, case=options.case)
 
 
 def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = False) -> list[Check]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import tempfile
@@ -27,6 +26,7 @@ from ..model.randomize import randomize_weights
 from ..model.shrink import Keep, shrunk
 from ..option import METADATA_KEY
 from ..options.shared import AttentionImplementation
+from .scope import DEFAULT_SCOPE, Scope
 
 if TYPE_CHECKING:
     from ..definitions.definition import ModelDefinition
@@ -57,6 +57,7 @@ class ModelUnderTest:
         resolved: The resolved model that the directory was written from, if a definition is checked.
         full: Keep the configuration as it is; otherwise it is shrunk.
         seed: Seed of weights and texts.
+        scope: How much the checks cover.
 
     Attributes:
         workdir: The copy, in a directory with the name of the original.
@@ -70,8 +71,10 @@ class ModelUnderTest:
         resolved: ResolvedModel | None = None,
         full: bool = False,
         seed: int = 0,
+        scope: Scope = DEFAULT_SCOPE,
     ) -> None:
         self.directory, self.resolved, self.full, self.seed = directory, resolved, full, seed
+        self.scope = scope
         self.workdir = workdir / directory.resolve().name  # transformers names the module of the sources after it
         try:
             str(self.workdir).encode()
@@ -254,14 +257,19 @@ class ModelUnderTest:
         kinds = getattr(config, "layer_types", None)
         return window if uses and (kinds is None or "sliding_attention" in kinds) else None
 
-    def tokens(self, rows: int, length: int = LENGTH, seed: int = 0) -> Tensor:
-        """Return random token ids [rows, length] without special tokens."""
-        config = self.text_config
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The token ids of the configuration's special tokens."""
         special = set[int]()
         for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
-            value = getattr(config, name, None)
+            value = getattr(self.text_config, name, None)
             special |= set(value) if isinstance(value, list) else {value} if isinstance(value, int) else set()
-        usual = torch.tensor([i for i in range(config.vocab_size) if i not in special])
+        return frozenset(special)
+
+    def tokens(self, rows: int, length: int = LENGTH, seed: int = 0) -> Tensor:
+        """Return random token ids [rows, length] without special tokens."""
+        size: int = self.text_config.vocab_size
+        usual = torch.tensor([i for i in range(size) if i not in self.special_ids])
         generator = torch.Generator().manual_seed(1000 * self.seed + seed + 1)
         return usual[torch.randint(len(usual), (rows, length), generator=generator)]
 
@@ -285,10 +293,3 @@ class ModelUnderTest:
             if not (target / source.name).exists():
                 shutil.copy(source, target)
         return target
-
-
-def options_of(config: Any) -> list[Any]:
-    """Return the options of a configuration, as dataclass fields."""
-    if not dataclasses.is_dataclass(config):
-        return []
-    return [field for field in dataclasses.fields(config) if METADATA_KEY in field.metadata]

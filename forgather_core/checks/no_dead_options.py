@@ -22,7 +22,8 @@ from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..model.randomize import randomize_weights
 from ..option import METADATA_KEY
 from .implementations import require_dropout
-from .model_under_test import ModelUnderTest, options_of
+from .model_under_test import ModelUnderTest
+from .option_fields import options_of
 
 _TOKENS = 40
 Values = Mapping[str, Any]

@@ -6,28 +6,32 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..definitions.check import Check, DoesNotApply, Measured
+from ..definitions.check import Check, Details, DoesNotApply, Measured
 from ..errors import CheckError
 from ..model.directory_errors import directory_problem, edited, loading_errors
 from ..model.parameters import parameter_table
+from ..runtime.child_process import ChildDiedError, ChildProcesses
 from ..runtime.memory_guard import most_parameters, refuse_too_large
 from ..runtime.out_of_memory import out_of_memory
 from ..runtime.partial_results import keep_partial
 from ..runtime.quiet import quiet_transformers
 from .implementations import uncompiled
 from .model_under_test import FLEX, ModelUnderTest
+from .scope import DEFAULT_SCOPE, Scope
 
 if TYPE_CHECKING:
     from ..settings.resolved_model import ResolvedModel
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
 NOTHING = "it measured nothing"
+_MAX_SECONDS = 1800  # of a check
 _COPIES = 3  # copies of the weights: most checks have two models, or two models and the gradients of one
 NO_GRADIENTS = f"the model refuses eager and sdpa, and {FLEX} does not support gradients on CPU"
 
@@ -39,6 +43,7 @@ def verify(
     resolved: ResolvedModel | None = None,
     full: bool = False,
     seed: int = 0,
+    scope: Scope = DEFAULT_SCOPE,
     force: bool = False,
     left_out: Sequence[str] = (),
     on_check: Callable[[str], None] | None = None,
@@ -52,6 +57,7 @@ def verify(
         resolved: The resolved model that the directory was written from, if a definition is checked.
         full: Use the configuration as it is, not a small copy with the same features.
         seed: Seed of weights and texts.
+        scope: How much the checks cover.
         force: Run even if the memory is too small for the full model.
         left_out: A sentence for each plugin whose checks cannot be loaded although they were requested.
         on_check: Called with the name of each check before it runs.
@@ -59,7 +65,7 @@ def verify(
 
     Returns:
         The report, as plain data: directory, full, seed, checks (name, promise, result, measured, reason, cause,
-        seconds), passed, failed, skipped, complete (all requested checks ran), notes.
+        seconds, details), passed, failed, skipped, complete (all requested checks ran), notes.
 
     Raises:
         CheckError: The directory is not a model directory, or one of its files cannot be read.
@@ -71,7 +77,7 @@ def verify(
         workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="forgather-verify-"))
         stack.enter_context(quiet_transformers())
         stack.enter_context(warnings.catch_warnings(action="ignore"))
-        subject = ModelUnderTest(directory, Path(workdir), resolved=resolved, full=full, seed=seed)
+        subject = ModelUnderTest(directory, Path(workdir), resolved=resolved, full=full, seed=seed, scope=scope)
         if names := edited(directory):
             _try_imports(subject)
             if "config.json" in names:
@@ -85,12 +91,28 @@ def verify(
                 ended = f"ended early, after {len(rows)} of {len(checks)} checks: {reason}"
                 on_partial(_report(directory, rows, [*left_out, ended], full=full, seed=seed))
 
-        with keep_partial(keep):
-            for check in checks:
+        with keep_partial(keep), ChildProcesses(partial(_run, checks, subject), seconds=_seconds(subject)) as run:
+            with suppress(Exception):  # a check will report it
+                subject.__dict__["refused_attention"] = run(None)
+            for number, check in enumerate(checks):
                 if on_check is not None:
                     on_check(check.name)
-                rows.append(try_check(check, subject))
+                began = time.perf_counter()
+                try:
+                    rows.append(run(number))
+                except ChildDiedError as died:
+                    rows.append(_row(check, FAILED, began=began, reason=str(died)))
     return _report(directory, rows, left_out, full=full, seed=seed)
+
+
+def _seconds(subject: ModelUnderTest) -> float | None:
+    """Return the time limit of a check; call-agreement limits its cases, which may be many."""
+    return None if subject.full or subject.scope.strength > Scope.strength else _MAX_SECONDS
+
+
+def _run(checks: Sequence[Check], subject: ModelUnderTest, number: int | None) -> dict[str, Any]:
+    """Run a check, or return the refused attention implementations, which most checks read."""
+    return subject.refused_attention if number is None else try_check(checks[number], subject)
 
 
 def _try_imports(subject: ModelUnderTest) -> None:
@@ -145,6 +167,7 @@ def verify_settings(
     refresh: bool = False,
     keep: bool = False,
     full: bool = False,
+    scope: Scope = DEFAULT_SCOPE,
     force: bool = False,
     left_out: Sequence[str] = (),
     on_check: Callable[[str], None] | None = None,
@@ -158,7 +181,7 @@ def verify_settings(
         project: The project directory, which contains `output_models`; None uses that of the model.
         refresh: Rebuild an existing directory.
         keep: Use an existing directory as it is.
-        full, force, left_out, on_check, on_partial: As for `verify`.
+        full, scope, force, left_out, on_check, on_partial: As for `verify`.
 
     Returns:
         The report of `verify`, with model_name and the notes of the directory.
@@ -174,6 +197,7 @@ def verify_settings(
     seed = resolved.build.seed
     more: dict[str, Any] = {
         "full": full,
+        "scope": scope,
         "force": force,
         "left_out": left_out,
         "on_check": on_check,
@@ -190,10 +214,15 @@ def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
     """
     began = time.perf_counter()
     measured: list[Measured] = []
+    details: dict[str, Any] = {}
     reason = None
     try:
         with uncompiled() if _has_only_flex(subject) else nullcontext():
-            measured.extend(_measurements(check, subject))
+            for one in _yielded(check, subject):
+                if isinstance(one, Details):
+                    details |= one.content
+                else:
+                    measured.append(one)
         if not measured:
             raise DoesNotApply(NOTHING)
         result = PASSED if all(one.holds for one in measured) else FAILED
@@ -207,6 +236,18 @@ def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
         if out_of_memory(error):
             raise  # a limit of the machine, not a fault of the model
         result, reason = FAILED, _reason(error)
+    return _row(check, result, began=began, reason=reason, measured=measured, details=details)
+
+
+def _row(
+    check: Check,
+    result: str,
+    *,
+    began: float,
+    reason: str | None,
+    measured: Sequence[Measured] = (),
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     return {
         "name": check.name,
         "promise": check.promise,
@@ -215,6 +256,7 @@ def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
         "reason": reason,
         "cause": check.cause if result == FAILED else None,
         "seconds": time.perf_counter() - began,
+        "details": dict(details or {}),
     }
 
 
@@ -230,12 +272,15 @@ def _is_flex_backward(error: NotImplementedError) -> bool:
     return "FlexAttention does not support backward" in str(error)
 
 
-def _measurements(check: Check, subject: ModelUnderTest) -> Iterator[Measured]:
-    """Yield the measured cases of a check, with errors and tolerances as floats."""
+def _yielded(check: Check, subject: ModelUnderTest) -> Iterator[Measured | Details]:
+    """Yield what a check yields, with errors and tolerances as floats."""
     for one in check.run(subject) or ():
-        if not isinstance(one, Measured):
+        if isinstance(one, Measured):
+            yield replace(one, error=float(one.error), tolerance=float(one.tolerance))
+        elif isinstance(one, Details):
+            yield one
+        else:
             raise TypeError(f"the check '{check.name}' must yield Measured objects; got {type(one).__name__}")
-        yield replace(one, error=float(one.error), tolerance=float(one.tolerance))
 
 
 def _reason(error: Exception) -> str:

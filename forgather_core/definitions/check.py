@@ -14,7 +14,7 @@ from ..reference import DoesNotApply
 if TYPE_CHECKING:
     from ..checks.model_under_test import ModelUnderTest
 
-__all__ = ["Check", "DoesNotApply", "Measured", "check", "expect", "failure_text"]
+__all__ = ["Check", "Details", "DoesNotApply", "Measured", "check", "expect", "failure_text"]
 
 OLD_NAMES = {"must": "expect", "told": "failure_text"}
 keep_old_names(__name__, OLD_NAMES)
@@ -55,6 +55,17 @@ class Measured:
         }
 
 
+@dataclass(frozen=True)
+class Details:
+    """Facts about a run of a check that belong to its report.
+
+    Args:
+        content: Plain data; it is added to `details` of the check's row.
+    """
+
+    content: Mapping[str, Any]
+
+
 def failure_text(case: Mapping[str, Any]) -> str:
     """Format a failed case as one line.
 
@@ -86,7 +97,7 @@ def expect(what: str, holds: bool, where: str | None = None, *, failure: str | N
     return Measured(what, 0.0 if holds else 1.0, 0.0, where, failure)
 
 
-CheckFunction = Callable[["ModelUnderTest"], Iterator[Measured]]
+CheckFunction = Callable[["ModelUnderTest"], Iterator[Measured | Details]]
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ class Check:
         promise: The promise, in one sentence.
         cause: The usual cause of a failure.
         quick: Whether `--quick` includes the check.
-        run: Yields the measured cases. A check that yields nothing does not count as passed.
+        run: Yields the measured cases, and details. A check that measures nothing does not count as passed.
     """
 
     name: str

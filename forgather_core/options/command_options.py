@@ -137,12 +137,43 @@ class VerifyOptions:
         aliases=("check",),
         comma_separated=True,
     )
-    quick: bool = option(False, help="Skip slow checks", group=VERIFY, negatable=False, commands=("verify",))
+    quick: bool = option(
+        False,
+        help="Skip slow checks and slow ways to call the model",
+        group=VERIFY,
+        negatable=False,
+        commands=("verify",),
+    )
     full: bool = option(
         False,
         help="Check the model itself instead of a small copy with the same features",
         group=VERIFY,
         negatable=False,
+        commands=("verify",),
+        requirements=(NOT_LISTING,),
+    )
+    strength: int = option(
+        2,
+        help="Ways to call the model that call-agreement combines: all pairs (2), or all triples (3, many minutes)",
+        group=VERIFY,
+        commands=("verify",),
+        requirements=(NOT_LISTING,),
+        ge=2,
+        le=3,
+    )
+    case: str | None = option(
+        None,
+        help="Run one case of call-agreement, by the id that a report prints",
+        group=VERIFY,
+        metavar="ID",
+        commands=("verify",),
+        requirements=(NOT_LISTING,),
+    )
+    junit: Path | None = option(
+        None,
+        help="Also write the results as JUnit XML",
+        group=VERIFY,
+        metavar="FILE",
         commands=("verify",),
         requirements=(NOT_LISTING,),
     )

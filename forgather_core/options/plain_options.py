@@ -28,12 +28,20 @@ class VerifyDirectoryOptions:
         aliases=("check",),
         comma_separated=True,
     )
-    quick: bool = option(False, help="Skip slow checks", negatable=False)
+    quick: bool = option(False, help="Skip slow checks and slow ways to call the model", negatable=False)
     full: bool = option(
         False,
         help="Check the model itself instead of a small copy with the same features",
         negatable=False,
     )
+    strength: int = option(
+        2,
+        help="Ways to call the model that call-agreement combines: all pairs (2), or all triples (3, many minutes)",
+        ge=2,
+        le=3,
+    )
+    case: str | None = option(None, help="Run one case of call-agreement, by the id that a report prints", metavar="ID")
+    junit: Path | None = option(None, help="Also write the results as JUnit XML", metavar="FILE")
     force: bool = option(False, help="Continue even if memory seems insufficient", negatable=False)
 
 

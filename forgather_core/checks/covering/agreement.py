@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,18 +16,21 @@ from ..inputs import padding_id
 from ..model_under_test import ModelUnderTest
 from ..tolerance import gradient_error, rounding
 from .applicable import applicable_levels, windows_of
-from .arguments import ITEMS, targets_of
-from .call import DTYPES, Results, call
-from .factors import NAMES, PLAIN, Case, is_low, violated
+from .arguments import ITEMS, divides_by_items, targets_of
+from .call import Results, call
+from .factors import NAMES, PLAIN, Case, case_id, is_low
 from .layout import Layout, layout_of
+from .models import Models
 from .plain import PlainCalls
+from .rules import violated
 
+RAISED = "raised"
 _LOW_ERROR = 4  # allowed error of a 16-bit call, relative to that of the plain call in the same dtype
 _LONG = "129"  # tokens of the text that measures it
 
 
 class Agreement:
-    """Runs cases on a model and compares them with the plain way.
+    """Run cases on a model, and compare them with the plain way.
 
     Args:
         subject: The model under test.
@@ -41,31 +43,28 @@ class Agreement:
         self.subject = subject
         self.levels = applicable_levels(subject)
         self._windows = windows_of(subject)
-        self._models: dict[tuple[str, str], Any] = {}
+        self.models = Models(subject)
         self._base: Case = {**PLAIN, "attention": self.levels["attention"][0]}
-        self.plain = PlainCalls(self._model(self._base))
+        self.plain = PlainCalls(Models(subject).of(self._base))
         self.tolerance = rounding(self.plain.model)
         self._low_errors: dict[str, float] = {}
 
-    def _model(self, case: Case) -> Any:
-        key = case["attention"], "float32" if case["dtype"].startswith("autocast-") else case["dtype"]
-        if key not in self._models:
-            model = self.subject.randomized_model(attention=key[0], **self.subject.no_dropout)
-            self._models[key] = model.to(DTYPES[key[1]])
-        return self._models[key]
-
     def run(self, case: Case) -> list[Measured]:
         """Return the deviations of a case from the plain way."""
-        layout = layout_of(case, self.subject.tokens, padding_id(self.subject))
-        model = self._model(case)
+        layout = self._layout(case)
         try:
             with warnings.catch_warnings(action="ignore"):
+                model = self.models.of(case)
                 found = call(model, case, layout, windows=self._windows, passes_positions=self.subject.is_builtin)
         except Exception as error:  # a model may raise any exception
-            return [Measured(f"raised {type(error).__name__}: {first_line(error)}", math.inf, 0.0)]
+            return [Measured(f"{RAISED} {type(error).__name__}: {first_line(error)}", math.inf, 0.0)]
         expected = self.plain.expected(case, layout, found.kept)
         compared = list(self._compared(case, layout, found, expected))
         return compared or [Measured("no logits of a token are returned", 0.0, 0.0)]  # they are those of padding
+
+    def _layout(self, case: Case) -> Layout:
+        special = tuple(sorted(one for one in self.subject.special_ids if one >= 0))
+        return layout_of(case, self.subject.tokens, padding_id(self.subject), special)
 
     def _compared(self, case: Case, layout: Layout, found: Results, expected: Results) -> Iterator[Measured]:
         tolerance = self._low_error(case) if is_low(case) else self.tolerance
@@ -104,20 +103,32 @@ class Agreement:
             yield Measured("gradients", error, 2 * tolerance, where)
 
     def _low_error(self, case: Case) -> float:
-        """Return the allowed error of a 16-bit dtype: a multiple of that of the plain call in it."""
-        key = case["dtype"]
+        """Return the allowed error in 16 bits, or with a quantized cache.
+
+        It is a multiple of the error of the plainest such call.
+        """
+        plain = {**self._base, "dtype": case["dtype"], "length": _LONG}
+        if case["cache"] == "quantized":
+            plain |= {"cache": "quantized", "chunks": case["chunks"]}
+        key = case_id(plain)
         if key not in self._low_errors:
-            plain = {**self._base, "dtype": case["dtype"], "length": _LONG}
-            layout = layout_of(plain, self.subject.tokens, 0)
+            layout = self._layout(plain)
             with warnings.catch_warnings(action="ignore"):
-                found = call(self._model(plain), plain, layout, windows=self._windows, passes_positions=False)
+                model = Models(self.subject).of(plain)
+                found = call(model, plain, layout, windows=self._windows, passes_positions=False)
             expected = self.plain.expected(plain, layout, None)
             assert found.logits is not None and expected.logits is not None
-            self._low_errors[key] = _LOW_ERROR * rms_difference(torch.cat(found.logits), torch.cat(expected.logits))
+            error = rms_difference(torch.cat(found.logits), torch.cat(expected.logits))
+            self._low_errors[key] = max(_LOW_ERROR * error, self.tolerance)
         return self._low_errors[key]
 
-    def shrunk(self, case: Case) -> dict[str, str]:
-        """Return a case with as few levels that are not plain as possible that still fails."""
+    def shrunk(self, case: Case, holds: Callable[[Case], bool]) -> dict[str, str]:
+        """Return a case with as few levels that are not plain as possible that still fails.
+
+        Args:
+            case: A case that fails.
+            holds: Returns whether a case agrees with the plain way.
+        """
         smallest = dict(case)
         changed = True
         while changed:
@@ -126,20 +137,15 @@ class Agreement:
                 if smallest[name] == self._base[name]:
                     continue
                 simpler = {**smallest, name: self._base[name]}
-                if violated(simpler) is None and not all(one.holds for one in self.run(simpler)):
+                if violated(simpler) is None and not holds(simpler):
                     smallest, changed = simpler, True
         return smallest
 
 
-def differing(case: Case) -> frozenset[tuple[str, str]]:
-    """Return the levels of a case that are not plain."""
-    return frozenset((name, level) for name, level in case.items() if level != PLAIN[name])
-
-
 def _targets_per_item(case: Case, layout: Layout) -> float:
     """Return the number of targets for each item that the loss is divided by; 1 for a mean."""
-    count = sum(len(targets_of(case, one.targets)) for one in layout.documents)
-    return count / ITEMS if case["labels"] == "num-items" else 1.0
+    count = sum(len(targets_of(case, one, layout)[0]) for one in layout.documents)
+    return count / ITEMS if divides_by_items(case) else 1.0
 
 
 def _nan_is_largest(number: float) -> float:

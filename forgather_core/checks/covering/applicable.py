@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from ...training.loss import can_skip_logits
 from ..model_under_test import ATTENTIONS, ModelUnderTest
-from .factors import FACTORS
-
-_SPARE_POSITIONS = 4  # a static cache has as many more than the text
+from ..positions import kind_of
+from .array import all_levels
+from .caches import SPARE, quantized_cache
+from .factors import LENGTHS, POSITIONS
+from .models import fewer_positions
 
 FEWER_POSITIONS = "the model has fewer positions"
 DIFFERENT_MASKS = "the layers have different masks"
@@ -15,16 +20,21 @@ FLOAT32_ANGLES = "transformers' classes keep float32 angles after from_pretraine
 PACKING = "transformers' classes detect packing in one kind of call only"
 ADDED_MASK = "transformers' eager attention adds a mask of bool to the scores"
 LATER_MASK = "transformers' masks for a static cache are those of later queries"
+ONE_MASK = "the model takes one mask for all layers"
+NOT_CROPPED = "a cache of this model cannot forget its latest tokens"
+NOT_QUANTIZED = "transformers has no quantized cache for this model"
+NO_DROPOUT = "the model has no dropout"
+NO_SPECIAL = "the model has no special tokens"
 NO_SKIP_LOGITS = "the model has no skip_logits"
 NO_CHECKPOINTING = "the model does not support gradient checkpointing"
 
 
 def applicable_levels(subject: ModelUnderTest) -> dict[str, tuple[str, ...]]:
-    """Return the levels of each factor that apply to a model."""
+    """Return the levels of each factor that apply to a model, in its scope: those of a quick run, or all."""
     left_out = inapplicable_levels(subject)
     return {
-        factor.name: tuple(level for level in factor.levels if f"{factor.name}={level}" not in left_out)
-        for factor in FACTORS
+        name: tuple(level for level in levels if f"{name}={level}" not in left_out)
+        for name, levels in all_levels(quick=subject.scope.quick).items()
     }
 
 
@@ -34,18 +44,35 @@ def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
     left_out = {f"attention={name}": why for name, why in subject.refused_attention.items() if name in ATTENTIONS}
     if subject.is_builtin:
         left_out |= dict.fromkeys(("dtype=float64", "dtype=bfloat16", "dtype=float16"), FLOAT32_ANGLES)
-        left_out |= {"packing=position-ids": PACKING, "mask=4d-bool": ADDED_MASK}
+        left_out |= {
+            "packing=position-ids": PACKING,
+            "mask=4d-bool": ADDED_MASK,
+            "made=after-other-dtype": FLOAT32_ANGLES,
+        }
         left_out.setdefault("attention=flex_attention", LATER_MASK)
     positions = getattr(subject.text_config, "max_position_embeddings", None)
-    lengths = next(factor.levels for factor in FACTORS if factor.name == "length")
-    if positions is not None:
-        long = (length for length in lengths if int(length) > positions - _SPARE_POSITIONS)
+    if fewer_positions(subject):
+        positions = POSITIONS
+    if positions is not None and kind_of(model) != "relative":
+        long = (length for length in LENGTHS if int(length) > positions - SPARE)
         left_out |= {f"length={length}": FEWER_POSITIONS for length in long}
     windows = windows_of(subject)
     if len(set(windows)) > 1:
         left_out |= dict.fromkeys(("mask=4d-bool", "mask=4d-float"), DIFFERENT_MASKS)
     if any(windows):
         left_out["padding=middle"] = COLUMNS
+    if not _takes_a_mask_per_layer_type(subject, model):
+        left_out["mask=dict"] = ONE_MASK
+    if not _is_croppable(subject):
+        left_out["cache=cropped"] = NOT_CROPPED
+    try:
+        quantized_cache(subject.text_config)
+    except (ImportError, TypeError, ValueError):
+        left_out["cache=quantized"] = NOT_QUANTIZED
+    if not subject.no_dropout or subject.default_attention == "flex_attention":
+        left_out["dropout=on"] = NO_DROPOUT
+    if not subject.special_ids:
+        left_out["labels=special"] = NO_SPECIAL
     if not can_skip_logits(model):
         left_out["loss=chunked"] = NO_SKIP_LOGITS
     if not model.supports_gradient_checkpointing:
@@ -60,3 +87,19 @@ def windows_of(subject: ModelUnderTest) -> tuple[int | None, ...]:
         count: int = subject.text_config.num_hidden_layers
         return (subject.window,) * count
     return tuple(subject.window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def _takes_a_mask_per_layer_type(subject: ModelUnderTest, model: Any) -> bool:
+    """Return whether attention_mask may be a dict: one mask for each layer type."""
+    if subject.made_by_forgather:
+        return True
+    forward = inspect.unwrap(type(model.base_model).forward)
+    return "attention_mask, dict" in inspect.getsource(forward)
+
+
+def _is_croppable(subject: ModelUnderTest) -> bool:
+    """Return whether each layer of a cache keeps all keys."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=subject.text_config).layers)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ...data.batches import IGNORE_INDEX
-from ..cached_forward import cache_argument, empty_cache
 from .factors import Case
-from .layout import Layout
+from .layout import Document, Layout
 
 OTHER_IGNORED = -7
 ITEMS = 7
@@ -23,14 +22,23 @@ def labels_of(case: Case, layout: Layout) -> Tensor:
     """Return the labels of a case, [B, W]; -100 (or the level's value) where there is no target."""
     labels = torch.full_like(layout.ids, OTHER_IGNORED if case["labels"] == "ignore-index" else IGNORE_INDEX)
     for one in layout.documents:
-        for index in targets_of(case, one.targets):
-            labels[one.row, one.columns[index]] = one.tokens[index]
+        targets, ids = targets_of(case, one, layout)
+        labels[one.row, one.columns[targets]] = ids
     return labels
 
 
-def targets_of(case: Case, targets: Tensor) -> Tensor:
-    """Return the targets of a document that the labels of a case keep."""
-    return targets[targets % 3 != 0] if case["labels"] == "some-ignored" else targets
+def targets_of(case: Case, document: Document, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Return the indices of the tokens of a document that are targets, and their token ids."""
+    targets = document.targets
+    if case["labels"] == "all-ignored":
+        targets = targets[:0]
+    elif case["labels"] == "some-ignored":
+        targets = targets[targets % 3 != 0]
+    ids = document.tokens[targets]
+    if case["labels"] == "special" and layout.special_ids:
+        special = torch.tensor(layout.special_ids)
+        ids = torch.where(targets % 3 == 0, special[targets % len(special)], ids)
+    return targets, ids
 
 
 def position_arguments(case: Case, layout: Layout, passes_positions: bool) -> dict[str, Tensor]:
@@ -39,26 +47,17 @@ def position_arguments(case: Case, layout: Layout, passes_positions: bool) -> di
     return {"position_ids": layout.positions} if given else {}
 
 
-def cache_arguments(model: Any, case: Case, width: int) -> dict[str, Any]:
-    """Return the cache of a call with W columns, empty."""
-    if case["cache"] == "none":
-        return {"use_cache": False}
-    if case["cache"] == "default":
-        return {}
-    return {"use_cache": True, cache_argument(model): empty_cache(case["cache"], model, width + 4)}
-
-
 def logits_to_keep(case: Case, width: int) -> int | Tensor | None:
     """Return the number of last columns whose logits are returned, or their indices; None means all W columns."""
-    if case["keep"] == "last":
+    if case["logits_to_keep"] == "last":
         return min(3, width)
-    return torch.tensor(sorted({0, width // 2, width - 1})) if case["keep"] == "indices" else None
+    return torch.tensor(sorted({0, width // 2, width - 1})) if case["logits_to_keep"] == "indices" else None
 
 
 def label_arguments(case: Case, layout: Layout) -> dict[str, Any]:
     """Return the labels and the arguments that change how they are counted."""
     labels = labels_of(case, layout)
-    if case["labels"] == "num-items":
+    if divides_by_items(case):
         return {"labels": labels, "num_items_in_batch": ITEMS}
     if case["labels"] == "ignore-index":
         return {"labels": labels, "ignore_index": OTHER_IGNORED}
@@ -67,25 +66,41 @@ def label_arguments(case: Case, layout: Layout) -> dict[str, Any]:
     return {"labels": labels}
 
 
-def attention_mask(case: Case, layout: Layout, windows: tuple[int | None, ...], dtype: torch.dtype) -> Tensor:
-    """Return the attention mask: [B, W], 0 on padding; or [B, 1, W, W], complete."""
+def divides_by_items(case: Case) -> bool:
+    """Return whether the loss is a sum divided by `ITEMS`: a mean over no targets is not a number."""
+    return case["labels"] in ("num-items", "all-ignored")
+
+
+def attention_mask(case: Case, layout: Layout, windows: tuple[int | None, ...], dtype: torch.dtype) -> Any:
+    """Return the attention mask: [B, W], 0 on padding; or [B, 1, W, W], complete; or a dict of the latter."""
     if case["mask"] == "2d":
         return layout.real.long()
+    if case["mask"] == "dict":
+        window = next((size for size in windows if size is not None), None)
+        kinds = {"full_attention": None, "sliding_attention": window}
+        return {kind: _additive(_allowed(layout, size), dtype) for kind, size in kinds.items()}
+    allowed = _allowed(layout, windows[0] if windows else None)
+    return allowed if case["mask"] == "4d-bool" else _additive(allowed, dtype)
+
+
+def _allowed(layout: Layout, window: int | None) -> Tensor:
+    """Return the keys that each query attends to, [B, 1, W, W] of bool."""
     document = layout.document_of()
     column = torch.arange(layout.ids.shape[1])
     allowed = (document[:, :, None] == document[:, None, :]) & (column[:, None] >= column[None, :])
-    window = windows[0] if windows else None
     if window is not None:
         rank = layout.real.long().cumsum(-1) - 1
         allowed &= rank[:, :, None] - rank[:, None, :] < window
     allowed |= torch.eye(layout.ids.shape[1], dtype=torch.bool)  # padding attends to itself: no row is empty
-    if case["mask"] == "4d-bool":
-        return allowed[:, None]
-    return torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
+    return allowed[:, None]
+
+
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
 def uneven(width: int) -> tuple[int, ...]:
-    """Return sizes of pieces that differ, the second a single token."""
+    """Return sizes of chunks that differ, the second a single token."""
     sizes, left = [], width
     for size in (width // 3, 1, width // 4, 2):
         if 0 < size < left:

@@ -13,21 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cached_forward import empty_cache, forward_in_chunks, token_arguments
+from ..cached_forward import token_arguments
 from ..implementations import uncompiled
 from ..tolerance import gradients_of
 from .arguments import (
     attention_mask,
-    cache_arguments,
     label_arguments,
     logits_to_keep,
     position_arguments,
     uneven,
 )
+from .caches import cache_arguments, logits_in_chunks
 from .factors import Case
 from .layout import Layout
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from .models import DTYPES
 
 
 @dataclass
@@ -84,11 +83,12 @@ def call(model: Any, case: Case, layout: Layout, *, windows: tuple[int | None, .
         torch.set_grad_enabled(case["gradients"] == "on"),
         torch.autocast("cpu", DTYPES[low]) if autocast else nullcontext(),
         uncompiled() if case["attention"] == "flex_attention" else nullcontext(),
+        _compiled(model) if case["compile"] == "on" else nullcontext(model) as function,
     ):
-        if case["pieces"] == "whole":
-            results = _whole(model, case, layout, windows, passes_positions)
+        if case["chunks"] == "whole":
+            results = _whole(function, case, layout, windows, passes_positions)
         else:
-            logits = _in_pieces(model, case, layout, passes_positions)
+            logits = _in_chunks(function, case, layout, passes_positions)
             results = Results(logits=_by_document(logits, layout, _columns(None, layout.ids.shape[1])))
         if case["gradients"] == "on":
             _backward(model, results, layout)
@@ -97,8 +97,12 @@ def call(model: Any, case: Case, layout: Layout, *, windows: tuple[int | None, .
 
 @contextmanager
 def prepared(model: Any, case: Case) -> Iterator[None]:
-    """Set mode, checkpointing and frozen parameters, and restore them."""
+    """Set mode, checkpointing, frozen parameters and use_cache, and restore them."""
     model.train(case["mode"] == "train")
+    config = model.config.get_text_config()
+    use_cache = getattr(config, "use_cache", None)
+    if case["cache"] == "config-off":
+        config.use_cache = False
     frozen = _frozen(model, case["frozen"])
     for parameter in frozen:
         parameter.requires_grad_(False)
@@ -109,11 +113,26 @@ def prepared(model: Any, case: Case) -> Iterator[None]:
     try:
         yield
     finally:
+        if case["cache"] == "config-off":
+            config.use_cache = use_cache
         if case["checkpointing"] != "off":
             model.gradient_checkpointing_disable()
         for parameter in frozen:
             parameter.requires_grad_(True)
         model.zero_grad()
+
+
+@contextmanager
+def _compiled(model: Any) -> Iterator[Any]:
+    """Provide a compiled model: torch's tracer without its compiler, which is slow and not under test."""
+    from transformers.utils import logging
+
+    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    try:
+        with torch._dynamo.config.patch(ignore_logging_functions={logging.warning_once}):
+            yield torch.compile(model, backend="eager")
+    finally:
+        torch._dynamo.reset()  # type: ignore[no-untyped-call]
 
 
 def _frozen(model: Any, level: str) -> list[nn.Parameter]:
@@ -131,7 +150,7 @@ def _whole(model: Any, case: Case, layout: Layout, windows: tuple[int | None, ..
     inputs |= position_arguments(case, layout, passes_positions)
     if case["mask"] != "none":
         inputs["attention_mask"] = attention_mask(case, layout, windows, model.dtype)
-    inputs |= cache_arguments(model, case, layout.ids.shape[1])
+    inputs |= cache_arguments(model, case, layout)
     keep = logits_to_keep(case, layout.ids.shape[1])
     if keep is not None:
         inputs["logits_to_keep"] = keep
@@ -178,15 +197,13 @@ def _by_document(logits: Tensor, layout: Layout, columns: Tensor) -> list[Tensor
     return [logits[one.row, torch.isin(columns, one.columns)] for one in layout.documents]
 
 
-def _in_pieces(model: Any, case: Case, layout: Layout, passes_positions: bool) -> Tensor:
-    """Return the logits [B, W, V] of a text that is fed in pieces through a cache."""
+def _in_chunks(model: Any, case: Case, layout: Layout, passes_positions: bool) -> Tensor:
+    """Return the logits [B, W, V] of a text that is passed in chunks through a cache."""
     width = layout.ids.shape[1]
-    sizes = (1,) * width if case["pieces"] == "single" else uneven(width)
-    cache = None if case["cache"] == "default" else empty_cache(case["cache"], model, width + 4)
+    sizes = (1,) * width if case["chunks"] == "single" else uneven(width)
     mask = layout.real.long() if case["mask"] == "2d" else None
     positions = position_arguments(case, layout, passes_positions)
-    embed = case["input"] == "embeds"
-    return forward_in_chunks(model, layout.ids, sizes, cache, mask, embed=embed, **positions)[0]
+    return logits_in_chunks(model, case, layout, mask, positions, sizes)
 
 
 def _backward(model: Any, results: Results, layout: Layout) -> None:

@@ -46,12 +46,14 @@ class Layout:
         positions: Position in the document, [B, W]; 1 on padding, as `generate()` makes it, and in packed rows the
             positions of a further document.
         documents: The documents, by row and column.
+        special_ids: Token ids that occur in labels only: the end of a text, padding.
     """
 
     ids: Tensor
     real: Tensor
     positions: Tensor
     documents: tuple[Document, ...]
+    special_ids: tuple[int, ...] = ()
 
     def document_of(self) -> Tensor:
         """Return the number of the document of each token, [B, W]; -1 on padding."""
@@ -61,13 +63,16 @@ class Layout:
         return found
 
 
-def layout_of(case: Case, tokens: Callable[[int, int], Tensor], pad_id: int) -> Layout:
+def layout_of(
+    case: Case, tokens: Callable[[int, int], Tensor], pad_id: int, special_ids: tuple[int, ...] = ()
+) -> Layout:
     """Return the texts of a case.
 
     Args:
         case: The levels of length, rows, padding and packing.
         tokens: Returns random token ids of a shape.
         pad_id: Token id of padding.
+        special_ids: Token ids that the level "special" of labels adds.
     """
     length = int(case["length"])
     lengths = {
@@ -89,7 +94,7 @@ def layout_of(case: Case, tokens: Callable[[int, int], Tensor], pad_id: int) -> 
             documents.append(Document(row, part, ids[row, part].clone()))
         if case["packing"] != "none" and count < width:
             positions[row, count:] = torch.arange(width - count)
-    return Layout(ids.masked_fill(~real, pad_id), real, positions, tuple(documents))
+    return Layout(ids.masked_fill(~real, pad_id), real, positions, tuple(documents), special_ids)
 
 
 def _columns(padding: str, count: int, width: int) -> Tensor:

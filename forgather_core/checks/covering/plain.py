@@ -1,5 +1,7 @@
-"""The plain way to call a model, whose results every other way must have: each document alone, in float32, with eager
-attention, in evaluation mode, without a cache, mask, positions or labels.
+"""The plain way to call a model: the reference for all other ways.
+
+It computes each document alone, in float32, with eager attention, in evaluation mode, without a cache, mask, positions
+or labels.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..tolerance import gradients_of
-from .arguments import ITEMS, targets_of
+from .arguments import ITEMS, divides_by_items, targets_of
 from .call import Results, prepared, weighted_sum
 from .factors import PLAIN, Case
 from .layout import Document, Layout
@@ -45,7 +47,7 @@ class PlainCalls:
         if case["outputs"] == "attentions":
             results.weights = [one["weights"] for one in outputs]
         if case["labels"] != "none":
-            results.loss = _loss(case, layout.documents, [one["logits"].double() for one in outputs])
+            results.loss = _loss(case, layout, [one["logits"].double() for one in outputs])
         if case["gradients"] == "on":
             results.gradients = self._gradients(case, layout, kept)
         return results
@@ -70,7 +72,7 @@ class PlainCalls:
         with prepared(self.model, {**PLAIN, "frozen": case["frozen"]}), torch.enable_grad():
             logits = [self.model(one.tokens[None], use_cache=False).logits[0] for one in layout.documents]
             if case["labels"] != "none":
-                objective = _loss(case, layout.documents, logits)
+                objective = _loss(case, layout, logits)
             else:
                 returned = logits if kept is None else [one[at] for one, at in zip(logits, kept, strict=True)]
                 objective = weighted_sum(layout, returned, kept)
@@ -78,11 +80,11 @@ class PlainCalls:
             return gradients_of(self.model)
 
 
-def _loss(case: Case, documents: Sequence[Document], logits: Sequence[Tensor]) -> Tensor:
+def _loss(case: Case, layout: Layout, logits: Sequence[Tensor]) -> Tensor:
     """Return the mean cross-entropy of the targets, or their sum over `num_items_in_batch`."""
     losses = []
-    for one, scores in zip(documents, logits, strict=True):
-        targets = targets_of(case, one.targets)
-        losses.append(torch.nn.functional.cross_entropy(scores[targets - 1], one.tokens[targets], reduction="none"))
+    for one, scores in zip(layout.documents, logits, strict=True):
+        targets, ids = targets_of(case, one, layout)
+        losses.append(torch.nn.functional.cross_entropy(scores[targets - 1], ids, reduction="none"))
     each = torch.cat(losses)
-    return each.sum() / (ITEMS if case["labels"] == "num-items" else len(each))
+    return each.sum() / (ITEMS if divides_by_items(case) else len(each))

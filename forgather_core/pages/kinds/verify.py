@@ -10,6 +10,7 @@ from ..content import Content, Figure
 from ..drawing import chart
 from ..html import Html, badge, brief, card, columns, escaped, joined, prose, sentences, stack, tag
 from ..lines import Ratios, ratios
+from ..matrix import pairs_matrix
 from ..tables import table
 from ..units import share_of, small_of
 
@@ -32,6 +33,7 @@ def verification(report: Mapping[str, Any]) -> Content:
         figures=_figures(report),
         blocks=[
             _columns(found, failed),
+            *(_calls(check) for check in found if check["details"].get("levels")),
             *([_checks(found)] if found else []),
         ],
         notes=report.get("notes") or (),
@@ -117,6 +119,42 @@ def _ratio(case: Mapping[str, Any]) -> float:
     if not isinstance(error, (int, float)) or math.isnan(error):
         return math.inf
     return float(error / tolerance) if tolerance else math.inf if error else 0.0
+
+
+def _calls(check: Mapping[str, Any]) -> Html:
+    """Return the card of a check that combines ways to call a model: a chart, the causes, and levels left out."""
+    details = check["details"]
+    levels = {name: names for name, names in details["levels"].items() if len(names) > 1}
+    plain = {name: names[0] for name, names in details["levels"].items()}
+    cases = [plain | _levels_of(case["case"]) for case in details["cases"]]
+    causes = {case["cause"] for case in details["cases"] if case["cause"]}
+    lead = (
+        f"{details['combinations']:,} combinations of levels in {len(cases):,} cases. A square is a pair of factors: "
+        "red if a combination of their levels fails, pale where few combinations have a meaning"
+    )
+    title = "Ways to call the model"
+    drawn = chart(title, pairs_matrix(title, levels, cases, [_levels_of(cause) for cause in causes]), lead=lead)
+    by_reason: dict[str, list[str]] = {}
+    for level, reason in details["inapplicable"].items():
+        by_reason.setdefault(reason, []).append(level)
+    left_out = [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    failed = [f"{cause.replace(',', ' + ')}: {_count(cause, details)} of the cases" for cause in sorted(causes)]
+    return columns(
+        drawn,
+        stack(
+            card("Levels that fail together", sentences(failed)) if failed else None,
+            card("Levels that do not apply to the model", sentences(left_out)) if left_out else None,
+        ),
+    )
+
+
+def _count(cause: str, details: Mapping[str, Any]) -> int:
+    return sum(case["cause"] == cause for case in details["cases"])
+
+
+def _levels_of(case: str) -> dict[str, str]:
+    """Return the levels that are not plain of a case's id."""
+    return dict(part.split("=", 1) for part in case.split(",")) if case != "plain" else {}
 
 
 def _skipped(checks: Sequence[Mapping[str, Any]]) -> Html | None:

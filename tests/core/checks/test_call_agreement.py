@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,13 @@ import torch
 
 from forgather_core.checks.call_agreement import call_agreement
 from forgather_core.checks.covering.agreement import Agreement
+from forgather_core.checks.covering.calls import Calls
 from forgather_core.checks.covering.factors import PLAIN, case_id, case_of
+from forgather_core.checks.covering.models import Models
 from forgather_core.checks.model_under_test import ModelUnderTest
+from forgather_core.checks.scope import Scope
 from forgather_core.commands.construct import construct
+from forgather_core.errors import CheckError
 from tests.support.settings import Resolve, small
 
 __all__ = ["small"]
@@ -42,7 +48,7 @@ def spoil(agreement: Agreement, when: Any) -> None:
         return model
 
     agreement.subject.randomized_model = randomized_model  # type: ignore[method-assign]
-    agreement._models.clear()
+    agreement.models = Models(agreement.subject)
 
 
 def test_the_plain_call_agrees_with_itself(subject: ModelUnderTest) -> None:
@@ -56,11 +62,26 @@ def test_the_plain_call_agrees_with_itself(subject: ModelUnderTest) -> None:
     [
         "gradients=on",
         "mode=train,gradients=on,checkpointing=non-reentrant,labels=all,loss=chunked",
-        "rows=unequal,padding=left,mask=2d,cache=static,pieces=single",
-        "attention=sdpa,rows=equal,packing=position-ids,positions=given,cache=dynamic,pieces=uneven,input=embeds",
+        "rows=unequal,padding=left,mask=2d,cache=static,chunks=single",
+        "attention=sdpa,rows=equal,packing=position-ids,positions=given,cache=dynamic,chunks=uneven,input=embeds",
         "dtype=bfloat16,length=129,outputs=hidden-states",
         "padding=right,mask=4d-bool,outputs=attentions,labels=num-items",
-        "return=tuple,keep=indices,dtype=float64",
+        "return=tuple,logits_to_keep=indices,dtype=float64",
+        "rows=unequal,padding=left,mask=2d,positions=given,cache=cropped,chunks=uneven",
+        "rows=unequal,padding=right,mask=2d,cache=reordered,chunks=uneven,input=embeds",
+        "cache=reset,length=33,rows=equal,chunks=single",
+        "cache=config-off,chunks=uneven,mode=train",
+        "cache=quantized,chunks=single",
+        "mask=dict,packing=position-ids,positions=given,padding=right,rows=equal",
+        "labels=all-ignored,gradients=on",
+        "labels=special,loss=chunked,mode=train",
+        "made=meta,gradients=on",
+        "made=from-pretrained,dtype=bfloat16",
+        "made=pickled,attention=sdpa",
+        "made=after-another,cache=static,chunks=uneven",
+        "made=before-another,length=513",
+        "made=after-other-dtype,length=257",
+        "made=deep-copied,frozen=head,gradients=on",
     ],
 )
 def test_valid_calls_of_a_right_model_agree(case: str, subject: ModelUnderTest) -> None:
@@ -78,7 +99,8 @@ def test_a_failing_case_is_reduced_to_the_levels_that_matter(subject: ModelUnder
     spoil(agreement, padded_and_cached)
     case = case_of("mode=train,rows=unequal,padding=right,mask=2d,cache=dynamic,input=embeds,labels=all")
     assert not all(one.holds for one in agreement.run(case))
-    assert case_id(agreement.shrunk(case)) == "padding=right,mask=2d,cache=dynamic"
+    smallest = agreement.shrunk(case, lambda one: all(found.holds for found in agreement.run(one)))
+    assert case_id(smallest) == "padding=right,mask=2d,cache=dynamic"
 
 
 def test_an_exception_is_a_finding_of_its_case(subject: ModelUnderTest) -> None:
@@ -99,18 +121,65 @@ def test_gradients_and_losses_are_compared(subject: ModelUnderTest) -> None:
     agreement = Agreement(subject)
     case = case_of("attention=sdpa,gradients=on,labels=all")
     assert all(one.holds for one in agreement.run(case))
-    model = agreement._model(case)
+    model = agreement.models.of(case)
     with torch.no_grad():
         model.get_output_embeddings().weight *= 1.1
     failed = {one.what for one in agreement.run(case) if not one.holds}
     assert {"logits", "loss", "gradients"} <= failed
 
 
+def test_a_crash_is_a_finding_of_its_levels(subject: ModelUnderTest) -> None:
+    with Calls(subject) as calls:
+
+        def crash(_: Any, given: dict[str, Any]) -> bool:
+            if "inputs_embeds" in given and given.get("attention_mask") is not None:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            return False
+
+        spoil(calls.agreement, crash)
+        cases = [case_of(text) for text in ("input=embeds,rows=equal,mask=2d,labels=all", "rows=equal", "input=embeds")]
+        (found,) = calls.failures(cases)
+    assert found.text == (
+        "wrong with mask=2d + input=embeds, right without either: raised: the process was ended by SIGSEGV; "
+        "look at: how the given mask is used; operations between input_ids and embeddings"
+    )
+
+
+def test_failures_are_grouped_by_cause_and_the_worst_is_first(subject: ModelUnderTest) -> None:
+    def spoilt(_: Any, given: dict[str, Any]) -> bool:
+        if "inputs_embeds" in given:
+            raise IndexError("no such row")
+        return given.get("attention_mask") is not None
+
+    with Calls(subject) as calls:
+        spoil(calls.agreement, spoilt)
+        texts = ("mask=2d,rows=equal", "mask=2d,labels=all", "rows=equal,input=embeds", "rows=equal")
+        first, second = calls.failures([case_of(text) for text in texts])
+    assert (case_id(first.smallest), len(first.cases)) == ("input=embeds", 1)  # an exception is worse than a number
+    assert (case_id(second.smallest), len(second.cases)) == ("mask=2d", 2)
+
+
+def test_the_requested_case_runs_alone(subject: ModelUnderTest) -> None:
+    def run(case: str) -> list[Any]:
+        subject.scope = Scope(case=case)
+        return list(call_agreement.run(subject))
+
+    measured, details = run("cache=static,chunks=uneven")
+    assert measured.what == "cache=static,chunks=uneven" and measured.holds
+    assert details.content["cases"] == [{"case": "cache=static,chunks=uneven", "holds": True, "cause": None}]
+    with pytest.raises(CheckError, match=r"--case: padding=left, mask=none: padding requires a mask"):
+        run("padding=left")
+    with pytest.raises(CheckError, match=r"'padding=up' is not a level of a factor: copy the id from a report"):
+        run("padding=up")
+
+
 @pytest.mark.slow
 def test_all_cases_of_a_definition_agree(subject: ModelUnderTest) -> None:
-    measured = list(call_agreement.run(subject))
+    *measured, details = call_agreement.run(subject)
     assert len(measured) > 80
     assert all(one.holds for one in measured)
+    assert details.content["combinations"] > 3000
+    assert len(details.content["cases"]) == len(measured)
 
 
 @pytest.mark.slow
@@ -122,9 +191,13 @@ def test_the_report_names_the_cause_once(subject: ModelUnderTest, monkeypatch: p
         spoil(self, lambda module, arguments: module.training and "inputs_embeds" in arguments)
 
     monkeypatch.setattr(Agreement, "__init__", spoilt)
-    failures = [one.failure for one in call_agreement.run(subject) if not one.holds]
+    subject.scope = Scope(quick=True)
+    *measured, details = call_agreement.run(subject)
+    failures = [one.failure for one in measured if not one.holds]
     assert len(failures) > 1
     assert failures[0] is not None
     cause = "wrong with mode=train + input=embeds, right without either: logits off by"
     assert failures[0].startswith(cause)
     assert all(one is not None and one.startswith("the same in ") for one in failures[1:])
+    causes = {case["cause"] for case in details.content["cases"]}
+    assert causes == {None, "mode=train,input=embeds"}

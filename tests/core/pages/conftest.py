@@ -73,5 +73,6 @@ def failed(verification: dict[str, Any], directory: str | Path = "model") -> dic
         "reason": None,
         "cause": "positions that ignore cached tokens",
         "seconds": 0.5,
+        "details": {},
     }
     return verification | {"directory": str(directory), "checks": [*verification["checks"], check], "failed": 1}

@@ -7,7 +7,8 @@ from itertools import combinations, product
 import pytest
 
 from forgather_core.checks.covering.array import all_levels, covering_array
-from forgather_core.checks.covering.factors import FACTORS, NAMES, PLAIN, RULES, Rule, case_id, case_of, violated
+from forgather_core.checks.covering.factors import FACTORS, NAMES, PLAIN, case_id, case_of
+from forgather_core.checks.covering.rules import RULES, Rule, violated
 
 SMALL = {"a": ("0", "1", "2"), "b": ("0", "1"), "c": ("0", "1", "2"), "d": ("0", "1")}
 FORBIDDEN = (

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from forgather_core.checks.covering.factors import FACTORS, PLAIN, Case, violated
+from forgather_core.checks.covering.factors import FACTORS, PLAIN, Case
 from forgather_core.checks.covering.layout import Layout, layout_of
+from forgather_core.checks.covering.rules import violated
 
 PAD = 0
 OF_TEXTS = ("length", "rows", "padding", "packing")

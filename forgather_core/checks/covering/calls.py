@@ -1,0 +1,89 @@
+"""Run the cases of a covering array in child processes, and find the levels that make cases fail."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable
+from typing import Self
+
+from ...definitions.check import Measured
+from ...runtime.child_process import ChildDiedError, ChildProcesses
+from ..model_under_test import ModelUnderTest
+from .agreement import RAISED, Agreement
+from .factors import PLAIN, Case, case_id
+from .failures import Failure, excess, failures_of
+from .rules import violated
+
+_MIN_SECONDS, _TIMES_PLAIN = 60, 100  # time limit of a case
+_MOST_PROCESSES = 4
+
+
+class Calls:
+    """The cases of a model, each with a time limit; a crash is the result of its case.
+
+    Args:
+        subject: The model under test.
+
+    Attributes:
+        agreement: Computes and compares a case.
+    """
+
+    def __init__(self, subject: ModelUnderTest) -> None:
+        self.agreement = Agreement(subject)
+        self._results: dict[str, Measured] = {}
+        self._run = ChildProcesses(self.agreement.run, count=_processes(subject), seconds=_seconds(self.agreement))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run.close()
+
+    def worst_of(self, case: Case) -> Measured:
+        """Return the deviation from the plain way that exceeds its tolerance most."""
+        self._run_all([case])
+        return self._results[case_id(case)]
+
+    def failures(self, cases: Iterable[Case]) -> list[Failure]:
+        """Run cases, and return their failures, the worst first."""
+        cases = list(cases)
+        self._run_all(sorted(cases, key=self.agreement.models.key))
+        return failures_of(cases, self.worst_of, lambda case: self.agreement.shrunk(case, self._holds))
+
+    def _holds(self, case: Case) -> bool:
+        return self.worst_of(case).holds
+
+    def applicable(self, case: Case) -> Case | None:
+        """Return a case with plain levels for those that do not apply to the model; None if it has no meaning."""
+        levels = self.agreement.levels
+        found = {name: level if level in levels[name] else levels[name][0] for name, level in case.items()}
+        return found if violated(found) is None else None
+
+    def _run_all(self, cases: Iterable[Case]) -> None:
+        for case, result in self._run.map([case for case in cases if case_id(case) not in self._results]):
+            self._results[case_id(case)] = _worst(result)
+
+
+def _processes(subject: ModelUnderTest) -> int:
+    """Return the number of processes; the memory of a full model is that of one."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    cores = (
+        int(allowed) if allowed.isdigit() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    )
+    return 1 if subject.full else max(1, min(cores, _MOST_PROCESSES))
+
+
+def _seconds(agreement: Agreement) -> float:
+    """Return the time limit of a case: many times that of the plain call."""
+    begin = time.perf_counter()
+    agreement.run(PLAIN)
+    return _MIN_SECONDS + _TIMES_PLAIN * (time.perf_counter() - begin)
+
+
+def _worst(result: list[Measured] | ChildDiedError) -> Measured:
+    """Return the deviation that exceeds its tolerance most; the end of the process is one."""
+    if isinstance(result, ChildDiedError):
+        return Measured(f"{RAISED}: {result}", math.inf, 0.0)
+    return max(result, key=excess)

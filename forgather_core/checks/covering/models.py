@@ -1,0 +1,121 @@
+"""The models of a case: the same weights, made and loaded in different ways."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ...model.randomize import randomize_weights
+from ..buffers import initialized_after_meta
+from ..model_under_test import ModelUnderTest
+from .factors import POSITIONS, Case
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DROPOUT = 0.3
+_LONG = 129  # tokens of a call that may change the state of a module or a class
+Key = tuple[str, str, str, str]
+
+
+class Models:
+    """Makes the models of cases; the latest one is kept.
+
+    Args:
+        subject: The model under test.
+    """
+
+    def __init__(self, subject: ModelUnderTest) -> None:
+        self.subject = subject
+        self._latest: tuple[Key, Any] | None = None
+        self._others: list[Any] = []  # models that exist beside the latest one
+
+    @staticmethod
+    def key(case: Case) -> Key:
+        """Return the levels that determine a model; cases with the same key share one."""
+        dtype = "float32" if case["dtype"].startswith("autocast-") else case["dtype"]
+        return case["made"], dtype, case["attention"], case["dropout"]
+
+    def of(self, case: Case) -> Any:
+        """Return the model of a case, in eval mode."""
+        key = self.key(case)
+        if self._latest is None or self._latest[0] != key:
+            self._latest, self._others = None, []
+            self._latest = key, self._made(case, DTYPES[key[1]])
+        return self._latest[1]
+
+    def _changes(self, case: Case) -> dict[str, Any]:
+        """Return the changes to the configuration."""
+        drops = self.subject.no_dropout
+        changes: dict[str, Any] = dict.fromkeys(drops, DROPOUT) if case["dropout"] == "on" else dict(drops)
+        return changes | fewer_positions(self.subject)
+
+    def _made(self, case: Case, dtype: torch.dtype) -> Any:
+        how = self._changes(case) | {"attention": case["attention"]}
+        made = case["made"]
+        if made == "after-another":
+            self._others.append(self._another(how))
+        model = self.subject.randomized_model(**how)
+        if made == "from-pretrained":
+            return self._reloaded(model, case, dtype)
+        if made == "meta":
+            weights, model = model.state_dict(), initialized_after_meta(self.subject, **how)
+            model.load_state_dict(weights)
+        elif made == "pickled":
+            model = pickle.loads(pickle.dumps(model))
+        elif made == "deep-copied":
+            original, model = model, copy.deepcopy(model)
+            randomize_weights(original, self.subject.seed + 1)
+        elif made == "before-another":
+            self._others.append(self._another(how))
+        elif made == "after-other-dtype":
+            self._call_in(torch.float32 if dtype.itemsize == 2 else torch.bfloat16, model)
+        return model.to(dtype).eval()
+
+    def _reloaded(self, model: Any, case: Case, dtype: torch.dtype) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        how = self.subject.loading | {"attn_implementation": case["attention"], "dtype": dtype}
+        with self.subject.scratch() as directory:
+            return AutoModelForCausalLM.from_pretrained(self.subject.save(model, directory), **how).eval()
+
+    def _another(self, how: Mapping[str, Any]) -> Any:
+        """Return another model of the same class, with another configuration and weights, that has been called."""
+        changes = {**how, **other_values(self.subject.text_config.to_dict())}
+        other = self.subject.randomized_model(seed=self.subject.seed + 1, **changes)
+        self._call(other)
+        return other
+
+    def _call_in(self, dtype: torch.dtype, model: Any) -> None:
+        """Call a model in another dtype."""
+        weights = {name: one.clone() for name, one in model.state_dict().items()}
+        self._call(model.to(dtype))
+        model.to(torch.float32).load_state_dict(weights)
+
+    @torch.no_grad()
+    def _call(self, model: Any) -> None:
+        length = min(_LONG, getattr(self.subject.text_config, "max_position_embeddings", None) or _LONG)
+        model.eval()(self.subject.tokens(1, length))
+
+
+def fewer_positions(subject: ModelUnderTest) -> dict[str, int]:
+    """Return a smaller max_position_embeddings, which texts reach; nothing if it determines frequencies of RoPE."""
+    config = subject.text_config
+    positions = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if positions is None or positions <= POSITIONS or rope.get("rope_type", "default") != "default":
+        return {}
+    return {"max_position_embeddings": POSITIONS}
+
+
+def other_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return other values for some fields of a configuration that do not determine the shape of a weight."""
+    changes: dict[str, Any] = {
+        name: 10 * value for name, value in config.items() if name.endswith(("_eps", "_epsilon"))
+    }
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict) and isinstance(rope.get("rope_theta"), (int, float)):
+        changes["rope_parameters"] = rope | {"rope_theta": 2 * rope["rope_theta"]}
+    return changes

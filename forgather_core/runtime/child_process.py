@@ -1,0 +1,179 @@
+"""Call a function in child processes, so that a crash or an endless loop ends one of them only."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, Self, TypeVar
+
+import torch
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+
+class ChildDiedError(Exception):
+    """A child process did not return a result: a signal ended it, it exited, or it took too long."""
+
+
+class ChildProcesses(Generic[Argument, Result]):
+    """A function that is called in child processes: forks, which share everything that exists, unpickled.
+
+    A child is started when it is needed, and again after its death. Where a process cannot be forked safely (other
+    systems than Linux; an initialized GPU), the function is called in this process.
+
+    Args:
+        function: The function of one argument. The argument and the result must be picklable.
+        count: The number of children.
+        seconds: Time limit of a call; None means no limit.
+
+    Example:
+        >>> with ChildProcesses(os._exit) as leave:
+        ...     leave(3)
+        Traceback (most recent call last):
+        forgather_core.runtime.child_process.ChildDiedError: the process exited with code 3
+    """
+
+    def __init__(self, function: Callable[[Argument], Result], *, count: int = 1, seconds: float | None = None) -> None:
+        self._function, self._seconds = function, seconds
+        self._children = [_Child(function) for _ in range(count)]
+
+    def __call__(self, argument: Argument) -> Result:
+        """Call the function.
+
+        Raises:
+            ChildDiedError: The child process did not return.
+            Exception: What the function raised.
+        """
+        ((_, result),) = self.map([argument])
+        if isinstance(result, ChildDiedError):
+            raise result
+        return result
+
+    def map(self, arguments: Iterable[Argument]) -> Iterator[tuple[Argument, Result | ChildDiedError]]:
+        """Yield each argument with its result, or with the death of its child, in the order of the arguments.
+
+        Raises:
+            Exception: What the function raised.
+        """
+        if not can_fork():
+            for argument in arguments:
+                yield argument, self._function(argument)
+            return
+        numbered = list(enumerate(arguments))
+        waiting, done, following = deque(numbered), dict[int, Any](), 0
+        idle, busy = list(self._children), dict[Any, tuple[_Child, int, float]]()
+        while following < len(numbered):
+            while idle and waiting:
+                child, (number, argument) = idle.pop(0), waiting.popleft()
+                busy[child.send(argument)] = child, number, time.monotonic() + (self._seconds or float("inf"))
+            seconds = min(limit for _, _, limit in busy.values()) - time.monotonic()
+            ready = wait(list(busy), None if self._seconds is None else max(seconds, 0))
+            for connection in ready or [min(busy, key=lambda one: busy[one][2])]:
+                child, number, _ = busy.pop(connection)
+                done[number] = child.receive() if ready else child.kill(f"took more than {self._seconds:g} s")
+                idle.append(child)
+            while following in done:
+                yield numbered[following][1], done.pop(following)
+                following += 1
+
+    def close(self) -> None:
+        """End the child processes."""
+        for child in self._children:
+            child.kill("")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def can_fork() -> bool:
+    """Return whether this process can be forked: the libraries of macOS cannot, and CUDA cannot once it is used."""
+    return sys.platform == "linux" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+
+
+class _Child:
+    """A child process that calls a function for each argument that it receives."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self._process: Any = None
+        self._connection: Any = None
+
+    def send(self, argument: Any) -> Connection:
+        """Call the function in the child, and return the connection that will have the result."""
+        if self._process is None:
+            context = multiprocessing.get_context("fork")
+            self._connection, other = context.Pipe()
+            self._process = context.Process(target=_serve, args=(self._function, other, self._connection))
+            with warnings.catch_warnings(action="ignore"):  # Python 3.12 warns that other threads are not forked
+                self._process.start()
+            other.close()
+        self._connection.send(argument)
+        found: Connection = self._connection
+        return found
+
+    def receive(self) -> Any:
+        """Return the result, or the death of the child; raise what the function raised."""
+        try:
+            raised, value = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            return self.kill(_end(self._process.exitcode))
+        if raised:
+            raise value
+        return value
+
+    def kill(self, reason: str) -> ChildDiedError:
+        """End the child, and return its death with a reason."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._connection.close()
+            self._process = self._connection = None
+        return ChildDiedError(f"the process {reason}")
+
+
+def _serve(function: Callable[[Any], Any], connection: Any, of_parent: Any) -> None:
+    of_parent.close()  # otherwise the end of the parent would not close the pipe
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tokenizers would warn about the fork
+    with suppress(EOFError, ConnectionError):
+        while True:
+            argument = connection.recv()
+            try:
+                reply = False, function(argument)
+            except Exception as error:
+                reply = True, _picklable(error)
+            connection.send(reply)
+
+
+def _picklable(error: Exception) -> Exception:
+    """Return an exception with its traceback as a note; a RuntimeError instead of one that cannot be sent."""
+    text = "".join(traceback.format_exception(error))
+    error.add_note(f"In the child process:\n{text}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(text)
+    return error
+
+
+def _end(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exited with code {code}"
+    name = signal.Signals(-code).name
+    return f"was ended by {name}" + (", perhaps because memory ran out" if name == "SIGKILL" else "")
