@@ -109,7 +109,7 @@ def test_chats_are_rendered(cli: Cli) -> None:
             "ls nowhere",
             "PROJECT: 'nowhere' is neither a file, a directory nor a built-in project (stdlib): check the path",
         ),
-        ("show", "Missing argument PROJECT: forgather dataset show"),
+        ("show", "PROJECT is missing: add it, as in forgather dataset show PROJECT"),
         ("show stdlb", "Did you mean 'stdlib'"),
         (
             "show project --config chat",

@@ -181,7 +181,10 @@ def test_an_option_of_another_definition_names_its_owner(site: object, monkeypat
     site("other", "other_lm", OTHER, other="other_lm")  # type: ignore[operator]
     done = start("-t", "other", "model", "--rope-parameters", "{}", "show")
     assert done.returncode == 2
-    assert "--rope-parameters is not an option of 'other'; it belongs to llama, mistral and qwen3" in done.stderr
+    assert (
+        "--rope-parameters is not an option of 'other': remove it, or use it with llama, mistral or qwen3"
+        in done.stderr
+    )
 
 
 OTHER = """
