@@ -26,7 +26,7 @@ from .model_under_test import FLEX, ModelUnderTest
 if TYPE_CHECKING:
     from ..settings.resolved_model import ResolvedModel
 
-PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 NOTHING = "it measured nothing"
 _COPIES = 3  # copies of the weights: most checks have two models, or two models and the gradients of one
 NO_GRADIENTS = f"the model refuses eager and sdpa, and {FLEX} does not support gradients on CPU"
@@ -186,7 +186,7 @@ def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
     """Run one check and return its row of the report.
 
     A check passes only if it measures at least one case and all cases hold. A check that raises fails, with the text of
-    the error as its reason. A check that measures nothing does not apply.
+    the error as its reason. A check that measures nothing is skipped.
     """
     began = time.perf_counter()
     measured: list[Measured] = []
