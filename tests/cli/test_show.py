@@ -43,6 +43,8 @@ def test_text_and_json_show_the_same_values(cli: Cli) -> None:
         assert re.search(rf"\b{name} .*\b{re.escape(item['origin'])}\b", text), name
     assert "4,434,176" in text
     assert report(cli, "--hidden-size", "128")["expected_parameters"] is None  # the preset states its own number
+    assert report(cli, "--tokenizer", "bpe-8k")["expected_parameters"] is None
+    assert report(cli, "--dtype", "bfloat16")["expected_parameters"] is not None
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 200
     assert not list(Path().iterdir())
