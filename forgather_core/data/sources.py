@@ -55,8 +55,8 @@ def _documents(configuration: DatasetConfiguration) -> Iterator[Document]:
             problem = f"expected lists of {{role, content}} in '{column}', got {type(value).__name__}"
             raise configuration.error(key, problem, hint="use another column, or text_column for texts")
         if is_chat and (wrong := _chat_problem(value)):
-            hint = "correct the data, or use another column"
-            raise configuration.error(key, f"'{column}' of a row: {wrong}", hint=hint)
+            wrong = f"'{column}' of a row: {wrong}"
+            raise configuration.error(key, wrong, hint="correct the data, or use another column")
         if not is_chat and not isinstance(value, str):
             is_other = isinstance(value, list) and not _chat_problem(value)
             hint = "for chats use 'messages' instead of text_column" if is_other else None
