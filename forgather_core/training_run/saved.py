@@ -25,7 +25,7 @@ from .plan import token_count
 from .record import RECORD, read_record
 from .sampling import continuations
 
-_WEIGHTS = "restore the weights, or save them again with forgather model train, or construct --save-checkpoint"
+_WEIGHTS = "restore the weights, or save them again: train the model, or construct it with --save-checkpoint"
 
 
 def sample_directory(directory: Path, texts: tuple[str, ...], options: SampleOptions) -> dict[str, Any]:

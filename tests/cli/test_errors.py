@@ -346,7 +346,10 @@ def test_flex_attention_with_dropout_is_refused_in_training(cli: Cli, monkeypatc
 
 
 DIRECTORY_ERRORS = {
-    "--from-config nowhere": "--from-config: nowhere/config.json does not exist: use a Hugging Face",
+    "--from-config nowhere": "--from-config: nowhere/config.json does not exist: use a model directory, or download "
+    "one: hf download OWNER/NAME --local-dir nowhere",
+    "--from-config an/owner": "--from-config: an/owner/config.json does not exist: use a model directory, or download "
+    "one: hf download an/owner --local-dir owner, then use --from-config owner",
     "--native --sliding-window 8": "--native: transformers' Llama has no sliding_window",
 }
 
