@@ -206,10 +206,6 @@ ids = torch.arange(8)[None]
     "checkpoints": Reading(
         ("docs/checkpoints.md",),
         before=(BUILD,),
-        program=f"""
-from transformers import AutoModelForCausalLM
-model, step = AutoModelForCausalLM.from_pretrained("{BUILT}", trust_remote_code=True), 500
-""",
         names={"SRC": BUILT, "DST": "converted", "DIR": BUILT},
     ),
     "datasets": Reading(("docs/datasets.md",)),
