@@ -14,7 +14,7 @@ from threading import Timer
 
 import pytest
 
-from .pages import Block, apply, commands, is_printed, parts, sessions
+from .pages import Block, apply, commands, is_printed, parts, sessions, stale_lines
 
 pytestmark = pytest.mark.slow
 
@@ -126,6 +126,7 @@ class Reader:
             for command, expected in sessions(block.text):
                 printed = self.run(command, codes=(2,) if "error: " in expected else (0, 1))
                 assert is_printed(expected, printed), f"'{command}' printed:\n{printed}"
+                assert not (stale := stale_lines(expected, printed)), f"'{command}': stale: {stale}\n{printed}"
 
     def run(self, command: str, codes: tuple[int, ...]) -> str:
         for name, value in self.replaced.items():
