@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from forgather_core.filesystem.printable import plain_copy
-from forgather_core.pages.units import bytes_of
+from forgather_core.pages.units import bytes_of, with_noun
 
 from .results import Result
 
@@ -123,7 +123,7 @@ class DatasetInfo(Result):
         return int(self._report["counted"]["tokens"])
 
     def _summary(self) -> str:
-        return f"{self._report['dataset']}: {self.documents:,} documents, {self.tokens:,} tokens"
+        return f"{self._report['dataset']}: {with_noun(self.documents, 'document')}, {self.tokens:,} tokens"
 
 
 class TrainedTokenizer(Result):

@@ -163,8 +163,8 @@ class Verification(Result):
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Names of the checks that do not apply to the model."""
-        return self._named("does not apply")
+        """Names of the skipped checks: they do not apply to the model."""
+        return self._named("skipped")
 
     def _named(self, result: str) -> tuple[str, ...]:
         return tuple(check["name"] for check in self._report["checks"] if check["result"] == result)

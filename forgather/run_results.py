@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from forgather_core.pages.units import with_noun
+
 from .results import Result
 
 __all__ = ["Evaluation", "Samples", "TrainingRun"]
@@ -44,7 +46,7 @@ class TrainingRun(Result):
     def _summary(self) -> str:
         loss = self.evaluation_loss
         end = f"evaluation loss {loss:.4f}" if loss is not None else "not finished"
-        return f"of {self._report['model_name']}: {self._report['plan']['steps']:,} steps, {end}"
+        return f"of {self._report['model_name']}: {with_noun(self._report['plan']['steps'], 'step')}, {end}"
 
 
 class Samples(Result):

@@ -18,7 +18,7 @@ import typer.main
 from forgather_core.errors import ForgatherError, access_hint
 from forgather_core.filesystem.paths import project_directory
 from forgather_core.filesystem.printable import one_line
-from forgather_core.options.scope import joined
+from forgather_core.options.scope import no_effect
 from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import did_you_mean
 
@@ -131,8 +131,7 @@ def root(
     """Turn a model definition into a model directory that any Hugging Face tool loads."""
     for flag, value in (("-t", template), ("-p", project)):
         if value is not None and ctx.invoked_subcommand not in ROOT_SCOPES[flag]:
-            owners = joined(repr(name) for name in ROOT_SCOPES[flag])
-            raise ForgatherError(f"has no effect on '{ctx.invoked_subcommand}'; it belongs to {owners}", option=flag)
+            raise no_effect(flag, str(ctx.invoked_subcommand), ROOT_SCOPES[flag])
     if project is not None:
         ctx.params["project"] = str(project_directory(project, "-p"))
 

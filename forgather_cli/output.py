@@ -41,7 +41,7 @@ class Output:
         if self._file is not None:
             from .render import check_output
 
-            check_output(self._file)
+            check_output(self._file, as_json=self._as_json)
         self._editor = _editor() if options.get("edit") else None
 
     @contextmanager

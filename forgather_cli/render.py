@@ -72,15 +72,19 @@ def show(report: Mapping[str, Any], view: RenderableType, *, as_json: bool = Fal
         on.print(view, crop=on.fixed_width)
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, *, as_json: bool = False) -> None:
     """Check that an output file can be written, before the work starts.
 
     Raises:
-        ForgatherError: The suffix is unknown, the path is a directory, or its directory does not exist.
+        ForgatherError: The suffix is unknown or does not fit `--json`, the path is a directory, or there is no such
+            directory.
     """
     if path.suffix and path.suffix.lower() not in SUFFIXES:
         problem = f"the suffix of '{path.name}' must be one of {', '.join(SUFFIXES)}"
         raise ForgatherError(problem, option="--output-file")
+    if as_json and path.suffix.lower() in {".html", ".svg"}:
+        problem = f"has no effect on '{path.name}'"
+        raise ForgatherError(problem, option="--json", hint="remove it, or write to a .json file")
     check_output_file(path, "--output-file")
 
 

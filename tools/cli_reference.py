@@ -50,7 +50,7 @@ or its `configs/`. Options of a model go before or after the command; the last o
 option.
 
 An option given to a command that does not use it is an error that lists the commands that do: `--steps has no effect
-on 'show'; it belongs to 'test'`. An option that has no effect in combination with the others is also an error:
+on 'show': remove it, or use 'test'`. An option that has no effect in combination with the others is also an error:
 `--safetensors requires --save-checkpoint`. Values in YAML files are exempt, since a file may be used with several
 commands.
 

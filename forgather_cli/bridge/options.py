@@ -124,13 +124,9 @@ def skip_conversion(parameter: Any) -> None:
     def process_value(ctx: typer.Context, value: Any) -> Any:
         if parameter.required and not ctx.resilient_parsing and parameter.value_is_missing(value):
             is_option = parameter.param_type_name != "argument"
-            what = (
-                f"option {max(parameter.opts, key=len)}"
-                if is_option
-                else f"argument {parameter.metavar or parameter.name}"
-            )
-            message = f"Missing {what}: {usage_line(ctx)}"
-            raise typer.BadParameter(message, ctx=ctx)
+            name = max(parameter.opts, key=len) if is_option else parameter.metavar or parameter.name
+            example = usage_line(ctx).replace(" [OPTIONS]", "")
+            raise typer.BadParameter(f"{name} is missing: add it, as in {example}", ctx=ctx)
         return parameter.callback(ctx, parameter, value) if parameter.callback else value
 
     parameter.process_value = process_value

@@ -9,7 +9,7 @@ import typer
 
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
 from forgather_core.errors import ForgatherError
-from forgather_core.options.scope import commands_of, joined
+from forgather_core.options.scope import commands_of, joined, no_effect
 from forgather_core.options.spec import did_you_mean, flag_of, specs_of
 
 from .session import CHOOSE, Session
@@ -21,8 +21,7 @@ def option_of_other_commands(ctx: typer.Context, flag: str) -> ForgatherError | 
     if not owners:
         return None
     command = ctx.command_path.partition(" ")[2] or "forgather"
-    names = joined(repr(name) for name in dict.fromkeys(owners))
-    return ForgatherError(f"has no effect on '{command}'; it belongs to {names}", option=flag)
+    return no_effect(flag, command, dict.fromkeys(owners))
 
 
 def no_such_option(flag: str, known: Iterable[str], otherwise: str | None = None) -> ForgatherError:
@@ -78,5 +77,6 @@ def unknown_option(ctx: typer.Context, session: Session, flag: str) -> Forgather
             return ForgatherError(f"belongs to {joined(owners)}", option=flag, hint=hint)
         return no_such_option(flag, known, CHOOSE)
     if owners:
-        return ForgatherError(f"is not an option of '{name}'; it belongs to {joined(owners)}", option=flag)
+        hint = f"remove it, or use it with {joined(owners, 'or')}"
+        return ForgatherError(f"is not an option of '{name}'", option=flag, hint=hint)
     return no_such_option(flag, known, list_options_hint(ctx.command_path))

@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Group, RenderableType
 
 from forgather_core.filesystem.printable import printable
-from forgather_core.pages.units import text_of
+from forgather_core.pages.units import text_of, with_noun
 
 from ..render import Text, console
 from ..tables import grid, pairs
@@ -54,7 +54,10 @@ def dataset(report: Mapping[str, Any]) -> RenderableType:
     columns = [(column["name"], column["type"]) for column in report["columns"]]
     drawn: list[RenderableType] = [pairs(report["dataset"], head), grid("Columns", ("column", "type"), columns)]
     for number, example in enumerate(report["examples"], start=1):
-        drawn += [Text(f"\nDocument {number}, {example['tokens']:,} tokens", "bold"), *_excerpt(example["text"])]
+        drawn += [
+            Text(f"\nDocument {number}, {with_noun(example['tokens'], 'token')}", "bold"),
+            *_excerpt(example["text"]),
+        ]
     return Group(*drawn)
 
 
@@ -76,13 +79,14 @@ def _truncate_line(line: str) -> str:
 
 def tokenizer(report: Mapping[str, Any]) -> RenderableType:
     """Return the view of a trained tokenizer."""
+    documents = with_noun(report["documents"], "document")
     part = "" if report["measured_on"] == report["documents"] else f", of the first {report['measured_on']:,} documents"
     head = {
         "directory": report["directory"],
         "vocab size": f"{report['vocab_size']:,}",
         "special tokens": ", ".join(f"{token} {number}" for token, number in report["special_tokens"].items()),
         "model max length": f"{report['model_max_length']:,} tokens",
-        "trained on": f"{report['dataset']}: {report['documents']:,} documents, {report['characters']:,} characters",
+        "trained on": f"{report['dataset']}: {documents}, {report['characters']:,} characters",
         "bytes per token": f"{report['bytes_per_token']} (1 without merges){part}",
         "time": f"{report['seconds']} s",
     }

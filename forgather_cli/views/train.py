@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from forgather_core.pages.units import bytes_of, count_of, duration
+from forgather_core.pages.units import bytes_of, count_of, duration, with_noun
 
 from ..render import Text, notes
 from ..tables import grid, pairs
@@ -21,9 +21,9 @@ def cost_lines(report: Mapping[str, Any]) -> Iterator[str]:
     tokens = count_of(steps * plan["tokens_per_step"]).strip()
     where = f"{setup['device']}{', bf16' if plan['bf16'] else ''}"
     yield f"training {report['model_name']} ({count_of(setup['parameters']).strip()} parameters) on {where}"
-    yield f"{steps:,} steps of {rows:,} rows, {tokens} tokens, from {data['training']}"
+    yield f"{with_noun(steps, 'step')} of {with_noun(rows, 'row')}, {tokens} tokens, from {data['training']}"
     held = data["held_out"]
-    yield f"held out: {held['documents']:,} documents, {held['tokens']:,} tokens"
+    yield f"held out: {with_noun(held['documents'], 'document')}, {with_noun(held['tokens'], 'token')}"
     memory = f"{bytes_of(cost['memory'])} of memory, " if cost["memory"] is not None else ""
     yield f"cost: about {duration(cost['seconds'])}, {memory}{bytes_of(cost['disk'])} of disk"
     if setup["continued_from"]:
@@ -85,7 +85,7 @@ def samples(report: Mapping[str, Any]) -> RenderableType:
 def evaluation(report: Mapping[str, Any]) -> RenderableType:
     """Return the view of an evaluation."""
     values = {
-        "data": f"{report['data']}: {report['documents']:,} documents, {report['bytes']:,} bytes",
+        "data": f"{report['data']}: {with_noun(report['documents'], 'document')}, {with_noun(report['bytes'], 'byte')}",
         "loss": f"{report['loss']:.4f} nats per token, perplexity {report['perplexity']:,.2f}",
         "bits per byte": f"{report['bits_per_byte']:.4f}",
         "unigram entropy": f"{report['unigram_entropy']:.4f} nats, the loss of token frequencies alone",

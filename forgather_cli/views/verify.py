@@ -28,7 +28,7 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
         Text(f"{report['directory']}, {shape}", "bold"),
         grid("", _COLUMNS, _rows(checks), right=(2, 3, 4, 5), drop=(5, 2, 4, 3)),
         *(line for check in checks if check["result"] == "failed" for line in _failure(check)),
-        *(Text(f"{check['name']} does not apply: {check['reason']}", "dim") for check in checks if _skipped(check)),
+        *(Text(f"{check['name']} skipped: {check['reason']}", "dim") for check in checks if _skipped(check)),
         *(line for check in checks if check["details"].get("levels") for line in _coverage(check)),
         Text(f"\n{count}, in {seconds:.1f} s\n", _colour(report)),
         notes(report.get("notes", ())),

@@ -43,7 +43,7 @@ def estimates(subject: ModelUnderTest) -> Iterator[Measured]:
 
 
 def _compare_counts(what: str, estimated: int, found: int) -> Measured:
-    return Measured(what, float(abs(estimated - found)), where=f"estimated {estimated}, found {found}")
+    return Measured(what, float(abs(estimated - found)), failure=f"{what}: estimated {estimated}, found {found}")
 
 
 def _parameters(model: Any) -> int:

@@ -47,10 +47,12 @@ def gradient_checkpointing(subject: ModelUnderTest) -> Iterator[Measured]:
             yield Measured(f"{what}: loss", relative_difference(repeated[0], loss), tolerance)
             yield compare_gradients(f"{what}: gradients", repeated[1], gradients, tolerance)
             once = [index for index, (n, m) in enumerate(zip(repeated[2], calls, strict=True)) if n != 2 * m or not m]
-            where = ", ".join(f"layer {index}: {repeated[2][index]} calls, {calls[index]} without" for index in once)
-            yield expect(f"{what}: every layer is computed twice", not once, where)
+            counts = ", ".join(f"layer {index}: {repeated[2][index]} calls, {calls[index]} without" for index in once)
+            failure = f"{what}: expected every layer to be computed twice, got {counts}"
+            yield expect(f"{what}: every layer is computed twice", not once, failure=failure)
         found = _step(model, layers, text)
-        yield expect(f"{attention}, disabled: every layer is computed once", found[2] == calls, str(found[2]))
+        failure = f"{attention}, disabled: expected {calls} calls of the layers, got {found[2]}"
+        yield expect(f"{attention}, disabled: every layer is computed once", found[2] == calls, failure=failure)
 
 
 def _step(model: Any, layers: nn.ModuleList, text: Tensor) -> StepResult:

@@ -56,7 +56,8 @@ def _compare_values(name: str, values: Tensor, stated: list[float]) -> Measured:
     text = ", ".join(f"{value:.4g}" for value in stated[:4]) + (", ..." if len(stated) > 4 else "")
     expected = torch.tensor(stated, dtype=torch.float64)
     if expected.numel() not in (1, values.numel()):
-        return Measured(f"{name}: {text}", math.inf, 0.0, f"{name}: {values.numel()} values")
+        failure = f"{name}: expected {expected.numel()} values ({text}), got {values.numel()}"
+        return Measured(f"{name}: {text}", math.inf, 0.0, failure=failure)
     error = (values.double() - expected.view(-1 if expected.numel() == 1 else values.shape)).abs().max()
     tolerance = 2 * float(torch.finfo(values.dtype).eps * expected.abs().max())
     return Measured(f"{name}: {text}", float(error), tolerance, name)

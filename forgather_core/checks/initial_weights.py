@@ -77,8 +77,10 @@ def _compare_with_rule(what: str, rules: list[Any], parameters: list[nn.Paramete
     count, mean = samples.numel(), float(samples.mean())
     error = abs(float((samples - mean).square().mean().sqrt()) - 1)
     std = rule.std(shape)
-    found = f"{what.partition(': ')[2]} has {std * float(samples.std()):.4g}" if count > 1 else None
-    yield Measured(f"{what}: std {std:.4g}", error, SIGMAS / math.sqrt(2 * count) + 1 / count, found)
+    tolerance = SIGMAS / math.sqrt(2 * count) + 1 / count
+    got = f"{std * float(samples.std()):.4g}" if count > 1 else "a single value"
+    failure = f"{what}: expected std {std:.4g}, got {got} (relative error {error:.2g}, tolerance {tolerance:.2g})"
+    yield Measured(f"{what}: std {std:.4g}", error, tolerance, what.partition(": ")[2], failure)
     if type(rule).__name__ in _SYMMETRIC:
         yield Measured(f"{what}: mean 0, in units of std", abs(mean), SIGMAS / math.sqrt(count))
 

@@ -55,10 +55,12 @@ def kv_cache(subject: ModelUnderTest) -> Iterator[Measured]:
 def _check_lengths(what: str, model: Any, cache: Any, kind: str) -> Iterator[Measured]:
     """Check that a cache counts all tokens and holds exactly the keys that the next query attends to."""
     seen = int(cache.get_seq_length())
-    yield expect(f"{what}: it counts all tokens", seen == LENGTH, f"{seen} of {LENGTH}")
+    failure = f"{what}: expected a length of {LENGTH} tokens, got {seen}"
+    yield expect(f"{what}: it counts all tokens", seen == LENGTH, failure=failure)
     layers = list(cache.layers)
     count = model.config.get_text_config().num_hidden_layers
-    yield expect(f"{what}: it has all layers", len(layers) == count, f"{len(layers)} of {count}")
+    failure = f"{what}: expected {count} layers, got {len(layers)}"
+    yield expect(f"{what}: it has all layers", len(layers) == count, failure=failure)
     for index, layer in enumerate(layers):
         keys = getattr(layer, "keys", None)
         if kind == "static" or keys is None or not isinstance(keys, Tensor):
@@ -66,7 +68,8 @@ def _check_lengths(what: str, model: Any, cache: Any, kind: str) -> Iterator[Mea
         window = getattr(layer, "sliding_window", None)
         expected = LENGTH if window is None else min(LENGTH, window - 1)
         found = keys.shape[-2]
-        yield expect(f"{what}: layer {index} holds {expected} keys", found == expected, f"layer {index}: {found} keys")
+        failure = f"{what}: layer {index}: expected {expected} keys, got {found}"
+        yield expect(f"{what}: layer {index} holds {expected} keys", found == expected, failure=failure)
 
 
 def _check_padding(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:
@@ -117,6 +120,7 @@ def _check_cropping(subject: ModelUnderTest, model: Any, attention: str) -> Iter
     _, cache = forward_in_chunks(model, wrong, (3,), cache)
     cache.crop(-3)
     seen = int(cache.get_seq_length())
-    yield expect(f"{attention}, three tokens cropped: the others are left", seen == HALF, f"{seen} of {HALF}")
+    failure = f"{attention}, three tokens cropped: expected {HALF} tokens, got {seen}"
+    yield expect(f"{attention}, three tokens cropped: the others are left", seen == HALF, failure=failure)
     logits, _ = forward_in_chunks(model, text[:, HALF:], (LENGTH - HALF,), cache)
     yield compare(f"{attention}, three tokens cropped and replaced", logits, expected, rounding(model))

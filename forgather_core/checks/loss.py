@@ -50,7 +50,12 @@ def loss(subject: ModelUnderTest) -> Iterator[Measured]:
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
-    """Return the sum of the cross-entropies of all next tokens, in float64, and the number of targets."""
+    """Return the sum of the cross-entropies of all next tokens, in float64, and the number of targets.
+
+    Args:
+        logits: [B, T, V].
+        targets: Token ids, [B, T], not shifted: the logits of a position predict the next one. -100 is ignored.
+    """
     scores = logits[:, :-1].double().log_softmax(-1)
     following = targets[:, 1:]
     real = following != -100

@@ -34,7 +34,8 @@ def native_parity(subject: ModelUnderTest) -> Iterator[Measured]:
         model = subject.randomized_model(**changes, **subject.no_dropout)
         content = _native_content(model.config)
         kind = content.get("model_type")
-        yield expect("config.json has the native model type", kind == native_type, kind)
+        failure = f"model_type of config.json: expected '{native_type}', got '{kind}'"
+        yield expect("config.json has the native model type", kind == native_type, failure=failure)
         native = _native_model(native_type, content)
         actual, wanted = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, native))
         other = sorted(dict(actual.items() ^ wanted.items()))

@@ -45,11 +45,13 @@ def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
     for option in options:
         name, values = option.name, others[option.name]
         if values and all(observer.is_default(value) for value in values):
-            yield expect(f"{name}: null means {_shown(observer.value(name))}, and every other value is refused", True)
+            yield expect(
+                f"{name}: null means {_printable(observer.value(name))}, and every other value is refused", True
+            )
             continue
         if not values:
             if [*_other_values(option, observer.value(name))]:
-                failure = f"{name} accepts no other value than {_shown(observer.value(name))}"
+                failure = f"{name} accepts no other value than {_printable(observer.value(name))}"
                 yield expect(f"{name} accepts another value", False, failure=failure)
             else:
                 unknown.append(name)  # nothing to try
@@ -57,7 +59,7 @@ def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
         if (effect := _effect(observer, name, values, others)) is not None:
             yield expect(effect, True)
         else:
-            tried = _joined([_shown(value[name]) for value in values])
+            tried = _joined([_printable(value[name]) for value in values])
             yield expect(f"{name} has an effect", False, failure=f"{name} has no effect (tried {tried})")
     if len(unknown) == len(options):
         raise DoesNotApply(f"no other value is known for {', '.join(unknown)}")
@@ -67,13 +69,15 @@ def _effect(observer: _Observer, name: str, values: list[Values], others: Mappin
     """Return a sentence about the effect of an option, or None if it has none."""
     for value in values:
         if observer.differ(value, {}):
-            return f"{name}: {_shown(value[name])} differs from {_shown(observer.value(name))}"
+            return f"{name}: {_printable(value[name])} differs from {_printable(observer.value(name))}"
     # Options that enable something come first: other options seldom depend on a size.
     for other in sorted(others.keys() - {name}, key=lambda other: _rank(observer.value(other))):
         for condition in others[other][:2] + others[other][2:][-1:]:
             for value in values:
                 if observer.differ({**condition, **value}, condition):
-                    return f"{name}: {_shown(value[name])} has an effect if {other} is {_shown(condition[other])}"
+                    return (
+                        f"{name}: {_printable(value[name])} has an effect if {other} is {_printable(condition[other])}"
+                    )
     return None
 
 
@@ -86,7 +90,7 @@ def _joined(texts: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
 
 
-def _shown(value: Any) -> str:
+def _printable(value: Any) -> str:
     return json.dumps(value, default=str)
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..definitions.check import Measured, check, expect
+from ..filesystem.printable import dtype_of
 from ..model.difference import rms_difference
 from .model_under_test import ModelUnderTest
 
@@ -81,9 +82,12 @@ def _check_dtypes(way: str, low: Any, model: Any) -> Iterator[Measured]:
     for name, parameter in low.named_parameters():
         if rule is not None and rule.search(name):
             exact = parameter.dtype == torch.float32 and torch.equal(parameter, model.get_parameter(name))
-            yield expect(f"{way}: {name} is float32, to the last bit", exact, f"{name}: {parameter.dtype}")
+            got = "other values" if parameter.dtype == torch.float32 else dtype_of(parameter.dtype)
+            failure = f"{way}: {name}: expected the values of the float32 model, got {got}"
+            yield expect(f"{way}: {name} is float32, to the last bit", exact, failure=failure)
         else:
-            yield expect(f"{way}: {name} is bfloat16", parameter.dtype == LOW, f"{name}: {parameter.dtype}")
+            failure = f"{way}: {name}: expected bfloat16, got {dtype_of(parameter.dtype)}"
+            yield expect(f"{way}: {name} is bfloat16", parameter.dtype == LOW, failure=failure)
 
 
 @torch.no_grad()

@@ -76,7 +76,8 @@ def _check_pretrained(
         saved, dtype="auto", output_loading_info=True, **subject.loading
     )
     problems = {name: sorted(map(str, found)) for name, found in info.items() if found}
-    yield expect(f"{what}: no missing and no unexpected keys", not problems, str(problems))
+    failure = f"{what}: expected no missing and no unexpected keys, got {problems}"
+    yield expect(f"{what}: no missing and no unexpected keys", not problems, failure=failure)
     yield expect(f"{what}: the model is in eval mode", not loaded.training)
     yield from _compare_models(what, loaded, model, text, logits)
 
@@ -95,7 +96,8 @@ def _check_checkpoint(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         report = load_checkpoint(saved, loaded)
-    yield expect(f"{what}: no missing and no unexpected keys", report.complete, "; ".join(report.problems()))
+    failure = f"{what}: {'; '.join(report.problems())}"
+    yield expect(f"{what}: no missing and no unexpected keys", report.complete, failure=failure)
     # transformers' own classes compute angles in the dtype in which they are built.
     if model.dtype == torch.float32 or not subject.is_builtin:
         yield from _compare_models(what, loaded.eval(), model, text, logits)
@@ -106,8 +108,8 @@ def _compare_models(what: str, loaded: Any, model: Any, text: Tensor, logits: Te
     wrong = different_tensors(actual, wanted)
     yield expect(f"{what}: {len(wanted)} weights and their dtypes are equal", not wrong, ", ".join(wrong[:3]))
     tied, expected = _ties(actual), _ties(wanted)
-    where = f"expected {expected}, got {tied}"
-    yield expect(f"{what}: the same weights are tied", tied == expected, where)
+    failure = f"{what}: tied weights: expected {expected}, got {tied}"
+    yield expect(f"{what}: the same weights are tied", tied == expected, failure=failure)
     if (head := loaded.get_output_embeddings()) is not None:
         is_tied = head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
         configured = loaded.config.get_text_config().tie_word_embeddings

@@ -29,7 +29,7 @@ from .scope import DEFAULT_SCOPE, Scope
 if TYPE_CHECKING:
     from ..settings.resolved_model import ResolvedModel
 
-PASSED, FAILED, SKIPPED = "passed", "failed", "does not apply"
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 NOTHING = "it measured nothing"
 _MAX_SECONDS = 1800  # of a check
 _COPIES = 3  # copies of the weights: most checks have two models, or two models and the gradients of one
@@ -210,7 +210,7 @@ def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
     """Run one check and return its row of the report.
 
     A check passes only if it measures at least one case and all cases hold. A check that raises fails, with the text of
-    the error as its reason. A check that measures nothing does not apply.
+    the error as its reason. A check that measures nothing is skipped.
     """
     began = time.perf_counter()
     measured: list[Measured] = []

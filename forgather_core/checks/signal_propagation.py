@@ -42,7 +42,7 @@ def signal_propagation(subject: ModelUnderTest) -> Iterator[Measured]:
         layer.register_forward_hook(lambda _, __, out: outputs.append(out[0] if isinstance(out, tuple) else out))
     if not subject.full:
         what = f"num_hidden_layers {LAYERS} gives {LAYERS} layers"
-        yield expect(what, len(layers) == LAYERS, f"{len(layers)} layers")
+        yield expect(what, len(layers) == LAYERS, failure=f"num_hidden_layers {LAYERS} gives {len(layers)} layers")
     text, following = subject.tokens(4), subject.tokens(4, seed=1)
     logits = model(text, use_cache=False).logits
     yield _excess_loss(model, text, logits.detach())

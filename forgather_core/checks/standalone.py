@@ -123,7 +123,7 @@ def standalone(subject: ModelUnderTest) -> Iterator[Measured]:
             "threads": torch.get_num_threads(),
         }
         for name, problem in _run(given, directory).items():
-            yield expect(name, problem is None, problem)
+            yield expect(name, problem is None, failure=f"{name}: {problem}")
         if (directory / "logits.pt").is_file():
             logits = torch.load(directory / "logits.pt")
             yield compare("the logits are the same", logits, expected, rounding(model))
@@ -143,7 +143,7 @@ def _run(given: dict[str, Any], directory: Path) -> dict[str, str | None]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {"the process ends": f"it takes more than {_TIMEOUT} s"}
+        return {"the process ends": f"the process did not end within {_TIMEOUT} s"}
     if done.returncode:
         return {"the process succeeds": next(iter(done.stderr.strip().splitlines()[-1:]), f"exit {done.returncode}")}
     found: dict[str, str | None] = json.loads(done.stdout.strip().splitlines()[-1])

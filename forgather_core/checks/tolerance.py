@@ -36,7 +36,7 @@ def rounding(model: Any, dtype: torch.dtype = torch.float32) -> float:
 
 
 def position_of_largest(found: Tensor, expected: Tensor, names: tuple[str, ...] = ("row", "position")) -> str | None:
-    """Return where two tensors differ most, such as "row 1, position 7"."""
+    """Return the position of the largest difference, such as "row 1, position 7"."""
     if found.shape != expected.shape:
         return f"shape: expected {tuple(expected.shape)}, got {tuple(found.shape)}"
     if not found.numel():
@@ -61,6 +61,9 @@ def compare(
         tolerance: The allowed relative error.
         names: The names of the first dimensions, to report where the tensors differ.
     """
+    if found.shape != expected.shape:
+        failure = f"{what}: expected shape {tuple(expected.shape)}, got {tuple(found.shape)}"
+        return Measured(what, math.inf, tolerance, failure=failure)
     return Measured(what, relative_difference(found, expected), tolerance, position_of_largest(found, expected, names))
 
 

@@ -50,7 +50,8 @@ def torch_compile(subject: ModelUnderTest) -> Iterator[Measured]:
                 with torch._dynamo.config.patch(ignore_logging_functions={logging.warning_once}):
                     found = compiled(**inputs)
             except torch._dynamo.exc.TorchDynamoException as broken:
-                yield expect(f"{what}: one graph", False, _first_lines(broken))
+                failure = f"{what}: expected one graph, got {_first_lines(broken)}"
+                yield expect(f"{what}: one graph", False, failure=failure)
                 break
             yield expect(f"{what}: one graph", True)
             found.loss.backward()

@@ -98,7 +98,9 @@ def packed_batches(
 
 
 class Packer:
-    """Packs windows of documents into batches. Pieces that do not fill a batch are kept for the next window.
+    """Pack windows of documents into batches.
+
+    Pieces that do not fill a batch are kept for the next window.
 
     Args:
         rows: Batch size B.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from glob import escape
+from types import NoneType
 from typing import Any
 
 from ..errors import DataError, first_line
@@ -50,23 +51,31 @@ def _documents(configuration: DatasetConfiguration) -> Iterator[Document]:
                 raise configuration.error(key, problem, hint="use another column")
             continue
         empty = 0
-        if is_chat and not _is_chat(value):
+        if is_chat and not isinstance(value, list):
             problem = f"expected lists of {{role, content}} in '{column}', got {type(value).__name__}"
             raise configuration.error(key, problem, hint="use another column, or text_column for texts")
+        if is_chat and (wrong := _chat_problem(value)):
+            wrong = f"'{column}' of a row: {wrong}"
+            raise configuration.error(key, wrong, hint="correct the data, or use another column")
         if not is_chat and not isinstance(value, str):
-            hint = "for chats use 'messages' instead of text_column" if _is_chat(value) else None
+            is_other = isinstance(value, list) and not _chat_problem(value)
+            hint = "for chats use 'messages' instead of text_column" if is_other else None
             raise configuration.error(key, f"expected text in '{column}', got {type(value).__name__}", hint=hint)
         yield value
 
 
-def _is_chat(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_message, value))
-
-
-def _is_message(item: Any) -> bool:
-    if not isinstance(item, dict) or not {"role", "content"} <= item.keys():
-        return False
-    return item["content"] is None or isinstance(item["content"], (str, list))
+def _chat_problem(messages: list[Any]) -> str | None:
+    """Return what is wrong with the first invalid message, or None. Content may be null, as in a call of a tool."""
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, dict):
+            return f"message {number}: expected {{role, content}}, got {type(message).__name__}"
+        if message.get("role") is None:  # a column of several rows has null for an absent key
+            return f"message {number} has no 'role'"
+        if "content" not in message:
+            return f"message {number} has no 'content'"
+        if not isinstance(message["content"], (str, list, NoneType)):
+            return f"message {number}: expected text in 'content', got {type(message['content']).__name__}"
+    return None
 
 
 def column_types(configuration: DatasetConfiguration) -> dict[str, str]:

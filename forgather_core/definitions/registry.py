@@ -16,7 +16,7 @@ from ..errors import DefinitionError, UnknownDefinitionError
 from ..options.command_options import EstimateOptions, ShowOptions, TestOptions, VerifyOptions
 from ..options.reserved_names import name_problem
 from ..options.shared import BuildOptions, DirectoryOptions, OutputOptions, RunOptions
-from ..options.spec import did_you_mean, specs_of
+from ..options.spec import did_you_mean, specs_of, use_one_of
 from ..options.train_options import TrainOptions
 from .contracts import check_options
 from .definition import ModelDefinition
@@ -173,7 +173,7 @@ class Registry:
         if plugin is not None:
             self._refuse_unusable(plugin)  # a conflict with another plugin's definition is detected only now
         known = list(self.names())
-        hint = did_you_mean(name, known) or f"use one of {', '.join(known)}" if known else "install a plugin"
+        hint = did_you_mean(name, known) or use_one_of(known) if known else "install a plugin"
         raise UnknownDefinitionError(f"no model definition named '{name}'", hint=hint)
 
     @staticmethod
@@ -224,7 +224,7 @@ def _check_definition(definition: Any) -> None:
     presets = definition.preset_names()
     if definition.default_preset is not None and definition.default_preset not in presets:
         problem = f"'{name}': the default preset '{definition.default_preset}' does not exist"
-        raise DefinitionError(problem, hint=f"use one of {', '.join(presets)}" if presets else "add it")
+        raise DefinitionError(problem, hint=use_one_of(presets) if presets else "add it")
 
 
 # Options with these names are reserved. Some names occur in several of the classes.

@@ -129,15 +129,22 @@ def is_required(spec: OptionSpec) -> bool:
     return isinstance(spec.info, SharedOptionInfo) and spec.info.required
 
 
-def belongs_to(spec: OptionSpec) -> str:
-    """Return the commands of an option, formatted for a message."""
-    return joined(repr(name) for name in commands_of(spec))
+def no_effect(flag: str, command: str, commands: Iterable[str]) -> ConfigurationError:
+    """Return the error about an option that a command does not use.
+
+    Args:
+        flag: The option.
+        command: The command.
+        commands: The commands that use the option.
+    """
+    hint = f"remove it, or use {joined(map(repr, commands), 'or')}"
+    return ConfigurationError(f"has no effect on '{command}'", option=flag, hint=hint)
 
 
-def joined(words: Iterable[str]) -> str:
+def joined(words: Iterable[str], conjunction: str = "and") -> str:
     """Join words as `a, b and c`."""
     *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last
+    return f"{', '.join(most)} {conjunction} {last}" if most else last
 
 
 def refuse_other_commands(command: str, typed: Iterable[OptionSpec]) -> None:
@@ -148,8 +155,7 @@ def refuse_other_commands(command: str, typed: Iterable[OptionSpec]) -> None:
     """
     for spec in typed:
         if command not in commands_of(spec):
-            problem = f"has no effect on '{command}'; it belongs to {belongs_to(spec)}"
-            raise ConfigurationError(problem, option=spec.flag)
+            raise no_effect(spec.flag, command, commands_of(spec))
 
 
 def refuse_without_effect(command: str, typed: Iterable[OptionSpec], values: Values) -> None:

@@ -96,7 +96,7 @@ class BuildOptions:
     )
     seed: int = option(
         0,
-        help="Seed of the initial weights, of dropout, and of the random data of test",
+        help="Seed of the initial weights, of dropout, of the random data of test, and of the texts of verify",
         group=BUILD,
         ge=0,
         lt=2**63,
@@ -181,7 +181,7 @@ class RunOptions:
     )
     force: bool = option(
         False,
-        help="Continue even if memory seems insufficient",
+        help="Ignore insufficient memory; in train, also insufficient disk space and a loss that does not fall",
         group=BUILD,
         negatable=False,
         commands=WRITING,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -216,6 +216,11 @@ _CONVERTERS: dict[Any, Callable[[OptionSpec, Any], Any]] = {
     list: _to_collection,
     Literal: _to_choice,
 }
+
+
+def use_one_of(names: Collection[str]) -> str:
+    """Return the hint that lists the known names: "use one of a, b", or "use a" for a single one."""
+    return f"use {'one of ' if len(names) > 1 else ''}{', '.join(names)}"
 
 
 def did_you_mean(word: str, known: Iterable[str], template: str = "'{}'", *, similarity: float = 0.6) -> str | None:

@@ -31,6 +31,11 @@ def count_of(value: float | None) -> str:
     return f"{value:,.0f} P"
 
 
+def with_noun(count: int, noun: str) -> str:
+    """Format a number with a noun in the singular or plural: `1 document`, `2,000 documents`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def seconds_of(value: float | None) -> str:
     """Format a time as `9.8 ms` or `1.20 s`."""
     if value is None:

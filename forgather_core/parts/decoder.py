@@ -80,8 +80,8 @@ class Decoder(Pretrained):
 
         Args:
             input_ids: Token ids, or None if `inputs_embeds` is passed.
-            attention_mask: [B, S], 0 on padding, cached tokens included; or a complete mask [B, 1, T, S]; or a mapping
-                from transformers' name of a layer type to such a mask.
+            attention_mask: [B, S], 0 on padding, cached tokens included; or a four-dimensional mask [B, 1, T, S]; or a
+                mapping from transformers' name of a layer type to such a mask.
             position_ids: [B, T]. A restart begins a new document, which does not attend to earlier ones.
             past_key_values, cache: The cache (two names of one argument).
             inputs_embeds: Embeddings, as `embed_tokens` returns them, instead of token ids.

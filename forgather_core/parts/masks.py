@@ -35,8 +35,8 @@ def decoder_mask(
     Args:
         config: The model's configuration; its attention implementation determines the form of the mask.
         inputs_embeds: [B, T, D].
-        attention_mask: [B, S], 0 on padding; or a complete mask [B, 1, T, S], of floats to add or of bool, False where
-            a key is hidden; or None.
+        attention_mask: [B, S], 0 on padding; or a four-dimensional mask [B, 1, T, S], of floats to add or of bool,
+            False where a key is hidden; or None.
         cache: The cache before this call.
         position_ids: [B, T] as passed by the caller; None means that rows are not packed.
         sliding_window: Number of visible keys per query, its own included; None means all.
@@ -77,7 +77,7 @@ def decoder_mask(
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a complete mask for eager attention, which adds it to the scores: a bool would add 1 to visible keys."""
+    """Return a mask of floats for eager attention, which adds it to the scores: a bool would add 1 to visible keys."""
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)

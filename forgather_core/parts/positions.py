@@ -61,13 +61,13 @@ def token_positions(
 
     Args:
         inputs_embeds: [B, T, D].
-        attention_mask: [B, S], 0 on padding; or a complete mask [B or 1, heads, T, S], bool or additive; or a block
-            mask; or None, which makes positions equal to indices.
+        attention_mask: [B, S], 0 on padding; or a four-dimensional mask [B or 1, heads, T, S], bool or additive; or a
+            block mask; or None, which makes positions equal to indices.
         cache: The cache before this call; a sliding cache lacks its oldest keys.
         past_length: Number of tokens added to the cache so far.
         layer_idx: The layer, or one with the same kind of cache.
-        position_ids: [B or 1, T]; used with a complete mask only, which may order tokens arbitrarily. Without them,
-            every key that is visible to a query of this call counts as one token.
+        position_ids: [B or 1, T]; used with a four-dimensional mask only, which may order tokens arbitrarily. Without
+            them, every key that is visible to a query of this call counts as one token.
     """
     length, device = inputs_embeds.shape[1], inputs_embeds.device
     if is_paged(cache):
@@ -106,7 +106,7 @@ HIDDEN = -1e4  # additive masks hide keys with this value or less: the dtype's m
 
 
 def visible_keys(attention_mask: Any, key_length: int) -> Tensor | None:
-    """Return the visible keys of each query in a complete mask, [B or 1, T, S] of bool, or None for other masks."""
+    """Return the visible keys of each query in a four-dimensional mask, [B or 1, T, S] of bool; None for others."""
     if isinstance(attention_mask, BlockMask):
         batch, heads, length, _ = attention_mask.shape
         device = str(attention_mask.kv_num_blocks.device)

@@ -17,7 +17,7 @@ from ..filesystem.paths import expanded
 from ..filesystem.printable import shortened
 from ..options.aliases import former_names, warn_renamed_option
 from ..options.shared import BuildOptions, DirectoryOptions
-from ..options.spec import OptionSpec, did_you_mean, flag_of, specs_of
+from ..options.spec import OptionSpec, did_you_mean, flag_of, specs_of, use_one_of
 from ..options.yaml_text import YamlError, YamlText, parse_yaml
 
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -161,7 +161,7 @@ def _from_definition(template: str, registry: Registry) -> Configuration:
         return Configuration(name, definition, (), name.lower())
     names = definition.preset_names()
     if preset not in names:
-        known = f"use one of {', '.join(f'{name}/{p}' for p in names)}" if names else f"use {name}"
+        known = use_one_of([f"{name}/{p}" for p in names]) if names else f"use {name}"
         hint = did_you_mean(preset, names, f"'{name}/{{}}'") or known
         raise UnknownDefinitionError(f"'{name}' has no preset '{preset}'", hint=hint)
     assert definition.presets is not None

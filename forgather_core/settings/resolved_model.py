@@ -87,8 +87,11 @@ class ResolvedModel:
 
     @property
     def expected_parameters(self) -> int | None:
-        """The number of parameters that the configuration states; None if flags change options of the model."""
-        flags = any(one.label.startswith("--") for name, one in self.origins.items() if hasattr(self.options, name))
+        """The number of parameters that the configuration states; None if flags set an option that determines it."""
+        names = {name for name in self.origins if hasattr(self.options, name)}
+        if getattr(self.options, "vocab_size", None) is None:
+            names.add("tokenizer")
+        flags = any(self.origins[name].label.startswith("--") for name in names)
         expected: int | None = None if flags else self.notes.get("parameters")
         return expected
 

@@ -113,10 +113,7 @@ def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
         data, content = parse_file(file)
         text = data.decode("utf-8")
     except FileNotFoundError:
-        hint = "use a Hugging Face model directory"
-        if not file.parent.is_dir():
-            hint += f", or download a model from the Hub with 'hf download {file.parent}'"
-        raise ConfigurationError("does not exist", option=FLAG, file=file, hint=hint) from None
+        raise ConfigurationError("does not exist", option=FLAG, file=file, hint=_download_hint(file.parent)) from None
     except (OSError, ValueError) as error:
         problem = f"cannot be read: {first_line(error)}"
         raise ConfigurationError(problem, option=FLAG, file=file, hint=access_hint(error)) from None
@@ -124,6 +121,17 @@ def _content(file: Path) -> tuple[YamlText, dict[str, Any]]:
         return parse_yaml(text), content  # JSON is YAML, and this parser keeps the line of every key
     except YamlError:
         return YamlText(None, None), content
+
+
+def _download_hint(directory: Path) -> str:
+    """Return the hint for a directory without config.json; a path of two parts may be the id of a model on the Hub."""
+    if directory.is_dir():
+        return "use a Hugging Face model directory"
+    if directory.is_absolute() or len(directory.parts) != 2 or ".." in directory.parts:
+        return f"use a model directory, or download one: hf download OWNER/NAME --local-dir {directory}"
+    name = directory.name
+    download = f"hf download {directory} --local-dir {name}"
+    return f"use a model directory, or download one: {download}, then use {FLAG} {name}"
 
 
 def _check_model_type(definition: ModelDefinition, config_class: Any, content: Mapping[str, Any], file: Path) -> None:

@@ -50,8 +50,8 @@ def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str,
     if path is None and spec in own:
         return own[spec]
     if path is None:
-        others = f", or {', '.join(map(_quoted, own))} of the tokenizer" if own else ""
-        hint = did_you_mean(spec, [*shipped, *own]) or f"use one of {', '.join(shipped)}{others}"
+        names = [*shipped, *(f"{_quoted(name)} of the tokenizer" for name in own)]
+        hint = did_you_mean(spec, [*shipped, *own]) or f"use {', '.join(names)}, or a Jinja file"
         problem = f"'{spec}' is neither a file nor a shipped template"
         raise TokenizerError(problem, option="--chat-template", hint=hint)
     try:

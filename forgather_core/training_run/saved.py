@@ -9,6 +9,7 @@ from typing import Any
 
 from ..checkpoint import find_latest_checkpoint, load_checkpoint
 from ..checkpoint.formats.layout import entry_of
+from ..checkpoint.read.plan import UnmatchedTensorsError
 from ..checkpoint.write.steps import CHECKPOINTS
 from ..data.held_out import split_corpus
 from ..data.projects import open_corpus
@@ -23,6 +24,8 @@ from .evaluation import evaluate, held_out_batches
 from .plan import token_count
 from .record import RECORD, read_record
 from .sampling import continuations
+
+_WEIGHTS = "restore the weights, or save them again: train the model, or construct it with --save-checkpoint"
 
 
 def sample_directory(directory: Path, texts: tuple[str, ...], options: SampleOptions) -> dict[str, Any]:
@@ -121,7 +124,11 @@ def load_model(directory: Path, device: str | None, dtype: str | None) -> Any:
     if entry_of(directory) is None and (latest := find_latest_checkpoint(directory)) is not None:
         hint = f"name its last checkpoint, {latest}, or continue the run with --resume"
         raise BuildError("has no final weights, because its training run has not ended", file=directory, hint=hint)
-    load_checkpoint(directory, model, strict=True)
+    try:
+        load_checkpoint(directory, model, strict=True)
+    except UnmatchedTensorsError as error:
+        error.hint = _WEIGHTS
+        raise
     return model
 
 

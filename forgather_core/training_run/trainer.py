@@ -20,6 +20,8 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..checkpoint import load_checkpoint, rotate_checkpoints, save_checkpoint
+from ..checkpoint.read.plan import UnmatchedTensorsError
+from ..checkpoint.write.steps import step_checkpoints
 from ..data.packed_stream import PackedStream
 from ..errors import CheckpointError, DirectoryError, ForgatherError, TrainingError, access_hint, first_line
 from ..filesystem.atomic import replace_directory, staging_directory
@@ -32,6 +34,7 @@ from .evaluation import HeldOut, evaluate
 from .watch import last_checkpoint
 
 POSITION = "data_position.json"
+_EARLIER = "remove this directory to continue from an earlier checkpoint"
 _FULL = 2**16  # bytes; a disk with less free space is full
 _TORCH_WRITERS = ("inline_container", "PytorchStreamWriter")  # in torch's errors of saving
 
@@ -145,7 +148,9 @@ class Trainer(transformers.Trainer):
             if self.args.should_save and self._staging is not None:
                 self._write_additional_files(self._staging / target.name, target)
         if self.args.should_save and self._keep:
-            rotate_checkpoints(run, max(1, self._keep), best=self.best_checkpoint)
+            best = self.best_checkpoint  # one that does not open is kept by itself, and must not stop the run
+            opens = any(found.path == best and found.problem is None for found in step_checkpoints(run))
+            rotate_checkpoints(run, max(1, self._keep), best=best if opens else None)
 
     @property
     def best_checkpoint(self) -> Path | None:
@@ -197,7 +202,7 @@ class Trainer(transformers.Trainer):
 
     def take_over(self, checkpoint: Path) -> None:
         """Load the weights and the state of a run's last checkpoint, without training."""
-        load_checkpoint(checkpoint, self.model, strict=True)
+        _load_weights(checkpoint, self.model)
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -220,14 +225,21 @@ class Trainer(transformers.Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
             problem = f"the state of the optimizer or of the schedule cannot be loaded: {first_line(error)}"
-            hint = "remove this directory to continue from an earlier checkpoint"
-            raise CheckpointError(problem, file=checkpoint, hint=hint) from error
+            raise CheckpointError(problem, file=checkpoint, hint=_EARLIER) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_checkpoint(resume_from_checkpoint, model or self.model, strict=True)
+            _load_weights(resume_from_checkpoint, model or self.model)
+
+
+def _load_weights(checkpoint: Path | str, model: Any) -> None:
+    try:
+        load_checkpoint(checkpoint, model, strict=True)
+    except UnmatchedTensorsError as error:
+        error.hint = _EARLIER
+        raise
 
 
 def last_step(checkpoint: Path) -> int:

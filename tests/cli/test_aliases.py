@@ -72,4 +72,4 @@ def test_former_flags_are_hidden(cli: Cli, old: str) -> None:
 
 
 def test_another_command_names_the_owners_of_a_former_flag(cli: Cli) -> None:
-    assert cli("ls", "--utilization", "0.3").error.startswith("--utilization has no effect on 'ls'; it belongs to")
+    assert cli("ls", "--utilization", "0.3").error.startswith("--utilization has no effect on 'ls': remove it, or use")

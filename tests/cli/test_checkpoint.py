@@ -173,8 +173,9 @@ def test_convert_in_place(cli: Cli, model: str) -> None:
 )
 def test_a_missing_argument_is_one_line(cli: Cli, arguments: tuple[str, ...]) -> None:
     error = cli("checkpoint", *arguments).error
-    assert "Missing argument" in error
-    assert {"inspect": "DIR", "convert": "SRC"}[arguments[0]] in error or "DST" in error
+    name = "DIR" if "inspect" in arguments else "SRC" if arguments == ("convert",) else "DST"
+    usage = "inspect DIR" if "inspect" in arguments else "convert SRC DST"
+    assert f"{name} is missing: add it, as in forgather checkpoint {usage}" in error
 
 
 def test_one_argument_too_many_is_one_line(cli: Cli, model: str) -> None:

@@ -109,7 +109,7 @@ def test_chats_are_rendered(cli: Cli) -> None:
             "ls nowhere",
             "PROJECT: 'nowhere' is neither a file, a directory nor a built-in project (stdlib): check the path",
         ),
-        ("show", "Missing argument PROJECT: forgather dataset show"),
+        ("show", "PROJECT is missing: add it, as in forgather dataset show PROJECT"),
         ("show stdlb", "Did you mean 'stdlib'"),
         (
             "show project --config chat",
@@ -117,7 +117,10 @@ def test_chats_are_rendered(cli: Cli) -> None:
         ),
         ("show project --config wrong", "project/wrong.yaml:2:1: file: unknown key"),
         ("show project --tokenizer nope", "--tokenizer: 'nope' does not exist"),
-        ("show project --chat-template nope", "--chat-template: 'nope' is neither a file nor a shipped template"),
+        (
+            "show project --chat-template nope",
+            "--chat-template: 'nope' is neither a file nor a shipped template: use chatml, or a ",
+        ),
         ("show project --limit few", "--limit: expected an integer or all, got 'few'"),
         ("show project --limit 0", "--limit must be at least 1, got 0"),
         ("show project --examples -1", "--examples must be at least 0, got -1"),

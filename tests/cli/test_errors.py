@@ -181,7 +181,10 @@ def test_an_option_of_another_definition_names_its_owner(site: object, monkeypat
     site("other", "other_lm", OTHER, other="other_lm")  # type: ignore[operator]
     done = start("-t", "other", "model", "--rope-parameters", "{}", "show")
     assert done.returncode == 2
-    assert "--rope-parameters is not an option of 'other'; it belongs to llama, mistral and qwen3" in done.stderr
+    assert (
+        "--rope-parameters is not an option of 'other': remove it, or use it with llama, mistral or qwen3"
+        in done.stderr
+    )
 
 
 OTHER = """
@@ -343,7 +346,10 @@ def test_flex_attention_with_dropout_is_refused_in_training(cli: Cli, monkeypatc
 
 
 DIRECTORY_ERRORS = {
-    "--from-config nowhere": "--from-config: nowhere/config.json does not exist: use a Hugging Face",
+    "--from-config nowhere": "--from-config: nowhere/config.json does not exist: use a model directory, or download "
+    "one: hf download OWNER/NAME --local-dir nowhere",
+    "--from-config an/owner": "--from-config: an/owner/config.json does not exist: use a model directory, or download "
+    "one: hf download an/owner --local-dir owner, then use --from-config owner",
     "--native --sliding-window 8": "--native: transformers' Llama has no sliding_window",
 }
 

@@ -81,7 +81,7 @@ def test_models_are_compared(cli: Cli) -> None:
     [
         (("model", "estimate"), "choose a model definition"),
         (("model", "compare", "llama/4M"), "compare requires two models"),
-        (("model", "compare"), "Missing argument"),
+        (("model", "compare"), "MODEL is missing: add it, as in forgather model compare MODEL..."),
         (("model", "compare", "llama/4M", "lama"), "lama"),
         (("model", "--hidden-size", "3", "compare", "llama/4M", "mistral/4M"), "--hidden-size belongs to"),
         ((*LLAMA, "estimate", "--precision", "fp8"), "--precision"),

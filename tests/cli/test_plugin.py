@@ -34,7 +34,7 @@ def test_as_json(cli: Cli) -> None:
 def test_errors_are_one_line(cli: Cli) -> None:
     assert "'my-model' cannot be the name" in cli("plugin", "new", "my-model").error
     assert "the plugin 'llama' of forgather uses it" in cli("plugin", "new", "llama").error
-    assert "Missing argument NAME" in cli("plugin", "new").error
+    assert "NAME is missing: add it, as in forgather plugin new NAME" in cli("plugin", "new").error
     assert nothing_on_disk()
     Path("forgather-mine").mkdir()
     assert "forgather-mine exists" in cli("plugin", "new", "mine").error

@@ -43,6 +43,8 @@ def test_text_and_json_show_the_same_values(cli: Cli) -> None:
         assert re.search(rf"\b{name} .*\b{re.escape(item['origin'])}\b", text), name
     assert "4,434,176" in text
     assert report(cli, "--hidden-size", "128")["expected_parameters"] is None  # the preset states its own number
+    assert report(cli, "--tokenizer", "bpe-8k")["expected_parameters"] is None
+    assert report(cli, "--dtype", "bfloat16")["expected_parameters"] is not None
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 200
     assert not list(Path().iterdir())
@@ -140,9 +142,18 @@ def test_a_file_is_overwritten(cli: Cli) -> None:
     assert "old" not in Path("a.txt").read_text()
 
 
-def test_json_goes_into_a_file_of_any_name(cli: Cli) -> None:
-    cli(*LLAMA, "show", "--json", "-o", "a.txt")
-    assert json.loads(Path("a.txt").read_text()) == report(cli)
+@pytest.mark.parametrize("name", ["a.txt", "a"])
+def test_json_goes_into_a_file_of_text(cli: Cli, name: str) -> None:
+    cli(*LLAMA, "show", "--json", "-o", name)
+    assert json.loads(Path(name).read_text()) == report(cli)
+
+
+@pytest.mark.parametrize("name", ["a.html", "a.SVG"])
+@pytest.mark.parametrize("words", [(*LLAMA, "show"), (*LLAMA, "construct"), ("ls",), ("verify", "x")], ids=" ".join)
+def test_json_does_not_go_into_a_page_or_an_image(cli: Cli, words: tuple[str, ...], name: str) -> None:
+    error = cli(*words, "--json", "-o", name).error
+    assert error == f"--json has no effect on '{name}': remove it, or write to a .json file"
+    assert not list(Path().iterdir())
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ def test_a_run_from_text_to_continuation(cli: Cli) -> None:
     lines = ran.err.splitlines()
     assert lines[0].startswith("training llama_4m (")
     assert lines[1] == "8 steps of 4 rows, 1.02 k tokens, from texts, training part"
+    assert any(line.startswith("held out: 1 document, ") for line in lines)
     assert any(line.startswith("cost: about ") for line in lines)
     assert any(line.startswith("step 8: loss ") for line in lines)
     assert "Training run" in Path("run.html").read_text()

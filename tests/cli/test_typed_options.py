@@ -69,8 +69,8 @@ def test_an_option_of_other_commands_is_refused(cli: Cli, command: str, before: 
         typed = [*words.split(), command, *model] if before else [command, *model, *words.split()]
         error = cli(*LLAMA, *typed).error
         flag, *owners = words.split()[0], *(name for name in COMMANDS if name in commands)
-        assert error.startswith(f"{flag} has no effect on '{command}'; it belongs to "), error
-        assert [name for name in COMMANDS if f"'{name}'" in error.partition("belongs to")[2]] == owners
+        assert error.startswith(f"{flag} has no effect on '{command}': remove it, or use "), error
+        assert [name for name in COMMANDS if f"'{name}'" in error.partition("or use ")[2]] == owners
     assert not list(Path().iterdir())
 
 
@@ -111,18 +111,21 @@ def test_values_of_a_file_are_not_refused(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ("ls --device cpu", "--device has no effect on 'ls'; it belongs to 'model construct', 'model test'"),
-        ("dataset ls --examples 3", "--examples has no effect on 'dataset ls'; it belongs to 'dataset show'"),
-        ("checkpoint inspect x --lr 3", "--lr has no effect on 'checkpoint inspect'; it belongs to 'model test'"),
-        ("-t llama/4M verify x", "-t has no effect on 'verify'; it belongs to 'model'"),
-        ("-t llama/4M ls", "-t has no effect on 'ls'; it belongs to 'model'"),
-        ("-p . dataset ls", "-p has no effect on 'dataset'; it belongs to 'model' and 'ls'"),
-        ("model verify --list --lr 3", "--lr has no effect on 'verify'; it belongs to 'test'"),
+        ("ls --device cpu", "--device has no effect on 'ls': remove it, or use 'model construct', 'model test'"),
+        ("dataset ls --examples 3", "--examples has no effect on 'dataset ls': remove it, or use 'dataset show'"),
+        ("checkpoint inspect x --lr 3", "--lr has no effect on 'checkpoint inspect': remove it, or use 'model test'"),
+        ("-t llama/4M verify x", "-t has no effect on 'verify': remove it, or use 'model'"),
+        ("-t llama/4M ls", "-t has no effect on 'ls': remove it, or use 'model'"),
+        ("-p . dataset ls", "-p has no effect on 'dataset': remove it, or use 'model' or 'ls'"),
+        ("model verify --list --lr 3", "--lr has no effect on 'verify': remove it, or use 'test'"),
         ("model verify --list --full", "--full requires a run of the checks: drop --list"),
         ("model verify --list --model-name m", "--model-name requires -t: choose a model definition"),
         ("model verify --list --checks ,", "--checks contains no name: add one, or drop the option"),
         ("verify . --checks=", "--checks contains no name: add one, or drop the option"),
-        ("-t llama/4M model show --format bin", "--format has no effect on 'model show'; it belongs to 'checkpoint"),
+        (
+            "-t llama/4M model show --format bin",
+            "--format has no effect on 'model show': remove it, or use 'checkpoint",
+        ),
     ],
 )
 def test_other_groups_name_the_command_too(cli: Cli, words: str, error: str) -> None:

@@ -2,7 +2,7 @@
 
     bash      each command is run and must exit with 0
     console   commands, each after `$ ` and followed by its output; `...` stands for omitted lines, and numbers may
-              differ
+              differ, except those of `verify`
     python    run after the Python blocks before it
     diff      hunks, separated by lines `@@`, applied to the file that the comment before the block names
 
@@ -24,6 +24,8 @@ from pathlib import Path
 
 RUN = frozenset({"bash", "console", "python", "diff"})
 LISTINGS = frozenset({"json", "mermaid", "text", "toml", "yaml"})
+# Lines of `verify`: a failed case, a row of the table, the counts.
+_MEASURED = re.compile(r": off by |^\| [a-z-]+ +\| (passed|failed|skipped) |^\d+ passed, \d+ failed, ")
 _INSTALLED = ("pip install .", "pip install pytest")  # where pages are run; `.ci/run` runs README's installation
 
 
@@ -95,7 +97,7 @@ def is_printed(expected: str, output: str) -> bool:
     """Return whether a program printed the output on a page.
 
     Line breaks and runs of spaces are ignored, since pages and terminals have different widths; any number equals any
-    other.
+    other. `stale_lines` compares numbers.
     """
     found = _plain(output)
     for part in re.split(r"^ *\.\.\.$", expected, flags=re.MULTILINE):
@@ -104,6 +106,31 @@ def is_printed(expected: str, output: str) -> bool:
             return False
         found = found[found.index(wanted) + len(wanted) :]
     return True
+
+
+def stale_lines(expected: str, output: str) -> list[str]:
+    """Return the lines of a page about checks whose counts or errors differ from those of the program.
+
+    Times are ignored, and errors may differ by a tenth; those below 0.001 are rounding errors, which depend on the CPU.
+    """
+    found = [(_plain(line), _numbers(line)) for line in output.splitlines() if _MEASURED.search(line)]
+    return [
+        line
+        for line in expected.splitlines()
+        if _MEASURED.search(line) and not any(_plain(line) == plain and _alike(line, them) for plain, them in found)
+    ]
+
+
+def _numbers(line: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d[\d.]*(?:e[+-]?\d+)?", re.sub(r"\d[\d.]* s\b", "", line))]
+
+
+def _alike(line: str, numbers: list[float]) -> bool:
+    mine, allowed = _numbers(line), 0 if " passed, " in line else 0.1
+    return len(mine) == len(numbers) and all(
+        abs(one - other) <= allowed * abs(other) or max(one, other) < 1e-3
+        for one, other in zip(mine, numbers, strict=True)
+    )
 
 
 def _plain(text: str) -> str:

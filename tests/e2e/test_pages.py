@@ -14,7 +14,7 @@ from threading import Timer
 
 import pytest
 
-from .pages import Block, apply, commands, is_printed, parts, sessions
+from .pages import Block, apply, commands, is_printed, parts, sessions, stale_lines
 
 pytestmark = pytest.mark.slow
 
@@ -126,6 +126,7 @@ class Reader:
             for command, expected in sessions(block.text):
                 printed = self.run(command, codes=(2,) if "error: " in expected else (0, 1))
                 assert is_printed(expected, printed), f"'{command}' printed:\n{printed}"
+                assert not (stale := stale_lines(expected, printed)), f"'{command}': stale: {stale}\n{printed}"
 
     def run(self, command: str, codes: tuple[int, ...]) -> str:
         for name, value in self.replaced.items():
@@ -206,10 +207,6 @@ ids = torch.arange(8)[None]
     "checkpoints": Reading(
         ("docs/checkpoints.md",),
         before=(BUILD,),
-        program=f"""
-from transformers import AutoModelForCausalLM
-model, step = AutoModelForCausalLM.from_pretrained("{BUILT}", trust_remote_code=True), 500
-""",
         names={"SRC": BUILT, "DST": "converted", "DIR": BUILT},
     ),
     "datasets": Reading(("docs/datasets.md",)),

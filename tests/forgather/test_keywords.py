@@ -126,6 +126,10 @@ def test_version() -> None:
         ("try a smaller --lr, or --dtype float32", "try a smaller lr, or dtype='float32'"),
         ("bf16 contradicts --dtype float32", "bf16 contradicts dtype float32"),
         ("drop --no-init-weights", "drop no_init_weights"),
+        (
+            "hf download a/b --local-dir b, then use --from-config b",
+            "hf download a/b --local-dir b, then use from_config b",
+        ),
         ("rebuild it with --refresh-model (-r), or use --keep", "rebuild it with refresh_model=True, or use keep=True"),
         ("use --ignore-mismatched-sizes (ignore_mismatched_sizes=True)", "use ignore_mismatched_sizes=True"),
         ("list them: forgather model verify --list", "list them: list_checks()"),

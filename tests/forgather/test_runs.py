@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import forgather as fg
 from tests.support.settings import SMALLEST
@@ -90,6 +91,19 @@ def test_errors_say_what_to_do(call: object, error: type[Exception], message: st
     assert callable(call)
     with pytest.raises(error, match=message):
         call(tmp_path)
+
+
+def test_a_missing_weight_is_refused_with_a_hint_for_the_command(tmp_path: Path) -> None:
+    fg.construct("llama", **SMALLEST, output_dir=tmp_path / "m", device="cpu", save_checkpoint=True, safetensors=True)
+    weights = load_file(tmp_path / "m/model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, tmp_path / "m/model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        fg.ForgatherError,
+        match=r"1 tensor missing .*: restore the weights, or .* construct it with save_checkpoint=True",
+    ) as error:
+        fg.sample(tmp_path / "m", device="cpu")
+    assert "strict" not in str(error.value)
 
 
 def test_nothing_is_held_out_of_another_model(trained: fg.TrainingRun, texts: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Masks: document starts, compared with a direct computation; complete masks; masks with a static cache."""
+"""Masks: document starts, compared with a direct computation; four-dimensional masks; masks with a static cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Positions of padded prompts are not packed documents; with ALiBi, complete masks determine distances."""
+"""Positions of padded prompts are not packed documents; with ALiBi, four-dimensional masks determine distances."""
 
 from __future__ import annotations
 

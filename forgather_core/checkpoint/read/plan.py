@@ -18,7 +18,12 @@ from .names import mismatch_hint
 
 _IGNORE = "to load the others, use --ignore-mismatched-sizes (ignore_mismatched_sizes=True)"
 _BUILD = "build the model with the options of the checkpoint"
+_NOT_STRICT = "load without strict=True to fill the matching tensors"
 _COMPARISONS = 20_000  # comparisons of two names; this many take about a second
+
+
+class UnmatchedTensorsError(CheckpointError):
+    """A checkpoint that lacks tensors of the model or has others, loaded with `strict`."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ def refuse(
         kinds = ((missing, "missing from the checkpoint"), (plan.unexpected, "not in the model"))
         if problems := [counted_names(names, what) for names, what in kinds if names]:
             problem = f"does not fit the model: {'; '.join(problems)}; nothing was loaded"
-            raise CheckpointError(problem, file=path, hint="load without strict=True to fill the matching tensors")
+            raise UnmatchedTensorsError(problem, file=path, hint=_NOT_STRICT)
 
 
 def few_matched(plan: Plan, state: Mapping[str, Tensor], path: object) -> str | None:

@@ -79,13 +79,14 @@ def rotate_checkpoints(
     Args:
         directory: The model directory, or its `checkpoints` directory.
         keep: Number of latest checkpoints to keep, at least 1.
-        best: A checkpoint that is always kept. One that the model directory links to is kept too.
+        best: A checkpoint of the directory that is always kept. One that the model directory links to is kept too.
 
     Returns:
         The checkpoints that were removed.
 
     Raises:
-        CheckpointError: `keep` is less than 1, or a directory cannot be removed.
+        CheckpointError: `keep` is less than 1, `best` is not a complete checkpoint of the directory, or a directory
+            cannot be removed.
     """
     if keep < 1:
         problem = f"must be at least 1, because the last checkpoint is never removed; got {keep}"
@@ -93,7 +94,11 @@ def rotate_checkpoints(
     checkpoints = _checkpoints_directory(directory)
     sound = [found for found in step_checkpoints(directory) if found.problem is None]
     kept = {found.path.resolve() for found in sound[-keep:]} | _linked(checkpoints) | _linked(checkpoints.parent)
-    kept |= {expanded(best).resolve()} if best is not None else set()
+    if best is not None:
+        if (path := expanded(best).resolve()) not in {found.path.resolve() for found in sound}:
+            problem = f"is not a complete checkpoint of {checkpoints}; nothing was removed"
+            raise CheckpointError(problem, option="best", file=os.fspath(best), hint="pass one of them, or None")
+        kept.add(path)
     removed = []
     with saving_errors(checkpoints):
         for found in sound:

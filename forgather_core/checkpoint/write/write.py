@@ -94,7 +94,12 @@ class _Progress:
 
 
 def shard_groups(tensors: Mapping[str, StoredTensor], limit: int) -> list[list[str]]:
-    """Return the tensor names of each file, in order. A file exceeds the limit only if it holds a single tensor."""
+    """Return the tensor names of each file, in order.
+
+    Args:
+        tensors: The tensors by name.
+        limit: Maximum size of a file in bytes. A file exceeds it only if it holds a single tensor.
+    """
     groups: list[list[str]] = []
     room = 0
     for name, tensor in tensors.items():

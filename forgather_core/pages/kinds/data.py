@@ -9,7 +9,7 @@ from ...filesystem.printable import shortened
 from ..content import Content, Figure
 from ..html import Html, card, columns, facts, tag
 from ..tables import table
-from ..units import count_of
+from ..units import count_of, with_noun
 
 _LONGEST_EXAMPLE = 3000  # characters
 _MOST_EXAMPLES = 50
@@ -47,7 +47,7 @@ def dataset(report: Mapping[str, Any]) -> Content:
 
 def _example(number: int, tokens: int, text: str) -> Html:
     drawn = shortened(text.expandtabs(4), _LONGEST_EXAMPLE)
-    return card(f"Document {number:,}", tag("pre", drawn), lead=f"{tokens:,} tokens")
+    return card(f"Document {number:,}", tag("pre", drawn), lead=with_noun(tokens, "token"))
 
 
 def tokenizer(report: Mapping[str, Any]) -> Content:

@@ -215,6 +215,17 @@ def test_best_checkpoint_is_kept(tmp_path: Path, inner: str, monkeypatch: pytest
 
 
 @LAYOUTS
+@pytest.mark.parametrize("best", ["checkpoint-7", "checkpoint-5", "../other/checkpoint-1", "."])
+def test_a_best_checkpoint_must_be_one_of_the_directory(tmp_path: Path, inner: str, best: str) -> None:
+    place = run_of(tmp_path / "run" / inner, 1, 2, 3)
+    save(place.parent / "other" / "checkpoint-1")
+    (place / "checkpoint-5").mkdir()  # incomplete
+    with pytest.raises(CheckpointError, match=r"^best: .* is not a complete checkpoint of .*; nothing was removed"):
+        rotate_checkpoints(tmp_path / "run", 1, best=place / best)
+    assert names(place) == [f"checkpoint-{step}" for step in (1, 2, 3, 5)]
+
+
+@LAYOUTS
 def test_linked_checkpoint_is_kept(tmp_path: Path, inner: str) -> None:
     place = run_of(tmp_path / inner, 1, 2, 3, 4)
     link_checkpoint(tmp_path, place / "checkpoint-2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -152,8 +153,9 @@ def test_another_seed_raises_no_false_alarm(make: Make, name: str) -> None:  # t
 def test_failures_name_the_parameter(tmp_path: Path) -> None:
     mutant, originals = named("init-std-ten-percent-larger"), Originals(tmp_path)
     (row,) = verify(mutated(mutant, originals.of(mutant), tmp_path), [initial_weights])["checks"]
-    bad = {measured["where"].partition(" has ")[0] for measured in row["measured"] if not measured["holds"]}
-    assert bad == {"model.embed_tokens.weight"}
+    bad = [measured for measured in row["measured"] if not measured["holds"]]
+    assert {measured["where"] for measured in bad} == {"model.embed_tokens.weight"}
+    assert all(re.search(r"expected std [0-9.]+, got [0-9.]+ \(", measured["failure"]) for measured in bad)
 
 
 def test_an_edited_file_is_found(make: Make, tmp_path: Path) -> None:

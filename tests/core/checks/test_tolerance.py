@@ -21,6 +21,7 @@ from forgather_core.checks.tolerance import (
     position_of_largest,
     rounding,
 )
+from forgather_core.definitions.check import failure_text
 
 
 class Net(nn.Module):
@@ -57,6 +58,11 @@ def test_tensors_without_a_place() -> None:
     assert position_of_largest(torch.ones(2, 3), torch.ones(2, 4)) == "shape: expected (2, 4), got (2, 3)"
     assert position_of_largest(torch.ones(2, 0), torch.ones(2, 0)) == "empty tensors"
     assert position_of_largest(torch.tensor(1.0), torch.tensor(2.0)) is None
+
+
+def test_other_shapes_are_a_failure_without_a_position() -> None:
+    case = compare("logits", torch.ones(2, 3), torch.ones(2, 4))
+    assert failure_text(case.as_dict()) == "logits: expected shape (2, 4), got (2, 3)"
 
 
 def test_tensors_must_be_equal_unless_a_tolerance_is_given() -> None:

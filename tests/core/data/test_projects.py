@@ -42,7 +42,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "nulls.jsonl").write_text('{"text": null}\n{"text": "x"}\n{"text": " "}\n')
     parts = [{"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image", "text": None}]}]
     (folder / "parts.jsonl").write_text(json.dumps({"chat": [*parts, {"role": "assistant", "content": []}]}))
-    (folder / "numbers.jsonl").write_text(json.dumps({"chat": [{"role": "user", "content": 3}]}))
+    hello = {"role": "user", "content": "Hi"}
+    for name, chat in {
+        "number": [{"role": "user", "content": 3}],
+        "no-role": [hello, {"content": "Yo"}],
+        "no-content": [{"role": "user"}, {"role": "assistant"}],
+        "texts": ["Hi", "Yo"],
+    }.items():
+        (folder / f"{name}.jsonl").write_text(json.dumps({"chat": chat}))
     (folder / "nothing").mkdir()
     (folder / "empty.jsonl").write_text("")
     (folder / "bad.jsonl").write_text('{"text": "a"}\n{"text": b\n')
@@ -170,6 +177,7 @@ def test_a_configuration_is_chosen_by_name(project: Path) -> None:
 
 
 ROW = "source: json\nfiles: rows.jsonl\n"
+CHATS = "source: json\nfiles: {}.jsonl\nmessages: chat"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +201,10 @@ ROW = "source: json\nfiles: rows.jsonl\n"
         (ROW + "text_column: number", "text_column: expected text in 'number', got int"),
         (ROW + "text_column: chat", "expected text in 'chat', got list: for chats use 'messages'"),
         (ROW + "messages: text", "messages: expected lists of {role, content} in 'text', got str"),
-        ("source: json\nfiles: numbers.jsonl\nmessages: chat", "expected lists of {role, content} in 'chat', got list"),
+        (CHATS.format("number"), "messages: 'chat' of a row: message 1: expected text in 'content', got int: correct"),
+        (CHATS.format("no-role"), "'chat' of a row: message 2 has no 'role': correct the data, or use another column"),
+        (CHATS.format("no-content"), "'chat' of a row: message 1 has no 'content'"),
+        (CHATS.format("texts"), "'chat' of a row: message 1: expected {role, content}, got str"),
         ("source: nothing", "'nothing' cannot be read: "),
         (ROW + "messages: chats", "messages: there is no column 'chats' .*Did you mean 'chat'"),
         (ROW + "messages: chat\ntext_column: text", "yaml:3:1: messages: not supported together with text_column"),

@@ -92,7 +92,7 @@ MUTANTS = [
         file="masks.py",
         old="attention_mask = _additive(attention_mask, inputs_embeds.dtype)",
         new="pass",
-        mistake="eager attention adds a complete mask of bool to the scores, as transformers' own does",
+        mistake="eager attention adds a four-dimensional mask of bool to the scores, as transformers' own does",
         check="call-agreement",
     ),
     Mutant(
