@@ -23,12 +23,18 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
     checks = report["checks"]
     shape = "full size" if report["full"] else "small copy with the same features"
     count = f"{report['passed']} passed, {report['failed']} failed, {report['skipped']} skipped"
+    if report["expected"]:
+        count += f", {report['expected']} failed as expected"
     seconds = sum(check["seconds"] for check in checks)
     return Group(
         Text(f"{report['directory']}, {shape}", "bold"),
         grid("", _COLUMNS, _rows(checks), right=(2, 3, 4, 5), drop=(5, 2, 4, 3)),
         *(line for check in checks if check["result"] == "failed" for line in _failure(check)),
-        *(Text(f"{check['name']} skipped: {check['reason']}", "dim") for check in checks if _skipped(check)),
+        *(
+            Text(f"{check['name']} {check['result']}: {check['reason']}", "dim")
+            for check in checks
+            if _has_remark(check)
+        ),
         *(line for check in checks if check["details"].get("levels") for line in _coverage(check)),
         Text(f"\n{count}, in {seconds:.1f} s\n", _colour(report)),
         notes(report.get("notes", ())),
@@ -41,8 +47,8 @@ def _colour(report: Mapping[str, Any]) -> str:
     return "bold green" if report["passed"] and report["complete"] else "bold yellow"  # or no check applied
 
 
-def _skipped(check: Mapping[str, Any]) -> bool:
-    return check["result"] not in _COLOURS
+def _has_remark(check: Mapping[str, Any]) -> bool:
+    return check["result"] != "failed" and bool(check["reason"])
 
 
 def _rows(checks: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:

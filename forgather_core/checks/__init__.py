@@ -28,12 +28,13 @@ from .positions import positions
 from .precision import precision
 from .reference_parity import reference_parity
 from .round_trip import round_trip
-from .run import FAILED, PASSED, SKIPPED, try_check, verify, verify_settings
+from .run import verify, verify_settings
 from .same_seed import same_seed
 from .signal_propagation import signal_propagation
 from .sliding_window import sliding_window
 from .standalone import standalone
 from .torch_compile import torch_compile
+from .try_check import EXPECTED, FAILED, PASSED, SKIPPED, try_check
 
 # Masks and positions; caches and inputs; training; initialization; files; comparisons with other implementations.
 CHECKS: tuple[Check, ...] = (
@@ -70,6 +71,7 @@ CHECKS: tuple[Check, ...] = (
 
 __all__ = [
     "CHECKS",
+    "EXPECTED",
     "FAILED",
     "PASSED",
     "SKIPPED",

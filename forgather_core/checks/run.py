@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import tempfile
 import time
-import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..definitions.check import Check, Details, DoesNotApply, Measured
+from ..definitions.check import Check
 from ..errors import CheckError
 from ..model.directory_errors import directory_problem, edited, loading_errors
 from ..model.parameters import parameter_table
 from ..runtime.child_process import ChildDiedError, ChildProcesses
 from ..runtime.memory_guard import most_parameters, refuse_too_large
-from ..runtime.out_of_memory import out_of_memory
 from ..runtime.partial_results import keep_partial
 from ..runtime.quiet import quiet_transformers
-from .implementations import uncompiled
-from .model_under_test import FLEX, ModelUnderTest
+from .model_under_test import ModelUnderTest
 from .scope import DEFAULT_SCOPE, Scope
+from .try_check import EXPECTED, FAILED, PASSED, SKIPPED, row_of, try_check
 
 if TYPE_CHECKING:
     from ..settings.resolved_model import ResolvedModel
 
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
-NOTHING = "it measured nothing"
 _MAX_SECONDS = 1800  # of a check
 _COPIES = 3  # copies of the weights: most checks have two models, or two models and the gradients of one
-NO_GRADIENTS = f"the model refuses eager and sdpa, and {FLEX} does not support gradients on CPU"
 
 
 def verify(
@@ -65,7 +59,8 @@ def verify(
 
     Returns:
         The report, as plain data: directory, full, seed, checks (name, promise, result, measured, reason, cause,
-        seconds, details), passed, failed, skipped, complete (all requested checks ran), notes.
+        seconds, details), passed, failed, skipped, expected (failures that the
+        definition expects), complete (all requested checks ran), notes.
 
     Raises:
         CheckError: The directory is not a model directory, or one of its files cannot be read.
@@ -101,7 +96,7 @@ def verify(
                 try:
                     rows.append(run(number))
                 except ChildDiedError as died:
-                    rows.append(_row(check, FAILED, began=began, reason=str(died)))
+                    rows.append(row_of(check, FAILED, began=began, reason=str(died)))
     return _report(directory, rows, left_out, full=full, seed=seed)
 
 
@@ -145,7 +140,7 @@ def _report(
     directory: Path, rows: list[dict[str, Any]], notes: Sequence[str], *, full: bool, seed: int
 ) -> dict[str, Any]:
     """Return the report; `notes` has a sentence for each reason why requested checks did not run."""
-    count = {result: sum(row["result"] == result for row in rows) for result in (PASSED, FAILED, SKIPPED)}
+    count = {result: sum(row["result"] == result for row in rows) for result in (PASSED, FAILED, SKIPPED, EXPECTED)}
     return {
         "directory": str(directory),
         "full": full,
@@ -154,6 +149,7 @@ def _report(
         "passed": count[PASSED],
         "failed": count[FAILED],
         "skipped": count[SKIPPED],
+        "expected": count[EXPECTED],
         "complete": not notes,
         "notes": list(notes),
     }
@@ -204,88 +200,3 @@ def verify_settings(
         "on_partial": partial,
     }
     return named(verify(directory.path, checks, resolved=resolved, seed=seed, **more))
-
-
-def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
-    """Run one check and return its row of the report.
-
-    A check passes only if it measures at least one case and all cases hold. A check that raises fails, with the text of
-    the error as its reason. A check that measures nothing is skipped.
-    """
-    began = time.perf_counter()
-    measured: list[Measured] = []
-    details: dict[str, Any] = {}
-    reason = None
-    try:
-        with uncompiled() if _has_only_flex(subject) else nullcontext():
-            for one in _yielded(check, subject):
-                if isinstance(one, Details):
-                    details |= one.content
-                else:
-                    measured.append(one)
-        if not measured:
-            raise DoesNotApply(NOTHING)
-        result = PASSED if all(one.holds for one in measured) else FAILED
-    except DoesNotApply as error:
-        result, reason = (FAILED if any(not one.holds for one in measured) else SKIPPED), str(error)
-    except NotImplementedError as error:
-        # flex_attention is used only if the model refuses the others.
-        limited = _is_flex_backward(error) and _has_only_flex(subject) and all(one.holds for one in measured)
-        result, reason = (SKIPPED, NO_GRADIENTS) if limited else (FAILED, _reason(error))
-    except Exception as error:
-        if out_of_memory(error):
-            raise  # a limit of the machine, not a fault of the model
-        result, reason = FAILED, _reason(error)
-    return _row(check, result, began=began, reason=reason, measured=measured, details=details)
-
-
-def _row(
-    check: Check,
-    result: str,
-    *,
-    began: float,
-    reason: str | None,
-    measured: Sequence[Measured] = (),
-    details: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    return {
-        "name": check.name,
-        "promise": check.promise,
-        "result": result,
-        "measured": [one.as_dict() for one in measured],
-        "reason": reason,
-        "cause": check.cause if result == FAILED else None,
-        "seconds": time.perf_counter() - began,
-        "details": dict(details or {}),
-    }
-
-
-def _has_only_flex(subject: ModelUnderTest) -> bool:
-    try:
-        return subject.default_attention == FLEX
-    except Exception:  # the model cannot be built, and the check has failed for the same reason
-        return False
-
-
-def _is_flex_backward(error: NotImplementedError) -> bool:
-    """Return whether torch refused the backward pass of flex_attention on CPU, which is no fault of the model."""
-    return "FlexAttention does not support backward" in str(error)
-
-
-def _yielded(check: Check, subject: ModelUnderTest) -> Iterator[Measured | Details]:
-    """Yield what a check yields, with errors and tolerances as floats."""
-    for one in check.run(subject) or ():
-        if isinstance(one, Measured):
-            yield replace(one, error=float(one.error), tolerance=float(one.tolerance))
-        elif isinstance(one, Details):
-            yield one
-        else:
-            raise TypeError(f"the check '{check.name}' must yield Measured objects; got {type(one).__name__}")
-
-
-def _reason(error: Exception) -> str:
-    """Return the error and the line that raised it, if possible a line of the model's own files."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "transformers_modules" in frame.filename] or frames
-    place = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({place})"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ class ModelDefinition:
         native: Name of the equivalent transformers class; None if there is none.
         reference: `"package.module:NAME"` of a `forgather_core.reference.Reference`: an independent implementation of
             the equations and the initialization, with which `verify` compares the model. Only `verify` imports it.
+        expected_failures: Checks of `verify` that are known to fail, with the reason: `{"padding": "..."}`, or for some
+            cases, `{"call-agreement[padding=middle]": "..."}`. They are reported as expected, and do not count.
     """
 
     name: str
@@ -40,6 +43,7 @@ class ModelDefinition:
     default_preset: str | None = None
     native: str | None = None
     reference: str | None = None
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
 
     def preset_names(self) -> list[str]:
         """Return the names of the presets, sorted by the size in the name ("4M" before "30M" before "1B")."""

@@ -10,6 +10,7 @@ from typing import Self
 
 from ...definitions.check import Measured
 from ...runtime.child_process import ChildDiedError, ChildProcesses
+from ..expected import expected_reason
 from ..model_under_test import ModelUnderTest
 from .agreement import RAISED, Agreement
 from .factors import PLAIN, Case, case_id
@@ -60,6 +61,12 @@ class Calls:
         levels = self.agreement.levels
         found = {name: level if level in levels[name] else levels[name][0] for name, level in case.items()}
         return found if violated(found) is None else None
+
+    def expected(self, failure: Failure) -> str | None:
+        """Return the reason for which the definition expects a failure, or None."""
+        definition = self.agreement.subject.definition
+        expected = {} if definition is None else definition.expected_failures
+        return expected_reason("call-agreement", case_id(failure.smallest), expected)
 
     def _run_all(self, cases: Iterable[Case]) -> None:
         for case, result in self._run.map([case for case in cases if case_id(case) not in self._results]):

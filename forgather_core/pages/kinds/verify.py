@@ -41,10 +41,12 @@ def verification(report: Mapping[str, Any]) -> Content:
 
 
 def _columns(checks: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> Html:
-    drawn, near, skipped = _chart(checks), _nearest_to_tolerance(checks), _skipped(checks)
+    drawn, near = _chart(checks), _nearest_to_tolerance(checks)
+    skipped = _with_result("skipped", "Skipped: these do not apply to the model", checks)
+    expected = _with_result("failed as expected", "Expected failures of the definition", checks)
     if failed:
-        return columns(stack(_failures(failed), skipped), stack(drawn, near))
-    return columns(drawn, stack(near, skipped))
+        return columns(stack(_failures(failed), expected, skipped), stack(drawn, near))
+    return columns(drawn, stack(near, expected, skipped))
 
 
 def _figures(report: Mapping[str, Any]) -> list[Figure]:
@@ -157,13 +159,14 @@ def _levels_of(case: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in case.split(",")) if case != "plain" else {}
 
 
-def _skipped(checks: Sequence[Mapping[str, Any]]) -> Html | None:
+def _with_result(result: str, title: str, checks: Sequence[Mapping[str, Any]]) -> Html | None:
+    """Return the card of the checks with a result, with their reasons."""
     rows = [
         joined([tag("b", brief(check["name"])), escaped(": "), brief(check["reason"] or "")])
         for check in checks
-        if check["result"] not in _TONES
+        if check["result"] == result
     ]
-    return card("Skipped: these do not apply to the model", sentences(rows)) if rows else None
+    return card(title, sentences(rows)) if rows else None
 
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> Html:

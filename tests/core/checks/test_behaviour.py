@@ -24,8 +24,9 @@ from forgather_core.checks.model_under_test import ModelUnderTest
 from forgather_core.checks.packing_isolation import packing_isolation
 from forgather_core.checks.padding import padding
 from forgather_core.checks.positions import kind_of, positions
-from forgather_core.checks.run import FAILED, PASSED, verify
+from forgather_core.checks.run import verify
 from forgather_core.checks.torch_compile import torch_compile
+from forgather_core.checks.try_check import FAILED, PASSED
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import Check
 from forgather_core.definitions.registry import registry

@@ -25,10 +25,11 @@ from forgather_core.checks.option_fields import options_of
 from forgather_core.checks.precision import precision
 from forgather_core.checks.reference_parity import reference_parity
 from forgather_core.checks.round_trip import round_trip
-from forgather_core.checks.run import FAILED, PASSED, SKIPPED, verify
+from forgather_core.checks.run import verify
 from forgather_core.checks.same_seed import dropouts, same_seed
 from forgather_core.checks.signal_propagation import signal_propagation
 from forgather_core.checks.standalone import standalone
+from forgather_core.checks.try_check import FAILED, PASSED, SKIPPED
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import Check
 from forgather_core.definitions.registry import registry
