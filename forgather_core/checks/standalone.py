@@ -143,8 +143,8 @@ def _run(given: dict[str, Any], directory: Path) -> dict[str, str | None]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {"the process ends": f"the process did not end within {_TIMEOUT} s"}
+        return {"the program": f"the process did not end within {_TIMEOUT} s"}
     if done.returncode:
-        return {"the process succeeds": next(iter(done.stderr.strip().splitlines()[-1:]), f"exit {done.returncode}")}
+        return {"the program": next(iter(done.stderr.strip().splitlines()[-1:]), f"exit {done.returncode}")}
     found: dict[str, str | None] = json.loads(done.stdout.strip().splitlines()[-1])
     return found

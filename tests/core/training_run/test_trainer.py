@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
@@ -22,7 +23,7 @@ from transformers import (
 from forgather.training import PackedStream, Trainer, TrainingCallback
 from forgather_core.checkpoint import step_checkpoints
 from forgather_core.data.corpus import Corpus
-from forgather_core.errors import DataError, TrainingError
+from forgather_core.errors import CheckpointError, DataError, TrainingError
 
 ROWS = [{"input_ids": torch.arange(n, n + 12) % 50, "labels": torch.arange(n, n + 12) % 50} for n in range(16)]
 
@@ -76,6 +77,25 @@ def test_checkpoints_are_model_directories_and_continue(tmp_path: Path) -> None:
     parts.train(resume_from_checkpoint=str(found[0].path))
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_checkpoint_without_a_weight_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.save_model(str(tmp_path / "checkpoint-2"))
+    weights = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, tmp_path / "checkpoint-2" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"1 tensor missing .*: remove this directory to continue"):
+        run._load_from_checkpoint(str(tmp_path / "checkpoint-2"))
+
+
+def test_a_best_checkpoint_that_does_not_open_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoint-1").mkdir()
+    monkeypatch.setattr(Trainer, "best_checkpoint", tmp_path / "checkpoint-1")
+    trainer(tmp_path, save_total_limit=1).train()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-6"]
 
 
 def test_the_random_state_is_restored_after_the_data_is_skipped(tmp_path: Path) -> None:

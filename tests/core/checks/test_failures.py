@@ -1,0 +1,35 @@
+"""Failures of checks state what was expected and found; `where` is a place only."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from forgather_core.checks.precision import _check_dtypes
+from forgather_core.checks.standalone import _run
+from forgather_core.definitions.check import failure_text
+
+
+def test_a_parameter_of_another_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(2, 2)
+    cases = [case.as_dict() for case in _check_dtypes("from_pretrained", model, model)]
+    assert [failure_text(case) for case in cases] == [
+        f"from_pretrained: {name}: expected bfloat16, got float32" for name in ("weight", "bias")
+    ]
+    low = nn.Linear(2, 2).to(torch.bfloat16)
+    monkeypatch.setattr(low, "_keep_in_fp32_modules_strict", ["weight"], raising=False)
+    (case, *_) = [case.as_dict() for case in _check_dtypes("to", low, model)]
+    assert failure_text(case) == "to: weight: expected the values of the float32 model, got bfloat16"
+
+
+def test_a_process_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def runs_on(*_: Any, **more: Any) -> None:
+        raise subprocess.TimeoutExpired("python", more["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", runs_on)
+    assert _run({}, tmp_path) == {"the program": "the process did not end within 300 s"}
