@@ -9,10 +9,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Timer
+from typing import Self
 
 import pytest
+
+from tests.support.fork_server import ForkServer
 
 from .pages import Block, apply, commands, is_printed, parts, sessions, stale_lines
 
@@ -35,7 +39,6 @@ for line in sys.stdin:
     exec(compile(ast.literal_eval(line), "<page>", "exec"), names)
     print("\\nthe block has ended", flush=True)
 """
-PROGRAM = "import sys; sys.argv[0] = 'forgather'; from forgather_cli.main import main; main()"
 
 
 class Program:
@@ -118,7 +121,7 @@ class Reader:
             self.undone = (self.place / value, before) if what == "try" else None
         elif block.language == "bash":
             for command in commands(block.text):
-                few = FEW_CHECKS * (" verify" in command and "--check" not in command)
+                few = FEW_CHECKS * (" verify" in command and not re.search("--(check|case)", command))
                 self.run(command + few, codes=(0,))
         elif block.language == "python":
             self.program.run(block.text)
@@ -133,13 +136,15 @@ class Reader:
             command = re.sub(rf"(?<![\w/-]){re.escape(name)}(?!\w)", value, command)
         if command == "pip install -e ./forgather-my-model":
             return self.install("my_model")
-        if command.startswith("forgather "):
-            arguments = ["-c", PROGRAM, *command.split()[1:]]
-        elif command.startswith("pytest "):
-            arguments = ["-m", "pytest", "-q", "-k", "causality or preset", *command.split()[1:]]
+        program, *arguments = command.split()
+        if program == "forgather":
+            code, printed = self.server.run(arguments, SECONDS)
+        elif program == "pytest":
+            code, printed = self.execute(["-m", "pytest", "-q", "-k", "causality or preset", *arguments])
         else:
             raise AssertionError(f"no program of that name is known here: {command}")
-        return self.execute([sys.executable, *arguments], codes)
+        assert code in codes, f"{command} exits with {code}:\n{printed}"
+        return printed
 
     def install(self, name: str) -> str:
         """Write the metadata of an editable installation; the package itself is on the path."""
@@ -149,13 +154,28 @@ class Reader:
         (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: forgather-{name}\nVersion: 0.1.0\n")
         return ""
 
-    def execute(self, command: list[str], codes: tuple[int, ...]) -> str:
+    def execute(self, arguments: list[str]) -> tuple[int, str]:
         ran = subprocess.run(
-            command, cwd=self.place, env=self.environment, capture_output=True, text=True, check=False, timeout=SECONDS
+            [sys.executable, *arguments],
+            cwd=self.place,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
         )
-        printed = ran.stdout + ran.stderr
-        assert ran.returncode in codes, f"{command[3:]} exits with {ran.returncode}:\n{printed}"
-        return printed
+        return ran.returncode, ran.stdout + ran.stderr
+
+    @cached_property
+    def server(self) -> ForkServer:
+        return ForkServer(self.place, self.environment)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "server" in self.__dict__:
+            self.server.close()
 
     def undo(self) -> None:
         if self.undone is not None:
@@ -227,23 +247,23 @@ def place(tmp_path: Path) -> Path:
 def test_page(name: str, place: Path, environment: dict[str, str]) -> None:
     reading = READ[name]
     path = [*(str(place / entry) for entry in reading.path), *filter(None, [environment.get("PYTHONPATH")])]
-    reader = Reader(place, environment | {"PYTHONPATH": os.pathsep.join(path)}, dict(reading.names))
-    for command in reading.before:
-        reader.run(command, codes=(0,))
-    with reader.program as program:
-        program.run(reading.program)
-        for page in reading.pages:
-            reader.read(ROOT / page)
+    with Reader(place, environment | {"PYTHONPATH": os.pathsep.join(path)}, dict(reading.names)) as reader:
+        for command in reading.before:
+            reader.run(command, codes=(0,))
+        with reader.program as program:
+            program.run(reading.program)
+            for page in reading.pages:
+                reader.read(ROOT / page)
 
 
 @pytest.mark.regression("P17")
 def test_the_main_command_ends_on_a_falling_loss(place: Path, environment: dict[str, str]) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     main = next(part for part in parts(text) if isinstance(part, Block) and part.text.startswith("pip install ."))
-    reader = Reader(place, environment, {})
-    construct, test_command = commands(main.text)
-    reader.run(construct, codes=(0,))
-    report = json.loads(reader.run(f"{test_command} --json", codes=(0,)))
+    with Reader(place, environment, {}) as reader:
+        construct, test_command = commands(main.text)
+        reader.run(construct, codes=(0,))
+        report = json.loads(reader.run(f"{test_command} --json", codes=(0,)))
     losses = [step["loss"] for step in report["steps"]]
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.5
     assert report["loss"]["first_batch_decrease"] > 1

@@ -27,6 +27,7 @@ from forgather_core.checks.reference_parity import reference_parity
 from forgather_core.checks.round_trip import round_trip
 from forgather_core.checks.run import verify
 from forgather_core.checks.same_seed import dropouts, same_seed
+from forgather_core.checks.scope import Scope
 from forgather_core.checks.signal_propagation import signal_propagation
 from forgather_core.checks.standalone import standalone
 from forgather_core.checks.try_check import FAILED, PASSED, SKIPPED
@@ -109,8 +110,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 
 def results(made: Made, *checks: Check, seed: int = 0) -> dict[str, str]:
-    """Return the result of each check; print failed cases for pytest's report."""
-    report = verify(made.path, checks, resolved=made.resolved, seed=seed)
+    """Return the result of each check, with the quick ways to call a model; print failed cases for pytest's report."""
+    report = verify(made.path, checks, resolved=made.resolved, seed=seed, scope=Scope(quick=True))
     for row in report["checks"]:
         for measured in row["measured"]:
             if not measured["holds"]:
