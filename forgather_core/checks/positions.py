@@ -26,7 +26,7 @@ SHIFT = 5
 _RELATIVE = re.compile(r"rotary|rope|alibi", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"(^|\.)(wpe|embed_positions?|position_embeddings?)$")
 _CLEAR = 10  # minimum change, in units of the rounding error
-_LENGTH_DEPENDENT = ("dynamic", "longrope")  # RoPE types whose frequencies change beyond a length
+LENGTH_DEPENDENT = ("dynamic", "longrope")  # RoPE types whose frequencies change beyond a length
 
 
 @check("positions", cause="positions that are computed and not used, or absolute where they must be relative")
@@ -89,7 +89,7 @@ def _shift(subject: ModelUnderTest) -> int:
     config = subject.text_config
     rope = getattr(config, "rope_parameters", None) or {}
     limit = getattr(config, "max_position_embeddings", None)
-    if rope.get("rope_type") in _LENGTH_DEPENDENT:
+    if rope.get("rope_type") in LENGTH_DEPENDENT:
         limit = rope.get("original_max_position_embeddings") or limit
     return SHIFT if limit is None else min(SHIFT, limit - LENGTH)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 from ...training.loss import can_skip_logits
-from ..model_under_test import ATTENTIONS, ModelUnderTest
-from ..positions import kind_of
+from ..model_under_test import ATTENTIONS, FLEX, ModelUnderTest
+from ..positions import LENGTH_DEPENDENT, kind_of
 from .array import all_levels
 from .caches import SPARE, quantized_cache
 from .factors import LENGTHS, POSITIONS
 from .models import fewer_positions
 
 FEWER_POSITIONS = "the model has fewer positions"
+SWITCHING = "the frequencies of RoPE depend on the longest text of a call"
 DIFFERENT_MASKS = "the layers have different masks"
 COLUMNS = "a sliding window counts columns, padding included"
 FLOAT32_ANGLES = "transformers' classes keep float32 angles after from_pretrained only"
@@ -43,33 +45,15 @@ def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
     model = subject.on_meta()
     left_out = {f"attention={name}": why for name, why in subject.refused_attention.items() if name in ATTENTIONS}
     if subject.is_builtin:
-        left_out |= dict.fromkeys(("dtype=float64", "dtype=bfloat16", "dtype=float16"), FLOAT32_ANGLES)
-        left_out |= {
-            "packing=position-ids": PACKING,
-            "mask=4d-bool": ADDED_MASK,
-            "made=after-other-dtype": FLOAT32_ANGLES,
-        }
+        left_out |= {f"dtype={name}": FLOAT32_ANGLES for name in ("float64", "bfloat16", "float16")}
+        left_out |= {"made=after-other-dtype": FLOAT32_ANGLES, "packing=position-ids": PACKING}
         left_out.setdefault("attention=flex_attention", LATER_MASK)
-    positions = getattr(subject.text_config, "max_position_embeddings", None)
-    if fewer_positions(subject):
-        positions = POSITIONS
-    if positions is not None and kind_of(model) != "relative":
-        long = (length for length in LENGTHS if int(length) > positions - SPARE)
-        left_out |= {f"length={length}": FEWER_POSITIONS for length in long}
-    windows = windows_of(subject)
-    if len(set(windows)) > 1:
-        left_out |= dict.fromkeys(("mask=4d-bool", "mask=4d-float"), DIFFERENT_MASKS)
-    if any(windows):
+    left_out |= {f"length={length}": reason for length, reason in _lengths(subject, model)}
+    left_out |= {f"mask={kind}": reason for kind, reason in _masks(subject, model)}
+    left_out |= {f"cache={kind}": reason for kind, reason in _caches(subject)}
+    if any(windows_of(subject)):
         left_out["padding=middle"] = COLUMNS
-    if not _takes_a_mask_per_layer_type(subject, model):
-        left_out["mask=dict"] = ONE_MASK
-    if not _is_croppable(subject):
-        left_out["cache=cropped"] = NOT_CROPPED
-    try:
-        quantized_cache(subject.text_config)
-    except (ImportError, TypeError, ValueError):
-        left_out["cache=quantized"] = NOT_QUANTIZED
-    if not subject.no_dropout or subject.default_attention == "flex_attention":
+    if not subject.no_dropout or subject.default_attention == FLEX:
         left_out["dropout=on"] = NO_DROPOUT
     if not subject.special_ids:
         left_out["labels=special"] = NO_SPECIAL
@@ -80,13 +64,39 @@ def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
     return left_out
 
 
-def windows_of(subject: ModelUnderTest) -> tuple[int | None, ...]:
-    """Return the sliding window of each layer; None for a layer without one."""
-    kinds = getattr(subject.text_config, "layer_types", None)
-    if not kinds:
-        count: int = subject.text_config.num_hidden_layers
-        return (subject.window,) * count
-    return tuple(subject.window if kind == "sliding_attention" else None for kind in kinds)
+def _lengths(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
+    positions = POSITIONS if fewer_positions(subject) else subject.text_config.to_dict().get("max_position_embeddings")
+    if positions is not None and kind_of(model) != "relative":
+        yield from ((length, FEWER_POSITIONS) for length in LENGTHS if int(length) > positions - SPARE)
+    if (limit := _switching_length(subject)) is not None:
+        yield from ((length, SWITCHING) for length in LENGTHS if int(length) > limit - SPARE)
+
+
+def _masks(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
+    if len(set(windows_of(subject))) > 1:
+        yield from (("4d-bool", DIFFERENT_MASKS), ("4d-float", DIFFERENT_MASKS))
+    elif subject.is_builtin:
+        yield "4d-bool", ADDED_MASK
+    if not _takes_a_mask_per_layer_type(subject, model):
+        yield "dict", ONE_MASK
+
+
+def _caches(subject: ModelUnderTest) -> Iterator[tuple[str, str]]:
+    if not _is_croppable(subject):
+        yield "cropped", NOT_CROPPED
+    try:
+        quantized_cache(subject.text_config)
+    except (ImportError, TypeError, ValueError):
+        yield "quantized", NOT_QUANTIZED
+
+
+def _switching_length(subject: ModelUnderTest) -> int | None:
+    """Return the length beyond which the frequencies of RoPE change, or None."""
+    rope = getattr(subject.text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in LENGTH_DEPENDENT:
+        return None
+    limit = rope.get("original_max_position_embeddings") or subject.text_config.max_position_embeddings
+    return int(limit)
 
 
 def _takes_a_mask_per_layer_type(subject: ModelUnderTest, model: Any) -> bool:
@@ -103,3 +113,12 @@ def _is_croppable(subject: ModelUnderTest) -> bool:
     from transformers.cache_utils import DynamicLayer
 
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=subject.text_config).layers)
+
+
+def windows_of(subject: ModelUnderTest) -> tuple[int | None, ...]:
+    """Return the sliding window of each layer; None for a layer without one."""
+    kinds = getattr(subject.text_config, "layer_types", None)
+    if not kinds:
+        count: int = subject.text_config.num_hidden_layers
+        return (subject.window,) * count
+    return tuple(subject.window if kind == "sliding_attention" else None for kind in kinds)
