@@ -1,0 +1,103 @@
+"""cache-size finds caches that hold too much, too little or another dtype, and passes correct models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import GPT2Config
+
+from forgather_core.checks.cache_size import cache_size, cached_heads
+from forgather_core.checks.model_under_test import ModelUnderTest
+from forgather_core.checks.run import FAILED, PASSED, try_check
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.check import failure_text
+from tests.support.settings import Resolve, small
+
+__all__ = ["small"]
+
+UPDATE = "return cache.update(key, value, layer_idx, kwargs=kwargs)"
+IN_FLOAT32 = """every = cache.update(key.float(), value.float(), layer_idx, kwargs=kwargs)
+    return every[0].to(key.dtype), every[1].to(key.dtype)"""
+REPEATED = """every = cache.update(
+        key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), layer_idx, kwargs=kwargs
+    )
+    return every[0][:, ::2], every[1][:, ::2]"""
+VIEW = """every = cache.update(key, value, layer_idx, kwargs=kwargs)
+    layer = cache.layers[layer_idx]
+    layer.keys = layer.keys.repeat(3, 1, 1, 1)[: len(layer.keys)]
+    return every"""
+DEFAULT = "cache = DynamicCache(config=self.config)"
+
+
+def row(resolve: Resolve, place: Path, *edits: tuple[str, str, str], **options: Any) -> dict[str, Any]:
+    """Return the row of a definition in which texts are replaced: file, old, new."""
+    resolved = resolve(output_dir=place / "model", **options)
+    directory = construct(resolved).directory.path
+    for file, old, new in edits:
+        text = (directory / file).read_text()
+        assert old in text
+        (directory / file).write_text(text.replace(old, new))
+    (place / "work").mkdir()
+    return try_check(cache_size, ModelUnderTest(directory, place / "work", resolved=resolved))
+
+
+@pytest.mark.parametrize("options", [{}, {"sliding_window": 4}])
+def test_a_correct_model_passes(options: dict[str, Any], small: Resolve, tmp_path: Path) -> None:
+    found = row(small, tmp_path, **options)
+    assert found["result"] == PASSED, [one for one in found["measured"] if not one["holds"]]
+
+
+def test_transformers_own_model_passes(tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, architectures=["GPT2LMHeadModel"])
+    config.save_pretrained(tmp_path / "gpt2")
+    (tmp_path / "work").mkdir()
+    assert try_check(cache_size, ModelUnderTest(tmp_path / "gpt2", tmp_path / "work"))["result"] == PASSED
+
+
+@pytest.mark.parametrize(
+    ("edits", "options", "words"),
+    [
+        (
+            [("decoder.py", DEFAULT, "cache = DynamicCache()")],
+            {"sliding_window": 4},
+            [
+                "default cache, the text at once: it holds keys of 20 tokens after 20 tokens with a window of 4: "
+                "expected 3, at layer 0",
+                "the cache that the model makes holds",
+            ],
+        ),
+        (
+            [("decoder.py", "if use_cache and cache is None:", "if cache is None:"), ("caches.py", UPDATE, IN_FLOAT32)],
+            {},
+            [
+                "use_cache=False returns a cache",
+                "keys in torch.float32, and the model is in torch.bfloat16, at layer 0",
+            ],
+        ),
+        (
+            [("decoder.py", DEFAULT, "pass"), ("caches.py", UPDATE, REPEATED)],
+            {},
+            ["default cache, the text at once: use_cache=True returns no cache", "bytes after 20 tokens: expected"],
+        ),
+        ([("caches.py", UPDATE, VIEW)], {}, ["which are a view of"]),
+    ],
+)
+def test_mistakes_are_described(
+    edits: list[tuple[str, str, str]], options: dict[str, Any], words: list[str], small: Resolve, tmp_path: Path
+) -> None:
+    found = row(small, tmp_path, *edits, **options)
+    assert found["result"] == FAILED
+    texts = [failure_text(one) for one in found["measured"] if not one["holds"]]
+    for part in words:
+        assert any(part in text for text in texts), texts
+
+
+def test_heads_are_read_only_where_the_configuration_states_them() -> None:
+    config = GPT2Config(n_embd=32, n_head=4)
+    assert cached_heads(config) == 32
+    config.num_key_value_heads, config.head_dim = 2, 16
+    assert cached_heads(config) == 32
+    config.kv_lora_rank = 8
+    assert cached_heads(config) is None
