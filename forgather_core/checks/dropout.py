@@ -61,7 +61,8 @@ def dropout(subject: ModelUnderTest) -> Iterator[Measured | Details]:
 
 
 def _model(subject: ModelUnderTest, attention: str, changes: dict[str, float]) -> Any:
-    model = subject.fresh_model_of(subject.constructed(changes), attention=attention)
+    config = subject.constructed(subject.no_dropout | changes)  # some have dropouts under other names, too
+    model = subject.fresh_model_of(config, attention=attention)
     randomize_weights(model, subject.seed)
     return model
 
