@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import typing
 from collections.abc import Iterable, Iterator, Mapping
-from types import UnionType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..model.randomize import randomize_weights
-from ..option import METADATA_KEY
 from .implementations import require_dropout
 from .model_under_test import ModelUnderTest
 from .option_fields import options_of
+from .other_values import Values, other_values
 
 _TOKENS = 40
-Values = Mapping[str, Any]
 Observation = tuple[str, ...]
 
 
@@ -39,7 +36,7 @@ def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
     require_dropout(subject)
     observer = _Observer(subject)
     others = {
-        option.name: list(observer.valid(_other_values(option, observer.value(option.name)))) for option in options
+        option.name: list(observer.valid(other_values(option, observer.value(option.name)))) for option in options
     }
     unknown = []
     for option in options:
@@ -50,7 +47,7 @@ def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
             )
             continue
         if not values:
-            if [*_other_values(option, observer.value(name))]:
+            if [*other_values(option, observer.value(name))]:
                 failure = f"{name} accepts no other value than {_printable(observer.value(name))}"
                 yield expect(f"{name} accepts another value", False, failure=failure)
             else:
@@ -171,41 +168,3 @@ def _digest(tensors: Iterable[Tensor]) -> str:
     for tensor in tensors:
         digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _other_values(option: Any, value: Any) -> Iterator[Values]:
-    """Yield other values that an option may accept, those most likely to have an effect first."""
-    for other in _alternatives(value, option.type):
-        info = option.metadata[METADATA_KEY]
-        complaint = getattr(info, "complaint", lambda _: None)
-        if other != value and complaint(other) is None:
-            yield {option.name: other}
-
-
-def _alternatives(value: Any, kind: Any) -> Iterator[Any]:
-    kinds = [kind, *(typing.get_args(kind) if isinstance(kind, UnionType) or _is_union(kind) else ())]
-    yield from (choice for k in kinds if typing.get_origin(k) is Literal for choice in typing.get_args(k))
-    if isinstance(value, bool) or (value is None and bool in kinds):
-        yield from (True, False)
-    elif isinstance(value, dict):
-        yield from _mappings(value)
-    elif isinstance(value, int) or (value is None and (int in kinds or "int" in str(kind))):
-        # Sizes must divide each other, windows are short, limits long: try near and far values, with various divisors.
-        yield from (2 * value, value // 2, value + 1, 1, 2, 4, 8, 3) if value else (1, 2, 4, 8, 3)
-    elif isinstance(value, float) or (value is None and (float in kinds or "float" in str(kind))):
-        yield from (value * 1000, value + 0.25, value / 2, 0.5) if value else (0.5, 0.25, 1.0)
-    if value is not None and (type(None) in kinds or "None" in str(kind)):
-        yield None
-
-
-def _is_union(kind: Any) -> bool:
-    return typing.get_origin(kind) is typing.Union
-
-
-def _mappings(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the mapping with one number multiplied by ten, then RoPE whose frequencies depend on the length."""
-    for name, number in value.items():
-        if isinstance(number, (int, float)) and not isinstance(number, bool):
-            yield value | {name: 10 * number}
-    if "rope_theta" in value:
-        yield {"rope_type": "dynamic", "rope_theta": value["rope_theta"], "factor": 2.0}

@@ -1,0 +1,186 @@
+"""Config fields: every field of a configuration survives saving and loading, and keeps its effect.
+
+Each option gets another valid value; a model without declared options, each field of its config.json. The configuration
+is saved and loaded twice, and a model of the loaded one is compared with a model of the one in memory, to the last bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..definitions.check import Measured, check, expect
+from ..errors import first_line
+from ..filesystem.strict_json import read_object
+from ..model.randomize import randomize_weights
+from .model_under_test import ModelUnderTest
+from .option_fields import options_of
+from .other_values import Values, alternatives, other_values
+from .tolerance import different_tensors
+
+UNCOMPARED = ("transformers_version", "_name_or_path")
+# They name the model's class and files, not its behaviour.
+_IDENTITY = frozenset({"architectures", "auto_map", "dtype", "model_type", "torch_dtype", *UNCOMPARED})
+EXTRA: Values = {
+    "extra_field_of_a_check": {"text": "é", "list": [1, None, 2.5], "switch": True},
+    "extra_number_of_a_check": 0.1,
+}
+
+
+@check("config-fields", cause="a field that is not saved, or derived from another one when it is loaded", quick=False)
+def config_fields(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Every field of the configuration survives saving, loading and copying, and the model remains the same."""
+    with subject.scratch() as place:
+        store = _Store(subject, place / subject.workdir.name)
+        yield from _check_config("config.json", subject.config(), store)
+        extended = yield from _check_config("unknown fields", subject.constructed(EXTRA), store)
+        if extended is not None:
+            yield from _check_extra(extended)
+        for name, values in _values(subject):
+            for value in values:
+                try:
+                    config = subject.constructed({**subject.underived(), **value})
+                    observed = _observe(subject, config)
+                except Exception:  # rules of transformers and of the definition: another value is tried
+                    continue
+                what = f"{name} {_shown(value[name])}"
+                loaded = yield from _check_config(what, config, store, name)
+                if loaded is not None:
+                    yield from _check_model(what, subject, observed, loaded)
+                break
+
+
+class _Store:
+    """A directory with the sources of the model, in which configurations are saved.
+
+    Args:
+        subject: The model under test.
+        directory: The directory to make.
+    """
+
+    def __init__(self, subject: ModelUnderTest, directory: Path) -> None:
+        self.directory = directory
+        self.directory.mkdir()
+        for source in subject.workdir.glob("*.py"):
+            shutil.copy(source, directory)
+
+    def saved_and_loaded(self, config: Any) -> Any:
+        """Return the configuration, saved by `save_pretrained` and loaded by `AutoConfig`."""
+        from transformers import AutoConfig
+
+        config.save_pretrained(self.directory)
+        return AutoConfig.from_pretrained(self.directory, trust_remote_code=True)
+
+
+def _values(subject: ModelUnderTest) -> Iterator[tuple[str, list[Values]]]:
+    """Yield the name of each option, or else of each field of config.json, with other values to try."""
+    config = subject.config()
+    if options := options_of(config):
+        yield from ((option.name, [*other_values(option, getattr(config, option.name))]) for option in options)
+        return
+    for name, value in read_object(subject.workdir / "config.json").items():
+        if name not in _IDENTITY:
+            yield name, [{name: other} for other in alternatives(value, type(value))]
+
+
+def _check_config(what: str, config: Any, store: _Store, name: str | None = None) -> Generator[Measured, None, Any]:
+    """Compare a configuration with its copies and with what is loaded after it is saved, once and twice.
+
+    Args:
+        what: The case.
+        config: The configuration.
+        store: Where to save it.
+        name: The field that was changed; it is compared even if `to_dict` leaves it out.
+
+    Returns:
+        The loaded configuration; None if it cannot be loaded.
+    """
+    content, loaded = _plain(config), None
+    for way in ("saved and loaded", "saved and loaded twice", "copy.deepcopy", "pickle"):
+        try:
+            if way == "pickle":
+                found = pickle.loads(pickle.dumps(config))
+            elif way == "copy.deepcopy":
+                found = copy.deepcopy(config)
+            else:
+                found = store.saved_and_loaded(loaded or config)
+        except Exception as error:  # of the configuration's own code
+            problem = f"{what}: {way}, raises {type(error).__name__}: {first_line(error)}"
+            yield expect(f"{what}, {way}", False, failure=problem)
+            if loaded is None:
+                return None
+            continue
+        loaded = loaded or found
+        changed = _changes(content, _plain(found))
+        if name is not None and not changed:
+            changed = _changes({name: getattr(config, name)}, {name: getattr(found, name, None)})
+        yield expect(f"{what}, {way}", not changed, failure=f"{what}: {way}, {changed}")
+    return loaded
+
+
+def _check_extra(loaded: Any) -> Iterator[Measured]:
+    for name, value in EXTRA.items():
+        found = getattr(loaded, name, None)
+        failure = f"an unknown field of config.json is lost: {_shown(value)} becomes {_shown(found)}"
+        yield expect("an unknown field of config.json is kept", found == value, name, failure=failure)
+
+
+Observation = tuple[dict[str, Tensor], Tensor, Tensor]
+
+
+def _check_model(what: str, subject: ModelUnderTest, expected: Observation, loaded: Any) -> Iterator[Measured]:
+    """Compare the model of a loaded configuration with the observation of the one in memory."""
+    found = _observe(subject, loaded)
+    wrong = different_tensors(found[0], expected[0])
+    shapes = sorted(n for n in wrong if n not in found[0] or n not in expected[0] or _differ(n, found, expected))
+    failure = f"{what}: the model of the loaded configuration has other weights"
+    yield expect(f"{what}: names and shapes of weights", not shapes, ", ".join(shapes[:3]), failure=failure)
+    failure = f"{what}: the model of the loaded configuration has other initial weights"
+    yield expect(f"{what}: initial weights", not wrong, ", ".join(wrong[:3]), failure=failure)
+    for kind, one, two in zip(("eval", "training"), found[1:], expected[1:], strict=True):
+        failure = f"{what}: the model of the loaded configuration has other logits in {kind}"
+        yield expect(f"{what}: logits, {kind}", torch.equal(one, two), failure=failure)
+
+
+def _differ(name: str, found: Observation, expected: Observation) -> bool:
+    return found[0][name].shape != expected[0][name].shape
+
+
+def _observe(subject: ModelUnderTest, config: Any) -> Observation:
+    """Return the initial weights of the seed, and the logits of random weights in eval and in training."""
+    model = subject.fresh_model_of(copy.deepcopy(config))
+    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    randomize_weights(model, subject.seed)
+    text = subject.tokens(2) % model.get_input_embeddings().weight.shape[0]
+    with torch.no_grad():
+        evaluated = model.eval()(text, use_cache=False).logits
+        torch.manual_seed(subject.seed)
+        return initial, evaluated, model.train()(text, use_cache=False).logits
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Return the content of a configuration as it is after a round trip through JSON, without `UNCOMPARED`."""
+    content = json.loads(json.dumps(config.to_dict(), default=str))
+    return {name: value for name, value in content.items() if name not in UNCOMPARED}
+
+
+_ABSENT = object()
+
+
+def _changes(expected: dict[str, Any], found: dict[str, Any]) -> str:
+    """Return which fields differ: "rope_theta: 10000 becomes 500"; empty if none does."""
+    names = sorted(n for n in expected.keys() | found.keys() if expected.get(n, _ABSENT) != found.get(n, _ABSENT))
+    texts = [f"{n}: {_shown(expected.get(n, _ABSENT))} becomes {_shown(found.get(n, _ABSENT))}" for n in names]
+    return ", ".join(texts[:3])
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is _ABSENT else json.dumps(value, default=str, ensure_ascii=False)

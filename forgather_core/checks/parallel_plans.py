@@ -1,0 +1,162 @@
+"""Parallel plans: tensor, pipeline and FSDP plans name modules that exist, and split them the right way.
+
+Two tensor-parallel ranks are simulated in one process: each computes the model with its part of the weights, and what
+the plan adds up over ranks is added up and compared with the whole (`tensor_parallel.py`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ..definitions.check import DoesNotApply, Measured, check, expect
+from .implementations import forward_implementations
+from .layers import layers_of
+from .model_under_test import FLEX, ModelUnderTest
+from .parallel_split import pattern_of
+from .tensor_parallel import measure_ranks
+
+_RESULTS = frozenset({"logits", "last_hidden_state"})
+
+
+@check("parallel-plans", cause="a plan of another architecture, or a module that was renamed, added or removed")
+def parallel_plans(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Plans of tensor, pipeline and fully sharded parallelism name existing modules, and split them correctly."""
+    model = subject.randomized_model()
+    tensor, stages = tensor_plan(model), dict(getattr(model, "_pp_plan", None) or {})
+    sharded = _sharded_plan(model)
+    classes = set(model._no_split_modules or ())
+    if not (tensor or stages or sharded or classes):
+        raise DoesNotApply("the model has no plans")
+    for kind, plan in (("tensor", tensor), ("FSDP", sharded), ("pipeline", stages)):
+        yield from _check_patterns(kind, plan, model)
+    yield from _check_styles(tensor)
+    yield from _check_layers(tensor, model)
+    yield from _check_classes(classes, model)
+    runs = bool(forward_implementations(subject))
+    if stages:
+        yield from _check_stages(stages, model, subject, runs=runs)
+    if runs and tensor:
+        yield from measure_ranks(model, tensor, subject.tokens(2), backward=subject.default_attention != FLEX)
+
+
+def tensor_plan(model: Any) -> dict[str, str]:
+    """Return the tensor-parallel plan with the full names of modules and parameters, as transformers applies it."""
+    plan = dict(getattr(model, "_tp_plan", None) or {})
+    prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    return {f"{prefix}{name}": style for name, style in (model.config.base_model_tp_plan or {}).items()} | plan
+
+
+def _sharded_plan(model: Any) -> dict[str, str]:
+    """Return the FSDP plan, or nothing if it is the default of transformers, which fits some models only."""
+    from transformers import PreTrainedConfig
+
+    default = getattr(PreTrainedConfig, "base_model_fsdp_plan", None)
+    own = getattr(model.config, "base_model_fsdp_plan", None)
+    plan = dict(getattr(model, "_fsdp_plan", None) or {})
+    return plan if own != default or getattr(type(model), "_fsdp_plan", None) else {}
+
+
+def _named(model: Any) -> set[str]:
+    return {name for name, _ in (*model.named_modules(), *model.named_parameters(remove_duplicate=False)) if name}
+
+
+def _check_patterns(kind: str, plan: Mapping[str, Any], model: Any) -> Iterator[Measured]:
+    names = _named(model)
+    known = names | {pattern_of(name) for name in names}
+    for pattern in plan:
+        failure = f"the {kind} plan names {pattern}, and the model has no such module"
+        yield expect(f"{kind} plan, {pattern}: exists", pattern in known, failure=failure)
+
+
+def _check_styles(plan: Mapping[str, str]) -> Iterator[Measured]:
+    from transformers.integrations.tensor_parallel import ALL_PARALLEL_STYLES
+
+    for pattern, style in plan.items():
+        failure = f"the tensor plan has the style {style!r} for {pattern}, which transformers does not know"
+        yield expect(f"tensor plan, {pattern}: {style}", style in ALL_PARALLEL_STYLES, failure=failure)
+
+
+def _check_layers(plan: Mapping[str, str], model: Any) -> Iterator[Measured]:
+    """Check that a matrix is split in every layer or in none."""
+    split: dict[str, dict[int, bool]] = {}
+    for number, layer in enumerate(layers_of(model) if plan else ()):
+        prefix = next(name for name, module in model.named_modules() if module is layer)
+        for name, parameter in layer.named_parameters():
+            if parameter.dim() >= 2:
+                full = f"{prefix}.{name}"
+                ends = [full, full.rpartition(".")[0]]
+                split.setdefault(name, {})[number] = any(n in plan or pattern_of(n) in plan for n in ends)
+    for name, layers in split.items():
+        absent = [str(number) for number, covered in layers.items() if not covered]
+        failure = f"the tensor plan splits {name} in some layers, and not in layers {', '.join(absent)}"
+        yield expect(
+            f"tensor plan, {name}: in every layer or in none", len(absent) in (0, len(layers)), failure=failure
+        )
+
+
+def _check_classes(classes: set[str], model: Any) -> Iterator[Measured]:
+    if classes:
+        absent = sorted({type(layer).__name__ for layer in layers_of(model)} - classes)
+        failure = f"_no_split_modules lacks {', '.join(absent)}, the class of decoder layers; it has {sorted(classes)}"
+        yield expect("_no_split_modules names the decoder layers", not absent, failure=failure)
+
+
+def _check_stages(plan: Mapping[str, Any], model: Any, subject: ModelUnderTest, *, runs: bool) -> Iterator[Measured]:
+    """Check that the stages have all weights and exist in the order in which they run, with inputs that exist."""
+    missing = sorted(
+        name for name, _ in model.named_parameters() if not any(name.startswith(f"{stage}.") for stage in plan)
+    )
+    failure = f"no stage of the pipeline plan has {', '.join(missing[:3])}"
+    yield expect("pipeline plan: every parameter is in a stage", not missing, failure=failure)
+    own = list(plan)
+    if runs and plan.keys() <= {name for name, _ in model.named_modules()}:
+        order = _order(own, model, subject)
+        # Each class has a plan of its own: those of the base model and of the head are in order by themselves.
+        base = f"{model.base_model_prefix}."
+        listed = [s for s in own if s.startswith(base) and s in order] + [s for s in own if not s.startswith(base)]
+        ran = [stage for stage in order if stage in listed]
+        failure = f"the pipeline plan has the order {', '.join(listed)}, and the model runs {', '.join(ran)}"
+        yield expect("pipeline plan: stages are in the order in which they run", listed == ran, failure=failure)
+    arguments = set(inspect.signature(model.base_model.forward).parameters)
+    for stage, entry in plan.items():
+        well_formed = (
+            isinstance(entry, tuple | list) and len(entry) == 2 and all(isinstance(e, list | tuple) for e in entry)
+        )
+        failure = f"the pipeline plan must have inputs and outputs for {stage}; got {entry!r}"
+        yield expect(f"pipeline plan, {stage}: inputs and outputs", well_formed, failure=failure)
+        if not well_formed:
+            return
+    made = {name for _, outputs in plan.values() for name in outputs}
+    used = {name for inputs, _ in plan.values() for name in inputs}
+    for stage, (inputs, outputs) in plan.items():
+        unknown = sorted(set(inputs) - made - arguments)
+        failure = f"the pipeline plan has the input {', '.join(unknown)} for {stage}, which nothing provides"
+        yield expect(f"pipeline plan, {stage}: inputs exist", not unknown, failure=failure)
+        unused = sorted(set(outputs) - used - arguments - _RESULTS)
+        failure = f"the pipeline plan has the output {', '.join(unused)} for {stage}, which nothing uses"
+        yield expect(f"pipeline plan, {stage}: outputs exist", not unused, failure=failure)
+
+
+def _order(stages: list[str], model: Any, subject: ModelUnderTest) -> list[str]:
+    """Return the stages in the order of their first call; a list of layers runs when its first layer does."""
+    order: list[str] = []
+
+    def note(stage: str) -> Any:
+        return lambda *_: order.append(stage) if stage not in order else None
+
+    handles = []
+    for stage in stages:
+        module = model.get_submodule(stage)
+        first = module[0] if isinstance(module, torch.nn.ModuleList) and len(module) else module
+        handles.append(first.register_forward_pre_hook(note(stage)))
+    try:
+        with torch.no_grad():
+            model(subject.tokens(1), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return order

@@ -1,0 +1,46 @@
+"""Small model directories with a planted mistake, for the tests of single checks."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from forgather_core.checks.model_under_test import ModelUnderTest
+from forgather_core.checks.run import FAILED, try_check
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.check import Check, failure_text
+from forgather_core.definitions.registry import registry
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
+
+
+@cache
+def written(definition: str, workdir: Path) -> Path:
+    """Write the directory of a definition once, with a tokenizer of bytes and without weights."""
+    flags = {"output_dir": workdir / definition, "tokenizer": "bytes"}
+    return construct(resolve(find_configuration(f"{definition}/4M", registry(), Path()), flags)).directory.path
+
+
+def edited(directory: Path, workdir: Path, file: str, old: str, new: str) -> Path:
+    """Return a copy of a directory with other text at one place of a file, in a directory with a name of its own."""
+    copy = Path(mkdtemp(prefix="edited_", dir=workdir)) / f"planted_{abs(hash((file, old, new)))}"
+    shutil.copytree(directory, copy)
+    text = (copy / file).read_text()
+    assert text.count(old) >= 1, f"{file} has no {old!r}"
+    (copy / file).write_text(text.replace(old, new, 1))
+    return copy
+
+
+def row_of(directory: Path, check: Check, workdir: Path) -> dict[str, Any]:
+    """Run a check in this process and return its row of the report."""
+    subject = ModelUnderTest(directory, Path(mkdtemp(prefix="work_", dir=workdir)))
+    return try_check(check, subject)
+
+
+def failures(row: dict[str, Any]) -> list[str]:
+    """Return the messages of a failed check."""
+    assert row["result"] == FAILED, row["reason"] or [one["what"] for one in row["measured"]]
+    return [failure_text(one) for one in row["measured"] if not one["holds"]] or [row["reason"]]
