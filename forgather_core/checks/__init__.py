@@ -3,16 +3,22 @@
 from ..definitions.check import OLD_NAMES, Check, DoesNotApply, Measured, check, expect
 from ..deprecated import keep_old_names, moved_module
 from .attention_backends import attention_backends
+from .attention_cost import attention_cost
 from .batch_invariance import batch_invariance
 from .buffers import buffers
+from .cache_size import cache_size
 from .call_agreement import call_agreement
+from .call_state import call_state
 from .causality import causality
 from .choose import choose, requested_checks, requested_scope
+from .config_fields import config_fields
+from .dropout import dropout
 from .estimates import estimates
 from .generation import generation
 from .gradient_checkpointing import gradient_checkpointing
 from .gradients import gradients
 from .hidden_states import hidden_states
+from .imports import imports
 from .init_std import init_std
 from .initial_weights import initial_weights
 from .inputs_embeds import inputs_embeds
@@ -24,6 +30,7 @@ from .native_parity import native_parity
 from .no_dead_options import no_dead_options
 from .packing_isolation import packing_isolation
 from .padding import padding
+from .parallel_plans import parallel_plans
 from .positions import positions
 from .precision import precision
 from .reference_parity import reference_parity
@@ -33,6 +40,8 @@ from .same_seed import same_seed
 from .signal_propagation import signal_propagation
 from .sliding_window import sliding_window
 from .standalone import standalone
+from .state_dict import state_dict
+from .tokenizer import tokenizer
 from .torch_compile import torch_compile
 from .try_check import EXPECTED, FAILED, PASSED, SKIPPED, try_check
 
@@ -46,22 +55,31 @@ CHECKS: tuple[Check, ...] = (
     positions,
     attention_backends,
     call_agreement,
+    call_state,
     kv_cache,
+    cache_size,
+    attention_cost,
     generation,
     inputs_embeds,
     hidden_states,
     loss,
     gradients,
     gradient_checkpointing,
+    dropout,
     precision,
     torch_compile,
     initial_weights,
     signal_propagation,
     same_seed,
     buffers,
+    state_dict,
     round_trip,
+    config_fields,
+    tokenizer,
+    imports,
     standalone,
     manifest,
+    parallel_plans,
     no_dead_options,
     native_parity,
     reference_parity,

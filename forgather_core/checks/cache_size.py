@@ -71,7 +71,7 @@ def cached_heads(config: Any) -> int | None:
 
 @dataclass
 class Promise:
-    """What a cache must hold.
+    """The content that a cache must have.
 
     Args:
         windows: The sliding window of each layer, or None.

@@ -76,15 +76,15 @@ def _check_calls(subject: ModelUnderTest, model: Any, attention: str, calls: Map
             call(model)
             changes = before.changes(Snapshot.of(model))
         with torch.no_grad():
-            again = model(text).logits
+            repeated = model(text).logits
         what = f"{attention}, {name}"
         failure = f"{what}: the call {'; '.join(changes)}"
         yield expect(f"{what}: model and process are unchanged", not changes, failure=failure)
         if plain is None:  # the first of the calls is a plain one
-            plain = again
+            plain = repeated
             with torch.no_grad():
-                again = model(text).logits
-        found = compare(f"{attention}, the plain call after {name}", again, plain)
+                repeated = model(text).logits
+        found = compare(f"{attention}, the plain call after {name}", repeated, plain)
         failure = f"{attention}, {name} changes the logits of the next call by {found.error:.2g}"
         yield Measured(found.what, found.error, 0.0, found.where, failure)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scope:
-    """How much a run of `verify` covers.
+    """The checks and cases that a run of `verify` includes.
 
     Args:
         quick: Leave out slow checks, and slow ways to call a model.

@@ -1,4 +1,4 @@
-"""What the files of a tokenizer promise: special tokens around a text, and texts that decoding restores."""
+"""Promises in the files of a tokenizer: special tokens around a text, and texts that decoding restores."""
 
 from __future__ import annotations
 

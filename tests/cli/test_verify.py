@@ -88,6 +88,8 @@ def test_checks_are_listed(cli: Cli) -> None:
     assert "packing-isolation" in cli(*LLAMA, "verify", "--list").out
     quick = cli(*LLAMA, "verify", "--list", "--quick", "--json").json["checks"]
     assert {check["name"] for check in listed} - {check["name"] for check in quick} == {
+        "call-state",
+        "config-fields",
         "torch-compile",
         "standalone",
     }

@@ -42,7 +42,7 @@ def cache_arguments(model: Any, case: Case, layout: Layout) -> dict[str, Any]:
 
 
 def _cache(model: Any, case: Case, layout: Layout) -> Any:
-    """Return an empty cache; one that was used before, if the case says so."""
+    """Return an empty cache; a used one for some levels."""
     if case["cache"] == "quantized":
         return quantized_cache(model.config)
     cache = empty_cache("static" if has_fixed_size(case) else "dynamic", model, layout.ids.shape[1] + SPARE)
