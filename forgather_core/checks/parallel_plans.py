@@ -117,10 +117,10 @@ def _check_stages(plan: Mapping[str, Any], model: Any, subject: ModelUnderTest, 
         order = _order(own, model, subject)
         # Each class has a plan of its own: those of the base model and of the head are in order by themselves.
         base = f"{model.base_model_prefix}."
-        listed = [s for s in own if s.startswith(base) and s in order] + [s for s in own if not s.startswith(base)]
-        ran = [stage for stage in order if stage in listed]
-        failure = f"the pipeline plan has the order {', '.join(listed)}, and the model runs {', '.join(ran)}"
-        yield expect("pipeline plan: stages are in the order in which they run", listed == ran, failure=failure)
+        planned = [s for s in own if s.startswith(base) and s in order] + [s for s in own if not s.startswith(base)]
+        ran = [stage for stage in order if stage in planned]
+        failure = f"the pipeline plan has the order {', '.join(planned)}, and the model runs {', '.join(ran)}"
+        yield expect("pipeline plan: stages are in the order in which they run", planned == ran, failure=failure)
     arguments = set(inspect.signature(model.base_model.forward).parameters)
     for stage, entry in plan.items():
         well_formed = (
