@@ -47,8 +47,8 @@ def config_fields(subject: ModelUnderTest) -> Iterator[Measured]:
         for name, values in _values(subject):
             for value in values:
                 try:
-                    config = subject.constructed({**subject.underived(), **value})
-                    observed = _observe(subject, config)
+                    config, same = (subject.constructed({**subject.underived(), **value}) for _ in range(2))
+                    observed = _observe(subject, same)  # building a model changes its configuration
                 except Exception:  # rules of transformers and of the definition: another value is tried
                     continue
                 what = f"{name} {_shown(value[name])}"
@@ -156,7 +156,7 @@ def _differ(name: str, found: Observation, expected: Observation) -> bool:
 
 def _observe(subject: ModelUnderTest, config: Any) -> Observation:
     """Return the initial weights of the seed, and the logits of random weights in eval and in training."""
-    model = subject.fresh_model_of(copy.deepcopy(config))
+    model = subject.fresh_model_of(config)
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     randomize_weights(model, subject.seed)
     text = subject.tokens(2) % model.get_input_embeddings().weight.shape[0]
