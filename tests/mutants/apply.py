@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from forgather_core.checks import CHECKS, FAILED, Check, verify
+from forgather_core.checks.scope import Scope
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import failure_text
 from forgather_core.definitions.registry import registry
@@ -113,7 +114,7 @@ def run_checks(
         start = time.perf_counter()
         try:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-                row = verify(path, [check], resolved=resolved)["checks"][0]
+                row = verify(path, [check], resolved=resolved, scope=Scope(quick=True))["checks"][0]
             failed = _first_failure(row) if row["result"] == FAILED else None
         except Exception as error:  # the configuration cannot be loaded
             failed = f"{type(error).__name__}: {error}"

@@ -34,7 +34,7 @@ class Factor:
 
 
 FACTORS = (
-    Factor("attention", ("eager", "sdpa", "flex_attention"), ("eager", "sdpa"), "the attention function and its mask"),
+    Factor("attention", ("eager", "sdpa", "flex_attention"), None, "the attention function and its mask"),
     Factor(
         "made",
         (

@@ -14,7 +14,7 @@ from torch import nn
 from forgather_core.checks.attention_cost import _compare, attention_cost
 from forgather_core.checks.model_under_test import ModelUnderTest
 from forgather_core.checks.operators import SdpaMasks
-from forgather_core.checks.run import FAILED, PASSED, try_check
+from forgather_core.checks.try_check import FAILED, PASSED, try_check
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import failure_text
 from forgather_core.definitions.registry import registry

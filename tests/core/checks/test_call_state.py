@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from forgather_core.checks import call_state as module_of_check
 from forgather_core.checks.call_state import call_state
 from forgather_core.checks.model_under_test import ModelUnderTest
-from forgather_core.checks.run import FAILED, PASSED, try_check
+from forgather_core.checks.try_check import FAILED, PASSED, try_check
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import failure_text
 from tests.support.settings import Resolve, small
@@ -27,7 +27,9 @@ When = Callable[[Any, dict[str, Any]], object]
 
 @pytest.fixture
 def subject(small: Resolve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelUnderTest:
-    monkeypatch.setattr(module_of_check, "forward_implementations", lambda _: ["sdpa"])  # the fastest
+    monkeypatch.setattr(
+        sys.modules[call_state.run.__module__], "forward_implementations", lambda _: ["sdpa"]
+    )  # the fastest
     resolved = small(output_dir=tmp_path / "model")
     (tmp_path / "work").mkdir()
     return ModelUnderTest(construct(resolved).directory.path, tmp_path / "work", resolved=resolved)
@@ -196,7 +198,7 @@ def test_memory_that_grows_with_lengths_is_found_with_its_holder(
     small: Resolve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cache of cosines and sines by length, in the sources of a directory."""
-    monkeypatch.setattr(module_of_check, "forward_implementations", lambda _: ["sdpa"])
+    monkeypatch.setattr(sys.modules[call_state.run.__module__], "forward_implementations", lambda _: ["sdpa"])
     resolved = small(output_dir=tmp_path / "model")
     directory = construct(resolved).directory.path
     file = directory / "rope.py"

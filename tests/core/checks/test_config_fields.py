@@ -13,7 +13,7 @@ from forgather_core.checks.config_fields import config_fields
 from forgather_core.checks.model_under_test import ModelUnderTest
 from forgather_core.checks.option_fields import options_of
 from forgather_core.checks.other_values import alternatives
-from forgather_core.checks.run import PASSED
+from forgather_core.checks.try_check import PASSED
 
 from .planted import edited, failures, row_of, written
 

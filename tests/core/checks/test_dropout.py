@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import transformers
 
-from forgather_core.checks.run import FAILED, PASSED, SKIPPED, verify
+from forgather_core.checks.run import verify
+from forgather_core.checks.try_check import FAILED, PASSED, SKIPPED
 from forgather_core.definitions.check import failure_text
 from tests.mutants.apply import Originals, mutated
 from tests.mutants.catalogue import Mutant

@@ -12,7 +12,7 @@ from transformers import GPT2Config
 
 from forgather_core.checks.imported_names import imports_of, names_of
 from forgather_core.checks.imports import imports
-from forgather_core.checks.run import PASSED, SKIPPED, try_check
+from forgather_core.checks.try_check import PASSED, SKIPPED, try_check
 
 from .planted import edited, failures, written
 
@@ -32,7 +32,8 @@ def row_of(directory: Path) -> dict[str, Any]:
     """Run the check without loading the configuration, which would fail in some directories."""
     made = (directory / "forgather.json").is_file()
     return try_check(
-        imports, cast(Any, SimpleNamespace(workdir=directory, directory=directory, made_by_forgather=made))
+        imports,
+        cast(Any, SimpleNamespace(definition=None, workdir=directory, directory=directory, made_by_forgather=made)),
     )
 
 

@@ -13,8 +13,9 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, GenerationMixin, LlamaConfig, PreTrainedTokenizerFast
 
-from forgather_core.checks.run import FAILED, PASSED, SKIPPED, verify
+from forgather_core.checks.run import verify
 from forgather_core.checks.tokenizer import tokenizer
+from forgather_core.checks.try_check import FAILED, PASSED, SKIPPED
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import failure_text
 from forgather_core.definitions.registry import registry

@@ -10,6 +10,7 @@ from . import (
     attention,
     blocks,
     caches,
+    directory,
     dropout,
     gradients,
     loss,
@@ -42,6 +43,7 @@ GROUPS = {
     "gradients": gradients.MUTANTS,
     "run time": runtime.MUTANTS,
     "options": options.MUTANTS,
+    "calls and files": directory.MUTANTS,
 }
 MUTANTS = [mutant for group in GROUPS.values() for mutant in group]
 
