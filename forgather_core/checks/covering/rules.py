@@ -171,6 +171,11 @@ RULES = (
         "each length of a chunk would be compiled",
     ),
     Rule(
+        ("compile", "checkpointing"),
+        lambda c: c["compile"] == "off" or c["checkpointing"] == "off",
+        "each checkpointed layer would be compiled by itself",
+    ),
+    Rule(
         ("compile", "outputs"),
         lambda c: c["compile"] == "off" or c["outputs"] == "logits",
         "transformers collects hidden states and attention weights outside of the graph",
