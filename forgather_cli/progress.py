@@ -87,7 +87,7 @@ class TrainingProgress:
             self._bar.console.print(line)  # above the bar, where it stays
 
     def interrupted(self) -> None:
-        """Print how to continue the run."""
+        """Print the command that continues the run."""
         from forgather_core.checkpoint import find_latest_checkpoint
 
         if self._directory is None:

@@ -186,7 +186,7 @@ def _cell(value: Any) -> RichText:
 
 
 def _count_fitting_rows(rows: Sequence[Sequence[RichText]]) -> int:
-    """Return how many rows fit into `MAX_TABLE_CHARACTERS` characters, with each column as wide as its widest cell."""
+    """Return the number of rows that fit into `MAX_TABLE_CHARACTERS` characters; columns are as wide as needed."""
     widths: list[int] = []
     for count, row in enumerate(rows):
         lengths = [len(cell.plain) for cell in row]

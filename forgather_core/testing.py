@@ -95,7 +95,7 @@ class DefinitionTests:
     @pytest.fixture(scope="class")
     @classmethod
     def forgather_calls(cls, forgather_subject: ModelUnderTest) -> Iterator[Calls]:
-        """Runs the cases of call-agreement."""
+        """Return the runner of the cases of call-agreement."""
         with quiet_transformers(), Calls(forgather_subject) as calls:
             yield calls
 

@@ -29,6 +29,8 @@ def found(text: str, path: str = "forgather_core/some.py") -> list[str]:
         ("class Slot: ...\n", ["1: Slot"]),
         ('"""What a model has."""\n', ['1: """What ...']),
         ('def f():\n    """Of the weights."""\n', ['2: """Of ...']),
+        ('"""Return what is wrong, or None."""\n', ['1: """Return what ...']),
+        ('class A:\n    """Runs the cases of a check."""\n', ['2: """Runs ...']),
         ('run("--like", "d")\n', ["1: --like"]),
     ],
 )

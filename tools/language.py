@@ -118,6 +118,11 @@ GAP = r"""[\s#>*"']+"""
 
 # A docstring that is half a sentence. "What", "How" and so on make a clause into a noun; "Of" continues the name.
 HALF = re.compile(r"\s*(What|How|Whether|Which|Where|When|Who|Whom|Whose|Why|Of|That)\b")
+CLAUSE = re.compile(r"\s*([A-Z][a-z]+ (?:what|how)) (?!many )")  # "Return what is wrong": "Return the problem"
+THIRD_PERSON = re.compile(
+    r"\s*((?:Run|Make|Pack|Find|Compute|Return|Write|Collect|Print|Keep|Provide|Store|Wrap|Observe|Replace|Build)s) "
+    r"(?!of |and )"
+)
 USE_A_SENTENCE = "an imperative (Return ..., Check ...) or a noun phrase"
 
 # What is correct: (pattern of the matching word, pattern of its line, files, reason).
@@ -212,7 +217,7 @@ def _half_sentences(text: str) -> Iterator[tuple[int, str, str]]:
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         docstring = ast.get_docstring(node, clean=False)
-        if docstring and (found := HALF.match(docstring)):
+        if docstring and (found := HALF.match(docstring) or CLAUSE.match(docstring) or THIRD_PERSON.match(docstring)):
             yield starts[node.body[0].lineno - 1], f'"""{found[1]} ...', USE_A_SENTENCE
 
 

@@ -91,7 +91,7 @@ def _failure(check: Mapping[str, Any]) -> Iterator[Text]:
 
 
 def _coverage(check: Mapping[str, Any]) -> Iterator[Text]:
-    """Yield how many combinations of levels ran, and which levels do not apply, with their reasons."""
+    """Yield the number of combinations that ran, and the levels that do not apply, with their reasons."""
     details = check["details"]
     levels = sum(len(names) for names in details["levels"].values())
     combined = {2: "pairs", 3: "triples"}.get(details["strength"])

@@ -86,7 +86,7 @@ class Promise:
     total: int = 0
 
     def problem(self, layer: Any, window: int | None, length: int, latest: int) -> str | None:
-        """Return what is wrong with a layer of a cache, or None.
+        """Return the problem of a layer of a cache, or None.
 
         Args:
             layer: A layer of the cache.

@@ -57,7 +57,7 @@ def requested_checks(
 
 
 def requested_scope(options: VerifyOptions | VerifyDirectoryOptions) -> Scope:
-    """Return how much a run of the checks covers."""
+    """Return the scope of a run of the checks."""
     return Scope(quick=options.quick, strength=options.strength, case=options.case)
 
 

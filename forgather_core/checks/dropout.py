@@ -126,7 +126,7 @@ def _check_calls(what: str, passes: Sequence[list[DropoutCall]]) -> Iterator[Mea
 
 
 def _largest(errors: Iterable[tuple[float, T]]) -> tuple[float, T]:
-    """Return the largest error and what has it; NaN is the largest."""
+    """Return the largest error with its place; NaN counts as the largest."""
     return max(errors, key=lambda one: math.inf if math.isnan(one[0]) else one[0])
 
 

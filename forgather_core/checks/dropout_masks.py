@@ -44,7 +44,7 @@ class Mask:
         return float((ratio / scale - 1).abs().max()) if ratio.numel() else 0.0
 
     def along_axes(self) -> Iterator[tuple[float, str]]:
-        """Yield how much elements at each distance along each dimension are related, in standard errors."""
+        """Yield the relation of elements at each distance along each dimension, in standard errors."""
         names = _AXES.get(self.valid.dim(), ())
         for axis, size in enumerate(self.valid.shape):
             for distance in range(1, size):

@@ -46,7 +46,7 @@ def imports(subject: ModelUnderTest) -> Iterator[Measured]:
 
 
 class _Resolver:
-    """Finds modules without importing them.
+    """Find modules without importing them.
 
     Args:
         root: The directory whose files are checked.
@@ -58,7 +58,7 @@ class _Resolver:
         self.root, self.own, self.unavailable = root, own, unavailable
 
     def problem(self, file: Path, one: Import) -> str | None:
-        """Return what is wrong with an import of a file, or None."""
+        """Return the problem of an import in a file, or None."""
         if one.optional:
             return None
         return self._relative(file, one) if one.level else self._absolute(one.module)

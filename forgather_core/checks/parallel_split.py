@@ -48,7 +48,7 @@ class Split:
 
 
 def split_of(model: Any, plan: Mapping[str, str]) -> Split:
-    """Return what is split. Left out: attention whose heads are not divisible, and modules with unknown styles."""
+    """Return the split modules. Left out: attention whose heads are not divisible, and modules with unknown styles."""
     split, config = Split(), model.config.get_text_config()
     heads = [getattr(config, name, None) or 0 for name in ("num_attention_heads", "num_key_value_heads")]
     unknown = {name.rpartition(".")[0] for name, style in plan.items() if style not in _KNOWN}

@@ -86,7 +86,7 @@ class Snapshot:
         )
 
     def changes(self, later: Snapshot) -> list[str]:
-        """Return what has changed from this snapshot to a later one, in words."""
+        """Return the changes from this snapshot to a later one, in words."""
         found = [
             f"changes {name}{_fields(old, later.named[name])}"
             for name, old in self.named.items()

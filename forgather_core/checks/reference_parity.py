@@ -1,4 +1,4 @@
-"""Reference parity: the model computes what its definition's reference computes from the papers' equations.
+"""Reference parity: logits and gradients equal those of the reference, which implements the papers' equations.
 
 The other checks pass for any sound model, even with the wrong activation. So a definition may name a `Reference`,
 written from its papers' equations and without any code of the model.

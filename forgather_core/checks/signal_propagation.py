@@ -66,7 +66,7 @@ def _deep_config(subject: ModelUnderTest) -> Any:
 
 
 def _excess_loss(model: Any, text: Tensor, logits: Tensor) -> Measured:
-    """Measure how far the expected loss is above ln V."""
+    """Measure the distance of the expected loss above ln V."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head is not None and head.weight is embedding.weight
     wide = logits.double()

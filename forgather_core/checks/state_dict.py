@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ..definitions.check import Measured, check, expect
 from ..errors import first_line
+from ..filesystem.printable import truncated_list
 from .model_under_test import ModelUnderTest
 from .tolerance import different_tensors
 
-_SHOWN = 3  # names in a message
 _TRAINED = re.compile(r"^(?:train(?:able|ed|s)?_(.+)|(.+)_train(?:able|ed))$")
 _FROZEN = re.compile(r"^(?:freezes?_(.+)|frozen_(.+)|(.+)_frozen)$")
 _POSITIONS = re.compile(r"pos(?:ition|_|$)|sinusoid|wpe", re.IGNORECASE)
@@ -39,19 +39,19 @@ def _check_content(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
     state, parameters = model.state_dict(), _parameters(model)
     buffers = {} if subject.made_by_forgather else _persistent_buffers(model)
     absent = [name for name in parameters if name not in state]
-    failure = f"the state dict lacks parameters: {_listed(absent)}"
+    failure = f"the state dict lacks parameters: {truncated_list(absent)}"
     yield expect(f"all {len(parameters)} parameters are in the state dict", not absent, failure=failure)
     hidden = _unregistered(model)
-    failure = f"parameters in plain attributes are not registered, so that they are not saved: {_listed(hidden)}"
+    failure = f"parameters in plain attributes are not registered, so that they are not saved: {truncated_list(hidden)}"
     yield expect("all parameters are registered", not hidden, failure=failure)
     more = [name for name in state if name not in parameters and name not in buffers]
     kind = "buffers" if set(more) <= _persistent_buffers(model).keys() else "entries that are no parameters"
-    failure = f"the state dict has {kind}: {_listed(more)}"
+    failure = f"the state dict has {kind}: {truncated_list(more)}"
     yield expect("the state dict has no other entries", not more, failure=failure)
     kept = {name: state[name] for name in parameters if name in state}
     wrong = different_tensors(kept, {name: parameters[name].detach() for name in kept})
     failure = "the state dict has other values than the parameters"
-    yield expect("the state dict has the values of the parameters", not wrong, _listed(wrong), failure=failure)
+    yield expect("the state dict has the values of the parameters", not wrong, truncated_list(wrong), failure=failure)
 
 
 def _check_loading(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
@@ -64,11 +64,11 @@ def _check_loading(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
         yield expect("the state dict loads", False, failure=failure)
         return
     reported = [*getattr(report, "missing_keys", []), *getattr(report, "unexpected_keys", [])]
-    failure = f"load_state_dict reports missing or unexpected keys: {_listed(reported)}"
+    failure = f"load_state_dict reports missing or unexpected keys: {truncated_list(reported)}"
     yield expect("loading reports nothing", not reported, failure=failure)
     wrong = different_tensors(other.state_dict(), state)
     failure = "load_state_dict leaves other values than it was passed"
-    yield expect("loading fills every entry", not wrong, _listed(wrong), failure=failure)
+    yield expect("loading fills every entry", not wrong, truncated_list(wrong), failure=failure)
 
 
 def _check_training(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
@@ -77,7 +77,7 @@ def _check_training(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
     frozen = [n for n, p in _parameters(model).items() if not p.requires_grad and not any(s in n for s in stems)]
     if subject.is_builtin:  # some classes of transformers have fixed tables of positions
         frozen = [name for name in frozen if not _POSITIONS.search(name)]
-    failure = f"no option freezes them, and they do not require a gradient: {_listed(frozen)}"
+    failure = f"no option freezes them, and they do not require a gradient: {truncated_list(frozen)}"
     yield expect("every parameter requires a gradient", not frozen, failure=failure)
 
 
@@ -94,7 +94,7 @@ def frozen_stems(config: Mapping[str, Any]) -> list[str]:
 def _check_memory(model: Any) -> Iterator[Measured]:
     parameters, declared = _parameters(model), _declared_ties(model)
     views = [n for n, p in parameters.items() if p.untyped_storage().nbytes() != p.numel() * p.element_size()]
-    failure = f"parameters are views into larger tensors: {_listed(views)}"
+    failure = f"parameters are views into larger tensors: {truncated_list(views)}"
     yield expect("no parameter is a view into a larger tensor", not views, failure=failure)
     groups: dict[int, list[str]] = {}
     for name, parameter in parameters.items():
@@ -123,7 +123,7 @@ def _check_names(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
 def _same_names(when: str, model: Any, names: list[str]) -> Measured:
     found = list(model.state_dict())
     changed = sorted(set(found) ^ set(names)) or [n for n, m in zip(names, found, strict=True) if n != m]
-    failure = f"the names of the state dict change {when}: {_listed(changed)}"
+    failure = f"the names of the state dict change {when}: {truncated_list(changed)}"
     return expect(f"the same names {when}", not changed, failure=failure)
 
 
@@ -161,7 +161,3 @@ def _declared_ties(model: Any) -> dict[str, str]:
     """Return the declared ties, from each name to the name of the parameter that it is tied to."""
     declared = getattr(model, "all_tied_weights_keys", None)
     return dict(declared) if isinstance(declared, Mapping) else {}
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

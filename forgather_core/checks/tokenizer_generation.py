@@ -39,7 +39,7 @@ class _ForceEos:
 
 @torch.no_grad()
 def check_generation(subject: ModelUnderTest, tokenizer: Any, generation: Any) -> Iterator[Measured]:
-    """Check where `generate()` stops, how it fills rows, and that it samples only if it has to.
+    """Check that `generate()` stops at EOS, fills rows with padding, and samples only if it has to.
 
     Args:
         subject: The model under test.
@@ -67,7 +67,7 @@ def check_generation(subject: ModelUnderTest, tokenizer: Any, generation: Any) -
 
 
 def _check_end(subject: ModelUnderTest, model: Any, token: int, name: str, ends: list[int]) -> Iterator[Measured]:
-    """Check what `generate()` does if a token follows in row 0, and no end of text in row 1."""
+    """Check the output of `generate()` if a token follows in row 0, and no end of text in row 1."""
     failure = f"generate() does not stop at {name}"
     if token >= model.config.get_text_config().vocab_size:  # the small copy does not have it
         yield expect(f"generate() stops at {name}", token in ends, failure=failure)

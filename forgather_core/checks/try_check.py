@@ -104,7 +104,7 @@ def _is_flex_backward(error: NotImplementedError) -> bool:
 
 
 def _yielded(check: Check, subject: ModelUnderTest) -> Iterator[Measured | Details]:
-    """Yield what a check yields, with errors and tolerances as floats."""
+    """Yield the measured cases and the details of a check, with errors and tolerances as floats."""
     for one in check.run(subject) or ():
         if isinstance(one, Measured):
             yield replace(one, error=float(one.error), tolerance=float(one.tolerance))

@@ -165,7 +165,7 @@ def _two_tokens_or_more(documents: Iterable[Sequence[int]]) -> Iterator[Sequence
         short += 1
         if short == MAX_SHORT_DOCUMENTS:
             problem = f"{short:,} consecutive documents have fewer than two tokens, which leaves nothing to predict"
-            raise DataError(problem, hint="use another dataset or tokenizer")
+            raise DataError(problem, hint="use another --dataset-project or --tokenizer")
 
 
 def windows(documents: Iterable[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:

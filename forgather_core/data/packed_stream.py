@@ -133,7 +133,7 @@ class _Documents:
         self._whole: str | None = self._expected["whole"]
 
     def read(self) -> dict[str, Any]:
-        """Return what was read so far, for a position."""
+        """Return the part `read` of a position: the pass, the number of its documents, and the digests."""
         return {"pass": self.passes, "document": self.count, "digest": str(self._digest), "whole": self._whole}
 
     def __iter__(self) -> Iterator[Sequence[int]]:

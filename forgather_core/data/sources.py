@@ -65,7 +65,7 @@ def _documents(configuration: DatasetConfiguration) -> Iterator[Document]:
 
 
 def _chat_problem(messages: list[Any]) -> str | None:
-    """Return what is wrong with the first invalid message, or None. Content may be null, as in a call of a tool."""
+    """Return the problem of the first invalid message, or None. Content may be null, as in a call of a tool."""
     for number, message in enumerate(messages, 1):
         if not isinstance(message, dict):
             return f"message {number}: expected {{role, content}}, got {type(message).__name__}"

@@ -138,7 +138,10 @@ class Registry:
         """
         for plugin in self.load_all():
             if plugin.state == "broken":
-                yield plugin, DefinitionError(f"it cannot be loaded: {plugin.error}")
+                yield (
+                    plugin,
+                    DefinitionError(f"it cannot be loaded: {plugin.error}", hint="correct or uninstall the plugin"),
+                )
             if not self._manager.has_plugin(plugin.name):
                 continue
             module = self._manager.get_plugin(plugin.name)

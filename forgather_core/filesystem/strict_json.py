@@ -65,7 +65,7 @@ def parse_object(
 
 
 def check_depth(value: Any, depth: int = DEPTH) -> None:
-    """Check how deeply objects and lists are nested.
+    """Check the depth of nested objects and lists.
 
     Raises:
         ValueError: They are nested more than `depth` levels deep. The message gives the reason.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import pickle
@@ -73,19 +74,23 @@ class ChildProcesses(Generic[Argument, Result]):
         numbered = list(enumerate(arguments))
         waiting, done, following = deque(numbered), dict[int, Any](), 0
         idle, busy = list(self._children), dict[Any, tuple[_Child, int, float]]()
-        while following < len(numbered):
-            while idle and waiting:
-                child, (number, argument) = idle.pop(0), waiting.popleft()
-                busy[child.send(argument)] = child, number, time.monotonic() + (self._seconds or float("inf"))
-            seconds = min(limit for _, _, limit in busy.values()) - time.monotonic()
-            ready = wait(list(busy), None if self._seconds is None else max(seconds, 0))
-            for connection in ready or [min(busy, key=lambda one: busy[one][2])]:
-                child, number, _ = busy.pop(connection)
-                done[number] = child.receive() if ready else child.kill(f"took more than {self._seconds:g} s")
-                idle.append(child)
-            while following in done:
-                yield numbered[following][1], done.pop(following)
-                following += 1
+        try:
+            while following < len(numbered):
+                while idle and waiting:
+                    child, (number, argument) = idle.pop(0), waiting.popleft()
+                    busy[child.send(argument)] = child, number, time.monotonic() + (self._seconds or float("inf"))
+                seconds = min(limit for _, _, limit in busy.values()) - time.monotonic()
+                ready = wait(list(busy), None if self._seconds is None else max(seconds, 0))
+                for connection in ready or [min(busy, key=lambda one: busy[one][2])]:
+                    child, number, _ = busy.pop(connection)
+                    done[number] = child.receive() if ready else child.kill(f"took more than {self._seconds:g} s")
+                    idle.append(child)
+                while following in done:
+                    yield numbered[following][1], done.pop(following)
+                    following += 1
+        finally:  # after an exception, the results of the others must not be taken for those of later calls
+            for child, _, _ in busy.values():
+                child.kill("is no longer needed")
 
     def close(self) -> None:
         """End the child processes."""
@@ -149,6 +154,7 @@ class _Child:
 def _serve(function: Callable[[Any], Any], connection: Any, of_parent: Any) -> None:
     of_parent.close()  # otherwise the end of the parent would not close the pipe
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    faulthandler.disable()  # a crash is reported in one line
     torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tokenizers would warn about the fork
     with suppress(EOFError, ConnectionError):

@@ -136,7 +136,7 @@ def _prompt(text: str, tokenizer: Any, chat: bool) -> list[int]:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DataError("a text is not UTF-8", hint="correct its encoding") from None
+        raise DataError("is not UTF-8", option="TEXT", hint="correct its encoding") from None
     if chat:
         if not tokenizer.chat_template:
             hint = "drop --chat, or construct the model with --chat-template chatml"
@@ -148,7 +148,7 @@ def _prompt(text: str, tokenizer: Any, chat: bool) -> list[int]:
         return ids
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None:
-        raise DataError("an empty text has no tokens, and the tokenizer has no BOS or EOS token", hint="pass a text")
+        raise DataError("is empty, and the tokenizer has no BOS or EOS token", option="TEXT", hint="pass a text")
     return [first]
 
 

@@ -50,7 +50,7 @@ class Disk:
             self.content[inode] = self.current[inode]
 
     def image(self, place: Path, choose: random.Random) -> None:
-        """Write what the disk may hold after a power cut now into an empty `place`."""
+        """Write a state that the disk may have after a power cut into an empty `place`."""
         self._scan()
         entries = dict(self.entries)
         for entry, states in self.pending.items():

@@ -629,7 +629,7 @@ INDEXES: dict[str, tuple[Builder, Outcome]] = {
 
 
 class Runs:
-    """Calls a function when unpickled, which creates the file `owned`."""
+    """Call a function when unpickled, which creates the file `owned`."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.call = (function, arguments)

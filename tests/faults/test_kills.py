@@ -23,7 +23,7 @@ pytestmark = pytest.mark.faults
 
 
 def check(directory: Path, scenario: Scenario, saver: Server, *, acknowledged: bool = False) -> int | None:
-    """Return what the directory loads as; then a later save must succeed and leave only its own files."""
+    """Return the loaded content of the directory; then a later save must succeed and leave only its own files."""
     found = generation_of(directory, marked=scenario.marked)
     assert found in ({NEW} if acknowledged else {scenario.old, NEW})
     if scenario.old is not None:

@@ -46,7 +46,7 @@ for line in sys.stdin:
 
 
 class ForkServer:
-    """Runs commands of the program one after another.
+    """Run commands of the program one after another.
 
     Args:
         place: Their working directory; the one above it has a file with their output.

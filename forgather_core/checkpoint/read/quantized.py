@@ -81,7 +81,7 @@ class Quantization:
 
 
 def quantization_of(checkpoint: Checkpoint, slots: Container[str] = ()) -> Quantization | None:
-    """Return how a checkpoint is quantized, from its tensors and its config.json; None for plain weights.
+    """Return the quantization of a checkpoint, from its tensors and its config.json; None for plain weights.
 
     Args:
         checkpoint: The checkpoint.

@@ -32,7 +32,7 @@ class ConfigUpdate(Enum):
 
 
 def config_update(model: Any, directory: Path, dtype: str | None) -> ConfigUpdate:
-    """Return how the configuration in a directory must change when weights of this model are saved there.
+    """Return the changes that the configuration in a directory needs when weights of this model are saved there.
 
     Args:
         model: The model. Only transformers models have a configuration; None is accepted for any other.

@@ -1,4 +1,4 @@
-"""The caches of a case, and what happens to them before and between calls.
+"""The caches of a case, and the operations on them before and between calls.
 
 Shapes: B rows, W columns, V vocabulary.
 """

@@ -104,13 +104,13 @@ def prepared(model: Any, case: Case) -> Iterator[None]:
     if case["cache"] == "config-off":
         config.use_cache = False
     frozen = _frozen(model, case["frozen"])
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    model.zero_grad()
-    if case["checkpointing"] != "off":
-        how = {"use_reentrant": case["checkpointing"] == "reentrant"}
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
     try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        model.zero_grad()
+        if case["checkpointing"] != "off":
+            how = {"use_reentrant": case["checkpointing"] == "reentrant"}
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
         yield
     finally:
         if case["cache"] == "config-off":

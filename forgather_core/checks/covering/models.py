@@ -21,7 +21,7 @@ Key = tuple[str, str, str, str]
 
 
 class Models:
-    """Makes the models of cases; the latest one is kept.
+    """Make the models of cases; the latest one is kept.
 
     Args:
         subject: The model under test.

@@ -198,7 +198,7 @@ def test_shards_may_be_links_as_in_the_hub_cache(tmp_path: Path) -> None:
 
 
 class Opens:
-    """Runs a program if it is unpickled."""
+    """Run a program when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str, ...]]:
         return (os.system, ("touch owned",))

@@ -97,7 +97,7 @@ def test_a_cut_leaves_no_single_token() -> None:
 
 
 def plain_fit(sizes: list[int], length: int, *, best: bool) -> list[int]:
-    """Return how full each row is, by a direct implementation."""
+    """Return the filled share of each row, by a direct implementation."""
     filled: list[int] = []
     for size in sorted(sizes, reverse=True) if best else sizes:
         fitting = [row for row, used in enumerate(filled) if used + size <= length]

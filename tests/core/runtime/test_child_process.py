@@ -82,6 +82,16 @@ def test_exceptions_are_those_of_the_function() -> None:
         assert run("one") == "did one"
 
 
+def test_results_that_are_not_read_are_not_those_of_later_calls() -> None:
+    with ChildProcesses(act, count=2) as run:
+        for _ in run.map(["one", "two", "three", "four"]):
+            break
+        assert [result for _, result in run.map(["five", "six"])] == ["did five", "did six"]
+        with pytest.raises(ValueError, match="no such value"):
+            list(run.map(["value", "one", "two"]))
+        assert [result for _, result in run.map(["five", "six"])] == ["did five", "did six"]
+
+
 def test_without_a_fork_the_function_is_called_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forgather_core.runtime.child_process.can_fork", lambda: False)
     with ChildProcesses(lambda _: os.getpid(), count=2) as run:
