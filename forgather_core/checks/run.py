@@ -21,12 +21,12 @@ from ..runtime.partial_results import keep_partial
 from ..runtime.quiet import quiet_transformers
 from .model_under_test import ModelUnderTest
 from .scope import DEFAULT_SCOPE, Scope
-from .try_check import EXPECTED, FAILED, PASSED, SKIPPED, row_of, try_check
+from .try_check import EXPECTED, FAILED, PASSED, SKIPPED, row_of, try_check, with_expected
 
 if TYPE_CHECKING:
     from ..settings.resolved_model import ResolvedModel
 
-_MAX_SECONDS = 1800  # of a check
+_MAX_SECONDS = 7200  # of a check
 _COPIES = 3  # copies of the weights: most checks have two models, or two models and the gradients of one
 
 
@@ -96,7 +96,7 @@ def verify(
                 try:
                     rows.append(run(number))
                 except ChildDiedError as died:
-                    rows.append(row_of(check, FAILED, began=began, reason=str(died)))
+                    rows.append(with_expected(row_of(check, FAILED, began=began, reason=str(died)), subject))
     return _report(directory, rows, left_out, full=full, seed=seed)
 
 

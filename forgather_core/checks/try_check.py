@@ -52,7 +52,7 @@ def try_check(check: Check, subject: ModelUnderTest) -> dict[str, Any]:
             raise  # a limit of the machine, not a fault of the model
         result, reason = FAILED, _reason(error)
     row = row_of(check, result, began=began, reason=reason, measured=measured, details=details)
-    return _with_expected(row, {} if subject.definition is None else subject.definition.expected_failures)
+    return with_expected(row, subject)
 
 
 def row_of(
@@ -77,8 +77,9 @@ def row_of(
     }
 
 
-def _with_expected(row: dict[str, Any], expected: Mapping[str, str]) -> dict[str, Any]:
+def with_expected(row: dict[str, Any], subject: ModelUnderTest) -> dict[str, Any]:
     """Return a row in which the failures that the definition expects have its reason."""
+    expected = {} if subject.definition is None else subject.definition.expected_failures
     for case in row["measured"]:
         case["expected"] = None if case["holds"] else expected_reason(row["name"], case["what"], expected)
     failed = [case for case in row["measured"] if not case["holds"]]

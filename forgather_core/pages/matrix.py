@@ -36,6 +36,8 @@ def pairs_matrix(
     """
     names = list(levels)
     failed = {pair for cause in causes for pair in _pairs(cause)}
+    if not all(causes):  # the plain call fails, and with it every other
+        failed |= {frozenset(pair) for pair in product(names, names)}
     ran = {(one, two): {(case[one], case[two]) for case in cases} for one, two in combinations(names, 2)}
     label = max(map(len, names)) * _CHARACTER_WIDTH + _GAP
     cell = (WIDTH - label) / len(names)
@@ -65,7 +67,7 @@ def pairs_matrix(
                 size = cell * _INSIDE
                 axes.add_patch(Rectangle((left + inset, top + inset), size, size, color=fill, alpha=alpha, linewidth=0))
 
-    wrong = "; ".join(sorted(" and ".join(sorted(pair)) for pair in failed))
+    wrong = "; ".join(sorted(" and ".join(sorted(pair)) for pair in failed)) if all(causes) else "the plain call"
     return drawing(f"{name}: {f'failed: {wrong}' if wrong else 'all agree'}", height, draw)
 
 

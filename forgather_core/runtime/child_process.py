@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import multiprocessing
 import os
@@ -15,10 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, Self, TypeVar
 
 import torch
 
+_PR_SET_PDEATHSIG = 1
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
@@ -37,6 +40,7 @@ class ChildProcesses(Generic[Argument, Result]):
         function: The function of one argument. The argument and the result must be picklable.
         count: The number of children.
         seconds: Time limit of a call; None means no limit.
+        single_use: Use a new child for each call.
 
     Example:
         >>> with ChildProcesses(os._exit) as leave:
@@ -45,8 +49,15 @@ class ChildProcesses(Generic[Argument, Result]):
         forgather_core.runtime.child_process.ChildDiedError: the process exited with code 3
     """
 
-    def __init__(self, function: Callable[[Argument], Result], *, count: int = 1, seconds: float | None = None) -> None:
-        self._function, self._seconds = function, seconds
+    def __init__(
+        self,
+        function: Callable[[Argument], Result],
+        *,
+        count: int = 1,
+        seconds: float | None = None,
+        single_use: bool = False,
+    ) -> None:
+        self._function, self._seconds, self._single_use = function, seconds, single_use
         self._children = [_Child(function) for _ in range(count)]
 
     def __call__(self, argument: Argument) -> Result:
@@ -84,6 +95,8 @@ class ChildProcesses(Generic[Argument, Result]):
                 for connection in ready or [min(busy, key=lambda one: busy[one][2])]:
                     child, number, _ = busy.pop(connection)
                     done[number] = child.receive() if ready else child.kill(f"took more than {self._seconds:g} s")
+                    if self._single_use:
+                        child.kill("is no longer needed")
                     idle.append(child)
                 while following in done:
                     yield numbered[following][1], done.pop(following)
@@ -119,10 +132,12 @@ class _Child:
 
     def send(self, argument: Any) -> Connection:
         """Call the function in the child, and return the connection that will have the result."""
+        if self._process is not None and not self._process.is_alive():
+            self.kill("")
         if self._process is None:
             context = multiprocessing.get_context("fork")
             self._connection, other = context.Pipe()
-            self._process = context.Process(target=_serve, args=(self._function, other, self._connection))
+            self._process = context.Process(target=_serve, args=(self._function, other, self._connection, os.getpid()))
             with warnings.catch_warnings(action="ignore"):  # Python 3.12 warns that other threads are not forked
                 self._process.start()
             other.close()
@@ -151,8 +166,9 @@ class _Child:
         return ChildDiedError(f"the process {reason}")
 
 
-def _serve(function: Callable[[Any], Any], connection: Any, of_parent: Any) -> None:
+def _serve(function: Callable[[Any], Any], connection: Any, of_parent: Any, parent: int) -> None:
     of_parent.close()  # otherwise the end of the parent would not close the pipe
+    _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     faulthandler.disable()  # a crash is reported in one line
     torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
@@ -161,10 +177,17 @@ def _serve(function: Callable[[Any], Any], connection: Any, of_parent: Any) -> N
         while True:
             argument = connection.recv()
             try:
-                reply = False, function(argument)
+                reply = ForkingPickler.dumps((False, function(argument)))
             except Exception as error:
-                reply = True, _picklable(error)
-            connection.send(reply)
+                reply = ForkingPickler.dumps((True, _picklable(error)))
+            connection.send_bytes(reply)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent ends, even if it is computing; Linux only, as forks are."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended before
+        os._exit(1)
 
 
 def _picklable(error: Exception) -> Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -12,21 +12,22 @@ from torch import Tensor
 from ...definitions.check import Measured
 from ...errors import first_line
 from ...model.difference import relative_difference, rms_difference
+from ...runtime.out_of_memory import out_of_memory
 from ..inputs import padding_id
 from ..model_under_test import ModelUnderTest
 from ..tolerance import gradient_error, rounding
 from .applicable import applicable_levels, windows_of
 from .arguments import ITEMS, divides_by_items, targets_of
 from .call import Results, call
-from .factors import NAMES, PLAIN, Case, case_id, is_low
+from .factors import Case, case_id, is_low
 from .layout import Layout, layout_of
 from .models import Models
 from .plain import PlainCalls
-from .rules import violated
 
 RAISED = "raised"
 _LOW_ERROR = 4  # allowed error of a 16-bit call, relative to that of the plain call in the same dtype
-_LONG = "129"  # tokens of the text that measures it
+_LONG = 129  # tokens, at most, of the text that measures it
+_MAX_ERROR = 0.7  # half of the error of unrelated logits
 
 
 class Agreement:
@@ -37,6 +38,7 @@ class Agreement:
 
     Attributes:
         levels: The levels of each factor that apply to the model.
+        base: The plain case: the first of these levels.
     """
 
     def __init__(self, subject: ModelUnderTest) -> None:
@@ -44,8 +46,8 @@ class Agreement:
         self.levels = applicable_levels(subject)
         self._windows = windows_of(subject)
         self.models = Models(subject)
-        self._base: Case = {**PLAIN, "attention": self.levels["attention"][0]}
-        self.plain = PlainCalls(Models(subject).of(self._base))
+        self.base: Case = {name: levels[0] for name, levels in self.levels.items()}
+        self.plain = PlainCalls(Models(subject).of(self.base))
         self.tolerance = rounding(self.plain.model)
         self._low_errors: dict[str, float] = {}
 
@@ -54,13 +56,15 @@ class Agreement:
         layout = self._layout(case)
         try:
             with warnings.catch_warnings(action="ignore"):
+                expected = self.plain.expected(case, layout)  # first: another model may change what classes keep
                 model = self.models.of(case)
                 found = call(model, case, layout, windows=self._windows, passes_positions=self.subject.is_builtin)
+                compared = list(self._compared(case, layout, found, expected))
         except Exception as error:  # a model may raise any exception
+            if out_of_memory(error):
+                raise  # a limit of the machine, not a fault of the model
             return [Measured(f"{RAISED} {type(error).__name__}: {first_line(error)}", math.inf, 0.0)]
-        expected = self.plain.expected(case, layout, found.kept)
-        compared = list(self._compared(case, layout, found, expected))
-        return compared or [Measured("no logits of a token are returned", 0.0, 0.0)]  # they are those of padding
+        return compared or [Measured("no logits of a token are requested", 0.0, 0.0)]  # they are those of padding
 
     def _layout(self, case: Case) -> Layout:
         special = tuple(sorted(one for one in self.subject.special_ids if one >= 0))
@@ -69,45 +73,45 @@ class Agreement:
     def _compared(self, case: Case, layout: Layout, found: Results, expected: Results) -> Iterator[Measured]:
         tolerance = self._low_error(case) if is_low(case) else self.tolerance
         difference = rms_difference if is_low(case) else relative_difference
-        if found.logits is not None and expected.logits is not None:
+        assert expected.logits is not None
+        if found.logits is None and case["loss"] == "full":
+            yield Measured("no logits", math.inf, 0.0)
+        elif found.logits is not None:
             pair = torch.cat(found.logits), torch.cat(expected.logits)
             if pair[0].numel() or pair[1].numel():
                 yield Measured("logits", difference(*pair), tolerance, _where(found.logits, expected.logits))
         if expected.loss is not None:
-            if found.loss is None:
-                yield Measured("no loss", math.inf, 0.0)
-            elif is_low(case):
-                assert expected.logits is not None
-                size = float(torch.cat(expected.logits).double().square().mean().sqrt())
-                error = abs(float(found.loss.double() - expected.loss.double()))
-                yield Measured("loss", error, 2 * tolerance * size * _targets_per_item(case, layout))
-            else:
-                yield Measured("loss", relative_difference(found.loss, expected.loss), tolerance)
+            yield self._compared_loss(case, layout, found.loss, expected)
         if is_low(case):
+            if lost := sorted(expected.gradients.keys() ^ found.gradients.keys()):
+                yield Measured("no gradient", math.inf, 0.0, lost[0])
             bad = [name for name, one in found.gradients.items() if not one.isfinite().all()]
             if bad:
                 yield Measured("gradients are not finite", math.inf, 0.0, bad[0])
             return
-        for what, mine, others in (
-            ("hidden states", found.hidden, expected.hidden),
-            ("attention weights", found.weights, expected.weights),
-        ):
-            if not mine:
-                continue
-            layers = zip(zip(*mine, strict=True), zip(*others, strict=True), strict=True)
-            for layer, (of_call, of_plain) in enumerate(layers):
-                errors = [relative_difference(a, b) for a, b in zip(of_call, of_plain, strict=True)]
-                yield Measured(what, max(errors, key=_nan_is_largest), 10 * tolerance, f"layer {layer}")
+        yield from _compared_layers("hidden states", found.hidden, expected.hidden, 10 * tolerance)
+        yield from _compared_layers("attention weights", found.weights, expected.weights, 10 * tolerance)
         if case["gradients"] == "on":
             error, where = gradient_error(found.gradients, expected.gradients)
             yield Measured("gradients", error, 2 * tolerance, where)
+
+    def _compared_loss(self, case: Case, layout: Layout, found: Tensor | None, expected: Results) -> Measured:
+        assert expected.loss is not None and expected.logits is not None
+        if found is None:
+            return Measured("no loss", math.inf, 0.0)
+        if not is_low(case):
+            return Measured("loss", relative_difference(found, expected.loss), self.tolerance)
+        size = float(torch.cat(expected.logits).double().square().mean().sqrt())
+        error = abs(float(found.double() - expected.loss.double()))
+        return Measured("loss", error, 2 * self._low_error(case) * size * _targets_per_item(case, layout))
 
     def _low_error(self, case: Case) -> float:
         """Return the allowed error in 16 bits, or with a quantized cache.
 
         It is a multiple of the error of the plainest such call.
         """
-        plain = {**self._base, "dtype": case["dtype"], "length": _LONG}
+        long = max((length for length in self.levels["length"] if int(length) <= _LONG), key=int)
+        plain = {**self.base, "dtype": case["dtype"], "length": long}
         if case["cache"] == "quantized":
             plain |= {"cache": "quantized", "chunks": case["chunks"]}
         key = case_id(plain)
@@ -116,30 +120,24 @@ class Agreement:
             with warnings.catch_warnings(action="ignore"):
                 model = Models(self.subject).of(plain)
                 found = call(model, plain, layout, windows=self._windows, passes_positions=False)
-            expected = self.plain.expected(plain, layout, None)
+            expected = self.plain.expected(plain, layout)
             assert found.logits is not None and expected.logits is not None
             error = rms_difference(torch.cat(found.logits), torch.cat(expected.logits))
-            self._low_errors[key] = max(_LOW_ERROR * error, self.tolerance)
+            self._low_errors[key] = min(max(_LOW_ERROR * error, self.tolerance), _MAX_ERROR)
         return self._low_errors[key]
 
-    def shrunk(self, case: Case, holds: Callable[[Case], bool]) -> dict[str, str]:
-        """Return a case with as few levels that are not plain as possible that still fails.
 
-        Args:
-            case: A case that fails.
-            holds: Returns whether a case agrees with the plain way.
-        """
-        smallest = dict(case)
-        changed = True
-        while changed:
-            changed = False
-            for name in reversed(NAMES):
-                if smallest[name] == self._base[name]:
-                    continue
-                simpler = {**smallest, name: self._base[name]}
-                if violated(simpler) is None and not holds(simpler):
-                    smallest, changed = simpler, True
-        return smallest
+def _compared_layers(
+    what: str, found: list[list[Tensor]], expected: list[list[Tensor]], tolerance: float
+) -> Iterator[Measured]:
+    """Compare tensors of each document and layer."""
+    if any(len(one) != len(other) for one, other in zip(found, expected, strict=True)):
+        yield Measured(f"{what} of {len(found[0])} layers, expected {len(expected[0])}", math.inf, 0.0)
+    elif found:
+        layers = zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True)
+        for layer, (of_call, of_plain) in enumerate(layers):
+            errors = [relative_difference(a, b) for a, b in zip(of_call, of_plain, strict=True)]
+            yield Measured(what, max(errors, key=_nan_is_largest), tolerance, f"layer {layer}")
 
 
 def _targets_per_item(case: Case, layout: Layout) -> float:

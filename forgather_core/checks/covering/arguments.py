@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...data.batches import IGNORE_INDEX
 from .factors import Case
-from .layout import Document, Layout
+from .layout import PADDING, Document, Layout
 
 OTHER_IGNORED = -7
 ITEMS = 7
@@ -32,7 +32,7 @@ def targets_of(case: Case, document: Document, layout: Layout) -> tuple[Tensor, 
     targets = document.targets
     if case["labels"] == "all-ignored":
         targets = targets[:0]
-    elif case["labels"] == "some-ignored":
+    elif case["labels"] in ("some-ignored", "ignore-index"):
         targets = targets[targets % 3 != 0]
     ids = document.tokens[targets]
     if case["labels"] == "special" and layout.special_ids:
@@ -50,7 +50,7 @@ def position_arguments(case: Case, layout: Layout, passes_positions: bool) -> di
 def logits_to_keep(case: Case, width: int) -> int | Tensor | None:
     """Return the number of last columns whose logits are returned, or their indices; None means all W columns."""
     if case["logits_to_keep"] == "last":
-        return min(3, width)
+        return min(PADDING + 2, width)  # more than the padding on the right
     return torch.tensor(sorted({0, width // 2, width - 1})) if case["logits_to_keep"] == "indices" else None
 
 
@@ -62,7 +62,8 @@ def label_arguments(case: Case, layout: Layout) -> dict[str, Any]:
     if case["labels"] == "ignore-index":
         return {"labels": labels, "ignore_index": OTHER_IGNORED}
     if case["labels"] == "shift-labels":
-        return {"labels": labels, "shift_labels": nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)}
+        shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        return {"labels": labels.flip(1), "shift_labels": shifted}  # the others are wrong
     return {"labels": labels}
 
 

@@ -6,13 +6,14 @@ Shapes: B rows, W columns, V vocabulary, D hidden size, H heads; n tokens of a d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...training.loss import can_skip_logits
 from ..cached_forward import token_arguments
 from ..implementations import uncompiled
 from ..tolerance import gradients_of
@@ -35,7 +36,6 @@ class Results:
 
     Args:
         logits: The logits of each document, [n, V]; None where the call does not return them.
-        kept: For each document, the indices of its tokens whose logits are returned; None means all.
         loss: The loss, a scalar; None without labels.
         hidden: The hidden states of each document and layer, [n, D].
         weights: The attention weights of each document and layer, [H, n, n].
@@ -43,7 +43,6 @@ class Results:
     """
 
     logits: list[Tensor] | None = None
-    kept: list[Tensor] | None = None
     loss: Tensor | None = None
     hidden: list[list[Tensor]] = field(default_factory=list)
     weights: list[list[Tensor]] = field(default_factory=list)
@@ -91,7 +90,7 @@ def call(model: Any, case: Case, layout: Layout, *, windows: tuple[int | None, .
             logits = _in_chunks(function, case, layout, passes_positions)
             results = Results(logits=_by_document(logits, layout, _columns(None, layout.ids.shape[1])))
         if case["gradients"] == "on":
-            _backward(model, results, layout)
+            _backward(model, results, layout, kept_tokens(case, layout))
     return results
 
 
@@ -117,6 +116,8 @@ def prepared(model: Any, case: Case) -> Iterator[None]:
             config.use_cache = use_cache
         if case["checkpointing"] != "off":
             model.gradient_checkpointing_disable()
+            with suppress(AttributeError):  # transformers 5 makes the embeddings require gradients, and keeps the hooks
+                model.disable_input_require_grads()
         for parameter in frozen:
             parameter.requires_grad_(True)
         model.zero_grad()
@@ -160,8 +161,8 @@ def _whole(model: Any, case: Case, layout: Layout, windows: tuple[int | None, ..
         inputs["output_attentions"] = True
     if case["labels"] != "none":
         inputs |= label_arguments(case, layout)
-    if case["loss"] == "chunked":
-        inputs["skip_logits"] = True
+    if case["labels"] != "none" and can_skip_logits(model):  # its default is in the configuration
+        inputs["skip_logits"] = case["loss"] == "chunked"
     outputs = model(**inputs, return_dict=case["return"] == "dict")
     named = outputs if case["return"] == "dict" else dict(zip(_names(case), outputs, strict=False))
     results = Results(loss=named.get("loss"))
@@ -169,19 +170,27 @@ def _whole(model: Any, case: Case, layout: Layout, windows: tuple[int | None, ..
     if logits is not None and case["loss"] == "full":
         columns = _columns(keep, layout.ids.shape[1])
         results.logits = _by_document(logits, layout, columns)
-        if keep is not None:
-            results.kept = [torch.isin(one.columns, columns).nonzero().flatten() for one in layout.documents]
     for one in layout.documents if case["return"] == "dict" else ():
         if case["outputs"] == "hidden-states":
             results.hidden.append([layer[one.row, one.columns] for layer in named["hidden_states"]])
         elif case["outputs"] == "attentions":
-            rows = [layer[one.row][:, one.columns][..., one.columns] for layer in named["attentions"]]
+            layers = [layer for layer in named["attentions"] if layer is not None]
+            rows = [layer[one.row][:, one.columns][..., one.columns] for layer in layers]
             results.weights.append(rows)
     return results
 
 
 def _names(case: Case) -> tuple[str, ...]:
     return (*(("loss",) if case["labels"] != "none" else ()), "logits")
+
+
+def kept_tokens(case: Case, layout: Layout) -> list[Tensor] | None:
+    """Return, for each document, the indices of its tokens whose logits are returned; None means all."""
+    width = layout.ids.shape[1]
+    keep = logits_to_keep(case, width)
+    if keep is None:
+        return None
+    return [torch.isin(one.columns, _columns(keep, width)).nonzero().flatten() for one in layout.documents]
 
 
 def _columns(keep: int | Tensor | None, width: int) -> Tensor:
@@ -206,12 +215,12 @@ def _in_chunks(model: Any, case: Case, layout: Layout, passes_positions: bool) -
     return logits_in_chunks(model, case, layout, mask, positions, sizes)
 
 
-def _backward(model: Any, results: Results, layout: Layout) -> None:
+def _backward(model: Any, results: Results, layout: Layout, kept: list[Tensor] | None) -> None:
     """Compute the gradients of the loss, or of a weighted sum of the logits."""
     objective = results.loss
     if objective is None:
         assert results.logits is not None
-        objective = weighted_sum(layout, results.logits, results.kept)
+        objective = weighted_sum(layout, results.logits, kept)
     if objective.requires_grad:
         objective.backward()  # type: ignore[no-untyped-call]
     results.gradients = gradients_of(model)

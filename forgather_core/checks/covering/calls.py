@@ -6,15 +6,16 @@ import math
 import os
 import time
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 from ...definitions.check import Measured
 from ...runtime.child_process import ChildDiedError, ChildProcesses
 from ..expected import expected_reason
 from ..model_under_test import ModelUnderTest
 from .agreement import RAISED, Agreement
-from .factors import PLAIN, Case, case_id
+from .factors import Case, case_id
 from .failures import Failure, excess, failures_of
+from .models import BESIDE_OTHERS
 from .rules import violated
 
 _MIN_SECONDS, _TIMES_PLAIN = 60, 100  # time limit of a case
@@ -34,13 +35,17 @@ class Calls:
     def __init__(self, subject: ModelUnderTest) -> None:
         self.agreement = Agreement(subject)
         self._results: dict[str, Measured] = {}
-        self._run = ChildProcesses(self.agreement.run, count=_processes(subject), seconds=_seconds(self.agreement))
+        how: dict[str, Any] = {"count": _processes(subject), "seconds": _seconds(self.agreement)}
+        self._run = ChildProcesses(self.agreement.run, **how)
+        # Another model may change what classes and modules keep, for every later call of its process.
+        self._run_once = ChildProcesses(self.agreement.run, single_use=True, **how)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._run.close()
+        self._run_once.close()
 
     def worst_of(self, case: Case) -> Measured:
         """Return the deviation from the plain way that exceeds its tolerance most."""
@@ -51,10 +56,7 @@ class Calls:
         """Run cases, and return their failures, the worst first."""
         cases = list(cases)
         self._run_all(sorted(cases, key=self.agreement.models.key))
-        return failures_of(cases, self.worst_of, lambda case: self.agreement.shrunk(case, self._holds))
-
-    def _holds(self, case: Case) -> bool:
-        return self.worst_of(case).holds
+        return failures_of(cases, self.worst_of, self.agreement.base)
 
     def applicable(self, case: Case) -> Case | None:
         """Return a case with plain levels for those that do not apply to the model; None if it has no meaning."""
@@ -69,8 +71,10 @@ class Calls:
         return expected_reason("call-agreement", case_id(failure.smallest), expected)
 
     def _run_all(self, cases: Iterable[Case]) -> None:
-        for case, result in self._run.map([case for case in cases if case_id(case) not in self._results]):
-            self._results[case_id(case)] = _worst(result)
+        new = [case for case in cases if case_id(case) not in self._results]
+        for run, is_single in ((self._run, False), (self._run_once, True)):
+            for case, result in run.map([case for case in new if (case["made"] in BESIDE_OTHERS) is is_single]):
+                self._results[case_id(case)] = _worst(result)
 
 
 def _processes(subject: ModelUnderTest) -> int:
@@ -83,9 +87,11 @@ def _processes(subject: ModelUnderTest) -> int:
 
 
 def _seconds(agreement: Agreement) -> float:
-    """Return the time limit of a case: many times that of the plain call."""
+    """Return the time limit of a case: many times that of the plain call with the longest text."""
+    longest = {**agreement.base, "length": max(agreement.levels["length"], key=int)}
     begin = time.perf_counter()
-    agreement.run(PLAIN)
+    agreement.run(longest)
+    agreement.models.clear()
     return _MIN_SECONDS + _TIMES_PLAIN * (time.perf_counter() - begin)
 
 

@@ -47,7 +47,7 @@ FACTORS = (
             "after-another",
             "after-other-dtype",
         ),
-        ("from-config", "from-pretrained"),
+        ("from-config", "from-pretrained", "before-another"),
         "buffers, and values that a class or a module keeps",
     ),
     Factor("mode", ("eval", "train"), None, "branches on self.training"),

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ...definitions.check import Measured
-from .factors import FACTORS, Case, case_id, differing
+from .factors import FACTORS, NAMES, Case, case_id, differing
+from .rules import violated
 
 _WITHOUT = {1: "right without it", 2: "right without either"}
 
@@ -18,22 +19,27 @@ class Failure:
 
     Args:
         smallest: The case with these levels only; the others are plain.
+        required: The factors of levels that the others require: without them, the case has no meaning.
         worst: Its largest deviation from the plain way.
         cases: The ids of the cases of the array that contain it.
     """
 
     smallest: Case
+    required: frozenset[str]
     worst: Measured
     cases: list[str]
 
     @property
     def text(self) -> str:
         """The levels, the deviation, and where to look, as one line."""
-        levels = differing(self.smallest)
+        levels = [(name, level) for name, level in self.smallest.items() if (name, level) in differing(self.smallest)]
+        causes = [f"{name}={level}" for name, level in levels if name not in self.required]
+        others = [f"{name}={level}" for name, level in levels if name in self.required]
         call = "wrong in the plain call"
         if levels:
-            without = _WITHOUT.get(len(levels), "right without any of them")
-            call = f"wrong with {case_id(self.smallest).replace(',', ' + ')}, {without}"
+            without = _WITHOUT.get(len(causes), "right without any of them")
+            call = f"wrong with {' + '.join(causes or others)}, {without}"
+            call += f" ({', '.join(others)} required)" if causes and others else ""
         worst = self.worst
         size = f" off by {worst.error:.2g}, tolerance {worst.tolerance:.2g}" if math.isfinite(worst.error) else ""
         count = f" ({len(self.cases)} cases)" if len(self.cases) > 1 else ""
@@ -43,28 +49,58 @@ class Failure:
         return f"{call}: {worst.what}{size}{count}{look}"
 
 
-def failures_of(
-    cases: Iterable[Case],
-    worst_of: Callable[[Case], Measured],
-    shrunk: Callable[[Case], Case],
-) -> list[Failure]:
+def failures_of(cases: Iterable[Case], worst_of: Callable[[Case], Measured], base: Case) -> list[Failure]:
     """Return the failures among cases, the worst first.
+
+    A case that contains a known failure may have another one: it is tried without a level of the known one.
 
     Args:
         cases: The cases.
         worst_of: Returns the largest deviation of a case.
-        shrunk: Returns the smallest case that fails like a failed one.
+        base: The plain case of the model.
     """
     failures: list[Failure] = []
     failed = [case for case in cases if not worst_of(case).holds]
     for case in sorted(failed, key=lambda case: len(differing(case))):
-        known = next((one for one in failures if differing(one.smallest) <= differing(case)), None)
-        if known is None:
-            smallest = shrunk(case)
-            known = Failure(smallest, worst_of(smallest), [])
-            failures.append(known)
-        known.cases.append(case_id(case))
+        left: Case | None = case
+        while left is not None:
+            levels = differing(left)
+            known = next((one for one in failures if differing(one.smallest) <= levels), None)
+            if known is None:
+                smallest = shrunk(left, worst_of, base)
+                known = Failure(smallest, _required(smallest, base), worst_of(smallest), [])
+                failures.append(known)
+            known.cases.append(case_id(case))
+            left = next(_failing_without(left, known.smallest, worst_of, base), None)
     return sorted(failures, key=lambda one: (-excess(one.worst), -len(one.cases)))
+
+
+def shrunk(case: Case, worst_of: Callable[[Case], Measured], base: Case) -> Case:
+    """Return a case with as few levels that are not plain as possible that still fails.
+
+    Args:
+        case: A case that fails.
+        worst_of: Returns the largest deviation of a case.
+        base: The plain case of the model.
+    """
+    while (simpler := next(_failing_without(case, case, worst_of, base), None)) is not None:
+        case = simpler
+    return case
+
+
+def _failing_without(case: Case, levels: Case, worst_of: Callable[[Case], Measured], base: Case) -> Iterator[Case]:
+    """Yield the failing cases with one of some levels made plain."""
+    for name in reversed(NAMES):
+        if levels[name] != base[name] and case[name] != base[name]:
+            simpler = {**case, name: base[name]}
+            if violated(simpler) is None and not worst_of(simpler).holds:
+                yield simpler
+
+
+def _required(smallest: Case, base: Case) -> frozenset[str]:
+    """Return the factors whose levels cannot be plain because of the others."""
+    changed = (name for name in NAMES if smallest[name] != base[name])
+    return frozenset(name for name in changed if violated({**smallest, name: base[name]}) is not None)
 
 
 def excess(deviation: Measured) -> float:

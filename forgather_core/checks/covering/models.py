@@ -17,6 +17,7 @@ from .factors import POSITIONS, Case
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DROPOUT = 0.3
 _LONG = 129  # tokens of a call that may change the state of a module or a class
+BESIDE_OTHERS = ("before-another", "after-another", "after-other-dtype")  # their models exist beside others
 Key = tuple[str, str, str, str]
 
 
@@ -45,6 +46,10 @@ class Models:
             self._latest, self._others = None, []
             self._latest = key, self._made(case, DTYPES[key[1]])
         return self._latest[1]
+
+    def clear(self) -> None:
+        """Release the latest model."""
+        self._latest, self._others = None, []
 
     def _changes(self, case: Case) -> dict[str, Any]:
         """Return the changes to the configuration."""

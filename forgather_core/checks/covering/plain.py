@@ -14,13 +14,15 @@ from torch import Tensor
 
 from ..tolerance import gradients_of
 from .arguments import ITEMS, divides_by_items, targets_of
-from .call import Results, prepared, weighted_sum
+from .call import Results, kept_tokens, prepared, weighted_sum
 from .factors import PLAIN, Case
 from .layout import Document, Layout
 
+_MOST_KNOWN = 200  # documents whose logits are cached
+
 
 class PlainCalls:
-    """Results of the plain way, remembered by document.
+    """Results of the plain way; logits are cached by document.
 
     Args:
         model: The model, in float32 with the plain attention implementation.
@@ -28,45 +30,43 @@ class PlainCalls:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._outputs: dict[tuple[int, ...], Any] = {}
+        self._known: dict[tuple[int, ...], Tensor] = {}
 
-    def expected(self, case: Case, layout: Layout, kept: Sequence[Tensor] | None) -> Results:
+    def expected(self, case: Case, layout: Layout) -> Results:
         """Return the results that a case must have.
 
         Args:
-            case: The levels of outputs, labels, gradients and frozen parameters.
+            case: The levels of outputs, labels, gradients, frozen parameters and logits_to_keep.
             layout: Its texts.
-            kept: For each document, the indices of its tokens whose logits are returned; None means all.
         """
-        outputs = [self._output(one) for one in layout.documents]
-        results = Results(logits=[one["logits"] for one in outputs], kept=None if kept is None else list(kept))
+        kept = kept_tokens(case, layout)
+        logits = [self._logits(one) for one in layout.documents]
+        results = Results(logits=logits)
         if kept is not None:
-            results.logits = [one["logits"][indices] for one, indices in zip(outputs, kept, strict=True)]
-        if case["outputs"] == "hidden-states":
-            results.hidden = [one["hidden"] for one in outputs]
-        if case["outputs"] == "attentions":
-            results.weights = [one["weights"] for one in outputs]
+            results.logits = [one[indices] for one, indices in zip(logits, kept, strict=True)]
+        for one in layout.documents if case["outputs"] != "logits" else ():
+            if case["outputs"] == "hidden-states":
+                results.hidden.append([layer[0] for layer in self._call(one, output_hidden_states=True).hidden_states])
+            else:
+                layers = self._call(one, output_attentions=True).attentions
+                results.weights.append([layer[0] for layer in layers if layer is not None])
         if case["labels"] != "none":
-            results.loss = _loss(case, layout, [one["logits"].double() for one in outputs])
+            results.loss = _loss(case, layout, [one.double() for one in logits])
         if case["gradients"] == "on":
             results.gradients = self._gradients(case, layout, kept)
         return results
 
-    def _output(self, document: Document) -> dict[str, Any]:
+    def _logits(self, document: Document) -> Tensor:
         key = tuple(document.tokens.tolist())
-        if key not in self._outputs:
-            how = {"use_cache": False, "output_hidden_states": True}
-            if self.model.config._attn_implementation == "eager":
-                how["output_attentions"] = True
-            with torch.no_grad():
-                outputs = self.model.eval()(document.tokens[None], **how)
-            self._outputs[key] = {
-                "logits": outputs.logits[0],
-                "hidden": [layer[0] for layer in outputs.hidden_states or ()],
-                "weights": [layer[0] for layer in outputs.get("attentions") or () if layer is not None],
-            }
-        found: dict[str, Any] = self._outputs[key]
-        return found
+        if key not in self._known:
+            if len(self._known) == _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = self._call(document).logits[0]
+        return self._known[key]
+
+    def _call(self, document: Document, **requests: bool) -> Any:
+        with torch.no_grad():
+            return self.model.eval()(document.tokens[None], use_cache=False, **requests)
 
     def _gradients(self, case: Case, layout: Layout, kept: Sequence[Tensor] | None) -> dict[str, Tensor]:
         with prepared(self.model, {**PLAIN, "frozen": case["frozen"]}), torch.enable_grad():

@@ -131,6 +131,11 @@ RULES = (
         "only eager returns attention weights",
     ),
     Rule(
+        ("outputs", "return"),
+        lambda c: c["outputs"] == "logits" or c["return"] == "dict",
+        "the entries of a tuple have no names",
+    ),
+    Rule(
         ("outputs", "cache"),
         lambda c: c["outputs"] != "attentions" or not has_fixed_size(c),
         "the keys of a static cache are more than those of the text",

@@ -13,11 +13,13 @@ import torch
 from forgather_core.checks.call_agreement import call_agreement
 from forgather_core.checks.covering.agreement import Agreement
 from forgather_core.checks.covering.calls import Calls
-from forgather_core.checks.covering.factors import PLAIN, case_id, case_of
+from forgather_core.checks.covering.factors import PLAIN, case_id, case_of, differing
+from forgather_core.checks.covering.failures import excess, failures_of, shrunk
 from forgather_core.checks.covering.models import Models
 from forgather_core.checks.model_under_test import ModelUnderTest
 from forgather_core.checks.scope import Scope
 from forgather_core.commands.construct import construct
+from forgather_core.definitions.check import Measured
 from forgather_core.errors import CheckError
 from tests.support.settings import Resolve, small
 
@@ -99,7 +101,7 @@ def test_a_failing_case_is_reduced_to_the_levels_that_matter(subject: ModelUnder
     spoil(agreement, padded_and_cached)
     case = case_of("mode=train,rows=unequal,padding=right,mask=2d,cache=dynamic,input=embeds,labels=all")
     assert not all(one.holds for one in agreement.run(case))
-    smallest = agreement.shrunk(case, lambda one: all(found.holds for found in agreement.run(one)))
+    smallest = shrunk(case, lambda one: max(agreement.run(one), key=excess), agreement.base)
     assert case_id(smallest) == "padding=right,mask=2d,cache=dynamic"
 
 
@@ -157,6 +159,44 @@ def test_failures_are_grouped_by_cause_and_the_worst_is_first(subject: ModelUnde
         first, second = calls.failures([case_of(text) for text in texts])
     assert (case_id(first.smallest), len(first.cases)) == ("input=embeds", 1)  # an exception is worse than a number
     assert (case_id(second.smallest), len(second.cases)) == ("mask=2d", 2)
+
+
+def failing(*causes: str) -> Any:
+    """Return a function that fails cases which contain the levels of a cause."""
+
+    def worst_of(case: Any) -> Measured:
+        found = [cause for cause in causes if differing(case_of(cause)) <= differing(case)]
+        return Measured("logits", float(len(found)), 0.5 if found else 1.0)
+
+    return worst_of
+
+
+def test_a_case_with_two_causes_is_one_of_both() -> None:
+    texts = ("mask=2d,rows=equal", "mask=2d,input=embeds,labels=all", "rows=equal")
+    found = failures_of([case_of(text) for text in texts], failing("mask=2d", "input=embeds"), PLAIN)
+    assert sorted((case_id(one.smallest), len(one.cases)) for one in found) == [("input=embeds", 1), ("mask=2d", 2)]
+
+
+def test_levels_that_others_require_are_no_cause() -> None:
+    (found,) = failures_of([case_of("rows=equal,padding=left,mask=2d,input=embeds")], failing("padding=left"), PLAIN)
+    assert found.text.startswith("wrong with padding=left, right without it (mask=2d required): logits off by 1")
+
+
+def test_a_call_without_logits_fails(subject: ModelUnderTest) -> None:
+    agreement = Agreement(subject)
+    build = subject.randomized_model
+
+    def randomized_model(**options: Any) -> Any:
+        model = build(**options)
+
+        def drop(module: Any, arguments: Any, given: dict[str, Any], outputs: Any) -> Any:
+            return type(outputs)(past_key_values=outputs.past_key_values)
+
+        model.register_forward_hook(drop, with_kwargs=True)
+        return model
+
+    subject.randomized_model = randomized_model  # type: ignore[method-assign]
+    assert [one.what for one in agreement.run(case_of("mode=train")) if not one.holds] == ["no logits"]
 
 
 def test_the_requested_case_runs_alone(subject: ModelUnderTest) -> None:

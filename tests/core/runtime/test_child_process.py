@@ -82,6 +82,13 @@ def test_exceptions_are_those_of_the_function() -> None:
         assert run("one") == "did one"
 
 
+def test_a_child_of_single_use_is_new_for_each_call() -> None:
+    with ChildProcesses(lambda _: os.getpid(), single_use=True, count=2) as run:
+        assert len({result for _, result in run.map(range(5))}) == 5
+    with ChildProcesses(lambda _: os.getpid(), count=2) as run:
+        assert len({result for _, result in run.map(range(5))}) <= 2
+
+
 def test_results_that_are_not_read_are_not_those_of_later_calls() -> None:
     with ChildProcesses(act, count=2) as run:
         for _ in run.map(["one", "two", "three", "four"]):
@@ -102,9 +109,14 @@ def test_children_end_with_their_parent(tmp_path: Path) -> None:
     script = f"""
 import os, time
 from forgather_core.runtime.child_process import ChildProcesses
-run = ChildProcesses(lambda _: open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid())))
+def compute(_):
+    open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
+    while True:
+        pass
+run = ChildProcesses(compute)
+import threading
+threading.Timer(5, lambda: os._exit(0)).start()
 run(0)
-os._exit(0)
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
     child = int((tmp_path / "pid").read_text())

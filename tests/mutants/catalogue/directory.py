@@ -24,6 +24,16 @@ MUTANTS = [
         check="call-state",
     ),
     Mutant(
+        name="epsilon-on-the-class",
+        definition="llama",
+        file="norms.py",
+        old="        self.eps = eps",
+        new="        type(self).eps = eps",
+        mistake="a setting is an attribute of the class: the latest model decides for all others in the process",
+        check="call-agreement",
+        count=2,
+    ),
+    Mutant(
         name="cache-of-repeated-heads",
         definition="llama",
         file="caches.py",
