@@ -22,6 +22,7 @@ from .checks.call_agreement import call_agreement
 from .checks.covering.array import all_levels, covering_array
 from .checks.covering.calls import Calls
 from .checks.covering.factors import Case, case_id
+from .checks.covering.usual import usual_cases
 from .checks.known import known_checks
 from .definitions.check import failure_text
 from .definitions.registry import registry
@@ -115,7 +116,8 @@ class DefinitionTests:
 @functools.cache
 def _quick_cases(seed: int) -> tuple[Case, ...]:
     """Return the cases of a quick run for any model."""
-    return covering_array(all_levels(quick=True), seed=seed).cases
+    levels = all_levels(quick=True)
+    return covering_array(levels, seed=seed).cases + usual_cases(levels)
 
 
 def failure(row: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ that fails is reduced to the levels that make it fail, and cases that fail for t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..definitions.check import Details, DoesNotApply, Measured, check
 from ..errors import CheckError
@@ -17,6 +18,7 @@ from .covering.calls import Calls
 from .covering.factors import case_id, case_of, differing
 from .covering.failures import Failure, measured_cases
 from .covering.rules import violated
+from .covering.usual import usual_cases
 from .model_under_test import ModelUnderTest
 
 
@@ -35,7 +37,9 @@ def _array(calls: Calls, inapplicable: dict[str, str]) -> CoveringArray:
     """Return the cases: those of a covering array, or the requested one."""
     scope, levels = calls.agreement.subject.scope, calls.agreement.levels
     if scope.case is None:
-        return covering_array(levels, strength=scope.strength, seed=calls.agreement.subject.seed)
+        array = covering_array(levels, strength=scope.strength, seed=calls.agreement.subject.seed)
+        more = tuple(case for case in usual_cases(levels) if case not in array.cases)
+        return replace(array, cases=array.cases + more)
     case = requested_case(scope.case)
     for level in sorted(f"{name}={level}" for name, level in differing(case)):
         if level in inapplicable:

@@ -178,7 +178,7 @@ def _serve(function: Callable[[Any], Any], connection: Any, of_parent: Any, pare
             argument = connection.recv()
             try:
                 reply = ForkingPickler.dumps((False, function(argument)))
-            except Exception as error:
+            except (Exception, KeyboardInterrupt) as error:
                 reply = ForkingPickler.dumps((True, _picklable(error)))
             connection.send_bytes(reply)
 
@@ -190,7 +190,7 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
 
-def _picklable(error: Exception) -> Exception:
+def _picklable(error: BaseException) -> BaseException:
     """Return an exception with its traceback as a note; a RuntimeError instead of one that cannot be sent."""
     text = "".join(traceback.format_exception(error))
     error.add_note(f"In the child process:\n{text}")

@@ -110,7 +110,7 @@ def test_each_check_is_a_test_on_one_directory(tried: Tried) -> None:
 @pytest.mark.slow
 def test_checks_and_the_full_model_can_be_chosen(tried: Tried) -> None:
     done = tried("definition = 'llama/4M'; checks = ('good',); full = True")
-    assert len(done.all) == len(done.of("passed")) == 1
+    assert [report.outcome for report in done.all] == ["passed", "skipped"]  # no cases: call-agreement is not chosen
     assert SEEN[0].config().hidden_size == 256
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from covertable import criteria
 from covertable.main import Controller
 
-from .factors import FACTORS, PLAIN
+from .factors import FACTORS, PLAIN, Case
 from .rules import RULES, Rule
 
 Levels = Mapping[str, tuple[str, ...]]
@@ -28,7 +28,7 @@ class CoveringArray:
         strength: Number of factors whose combinations are covered.
     """
 
-    cases: tuple[dict[str, str], ...]
+    cases: tuple[Case, ...]
     combinations: int
     excluded: int
     strength: int

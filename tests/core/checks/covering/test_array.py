@@ -9,6 +9,7 @@ import pytest
 from forgather_core.checks.covering.array import all_levels, covering_array
 from forgather_core.checks.covering.factors import FACTORS, NAMES, PLAIN, case_id, case_of
 from forgather_core.checks.covering.rules import RULES, Rule, violated
+from forgather_core.checks.covering.usual import USUAL, usual_cases
 
 SMALL = {"a": ("0", "1", "2"), "b": ("0", "1"), "c": ("0", "1", "2"), "d": ("0", "1")}
 FORBIDDEN = (
@@ -56,6 +57,13 @@ def test_the_cases_of_calls_are_valid_and_cover_each_level(quick: bool) -> None:
     for case in array.cases:
         assert case_of(case_id(case)) == case
     assert array.excluded < 0.1 * (array.combinations + array.excluded)
+
+
+def test_usual_calls_have_a_meaning_and_those_that_apply_are_chosen() -> None:
+    assert all(violated(case) is None for case in USUAL)
+    assert usual_cases(all_levels()) == USUAL
+    without = all_levels() | {"attention": ("eager", "sdpa")}
+    assert len(usual_cases(without)) == len(USUAL) - 2
 
 
 def test_rules_read_only_the_factors_that_they_name() -> None:
