@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from forgather_core.definitions.check import failure_text
+from forgather_core.pages.units import by_reason
 
 from ..render import Text, notes
 from ..tables import grid
@@ -98,11 +99,7 @@ def _coverage(check: Mapping[str, Any]) -> Iterator[Text]:
     ran = f"all {details['combinations']:,} {combined} of {levels} levels in " if combined else ""
     count = len(details["cases"])
     yield Text(f"{check['name']} ran {ran}{count} case{'' if count == 1 else 's'}", "dim")
-    reasons: dict[str, list[str]] = {}
-    for level, reason in details["inapplicable"].items():
-        reasons.setdefault(reason, []).append(level)
-    for reason, names in reasons.items():
-        yield Text(f"  without {', '.join(names)}: {reason}", "dim")
+    yield from (Text(f"  without {levels}", "dim") for levels in by_reason(details["inapplicable"]))
 
 
 def checks(report: Mapping[str, Any]) -> RenderableType:

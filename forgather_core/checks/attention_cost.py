@@ -16,8 +16,8 @@ import torch
 from ..definitions.check import Measured, check, expect
 from ..training.loss import can_skip_logits
 from .cached_forward import cache_argument, empty_cache
-from .covering.applicable import windows_of
 from .implementations import implementations
+from .layers import windows_of
 from .model_under_test import LENGTH, ModelUnderTest
 from .operators import SdpaMasks, TensorsMade, weight_flops
 

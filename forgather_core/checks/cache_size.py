@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..definitions.check import Measured, check, expect
 from .cached_forward import SINGLE, UNEQUAL, cache_argument, cache_in, empty_cache
-from .covering.applicable import windows_of
+from .layers import windows_of
 from .model_under_test import LENGTH, ModelUnderTest
 
 ROWS = 2

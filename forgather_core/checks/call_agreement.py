@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ..definitions.check import Details, DoesNotApply, Measured, check
 from ..errors import CheckError
-from .covering.applicable import inapplicable_levels
+from .covering.agreement import Agreement
 from .covering.array import CoveringArray, covering_array
 from .covering.calls import Calls
 from .covering.factors import case_id, case_of, differing
@@ -25,25 +25,24 @@ from .model_under_test import ModelUnderTest
 @check("call-agreement", cause="a mask, position or argument that is right in some calls only")
 def call_agreement(subject: ModelUnderTest) -> Iterator[Measured | Details]:
     """Every pair of ways to call the model (padding, packing, cache, dtype, ...) has the results of the plain way."""
-    inapplicable = inapplicable_levels(subject)
     with Calls(subject) as calls:
-        array = _array(calls, inapplicable)
+        array = _array(calls.agreement)
         failures = calls.failures(array.cases)
         yield from measured_cases(array.cases, calls.worst_of, failures)
-        yield Details(_details(calls, array, inapplicable, failures))
+        yield Details(_details(calls.agreement, array, failures))
 
 
-def _array(calls: Calls, inapplicable: dict[str, str]) -> CoveringArray:
+def _array(agreement: Agreement) -> CoveringArray:
     """Return the cases: those of a covering array, or the requested one."""
-    scope, levels = calls.agreement.subject.scope, calls.agreement.levels
+    scope, levels = agreement.subject.scope, agreement.levels
     if scope.case is None:
-        array = covering_array(levels, strength=scope.strength, seed=calls.agreement.subject.seed)
+        array = covering_array(levels, strength=scope.strength, seed=agreement.subject.seed)
         more = tuple(case for case in usual_cases(levels) if case not in array.cases)
         return replace(array, cases=array.cases + more)
     case = requested_case(scope.case)
     for level in sorted(f"{name}={level}" for name, level in differing(case)):
-        if level in inapplicable:
-            raise DoesNotApply(f"{level}: {inapplicable[level]}")
+        if level in agreement.inapplicable:
+            raise DoesNotApply(f"{level}: {agreement.inapplicable[level]}")
     return CoveringArray((case,), combinations=0, excluded=0, strength=0)
 
 
@@ -63,15 +62,13 @@ def requested_case(text: str) -> dict[str, str]:
     return case
 
 
-def _details(
-    calls: Calls, array: CoveringArray, inapplicable: dict[str, str], failures: list[Failure]
-) -> dict[str, object]:
+def _details(agreement: Agreement, array: CoveringArray, failures: list[Failure]) -> dict[str, object]:
     causes = {name: case_id(failure.smallest) for failure in failures for name in failure.cases}
     ids = [case_id(case) for case in array.cases]
     return {
         "strength": array.strength,
         "combinations": array.combinations,
-        "levels": {name: list(levels) for name, levels in calls.agreement.levels.items()},
-        "inapplicable": inapplicable,
+        "levels": {name: list(levels) for name, levels in agreement.levels.items()},
+        "inapplicable": agreement.inapplicable,
         "cases": [{"case": name, "holds": name not in causes, "cause": causes.get(name)} for name in ids],
     }

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..definitions.check import Measured, check, expect
 from ..errors import first_line
 from ..filesystem.strict_json import read_object
-from ..model.randomize import randomize_weights
+from .inputs import logits_of_random_weights
 from .model_under_test import ModelUnderTest
 from .option_fields import options_of
 from .other_values import Values, alternatives, other_values
@@ -158,12 +158,7 @@ def _observe(subject: ModelUnderTest, config: Any) -> Observation:
     """Return the initial weights of the seed, and the logits of random weights in eval and in training."""
     model = subject.fresh_model_of(config)
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    randomize_weights(model, subject.seed)
-    text = subject.tokens(2) % model.get_input_embeddings().weight.shape[0]
-    with torch.no_grad():
-        evaluated = model.eval()(text, use_cache=False).logits
-        torch.manual_seed(subject.seed)
-        return initial, evaluated, model.train()(text, use_cache=False).logits
+    return initial, *logits_of_random_weights(subject, model, subject.tokens(2))
 
 
 def _plain(config: Any) -> dict[str, Any]:

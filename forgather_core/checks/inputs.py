@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model.randomize import randomize_weights
 from .model_under_test import LENGTH, ModelUnderTest
 
 PADDED_LENGTHS = (LENGTH, LENGTH // 2, 1)  # real tokens of each padded row
@@ -51,6 +52,23 @@ def position_arguments(subject: ModelUnderTest, mask: Tensor) -> dict[str, dict[
 def real_positions(mask: Tensor) -> Tensor:
     """Return positions that count real tokens, as `generate()` makes them; 1 on padding."""
     return (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)
+
+
+def logits_of_random_weights(subject: ModelUnderTest, model: Any, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Give a model random weights, and return its logits [B, T, V] in evaluation and in training.
+
+    Args:
+        subject: The model under test; its seed is that of weights and of dropout.
+        model: A model of the subject, perhaps with a smaller vocabulary.
+        text: Token ids [B, T].
+    """
+    randomize_weights(model, subject.seed)
+    text = text % model.get_input_embeddings().weight.shape[0]
+    with torch.no_grad():
+        # Without a cache, which reads some options too: the model itself must read them.
+        evaluated = model.eval()(text, use_cache=False).logits
+        torch.manual_seed(subject.seed)
+        return evaluated, model.train()(text, use_cache=False).logits
 
 
 def logits_of_rows(model: Any, ids: Tensor, mask: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from ..definitions.check import DoesNotApply
+
+if TYPE_CHECKING:
+    from .model_under_test import ModelUnderTest
 
 
 def layers_of(model: Any) -> nn.ModuleList:
@@ -20,3 +23,12 @@ def layers_of(model: Any) -> nn.ModuleList:
         raise DoesNotApply("the model has no list of layers")
     depth = model.config.get_text_config().num_hidden_layers
     return next((found for found in lists if len(found) == depth), max(lists, key=len))
+
+
+def windows_of(subject: ModelUnderTest) -> tuple[int | None, ...]:
+    """Return the sliding window of each layer; None for a layer without one."""
+    kinds = getattr(subject.text_config, "layer_types", None)
+    if not kinds:
+        count: int = subject.text_config.num_hidden_layers
+        return (subject.window,) * count
+    return tuple(subject.window if kind == "sliding_attention" else None for kind in kinds)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
-from ..model.randomize import randomize_weights
 from .implementations import require_dropout
+from .inputs import logits_of_random_weights
 from .model_under_test import ModelUnderTest
 from .option_fields import options_of
 from .other_values import Values, other_values
@@ -151,13 +151,7 @@ class _Observer:
         first: dict[int, str] = {}
         shapes = [(name, *t.shape, str(t.dtype), t.requires_grad, first.setdefault(id(t), name)) for name, t in named]
         initial = _digest(tensor for _, tensor in named)
-        randomize_weights(model, self._subject.seed)
-        text = self._text % model.get_input_embeddings().weight.shape[0]
-        with torch.no_grad():
-            # Without a cache, which reads some options too: the model itself must read them.
-            evaluated = model.eval()(text, use_cache=False).logits
-            torch.manual_seed(self._subject.seed)
-            trained = model.train()(text, use_cache=False).logits
+        evaluated, trained = logits_of_random_weights(self._subject, model, self._text)
         generation = getattr(model, "generation_config", None)
         settings = generation.to_diff_dict() if generation is not None else {}
         return str(shapes), initial, _digest([evaluated]), _digest([trained]), str(settings)

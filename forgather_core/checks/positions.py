@@ -26,7 +26,7 @@ SHIFT = 5
 _RELATIVE = re.compile(r"rotary|rope|alibi", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"(^|\.)(wpe|embed_positions?|position_embeddings?)$")
 _CLEAR = 10  # minimum change, in units of the rounding error
-LENGTH_DEPENDENT = ("dynamic", "longrope")  # RoPE types whose frequencies change beyond a length
+_LENGTH_DEPENDENT = ("dynamic", "longrope")  # RoPE types whose frequencies change beyond a length
 
 
 @check("positions", cause="positions that are computed and not used, or absolute where they must be relative")
@@ -87,11 +87,20 @@ def _one_layer(subject: ModelUnderTest) -> dict[str, Any]:
 def _shift(subject: ModelUnderTest) -> int:
     """Return the shift of positions that changes no frequencies of RoPE and does not exceed a table."""
     config = subject.text_config
-    rope = getattr(config, "rope_parameters", None) or {}
-    limit = getattr(config, "max_position_embeddings", None)
-    if rope.get("rope_type") in LENGTH_DEPENDENT:
-        limit = rope.get("original_max_position_embeddings") or limit
+    limit = switching_length(config) or getattr(config, "max_position_embeddings", None)
     return SHIFT if limit is None else min(SHIFT, limit - LENGTH)
+
+
+def switching_length(config: Any) -> int | None:
+    """Return the length beyond which the frequencies of RoPE change; None if they depend on no length.
+
+    Args:
+        config: The text configuration.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in _LENGTH_DEPENDENT:
+        return None
+    return rope.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
 
 
 def _rounding_of_angles(model: Any, length: int) -> float:

@@ -6,7 +6,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,8 +87,6 @@ def verify(
                 on_partial(_report(directory, rows, [*left_out, ended], full=full, seed=seed))
 
         with keep_partial(keep), ChildProcesses(partial(_run, checks, subject), seconds=_seconds(subject)) as run:
-            with suppress(Exception):  # a check will report it
-                subject.__dict__["refused_attention"] = run(None)
             for number, check in enumerate(checks):
                 if on_check is not None:
                     on_check(check.name)
@@ -105,9 +103,8 @@ def _seconds(subject: ModelUnderTest) -> float | None:
     return None if subject.full or subject.scope.strength > Scope.strength else _MAX_SECONDS
 
 
-def _run(checks: Sequence[Check], subject: ModelUnderTest, number: int | None) -> dict[str, Any]:
-    """Run a check, or return the refused attention implementations, which most checks read."""
-    return subject.refused_attention if number is None else try_check(checks[number], subject)
+def _run(checks: Sequence[Check], subject: ModelUnderTest, number: int) -> dict[str, Any]:
+    return try_check(checks[number], subject)
 
 
 def _try_imports(subject: ModelUnderTest) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -101,3 +101,11 @@ def text_of(value: Any) -> str:
 def _listed(items: Iterator[str], count: int) -> str:
     first = list(islice(items, _LONGEST))
     return ", ".join(first) + (f", and {count - len(first):,} more" if count > len(first) else "")
+
+
+def by_reason(reasons: Mapping[str, str]) -> list[str]:
+    """Return one sentence for each reason: `a, b: the reason`, from names with their reasons."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return [f"{', '.join(found)}: {reason}" for reason, found in names.items()]

@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import find_latest_checkpoint, load_checkpoint
+from ..checkpoint import find_latest_checkpoint
 from ..checkpoint.formats.layout import entry_of
-from ..checkpoint.read.plan import UnmatchedTensorsError
 from ..checkpoint.write.steps import CHECKPOINTS
 from ..data.held_out import split_corpus
 from ..data.projects import open_corpus
@@ -24,6 +23,7 @@ from .evaluation import evaluate, held_out_batches
 from .plan import token_count
 from .record import RECORD, read_record
 from .sampling import continuations
+from .weights import load_all_weights
 
 _WEIGHTS = "restore the weights, or save them again: train the model, or construct it with --save-checkpoint"
 
@@ -124,11 +124,7 @@ def load_model(directory: Path, device: str | None, dtype: str | None) -> Any:
     if entry_of(directory) is None and (latest := find_latest_checkpoint(directory)) is not None:
         hint = f"name its last checkpoint, {latest}, or continue the run with --resume"
         raise BuildError("has no final weights, because its training run has not ended", file=directory, hint=hint)
-    try:
-        load_checkpoint(directory, model, strict=True)
-    except UnmatchedTensorsError as error:
-        error.hint = _WEIGHTS
-        raise
+    load_all_weights(directory, model, hint=_WEIGHTS)
     return model
 
 

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..checkpoint import load_checkpoint, rotate_checkpoints, save_checkpoint
-from ..checkpoint.read.plan import UnmatchedTensorsError
+from ..checkpoint import rotate_checkpoints, save_checkpoint
 from ..checkpoint.write.steps import step_checkpoints
 from ..data.packed_stream import PackedStream
 from ..errors import CheckpointError, DirectoryError, ForgatherError, TrainingError, access_hint, first_line
@@ -32,6 +31,7 @@ from ..training.loss import can_skip_logits
 from ..training.random_state import RandomState
 from .evaluation import HeldOut, evaluate
 from .watch import last_checkpoint
+from .weights import load_all_weights
 
 POSITION = "data_position.json"
 _EARLIER = "remove this directory to continue from an earlier checkpoint"
@@ -202,7 +202,7 @@ class Trainer(transformers.Trainer):
 
     def take_over(self, checkpoint: Path) -> None:
         """Load the weights and the state of a run's last checkpoint, without training."""
-        _load_weights(checkpoint, self.model)
+        load_all_weights(checkpoint, self.model, hint=_EARLIER)
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -231,15 +231,7 @@ class Trainer(transformers.Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            _load_weights(resume_from_checkpoint, model or self.model)
-
-
-def _load_weights(checkpoint: Path | str, model: Any) -> None:
-    try:
-        load_checkpoint(checkpoint, model, strict=True)
-    except UnmatchedTensorsError as error:
-        error.hint = _EARLIER
-        raise
+            load_all_weights(resume_from_checkpoint, model or self.model, hint=_EARLIER)
 
 
 def last_step(checkpoint: Path) -> int:
@@ -259,13 +251,9 @@ def _disk_errors(target: Path) -> Iterator[None]:
         reason = _failed_write(error, target)
         if reason is None:
             raise
-        hint = (
-            error.hint
-            if isinstance(error, ForgatherError)
-            else access_hint(error)
-            if isinstance(error, OSError)
-            else None
-        )
+        hint = error.hint if isinstance(error, ForgatherError) else None
+        if isinstance(error, OSError):
+            hint = access_hint(error)
         problem = f"{reason}{last_checkpoint(target.parent)}"
         raise CheckpointError(problem, file=target, hint=f"{hint or 'free disk space'}, then add --resume") from error
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from io import StringIO
-from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +17,7 @@ from forgather_core.checks.scope import Scope
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import failure_text
 from forgather_core.definitions.registry import registry
+from forgather_core.runtime.child_process import ChildDiedError, ChildProcesses
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 from forgather_core.settings.resolved_model import ResolvedModel
@@ -150,7 +149,7 @@ def run(
             _Work(one.name, one.path, one.resolved, [c for c in todo if how != "named" or (one.name, c.name) in named])
             for one in plain.values()
         ]
-        for _, outcome in _in_processes(work, workdir, jobs=jobs):
+        for _, outcome in _in_processes(work, jobs=jobs):
             sound = [check for check in todo if check.name not in outcome.failed]
             passing[outcome.name] = sorted(sound, key=lambda check: outcome.seconds.get(check.name, 0.0))
             yield None, outcome
@@ -160,7 +159,7 @@ def run(
             checks_left = [check for check in passing[one.name] if how != "named" or check.name == mutant.check]
             deferred = set(DEFERRED) - {mutant.check} if how == "deferred" else set[str]()
             work.append(_Work(mutant.name, mutated(mutant, one, workdir), one.resolved, checks_left, deferred, mutant))
-        yield from _in_processes(work, workdir, jobs=jobs)
+        yield from _in_processes(work, jobs=jobs)
 
 
 @dataclass(frozen=True)
@@ -173,35 +172,13 @@ class _Work:
     mutant: Mutant | None = None
 
 
-def _in_processes(work: Iterable[_Work], workdir: Path, *, jobs: int) -> Iterator[tuple[Mutant | None, Outcome]]:
-    context = get_context("fork")  # torch and transformers are imported once
-    waiting, running = list(work)[::-1], dict[Any, tuple[Any, _Work, Path, float]]()
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            one = waiting.pop()
-            file = workdir / f"{one.path.name}.json"
-            process = context.Process(target=_write_outcome, args=(one, file))
-            process.start()
-            running[process.sentinel] = (process, one, file, time.monotonic())
-        connection.wait(list(running), timeout=1.0)
-        for sentinel, (process, one, file, start) in list(running.items()):
-            hangs = time.monotonic() - start > TIMEOUT
-            if process.is_alive() and not hangs:
-                continue
-            del running[sentinel]
-            if hangs:
-                process.kill()
-            process.join()
-            yield one.mutant, _read(one.name, file, hangs=hangs)
+def _in_processes(work: Sequence[_Work], *, jobs: int) -> Iterator[tuple[Mutant | None, Outcome]]:
+    def outcome_of(number: int) -> Outcome:  # torch and transformers are imported once
+        one = work[number]
+        return run_checks(one.name, one.path, one.resolved, one.todo, one.deferred)
 
-
-def _write_outcome(work: _Work, file: Path) -> None:
-    outcome = run_checks(work.name, work.path, work.resolved, work.todo, work.deferred)
-    file.with_suffix(".part").write_text(json.dumps(asdict(outcome)), encoding="utf-8")
-    file.with_suffix(".part").rename(file)
-
-
-def _read(name: str, file: Path, *, hangs: bool) -> Outcome:
-    if file.exists():
-        return Outcome(**json.loads(file.read_text(encoding="utf-8")))
-    return Outcome(name, {"process": f"did not end within {TIMEOUT:.0f} s" if hangs else "ended without a result"})
+    with ChildProcesses(outcome_of, count=jobs, seconds=TIMEOUT, single_use=True) as run_one:
+        for number, found in run_one.map(range(len(work))):
+            one = work[number]
+            died = isinstance(found, ChildDiedError)
+            yield one.mutant, Outcome(one.name, {"process": str(found)}) if died else found

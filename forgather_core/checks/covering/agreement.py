@@ -14,10 +14,12 @@ from ...errors import first_line
 from ...model.difference import relative_difference, rms_difference
 from ...runtime.out_of_memory import out_of_memory
 from ..inputs import padding_id
+from ..layers import windows_of
 from ..model_under_test import ModelUnderTest
 from ..tolerance import gradient_error, rounding
-from .applicable import applicable_levels, windows_of
+from .applicable import inapplicable_levels
 from .arguments import ITEMS, divides_by_items, targets_of
+from .array import all_levels
 from .call import Results, call
 from .factors import Case, case_id, is_low
 from .layout import Layout, layout_of
@@ -37,13 +39,18 @@ class Agreement:
         subject: The model under test.
 
     Attributes:
-        levels: The levels of each factor that apply to the model.
+        inapplicable: The levels that do not apply to the model, as "factor=level", with the reason.
+        levels: The levels of each factor that apply to the model, in its scope: those of a quick run, or all.
         base: The plain case: the first of these levels.
     """
 
     def __init__(self, subject: ModelUnderTest) -> None:
         self.subject = subject
-        self.levels = applicable_levels(subject)
+        self.inapplicable = inapplicable_levels(subject)
+        self.levels = {
+            name: tuple(level for level in levels if f"{name}={level}" not in self.inapplicable)
+            for name, levels in all_levels(quick=subject.scope.quick).items()
+        }
         self._windows = windows_of(subject)
         self.models = Models(subject)
         self.base: Case = {name: levels[0] for name, levels in self.levels.items()}

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...training.loss import can_skip_logits
+from ..layers import windows_of
 from ..model_under_test import ATTENTIONS, FLEX, ModelUnderTest
-from ..positions import LENGTH_DEPENDENT, kind_of
-from .array import all_levels
+from ..positions import kind_of, switching_length
 from .caches import SPARE, quantized_cache
 from .factors import LENGTHS, POSITIONS
 from .models import fewer_positions
@@ -29,15 +29,6 @@ NO_DROPOUT = "the model has no dropout"
 NO_SPECIAL = "the model has no special tokens"
 NO_SKIP_LOGITS = "the model has no skip_logits"
 NO_CHECKPOINTING = "the model does not support gradient checkpointing"
-
-
-def applicable_levels(subject: ModelUnderTest) -> dict[str, tuple[str, ...]]:
-    """Return the levels of each factor that apply to a model, in its scope: those of a quick run, or all."""
-    left_out = inapplicable_levels(subject)
-    return {
-        name: tuple(level for level in levels if f"{name}={level}" not in left_out)
-        for name, levels in all_levels(quick=subject.scope.quick).items()
-    }
 
 
 def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
@@ -68,7 +59,7 @@ def _lengths(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
     positions = POSITIONS if fewer_positions(subject) else subject.text_config.to_dict().get("max_position_embeddings")
     if positions is not None and kind_of(model) != "relative":
         yield from ((length, FEWER_POSITIONS) for length in LENGTHS if int(length) > positions - SPARE)
-    if (limit := _switching_length(subject)) is not None:
+    if (limit := switching_length(subject.text_config)) is not None:
         yield from ((length, SWITCHING) for length in LENGTHS if int(length) > limit - SPARE)
 
 
@@ -90,15 +81,6 @@ def _caches(subject: ModelUnderTest) -> Iterator[tuple[str, str]]:
         yield "quantized", NOT_QUANTIZED
 
 
-def _switching_length(subject: ModelUnderTest) -> int | None:
-    """Return the length beyond which the frequencies of RoPE change, or None."""
-    rope = getattr(subject.text_config, "rope_parameters", None) or {}
-    if rope.get("rope_type") not in LENGTH_DEPENDENT:
-        return None
-    limit = rope.get("original_max_position_embeddings") or subject.text_config.max_position_embeddings
-    return int(limit)
-
-
 def _takes_a_mask_per_layer_type(subject: ModelUnderTest, model: Any) -> bool:
     """Return whether attention_mask may be a dict: one mask for each layer type."""
     if subject.made_by_forgather:
@@ -113,12 +95,3 @@ def _is_croppable(subject: ModelUnderTest) -> bool:
     from transformers.cache_utils import DynamicLayer
 
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=subject.text_config).layers)
-
-
-def windows_of(subject: ModelUnderTest) -> tuple[int | None, ...]:
-    """Return the sliding window of each layer; None for a layer without one."""
-    kinds = getattr(subject.text_config, "layer_types", None)
-    if not kinds:
-        count: int = subject.text_config.num_hidden_layers
-        return (subject.window,) * count
-    return tuple(subject.window if kind == "sliding_attention" else None for kind in kinds)

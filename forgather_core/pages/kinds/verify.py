@@ -12,7 +12,7 @@ from ..html import Html, badge, brief, card, columns, escaped, joined, prose, se
 from ..lines import Ratios, ratios
 from ..matrix import pairs_matrix
 from ..tables import table
-from ..units import share_of, small_of
+from ..units import by_reason, share_of, small_of
 
 _ORDER = {"failed": 0, "passed": 1}
 _TONES = {"failed": "bad", "passed": "good"}
@@ -136,10 +136,7 @@ def _calls(check: Mapping[str, Any]) -> Html:
     )
     title = "Ways to call the model"
     drawn = chart(title, pairs_matrix(title, levels, cases, [_levels_of(cause) for cause in causes]), lead=lead)
-    by_reason: dict[str, list[str]] = {}
-    for level, reason in details["inapplicable"].items():
-        by_reason.setdefault(reason, []).append(level)
-    left_out = [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    left_out = by_reason(details["inapplicable"])
     failed = [f"{cause.replace(',', ' + ')}: {_count(cause, details)} of the cases" for cause in sorted(causes)]
     return columns(
         drawn,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -15,6 +16,7 @@ from forgather_core.definitions.check import Check, failure_text
 from forgather_core.definitions.registry import registry
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
+from tests.support.settings import Resolve
 
 
 @cache
@@ -32,6 +34,31 @@ def edited(directory: Path, workdir: Path, file: str, old: str, new: str) -> Pat
     assert text.count(old) >= 1, f"{file} has no {old!r}"
     (copy / file).write_text(text.replace(old, new, 1))
     return copy
+
+
+def edited_subject(resolve: Resolve, place: Path, *edits: tuple[str, str, str], **options: Any) -> ModelUnderTest:
+    """Return a small definition in which texts are replaced everywhere: file, old, new."""
+    resolved = resolve(output_dir=place / "model", **options)
+    directory = construct(resolved).directory.path
+    for file, old, new in edits:
+        text = (directory / file).read_text()
+        assert old in text
+        (directory / file).write_text(text.replace(old, new))
+    (place / "work").mkdir()
+    return ModelUnderTest(directory, place / "work", resolved=resolved)
+
+
+def changed_models(subject: ModelUnderTest, method: str, plant: Callable[[Any], object]) -> ModelUnderTest:
+    """Let a function change each model that a method of the subject makes."""
+    build = getattr(subject, method)
+
+    def changed(**options: Any) -> Any:
+        model = build(**options)
+        plant(model)
+        return model
+
+    setattr(subject, method, changed)
+    return subject
 
 
 def row_of(directory: Path, check: Check, workdir: Path) -> dict[str, Any]:

@@ -14,14 +14,15 @@ from torch import nn
 from forgather_core.checks.attention_cost import _compare, attention_cost
 from forgather_core.checks.model_under_test import ModelUnderTest
 from forgather_core.checks.operators import SdpaMasks
-from forgather_core.checks.try_check import FAILED, PASSED, try_check
-from forgather_core.commands.construct import construct
-from forgather_core.definitions.check import failure_text
+from forgather_core.checks.try_check import PASSED, try_check
 from forgather_core.definitions.registry import registry
 from forgather_core.parts.caches import cached_length
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 from tests.support.settings import Resolve, small
+
+from . import planted
+from .planted import changed_models, edited_subject
 
 __all__ = ["small"]
 
@@ -32,27 +33,13 @@ PACKED = "elif torch.compiler.is_compiling() or starts.is_meta or _packed(starts
 FUNCTION = "function: AttentionFunction = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)"
 
 
-def subject_of(resolve: Resolve, place: Path, *edits: tuple[str, str, str], **options: Any) -> ModelUnderTest:
-    """Return a definition in which texts are replaced: file, old, new."""
-    resolved = resolve(output_dir=place / "model", **options)
-    directory = construct(resolved).directory.path
-    for file, old, new in edits:
-        text = (directory / file).read_text()
-        assert old in text
-        (directory / file).write_text(text.replace(old, new))
-    (place / "work").mkdir()
-    return ModelUnderTest(directory, place / "work", resolved=resolved)
-
-
 def failures(subject: ModelUnderTest) -> list[str]:
-    row = try_check(attention_cost, subject)
-    assert row["result"] == FAILED, row["reason"]
-    return [failure_text(one) for one in row["measured"] if not one["holds"]]
+    return planted.failures(try_check(attention_cost, subject))
 
 
 @pytest.mark.parametrize("options", [{}, {"sliding_window": 5, "tie_word_embeddings": True}])
 def test_a_correct_model_passes(options: dict[str, Any], small: Resolve, tmp_path: Path) -> None:
-    row = try_check(attention_cost, subject_of(small, tmp_path, **options))
+    row = try_check(attention_cost, edited_subject(small, tmp_path, **options))
     assert row["result"] == PASSED, [one for one in row["measured"] if not one["holds"]]
     assert any("the chunked loss" in one["what"] for one in row["measured"])
 
@@ -61,7 +48,7 @@ def test_the_biases_of_alibi_are_needed(tmp_path: Path) -> None:
     def run(**flags: Any) -> Any:
         return resolve(find_configuration("deepone/4M", registry(), tmp_path), flags)
 
-    row = try_check(attention_cost, subject_of(run, tmp_path))
+    row = try_check(attention_cost, edited_subject(run, tmp_path))
     assert row["result"] == PASSED, [one for one in row["measured"] if not one["holds"]]
 
 
@@ -90,22 +77,9 @@ def test_the_biases_of_alibi_are_needed(tmp_path: Path) -> None:
 def test_mistakes_are_described(
     edits: list[tuple[str, str, str]], words: list[str], small: Resolve, tmp_path: Path
 ) -> None:
-    texts = failures(subject_of(small, tmp_path, *edits))
+    texts = failures(edited_subject(small, tmp_path, *edits))
     for part in words:
         assert any(part in text for text in texts), texts
-
-
-def planted(subject: ModelUnderTest, plant: Plant) -> ModelUnderTest:
-    """Change each model that the subject makes."""
-    build = subject.randomized_model
-
-    def randomized_model(**options: Any) -> Any:
-        model = build(**options)
-        plant(model)
-        return model
-
-    subject.randomized_model = randomized_model  # type: ignore[method-assign]
-    return subject
 
 
 def with_masks(model: Any) -> None:
@@ -156,7 +130,7 @@ def test_planted_mistakes_are_described(small: Resolve, tmp_path: Path) -> None:
         with_past(model)
         with_prefixes(model)
 
-    texts = failures(planted(subject_of(small, tmp_path), plant))
+    texts = failures(changed_models(edited_subject(small, tmp_path), "randomized_model", plant))
     for words in (
         "sdpa, a text: scaled_dot_product_attention receives a mask",
         "sdpa, a text with a mask of ones: scaled_dot_product_attention receives a mask",

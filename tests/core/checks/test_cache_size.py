@@ -11,9 +11,10 @@ from transformers import GPT2Config
 from forgather_core.checks.cache_size import cache_size, cached_heads
 from forgather_core.checks.model_under_test import ModelUnderTest
 from forgather_core.checks.try_check import FAILED, PASSED, try_check
-from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import failure_text
 from tests.support.settings import Resolve, small
+
+from .planted import edited_subject
 
 __all__ = ["small"]
 
@@ -33,14 +34,7 @@ DEFAULT = "cache = DynamicCache(config=self.config)"
 
 def row(resolve: Resolve, place: Path, *edits: tuple[str, str, str], **options: Any) -> dict[str, Any]:
     """Return the row of a definition in which texts are replaced: file, old, new."""
-    resolved = resolve(output_dir=place / "model", **options)
-    directory = construct(resolved).directory.path
-    for file, old, new in edits:
-        text = (directory / file).read_text()
-        assert old in text
-        (directory / file).write_text(text.replace(old, new))
-    (place / "work").mkdir()
-    return try_check(cache_size, ModelUnderTest(directory, place / "work", resolved=resolved))
+    return try_check(cache_size, edited_subject(resolve, place, *edits, **options))
 
 
 @pytest.mark.parametrize("options", [{}, {"sliding_window": 4}])

@@ -23,6 +23,8 @@ from forgather_core.definitions.check import Measured
 from forgather_core.errors import CheckError
 from tests.support.settings import Resolve, small
 
+from .planted import changed_models
+
 __all__ = ["small"]
 
 
@@ -36,20 +38,13 @@ def subject(small: Resolve, tmp_path: Path) -> ModelUnderTest:
 
 def spoil(agreement: Agreement, when: Any) -> None:
     """Make models add 1 to the logits of calls for which `when` returns True."""
-    build = agreement.subject.randomized_model
 
-    def randomized_model(**options: Any) -> Any:
-        model = build(**options)
+    def change(module: Any, arguments: Any, given: dict[str, Any], outputs: Any) -> Any:
+        if when(module, given) and not isinstance(outputs, tuple) and outputs.logits is not None:
+            outputs.logits = outputs.logits + 1
+        return outputs
 
-        def change(module: Any, arguments: Any, given: dict[str, Any], outputs: Any) -> Any:
-            if when(module, given) and not isinstance(outputs, tuple) and outputs.logits is not None:
-                outputs.logits = outputs.logits + 1
-            return outputs
-
-        model.register_forward_hook(change, with_kwargs=True)
-        return model
-
-    agreement.subject.randomized_model = randomized_model  # type: ignore[method-assign]
+    changed_models(agreement.subject, "randomized_model", lambda m: m.register_forward_hook(change, with_kwargs=True))
     agreement.models = Models(agreement.subject)
 
 
@@ -184,18 +179,11 @@ def test_levels_that_others_require_are_no_cause() -> None:
 
 def test_a_call_without_logits_fails(subject: ModelUnderTest) -> None:
     agreement = Agreement(subject)
-    build = subject.randomized_model
 
-    def randomized_model(**options: Any) -> Any:
-        model = build(**options)
+    def drop(module: Any, arguments: Any, outputs: Any) -> Any:
+        return type(outputs)(past_key_values=outputs.past_key_values)
 
-        def drop(module: Any, arguments: Any, given: dict[str, Any], outputs: Any) -> Any:
-            return type(outputs)(past_key_values=outputs.past_key_values)
-
-        model.register_forward_hook(drop, with_kwargs=True)
-        return model
-
-    subject.randomized_model = randomized_model  # type: ignore[method-assign]
+    changed_models(subject, "randomized_model", lambda model: model.register_forward_hook(drop))
     assert [one.what for one in agreement.run(case_of("mode=train")) if not one.holds] == ["no logits"]
 
 

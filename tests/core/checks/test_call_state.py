@@ -15,10 +15,13 @@ from torch import nn
 
 from forgather_core.checks.call_state import call_state
 from forgather_core.checks.model_under_test import ModelUnderTest
-from forgather_core.checks.try_check import FAILED, PASSED, try_check
+from forgather_core.checks.try_check import PASSED, try_check
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import failure_text
 from tests.support.settings import Resolve, small
+
+from . import planted
+from .planted import changed_models
 
 __all__ = ["small"]
 
@@ -48,23 +51,16 @@ def _settings() -> Iterator[None]:
 
 def failures(subject: ModelUnderTest, before: When, after: When | None = None) -> list[str]:
     """Return the failures of a model that does something before each call, and after it."""
-    build = subject.randomized_model
 
-    def randomized_model(**options: Any) -> Any:
-        model = build(**options)
+    def change(module: Any, _: Any, given: dict[str, Any]) -> None:
+        before(module, given | {"input_ids": _[0]} if _ else given)
 
-        def change(module: Any, _: Any, given: dict[str, Any]) -> None:
-            before(module, given | {"input_ids": _[0]} if _ else given)
-
+    def plant(model: Any) -> None:
         model.register_forward_pre_hook(change, with_kwargs=True)
         if after is not None:
             model.register_forward_hook(lambda module, _, outputs: after(module, outputs))
-        return model
 
-    subject.randomized_model = randomized_model  # type: ignore[method-assign]
-    row = try_check(call_state, subject)
-    assert row["result"] == FAILED, row["reason"]
-    return [failure_text(one) for one in row["measured"] if not one["holds"]]
+    return planted.failures(try_check(call_state, changed_models(subject, "randomized_model", plant)))
 
 
 def test_a_correct_model_passes(subject: ModelUnderTest) -> None:
@@ -225,12 +221,5 @@ def test_a_table_that_grows_to_the_longest_text_is_no_leak(subject: ModelUnderTe
         if length < 60:
             model.table = torch.zeros(60)
 
-    build = subject.randomized_model
-
-    def randomized_model(**options: Any) -> Any:
-        model = build(**options)
-        model.register_forward_pre_hook(extend)
-        return model
-
-    subject.randomized_model = randomized_model  # type: ignore[method-assign]
+    changed_models(subject, "randomized_model", lambda model: model.register_forward_pre_hook(extend))
     assert try_check(call_state, subject)["result"] == PASSED

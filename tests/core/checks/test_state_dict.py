@@ -17,7 +17,7 @@ from forgather_core.checks.model_under_test import ModelUnderTest
 from forgather_core.checks.state_dict import frozen_stems, state_dict
 from forgather_core.checks.try_check import PASSED, try_check
 
-from .planted import failures, written
+from .planted import changed_models, failures, written
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +33,7 @@ def subject_of(directory: Path) -> ModelUnderTest:
 
 def row_of(directory: Path, plant: Callable[[Any], object] = lambda _: None) -> dict[str, Any]:
     """Run the check on models that `plant` changes."""
-    subject = copy(subject_of(directory))
-    build = subject.fresh_model
-
-    def planted(**options: Any) -> Any:
-        model = build(**options)
-        plant(model)
-        return model
-
-    subject.fresh_model = planted  # type: ignore[method-assign]
-    return try_check(state_dict, subject)
+    return try_check(state_dict, changed_models(copy(subject_of(directory)), "fresh_model", plant))
 
 
 def mlp(model: Any) -> Any:
