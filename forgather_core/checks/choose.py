@@ -42,7 +42,7 @@ def requested_checks(
         on_broken: Called with one sentence for each plugin whose checks cannot be loaded.
 
     Raises:
-        CheckError: There is no check with one of the names, or no such case.
+        CheckError: There is no check with one of the names, or no such case; or an option has no effect on them.
     """
     from .call_agreement import call_agreement, requested_case
     from .known import known_checks
@@ -53,7 +53,14 @@ def requested_checks(
         names = names or [call_agreement.name]
         if call_agreement.name not in names:
             raise CheckError(f"requires the check {call_agreement.name}", option="--case", hint="add it to --checks")
-    return choose(known_checks(on_broken=on_broken), names, quick=options.quick)
+    chosen = choose(known_checks(on_broken=on_broken), names, quick=options.quick)
+    if options.strength != Scope.strength:
+        if options.case is not None:
+            raise CheckError("has no effect with --case", option="--strength", hint="remove it")
+        if call_agreement not in chosen:
+            hint = f"remove it, or add {call_agreement.name} to --checks"
+            raise CheckError(f"has no effect without the check {call_agreement.name}", option="--strength", hint=hint)
+    return chosen
 
 
 def requested_scope(options: VerifyOptions | VerifyDirectoryOptions) -> Scope:

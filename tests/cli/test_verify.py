@@ -104,3 +104,25 @@ def test_what_is_wrong_is_one_line(cli: Cli) -> None:
     assert "there is no check 'causalty'. Did you mean 'causality'?" in cli("verify", ".", "--checks", "causalty").error
     assert "is not a model directory: it has no config.json: name a model directory" in cli("verify", ".").error
     assert "nowhere does not exist: name a model directory" in cli("verify", "nowhere").error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "--checks padding --strength 3",
+            "--strength has no effect without the check call-agreement: remove it, or add",
+        ),
+        ("--case cache=static --strength 3", "--strength has no effect with --case: remove it"),
+        ("--case cache=static --checks padding", "--case requires the check call-agreement: add it to --checks"),
+        ("--case cache=none,padding=up", "--case: 'padding=up' is not a level of a factor: copy the id from a report"),
+        ("--case padding=left", "--case: padding=left, mask=none: padding requires a mask: change one of these levels"),
+        ("--strength 4", "--strength"),
+        ("--junit missing/report.xml", "--junit: the directory missing does not exist: create it"),
+    ],
+)
+def test_options_of_call_agreement_take_effect_or_are_refused(words: str, message: str, cli: Cli) -> None:
+    done = cli(*LLAMA, "verify", *words.split())
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
