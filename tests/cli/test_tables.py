@@ -21,8 +21,8 @@ SLOW = [
     ("dataset", "ls"),
     (*LLAMA, "show", "--init"),
     (*LLAMA, "verify", "--list"),
-    ("-t", "llama/117M", "model", "estimate"),
-    ("model", "compare", "llama/4M", "llama/117M", "mistral/4M"),
+    (*LLAMA, "model", "estimate"),
+    ("model", "compare", "llama/4M", "single_head/4M", "mistral/4M"),
 ]
 
 
