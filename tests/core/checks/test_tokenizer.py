@@ -138,7 +138,7 @@ CALLS: dict[str, tuple[Callable[..., None], str]] = {
     "side": (other_side, "padding is not on the left, at row"),
     "mask": (unmasked, "the attention mask is not 0 exactly on padding, at row"),
     "batch": (other_tokens, "a padded text has other tokens than the text alone, at row 0"),
-    "no BOS": (rewritten, "BOS is added 0 times; the tokenizer's files promise 1"),
+    "no BOS": (rewritten, "by the tokenizer's files, expected 1 BOS, got 0"),
     "special": (
         lambda _, __, found: found["input_ids"][0] == 0 and found["input_ids"].reverse(),
         "ASCII: special tokens change the other tokens",
