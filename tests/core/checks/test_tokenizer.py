@@ -71,7 +71,11 @@ FILES: dict[str, tuple[str, dict[str, Any], str]] = {
     "BOS too large": ("config.json", {"bos_token_id": 999}, "BOS: the id is not below vocab_size, 262, at the tokeni"),
     "small vocabulary": ("config.json", {"vocab_size": 200}, "makes ids that are not below vocab_size, 200, at '"),
     "decoder": ("tokenizer.json", {"decoder": {"type": "Fuse"}}, "ASCII: the text is not restored, at character 0"),
-    "two BOS": ("tokenizer.json", {"post_processor": template("<|BOS|>", "<|BOS|>")}, "BOS is added 2 times; the tok"),
+    "two BOS": (
+        "tokenizer.json",
+        {"post_processor": template("<|BOS|>", "<|BOS|>")},
+        "by the tokenizer's files, expected 1 BOS, got 2",
+    ),
     "EOS ends no text": (
         "generation_config.json",
         {"eos_token_id": None},
