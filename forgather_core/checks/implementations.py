@@ -22,7 +22,7 @@ def implementations(subject: ModelUnderTest) -> list[str]:
     found: list[str] = [name for name in ATTENTIONS if name not in refused and name != FLEX]
     if not found:
         reasons = "; ".join(f"{name}: {refused[name]}" for name in ATTENTIONS if name != FLEX)
-        raise DoesNotApply(f"the check requires eager or sdpa, and the model refuses both ({reasons})")
+        raise DoesNotApply(f"the check requires eager or sdpa, and the model refuses eager and sdpa ({reasons})")
     return found
 
 
