@@ -48,7 +48,7 @@ class DefinitionTests:
     definition: ClassVar[str]  # as for -t: "mine", "mine/4M"
     checks: ClassVar[Sequence[str] | None] = None  # names; None runs all, including those of plugins
     options: ClassVar[Mapping[str, Any]] = {}  # options that override those of the preset
-    full: ClassVar[bool] = False  # test the configuration as it is, not a small copy
+    full: ClassVar[bool] = False  # check the full model instead of a small copy
     seed: ClassVar[int] = 0  # seed of weights and texts
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:

@@ -55,7 +55,7 @@ class ModelUnderTest:
         directory: A model directory of Forgather, or of any causal language model of Hugging Face.
         workdir: An empty directory for the copy.
         resolved: The resolved model that the directory was written from, if a definition is checked.
-        full: Keep the configuration as it is; otherwise it is shrunk.
+        full: Check the full model instead of a small copy with the same features.
         seed: Seed of weights and texts.
         scope: How much the checks cover.
 

@@ -89,6 +89,9 @@ class Decoder(Pretrained):
                 layers and uses no cache.
             **kwargs: Further arguments of attention.
 
+        Returns:
+            The last hidden states [B, T, D], and the cache or None.
+
         Raises:
             ValueError: Not exactly one of `input_ids` and `inputs_embeds` is passed; or gradient checkpointing is
                 active while gradients are recorded, and the cache contains tokens.

@@ -131,7 +131,7 @@ class Normal(Rule):
 
 @dataclass(frozen=True)
 class TruncatedNormal(Rule):
-    """Normal distribution N(0, scale^2), truncated at `cut * scale` on both sides."""
+    """Normal distribution N(0, scale^2), truncated at `cut * scale` on both sides; `cut` is at least 0.1."""
 
     scale: float = 1.0
     cut: float = 3.0
