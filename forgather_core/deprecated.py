@@ -26,8 +26,8 @@ def warn_renamed(old: str, new: str, *, stacklevel: int = 2) -> None:
 def keep_old_names(module: str, names: Mapping[str, str]) -> None:
     """Give a module a `__getattr__` that resolves old names to new ones.
 
-    It is set here rather than assigned in the module: type checkers take any name from a module that defines one, and
-    would no longer report a misspelt import.
+    The function is set here and not defined in the module: type checkers accept any import from a module that defines
+    one, and would no longer report a misspelt name.
 
     Args:
         module: The module that has the new names.

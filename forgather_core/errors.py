@@ -55,12 +55,12 @@ class ForgatherError(Exception):
     a colon.
 
     Args:
-        problem: What is wrong. Without a place, a complete clause.
+        problem: Description of the problem; a complete clause if there is no place.
         option: The flag, keyword or YAML key, as the user wrote it: "--seed", "seed".
         file: The file or directory that the problem is in.
         line: Line in the file, from 1.
         column: Column in the line, from 1.
-        hint: What to do.
+        hint: The action to take.
 
     Example:
         >>> str(ForgatherError("requires --full", option="--force"))

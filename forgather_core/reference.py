@@ -152,7 +152,7 @@ def attention_of_heads(
     """Concatenate the attention of all heads; consecutive heads may share keys and values (arXiv:2305.13245, sec. 2.2).
 
     Args:
-        queries, keys, values: One tensor [T, d] for each head; there may be fewer keys and values.
+        queries, keys, values: One tensor [T, d] for each head; the number of queries is a multiple of that of keys.
         window: Number of positions that a query attends to, including its own; None for all.
         bias: Returns the bias of a score from the head and the positions of its query and key.
 
@@ -216,8 +216,9 @@ def glu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: Callable[
 
 
 def llama_logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
-    """Logits of Llama and similar models: h += attention(norm(h)), h += mlp(norm(h)); norm(h) H^T. [T] -> [T, V].
+    """Return the logits [T, V] of Llama and similar models for token ids [T].
 
+    Each layer adds attention(norm(h)) and then mlp(norm(h)) to h; the logits are norm(h) H^T for the head H.
     The model has RoPE, grouped-query attention and a gated feed-forward with SiLU. Queries and keys are normalized per
     head if there are weights for it (arXiv:2505.09388, sec. 2). `layer_types`, if present, lists the layers with a
     sliding window.

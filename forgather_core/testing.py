@@ -1,4 +1,4 @@
-"""Tests for plugins: every check of `verify` as a test of its own, and the parameter counts of presets.
+"""Tests for plugins: every check of `verify` as a separate test, and the parameter counts of presets.
 
     from forgather_core.testing import DefinitionTests
 
@@ -32,7 +32,7 @@ from .settings.layers import find_configuration
 from .settings.resolve import resolve
 from .settings.resolved_model import ResolvedModel
 
-_MAX_FAILURES = 8  # of one check, listed one by one
+_MAX_FAILURES = 8  # failed cases of a check that the message lists
 
 
 class DefinitionTests:
@@ -47,15 +47,16 @@ class DefinitionTests:
 
     definition: ClassVar[str]  # as for -t: "mine", "mine/4M"
     checks: ClassVar[Sequence[str] | None] = None  # names; None runs all, including those of plugins
-    options: ClassVar[Mapping[str, Any]] = {}  # override those of the preset
-    full: ClassVar[bool] = False  # test the configuration as it is, not a small copy
-    seed: ClassVar[int] = 0  # of weights and texts
+    options: ClassVar[Mapping[str, Any]] = {}  # options that override those of the preset
+    full: ClassVar[bool] = False  # check the full model instead of a small copy
+    seed: ClassVar[int] = 0  # seed of weights and texts
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Parametrize `test_check` with the checks."""
+        """Parametrize `test_check` with the checks, and `test_call` with the cases of call-agreement."""
         if "forgather_check" in metafunc.fixturenames or "forgather_case" in metafunc.fixturenames:
             if not hasattr(self, "definition"):
-                pytest.fail(f"{type(self).__name__} requires `definition`: set it to a name as for -t", pytrace=False)
+                hint = "set it to a definition or a preset, such as 'mine/4M'"
+                pytest.fail(f"{type(self).__name__} requires `definition`: {hint}", pytrace=False)
             try:
                 chosen = choose(known_checks(), self.checks or ())
             except ForgatherError as error:
@@ -96,12 +97,12 @@ class DefinitionTests:
     @pytest.fixture(scope="class")
     @classmethod
     def forgather_calls(cls, forgather_subject: ModelUnderTest) -> Iterator[Calls]:
-        """Return the runner of the cases of call-agreement."""
+        """Provide the runner of the cases of call-agreement."""
         with quiet_transformers(), Calls(forgather_subject) as calls:
             yield calls
 
     def test_call(self, forgather_case: Case, forgather_calls: Calls) -> None:
-        """Run one case of call-agreement; skip it if it has no meaning for the model."""
+        """Run one case of call-agreement; skip it if its levels do not apply to the model."""
         case = forgather_calls.applicable(forgather_case)
         if case is None:
             pytest.skip("its levels do not apply to the model")
@@ -164,7 +165,7 @@ def _resolved(template: str, options: Mapping[str, Any]) -> ResolvedModel:
     return resolve(find_configuration(template, registry()), options)
 
 
-def _write_directory(resolved: ResolvedModel, place: Path) -> Path:
+def _write_directory(resolved: ResolvedModel, parent: Path) -> Path:
     from .export.directory import prepare_directory
 
-    return prepare_directory(resolved, place / resolved.model_name).path
+    return prepare_directory(resolved, parent / resolved.model_name).path

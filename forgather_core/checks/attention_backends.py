@@ -2,7 +2,7 @@
 
 eager is the reference. The logits of the others must equal its logits with every kind of mask (causal, sliding window,
 padding, packed documents, with a cache), and the gradients of sdpa must equal its gradients. flex_attention runs
-uncompiled, because compilation is slow: its masks and biases are the same.
+without compilation, which is slow. Its masks and biases are the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .tolerance import compare, compare_gradients, gradients_of, rounding
 
 @check("attention-backends", cause="a mask, bias or scaling that one implementation does not receive")
 def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Every attention implementation has the logits and gradients of eager, with every kind of mask."""
+    """Every attention implementation gives the same logits and gradients as eager, with every kind of mask."""
     names = forward_implementations(subject)
     if "eager" not in names or len(names) < 2:
         available = ", ".join(names) or "none"

@@ -1,7 +1,7 @@
-"""Attention cost: the operators that run are those that the call needs.
+"""Attention cost: a call runs no operator that it does not need.
 
-The FLOPs of products with weights are counted by operator, so that the result depends on no clock and no load.
-Attention itself has no weights in its products: its cost may grow with the square of the length.
+The FLOPs of products with weights are counted by operator, so the result does not depend on timing or machine load.
+Products of queries, keys and values are not counted: their cost may grow with the square of the length.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .model_under_test import LENGTH, ModelUnderTest
 from .operators import SdpaMasks, TensorsMade, weight_flops
 
 ROWS = 2
-MIN_CHUNK, MAX_CHUNK = 256, 1024  # bounds of the tokens of a chunk of the loss: the hidden size in between
+MIN_CHUNK, MAX_CHUNK = 256, 1024  # a chunk of the loss has as many tokens as the hidden size, within these bounds
 
 
 @check(
     "attention-cost",
-    cause="a mask that is always made, tokens of the past that are projected again, or a head applied to all tokens",
+    cause="a mask that is always created, cached tokens that are projected again, or a head applied to all tokens",
 )
 def attention_cost(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Attention receives a mask only if it needs one, and the cost of everything else is that of the new tokens."""
+    """Attention receives a mask only if it needs one, and everything else is computed for new tokens only."""
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention)
         if attention == "sdpa":
@@ -47,12 +47,12 @@ def _check_masks(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
     if length < 2:
         return
     text = subject.tokens(ROWS, length)
-    ones, places = torch.ones_like(text), torch.arange(length).expand(ROWS, -1)
-    last = {"attention_mask": ones, "position_ids": places[:, -1:]}
+    ones, position_ids = torch.ones_like(text), torch.arange(length).expand(ROWS, -1)
+    last = {"attention_mask": ones, "position_ids": position_ids[:, -1:]}
     cases: list[tuple[str, dict[str, Any], bool]] = [
         ("a text", {}, False),
         ("a text with a mask of ones", {"attention_mask": ones}, False),
-        ("a text as generate() passes it", {"attention_mask": ones, "position_ids": places}, False),
+        ("a text as generate() passes it", {"attention_mask": ones, "position_ids": position_ids}, False),
         ("one token with a cache", {}, True),
         ("one token with a cache, as generate() passes it", last, True),
     ]
@@ -63,9 +63,7 @@ def _check_masks(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
             model(text[:, :-1], **cache)
         with SdpaMasks() as masks:
             model(text[:, -1:] if decode else text, **more, **cache)
-        failure = (
-            f"sdpa, {what}: scaled_dot_product_attention receives a mask, although nothing but later keys is hidden"
-        )
+        failure = f"sdpa, {what}: scaled_dot_product_attention receives a mask that hides at most later keys"
         where = f"{masks.unneeded[0]} ({len(masks.unneeded)} of {masks.calls} calls)" if masks.unneeded else None
         yield expect(f"sdpa, {what}: no mask", not masks.unneeded, where, failure=failure)
         failure = f"sdpa, {what}: scaled_dot_product_attention is not called"
@@ -101,29 +99,30 @@ def _check_products(subject: ModelUnderTest, model: Any, attention: str) -> Iter
 
 
 def _compare(what: str, found: Counter[str], one: Counter[str], factor: int) -> Measured:
-    """Compare FLOPs with a multiple of others; name the first parameters whose products differ."""
+    """Compare FLOPs with `factor` times those in `one`; name the first parameters whose products differ."""
     wrong = [name for name in sorted(found.keys() | one.keys()) if found[name] != factor * one[name]]
     total, expected = found.total(), factor * one.total()
     error = abs(total - expected) / expected if expected else float("nan")
-    failure = f"{what}: {total} FLOPs, expected {expected}" if expected else f"{what}: no product was found"
+    failure = f"{what}: {total} FLOPs, expected {expected}" if expected else f"{what}: no product was counted"
     names = ", ".join(f"{name} ({found[name] / (factor * one[name] or 1):.3g} times)" for name in wrong[:3])
     return Measured(what, max(error, float(bool(wrong)) * 1e-9), 0.0, names or None, failure)
 
 
 def _check_chunked_loss(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
-    """Check that the chunked loss, forward and backward, makes no tensor of all logits: there are several chunks."""
+    """Check that the chunked loss never materializes the full logits, in forward or backward, with several chunks."""
     head = model.get_output_embeddings()
     if getattr(head, "weight", None) is None:
         return
     vocabulary, size = head.weight.shape
     others = {n for p in model.parameters() if p.shape != head.weight.shape for n in p.shape}
     if vocabulary in others:
-        return  # an activation of the same width is no tensor of logits
+        return  # an activation of the same width would be taken for logits
     rows = -(-(2 * min(max(size, MIN_CHUNK), MAX_CHUNK) + MIN_CHUNK) // LENGTH)
     text = subject.tokens(rows, LENGTH)
     weight = tuple(head.weight.shape)
     with TensorsMade(vocabulary, (text.numel() - rows) * vocabulary, (weight, weight[::-1])) as made:
         model(text, labels=text, use_cache=False, skip_logits=True).loss.backward()
-    what = f"the chunked loss of {text.numel()} tokens: no tensor of all logits"
-    failure = f"the chunked loss of {text.numel()} tokens makes {len(made.found)} tensors as large as all logits"
+    what = f"the chunked loss of {text.numel()} tokens: the full logits are never materialized"
+    count = f"{len(made.found)} tensors as large as the full logits"
+    failure = f"the chunked loss of {text.numel()} tokens materializes {count}"
     yield expect(what, not made.found, made.found[0] if made.found else None, failure=failure)

@@ -50,7 +50,7 @@ def buffers(subject: ModelUnderTest) -> Iterator[Measured]:
 
 
 def initialized_after_meta(subject: ModelUnderTest, **how: Any) -> Any:
-    """Return a model that was built on the meta device, and then initialized in memory that was full of NaN.
+    """Build a model on the meta device, and initialize it in memory filled with NaN.
 
     Args:
         subject: The model under test.

@@ -1,8 +1,8 @@
 """Cache size: a dynamic cache holds the tokens that later queries need, in the dtype of the model, and nothing else.
 
 A layer with a sliding window of W holds W - 1 tokens at most, as `DynamicSlidingWindowLayer` of transformers does: the
-next query is the last token of its own window. That class keeps a slice of the tensor in which it has put the cached
-and the new tokens together, so its memory is that of the tokens before the latest call and of those of the call.
+next query is the last token of its own window. That class concatenates the cached tokens and those of a call, and keeps
+a slice. The slice is a view, so its memory is that of the concatenated tensor.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ _OTHER_HEADS = ("kv_lora_rank", "v_head_dim", "global_head_dim", "multi_query", 
 _COUNTED = ("full_attention", "sliding_attention")
 
 
-@check("cache-size", cause="a cache made without the configuration, keys in another dtype, or heads cached repeatedly")
+@check(
+    "cache-size",
+    cause="a cache made without the configuration, keys in another dtype, or keys cached once per query head",
+)
 @torch.no_grad()
 def cache_size(subject: ModelUnderTest) -> Iterator[Measured]:
-    """A cache holds the tokens of the window, or all, with the heads and in the dtype of the model, and no more."""
+    """A cache holds all tokens, or those of the window, with the model's key/value heads and dtype, and no more."""
     model = subject.randomized_model()
     text, windows, heads = subject.tokens(ROWS), windows_of(subject), cached_heads(subject.text_config)
     found = cache_in(model(text, use_cache=False))
@@ -46,10 +49,10 @@ def cache_size(subject: ModelUnderTest) -> Iterator[Measured]:
                 yield from _fill(what, model, text, cache, sizes, promise)
                 totals[kind] = promise.total
             yield Measured(
-                f"{dtype_name}, {way}: the default cache has the size of one that is passed",
+                f"{dtype_name}, {way}: the default cache is as large as a cache that is passed",
                 abs(totals["default"] - totals["passed"]),
-                failure=f"{dtype_name}, {way}: the cache that the model makes holds {totals['default']} bytes, "
-                f"and one made from the configuration holds {totals['passed']} bytes",
+                failure=f"{dtype_name}, {way}: the default cache of the model holds {totals['default']} bytes, "
+                f"and a cache made from the configuration holds {totals['passed']} bytes",
             )
 
 
@@ -75,9 +78,9 @@ class Promise:
 
     Args:
         windows: The sliding window of each layer, or None.
-        elements: Elements of the keys of one token in one layer; None leaves out the count of bytes.
+        elements: Elements of the keys of one token in one layer; None skips the comparison of bytes.
         dtype: The dtype of the model.
-        total: The bytes that the cache was found to hold.
+        total: Bytes of keys and values in the layers that `problem` has checked.
     """
 
     windows: tuple[int | None, ...]
@@ -86,7 +89,7 @@ class Promise:
     total: int = 0
 
     def problem(self, layer: Any, window: int | None, length: int, latest: int) -> str | None:
-        """Return the problem of a layer of a cache, or None.
+        """Return the problem of a layer of a cache, or None, and add its bytes to `total`.
 
         Args:
             layer: A layer of the cache.
@@ -99,9 +102,9 @@ class Promise:
         for name, tensor in (("keys", keys), ("values", values)):
             if tensor.shape[-2] != tokens:
                 why = "" if window is None else f" with a window of {window}"
-                return f"it holds {name} of {tensor.shape[-2]} tokens after {length} tokens{why}: expected {tokens}"
+                return f"after {length} tokens{why}, expected {name} of {tokens} tokens, got {tensor.shape[-2]}"
             if tensor.dtype != self.dtype:
-                return f"it holds {name} in {tensor.dtype}, and the model is in {self.dtype}"
+                return f"expected {name} in {self.dtype}, the dtype of the model, got {tensor.dtype}"
         held = [one for one in vars(layer).values() if isinstance(one, Tensor) and one.is_floating_point()]
         size = sum(one.numel() * one.element_size() for one in held)
         stored = sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in held}.values())
@@ -112,17 +115,17 @@ class Promise:
         if self.elements is not None:
             per_token = 2 * ROWS * self.elements * self.dtype.itemsize
             if size != per_token * tokens:
-                return f"it holds {size} bytes after {length} tokens: expected {per_token} for each of {tokens} tokens"
+                return f"after {length} tokens, expected {per_token * tokens} bytes for {tokens} tokens, got {size}"
         most = tokens if window is None else min(length, window - 1 + latest)
         if stored > per_token * most:
-            return f"it holds {size} bytes, which are a view of {stored} bytes: expected at most {per_token * most}"
+            return f"it holds views of larger tensors: expected at most {per_token * most} bytes, got {stored}"
         return None
 
 
 def _fill(
     what: str, model: Any, text: Tensor, cache: Any, sizes: Sequence[int], promise: Promise
 ) -> Iterator[Measured]:
-    """Fill a cache in chunks, and yield the first deviation after any of them."""
+    """Fill a cache in chunks, and yield the first deviation after any chunk, or one case that holds."""
     at = 0
     for size in sizes:
         outputs = model(text[:, at : at + size], use_cache=True, **{cache_argument(model): cache})

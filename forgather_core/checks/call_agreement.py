@@ -1,7 +1,7 @@
-"""Call agreement: every way to call a model has the results of the plain way.
+"""Call agreement: every way to call a model gives the same results as the plain call.
 
-The plain way is each document alone, in float32, with eager attention, in evaluation mode, without a cache. The other
-ways are combinations of the levels of `covering.factors`; a covering array contains every valid pair of levels. A case
+The plain call has one document alone, in float32, with eager attention, in evaluation mode, without a cache. The other
+calls are combinations of the levels of `covering.factors`. A covering array contains every valid pair of levels. A case
 that fails is reduced to the levels that make it fail, and cases that fail for the same reason are grouped.
 """
 
@@ -22,9 +22,9 @@ from .covering.usual import usual_cases
 from .model_under_test import ModelUnderTest
 
 
-@check("call-agreement", cause="a mask, position or argument that is right in some calls only")
+@check("call-agreement", cause="a mask, position or argument that is correct in some calls only")
 def call_agreement(subject: ModelUnderTest) -> Iterator[Measured | Details]:
-    """Every pair of ways to call the model (padding, packing, cache, dtype, ...) has the results of the plain way."""
+    """Every pair of ways to call a model (padding, packing, cache, dtype, ...) gives the results of the plain call."""
     with Calls(subject) as calls:
         array = _array(calls.agreement)
         failures = calls.failures(array.cases)
@@ -47,15 +47,15 @@ def _array(agreement: Agreement) -> CoveringArray:
 
 
 def requested_case(text: str) -> dict[str, str]:
-    """Return the case of an id.
+    """Parse the id of a case.
 
     Raises:
-        CheckError: There is no such level, or the combination has no meaning.
+        CheckError: A factor or level does not exist, or the combination is not valid.
     """
     try:
         case = case_of(text)
     except ValueError as error:
-        raise CheckError(str(error), option="--case", hint="copy the id from a report") from None
+        raise CheckError(str(error), option="--case", hint="copy the id from a report of verify") from None
     if (rule := violated(case)) is not None:
         names = ", ".join(f"{name}={case[name]}" for name in rule.factors)
         raise CheckError(f"{names}: {rule.reason}", option="--case", hint="change one of these levels")

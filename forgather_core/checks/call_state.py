@@ -1,8 +1,8 @@
 """Call state: a call of a model leaves its arguments, the model and the process as they were.
 
-Each call is one that may leave something behind: another length, packed documents, caches, autocast, a training step,
-an error, an interruption in the last layer. Before and after it, the state is compared, and the plain call is repeated.
-Live tensors are counted after calls with lengths that did not occur before: a cache by shape would grow.
+The calls may leave state behind: another length, packed documents, caches, autocast, a training step, an error, an
+interruption in the last layer. The state before and after each call is compared, and the plain call is repeated. Live
+tensors are counted after calls with new lengths: a cache with an entry for each shape would grow.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ DROPOUT = 0.3
 
 @check(
     "call-state",
-    cause="a cache or counter in a module, an operation in place on an argument, or a global setting",
+    cause="a cache or counter in a module, an in-place operation on an argument, or a global setting",
     quick=False,
 )
 def call_state(subject: ModelUnderTest) -> Iterator[Measured]:
-    """A call changes nothing: not its arguments, the model, global settings, or results and memory of later calls."""
+    """A call does not change its arguments, the model, global settings, or the results and memory of later calls."""
     with LiveTensors() as live:
         for attention in forward_implementations(subject):
             with uncompiled() if attention == FLEX else nullcontext():
@@ -80,7 +80,7 @@ def _check_calls(subject: ModelUnderTest, model: Any, attention: str, calls: Map
         what = f"{attention}, {name}"
         failure = f"{what}: the call {'; '.join(changes)}"
         yield expect(f"{what}: model and process are unchanged", not changes, failure=failure)
-        if plain is None:  # the first of the calls is a plain one
+        if plain is None:  # the first call is the plain one
             plain = repeated
             with torch.no_grad():
                 repeated = model(text).logits
@@ -118,7 +118,7 @@ def _check_memory(subject: ModelUnderTest, model: Any, attention: str, live: Liv
             for text in growing:
                 call(model, text)
             after = live.storages()
-        # Not the difference of the sums: a tensor that each call replaces may become smaller.
+        # Not the difference of the totals: a tensor that each call replaces may become smaller.
         remaining = sum(size for address, (size, _) in after.items() if address not in before)
         new = sorted((after[one] for one in after.keys() - before.keys()), reverse=True)
         holders = (attribute_of(model, one) for one in after.keys() - before.keys())

@@ -35,14 +35,14 @@ OLD_CHECK_NAMES = {
 def requested_checks(
     options: VerifyOptions | VerifyDirectoryOptions, on_broken: Callable[[str], object] = warnings.warn
 ) -> list[Check]:
-    """Return the checks that the options name, of Forgather and of plugins.
+    """Return the checks that the options select, from those of Forgather and of plugins.
 
     Args:
         options: The options of `verify`: `checks`, `quick`, `case`.
         on_broken: Called with one sentence for each plugin whose checks cannot be loaded.
 
     Raises:
-        CheckError: There is no check with one of the names, or no such case; or an option has no effect on them.
+        CheckError: A check or case does not exist, or an option has no effect on the selected checks.
     """
     from .call_agreement import call_agreement, requested_case
     from .known import known_checks
@@ -74,7 +74,7 @@ def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = 
     Args:
         checks: The available checks.
         names: The names to choose; an empty sequence chooses all. Old names work, with a DeprecationWarning.
-        quick: Skip slow checks, unless `names` has them.
+        quick: Skip slow checks, unless `names` lists them.
 
     Raises:
         CheckError: There is no check with one of the names.

@@ -1,7 +1,8 @@
 """Config fields: every field of a configuration survives saving and loading, and keeps its effect.
 
-Each option gets another valid value; a model without declared options, each field of its config.json. The configuration
-is saved and loaded twice, and a model of the loaded one is compared with a model of the one in memory, to the last bit.
+Each option gets another valid value. If a model declares no options, each field of its config.json does. The
+configuration is saved and loaded twice. A model of the loaded configuration must equal a model of the configuration in
+memory, to the last bit.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .other_values import Values, alternatives, other_values
 from .tolerance import different_tensors
 
 UNCOMPARED = ("transformers_version", "_name_or_path")
-# They name the model's class and files, not its behaviour.
+# Fields that identify the model's class and files, and do not change its behaviour.
 _IDENTITY = frozenset({"architectures", "auto_map", "dtype", "model_type", "torch_dtype", *UNCOMPARED})
 EXTRA: Values = {
     "extra_field_of_a_check": {"text": "é", "list": [1, None, 2.5], "switch": True},
@@ -49,9 +50,9 @@ def config_fields(subject: ModelUnderTest) -> Iterator[Measured]:
                 try:
                     config, same = (subject.constructed({**subject.underived(), **value}) for _ in range(2))
                     observed = _observe(subject, same)  # building a model changes its configuration
-                except Exception:  # rules of transformers and of the definition: another value is tried
+                except Exception:  # transformers or the definition rejects the value: try another one
                     continue
-                what = f"{name} {_shown(value[name])}"
+                what = f"{name} {_printable(value[name])}"
                 loaded = yield from _check_config(what, config, store, name)
                 if loaded is not None:
                     yield from _check_model(what, subject, observed, loaded)
@@ -92,12 +93,12 @@ def _values(subject: ModelUnderTest) -> Iterator[tuple[str, list[Values]]]:
 
 
 def _check_config(what: str, config: Any, store: _Store, name: str | None = None) -> Generator[Measured, None, Any]:
-    """Compare a configuration with its copies and with what is loaded after it is saved, once and twice.
+    """Compare a configuration with its copies, and with the configurations loaded after saving it once and twice.
 
     Args:
         what: The case.
         config: The configuration.
-        store: Where to save it.
+        store: The directory to save it in.
         name: The field that was changed; it is compared even if `to_dict` leaves it out.
 
     Returns:
@@ -112,9 +113,9 @@ def _check_config(what: str, config: Any, store: _Store, name: str | None = None
                 found = copy.deepcopy(config)
             else:
                 found = store.saved_and_loaded(loaded or config)
-        except Exception as error:  # of the configuration's own code
-            problem = f"{what}: {way}, raises {type(error).__name__}: {first_line(error)}"
-            yield expect(f"{what}, {way}", False, failure=problem)
+        except Exception as error:  # the configuration's own code may raise any exception
+            failure = f"{what}, {way}: raises {type(error).__name__}: {first_line(error)}"
+            yield expect(f"{what}, {way}", False, failure=failure)
             if loaded is None:
                 return None
             continue
@@ -122,14 +123,14 @@ def _check_config(what: str, config: Any, store: _Store, name: str | None = None
         changed = _changes(content, _plain(found))
         if name is not None and not changed:
             changed = _changes({name: getattr(config, name)}, {name: getattr(found, name, None)})
-        yield expect(f"{what}, {way}", not changed, failure=f"{what}: {way}, {changed}")
+        yield expect(f"{what}, {way}", not changed, failure=f"{what}, {way}: {changed}")
     return loaded
 
 
 def _check_extra(loaded: Any) -> Iterator[Measured]:
     for name, value in EXTRA.items():
         found = getattr(loaded, name, None)
-        failure = f"an unknown field of config.json is lost: {_shown(value)} becomes {_shown(found)}"
+        failure = f"an unknown field of config.json is lost: {_printable(value)} becomes {_printable(found)}"
         yield expect("an unknown field of config.json is kept", found == value, name, failure=failure)
 
 
@@ -140,8 +141,8 @@ def _check_model(what: str, subject: ModelUnderTest, expected: Observation, load
     """Compare the model of a loaded configuration with the observation of the one in memory."""
     found = _observe(subject, loaded)
     wrong = different_tensors(found[0], expected[0])
-    shapes = sorted(n for n in wrong if n not in found[0] or n not in expected[0] or _differ(n, found, expected))
-    failure = f"{what}: the model of the loaded configuration has other weights"
+    shapes = sorted(n for n in wrong if n not in found[0] or n not in expected[0] or _shapes_differ(n, found, expected))
+    failure = f"{what}: the model of the loaded configuration has weights with other names or shapes"
     yield expect(f"{what}: names and shapes of weights", not shapes, ", ".join(shapes[:3]), failure=failure)
     failure = f"{what}: the model of the loaded configuration has other initial weights"
     yield expect(f"{what}: initial weights", not wrong, ", ".join(wrong[:3]), failure=failure)
@@ -150,7 +151,7 @@ def _check_model(what: str, subject: ModelUnderTest, expected: Observation, load
         yield expect(f"{what}: logits, {kind}", torch.equal(one, two), failure=failure)
 
 
-def _differ(name: str, found: Observation, expected: Observation) -> bool:
+def _shapes_differ(name: str, found: Observation, expected: Observation) -> bool:
     return found[0][name].shape != expected[0][name].shape
 
 
@@ -162,7 +163,7 @@ def _observe(subject: ModelUnderTest, config: Any) -> Observation:
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """Return the content of a configuration as it is after a round trip through JSON, without `UNCOMPARED`."""
+    """Return the content of a configuration after a round trip through JSON, without `UNCOMPARED`."""
     content = json.loads(json.dumps(config.to_dict(), default=str))
     return {name: value for name, value in content.items() if name not in UNCOMPARED}
 
@@ -171,11 +172,11 @@ _ABSENT = object()
 
 
 def _changes(expected: dict[str, Any], found: dict[str, Any]) -> str:
-    """Return which fields differ: "rope_theta: 10000 becomes 500"; empty if none does."""
+    """Return the first fields that differ, such as "rope_theta: 10000 becomes 500"; empty if none does."""
     names = sorted(n for n in expected.keys() | found.keys() if expected.get(n, _ABSENT) != found.get(n, _ABSENT))
-    texts = [f"{n}: {_shown(expected.get(n, _ABSENT))} becomes {_shown(found.get(n, _ABSENT))}" for n in names]
+    texts = [f"{n}: {_printable(expected.get(n, _ABSENT))} becomes {_printable(found.get(n, _ABSENT))}" for n in names]
     return ", ".join(texts[:3])
 
 
-def _shown(value: Any) -> str:
+def _printable(value: Any) -> str:
     return "nothing" if value is _ABSENT else json.dumps(value, default=str, ensure_ascii=False)

@@ -20,7 +20,7 @@ from ..definitions.check import Details, DoesNotApply, Measured, check, expect
 from ..model.difference import relative_difference
 from ..model.randomize import randomize_weights
 from .dropout_calls import DropoutCall, recorded_dropout
-from .dropout_masks import RELATED, Mask, most_related, share_error
+from .dropout_masks import MAX_CORRELATION, Mask, most_correlated, share_error
 from .implementations import implementations, require_dropout
 from .layers import layers_of
 from .model_under_test import LENGTH, ModelUnderTest
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @check("dropout", cause="a wrong probability, a rescaled result, a mask that is reused, or a layer without dropout")
 def dropout(subject: ModelUnderTest) -> Iterator[Measured | Details]:
-    """Dropout zeroes independent elements with its probability in training only, and each layer has the same."""
+    """Dropout zeroes independent elements with the configured probability, in training only, equally in all layers."""
     require_dropout(subject)
     options = dropouts(subject.config())
     if not options:
@@ -61,7 +61,7 @@ def dropout(subject: ModelUnderTest) -> Iterator[Measured | Details]:
 
 
 def _model(subject: ModelUnderTest, attention: str, changes: dict[str, float]) -> Any:
-    config = subject.constructed(subject.no_dropout | changes)  # some have dropouts under other names, too
+    config = subject.constructed(subject.no_dropout | changes)  # some models have dropout fields with other names, too
     model = subject.fresh_model_of(config, attention=attention)
     randomize_weights(model, subject.seed)
     return model
@@ -71,17 +71,18 @@ def _model(subject: ModelUnderTest, attention: str, changes: dict[str, float]) -
 def _check_model(
     what: str, model: Any, text: Tensor, seed: int
 ) -> Generator[Measured, None, tuple[list[DropoutCall], bool]]:
-    """Check one model; return the calls that drop in one forward pass in training, and whether others are random."""
+    """Check one model; return the calls that drop elements in training, and whether other functions are random."""
     with recorded_dropout(model.eval()) as calls:
         plain = model(text, use_cache=False).logits
     dropping = [call for call in calls if call.drops]
     where = dropping[0].where if dropping else None
-    yield expect(f"{what}, eval: nothing is dropped", not dropping, where, failure=f"{what}: it drops in evaluation")
+    failure = f"{what}: it is active in evaluation"
+    yield expect(f"{what}, eval: nothing is dropped", not dropping, where, failure=failure)
     torch.manual_seed(seed)
     with recorded_dropout(model.train(), identity=True):
         one, two = (model(text, use_cache=False).logits for _ in range(2))
     random = not torch.equal(one, two)
-    if not random:  # otherwise other functions drop
+    if not random:  # otherwise a function that is not recorded drops elements
         failure = f"{what}: training differs from evaluation by more than dropout, such as a scale"
         error = relative_difference(one, plain)
         yield Measured(f"{what}, training with all dropouts replaced by the identity", error, 0.0, None, failure)
@@ -100,29 +101,30 @@ def _check_calls(what: str, passes: Sequence[list[DropoutCall]]) -> Iterator[Mea
     """Check the probability, the scale and the mask of each call, and that no two masks are related."""
     for call in passes[0]:
         if call.dropout_p is not None:
-            failure = f"{what}: scaled_dot_product_attention gets dropout_p={call.dropout_p:g}, not {PROBABILITY}"
+            failure = f"{what}: expected dropout_p={PROBABILITY} in sdpa, got {call.dropout_p:g}"
             yield Measured(f"{what}: dropout_p", abs(call.dropout_p - PROBABILITY), 1e-6, call.where, failure)
     masks = [Mask(call) for calls in passes for call in calls if call.dropout_p is None]
     if not masks:
         return
     dropped, count = sum(mask.dropped for mask in masks), sum(mask.count for mask in masks)
-    failure = f"{what}: the share of zeros is {dropped / max(count, 1):.3f}, not {PROBABILITY}"
+    failure = f"{what}: expected a share of zeros of {PROBABILITY}, got {dropped / max(count, 1):.3f}"
     error = share_error(dropped, count, PROBABILITY)
     yield Measured(f"{what}: share of zeros of all calls, in standard errors", error, SIGMAS, None, failure)
     error, worst = _largest((share_error(mask.dropped, mask.count, PROBABILITY), mask) for mask in masks)
-    failure = f"{what}: the share of zeros is {worst.dropped / max(worst.count, 1):.3f}, not {PROBABILITY}"
+    failure = f"{what}: expected a share of zeros of {PROBABILITY}, got {worst.dropped / max(worst.count, 1):.3f}"
     yield Measured(f"{what}: share of zeros, in standard errors", error, SIGMAS, worst.call.where, failure)
     error, worst = _largest((mask.scale_error(1 / (1 - PROBABILITY)), mask) for mask in masks)
     failure = f"{what}: kept elements are not divided by 1 - p"
     yield Measured(f"{what}: scale of kept elements", error, _ROUNDING, worst.call.where, failure)
     error, (worst, axis) = _largest((error, (mask, axis)) for mask in masks for error, axis in mask.along_axes())
     failure = f"{what}: the mask is not elementwise: it repeats along the dimension of {axis}"
-    yield Measured(f"{what}: related elements, in standard errors", error, RELATED, worst.call.where, failure)
-    if related := most_related(masks):
-        error, first, second = related
+    label = f"{what}: correlation of elements, in standard errors"
+    yield Measured(label, error, MAX_CORRELATION, worst.call.where, failure)
+    if correlated := most_correlated(masks):
+        error, first, second = correlated
         both = f"two calls in {first.where}" if first.where == second.where else f"{first.where} and {second.where}"
         failure = f"{what}: two calls drop the same elements"
-        yield Measured(f"{what}: related masks, in standard errors", error, RELATED, both, failure)
+        yield Measured(f"{what}: correlation of masks, in standard errors", error, MAX_CORRELATION, both, failure)
 
 
 def _largest(errors: Iterable[tuple[float, T]]) -> tuple[float, T]:
@@ -143,12 +145,12 @@ def _same_in_layers(what: str, model: Any, counts: Counter[int | None]) -> Measu
     groups = [[(counts.get(index, 0), index) for index in layers] for layers in kinds.values()]
     wrong = next((group for group in groups if max(group)[0] != min(group)[0]), None)
     where = ", ".join(f"layer {index}: {count} calls" for count, index in wrong) if wrong else None
-    failure = f"{what}: some layers drop less than others"
-    return expect(f"{what}: every layer drops as often", wrong is None, where, failure=failure)
+    failure = f"{what}: the number of dropout calls differs between layers"
+    return expect(f"{what}: every layer has the same number of dropout calls", wrong is None, where, failure=failure)
 
 
 def _same_place(what: str, eager: Sequence[DropoutCall], sdpa: Sequence[DropoutCall]) -> Measured:
-    """Check that eager drops attention weights [..., T, T] in the layers in which sdpa does, and the same elsewhere."""
+    """Check that both have the same calls per layer, and that eager drops attention weights [..., T, T] for sdpa's."""
     weights = Counter(c.layer for c in eager if c.before is not None and c.before.shape[-2:] == (LENGTH, LENGTH))
     in_sdpa = Counter(c.layer for c in sdpa if c.dropout_p)
     holds = _counts(eager) == _counts(sdpa) and all(weights[layer] >= count for layer, count in in_sdpa.items())

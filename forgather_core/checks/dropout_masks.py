@@ -1,7 +1,7 @@
 """Statistics of dropout masks, in standard errors.
 
-The elements of a mask are independent if the products of the deviations of any two from their mean average 0. The sum
-of n such products has the standard error v sqrt(n), where v is the variance of the elements, p (1 - p).
+If the elements of a mask are independent, the product of the deviations of two elements from the mean has mean 0. A sum
+of n such products has the standard error v sqrt(n), where v is the variance of an element, p (1 - p).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .dropout_calls import DropoutCall
 
-ENOUGH = 400  # elements, or pairs of them, whose sum is close to normally distributed
-RELATED = 10.0  # allowed standard errors: a check makes many comparisons, and equal elements have sqrt(ENOUGH) or more
+ENOUGH = 400  # minimum number of elements, or of pairs, for a sum that is close to normally distributed
+# Allowed standard errors: a check makes many comparisons, and equal elements have sqrt(ENOUGH) or more.
+MAX_CORRELATION = 10.0
 _AXES = {2: ("tokens", "features"), 3: ("rows", "tokens", "features"), 4: ("rows", "heads", "queries", "keys")}
 
 
@@ -44,7 +45,7 @@ class Mask:
         return float((ratio / scale - 1).abs().max()) if ratio.numel() else 0.0
 
     def along_axes(self) -> Iterator[tuple[float, str]]:
-        """Yield the relation of elements at each distance along each dimension, in standard errors."""
+        """Yield the correlation of elements at each distance along each dimension, in standard errors, and its name."""
         names = _AXES.get(self.valid.dim(), ())
         for axis, size in enumerate(self.valid.shape):
             for distance in range(1, size):
@@ -65,8 +66,8 @@ def standard_errors(total: float, count: int, std: float) -> float:
     return abs(total) / (std * math.sqrt(count)) if count >= ENOUGH and std else 0.0
 
 
-def most_related(masks: Sequence[Mask]) -> tuple[float, DropoutCall, DropoutCall] | None:
-    """Return the two masks of the same shape that are most related, in standard errors; None if there are none."""
+def most_correlated(masks: Sequence[Mask]) -> tuple[float, DropoutCall, DropoutCall] | None:
+    """Return the largest correlation of two masks of equal shape, in standard errors, and their calls; or None."""
     found = []
     for one, two in itertools.combinations(masks, 2):
         if one.valid.shape == two.valid.shape:

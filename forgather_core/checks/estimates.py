@@ -23,11 +23,11 @@ from .model_under_test import ModelUnderTest
 def estimates(subject: ModelUnderTest) -> Iterator[Measured]:
     """Parameters, weights, buffers and the cache have the sizes that `estimate` reports."""
     if subject.resolved is None:
-        raise DoesNotApply("estimates require the options of a definition")
+        raise DoesNotApply("the check requires the options of a definition: use 'forgather -t NAME model verify'")
     whole = parameter_table(build(subject.directory, BuildOptions()))
     estimated = parameter_table(meta_model(subject.resolved))
-    yield _compare_counts("parameters, by the options", estimated.total, whole.total)
-    yield _compare_counts("trainable parameters, by the options", estimated.trainable, whole.trainable)
+    yield _compare_counts("parameters of the full model", estimated.total, whole.total)
+    yield _compare_counts("trainable parameters of the full model", estimated.trainable, whole.trainable)
     for precision, dtype in (("fp32", "float32"), ("bf16", "bfloat16")):
         memory = Memory(subject.resolved, precision=precision, source=subject.workdir)
         held = memory.generation(1, 2).held

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 
 def expected_reason(check: str, case: str, expected: Mapping[str, str]) -> str | None:
-    """Return the reason for which a case is expected to fail, or None.
+    """Return the reason why a case is expected to fail, or None.
 
     Args:
         check: The name of the check.
         case: The case; for call-agreement its id.
-        expected: Reasons by `check`, for all its cases, or by `check[case]`: for this case or, with levels of
-            call-agreement, for every case that contains them.
+        expected: Reasons by key. The key `check` covers all cases of a check, and `check[case]` one case. For
+            call-agreement, `check[levels]` covers every case that contains these levels.
     """
     levels = set(case.split(","))
     for key, reason in expected.items():

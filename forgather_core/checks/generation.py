@@ -1,9 +1,9 @@
 """Generation: `generate()` returns the tokens that the model itself predicts.
 
-The expected greedy text of each row is computed without `generate()`: the row alone, in full for each token, without
-cache and padding. `generate()` must return the same for the whole batch, padded on the left. If the two most
-probable tokens are closer than rounding errors, either is correct, and the comparison of that row ends. The scores of
-beam search must equal those of full forward passes.
+The expected greedy text of each row is computed without `generate()`, by a full forward pass over the row for each
+token, without cache and padding. `generate()` must return the same text for the batch, padded on the left. If the two
+most probable tokens are closer than rounding errors, either is correct, and the comparison of that row ends. The scores
+of beam search must equal those of full forward passes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NEW_TOKENS = 8  # more than a shrunk window
 PROMPTS = (9, 6, 1)  # lengths
 
 
-@check("generation", cause="cache, mask or positions that generate() passes from one step to the next")
+@check("generation", cause="a mistake in the cache, mask or positions that generate() passes from step to step")
 @torch.no_grad()
 def generation(subject: ModelUnderTest) -> Iterator[Measured]:
     """Greedy generate() returns the most probable token at each step, with padding, with and without a cache."""
@@ -45,7 +45,7 @@ def generation(subject: ModelUnderTest) -> Iterator[Measured]:
             beams = model.generate(
                 **arguments, max_new_tokens=NEW_TOKENS, num_beams=2, return_dict_in_generate=True, output_scores=True
             )
-            yield _compare_scores(model, beams, mask, f"{attention}, use_cache={use_cache}, two beams: their scores")
+            yield _compare_scores(model, beams, mask, f"{attention}, use_cache={use_cache}, two beams: scores")
 
 
 def _model_without_eos(subject: ModelUnderTest, attention: str) -> Any:

@@ -32,7 +32,7 @@ def gradient_checkpointing(subject: ModelUnderTest) -> Iterator[Measured]:
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention).train()
         if not model.supports_gradient_checkpointing:
-            raise DoesNotApply("the model does not support it (supports_gradient_checkpointing)")
+            raise DoesNotApply("supports_gradient_checkpointing of the model is false")
         layers = layers_of(model)
         loss, gradients, calls = _step(model, layers, text)
         for reentrant in (False, True):
@@ -47,7 +47,7 @@ def gradient_checkpointing(subject: ModelUnderTest) -> Iterator[Measured]:
             yield Measured(f"{what}: loss", relative_difference(repeated[0], loss), tolerance)
             yield compare_gradients(f"{what}: gradients", repeated[1], gradients, tolerance)
             once = [index for index, (n, m) in enumerate(zip(repeated[2], calls, strict=True)) if n != 2 * m or not m]
-            counts = ", ".join(f"layer {index}: {repeated[2][index]} calls, {calls[index]} without" for index in once)
+            counts = ", ".join(f"layer {index}: {repeated[2][index]} calls for {calls[index]}" for index in once)
             failure = f"{what}: expected every layer to be computed twice, got {counts}"
             yield expect(f"{what}: every layer is computed twice", not once, failure=failure)
         found = _step(model, layers, text)

@@ -1,4 +1,4 @@
-"""Gradients: every trainable parameter is trained."""
+"""Gradients: every trainable parameter receives a gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The imports of a Python file, which of them may fail, and the names that a file defines, by `ast` only."""
+"""The imports of a Python file, and the names that it defines, found with `ast` without running it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Import:
         level: The number of leading dots.
         names: The names imported from it; empty for a plain import.
         line: The line number.
-        optional: Whether it is in a block that allows it to fail.
+        optional: Whether it may fail: it is in `try`, or depends on a version or an installed package.
     """
 
     module: str
@@ -34,23 +34,23 @@ class Import:
 
     @property
     def written(self) -> str:
-        """The module with its dots."""
+        """The module with its leading dots."""
         return "." * self.level + self.module
 
 
 def imports_of(tree: ast.Module) -> Iterator[Import]:
     """Yield the imports of a file at any depth, and the calls of `import_module` with a constant name."""
-    yield from _in_block(tree.body, optional=False)
+    yield from _imports_in_block(tree.body, optional=False)
 
 
-def _in_block(body: list[ast.stmt], *, optional: bool) -> Iterator[Import]:
+def _imports_in_block(body: list[ast.stmt], *, optional: bool) -> Iterator[Import]:
     for statement in body:
-        yield from _in(statement, optional=optional)
+        yield from _imports_in(statement, optional=optional)
         if isinstance(statement, ast.If) and _is_guard(statement.test) and isinstance(statement.body[-1], _ENDS):
             optional = True  # `if not is_x_available(): return`
 
 
-def _in(node: ast.AST, *, optional: bool) -> Iterator[Import]:
+def _imports_in(node: ast.AST, *, optional: bool) -> Iterator[Import]:
     match node:
         case ast.Import():
             yield from (Import(alias.name, 0, (), node.lineno, optional) for alias in node.names)
@@ -72,11 +72,11 @@ def _in(node: ast.AST, *, optional: bool) -> Iterator[Import]:
             optional = optional or any(_suppresses(item.context_expr) for item in node.items)
     for _, value in ast.iter_fields(node):
         if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
-            yield from _in_block(value, optional=optional)
+            yield from _imports_in_block(value, optional=optional)
         else:
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, ast.AST):
-                    yield from _in(item, optional=optional)
+                    yield from _imports_in(item, optional=optional)
 
 
 def _package(call: ast.Call) -> str | None:
@@ -90,7 +90,7 @@ def _last_name(node: ast.AST) -> str:
 
 
 def _is_guard(test: ast.expr) -> bool:
-    """Return whether a condition asks for the type checker, for an installed package or for a version."""
+    """Return whether a condition depends on TYPE_CHECKING, an installed package, a version or a platform."""
     names = map(_last_name, ast.walk(test))
     return any(name == _TYPES or _GUARD.match(name) for name in names)
 
@@ -110,7 +110,7 @@ class Names:
     Args:
         defined: The names.
         stars: The relative modules, with dots, of `from .x import *`.
-        unknown: Whether it may define further names, by `__getattr__`, `globals()` or the names of another package.
+        unknown: Whether it may define further names, by `__getattr__`, `globals()` or a star import from a package.
     """
 
     defined: set[str] = field(default_factory=set)
@@ -119,7 +119,7 @@ class Names:
 
 
 def names_of(tree: ast.Module) -> Names:
-    """Return the names that a file defines, without those that only the type checker sees."""
+    """Return the names that a file defines, without those under TYPE_CHECKING."""
     found = Names()
     for statement in tree.body:
         _collect(statement, found)

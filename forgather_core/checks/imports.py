@@ -1,6 +1,6 @@
 """Imports: every import of the directory's Python files can be resolved, also those inside functions.
 
-Nothing is executed: a missing module that a rarely called function imports is found, too.
+No code is executed, so imports in rarely called functions are checked, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .imported_names import Import, imports_of, names_of
 from .model_under_test import ModelUnderTest
 
 
-@check("imports", cause="an import that only a rare call executes, or a name that was renamed or removed")
+@check("imports", cause="an import in rarely executed code, or a name that was renamed or removed")
 def imports(subject: ModelUnderTest) -> Iterator[Measured]:
     """Every import of the directory's Python files names an installed package, or a file and a name that exist.
 
@@ -50,7 +50,7 @@ class _Resolver:
 
     Args:
         root: The directory whose files are checked.
-        own: The paths of that directory, whose files have no absolute names.
+        own: The paths of that directory; modules below them do not count as installed.
         unavailable: Packages that the directory must not require.
     """
 
@@ -141,7 +141,7 @@ def _is_installed(module: str, own: tuple[Path, ...]) -> bool:
 
 
 def _is_dynamic(spec: ModuleSpec) -> bool:
-    """Return whether a module that is no package may have submodules once it is imported, such as `six.moves`."""
+    """Return whether a module that is not a package may add submodules when it is imported, such as `six.moves`."""
     if not spec.origin or not spec.origin.endswith(".py"):
         return False
     text = Path(spec.origin).read_text(encoding="utf-8", errors="replace")

@@ -40,7 +40,7 @@ def _compare_with_stated(name: str, values: Tensor, stated: InitStd, padding: in
                 f"{name}: the reference states a number for a vector",
                 False,
                 name,
-                failure=f"{name}: the reference has a function of rows and columns for a vector",
+                failure=f"{name}: expected a number for a vector, got a function of rows and columns",
             )
         stated = stated(*values.shape[-2:])
     if isinstance(stated, list) or stated == 0:

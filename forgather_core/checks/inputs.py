@@ -38,19 +38,19 @@ def padding_id(subject: ModelUnderTest) -> int:
 
 
 def padded_labels(ids: Tensor, mask: Tensor) -> Tensor:
-    """Return the labels of padded rows; the first real token is no target, since only padding precedes it."""
+    """Return the labels [B, T] of padded rows: -100 on padding, on first tokens, and on tokens after padding."""
     before = torch.nn.functional.pad(mask[:, :-1], (1, 0))
     return ids.masked_fill((mask == 0) | (before == 0), -100)
 
 
 def position_arguments(subject: ModelUnderTest, mask: Tensor) -> dict[str, dict[str, Any]]:
-    """Return the ways to pass positions: as `generate()` does and, for models of Forgather, none at all."""
+    """Return position arguments by case: those of `generate()` and, for models of Forgather, none."""
     given = {"positions as generate() passes them": {"position_ids": real_positions(mask)}}
     return given | {"no positions": {}} if subject.made_by_forgather else given
 
 
 def real_positions(mask: Tensor) -> Tensor:
-    """Return positions that count real tokens, as `generate()` makes them; 1 on padding."""
+    """Return positions [B, T] that count real tokens, as `generate()` makes them; 1 on padding."""
     return (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)
 
 

@@ -14,7 +14,7 @@ from .tolerance import compare
 
 @check("inputs-embeds", cause="an operation on embeddings that only one of input_ids and inputs_embeds passes through")
 def inputs_embeds(subject: ModelUnderTest) -> Iterator[Measured]:
-    """inputs_embeds give the logits of their input_ids, to the last bit; exactly one of the two is required."""
+    """inputs_embeds and their input_ids give the same logits, to the last bit; exactly one of the two is required."""
     model = subject.randomized_model()
     text = subject.tokens(2)
     embeds = model.get_input_embeddings()(text).detach()

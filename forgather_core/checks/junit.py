@@ -15,8 +15,8 @@ _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def junit_xml(report: Mapping[str, Any]) -> str:
     """Return the report of `verify` as an XML document.
 
-    A check that does not apply, or that raised, is a suite with one test case of the name of the check. Times are in
-    seconds; that of a check is at its suite.
+    A check that was skipped or raised an exception adds a test case with the name of the check. Each suite has the time
+    of its check, in seconds.
     """
     root = ElementTree.Element("testsuites", name=_text(report.get("model_name") or report["directory"]))
     for check in report["checks"]:

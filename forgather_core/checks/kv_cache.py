@@ -106,7 +106,7 @@ def _check_reordering(subject: ModelUnderTest, model: Any, attention: str) -> It
 
 
 def _check_cropping(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:
-    """Check that three tokens, as many as assistants propose, can be cropped and replaced by others."""
+    """Check that three tokens can be cropped and replaced by others, as in assisted generation."""
     text, wrong = subject.tokens(2), subject.tokens(2, 3, seed=9)
     cache = empty_cache("dynamic", model)
     windowed = any(getattr(layer, "sliding_window", None) is not None for layer in cache.layers)
@@ -121,6 +121,6 @@ def _check_cropping(subject: ModelUnderTest, model: Any, attention: str) -> Iter
     cache.crop(-3)
     seen = int(cache.get_seq_length())
     failure = f"{attention}, three tokens cropped: expected {HALF} tokens, got {seen}"
-    yield expect(f"{attention}, three tokens cropped: the others are left", seen == HALF, failure=failure)
+    yield expect(f"{attention}, three tokens cropped: the others remain", seen == HALF, failure=failure)
     logits, _ = forward_in_chunks(model, text[:, HALF:], (LENGTH - HALF,), cache)
     yield compare(f"{attention}, three tokens cropped and replaced", logits, expected, rounding(model))

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
 FLEX: Literal["flex_attention"] = "flex_attention"
 ATTENTIONS: tuple[AttentionImplementation, ...] = ("eager", "sdpa", FLEX)  # all of them run on CPU
-KEPT: tuple[Keep, ...] = ("token_ids",)  # a small copy keeps them, as its tokenizer and generation_config.json do
-LENGTH = 20  # tokens of a text: longer than a shrunk window, and a multiple of no other size
+KEPT: tuple[Keep, ...] = ("token_ids",)  # tokenizer and generation_config.json, which are not shrunk, have these ids
+LENGTH = 20  # tokens of a text: longer than a shrunk window, and different from other sizes
 
 
 @renamed_members(
@@ -55,12 +55,15 @@ class ModelUnderTest:
         directory: A model directory of Forgather, or of any causal language model of Hugging Face.
         workdir: An empty directory for the copy.
         resolved: The resolved model that the directory was written from, if a definition is checked.
-        full: Keep the configuration as it is; otherwise it is shrunk.
+        full: Check the full model instead of a small copy with the same features.
         seed: Seed of weights and texts.
         scope: How much the checks cover.
 
     Attributes:
-        workdir: The copy, in a directory with the name of the original.
+        workdir: The copy, which has the name of the original directory.
+
+    Raises:
+        CheckError: The configuration cannot be loaded or shrunk, or the path of the copy is not UTF-8.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class ModelUnderTest:
         try:
             str(self.workdir).encode()
         except UnicodeEncodeError:  # safetensors and tokenizers cannot open such a path
-            hint = "rename the directory, or set TMPDIR"
+            hint = "rename the directory, or set TMPDIR to a UTF-8 path"
             raise CheckError("is not UTF-8", file=self.workdir, hint=hint) from None
         config = load_config(directory, CheckError)
         shutil.copytree(directory, self.workdir, ignore=skip_unsuitable(WEIGHTS))
@@ -178,18 +181,18 @@ class ModelUnderTest:
         return type(self.config())
 
     def underived(self) -> dict[str, Any]:
-        """Return changes with which `constructed` recomputes the fields that are derived from options."""
+        """Return the changes that make `constructed` recompute the fields that are derived from options."""
         from transformers import PreTrainedConfig
 
         fields = {name: field for name, field in self._config_class.__dataclass_fields__.items() if field.init}
         if not any(METADATA_KEY in field.metadata for field in fields.values()):
             return {}
         own = {name: field for name, field in fields.items() if name not in PreTrainedConfig.__dataclass_fields__}
-        given = ("_token_id", "vocab_size", "max_position_embeddings")
+        not_derived = ("_token_id", "vocab_size", "max_position_embeddings")
         return {
             name: None
             for name, field in own.items()
-            if METADATA_KEY not in field.metadata and field.default is None and not name.endswith(given)
+            if METADATA_KEY not in field.metadata and field.default is None and not name.endswith(not_derived)
         }
 
     def fresh_model_of(self, config: Any, *, seed: int | None = None, attention: str | None = None) -> Any:

@@ -1,7 +1,7 @@
-"""Native parity: transformers' own class, which a definition names as equivalent, computes the same.
+"""Native parity: a definition and the class of transformers that it names as equivalent give the same results.
 
-The comparison includes positions on both sides of the maximum, where some types of RoPE change, and a large eps, which
-shows where it is added and which norm reads it.
+The comparison includes positions on both sides of the maximum, where some types of RoPE change. A large eps shows a
+difference in the place where eps is added, and in the norms that read it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""No dead options: every option has an effect, so that none is parsed and then ignored.
+"""No dead options: every option has an effect; none is parsed and then ignored.
 
-An option gets another valid value, and everything observable of the model is compared, to the last bit: shapes, dtypes
-and ties of its weights, which of them are trained, initial weights of a seed, logits of random weights in eval and in
-training, the generation config. If nothing changes, each other option is changed first: some options have an effect
-only together.
+An option gets another valid value, and these properties of the model are compared, to the last bit: shapes, dtypes and
+ties of weights, whether they are trainable, initial weights of a seed, logits of random weights in eval and in
+training, and the generation config. If nothing changes, each other option is changed first: some options have an effect
+only in combination.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class _Observer:
         """Return whether the configuration accepts changes."""
         try:
             self._construct(changes)
-        except Exception:  # rules of transformers and of the definition
+        except Exception:  # transformers or the definition rejects the changes
             return False
         return True
 
@@ -128,7 +128,7 @@ class _Observer:
         yield from (value for value in values if self.accepts(value))
 
     def differ(self, changes: Values, condition: Values) -> bool:
-        """Return whether the models with `changes` and with `condition`, which is a set of changes too, differ."""
+        """Return whether two models differ: one with `changes`, and one with the changes of `condition`."""
         before = self._observe(condition)
         after = self._observe(changes) if before is not None else None
         return None not in (before, after) and before != after
@@ -142,7 +142,7 @@ class _Observer:
             except Exception:
                 if not changes:
                     raise
-                self._observations[key] = None  # for example, padding beyond the vocabulary: other values are tried
+                self._observations[key] = None  # such as a padding token beyond the vocabulary: try other values
         return self._observations[key]
 
     def _build_and_observe(self, changes: Values) -> Observation:

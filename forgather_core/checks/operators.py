@@ -65,7 +65,7 @@ class SdpaMasks(TorchFunctionMode):
     """Record the calls of scaled_dot_product_attention, and those with a mask that is not needed.
 
     A mask is not needed if it hides the later keys and nothing else, as `is_causal` does, or no key at all from a
-    single query. A bias and the mask of a window, of padding or of documents contain more.
+    single query. A bias is needed, and so is a mask of a sliding window, of padding or of documents.
 
     Attributes:
         calls: The number of calls.
@@ -104,7 +104,7 @@ class SdpaMasks(TorchFunctionMode):
 
 
 def _is_causal_only(mask: Tensor) -> bool:
-    """Return whether a mask [..., T, S] hides the keys after each query, and nothing else; T = 1 has all keys."""
+    """Return whether a mask [..., T, S] hides the keys after each query and no others; if T is 1, it hides none."""
     if mask.dtype == torch.bool:
         hidden = ~mask
     else:
@@ -121,7 +121,7 @@ class TensorsMade(TorchDispatchMode):
 
     Args:
         size: The size that one dimension must have.
-        elements: The least number of elements.
+        elements: The minimum number of elements.
         ignored: Shapes that are not recorded.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Other values of an option, to find out what depends on it."""
+"""Other values of an option, which show whether the option has an effect."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def other_values(option: Any, value: Any) -> Iterator[Values]:
 
     Args:
         option: The option, as a dataclass field.
-        value: Its present value.
+        value: Its current value.
     """
     complaint = getattr(option.metadata[METADATA_KEY], "complaint", lambda _: None)
     yield from ({option.name: other} for other in alternatives(value, option.type) if complaint(other) is None)
 
 
 def alternatives(value: Any, kind: Any) -> Iterator[Any]:
-    """Yield values of a type that differ from the present value."""
+    """Yield values of a type that differ from the current value."""
     yield from (other for other in _candidates(value, kind) if other != value)
 
 

@@ -1,8 +1,8 @@
-"""Padding: a text has the same logits with padding on the left, on the right, within, or without padding.
+"""Padding: padding on the left, on the right or within a text does not change its logits.
 
-The expected logits are those of each row by itself without padding. All models are tested with the
-positions that `generate()` passes; Forgather's models also without positions, which they compute from the mask. Padding
-attends to no token, so that a softmax may return NaN: logits and gradients must be finite.
+The expected logits are those of each row by itself without padding. All models are tested with the positions that
+`generate()` passes. Forgather's models are also tested without positions, which they compute from the mask. Padding
+attends to no token, so a softmax may return NaN: logits and gradients must be finite.
 """
 
 from __future__ import annotations

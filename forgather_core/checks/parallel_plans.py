@@ -1,7 +1,7 @@
-"""Parallel plans: tensor, pipeline and FSDP plans name modules that exist, and split them the right way.
+"""Parallel plans: tensor, pipeline and FSDP plans name existing modules, and split them correctly.
 
-Two tensor-parallel ranks are simulated in one process: each computes the model with its part of the weights, and what
-the plan adds up over ranks is added up and compared with the whole (`tensor_parallel.py`).
+Two tensor-parallel ranks are simulated in one process: each runs the model with its part of the weights. The tensors
+that the plan reduces over ranks are summed and compared with those of the full model (`tensor_parallel.py`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _check_styles(plan: Mapping[str, str]) -> Iterator[Measured]:
     from transformers.integrations.tensor_parallel import ALL_PARALLEL_STYLES
 
     for pattern, style in plan.items():
-        failure = f"the tensor plan has the style {style!r} for {pattern}, which transformers does not know"
+        failure = f"the tensor plan has the style {style!r} for {pattern}, which transformers does not support"
         yield expect(f"tensor plan, {pattern}: {style}", style in ALL_PARALLEL_STYLES, failure=failure)
 
 
@@ -106,7 +106,7 @@ def _check_classes(classes: set[str], model: Any) -> Iterator[Measured]:
 
 
 def _check_stages(plan: Mapping[str, Any], model: Any, subject: ModelUnderTest, *, runs: bool) -> Iterator[Measured]:
-    """Check that the stages have all weights and exist in the order in which they run, with inputs that exist."""
+    """Check that the stages have all weights and inputs that exist, in the order in which they run."""
     missing = sorted(
         name for name, _ in model.named_parameters() if not any(name.startswith(f"{stage}.") for stage in plan)
     )
@@ -115,11 +115,11 @@ def _check_stages(plan: Mapping[str, Any], model: Any, subject: ModelUnderTest, 
     own = list(plan)
     if runs and plan.keys() <= {name for name, _ in model.named_modules()}:
         order = _order(own, model, subject)
-        # Each class has a plan of its own: those of the base model and of the head are in order by themselves.
+        # Each class has its own plan: the stages of the base model and those of the head are ordered separately.
         base = f"{model.base_model_prefix}."
         planned = [s for s in own if s.startswith(base) and s in order] + [s for s in own if not s.startswith(base)]
         ran = [stage for stage in order if stage in planned]
-        failure = f"the pipeline plan has the order {', '.join(planned)}, and the model runs {', '.join(ran)}"
+        failure = f"expected the stages of the pipeline plan as they run, {', '.join(ran)}; got {', '.join(planned)}"
         yield expect("pipeline plan: stages are in the order in which they run", planned == ran, failure=failure)
     arguments = set(inspect.signature(model.base_model.forward).parameters)
     for stage, entry in plan.items():
@@ -145,14 +145,14 @@ def _order(stages: list[str], model: Any, subject: ModelUnderTest) -> list[str]:
     """Return the stages in the order of their first call; a list of layers runs when its first layer does."""
     order: list[str] = []
 
-    def note(stage: str) -> Any:
+    def record(stage: str) -> Any:
         return lambda *_: order.append(stage) if stage not in order else None
 
     handles = []
     for stage in stages:
         module = model.get_submodule(stage)
         first = module[0] if isinstance(module, torch.nn.ModuleList) and len(module) else module
-        handles.append(first.register_forward_pre_hook(note(stage)))
+        handles.append(first.register_forward_pre_hook(record(stage)))
     try:
         with torch.no_grad():
             model(subject.tokens(1), use_cache=False)

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 RANKS = 2
 _ATTENTION = re.compile(r"att(?:ention|n)", re.IGNORECASE)
 _COLUMNS = frozenset({"colwise"})
-_INPUT_IS_WHOLE = frozenset({"rowwise_split_input", "rowwise_rep"})
-_ROWS = frozenset({"rowwise", *_INPUT_IS_WHOLE})
+_SPLIT_INPUT = frozenset({"rowwise_split_input", "rowwise_rep"})
+_ROWS = frozenset({"rowwise", *_SPLIT_INPUT})
 ADDED = "replicated_with_grad_allreduce"
-# These have whole inputs and outputs, and need not be split here.
-_WHOLE = frozenset({"colwise_gather_output", "colwise_rep", "embedding_colwise", "embedding_rowwise", "replicate"})
-_KNOWN = _COLUMNS | _ROWS | _WHOLE | {ADDED, "mla_kv_a_proj"}
+# Styles with replicated inputs and outputs: these modules need not be split here.
+_REPLICATED = frozenset({"colwise_gather_output", "colwise_rep", "embedding_colwise", "embedding_rowwise", "replicate"})
+_KNOWN = _COLUMNS | _ROWS | _REPLICATED | {ADDED, "mla_kv_a_proj"}
 
 
 def pattern_of(name: str) -> str:
-    """Return a name as plans write it: "layers.0.mlp" -> "layers.*.mlp"."""
+    """Return the pattern of a name in plans: "layers.0.mlp" -> "layers.*.mlp"."""
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
 
 
@@ -31,9 +31,9 @@ class Split:
 
     Args:
         columns, rows: The modules with these styles, by name.
-        whole_inputs: The names of rowwise modules whose input is whole.
+        whole_inputs: The names of rowwise modules that get the full input and split it.
         dims: The dimension in which each split parameter is split.
-        added: The names of whole parameters whose gradients are added up.
+        added: The names of replicated parameters whose gradients are summed over ranks.
     """
 
     columns: dict[str, nn.Module] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Split:
 
 
 def split_of(model: Any, plan: Mapping[str, str]) -> Split:
-    """Return the split modules. Left out: attention whose heads are not divisible, and modules with unknown styles."""
+    """Return the split modules, without attention whose heads cannot be split and modules with unknown styles."""
     split, config = Split(), model.config.get_text_config()
     heads = [getattr(config, name, None) or 0 for name in ("num_attention_heads", "num_key_value_heads")]
     unknown = {name.rpartition(".")[0] for name, style in plan.items() if style not in _KNOWN}
@@ -75,5 +75,5 @@ def split_of(model: Any, plan: Mapping[str, str]) -> Split:
             split.columns[name] = module
         elif style in _ROWS:
             split.rows[name] = module
-            split.whole_inputs |= {name} if style in _INPUT_IS_WHOLE else set()
+            split.whole_inputs |= {name} if style in _SPLIT_INPUT else set()
     return split

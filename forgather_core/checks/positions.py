@@ -1,8 +1,8 @@
-"""Positions: the order of tokens matters, and positions are absolute or relative as their kind promises.
+"""Positions: the order of tokens matters, and positions are absolute or relative, as the architecture implies.
 
-Position ids 0, 1, 2, ... give the same logits as none. Two tokens are exchanged in a model of one layer: it knows their
-order from positions alone, while several layers know it from the causal mask, too. Relative positions (RoPE, ALiBi) are
-distances: shifting all of them changes nothing. Shifting absolute positions does.
+Position ids 0, 1, 2, ... give the same logits as none. Two tokens are exchanged in a model of one layer, in which only
+positions show their order; several layers can also derive it from the causal mask. Relative positions (RoPE, ALiBi)
+are distances: shifting all of them does not change the logits. Shifting absolute positions does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LENGTH_DEPENDENT = ("dynamic", "longrope")  # RoPE types whose frequencies chan
 @check("positions", cause="positions that are computed and not used, or absolute where they must be relative")
 @torch.no_grad()
 def positions(subject: ModelUnderTest) -> Iterator[Measured]:
-    """The order of tokens matters; shifting all positions changes the logits if they are absolute, not if relative."""
+    """The order of tokens matters; shifting all positions changes the logits only if positions are absolute."""
     text, short = subject.tokens(2), _short_rows(subject)
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention)

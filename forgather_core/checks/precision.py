@@ -1,10 +1,10 @@
 """Precision: a model in bfloat16 differs from that in float32 by rounding only, at late positions as at early ones.
 
-Products are summed in float32, so that only the last rounding of about ten results per layer counts: up to half an eps,
-as likely up as down. Independent errors add up in squares: half an eps times sqrt(10 (L + 1)), which holds for initial
-weights, whose layers do not amplify. Random weights amplify errors, by the same factor at all positions. An angle of
-RoPE or a distance of ALiBi in bfloat16 is off by up to 4 at position 1000, which affects everything computed from it:
-the error at far positions, and at the end of a long text, may be at most twice that of near ones.
+Products are summed in float32, so only the last rounding of about ten results per layer counts: up to half an eps, as
+likely up as down. The squares of independent errors add up, to half an eps times sqrt(10 (L + 1)) in total. This holds
+for initial weights, whose layers do not amplify. Random weights amplify errors, by the same factor at all positions. An
+angle of RoPE or a distance of ALiBi in bfloat16 is off by up to 4 at position 1000, which affects everything computed
+from it. So the error at far positions, and at the end of a long text, may be at most twice that of near ones.
 
 A norm computes in float32 for any input dtype, and rounds twice: the normalized values, and their product with the
 weight.

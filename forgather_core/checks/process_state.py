@@ -1,4 +1,4 @@
-"""Snapshots of what a call must leave as it is: the model, torch's settings, random generators, live tensors."""
+"""Snapshots of the state that a call must not change: the model, torch's settings, random generators, live tensors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Snapshot:
         )
 
     def changes(self, later: Snapshot) -> list[str]:
-        """Return the changes from this snapshot to a later one, in words."""
+        """Return the changes from this snapshot to a later one, as phrases such as "changes the default dtype"."""
         found = [
             f"changes {name}{_fields(old, later.named[name])}"
             for name, old in self.named.items()
@@ -132,7 +132,7 @@ class LiveTensors:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let later collections look at all objects again."""
+        """Unfreeze the objects, so that later collections include them."""
         gc.unfreeze()
 
     def storages(self) -> dict[int, tuple[int, str]]:

@@ -1,7 +1,7 @@
 """Reference parity: logits and gradients equal those of the reference, which implements the papers' equations.
 
-The other checks pass for any sound model, even with the wrong activation. So a definition may name a `Reference`,
-written from its papers' equations and without any code of the model.
+The other checks pass for any consistent model, even with the wrong activation. So a definition may name a `Reference`,
+which follows the papers' equations and shares no code with the model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Round trip: saving and loading, by transformers and by Forgather, in every format, loses nothing."""
+"""Round trip: saving and loading preserves a model, with transformers and with Forgather, in every format."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from .try_check import EXPECTED, FAILED, PASSED, SKIPPED, row_of, try_check, wit
 if TYPE_CHECKING:
     from ..settings.resolved_model import ResolvedModel
 
-_MAX_SECONDS = 7200  # of a check
+_MAX_SECONDS = 7200  # time limit of a check
 _COPIES = 3  # copies of the weights: most checks have two models, or two models and the gradients of one
 
 
@@ -49,7 +49,7 @@ def verify(
         directory: A model directory of Forgather, or of any causal language model of Hugging Face.
         checks: The checks to run.
         resolved: The resolved model that the directory was written from, if a definition is checked.
-        full: Use the configuration as it is, not a small copy with the same features.
+        full: Check the full model instead of a small copy with the same features.
         seed: Seed of weights and texts.
         scope: How much the checks cover.
         force: Run even if the memory is too small for the full model.
@@ -130,7 +130,7 @@ def _refuse_too_large(subject: ModelUnderTest) -> None:
         lambda: _COPIES * 4 * most_parameters(config.to_dict()),
         lambda: _COPIES * parameter_table(subject.on_meta()).bytes,
     )
-    refuse_too_large("this model as it is", "cpu", needs)
+    refuse_too_large("a check of the full model (--full)", "cpu", needs)
 
 
 def _report(
@@ -173,7 +173,7 @@ def verify_settings(
         checks: The checks to run.
         project: The project directory, which contains `output_models`; None uses that of the model.
         refresh: Rebuild an existing directory.
-        keep: Use an existing directory as it is.
+        keep: Use an existing directory unchanged, even if it is edited or stale.
         full, scope, force, left_out, on_check, on_partial: As for `verify`.
 
     Returns:

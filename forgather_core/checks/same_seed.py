@@ -39,7 +39,7 @@ def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
         yield compare("eval, repeated", without(text).logits, plain)
         without.train()
         yield compare("training without dropout, compared with eval", without(text, use_cache=False).logits, plain)
-        # Some dropouts of transformers' own classes belong to other heads: these are tried all at once.
+        # Some dropouts of transformers' own classes belong to other heads, so these classes get all dropouts at once.
         for names in filter(None, [options] if subject.is_builtin else [[name] for name in options]):
             what = ", ".join(names)
             dropping = _randomized(subject, dict.fromkeys(options, 0.0) | dict.fromkeys(names, PROBABILITY))

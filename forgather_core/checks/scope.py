@@ -11,8 +11,8 @@ class Scope:
 
     Args:
         quick: Leave out slow checks, and slow ways to call a model.
-        strength: Number of ways to call a model that are combined: every pair (2) or every triple (3).
-        case: The id of the only way to call the model that is checked; None checks all.
+        strength: Number of factors whose levels call-agreement combines: every pair (2) or every triple (3).
+        case: The id of the only case of call-agreement to run; None runs all.
     """
 
     quick: bool = False

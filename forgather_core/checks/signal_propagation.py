@@ -33,7 +33,7 @@ _MAX_EXCESS_LOSS = 2.0
     cause="residual branches that start too large or too small, or a norm that is missing or doubled",
 )
 def signal_propagation(subject: ModelUnderTest) -> Iterator[Measured]:
-    """A new model starts near loss ln V, and neither activations nor gradients vanish or explode over its depth."""
+    """The loss of a new model is near ln V, and neither activations nor gradients vanish or explode over its depth."""
     model = subject.fresh_model() if subject.full else subject.fresh_model_of(_deep_config(subject))
     model.eval()
     layers = layers_of(model)
@@ -94,4 +94,4 @@ def _check_sizes(what: str, sizes: list[float], *, last_first: bool) -> Iterator
     ratio = sizes[-1] / sizes[0] if last_first else sizes[0] / sizes[-1]
     ends = "last layer to first" if last_first else "first layer to last"
     limit = math.log(max(len(sizes), 2))
-    yield Measured(f"{what}, ratio of the {ends}: {ratio:.3g}; its logarithm", abs(math.log(ratio)), limit)
+    yield Measured(f"{what}, logarithm of the ratio of the {ends}, {ratio:.3g}", abs(math.log(ratio)), limit)

@@ -1,4 +1,4 @@
-"""Sliding window: how far back a token attends, measured by gradients, which are exactly 0 beyond the window.
+"""Sliding window: the reach of attention, measured by gradients, which are exactly 0 beyond the window.
 
 A layer with a window of w keys reaches up to w - 1 positions back, and L layers together reach L (w - 1).
 """

@@ -106,7 +106,7 @@ print("\\n" + json.dumps(found))
 
 @check("standalone", cause="an import from outside the directory, or a file that a loader does not copy", quick=False)
 def standalone(subject: ModelUnderTest) -> Iterator[Measured]:
-    """The directory loads and computes the same with transformers alone, without Forgather and its plugins."""
+    """The directory loads and gives the same logits with transformers alone, without Forgather and its plugins."""
     model, text = subject.randomized_model(), subject.tokens(2)
     with torch.no_grad():
         expected = model(text).logits

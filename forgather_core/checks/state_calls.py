@@ -1,4 +1,4 @@
-"""Calls that may leave something behind in a model or in the process."""
+"""Calls that may leave state behind in a model or in the process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Call = Callable[[Any], object]
 
 
 def lengths_of(subject: ModelUnderTest) -> tuple[int, ...]:
-    """Return the lengths of texts: growing ones, and a long one. Frequencies of RoPE may change beyond a length."""
+    """Return growing lengths of texts, up to the longest for which the frequencies of RoPE do not change."""
     config = subject.text_config
     rope = getattr(config, "rope_parameters", None) or {}
     limits = (getattr(config, "max_position_embeddings", None), rope.get("original_max_position_embeddings"))
@@ -31,7 +31,7 @@ def lengths_of(subject: ModelUnderTest) -> tuple[int, ...]:
 
 
 def calls_of(subject: ModelUnderTest, attention: str) -> dict[str, Call]:
-    """Return calls that may leave something behind, by name."""
+    """Return calls that may leave state behind, by name."""
     text, (documents, position_ids) = subject.tokens(2), packed_rows(subject)
     calls: dict[str, Call] = {
         "a plain call": partial(plain_call, text=text),
@@ -89,11 +89,11 @@ def _wrong_shapes(model: Any, text: Tensor) -> None:
 
 
 class _InterruptedError(Exception):
-    """Ends a call."""
+    """An interruption of a call, raised by a hook."""
 
 
 def _interrupted(model: Any, text: Tensor, *, step: bool = False) -> None:
-    """End a call before the last layer, as an interrupt or a lack of memory does."""
+    """Interrupt a call before the last layer, as Ctrl-C or a lack of memory does."""
 
     def interrupt(*_: Any) -> None:
         raise _InterruptedError

@@ -1,4 +1,4 @@
-"""State dict: it has exactly the parameters, under fixed names, and no hidden sharing of memory.
+"""State dict: it has exactly the parameters, under fixed names, and no undeclared sharing of memory.
 
 A parameter that is a view into a larger tensor is saved with the whole tensor by `torch.save`, and refused by
 safetensors; parameters that share memory without a declared tie are saved once and loaded as two.
@@ -45,12 +45,12 @@ def _check_content(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
     failure = f"parameters in plain attributes are not registered, so that they are not saved: {truncated_list(hidden)}"
     yield expect("all parameters are registered", not hidden, failure=failure)
     more = [name for name in state if name not in parameters and name not in buffers]
-    kind = "buffers" if set(more) <= _persistent_buffers(model).keys() else "entries that are no parameters"
+    kind = "buffers" if set(more) <= _persistent_buffers(model).keys() else "entries that are not parameters"
     failure = f"the state dict has {kind}: {truncated_list(more)}"
     yield expect("the state dict has no other entries", not more, failure=failure)
     kept = {name: state[name] for name in parameters if name in state}
     wrong = different_tensors(kept, {name: parameters[name].detach() for name in kept})
-    failure = "the state dict has other values than the parameters"
+    failure = "values in the state dict differ from the parameters"
     yield expect("the state dict has the values of the parameters", not wrong, truncated_list(wrong), failure=failure)
 
 
@@ -65,9 +65,9 @@ def _check_loading(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
         return
     reported = [*getattr(report, "missing_keys", []), *getattr(report, "unexpected_keys", [])]
     failure = f"load_state_dict reports missing or unexpected keys: {truncated_list(reported)}"
-    yield expect("loading reports nothing", not reported, failure=failure)
+    yield expect("loading reports no missing or unexpected keys", not reported, failure=failure)
     wrong = different_tensors(other.state_dict(), state)
-    failure = "load_state_dict leaves other values than it was passed"
+    failure = "after load_state_dict, values differ from the loaded ones"
     yield expect("loading fills every entry", not wrong, truncated_list(wrong), failure=failure)
 
 
@@ -77,7 +77,7 @@ def _check_training(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
     frozen = [n for n, p in _parameters(model).items() if not p.requires_grad and not any(s in n for s in stems)]
     if subject.is_builtin:  # some classes of transformers have fixed tables of positions
         frozen = [name for name in frozen if not _POSITIONS.search(name)]
-    failure = f"no option freezes them, and they do not require a gradient: {truncated_list(frozen)}"
+    failure = f"parameters do not require a gradient, and no option freezes them: {truncated_list(frozen)}"
     yield expect("every parameter requires a gradient", not frozen, failure=failure)
 
 
@@ -143,7 +143,7 @@ def _persistent_buffers(model: Any) -> dict[str, Tensor]:
 
 
 def _unregistered(model: Any) -> list[str]:
-    """Return the attributes with parameters, or with modules or lists of them, that torch does not know."""
+    """Return the attributes whose parameters, modules, or lists of them are not registered with torch."""
     known = {id(parameter) for parameter in model.parameters()}
     found = []
     for path, module in model.named_modules():

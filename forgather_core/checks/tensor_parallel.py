@@ -1,8 +1,8 @@
 """Simulation of two tensor-parallel ranks in one process.
 
-Each rank computes the model with its parts of the weights. What the plan adds up over ranks, outputs of rowwise modules
-and gradients of the inputs of colwise modules, is recorded and replaced by the value of the whole model, which is the
-sum over ranks if the plan is right. Modules that follow get correct inputs, so that a failure names its module.
+Each rank runs the model with its parts of the weights. A plan sums two kinds of tensors over ranks: outputs of rowwise
+modules, and gradients of the inputs of colwise modules. They are recorded, and replaced by those of the full model,
+which equal the sums if the plan is correct. Later modules get correct inputs, so a failure names the wrong module.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .tolerance import gradient_error, position_of_largest, rounding
 
 
 class _Replaced(torch.autograd.Function):
-    """Return another value, through which gradients pass."""
+    """Replace a tensor by another value, and pass gradients through unchanged."""
 
     @staticmethod
     def forward(_: Any, partial: Tensor, whole: Tensor) -> Tensor:
@@ -36,13 +36,13 @@ class _Replaced(torch.autograd.Function):
 
 @dataclass
 class _Run:
-    """One computation of the model: what hooks record, and by what they replace it.
+    """Tensors that hooks record in one run of the model.
 
     Args:
-        outputs: Outputs of rowwise modules, by name, without bias in the run of a rank.
+        outputs: Outputs of rowwise modules, by name; those of a rank do not include the bias.
         inputs: Gradients of the inputs of colwise modules.
         gradients: Gradients of parameters.
-        running: The modules that contain split ones and have not returned.
+        running: The modules with split children that have not returned, the innermost last.
     """
 
     outputs: dict[str, Tensor] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class _Run:
 
 
 def _run(model: Any, split: Split, text: Tensor, *, backward: bool, rank: int = 0, whole: _Run | None = None) -> _Run:
-    """Compute the model and, if `backward` is set, the gradients of a weighted sum of its logits."""
+    """Run the model and, if `backward` is set, compute the gradients of a weighted sum of its logits."""
     run = _Run()
     with ExitStack() as stack:
         if whole is not None:
@@ -108,7 +108,7 @@ def _output_hook(name: str, run: _Run, whole: _Run | None) -> Any:
 
 @contextmanager
 def _parts(model: Any, split: Split, rank: int) -> Iterator[None]:
-    """Give the model a rank's parts of the weights; rowwise modules lose their bias, which is added after the sum."""
+    """Replace the weights by a rank's parts; rowwise modules lose their bias, which is added after the sum."""
     kept: list[tuple[nn.Module, str, Any]] = []
     try:
         for path, module in model.named_modules():
@@ -128,7 +128,7 @@ def _parts(model: Any, split: Split, rank: int) -> Iterator[None]:
 
 
 def measure_ranks(model: Any, plan: Mapping[str, str], text: Tensor, *, backward: bool) -> Iterator[Measured]:
-    """Compare two simulated ranks with the whole model.
+    """Compare two simulated ranks with the full model.
 
     Args:
         model: A language model in eval mode.
@@ -172,7 +172,7 @@ def _compare_gradients(split: Split, whole: _Run, ranks: list[_Run], tolerance: 
         expected = {n: split.part(n, g, rank) for n, g in whole.gradients.items() if n in given}
         error, name = gradient_error(given, expected)
         failure = (
-            f"tensor parallelism: rank {rank} has another gradient of {name}: if it is whole, its style in the plan"
+            f"tensor parallelism: rank {rank} has a wrong gradient of {name}: if replicated, its style in the plan"
         )
         yield Measured(f"gradients of rank {rank}", error, 2 * tolerance, name, f"{failure} must be {ADDED}")
     if added := {n: g for n, g in whole.gradients.items() if n in split.added}:

@@ -1,9 +1,9 @@
-"""Tokenizer: the tokenizer, config.json and generation_config.json of a directory agree, and do what they promise.
+"""Tokenizer: tokenizer, config.json and generation_config.json of a directory agree, and their settings take effect.
 
-A token id that only one of them has is no disagreement. Text is restored by a tokenizer that has all bytes as tokens;
-the others restore the texts that they have made themselves. Special tokens are expected as tokenizer_config.json
-(add_bos_token, add_eos_token) says, or else the post-processor of tokenizer.json. For `generate()`, EOS is forced in
-one row after a few tokens, and excluded in the other.
+A token id may be missing in some of these files. A tokenizer that has all bytes as tokens must restore every text;
+other tokenizers must restore texts that they have decoded. The expected special tokens are those of
+tokenizer_config.json (add_bos_token, add_eos_token), or else of the post-processor in tokenizer.json. To test
+`generate()`, EOS is forced in one row after a few tokens, and excluded in the other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHAT = (("user", "forgather-question"), ("assistant", "forgather-answer"), ("use
 
 @check("tokenizer", cause="files of another tokenizer, special tokens that are added twice, or an ignored EOS")
 def tokenizer(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Tokenizer and model agree on token ids; texts, special tokens, padding, chats and EOS are as promised."""
+    """Tokenizer and model agree on token ids; texts, special tokens, padding, chats and EOS follow the files."""
     if not any((subject.workdir / name).is_file() for name in FILES):
         raise DoesNotApply("the directory has no tokenizer")
     from transformers import AutoTokenizer
@@ -98,8 +98,8 @@ def _check_special_tokens(subject: ModelUnderTest, loaded: Any) -> Iterator[Meas
                 continue
             holds = count <= 1 if wanted is None else count == wanted
             expected = "at most 1" if wanted is None else str(int(wanted))
-            failure = f"{name}: {token} is added {count} times; the tokenizer's files promise {expected}"
-            yield expect(f"{name}: {token} is added as promised", holds, str(ids[:3]), failure=failure)
+            failure = f"{name}: by the tokenizer's files, expected {expected} {token}, got {count}"
+            yield expect(f"{name}: {token} is added as the files require", holds, str(ids[:3]), failure=failure)
 
 
 def _check_padding(subject: ModelUnderTest, loaded: Any) -> Iterator[Measured]:
@@ -148,10 +148,10 @@ def _check_chats(loaded: Any) -> Iterator[Measured]:
 
 
 def _rendered(loaded: Any, template: str, prompt: bool) -> str:
-    """Render the chat, with lists of parts as contents if the template has no text otherwise: multimodal models do.
+    """Render the chat, with lists of parts as contents if the template ignores plain text (multimodal models).
 
     Raises:
-        Exception: The template rejects both.
+        Exception: The template rejects both kinds of contents.
     """
     options: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": prompt}
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""Generation with the token ids and settings of a directory: where it stops, and whether it samples."""
+"""Generation with the token ids and settings of a directory: stop tokens, padding and sampling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def token_ids(value: Any) -> list[int]:
 
 
 class _ForceEos:
-    """Force a token in row 0 after BEFORE_EOS new tokens, and exclude all ends of text elsewhere."""
+    """Force a token in row 0 after BEFORE_EOS new tokens, and exclude it and all EOS tokens everywhere else."""
 
     def __init__(self, token: int, ends: list[int]) -> None:
         self.token, self.excluded = token, [token, *ends]
@@ -39,7 +39,7 @@ class _ForceEos:
 
 @torch.no_grad()
 def check_generation(subject: ModelUnderTest, tokenizer: Any, generation: Any) -> Iterator[Measured]:
-    """Check that `generate()` stops at EOS, fills rows with padding, and samples only if it has to.
+    """Check that `generate()` stops at EOS, fills rows with padding, and samples only if `do_sample` is true.
 
     Args:
         subject: The model under test.
@@ -61,13 +61,13 @@ def check_generation(subject: ModelUnderTest, tokenizer: Any, generation: Any) -
         for options in ({}, {}, {"do_sample": False}):
             torch.manual_seed(len(found))
             found.append(_generated(model, subject.tokens(2, PROMPT), **options))
-        failure = "generate() samples, although the generation config does not say so"
+        failure = "generate() samples, although do_sample is false in the generation config"
         greedy = all(torch.equal(found[0], one) for one in found[1:])
-        yield expect("generate() without sampling repeats its text", greedy, failure=failure)
+        yield expect("generate() without sampling returns the same text each time", greedy, failure=failure)
 
 
 def _check_end(subject: ModelUnderTest, model: Any, token: int, name: str, ends: list[int]) -> Iterator[Measured]:
-    """Check the output of `generate()` if a token follows in row 0, and no end of text in row 1."""
+    """Check the output of `generate()` if a token is forced in row 0, and no row has EOS otherwise."""
     failure = f"generate() does not stop at {name}"
     if token >= model.config.get_text_config().vocab_size:  # the small copy does not have it
         yield expect(f"generate() stops at {name}", token in ends, failure=failure)

@@ -1,4 +1,4 @@
-"""Promises in the files of a tokenizer: special tokens around a text, and texts that decoding restores."""
+"""Settings in the files of a tokenizer: special tokens around a text, and texts that decoding restores."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _replaces(kind: Mapping[str, Any]) -> bool:
 
 
 def _kinds(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """Yield a part of tokenizer.json, and the parts of which it is a sequence."""
+    """Yield a part of tokenizer.json, and its own parts if it is a sequence."""
     if part is None:
         return
     yield part
@@ -84,11 +84,11 @@ def _kinds(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 def promised_special_tokens(
     settings: Mapping[str, Any], content: Mapping[str, Any], bos: str | None, eos: str | None
 ) -> dict[str, bool | None]:
-    """Return whether BOS and EOS are added to a text, by name; None if the files do not say so.
+    """Return whether BOS and EOS must be added to a text, by name; None if the files do not state it.
 
     Args:
-        settings: Content of tokenizer_config.json: `add_bos_token` and `add_eos_token` are decisive.
-        content: Content of tokenizer.json: otherwise, its post-processor is.
+        settings: Content of tokenizer_config.json; `add_bos_token` and `add_eos_token` take precedence.
+        content: Content of tokenizer.json; its post-processor applies if neither is set.
         bos, eos: The tokens; None if the tokenizer has none.
     """
     flags = {name: settings.get(f"add_{name.lower()}_token") for name in ("BOS", "EOS")}

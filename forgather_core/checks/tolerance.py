@@ -1,4 +1,4 @@
-"""Comparison of tensors and gradients, and the errors that rounding explains, by dtype and size.
+"""Comparison of tensors and gradients, and the rounding errors that are allowed, by dtype and size.
 
 A sum of n terms in another order differs by about eps sqrt(n) of the size of its terms (rounding errors are as likely
 up as down; Higham and Mary 2019, doi:10.1137/18M1226312). A layer has about ten such sums and products in sequence,

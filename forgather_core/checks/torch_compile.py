@@ -1,7 +1,7 @@
-"""torch.compile: the model is traced as one graph, and the graph computes the same.
+"""torch.compile: the model is traced as one graph, which gives the same results.
 
-torch's tracer runs without its compiler, which is slow and not under test. A graph break is an error; logging is
-not a graph break. A second text, packed in another way, shows whether the graph treats an input as a constant.
+torch's tracer runs without its compiler, which is slow and not under test. A graph break is an error; logging is not
+a graph break. A second text, packed in another way, shows whether the graph treats an input as a constant.
 """
 
 from __future__ import annotations

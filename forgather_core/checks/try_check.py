@@ -1,4 +1,4 @@
-"""Run one check, and make its row of the report."""
+"""Run one check, and build its row of the report."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def row_of(
 
 
 def with_expected(row: dict[str, Any], subject: ModelUnderTest) -> dict[str, Any]:
-    """Return a row in which the failures that the definition expects have its reason."""
+    """Mark the failures in a row that the definition expects, with its reasons, and return the row."""
     expected = {} if subject.definition is None else subject.definition.expected_failures
     for case in row["measured"]:
         case["expected"] = None if case["holds"] else expected_reason(row["name"], case["what"], expected)
@@ -88,7 +88,7 @@ def with_expected(row: dict[str, Any], subject: ModelUnderTest) -> dict[str, Any
         reasons = dict.fromkeys(case["expected"] for case in failed)
         row |= {"result": EXPECTED, "reason": "; ".join(reasons) or raised, "cause": None}
     elif row["result"] == PASSED and row["name"] in expected:
-        row["reason"] = "an expected failure; remove it from expected_failures"
+        row["reason"] = "it does not fail: remove it from expected_failures"
     return row
 
 
@@ -100,7 +100,7 @@ def _has_only_flex(subject: ModelUnderTest) -> bool:
 
 
 def _is_flex_backward(error: NotImplementedError) -> bool:
-    """Return whether torch refused the backward pass of flex_attention on CPU, which is no fault of the model."""
+    """Return whether torch refused the backward pass of flex_attention on CPU, which is not a fault of the model."""
     return "FlexAttention does not support backward" in str(error)
 
 

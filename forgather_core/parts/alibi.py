@@ -2,7 +2,7 @@
 
 Embeddings carry no positions: the bias lowers the scores of distant keys, with a separate slope for each head.
 
-Shapes: B batch, T query length, S key length (cached keys included), H query heads, G key/value heads, K head size.
+Shapes: B batch, T query length, S key length (with cached keys), H query heads, G key/value heads, K head dimension.
 """
 
 import math
@@ -50,8 +50,8 @@ def half_slopes(num_heads: int) -> list[float]:
 class Alibi(nn.Module):
     """The slopes of the heads of one layer: a parameter `slopes` [H], float32 in a model of any dtype.
 
-    For tensor parallelism it is a linear layer from a distance to H biases, split like the heads; for FSDP it is a
-    module with a forward of its own.
+    It has the form of a linear layer from a distance to H biases: tensor parallelism splits it like the heads, and FSDP
+    wraps its `forward`.
 
     Args:
         slopes: The initial values, one for each head.

@@ -29,7 +29,8 @@ class Attention(SelfAttention):
         alibi: The slopes of the H heads; None for no ALiBi.
 
     Raises:
-        ValueError: A size is not above 0, G does not divide H, or the number of slopes is not H.
+        ValueError: A size is not above 0, G does not divide H, the dropout is not in [0, 1), or the number of slopes is
+            not H.
     """
 
     def __init__(

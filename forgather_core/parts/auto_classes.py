@@ -56,7 +56,7 @@ class Classifier(Pretrained):
     """Base of the classification models: adds the initialization of `score` to transformers' heads."""
 
     def initial_weights(self) -> Table:
-        """Return the decoder's table and rows for the head, with std 0.02."""
+        """Yield rows for the head, with std 0.02, and the decoder's table."""
         yield r"^score\.bias", zeros()
         yield r"^score", normal(std=0.02)
         yield from self.base_model.initial_weights()

@@ -60,6 +60,9 @@ class PreNormBlock(Block):
         post_attention_layernorm: Norm before the feed-forward layer.
         mlp: The feed-forward layer.
         dropout: Dropout probability of both residual branches in training.
+
+    Raises:
+        ValueError: The dropout is not in [0, 1).
     """
 
     def __init__(
@@ -95,6 +98,9 @@ class PostNormBlock(Block):
         mlp: The feed-forward layer.
         post_feedforward_layernorm: Norm after the feed-forward layer and its residual connection.
         dropout: Dropout probability of both residual branches in training.
+
+    Raises:
+        ValueError: The dropout is not in [0, 1).
     """
 
     alpha = 1.0  # weight of the residual
@@ -133,6 +139,9 @@ class DeepNormBlock(PostNormBlock):
     Args:
         alpha: Weight of the residual; above 1, it bounds the model's update at any depth.
         **parts: The arguments of PostNormBlock.
+
+    Raises:
+        ValueError: `alpha` is not above 0, or the dropout is not in [0, 1).
     """
 
     def __init__(self, *, alpha: float, **parts: Any) -> None:

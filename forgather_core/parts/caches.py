@@ -78,7 +78,7 @@ class CacheAtCall:
     """A view of a cache that keeps the length at the beginning of a call, while the layers fill the cache.
 
     A static cache counts its tokens in a tensor. flex_attention evaluates its mask when a layer calls it, after the
-    cache has counted the new tokens, so that a mask with that tensor would be that of later queries.
+    cache has counted the new tokens. A mask that reads that tensor would be the mask of later queries.
     """
 
     def __init__(self, cache: Cache) -> None:

@@ -59,7 +59,7 @@ class Decoder(Pretrained):
         return inputs_embeds
 
     def backend_problem(self) -> str | None:
-        """Return why a kernel that supports only queries, keys and values cannot run this model, or None."""
+        """Return the reason why a kernel of queries, keys and values only cannot run this model, or None."""
         return "it does not support the biases of ALiBi" if self._alibi is not None else None
 
     @takes_cache
@@ -88,6 +88,9 @@ class Decoder(Pretrained):
             use_cache: Whether to return a cache. While gradients are recorded, gradient checkpointing recomputes
                 layers and uses no cache.
             **kwargs: Further arguments of attention.
+
+        Returns:
+            The last hidden states [B, T, D], and the cache or None.
 
         Raises:
             ValueError: Not exactly one of `input_ids` and `inputs_embeds` is passed; or gradient checkpointing is
@@ -211,7 +214,7 @@ def _check_cache_is_empty(cache: Cache | None) -> None:
 
 
 def _window_of(layer: Any, default: int | None) -> int | None:
-    """Return the sliding window of a layer, or `default` for a layer of another model. A wrapper may hide it."""
+    """Return the sliding window of a layer, also within a wrapper; `default` for a layer of another model."""
     if hasattr(layer, "sliding_window"):
         return layer.sliding_window
     windows = [module.sliding_window for module in layer.modules() if isinstance(module, SelfAttention)]

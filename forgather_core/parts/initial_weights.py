@@ -47,7 +47,7 @@ class Rule:
         """Check that the rule can fill a tensor of this shape.
 
         Raises:
-            ValueError: It cannot; the message ends with what to do.
+            ValueError: It cannot.
         """
         row, rows = self.zero_row, shape[0] if shape else 0
         if row is not None and not -rows <= row < rows:
@@ -84,7 +84,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Values(Rule):
-    """Given values: one for each element, or one for all."""
+    """Fixed values: one for each element, or one for all."""
 
     values: tuple[float, ...] = (0.0,)
     random: ClassVar[bool] = False
@@ -131,7 +131,7 @@ class Normal(Rule):
 
 @dataclass(frozen=True)
 class TruncatedNormal(Rule):
-    """Normal distribution N(0, scale^2), truncated at `cut * scale` on both sides."""
+    """Normal distribution N(0, scale^2), truncated at `cut * scale` on both sides; `cut` is at least 0.1."""
 
     scale: float = 1.0
     cut: float = 3.0
@@ -202,7 +202,7 @@ class FanRule(Rule):
             )
         dims = self.dims or "oi"
         if len(dims) != len(shape):
-            raise ValueError(f"dims='{dims}' has {len(dims)} dimensions, but the shape {tuple(shape)} has {len(shape)}")
+            raise ValueError(f"dims must have one letter for each dimension of shape {tuple(shape)}, got dims='{dims}'")
         size = {kind: math.prod(n for n, d in zip(shape, dims, strict=True) if d == kind) for kind in "oik"}
         return size["i"] * size["k"], size["o"] * size["k"]
 
@@ -259,7 +259,7 @@ def ones() -> Rule:
 
 
 def values(given: Iterable[float]) -> Rule:
-    """Return a rule that fills with given values, one for each element."""
+    """Return a rule that fills with these values, one for each element, or one for all."""
     return Values(values=tuple(given))
 
 

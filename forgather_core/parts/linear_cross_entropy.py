@@ -2,7 +2,7 @@
 
 Logits of N tokens over V entries are the largest tensors of a training step: at the peak there are three or four with
 N x V elements. Here they are computed for a chunk of tokens at a time, and immediately reduced to the gradients of
-hidden states and weight, which are as large as these. Backward recomputes nothing.
+hidden states and weight, which have the shapes of these tensors. Backward recomputes nothing.
 
 Source: arXiv:2410.10989, sec. 3.2: forward already has the gradient of the cross-entropy, softmax minus one-hot.
 

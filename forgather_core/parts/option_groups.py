@@ -56,7 +56,7 @@ class HeadOptions(DecoderOptions):
             yield "num_attention_heads", f"must divide hidden_size ({self.hidden_size}), got {heads}"
 
     def unsupported_attention(self) -> dict[str, str]:
-        """Check the head size against the limit of flash-attn."""
+        """Add flash_attention_2 if the head size exceeds the limit of flash-attn."""
         return super().unsupported_attention() | flash_limit("head_dim", self.hidden_size // self.num_attention_heads)
 
 
@@ -69,7 +69,7 @@ class GroupedHeadOptions(DecoderOptions):
     head_dim: int | None = option(None, help="Size of a head (default: hidden_size / num_attention_heads)", ge=1)
 
     def derived(self) -> dict[str, Any]:
-        """Default to as many key/value heads as query heads, and to hidden_size / num_attention_heads."""
+        """Return num_key_value_heads (default: num_attention_heads) and head_dim (default: hidden_size / heads)."""
         return super().derived() | {
             "num_key_value_heads": self.num_key_value_heads or self.num_attention_heads,
             "head_dim": self.head_dim or self.hidden_size // self.num_attention_heads,
@@ -88,7 +88,7 @@ class GroupedHeadOptions(DecoderOptions):
             yield "num_key_value_heads", f"must divide num_attention_heads ({heads}), got {self.num_key_value_heads}"
 
     def unsupported_attention(self) -> dict[str, str]:
-        """Check the head size against the limit of flash-attn."""
+        """Add flash_attention_2 if the head size exceeds the limit of flash-attn."""
         return super().unsupported_attention() | flash_limit("head_dim", self.derived()["head_dim"])
 
 
@@ -124,7 +124,7 @@ class AlibiOptions(OptionGroup):
     alibi_trainable: bool = option(True, help="Train the slopes of ALiBi")
 
     def unsupported_attention(self) -> dict[str, str]:
-        """Check trainable slopes: flash-attn computes no gradient for them."""
+        """Add flash_attention_2 if slopes are trainable: flash-attn computes no gradient for them."""
         refused = super().unsupported_attention()
         if self.alibi_trainable:
             refused["flash_attention_2"] = (
@@ -134,7 +134,7 @@ class AlibiOptions(OptionGroup):
 
 
 def flash_limit(name: str, head_dim: int) -> dict[str, str]:
-    """Return the entry of `unsupported_attention` for a head size beyond the limit of flash-attn, or none."""
+    """Return the entry of `unsupported_attention` for a head size above the limit of flash-attn, or no entry."""
     if head_dim <= 256:
         return {}
-    return {"flash_attention_2": f"{name} is {head_dim}, and its limit is 256; use sdpa or flex_attention"}
+    return {"flash_attention_2": f"{name} must be at most 256, got {head_dim}; use sdpa or flex_attention"}

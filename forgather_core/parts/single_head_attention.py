@@ -26,6 +26,9 @@ class SingleHeadAttention(SelfAttention):
         dropout: Dropout probability of the attention weights in training.
         sliding_window: Number of visible keys per query, its own included; None means all.
         alibi: The slope of the head; None for no ALiBi.
+
+    Raises:
+        ValueError: A size is not above 0, the dropout is not in [0, 1), or there is more than one slope.
     """
 
     def __init__(

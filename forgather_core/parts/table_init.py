@@ -37,7 +37,7 @@ class _Initialization:
 
     @cached_property
     def _names(self) -> dict[int, str]:
-        return _names(self._root)  # lazy: after a load, there may be nothing to fill
+        return _names(self._root)  # lazy: after a checkpoint is loaded, there may be nothing to fill
 
     def add(self, model: Any, module: nn.Module) -> None:
         """Collect the parameters that a module owns directly."""

@@ -324,7 +324,7 @@ def test_standard_output_that_is_full() -> None:
 ATTENTION = {
     "-t deepone model --attn-implementation flash_attention_2": "no gradient for the slopes of ALiBi; use sdpa",
     "-t single_head model --attn-implementation flash_attention_2": "no gradient for the slopes of ALiBi; use sdpa",
-    "-t llama model --head-dim 320 --attn-implementation flash_attention_2": "head_dim is 320, and its limit is 256",
+    "-t llama model --head-dim 320 --attn-implementation flash_attention_2": "head_dim must be at most 256, got 320",
     "-t single_head model --attn-implementation flex_attention --device cpu test": "no backward pass on the CPU",
 }
 

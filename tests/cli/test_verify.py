@@ -115,7 +115,11 @@ def test_what_is_wrong_is_one_line(cli: Cli) -> None:
         ),
         ("--case cache=static --strength 3", "--strength has no effect with --case: remove it"),
         ("--case cache=static --checks padding", "--case requires the check call-agreement: add it to --checks"),
-        ("--case cache=none,padding=up", "--case: 'padding=up' is not a level of a factor: copy the id from a report"),
+        (
+            "--case cache=none,padding=up",
+            "--case: padding must be one of none, left, right, both, middle; got 'up': copy the id from a report",
+        ),
+        ("--case color=red", "--case: there is no factor 'color': copy the id from a report of verify"),
         ("--case padding=left", "--case: padding=left, mask=none: padding requires a mask: change one of these levels"),
         ("--strength 4", "--strength"),
         ("--junit missing/report.xml", "--junit: the directory missing does not exist: create it"),

@@ -108,7 +108,7 @@ def test_invalid_dims_are_refused(dims: str) -> None:
 
 
 def test_dims_must_fit_the_shape() -> None:
-    with pytest.raises(ValueError, match=r"dims='eoi' has 3 dimensions, but the shape \(4, 5\) has 2"):
+    with pytest.raises(ValueError, match=r"one letter for each dimension of shape \(4, 5\), got dims='eoi'"):
         fan_in_uniform(dims="eoi").fill(torch.zeros(4, 5))
 
 

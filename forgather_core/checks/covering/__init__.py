@@ -1,1 +1,1 @@
-"""A covering array over the ways to call a model; every way must agree with the plain one."""
+"""A covering array over the ways to call a model, each compared with the plain call."""

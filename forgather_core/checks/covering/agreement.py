@@ -1,4 +1,4 @@
-"""Run the cases of a covering array, compare each with the plain way, and find the levels that make a case fail."""
+"""Run the cases of a covering array, and compare each with the plain call."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .plain import PlainCalls
 
 RAISED = "raised"
 _LOW_ERROR = 4  # allowed error of a 16-bit call, relative to that of the plain call in the same dtype
-_LONG = 129  # tokens, at most, of the text that measures it
+_LONG = 129  # maximum length, in tokens, of the text that measures this error
 _MAX_ERROR = 0.7  # half of the error of unrelated logits
 
 
 class Agreement:
-    """Run cases on a model, and compare them with the plain way.
+    """Run cases on a model, and compare them with the plain call.
 
     Args:
         subject: The model under test.
@@ -41,7 +41,7 @@ class Agreement:
     Attributes:
         inapplicable: The levels that do not apply to the model, as "factor=level", with the reason.
         levels: The levels of each factor that apply to the model, in its scope: those of a quick run, or all.
-        base: The plain case: the first of these levels.
+        base: The plain case: the first of these levels, for each factor.
     """
 
     def __init__(self, subject: ModelUnderTest) -> None:
@@ -59,11 +59,11 @@ class Agreement:
         self._low_errors: dict[str, float] = {}
 
     def run(self, case: Case) -> list[Measured]:
-        """Return the deviations of a case from the plain way."""
+        """Return the deviations of a case from the plain call."""
         layout = self._layout(case)
         try:
             with warnings.catch_warnings(action="ignore"):
-                expected = self.plain.expected(case, layout)  # first: another model may change what classes keep
+                expected = self.plain.expected(case, layout)  # first: another model may change state on classes
                 model = self.models.of(case)
                 found = call(model, case, layout, windows=self._windows, passes_positions=self.subject.is_builtin)
                 compared = list(self._compared(case, layout, found, expected))
@@ -71,7 +71,7 @@ class Agreement:
             if out_of_memory(error):
                 raise  # a limit of the machine, not a fault of the model
             return [Measured(f"{RAISED} {type(error).__name__}: {first_line(error)}", math.inf, 0.0)]
-        return compared or [Measured("no logits of a token are requested", 0.0, 0.0)]  # they are those of padding
+        return compared or [Measured("no logits of a token are requested", 0.0, 0.0)]  # only logits of padding
 
     def _layout(self, case: Case) -> Layout:
         special = tuple(sorted(one for one in self.subject.special_ids if one >= 0))
@@ -115,7 +115,7 @@ class Agreement:
     def _low_error(self, case: Case) -> float:
         """Return the allowed error in 16 bits, or with a quantized cache.
 
-        It is a multiple of the error of the plainest such call.
+        It is a multiple of the error of a call that differs from the plain one only in dtype, cache and length.
         """
         long = max((length for length in self.levels["length"] if int(length) <= _LONG), key=int)
         plain = {**self.base, "dtype": case["dtype"], "length": long}

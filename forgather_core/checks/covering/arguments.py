@@ -42,7 +42,7 @@ def targets_of(case: Case, document: Document, layout: Layout) -> tuple[Tensor, 
 
 
 def position_arguments(case: Case, layout: Layout, passes_positions: bool) -> dict[str, Tensor]:
-    """Return the positions [B, W], if the case gives them; see `call` for `passes_positions`."""
+    """Return the argument position_ids [B, W], if the case passes it; see `call` for `passes_positions`."""
     given = case["positions"] == "given" or (passes_positions and case["padding"] != "none")
     return {"position_ids": layout.positions} if given else {}
 
@@ -63,12 +63,12 @@ def label_arguments(case: Case, layout: Layout) -> dict[str, Any]:
         return {"labels": labels, "ignore_index": OTHER_IGNORED}
     if case["labels"] == "shift-labels":
         shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-        return {"labels": labels.flip(1), "shift_labels": shifted}  # the others are wrong
+        return {"labels": labels.flip(1), "shift_labels": shifted}  # wrong labels, which must have no effect
     return {"labels": labels}
 
 
 def divides_by_items(case: Case) -> bool:
-    """Return whether the loss is a sum divided by `ITEMS`: a mean over no targets is not a number."""
+    """Return whether the loss is a sum divided by `ITEMS`: a mean over no targets is NaN."""
     return case["labels"] in ("num-items", "all-ignored")
 
 
@@ -101,7 +101,7 @@ def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def uneven(width: int) -> tuple[int, ...]:
-    """Return sizes of chunks that differ, the second a single token."""
+    """Return chunk sizes that differ; the second chunk is a single token."""
     sizes, left = [], width
     for size in (width // 3, 1, width // 4, 2):
         if 0 < size < left:

@@ -31,7 +31,7 @@ def quantized_cache(config: Any) -> Any:
 
 
 def cache_arguments(model: Any, case: Case, layout: Layout) -> dict[str, Any]:
-    """Return the cache of a call with a whole text, empty."""
+    """Return the cache arguments of a call with the whole text."""
     if case["cache"] == "none":
         return {"use_cache": False}
     if case["cache"] == "default":
@@ -42,7 +42,7 @@ def cache_arguments(model: Any, case: Case, layout: Layout) -> dict[str, Any]:
 
 
 def _cache(model: Any, case: Case, layout: Layout) -> Any:
-    """Return an empty cache; a used one for some levels."""
+    """Return an empty cache; for the levels `reset` and `cropped`, tokens were added and removed."""
     if case["cache"] == "quantized":
         return quantized_cache(model.config)
     cache = empty_cache("static" if has_fixed_size(case) else "dynamic", model, layout.ids.shape[1] + SPARE)
@@ -81,8 +81,8 @@ def logits_in_chunks(
         positions: The argument position_ids [B, W], if the case passes it.
         sizes: The sizes of the chunks.
     """
-    model_makes_it = case["cache"] in ("default", "config-off")
-    cache = None if model_makes_it else _cache(model, case, layout)
+    made_by_model = case["cache"] in ("default", "config-off")
+    cache = None if made_by_model else _cache(model, case, layout)
     embed = case["input"] == "embeds"
     if case["cache"] not in ("cropped", "reordered") or len(sizes) == 1:
         return forward_in_chunks(model, layout.ids, sizes, cache, mask, embed=embed, **positions)[0]

@@ -23,7 +23,7 @@ _MOST_PROCESSES = 4
 
 
 class Calls:
-    """The cases of a model, each with a time limit; a crash is the result of its case.
+    """Run the cases of a model in child processes, with a time limit for each; a crash fails its case only.
 
     Args:
         subject: The model under test.
@@ -37,7 +37,7 @@ class Calls:
         self._results: dict[str, Measured] = {}
         how: dict[str, Any] = {"count": _processes(subject), "seconds": _seconds(self.agreement)}
         self._run = ChildProcesses(self.agreement.run, **how)
-        # Another model may change what classes and modules keep, for every later call of its process.
+        # Another model may change state on classes and modules, for every later call in its process.
         self._run_once = ChildProcesses(self.agreement.run, single_use=True, **how)
 
     def __enter__(self) -> Self:
@@ -48,7 +48,7 @@ class Calls:
         self._run_once.close()
 
     def worst_of(self, case: Case) -> Measured:
-        """Return the deviation from the plain way that exceeds its tolerance most."""
+        """Return the deviation from the plain call that exceeds its tolerance most."""
         self._run_all([case])
         return self._results[case_id(case)]
 
@@ -78,7 +78,7 @@ class Calls:
 
 
 def _processes(subject: ModelUnderTest) -> int:
-    """Return the number of processes; the memory of a full model is that of one."""
+    """Return the number of processes; 1 for a full model, which needs the memory."""
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     cores = (
         int(allowed) if allowed.isdigit() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -96,7 +96,7 @@ def _seconds(agreement: Agreement) -> float:
 
 
 def _worst(result: list[Measured] | ChildDiedError) -> Measured:
-    """Return the deviation that exceeds its tolerance most; the end of the process is one."""
+    """Return the deviation that exceeds its tolerance most; a process that died is a deviation."""
     if isinstance(result, ChildDiedError):
         return Measured(f"{RAISED}: {result}", math.inf, 0.0)
     return max(result, key=excess)

@@ -1,4 +1,4 @@
-"""The factors of a call and their levels: what may differ between two calls that must agree.
+"""The factors of a call and their levels, which may differ between two calls that must agree.
 
 The first level of each factor is the plain one.
 """
@@ -24,7 +24,7 @@ class Factor:
         name: The name.
         levels: The names of its levels, the plain one first.
         quick: The levels of a quick run; None means all.
-        look_at: What a model computes differently between its levels: the place of a mistake.
+        look_at: The code in which its levels differ, where a mistake is likely.
     """
 
     name: str
@@ -114,7 +114,7 @@ def case_id(case: Case) -> str:
 
 
 def case_of(text: str) -> dict[str, str]:
-    """Return the case of an id.
+    """Parse the id of a case.
 
     Raises:
         ValueError: A factor or a level does not exist.
@@ -123,8 +123,10 @@ def case_of(text: str) -> dict[str, str]:
     for part in text.split(",") if text != "plain" else ():
         name, _, level = part.partition("=")
         factor = next((one for one in FACTORS if one.name == name), None)
-        if factor is None or level not in factor.levels:
-            raise ValueError(f"'{part}' is not a level of a factor")
+        if factor is None:
+            raise ValueError(f"there is no factor '{name}'")
+        if level not in factor.levels:
+            raise ValueError(f"{name} must be one of {', '.join(factor.levels)}; got '{level}'")
         case[name] = level
     return case
 

@@ -20,7 +20,7 @@ class Failure:
     Args:
         smallest: The case with these levels only; the others are plain.
         required: The factors of levels that the others require: without them, the case has no meaning.
-        worst: Its largest deviation from the plain way.
+        worst: Its largest deviation from the plain call.
         cases: The ids of the cases of the array that contain it.
     """
 
@@ -52,7 +52,7 @@ class Failure:
 def failures_of(cases: Iterable[Case], worst_of: Callable[[Case], Measured], base: Case) -> list[Failure]:
     """Return the failures among cases, the worst first.
 
-    A case that contains a known failure may have another one: it is tried without a level of the known one.
+    A case that contains a known failure may have a second one, so it is run again without levels of the known one.
 
     Args:
         cases: The cases.
@@ -89,7 +89,7 @@ def shrunk(case: Case, worst_of: Callable[[Case], Measured], base: Case) -> Case
 
 
 def _failing_without(case: Case, levels: Case, worst_of: Callable[[Case], Measured], base: Case) -> Iterator[Case]:
-    """Yield the failing cases with one of some levels made plain."""
+    """Yield the failing cases in which one of these levels is replaced by the plain one."""
     for name in reversed(NAMES):
         if levels[name] != base[name] and case[name] != base[name]:
             simpler = {**case, name: base[name]}
@@ -126,5 +126,5 @@ def measured_cases(
         worst = worst_of(case)
         found = causes.get(name)
         if found is None or name != case_id(found.smallest):
-            same = f"the same in {name}" if found else None
+            same = f"{name}: same cause as {case_id(found.smallest)}" if found else None
             yield Measured(name, worst.error, worst.tolerance, None, same)

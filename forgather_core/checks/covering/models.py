@@ -17,12 +17,12 @@ from .factors import POSITIONS, Case
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DROPOUT = 0.3
 _LONG = 129  # tokens of a call that may change the state of a module or a class
-BESIDE_OTHERS = ("before-another", "after-another", "after-other-dtype")  # their models exist beside others
+BESIDE_OTHERS = ("before-another", "after-another", "after-other-dtype")  # these cases involve a second model or dtype
 Key = tuple[str, str, str, str]
 
 
 class Models:
-    """Make the models of cases; the latest one is kept.
+    """Make the models of cases; the latest model is cached.
 
     Args:
         subject: The model under test.
@@ -31,7 +31,7 @@ class Models:
     def __init__(self, subject: ModelUnderTest) -> None:
         self.subject = subject
         self._latest: tuple[Key, Any] | None = None
-        self._others: list[Any] = []  # models that exist beside the latest one
+        self._others: list[Any] = []  # other models, which must exist as long as the latest one
 
     @staticmethod
     def key(case: Case) -> Key:

@@ -1,6 +1,6 @@
-"""The plain way to call a model: the reference for all other ways.
+"""The plain call of a model: the reference for all other ways to call it.
 
-It computes each document alone, in float32, with eager attention, in evaluation mode, without a cache, mask, positions
+Each document is computed alone, in float32, with eager attention, in evaluation mode, without a cache, mask, positions
 or labels.
 """
 
@@ -22,7 +22,7 @@ _MOST_KNOWN = 200  # documents whose logits are cached
 
 
 class PlainCalls:
-    """Results of the plain way; logits are cached by document.
+    """Results of the plain call; logits are cached by document.
 
     Args:
         model: The model, in float32 with the plain attention implementation.

@@ -15,7 +15,7 @@ class Rule:
     Args:
         factors: The factors that it reads.
         holds: Returns whether a case satisfies it.
-        reason: The reason, one sentence.
+        reason: The reason for the condition, as a clause.
     """
 
     factors: tuple[str, ...]
@@ -36,7 +36,7 @@ RULES = (
     Rule(
         ("attention", "mask"),
         lambda c: c["attention"] != "flex_attention" or not _has_4d(c),
-        "flex_attention takes block masks instead of 4-D masks",
+        "flex_attention does not support 4-D masks",
     ),
     Rule(
         ("rows", "padding"),
@@ -51,32 +51,32 @@ RULES = (
     Rule(
         ("packing", "padding"),
         lambda c: c["packing"] == "none" or c["padding"] in ("none", "right"),
-        "packed rows are padded on the right",
+        "packing supports padding on the right only",
     ),
     Rule(
         ("packing", "positions"),
         lambda c: c["packing"] == "none" or c["positions"] == "given",
-        "packing is expressed by positions",
+        "packing requires positions=given",
     ),
     Rule(
         ("packing", "length"),
         lambda c: c["packing"] == "none" or int(c["length"]) > 2,
-        "several documents require several tokens",
+        "packing requires a length of 3 or more",
     ),
     Rule(
         ("padding", "mask", "positions"),
         lambda c: not _has_4d(c) or c["padding"] in ("none", "right") or c["positions"] == "given",
-        "a 4-D mask does not show which tokens are padding",
+        "a 4-D mask does not show which tokens are padding, so this padding requires positions=given",
     ),
     Rule(
         ("mask", "chunks"),
         lambda c: c["chunks"] == "whole" or not _has_4d(c),
-        "a 4-D mask is that of one call",
+        "a 4-D mask requires chunks=whole",
     ),
     Rule(
         ("mask", "cache"),
         lambda c: not has_fixed_size(c) or not _has_4d(c),
-        "the keys of a static cache are more than those of the text",
+        "a 4-D mask does not cover the unfilled slots of a static or reset cache",
     ),
     Rule(
         ("cache", "chunks"),
@@ -86,7 +86,7 @@ RULES = (
     Rule(
         ("cache", "rows", "chunks"),
         lambda c: c["cache"] != "reordered" or (c["rows"] != "one" and c["chunks"] != "whole"),
-        "rows of a cache are reordered between chunks",
+        "cache=reordered requires several rows and several chunks",
     ),
     Rule(
         ("cache", "padding"),
@@ -96,34 +96,34 @@ RULES = (
     Rule(
         ("cache", "dtype"),
         lambda c: c["cache"] != "quantized" or c["dtype"] == "float32",
-        "the errors of a quantized cache are larger than those of 16 bits",
+        "a quantized cache, whose errors are larger than those of 16 bits, requires dtype=float32",
     ),
     Rule(
         ("chunks", "length"),
         lambda c: c["chunks"] != "single" or int(c["length"]) <= SINGLE_TOKEN_CHUNKS,
-        "long texts are not passed token by token",
+        f"chunks=single requires a length of {SINGLE_TOKEN_CHUNKS} or less",
     ),
     Rule(
         ("gradients", "chunks", "cache"),
         lambda c: (
             c["gradients"] == "off" or (c["chunks"] == "whole" and not has_fixed_size(c) and c["cache"] != "quantized")
         ),
-        "gradients are those of one call that keeps its keys",
+        "gradients require chunks=whole, and a cache that is not static, reset or quantized",
     ),
     Rule(
         ("logits_to_keep", "chunks"),
         lambda c: c["logits_to_keep"] == "all" or c["chunks"] == "whole",
-        "logits of a whole text are selected",
+        "logits_to_keep requires chunks=whole",
     ),
     Rule(
         ("logits_to_keep", "labels"),
         lambda c: c["logits_to_keep"] == "all" or c["labels"] == "none",
-        "labels require the logits of all tokens",
+        "labels require logits_to_keep=all",
     ),
     Rule(
         ("outputs", "chunks"),
         lambda c: c["outputs"] == "logits" or c["chunks"] == "whole",
-        "hidden states of a whole text are compared",
+        "hidden states and attention weights require chunks=whole",
     ),
     Rule(
         ("outputs", "attention"),
@@ -133,22 +133,22 @@ RULES = (
     Rule(
         ("outputs", "return"),
         lambda c: c["outputs"] == "logits" or c["return"] == "dict",
-        "the entries of a tuple have no names",
+        "hidden states and attention weights require return=dict: the entries of a tuple have no names",
     ),
     Rule(
         ("outputs", "cache"),
         lambda c: c["outputs"] != "attentions" or not has_fixed_size(c),
-        "the keys of a static cache are more than those of the text",
+        "attention weights with a static or reset cache include its unfilled slots",
     ),
     Rule(
         ("labels", "chunks"),
         lambda c: c["labels"] == "none" or c["chunks"] == "whole",
-        "a loss is that of a whole text",
+        "labels require chunks=whole",
     ),
     Rule(
         ("labels", "length"),
         lambda c: c["labels"] == "none" or int(c["length"]) >= MIN_TARGETS,
-        "a loss requires targets",
+        f"labels require a length of {MIN_TARGETS} or more",
     ),
     Rule(
         ("loss", "labels"),
@@ -158,12 +158,12 @@ RULES = (
     Rule(
         ("loss", "return"),
         lambda c: c["loss"] == "full" or c["return"] == "dict",
-        "a chunked loss returns no logits",
+        "a chunked loss, which returns no logits, requires return=dict",
     ),
     Rule(
         ("dropout", "mode"),
         lambda c: c["dropout"] == "off" or c["mode"] == "eval",
-        "dropout is random in training",
+        "dropout=on requires mode=eval: it is random in training",
     ),
     Rule(
         ("compile", "attention"),
@@ -173,12 +173,12 @@ RULES = (
     Rule(
         ("compile", "chunks"),
         lambda c: c["compile"] == "off" or c["chunks"] == "whole",
-        "each length of a chunk would be compiled",
+        "compile=on requires chunks=whole: each chunk length would be compiled separately",
     ),
     Rule(
         ("compile", "checkpointing"),
         lambda c: c["compile"] == "off" or c["checkpointing"] == "off",
-        "each checkpointed layer would be compiled by itself",
+        "compile=on requires checkpointing=off: each layer would be compiled separately",
     ),
     Rule(
         ("compile", "outputs"),
@@ -188,17 +188,17 @@ RULES = (
     Rule(
         ("checkpointing", "gradients", "mode"),
         lambda c: c["checkpointing"] == "off" or (c["gradients"] == "on" and c["mode"] == "train"),
-        "gradient checkpointing requires training",
+        "gradient checkpointing requires gradients=on and mode=train",
     ),
     Rule(
         ("checkpointing", "frozen", "input"),
         lambda c: c["checkpointing"] != "reentrant" or c["frozen"] not in ("embeddings", "all-but-one"),
-        "reentrant checkpointing requires inputs with gradients",
+        "reentrant checkpointing requires trainable embeddings",
     ),
     Rule(
         ("frozen", "gradients"),
         lambda c: c["frozen"] == "none" or c["gradients"] == "on",
-        "frozen parameters are those without gradients",
+        "frozen parameters require gradients=on",
     ),
     Rule(
         ("gradients", "dtype"),
@@ -208,7 +208,7 @@ RULES = (
             or c["dtype"] == "autocast-bfloat16"
             or c["dtype"] == "bfloat16"
         ),
-        "gradients overflow in float16",
+        "gradients overflow in float16: use another dtype, or gradients=off",
     ),
 )
 

@@ -65,7 +65,7 @@ def test_the_biases_of_alibi_are_needed(tmp_path: Path) -> None:
                 "sdpa, a text as generate() passes it: scaled_dot_product_attention receives a mask",
                 "at model.layers.0.self_attn: (2, 1, 20, 20) of torch.bool (2 of 2 calls)",
                 "eager, products of the head, logits_to_keep=1:",
-                "tensors as large as all logits",
+                "tensors as large as the full logits",
             ],
         ),
         (
@@ -146,7 +146,7 @@ def test_planted_mistakes_are_described(small: Resolve, tmp_path: Path) -> None:
 def test_no_product_is_a_failure() -> None:
     measured = _compare("one", Counter(), Counter(), 2)
     assert not measured.holds
-    assert measured.failure == "one: no product was found"
+    assert measured.failure == "one: no product was counted"
 
 
 @pytest.mark.parametrize(

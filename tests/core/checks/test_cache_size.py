@@ -57,9 +57,9 @@ def test_transformers_own_model_passes(tmp_path: Path) -> None:
             [("decoder.py", DEFAULT, "cache = DynamicCache()")],
             {"sliding_window": 4},
             [
-                "default cache, the text at once: it holds keys of 20 tokens after 20 tokens with a window of 4: "
-                "expected 3, at layer 0",
-                "the cache that the model makes holds",
+                "default cache, the text at once: after 20 tokens with a window of 4, "
+                "expected keys of 3 tokens, got 20, at layer 0",
+                "the default cache of the model holds",
             ],
         ),
         (
@@ -67,15 +67,15 @@ def test_transformers_own_model_passes(tmp_path: Path) -> None:
             {},
             [
                 "use_cache=False returns a cache",
-                "keys in torch.float32, and the model is in torch.bfloat16, at layer 0",
+                "expected keys in torch.bfloat16, the dtype of the model, got torch.float32, at layer 0",
             ],
         ),
         (
             [("decoder.py", DEFAULT, "pass"), ("caches.py", UPDATE, REPEATED)],
             {},
-            ["default cache, the text at once: use_cache=True returns no cache", "bytes after 20 tokens: expected"],
+            ["default cache, the text at once: use_cache=True returns no cache", "bytes for 20 tokens, got"],
         ),
-        ([("caches.py", UPDATE, VIEW)], {}, ["which are a view of"]),
+        ([("caches.py", UPDATE, VIEW)], {}, ["it holds views of larger tensors: expected at most"]),
     ],
 )
 def test_mistakes_are_described(

@@ -61,7 +61,10 @@ def in_blocks(new: str) -> Mutant:
 MISTAKES = {
     "rate": (
         mutant("modeling_causal_lm.py", "dropout=c.layer_dropout,", "dropout=c.layer_dropout / 2,"),
-        ["layer_dropout, eager: the share of zeros is 0.1", "kept elements are not divided by 1 - p, at model.layers."],
+        [
+            "layer_dropout, eager: expected a share of zeros of 0.3, got 0.1",
+            "kept elements are not divided by 1 - p, at model.layers.",
+        ],
     ),
     "rescaled": (in_blocks(SCALED), ["training differs from evaluation by more than dropout"]),
     "tokens": (
@@ -71,15 +74,15 @@ MISTAKES = {
     "seeded": (in_blocks(SEEDED), ["two calls drop the same elements, at two calls in model.layers.0"]),
     "in eval": (
         in_blocks("(lambda x: nn.functional.dropout(x, dropout))"),
-        ["layer_dropout, sdpa: it drops in evaluation, at model.layers.0"],
+        ["layer_dropout, sdpa: it is active in evaluation, at model.layers.0"],
     ),
     "not in the first layer": (
         mutant("modeling_causal_lm.py", "dropout=c.layer_dropout,", "dropout=c.layer_dropout if i else 0.0,"),
-        ["some layers drop less than others, at layer 0: 0 calls, layer 1: 2 calls"],
+        ["the number of dropout calls differs between layers, at layer 0: 0 calls, layer 1: 2 calls"],
     ),
     "sdpa": (
         mutant("self_attention.py", "dropout=self.attention_dropout if", "dropout=self.attention_dropout / 2 if"),
-        ["sdpa: scaled_dot_product_attention gets dropout_p=0.15, not 0.3, at model.layers.0.self_attn"],
+        ["sdpa: expected dropout_p=0.3 in sdpa, got 0.15, at model.layers.0.self_attn"],
     ),
     "values": (
         mutant(

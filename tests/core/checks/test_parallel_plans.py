@@ -123,7 +123,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Any], object], str]] = {
     "order": (
         "llama",
         stages({"lm_head": HEAD, "model.norm": NORM, "model.embed_tokens": EMBED, "model.layers": LAYERS}),
-        "has the order model.norm, model.embed_tokens, model.layers, lm_head, and the model runs model.embed_tokens",
+        "as they run, model.embed_tokens, model.layers, model.norm, lm_head; got model.norm, model.embed_tokens",
     ),
     "input": ("llama", stages(plan_of(norm=(["states"], ["hidden_states"]))), "has the input states for model.norm"),
     "output": ("llama", stages(plan_of(norm=(["hidden_states"], ["x"]))), "has the output x for model.norm"),

@@ -94,17 +94,17 @@ def report_loading(model: Any) -> None:
 
 
 MISTAKES = {
-    freeze: "no option freezes them, and they do not require a gradient: model.layers.0.mlp.up_proj.weight",
+    freeze: "parameters do not require a gradient, and no option freezes them: model.layers.0.mlp.up_proj.weight",
     add_buffer: "the state dict has buffers: model.layers.0.mlp.scale",
     add_buffer_in_forward: "the names of the state dict change after a forward pass in eval: model.layers.0.mlp.seen",
     rename_in_eval: "the names of the state dict change in eval: lm_head.weight, other",
     hide: "not registered, so that they are not saved: model.layers.0.mlp.more",
     leave_out: "the state dict lacks parameters: model.norm.weight",
-    change: "the state dict has other values than the parameters, at model.norm.weight",
+    change: "values in the state dict differ from the parameters, at model.norm.weight",
     view: "parameters are views into larger tensors: model.layers.0.mlp.down_proj.weight",
     share: "share memory and are not declared as tied",
     declare: "lm_head.weight is declared as tied to model.embed_tokens.weight, and is not the same parameter",
-    ignore_loading: "load_state_dict leaves other values than it was passed",
+    ignore_loading: "after load_state_dict, values differ from the loaded ones",
     report_loading: "load_state_dict reports missing or unexpected keys: a.weight",
 }
 

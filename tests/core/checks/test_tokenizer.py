@@ -71,7 +71,11 @@ FILES: dict[str, tuple[str, dict[str, Any], str]] = {
     "BOS too large": ("config.json", {"bos_token_id": 999}, "BOS: the id is not below vocab_size, 262, at the tokeni"),
     "small vocabulary": ("config.json", {"vocab_size": 200}, "makes ids that are not below vocab_size, 200, at '"),
     "decoder": ("tokenizer.json", {"decoder": {"type": "Fuse"}}, "ASCII: the text is not restored, at character 0"),
-    "two BOS": ("tokenizer.json", {"post_processor": template("<|BOS|>", "<|BOS|>")}, "BOS is added 2 times; the tok"),
+    "two BOS": (
+        "tokenizer.json",
+        {"post_processor": template("<|BOS|>", "<|BOS|>")},
+        "by the tokenizer's files, expected 1 BOS, got 2",
+    ),
     "EOS ends no text": (
         "generation_config.json",
         {"eos_token_id": None},
@@ -138,7 +142,7 @@ CALLS: dict[str, tuple[Callable[..., None], str]] = {
     "side": (other_side, "padding is not on the left, at row"),
     "mask": (unmasked, "the attention mask is not 0 exactly on padding, at row"),
     "batch": (other_tokens, "a padded text has other tokens than the text alone, at row 0"),
-    "no BOS": (rewritten, "BOS is added 0 times; the tokenizer's files promise 1"),
+    "no BOS": (rewritten, "by the tokenizer's files, expected 1 BOS, got 0"),
     "special": (
         lambda _, __, found: found["input_ids"][0] == 0 and found["input_ids"].reverse(),
         "ASCII: special tokens change the other tokens",

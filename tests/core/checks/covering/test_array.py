@@ -85,6 +85,9 @@ def test_ids_name_the_levels_that_are_not_plain() -> None:
     case = dict(PLAIN) | {"padding": "left", "cache": "static"}
     assert case_id(case) == "padding=left,cache=static"
     assert list(case_of("cache=static,padding=left")) == list(NAMES)
-    for wrong in ("padding", "padding=up", "color=red", ""):
-        with pytest.raises(ValueError, match="is not a level of a factor"):
+    for wrong in ("padding", "padding=up"):
+        with pytest.raises(ValueError, match="padding must be one of none, left, right, both, middle; got '"):
+            case_of(wrong)
+    for wrong in ("color=red", ""):
+        with pytest.raises(ValueError, match="there is no factor '"):
             case_of(wrong)
