@@ -138,7 +138,7 @@ ALLOWED = [
     (r"spread", r"--check", "tests/e2e/test_third_party.py", "a former name of a check"),
     (r"", r'^    "[a-zA-Z_-]+": "[a-zA-Z_-]+",$', "forgather_core/checks/choose.py", "former names of checks"),
     (r"", r'^        "\w+": "\w+",$', "forgather_core/reference.py", "former names"),
-    (r"^ours$", r'is_ours="made_by', "forgather_core/checks/model_under_test.py", "a former name"),
+    (r"^ours$", r'is_ours="made_by', "forgather_core/checks/shared/model_under_test.py", "a former name"),
     (r"trial", r"\btrial\b", "forgather_core/training_run/trainer.py", "a parameter of transformers' Trainer"),
     (r"^tell$", r"data\.tell\(\)", "*", "a method of files"),
     (r"told", r"OLD_NAMES", "forgather_core/definitions/check.py", "former names"),

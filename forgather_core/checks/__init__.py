@@ -25,7 +25,6 @@ from .inputs_embeds import inputs_embeds
 from .kv_cache import kv_cache
 from .loss import loss
 from .manifest import manifest
-from .model_under_test import ModelUnderTest
 from .native_parity import native_parity
 from .no_dead_options import no_dead_options
 from .packing_isolation import packing_isolation
@@ -37,6 +36,7 @@ from .reference_parity import reference_parity
 from .round_trip import round_trip
 from .run import verify, verify_settings
 from .same_seed import same_seed
+from .shared.model_under_test import ModelUnderTest
 from .signal_propagation import signal_propagation
 from .sliding_window import sliding_window
 from .standalone import standalone

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check
-from .cached_forward import UNEQUAL, empty_cache, forward_in_chunks
-from .implementations import forward_implementations, uncompiled
-from .inputs import packed_rows, padded_labels, padded_rows, real_positions
-from .model_under_test import ModelUnderTest
-from .tolerance import compare, compare_gradients, gradients_of, rounding
+from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks
+from .shared.implementations import forward_implementations, uncompiled
+from .shared.inputs import packed_rows, padded_labels, padded_rows, real_positions
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
 
 
 @check("attention-backends", cause="a mask, bias or scaling that one implementation does not receive")

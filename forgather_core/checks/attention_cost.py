@@ -15,11 +15,11 @@ import torch
 
 from ..definitions.check import Measured, check, expect
 from ..training.loss import can_skip_logits
-from .cached_forward import cache_argument, empty_cache
-from .implementations import implementations
-from .layers import windows_of
-from .model_under_test import LENGTH, ModelUnderTest
-from .operators import SdpaMasks, TensorsMade, weight_flops
+from .shared.cached_forward import cache_argument, empty_cache
+from .shared.implementations import implementations
+from .shared.layers import windows_of
+from .shared.model_under_test import LENGTH, ModelUnderTest
+from .shared.operators import SdpaMasks, TensorsMade, weight_flops
 
 ROWS = 2
 MIN_CHUNK, MAX_CHUNK = 256, 1024  # a chunk of the loss has as many tokens as the hidden size, within these bounds

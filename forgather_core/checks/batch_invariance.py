@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..definitions.check import Measured, check
 from ..model.difference import relative_difference
-from .implementations import implementations
-from .inputs import packed_rows
-from .model_under_test import LENGTH, ModelUnderTest
-from .tolerance import compare, position_of_largest, rounding
+from .shared.implementations import implementations
+from .shared.inputs import packed_rows
+from .shared.model_under_test import LENGTH, ModelUnderTest
+from .shared.tolerance import compare, position_of_largest, rounding
 
 
 @check("batch-invariance", cause="a mean, a maximum or a statistic that is taken over the batch")

@@ -15,8 +15,9 @@ from ..checkpoint import load_checkpoint, save_checkpoint
 from ..definitions.check import Measured, check, expect
 from ..model.build import build
 from ..options.shared import BuildOptions
-from .model_under_test import ModelUnderTest
-from .tolerance import compare, different_tensors
+from .shared.meta_initialization import fill_with_nan, initialized_after_meta
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import compare, different_tensors
 
 
 @check("buffers", cause="a buffer that only the constructor computes, or that is cast with the weights")
@@ -39,7 +40,7 @@ def buffers(subject: ModelUnderTest) -> Iterator[Measured]:
                 device=device, dtype="float32", no_init_weights=True, attn_implementation=subject.default_attention
             )
             built = build(subject.workdir, options).eval()
-            _fill_with_nan(built.parameters())
+            fill_with_nan(built.parameters())
             load_checkpoint(directory / "saved", built, device="cpu", strict=True)
             way = f"build on {device}, no_init_weights, load_checkpoint"
             yield from _compare_buffers(way, built, model, text)
@@ -47,31 +48,6 @@ def buffers(subject: ModelUnderTest) -> Iterator[Measured]:
         cast = subject.randomized_model().to(torch.bfloat16)
         yield from _compare_buffers("model.to(bfloat16)", cast, model)
         yield from _compare_buffers("model.to(bfloat16).to(float32)", cast.to(torch.float32), model)
-
-
-def initialized_after_meta(subject: ModelUnderTest, **how: Any) -> Any:
-    """Build a model on the meta device, and initialize it in memory filled with NaN.
-
-    Args:
-        subject: The model under test.
-        **how: Arguments of `subject.fresh_model`.
-    """
-    with torch.device("meta"):
-        model = subject.fresh_model(**how)
-    model.to_empty(device="cpu")
-    _fill_with_nan([*model.parameters(), *model.buffers()])
-    if subject.is_builtin:  # transformers' own classes skip tensors with this mark
-        for one in (*model.modules(), *model.parameters(), *model.buffers()):
-            one._is_hf_initialized = False
-    model.init_weights()
-    return model
-
-
-def _fill_with_nan(tensors: Any) -> None:
-    with torch.no_grad():
-        for tensor in tensors:
-            if tensor.is_floating_point() and not tensor.is_meta:
-                tensor.fill_(torch.nan)
 
 
 def _compare_buffers(way: str, found: Any, expected: nn.Module, text: Tensor | None = None) -> Iterator[Measured]:

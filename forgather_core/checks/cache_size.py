@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..definitions.check import Measured, check, expect
-from .cached_forward import SINGLE, UNEQUAL, cache_argument, cache_in, empty_cache
-from .layers import windows_of
-from .model_under_test import LENGTH, ModelUnderTest
+from .shared.cached_forward import SINGLE, UNEQUAL, cache_argument, cache_in, empty_cache
+from .shared.layers import windows_of
+from .shared.model_under_test import LENGTH, ModelUnderTest
 
 ROWS = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

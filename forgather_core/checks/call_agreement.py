@@ -19,7 +19,7 @@ from .covering.factors import case_id, case_of, differing
 from .covering.failures import Failure, measured_cases
 from .covering.rules import violated
 from .covering.usual import usual_cases
-from .model_under_test import ModelUnderTest
+from .shared.model_under_test import ModelUnderTest
 
 
 @check("call-agreement", cause="a mask, position or argument that is correct in some calls only")

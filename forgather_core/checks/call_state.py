@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ..definitions.check import Measured, check, expect
-from .implementations import forward_implementations, uncompiled
-from .inputs import padded_labels, padded_rows, real_positions
-from .model_under_test import FLEX, ModelUnderTest
-from .process_state import LiveTensors, Snapshot, attribute_of
-from .state_calls import Call, autocast, calls_of, lengths_of, plain_call, training_step
-from .tolerance import compare, different_tensors
+from .shared.implementations import forward_implementations, uncompiled
+from .shared.inputs import padded_labels, padded_rows, real_positions
+from .shared.model_under_test import FLEX, ModelUnderTest
+from .shared.process_state import LiveTensors, Snapshot, attribute_of
+from .shared.state_calls import Call, autocast, calls_of, lengths_of, plain_call, training_step
+from .shared.tolerance import compare, different_tensors
 
 DROPOUT = 0.3
 

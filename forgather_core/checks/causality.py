@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from ..definitions.check import Measured, check, expect
-from .implementations import implementations
-from .model_under_test import ModelUnderTest
-from .tolerance import compare, position_of_largest
+from .shared.implementations import implementations
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import compare, position_of_largest
 
 
 @check("causality", cause="a mask that is dropped, off by one, or undone by a later operation")

@@ -10,7 +10,7 @@ from ..definitions.check import Check
 from ..deprecated import warn_renamed
 from ..errors import CheckError
 from ..options.spec import did_you_mean
-from .scope import Scope
+from .shared.scope import Scope
 
 if TYPE_CHECKING:
     from ..options.command_options import VerifyOptions

@@ -21,11 +21,11 @@ from torch import Tensor
 from ..definitions.check import Measured, check, expect
 from ..errors import first_line
 from ..filesystem.strict_json import read_object
-from .inputs import logits_of_random_weights
-from .model_under_test import ModelUnderTest
-from .option_fields import options_of
-from .other_values import Values, alternatives, other_values
-from .tolerance import different_tensors
+from .shared.inputs import logits_of_random_weights
+from .shared.model_under_test import ModelUnderTest
+from .shared.option_fields import options_of
+from .shared.other_values import Values, alternatives, other_values
+from .shared.tolerance import different_tensors
 
 UNCOMPARED = ("transformers_version", "_name_or_path")
 # Fields that identify the model's class and files, and do not change its behaviour.

@@ -16,7 +16,7 @@ from ..model.meta_model import meta_model
 from ..model.parameters import parameter_table
 from ..options.shared import BuildOptions
 from ..parts.caches import CACHE
-from .model_under_test import ModelUnderTest
+from .shared.model_under_test import ModelUnderTest
 
 
 @check("estimates", cause="a directory made with other options, or memory that the trace misses")

@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ..definitions.check import Measured, check
-from .implementations import implementations
-from .inputs import padded_rows
-from .model_under_test import ModelUnderTest
-from .tolerance import rounding
+from .shared.implementations import implementations
+from .shared.inputs import padded_rows
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import rounding
 
 NEW_TOKENS = 8  # more than a shrunk window
 PROMPTS = (9, 6, 1)  # lengths

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..definitions.check import Measured, check, expect
-from .implementations import implementations
-from .model_under_test import ModelUnderTest
+from .shared.implementations import implementations
+from .shared.model_under_test import ModelUnderTest
 
 
 @check("gradients", cause="a parameter that is unused, used under no_grad, or detached from the loss")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
-from .model_under_test import ModelUnderTest
-from .tolerance import compare, rounding
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import compare, rounding
 
 
 @check("hidden-states", cause="output_hidden_states or output_attentions that is accepted and has no effect")

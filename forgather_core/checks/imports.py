@@ -15,8 +15,8 @@ from pathlib import Path
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..errors import first_line
 from ..export.modules import Packages
-from .imported_names import Import, imports_of, names_of
-from .model_under_test import ModelUnderTest
+from .shared.imported_names import Import, imports_of, names_of
+from .shared.model_under_test import ModelUnderTest
 
 
 @check("imports", cause="an import in rarely executed code, or a name that was renamed or removed")

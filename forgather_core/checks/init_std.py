@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..reference import InitStd
-from .definition_reference import reference_of
-from .model_under_test import ModelUnderTest
-from .tolerance import SIGMAS
+from .shared.definition_reference import reference_of
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import SIGMAS
 
 
 @check("init-std", cause="an initialization table that differs from the definition's reference")

@@ -22,8 +22,8 @@ from ..model.build import build
 from ..model.kinds import kind_of
 from ..options.shared import BuildOptions
 from ..parts.table_init import find_rule
-from .model_under_test import ModelUnderTest
-from .tolerance import SIGMAS
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import SIGMAS
 
 # Rules of parts/initial_weights.py with mean 0. Compared by name: an exported copy defines its own classes.
 _SYMMETRIC = ("Normal", "TruncatedNormal", "XavierNormal", "FanInUniform")

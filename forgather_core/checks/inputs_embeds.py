@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..definitions.check import Measured, check, expect
-from .model_under_test import ModelUnderTest
-from .tolerance import compare
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import compare
 
 
 @check("inputs-embeds", cause="an operation on embeddings that only one of input_ids and inputs_embeds passes through")

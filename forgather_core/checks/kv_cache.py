@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..model.difference import relative_difference
-from .cached_forward import SINGLE, UNEQUAL, cache_argument, cache_in, empty_cache, forward_in_chunks
-from .implementations import implementations
-from .inputs import logits_of_rows, padded_rows, position_arguments
-from .model_under_test import LENGTH, ModelUnderTest
-from .tolerance import compare, position_of_largest, rounding
+from .shared.cached_forward import SINGLE, UNEQUAL, cache_argument, cache_in, empty_cache, forward_in_chunks
+from .shared.implementations import implementations
+from .shared.inputs import logits_of_rows, padded_rows, position_arguments
+from .shared.model_under_test import LENGTH, ModelUnderTest
+from .shared.tolerance import compare, position_of_largest, rounding
 
 HALF = LENGTH // 2
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..definitions.check import Measured, check, expect
 from ..model.difference import relative_difference
 from ..training.loss import can_skip_logits
-from .model_under_test import LENGTH, ModelUnderTest
-from .tolerance import compare, compare_gradients, gradients_of, rounding
+from .shared.model_under_test import LENGTH, ModelUnderTest
+from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
 
 LONG = 300  # tokens: two such rows are several chunks of the chunked cross-entropy
 

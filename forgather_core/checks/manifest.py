@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..model.manifest import edited_files, read_manifest
-from .model_under_test import ModelUnderTest
+from .shared.model_under_test import ModelUnderTest
 
 
 @check("manifest", cause="an edited file or an incomplete copy; `construct -r` writes the files again")

@@ -14,8 +14,8 @@ import torch
 
 from ..definitions import contracts
 from ..definitions.check import DoesNotApply, Measured, check, expect
-from .model_under_test import ModelUnderTest
-from .tolerance import LARGE_EPS, compare, compare_gradients, gradients_of, rounding
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import LARGE_EPS, compare, compare_gradients, gradients_of, rounding
 
 EPS = "rms_norm_eps"
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
-from .implementations import require_dropout
-from .inputs import logits_of_random_weights
-from .model_under_test import ModelUnderTest
-from .option_fields import options_of
-from .other_values import Values, other_values
+from .shared.implementations import require_dropout
+from .shared.inputs import logits_of_random_weights
+from .shared.model_under_test import ModelUnderTest
+from .shared.option_fields import options_of
+from .shared.other_values import Values, other_values
 
 _TOKENS = 40
 Observation = tuple[str, ...]

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..definitions.check import Measured, check
 from ..model.difference import relative_difference
-from .cached_forward import UNEQUAL, empty_cache, forward_in_chunks
-from .implementations import implementations
-from .inputs import DOCUMENTS, packed_rows, split_documents
-from .model_under_test import LENGTH, ModelUnderTest
-from .tolerance import position_of_largest, rounding
+from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks
+from .shared.implementations import implementations
+from .shared.inputs import DOCUMENTS, packed_rows, split_documents
+from .shared.model_under_test import LENGTH, ModelUnderTest
+from .shared.tolerance import position_of_largest, rounding
 
 
 @check("packing-isolation", cause="packing that is detected only without a cache and without an attention mask")

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
-from .implementations import forward_implementations
-from .layers import layers_of
-from .model_under_test import FLEX, ModelUnderTest
-from .parallel_split import pattern_of
-from .tensor_parallel import measure_ranks
+from .shared.implementations import forward_implementations
+from .shared.layers import layers_of
+from .shared.model_under_test import FLEX, ModelUnderTest
+from .shared.parallel_split import pattern_of
+from .shared.tensor_parallel import measure_ranks
 
 _RESULTS = frozenset({"logits", "last_hidden_state"})
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,15 +17,13 @@ from torch import Tensor
 
 from ..definitions.check import Measured, check, expect
 from ..model.difference import relative_difference
-from .implementations import implementations
-from .model_under_test import LENGTH, ModelUnderTest
-from .tolerance import compare, rounding
+from .shared.implementations import implementations
+from .shared.model_under_test import LENGTH, ModelUnderTest
+from .shared.position_encoding import kind_of, switching_length
+from .shared.tolerance import compare, rounding
 
 SHIFT = 5
-_RELATIVE = re.compile(r"rotary|rope|alibi", re.IGNORECASE)
-_ABSOLUTE = re.compile(r"(^|\.)(wpe|embed_positions?|position_embeddings?)$")
 _CLEAR = 10  # minimum change, in units of the rounding error
-_LENGTH_DEPENDENT = ("dynamic", "longrope")  # RoPE types whose frequencies change beyond a length
 
 
 @check("positions", cause="positions that are computed and not used, or absolute where they must be relative")
@@ -67,18 +64,6 @@ def _short_rows(subject: ModelUnderTest) -> Tensor:
     return next(text for text in drawn if (text[:, 1:] != text[:, :-1]).all())
 
 
-def kind_of(model: Any) -> str | None:
-    """Return whether a model's positions are "relative" or "absolute", by the names of modules and options."""
-    names = [name for name, _ in model.named_modules()]
-    types = [type(module).__name__ for module in model.modules()]
-    config = model.config.get_text_config()
-    if getattr(config, "alibi", False) or getattr(config, "rope_parameters", None):
-        return "relative"
-    if any(_RELATIVE.search(name) for name in (*names, *types)):
-        return "relative"
-    return "absolute" if any(_ABSOLUTE.search(name) for name in names) else None
-
-
 def _one_layer(subject: ModelUnderTest) -> dict[str, Any]:
     kinds = getattr(subject.text_config, "layer_types", None)
     return {"num_hidden_layers": 1} | ({"layer_types": kinds[:1]} if kinds else {})
@@ -89,18 +74,6 @@ def _shift(subject: ModelUnderTest) -> int:
     config = subject.text_config
     limit = switching_length(config) or getattr(config, "max_position_embeddings", None)
     return SHIFT if limit is None else min(SHIFT, limit - LENGTH)
-
-
-def switching_length(config: Any) -> int | None:
-    """Return the length beyond which the frequencies of RoPE change; None if they depend on no length.
-
-    Args:
-        config: The text configuration.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") not in _LENGTH_DEPENDENT:
-        return None
-    return rope.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
 
 
 def _rounding_of_angles(model: Any, length: int) -> float:

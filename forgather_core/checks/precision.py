@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..definitions.check import Measured, check, expect
 from ..filesystem.printable import dtype_of
 from ..model.difference import rms_difference
-from .model_under_test import ModelUnderTest
+from .shared.model_under_test import ModelUnderTest
 
 LOW = torch.bfloat16
 LENGTH, LONG = 96, 640  # tokens; integers are exact in bfloat16 up to 256

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..reference import Weights, float64, surprise
-from .definition_reference import reference_of
-from .implementations import implementations
-from .model_under_test import ModelUnderTest
-from .tolerance import LARGE_EPS, compare, compare_gradients, gradients_of, rounding
+from .shared.definition_reference import reference_of
+from .shared.implementations import implementations
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import LARGE_EPS, compare, compare_gradients, gradients_of, rounding
 
 LENGTH = 12  # tokens: twice a shrunk window; references are slow
 

@@ -14,9 +14,9 @@ from ..checkpoint import load_checkpoint, save_checkpoint
 from ..definitions.check import Measured, check, expect
 from ..model.build import build
 from ..options.shared import BuildOptions
-from .model_under_test import ModelUnderTest
-from .option_fields import options_of
-from .tolerance import compare, different_tensors
+from .shared.model_under_test import ModelUnderTest
+from .shared.option_fields import options_of
+from .shared.tolerance import compare, different_tensors
 
 _WAYS = ((torch.float32, False), (torch.bfloat16, True))  # dtype, sharded
 

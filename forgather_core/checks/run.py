@@ -19,8 +19,8 @@ from ..runtime.child_process import ChildDiedError, ChildProcesses
 from ..runtime.memory_guard import most_parameters, refuse_too_large
 from ..runtime.partial_results import keep_partial
 from ..runtime.quiet import quiet_transformers
-from .model_under_test import ModelUnderTest
-from .scope import DEFAULT_SCOPE, Scope
+from .shared.model_under_test import ModelUnderTest
+from .shared.scope import DEFAULT_SCOPE, Scope
 from .try_check import EXPECTED, FAILED, PASSED, SKIPPED, row_of, try_check, with_expected
 
 if TYPE_CHECKING:

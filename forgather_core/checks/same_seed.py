@@ -9,9 +9,9 @@ import torch
 
 from ..definitions.check import Measured, check, expect
 from ..model.randomize import randomize_weights
-from .implementations import require_dropout
-from .model_under_test import ModelUnderTest
-from .tolerance import compare, different_tensors
+from .shared.implementations import require_dropout
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import compare, different_tensors
 
 PROBABILITY = 0.5
 _SUFFIXES = ("dropout", "pdrop")

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from ..definitions.check import Measured, check, expect
-from .layers import layers_of
-from .model_under_test import ModelUnderTest
+from .shared.layers import layers_of
+from .shared.model_under_test import ModelUnderTest
 
 LAYERS = 16
 _MAX_EXCESS_LOSS = 2.0

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
-from .implementations import implementations
-from .model_under_test import LENGTH, ModelUnderTest
+from .shared.implementations import implementations
+from .shared.model_under_test import LENGTH, ModelUnderTest
 
 
 @check("sliding-window", cause="a window read under another name, off by one, or not passed to the mask")

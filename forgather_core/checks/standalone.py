@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from ..definitions.check import Measured, check, expect
-from .model_under_test import ModelUnderTest
-from .tolerance import compare, rounding
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import compare, rounding
 
 _TIMEOUT = 300  # seconds
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..definitions.check import Measured, check, expect
 from ..errors import first_line
 from ..filesystem.printable import truncated_list
-from .model_under_test import ModelUnderTest
-from .tolerance import different_tensors
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import different_tensors
 
 _TRAINED = re.compile(r"^(?:train(?:able|ed|s)?_(.+)|(.+)_train(?:able|ed))$")
 _FROZEN = re.compile(r"^(?:freezes?_(.+)|frozen_(.+)|(.+)_frozen)$")

@@ -17,9 +17,16 @@ from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..errors import CheckError, first_line
 from ..model.directory_errors import load_config
 from ..tokenizers.chat_templates import DEFAULT, templates_by_name
-from .model_under_test import ModelUnderTest
-from .tokenizer_generation import check_generation, token_ids
-from .tokenizer_settings import FILES, adds_a_space, file_content, promised_special_tokens, restores_any_text, texts
+from .shared.model_under_test import ModelUnderTest
+from .shared.tokenizer_generation import check_generation, token_ids
+from .shared.tokenizer_settings import (
+    FILES,
+    adds_a_space,
+    file_content,
+    promised_special_tokens,
+    restores_any_text,
+    texts,
+)
 
 NAMES = {"bos_token_id": "BOS", "eos_token_id": "EOS", "pad_token_id": "padding", "unk_token_id": "unknown"}
 GENERATION = "generation_config.json"

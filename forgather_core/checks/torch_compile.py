@@ -13,9 +13,9 @@ import torch
 
 from ..definitions.check import Measured, check, expect
 from ..model.difference import relative_difference
-from .inputs import packed_rows
-from .model_under_test import LENGTH, ModelUnderTest
-from .tolerance import compare, compare_gradients, gradients_of, rounding
+from .shared.inputs import packed_rows
+from .shared.model_under_test import LENGTH, ModelUnderTest
+from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
 
 
 @check(

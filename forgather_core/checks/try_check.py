@@ -12,9 +12,9 @@ from typing import Any
 
 from ..definitions.check import Check, Details, DoesNotApply, Measured
 from ..runtime.out_of_memory import out_of_memory
-from .expected import expected_reason
-from .implementations import uncompiled
-from .model_under_test import FLEX, ModelUnderTest
+from .shared.expected import expected_reason
+from .shared.implementations import uncompiled
+from .shared.model_under_test import FLEX, ModelUnderTest
 
 PASSED, FAILED, SKIPPED, EXPECTED = "passed", "failed", "skipped", "failed as expected"
 NOTHING = "it measured nothing"

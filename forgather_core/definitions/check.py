@@ -12,7 +12,7 @@ from ..deprecated import keep_old_names
 from ..reference import DoesNotApply
 
 if TYPE_CHECKING:
-    from ..checks.model_under_test import ModelUnderTest
+    from ..checks.shared.model_under_test import ModelUnderTest
 
 __all__ = ["Check", "Details", "DoesNotApply", "Measured", "check", "expect", "failure_text"]
 

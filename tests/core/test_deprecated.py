@@ -14,7 +14,7 @@ from forgather_core.checks.choose import OLD_CHECK_NAMES
 from forgather_core.reference import Reference
 
 CHECK = "forgather_core.definitions.check"
-REFERENCE, SUBJECT = "forgather_core.reference", "forgather_core.checks.model_under_test"
+REFERENCE, SUBJECT = "forgather_core.reference", "forgather_core.checks.shared.model_under_test"
 RENAMED = [
     ("forgather_core.errors", "TrialError", "forgather_core.errors", "TrainingCheckError"),
     ("forgather_core.checks", "Subject", "forgather_core.checks", "ModelUnderTest"),

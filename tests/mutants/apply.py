@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from forgather_core.checks import CHECKS, FAILED, Check, verify
-from forgather_core.checks.scope import Scope
+from forgather_core.checks.shared.scope import Scope
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import failure_text
 from forgather_core.definitions.registry import registry

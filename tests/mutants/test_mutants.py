@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from forgather_core.checks import CHECKS, FAILED, PASSED, verify
-from forgather_core.checks.scope import Scope
+from forgather_core.checks.shared.scope import Scope
 
 from .apply import UNINFORMATIVE_CHECK, Original, Originals, mutated
 from .catalogue import GROUPS, MUTANTS, Mutant

@@ -13,10 +13,10 @@ from ...definitions.check import Measured
 from ...errors import first_line
 from ...model.difference import relative_difference, rms_difference
 from ...runtime.out_of_memory import out_of_memory
-from ..inputs import padding_id
-from ..layers import windows_of
-from ..model_under_test import ModelUnderTest
-from ..tolerance import gradient_error, rounding
+from ..shared.inputs import padding_id
+from ..shared.layers import windows_of
+from ..shared.model_under_test import ModelUnderTest
+from ..shared.tolerance import gradient_error, rounding
 from .applicable import inapplicable_levels
 from .arguments import ITEMS, divides_by_items, targets_of
 from .array import all_levels

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...training.loss import can_skip_logits
-from ..layers import windows_of
-from ..model_under_test import ATTENTIONS, FLEX, ModelUnderTest
-from ..positions import kind_of, switching_length
+from ..shared.layers import windows_of
+from ..shared.model_under_test import ATTENTIONS, FLEX, ModelUnderTest
+from ..shared.position_encoding import kind_of, switching_length
 from .caches import SPARE, quantized_cache
 from .factors import LENGTHS, POSITIONS
 from .models import fewer_positions

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cached_forward import cache_argument, empty_cache, forward_in_chunks, token_arguments
+from ..shared.cached_forward import cache_argument, empty_cache, forward_in_chunks, token_arguments
 from .factors import Case, has_fixed_size
 from .layout import Layout
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ...training.loss import can_skip_logits
-from ..cached_forward import token_arguments
-from ..implementations import uncompiled
-from ..tolerance import gradients_of
+from ..shared.cached_forward import token_arguments
+from ..shared.implementations import uncompiled
+from ..shared.tolerance import gradients_of
 from .arguments import (
     attention_mask,
     label_arguments,

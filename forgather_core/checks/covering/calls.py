@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from ...definitions.check import Measured
 from ...runtime.child_process import ChildDiedError, ChildProcesses
-from ..expected import expected_reason
-from ..model_under_test import ModelUnderTest
+from ..shared.expected import expected_reason
+from ..shared.model_under_test import ModelUnderTest
 from .agreement import RAISED, Agreement
 from .factors import Case, case_id
 from .failures import Failure, excess, failures_of

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ...model.randomize import randomize_weights
-from ..buffers import initialized_after_meta
-from ..model_under_test import ModelUnderTest
+from ..shared.meta_initialization import initialized_after_meta
+from ..shared.model_under_test import ModelUnderTest
 from .factors import POSITIONS, Case
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}

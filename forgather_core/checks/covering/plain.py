@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..tolerance import gradients_of
+from ..shared.tolerance import gradients_of
 from .arguments import ITEMS, divides_by_items, targets_of
 from .call import Results, kept_tokens, prepared, weighted_sum
 from .factors import PLAIN, Case

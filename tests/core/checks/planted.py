@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from forgather_core.checks.model_under_test import ModelUnderTest
+from forgather_core.checks.shared.model_under_test import ModelUnderTest
 from forgather_core.checks.try_check import FAILED, try_check
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import Check, failure_text

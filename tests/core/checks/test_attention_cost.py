@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from forgather_core.checks.attention_cost import _compare, attention_cost
-from forgather_core.checks.model_under_test import ModelUnderTest
-from forgather_core.checks.operators import SdpaMasks
+from forgather_core.checks.shared.model_under_test import ModelUnderTest
+from forgather_core.checks.shared.operators import SdpaMasks
 from forgather_core.checks.try_check import PASSED, try_check
 from forgather_core.definitions.registry import registry
 from forgather_core.parts.caches import cached_length

@@ -20,11 +20,12 @@ from forgather_core.checks.gradients import gradients
 from forgather_core.checks.inputs_embeds import inputs_embeds
 from forgather_core.checks.kv_cache import kv_cache
 from forgather_core.checks.loss import loss
-from forgather_core.checks.model_under_test import ModelUnderTest
 from forgather_core.checks.packing_isolation import packing_isolation
 from forgather_core.checks.padding import padding
-from forgather_core.checks.positions import kind_of, positions
+from forgather_core.checks.positions import positions
 from forgather_core.checks.run import verify
+from forgather_core.checks.shared.model_under_test import ModelUnderTest
+from forgather_core.checks.shared.position_encoding import kind_of
 from forgather_core.checks.torch_compile import torch_compile
 from forgather_core.checks.try_check import FAILED, PASSED
 from forgather_core.commands.construct import construct

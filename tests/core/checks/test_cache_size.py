@@ -9,7 +9,7 @@ import pytest
 from transformers import GPT2Config
 
 from forgather_core.checks.cache_size import cache_size, cached_heads
-from forgather_core.checks.model_under_test import ModelUnderTest
+from forgather_core.checks.shared.model_under_test import ModelUnderTest
 from forgather_core.checks.try_check import FAILED, PASSED, try_check
 from forgather_core.definitions.check import failure_text
 from tests.support.settings import Resolve, small

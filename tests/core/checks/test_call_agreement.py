@@ -16,8 +16,8 @@ from forgather_core.checks.covering.calls import Calls
 from forgather_core.checks.covering.factors import PLAIN, case_id, case_of, differing
 from forgather_core.checks.covering.failures import excess, failures_of, shrunk
 from forgather_core.checks.covering.models import Models
-from forgather_core.checks.model_under_test import ModelUnderTest
-from forgather_core.checks.scope import Scope
+from forgather_core.checks.shared.model_under_test import ModelUnderTest
+from forgather_core.checks.shared.scope import Scope
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import Measured
 from forgather_core.errors import CheckError

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from forgather_core.checks.call_state import call_state
-from forgather_core.checks.model_under_test import ModelUnderTest
+from forgather_core.checks.shared.model_under_test import ModelUnderTest
 from forgather_core.checks.try_check import PASSED, try_check
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.check import failure_text

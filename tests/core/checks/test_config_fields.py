@@ -10,9 +10,9 @@ import pytest
 from transformers import GPT2Config
 
 from forgather_core.checks.config_fields import config_fields
-from forgather_core.checks.model_under_test import ModelUnderTest
-from forgather_core.checks.option_fields import options_of
-from forgather_core.checks.other_values import alternatives
+from forgather_core.checks.shared.model_under_test import ModelUnderTest
+from forgather_core.checks.shared.option_fields import options_of
+from forgather_core.checks.shared.other_values import alternatives
 from forgather_core.checks.try_check import PASSED
 
 from .planted import edited, failures, row_of, written

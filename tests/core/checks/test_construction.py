@@ -18,16 +18,16 @@ from forgather_core.checks.estimates import estimates
 from forgather_core.checks.init_std import init_std
 from forgather_core.checks.initial_weights import initial_weights
 from forgather_core.checks.manifest import manifest
-from forgather_core.checks.model_under_test import ModelUnderTest
 from forgather_core.checks.native_parity import native_parity
 from forgather_core.checks.no_dead_options import no_dead_options
-from forgather_core.checks.option_fields import options_of
 from forgather_core.checks.precision import precision
 from forgather_core.checks.reference_parity import reference_parity
 from forgather_core.checks.round_trip import round_trip
 from forgather_core.checks.run import verify
 from forgather_core.checks.same_seed import dropouts, same_seed
-from forgather_core.checks.scope import Scope
+from forgather_core.checks.shared.model_under_test import ModelUnderTest
+from forgather_core.checks.shared.option_fields import options_of
+from forgather_core.checks.shared.scope import Scope
 from forgather_core.checks.signal_propagation import signal_propagation
 from forgather_core.checks.standalone import standalone
 from forgather_core.checks.try_check import FAILED, PASSED, SKIPPED

@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 from transformers import GPT2Config
 
-from forgather_core.checks.imported_names import imports_of, names_of
 from forgather_core.checks.imports import imports
+from forgather_core.checks.shared.imported_names import imports_of, names_of
 from forgather_core.checks.try_check import PASSED, SKIPPED, try_check
 
 from .planted import edited, failures, written

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from forgather_core.checks.model_under_test import ModelUnderTest
 from forgather_core.checks.parallel_plans import parallel_plans
-from forgather_core.checks.parallel_split import pattern_of
+from forgather_core.checks.shared.model_under_test import ModelUnderTest
+from forgather_core.checks.shared.parallel_split import pattern_of
 from forgather_core.checks.try_check import PASSED, SKIPPED, try_check
 
 from .planted import failures, written

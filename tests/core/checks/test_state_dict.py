@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from forgather_core.checks.model_under_test import ModelUnderTest
+from forgather_core.checks.shared.model_under_test import ModelUnderTest
 from forgather_core.checks.state_dict import frozen_stems, state_dict
 from forgather_core.checks.try_check import PASSED, try_check
 

@@ -109,7 +109,7 @@ class Names:
 
     Args:
         defined: The names.
-        stars: The relative modules, with dots, of `from .x import *`.
+        stars: The relative modules, with dots, of `from ..x import *`.
         unknown: Whether it may define further names, by `__getattr__`, `globals()` or a star import from a package.
     """
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..definitions.check import Measured
-from ..model.difference import relative_difference
+from ...definitions.check import Measured
+from ...model.difference import relative_difference
 
 SIGMAS = 6  # allowed standard errors of a statistic: fewer than one in 10^8 correct models fails
 LARGE_EPS = 0.1  # an eps of norms that is large enough to show where it is added

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..definitions.check import DoesNotApply
-from ..definitions.definition import import_object
-from ..errors import DefinitionError
-from ..reference import Reference
+from ...definitions.check import DoesNotApply
+from ...definitions.definition import import_object
+from ...errors import DefinitionError
+from ...reference import Reference
 from .model_under_test import ModelUnderTest
 
 

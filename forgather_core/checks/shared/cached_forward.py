@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
-from ..parts.caches import CACHE
+from ...parts.caches import CACHE
 from .model_under_test import LENGTH
 
 SINGLE = (1,) * LENGTH

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..definitions.check import Measured, expect
-from ..errors import first_line
-from ..model.difference import relative_difference
+from ...definitions.check import Measured, expect
+from ...errors import first_line
+from ...model.difference import relative_difference
 from .parallel_split import ADDED, RANKS, Split, split_of
 from .tolerance import gradient_error, position_of_largest, rounding
 

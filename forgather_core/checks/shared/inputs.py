@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model.randomize import randomize_weights
+from ...model.randomize import randomize_weights
 from .model_under_test import LENGTH, ModelUnderTest
 
 PADDED_LENGTHS = (LENGTH, LENGTH // 2, 1)  # real tokens of each padded row

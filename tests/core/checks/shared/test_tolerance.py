@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from forgather_core.checks.tolerance import (
+from forgather_core.checks.shared.tolerance import (
     compare,
     compare_gradients,
     different_tensors,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from forgather_core.checks import EXPECTED, FAILED, PASSED
-from forgather_core.checks.expected import expected_reason
+from forgather_core.checks.shared.expected import expected_reason
 from forgather_core.checks.try_check import try_check
 from forgather_core.definitions.check import Check, Measured
 

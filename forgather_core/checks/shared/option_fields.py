@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..option import METADATA_KEY
+from ...option import METADATA_KEY
 
 
 def options_of(config: Any) -> list[Any]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from ..definitions.check import Measured, expect
-from ..tokenizers.chat_templates import templates_by_name, turn_ends
+from ...definitions.check import Measured, expect
+from ...tokenizers.chat_templates import templates_by_name, turn_ends
 from .model_under_test import ModelUnderTest
 
 BEFORE_EOS, NEW_TOKENS, PROMPT = 3, 8, 5

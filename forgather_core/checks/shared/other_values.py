@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Any, Literal
 
-from ..option import METADATA_KEY
+from ...option import METADATA_KEY
 
 Values = Mapping[str, Any]
 

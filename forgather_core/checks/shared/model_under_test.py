@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from ..definitions import contracts
-from ..definitions.registry import registry
-from ..deprecated import renamed_members
-from ..errors import CheckError, UnknownDefinitionError, access_hint, first_line
-from ..filesystem.model_files import skip_unsuitable
-from ..filesystem.strict_json import read_object
-from ..model.directory_errors import load_config
-from ..model.manifest import MANIFEST, read_manifest
-from ..model.randomize import randomize_weights
-from ..model.shrink import Keep, shrunk
-from ..option import METADATA_KEY
-from ..options.shared import AttentionImplementation
+from ...definitions import contracts
+from ...definitions.registry import registry
+from ...deprecated import renamed_members
+from ...errors import CheckError, UnknownDefinitionError, access_hint, first_line
+from ...filesystem.model_files import skip_unsuitable
+from ...filesystem.strict_json import read_object
+from ...model.directory_errors import load_config
+from ...model.manifest import MANIFEST, read_manifest
+from ...model.randomize import randomize_weights
+from ...model.shrink import Keep, shrunk
+from ...option import METADATA_KEY
+from ...options.shared import AttentionImplementation
 from .scope import DEFAULT_SCOPE, Scope
 
 if TYPE_CHECKING:
-    from ..definitions.definition import ModelDefinition
-    from ..settings.resolved_model import ResolvedModel
+    from ...definitions.definition import ModelDefinition
+    from ...settings.resolved_model import ResolvedModel
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
 FLEX: Literal["flex_attention"] = "flex_attention"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..definitions.check import DoesNotApply
+from ...definitions.check import DoesNotApply
 from .model_under_test import ATTENTIONS, FLEX, ModelUnderTest
 
 

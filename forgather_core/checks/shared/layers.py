@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..definitions.check import DoesNotApply
+from ...definitions.check import DoesNotApply
 
 if TYPE_CHECKING:
     from .model_under_test import ModelUnderTest

@@ -1,0 +1,1 @@
+"""Code that checks share: the model under test, inputs, tolerances, and observations of a call."""

@@ -1,0 +1,35 @@
+"""Initialize a model that was built on the meta device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .model_under_test import ModelUnderTest
+
+
+def initialized_after_meta(subject: ModelUnderTest, **how: Any) -> Any:
+    """Build a model on the meta device, and initialize it in memory filled with NaN.
+
+    Args:
+        subject: The model under test.
+        **how: Arguments of `subject.fresh_model`.
+    """
+    with torch.device("meta"):
+        model = subject.fresh_model(**how)
+    model.to_empty(device="cpu")
+    fill_with_nan([*model.parameters(), *model.buffers()])
+    if subject.is_builtin:  # transformers' own classes skip tensors with this mark
+        for one in (*model.modules(), *model.parameters(), *model.buffers()):
+            one._is_hf_initialized = False
+    model.init_weights()
+    return model
+
+
+def fill_with_nan(tensors: Any) -> None:
+    """Fill floating-point tensors with NaN; skip those on the meta device."""
+    with torch.no_grad():
+        for tensor in tensors:
+            if tensor.is_floating_point() and not tensor.is_meta:
+                tensor.fill_(torch.nan)

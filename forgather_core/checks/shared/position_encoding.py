@@ -1,0 +1,34 @@
+"""The position encoding of a model, by the names of its modules and options."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_RELATIVE = re.compile(r"rotary|rope|alibi", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"(^|\.)(wpe|embed_positions?|position_embeddings?)$")
+_LENGTH_DEPENDENT = ("dynamic", "longrope")  # RoPE types whose frequencies change beyond a length
+
+
+def kind_of(model: Any) -> str | None:
+    """Return whether a model's positions are "relative" or "absolute", by the names of modules and options."""
+    names = [name for name, _ in model.named_modules()]
+    types = [type(module).__name__ for module in model.modules()]
+    config = model.config.get_text_config()
+    if getattr(config, "alibi", False) or getattr(config, "rope_parameters", None):
+        return "relative"
+    if any(_RELATIVE.search(name) for name in (*names, *types)):
+        return "relative"
+    return "absolute" if any(_ABSOLUTE.search(name) for name in names) else None
+
+
+def switching_length(config: Any) -> int | None:
+    """Return the length beyond which the frequencies of RoPE change; None if they depend on no length.
+
+    Args:
+        config: The text configuration.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in _LENGTH_DEPENDENT:
+        return None
+    return rope.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
