@@ -87,8 +87,8 @@ def parse_size(text: int | str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
     size = float(found[1]) * _UNITS.get(found[2].upper(), 0) if found else 0.0
     if not 1 <= size < _LARGEST:
-        problem = f"must be a positive size such as 500MB, 5GB or 2GiB; got '{text}'"
-        raise CheckpointError(problem, option="--max-shard-size")
+        hint = "use for example 500MB, 5GB or 2GiB"
+        raise CheckpointError(f"must be a positive size; got '{text}'", option="--max-shard-size", hint=hint)
     return int(size)
 
 
