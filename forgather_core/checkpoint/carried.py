@@ -1,4 +1,4 @@
-"""Copy the other files of a checkpoint directory: tokenizer, configuration, chat template subdirectories."""
+"""Copy the files of a checkpoint directory other than weights: configuration, tokenizer, chat templates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from ..filesystem.model_files import TEMPLATES
 from ..filesystem.printable import truncated_list
 
-# A subdirectory with such a file holds another checkpoint, or the same one in another format.
+# Suffixes of weight files. A subdirectory that contains one is another checkpoint, or the same one in another format.
 WEIGHTS = (
     ".safetensors", ".bin", ".index.json", ".pt", ".pth", ".ckpt", ".distcp", ".gguf", ".ggml", ".h5", ".msgpack",
     ".onnx", ".onnx_data", ".npz", ".pte", ".pickle", ".pkl",
@@ -76,8 +76,8 @@ def _copy_directory(source: Path, target: Path) -> None:
 def _files(directory: Path) -> Iterator[Path]:
     """Yield the regular files below a directory and links to files. Links to directories are not followed."""
     for folder, _, names in os.walk(directory, onerror=_raise):
-        found = (Path(folder) / name for name in sorted(names))
-        yield from (file for file in found if Path(folder).name != _CACHE and file.is_file())
+        files = (Path(folder) / name for name in sorted(names))
+        yield from (file for file in files if Path(folder).name != _CACHE and file.is_file())
 
 
 def _raise(error: OSError) -> None:

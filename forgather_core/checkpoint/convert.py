@@ -59,13 +59,13 @@ def convert_checkpoint(
     Without `dtype`, FP8 weights and their scales are copied unchanged; with `dtype`, they are dequantized.
 
     Args:
-        source: A directory, a weight file, an index, or a Hub id.
+        source: A directory, a weight file, an index, or a Hub repository (`owner/name`).
         target: A new directory, which also receives the other files of the source and its subdirectories without
             weights; or the source itself, to convert in place.
         format: `safetensors` or `bin`; None keeps the source's format.
         dtype: Floating-point dtype that replaces the most common dtype of the checkpoint. Tensors of any other dtype,
-            such as float32 among bfloat16, are kept, because that choice was deliberate.
-        keep: Regular expression; tensors whose name it matches anywhere keep their dtype.
+            such as float32 norms among bfloat16 weights, are unchanged.
+        keep: Regular expression. Tensors keep their dtype if it matches any part of their name.
         max_shard_size: Bytes, or a size such as "500MB".
         verify_checksums: Verify the recorded checksum of every file first.
         on_verify, on_progress: Called with the bytes done and the total bytes.
@@ -117,7 +117,7 @@ def _convert_to_new(job: Job, origin: Path | None, destination: Path) -> SaveRep
 
 def _refuse_existing(destination: Path) -> None:
     if os.path.lexists(destination) and not (destination.is_dir() and not any(destination.iterdir())):
-        hint = "choose a new directory, or convert the source in place"
+        hint = "choose a new directory, or pass the source directory to convert in place"
         raise CheckpointError("already exists", file=destination, hint=hint)
 
 
@@ -174,51 +174,50 @@ def _converted(
     tensors: dict[str, StoredTensor] = dict(checkpoint)
     if dtype is None:
         if keep is not None:
-            problem = "requires --dtype, the dtype of the tensors that it does not match"
-            raise CheckpointError(problem, option="--keep")
+            raise CheckpointError("requires --dtype", option="--keep")
         return tensors, ()
-    new = parse_dtype(dtype)
-    old = getattr(torch, main_dtype(tensors) or "float32")
+    new_dtype = parse_dtype(dtype)
+    old_dtype = getattr(torch, main_dtype(tensors) or "float32")
     try:
         pattern = re.compile(keep) if keep is not None else None
     except re.error as error:
         problem = f"'{keep}' is not a valid regular expression: {error}"
-        raise CheckpointError(problem, option="--keep", hint="correct it") from None
+        raise CheckpointError(problem, option="--keep", hint="correct the pattern") from None
     notes: tuple[str, ...] = ()
     kept = []
     if quantization is not None:
-        tensors, notes = _dequantized(checkpoint, quantization, new, pattern)
+        tensors, notes = _dequantized(checkpoint, quantization, new_dtype, pattern)
     elif plain := [name for name, tensor in tensors.items() if tensor.dtype in FP8]:
         notes = (f"{counted(len(plain))} in float8 without scales, converted without scaling: {truncated_list(plain)}",)
     for name, tensor in tensors.items():
         if isinstance(tensor, ScaledTensor):
-            tensors[name] = CastTensor(tensor, new)
-        elif tensor.dtype != old or (pattern is not None and pattern.search(name)):
-            kept += [name] if tensor.dtype.is_floating_point and tensor.dtype != new else []
+            tensors[name] = CastTensor(tensor, new_dtype)
+        elif tensor.dtype != old_dtype or (pattern is not None and pattern.search(name)):
+            kept += [name] if tensor.dtype.is_floating_point and tensor.dtype != new_dtype else []
         else:
-            tensors[name] = CastTensor(tensor, new)
+            tensors[name] = CastTensor(tensor, new_dtype)
     return tensors, (*notes, *((f"dtype kept: {truncated_list(kept)}",) if kept else ()))
 
 
 def _dequantized(
-    checkpoint: Checkpoint, quantization: Quantization, new: torch.dtype, keep: re.Pattern[str] | None
+    checkpoint: Checkpoint, quantization: Quantization, dtype: torch.dtype, keep: re.Pattern[str] | None
 ) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-    """Return the tensors without scales and with FP8 weights dequantized, and notes.
+    """Return the tensors with FP8 weights dequantized and scales removed, and notes.
 
     Raises:
-        CheckpointError: A scale is missing or wrong, or `keep` would leave an FP8 weight without a scale.
+        CheckpointError: A scale is missing or invalid, or `keep` matches an FP8 weight, whose scale would be removed.
     """
     path, scales = checkpoint.path, quantization.scales
     if kept := [name for name in scales if keep is not None and keep.search(name)]:
         problem = f"is quantized (fp8), and {truncated_list(kept)} would be kept without a scale"
-        raise CheckpointError(problem, option="--keep", file=path, hint="exclude them from --keep")
+        raise CheckpointError(problem, option="--keep", file=path, hint="use a pattern that does not match FP8 weights")
     refuse_lost_scales(quantization.unscaled, path)
     dropped = {*scales.values(), *quantization.unused}
-    wide = torch.float64 if new is torch.float64 else torch.float32
+    compute_dtype = torch.float64 if dtype is torch.float64 else torch.float32
     tensors: dict[str, StoredTensor] = {n: tensor for n, tensor in checkpoint.items() if n not in dropped}
     for name, scale in scales.items():
         tensors[name] = ScaledTensor(
-            name, checkpoint[name], checkpoint[scale], blocks=quantization.blocks, dtype=wide, file=path
+            name, checkpoint[name], checkpoint[scale], blocks=quantization.blocks, dtype=compute_dtype, file=path
         )
     notes = [f"quantized (fp8): dequantized {counted(len(scales))}"]
     if quantization.unused:
@@ -227,12 +226,12 @@ def _dequantized(
 
 
 def _shared_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return notes about names that share bytes in the source, such as tied weights in a .bin; all are written."""
+    """Return notes about tensors that share bytes in the source, such as tied weights in a `.bin`. All are written."""
     first: dict[object, str] = {}
     notes = []
     for name, tensor in checkpoint.items():
         if isinstance(tensor, FileTensor) and tensor.nbytes:
             key = (id(tensor.file), tensor.offset, tensor.shape, tensor.dtype)
             if (other := first.setdefault(key, name)) != name:
-                notes.append(f"'{name}' and '{other}' share their values in the source: both were written")
+                notes.append(f"'{name}' and '{other}' share their bytes in the source, and both were written")
     return tuple(notes)

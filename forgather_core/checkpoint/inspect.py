@@ -25,9 +25,13 @@ def inspect_checkpoint(
     """Validate the headers and the index of a checkpoint, and describe it as plain data.
 
     Args:
-        path: A directory, a weight file, an index, or a Hub repository.
+        path: A directory, a weight file, an index, or a Hub repository (`owner/name`).
         verify_checksums: Verify the recorded checksum of every file.
         on_progress: Called with the bytes read and the total bytes.
+
+    Returns:
+        `path`, `entry`, `format`, `generation`, `bytes`, `elements`, `dtypes` (elements by dtype), `quantized`,
+        `metadata`, `notes`, and a list of dicts each for `files` and `tensors`.
 
     Raises:
         CheckpointError: There is no checkpoint at `path`, or it is damaged. The message names the file.
@@ -70,14 +74,14 @@ def inspect_checkpoint(
                 }
                 for name, tensor in checkpoint.items()
             ],
-            "notes": [*_notes(checkpoint, bool(verified)), *_surroundings(checkpoint)],
+            "notes": [*_notes(checkpoint, bool(verified)), *_directory_notes(checkpoint)],
         }
 
 
 def _generation(checkpoint: Checkpoint) -> int | None:
     """Return the generation number in the shard names, or None. A save beside older shards increments it."""
-    found = {checkpoint.format.generation(name) for name in checkpoint.files}
-    return found.pop() if len(found) == 1 else None
+    generations = {checkpoint.format.generation(name) for name in checkpoint.files}
+    return generations.pop() if len(generations) == 1 else None
 
 
 def _plain_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -89,26 +93,27 @@ def _notes(checkpoint: Checkpoint, verified: bool) -> list[str]:
     notes = []
     if checkpoint.index is not None:
         where = "the index" if checkpoint.has_index else "the manifest in the file"
-        claimed, size = checkpoint.index.metadata.get("total_size"), sum(t.nbytes for t in checkpoint.values())
-        if claimed is not None and claimed != size:
-            notes.append(f"{where} records total_size {claimed}; the tensors have {size} bytes")
-        facts = {
+        recorded, size = checkpoint.index.metadata.get("total_size"), sum(t.nbytes for t in checkpoint.values())
+        if recorded is not None and recorded != size:
+            notes.append(f"{where} records total_size {recorded}; the tensors have {size} bytes")
+        actual_values = {
             "total_parameters": sum(prod(tensor.shape) for tensor in checkpoint.values()),
             "dtype": main_dtype(checkpoint),
         }
-        for key, fact in facts.items() if checkpoint.is_own else ():  # other programs count parameters differently
-            if (claim := checkpoint.index.metadata.get(key)) is not None and claim != fact:
-                notes.append(f"{where} records {key} {printable_name(claim)}; the tensors have {fact}")
+        # Other programs count parameters differently.
+        for key, actual in actual_values.items() if checkpoint.is_own else ():
+            if (recorded := checkpoint.index.metadata.get(key)) is not None and recorded != actual:
+                notes.append(f"{where} records {key} {printable_name(recorded)}; the tensors have {actual}")
         extra = [name for name in checkpoint if name not in checkpoint.index.weight_map]
         if extra:
             notes.append(f"in a file but not in the index: {truncated_list(extra)}")
-    recorded = checkpoint.recorded_non_finite
-    if recorded and (verified or not checkpoint.is_changed):
-        notes.append(f"contained NaN or Inf when saved: {truncated_list(sorted(recorded))}")
+    non_finite = checkpoint.recorded_non_finite
+    if non_finite and (verified or not checkpoint.is_changed):
+        notes.append(f"contained NaN or Inf when saved: {truncated_list(sorted(non_finite))}")
     return notes
 
 
-def _surroundings(checkpoint: Checkpoint) -> list[str]:
+def _directory_notes(checkpoint: Checkpoint) -> list[str]:
     """Return notes about other files in the directory that affect this checkpoint."""
     directory = checkpoint.entry.parent
     used = {checkpoint.entry.name, *checkpoint.files}
@@ -121,13 +126,13 @@ def _surroundings(checkpoint: Checkpoint) -> list[str]:
         name for name in _names(directory) - used if any(f.generation(name) is not None for f in (SAFETENSORS, BIN))
     )
     if stray:
-        notes.append(f"weight files that no index names: {truncated_list(stray)}")
+        notes.append(f"weight files that no index lists: {truncated_list(stray)}")
     if is_touched(directory / STAGING):
         notes.append("a save is in progress or was interrupted; the next save removes its leftovers")
     if config_update(None, directory, main_dtype(checkpoint)) is ConfigUpdate.DTYPE:
         notes.append(
-            f"most weights are {main_dtype(checkpoint)}; config.json names another dtype, to which transformers "
-            f"converts them"
+            f"most weights are {main_dtype(checkpoint)}; config.json names another dtype, and transformers converts "
+            f"the weights to it"
         )
     return notes
 

@@ -1,4 +1,4 @@
-"""Complete reports of a load or a save: as text, as plain data, and as warnings."""
+"""Reports of a load and of a save, as plain data and HTML, and the problems of a load in sentences."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..filesystem.printable import tensors, truncated_list
 from ..runtime.short_repr import Brief
 
 
-def counted_names(names: Sequence[str], what: str) -> str:
+def counted_names(names: Sequence[str], predicate: str) -> str:
     """Return a message about tensors: `2 tensors are not in the model: a, b`.
 
     Args:
         names: The tensors; a long list is truncated.
-        what: The predicate of the sentence.
+        predicate: The predicate of the sentence: `are not in the model`.
     """
-    return f"{tensors(len(names))} {what}: {truncated_list(names)}"
+    return f"{tensors(len(names))} {predicate}: {truncated_list(names)}"
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class OtherShape:
 @renamed_members(as_dict="to_dict")
 @dataclass(frozen=True, repr=False)
 class LoadReport(Brief):
-    """The result of a load. Buffers are treated like parameters; all names of a tied tensor are filled together.
+    """The result of a load. Buffers are treated like parameters. All names of a tied tensor are filled together.
 
     Args:
         path: The checkpoint.
         loaded: Names in the model that were filled.
-        missing: Tensors of the model that are not in the checkpoint; they were left unchanged.
+        missing: Tensors of the model that are not in the checkpoint, and are unchanged.
         unexpected: Tensors of the checkpoint that the model does not have.
         other_shape: Tensors that were not loaded because their shape differs.
         non_finite: Tensors that were loaded and contain NaN or Inf; None if this was not checked (`assign`).
@@ -104,21 +104,21 @@ class LoadReport(Brief):
 
     def problems(self) -> list[str]:
         """Return one sentence for each kind of problem; empty if there is none."""
-        missing, other = [item.name for item in self.missing], [item.name for item in self.other_shape]
+        missing, other_shape = [item.name for item in self.missing], [item.name for item in self.other_shape]
         kinds = (
             (missing, "of the model is", "of the model are", f"missing from {self.path}"),
             (self.unexpected, f"of {self.path} is", f"of {self.path} are", "not in the model"),
-            (other, f"of {self.path} has", f"of {self.path} have", "a different shape than in the model"),
+            (other_shape, f"of {self.path} has", f"of {self.path} have", "a different shape than in the model"),
             (self.non_finite or (), "was", "were", f"loaded from {self.path} with NaN or Inf"),
         )
-        found = [
-            counted_names(names, f"{one if len(names) == 1 else several} {what}")
-            for names, one, several, what in kinds
+        problems = [
+            counted_names(names, f"{singular if len(names) == 1 else plural} {complement}")
+            for names, singular, plural, complement in kinds
             if names
         ]
         if self.unverified:
-            found.append(f"{self.path} has no recorded checksum for {truncated_list(self.unverified)}")
-        return [*found, *self.warnings]
+            problems.append(f"{self.path} has no recorded checksum for {truncated_list(self.unverified)}")
+        return [*problems, *self.warnings]
 
 
 @renamed_members(as_dict="to_dict")

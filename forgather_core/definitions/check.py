@@ -102,14 +102,14 @@ CheckFunction = Callable[["ModelUnderTest"], Iterator[Measured | Details]]
 
 @dataclass(frozen=True)
 class Check:
-    """A promise and the function that checks it.
+    """A promise of a model, and the function that checks it.
 
     Args:
         name: The name for `--checks`.
         promise: The promise, in one sentence.
         cause: The usual cause of a failure.
         quick: Whether `--quick` includes the check.
-        run: Yields the measured cases, and details. A check that measures nothing does not count as passed.
+        run: Yields the measured cases, and details. A check without cases does not count as passed.
     """
 
     name: str

@@ -60,7 +60,7 @@ class OptionsContract(HasProblems, HasDerived, HasUnsupportedAttention, HasNativ
 
 
 def problems(options: object) -> Iterable[Problem]:
-    """Return the violated constraints between options."""
+    """Return the violated constraints between options, as (option, sentence)."""
     return options.problems() if isinstance(options, HasProblems) else ()
 
 
@@ -75,7 +75,7 @@ def unsupported_attention(options: object) -> Mapping[str, str]:
 
 
 def native_problems(options: object) -> Iterable[str]:
-    """Return the reasons, given by options, why the native class cannot replace the model."""
+    """Return the reasons why the native class cannot replace a model with these options."""
     return options.native_problems() if isinstance(options, HasNativeProblems) else ()
 
 
@@ -195,7 +195,8 @@ def check_options(options: type, definition: str) -> None:
     _check(options, OptionsContract, definition, names)
     for name in names:
         if hasattr(OptionsContract, name):
-            raise DefinitionError(f"'{definition}': {options.__name__}.{name} must be a method, got an option")
+            problem = f"'{definition}': {options.__name__}.{name} must be a method, got an option"
+            raise DefinitionError(problem, hint="rename the option")
 
 
 def check_config(config_class: type, options: type, definition: str) -> None:
@@ -222,10 +223,10 @@ def _check(cls: type, contract: type, definition: str, options: Collection[str])
                 continue
             else:
                 hint = did_you_mean(name, members, similarity=_SIMILAR)
-                problem = "is not a name that Forgather knows" if hint is not None else None
+                problem = "is not a member that Forgather reads" if hint is not None else None
             if problem is not None:
-                what = f"'{definition}': {owner.__name__}.{name} {problem}"
-                raise DefinitionError(what, hint=hint, **_place(member))
+                text = f"'{definition}': {owner.__name__}.{name} {problem}"
+                raise DefinitionError(text, hint=hint, **_place(member))
 
 
 def _members(contract: type) -> Iterator[tuple[str, Any]]:
@@ -239,7 +240,7 @@ def _members(contract: type) -> Iterator[tuple[str, Any]]:
 
 
 def _problem(owner: type, name: str, member: Any, expected: Any) -> str | None:
-    """Return the problem of a member, or None: another kind of object, or a method with other parameters."""
+    """Return the problem of a member, or None. A member must have the expected type or the expected parameters."""
     if isinstance(expected, tuple):
         names = " or ".join("None" if kind is type(None) else kind.__name__.lower() for kind in expected)
         return None if isinstance(member, expected) else f"must be a {names}, got a {type(member).__name__}"

@@ -31,7 +31,8 @@ class ModelDefinition:
         reference: `"package.module:NAME"` of a `forgather_core.reference.Reference`: an independent implementation of
             the equations and the initialization, with which `verify` compares the model. Only `verify` imports it.
         expected_failures: Checks of `verify` that are known to fail, with the reason: `{"padding": "..."}`, or for some
-            cases, `{"call-agreement[padding=middle]": "..."}`. They are reported as expected, and do not count.
+            cases, `{"call-agreement[padding=middle]": "..."}`. They are reported as expected failures,
+            and do not affect the exit code.
     """
 
     name: str
@@ -53,7 +54,7 @@ class ModelDefinition:
         return sorted(found, key=_by_size)
 
     def native_problems(self, options: Any) -> list[str]:
-        """Return the reasons, known from the definition and the options, why the native class is not equivalent."""
+        """Return the reasons why the native class is not equivalent to a model with these options."""
         if self.native is None:
             return [f"transformers has no class that computes '{self.name}'"]
         return list(contracts.native_problems(options))
@@ -62,7 +63,7 @@ class ModelDefinition:
         """Import, check and return the configuration class.
 
         Raises:
-            DefinitionError: It does not exist, or it breaks its contract.
+            DefinitionError: The class does not exist, or violates its contract.
         """
         found = import_object(self.config, self)
         contracts.check_config(found, self.options, self.name)

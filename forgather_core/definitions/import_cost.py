@@ -35,7 +35,7 @@ class ImportCost:
 
 
 class ImportMeasurement:
-    """The modules imported within a block, and the time it took."""
+    """The modules that were imported within a block, and the duration of the block."""
 
     def __init__(self) -> None:
         self.before = frozenset(sys.modules)
@@ -43,7 +43,7 @@ class ImportMeasurement:
         self.new: list[str] = []
 
     def cost(self, module: str) -> ImportCost | None:
-        """Return the slow package that a plugin imports first.
+        """Return the first slow package that a plugin imports, and the module that imports it; None if there is none.
 
         Args:
             module: The module of the plugin. Modules that it imports from its own package are searched too.
@@ -60,7 +60,7 @@ class ImportMeasurement:
         return ImportCost(importer, package, self.seconds if package in self.new else None)
 
     def _slow_package(self, root: str) -> str | None:
-        """Return a slow package that was imported, directly or not, or the largest package if the import took long."""
+        """Return a slow package that was imported, or the largest package if the import took long; None otherwise."""
         from collections import Counter
 
         others = Counter(name.partition(".")[0] for name in self.new)

@@ -37,7 +37,7 @@ class Plugin:
     error: str | None = None
     file: str | None = None
     definitions: dict[str, ModelDefinition] = field(default_factory=dict)
-    cost: ImportCost | None = None  # of importing it, if that is slow
+    cost: ImportCost | None = None  # None if the import is not slow
 
     @property
     def distribution(self) -> str:
@@ -64,7 +64,7 @@ class Registry:
         disabled = {name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",")}
         points = list(entry_points(group=ENTRY_POINT_GROUP))
         name_counts = Counter(point.name for point in points)
-        # Reading the name of a distribution opens a file, so it is done only if two distributions use the same name.
+        # Reading the name of a distribution opens a file. It is read only if two plugins have the same name.
         for point in sorted(points, key=lambda e: (e.name, _dist_name(e.dist) if name_counts[e.name] > 1 else "")):
             self._add(point, disabled)
 
@@ -109,7 +109,7 @@ class Registry:
         others = [other for other in self._manager.get_plugins() if other is not module]
         results = self._manager.subset_hook_caller("forgather_models", others)()
         if not results:
-            raise DefinitionError("forgather_models() is missing", hint="define it with @hookimpl")
+            raise DefinitionError("forgather_models() is missing", hint="define it in the module, with @hookimpl")
         found: dict[str, ModelDefinition] = {}
         for definition in results[0]:
             _check_definition(definition)
@@ -120,7 +120,7 @@ class Registry:
 
     def _refuse_duplicates(self, plugin: Plugin) -> None:
         for name in plugin.definitions.keys() & self.plugins.keys():
-            self.load(name)  # the plugin whose entry point has the name keeps it, in any loading order
+            self.load(name)  # a plugin whose entry point has the name takes precedence, in any loading order
         for other in self.plugins.values():
             if other.state == "loaded" and other.file != plugin.file:
                 for name in plugin.definitions.keys() & other.definitions.keys():
@@ -227,7 +227,7 @@ def _check_definition(definition: Any) -> None:
     presets = definition.preset_names()
     if definition.default_preset is not None and definition.default_preset not in presets:
         problem = f"'{name}': the default preset '{definition.default_preset}' does not exist"
-        raise DefinitionError(problem, hint=use_one_of(presets) if presets else "add it")
+        raise DefinitionError(problem, hint=use_one_of(presets) if presets else "add the preset")
 
 
 # Options with these names are reserved. Some names occur in several of the classes.

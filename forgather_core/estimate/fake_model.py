@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..model.tensor_slots import materialise
+from ..model.tensor_slots import materialize
 from ..parts.caches import CACHE as CACHE_NAME
 from ..training.loss import loss_of
 from ..training.optimizers import FusedStepper, PlainStepper, Stepper, optimizer_of, state_tensors
@@ -53,7 +53,7 @@ class FakeModel:
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._trace: Trace | None = None
         with self._fake:
-            materialise(model, torch.device("cpu"))
+            materialize(model, torch.device("cpu"))
             self._stepper = self._prepare(step)
         if model.base_model is not model:
             model.base_model.register_forward_hook(self._after_decoder)

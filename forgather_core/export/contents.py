@@ -40,7 +40,7 @@ TOKENIZER_GLOBS = (
 
 @dataclass(frozen=True)
 class Contents:
-    """Written contents: the manifest, and notes for the user."""
+    """The manifest of a written model directory, and notes for the user."""
 
     manifest: Manifest
     notes: tuple[str, ...]
@@ -118,7 +118,7 @@ def plan_contents(resolved: ResolvedModel) -> Plan:
     Raises:
         ExportError: A source file cannot be exported.
         TokenizerError: The tokenizer or chat template does not exist or is invalid.
-        ConfigurationError: Options are invalid, or the native class computes something else.
+        ConfigurationError: Options are invalid, or the native class computes a different model.
     """
     definition = resolved.definition
     entries = [definition.config.partition(":")[0], definition.model.partition(":")[0]]
@@ -146,7 +146,12 @@ def plan_contents(resolved: ResolvedModel) -> Plan:
 
 
 def write_contents(plan: Plan, directory: Path) -> Contents:
-    """Write the files of a model directory into an empty directory."""
+    """Write the files of a model directory into an empty directory.
+
+    Raises:
+        DefinitionError: A source file has the name of a file that Forgather writes.
+        TokenizerError: The tokenizer cannot be loaded or written.
+    """
     resolved = plan.resolved
     definition = resolved.definition
     origins: dict[str, str] = {}
@@ -187,7 +192,7 @@ def write_contents(plan: Plan, directory: Path) -> Contents:
 def _write(directory: Path, name: str, data: str | bytes, origins: dict[str, str], origin: str = GENERATED) -> None:
     if name in origins:
         problem = f"a source file cannot be named {name}, because Forgather writes a file of that name"
-        raise DefinitionError(problem, hint="rename it")
+        raise DefinitionError(problem, hint="rename the source file")
     (directory / name).write_bytes(data if isinstance(data, bytes) else data.encode())
     origins[name] = origin
 

@@ -30,7 +30,7 @@ class ModelDirectory(Brief):
 
     Args:
         path: Path of the directory.
-        state: `created`, `reused`, `rebuilt` or `kept` (used although it differs from the options).
+        state: `created`, `reused`, `rebuilt`, or `kept` (reused although it differs from the options).
         manifest: Its manifest: options, sources and files.
         notes: Notes for the user, one sentence each.
     """
@@ -49,7 +49,7 @@ def prepare_directory(
     keep: bool = False,
     on_wait: Callable[[], None] | None = None,
 ) -> ModelDirectory:
-    """Create, reuse or rebuild the model directory at `target`. The arguments are those of `draft_directory`."""
+    """Create, reuse or rebuild the model directory at `target`. Arguments and errors are those of `draft_directory`."""
     with draft_directory(resolved, target, refresh=refresh, keep=keep, on_wait=on_wait) as draft:
         return draft.commit()
 
@@ -90,7 +90,7 @@ class Draft:
             known, notes = None, tuple[str, ...]()
             if self.target.exists():
                 known = {entry.name for entry in self.target.iterdir()}
-                if _is_folder(self.target / TEMPLATES):
+                if _is_real_directory(self.target / TEMPLATES):
                     known |= {f"{TEMPLATES}/{entry.name}" for entry in (self.target / TEMPLATES).iterdir()}
                 notes = _keep_user_files(self, known - set(drop))
             replace_directory(self.path, self.target, known=known)
@@ -169,9 +169,9 @@ def _differences(plan: Plan, manifest: Manifest, target: Path) -> list[str]:
     found = []
     edited = edited_files(target, manifest.files)
     for state in (EDITED, MISSING, SPECIAL):
-        names = [name for name, how in edited.items() if how == state]
-        text = state if state == SPECIAL else f"{state} since it was built"
-        found += [f"{text}: {', '.join(sorted(names))}"] if names else []
+        names = [name for name, change in edited.items() if change == state]
+        label = state if state == SPECIAL else f"{state} since it was built"
+        found += [f"{label}: {', '.join(sorted(names))}"] if names else []
     changed = plan.changed_options(manifest)
     found += [f"built from other options: {', '.join(changed)}"] if changed else []
     sources = plan.changed_sources(manifest)
@@ -188,7 +188,7 @@ def _keep_user_files(draft: Draft, existing: Collection[str]) -> tuple[str, ...]
     if any(name.startswith(f"{TEMPLATES}/") for name in written) or os.path.lexists(staging / TEMPLATES):
         existing = set(existing) - ({TEMPLATES} if inside else set())
     else:
-        existing = set(existing) - inside  # Forgather did not write the folder: it is kept as a whole
+        existing = set(existing) - inside  # Forgather did not write the subdirectory, which is kept with all its files
     user_files = sorted(set(existing) - written)
     if any(name.startswith(f"{TEMPLATES}/") for name in user_files):
         (staging / TEMPLATES).mkdir(exist_ok=True)
@@ -202,11 +202,11 @@ def _keep_user_files(draft: Draft, existing: Collection[str]) -> tuple[str, ...]
     carry_over(target, staging, user_files)
     if old is None:
         return tuple(notes)
-    for name, how in edited_files(target, {name: old.files[name] for name in written & old.files.keys()}).items():
-        if how != MISSING:
+    for name, change in edited_files(target, {name: old.files[name] for name in written & old.files.keys()}).items():
+        if change != MISSING:
             new_name = _free_name(target, staging, name)
             carry(target / name, staging / new_name)
-            notes.append(f"{name} {_CHANGED[how]}: your version is kept as {new_name}")
+            notes.append(f"{name} {_CHANGED[change]}: your version is kept as {new_name}")
     weights = sorted(name for name in user_files if _is_weights(name))
     if weights and _weights_are_stale(draft.result.manifest, old):
         other = ", for another tokenizer" if _tokens_changed(draft.result.manifest, old) else ""
@@ -214,7 +214,7 @@ def _keep_user_files(draft: Draft, existing: Collection[str]) -> tuple[str, ...]
     return tuple(notes)
 
 
-def _is_folder(path: Path) -> bool:
+def _is_real_directory(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
@@ -223,7 +223,7 @@ def _is_weights(name: str) -> bool:
 
 
 def _weights_are_stale(new: Manifest, old: Manifest) -> bool:
-    """Return whether the model or the meaning of its token ids changed."""
+    """Return whether the model or the tokenizer changed since the weights were saved."""
 
     def of(manifest: Manifest) -> dict[str, str]:
         files = {n: f for n, f in manifest.files.items() if n == "config.json" or n.endswith(".py")}

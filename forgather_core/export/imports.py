@@ -33,7 +33,7 @@ class ImportFrom:
         level: The number of leading dots.
         names: The imported names with their aliases.
         line: Line number, from 1.
-        start, end: Byte span of the dots and module in the source.
+        start, end: Byte offsets of the start and end of the dots and module name in the source.
         tried: Whether it is in a `try` block, so that the import may fail.
     """
 
@@ -67,7 +67,7 @@ class SourceText:
             self.text = data.decode("utf-8-sig")
             if "\r" in self.text.replace("\r\n", ""):
                 hint = "save the file with consistent line endings"
-                raise ExportError("a carriage return without a line feed", file=path, line=1, hint=hint)
+                raise ExportError("the file has a carriage return without a line feed", file=path, line=1, hint=hint)
             self.tree = ast.parse(data)
         except SyntaxError as error:
             raise ExportError(error.msg, file=path, line=error.lineno or 1, hint="correct the syntax") from None
@@ -119,7 +119,7 @@ class SourceText:
 
     @cached_property
     def _tried(self) -> set[ast.AST]:
-        """All nodes in the body of a `try` block; loaders also allow such an import to fail."""
+        """All nodes in the body of a `try` block. An import there may fail, for transformers' loader too."""
         blocks = (node for node in self.nodes if isinstance(node, ast.Try) and node.handlers)
         return {node for block in blocks for statement in block.body for node in ast.walk(statement)}
 

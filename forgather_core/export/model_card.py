@@ -49,14 +49,14 @@ path = "."  # this directory
 tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
 config = AutoConfig.from_pretrained(path, trust_remote_code=True)
 
-model = AutoModelForCausalLM.from_config(config)  # new weights
+model = AutoModelForCausalLM.from_config(config)  # randomly initialized weights
 
-# Once weights have been saved beside this file:
+# After weights have been saved in this directory:
 model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)
 ```
 
-For LoRA with PEFT, name the layers: `LoraConfig(target_modules="all-linear")`. PEFT has defaults only for the model
-types of transformers.
+For LoRA with PEFT, set the target modules: `LoraConfig(target_modules="all-linear")`. PEFT has defaults only for the
+model types of transformers.
 
 `trust_remote_code=True` is required because the code is in this directory instead of in transformers. Read
 `{model_file}` first: it shows the complete model.

@@ -16,7 +16,7 @@ NOT_EXPORTABLE = ("forgather_cli", "forgather")
 
 
 class Packages:
-    """Packages whose modules are copied into a model directory instead of being imported from it.
+    """Packages whose modules are copied into a model directory, which does not depend on these packages.
 
     These are Forgather's own packages, every plugin, and the packages of the definition.
 
@@ -82,5 +82,5 @@ def entry_file(module: str) -> Path:
     file = module_file(module)
     if file is None:
         problem = f"the module '{module}' of the definition has no source file (.py)"
-        raise ExportError(problem, hint="check its name in ModelDefinition")
+        raise ExportError(problem, hint="correct its name in ModelDefinition")
     return file

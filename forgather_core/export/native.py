@@ -35,7 +35,7 @@ SIZES = (
 )
 # Errors of a model with an unsuitable configuration; torch asserts that padding is within the vocabulary.
 _MODEL_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-MAX_KEYS = 30  # keys that are removed one at a time, to find the one that the classes read differently
+MAX_KEYS = 30  # keys that are removed one at a time, to find the key that the classes read differently
 
 
 def check_native(resolved: ResolvedModel) -> None:
@@ -45,7 +45,7 @@ def check_native(resolved: ResolvedModel) -> None:
         resolved: The resolved model.
 
     Raises:
-        ConfigurationError: There is no native class, or it computes another model; the message has the reason.
+        ConfigurationError: There is no native class, or it computes a different model. The message gives the reason.
     """
     if (problem := native_problem(resolved)) is not None:
         hint = "change the options, or drop --native"
@@ -108,8 +108,8 @@ def check_source(definition: ModelDefinition, source_config: SourceConfig) -> No
         source_config: The source config. If the definition itself wrote it, there is no other class to compare with.
 
     Raises:
-        ConfigurationError: transformers' class cannot use the file, or computes another model; the message names the
-            keys.
+        ConfigurationError: transformers' class cannot use the file, or computes a different model. The message names
+            the keys.
     """
     if not source_config.native:
         return
@@ -122,14 +122,15 @@ def check_source(definition: ModelDefinition, source_config: SourceConfig) -> No
         keys = [key for key in content if key not in WITHOUT_EFFECT][:MAX_KEYS]
         others = {key: {name: value for name, value in content.items() if name != key} for key in keys}
         responsible = [key for key in keys if _source_problem(definition, others[key]) is None]
-    cause = f"no single key of {', '.join(keys)} explains it"
+    cause, hint = f"no single key of {', '.join(keys)} is the cause", "set the options without --from-config"
     if responsible:
         cause = f"without {' or '.join(responsible)} they agree"
+        hint = f"remove the key from a copy of the file, or {hint}"
     raise ConfigurationError(
         f"'{definition.name}' and transformers' {name} compute different models from this file: {problem} ({cause})",
         option="--from-config",
         file=source_config.directory / "config.json",
-        hint="remove the key from a copy of the file, or set the options without --from-config",
+        hint=hint,
     )
 
 

@@ -1,7 +1,7 @@
-"""Rename exported classes that share the name of a transformers class but compute something else.
+"""Rename exported classes that have the name of a transformers class but compute a different model.
 
 Some tools select their implementation by class name: `transformers serve` and llama.cpp's converter by `architectures`,
-others by the configuration class. With the same name, they would load the model as the transformers model.
+others by the configuration class. They would run the transformers model instead of the exported one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PREFIX = "Forgather"
 
 
 def class_renames(resolved: ResolvedModel, sources: Sources) -> dict[str, str]:
-    """Return new names for the classes of a model directory; none if the transformers class computes the same.
+    """Return new names for the classes of a model directory; none if the transformers class computes the same model.
 
     Args:
         resolved: The resolved model.

@@ -85,7 +85,7 @@ def collect_sources(entries: Sequence[str]) -> Sources:
 
 
 class _Exporter:
-    """One module: the modules that it requires, and its text with flat imports."""
+    """A module to export: the modules and packages that it requires, and its text with flat imports."""
 
     def __init__(self, module: str, source: SourceText, packages: Packages) -> None:
         self.module, self.source, self.packages = module, source, packages
@@ -161,7 +161,7 @@ class _Exporter:
             raise self._error(statement, f"'{module}' cannot be exported: import only {allowed} from Forgather")
         path = module_file(module)
         if path is None or path.name == "__init__.py":
-            raise self._error(statement, f"'{module}' is not a module with a source file: import from one")
+            raise self._error(statement, f"'{module}' is not a module with a source file: import from a module")
         self.dependencies[module] = path
 
     def _statement_bytes(self, statement: ImportFrom) -> bytes:
@@ -198,7 +198,7 @@ class _Exporter:
                 raise self.source.error(
                     node.lineno,
                     f"{function}(...) reads data of a package, which is not exported",
-                    "write it into the source",
+                    "write the data into the source file",
                 )
 
     def _add_package(self, module: str, tried: bool) -> None:
@@ -235,7 +235,9 @@ def _check_loader_imports(by_name: Mapping[str, SourceText], entries: set[str]) 
         imported = dict(_flat_imports(source))
         for module, line in found.items():
             if module not in by_name or module not in imported:
-                raise source.error(line, f"the loader would read this line as an import of '.{module}'", "reword it")
+                raise source.error(
+                    line, f"the loader would read this line as an import of '.{module}'", "reword the line"
+                )
         for module, line in imported.items():
             if module not in found:
                 raise source.error(

@@ -68,7 +68,7 @@ def new_directory(target: Path, refuse: Callable[[], None]) -> Iterator[Path]:
 
     Args:
         target: Final path; missing parents are created.
-        refuse: Raises if `target` must not be replaced; called while no other process can write to it.
+        refuse: Called while the lock of `target` is held; raises if `target` must not be replaced.
 
     Raises:
         DirectoryError: `target` cannot be written, or is the working directory or a parent of it.
@@ -90,8 +90,8 @@ def replace_directory(staging: Path, target: Path, *, known: Collection[str] | N
     Args:
         staging: The new directory, from `staging_directory(target)`.
         target: Its final path.
-        known: The entries of `target` when its files were carried over, `FOLDER/NAME` within folders. Entries that
-            other processes have added since are moved into the new directory; None moves none.
+        known: The entries of `target` when its files were carried over, `DIRECTORY/NAME` within subdirectories.
+            Entries that other processes have added since are moved into the new directory. None moves no entries.
 
     Raises:
         DirectoryError: `target` cannot be replaced; it is unchanged.
@@ -127,12 +127,12 @@ def _copy_permissions(old: Path, new: Path) -> None:
 def _move_new_entries(old: Path, new: Path, known: Collection[str]) -> None:
     """Move entries that other processes added to `old` during the replacement, and pipes that could not be linked."""
     for entry in old.iterdir():
-        there = new / entry.name
-        if (entry.name not in known or _is_special(entry)) and not os.path.lexists(there):
-            entry.rename(there)
-        elif entry.is_dir() and not entry.is_symlink() and there.is_dir():
+        moved = new / entry.name
+        if (entry.name not in known or _is_special(entry)) and not os.path.lexists(moved):
+            entry.rename(moved)
+        elif entry.is_dir() and not entry.is_symlink() and moved.is_dir():
             inside = f"{entry.name}/"
-            _move_new_entries(entry, there, {name.removeprefix(inside) for name in known if name.startswith(inside)})
+            _move_new_entries(entry, moved, {name.removeprefix(inside) for name in known if name.startswith(inside)})
 
 
 def _is_special(path: Path) -> bool:

@@ -22,7 +22,7 @@ _NOT_REGULAR = "it is not a regular file"
 
 
 def remove_files(files: Iterable[Path]) -> None:
-    """Remove files. On return their names are gone; a background thread frees their space, which takes time."""
+    """Remove files. On return their names are removed. A background thread then frees their disk space."""
     held = []
     for file in files:
         with suppress(OSError):
@@ -33,7 +33,7 @@ def remove_files(files: Iterable[Path]) -> None:
 
 
 def forget_pages(files: Iterable[Path]) -> None:
-    """Let the system drop cached pages of files that are about to be replaced, to free them for the new files."""
+    """Let the system drop the cached pages of files that are about to be replaced, to free memory for the new files."""
     for file in files:
         with suppress(OSError, AttributeError):
             descriptor = open_regular(file)
@@ -146,7 +146,7 @@ def write_fully(descriptor: int, memory: memoryview) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file atomically: a full disk leaves the old content. A link is kept, and its target is replaced.
+    """Write a file atomically. If the disk is full, the old content remains. A link is kept; its target is replaced.
 
     Raises:
         OSError: The file cannot be written.

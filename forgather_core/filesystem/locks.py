@@ -32,12 +32,12 @@ def directory_lock(
     Args:
         target: The directory, which may not exist.
         on_wait: Called once, after a second of waiting for another process.
-        held: Do not wait for another process: the problem to report if one holds the lock.
+        held: Error message if another process holds the lock; None waits for that process.
 
     Raises:
         ForgatherError: The operating system has no file locks (Windows).
         DirectoryError: The lock file beside `target` cannot be created, or is not a regular file; or another process
-            holds the lock, and `held` is given.
+            holds the lock, and `held` is not None.
     """
     require_posix("writing model directories and checkpoints")
     path = lock_of(resolved(target))

@@ -37,7 +37,7 @@ _PARSED = frozenset(
 )
 # Suffixes of files that transformers may open, other than weights and their indexes.
 _READ = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".bpe", ".py")
-# transformers' name. Forgather writes into no other subdirectory of a model directory.
+# The name that transformers uses. Forgather writes into no other subdirectory of a model directory.
 TEMPLATES = "additional_chat_templates"
 _MAY_HAVE_MARK = (".json", ".jinja", ".txt")
 _WEIGHTS = (".safetensors", ".bin", ".index.json")
@@ -107,11 +107,11 @@ def skip_unsuitable(patterns: Sequence[str]) -> Callable[[str, list[str]], set[s
 
 
 def check_files(directory: Path, error: type[ForgatherError]) -> None:
-    """Check the files that transformers reads from a model directory: regular, of a sensible size, JSON within limits.
+    """Check that the files of a model directory that transformers reads are regular, not too large, and valid JSON.
 
     Args:
-        directory: The directory. A missing one is accepted; the function that reads it raises a better error.
-        error: Raised with a one-line message that names the file.
+        directory: The directory. A missing directory is accepted: the function that reads it raises a better error.
+        error: Class of the error, which has a one-line message that names the file.
     """
     try:
         names = sorted(os.listdir(directory))  # noqa: PTH208 - names are all that is needed

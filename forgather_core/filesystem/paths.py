@@ -22,7 +22,7 @@ def project_directory(path: str | os.PathLike[str], option: str) -> Path:
     """Return the path of an existing project directory.
 
     Args:
-        path: The path as given.
+        path: The path.
         option: The option that sets it, for errors.
 
     Raises:
@@ -46,7 +46,7 @@ def resolved(target: Path) -> Path:
     except FileNotFoundError:  # from os.getcwd(): a path need not exist
         raise DirectoryError("the working directory has been removed", hint="change to another directory") from None
     except (OSError, RuntimeError):  # Python below 3.13 raises RuntimeError for a loop
-        hint = "remove it or choose another path"
+        hint = "remove the link, or choose another path"
         raise DirectoryError("is a loop of symbolic links", file=target, hint=hint) from None
 
 
@@ -73,9 +73,9 @@ def refuse_working_directory(target: Path) -> None:
     with suppress(FileNotFoundError):
         here = Path.cwd()
         if directory.is_dir() and any(directory.samefile(parent) for parent in (here, *here.parents)):
-            what = "the working directory" if directory.samefile(here) else "a parent of the working directory"
-            hint = "change directory, or choose another path"
-            raise DirectoryError(f"is {what}, which cannot be replaced", file=directory, hint=hint)
+            kind = "the working directory" if directory.samefile(here) else "a parent of the working directory"
+            hint = "change to another directory, or choose another path"
+            raise DirectoryError(f"is {kind}, which cannot be replaced", file=directory, hint=hint)
 
 
 def short(name: str) -> str:

@@ -1,7 +1,7 @@
 """Functions of POSIX systems that Windows lacks.
 
-Every module imports on Windows, and definitions can be listed, shown and estimated there. Writing model directories and
-reading weights requires file locks and positioned reads, and is refused.
+Every module can be imported on Windows, and definitions can be listed, shown and estimated there. Writing model
+directories and reading weights is not supported there, because it requires file locks and positioned reads.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ NONBLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getatt
 _DESCRIPTORS = 512  # the default limit of a process on Windows
 
 
-def require_posix(what: str) -> None:
+def require_posix(operation: str) -> None:
     """Refuse an operation that this system does not support.
 
     Args:
-        what: The operation as a noun phrase, the subject of the message.
+        operation: The operation as a noun phrase: "writing directories".
 
     Raises:
         ForgatherError: The system has no POSIX locks.
     """
     if fcntl is None:
         hint = "use the Windows Subsystem for Linux (WSL)"
-        raise ForgatherError(f"{what} is not supported on Windows", hint=hint)
+        raise ForgatherError(f"{operation} is not supported on Windows", hint=hint)
 
 
 def lock_file(descriptor: int, *, wait: bool = False) -> None:
@@ -63,5 +63,5 @@ def peak_memory() -> int:
     """Return the peak resident memory of this process in bytes."""
     import resource
 
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return held if sys.platform == "darwin" else held * 1024  # Linux counts KiB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB

@@ -11,7 +11,7 @@ from .printable import printable, shortened
 
 LIMIT = 100_000_000  # bytes; the safetensors format has the same limit for its header
 DEPTH = 100  # levels of nested objects and lists
-VALUES = 1_500_000  # up to 300 bytes of memory each
+VALUES = 1_500_000  # each takes up to 300 bytes of memory
 
 CONFIG_BYTES = 16_000_000
 CONFIG_BRACKETS = 400_000

@@ -154,7 +154,7 @@ def sweep_marked(directory: Path, targets: re.Pattern[str]) -> None:
 
 
 def is_touched(target: Path) -> bool:
-    """Return whether a lock or a temporary directory is beside `target`: a process is writing there, or has died."""
+    """Return whether a lock file or a temporary directory is beside `target`: a process is writing there, or died."""
     target = resolved(target)
     pattern, lock = _temporaries(target), lock_of(target)
     names = (lock.name, _old_path(target).name)
@@ -163,7 +163,7 @@ def is_touched(target: Path) -> bool:
 
 
 def replaced_by(path: Path) -> Path:
-    """Return the current path of the content of `path`: it differs between the two renames of a replacement."""
+    """Return the current path of the directory `path`, which differs between the two renames of a replacement."""
     if os.path.lexists(path):
         return path
     target = resolved(path)

@@ -1,4 +1,4 @@
-"""Build the module of a model directory, always from its files: on a device, in a dtype, with or without weights."""
+"""Build the model of a directory from its files: on a device, in a dtype, with or without initial weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEVICE_TYPES = ("meta", "cpu", "cuda", "mps")
 BeforeBuild = Callable[[Any, Callable[[], nn.Module]], None]
 
 _ATTENTION = "--attn-implementation"
-_CORRECT_TABLE = "correct the initialization table"  # a hint
+_CORRECT_TABLE = "correct initial_weights() of its decoder"  # a hint
 
 
 def parse_device(text: str, *, real: bool = False) -> torch.device:
@@ -35,7 +35,7 @@ def parse_device(text: str, *, real: bool = False) -> torch.device:
 
     Args:
         text: The name.
-        real: Refuse meta.
+        real: Refuse the meta device.
 
     Raises:
         BuildError: The name is invalid, or this machine has no such device.
@@ -78,7 +78,8 @@ def check_attention(
         unsupported: Implementations that cannot compute the model, with the reason.
 
     Raises:
-        BuildError: It cannot compute the model, is not installed, or does not support this device or dtype.
+        BuildError: The implementation cannot compute the model, is not installed, or does not support this device or
+            dtype.
     """
     if implementation is not None and implementation in unsupported:
         raise BuildError(f"{implementation}: {unsupported[implementation]}", option=_ATTENTION)
@@ -93,7 +94,7 @@ def check_attention(
     if device.type == "cpu":
         raise BuildError("flash_attention_2 requires CUDA", option=_ATTENTION, hint="use sdpa or eager")
     if dtype not in (torch.bfloat16, torch.float16):
-        hint = "add --dtype bfloat16 or float16"
+        hint = "use --dtype bfloat16 or --dtype float16"
         raise BuildError("flash_attention_2 requires half precision", option=_ATTENTION, hint=hint)
 
 
@@ -101,7 +102,7 @@ def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch
     """Return the device and dtype of a build, checked together with the attention implementation before any work.
 
     Args:
-        options: How to build the model.
+        options: Build options: device, dtype, attention implementation.
         model_options: Options of the definition, which list the attention implementations that it does not support.
 
     Raises:
@@ -118,13 +119,13 @@ def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None 
 
     Weights are initialized once, after construction: by the initialization table, after `torch.manual_seed(seed)`. They
     equal those of `from_config` after that seed, on every device and in every dtype. With `no_init_weights` they stay
-    uninitialized; tensors that no checkpoint contains (RoPE tables) and tied weights are still correct. On meta nothing
+    uninitialized, but tensors that no checkpoint contains (RoPE tables) and tied weights are correct. On meta, nothing
     is allocated.
 
     Args:
         directory: A model directory.
         options: Device, dtype (default: torch's default dtype), seed, attention, gradient checkpointing.
-        before: Called before anything is allocated; it may raise to cancel the build.
+        before: Called before anything is allocated. It may raise an exception to cancel the build.
 
     Returns:
         The model, in training mode as constructed.
@@ -144,7 +145,7 @@ def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None 
         model = _from_config(directory, config, device, kwargs)
         _set_generation(model, directory / "generation_config.json")
         _check_table(model)
-        # Outside of the `device` context, which slows every operation: all tensors are on the device already.
+        # All tensors are on the device already. The `device` context would slow every operation.
         if not options.no_init_weights and device.type != "meta":
             torch.manual_seed(options.seed)  # just before drawing: imports may have drawn random numbers
             model.init_weights()
@@ -162,14 +163,12 @@ def _check_table(model: Any) -> None:
         try:
             rule = find_rule(table, name)
         except ValueError as error:
-            problem = f"{type(model).__name__}: {error} (initial_weights() of its decoder)"
+            problem = f"{type(model).__name__}: {error}"
             raise BuildError(problem, hint=_CORRECT_TABLE) from None
         try:
             getattr(rule, "check", _accept_any_shape)(parameter.shape)  # sources of an older export lack this method
         except ValueError as error:
-            problem = (
-                f"{type(model).__name__}: the rule of '{name}' does not fit: {error} (initial_weights() of its decoder)"
-            )
+            problem = f"{type(model).__name__}: the rule of '{name}' does not fit its shape: {error}"
             raise BuildError(problem, hint=_CORRECT_TABLE) from None
 
 

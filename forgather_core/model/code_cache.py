@@ -16,7 +16,7 @@ def require_code_cache(error: type[ForgatherError]) -> Path:
     """Create the cache if necessary and return its path.
 
     Args:
-        error: Raised with a one-line message if the cache is not writable.
+        error: Class of the error to raise if the cache is not writable.
     """
     from transformers.dynamic_module_utils import HF_MODULES_CACHE
 

@@ -1,4 +1,4 @@
-"""Relative differences of two tensors."""
+"""Relative differences between two tensors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
     """Return the largest absolute difference, relative to the root mean square of the expected tensor.
 
     Args:
-        found: A tensor.
-        expected: A tensor of the same shape.
+        found: The tensor to compare.
+        expected: The expected tensor, of the same shape.
 
     Returns:
         inf if the shapes differ; NaN if either tensor has a value that is not finite, or if both are empty.

@@ -1,4 +1,4 @@
-"""Turn exceptions raised while loading a model directory into one line with the file and the line in it."""
+"""Convert exceptions raised while loading a model directory into one-line errors with file and line number."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def load_config(directory: Path, error: type[ForgatherError], **changes: Any) ->
 
     Args:
         directory: The model directory.
-        error: Raised with a one-line message that names the file.
+        error: Class of the error, which has a one-line message that names the file.
         changes: Values that override those of the file.
     """
     check_files(directory, error)
     with loading_errors(directory, error), code_cache(error) if _has_code(directory) else nullcontext():
         from transformers import AutoConfig
 
-        with quiet_transformers():  # it warns about the name of a directory that is no Python identifier
+        with quiet_transformers():  # transformers warns if the name of the directory is not a Python identifier
             return AutoConfig.from_pretrained(directory, trust_remote_code=True, **changes)
 
 
@@ -44,11 +44,11 @@ def _has_code(directory: Path) -> bool:
 
 @contextmanager
 def loading_errors(directory: Path, error: type[ForgatherError], *, imports_only: bool = False) -> Iterator[None]:
-    """Raise errors of a model directory's files as one line that names the file and the line in it.
+    """Raise exceptions from a model directory's files as one-line errors with file and line number.
 
     Args:
         directory: The model directory.
-        error: Raised instead.
+        error: Class of the error to raise.
         imports_only: Do not convert exceptions that the code raises after its import: they are bugs of the model, and
             its author needs the traceback. If the directory was edited since it was written, all are converted.
     """
@@ -63,7 +63,7 @@ def loading_errors(directory: Path, error: type[ForgatherError], *, imports_only
             found = _describe(directory, reason)
         elif names := edited(directory):
             kind = type(reason).__name__
-            problem = f"{', '.join(names)} was edited, and building fails: {kind}: {first_line(reason)}"
+            problem = f"cannot be built after an edit of {', '.join(names)}: {kind}: {first_line(reason)}"
             hint = "undo the edit, or rebuild the directory with --refresh-model"
             found = ForgatherError(problem, file=directory, hint=hint)
         else:
@@ -103,7 +103,7 @@ def _describe(directory: Path, reason: BaseException) -> ForgatherError:
         return unknown
     text = first_line(reason.__cause__ or reason)
     if (missing := re.search(r"does not appear to have a file named ([\w.]+\.py)", text)) is not None:
-        return ForgatherError("is missing", file=directory / missing[1], hint="copy the whole model directory")
+        return ForgatherError("is missing", file=directory / missing[1], hint="copy the complete model directory again")
     problem, hint = f"cannot be loaded: {text}", "correct the file"
     return ForgatherError(problem, file=file, hint=hint)
 
@@ -124,7 +124,7 @@ def _failing_line(directory: Path, reason: BaseException) -> Place | None:
     """Return the innermost line of the directory's code that failed while it was imported."""
     frames = [f for f in traceback.extract_tb(reason.__traceback__) if "transformers_modules" in f.filename]
     if not any(frame.name == "<module>" for frame in frames):
-        return None  # the code runs: it refuses a value of config.json
+        return None  # the code was imported, and refuses a value of config.json
     return {"file": directory / Path(frames[-1].filename).name, "line": frames[-1].lineno or 1}
 
 
@@ -149,7 +149,7 @@ def _unknown_type(file: Path) -> ForgatherError | None:
 
 
 def directory_problem(directory: Path) -> str | None:
-    """Return the reason for which a path cannot be a model directory, or None."""
+    """Return the reason why a path is not a model directory, as a predicate; None if it is one."""
     if not directory.exists():
         return "does not exist"
     if not directory.is_dir():

@@ -29,7 +29,7 @@ def parse_dtype(name: str) -> torch.dtype:
     """Return the floating-point dtype of a name: torch's own, with or without `torch.`, or bf16, fp16, fp32, fp64.
 
     Raises:
-        BuildError: A model cannot be built in that dtype.
+        BuildError: The name is unknown, or a model cannot be built in that dtype.
     """
     import torch
 

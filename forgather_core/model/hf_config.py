@@ -1,4 +1,4 @@
-"""Make the Hugging Face configuration of a model: `config.json` and `generation_config.json`."""
+"""Create the Hugging Face configuration of a model: `config.json` and `generation_config.json`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_config(definition: ModelDefinition, values: Mapping[str, Any]) -> Any:
         return definition.config_class()(**values)
     except (TypeError, ValueError) as error:
         problem = f"'{definition.name}' rejects these options: {first_line(error)}"
-        raise ConfigurationError(problem, hint="correct them") from None
+        raise ConfigurationError(problem, hint="correct these options") from None
 
 
 def config_json(
@@ -69,7 +69,7 @@ def _auto_map(config_class: type, model_class: type, names: Mapping[str, str]) -
 
 
 def generation_config_json(
-    ids: Mapping[str, Any], given: Mapping[str, Any] | None = None, turn_ends: Sequence[int] = ()
+    ids: Mapping[str, Any], source: Mapping[str, Any] | None = None, turn_ends: Sequence[int] = ()
 ) -> str:
     """Return the content of `generation_config.json`: the start, stop and padding token ids of `generate`.
 
@@ -78,13 +78,13 @@ def generation_config_json(
 
     Args:
         ids: Token ids by name; None if the tokenizer lacks the token.
-        given: Content of the source config's file; it may have more keys, and takes precedence.
+        source: Content of the source config's generation_config.json. It takes precedence, and may have more keys.
         turn_ends: Token ids that end a turn in the chat templates; `generate` stops at these too.
     """
     from transformers import GenerationConfig
 
     content = {name: value for name, value in ids.items() if value is not None}
-    content |= {name: value for name, value in (given or {}).items() if name not in NOT_GENERATION}
+    content |= {name: value for name, value in (source or {}).items() if name not in NOT_GENERATION}
     content |= eos_entry(content.get("eos_token_id"), turn_ends)
     written = {"use_cache": True} | json.loads(GenerationConfig(**content).to_json_string(use_diff=True))
     return json.dumps(written, indent=2, sort_keys=True) + "\n"

@@ -18,13 +18,13 @@ class InitialRow:
     """A row of the table: one parameter, or the parameters that differ only in their layer number.
 
     Args:
-        pattern: Pattern of the table row that initializes them.
+        pattern: Pattern of the table row that initializes these parameters.
         rule: Rule of that row.
         weight: Name of the parameter, with layer numbers as `*`.
         count: Number of these parameters.
         shape: Shape of each parameter.
         std: Standard deviation of the rule for this shape.
-        trainable: Whether they receive gradients.
+        trainable: Whether these parameters receive gradients.
     """
 
     pattern: str
@@ -62,7 +62,7 @@ def _row_of(kind: str, table: list[tuple[str, Any]], definition: str) -> int:
         return find_row(table, kind)
     except ValueError:
         problem = f"no row of the initialization table of '{definition}' matches '{kind}'"
-        raise DefinitionError(problem, hint="add a row") from None
+        raise DefinitionError(problem, hint="add a row for it to initial_weights()") from None
 
 
 def _describe(definition: str, kind: str, parameters: list[Any], pattern: str, rule: Any) -> InitialRow:
@@ -70,8 +70,8 @@ def _describe(definition: str, kind: str, parameters: list[Any], pattern: str, r
     try:
         rule.check(shape)
     except ValueError as error:
-        message = f"the initialization table of '{definition}' has a rule that does not fit '{kind}': {error}"
-        raise DefinitionError(message, hint="correct the rule") from None
+        problem = f"the initialization table of '{definition}' has a rule that does not fit '{kind}': {error}"
+        raise DefinitionError(problem, hint="correct the rule in initial_weights()") from None
     return InitialRow(
         pattern, str(rule), kind, len(parameters), shape, rule.std(shape), bool(parameters[0].requires_grad)
     )

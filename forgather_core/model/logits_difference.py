@@ -1,4 +1,4 @@
-"""Compare a model with the equivalent transformers class, on small copies with the same weights."""
+"""Compare the logits of a small model with those of the equivalent transformers class, with the same weights."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ KEPT: tuple[Keep, ...] = ("heads", "positions")  # RoPE and the interpretation o
 def logits_difference(model: nn.Module, native: nn.Module) -> float:
     """Give both models the same random weights, and return the largest difference of their logits.
 
-    The inputs have no mask, padding, or positions around the lengths at which RoPE may change: up to the length, across
-    it and far beyond it. Positions ascend, because transformers' dynamic RoPE is stateful.
+    The models are compared without a mask, with padding, and at positions around each length at which RoPE may change:
+    below, across and far beyond it. Positions ascend, because transformers' dynamic RoPE is stateful.
 
     Args:
         model: A small model with a configuration.

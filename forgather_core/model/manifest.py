@@ -74,7 +74,7 @@ class Manifest:
 
 
 def record(name: str, data: bytes, origin: str) -> FileRecord:
-    """Return the record of a file with these bytes."""
+    """Return the record of the file `name` with these bytes."""
     return FileRecord(_sha256(data), origin, _meaning(name, data))
 
 

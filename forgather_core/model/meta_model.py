@@ -44,7 +44,7 @@ class Template:
 
 
 def meta_model(resolved: ResolvedModel, *, dtype: torch.dtype | None = None, attention: str | None = None) -> Any:
-    """Return the model on meta: nothing is allocated or written.
+    """Build the model on meta. Nothing is allocated or written.
 
     The tokenizer is loaded only if the options require it: a preset with a `vocab_size` needs no access to the Hub.
 
@@ -54,7 +54,7 @@ def meta_model(resolved: ResolvedModel, *, dtype: torch.dtype | None = None, att
         attention: Attention implementation; None means transformers' default.
 
     Raises:
-        TokenizerError: The vocabulary size must come from the tokenizer, which cannot be loaded.
+        TokenizerError: The options have no vocabulary size, and the tokenizer cannot be loaded.
         ConfigurationError: The configuration class rejects a value.
     """
     if "vocab_size" not in resolved.config:

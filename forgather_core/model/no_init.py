@@ -27,11 +27,11 @@ def no_init_weights() -> Iterator[None]:
 
     Randomly initialized parameters stay uninitialized memory, which may contain NaN. Buffers (RoPE tables), constants
     and tied weights are correct. transformers' own context manager, by contrast, replaces `init_weights` entirely and
-    leaves tied weights untied. Works for any torch module, can be nested, and restores everything on exit. Not
-    thread-safe: it replaces functions of torch.
+    leaves tied weights untied. It works for any torch module, can be nested, and restores everything on exit. It is
+    not thread-safe, because it replaces functions of torch.
     """
     import torch
-    from transformers import modeling_utils  # if imported within the block, its models would not be patched
+    from transformers import modeling_utils  # imported before the block, so that its models are patched
 
     patched: list[tuple[Any, str, Any]] = []
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ParameterRow:
-    """The parameters of one kind of module: equal modules of all layers are one row.
+    """The parameters of one kind of module. Modules that differ only in their layer number are one row.
 
     Args:
         module: Name of the module, with layer numbers as `*`.

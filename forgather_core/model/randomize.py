@@ -7,12 +7,12 @@ from torch import nn
 
 
 def randomize_weights(model: nn.Module, seed: int) -> None:
-    """Replace all weights by random ones, large enough that leaks, norms and biases affect the logits.
+    """Replace all weights by random values, large enough that leaks, norms and biases affect the logits.
 
     Initial weights hide mistakes: their attention is close to uniform, their biases are 0 and their norms 1.
 
     Args:
-        model: A model on the CPU. Scales (of norms, of ALiBi) vary around their current values.
+        model: A model on the CPU. Scales (norm weights, ALiBi slopes) vary around their current values.
         seed: Seed of the random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -23,5 +23,5 @@ def randomize_weights(model: nn.Module, seed: int) -> None:
                 parameter.copy_(1.5 * drawn * parameter.shape[-1] ** -0.5)
             elif name.endswith("bias"):
                 parameter.copy_(0.2 * drawn)
-            else:  # scales: of norms, of ALiBi
+            else:  # scales: norm weights, ALiBi slopes
                 parameter.mul_(1 + 0.2 * drawn).add_(0.05 * drawn)

@@ -8,22 +8,22 @@ from typing import Any, Literal
 LAYERS, HIDDEN, WINDOW, VOCABULARY, POSITIONS = 3, 64, 6, 300, 64
 Keep = Literal["heads", "positions", "token_ids"]
 _HEAD, _RATIO = 32, 2
-_KEPT_HEAD, _KEPT_RATIO = 1024, 8  # far above usual models; they limit the memory of a copy
+_KEPT_HEAD, _KEPT_RATIO = 1024, 8  # far above the values of usual models; they limit the memory of a copy
 
 
 def shrunk(config: Mapping[str, Any], names: Mapping[str, str], *, keep: Collection[Keep]) -> dict[str, Any]:
-    """Return the changes that make a model of a configuration small: widths, depth, vocabulary, windows.
+    """Return changes to a configuration that make its model small: widths, depth, vocabulary, windows.
 
     Grouped heads stay grouped, windows are shorter than texts of a few tokens, and each kind of layer remains.
 
     Args:
         config: The configuration as plain data.
         names: Maps Hugging Face's usual names to this configuration's, where they differ (`attribute_map`).
-        keep: Features that are not reduced.
-            "heads": the head size and the number of query heads per key/value head. Otherwise both are reduced, and a
+        keep: Features to keep.
+            "heads": The head size and the number of query heads per key/value head. Otherwise both are reduced, and a
             head size that is independent of the hidden size stays independent.
-            "positions": the maximum position. Otherwise there are enough positions for texts of a few tokens.
-            "token_ids": the special tokens. Otherwise padding is token 1, and there are no other special tokens.
+            "positions": The maximum position. Otherwise it is at least 64.
+            "token_ids": The special tokens. Otherwise padding is token 1, and there are no other special tokens.
 
     Returns:
         New values, by the configuration's own names. All other options are kept.

@@ -1,4 +1,4 @@
-"""The tensor slots of a model, which a checkpoint fills: find tied names, and replace tensors."""
+"""The tensor slots of a model: list them, find tied names, and replace tensors."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def identity(tensor: Tensor) -> Any:
 
 
 def tie_targets(model: nn.Module) -> set[str]:
-    """Return names that transformers declares as second names of tied tensors, which a checkpoint omits."""
+    """Return the names that transformers declares as second names of tied tensors. A checkpoint omits them."""
     found: set[str] = set()
     for attribute in ("all_tied_weights_keys", "_tied_weights_keys"):
         found |= set(getattr(model, attribute, None) or ())
@@ -118,7 +118,7 @@ def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor | None]) -
             old.data = new  # the same object: an optimizer that holds it trains the new values
 
 
-def materialise(model: nn.Module, device: torch.device) -> None:
+def materialize(model: nn.Module, device: torch.device) -> None:
     """Replace tensors on meta by uninitialized tensors on a device."""
     replace_tensors(
         model, lambda old: torch.empty_like(old, device=device, requires_grad=False) if old.is_meta else None

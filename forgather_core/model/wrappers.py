@@ -22,7 +22,8 @@ ADAPTERS_NOT_SAVED = "PEFT adapters are not saved"
 
 _PEFT = "base_model.model"
 
-# Class -> the attribute that holds the wrapped module. Everything else in a PEFT class belongs to adapters.
+# Module and name of the class, and the attribute that contains the wrapped module. In a PEFT class, all other
+# attributes belong to adapters.
 _WRAPPERS = (
     ("torch.nn.parallel", "DataParallel", "module"),
     ("torch.nn.parallel", "DistributedDataParallel", "module"),
@@ -99,12 +100,12 @@ class Wrapped:
 
     def names_within(self, names: Iterable[str]) -> list[str]:
         """Return the names of parameters in the innermost model, with the components of inner wrappers."""
-        wanted, inner = set(names), Wrapped(self.base, self.base, self._attributes)
+        selected, inner = set(names), Wrapped(self.base, self.base, self._attributes)
         found = (name for name, _ in self.base.named_parameters(remove_duplicate=False))
-        return [name for name in found if inner.clean(name) in wanted]
+        return [name for name in found if inner.clean(name) in selected]
 
     def _resolve(self, name: str) -> tuple[list[str], list[str], bool]:
-        """Return the components of a name that remain, those of wrappers, and whether it belongs to an adapter."""
+        """Return the components of a name without wrappers, those of wrappers, and whether it belongs to an adapter."""
         parts, kept, removed, adapter = name.split("."), list[str](), list[str](), False
         module: Any = self.root
         for part in parts:
@@ -129,12 +130,12 @@ class Wrapped:
         kinds = {kind for kind, found in self._attributes.items() if found == attribute}
         return (module for module in self.root.modules() if type(module) in kinds) if kinds else iter(())
 
-    def notes(self, names: Iterable[str], form: str) -> tuple[str, ...]:
+    def notes(self, names: Iterable[str], template: str) -> tuple[str, ...]:
         """Return one sentence for each prefix that is removed from names.
 
         Args:
             names: Names in the model, with the components of all wrappers.
-            form: The sentence, with `{0}` for the tensors and `{1}` for the prefix.
+            template: The sentence, with `{0}` for the number of tensors and `{1}` for the prefix.
         """
         if self.is_plain:
             return ()
@@ -142,7 +143,7 @@ class Wrapped:
         for name in names:
             found = set(self._resolve(name)[1])
             counts.update({_PEFT if part in {"base_model", "model"} else part for part in found})
-        return tuple(form.format(tensors(count), prefix) for prefix, count in sorted(counts.items()))
+        return tuple(template.format(tensors(count), prefix) for prefix, count in sorted(counts.items()))
 
     def refuse_merged(self) -> None:
         """Refuse adapters that are merged into the weights of the wrapped model.
@@ -166,7 +167,7 @@ class Wrapped:
 
     @contextmanager
     def full_parameters(self) -> Iterator[None]:
-        """Hold the full parameters of FSDP1 in their modules, and write them back. All processes must take part."""
+        """Gather FSDP1's full parameters within the block, and write changes back. Every process must call this."""
         if not self.has_fsdp:
             yield
             return
@@ -176,15 +177,15 @@ class Wrapped:
             yield
 
     def state(self) -> dict[str, Any]:
-        """Return the state of `root` by its own names. FSDP1 gathers it on rank 0, and all processes must take part."""
+        """Return the state of `root` by its own names. FSDP1 gathers it on rank 0, and every process must call this."""
         if not self.has_fsdp:
             return dict(self.root.state_dict())
         from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
 
         # With offload on the CPU, torch would free the tensors that it has just gathered.
         offload = any(parameter.device.type != "cpu" for parameter in self.root.parameters())
-        how = FullStateDictConfig(offload_to_cpu=offload, rank0_only=True)
-        with FullyShardedDataParallel.state_dict_type(self.root, StateDictType.FULL_STATE_DICT, how):
+        config = FullStateDictConfig(offload_to_cpu=offload, rank0_only=True)
+        with FullyShardedDataParallel.state_dict_type(self.root, StateDictType.FULL_STATE_DICT, config):
             return dict(self.root.state_dict())
 
     def broadcast(self, outcome: Any) -> Any:
@@ -194,9 +195,9 @@ class Wrapped:
         import torch.distributed as dist
 
         group: Any = next(iter(self._of_class("_fsdp_wrapped_module"))).process_group
-        box = [outcome]
-        dist.broadcast_object_list(box, src=dist.get_global_rank(group, 0), group=group)
-        return box[0]
+        outcomes = [outcome]
+        dist.broadcast_object_list(outcomes, src=dist.get_global_rank(group, 0), group=group)
+        return outcomes[0]
 
 
 def adapters_note(names: list[str]) -> str:
@@ -208,7 +209,7 @@ def adapters_note(names: list[str]) -> str:
 
 
 def _kinds() -> list[tuple[type, str]]:
-    """Return the classes of wrappers whose modules are imported."""
+    """Return the wrapper classes whose modules are imported, each with the attribute of the wrapped module."""
     found = []
     for module, name, attribute in _WRAPPERS:
         kind = getattr(sys.modules.get(module), name, None)

@@ -1,4 +1,4 @@
-"""Call a function in child processes, so that a crash or an endless loop ends one of them only."""
+"""Call a function in child processes, so that a crash or an endless loop ends only a child process."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class ChildDiedError(Exception):
 
 
 class ChildProcesses(Generic[Argument, Result]):
-    """A function that is called in child processes: forks, which share everything that exists, unpickled.
+    """A function that is called in forked child processes, which inherit the objects of this process without pickling.
 
-    A child is started when it is needed, and again after its death. Where a process cannot be forked safely (other
-    systems than Linux; an initialized GPU), the function is called in this process.
+    A child process is started when it is needed, and restarted after it dies. If this process cannot be forked safely
+    (on other systems than Linux, or with an initialized GPU), the function is called in this process.
 
     Args:
         function: The function of one argument. The argument and the result must be picklable.
@@ -65,7 +65,7 @@ class ChildProcesses(Generic[Argument, Result]):
 
         Raises:
             ChildDiedError: The child process did not return.
-            Exception: What the function raised.
+            Exception: The exception that the function raised.
         """
         ((_, result),) = self.map([argument])
         if isinstance(result, ChildDiedError):
@@ -73,10 +73,10 @@ class ChildProcesses(Generic[Argument, Result]):
         return result
 
     def map(self, arguments: Iterable[Argument]) -> Iterator[tuple[Argument, Result | ChildDiedError]]:
-        """Yield each argument with its result, or with the death of its child, in the order of the arguments.
+        """Yield each argument and its result in order. The result is a ChildDiedError if the child process died.
 
         Raises:
-            Exception: What the function raised.
+            Exception: The exception that the function raised.
         """
         if not can_fork():
             for argument in arguments:
@@ -92,7 +92,7 @@ class ChildProcesses(Generic[Argument, Result]):
                     busy[child.send(argument)] = child, number, time.monotonic() + (self._seconds or float("inf"))
                 seconds = min(limit for _, _, limit in busy.values()) - time.monotonic()
                 ready = wait(list(busy), None if self._seconds is None else max(seconds, 0))
-                for connection in ready or [min(busy, key=lambda one: busy[one][2])]:
+                for connection in ready or [min(busy, key=lambda connection: busy[connection][2])]:
                     child, number, _ = busy.pop(connection)
                     done[number] = child.receive() if ready else child.kill(f"took more than {self._seconds:g} s")
                     if self._single_use:
@@ -101,7 +101,7 @@ class ChildProcesses(Generic[Argument, Result]):
                 while following in done:
                     yield numbered[following][1], done.pop(following)
                     following += 1
-        finally:  # after an exception, the results of the others must not be taken for those of later calls
+        finally:  # after an exception, results of the other children must not be returned by later calls
             for child, _, _ in busy.values():
                 child.kill("is no longer needed")
 
@@ -118,7 +118,7 @@ class ChildProcesses(Generic[Argument, Result]):
 
 
 def can_fork() -> bool:
-    """Return whether this process can be forked: the libraries of macOS cannot, and CUDA cannot once it is used."""
+    """Return whether this process can be forked safely: only on Linux, and only before CUDA is initialized."""
     return sys.platform == "linux" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
@@ -131,7 +131,7 @@ class _Child:
         self._connection: Any = None
 
     def send(self, argument: Any) -> Connection:
-        """Call the function in the child, and return the connection that will have the result."""
+        """Call the function in the child, and return the connection that receives the result."""
         if self._process is not None and not self._process.is_alive():
             self.kill("")
         if self._process is None:
@@ -146,18 +146,18 @@ class _Child:
         return found
 
     def receive(self) -> Any:
-        """Return the result, or the death of the child; raise what the function raised."""
+        """Return the result, or a ChildDiedError. Raises the exception that the function raised."""
         try:
             raised, value = self._connection.recv()
         except (EOFError, ConnectionError):
             self._process.join()
-            return self.kill(_end(self._process.exitcode))
+            return self.kill(_exit_reason(self._process.exitcode))
         if raised:
             raise value
         return value
 
     def kill(self, reason: str) -> ChildDiedError:
-        """End the child, and return its death with a reason."""
+        """End the child, and return a ChildDiedError with the reason."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -166,8 +166,8 @@ class _Child:
         return ChildDiedError(f"the process {reason}")
 
 
-def _serve(function: Callable[[Any], Any], connection: Any, of_parent: Any, parent: int) -> None:
-    of_parent.close()  # otherwise the end of the parent would not close the pipe
+def _serve(function: Callable[[Any], Any], connection: Any, parent_connection: Any, parent: int) -> None:
+    parent_connection.close()  # otherwise the end of the parent would not close the pipe
     _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     faulthandler.disable()  # a crash is reported in one line
@@ -186,7 +186,7 @@ def _serve(function: Callable[[Any], Any], connection: Any, of_parent: Any, pare
 def _end_with(parent: int) -> None:
     """End this process when its parent ends, even if it is computing; Linux only, as forks are."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it has ended before
+    if os.getppid() != parent:  # the parent ended before the call
         os._exit(1)
 
 
@@ -201,7 +201,7 @@ def _picklable(error: BaseException) -> BaseException:
     return error
 
 
-def _end(code: int | None) -> str:
+def _exit_reason(code: int | None) -> str:
     if code is None or code >= 0:
         return f"exited with code {code}"
     name = signal.Signals(-code).name

@@ -31,11 +31,17 @@ def install_hint(reason: str) -> str:
 def require(module: str, extra: str) -> None:
     """Check that an optional package is installed, before any work is done.
 
+    Args:
+        module: Import name of the package.
+        extra: The extra of this distribution that installs it.
+
     Raises:
         ForgatherError: The package is not installed.
     """
     if not _is_installed(module):
-        raise ForgatherError(f"requires {module}", hint=f"install it with: pip install 'forgather[{extra}]'")
+        raise ForgatherError(
+            f"the package {module} is not installed", hint=f"install it with: pip install 'forgather[{extra}]'"
+        )
 
 
 def _is_installed(module: str) -> bool:

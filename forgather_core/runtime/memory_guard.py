@@ -18,14 +18,14 @@ _NO_LIMIT = 2**60  # cgroup v1 reports a number near 2^63 if there is no limit
 _NOT_SIZES = ("_token_id", "vocab_size", "max_position_embeddings", "seed")
 
 
-def refuse_too_large(what: str, device: str, needs: Sequence[Callable[[], int]]) -> None:
+def refuse_too_large(work: str, device: str, needs: Sequence[Callable[[], int]]) -> None:
     """Refuse work that does not fit into free memory.
 
     Args:
-        what: The work, as the subject of a sentence.
+        work: The work, as the subject of a sentence.
         device: Device of the work: `cpu`, `cuda`, `cuda:N` or `mps`.
         needs: Functions that return the required bytes: upper bounds, each tighter and slower than the previous one,
-            then the estimate. The work is accepted at the first that fits.
+            then the estimate. The work is accepted as soon as one of them fits.
 
     Raises:
         BuildError: None of them fits into the free memory.
@@ -37,7 +37,7 @@ def refuse_too_large(what: str, device: str, needs: Sequence[Callable[[], int]])
         needed = need()
         if needed <= free:
             return
-    problem = f"{what} needs about {format_bytes(needed)}, and {format_bytes(free)} is free on {device}"
+    problem = f"{work} needs about {format_bytes(needed)}, and {format_bytes(free)} is free on {device}"
     raise BuildError(problem, hint="choose a smaller model or batch, or add --force to try anyway")
 
 
@@ -91,7 +91,9 @@ def _free_in_groups() -> Iterator[int]:
         else:
             continue
         inside = [part for part in path.split("/") if part not in ("", "..")]
-        for depth in range(len(inside), -1, -1):  # in a container the path may be the host's: the root counts too
+        for depth in range(
+            len(inside), -1, -1
+        ):  # in a container the path may be the path on the host, so the root is read too
             if (free := _free_in(root.joinpath(*inside[:depth]), *names)) is not None:
                 yield free
 

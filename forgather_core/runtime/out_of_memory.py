@@ -32,22 +32,22 @@ def out_of_memory(error: BaseException) -> str | None:
     Args:
         error: The exception. Its causes are checked too.
     """
-    for one in _chain(error):
-        if _is_out_of_memory(one):
-            if any(words in str(one).lower() for words in _OVERFLOWS):
+    for cause in _chain(error):
+        if _is_out_of_memory(cause):
+            if any(words in str(cause).lower() for words in _OVERFLOWS):
                 return "out of memory: a tensor is larger than the memory of any device; use a smaller model or batch"
-            size = _size(str(one))
+            size = _size(str(cause))
             return f"out of memory{f': {size} could not be allocated' if size else ''}; {ADVICE}"
     return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        yield one
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

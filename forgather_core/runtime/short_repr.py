@@ -11,7 +11,7 @@ _LONGEST = 80  # characters of a value
 
 
 class Brief:
-    """Base class for dataclasses with `repr=False`: the repr shows values that are not defaults, and counts items."""
+    """Base class for dataclasses with `repr=False`. The repr omits defaults, and shows the length of collections."""
 
     def __repr__(self) -> str:
         """Return one line."""

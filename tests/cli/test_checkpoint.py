@@ -229,8 +229,8 @@ def test_an_existing_target_is_one_line(cli: Cli, model: str) -> None:
     [
         (("--format", "safetensor"), "Did you mean 'safetensors'?"),
         (("--format", "gguf"), "--format must be one of safetensors, bin; got 'gguf'"),
-        (("--max-shard-size", "5 parsecs"), "--max-shard-size: '5 parsecs' is not a size"),
-        (("--max-shard-size", "0"), "--max-shard-size: '0' is not a size"),
+        (("--max-shard-size", "5 parsecs"), "--max-shard-size must be a positive size; got '5 parsecs'"),
+        (("--max-shard-size", "0"), "--max-shard-size must be a positive size; got '0'"),
         (("--dtype", "bfloat61"), "Did you mean 'bfloat16'?"),
         (("--dtype", "bf16", "--keep", "("), "--keep: '(' is not a valid regular expression"),
         (("--keep", "norm"), "--keep requires --dtype"),

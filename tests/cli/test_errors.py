@@ -71,7 +71,7 @@ OF_CONSTRUCTION = [
     ("--dtype int8 construct", "--dtype must be one of float32, .*; got 'int8'"),
     (
         "--device cpu --save-checkpoint --max-shard-size big construct",
-        "--max-shard-size: 'big' is not a size: use for example 500MB",
+        "--max-shard-size must be a positive size; got 'big': use for example 500MB",
     ),
     ("--attn-implementation flash_attention_2 --device cpu construct", "--attn-implementation: flash_attention_2"),
     ("--tokenizer nope construct", "'nope' does not exist"),

@@ -87,4 +87,7 @@ def test_wrong_input_is_one_line(cli: Cli) -> None:
 
 def test_a_missing_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forgather_core.runtime.extras._is_installed", lambda _: False)
-    assert cli(*MODEL, *RUN).error == "requires accelerate: install it with: pip install 'forgather[train]'"
+    assert (
+        cli(*MODEL, *RUN).error
+        == "the package accelerate is not installed: install it with: pip install 'forgather[train]'"
+    )

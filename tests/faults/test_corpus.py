@@ -534,7 +534,7 @@ INDEXES: dict[str, tuple[Builder, Outcome]] = {
     "index: no weight_map": (index_text(b'{"metadata": {}}'), Refused(INDEX, "no object 'weight_map'")),
     "index: weight_map is a list": (index_text(b'{"weight_map": ["steps"]}'), Refused(INDEX, "no object 'weight_map'")),
     "index: weight_map is null": (index_text(b'{"weight_map": null}'), Refused(INDEX, "no object 'weight_map'")),
-    "index: weight_map is empty": (index_text(b'{"weight_map": {}}'), Refused(INDEX, "names no weights")),
+    "index: weight_map is empty": (index_text(b'{"weight_map": {}}'), Refused(INDEX, "lists no weights")),
     "index: metadata is a text": (
         index(lambda content: content.update(metadata="none")),
         Refused(INDEX, "not a checkpoint index"),

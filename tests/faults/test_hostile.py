@@ -403,7 +403,7 @@ FOREIGN = {
     "zeros": (b"\0" * 5000, "zeros"),
     "html": (b"<!DOCTYPE html>\n<html></html>", "web page"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "git lfs pull"),
-    "zip": (b"PK\x03\x04" + b"\0" * 100, "truncated|rename it to .bin"),
+    "zip": (b"PK\x03\x04" + b"\0" * 100, "truncated|change its suffix to .bin"),
 }
 
 

@@ -122,6 +122,7 @@ def test_version() -> None:
         ("--hidden-size with --head-dim", "hidden_size with head_dim"),
         ("requires --save-checkpoint", "requires save_checkpoint=True"),
         ("requires a real device: add --device cpu", "requires a real device: add device='cpu'"),
+        ("use --dtype bfloat16 or --dtype float16", "use dtype='bfloat16' or dtype='float16'"),
         ("add --dtype bfloat16 or float16", "add dtype='bfloat16' or float16"),
         ("try a smaller --lr, or --dtype float32", "try a smaller lr, or dtype='float32'"),
         ("bf16 contradicts --dtype float32", "bf16 contradicts dtype float32"),

@@ -1,6 +1,6 @@
 """Checksums of weight files. They detect damage, not tampering: an attacker who changes a file can change its checksum.
 
-A checksum is written as `ALGORITHM:HEX`. New checksums are XXH3-128, which is faster than disks on any processor.
+A checksum is written as `ALGORITHM:HEX`. New checksums are XXH3-128, which is computed faster than disks write.
 Earlier releases recorded SHA-256, which is still verified.
 """
 

@@ -1,10 +1,12 @@
-"""The manifest that a single-file checkpoint embeds, so that one rename replaces weights and manifest together.
+"""The manifest embedded in a single-file checkpoint. One rename replaces the weights and the manifest together.
 
-It contains the metadata of an index, without the weight map. In safetensors it is the value of `forgather` in
-`__metadata__`, in `.bin` files the comment at the end of the zip archive; both are JSON. Its checksum covers every byte
-of the file except the checksum itself, for which a placeholder is hashed: in safetensors the data, then the header; in
-`.bin` files the archive without a comment, then the comment with its size. Tensors with NaN or Inf are stored as bits
-in the order of the file, because the size of the header must be known before the data.
+The manifest is JSON, and contains the metadata of an index without the weight map. In safetensors it is the value of
+`forgather` in `__metadata__`. In a `.bin` file it is the comment at the end of the zip archive. Tensors with NaN or Inf
+are marked by one bit each, in the order of the file, because the size of the header must be known before the data.
+
+The checksum in the manifest covers every byte of the file except its own digits, for which a placeholder is hashed. In
+safetensors the data is hashed before the header. In a `.bin` file the archive without a comment is hashed before the
+comment and its size.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .stored import memory_of
 
-CACHE_BLOCK_BYTES = 2**19  # stay in the processor's cache between passes; a multiple of every dtype's width
+CACHE_BLOCK_BYTES = 2**19  # fits into the processor's cache; a multiple of every dtype's width
 
 # Floats store the sign bit first. For each sign, bit patterns from this limit on are NaN or infinite.
 _LIMITS = {

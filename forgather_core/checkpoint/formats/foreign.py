@@ -19,7 +19,7 @@ class Foreign(NamedTuple):
 
     Args:
         problem: What it is, as a predicate: "is a 7z archive". Its subject is the file or directory.
-        hint: What to do with it.
+        hint: The remedy, as an imperative; None if there is none.
     """
 
     problem: str
@@ -28,6 +28,7 @@ class Foreign(NamedTuple):
 
 _CONVERTED = "load the Hugging Face checkpoint that it was converted from"
 _GGUF = Foreign("is a GGUF file of llama.cpp", _CONVERTED)
+_NAME_WEIGHTS = "name a .safetensors or .bin file"
 
 _SIGNATURES: tuple[tuple[bytes, Foreign], ...] = (
     (b"GGUF", _GGUF),
@@ -47,8 +48,8 @@ _SIGNATURES: tuple[tuple[bytes, Foreign], ...] = (
         b"\x89HDF\r\n\x1a\n",
         Foreign("is an HDF5 file of TensorFlow or Keras", "save its model as safetensors in that framework"),
     ),
-    (b"\x93NUMPY", Foreign("is a NumPy array, not a checkpoint")),
-    (b"%PDF", Foreign("is a PDF document, not weights")),
+    (b"\x93NUMPY", Foreign("is a NumPy array, not a checkpoint", _NAME_WEIGHTS)),
+    (b"%PDF", Foreign("is a PDF document, not weights", _NAME_WEIGHTS)),
 )
 _ARCHIVE = Foreign("is a tar archive", "unpack it and name the model directory in it")
 _INCOMPLETE = f"the file is incomplete; {FETCH_AGAIN}"
@@ -62,7 +63,7 @@ def describe(head: bytes, size: int, suffix: str) -> Foreign | None:
     Args:
         head: The first `HEAD` bytes of the file.
         size: Size of the file in bytes.
-        suffix: `.safetensors`, or another suffix, which is read as a torch file.
+        suffix: Suffix of the file. Any suffix other than `.safetensors` is read as a torch file.
     """
     for signature, foreign in _SIGNATURES:
         if head.startswith(signature):
@@ -76,12 +77,12 @@ def describe(head: bytes, size: int, suffix: str) -> Foreign | None:
     is_json = head[8:9] == b"{"
     if suffix == ".safetensors":
         if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-            return Foreign("is a torch.save file", "rename it to .bin")
+            return Foreign("is a torch.save file", "change its suffix to .bin")
         if head[:1] == b"{" and size < 10**6:
             return _JSON
         return None
     if is_json and int.from_bytes(head[:8], "little") < size:
-        return Foreign("is a safetensors file", "rename it to .safetensors")
+        return Foreign("is a safetensors file", "change its suffix to .safetensors")
     if head.startswith(b"PK\x03\x04"):
         return Foreign("is a truncated torch.save file", _INCOMPLETE)
     if head[:1] == b"{":
@@ -110,7 +111,7 @@ def _name_matches(pattern: str) -> _Matches:
     return re.compile(pattern).fullmatch  # type: ignore[return-value]
 
 
-_AS_SAFETENSORS = "save them as safetensors with a transformers release below 5"
+_AS_SAFETENSORS = "save them as safetensors with transformers 4"
 
 # Test of a file name, description of a directory with such a file, and hint; {0} is the name.
 _CONTENTS: tuple[tuple[_Matches, str, str], ...] = (
@@ -124,7 +125,7 @@ _CONTENTS: tuple[tuple[_Matches, str, str], ...] = (
             r"global_step\d+|(zero|bf16_zero|fp16_zero)_pp_rank_.*|zero_to_fp32\.py|mp_rank_\d+_model_states\.pt"
         ),
         "holds a DeepSpeed checkpoint ({0})",
-        "convert it with 'python zero_to_fp32.py . pytorch_model.bin' in it",
+        "convert it with zero_to_fp32.py, which DeepSpeed saves in the same directory",
     ),
     (
         _name_matches(r".*\.distcp|\.metadata|pytorch_model_fsdp_\d+"),

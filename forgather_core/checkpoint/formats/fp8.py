@@ -27,7 +27,7 @@ def scale_of(name: str, names: Container[str]) -> str | None:
     """Return the name of the scale of the FP8 tensor `name`, or None.
 
     The scale is `NAME_scale_inv` (DeepSeek-V3, transformers) or `NAME_scale` (compressed-tensors, vLLM, FBGEMM,
-    ModelOpt); for `X.weight` also `X.scale` or `X.scale_weight`. Despite its name, `NAME_scale_inv` is a factor too.
+    ModelOpt); for `X.weight` also `X.scale` or `X.scale_weight`. Despite its name, `NAME_scale_inv` is multiplied too.
 
     Raises:
         CheckpointError: The tensor has two scales.
@@ -35,7 +35,9 @@ def scale_of(name: str, names: Container[str]) -> str | None:
     found = [candidate for candidate in _scale_names(name) if candidate in names]
     if len(found) > 1:
         one, other = map(printable_name, found[:2])
-        raise CheckpointError(f"'{printable_name(name)}' has two scales, '{one}' and '{other}'", hint="remove one")
+        raise CheckpointError(
+            f"'{printable_name(name)}' has two scales, '{one}' and '{other}'", hint="remove one of them"
+        )
     return found[0] if found else None
 
 
@@ -207,11 +209,13 @@ def _aligned(scale: tuple[int, ...], weight: tuple[int, ...]) -> tuple[int, ...]
 
 
 def _block_sizes(grid: tuple[int, ...], weight: tuple[int, ...], blocks: Blocks | None) -> tuple[int, ...] | None:
-    """Return the elements per block in each dimension, or None if the grid does not divide the weight."""
+    """Return the block size in elements of each dimension, or None if the grid does not divide the weight."""
     whole = [size if n == 1 else 1 if n == size else None for n, size in zip(grid, weight, strict=True)]
     leading = whole[:-2]
     if blocks is None or len(weight) < 2:
-        guessed = [w or _guess(n, size) for w, n, size in zip(whole[-2:], grid[-2:], weight[-2:], strict=True)]
+        guessed = [
+            w or _guess_block_size(n, size) for w, n, size in zip(whole[-2:], grid[-2:], weight[-2:], strict=True)
+        ]
         return _complete([*leading, *guessed])
     if all(ceil(size / block) == n for n, size, block in zip(grid[-2:], weight[-2:], blocks, strict=True)):
         return _complete([*leading, *blocks])
@@ -223,8 +227,8 @@ def _complete(sizes: list[int | None]) -> tuple[int, ...] | None:
     return tuple(size for size in sizes if size is not None) if None not in sizes else None
 
 
-def _guess(cells: int, size: int) -> int | None:
-    """Return the block size that gives `cells` blocks: the smallest power of two that does, else an even division."""
+def _guess_block_size(cells: int, size: int) -> int | None:
+    """Return a block size that gives `cells` blocks: the smallest power of two, an exact divisor, else None."""
     powers = (1 << n for n in range(size.bit_length() + 1))
     even = size // cells if cells and size % cells == 0 else None
     return next((block for block in powers if ceil(size / block) == cells), even)

@@ -1,4 +1,4 @@
-"""File names of a checkpoint, the order in which loaders choose among several checkpoints, and the index of shards."""
+"""The file names of a checkpoint, the order of preference among several checkpoints, and the index of shards."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ _LARGEST = 2.0**63  # bytes of a file
 
 DAMAGED = f"the checkpoint is damaged; {FETCH_AGAIN}"  # a hint
 _NAME_ONE = "name a model directory, a weight file or an index"
+_SAVE_FIRST = "name another directory, or save weights into it with --save-checkpoint"
 
 
 def parse_size(text: int | str) -> int:
@@ -87,7 +88,7 @@ def parse_size(text: int | str) -> int:
     size = float(found[1]) * _UNITS.get(found[2].upper(), 0) if found else 0.0
     if not 1 <= size < _LARGEST:
         hint = "use for example 500MB, 5GB or 2GiB"
-        raise CheckpointError(f"'{text}' is not a size", option="--max-shard-size", hint=hint)
+        raise CheckpointError(f"must be a positive size; got '{text}'", option="--max-shard-size", hint=hint)
     return int(size)
 
 
@@ -134,7 +135,7 @@ class Index:
                 problem = f"names {printable_name(repr(name))}, which is not a file name in its directory"
                 raise CheckpointError(problem, file=file, hint=FETCH_AGAIN)
         if not weight_map:
-            raise CheckpointError("names no weights", file=file, hint=DAMAGED)
+            raise CheckpointError("lists no weights", file=file, hint=DAMAGED)
         return cls(weight_map, metadata, hashlib.sha256(data).hexdigest())
 
     @property
@@ -165,7 +166,7 @@ def is_file_name(name: object) -> bool:
 
 
 def open_checked(file: Path) -> int:
-    """Return a descriptor of a regular file. Never blocks on a pipe.
+    """Return a descriptor of a regular file. Does not block on a pipe.
 
     Raises:
         CheckpointError: The file is missing, is not a regular file, or cannot be read.
@@ -204,7 +205,7 @@ def find_entry(path: Path) -> Path:
         problem = f"cannot be read: {printable_name(getattr(error, 'strerror', None) or error)}"
         raise CheckpointError(problem, file=path, hint=access_hint(error)) from None
     problem = f"contains no weights (none of {', '.join(ENTRIES)})" + (f": it {found.problem}" if found else "")
-    raise CheckpointError(problem, file=path, hint=found.hint if found else "save them with --save-checkpoint")
+    raise CheckpointError(problem, file=path, hint=found.hint if found else _SAVE_FIRST)
 
 
 def entry_of(directory: Path) -> str | None:
@@ -215,7 +216,7 @@ def entry_of(directory: Path) -> str | None:
 def weight_files(directory: Path) -> dict[str, list[str]]:
     """Return the files of each entry in a directory, entry included; the entry that loaders use comes first.
 
-    An index that cannot be read is listed without other files: the files that it named are unknown.
+    An index that cannot be read is returned without other files, because its files are unknown.
     """
     found = {}
     for name in ENTRIES:

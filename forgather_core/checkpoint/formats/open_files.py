@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from ...filesystem.posix import descriptor_limit, require_posix
 
-_FEWEST, _MOST = 32, 512
+_FEWEST, _MOST = 32, 512  # limits of the number of open descriptors
 
 Mapping = mmap.mmap | ctypes.Array[ctypes.c_char]
 
@@ -28,7 +28,7 @@ class _OpenFiles:
         self._lock = threading.Lock()
 
     def add(self, file: object, descriptor: int) -> int:
-        """Take ownership of a descriptor and return the one to use. Closes the least recently used ones if too many."""
+        """Take ownership of a descriptor, and return the descriptor to use. Closes old ones above the limit."""
         most = min(_MOST, max(_FEWEST, descriptor_limit() // 4))
         with self._lock:
             known = self._descriptors.setdefault(file, descriptor)

@@ -1,7 +1,8 @@
-"""The safetensors format: read an untrusted header, and write a header with equal bytes for equal tensors.
+"""The safetensors format: read an untrusted header, and write a header deterministically.
 
-Eight bytes of length, that many bytes of JSON, then the data: https://github.com/huggingface/safetensors#format. The
-library's writer neither hashes the file nor writes equal bytes for metadata with several keys.
+A file consists of the length of its header in eight bytes, the header as JSON, and the data:
+https://github.com/huggingface/safetensors#format. The writer of the safetensors package does not hash the file, and is
+not deterministic if the metadata has several keys.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ _PREFIX = struct.Struct("<Q")
 _ALIGNED = 64  # bytes: a cache line, at which copies are fastest; the format requires 8
 _METADATA = "__metadata__"
 _MAX_DIMENSIONS = 64
+_SAVE_AS_BIN = "save as .bin: omit --safetensors, or convert with --format bin"
 _SPARE_BRACKETS = 10_000  # names may contain brackets
 _MOST_TENSORS = 131_072  # the same limit as for a `.bin` file
 
@@ -125,8 +127,8 @@ def _checked(content: dict[str, Any], start: int, length: int) -> Header:
             )
         at = end
     if start + at != length:
-        what = "it is truncated" if start + at > length else "it has bytes that belong to no tensor"
-        raise ValueError(f"{what}: it has {length:,} bytes; its header describes {start + at:,}")
+        reason = "it is truncated" if start + at > length else "it has bytes that belong to no tensor"
+        raise ValueError(f"{reason}: it has {length:,} bytes; its header describes {start + at:,}")
     return Header(found, metadata)
 
 
@@ -169,10 +171,10 @@ def header_bytes(
     at = 0
     for name, dtype, shape in tensors:
         if name == _METADATA:
-            raise CheckpointError(f"safetensors reserves the name '{name}'", hint="save as .bin")
+            raise CheckpointError(f"safetensors reserves the name '{name}'", hint=_SAVE_AS_BIN)
         if dtype not in NAMES:
             problem = f"'{printable_name(name)}' is {dtype_of(dtype)}, which safetensors does not support"
-            raise CheckpointError(problem, hint="save as .bin")
+            raise CheckpointError(problem, hint=_SAVE_AS_BIN)
         end = at + prod(shape) * dtype.itemsize
         content[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
         at = end

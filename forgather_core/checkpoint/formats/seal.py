@@ -1,9 +1,11 @@
-"""Prove that a checkpoint is unchanged since its save, and its record of NaN still valid, without reading weights.
+"""Prove that a checkpoint is unchanged since it was saved, without reading its weights.
+
+A load then relies on the recorded names of tensors with NaN or Inf. Without a seal (another file system, another
+machine), it checks every element.
 
 After a save, the index (or the directory of a single-file checkpoint) gets an extended attribute: a digest of the text
 of the index and of each weight file's inode, size, mtime and ctime. Programs can set an mtime, but neither a ctime nor
-an inode: writing to a file, replacing it or copying it breaks the seal, and so does an edit of the index. Without a
-seal (another file system, another machine), a load checks every element instead.
+an inode: writing to a file, replacing it or copying it breaks the seal, and so does an edit of the index.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def seal(index: Path, text: bytes, files: Mapping[str, Path]) -> None:
             found = {name: path.stat() for name, path in files.items()}
             if all(status.st_ctime_ns < now for status in found.values()):
                 break
-            # A change within the clock tick of its ctime would not change the ctime.
+            # A change within the same clock tick would leave the ctime as it is.
             if time.monotonic() > end:
                 return
             time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""A tensor of a checkpoint or of a model with known shape and dtype, whose values are read on demand."""
+"""Tensors of a checkpoint or of a model: shape and dtype are known, and values are read on demand."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class WeightFile:
         """Fill `memory` with the bytes of the file, starting at byte `offset`.
 
         Raises:
-            CheckpointError: The disk fails, or the file has been truncated.
+            CheckpointError: The disk fails, or the file has been truncated since it was opened.
         """
         try:
             with OPEN_FILES.pinned(self):
@@ -124,7 +124,7 @@ class WeightFile:
         """Return the content as memory that is private to this process. Tensors that use it keep it alive.
 
         Raises:
-            CheckpointError: The file has been truncated.
+            CheckpointError: The file cannot be mapped, for example because it has been truncated.
         """
         if self._map is None:
             try:
@@ -152,12 +152,12 @@ class FileTensor(StoredTensor):
 
     @property
     def is_resident(self) -> bool:
-        """Return whether the values can be mapped: the system keeps or drops pages of a file."""
+        """Return whether the values can be mapped, which requires that they are aligned in the file."""
         return self.offset % self.dtype.itemsize == 0
 
     @property
     def streams(self) -> bool:
-        """True: any part of a file can be read."""
+        """Return True: any part of a file can be read."""
         return True
 
     def tensor(self) -> Tensor:
@@ -202,7 +202,7 @@ class LiveTensor(StoredTensor):
 
 
 class CastTensor(StoredTensor):
-    """Another tensor converted to a dtype."""
+    """A stored tensor converted to another dtype."""
 
     def __init__(self, source: StoredTensor, dtype: torch.dtype) -> None:
         super().__init__(source.shape, dtype)

@@ -1,4 +1,4 @@
-"""Thread pools whose threads compute independently."""
+"""Thread pools in which torch operations are single-threaded."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def serial_pool(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
     """
     before, started = torch.get_num_threads(), Barrier(count + 1)
 
-    def begin() -> None:
+    def start_worker() -> None:
         torch.get_num_threads()  # otherwise set_num_threads() of another thread would override the number set here
         torch.set_num_threads(1)
         started.wait()
 
-    with ThreadPoolExecutor(count, thread_name_prefix=f"forgather-{name}", initializer=begin) as pool:
+    with ThreadPoolExecutor(count, thread_name_prefix=f"forgather-{name}", initializer=start_worker) as pool:
         for _ in range(count):
             pool.submit(int)
         started.wait()

@@ -1,6 +1,6 @@
-"""`.bin` files: find and check the tensors that a file's pickle describes, without running any of it.
+"""`.bin` files: find and check the tensors that a file's pickle describes, without running its code.
 
-torch.load() with `weights_only` runs no foreign code either, but a file can make it crash, fill the memory, or, with a
+torch.load() with `weights_only` does not run its code either, but a file can make it crash, fill the memory, or, with a
 memory map, return wrong bytes as values (for records that are compressed or too short). Here values stay in the file
 until they are read; `torch_pickle` reads the description.
 
@@ -76,7 +76,7 @@ def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:
                     f"'{printable_name(name)}' repeats {tensor.stored_bytes:,} bytes of values to a shape of "
                     f"{shape_of(tensor.shape)}, which is not supported"
                 )
-                tensor.refused = CheckpointError(problem, file=file.path, hint="save it with contiguous()")
+                tensor.refused = CheckpointError(problem, file=file.path, hint="save its contiguous() copy")
 
 
 class _ViewTensor(StoredTensor):
@@ -148,7 +148,7 @@ def _read_zip(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
     records = read_directory(file)
     pickles = [record for record in records if record.name.split("/", 1)[-1] == "data.pkl"]
     if len(pickles) != 1:
-        raise InvalidCheckpoint("it has no pickle of tensors" if not pickles else "it has several pickles")
+        raise InvalidCheckpoint("it has no data.pkl" if not pickles else "it has several data.pkl")
     if any(record.name.endswith("/constants.pkl") for record in records):
         raise InvalidCheckpoint("it is a TorchScript program")
     root = pickles[0].name.removesuffix("data.pkl")
@@ -173,7 +173,9 @@ def _read_zip(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
 
 def _content(file: WeightFile, record: Record, start: int) -> bytes:
     if record.size > _PICKLE_LIMIT:
-        raise InvalidCheckpoint(f"its '{printable_name(record.name)}' of {record.size:,} bytes is too large")
+        raise InvalidCheckpoint(
+            f"'{printable_name(record.name)}' has {record.size:,} bytes; at most {_PICKLE_LIMIT:,} are supported"
+        )
     return read_bytes(file.descriptor, record.size, start)
 
 
@@ -198,7 +200,7 @@ def _read_legacy(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
         (count,) = _LEGACY_SIZE.unpack(read_bytes(file.descriptor, _LEGACY_SIZE.size, at))
         storage = storages.get(key)
         if storage is None or storage.dtype is None or count != storage.count:
-            raise InvalidCheckpoint(f"its storage '{printable_name(key)}' does not have the size in its pickle")
+            raise InvalidCheckpoint(f"its storage '{printable_name(key)}' has another size than in its pickle")
         size = count * storage.dtype.itemsize
         positions[key] = (at + _LEGACY_SIZE.size, size)
         at += _LEGACY_SIZE.size + size

@@ -28,35 +28,35 @@ _MOST_STACKED = 10_000  # a pickler emits batches of 1,000 items
 _MOST_MARKS = 1_000
 
 
-def read_pickle(data: io.BytesIO, records: int, storages: dict[str, Storage] | None = None) -> Any:
+def read_pickle(data: io.BytesIO, max_storages: int, storages: dict[str, Storage] | None = None) -> Any:
     """Read the pickle at the current position of `data`: plain values, and a `TensorRecord` for each tensor.
 
     Args:
         data: The bytes, which are read up to the end of the pickle.
-        records: Number of storages that the file can hold; it limits the operations of its pickle.
+        max_storages: Number of storages that the file can contain. It limits the operations of the pickle.
         storages: Receives the storages that the pickle names, by key.
 
     Raises:
         InvalidCheckpoint: The pickle contains something that state dicts do not contain.
         Exception: The pickle is malformed; the exception can have any type.
     """
-    return _Reader({} if storages is None else storages, records).read(data)
+    return _Reader({} if storages is None else storages, max_storages).read(data)
 
 
 class _Reader:
-    """Run the operations that a state dict consists of, and refuse all others.
+    """An interpreter of the pickle operations that state dicts use. It refuses all others.
 
     Args:
         storages: Receives the storages, by key.
-        records: Number of storages that the file can hold.
+        max_storages: Number of storages that the file can contain.
     """
 
-    def __init__(self, storages: dict[str, Storage], records: int) -> None:
+    def __init__(self, storages: dict[str, Storage], max_storages: int) -> None:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under each open mark
         self.memo: dict[int, Any] = {}
         self._storages = storages
-        self._most = _BASE_OPERATIONS + _OPERATIONS_PER_STORAGE * records
+        self._most = _BASE_OPERATIONS + _OPERATIONS_PER_STORAGE * max_storages
         self._most_indices = self._most // _OPERATIONS_PER_MEMO
 
     def read(self, data: io.BytesIO) -> Any:
@@ -71,8 +71,8 @@ class _Reader:
             run(self, argument)
         return self.stack.pop()
 
-    def nothing(self, _: object) -> None:
-        """Run an operation without an effect on the result."""
+    def ignore(self, _: object) -> None:
+        """Do nothing; the operation has no effect on the result."""
 
     def protocol(self, version: int) -> None:
         if version > pickle.HIGHEST_PROTOCOL:
@@ -234,8 +234,8 @@ _VALUES = (  # pickletools has read the value
 )
 _OPERATIONS: dict[str, Callable[[_Reader, Any], None]] = {
     "PROTO": _Reader.protocol,
-    "FRAME": _Reader.nothing,
-    "STOP": _Reader.nothing,
+    "FRAME": _Reader.ignore,
+    "STOP": _Reader.ignore,
     **dict.fromkeys(_VALUES, _Reader.push),
     "SHORT_BINSTRING": _Reader.text,
     "NONE": _pushes(lambda: None),

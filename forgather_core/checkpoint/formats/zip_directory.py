@@ -87,7 +87,9 @@ def read_directory(file: WeightFile) -> list[Record]:
     if found.records > MOST_RECORDS:
         raise DamagedZip(f"its archive has {found.records:,} records; at most {MOST_RECORDS:,} are supported")
     if found.size > _MOST_DIRECTORY or found.size < found.records * _ENTRY.size:
-        raise DamagedZip(f"the directory of its archive has {found.size:,} bytes for {found.records:,} records")
+        raise DamagedZip(
+            f"the directory of its archive has an invalid size: {found.size:,} bytes for {found.records:,} records"
+        )
     data = read_bytes(file.descriptor, found.size, found.offset)
     records, at = [], 0
     for _ in range(found.records):
@@ -96,7 +98,7 @@ def read_directory(file: WeightFile) -> list[Record]:
         record, at = _record(data, at)
         records.append(record)
     if at != len(data):
-        raise DamagedZip("the directory of its archive has more records than its header states")
+        raise DamagedZip("the directory of its archive has more records than its end record states")
     if len({record.name for record in records}) != len(records):
         seen: set[str] = set()
         twice = next(r.name for r in records if r.name in seen or seen.add(r.name))  # type: ignore[func-returns-value]
@@ -108,7 +110,7 @@ def content_offsets(file: WeightFile, records: list[Record]) -> list[int]:
     """Return the offset of each record's content in bytes. Contents lie within the file and do not overlap.
 
     Raises:
-        DamagedZip: A content lies outside the file, or overlaps another record.
+        DamagedZip: The content of a record is outside the file, or overlaps another record.
         OSError: The file cannot be read.
     """
     starts = [_start(file, record) for record in records]

@@ -28,7 +28,7 @@ class Contents(Mapping[str, StoredTensor]):
         unused: Names of scales that are not needed.
         notes: How the checkpoint was read, one sentence each.
         warnings: Possible problems, one sentence each.
-        non_finite: Names of the tensors that contain NaN or Inf, if that is proven; None if it is unknown.
+        non_finite: Names of the tensors that contain NaN or Inf; None if they are unknown until the values are read.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Contents(Mapping[str, StoredTensor]):
 
 
 def contents_for(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> Contents:
-    """Match the names of a checkpoint with a model's, and pair FP8 weights with their scales. Reads only scales.
+    """Match the names of a checkpoint with a model's, and pair FP8 weights with their scales. Only scales are read.
 
     Raises:
-        CheckpointError: The checkpoint is quantized in an unsupported format, a scale is wrong or missing, two names
-            match the same name of the model, or the checkpoint is an adapter.
+        CheckpointError: The checkpoint is quantized in an unsupported format, a scale is invalid or missing, two
+            different tensors match the same name of the model, or the checkpoint is an adapter.
     """
     path = checkpoint.path
     matching = match_names(
@@ -83,7 +83,7 @@ def contents_for(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Chec
         if count:
             notes.append(f"quantized (fp8): dequantized {tensors(count)}")
         if unused:
-            notes.append(f"{len(unused)} activation scales not used: {truncated_list(unused)}")
+            notes.append(f"activation scales not used: {truncated_list(unused)}")
     if plain := _plain_casts(checkpoint, state, matching, stored):
         # Forgather writes no scales, so none are missing from its files; another program's file may have lost them.
         text = (
@@ -108,7 +108,7 @@ def contents_for(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Chec
 
 
 def equal_bits(one: StoredTensor, other: StoredTensor) -> bool:
-    """Return whether two stored tensors are equal bit by bit; NaN equals itself."""
+    """Return whether two stored tensors have the same shape, dtype and bits. NaN equals NaN with the same bits."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     x, y = one.mapped(), other.mapped()  # both must outlive their memoryviews

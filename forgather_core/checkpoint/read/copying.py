@@ -1,4 +1,4 @@
-"""Copy values from files into tensors, a few megabytes at a time, with as many threads as torch uses."""
+"""Copy values from files into tensors, in blocks, with as many threads as torch uses but at most eight."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Copy:
 
 
 def copy_all(copies: Sequence[Copy], on_progress: ByteProgress | None = None) -> set[str]:
-    """Fill every target. Allocates one chunk per thread (one whole tensor for unusual layouts).
+    """Fill every target. Allocates at most one block of 512 KiB per thread (one whole tensor for unusual layouts).
 
     Args:
         copies: The tensors to fill.

@@ -16,7 +16,7 @@ _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 def is_hub_id(text: str) -> bool:
-    """Return whether a text names a Hub repository `owner/name`: no such path and no directory `owner` exist."""
+    """Return whether a text is a Hub repository `owner/name` and not a path: neither that path nor `owner` exists."""
     path = Path(text)
     return _HUB_ID.fullmatch(text) is not None and not os.path.lexists(path) and not path.parent.is_dir()
 
@@ -25,7 +25,7 @@ def snapshot(repository: str) -> Path:
     """Return the cache directory that holds the weights of a repository, downloading them if necessary.
 
     Raises:
-        CheckpointError: There is no such directory and no such repository, or the repository cannot be reached.
+        CheckpointError: The repository does not exist, has no weights, or cannot be reached.
     """
     from huggingface_hub import HfApi, hf_hub_download
 

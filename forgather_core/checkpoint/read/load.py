@@ -1,4 +1,4 @@
-"""Load a checkpoint into a model. Everything that can be checked is checked before the first value is copied."""
+"""Load a checkpoint into a model. All checks that do not read values come before the first value is copied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from ...model.tensor_slots import TensorSlot, materialise, replace_tensors, state_of, tensor_slots
+from ...model.tensor_slots import TensorSlot, materialize, replace_tensors, state_of, tensor_slots
 from ...model.wrappers import Wrapped
 from ...parts.table_init import mark_filled
 from ..formats.fp8 import ScaledTensor
@@ -38,8 +38,8 @@ def load_checkpoint(
 ) -> LoadReport:
     """Load a Hugging Face checkpoint, sharded or not, safetensors or `.bin`, into a model.
 
-    Values are converted to the model's dtype and read in place a few megabytes at a time, so that memory never holds a
-    second copy of the model. FP8 weights with scales are dequantized. Names may have the prefixes of wrappers
+    Values are read into the model's tensors and converted to their dtype in blocks, so that memory never holds a second
+    copy of the model. FP8 weights with scales are dequantized. Names may have the prefixes of wrappers
     (`module.`, `_orig_mod.`, ...), and the prefix of the base model may be missing or extra. The model may be wrapped
     (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting); the report lists the names
     of the wrapped model. PEFT adapters are unchanged unless the checkpoint contains them too. With FSDP1 every process
@@ -48,20 +48,20 @@ def load_checkpoint(
     Args:
         path: A model directory, a weight file, an index, or a Hub repository (`owner/name`).
         model: The model. A model on the meta device is allocated first, which requires `device` or `assign`.
-        device: Device to move the model to, once the checkpoint is known to fit; None leaves it where it is.
+        device: Device to move the model to after the checkpoint has been checked; None does not move it.
         strict: Raise if a tensor is missing or unexpected; otherwise warn.
         ignore_mismatched_sizes: Leave tensors of a different shape unchanged; otherwise they are an error.
-        assign: Use the pages of the files as parameters instead of copying, if dtype and device allow it. The pages are
-            private to the process: training changes no file.
-        verify_checksums: First verify the checksum of every file that has a recorded one.
+        assign: Use memory-mapped pages of the files as parameters instead of copying, if dtype and device allow it. The
+            pages are private to the process: training does not change the files.
+        verify_checksums: Verify the recorded checksums of the files before loading.
         on_progress: Called with the bytes done and the total bytes.
 
     Returns:
         A report of the tensors that were loaded, and of those that are missing, unexpected or of a different shape.
 
     Raises:
-        CheckpointError: The checkpoint is damaged or does not fit. The model is unchanged, unless the disk failed
-            halfway.
+        CheckpointError: The checkpoint is damaged or does not fit. The model is unchanged, unless a read fails while
+            values are copied.
     """
     with Checkpoint.open(path) as checkpoint:
         verified = checkpoint.verify(on_progress) if verify_checksums else None
@@ -91,7 +91,10 @@ def load_into(
     verified: tuple[str, ...] | None = None,
     on_progress: ByteProgress | None = None,
 ) -> LoadReport:
-    """Load an open checkpoint, without warnings. The parameters are those of `load_checkpoint`."""
+    """Load an open checkpoint, without warnings. `verified` is the result of `Checkpoint.verify`.
+
+    The other arguments are those of `load_checkpoint`.
+    """
     wrapped = Wrapped.of(model)
     wrapped.refuse_merged()
     if wrapped.has_fsdp and (assign or device is not None):
@@ -116,7 +119,7 @@ def load_into(
         if assign:
             _assign(root, state, plan, contents, target)
         if meta and target is not None:
-            materialise(root, target)
+            materialize(root, target)
             state = state_of(wrapped)
         non_finite: tuple[str, ...] | None = None
         if not assign:
@@ -169,8 +172,8 @@ def _refuse_meta(wrapped: Wrapped, meta: list[TensorSlot], plan: Plan, target: t
     filled = set(plan.filled)
     for slot in meta:
         if wrapped.clean(slot.name) not in filled and not hasattr(slot.module, "reset_buffers"):
-            what = "missing from the checkpoint" if slot.persistent else "computed, so no checkpoint contains it"
-            raise CheckpointError(f"'{slot.name}' is on the meta device and {what}", hint=_ON_CPU)
+            reason = "missing from the checkpoint" if slot.persistent else "computed, so no checkpoint contains it"
+            raise CheckpointError(f"'{slot.name}' is on the meta device and {reason}", hint=_ON_CPU)
 
 
 def _expand_repeated(wrapped: Wrapped, state: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
@@ -205,7 +208,7 @@ def _assign(
 
 
 def _values(source: StoredTensor, dtype: torch.dtype) -> Tensor:
-    """Return the pages of a file if they hold the values, else the values in `dtype`, made without a wider copy."""
+    """Return the values of a stored tensor: memory-mapped if possible, else computed block by block in `dtype`."""
     if isinstance(source, FileTensor) or not source.streams:
         return source.mapped()
     values = torch.empty(source.shape, dtype=dtype)
@@ -214,7 +217,7 @@ def _values(source: StoredTensor, dtype: torch.dtype) -> Tensor:
 
 
 def _complete(wrapped: Wrapped, plan: Plan) -> None:
-    """Fill the tensors that were on meta and are not in the checkpoint: initial weights, computed buffers, ties."""
+    """Initialize or compute the tensors that were on meta and are not in the checkpoint."""
     model = wrapped.root
     if hasattr(wrapped.base, "initialize_weights"):
         _initialize_missing(wrapped, plan)
@@ -245,7 +248,7 @@ def _initialize_missing(wrapped: Wrapped, plan: Plan) -> None:
 def _copy(
     state: Mapping[str, Tensor], plan: Plan, contents: Contents, on_progress: ByteProgress | None
 ) -> tuple[str, ...]:
-    """Fill the model and return the tensors with NaN or Inf, from the checkpoint's record if it is proven valid."""
+    """Fill the model, and return the names of the tensors with NaN or Inf. Uses the sealed record if there is one."""
     known, copies, found = contents.non_finite, [], set()
     for names, source in plan.fills:
         stored, target = contents[source], state[names[0]]

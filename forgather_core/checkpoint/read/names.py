@@ -38,7 +38,7 @@ class Matching:
 def match_names(
     stored: Collection[str], slots: Collection[str], base_prefix: str, equal: Callable[[str, str], bool]
 ) -> Matching:
-    """Find the model's name of each stored tensor: the same name, or one that differs only in prefixes.
+    """Find the name in the model of each stored tensor: the same name, or a name that differs only in prefixes.
 
     A prefix is ignored only if that makes a name match. Wrappers' names (`module`, `_orig_mod`, FSDP's, activation
     checkpointing's, PEFT's `base_model.model` and `base_layer`) may appear anywhere in a name, in any combination, on
@@ -46,7 +46,7 @@ def match_names(
 
     Args:
         stored: The names in the checkpoint.
-        slots: The names in the model.
+        slots: The names of the tensor slots of the model.
         base_prefix: The model's `base_model_prefix`; "" if it has none.
         equal: Returns whether two stored tensors are equal.
 
@@ -71,7 +71,7 @@ def match_names(
         elif not equal(name, other):
             problem = f"'{printable_name(other)}' and '{printable_name(name)}' both match '{match}' of the model"
             raise CheckpointError(problem, hint="remove one of them")
-    return Matching(found, tuple(f"names of {tensors(count)} matched {what}" for what, count in changes.items()))
+    return Matching(found, tuple(f"names of {tensors(count)} matched {change}" for change, count in changes.items()))
 
 
 def bare(name: str) -> str:
@@ -98,14 +98,14 @@ def _matching_slot(name: str, by_bare: Mapping[str, list[str]], base_prefix: str
 
 
 def _nearest(name: str, candidates: list[str]) -> str:
-    """Return the name that shares the most components with `name`, of names that differ only in wrappers."""
+    """Return the candidate that shares the most components with `name`. Candidates differ only in wrappers."""
     parts = Counter(name.split("."))
     return max(candidates, key=lambda slot: ((parts & (own := Counter(slot.split(".")))).total(), -own.total()))
 
 
 def _changes(name: str, slot: str, base_prefix: str) -> list[str]:
-    here, there = Counter(slot.split(".")), Counter(name.split("."))
-    removed, added = there - here, here - there
+    in_model, in_checkpoint = Counter(slot.split(".")), Counter(name.split("."))
+    removed, added = in_checkpoint - in_model, in_model - in_checkpoint
     wrapped = [w for w in sorted(_WRAPPERS | {_PEFT_LAYER}) if w in removed]
     found = [f"without '{part}.'" for part in wrapped]
     found += [f"with '{part}.' of the model" for part in sorted(_WRAPPERS | {_PEFT_LAYER}) if part in added]
@@ -144,7 +144,7 @@ def adapted_module(name: str) -> str:
 
 
 def mismatch_hint(stored: Iterable[str], slots: Collection[str]) -> str | None:
-    """Return a hint that names the prefix to add or remove so that most tensors match; None if there is none."""
+    """Return a hint with the prefix to add or remove so that most tensors match; None if there is none."""
     bare_slots = {bare(slot) for slot in slots}
     suffixes: dict[str, str] = {}
     for slot in bare_slots:
@@ -162,5 +162,5 @@ def mismatch_hint(stored: Iterable[str], slots: Collection[str]) -> str | None:
             found[f"rename them with the prefix '{suffixes[key]}.'"] += 1
     if not found:
         return None
-    what, count = found.most_common(1)[0]
-    return f"{tensors(count)} would match: {printable_name(what)}" if count > 1 or len(bare_slots) == 1 else None
+    rename, count = found.most_common(1)[0]
+    return f"{tensors(count)} would match: {printable_name(rename)}" if count > 1 or len(bare_slots) == 1 else None

@@ -23,7 +23,7 @@ _COMPARISONS = 20_000  # comparisons of two names; this many take about a second
 
 
 class UnmatchedTensorsError(CheckpointError):
-    """A checkpoint that lacks tensors of the model or has others, loaded with `strict`."""
+    """A checkpoint that does not have exactly the tensors of the model, loaded with `strict`."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Plan:
     """An assignment of stored tensors to the tensors of a model.
 
     Args:
-        fills: The names of a tensor in the model, and the name of the stored tensor that fills it.
+        fills: For each tensor of the model, its names and the name of the stored tensor that fills it.
         missing: Tensors of the model that the checkpoint does not have.
         unexpected: Tensors of the checkpoint that the model does not have.
         other_shape: Tensors whose shapes differ.
-        untied: Whether transformers ties two tensors that are separate here, and the checkpoint has only one of them.
+        untied: Whether the model has two separate tensors that transformers ties, and the checkpoint has only one.
     """
 
     fills: list[tuple[list[str], str]]
@@ -51,7 +51,7 @@ class Plan:
 
 
 def make_plan(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Contents) -> Plan:
-    """Plan a load. Values are read only to compare several stored tensors that are one tensor in the model."""
+    """Plan a load. Values are read only to compare stored tensors that fill the same tensor of the model."""
     fills: list[tuple[list[str], str]] = []
     missing: list[str] = []
     other_shape: list[OtherShape] = []
@@ -74,7 +74,7 @@ def make_plan(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Content
             other_shape += [OtherShape(name, checkpoint[name].shape, shape) for name in stored]
         else:
             fills.append((names, fitting[0]))
-            # Several stored tensors are one tensor here: if they differ, one of them is lost and must be reported.
+            # If several stored tensors fill this tensor and differ, all but the first are lost, and are reported.
             unexpected += [name for name in stored if name != fitting[0] and differs(name, fitting[0])]
     return Plan(fills, _with_hints(missing, model, state, checkpoint, unexpected), unexpected, other_shape, untied)
 
@@ -107,7 +107,7 @@ def refuse(
     ]
     if wrong:
         problem = f"has dtypes that the model cannot hold: {truncated_list(wrong)}"
-        hint = "load a checkpoint of this model, or give those parameters a dtype that holds the values"
+        hint = "load a checkpoint of this model, or build the model with dtypes that can represent the values"
         raise CheckpointError(f"{problem}; nothing was loaded", file=path, hint=hint)
     if plan.other_shape and (strict or not ignore_mismatched_sizes or not plan.fills):
         shapes = truncated_list([_difference(item) for item in plan.other_shape])
@@ -122,7 +122,7 @@ def refuse(
     if strict:
         missing = [item.name for item in plan.missing]
         kinds = ((missing, "missing from the checkpoint"), (plan.unexpected, "not in the model"))
-        if problems := [counted_names(names, what) for names, what in kinds if names]:
+        if problems := [counted_names(names, predicate) for names, predicate in kinds if names]:
             problem = f"does not fit the model: {'; '.join(problems)}; nothing was loaded"
             raise UnmatchedTensorsError(problem, file=path, hint=_NOT_STRICT)
 
@@ -143,8 +143,8 @@ def _advice(plan: Plan, state: Mapping[str, Tensor]) -> str:
 
 def _difference(item: OtherShape) -> str:
     transposed = len(item.stored) > 1 and item.stored == item.model[::-1]
-    what = ", transposed" if transposed else ""
-    return f"{item.name} (expected {shape_of(item.model)}, got {shape_of(item.stored)}{what})"
+    suffix = ", transposed" if transposed else ""
+    return f"{item.name} (expected {shape_of(item.model)}, got {shape_of(item.stored)}{suffix})"
 
 
 def _converts(stored: torch.dtype, model: torch.dtype) -> bool:
@@ -162,13 +162,13 @@ def _converts(stored: torch.dtype, model: torch.dtype) -> bool:
 def _with_hints(
     missing: list[str], model: nn.Module, state: Mapping[str, Tensor], checkpoint: Contents, unexpected: list[str]
 ) -> list[MissingTensor]:
-    """Return the missing tensors with hints: a tie, or a similar unexpected name, preferably of the same shape."""
+    """Return the missing tensors with hints: tie the model, or a similar unexpected name, preferably of equal shape."""
     targets, left = tie_targets(model), _COMPARISONS
     found, absent = [], set(missing)
     for name in [name for name in state if name in absent]:
         hint = None
         if name in targets:
-            hint = "a tied model saves it once: use --tie-word-embeddings to tie this model too"
+            hint = "tied models store it once: tie this model too with --tie-word-embeddings"
         elif unexpected and left > 0:
             alike = [other for other in unexpected if checkpoint[other].shape == state[name].shape]
             for candidates in (alike, unexpected):

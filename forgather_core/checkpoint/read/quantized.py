@@ -24,7 +24,7 @@ _CONFIG = "config.json"
 
 _INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
-# Format, suffix of its packed tensors, and suffixes of which one must exist for the same stem. The first match counts.
+# Format, suffix of its packed tensors, and suffixes of companions, one of which must exist. The first match applies.
 _FORMATS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("GPTQ", ".qweight", (".g_idx",)),
     ("AWQ", ".qweight", (".qzeros", ".scales")),
@@ -85,7 +85,7 @@ def quantization_of(checkpoint: Checkpoint, slots: Container[str] = ()) -> Quant
 
     Args:
         checkpoint: The checkpoint.
-        slots: Names in the checkpoint that the model also has: these tensors are loaded unchanged.
+        slots: Names in the checkpoint that match a tensor of the model. These are loaded, not used as scales.
 
     Raises:
         CheckpointError: An FP8 tensor has two scales.
@@ -124,12 +124,12 @@ def refuse_packed(quantization: Quantization | None, path: Path) -> None:
 def refuse_lost_scales(unscaled: Sequence[str], path: Path) -> None:
     """Raise CheckpointError if FP8 tensors have no scale although the checkpoint is quantized.
 
-    If the checkpoint has no scale at all and config.json does not declare FP8, FP8 tensors are a plain cast.
+    Without any scale and without a declaration in config.json, FP8 tensors are plain casts and need no scale.
     """
     if unscaled:
-        what = f"no scale (NAME_scale_inv or NAME_scale) for {truncated_list(unscaled)}"
+        problem = f"is quantized (fp8), but has no scale (NAME_scale_inv or NAME_scale) for {truncated_list(unscaled)}"
         hint = f"the checkpoint is incomplete; {FETCH_AGAIN}"
-        raise CheckpointError(f"is quantized (fp8), but has {what}", file=path, hint=hint)
+        raise CheckpointError(problem, file=path, hint=hint)
 
 
 def quantization_config(directory: Path) -> Mapping[str, Any]:

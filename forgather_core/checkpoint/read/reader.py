@@ -27,7 +27,7 @@ ByteProgress = Callable[[int, int], None]  # bytes done, total bytes
 
 
 class Checkpoint(Mapping[str, StoredTensor]):
-    """An open checkpoint: its tensors by name. Its files stay open and readable after their directory is removed."""
+    """An open checkpoint: a mapping from names to tensors. Its files stay readable after their directory is removed."""
 
     def __init__(
         self,
@@ -47,22 +47,22 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Open the checkpoint at `path`: a directory, a weight file, an index, or a Hub repository.
+        """Open the checkpoint at `path`: a directory, a weight file, an index, or a Hub repository (`owner/name`).
 
         No value is read yet. A local directory takes precedence over a repository of the same name.
 
         Raises:
             CheckpointError: There is no checkpoint, or it is damaged or incomplete. The message names the file.
         """
-        given = Path(path)
-        local = snapshot(str(path)) if is_hub_id(str(path)) else given
+        source = Path(path)
+        local = snapshot(str(path)) if is_hub_id(str(path)) else source
         for attempt in range(_RETRIES):
             entry = find_entry(local)
             before = _stamp(entry)
             try:
-                return cls._open(given, entry)
+                return cls._open(source, entry)
             except CheckpointError:
-                # If another process has saved here in the meantime, try again: the new checkpoint is complete.
+                # Try again if another process has saved here in the meantime: the new checkpoint is complete.
                 if attempt + 1 == _RETRIES or (_stamp(entry) == before and find_entry(local) == entry):
                     raise
         raise AssertionError("the last attempt returns or raises")
@@ -129,13 +129,13 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     @property
     def recorded_non_finite(self) -> tuple[str, ...]:
-        """Tensors recorded with NaN or Inf when they were written. The files may have changed since."""
+        """Names of the tensors that contained NaN or Inf when they were written. The files may have changed since."""
         record = self.index.metadata.get("non_finite") if self.index is not None else None
         return tuple(str(name) for name in record) if isinstance(record, list) else ()
 
     @property
     def known_non_finite(self) -> frozenset[str] | None:
-        """Tensors with NaN or Inf, if the checkpoint is proven unchanged since they were recorded; else None."""
+        """Names of the tensors with NaN or Inf, if a seal proves that the checkpoint is unchanged; else None."""
         if self.index is None or not isinstance(self.index.metadata.get("non_finite"), list):
             return None
         files = {name: os.fstat(file.descriptor) for name, file in self.files.items()}  # one at a time: few stay open
@@ -152,10 +152,10 @@ class Checkpoint(Mapping[str, StoredTensor]):
         """Read every file and compare its checksum with the recorded one.
 
         Returns:
-            The files with a recorded checksum of a known algorithm, all of them unchanged.
+            The verified files: those with a recorded checksum of a known algorithm.
 
         Raises:
-            CheckpointError: A file has changed since its checksum was recorded.
+            CheckpointError: The checksum of a file differs from the recorded one.
         """
         recorded = self.checksums
         known = {name: file for name, file in self.files.items() if algorithm_of(recorded.get(name, ""))}
@@ -169,8 +169,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
                 if on_progress is not None:
                     on_progress(min(done, total), total)
             if checksum.text() != recorded[name]:
-                differs = f"its {algorithm} checksum differs from the one recorded in {self.entry}"
-                problem = f"has changed since it was saved: {differs}"
+                reason = f"its {algorithm} checksum differs from the one recorded in {self.entry}"
+                problem = f"has changed since it was saved: {reason}"
                 raise CheckpointError(problem, file=file.path, hint="restore the file from a copy")
         return tuple(known)
 

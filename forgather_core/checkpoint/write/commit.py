@@ -81,13 +81,13 @@ def commit_in_place(directory: Path, staging: Path, entry: str, index: bytes | N
 
 
 def recover(directory: Path, staging: Path) -> None:
-    """Finish or undo a save: remove the old files if the new checkpoint is the one that loads, else the new files.
+    """Finish or undo an interrupted save: remove the old files if loaders use the new checkpoint, else the new files.
 
-    A journal that a save cannot have written is reported and ignored.
+    A journal that Forgather cannot have written is reported and ignored.
 
     Args:
         directory: Directory of the checkpoint.
-        staging: The staging directory of that save, in a marked temporary directory or in one of an earlier release.
+        staging: The staging directory of that save, in a marked temporary directory or from an earlier release.
 
     Raises:
         OSError: The disk fails.
@@ -128,7 +128,7 @@ def _undo(directory: Path, staging: Path, journal: Journal, keep: Collection[str
 
 
 def _retire(directory: Path, entry: str) -> None:
-    """Remove the other entries, the preferred one last: its removal makes the new entry the one that loads."""
+    """Remove the other entries, the preferred one last: after its removal, loaders use the new entry."""
     others = [name for name in reversed(ENTRIES) if name != entry and os.path.lexists(directory / name)]
     for name in others:
         if name == others[-1]:

@@ -23,7 +23,7 @@ _NOT_COMPARED = VOLATILE | {"auto_map", "use_cache", "output_attentions", "outpu
 
 
 class ConfigUpdate(Enum):
-    """The change to a configuration that makes it match the weights. Values are the reasons."""
+    """The change that a configuration needs to match the weights. The values are the reasons."""
 
     NOTHING = "the configuration matches"
     ADD = "the directory has neither a configuration nor weights"
@@ -32,7 +32,7 @@ class ConfigUpdate(Enum):
 
 
 def config_update(model: Any, directory: Path, dtype: str | None) -> ConfigUpdate:
-    """Return the changes that the configuration in a directory needs when weights of this model are saved there.
+    """Return the change that the configuration in a directory needs when weights of this model are saved there.
 
     Args:
         model: The model. Only transformers models have a configuration; None is accepted for any other.
@@ -97,12 +97,12 @@ def changes(model: Any, existing: dict[str, Any]) -> list[str]:
 
 
 def write_companions(model: Any, update: ConfigUpdate, old: Path, staging: Path, dtype: str | None) -> None:
-    """Write the configuration files into `staging`, except files that `old` already has other than config.json.
+    """Write the configuration files into `staging`. Of the files that `old` already has, only config.json is written.
 
     Args:
         model: The model; it may be None for `ConfigUpdate.DTYPE`.
-        update: The change.
-        old: The directory that is saved into.
+        update: The change to the configuration.
+        old: The directory that the weights are saved into.
         staging: The directory that receives the files.
         dtype: Main dtype of the weights.
     """

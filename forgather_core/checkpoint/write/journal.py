@@ -1,7 +1,7 @@
 """The journal of a save in place: which files are new, which are superseded, and the identity of each.
 
-The directory is not trusted, so a journal is only a claim. Its names must be names that a save gives to its files or
-that loaders look for, and a file is removed only if its inode, time and size are those in the journal.
+The directory is not trusted, so a journal is verified. It may list only names that a save gives to its files or that
+loaders look for, and a file is removed only if its inode, mtime and size are those in the journal.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Journal:
 
     @classmethod
     def read(cls, staging: Path) -> Self | None:
-        """Read the journal of a staging directory; return None if there is none, or only the beginning of one.
+        """Read the journal of a staging directory; return None if there is none or it is truncated.
 
         Raises:
-            ValueError: Forgather cannot have written it. The message is the reason.
+            ValueError: Forgather cannot have written it. The message gives the reason.
         """
         file = staging / JOURNAL
         try:
@@ -96,7 +96,7 @@ def index_of(file: Path) -> tuple[str | None, set[str]]:
 
 
 def _is_torn(data: bytes) -> bool:
-    """Return whether this is only the beginning of a journal, because a crash or a power cut interrupted its write."""
+    """Return whether a journal is truncated because a crash or a power cut interrupted its write."""
     return b'{"index": "'.startswith(data[:11]) and not data.rstrip().endswith(b"}}")
 
 
@@ -114,7 +114,7 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
     for key, allowed in (("new", lambda name: _is_new(name) or name in weights), ("old", _is_old)):
         files = content[key]
         if not isinstance(files, dict) or not all(map(_is_identity, files.values())):
-            raise ValueError(f"'{key}' does not list files with inode, time and size")
+            raise ValueError(f"'{key}' does not list files with inode, mtime and size")
         if not all(map(allowed, files)):
             raise ValueError(f"'{key}' names files that a save does not write")
     if not (weights & content["new"].keys() if weights else any(map(_is_shard, content["new"]))):
@@ -140,7 +140,7 @@ def is_companion(name: str) -> bool:
 
 
 def _is_old(name: str) -> bool:
-    """Return whether a name may be that of a superseded file. Shards of other programs have other names."""
+    """Return whether a superseded file may have this name. Other programs name their shards differently."""
     return name in ENTRIES or (
         re.fullmatch(r"[\w.-]+", name, re.ASCII) is not None
         and not name.startswith(".")

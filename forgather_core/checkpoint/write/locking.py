@@ -28,9 +28,9 @@ def hold_saves(directory: Path, on_wait: Callable[[], None] | None = None) -> It
 
 
 @contextmanager
-def save_locks(directory: Path, *, beside: bool, on_wait: Callable[[], None] | None) -> Iterator[None]:
-    """Lock the path of the directory if it may be replaced, then the directory itself, always in this order."""
-    if not beside:
+def save_locks(directory: Path, *, replace: bool, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    """Lock the directory for a save. If it may be replaced, lock its path first, always in this order."""
+    if not replace:
         with hold_saves(directory, on_wait):
             yield
         return

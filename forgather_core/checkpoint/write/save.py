@@ -46,16 +46,16 @@ def save_checkpoint(
 ) -> SaveReport:
     """Save a model's parameters and persistent buffers in Hugging Face's sharded format.
 
-    At every instant the directory loads as its complete old checkpoint or as the complete new one. On return the new
-    checkpoint is durable, and the files of the old one, of either format, are gone. The configuration of a transformers
-    model is saved with it: if the directory has another configuration, both are replaced in one step; if it has none,
-    it is written, with the model's own source files if there are any.
+    At any time the directory loads as the complete old checkpoint or as the complete new one. On return the new
+    checkpoint is durable, and the files of the old checkpoint, of either format, are removed. The configuration of a
+    transformers model is saved too. If the directory has another configuration, it is replaced in the same step as the
+    weights. If it has none, the configuration is written, with the source files of the model if there are any.
 
     A wrapped model (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting) is saved by
-    the names of the innermost model. PEFT adapters are not saved, which a warning reports; PEFT's `save_pretrained`
-    saves them. With DDP only rank 0 writes, and the other processes return immediately. FSDP1 gathers the weights:
-    every process must call this function, and all return when rank 0 has saved. FSDP2 and tensor parallelism are not
-    supported.
+    the names of the innermost model. PEFT adapters are not saved, and a warning reports this. Save them with
+    PEFT's `save_pretrained`. With DDP only rank 0 writes, and the other processes return immediately. FSDP1 gathers
+    the weights: every process must call this function, and all return when rank 0 has saved. FSDP2 and tensor
+    parallelism are not supported.
 
     Args:
         path: The directory; it is created if necessary.
@@ -112,7 +112,7 @@ def save_with_locks(job: Job, directory: Path, on_wait: Callable[[], None] | Non
         exchange = job.needs_exchange(directory)
         if not exchange:
             make_directory(directory)
-        with save_locks(directory, beside=exchange or is_touched(directory), on_wait=on_wait):
+        with save_locks(directory, replace=exchange or is_touched(directory), on_wait=on_wait):
             if job.needs_exchange(directory) == exchange:
                 return job.save(directory)
         # Another process changed the directory first: other locks may be required.
@@ -172,7 +172,7 @@ class Job:
     notes: tuple[str, ...] = ()
 
     def save(self, directory: Path) -> SaveReport:
-        """Save in place, or replace the directory if its configuration has to change.
+        """Save in place, or replace the directory if its configuration must change.
 
         Raises:
             CheckpointError: Something other than a file has the name of a weight file.
@@ -181,27 +181,27 @@ class Job:
         return self.exchange(directory) if self.needs_exchange(directory) else self.save_in_place(directory)
 
     def needs_exchange(self, directory: Path) -> bool:
-        """Return whether the whole directory must be replaced: it is new, or its configuration has to change."""
+        """Return whether the directory must be replaced: it is new, or its configuration must change."""
         update = self._config_update(directory)
         return update in (ConfigUpdate.REPLACE, ConfigUpdate.DTYPE) or (
             update is ConfigUpdate.ADD and not directory.exists()
         )
 
-    def write(self, directory: Path, beside: Path | None = None) -> Written:
-        """Write the shards into `directory`, under names that are unused in `beside` (default: `directory`)."""
+    def write(self, directory: Path, unused_in: Path | None = None) -> Written:
+        """Write the shards into `directory`, under names that do not exist in `unused_in` (default: `directory`)."""
         _refuse_names(self.tensors)
         groups = shard_groups(self.tensors, self.limit)
-        generation = free_generation(beside or directory, self.format, len(groups))
+        generation = free_generation(unused_in or directory, self.format, len(groups))
         names = self.format.names(len(groups), generation)
         return write_shards(self.tensors, groups, names, directory, self.format, self.on_progress)
 
     def save_in_place(self, directory: Path) -> SaveReport:
-        """Save into a directory that is not replaced, and commit with its index or its single weight file."""
+        """Save into an existing directory, and commit by the rename of the index or of the single weight file."""
         with staging_directory(directory / STAGING, recover=partial(recover, directory)) as staging:
             if (update := self._config_update(directory)) is ConfigUpdate.ADD:
                 write_companions(self.model, update, directory, staging, main_dtype(self.tensors))
             forget_pages(directory / name for name in old_files(directory))
-            written = self.write(staging, beside=directory)
+            written = self.write(staging, unused_in=directory)
             commit_in_place(directory, staging, *self._entry(written))
         return self.report(directory, written)
 
@@ -244,11 +244,11 @@ class Job:
         if update is not ConfigUpdate.REPLACE or not (directory / CONFIG).is_file():
             return ()
         try:
-            there = read_config(directory)
-            found = changes(self.model, there if there is not None else {})
+            existing = read_config(directory)
+            differences = changes(self.model, existing if existing is not None else {})
         except ValueError:
-            found = ["it could not be read"]
-        return (f"{CONFIG} belonged to another model and was replaced: {', '.join(found[:3])}",)
+            differences = ["it could not be read"]
+        return (f"{CONFIG} belonged to another model and was replaced: {', '.join(differences[:3])}",)
 
     def report(self, directory: Path, written: Written, notes: tuple[str, ...] = ()) -> SaveReport:
         """Seal the saved checkpoint and return its report."""

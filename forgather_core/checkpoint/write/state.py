@@ -1,4 +1,4 @@
-"""The state of a model to save: every tensor once, by the name that loaders expect."""
+"""The tensors of a model to save: each once, under the name that loaders expect."""
 
 from __future__ import annotations
 
@@ -64,14 +64,15 @@ def model_state(wrapped: Wrapped, values: Mapping[str, Any]) -> ModelState:
             if is_transformers and name not in declared:
                 kept.add(name)
                 notes.append(
-                    f"'{name}' shares memory with '{names[0]}', which transformers does not declare as tied: both saved"
+                    f"'{name}' shares memory with '{names[0]}', which transformers does not declare as tied: both were "
+                    f"saved"
                 )
     for target, source in declared.items():
         if target in kept and source in kept:
             if wrapped.has_fsdp and torch.equal(state[target], state[source]):
                 kept.discard(target)  # gathered separately
                 continue
-            notes.append(f"'{target}' is declared as tied to '{source}' but does not share its memory: both saved")
+            notes.append(f"'{target}' is declared as tied to '{source}' but does not share its memory: both were saved")
     return ModelState({name: LiveTensor(state[name]) for name in state if name in kept}, tuple(notes))
 
 
@@ -88,8 +89,10 @@ def _check(name: str, tensor: Tensor) -> None:
         problem = f"'{name}' is on the meta device and has no values to save"
         raise CheckpointError(problem, hint="build the model on cpu")
     if hasattr(tensor, "full_tensor"):
-        hint = "gather it first, with torch.distributed.checkpoint.state_dict.get_model_state_dict"
+        hint = "gather the full state dict with get_model_state_dict(), load it into an unsharded model, and save that"
         raise CheckpointError(f"'{name}' is sharded over devices", hint=hint)
     if tensor.layout is not torch.strided or tensor.is_quantized or type(tensor) not in (Tensor, nn.Parameter):
-        problem = f"'{name}' is a {type(tensor).__name__} of a kind that is not supported"
+        problem = (
+            f"'{name}' is a sparse, quantized or subclassed tensor ({type(tensor).__name__}), which is not supported"
+        )
         raise CheckpointError(problem, hint="convert it to a dense tensor")

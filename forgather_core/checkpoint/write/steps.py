@@ -1,7 +1,7 @@
 """Checkpoints of a training run, `checkpoints/checkpoint-N`: find the latest, name the next, rotate, and link one.
 
-A step counts as a checkpoint if it opens: its files exist, headers and index are valid. A save into a new directory is
-atomic, so a step that Forgather saved always opens.
+A directory counts as a checkpoint if it opens: its files exist, and the headers and the index are valid. A save into a
+new directory is atomic, so a checkpoint that Forgather saved always opens.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class StepCheckpoint:
 
     Args:
         step: Training step.
-        path: Directory.
-        problem: The error if it does not open, else None.
+        path: Its directory.
+        problem: The error message if it does not open, else None.
     """
 
     step: int
@@ -46,7 +46,10 @@ class StepCheckpoint:
 
 
 def step_checkpoints(directory: str | os.PathLike[str]) -> list[StepCheckpoint]:
-    """List the checkpoints of a model directory (or of its `checkpoints` directory) by step, broken ones included."""
+    """Return the checkpoints of a model directory (or of its `checkpoints` directory), sorted by step.
+
+    Broken checkpoints are included; their `problem` is the error message.
+    """
     return sorted(_checked(_checkpoints_directory(directory)), key=lambda found: found.step)
 
 
@@ -79,7 +82,7 @@ def rotate_checkpoints(
     Args:
         directory: The model directory, or its `checkpoints` directory.
         keep: Number of latest checkpoints to keep, at least 1.
-        best: A checkpoint of the directory that is always kept. One that the model directory links to is kept too.
+        best: A checkpoint of the directory that is always kept. A linked checkpoint is always kept too.
 
     Returns:
         The checkpoints that were removed.
@@ -92,25 +95,27 @@ def rotate_checkpoints(
         problem = f"must be at least 1, because the last checkpoint is never removed; got {keep}"
         raise CheckpointError(problem, option="keep")
     checkpoints = _checkpoints_directory(directory)
-    sound = [found for found in step_checkpoints(directory) if found.problem is None]
-    kept = {found.path.resolve() for found in sound[-keep:]} | _linked(checkpoints) | _linked(checkpoints.parent)
+    complete = [found for found in step_checkpoints(directory) if found.problem is None]
+    kept = {found.path.resolve() for found in complete[-keep:]} | _linked(checkpoints) | _linked(checkpoints.parent)
     if best is not None:
-        if (path := expanded(best).resolve()) not in {found.path.resolve() for found in sound}:
+        if (path := expanded(best).resolve()) not in {found.path.resolve() for found in complete}:
             problem = f"is not a complete checkpoint of {checkpoints}; nothing was removed"
-            raise CheckpointError(problem, option="best", file=os.fspath(best), hint="pass one of them, or None")
+            raise CheckpointError(
+                problem, option="best", file=os.fspath(best), hint="pass a complete checkpoint of that directory"
+            )
         kept.add(path)
     removed = []
     with saving_errors(checkpoints):
-        for found in sound:
+        for found in complete:
             if found.path.resolve() in kept:
                 continue
             if found.path.is_symlink():
                 found.path.unlink()
             else:
                 # Renamed first, so that an interrupted removal leaves no partial checkpoint under this name.
-                with staging_directory(found.path) as doomed:
-                    found.path.rename(doomed)
-                    shutil.rmtree(doomed)
+                with staging_directory(found.path) as temporary:
+                    found.path.rename(temporary)
+                    shutil.rmtree(temporary)
             removed.append(found.path)
         if checkpoints.is_dir():
             sweep_marked(checkpoints, re.compile(r"checkpoint-\d+"))
@@ -128,11 +133,15 @@ def rotate(
 
 
 def link_checkpoint(directory: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None) -> Path:
-    """Make a model directory load as one of its checkpoints, by default the latest, through links to its files.
+    """Link the weight files of a checkpoint into its model directory, so that the directory loads as that checkpoint.
 
     The links have unused names and the index is replaced last, so that at every instant the directory loads as the
     previously linked checkpoint or as this one. A single file is linked with an index too: `save_pretrained` writes
     `model.safetensors`, and through a link of that name it would overwrite the checkpoint.
+
+    Args:
+        directory: The model directory.
+        checkpoint: The checkpoint; None means the latest.
 
     Returns:
         The linked checkpoint.

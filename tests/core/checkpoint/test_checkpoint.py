@@ -256,7 +256,7 @@ def test_errors_have_the_file_and_what_to_do(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a", Net(), safetensors=True)
     (tmp_path / "a" / "model.safetensors").rename(tmp_path / "a.bin")
     found = fields_of("a.bin")
-    assert (found["file"], found["hint"]) == (str(tmp_path / "a.bin"), "rename it to .safetensors")
+    assert (found["file"], found["hint"]) == (str(tmp_path / "a.bin"), "change its suffix to .safetensors")
     assert str(found["problem"]).endswith("it is a safetensors file")
     (tmp_path / "a" / "model.gguf").touch()
     found = fields_of("a")
@@ -277,7 +277,8 @@ def test_errors_of_a_load_and_of_sizes_have_fields(tmp_path: Path) -> None:
     assert caught.value.file == str(tmp_path)
     with pytest.raises(CheckpointError) as caught:
         parse_size("5 parsecs")
-    assert (caught.value.option, caught.value.problem) == ("--max-shard-size", "'5 parsecs' is not a size")
+    problem = "must be a positive size; got '5 parsecs'"
+    assert (caught.value.option, caught.value.problem) == ("--max-shard-size", problem)
     assert caught.value.hint == "use for example 500MB, 5GB or 2GiB"
 
 
@@ -317,5 +318,5 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "5 parsecs", "1e3"])
 def test_invalid_sizes(text: str) -> None:
-    with pytest.raises(CheckpointError, match="is not a size"):
+    with pytest.raises(CheckpointError, match="must be a positive size"):
         parse_size(text)

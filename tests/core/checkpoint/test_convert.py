@@ -201,7 +201,7 @@ def test_float16_overflow_is_noted(tmp_path: Path) -> None:
         ({"format": "safetensor"}, "--format must be one of safetensors, bin; got 'safetensor'. Did you mean"),
         ({"dtype": "bfloat16", "keep": "norm("}, r"--keep: 'norm\(' is not a valid regular expression"),
         ({"keep": "norm"}, "--keep .*--dtype"),
-        ({"max_shard_size": "five"}, "--max-shard-size: 'five'"),
+        ({"max_shard_size": "five"}, "--max-shard-size must be a positive size; got 'five'"),
     ],
     ids=["dtype", "integers", "format", "pattern", "keep alone", "size"],
 )

@@ -166,7 +166,7 @@ def test_shards_that_no_index_names_are_noted(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     for name in ("model-notes.txt", "adapter_model.safetensors", "other.bin"):
         (tmp_path / name).write_bytes(b"")
-    assert inspect_checkpoint(tmp_path)["notes"] == [f"weight files that no index names: {', '.join(stray)}"]
+    assert inspect_checkpoint(tmp_path)["notes"] == [f"weight files that no index lists: {', '.join(stray)}"]
 
 
 def test_shards_of_a_second_checkpoint_are_not_stray(tmp_path: Path) -> None:

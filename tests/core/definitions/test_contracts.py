@@ -75,7 +75,7 @@ def test_a_misspelt_method_of_the_options_is_refused(name: str, meant: str, base
     with pytest.raises(DefinitionError) as caught:
         check_options(dataclass(kw_only=True)(made(name, method, base)), "llama")
     error = caught.value
-    assert error.problem == f"'llama': Made.{name} is not a name that Forgather knows"
+    assert error.problem == f"'llama': Made.{name} is not a member that Forgather reads"
     assert error.hint == f"Did you mean '{meant}'?"
     assert (error.file, error.line) == (__file__, method.__code__.co_firstlineno)
 

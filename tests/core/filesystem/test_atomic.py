@@ -258,7 +258,7 @@ def test_errors_have_the_path_and_what_to_do(tmp_path: Path, monkeypatch: pytest
         pass
     assert caught.value.file == str(tmp_path)
     assert caught.value.problem == "is the working directory, which cannot be replaced"
-    assert caught.value.hint == "change directory, or choose another path"
+    assert caught.value.hint == "change to another directory, or choose another path"
     lock = tmp_path / ".model.lock"
     lock.mkdir()
     with pytest.raises(DirectoryError) as caught, files.directory_lock(tmp_path / "model"):

@@ -154,7 +154,7 @@ def test_no_torch_module_draws_within_no_init_weights() -> None:
         ({"load_from_checkpoint": "x"}, "--load-from-checkpoint requires a real device"),
         ({"device": "cpu", "save_checkpoint": True, "no_init_weights": True}, "leaves uninitialized"),
         ({"device": "cpu", "load_from_checkpoint": "nowhere"}, "nowhere does not exist"),
-        ({"device": "cpu", "max_shard_size": "big"}, "not a size"),
+        ({"device": "cpu", "max_shard_size": "big"}, "must be a positive size"),
         ({"device": "cpux"}, "--device"),
         ({"dtype": "int8"}, "--dtype"),
         ({"attn_implementation": "flash_attention_2"}, "flash"),

@@ -13,7 +13,7 @@ from forgather_core.model.tensor_slots import (
     declared_ties,
     groups_of,
     identity,
-    materialise,
+    materialize,
     replace_tensors,
     state_of,
     tensor_slots,
@@ -124,7 +124,7 @@ def test_meta_tensors_become_parameters_and_stay_tied() -> None:
         model: Any = Net()
     model.first.weight.requires_grad_(False)
     model.derived = torch.ones(2)
-    materialise(model, CPU)
+    materialize(model, CPU)
     assert all(slot.tensor.device == CPU for slot in tensor_slots(model))
     assert isinstance(model.embed.weight, nn.Parameter)
     assert model.head.weight is model.embed.weight
