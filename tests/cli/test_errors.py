@@ -79,7 +79,7 @@ OF_CONSTRUCTION = [
     ("--vocab-size 10 construct", "10 is smaller than the 2000 entries of the tokenizer"),
     ("-o x.pdf construct", "suffix of 'x.pdf' must be one of"),
     ("--device cpu test --packing best-fit", "--packing requires --packed"),
-    ("--device cpu --no-init-weights test", "leaves weights uninitialized"),
+    ("--device cpu --no-init-weights test", "--no-init-weights requires --load-from-checkpoint"),
     ("--device cpu --attn-implementation flex_attention test", "has no backward pass on the CPU"),
     ("--device cpu test --dataset-project nope", "--dataset-project: 'nope' is neither a file"),
     ("--device cpu test --dataset-project stdlb", "Did you mean 'stdlib'"),
