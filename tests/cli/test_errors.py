@@ -350,7 +350,7 @@ DIRECTORY_ERRORS = {
     "one: hf download OWNER/NAME --local-dir nowhere",
     "--from-config an/owner": "--from-config: an/owner/config.json does not exist: use a model directory, or download "
     "one: hf download an/owner --local-dir owner, then use --from-config owner",
-    "--native --sliding-window 8": "--native: transformers' Llama has no sliding_window",
+    "--native --sliding-window 8": "--native: transformers' Llama does not support sliding_window",
 }
 
 
