@@ -1,4 +1,4 @@
-"""Peak memory of saves and loads beyond the model, each measured in its own process."""
+"""Measure the peak memory of saves and loads beyond the model, each in its own process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ sys.path.insert(0, {here!r})
 from _checkpoint_memory import model_of, peak_of
 import torch
 from forgather_core.checkpoint import load_checkpoint, save_checkpoint
-workdir, layers, what = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+workdir, layers, case = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 model = model_of(layers)
 job = {{
     "save, safetensors": lambda: save_checkpoint(workdir / "memory", model, safetensors=True),
@@ -31,7 +31,7 @@ job = {{
     "load, .bin": lambda: load_checkpoint(workdir / "forgather-bin", model),
     "load float32": lambda: load_checkpoint(workdir / "wide", model),
     "from_pretrained": lambda: __import__("transformers").AutoModelForCausalLM.from_pretrained(workdir / "pretrained"),
-}}[what]
+}}[case]
 print(peak_of(job))
 """
 
@@ -49,9 +49,9 @@ def model_of(layers: int, hidden: int = 2048, intermediate: int = 8192) -> Llama
     pattern = torch.randn(10_007, dtype=torch.bfloat16)  # drawing billions of elements takes minutes
     for parameter in model.parameters():
         flat = parameter.data.view(-1)
-        whole = len(flat) // len(pattern) * len(pattern)
-        flat[:whole].view(-1, len(pattern)).copy_(pattern)
-        flat[whole:] = pattern[: len(flat) - whole]
+        repeated = len(flat) // len(pattern) * len(pattern)
+        flat[:repeated].view(-1, len(pattern)).copy_(pattern)
+        flat[repeated:] = pattern[: len(flat) - repeated]
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
     return model
 
@@ -81,10 +81,16 @@ def peak_of(job: Callable[[], object]) -> int:
 
 
 def memory(workdir: Path, layers: int, size: int) -> float:
-    """Print the peaks, each measured in its own process; return Forgather's largest as a fraction of the model."""
+    """Print the peaks, each measured in its own process; return Forgather's largest peak relative to the model size.
+
+    Args:
+        workdir: Directory with the checkpoints to load.
+        layers: Number of layers of the model.
+        size: Size of the model in bytes.
+    """
     print(f"\n{'extra peak memory':38}{'MB':>9}{'of model':>11}")
     worst = 0.0
-    for what in (
+    for case in (
         "save, safetensors",
         "save, .bin",
         "load, safetensors",
@@ -93,9 +99,9 @@ def memory(workdir: Path, layers: int, size: int) -> float:
         "from_pretrained",
     ):
         program = MEMORY.format(here=str(Path(__file__).parent))
-        command = [sys.executable, "-c", program, str(workdir), str(layers), what]
+        command = [sys.executable, "-c", program, str(workdir), str(layers), case]
         peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-        print(f"{what:38}{peak / 1e6:9.1f}{peak / size:11.2%}")
-        if what != "from_pretrained":
+        print(f"{case:38}{peak / 1e6:9.1f}{peak / size:11.2%}")
+        if case != "from_pretrained":
             worst = max(worst, peak / size)
     return worst

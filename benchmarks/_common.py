@@ -1,4 +1,4 @@
-"""Shared functions of the benchmarks: settings, models, timing, tables, the description of the machine."""
+"""Shared functions of the benchmarks: settings, models, timing, tables, description of the machine."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Clock = Callable[[], float]
 
 def parser(text: str | None, runs: int) -> argparse.ArgumentParser:
     """Return a parser with the option `--runs`."""
-    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument(
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
         "--runs", type=int, default=runs, help="runs of each case; the best one is reported (default: %(default)s)"
     )
-    return made
+    return parser
 
 
 def machine() -> str:
-    """Return versions and processor in one line."""
+    """Return a line with the versions of the libraries and the processor."""
     return (
         f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, "
         f"{torch.get_num_threads()} threads, {processor()}"
@@ -82,17 +82,19 @@ def settings(directory: Path, template: str = "llama/4M", **options: Any) -> Res
     return resolve(find_configuration(template, registry(), Path()), options | {"output_dir": directory})
 
 
-def pair(directory: Path, dtype: torch.dtype, **how: Any) -> dict[str, Any]:
+def pair(directory: Path, dtype: torch.dtype, **kwargs: Any) -> dict[str, Any]:
     """Return two models with equal weights: `exported` from its directory, and `native`, transformers' Llama.
 
     Args:
         directory: A model directory of llama with saved weights.
         dtype: Dtype of both models.
-        how: Further arguments for both models, such as an attention implementation.
+        kwargs: Further arguments for both models, such as an attention implementation.
     """
-    exported = transformers.AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, dtype=dtype, **how)
+    exported = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, trust_remote_code=True, dtype=dtype, **kwargs
+    )
     config = transformers.LlamaConfig(**{name: getattr(exported.config, name) for name in _SAME})
-    native = transformers.LlamaForCausalLM._from_config(config, dtype=dtype, **how)
+    native = transformers.LlamaForCausalLM._from_config(config, dtype=dtype, **kwargs)
     native.load_state_dict(exported.state_dict())
     return {"native": native, "exported": exported}
 
@@ -107,15 +109,15 @@ _SAME = (
 def in_process(script: str, task: object) -> Any:
     """Run `script --run TASK` in a new process and return the last line of its output; both are JSON.
 
-    The process returns freed memory to the system at once, so that its resident memory is what it uses.
+    The process returns freed memory to the system at once, so that its resident memory is the memory in use.
     """
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     environment |= {"MALLOC_MMAP_MAX_": "1000000", "TRANSFORMERS_VERBOSITY": "error"}
     command = [sys.executable, script, "--run", json.dumps(task)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{task}: {done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise SystemExit(f"{task}: {process.stderr}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def best_times(
@@ -127,15 +129,15 @@ def best_times(
         cases: Cases by name.
         runs: Number of runs of each case.
         clock: Clock to measure with.
-        warm: First run each case once without measuring it, to warm caches.
+        warm: Run each case once without measuring it first, to warm caches.
     """
     best = dict.fromkeys(cases, float("inf"))
     for number in range(runs + warm):
         for name, case in cases.items():
             start = clock()
-            made = case()
+            result = case()
             elapsed = clock() - start
-            del made  # freeing is not part of the case
+            del result  # the time to free it is not measured
             if number >= warm:
                 best[name] = min(best[name], elapsed)
     return best
@@ -149,7 +151,14 @@ def check_bound(name: str, ratio: float, bound: float) -> bool:
 
 
 def table(title: str, best: dict[str, float], peer: str, unit: str = "ms, best") -> None:
-    """Print the time of each case, and its ratio to that of the peer."""
+    """Print the time of each case in milliseconds, and its ratio to the time of the case `peer`.
+
+    Args:
+        title: Title of the table.
+        best: Time of each case in seconds.
+        peer: The case to compare with.
+        unit: Title of the column of times.
+    """
     print(f"\n{title:62}{unit:>10}{'ratio':>8}")
     for name, seconds in best.items():
         print(f"{name:62}{seconds * 1000:10.2f}{seconds / best[peer]:8.2f}", flush=True)

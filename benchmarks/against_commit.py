@@ -1,10 +1,10 @@
-"""Compare this tree with an older commit: start-up, construct, checkpoint, train, generate.
+"""Compare the speed of this tree and of an older commit: start-up, construct, checkpoint, train, generate.
 
 python benchmarks/against_commit.py COMMIT [--runs 7] [--only WORD]
 
 Checks out the older commit in a temporary worktree. Each tree has a worker process. The runs of the two workers are
 interleaved, so that machine load affects both. Only documented interfaces are used. Exit code 1 if a median is more
-than 5 % worse.
+than 5 % slower.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BOUND = 1.05
 
 
 def main() -> int:
-    """Print the table and return the exit code: 1 if a median is worse than `BOUND`."""
+    """Print the table and return the exit code: 1 if a ratio of medians exceeds `BOUND`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", help="the older commit")
     parser.add_argument("--runs", type=int, default=7, help="runs of each case and tree (default: %(default)s)")
@@ -44,18 +44,18 @@ def main() -> int:
 
 
 def _compare(work: Path, trees: dict[str, Path], runs: int, only: str) -> int:
-    workers = {who: _start(work / who, tree) for who, tree in trees.items()}
-    names = [name for name in _ask(workers["now"], "cases").split(";") if only in name]
+    workers = {label: _start(work / label, tree) for label, tree in trees.items()}
+    names = [name for name in _request(workers["now"], "cases").split(";") if only in name]
     print(f"{'median of ' + str(runs) + ' interleaved runs, ms':44}{'before':>10}{'now':>10}{'ratio':>8}")
     worst = 0.0
     for name in names:
-        times: dict[str, list[float]] = {who: [] for who in workers}
+        times: dict[str, list[float]] = {label: [] for label in workers}
         for number in range(runs + 1):  # the first warms caches
-            for who in workers if number % 2 else reversed(workers):
-                elapsed = float(_ask(workers[who], name))
+            for label in workers if number % 2 else reversed(workers):
+                elapsed = float(_request(workers[label], name))
                 if number:
-                    times[who].append(elapsed)
-        before, now = (1000 * statistics.median(times[who]) for who in ("before", "now"))
+                    times[label].append(elapsed)
+        before, now = (1000 * statistics.median(times[label]) for label in ("before", "now"))
         worst = max(worst, now / before)
         print(f"{name:44}{before:10.2f}{now:10.2f}{now / before:8.3f}", flush=True)
     for worker in workers.values():
@@ -74,12 +74,13 @@ def _start(workdir: Path, tree: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=workdir, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def _ask(worker: subprocess.Popen[str], word: str) -> str:
-    worker.stdin.write(word + "\n")
+def _request(worker: subprocess.Popen[str], name: str) -> str:
+    """Return the answer of a worker: the duration of a case, or the names of all cases for `cases`."""
+    worker.stdin.write(name + "\n")
     worker.stdin.flush()
     answer = worker.stdout.readline().strip()
     if not answer:
-        raise SystemExit(f"{word}: the process that runs {worker.args} ended")
+        raise SystemExit(f"{name}: the process that runs {worker.args} ended")
     return answer
 
 
@@ -135,7 +136,7 @@ def _cases() -> dict[str, Callable[[], float]]:
     ids = torch.randint(5, 1000, (4, 128), generator=torch.Generator().manual_seed(1))
     optimizer = torch.optim.SGD(small.parameters(), lr=1e-3)
 
-    # On a busy machine two threads wait for each other: one thread measures the work itself.
+    # One thread: on a busy machine, the time of several threads includes the time that they wait for each other.
     def on_one_thread(function: Callable[[], Any]) -> float:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)

@@ -3,9 +3,9 @@
 python benchmarks/checkpoint.py [--layers 16] [--runs 7] [--directory DIR] [--only saves]
 
 The bounds apply to medians. `OPENSSL_ia32cap=~0x200000200000000:~0x20000000` in the environment hides the SHA
-instructions from hashlib; the second line of output shows its throughput. Every peer does the same work as Forgather: a
-save ends on the disk (fsync of files and directory, if the peer does not call it); a load ends with the values in
-memory (every page of a mapped file is read). The page cache is warm. The exit code is 1 if a bound is exceeded.
+instructions from hashlib; the second line of output shows its throughput. Every peer does the same work as Forgather.
+A save includes fsync of the files and the directory, also for peers that do not call it. A load includes a read of
+every page of a mapped file. The page cache is warm. The exit code is 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def state_of(model: LlamaForCausalLM) -> dict[str, torch.Tensor]:
 
 
 def sync(directory: Path) -> None:
-    """Make the files that a peer has written durable."""
+    """Call fsync on the files that a peer has written, and on their directory."""
     for path in (*directory.iterdir(), directory):
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
@@ -61,7 +61,7 @@ def sync(directory: Path) -> None:
 
 
 def saves(model: LlamaForCausalLM, workdir: Path) -> dict[str, Case]:
-    """Return one save per library, each over its own previous save."""
+    """Return a case per library that saves the model over its previous save."""
     state = state_of(model)
 
     def library() -> None:
@@ -88,7 +88,7 @@ def saves(model: LlamaForCausalLM, workdir: Path) -> dict[str, Case]:
 
 
 def loads(model: LlamaForCausalLM, workdir: Path) -> dict[str, Case]:
-    """Return one load per library, of the same values, into the same module if there is one."""
+    """Return a case per library that loads the same values, into `model` if the library loads modules."""
     file = workdir / "library" / "model.safetensors"
     into = bytearray(file.stat().st_size)
 
@@ -112,7 +112,7 @@ def loads(model: LlamaForCausalLM, workdir: Path) -> dict[str, Case]:
 
 
 def maps(model: LlamaForCausalLM, workdir: Path) -> dict[str, Case]:
-    """Return one load per library that maps the values of the same file and touches each page once."""
+    """Return a case per library that maps the values of the same file and touches each page once."""
     save_checkpoint(workdir, model, safetensors=True, max_shard_size="1TB")
     (file,) = workdir.glob("*.safetensors")
     sizes = [parameter.numel() for parameter in model.parameters()]
@@ -123,7 +123,7 @@ def maps(model: LlamaForCausalLM, workdir: Path) -> dict[str, Case]:
             flat = torch.frombuffer(pages, dtype=torch.bfloat16, count=sum(sizes), offset=len(pages) - 2 * sum(sizes))
         touch(flat.split(sizes))
 
-    def ours() -> None:
+    def forgather() -> None:
         load_checkpoint(workdir, model, assign=True)
         touch(model.parameters())
 
@@ -136,7 +136,7 @@ def maps(model: LlamaForCausalLM, workdir: Path) -> dict[str, Case]:
         "mmap of the file": mapped,
         "load_file + assign": library,
         "from_pretrained": lambda: touch(AutoModelForCausalLM.from_pretrained(workdir).parameters()),
-        "forgather, assign=True": ours,
+        "forgather, assign=True": forgather,
     }
 
 
@@ -209,8 +209,8 @@ def main() -> int:
             medians[MAP] = table(f"{MAP}, {size / 1e6:.0f} MB", cases, size, 3 * arguments.runs, ("mmap of the file",))
     print()
     passed = [
-        check_bound(f"{group}: {ours} / {peer}", medians[group][ours] / medians[group][peer], bound)
-        for (group, ours), (peer, bound) in BOUNDS.items()
+        check_bound(f"{group}: {case} / {peer}", medians[group][case] / medians[group][peer], bound)
+        for (group, case), (peer, bound) in BOUNDS.items()
         if group in medians
     ]
     if not arguments.only:

@@ -128,10 +128,10 @@ def medians(title: str, cases: dict[str, Case], runs: int) -> float:
     for _ in range(runs):
         for name, seconds in best_times(cases, 1, warm=False).items():
             times[name].append(seconds)
-    middle = {name: statistics.median(found) for name, found in times.items()}
-    first, second = middle
-    table(title, middle, first, "ms, median")
-    return middle[second] / middle[first]
+    by_case = {name: statistics.median(seconds) for name, seconds in times.items()}
+    first, second = by_case
+    table(title, by_case, first, "ms, median")
+    return by_case[second] / by_case[first]
 
 
 def unset(directory: Path, runs: int) -> float:
@@ -152,30 +152,30 @@ def shapes_of(directory: Path) -> list[torch.Size]:
 
 
 def memory(directory: Path) -> float:
-    """Print the peak memory of each build, in its own process; return the initialized one relative to the weights."""
+    """Print the peak memory of each build, in its own process; return that of `initial` relative to the weights."""
     size = 2 * sum(shape.numel() for shape in shapes_of(directory))
     print(f"\n{'1B in bfloat16, peak memory':62}{'MB':>10}{'ratio':>8}")
-    found = {}
-    for what, name in (
+    peaks = {}
+    for build_kind, name in (
         ("native", "transformers' from_config"),
         ("initial", "forgather"),
         ("unset", "forgather, unset"),
     ):
-        program = [sys.executable, __file__, "--peak", what, str(directory)]
-        found[what] = int(subprocess.run(program, check=True, capture_output=True, text=True).stdout.split()[-1])
-        print(f"{name:62}{found[what] / 1e6:10.1f}{found[what] / size:8.2f}", flush=True)
-    return found["initial"] / size
+        program = [sys.executable, __file__, "--peak", build_kind, str(directory)]
+        peaks[build_kind] = int(subprocess.run(program, check=True, capture_output=True, text=True).stdout.split()[-1])
+        print(f"{name:62}{peaks[build_kind] / 1e6:10.1f}{peaks[build_kind] / size:8.2f}", flush=True)
+    return peaks["initial"] / size
 
 
-def peak(what: str, directory: Path) -> int:
+def peak(build_kind: str, directory: Path) -> int:
     """Return the increase of the process's peak resident memory during a build, in bytes."""
-    with tempfile.TemporaryDirectory() as workdir:  # code and threads are loaded once
+    with tempfile.TemporaryDirectory() as workdir:  # loads code and starts threads before the measurement
         small = Path(workdir) / "small"
         prepare_directory(settings(small, hidden_size=512, intermediate_size=2048), small)
         build_exported(small, initial=True)
     before = memory_status("VmRSS")
     reset_peak_memory()
-    model = build_native() if what == "native" else build_exported(directory, initial=what == "initial")
+    model = build_native() if build_kind == "native" else build_exported(directory, initial=build_kind == "initial")
     grown = memory_status("VmHWM") - before
     del model
     return grown
@@ -192,21 +192,21 @@ def main() -> int:
         print(peak(arguments.peak[0], Path(arguments.peak[1])))
         return 0
     print(f"{arguments.runs} runs, {machine()}")
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name) / "large"
+    with tempfile.TemporaryDirectory() as workdir:
+        directory = Path(workdir) / "large"
         prepare_directory(settings(directory, **SHAPE), directory)
         tables = {
-            "command": lambda: command(Path(name), arguments.runs),
+            "command": lambda: command(Path(workdir), arguments.runs),
             "initial": lambda: initial(directory, arguments.runs),
-            "small": lambda: small(Path(name), arguments.runs),
+            "small": lambda: small(Path(workdir), arguments.runs),
             "unset": lambda: unset(directory, arguments.runs),
             "memory": lambda: memory(directory),
         }
-        found = {what: make() for what, make in tables.items() if arguments.only in (None, what)}
+        ratios = {name: measure() for name, measure in tables.items() if arguments.only in (None, name)}
     print()
-    for what, ratio in found.items():
-        print(f"{what}: {ratio:.2f} (bound {BOUNDS[what]})")
-    return int(any(ratio > BOUNDS[what] for what, ratio in found.items()))
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.2f} (bound {BOUNDS[name]})")
+    return int(any(ratio > BOUNDS[name] for name, ratio in ratios.items()))
 
 
 if __name__ == "__main__":

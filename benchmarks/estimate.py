@@ -2,10 +2,10 @@
 
 python benchmarks/estimate.py [--only TEXT] [--markdown]
 
-The process first trains a tiny model of the same definition, so that everything that torch loads once is loaded. It
-then measures the growth of its resident memory from before the model is built to the peak of the third step (VmHWM).
-glibc's allocator is set to return freed memory at once. On a machine with a GPU, the same is measured there with
-torch's allocator. Exit code 1 if an estimate is off by more than the bound. Linux only.
+The process first trains a tiny model of the same definition, so that one-time allocations are not measured. It then
+measures the growth of its resident memory from before the model is built to the peak of the third step (VmHWM). glibc's
+allocator is set to return freed memory at once. On a machine with a GPU, the memory of torch's allocator there is
+measured too. Exit code 1 if an estimate is off by more than the bound. Linux only.
 """
 
 from __future__ import annotations
@@ -40,31 +40,33 @@ class Setting:
     packed: bool = False
 
     def __str__(self) -> str:
-        more = ["checkpointing" * self.checkpointing, "fused" * self.fused]
-        more += ["full logits" * self.full_logits, "packed" * self.packed]
+        switches = ["checkpointing" * self.checkpointing, "fused" * self.fused]
+        switches += ["full logits" * self.full_logits, "packed" * self.packed]
         shape = f"{self.rows} x {self.length}"
-        return ", ".join(filter(None, (self.template, shape, self.precision, self.attention, self.optimizer, *more)))
+        return ", ".join(
+            filter(None, (self.template, shape, self.precision, self.attention, self.optimizer, *switches))
+        )
 
 
 def grid() -> list[Setting]:
     """Return settings that cover every definition and every switch, alone and combined."""
     definitions = ("llama/4M", "single_head/4M", "causal_lm/4M", "deepone/4M", "mistral/4M", "qwen3/4M")
-    found = [Setting(name, 8, 512, checkpointing=c, fused=f) for name in definitions for c, f in _PAIRS]
-    found += [Setting(name, 4, 512, precision=p) for name in definitions for p in ("bf16", "mixed")]
-    found += [Setting(name, 2, 512, attention="eager") for name in definitions]
-    found += [Setting("llama/4M", rows, length) for rows, length in ((1, 2048), (32, 128), (2, 1024))]
-    found += [Setting("llama/30M", 4, 256, optimizer=o) for o in ("sgd", "adamw", "adamw_fused", "none")]
-    found += [Setting(name, 8, 512, full_logits=True) for name in definitions]
-    found += [Setting(name, 2, 1024, packed=True) for name in definitions]
-    found += [Setting("llama/117M", 2, 512, checkpointing=c, fused=f, optimizer="sgd") for c, f in _PAIRS]
-    return found
+    combinations = [Setting(name, 8, 512, checkpointing=c, fused=f) for name in definitions for c, f in _PAIRS]
+    combinations += [Setting(name, 4, 512, precision=p) for name in definitions for p in ("bf16", "mixed")]
+    combinations += [Setting(name, 2, 512, attention="eager") for name in definitions]
+    combinations += [Setting("llama/4M", rows, length) for rows, length in ((1, 2048), (32, 128), (2, 1024))]
+    combinations += [Setting("llama/30M", 4, 256, optimizer=o) for o in ("sgd", "adamw", "adamw_fused", "none")]
+    combinations += [Setting(name, 8, 512, full_logits=True) for name in definitions]
+    combinations += [Setting(name, 2, 1024, packed=True) for name in definitions]
+    combinations += [Setting("llama/117M", 2, 512, checkpointing=c, fused=f, optimizer="sgd") for c, f in _PAIRS]
+    return combinations
 
 
 _PAIRS = tuple(itertools.product((False, True), repeat=2))
 
 
 def estimated(setting: Setting, device: str = "cpu") -> int:
-    """Return the estimated bytes."""
+    """Return the estimated peak memory of a step in bytes."""
     from forgather_core.estimate import Memory
 
     return (
@@ -135,12 +137,12 @@ def main() -> int:
     """Print the table and return the exit code: 1 if the bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="only settings that contain TEXT", metavar="TEXT")
-    parser.add_argument("--markdown", action="store_true", help="as a table for the docs")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
-        what, setting, device = arguments.run
-        print({"estimated": estimated, "measured": measured}[what](Setting(**setting), device))
+        function, setting, device = arguments.run
+        print({"estimated": estimated, "measured": measured}[function](Setting(**setting), device))
         return 0
     print(f"{machine()}\n")
     line = "| {:68} | {:>9} | {:>9} | {:>6} |" if arguments.markdown else "{:70} {:>9} {:>9} {:>7}"
@@ -160,10 +162,11 @@ def compare(device: str, only: str, line: str) -> float:
         print("|---|--:|--:|--:|")
     worst = 0.0
     for setting in (s for s in grid() if only in str(s)):
-        estimate, taken = (in_process(__file__, [what, asdict(setting), device]) for what in ("estimated", "measured"))
-        worst = max(worst, abs(estimate / taken - 1))
+        task = [asdict(setting), device]
+        estimate, peak = (in_process(__file__, [name, *task]) for name in ("estimated", "measured"))
+        worst = max(worst, abs(estimate / peak - 1))
         print(
-            line.format(str(setting), f"{estimate / 1e6:.1f} MB", f"{taken / 1e6:.1f} MB", f"{estimate / taken:.3f}"),
+            line.format(str(setting), f"{estimate / 1e6:.1f} MB", f"{peak / 1e6:.1f} MB", f"{estimate / peak:.3f}"),
             flush=True,
         )
     print(f"\nlargest difference {worst:.1%} (bound {BOUND:.0%})")

@@ -1,10 +1,10 @@
-"""Compare writing and loading of model directories with transformers, as ratios.
+"""Compare the time to write and load model directories with that of transformers, as ratios.
 
 python benchmarks/export.py [--runs 10]
 
-An exported directory contains the model's source: writing follows imports, and loading includes transformers' copying
-and hashing of these files. transformers' directory has only a configuration and a tokenizer. Weights are safetensors in
-the page cache.
+An exported directory contains the sources of the model: Forgather follows their imports to write it, and transformers
+copies and hashes them to load it. The directory of transformers has only a configuration and a tokenizer. Weights are
+safetensors in the page cache.
 
 The bound applies to from_pretrained of 4M, as the median of interleaved runs: to the total time, or to the time without
 transformers' loader of remote code (dynamic_module_utils). Exit code 1 if both exceed it.
@@ -31,8 +31,9 @@ from forgather_core.export.directory import prepare_directory
 BOUND = 1.5
 
 
-def writing(workdir: Path, native: Any, tokenizer: Any, runs: int) -> None:
-    wanted, peer_directory = settings(workdir / "written"), workdir / "native"
+def time_writing(workdir: Path, native: Any, tokenizer: Any, runs: int) -> None:
+    """Print the times to write a directory without weights."""
+    resolved, peer_directory = settings(workdir / "written"), workdir / "native"
 
     def configuration() -> None:
         native.config.save_pretrained(peer_directory)
@@ -42,14 +43,15 @@ def writing(workdir: Path, native: Any, tokenizer: Any, runs: int) -> None:
     peer = "transformers, configuration and tokenizer"
     cases = {
         peer: configuration,
-        "forgather, rebuild (construct -r)": lambda: prepare_directory(wanted, workdir / "written", refresh=True),
-        "forgather, reuse": lambda: prepare_directory(wanted, workdir / "written"),
+        "forgather, rebuild (construct -r)": lambda: prepare_directory(resolved, workdir / "written", refresh=True),
+        "forgather, reuse": lambda: prepare_directory(resolved, workdir / "written"),
     }
-    prepare_directory(wanted, workdir / "written")
+    prepare_directory(resolved, workdir / "written")
     table("4M, a directory without weights", best_times(cases, runs), peer)
 
 
-def loading(name: str, exported: Path, native: Path, runs: int) -> None:
+def time_loading(name: str, exported: Path, native: Path, runs: int) -> None:
+    """Print the times to load a configuration and a model."""
     cases = {
         "transformers, AutoConfig": lambda: AutoConfig.from_pretrained(native),
         "forgather, AutoConfig": lambda: AutoConfig.from_pretrained(exported, trust_remote_code=True),
@@ -60,7 +62,11 @@ def loading(name: str, exported: Path, native: Path, runs: int) -> None:
 
 
 def within_bound(exported: Path, native: Path, runs: int) -> bool:
-    """Print the medians of from_pretrained as ratios, with and without the loader of remote code."""
+    """Print the median ratios of from_pretrained, with and without the loader of remote code.
+
+    Returns:
+        Whether one of the ratios is within the bound.
+    """
     in_loader = 0.0
 
     def timed(function: Any) -> Any:
@@ -112,8 +118,8 @@ def main() -> int:
             model.save_pretrained(native)
             if name == "4M":
                 tokenizer = AutoTokenizer.from_pretrained(exported, trust_remote_code=True)
-                writing(workdir, model, tokenizer, arguments.runs)
-            loading(name, exported, native, arguments.runs)
+                time_writing(workdir, model, tokenizer, arguments.runs)
+            time_loading(name, exported, native, arguments.runs)
         passed = within_bound(workdir / "4M", workdir / "4M of transformers", 2 * arguments.runs)
     return int(not passed)
 

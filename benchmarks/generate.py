@@ -3,8 +3,8 @@
 python benchmarks/generate.py [--runs 2] [--threads 1]
 
 Greedy decoding, a prompt of 64 tokens, 128 new tokens, a dynamic cache, sdpa. One thread is measured in CPU time, which
-does not depend on the load of the machine; several threads in wall time. The ratio is that of tokens/s. Exit code 1 if
-the exported model is slower on average, if it is more than 3 % slower in one case, or if it generates other tokens.
+does not depend on the load of the machine; several threads are measured in wall time. The ratio is that of tokens/s.
+Exit code 1 if the exported model is slower on average, more than 3 % slower in one case, or generates other tokens.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ CASES = [("fp32", 1, False), ("fp32", 8, False), ("fp32", 8, True), ("bf16", 1, 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def _evaluating(models: dict[str, Any]) -> dict[str, Any]:
-    return {who: model.eval() for who, model in models.items()}
+def _in_eval_mode(models: dict[str, Any]) -> dict[str, Any]:
+    return {name: model.eval() for name, model in models.items()}
 
 
 def generated(model: Any, batch: int, padded: bool) -> torch.Tensor:
-    """Return token ids [batch, PROMPT + NEW]; with `padded`, prompts have different lengths."""
+    """Generate NEW tokens, and return token ids [batch, PROMPT + NEW]; `padded` prompts have different lengths."""
     ids = torch.randint(5, 1000, (batch, PROMPT), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     for row in range(batch if padded else 0):
@@ -63,18 +63,18 @@ def main() -> int:
         for name, shape in SHAPES.items():
             directory = Path(workdir) / name
             construct(settings(directory, device="cpu", save_checkpoint=True, safetensors=True, **shape))
-            models = {kind: _evaluating(pair(directory, dtype)) for kind, dtype in DTYPES.items()}
+            models = {kind: _in_eval_mode(pair(directory, dtype)) for kind, dtype in DTYPES.items()}
             for kind, batch, padded in CASES:
                 if name != "4M" and padded:
                     continue
                 both, last = models[kind], {}
 
-                def case(who: str) -> None:
-                    last[who] = generated(both[who], batch, padded)  # noqa: B023 - called within this turn
+                def case(side: str) -> None:
+                    last[side] = generated(both[side], batch, padded)  # noqa: B023 - called within this iteration
 
                 runs = arguments.runs if name != "4M" else 4 * arguments.runs
-                best = best_times({who: lambda who=who: case(who) for who in both}, runs, clock, warm=name == "4M")
-                native, exported = (batch * NEW / best[who] for who in ("native", "exported"))
+                best = best_times({side: lambda side=side: case(side) for side in both}, runs, clock, warm=name == "4M")
+                native, exported = (batch * NEW / best[side] for side in ("native", "exported"))
                 ratios.append(exported / native)
                 same = torch.equal(last["exported"], last["native"])
                 title = f"{name}, {kind}, batch {batch}{', padded' if padded else ''}"

@@ -3,7 +3,7 @@
 python benchmarks/startup.py [RUNS]
 
 The bound is for Typer 0.29 or later, which builds a pydantic adapter for each parameter; Forgather's pages need none.
-With older releases the minimal program takes 0.4 of that time, and Forgather's pages as long as with 0.29.
+With older releases, the minimal program takes 0.4 of that time, and Forgather's pages take as long as with 0.29.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
 python benchmarks/train.py [--runs 3] [--threads 2]
 
 A step is forward, backward and SGD, as in `forgather model test`: with chunked cross-entropy, and for comparison with
-full logits. One thread is measured in CPU time, several threads in wall time. Then the peak memory of a step is
-measured, each in a new process: with a vocabulary of 128 thousand, compared with full logits; and with the switches
-that save memory, compared with none. The switches do not reduce the weights, so the memory above the weights is
-reported separately. On a machine with a GPU, the same is measured there in bfloat16 for every attention implementation,
-eager and compiled, with the MFU. Exit code 1 if a bound is missed.
+full logits. One thread is measured in CPU time, several threads in wall time. The peak memory of a step is measured in
+a new process for each case: chunked cross-entropy and full logits with a vocabulary of 128 thousand; each switch that
+saves memory, both, and neither. The switches do not reduce the weights, so the memory above the weights is reported
+separately. On a machine with a GPU, speed, memory and MFU are measured there too, in bfloat16, for every attention
+implementation, eager and compiled. Exit code 1 if a bound is missed.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ SAVED = 0.4
 
 @dataclass(frozen=True)
 class Case:
-    """A model and its training step."""
+    """A model and its training step. `side` is `native` for transformers' model, or `exported`."""
 
-    who: str
+    side: str
     preset: str
     rows: int
     length: int
@@ -68,8 +68,8 @@ class Case:
         return {"vocab_size": self.vocab_size} if self.vocab_size is not None else {}
 
 
-class Trainee:
-    """A model that is trained on one batch of random tokens.
+class TrainableModel:
+    """A model with a stepper and one batch of random tokens.
 
     Args:
         model: The model to train.
@@ -98,48 +98,50 @@ class Trainee:
             torch.cuda.synchronize()
 
 
-def trainees(workdir: Path, cases: dict[str, Case], dtype: torch.dtype, device: str, **how: Any) -> dict[str, Trainee]:
-    """Return trainees with equal weights; cases of the same kind share a model."""
+def trainable_models(
+    workdir: Path, cases: dict[str, Case], dtype: torch.dtype, device: str, **kwargs: Any
+) -> dict[str, TrainableModel]:
+    """Return the models of all cases, with equal weights; cases of the same side share a model."""
     case = next(iter(cases.values()))
     directory = workdir / case.preset.replace("/", "_")
     flags = {"device": "cpu", "save_checkpoint": True, "safetensors": True}
     construct(settings(directory, case.preset, **flags, **case.options), keep=True)
     models = pair(directory, dtype, attn_implementation=case.attention)
-    return {name: Trainee(models[c.who].to(device), c, **how) for name, c in cases.items()}
+    return {name: TrainableModel(models[c.side].to(device), c, **kwargs) for name, c in cases.items()}
 
 
-def cases_to_compare(preset: str, rows: int, length: int, **more: Any) -> dict[str, Case]:
+def cases_to_compare(preset: str, rows: int, length: int, **kwargs: Any) -> dict[str, Case]:
     """Return the cases: transformers' model, the exported model, and the exported model with full logits."""
-    exported = Case("exported", preset, rows, length, **more)
-    with_logits = Case("exported", preset, rows, length, full_logits=True, **more)
+    exported = Case("exported", preset, rows, length, **kwargs)
+    with_logits = Case("exported", preset, rows, length, full_logits=True, **kwargs)
     return {
-        "transformers": Case("native", preset, rows, length, **more),
+        "transformers": Case("native", preset, rows, length, **kwargs),
         "forgather": exported,
         "full logits": with_logits,
     }
 
 
-def speeds(cases: dict[str, Case], runs: int, clock: Any, *, device: str = "cpu", **how: Any) -> dict[str, float]:
+def speeds(cases: dict[str, Case], runs: int, clock: Any, *, device: str = "cpu", **kwargs: Any) -> dict[str, float]:
     """Return the best time of a step of each case, in seconds."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     with tempfile.TemporaryDirectory() as workdir:
-        made = trainees(Path(workdir), cases, dtype, device, **how)
-        return best_times({name: trainee.step for name, trainee in made.items()}, runs, clock)
+        models = trainable_models(Path(workdir), cases, dtype, device, **kwargs)
+        return best_times({name: model.step for name, model in models.items()}, runs, clock)
 
 
 def peak(case: Case) -> tuple[int, int]:
     """Return the bytes of the weights, and the peak of a third step above the memory between steps."""
     with tempfile.TemporaryDirectory() as workdir:
         small = Case(**asdict(case) | {"preset": "llama/4M", "rows": 1, "length": 64, "vocab_size": None})
-        trainees(Path(workdir) / "small", {"": small}, torch.float32, "cpu")[""].step()
-        trainee = trainees(Path(workdir) / "model", {"": case}, torch.float32, "cpu")[""]
+        trainable_models(Path(workdir) / "small", {"": small}, torch.float32, "cpu")[""].step()
+        trainable = trainable_models(Path(workdir) / "model", {"": case}, torch.float32, "cpu")[""]
         for _ in range(2):  # the first step reads weights that were only mapped
-            trainee.step()
+            trainable.step()
         ctypes.CDLL(None).malloc_trim(0)
         before = memory_status("VmRSS")
         reset_peak_memory()
-        trainee.step()
-        weights = sum(p.numel() * p.element_size() for p in trainee.model.parameters())
+        trainable.step()
+        weights = sum(p.numel() * p.element_size() for p in trainable.model.parameters())
         return weights, memory_status("VmHWM") - before
 
 
@@ -153,7 +155,7 @@ def on_cpu(runs: int, clock: Any) -> Iterator[float]:
                 runs * (4 if preset == "llama/4M" else 1),
                 clock,
             )
-            native, exported, logits = (rows * length / best[who] for who in best)
+            native, exported, logits = (rows * length / seconds for seconds in best.values())
             print(
                 f"{preset + ', ' + attention + f', {rows} x {length}':34}{native:14.1f}{exported:12.1f}"
                 f"{exported / native:8.3f}{logits:14.1f}{logits / native:8.3f}",
@@ -163,7 +165,7 @@ def on_cpu(runs: int, clock: Any) -> Iterator[float]:
 
 
 def large_vocabulary(runs: int, clock: Any) -> tuple[float, float]:
-    """Return memory and time with chunked cross-entropy as ratios to full logits."""
+    """Print memory and time with a large vocabulary, and return those of Forgather relative to transformers."""
     cases = cases_to_compare("llama/4M", 8, 512, vocab_size=VOCABULARY)
     best = speeds(cases, runs, clock)
     peaks = {name: sum(in_process(__file__, asdict(case))) for name, case in cases.items()}
@@ -180,20 +182,20 @@ def large_vocabulary(runs: int, clock: Any) -> tuple[float, float]:
 
 
 def switches() -> float:
-    """Return the memory above the weights with both switches as a ratio to that with none."""
-    print(f"\n{'llama/117M, 2 x 512':42}{'above weights':>14}{'ratio':>8}{'with them':>14}{'ratio':>8}")
-    found: dict[str, tuple[int, int]] = {}
-    for name, how in {
+    """Print the memory with each switch, and return the memory above the weights with both relative to neither."""
+    print(f"\n{'llama/117M, 2 x 512':42}{'above weights':>14}{'ratio':>8}{'with weights':>14}{'ratio':>8}")
+    peaks: dict[str, tuple[int, int]] = {}  # bytes of the weights, bytes above them
+    for name, switch in {
         "neither": {},
         "gradient checkpointing": {"checkpointing": True},
         "fused with backward": {"fused": True},
         "both": {"checkpointing": True, "fused": True},
     }.items():
-        found[name] = in_process(__file__, asdict(Case("exported", "llama/117M", 2, 512, **how)))
-        above, whole = (n / 1e6 for n in (found[name][1], sum(found[name])))
-        ratios = found[name][1] / found["neither"][1], sum(found[name]) / sum(found["neither"])
-        print(f"{name:42}{above:11.0f} MB{ratios[0]:8.3f}{whole:11.0f} MB{ratios[1]:8.3f}", flush=True)
-    return found["both"][1] / found["neither"][1]
+        peaks[name] = in_process(__file__, asdict(Case("exported", "llama/117M", 2, 512, **switch)))
+        above, total = (n / 1e6 for n in (peaks[name][1], sum(peaks[name])))
+        ratios = peaks[name][1] / peaks["neither"][1], sum(peaks[name]) / sum(peaks["neither"])
+        print(f"{name:42}{above:11.0f} MB{ratios[0]:8.3f}{total:11.0f} MB{ratios[1]:8.3f}", flush=True)
+    return peaks["both"][1] / peaks["neither"][1]
 
 
 def on_gpu(runs: int) -> Iterator[float]:
@@ -215,7 +217,7 @@ def on_gpu(runs: int) -> Iterator[float]:
                     best |= speeds({name: case}, runs, time.perf_counter, device="cuda", compiled=compiled)
                     memory[name] = torch.cuda.max_memory_allocated()
                     torch._dynamo.reset()
-                native, exported = (rows * length / best[who] for who in best)
+                native, exported = (rows * length / seconds for seconds in best.values())
                 speed = known.flops_in("bf16") if known else None
                 used = f"{flops / best['forgather'] / speed:8.1%}" if speed else f"{'':8}"
                 ratio = memory["forgather"] / memory["transformers"]

@@ -4,9 +4,8 @@ python benchmarks/trainer.py [--runs 5] [--steps 200]
 
 Three cases train on the same rows in interleaved runs: transformers' Trainer and Forgather's Trainer (with its
 callback) on an exported model, and transformers' Trainer on transformers' Llama of the same shape and weights. One
-thread, CPU time.
-The results are medians over the ratios of consecutive runs. Exit code 1 if Forgather's Trainer takes more than 1.05 of
-the time of transformers', or if transformers' Llama is faster.
+thread, CPU time. The results are medians over the ratios of consecutive runs. Exit code 1 if
+Forgather's Trainer takes more than 1.05 times as long as transformers' Trainer, or if transformers' Llama is faster.
 """
 
 from __future__ import annotations
@@ -68,16 +67,16 @@ def main() -> int:
         construct(settings(workdir / "model", device="cpu", save_checkpoint=True, safetensors=True))
         for number in range(arguments.runs + 1):
             seconds = {}
-            for case, kind, who in (
-                ("bare", transformers.Trainer, "exported"),
-                ("ours", Trainer, "exported"),
+            for case, kind, side in (
+                ("transformers", transformers.Trainer, "exported"),
+                ("forgather", Trainer, "exported"),
                 ("native", transformers.Trainer, "native"),
             ):
-                model = pair(workdir / "model", torch.float32)[who]
+                model = pair(workdir / "model", torch.float32)[side]
                 seconds[case] = trained(kind, model, arguments.steps if number else 10, workdir / case)
             if number:  # the first one warms up
-                engine.append(seconds["ours"] / seconds["bare"])
-                native.append(seconds["ours"] / seconds["native"])
+                engine.append(seconds["forgather"] / seconds["transformers"])
+                native.append(seconds["forgather"] / seconds["native"])
                 print("  ".join(f"{case} {elapsed:.2f} s" for case, elapsed in seconds.items()), flush=True)
     print()
     passed = check_bound("Forgather's Trainer / transformers' Trainer, exported model", median(engine), ENGINE)

@@ -2,11 +2,11 @@
 
 python tools/compatibility.py [DIRECTORY]
 
-Creates a virtual environment without Forgather for each release in DIRECTORY (default: a temporary directory). Models
-exported by the environment that runs this script are loaded there. Then the numerical tests (parity with transformers'
-own classes and with the references, packing, caches, options, weights) run on each release, from the sources, and the
-tests of the command line on the oldest and the newest supported Typer. Exit code 1 if logits differ by more than 1e-5,
-or a test fails.
+For each release, creates a virtual environment without Forgather in DIRECTORY (default: a temporary directory), and
+loads models there that the environment of this script has exported. Then it runs the numerical tests (parity with
+transformers' own classes and with the references, packing, caches, options, weights) on each release from the sources,
+and the tests of the command line on the oldest and the newest supported Typer. The exit code is 1 if logits differ by
+more than 1e-5, or if a test fails.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ print(json.dumps({
 
 
 def main() -> int:
-    """Export models, load them in every environment, and compare."""
+    """Export models, load them in every environment, compare them, and run the tests; return the exit code."""
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         environments = {name: _environment(work / name, release) for name, release in RELEASES.items()}
@@ -80,15 +80,15 @@ def main() -> int:
         for number, (title, (template, options)) in enumerate(MODELS.items()):
             exported = Path(temporary) / f"model_{number}"
             _export(exported, template, options)
-            found = {name: _probe(python, exported, Path(temporary)) for name, python in environments.items()}
-            new = found["newest"]
-            for old in found.values():
+            results = {name: _probe(python, exported, Path(temporary)) for name, python in environments.items()}
+            new = results["newest"]
+            for old in results.values():
                 assert old["ids"] == new["ids"], "the tokenizers differ"
                 assert old["tokens"] == new["tokens"], f"generated tokens differ: {old['tokens']} and {new['tokens']}"
                 pairs = zip(old["logits"], new["logits"], strict=True)
                 error = max(abs(a - b) for row in pairs for a, b in zip(*row, strict=True))
                 worst = max(worst, error)
-            versions = ", ".join(f["transformers"] for f in found.values())
+            versions = ", ".join(result["transformers"] for result in results.values())
             print(f"{title}: transformers {versions}: {len(new['ids'])} tokens, logits differ by {worst:.1e} at most")
         failed = [name for name, python in environments.items() if not _numerical_tests(python, name)]
         failed += [release for release in TYPER.values() if not _command_line_tests(work, release)]

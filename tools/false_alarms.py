@@ -2,7 +2,7 @@
 
     python tools/false_alarms.py [--seeds 20] [--first 0] [--all]
 
-Prints the failures, and for each check the largest error relative to its tolerance. Exit code 1 if anything failed.
+Prints the failures, and for each check the largest error relative to its tolerance. Exit code 1 if a check failed.
 Without `--all`, checks that do not depend on a seed (files, separate processes, compilation) are skipped.
 """
 
@@ -36,23 +36,23 @@ NATIVE: dict[str, dict[str, Any]] = {
 
 
 def directories(workdir: Path) -> dict[str, tuple[Path, Any]]:
-    """Return the directory of each model, and its resolved model if a built-in definition made it."""
-    found: dict[str, tuple[Path, Any]] = {}
+    """Write a directory of each model, and return it with its resolved model, None for transformers' models."""
+    models: dict[str, tuple[Path, Any]] = {}
     for definition in registry().definitions():
         resolved = resolve(
             find_configuration(definition.name, registry(), workdir), {"output_dir": workdir / definition.name}
         )
-        found[definition.name] = (construct(resolved).directory.path, resolved)
+        models[definition.name] = (construct(resolved).directory.path, resolved)
     for name, options in NATIVE.items():
         config = getattr(transformers, f"{name}Config")(**options)
         config.architectures = [f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"]
         config.save_pretrained(workdir / f"native_{name}")
-        found[f"transformers' {name}"] = (workdir / f"native_{name}", None)
-    return found
+        models[f"transformers' {name}"] = (workdir / f"native_{name}", None)
+    return models
 
 
 def main() -> int:
-    """Print the table; return 1 if anything failed."""
+    """Print the table, and return the exit code: 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20, help="number of seeds (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="first seed (default: %(default)s)")
@@ -70,17 +70,17 @@ def main() -> int:
                 for row in verify(directory, chosen, resolved=resolved, seed=seed)["checks"]:
                     if row["result"] == "failed":
                         failed += 1
-                        wrong = [one for one in row["measured"] if not one["holds"]]
-                        print(f"FAILED: {name}, seed {seed}, {row['name']}: {row['reason'] or wrong}", flush=True)
-                    for one in row["measured"]:
-                        if one["tolerance"]:
-                            ratio = one["error"] / one["tolerance"]
+                        failures = [case for case in row["measured"] if not case["holds"]]
+                        print(f"FAILED: {name}, seed {seed}, {row['name']}: {row['reason'] or failures}", flush=True)
+                    for case in row["measured"]:
+                        if case["tolerance"]:
+                            ratio = case["error"] / case["tolerance"]
                             largest[row["name"]] = max(
-                                largest.get(row["name"], (0.0, "")), (ratio, f"{name}: {one['what']}")
+                                largest.get(row["name"], (0.0, "")), (ratio, f"{name}: {case['what']}")
                             )
             print(f"seed {seed}: {failed} failures so far", file=sys.stderr, flush=True)
-    for check, (ratio, what) in sorted(largest.items(), key=lambda item: -item[1][0]):
-        print(f"{check:24}{ratio:6.2f} x its tolerance ({what})")
+    for check, (ratio, case) in sorted(largest.items(), key=lambda item: -item[1][0]):
+        print(f"{check:24}{ratio:6.2f} x its tolerance ({case})")
     print(f"{failed} failures: {len(models)} models, {len(chosen)} checks, {arguments.seeds} seeds")
     return int(failed > 0)
 

@@ -1,4 +1,6 @@
-"""Archive files of the installed version for tests of later versions: `python tools/keep_artifacts.py VERSION`.
+"""Archive files that the installed version writes, for tests of later versions.
+
+python tools/keep_artifacts.py VERSION
 
 Writes tests/artifacts/VERSION.tar.xz: a small directory of each definition with weights in one of the formats, the
 directory of a killed save, a YAML configuration, a third-party plugin, and the logits of the models.
@@ -61,10 +63,10 @@ with torch.no_grad():
     for parameter in model.parameters():
         parameter.fill_(7.0)
 rename = os.rename
-def stop(source, target, **more):
+def stop(source, target, **kwargs):
     if str(target).endswith("index.json"):
         os._exit(9)
-    rename(source, target, **more)
+    rename(source, target, **kwargs)
 os.rename = os.replace = stop
 save_checkpoint("killed", model, safetensors=True, max_shard_size=20_000)
 """
@@ -73,7 +75,7 @@ save_checkpoint("killed", model, safetensors=True, max_shard_size=20_000)
 def main() -> None:
     """Create the files in a temporary directory and archive them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("version", help="the name of the archive")
+    parser.add_argument("version", help="version of Forgather, the name of the archive")
     name = parser.parse_args().version
     with tempfile.TemporaryDirectory() as work:
         root = Path(work) / name
@@ -81,8 +83,8 @@ def main() -> None:
 
         def run(*arguments: str, code: int = 0) -> None:
             env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(Path(work) / "hf")}
-            done = subprocess.run([sys.executable, *arguments], cwd=root, env=env, check=False)
-            assert done.returncode == code, arguments
+            process = subprocess.run([sys.executable, *arguments], cwd=root, env=env, check=False)
+            assert process.returncode == code, arguments
 
         for definition, options in DEFINITIONS.items():
             build = ["--device", "cpu", "--seed", "5", "--save-checkpoint", "--output-dir", definition]

@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".jinja"}
-# What earlier versions wrote, and what is quoted from them.
+# Files that earlier versions wrote, and quotations of former names.
 EXEMPT = (
     "CHANGELOG.md",
     "tests/artifacts/*",
@@ -68,7 +68,7 @@ PHRASES = {
     r"begin(?:s|ning)? of (?:the )?weights|how weights begin|(?:parts|part|weights) that begins?": "initialization",
 }
 
-# Options and checks by their former names, and files that carry one.
+# Former names of options, checks and files.
 FLAGS = {
     r"--like(?![\w-])": "--from-config",
     r"--utilization(?![\w-])": "--mfu",
@@ -79,7 +79,7 @@ FLAGS = {
     r"--checks? (?:[\w-]+,)*(?:rows|window|cache|labels|depth|spreads|equations|outputs)(?![\w-])": "its new name",
 }
 
-# The whole name of a class, function, argument or variable in Python, and the files in which it is a former name.
+# Former names of classes, functions, arguments and variables in Python: (replacement, files in which it is one).
 NAMES = {
     "keep_logits": ("full_logits", "*"),
     "sees": ("visible_keys", "*"),
@@ -116,7 +116,7 @@ NAMES = {
 WORD_BEGINS, WORD_ENDS = r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))", r"(?:(?![A-Za-z])|(?<=[a-z])(?=[A-Z]))"
 GAP = r"""[\s#>*"']+"""
 
-# A docstring that is half a sentence. "What", "How" and so on make a clause into a noun; "Of" continues the name.
+# First words of a docstring that is not a sentence: "What", "How" and so on begin a clause; "Of" continues the name.
 HALF = re.compile(r"\s*(What|How|Whether|Which|Where|When|Who|Whom|Whose|Why|Of|That)\b")
 CLAUSE = re.compile(r"\s*([A-Z][a-z]+ (?:what|how)) (?!many )")  # "Return what is wrong": "Return the problem"
 THIRD_PERSON = re.compile(
@@ -125,7 +125,7 @@ THIRD_PERSON = re.compile(
 )
 USE_A_SENTENCE = "an imperative (Return ..., Check ...) or a noun phrase"
 
-# What is correct: (pattern of the matching word, pattern of its line, files, reason).
+# Matches that are correct: (pattern of the matching word, pattern of its line, files, reason).
 ALLOWED = [
     (r"^--|spread|trial|keep_logits|utilization", r"(?i)\b(alias|deprecated|former|renamed|old name)", "*", "aliases"),
     (r"^trials?$", r"(?i)optuna|study", "*", "a trial of a hyperparameter search"),
@@ -181,7 +181,7 @@ def matches(path: str, text: str) -> list[Match]:
 
 
 def _found(path: str, text: str) -> Iterator[tuple[int, str, str]]:
-    """Yield (position, word, what to use) of everything found in a text."""
+    """Yield (position, word, replacement) of every match in a text."""
     split = text.replace("_", " ")  # the words of identifiers, at their positions
     for pattern, use in PHRASES.items():
         for found in re.finditer(f"{WORD_BEGINS}(?i:{pattern.replace(' ', GAP)}){WORD_ENDS}", split):
@@ -211,7 +211,7 @@ def _identifiers(path: str, text: str) -> Iterator[tuple[int, str]]:
 
 
 def _half_sentences(text: str) -> Iterator[tuple[int, str, str]]:
-    """Yield (position, first words, what to use) of docstrings that are not complete sentences."""
+    """Yield (position, first words, replacement) of docstrings that are not complete sentences."""
     starts = [0, *(found.end() for found in re.finditer(r"\n", text))]
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -252,17 +252,18 @@ def main() -> int:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="only files at or below these")
     parser.add_argument("--counts", action="store_true", help="count the matches by directory and by word")
     arguments = parser.parse_args()
-    every = [m for name in tracked(arguments.paths) for m in matches(name, (ROOT / name).read_text(encoding="utf-8"))]
-    print(*every, sep="\n", end="\n" if every else "")
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in tracked(arguments.paths)}
+    found = [match for name, text in texts.items() for match in matches(name, text)]
+    print(*found, sep="\n", end="\n" if found else "")
     if arguments.counts:
         for title, counts in (
-            ("by directory", Counter(str(Path(match.path).parent) for match in every)),
-            ("by word", Counter(match.word.lower() for match in every)),
+            ("by directory", Counter(str(Path(match.path).parent) for match in found)),
+            ("by word", Counter(match.word.lower() for match in found)),
         ):
             print(f"\n{title}")
             for name, count in counts.most_common():
                 print(f"{count:6}  {name}")
-    return int(bool(every))
+    return int(bool(found))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 python tools/package_graph.py [--check]
 
-The graph is a Mermaid diagram. An arrow points from a package to a package that it imports; imports that other imports
-imply are omitted. With --check, the page is not written, and the exit code is 1 if it is out of date. A cycle between
-packages is always an error.
+The graph is a Mermaid diagram. An arrow points from a package to a package that it imports; an import that a chain of
+other imports implies is omitted. With --check, the page is not written, and the exit code is 1 if it is out of date. A
+cycle between packages is always an error.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def package_imports() -> dict[str, set[str]]:
     """Return the packages that each package imports, including imports within functions."""
     graph = grimp.build_graph(ROOT, exclude_type_checking_imports=True)
     packages = sorted(child.rpartition(".")[2] for child in graph.find_children(ROOT))
-    found: dict[str, set[str]] = {package: set() for package in packages}
+    imports: dict[str, set[str]] = {package: set() for package in packages}
     for module in graph.modules - {ROOT}:
         package = module.split(".")[1]
         for target in graph.find_modules_directly_imported_by(module) - {ROOT}:
-            found[package] |= {target.split(".")[1]} - {package}
-    return found
+            imports[package] |= {target.split(".")[1]} - {package}
+    return imports
 
 
 def topological_levels(imports: dict[str, set[str]]) -> list[list[str]]:
@@ -38,15 +38,16 @@ def topological_levels(imports: dict[str, set[str]]) -> list[list[str]]:
         SystemExit: Packages import each other in a cycle.
     """
     levels: list[list[str]] = []
-    left = dict(imports)
-    while left:
-        top = sorted(package for package in left if not any(package in targets for targets in left.values()))
+    remaining = dict(imports)
+    while remaining:
+        imported = set[str]().union(*remaining.values())
+        top = sorted(package for package in remaining if package not in imported)
         if not top:
-            names = ", ".join(sorted(left))
+            names = ", ".join(sorted(remaining))
             raise SystemExit(f"packages import each other in a cycle: {names}: remove one of these imports")
         levels.append(top)
         for package in top:
-            del left[package]
+            del remaining[package]
     return levels
 
 
@@ -69,7 +70,7 @@ def mermaid_graph() -> str:
 
 
 def main() -> int:
-    """Write the graph into the page, or check that the page is up to date."""
+    """Write the graph into the page; with `--check`, return 1 if the page is out of date."""
     page = PAGE.read_text(encoding="utf-8")
     before, remainder = page.split(BEGIN)
     after = remainder.split(END)[1]

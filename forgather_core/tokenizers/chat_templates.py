@@ -64,7 +64,7 @@ def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str,
 
 
 def candidates(spec: str, base: Path | None) -> list[Path]:
-    """Return the paths to try for a path as the user wrote it, in order."""
+    """Return the paths to try, in order, for a path that a user entered: relative to `base`, then as entered."""
     path = expanded(spec)
     return [base / path, path] if base is not None else [path]
 
@@ -99,10 +99,11 @@ def templates_in(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
         OSError, UnicodeDecodeError: A file cannot be read.
         TypeError, KeyError: The templates in `config` are malformed.
     """
-    found = {DEFAULT: directory / "chat_template.jinja"} if (directory / "chat_template.jinja").is_file() else {}
-    found |= {file.name.removesuffix(".jinja"): file for file in sorted((directory / TEMPLATES).glob("*.jinja"))}
-    if found:
-        texts = {name: read_text(file) for name, file in found.items()}
+    default = directory / "chat_template.jinja"
+    files = {DEFAULT: default} if default.is_file() else {}
+    files |= {file.name.removesuffix(".jinja"): file for file in sorted((directory / TEMPLATES).glob("*.jinja"))}
+    if files:
+        texts = {name: read_text(file) for name, file in files.items()}
         return {name: text.replace("\r\n", "\n").replace("\r", "\n") for name, text in texts.items()}
     return templates_by_name(config.get("chat_template"))
 
@@ -152,13 +153,13 @@ def turn_ends(tokenizer: Any, templates: Mapping[str, str]) -> tuple[list[int], 
     ids: list[int] = []
     notes: list[str] = []
     for name, template in templates.items():
-        found, text = _turn_end(tokenizer, template)
-        if found is not None and found not in ids:
-            ids.append(found)
-        elif found is None and text is not None:
-            which = "" if len(templates) == 1 else f" {_quoted(name)}"
+        token_id, text = _turn_end(tokenizer, template)
+        if token_id is not None and token_id not in ids:
+            ids.append(token_id)
+        elif token_id is None and text is not None:
+            label = "" if len(templates) == 1 else f" {_quoted(name)}"
             notes.append(
-                f"the chat template{which} ends turns with {_quoted(text)}, which is not a token of the tokenizer: "
+                f"the chat template{label} ends turns with {_quoted(text)}, which is not a token of the tokenizer: "
                 "generate() does not stop there; use a tokenizer that has this token"
             )
     return ids, notes
@@ -167,13 +168,13 @@ def turn_ends(tokenizer: Any, templates: Mapping[str, str]) -> tuple[list[int], 
 def _turn_end(tokenizer: Any, template: str) -> tuple[int | None, str | None]:
     """Return the token id that ends the assistant's turn, or a text that looks like a token but is not one."""
     added = {str(token): index for index, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
-    last, between = _after_answer(tokenizer, template)
-    if last and (token := _first(added, last)) is not None:
+    at_end, between = _after_answer(tokenizer, template)
+    if at_end and (token := _first(added, at_end)) is not None:
         return added[token], None
     # Some templates end a turn only if another one follows.
     if between and (token := _first(added, between)) is not None and between.lstrip().startswith(token):
         return added[token], None
-    match = _TOKEN_LIKE.match(last or between)
+    match = _TOKEN_LIKE.match(at_end or between)
     if match is None:
         return None, None
     index = tokenizer.get_vocab().get(match[1])
@@ -181,13 +182,13 @@ def _turn_end(tokenizer: Any, template: str) -> tuple[int | None, str | None]:
 
 
 def _first(tokens: Mapping[str, int], text: str) -> str | None:
-    """Return the token that occurs first in a text; the longest one if several start there."""
-    found = [(text.index(token), -len(token), token) for token in tokens if token.strip() and token in text]
-    return min(found)[2] if found else None
+    """Return the token that occurs first in a text, the longest one if several start there, or None."""
+    matches = [(text.index(token), -len(token), token) for token in tokens if token.strip() and token in text]
+    return min(matches)[2] if matches else None
 
 
 def _after_answer(tokenizer: Any, template: str) -> tuple[str, str]:
-    """Return the text after the assistant's answer, at the end of a conversation and before another message."""
+    """Return the text after the assistant's answer: (at the end of a conversation, before another message)."""
     for system in ((), ({"role": "system", "content": "forgather-system"},)):
         for form in (_as_text, _as_parts):
             chat = [form(message) for message in (*system, *_CHAT)]
@@ -210,23 +211,23 @@ def _as_parts(message: Mapping[str, str]) -> dict[str, Any]:
 def _render(tokenizer: Any, template: str, chat: list[dict[str, Any]]) -> str:
     """Return the rendered conversation, or an empty text if the template rejects it."""
     try:
-        with _limited():
+        with _line_limit():
             return str(tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False))
     except Exception:  # a template may raise any exception
         return ""
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
+def _line_limit() -> Iterator[None]:
     """Limit the executed lines of a template, to stop endless loops."""
-    left = _MAX_LINES
+    remaining = _MAX_LINES
 
     def count(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal left
+        nonlocal remaining
         if frame.f_code.co_filename != "<template>":
             return None
-        left -= 1
-        if left < 0:
+        remaining -= 1
+        if remaining < 0:
             raise TimeoutError("the template runs too long")
         return count
 

@@ -1,4 +1,4 @@
-"""Report whether llama.cpp's converter supports a tokenizer, with a remedy if it does not."""
+"""Determine whether llama.cpp's converter supports a tokenizer, with a remedy if it does not."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from ..filesystem.strict_json import read_object
 
-# Llama 3's split pattern: contractions, words with one character before them, digits in groups of up to three, runs of
-# punctuation, and white space whose last space belongs to the next word. llama.cpp implements it under this name.
+# Llama 3's split pattern: contractions, words with up to one preceding character, digits in groups of up to three, runs
+# of punctuation, and white space without its last space, which belongs to the next word. llama.cpp's name for it:
 LLAMA_CPP_NAME = "llama-bpe"
 PRE_TOKENS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
@@ -25,7 +25,7 @@ _PATTERN_OF_0_1_0 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N
 
 
 def tokenizer_conversion(directory: Path | None, name: str) -> tuple[bool, str]:
-    """Return whether a tokenizer can be converted to GGUF, and the condition or the reason.
+    """Return whether a tokenizer can be converted to GGUF, and a phrase: the condition, or the reason with a remedy.
 
     Args:
         directory: Directory of the tokenizer's files; None if unknown.
@@ -45,10 +45,10 @@ def tokenizer_conversion(directory: Path | None, name: str) -> tuple[bool, str]:
         return False, f"it requires a tokenizer with merges, and '{name}' has none: use bpe-2k or bpe-8k"
     patterns = _patterns(content.get("pre_tokenizer"))
     if _PATTERN_OF_0_1_0 in patterns:
-        ways = "use a shipped tokenizer or train a new one; existing weights cannot be converted"
+        remedy = "use a shipped tokenizer or train a new one; existing weights cannot be converted"
         return (
             False,
-            f"it does not support the split pattern of '{name}', trained by an earlier version of Forgather: {ways}",
+            f"it does not support the split pattern of '{name}', trained by an earlier version of Forgather: {remedy}",
         )
     return True, ADD_A_LINE if PRE_TOKENS in patterns else UNKNOWN
 
@@ -66,5 +66,5 @@ def _patterns(pre_tokenizer: Any) -> set[str]:
         return set()
     parts = pre_tokenizer.get("pretokenizers")
     parts = parts if isinstance(parts, list) else [pre_tokenizer]
-    found = [part.get("pattern") for part in parts if isinstance(part, Mapping)]
-    return {str(pattern.get("Regex")) for pattern in found if isinstance(pattern, Mapping)}
+    patterns = [part.get("pattern") for part in parts if isinstance(part, Mapping)]
+    return {str(pattern.get("Regex")) for pattern in patterns if isinstance(pattern, Mapping)}

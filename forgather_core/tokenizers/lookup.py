@@ -44,7 +44,7 @@ __all__ = [
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-_UNLIMITED = 10**9  # transformers writes a number of thirty digits if there is no limit
+_UNLIMITED = 10**9  # transformers writes a number of 30 digits if there is no limit
 _MACHINE_KEYS = ("name_or_path", "_name_or_path", "is_local", "local_files_only", "tokenizer_file", "vocab_file")
 
 
@@ -89,7 +89,7 @@ def shipped_tokenizers() -> dict[str, Path]:
 
 
 def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None:
-    """Read the facts of a local `tokenizer.json` without importing transformers; None if that is not sufficient.
+    """Return the facts of a local `tokenizer.json` without importing transformers; None if they cannot be determined.
 
     Args:
         spec: Name of a shipped tokenizer, a directory, or a Hub id.
@@ -110,7 +110,7 @@ def quick_facts(spec: str, *, base: Path | None = None) -> TokenizerFacts | None
         special = {name: _token_text(config.get(name)) for name in SPECIAL_TOKENS}
         templates = templates_in(place, config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # transformers may be able to load it
+        return None  # transformers may still load it
     if any(text is not None and text not in ids for text in special.values()):
         return None
     return TokenizerFacts(
@@ -219,12 +219,14 @@ def _find(spec: str, base: Path | None) -> Path | str:
     parts = spec.split("/")
     if len(parts) == 2 and all(parts) and not spec.startswith((".", "~")):
         return spec
-    ways = f"use a shipped one ({', '.join(shipped)}), a directory, or a Hub id (org/name)"
-    raise TokenizerError(f"'{spec}' does not exist", option="--tokenizer", hint=did_you_mean(spec, shipped) or ways)
+    hint = (
+        did_you_mean(spec, shipped) or f"use a shipped one ({', '.join(shipped)}), a directory, or a Hub id (org/name)"
+    )
+    raise TokenizerError(f"'{spec}' does not exist", option="--tokenizer", hint=hint)
 
 
 def hub_answers() -> bool:
-    """Return whether the Hub can be reached. huggingface_hub itself would retry for most of a minute."""
+    """Return whether the Hub can be reached. huggingface_hub itself retries for most of a minute."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return False
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):

@@ -20,8 +20,8 @@ CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 ALL_SPECIAL = (*SPECIAL_TOKENS.values(), *CHAT_TOKENS)
 MIN_VOCAB_SIZE = 256 + len(ALL_SPECIAL)
 
-# For this pattern llama.cpp looks up whole words before it merges (ignore_merges).
-# All bytes are in the vocabulary: no byte fallback.
+# ignore_merges: a word in the vocabulary is one token, as llama.cpp does for this pattern. All bytes are in the
+# vocabulary, so no byte fallback is needed.
 _BPE: dict[str, Any] = {"ignore_merges": True, "byte_fallback": False}
 
 
@@ -63,7 +63,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) 
 
 
 def byte_tokenizer() -> Any:
-    """Return a tokenizer of the special tokens and the 256 bytes."""
+    """Return a `tokenizers.Tokenizer` with the special tokens and the 256 bytes as its vocabulary, without merges."""
     from tokenizers import AddedToken, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -104,7 +104,7 @@ def save_tokenizer(tokenizer: Any, directory: Path, *, model_max_length: int) ->
     Args:
         tokenizer: A `tokenizers.Tokenizer` with the special tokens of `SPECIAL_TOKENS` and `CHAT_TOKENS`.
         directory: The directory; created if missing.
-        model_max_length: Longest text for models with this tokenizer, in tokens.
+        model_max_length: Maximum length of a text in tokens, written to tokenizer_config.json.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))

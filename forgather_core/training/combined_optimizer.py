@@ -1,4 +1,4 @@
-"""Several optimizers as one, for trainers that accept a single optimizer; and the optimizers of a training run."""
+"""Create the optimizer of a training run, and combine several optimizers into one, as trainers require."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ MOMENTUM = 0.9  # momentum of SGD
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
-    """Step several optimizers together. It has the parameter groups of all, so that one schedule applies.
+    """Step several optimizers together.
+
+    Its parameter groups are those of all the optimizers, so that one learning rate schedule applies to them.
 
     Args:
         optimizers: Optimizers of different parameters.
@@ -27,41 +29,42 @@ class CombinedOptimizer(torch.optim.Optimizer):
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimizers = list(optimizers)
-        super().__init__(chain.from_iterable(one.param_groups for one in self.optimizers), {})
+        super().__init__(chain.from_iterable(optimizer.param_groups for optimizer in self.optimizers), {})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Step every optimizer."""
-        for one in self.optimizers:
-            one.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of every optimizer, in their order."""
-        return {"optimizers": [one.state_dict() for one in self.optimizers]}
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of the same optimizers."""
-        for one, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
-            one.load_state_dict(state)
-        self.param_groups = list(chain.from_iterable(one.param_groups for one in self.optimizers))  # new objects
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        # Loading has replaced the groups of each optimizer.
+        self.param_groups = list(chain.from_iterable(optimizer.param_groups for optimizer in self.optimizers))
 
 
 class FusedInBackward(CombinedOptimizer):
-    """An optimizer for each parameter, which steps as soon as the gradient is computed and then frees it.
+    """Step an optimizer for each parameter as soon as its gradient is computed, then free the gradient.
 
     The gradients of all parameters never exist at once. Gradient accumulation and clipping by the global norm are
     therefore not supported.
 
     Args:
-        make: Creates the optimizer of one parameter, from its group.
+        make: A function that creates the optimizer of one parameter, from its parameter group.
         groups: The parameter groups.
     """
 
     def __init__(self, make: Callable[[Groups], torch.optim.Optimizer], groups: Groups) -> None:
-        alone = [{**group, "params": [parameter]} for group in groups for parameter in group["params"]]
-        super().__init__([make([group]) for group in alone])
-        for one in self.optimizers:
-            update_in_backward(one.param_groups[0]["params"][0], one)
+        single = [{**group, "params": [parameter]} for group in groups for parameter in group["params"]]
+        super().__init__([make([group]) for group in single])
+        for optimizer in self.optimizers:
+            update_in_backward(optimizer.param_groups[0]["params"][0], optimizer)
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Do nothing: backward has updated all parameters."""
@@ -82,16 +85,16 @@ def training_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimizer of a training run.
 
-    Weight decay applies to matrices (see `decayed_names`). AdamW is torch's fused implementation where the parameters
-    allow it. Muon (arXiv:2502.16982) updates the matrices of the layers, with updates scaled to the size of AdamW's;
-    embeddings, head and vectors are updated by AdamW.
+    Weight decay applies to matrices, not to norms, biases and slopes. AdamW uses torch's fused implementation where
+    the parameters allow it. Muon (arXiv:2502.16982) updates the matrices of the layers, with its updates scaled to the
+    RMS of AdamW's; AdamW updates the embeddings, the head and the vectors.
 
     Args:
         name: adamw, sgd or muon.
         model: The model.
         lr: The learning rate.
         weight_decay: The weight decay coefficient.
-        in_backward: Update each parameter within backward.
+        in_backward: Update each parameter within backward; has no effect with muon.
 
     Raises:
         TrainingError: The installed torch has no Muon.
@@ -100,12 +103,11 @@ def training_optimizer(
     matrices = set(decayed_names(model))
 
     def groups(names: Iterable[str]) -> Groups:
-        parts = ([n for n in names if n in matrices], [n for n in names if n not in matrices])
-        decays = (weight_decay, 0.0)
+        decayed, others = [n for n in names if n in matrices], [n for n in names if n not in matrices]
         return [
-            {"params": [parameters[n] for n in part], "weight_decay": decay}
-            for part, decay in zip(parts, decays, strict=True)
-            if part
+            {"params": [parameters[n] for n in members], "weight_decay": decay}
+            for members, decay in ((decayed, weight_decay), (others, 0.0))
+            if members
         ]
 
     fused = all(parameter.is_floating_point() and _can_fuse(parameter) for parameter in parameters.values())
@@ -124,7 +126,7 @@ def training_optimizer(
 
 
 def _outside_layers(model: nn.Module) -> set[str]:
-    """Return the names of the matrices that are not weights of layers: embeddings and the head."""
+    """Return the names of the weights of the embeddings and of the head."""
     outside = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     find_head: Any = getattr(model, "get_output_embeddings", None)
     head = find_head() if find_head is not None else None

@@ -34,28 +34,28 @@ FLOAT16 = "float16 overflows above 65504"
 def find_nonfinite(model: nn.Module, inputs: Inputs, *, rng: RandomState | None) -> str:
     """Find where values become non-finite in a pass that failed.
 
-    Forward and backward run with the current weights: after a step with non-finite gradients these are no longer the
-    ones that failed. The state of the model, its buffers and gradients included, is preserved.
+    Forward and backward run with the current weights. If they have been updated since the failure, the pass may be
+    finite. The state of the model, including its buffers and gradients, is preserved.
 
     Args:
         model: A model that returns a loss when given labels.
         inputs: Its keyword arguments, on its device.
-        rng: The random numbers that the failed pass started from; None if it used none.
+        rng: The random state at the start of the failed pass; None if the pass used no random numbers.
 
     Returns:
-        One sentence, which names the first of these that applies: the innermost module with finite inputs and a
-        non-finite output; the problem with the loss; the module whose backward produces a non-finite gradient; the
-        first parameter with a non-finite gradient.
+        A clause for an error message. It names the first of these that applies: the innermost module with finite inputs
+        and a non-finite output; the problem with the loss; the module whose backward produces a non-finite gradient;
+        the first parameter with a non-finite gradient.
     """
     try:
         with preserved_state(model, rng):
-            found = _forward_failure(model, inputs)
-        if found is None:
+            failure = _forward_failure(model, inputs)
+        if failure is None:
             with preserved_state(model, rng):
-                found = _backward_failure(model, inputs)
+                failure = _backward_failure(model, inputs)
     except RuntimeError as error:  # out of memory without checkpointing, or torch.autograd.grad is not supported
         return f"the diagnostic pass failed: {first_line(error)}"
-    return found or "a second pass over the same batch is finite throughout: the failure does not reproduce"
+    return failure or "a second pass over the same batch is finite throughout: the failure is not reproducible"
 
 
 def _forward_failure(model: nn.Module, inputs: Inputs) -> str | None:
@@ -82,16 +82,16 @@ def _forward_failure(model: nn.Module, inputs: Inputs) -> str | None:
     if origin is None:
         first = failed[0]
         return f"{first} is the first module with a non-finite output ({first.bad_output}); its input is non-finite too"
-    what = f"{origin} is the first module with finite input and non-finite output ({origin.bad_output})"
+    problem = f"{origin} is the first module with finite input and non-finite output ({origin.bad_output})"
     own = chain(origin.module.named_parameters(recurse=False), origin.module.named_buffers(recurse=False))
     if cause := nonfinite_tensor(own):
-        return f"{what}: its {cause}"
-    where = ""
+        return f"{problem}: its {cause}"
+    detail = ""
     if origin is not failed[0] and failed[0].is_within(origin):
-        where = f": its own code passes a non-finite value to {failed[0]}"
+        detail = f": its own code passes a non-finite value to {failed[0]}"
     elif any(call.caller is origin for call in calls):
-        where = ": its own code produces it, after its submodules"
-    return f"{what}{where}{f'; {FLOAT16}' if origin.float16_output else ''}"
+        detail = ": its own code produces this value, after its submodules"
+    return f"{problem}{detail}{f'; {FLOAT16}' if origin.float16_output else ''}"
 
 
 def _loss_failure(model: nn.Module, inputs: Inputs) -> str:
@@ -99,8 +99,8 @@ def _loss_failure(model: nn.Module, inputs: Inputs) -> str:
     targets = shifted if shifted is not None else labels[..., 1:] if labels is not None else None
     if targets is not None and not (targets != IGNORE_INDEX).any():
         return f"the batch has no targets, every label is {IGNORE_INDEX}"
-    if weight := nonfinite_tensor(model.named_parameters()):  # a parameter that is used without its module
-        return weight
+    if problem := nonfinite_tensor(model.named_parameters()):  # a parameter that is used outside its module's forward
+        return problem
     float16 = any(parameter.dtype == torch.float16 for parameter in model.parameters())
     return f"the batch has targets, and every weight is finite{f'; {FLOAT16}' if float16 else ''}"
 
@@ -143,7 +143,7 @@ def _grad_nodes(values: Any) -> list[Node]:
 
 
 def _node_owners(ends: Iterable[tuple[ModuleCall | None, list[Node]]]) -> dict[Node, ModuleCall]:
-    """Return the call whose own code made each node: the first, and so innermost, call that ends at or after it."""
+    """Return the call whose own code created each node: the first call to end after it, which is the innermost one."""
     owners: dict[Node, ModuleCall] = {}
     for call, nodes in ends:
         while call is not None and nodes:
@@ -167,25 +167,25 @@ class _BadGradient:
     def __str__(self) -> str:
         kind = self.node.rpartition("::")[2]
         singular = kind.partition("Backward")[0] in SINGULAR_AT_ZERO
-        why = ", which has no finite gradient at 0" if singular else f"; {FLOAT16}" if self.float16 else ""
-        what = f"{self.call} is the first module in backward that turns finite gradients into a non-finite one"
-        return f"{what} ({self.value}, in {kind}{why})"
+        cause = ", which has no finite gradient at 0" if singular else f"; {FLOAT16}" if self.float16 else ""
+        problem = f"{self.call} is the first module in backward that turns finite gradients into a non-finite one"
+        return f"{problem} ({self.value}, in {kind}{cause})"
 
 
 def _gradient_hook(
     call: ModuleCall, node: str, produced: list[_BadGradient], received: list[ModuleCall]
 ) -> Callable[[Any, Any], None]:
-    """Return a hook for a node. It must not refer to the node, which refers to the hook."""
+    """Return a hook that records the non-finite gradients of a node. A reference to the node would be a cycle."""
 
-    def note(of_inputs: Any, of_outputs: Any) -> None:
+    def record(input_gradients: Any, output_gradients: Any) -> None:
         if produced:
             return
-        if nonfinite_value(of_outputs, strict=True):
+        if nonfinite_value(output_gradients, strict=True):
             received.append(call)
-        elif kind := nonfinite_value(of_inputs, strict=True):
-            produced.append(_BadGradient(call, node, kind, has_float16(of_inputs)))
+        elif kind := nonfinite_value(input_gradients, strict=True):
+            produced.append(_BadGradient(call, node, kind, has_float16(input_gradients)))
 
-    return note
+    return record
 
 
 def _loss_of(output: Any) -> Tensor:

@@ -14,8 +14,8 @@ from ..runtime.out_of_memory import out_of_memory
 from .module_calls import ModuleCall, preserved_state, watch_module_calls
 from .tensor_values import largest_rms
 
-# Activations in a network that trains stay near 1: initial weights keep that size, and norms restore it, even for the
-# smallest inputs. Logits of RMS 10 put the loss 50 nats above ln(vocabulary).
+# The RMS of activations in a network that trains stays near 1: initial weights preserve it, and norms restore it even
+# for the smallest inputs. Logits of RMS 10 put the loss 50 nats above ln(vocabulary).
 LARGE_RMS = 10.0
 # A layer of n inputs with weights of standard deviation s multiplies RMS by s sqrt(n): 1 where variance is kept, 0.6
 # with torch's initialization, 2.6 for the usual s = 0.02 at n = 16384. Ten is above all of them.
@@ -30,14 +30,14 @@ def find_exploding_module(model: nn.Module, inputs: Mapping[str, Any]) -> str | 
         inputs: Its keyword arguments, on its device.
 
     Returns:
-        One sentence about the first module with parameters of its own whose output has an RMS above `LARGE_RMS` and
-        above `LARGE_GAIN` times that of its input. For a module without floating-point input, such as an embedding,
-        `LARGE_RMS` alone decides. None if there is no such module.
+        A clause about the first module with parameters of its own whose output has an RMS above `LARGE_RMS` and above
+        `LARGE_GAIN` times the RMS of its input. For a module without floating-point input, such as an embedding, only
+        `LARGE_RMS` applies. None if there is no such module.
     """
-    found: list[str] = []
+    problems: list[str] = []
 
     def leave(call: ModuleCall, args: Any, kwargs: Any, output: Any) -> None:
-        if found or next(call.module.parameters(recurse=False), None) is None:
+        if problems or next(call.module.parameters(recurse=False), None) is None:
             return
         before, after = largest_rms(args) or largest_rms(kwargs), largest_rms(output)
         if not isfinite(after) or after <= LARGE_RMS or after <= LARGE_GAIN * before:
@@ -45,9 +45,9 @@ def find_exploding_module(model: nn.Module, inputs: Mapping[str, Any]) -> str | 
         values = f"{_number(after)}; {_weight_std(call.module)}"
         if before:
             factor = _number(after / before)
-            found.append(f"{call} multiplies its input {factor}-fold (RMS {_number(before)} -> {values})")
+            problems.append(f"{call} multiplies its input {factor}-fold (RMS {_number(before)} -> {values})")
         else:
-            found.append(f"{call} outputs large values (RMS {values})")
+            problems.append(f"{call} outputs large values (RMS {values})")
 
     # Without labels: given labels, a model may compute its loss without calling its head. The full logits may not fit
     # into memory; then only the modules before the head are examined.
@@ -55,7 +55,7 @@ def find_exploding_module(model: nn.Module, inputs: Mapping[str, Any]) -> str | 
     watched = watch_module_calls(model, lambda call, args: None, leave)
     with preserved_state(model, None), torch.no_grad(), watched, _stop_when_out_of_memory():
         model(**unlabeled, use_cache=False)
-    return found[0] if found else None
+    return problems[0] if problems else None
 
 
 @contextmanager

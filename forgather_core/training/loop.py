@@ -22,6 +22,7 @@ from .optimizers import Norms, Stepper
 from .random_state import RandomState
 
 _SMALLER_LR = "try a smaller --lr, or --dtype float32"
+_CORRECT_THE_MODEL = "correct the model's code, its weights or the batch"
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,11 @@ class TrainingResult(Brief):
 
     Args:
         steps: Measurements of each step.
-        first_batch_after: Loss on the first batch after the last step, with the dropout of the first step. It differs
-            from the first step's loss by the weights alone; the losses of other steps also differ by their batches.
+        first_batch_after: Loss on the first batch after the last step, with the dropout of the first step. Only the
+            weights differ from those of the first step; the losses of other steps are also those of other batches.
         without_gradient: Names of the parameters that never received a gradient.
-        exploding: A sentence that names the module whose initial weights make activations explode; None if none does.
-        ended: Why the loop ended before `first_batch_after` was computed; None if it completed.
+        exploding: A clause that names the module whose initial weights make activations explode; None if none does.
+        ended: The reason why the loop ended before `first_batch_after` was computed; None if it completed.
     """
 
     steps: tuple[Step, ...]
@@ -104,20 +105,20 @@ def train(
     device = next(model.parameters()).device
     model.train()
     done: list[Step] = []
-    large: str | None = None
+    exploding: str | None = None
     first: tuple[dict[str, Tensor], RandomState] | None = None
     untouched = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def keep(reason: str) -> None:
         if done and on_partial is not None:
-            on_partial(TrainingResult(tuple(done), None, (), large, reason))
+            on_partial(TrainingResult(tuple(done), None, (), exploding, reason))
 
     with keep_partial(keep):
         for number in range(1, steps + 1):
             batch = next(batches)
             inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
             if number == 1 and fresh:
-                large = _eagerly(find_exploding_module, model, inputs)
+                exploding = _eagerly(find_exploding_module, model, inputs)
             rng = RandomState.take(device)
             first = (inputs, rng) if number == 1 else first
             began = measure.begin(device)
@@ -146,13 +147,13 @@ def train(
             if on_step is not None:
                 on_step(done[-1])
         after = _first_batch_loss(model, *first, full_logits=full_logits) if first is not None else math.nan
-    without = tuple(name for name, _ in model.named_parameters() if name in untouched)
-    return TrainingResult(tuple(done), after, without, large)
+    without_gradient = tuple(name for name, _ in model.named_parameters() if name in untouched)
+    return TrainingResult(tuple(done), after, without_gradient, exploding)
 
 
 def _first_batch_loss(model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, full_logits: bool) -> float:
     rng.restore()
-    # With gradients, as in a step: torch.compile would compile another mode again.
+    # With gradients, as in a step: without them, torch.compile would compile the model again.
     loss = loss_of(model, inputs, full_logits=full_logits).detach()
     if not loss.isfinite():
         problem = f"after the last step the loss on the first batch is {loss.item()}"
@@ -167,48 +168,56 @@ def _total_norm(norms: Norms, device: torch.device) -> Tensor:
 
 
 def _failure(
-    model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor, fused_norms: Norms | None
+    model: nn.Module,
+    inputs: dict[str, Tensor],
+    rng: RandomState,
+    step: int,
+    loss: Tensor,
+    fused_norms: Norms | None,
+    hint: str = _SMALLER_LR,
 ) -> TrainingCheckError:
     if not loss.isfinite():
-        return _loss_failure(model, inputs, rng, step, loss)
+        return _loss_failure(model, inputs, rng, step, loss, hint)
     if fused_norms is not None:  # in the order of backward
         first = next((name for name, norm in fused_norms.items() if not norm.isfinite()), None)
         problem = f"the gradient of {first or 'all parameters'} is the first non-finite gradient in backward"
-        hint = f"{_SMALLER_LR}, or drop --fuse-optim-with-backward to see which module produces it"
+        hint = f"{hint}, or drop --fuse-optim-with-backward to see which module produces it"
         return TrainingCheckError(f"step {step}: {problem}", hint=hint)
-    return _error_with_diagnosis(f"step {step}: a gradient is not finite", model, inputs, rng, hint=_SMALLER_LR)
+    return _error_with_diagnosis(f"step {step}: a gradient is not finite", model, inputs, rng, hint=hint)
 
 
 def non_finite_error(
-    model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor
+    model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor, *, hint: str
 ) -> TrainingCheckError:
-    """Return the error for a non-finite loss, or for non-finite gradients of a finite loss. It names the module.
+    """Return the error for a non-finite loss, or for a finite loss with non-finite gradients. It names the module.
 
     Args:
         model: The model.
         inputs: The batch.
         rng: The random state before its forward pass.
-        step: The number of the step.
-        loss: The loss of the batch.
+        step: The number of the step, from 1.
+        loss: The loss of the batch, a scalar.
+        hint: What to do if updates have made the values non-finite.
     """
-    return _failure(model, inputs, rng, step, loss, None)
+    return _failure(model, inputs, rng, step, loss, None, hint)
 
 
 def _loss_failure(
-    model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor
+    model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor, hint: str = _SMALLER_LR
 ) -> TrainingCheckError:
-    return _error_with_diagnosis(f"step {step}: the loss is {loss.item()}", model, inputs, rng)
+    problem = f"step {step}: the loss is {loss.item()}"
+    return _error_with_diagnosis(problem, model, inputs, rng, hint=hint if step > 1 else _CORRECT_THE_MODEL)
 
 
 def _error_with_diagnosis(
-    problem: str, model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, hint: str | None = None
+    problem: str, model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, hint: str
 ) -> TrainingCheckError:
     """Return an error that names where values become non-finite."""
     reason = _eagerly(find_nonfinite, model, inputs, rng=rng)
     return TrainingCheckError(f"{problem}: {reason}", hint="try --dtype bfloat16" if FLOAT16 in reason else hint)
 
 
-def _eagerly(find: Callable[..., Any], model: nn.Module, inputs: dict[str, Tensor], **how: Any) -> Any:
+def _eagerly(find: Callable[..., Any], model: nn.Module, inputs: dict[str, Tensor], **kwargs: Any) -> Any:
     """Call a diagnostic function in eager mode: a compiled model does not call its modules."""
     with torch.compiler.set_stance("force_eager"):  # type: ignore[no-untyped-call]
-        return find(model, inputs, **how)
+        return find(model, inputs, **kwargs)

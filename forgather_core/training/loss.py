@@ -11,8 +11,8 @@ from torch import Tensor
 
 def can_skip_logits(model: Any) -> bool:
     """Return whether the model can compute its loss without materializing the logits, as exported models can."""
-    plain = getattr(model, "_orig_mod", model)  # torch.compile's wrapper hides the signature
-    return "skip_logits" in inspect.signature(plain.forward).parameters
+    unwrapped = getattr(model, "_orig_mod", model)  # torch.compile's wrapper hides the signature
+    return "skip_logits" in inspect.signature(unwrapped.forward).parameters
 
 
 def loss_of(model: Any, inputs: Mapping[str, Any], *, full_logits: bool = False) -> Tensor:
@@ -23,6 +23,6 @@ def loss_of(model: Any, inputs: Mapping[str, Any], *, full_logits: bool = False)
         inputs: Its keyword arguments, including labels.
         full_logits: Compute the logits of all tokens even if the model supports a chunked loss.
     """
-    more = {"skip_logits": not full_logits} if can_skip_logits(model) else {}
-    loss: Tensor = model(**inputs, use_cache=False, **more).loss
+    options = {"skip_logits": not full_logits} if can_skip_logits(model) else {}
+    loss: Tensor = model(**inputs, use_cache=False, **options).loss
     return loss

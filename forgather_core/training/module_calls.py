@@ -1,4 +1,4 @@
-"""Observe every module call of one pass without hooking any module, and leave the model as it was.
+"""Observe every module call of a pass without a hook on any single module, and preserve the state of the model.
 
 torch's hooks for all modules see the calls and are removed after the pass. A hook on a single module could change the
 result: some models take another code path around hooked modules (`CausalLM` does for its head).
@@ -83,9 +83,9 @@ def preserved_state(model: nn.Module, rng: RandomState | None) -> Iterator[None]
 
     Args:
         model: The model.
-        rng: Random numbers that the pass starts from; None keeps the current ones.
+        rng: The random state in which the pass starts; None keeps the current one.
     """
-    now = RandomState.take(next(model.parameters()).device)
+    current = RandomState.take(next(model.parameters()).device)
     buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
     copies: dict[int, Tensor] = {}
     # transformers switches checkpointing of a layer by this attribute.
@@ -107,4 +107,4 @@ def preserved_state(model: nn.Module, rng: RandomState | None) -> Iterator[None]
         for module, own in buffers:
             module._buffers.clear()
             module._buffers.update(own)
-        now.restore()
+        current.restore()

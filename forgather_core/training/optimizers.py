@@ -58,7 +58,7 @@ class PlainStepper(_ClosingMixin):
 
     Args:
         model: The model; its parameters that require a gradient are updated.
-        make: Creates the optimizer.
+        make: A function that creates the optimizer of these parameters.
     """
 
     fused = False
@@ -83,7 +83,7 @@ class FusedStepper(_ClosingMixin):
     """Update each parameter as soon as its gradient is computed, then free the gradient.
 
     The gradients never exist all at once. For an optimizer that treats each parameter separately, the result equals
-    that of `PlainStepper` to the last bit. The arguments are the same.
+    that of `PlainStepper` to the last bit. The arguments are those of `PlainStepper`.
 
     The updates are hooks on the parameters, removed by `close()`, at the end of a `with` block, or when the stepper is
     garbage-collected.
@@ -166,9 +166,9 @@ class BlockwiseAdam(torch.optim.Optimizer):
             if self.state[parameter]:
                 continue
             small = parameter.numel() < self.smallest
-            kind = torch.float32 if small else torch.uint8
+            dtype = torch.float32 if small else torch.uint8
             for moment in ("state1", "state2"):
-                self.state[parameter][moment] = torch.zeros_like(parameter, dtype=kind)
+                self.state[parameter][moment] = torch.zeros_like(parameter, dtype=dtype)
                 if not small:
                     blocks = -(-parameter.numel() // self.block)
                     scales = torch.zeros(blocks, dtype=torch.float32, device=parameter.device)
@@ -190,7 +190,7 @@ def optimizer_of(name: str, device_type: str, *, lr: float = 0.01) -> MakeOptimi
 
     Args:
         name: sgd, adamw, adamw_fused, adam8bit or none.
-        device_type: `cpu`, `cuda`, ...; on CUDA torch updates all parameters at once, which requires a copy of them.
+        device_type: `cpu`, `cuda`, ...; on CUDA, torch updates all parameters at once, with a temporary copy of them.
         lr: The learning rate of sgd, adamw and adamw_fused.
     """
     foreach = device_type == "cuda"

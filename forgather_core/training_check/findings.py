@@ -46,7 +46,7 @@ def report_of(
     """
     early = trained is not None and trained.ended is not None
     # No estimate after an interruption: it would delay the exit.
-    step_estimate, unknown = (None, []) if early else _step_estimate(made, options)
+    step_estimate, estimate_notes = (None, []) if early else _step_estimate(made, options)
     table = parameter_table(made.model)
     return {
         "model_name": made.resolved.model_name,
@@ -57,17 +57,17 @@ def report_of(
         "trained_weights": _trained_weights(made) if trained else None,
         "speed": _speed(made.model, trained, step_estimate),
         "memory": _memory(trained, step_estimate, host_before),
-        "notes": [*made.directory.notes, *unknown, *_notes(made, options, trained)],
+        "notes": [*made.directory.notes, *estimate_notes, *_notes(made, options, trained)],
     }
 
 
 def _step_estimate(made: ConstructedModel, options: TestOptions) -> tuple[StepEstimate | None, list[str]]:
-    """Return the step estimate, or None and the reason: a model that trains may not be traceable."""
+    """Return the step estimate and notes: None and the reason if the step cannot be traced."""
     try:
         return estimate_step(made.resolved, options, made.directory.path), []
     except Exception as error:
         if next(made.model.parameters()).is_meta:
-            raise  # on meta the estimate is the whole check
+            raise  # on meta the estimate is the only result
         reason = f"{type(error).__name__}: {first_line(error)}"
         return None, [f"there is no estimate of memory and FLOPs, because the step cannot be traced: {reason}"]
 
@@ -102,14 +102,14 @@ def _weights(made: ConstructedModel) -> str:
     if next(made.model.parameters()).is_meta:
         return "none, on meta"
     if made.loaded is not None:
-        left = len(made.loaded.missing) + len(made.loaded.other_shape)
-        fresh = f"; {left} of {left + made.loaded.tensors} tensors fresh, seed {build.seed}" if left else ""
+        count = len(made.loaded.missing) + len(made.loaded.other_shape)
+        fresh = f"; {count} of {count + made.loaded.tensors} tensors fresh, seed {build.seed}" if count else ""
         return f"loaded from {build.load_from_checkpoint}{fresh}"
     return f"fresh, seed {build.seed}"
 
 
 def _trained_weights(made: ConstructedModel) -> str:
-    """Return a phrase about the trained weights after the check: they are discarded."""
+    """Return a phrase that states that the trained weights are discarded, and which checkpoint is unchanged."""
     if made.saved is not None:
         return f"discarded; {made.directory.path} holds the weights from before the test"
     if made.loaded is not None:
@@ -205,5 +205,5 @@ def _initial_weight_notes(model: nn.Module, trained: TrainingResult) -> Iterator
         return
     why = "the initial logits are too large, or tokens attend to their targets"
     if getattr(model.config, "tie_word_embeddings", False):  # the head is the embedding of the input tokens
-        why = f"with tied embeddings a fresh model predicts its input token again; otherwise {why}"
+        why = f"the tied embeddings make a fresh model predict its input token, or {why}"
     yield f"the first loss is {first:.2f}, but a fresh model should be near ln(vocabulary) = {uniform:.2f}: {why}"

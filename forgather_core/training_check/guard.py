@@ -1,4 +1,4 @@
-"""Refuse a training step that does not fit into memory, before the model is built."""
+"""Check that a training step fits into memory, before the model is built."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def step_guard(resolved: ResolvedModel, options: TestOptions) -> Callable[[Any, 
         options: Batch and sequence length of the step.
 
     Returns:
-        A function of a configuration, a function that makes its model on meta, and the model directory. It raises
-        BuildError if the step needs more memory than is available.
+        A function `guard(config, on_meta, directory)` of a transformers configuration, a function that builds its model
+        on meta, and the model directory. It raises BuildError if the step needs more memory than is available.
     """
     rows, length = options.batch_size, options.sequence_length
 
@@ -36,7 +36,7 @@ def step_guard(resolved: ResolvedModel, options: TestOptions) -> Callable[[Any, 
         content = config.to_dict()
         activations = _BYTES * most_activations(content, rows, length)
 
-        def traced() -> int:
+        def traced_bytes() -> int:
             try:
                 memory, _ = memory_of_options(resolved, options, directory)
                 return memory.training(rows, length).peak.bytes
@@ -48,7 +48,7 @@ def step_guard(resolved: ResolvedModel, options: TestOptions) -> Callable[[Any, 
         needs = (
             lambda: _COPIES * _BYTES * most_parameters(content) + activations,
             lambda: _COPIES * parameter_table(on_meta()).bytes + activations,
-            traced,
+            traced_bytes,
         )
         refuse_too_large(f"a training step of {rows:,} x {length:,} tokens", resolved.build.device, needs)
 

@@ -35,8 +35,8 @@ def check_test_options(resolved: ResolvedModel, options: TestOptions) -> None:
     """
     build = resolved.build
     if build.no_init_weights and build.load_from_checkpoint is None and build.device != "meta":
-        problem = "leaves weights uninitialized, which cannot be trained"
-        raise BuildError(problem, option="--no-init-weights", hint="add --load-from-checkpoint, or remove the flag")
+        problem = "requires --load-from-checkpoint, since uninitialized weights cannot be trained"
+        raise BuildError(problem, option="--no-init-weights", hint="add it, or drop --no-init-weights")
     if build.attn_implementation == "flex_attention" and build.device.startswith("cpu"):
         problem = "flex_attention has no backward pass on the CPU"
         raise BuildError(problem, option="--attn-implementation", hint="use sdpa or eager")
@@ -63,7 +63,7 @@ def run_training_check(
 
     Args:
         made: The constructed model; its weights change.
-        options: Steps, batch and data.
+        options: Steps, optimizer, batch and data.
         on_step: Called after each step.
         on_partial: Called with the report of the steps so far if the check ends early.
 
@@ -87,8 +87,8 @@ def run_training_check(
         def report(trained: TrainingResult) -> dict[str, Any]:
             return report_of(made, options, data, trained, host_before=before)
 
-        keep = None if on_partial is None else lambda trained: on_partial(report(trained))
-        trained = _train(made, options, batches, on_step, keep)
+        report_partial = None if on_partial is None else lambda trained: on_partial(report(trained))
+        trained = _train(made, options, batches, on_step, report_partial)
     return report(trained)
 
 
@@ -145,7 +145,7 @@ def _batches(made: ConstructedModel, options: TestOptions, corpus: Corpus | None
         facts = loaded.facts
         if facts.vocab_size > vocab_size:
             problem = f"the tokenizer has {facts.vocab_size} entries, but the model's vocab_size is {vocab_size}"
-            raise DataError(problem, hint="use another tokenizer or raise vocab_size")
+            raise DataError(problem, hint="use another --tokenizer, or raise --vocab-size")
         documents = tokenized_documents(corpus, loaded.tokenizer, longest=None if options.packed else length)
         stack.callback(documents.close)
         pad_id = facts.pad_token_id if facts.pad_token_id is not None else 0

@@ -18,7 +18,7 @@ class StepEstimate:
         memory: Peak memory in bytes.
         parts: Bytes at the peak by kind: weights, gradients, activations, ...
         saved: For each enabled option, the bytes by which the peak would be higher without it.
-        flops_per_token: FLOPs of training on a token, by convention three times the forward pass.
+        flops_per_token: FLOPs/token of training, by convention three times those of the forward pass.
         precision: fp32, bf16, fp16 or fp64.
     """
 
@@ -30,7 +30,7 @@ class StepEstimate:
 
 
 def estimate_step(resolved: ResolvedModel, options: TestOptions, directory: Path) -> StepEstimate:
-    """Estimate a training step.
+    """Estimate the peak memory and the FLOPs/token of a training step.
 
     Args:
         resolved: The resolved model.
@@ -43,16 +43,16 @@ def estimate_step(resolved: ResolvedModel, options: TestOptions, directory: Path
     peak = memory.training(rows, length).peak
     saved: dict[str, int] = {}
 
-    def without(switch: str, resolved: ResolvedModel = resolved, step: EstimateOptions = step) -> None:
+    def estimate_without(switch: str, resolved: ResolvedModel = resolved, step: EstimateOptions = step) -> None:
         other, _ = memory_of(resolved, step, directory, packed=options.packed)
         saved[switch] = other.training(rows, length).peak.bytes - peak.bytes
 
     if resolved.build.gradient_checkpointing:
         build = replace(resolved.build, gradient_checkpointing=False)
-        without("gradient_checkpointing", replace(resolved, build=build))
+        estimate_without("gradient_checkpointing", replace(resolved, build=build))
     if options.fuse_optim_with_backward:
-        without("fuse_optim_with_backward", step=replace(step, fuse_optim_with_backward=False))
+        estimate_without("fuse_optim_with_backward", step=replace(step, fuse_optim_with_backward=False))
     if not options.full_logits:
-        without("chunked_loss", step=replace(step, full_logits=True))
+        estimate_without("chunked_loss", step=replace(step, full_logits=True))
     forward = memory.forward(rows, length).total_flops("forward")
     return StepEstimate(peak.bytes, dict(peak.parts), saved, 3 * forward / (rows * length), precision)

@@ -1,1 +1,1 @@
-"""Train a model with transformers' Trainer, and evaluate and sample it. Only `run` requires accelerate."""
+"""Train a model with transformers' Trainer, evaluate it, and generate samples. Only `run` requires accelerate."""

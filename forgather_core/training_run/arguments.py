@@ -20,7 +20,7 @@ def training_arguments(
     Args:
         options: The options of the run.
         plan: The plan of the run.
-        directory: The directory of the checkpoints.
+        directory: The directory of the checkpoints; its parent, the model directory, names the run for trackers.
         device: The device of the model.
         seed: The seed of dropout.
     """
@@ -48,7 +48,7 @@ def training_arguments(
         save_total_limit=options.save_total_limit,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
-        ignore_data_skip=True,  # the position in the data is part of a checkpoint
+        ignore_data_skip=True,  # the stream continues at the position in the checkpoint
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
         report_to=[name.strip() for name in (options.report_to or "none").split(",")],

@@ -12,19 +12,17 @@ from ..options.train_options import TrainOptions
 from ..settings.resolved_model import ResolvedModel
 
 _DTYPES = {None, "float32", "fp32", "float64", "fp64"}
-# Options that do not change the training steps: a run may continue with other values.
-_CHANGEABLE = {"resume", "log_every", "save_every", "save_total_limit", "report_to", "eval_every"}
 
 
 def check_train_options(options: TrainOptions) -> None:
-    """Check that options do not contradict each other, before any work is done.
+    """Check that the options do not contradict each other, before any work is done.
 
     Raises:
-        DataError: There is no dataset.
+        DataError: `dataset_project` is missing.
         TrainingError: Options contradict each other, or a tracker is not installed.
     """
     if options.dataset_project is None:
-        raise DataError("is missing", option="--dataset-project", hint="name a file or directory of text, or stdlib")
+        raise DataError("is required", option="--dataset-project", hint="name a file or directory of text, or stdlib")
     if options.report_to:
         known = sorted({*get_available_reporting_integrations(), "none"})
         for name in (name.strip() for name in options.report_to.split(",")):
@@ -35,10 +33,10 @@ def check_train_options(options: TrainOptions) -> None:
         flag = "--fuse-optim-with-backward"
         if options.max_grad_norm:
             problem = "requires --max-grad-norm 0: gradients are freed before their norm is known"
-            raise TrainingError(problem, option=flag, hint="add --max-grad-norm 0, or drop the flag")
+            raise TrainingError(problem, option=flag, hint=f"add --max-grad-norm 0, or drop {flag}")
         if options.gradient_accumulation_steps > 1:
             problem = "requires --gradient-accumulation-steps 1: gradients are freed after each batch"
-            raise TrainingError(problem, option=flag, hint="drop one of them")
+            raise TrainingError(problem, option=flag, hint="drop one of the two options")
         if options.optimizer == "muon":
             raise TrainingError("does not support muon", option=flag, hint="use adamw or sgd")
 
@@ -51,9 +49,12 @@ def check_supported(resolved: ResolvedModel, options: TrainOptions, processes: i
     """
     if options.fuse_optim_with_backward and processes > 1:
         problem = "does not support several processes: each would train on its own gradients"
-        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="drop the flag")
+        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="drop it, or use one process")
     if resolved.build.dtype not in _DTYPES:
-        problem, hint = "must be float32: other dtypes round small updates away", "use --mixed-precision bf16"
+        problem, hint = (
+            "must be float32 or float64: other dtypes round small updates away",
+            "use --mixed-precision bf16",
+        )
         raise TrainingError(problem, option="--dtype", hint=hint)
 
 

@@ -1,4 +1,4 @@
-"""The cost of a training run in time, memory and disk; runs that do not fit raise an error before they begin."""
+"""Estimate the time, memory and disk space of a training run, and check that it fits before it begins."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..training.loss import loss_of
 from ..training.random_state import kept_random_state
 from .plan import Plan
 
-_MEASURED_STEPS = 2  # the first allocates memory
+_MEASURED_STEPS = 2  # the first allocates memory, and only the last is measured
 _MOMENTS = {"adamw": 2, "muon": 2, "sgd": 1}  # optimizer state: maximum number of moments per parameter
 _WEIGHT_BYTES = 4  # per element: weights are float32
 
@@ -34,10 +34,10 @@ class Cost:
     """The cost of a training run.
 
     Args:
-        seconds: Estimated time of all steps, from measured ones, without evaluations and saves.
+        seconds: Estimated time of all steps, from measured batches, without evaluations and saves.
         memory: Peak memory of a step on one device in bytes, as `estimate` counts it; None if it cannot be traced.
-        disk: Bytes of the checkpoints that exist at once, and of the final weights.
-        flops_per_token: FLOPs of training on a token; None if the step cannot be traced.
+        disk: Peak disk usage in bytes: the checkpoints that exist at once, and the final weights.
+        flops_per_token: FLOPs/token of training; None if the step cannot be traced.
     """
 
     seconds: float
@@ -53,7 +53,7 @@ class Cost:
 def traced_cost(
     resolved: ResolvedModel, options: TrainOptions, plan: Plan, directory: Path
 ) -> tuple[int | None, float | None]:
-    """Return the peak memory of a step in bytes and the FLOPs/token; None where a step cannot be traced."""
+    """Return the peak memory of a step in bytes and the FLOPs/token; both are None if the step cannot be traced."""
     rows, length = options.batch_size, options.sequence_length
     step = EstimateOptions(
         batch_size=rows,
@@ -72,9 +72,9 @@ def traced_cost(
 
 
 def measured_seconds(model: nn.Module, rows: Iterator[dict[str, Tensor]], options: TrainOptions, plan: Plan) -> float:
-    """Return the seconds of all steps of a run, from forward and backward of two batches. Weights are unchanged."""
+    """Estimate the seconds of all steps of a run from forward and backward of two batches. Weights do not change."""
     device = next(model.parameters()).device
-    called: Any = torch.compile(model) if options.compile else model
+    compiled: Any = torch.compile(model) if options.compile else model
     seconds = 0.0
     with kept_random_state():
         for _ in range(_MEASURED_STEPS):
@@ -82,7 +82,7 @@ def measured_seconds(model: nn.Module, rows: Iterator[dict[str, Tensor]], option
             inputs = {name: torch.stack([row[name] for row in batch]).to(device) for name in batch[0]}
             began = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
-                loss = loss_of(called, inputs, full_logits=options.full_logits)
+                loss = loss_of(compiled, inputs, full_logits=options.full_logits)
             loss.backward()  # type: ignore[no-untyped-call]
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
@@ -101,7 +101,7 @@ def disk_of(model: nn.Module, options: TrainOptions, plan: Plan) -> int:
 
 
 def refuse_if_too_large(memory: int | None, disk: int, model: nn.Module, directory: Path) -> None:
-    """Refuse a run that does not fit.
+    """Check that a run fits into memory and on the disk.
 
     Args:
         memory: Peak memory of a step in bytes, with the weights; None if unknown.
@@ -112,11 +112,14 @@ def refuse_if_too_large(memory: int | None, disk: int, model: nn.Module, directo
     Raises:
         TrainingError: Memory or disk space is insufficient.
     """
-    exists = sum(file.stat().st_size for file in directory.glob("checkpoints/*/*") if file.is_file())
+    existing = sum(file.stat().st_size for file in directory.glob("checkpoints/*/*") if file.is_file())
     free = shutil.disk_usage(next(path for path in (directory, *directory.parents) if path.exists())).free
-    if disk - exists > free:
-        problem = f"the checkpoints need {format_bytes(disk - exists)} of disk space, and {format_bytes(free)} are free"
-        raise TrainingError(problem, hint="free space, lower --save-total-limit, or choose another --output-dir")
+    if disk - existing > free:
+        problem = (
+            f"the checkpoints need {format_bytes(disk - existing)} of disk space, and {format_bytes(free)} are free"
+        )
+        hint = "free disk space, lower --save-total-limit, choose another --output-dir, or add --force"
+        raise TrainingError(problem, hint=hint)
     device = next(model.parameters()).device
     weights = sum(parameter.nbytes for parameter in model.parameters())
     available = free_memory(str(device))

@@ -1,4 +1,4 @@
-"""The loss of a model on held-out documents, per token and per byte.
+"""Evaluate a model: its loss on held-out documents, per token and per byte.
 
 Shapes: B rows, T tokens per row.
 """
@@ -32,9 +32,9 @@ class HeldOut:
         documents: Number of documents.
         tokens: Tokens of the documents, without a leading BOS token, which represents no text.
         bytes: Bytes of the documents in UTF-8.
-        unigram_entropy: Entropy of the distribution of single tokens in nats: the loss of a model that knows only how
-            frequent each token is.
-        digest: Digest of the documents in their order, a hexadecimal number.
+        unigram_entropy: Entropy of the token frequencies in nats: the loss of a model that predicts every token by its
+            frequency alone.
+        digest: Digest of the documents in their order, in hexadecimal.
     """
 
     batches: tuple[Batch, ...]
@@ -51,8 +51,8 @@ class Evaluation:
 
     Args:
         loss: Mean cross-entropy in nats per token.
-        bits_per_byte: Cross-entropy of the text in bits per byte, which compares tokenizers: the loss times the tokens
-            per byte of the documents.
+        bits_per_byte: Cross-entropy in bits per byte of text: the loss in bits times the tokens per byte of the
+            documents. It is comparable between tokenizers.
         tokens: Number of predicted tokens.
     """
 
@@ -71,35 +71,36 @@ def held_out_batches(
         tokenizer: A transformers tokenizer.
         rows: Batch size B.
         length: Sequence length T.
-        tokens: Stop after the document that reaches this number; None reads all documents.
+        tokens: Stop after the document that reaches this number of tokens; None reads all documents.
         pad_id: Token id of padding.
 
     Raises:
-        DataError: The corpus has no text, or no document has two tokens.
+        DataError: The corpus has no text, or every document has fewer than two tokens.
     """
-    found: list[Sequence[int]] = []
-    texts: list[Sequence[int]] = []
+    tokenized: list[Sequence[int]] = []
+    without_bos: list[Sequence[int]] = []
     size = read = 0
     digest = CorpusDigest()
     for document in corpus.documents():
         text = document if isinstance(document, str) else "\n".join(message_texts(document))
         digest.add(document)
-        found.append(token_ids(document, tokenizer))
+        ids = token_ids(document, tokenizer)
+        tokenized.append(ids)
         size += len(text.encode("utf-8", "surrogatepass"))
-        has_bos = bool(found[-1]) and found[-1][0] == getattr(tokenizer, "bos_token_id", None)
-        texts.append(found[-1][has_bos:])
-        read += len(texts[-1])
+        has_bos = bool(ids) and ids[0] == getattr(tokenizer, "bos_token_id", None)
+        without_bos.append(ids[has_bos:])
+        read += len(without_bos[-1])
         if tokens is not None and read >= tokens:
             break
-    if not found:
+    if not tokenized:
         raise no_text(corpus)
-    batches = all_batches(found, rows, length, pad_id=pad_id)
+    batches = all_batches(tokenized, rows, length, pad_id=pad_id)
     if not batches:
         problem = f"no document of {corpus.name} has two tokens, which leaves nothing to predict"
-        raise DataError(problem, hint="hold out more with --eval-fraction, or use more text")
-    counts = Counter(token for text in texts for token in text)
+        raise DataError(problem, hint="use longer documents, or in train hold out more of them with --eval-fraction")
+    counts = Counter(token for ids in without_bos for token in ids)
     entropy = -sum(n / read * math.log(n / read) for n in counts.values())
-    return HeldOut(tuple(batches), len(found), read, size, entropy, str(digest))
+    return HeldOut(tuple(batches), len(tokenized), read, size, entropy, str(digest))
 
 
 def evaluate(
@@ -110,13 +111,13 @@ def evaluate(
     total: Callable[[Tensor], Tensor] = lambda sums: sums,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Evaluation:
-    """Compute the loss on held-out documents. The mode of the model is restored.
+    """Compute the loss on held-out documents in evaluation mode, then restore the mode of the model.
 
     Args:
         model: A transformers causal language model.
         held_out: The documents.
-        part: The batches of this process.
-        total: A function that adds up the sums of all processes.
+        part: The batches that this process evaluates.
+        total: A function that sums a tensor over all processes; it gets the total loss and the number of targets.
         context: Context of the forward pass, such as autocast.
     """
     device = next(model.parameters()).device

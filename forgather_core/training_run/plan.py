@@ -20,7 +20,7 @@ DECAY = 0.2  # fraction of the steps that decay, in wsd (arXiv:2404.06395, sec. 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The plan of a training run, computed from its options.
+    """Steps, batch sizes, learning rate and intervals of a training run.
 
     Args:
         steps: Optimizer steps.
@@ -28,9 +28,10 @@ class Plan:
         rows: Rows per step, of all processes and accumulation steps.
         tokens_per_step: Positions per step.
         lr: Peak learning rate.
-        warmup_steps, decay_steps: Steps in which the learning rate rises, and falls with `wsd`.
+        warmup_steps: Steps with a rising learning rate.
+        decay_steps: With the schedule `wsd`, steps with a falling learning rate.
         eval_every, save_every, log_every: Steps between evaluations, checkpoints and logged steps.
-        eval_tokens: Held-out tokens that an evaluation reads.
+        eval_tokens: Number of held-out tokens in an evaluation.
         bf16: Whether matrix products are computed in bfloat16.
     """
 
@@ -56,8 +57,8 @@ def plan_of(options: TrainOptions, device: torch.device, processes: int = 1) -> 
     """Return the plan of a training run.
 
     Raises:
-        ConfigurationError: A number of tokens is invalid, the warmup is too long for the schedule, or the device has no
-            bfloat16.
+        ConfigurationError: A number of tokens is invalid, the warmup is too long for the schedule, or the device does
+            not support bfloat16.
     """
     tokens = token_count(options.tokens, "--tokens")
     rows = options.batch_size * options.gradient_accumulation_steps * processes
@@ -86,11 +87,15 @@ def plan_of(options: TrainOptions, device: torch.device, processes: int = 1) -> 
 def token_count(text: str, option: str) -> int:
     """Parse a number of tokens such as "500k" or "1.5B".
 
+    Args:
+        text: The number, with the suffix k, M, B or T (a factor of 1000 each), or without one.
+        option: The option that errors name.
+
     Raises:
         ConfigurationError: The text is not a positive number of tokens.
     """
-    found = re.fullmatch(r"(\d{1,15}(?:_\d{1,3}){0,5}(?:\.\d{1,9})?)([kmbt]?)", str(text).strip().lower())
-    count = int(float(found[1].replace("_", "")) * _UNITS[found[2]]) if found else 0
+    match = re.fullmatch(r"(\d{1,15}(?:_\d{1,3}){0,5}(?:\.\d{1,9})?)([kmbt]?)", str(text).strip().lower())
+    count = int(float(match[1].replace("_", "")) * _UNITS[match[2]]) if match else 0
     if count < 1:
         raise ConfigurationError(f"expected a number of tokens such as 500k, 10M or 2B, got {text!r}", option=option)
     return count

@@ -19,8 +19,12 @@ def write_record(directory: Path, report: Mapping[str, Any]) -> None:
     replace_file(directory / RECORD, to_json(report).encode())
 
 
-def read_record(directory: Path) -> dict[str, Any]:
+def read_record(directory: Path, *, hint: str = "choose another --output-dir") -> dict[str, Any]:
     """Return the record of a model directory; empty if there is none.
+
+    Args:
+        directory: The model directory.
+        hint: What to do if the record is damaged.
 
     Raises:
         TrainingError: The record is damaged.
@@ -29,11 +33,11 @@ def read_record(directory: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = read_object(file)
+        record = read_object(file)
     except ValueError as error:
-        raise TrainingError(f"is damaged: {error}", file=file, hint="choose another --output-dir") from None
+        raise TrainingError(f"is damaged: {error}", file=file, hint=hint) from None
     for name in ("options", "plan", "setup", "data"):
-        if not isinstance(found.get(name), dict):
+        if not isinstance(record.get(name), dict):
             problem = f"is damaged: it has no object '{name}'"
-            raise TrainingError(problem, file=file, hint="choose another --output-dir")
-    return found
+            raise TrainingError(problem, file=file, hint=hint)
+    return record

@@ -1,4 +1,4 @@
-"""The checkpoint from which a training run continues, and the conditions under which it may."""
+"""Find the checkpoint from which a training run continues, and check that the run may continue from it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ _NOT_COMPARED = {
     "resume", "log_every", "save_every", "save_total_limit", "report_to", "eval_every", "lr", "tokens", "eval_tokens",
     "dataset_project",
 }  # fmt: skip
-_SAME = "continue with the same value, or begin another run"
+_NEW_RUN = "choose another --output-dir for a new run"
+_SAME = f"use the same value to continue the run, or {_NEW_RUN}"
 _EARLIER = "remove this directory to continue from an earlier checkpoint"
 
 
@@ -44,16 +45,16 @@ def checkpoint_to_resume(directory: Path, options: TrainOptions, resolved: Resol
         return None
     before = read_record(directory)
     if before.get("final") is not None:
-        hint = "choose another --output-dir; to train this model further, add --load-from-checkpoint"
+        hint = f"{_NEW_RUN}; to train this model further, also add --load-from-checkpoint {directory}"
         raise TrainingError("contains a run that has ended", file=directory, hint=hint)
     if not options.resume:
-        hint = "add --resume to continue it, remove that directory, or choose another --output-dir"
-        raise TrainingError("has the checkpoints of a run", file=directory / CHECKPOINTS, hint=hint)
+        hint = f"add --resume to continue the run, remove this directory, or {_NEW_RUN}"
+        raise TrainingError("contains the checkpoints of a run", file=directory / CHECKPOINTS, hint=hint)
     if not (latest / POSITION).exists():
-        raise TrainingError("was not saved by forgather model train", file=latest, hint="choose another --output-dir")
+        raise TrainingError("was not saved by forgather model train", file=latest, hint=_NEW_RUN)
     if not before:
         problem = f"has no {RECORD}, which contains the options of the run"
-        raise TrainingError(problem, file=directory, hint="choose another --output-dir")
+        raise TrainingError(problem, file=directory, hint=_NEW_RUN)
     _check_files(latest, plan)
     _check_options(before, options, resolved, plan)
     _check_model(latest, resolved)
@@ -61,22 +62,26 @@ def checkpoint_to_resume(directory: Path, options: TrainOptions, resolved: Resol
 
 
 def refuse_changed_data(directory: Path, held_out: HeldOut) -> None:
-    """Refuse to continue a run whose held-out documents were different.
+    """Check that the held-out documents are those with which the run began.
+
+    Args:
+        directory: The model directory, which has the record of the run.
+        held_out: The documents that the run would continue with.
 
     Raises:
-        DataError: They are not those that the record of the run states.
+        DataError: The documents are different.
     """
-    before = read_record(directory).get("data", {}).get("held_out", {}).get("digest")
-    if before not in (None, held_out.digest):
+    digest = read_record(directory).get("data", {}).get("held_out", {}).get("digest")
+    if digest not in (None, held_out.digest):
         problem = "the data has changed since the run began: the held-out documents are different"
-        raise DataError(problem, option="--dataset-project", hint="restore the data, or begin a new run")
+        raise DataError(problem, option="--dataset-project", hint=f"restore the data, or {_NEW_RUN}")
 
 
 def read_position(checkpoint: Path) -> dict[str, Any]:
-    """Return the position in the data of a checkpoint.
+    """Return the position in the data that a checkpoint contains.
 
     Raises:
-        TrainingError: Its file is damaged.
+        TrainingError: The file of the position is damaged.
     """
     try:
         position = read_object(checkpoint / POSITION)
@@ -89,7 +94,7 @@ def read_position(checkpoint: Path) -> dict[str, Any]:
 
 
 def _check_files(latest: Path, plan: Plan) -> None:
-    """Check that a checkpoint has the state of everything that the Trainer would otherwise reset."""
+    """Check that a checkpoint has all state files: the Trainer would silently reset a missing state."""
     random = ["rng_state.pth"] if plan.processes == 1 else [f"rng_state_{i}.pth" for i in range(plan.processes)]
     for name in ("optimizer.pt", "scheduler.pt", TRAINER_STATE_NAME, *random):
         if not (latest / name).is_file():
@@ -99,8 +104,9 @@ def _check_files(latest: Path, plan: Plan) -> None:
 def _check_options(before: Mapping[str, Any], options: TrainOptions, resolved: ResolvedModel, plan: Plan) -> None:
     old, old_plan, old_setup = before["options"], before["plan"], before["setup"]
     if old_plan["processes"] != plan.processes:
-        problem = f"the run began with {old_plan['processes']} processes, and there are {plan.processes}"
-        raise TrainingError(problem, hint=f"start {old_plan['processes']} processes")
+        count = old_plan["processes"]
+        problem = f"the number of processes is {plan.processes}, but the run began with {count}"
+        raise TrainingError(problem, hint=f"start {count} processes with accelerate launch, or {_NEW_RUN}")
     build = resolved.build
     pairs = {name: (old[name], plain(value)) for name, value in asdict(options).items() if name in old}
     pairs = {name: pair for name, pair in pairs.items() if name not in _NOT_COMPARED}
@@ -118,12 +124,13 @@ def _check_options(before: Mapping[str, Any], options: TrainOptions, resolved: R
             raise TrainingError(problem, option=f"--{name.replace('_', '-')}", hint=_SAME)
     if old_plan["bf16"] != plan.bf16:
         now, began_with = ("bf16" if bf16 else "no" for bf16 in (plan.bf16, old_plan["bf16"]))
-        problem = f"auto means {now} on this device, but the run began with {began_with}"
-        raise TrainingError(problem, option="--mixed-precision", hint="continue on the same kind of device")
+        problem = f"auto resolves to {now} on this device, but the run began with {began_with}"
+        hint = f"continue on the same type of device, or {_NEW_RUN}"
+        raise TrainingError(problem, option="--mixed-precision", hint=hint)
 
 
 def _check_model(latest: Path, resolved: ResolvedModel) -> None:
-    """Check that the checkpoint was trained with the same options of the model."""
+    """Check that the options of the model are those with which the checkpoint was trained."""
     before = read_object(latest / "config.json")
     for name, value in resolved.values.items():
         now = json.loads(json.dumps(value.value, default=str))

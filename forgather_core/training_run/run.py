@@ -49,9 +49,9 @@ class TrainingCallbacks:
 
     Args:
         construct: The callbacks of `construct`.
-        begin: Called with the report so far before the first step: setup, data and cost.
-        record: Called with the measurements at logged steps.
-        evaluation: Called with a step and the metrics of its evaluation.
+        begin: Called before the first step with the report so far: setup, data and cost.
+        record: Called with the measurements of each logged step.
+        evaluation: Called with the number of a step and the metrics of its evaluation.
     """
 
     construct: ProgressCallbacks = field(default_factory=ProgressCallbacks)
@@ -96,7 +96,7 @@ def run_training(
     assert options.dataset_project is not None
     if resolved.build.device == "meta" and resolved.origins["device"].label != DEFAULT:
         problem = "must be cpu, cuda, cuda:N or mps; got 'meta'"
-        raise TrainingError(problem, option="--device", hint="remove it to use the first device of this machine")
+        raise TrainingError(problem, option="--device", hint="drop it to use the first device of this machine")
     state = PartialState(cpu=resolved.build.device.startswith("cpu"))
     resolved = replace(resolved, build=replace(resolved.build, device=_device(resolved.build.device, state)))
     device = torch.device(resolved.build.device)
@@ -104,8 +104,9 @@ def run_training(
     plan = plan_of(options, device, state.num_processes)
     split = split_corpus(open_corpus(options.dataset_project, options.dataset_config), options.eval_fraction)
     target = resolved.target(project).resolve()
-    held = f"another run trains in {target}"
-    exclusive = directory_lock(target.with_name(f"{target.name}.train"), held=held) if state.is_main_process else None
+    lock_problem = f"another run trains in {target}"
+    lock_target = target.with_name(f"{target.name}.train")
+    exclusive = directory_lock(lock_target, held=lock_problem) if state.is_main_process else None
     # Locked and checked before the directory is constructed, which may rebuild it.
     with exclusive or nullcontext(), quiet_transformers():
         latest = checkpoint_to_resume(target, options, resolved, plan)
@@ -127,7 +128,7 @@ def run_training(
 
 
 class _Run:
-    """A training run, from its data to its report."""
+    """A training run: its model, tokenizer and data, and the steps from its cost to its report."""
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class _Run:
         vocabulary: int = model.config.vocab_size
         if facts.vocab_size > vocabulary:
             problem = f"the tokenizer has {facts.vocab_size} entries, but the model's vocab_size is {vocabulary}"
-            raise DataError(problem, hint="use another tokenizer or raise vocab_size")
+            raise DataError(problem, hint="use another --tokenizer, or raise --vocab-size")
         self.pad_id = facts.pad_token_id if facts.pad_token_id is not None else 0
         self.held_out: HeldOut = held_out_batches(
             split.held_out,
@@ -168,7 +169,7 @@ class _Run:
         )
 
     def cost(self, *, refuse: bool) -> Cost:
-        """Return the cost. If `refuse`, raise an error before the first batch if the run does not fit."""
+        """Return the cost; with `refuse`, raise TrainingError if the run does not fit into memory or on the disk."""
         directory = self.made.directory.path
         memory, flops = traced_cost(self.made.resolved, self.options, self.plan, directory)
         disk = disk_of(self.model, self.options, self.plan)
@@ -180,8 +181,8 @@ class _Run:
     def begin(self, cost: Cost) -> dict[str, Any]:
         """Return the report before the first step."""
         device = next(self.model.parameters()).device
-        held = asdict(self.held_out)
-        del held["batches"]
+        held_out = asdict(self.held_out)
+        del held_out["batches"]
         return {
             "model_name": self.made.resolved.model_name,
             "directory": str(self.made.directory.path),
@@ -196,7 +197,7 @@ class _Run:
             },
             "options": {name: plain(value) for name, value in asdict(self.options).items()},
             "plan": self.plan.to_dict(),
-            "data": {"training": self.split.training.name, "held_out": held},
+            "data": {"training": self.split.training.name, "held_out": held_out},
             "cost": cost.to_dict(),
             "versions": {name: version(name) for name in ("forgather", "torch", "transformers", "accelerate")},
             "steps": [],
@@ -255,11 +256,15 @@ class _Run:
             "best_checkpoint": str(best) if best is not None else None,
             "seconds": callback.records[-1].seconds if callback.records else 0.0,
         }
-        report |= {"steps": [one.to_dict() for one in callback.records], "evaluations": evaluations, "final": final}
+        report |= {
+            "steps": [record.to_dict() for record in callback.records],
+            "evaluations": evaluations,
+            "final": final,
+        }
         if trainer.is_world_process_zero():
-            plain = trainer.accelerator.unwrap_model(trainer.model)
-            save_checkpoint(self.made.directory.path, plain, safetensors=True)
-            report["samples"] = self._samples(plain)
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            save_checkpoint(self.made.directory.path, model, safetensors=True)
+            report["samples"] = self._samples(model)
             write_record(self.made.directory.path, report)
         trainer.accelerator.wait_for_everyone()
         return report
@@ -275,8 +280,8 @@ class _Run:
 
 
 def _device(name: str, state: PartialState) -> str:
-    """Return the device of this process: the one that was chosen, or the first of the machine instead of meta."""
+    """Return the device of this process: the chosen one, or the first one of the machine if it is meta."""
     if state.num_processes > 1:
         return str(state.device)
-    # Not that of the state, which remembers whether an earlier run of this process was on the CPU.
+    # Not `state.device`: accelerate keeps the device type of an earlier run of this process.
     return first_device() if name == "meta" else name

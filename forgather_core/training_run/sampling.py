@@ -1,4 +1,4 @@
-"""Continue texts with a model."""
+"""Generate continuations of texts with a model."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ def continuations(
     temperature: float = 0.8,
     top_p: float = 0.95,
 ) -> list[dict[str, str]]:
-    """Continue each prompt, and return prompt and continuation as text. The mode of the model is restored.
+    """Generate a continuation of each prompt in evaluation mode, then restore the mode of the model.
 
     Args:
         model: A transformers causal language model.
         tokenizer: Its tokenizer.
-        prompts: Token ids.
+        prompts: Token ids of each prompt.
         max_new_tokens: Maximum number of tokens of a continuation.
-        seed: Equal seeds give equal continuations on the same device.
-        temperature: The logits are divided by it; 0 selects the most probable token.
-        top_p: Sample from the smallest set of tokens with this probability (arXiv:1904.09751).
+        seed: Seed of torch's generators; equal seeds give equal continuations on the same device.
+        temperature: Divisor of the logits; 0 selects the most probable token.
+        top_p: Sample from the smallest set of tokens with this total probability (arXiv:1904.09751).
+
+    Returns:
+        For each prompt a dict with the keys `prompt` and `continuation`, decoded texts without special tokens.
     """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    found = []
+    samples = []
     try:
         with kept_random_state(), torch.no_grad():
             torch.manual_seed(seed)
@@ -50,10 +53,10 @@ def continuations(
                     **(sampling if temperature > 0 else {"do_sample": False}),
                 )
                 new = result[0, ids.shape[1] :]
-                found.append({
+                samples.append({
                     "prompt": tokenizer.decode(ids[0], skip_special_tokens=True),
                     "continuation": tokenizer.decode(new, skip_special_tokens=True),
                 })  # fmt: skip
     finally:
         model.train(training)
-    return found
+    return samples

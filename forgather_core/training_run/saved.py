@@ -1,4 +1,4 @@
-"""Sample and evaluate a saved model."""
+"""Generate samples with a saved model, and evaluate it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sample_directory(directory: Path, texts: tuple[str, ...], options: SampleOpt
         options: Sampling, device and dtype.
 
     Returns:
-        The report as plain data: directory, options, samples (prompt and continuation).
+        The report as plain data: model_name, directory, options, samples (prompt and continuation).
 
     Raises:
         ForgatherError: The directory, its weights or its tokenizer cannot be read, or the tokenizer has no chat
@@ -47,7 +47,7 @@ def sample_directory(directory: Path, texts: tuple[str, ...], options: SampleOpt
         model = load_model(directory, options.device, options.dtype)
         tokenizer = load_tokenizer(str(directory), option=None).tokenizer
         prompts = [_prompt(text, tokenizer, options.chat) for text in texts or ("",)]
-        found = continuations(
+        samples = continuations(
             model,
             tokenizer,
             [prompt for prompt in prompts for _ in range(options.samples)],
@@ -56,7 +56,7 @@ def sample_directory(directory: Path, texts: tuple[str, ...], options: SampleOpt
             temperature=options.temperature,
             top_p=options.top_p,
         )
-    return {"model_name": directory.name, "directory": str(directory), "options": asdict(options), "samples": found}
+    return {"model_name": directory.name, "directory": str(directory), "options": asdict(options), "samples": samples}
 
 
 def evaluate_directory(directory: Path, options: EvaluateOptions) -> dict[str, Any]:
@@ -67,7 +67,8 @@ def evaluate_directory(directory: Path, options: EvaluateOptions) -> dict[str, A
         options: The data, batch, device and dtype.
 
     Returns:
-        The report as plain data: directory, data, loss, perplexity, bits_per_byte, unigram_entropy, tokens.
+        The report as plain data: model_name, directory, data, documents, loss (nats per token), perplexity,
+        bits_per_byte, unigram_entropy, tokens, bytes.
 
     Raises:
         ForgatherError: The directory, its weights, its tokenizer or the dataset cannot be read.
@@ -84,7 +85,7 @@ def evaluate_directory(directory: Path, options: EvaluateOptions) -> dict[str, A
                 f"the tokenizer has {loaded.facts.vocab_size} entries, but the model's vocab_size is "
                 f"{model.config.vocab_size}"
             )
-            raise DataError(problem, file=directory, hint="use the tokenizer that the model was trained with")
+            raise DataError(problem, file=directory, hint="restore the tokenizer that the model was trained with")
         held_out = held_out_batches(
             corpus,
             loaded.tokenizer,
@@ -93,23 +94,28 @@ def evaluate_directory(directory: Path, options: EvaluateOptions) -> dict[str, A
             tokens=tokens,
             pad_id=loaded.facts.pad_token_id or 0,
         )
-        found = evaluate(model, held_out)
+        evaluation = evaluate(model, held_out)
     return {
         "model_name": directory.name,
         "directory": str(directory),
         "data": corpus.name,
         "documents": held_out.documents,
-        "loss": found.loss,
-        "perplexity": math.exp(min(found.loss, 700.0)),
-        "bits_per_byte": found.bits_per_byte,
+        "loss": evaluation.loss,
+        "perplexity": math.exp(min(evaluation.loss, 700.0)),
+        "bits_per_byte": evaluation.bits_per_byte,
         "unigram_entropy": held_out.unigram_entropy,
-        "tokens": found.tokens,
+        "tokens": evaluation.tokens,
         "bytes": held_out.bytes,
     }
 
 
 def load_model(directory: Path, device: str | None, dtype: str | None) -> Any:
     """Build the model of a directory and load its weights.
+
+    Args:
+        directory: A model directory with weights, such as a checkpoint of a run.
+        device: The device; None uses the first device of the machine.
+        dtype: Name of the dtype of the weights; None keeps that of the configuration.
 
     Raises:
         ForgatherError: The directory has no model or no weights, or a weight is missing.
@@ -122,7 +128,7 @@ def load_model(directory: Path, device: str | None, dtype: str | None) -> Any:
     check_build(options, None)
     model: Any = build(directory, options)
     if entry_of(directory) is None and (latest := find_latest_checkpoint(directory)) is not None:
-        hint = f"name its last checkpoint, {latest}, or continue the run with --resume"
+        hint = f"name its last checkpoint, {latest}, or finish the run: train with --resume"
         raise BuildError("has no final weights, because its training run has not ended", file=directory, hint=hint)
     load_all_weights(directory, model, hint=_WEIGHTS)
     return model
@@ -150,13 +156,14 @@ def _prompt(text: str, tokenizer: Any, chat: bool) -> list[int]:
 
 def _fraction(directory: Path) -> float:
     path = directory.resolve()
-    record = read_record(path)
+    hint = "restore the file, or drop --held-out"
+    record = read_record(path, hint=hint)
     if not record and path.parent.name == CHECKPOINTS:  # a checkpoint of a run
-        record = read_record(path.parent.parent)
+        record = read_record(path.parent.parent, hint=hint)
     if not record:
         raise DataError(f"has no {RECORD}: nothing was held out", file=directory, hint="drop --held-out")
     fraction = record["options"].get("eval_fraction")
     if not isinstance(fraction, float):
         problem = f"{RECORD} has no valid eval_fraction"
-        raise DataError(problem, file=directory, hint="drop --held-out")
+        raise DataError(problem, file=directory, hint=hint)
     return fraction

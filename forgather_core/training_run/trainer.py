@@ -1,4 +1,4 @@
-"""transformers' Trainer with crash-safe checkpoints, the loss in chunks, and a stop where values become non-finite."""
+"""transformers' Trainer with crash-safe checkpoints, a chunked loss, and an error for non-finite values."""
 
 from __future__ import annotations
 
@@ -35,18 +35,19 @@ from .weights import load_all_weights
 
 POSITION = "data_position.json"
 _EARLIER = "remove this directory to continue from an earlier checkpoint"
+_SMALLER_LR = "try a smaller --lr, or --mixed-precision no"
 _FULL = 2**16  # bytes; a disk with less free space is full
 _TORCH_WRITERS = ("inline_container", "PytorchStreamWriter")  # in torch's errors of saving
 
 
 class Trainer(transformers.Trainer):
-    """transformers' Trainer, changed in five places.
+    """transformers' Trainer with five changes.
 
     - A checkpoint is written to a staging directory and renamed: a kill at any time leaves complete checkpoints only.
-      The best and the last one are never removed. A checkpoint also has the position in a `PackedStream`.
+      The best and the last one are never removed. A checkpoint also contains the position in a `PackedStream`.
     - The loss is computed in chunks, without the full logits, if the model supports it.
     - Weight decay applies to matrices only.
-    - A loss or a gradient that is not finite raises a `TrainingError` before the weights change; it names the module.
+    - A loss or a gradient that is not finite raises a `TrainingError` that names the module, before the weights change.
     - If `eval_dataset` is a `HeldOut`, `evaluate` computes the loss per token and per byte of its documents.
 
     Args:
@@ -60,10 +61,11 @@ class Trainer(transformers.Trainer):
 
     def __init__(self, *args: Any, full_logits: bool = False, **kwargs: Any) -> None:
         if isinstance(kwargs.get("train_dataset"), PackedStream):
-            # The default for a tokenizer pads, and adds a mask that hides the documents of a row from some models.
+            # The Trainer's default with a tokenizer adds an attention mask, with which some models ignore document
+            # boundaries.
             kwargs.setdefault("data_collator", transformers.default_data_collator)
         super().__init__(*args, **kwargs)
-        # The Trainer would remove all but the best checkpoint at the end, where this is 1.
+        # With a limit of 1, the Trainer would remove all checkpoints but the best one at the end.
         self.args: Any = copy.copy(self.args)  # the caller may use them for another Trainer
         self._keep, self.args.save_total_limit = self.args.save_total_limit, None
         self._check_rows()
@@ -73,23 +75,23 @@ class Trainer(transformers.Trainer):
         self._calls: list[tuple[dict[str, Any], RandomState, Tensor]] = []  # batches of this optimizer step
 
     def _check_rows(self) -> None:
-        """Check that a step reads whole batches of a stream, whose positions count them."""
+        """Check that a step reads one batch of a stream: the position in the stream is a number of batches."""
         if not isinstance(self.train_dataset, PackedStream):
             return
         rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         if self.train_dataset.rows != rows:
             problem = f"a step reads {rows} rows, but the PackedStream has batches of {self.train_dataset.rows}"
-            raise TrainingError(problem, hint=f"create it with rows={rows}")
+            raise TrainingError(problem, hint=f"create the PackedStream with rows={rows}")
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """Compute the loss, in chunks unless the outputs are requested."""
         if self._skip_logits and not return_outputs:
             inputs = {**inputs, "skip_logits": True}
-        found = super().compute_loss(model, inputs, return_outputs, **kwargs)
-        loss: Tensor = found[0] if return_outputs else found
+        result = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        loss: Tensor = result[0] if return_outputs else result
         if model.training and is_fused(self.optimizer) and not loss.isfinite():  # backward would update the weights
             raise self._non_finite([(dict(inputs), RandomState.take(self.args.device), loss)])
-        return found
+        return result
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Run forward and backward of one batch."""
@@ -108,12 +110,11 @@ class Trainer(transformers.Trainer):
         return norm
 
     def _non_finite(self, calls: list[tuple[dict[str, Any], RandomState, Tensor]]) -> TrainingError:
-        plain = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model)
         inputs, rng, loss = next((call for call in calls if not call[2].isfinite().all()), calls[-1])
         inputs = {name: value.to(self.args.device) for name, value in inputs.items()}
-        error = non_finite_error(plain, inputs, rng, self.state.global_step + 1, loss)
-        where = last_checkpoint(self.args.output_dir)
-        return TrainingError(f"{error.problem}{where}", hint=error.hint)
+        error = non_finite_error(model, inputs, rng, self.state.global_step + 1, loss, hint=_SMALLER_LR)
+        return TrainingError(f"{error.problem}{last_checkpoint(self.args.output_dir)}", hint=error.hint)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the names of the parameters with weight decay: the matrices."""
@@ -124,14 +125,14 @@ class Trainer(transformers.Trainer):
         if not isinstance(self.eval_dataset, HeldOut):
             result: dict[str, float] = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
             return result
-        found = evaluate(
+        evaluation = evaluate(
             self.model,
             self.eval_dataset,
             part=slice(self.accelerator.process_index, None, self.accelerator.num_processes),
             total=lambda sums: self.accelerator.reduce(sums, "sum"),
             context=self.accelerator.autocast,
         )
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in asdict(found).items()}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in asdict(evaluation).items()}
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -148,9 +149,10 @@ class Trainer(transformers.Trainer):
             if self.args.should_save and self._staging is not None:
                 self._write_additional_files(self._staging / target.name, target)
         if self.args.should_save and self._keep:
-            best = self.best_checkpoint  # one that does not open is kept by itself, and must not stop the run
-            opens = any(found.path == best and found.problem is None for found in step_checkpoints(run))
-            rotate_checkpoints(run, max(1, self._keep), best=best if opens else None)
+            best = self.best_checkpoint
+            # rotate_checkpoints keeps incomplete checkpoints, and rejects one as `best`.
+            complete = any(saved.path == best and saved.problem is None for saved in step_checkpoints(run))
+            rotate_checkpoints(run, max(1, self._keep), best=best if complete else None)
 
     @property
     def best_checkpoint(self) -> Path | None:
@@ -201,12 +203,16 @@ class Trainer(transformers.Trainer):
             self.processing_class.save_pretrained(output_dir)
 
     def take_over(self, checkpoint: Path) -> None:
-        """Load the weights and the state of a run's last checkpoint, without training."""
+        """Load the weights and the Trainer's state of a run's last checkpoint, without training.
+
+        Raises:
+            CheckpointError: The weights cannot be read, or tensors are missing or unexpected.
+        """
         load_all_weights(checkpoint, self.model, hint=_EARLIER)
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Restore the random state; for an endless stream later: its iterator, which is created next, draws from it."""
+        """Restore the random state. With a `PackedStream` this is deferred: creating its iterator changes the state."""
         if isinstance(self.train_dataset, PackedStream):
             self._rng_from = checkpoint
         else:
@@ -235,14 +241,14 @@ class Trainer(transformers.Trainer):
 
 
 def last_step(checkpoint: Path) -> int:
-    """Return the number of steps of the run when a checkpoint was saved."""
+    """Return the number of the optimizer step after which a checkpoint was saved."""
     step: int = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
     return step
 
 
 @contextmanager
 def _disk_errors(target: Path) -> Iterator[None]:
-    """Turn errors of writing into a CheckpointError: torch and safetensors raise their own errors for a full disk."""
+    """Turn write errors into a CheckpointError: torch and safetensors raise their own errors for a full disk."""
     try:
         yield
     except (OSError, RuntimeError, DirectoryError, CheckpointError) as error:
@@ -259,13 +265,13 @@ def _disk_errors(target: Path) -> Iterator[None]:
 
 
 def _failed_write(error: Exception, target: Path) -> str | None:
-    """Return the reason if an error is a failed write, else None. torch's errors do not have it."""
+    """Return the reason if an error is a failed write, else None. torch's errors do not name a full disk."""
     if isinstance(error, (DirectoryError, CheckpointError)):
         return error.problem
     if isinstance(error, OSError):
         return f"cannot be written: {error}"
-    place = next(path for path in target.parents if path.exists())
-    if shutil.disk_usage(place).free < _FULL:
+    existing = next(path for path in target.parents if path.exists())
+    if shutil.disk_usage(existing).free < _FULL:
         return f"cannot be written: {os.strerror(errno.ENOSPC)}"
     text = first_line(error)
     return f"cannot be written: {text}" if any(name in text for name in _TORCH_WRITERS) else None

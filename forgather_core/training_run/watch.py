@@ -1,4 +1,4 @@
-"""The callback of a training run: record its steps, and stop a run whose loss does not fall."""
+"""A Trainer callback that records the steps of a run, and stops a run whose loss does not fall."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ..filesystem.printable import truncated_list
 from ..training import measure
 from ..training.combined_optimizer import is_fused
 
-_FIRST, _LAST = 5, 20  # numbers of logged losses at both ends of the comparison
-_LOSS_PATIENCE = 100  # steps after which a loss must have fallen
-_GRADIENT_PATIENCE = 10  # steps after which every parameter must have had a gradient
+_FIRST, _LAST = 5, 20  # the mean of the last 20 logged losses is compared with that of the first 5
+_LOSS_PATIENCE = 100  # steps after which the loss must have fallen
+_GRADIENT_PATIENCE = 10  # steps after which every parameter must have received a gradient
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class TrainingRecord:
         loss: Mean cross-entropy in nats per token.
         grad_norm: Norm of the gradient of this step, before clipping; None if it was not computed.
         learning_rate: Learning rate of this step.
-        tokens: Positions trained on since the beginning of the run.
+        tokens: Tokens since the beginning of the run, including padding.
         tokens_per_second: Mean throughput.
         mfu: Model FLOPs utilization; None if the peak of the device is unknown.
         seconds: Seconds since the beginning, without the time between an interruption and the run that continues it.
-        seconds_left: Estimated seconds to the end.
+        seconds_left: Estimated seconds to the end of the run.
         device_memory: Peak memory on the device in bytes; None if torch does not count it.
         host_memory: Peak memory of the process in bytes.
     """
@@ -63,16 +63,16 @@ class TrainingCallback(TrainerCallback):
     """Record the steps of a run, and stop it if its loss does not fall or if a parameter is not trained.
 
     Args:
-        tokens_per_step: Positions per optimizer step, of all processes.
+        tokens_per_step: Tokens per optimizer step of all processes, including padding.
         on_record: Called with each record.
         on_evaluation: Called with the step and the metrics of each evaluation.
         peak_flops: Peak FLOP/s of all devices together; None if unknown.
         flops_per_token: FLOPs of training on a token; None if unknown.
-        stop: Whether to stop a run that does not train.
-        falls: Whether the loss is expected to fall, as that of new weights does.
+        stop: Whether to stop a run whose loss does not fall, or in which a parameter receives no gradient.
+        falls: Whether the loss is expected to fall, as with newly initialized weights; if not, it is not checked.
 
     Raises:
-        TrainingError: In a step: the loss does not fall, or a parameter has never had a gradient.
+        TrainingError: During training: the loss does not fall, or a parameter has received no gradient.
 
     Attributes:
         records: The records so far, those of an interrupted run included: they are in the Trainer's `log_history`.
@@ -101,7 +101,7 @@ class TrainingCallback(TrainerCallback):
         self._before = self._began = self._mark = self._busy = self._last_busy = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take over what an interrupted run has recorded, and begin to measure time."""
+        """Load the records of an interrupted run, and start to measure time."""
         state.compute_steps(args, state.max_steps)  # a continued run may have other intervals
         names = [field.name for field in fields(TrainingRecord)]
         logs = [entry for entry in state.log_history if entry["step"] <= state.global_step]
@@ -112,12 +112,12 @@ class TrainingCallback(TrainerCallback):
         self._first_step = self._last_step = state.global_step
         self._began = self._mark = time.perf_counter()
         self._before = self.records[-1].seconds if self.records else 0.0
-        if state.global_step == 0 and not is_fused(kwargs.get("optimizer")):  # it frees the gradients itself
+        if state.global_step == 0 and not is_fused(kwargs.get("optimizer")):  # which frees gradients within backward
             model: nn.Module = kwargs["model"]
             self._untrained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note which parameters have a gradient, in the first steps of a run."""
+        """Record which parameters have received a gradient, in the first steps of a run."""
         if self._untrained:
             model: nn.Module = kwargs["model"]
             parameters = dict(model.named_parameters())
@@ -128,16 +128,16 @@ class TrainingCallback(TrainerCallback):
             }
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure the time of the step; stop if a parameter has had no gradient for several steps."""
+        """Measure the time of the step; stop if a parameter has received no gradient in the first steps."""
         now = time.perf_counter()
         self._busy += now - self._mark
         self._mark = now
         if self._untrained and state.global_step >= _GRADIENT_PATIENCE:
             names, self._untrained = truncated_list(sorted(self._untrained)), None
             if self.stop:
-                where = last_checkpoint(args.output_dir)
-                problem = f"step {state.global_step}: no gradient has reached {names}{where}"
-                hint = "run forgather model verify, or add --force to train the others"
+                checkpoint = last_checkpoint(args.output_dir)
+                problem = f"step {state.global_step}: no gradient has reached {names}{checkpoint}"
+                hint = "run forgather model verify, or add --force to train the other parameters"
                 raise TrainingError(problem, hint=hint)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -166,13 +166,13 @@ class TrainingCallback(TrainerCallback):
         )
         self._last_step, self._last_busy = state.global_step, self._busy
         self.records.append(record)
-        state.log_history[-1].update(record.to_dict())  # a part of checkpoints
+        state.log_history[-1].update(record.to_dict())  # checkpoints contain the history
         if self.on_record is not None:
             self.on_record(record)
         self._check_loss_falls(state, args.output_dir)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        """Report an evaluation."""
+        """Record an evaluation."""
         self._mark = time.perf_counter()
         if metrics is not None and "eval_bits_per_byte" in metrics:
             self.evaluations.append(_evaluation(state.global_step, metrics))
@@ -180,7 +180,7 @@ class TrainingCallback(TrainerCallback):
                 self.on_evaluation(state.global_step, self.evaluations[-1])
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Exclude the time of the save."""
+        """Exclude the time of a save from the time of the steps."""
         self._mark = time.perf_counter()
 
     def _check_loss_falls(self, state: Any, directory: str) -> None:

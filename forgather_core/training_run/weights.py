@@ -1,4 +1,4 @@
-"""Loading of the weights of a run."""
+"""Load the weights of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..checkpoint.read.plan import UnmatchedTensorsError
 
 
 def load_all_weights(checkpoint: Path | str, model: Any, *, hint: str) -> None:
-    """Load a checkpoint that must have exactly the tensors of the model.
+    """Load a checkpoint that must contain exactly the tensors of the model.
 
     Args:
         checkpoint: The checkpoint.

@@ -55,7 +55,7 @@ class TransformerModel(Decoder):
         return self.embed_drop(scaled + self.embed_positions(position_ids).to(scaled.dtype))
 
     def initial_weights(self) -> Table:
-        """Yield the table. The embedding times sqrt(d) has variance 1; position embeddings have 1/2."""
+        """Yield the initialization table. Scaled embeddings have variance 1, position embeddings 1/2."""
         c = self.config
         yield r"norm\.weight", ones()
         yield r"\.bias", zeros()

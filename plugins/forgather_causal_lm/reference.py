@@ -23,13 +23,13 @@ from forgather_core.reference import (
 def logits(
     weights: Weights, ids: Tensor, *, layers: int, heads: int, window: int | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Compute embeddings with positions, sub-layers followed by norms (sec. 3.1, fig. 1), and the output layer.
+    """Compute the logits: embeddings with positions, sub-layers followed by norms (sec. 3.1, fig. 1), output layer.
 
     Args:
         weights: The weights in float64, by name.
         ids: The token ids [T] of one document.
         layers, heads: The number of layers, and of attention heads.
-        window: The number of keys that a query attends to, itself included; None is no window.
+        window: The number of keys that a query attends to, itself included; None means no window.
         eps: The eps of the norms.
 
     Returns:
@@ -45,7 +45,7 @@ def logits(
 
 
 def embedding(table: Tensor, token: int, position: int) -> Tensor:
-    """Return the input of the first layer: the embedding times sqrt(d) (sec. 3.4) plus its position.
+    """Return the input of the first layer [d]: the embedding times sqrt(d) (sec. 3.4) plus the position encoding.
 
     Sec. 3.5: PE(pos, 2i) = sin(pos / 10000^(2i/d)), PE(pos, 2i+1) = cos.
     """

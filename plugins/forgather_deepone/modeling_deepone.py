@@ -60,7 +60,7 @@ class DeeponeModel(Decoder):
         return self.embed_drop(inputs_embeds)
 
     def initial_weights(self) -> Table:
-        """Yield the table of DeepNet, fig. 2: Xavier, with gain beta = (8M)^(-1/4) on the value path, else 1."""
+        """Yield the initialization table of DeepNet, fig. 2: Xavier with gain beta = (8M)^(-1/4), 1 for q and k."""
         c = self.config
         beta = (8 * c.num_hidden_layers) ** (-1 / 4)
         yield r"slopes", values(SLOPES[c.alibi_slopes](c.num_attention_heads))

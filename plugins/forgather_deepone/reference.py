@@ -31,7 +31,7 @@ def logits(
     slopes: list[float] | None = None,
     eps: float = 1e-6,
 ) -> Tensor:
-    """Compute the logits [T, V]: x_{l+1} = LN(alpha x_l + G_l(x_l)) with G_l attention or feed-forward, norm, head.
+    """Compute the logits: x_{l+1} = LN(alpha x_l + G_l(x_l)), G_l attention or feed-forward; final norm; head.
 
     Differences from the paper: LN is an RMSNorm, the feed-forward layer is gated, and a final norm is added.
 
@@ -39,8 +39,8 @@ def logits(
         weights: The weights in float64, by name.
         ids: The token ids [T] of one document.
         layers, heads, kv_heads, head_dim: The number of layers, query heads and key/value heads, and the head size.
-        window: The number of keys that a query attends to, itself included; None is no window.
-        slopes: The ALiBi slopes of every layer; None takes them from the weights.
+        window: The number of keys that a query attends to, itself included; None means no window.
+        slopes: The ALiBi slopes of every layer; None reads them from the weights.
         eps: The eps of the norms.
 
     Returns:
@@ -128,7 +128,7 @@ def _logits_from_config(weights: Weights, ids: Tensor, config: Any) -> Tensor:
 
 
 def init_std(config: Any) -> dict[str, InitStd]:
-    """Return the init std. DeepNet, fig. 2: Xavier normal with gain beta, 1 for queries and keys.
+    """Return the init std of DeepNet, fig. 2: Xavier normal with gain beta, or gain 1 for queries and keys.
 
     The other standard deviations are this definition's choice.
     """

@@ -49,7 +49,7 @@ class LlamaModel(Decoder):
         self.post_init()
 
     def initial_weights(self) -> Table:
-        """Yield the table of `llama_weights`, which other definitions share."""
+        """Return the initialization table of `llama_weights`, which other definitions share."""
         c = self.config
         return llama_weights(c.hidden_size, c.num_hidden_layers, tied=c.tie_word_embeddings, pad=c.pad_token_id)
 

@@ -15,4 +15,4 @@ class LlamaOptions(RopeOptions, WindowOptions, RMSNormOptions, GroupedHeadOption
         """Check for a sliding window, which transformers' Llama does not support."""
         yield from super().native_problems()
         if self.sliding_window is not None:
-            yield "transformers' Llama has no sliding_window (mistral has)"
+            yield "transformers' Llama does not support sliding_window (mistral does)"

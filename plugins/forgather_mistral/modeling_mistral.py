@@ -19,7 +19,7 @@ from .configuration_mistral import MistralConfig
 class MistralModel(Decoder):
     """The decoder: h = embed(ids); for each layer h += attn(norm(h)), h += mlp(norm(h)); norm(h).
 
-    Query i attends to keys i - sliding_window + 1 to i; k layers reach k (sliding_window - 1) back (sec. 2, fig. 1).
+    Query i attends to keys i - sliding_window + 1 to i; k layers reach k (sliding_window - 1) tokens back (sec. 2).
     """
 
     config_class = MistralConfig
@@ -52,7 +52,7 @@ class MistralModel(Decoder):
         self.post_init()
 
     def initial_weights(self) -> Table:
-        """Yield the same table as llama."""
+        """Return the initialization table of llama."""
         c = self.config
         return llama_weights(c.hidden_size, c.num_hidden_layers, tied=c.tie_word_embeddings, pad=c.pad_token_id)
 

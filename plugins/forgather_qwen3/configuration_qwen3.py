@@ -27,13 +27,13 @@ class Qwen3Config(Qwen3Options, DecoderConfig):
         if self.use_sliding_window is False:
             self.sliding_window = None
         self.use_sliding_window = self.sliding_window is not None
-        kinds = ["sliding_attention" if window else "full_attention" for window in self.windows()]
-        if self.layer_types not in (None, kinds):
+        layer_types = ["sliding_attention" if window else "full_attention" for window in self.windows()]
+        if self.layer_types not in (None, layer_types):
             raise ValueError(
-                f"layer_types must be {kinds} for this sliding_window and max_window_layers; got {self.layer_types}: "
-                "remove it, or correct max_window_layers"
+                f"layer_types must be {layer_types} for this sliding_window and max_window_layers; "
+                f"got {self.layer_types}: remove layer_types, or correct max_window_layers"
             )
-        self.layer_types = kinds
+        self.layer_types = layer_types
         super().__post_init__(**kwargs)
 
     def windows(self) -> list[int | None]:

@@ -54,7 +54,7 @@ class Qwen3Model(Decoder):
         self.post_init()
 
     def initial_weights(self) -> Table:
-        """Yield the same table as llama."""
+        """Return the initialization table of llama."""
         c = self.config
         return llama_weights(c.hidden_size, c.num_hidden_layers, tied=c.tie_word_embeddings, pad=c.pad_token_id)
 

@@ -27,7 +27,7 @@ class SingleHeadConfig(SingleHeadOptions, DecoderConfig):
 
     @property
     def head_dim(self) -> int:
-        """Return the head dimension, the hidden size."""
+        """The head dimension, which equals the hidden size."""
         return self.hidden_size
 
 

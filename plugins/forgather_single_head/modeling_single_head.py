@@ -1,6 +1,6 @@
 """A transformer with one attention head per layer, for analysis (transformer-circuits.pub/2021/framework).
 
-d = hidden_size, which is the head's dimension too; positions are the linear biases of ALiBi (arXiv:2108.12409).
+d = hidden_size, also the dimension of the head; positions are the linear biases of ALiBi (arXiv:2108.12409).
 """
 
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class SingleHeadModel(Decoder):
         return self.embed_drop(inputs_embeds * self.config.hidden_size**0.5)
 
     def initial_weights(self) -> Table:
-        """Yield the table. The embedding is also the head, whose rows have length 1."""
+        """Yield the initialization table. The embedding is also the head, so its rows have a norm of about 1."""
         c = self.config
         yield r"slopes", values([SLOPE])
         yield r"norm", ones()

@@ -18,7 +18,7 @@ class SingleHeadOptions(WindowOptions, RMSNormOptions, DropoutOptions, DecoderOp
     tie_word_embeddings: bool = inherited(DecoderOptions, "tie_word_embeddings", True)
 
     def unsupported_attention(self) -> dict[str, str]:
-        """Exclude flash-attn, which computes no gradient for the trainable slopes."""
+        """Exclude flash-attn, which computes no gradients for the trainable slopes."""
         unsupported = super().unsupported_attention()
         unsupported["flash_attention_2"] = "it computes no gradient for the slopes of ALiBi; use sdpa or flex_attention"
         return unsupported

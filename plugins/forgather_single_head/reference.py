@@ -14,13 +14,13 @@ from forgather_core.reference import InitStd, Reference, Weights, attention, fan
 
 
 def logits(weights: Weights, ids: Tensor, *, layers: int, window: int | None = None, eps: float = 1e-5) -> Tensor:
-    """Compute x = embed(ids) sqrt(d); for each layer x += attn(norm(x)), x += mlp(norm(x)); then head(norm(x)).
+    """Compute the logits: x = embed(ids) sqrt(d); for each layer x += attn(norm(x)), x += mlp(norm(x)); head(norm(x)).
 
     Args:
         weights: The weights in float64, by name.
         ids: The token ids [T] of one document.
         layers: The number of layers.
-        window: The number of keys that a query attends to, itself included; None is no window.
+        window: The number of keys that a query attends to, itself included; None means no window.
         eps: The eps of the norms.
 
     Returns:
@@ -44,7 +44,7 @@ def logits(weights: Weights, ids: Tensor, *, layers: int, window: int | None = N
 def _attention(x: Tensor, w_qk: Tensor, w_ov: Tensor, slope: Tensor, window: int | None) -> Tensor:
     """Compute attention, softmax(x^T W_QK x) W_OV x (section "Attention Heads are Independent").
 
-    Scores are divided by sqrt(d), then ALiBi's -slope (i - j) is added (its sec. 3).
+    Scores are divided by sqrt(d), then -slope (i - j) is added (ALiBi, sec. 3).
     """
     return attention(x @ w_qk.T, x, x @ w_ov.T, window=window, bias=lambda i, j: -slope * (i - j))
 
@@ -55,7 +55,7 @@ def _logits_from_config(weights: Weights, ids: Tensor, config: Any) -> Tensor:
 
 
 def init_std(config: Any) -> dict[str, InitStd]:
-    """Return the init std: torch's default for linear layers, slopes of 1/2, embeddings of variance 1/d, scaled."""
+    """Return the init std: torch's default for linear layers, slopes of 1/2, embeddings of variance 1/d."""
     return {
         "slopes": [0.5],
         "norm": [1.0],

@@ -79,7 +79,7 @@ OF_CONSTRUCTION = [
     ("--vocab-size 10 construct", "10 is smaller than the 2000 entries of the tokenizer"),
     ("-o x.pdf construct", "suffix of 'x.pdf' must be one of"),
     ("--device cpu test --packing best-fit", "--packing requires --packed"),
-    ("--device cpu --no-init-weights test", "leaves weights uninitialized"),
+    ("--device cpu --no-init-weights test", "--no-init-weights requires --load-from-checkpoint"),
     ("--device cpu --attn-implementation flex_attention test", "has no backward pass on the CPU"),
     ("--device cpu test --dataset-project nope", "--dataset-project: 'nope' is neither a file"),
     ("--device cpu test --dataset-project stdlb", "Did you mean 'stdlib'"),
@@ -350,7 +350,7 @@ DIRECTORY_ERRORS = {
     "one: hf download OWNER/NAME --local-dir nowhere",
     "--from-config an/owner": "--from-config: an/owner/config.json does not exist: use a model directory, or download "
     "one: hf download an/owner --local-dir owner, then use --from-config owner",
-    "--native --sliding-window 8": "--native: transformers' Llama has no sliding_window",
+    "--native --sliding-window 8": "--native: transformers' Llama does not support sliding_window",
 }
 
 

@@ -73,7 +73,7 @@ def test_ctrl_c_names_the_last_checkpoint(cli: Cli, step: int, monkeypatch: pyte
 
 
 def test_wrong_input_is_one_line(cli: Cli) -> None:
-    assert cli(*MODEL, "train").error == "--dataset-project is missing: name a file or directory of text, or stdlib"
+    assert cli(*MODEL, "train").error == "--dataset-project is required: name a file or directory of text, or stdlib"
     assert "--tokens: expected a number of tokens" in cli(*MODEL, *RUN, "--tokens", "x").error
     assert "--save-checkpoint has no effect on 'train'" in cli(*MODEL, *RUN, "--save-checkpoint").error
     assert "--steps" in cli(*MODEL, *RUN, "--steps", "3").error

@@ -79,7 +79,7 @@ def test_a_model_begins_by_itself_and_chats(trained: fg.TrainingRun) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda place: fg.train("llama"), fg.ForgatherError, "dataset_project is missing"),
+        (lambda place: fg.train("llama"), fg.ForgatherError, "dataset_project is required"),
         (lambda place: fg.train("llama", token=3), TypeError, r"no option 'token'\. Did you mean 'tokens'\?"),
         (fg.sample, fg.ForgatherError, "is not a model directory: it has no config.json"),
         (fg.evaluate, TypeError, r"evaluate\(\) requires dataset_project"),

@@ -1,6 +1,7 @@
 """`python -m tests.mutants`: plant every mistake of the catalogue and run every check.
 
-Exit code 1 if the check that an entry names does not catch it, or if a check fails on a model without a mistake.
+The exit code is 1 if a mistake is not caught by the check that its entry names, or if a check fails on a model without
+a mistake.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ def main() -> int:
     parser.add_argument(
         "--only",
         metavar="TEXT",
-        help="mutants with this text in name, group or definition; comma-separated",
+        help="run only mutants with this text in name, group or definition; comma-separated",
     )
-    parser.add_argument("--check", metavar="NAMES", default="", help="only these checks, separated by commas")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--all", action="store_true", help="deferred checks also on mutants that another check has caught")
-    how.add_argument("--named", action="store_true", help="run only the check that the mutant's entry names")
+    parser.add_argument("--check", metavar="NAMES", default="", help="run only these checks, separated by commas")
+    selection = parser.add_mutually_exclusive_group()
+    selection.add_argument("--all", action="store_true", help="run deferred checks also on mutants already caught")
+    selection.add_argument("--named", action="store_true", help="run only the check that the mutant's entry names")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="parallel processes (default: 2)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
@@ -47,7 +48,7 @@ def main() -> int:
 def _run(arguments: argparse.Namespace) -> int:
     import transformers
 
-    from .apply import REFERENCE_CHECKS, How, checks, run
+    from .apply import REFERENCE_CHECKS, Selection, checks, run
     from .catalogue import GROUPS
 
     transformers.utils.logging.set_verbosity_error()
@@ -60,8 +61,8 @@ def _run(arguments: argparse.Namespace) -> int:
     todo = checks([name for name in arguments.check.split(",") if name])
     false_alarms: dict[str, dict[str, str]] = {}
     rows = []
-    how: How = "all" if arguments.all else "named" if arguments.named else "deferred"
-    for mutant, outcome in run(chosen, todo, jobs=arguments.jobs, how=how):
+    selection: Selection = "all" if arguments.all else "named" if arguments.named else "deferred"
+    for mutant, outcome in run(chosen, todo, jobs=arguments.jobs, selection=selection):
         if mutant is None:
             if outcome.failed:
                 false_alarms[outcome.name] = outcome.failed
@@ -86,12 +87,12 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         _print_tables(rows, false_alarms, summary)
     for name, check in _missed(rows, todo).items():
-        print(f"{name}: its entry names {check}, which does not catch it", file=sys.stderr)
+        print(f"{name}: not caught by {check}, the check that its entry names", file=sys.stderr)
     return 0 if not false_alarms and not _missed(rows, todo) else 1
 
 
 def _missed(rows: list[dict[str, Any]], todo: Sequence[Check]) -> dict[str, str]:
-    """Return the mutants that the check of their entry did not catch although it was requested, with that check."""
+    """Return the mutants that the check of their entry did not catch, with that check, if it was requested."""
     names = {check.name for check in todo}
     return {row["name"]: row["check"] for row in rows if row["check"] in names - set(row["caught_by"])}
 
@@ -118,8 +119,8 @@ def _print_tables(rows: list[dict[str, object]], false_alarms: dict[str, dict[st
     if missed:
         console.print(f"[bold red]missed[/]: {', '.join(missed)}")
     for name, failed in false_alarms.items():
-        for check, what in failed.items():
-            console.print(f"[bold red]false alarm[/] of {check} on {escape(name)}: {escape(what)}")
+        for check, message in failed.items():
+            console.print(f"[bold red]false alarm[/] of {check} on {escape(name)}: {escape(message)}")
 
 
 def _counts(rows: list[dict[str, object]]) -> tuple[Counter[str], Counter[str]]:

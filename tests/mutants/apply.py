@@ -1,4 +1,4 @@
-"""Model directories with a mistake, and the checks that catch it."""
+"""Write model directories with a mistake, and run the checks on them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ REFERENCE_CHECKS = ("reference-parity", "init-std")  # they do not apply if the 
 TIMEOUT = 900.0  # seconds for one directory
 
 # "deferred" runs a deferred check only if no other check catches the mutant, or if the mutant's entry names it.
-# "named" runs only the check that the entry names.
-How = Literal["all", "deferred", "named"]
+# "named" runs only the check that the entry names. "all" runs every check.
+Selection = Literal["all", "deferred", "named"]
 
 
 def checks(names: Sequence[str] = ()) -> list[Check]:
@@ -52,7 +52,7 @@ class Original:
 
 
 class Originals:
-    """The directories without a mistake, each written once.
+    """The directories without a mistake, each written when it is first needed.
 
     Args:
         workdir: The parent of the directories.
@@ -63,7 +63,7 @@ class Originals:
         self.made: dict[str, Original] = {}
 
     def of(self, mutant: Mutant) -> Original:
-        """Return the directory that a mutant changes."""
+        """Return the directory of which a mutant changes a copy."""
         options = ", ".join(f"{name}={value}" for name, value in mutant.options.items())
         name = f"{mutant.definition} ({options})" if options else mutant.definition
         if name not in self.made:
@@ -93,8 +93,8 @@ class Outcome:
 
     Args:
         name: The name of the mutant or the original.
-        failed: The checks that failed, with one of their messages.
-        seconds: The duration of each check.
+        failed: The first failure message of each failed check, by the check's name.
+        seconds: The duration of each check in seconds, by the check's name.
     """
 
     name: str
@@ -105,7 +105,15 @@ class Outcome:
 def run_checks(
     name: str, path: Path, resolved: ResolvedModel, todo: Iterable[Check], deferred: Collection[str] = ()
 ) -> Outcome:
-    """Run checks on a directory: deferred ones last, and only if no other check fails. A check that raises fails."""
+    """Run checks on a directory. A check that raises counts as failed.
+
+    Args:
+        name: The name of the mutant or the original.
+        path: The directory.
+        resolved: The resolved model of the directory.
+        todo: The checks.
+        deferred: Names of checks that run last, and only if no check without a reference has failed.
+    """
     outcome = Outcome(name)
     for check in sorted(todo, key=lambda check: check.name in deferred):
         if check.name in deferred and outcome.failed.keys() - REFERENCE_CHECKS:
@@ -114,40 +122,46 @@ def run_checks(
         try:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
                 row = verify(path, [check], resolved=resolved, scope=Scope(quick=True))["checks"][0]
-            failed = _first_failure(row) if row["result"] == FAILED else None
+            message = _first_failure(row) if row["result"] == FAILED else None
         except Exception as error:  # the configuration cannot be loaded
-            failed = f"{type(error).__name__}: {error}"
+            message = f"{type(error).__name__}: {error}"
         outcome.seconds[check.name] = time.perf_counter() - start
-        if failed is not None:
-            outcome.failed[check.name] = failed
+        if message is not None:
+            outcome.failed[check.name] = message
     return outcome
 
 
 def _first_failure(row: dict[str, Any]) -> str:
-    broken = next((one for one in row["measured"] if not one["holds"]), None)
-    if broken is None:
-        return str(row["reason"])
-    return failure_text(broken)
+    failed_case = next((measured for measured in row["measured"] if not measured["holds"]), None)
+    return str(row["reason"]) if failed_case is None else failure_text(failed_case)
 
 
 def run(
-    mutants: Sequence[Mutant], todo: Sequence[Check], *, jobs: int, how: How = "all"
+    mutants: Sequence[Mutant], todo: Sequence[Check], *, jobs: int, selection: Selection = "all"
 ) -> Iterator[tuple[Mutant | None, Outcome]]:
-    """Run the checks on each directory without a mistake, yielded without a mutant, and then on each mutant.
+    """Run the checks on each directory without a mistake, then on each mutant.
 
     A check that fails on a directory without a mistake does not run on its mutants. The other checks run in the order
     of their duration, shortest first. Each directory has its own process, forked from this one, so that no state
-    remains; a process that is killed or hangs is reported as such.
+    remains. A process that is killed or hangs is a failure named `process`.
+
+    Yields:
+        The mutant and its outcome; None in place of the mutant for a directory without a mistake.
     """
     with tempfile.TemporaryDirectory(prefix="forgather-mutants-") as name:
         workdir = Path(name)
         originals = Originals(workdir)
-        plain = {(one := originals.of(mutant)).name: one for mutant in mutants}
+        unmutated = {(original := originals.of(mutant)).name: original for mutant in mutants}
         named = {(originals.of(mutant).name, mutant.check) for mutant in mutants}
         passing = {}
         work = [
-            _Work(one.name, one.path, one.resolved, [c for c in todo if how != "named" or (one.name, c.name) in named])
-            for one in plain.values()
+            _Work(
+                original.name,
+                original.path,
+                original.resolved,
+                [check for check in todo if selection != "named" or (original.name, check.name) in named],
+            )
+            for original in unmutated.values()
         ]
         for _, outcome in _in_processes(work, jobs=jobs):
             sound = [check for check in todo if check.name not in outcome.failed]
@@ -155,10 +169,11 @@ def run(
             yield None, outcome
         work = []
         for mutant in mutants:
-            one = originals.of(mutant)
-            checks_left = [check for check in passing[one.name] if how != "named" or check.name == mutant.check]
-            deferred = set(DEFERRED) - {mutant.check} if how == "deferred" else set[str]()
-            work.append(_Work(mutant.name, mutated(mutant, one, workdir), one.resolved, checks_left, deferred, mutant))
+            original = originals.of(mutant)
+            chosen = [c for c in passing[original.name] if selection != "named" or c.name == mutant.check]
+            deferred = set(DEFERRED) - {mutant.check} if selection == "deferred" else set[str]()
+            path = mutated(mutant, original, workdir)
+            work.append(_Work(mutant.name, path, original.resolved, chosen, deferred, mutant))
         yield from _in_processes(work, jobs=jobs)
 
 
@@ -174,11 +189,11 @@ class _Work:
 
 def _in_processes(work: Sequence[_Work], *, jobs: int) -> Iterator[tuple[Mutant | None, Outcome]]:
     def outcome_of(number: int) -> Outcome:  # torch and transformers are imported once
-        one = work[number]
-        return run_checks(one.name, one.path, one.resolved, one.todo, one.deferred)
+        item = work[number]
+        return run_checks(item.name, item.path, item.resolved, item.todo, item.deferred)
 
     with ChildProcesses(outcome_of, count=jobs, seconds=TIMEOUT, single_use=True) as run_one:
-        for number, found in run_one.map(range(len(work))):
-            one = work[number]
-            died = isinstance(found, ChildDiedError)
-            yield one.mutant, Outcome(one.name, {"process": str(found)}) if died else found
+        for number, result in run_one.map(range(len(work))):
+            item = work[number]
+            died = isinstance(result, ChildDiedError)
+            yield item.mutant, Outcome(item.name, {"process": str(result)}) if died else result

@@ -1,4 +1,4 @@
-"""Every text of the catalogue exists in the sources, and the check that an entry names finds its mistake.
+"""Test that every replaced text of the catalogue exists, and that the named check finds the mistake of an entry.
 
 Two mutants of each quick check, and one of each slow check, are planted here; `python -m tests.mutants` plants all, and
 runs every check.
@@ -34,11 +34,11 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Originals]:
 
 
 def row(path: Path, name: str, original: Original) -> dict[str, Any]:
-    """Return the row of one check in the report on a directory."""
+    """Return the row of one check from the report on a directory."""
     checks = [check for check in CHECKS if check.name == name]
     report = verify(path, checks, resolved=original.resolved, scope=Scope(quick=True))
-    found: dict[str, Any] = report["checks"][0]
-    return found
+    result: dict[str, Any] = report["checks"][0]
+    return result
 
 
 def test_names_are_unique() -> None:
@@ -64,12 +64,13 @@ def test_the_text_exists_and_its_replacement_parses(mutant: Mutant, originals: O
 @pytest.mark.parametrize("mutant", SAMPLE)
 def test_the_check_that_the_entry_names_finds_it(mutant: Mutant, originals: Originals, tmp_path: Path) -> None:
     original = originals.of(mutant)
-    if mutant.options:  # tests/core/checks has those of the definitions without options
+    if mutant.options:  # tests/core/checks tests the definitions without options
         assert row(original.path, mutant.check, original)["result"] == PASSED
     found = row(mutated(mutant, original, tmp_path), mutant.check, original)
     assert found["result"] == FAILED, found["measured"]
-    # By a measured case, or by the error of the entry: a model that fails anywhere else proves nothing about the check.
-    shown = mutant.error in found["reason"] if mutant.error else any(not one["holds"] for one in found["measured"])
+    # By a measured case, or by the error of the entry: a failure elsewhere in the model proves nothing about the check.
+    measured = found["measured"]
+    shown = mutant.error in found["reason"] if mutant.error else any(not case["holds"] for case in measured)
     assert shown, found["reason"]
 
 

@@ -1,6 +1,6 @@
-"""Run many commands of the program, each in a fork of a process that has imported torch and transformers.
+"""Run commands of the program, each in a fork of a process that has imported torch and transformers.
 
-A fork sees files, environment and arguments as a new process does, without two seconds of imports.
+A fork reads files, environment and arguments like a new process, but saves two seconds of imports.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class ForkServer:
     """Run commands of the program one after another.
 
     Args:
-        place: Their working directory; the one above it has a file with their output.
-        environment: Their environment.
+        workdir: The working directory of the commands. Their output is written to `printed` in its parent directory.
+        environment: The environment of the commands.
     """
 
-    def __init__(self, place: Path, environment: Mapping[str, str]) -> None:
-        self._output = place.parent / "printed"
+    def __init__(self, workdir: Path, environment: Mapping[str, str]) -> None:
+        self._output = workdir.parent / "printed"
         self._process = subprocess.Popen(
             [sys.executable, "-c", SERVER],
-            cwd=place,
+            cwd=workdir,
             env=dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -65,7 +65,12 @@ class ForkServer:
         )
 
     def run(self, arguments: Sequence[str], seconds: int) -> tuple[int, str]:
-        """Run `forgather ARGUMENTS`, and return its exit code and what it printed."""
+        """Run `forgather ARGUMENTS`, and return its exit code and its output.
+
+        Args:
+            arguments: The arguments of the command.
+            seconds: Time limit, after which the command is killed; the exit code is then negative.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps([list(arguments), seconds]) + os.linesep)
         self._process.stdin.flush()
@@ -73,5 +78,5 @@ class ForkServer:
         return code, self._output.read_text(encoding="utf-8")
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the server."""
         self._process.communicate()

@@ -1,4 +1,4 @@
-"""Save tiny model directories of transformers' classes, with a tokenizer, that load offline."""
+"""Save tiny model directories of transformers' classes, with a tokenizer, which load offline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-# Case: transformers class, options besides the sizes, definition that reads it.
+# Case: prefix of the transformers class, options besides the sizes, definition that reads the directory.
 MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "llama": ("Llama", {}, "llama"),
     "llama, tied, llama3 RoPE": ("Llama", {"tie_word_embeddings": True, "rope_parameters": LLAMA3}, "llama"),
@@ -44,15 +44,22 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-def save_native(kind: str, directory: Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
-    """Save a model of transformers' class `kind` with large random weights, and return it."""
-    config = getattr(transformers, f"{kind}Config")(**SIZES | options)
-    model = getattr(transformers, f"{kind}ForCausalLM")(config)
+def save_native(architecture: str, directory: Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    """Save a model of a transformers class with large random weights, and return it.
+
+    Args:
+        architecture: Prefix of the class: `Llama`, `Mistral` or `Qwen3`.
+        directory: The directory; it also gets a tokenizer.
+        dtype: Dtype of the saved weights.
+        options: Fields of the configuration besides `SIZES`.
+    """
+    config = getattr(transformers, f"{architecture}Config")(**SIZES | options)
+    model = getattr(transformers, f"{architecture}ForCausalLM")(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            drawn = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.2 * drawn if parameter.dim() == 1 else drawn * 1.5 * parameter.shape[-1] ** -0.5)
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.2 * noise if parameter.dim() == 1 else noise * 1.5 * parameter.shape[-1] ** -0.5)
     model = model.to(dtype).eval()
     model.save_pretrained(directory)
     AutoTokenizer.from_pretrained(shipped_tokenizers()["bpe-2k"]).save_pretrained(directory)

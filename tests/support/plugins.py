@@ -1,4 +1,4 @@
-"""A registry of plugins written to a temporary directory, without installing them."""
+"""Registries of plugins in a temporary directory, without installing them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def forgather_models():
 
 @pytest.fixture
 def make_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRegistry:
-    """Return a function that makes a registry from entry-point names and module texts. None is the sample plugin."""
+    """Return a function that makes a registry from entry-point names and module texts; None means the sample plugin."""
     site = tmp_path / "site"
     (site / "presets").mkdir(parents=True)
     (site / "presets" / "small.yaml").write_text("hidden_size: 128\nsource: https://example.org\nparameters: 7\n")

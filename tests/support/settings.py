@@ -1,4 +1,4 @@
-"""Resolve a small llama."""
+"""Options of small models, and a fixture that resolves one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Resolve = Callable[..., ResolvedModel]
 
 @pytest.fixture
 def small() -> Resolve:
-    """Return a function that resolves a llama of a few thousand parameters; keyword arguments are flags."""
+    """Return a function that resolves a llama of a few thousand parameters; keyword arguments are option values."""
 
-    def run(**flags: Any) -> ResolvedModel:
+    def resolve_small(**flags: Any) -> ResolvedModel:
         return resolve(find_configuration("llama/4M", Registry(), Path()), SMALL | {"tokenizer": "bytes"} | flags)
 
-    return run
+    return resolve_small

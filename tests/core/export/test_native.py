@@ -68,7 +68,7 @@ def test_loads_with_the_native_and_the_exported_class(case: str, tmp_path: Path)
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "a llama with a window": ("llama", {"sliding_window": 8}, "has no sliding_window \\(mistral has\\)"),
+    "a llama with a window": ("llama", {"sliding_window": 8}, "does not support sliding_window \\(mistral does\\)"),
     "no such class": ("deepone", {}, "transformers has no class that computes 'deepone'"),
     "a rule of the class": (
         "llama",

@@ -49,7 +49,7 @@ def test_names_the_innermost_module(definition: str, checkpointing: bool) -> Non
     ("before", "after", "reason"),
     [
         (torch.log, same, ": its own code passes a non-finite value to model.layers.2.mlp.inner.inner"),
-        (same, torch.log, ": its own code produces it, after its submodules"),
+        (same, torch.log, ": its own code produces this value, after its submodules"),
         (
             lambda x: x.mul_(torch.inf),
             same,

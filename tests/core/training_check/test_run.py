@@ -213,7 +213,7 @@ def test_a_first_loss_far_from_uniform_is_explained(small: Resolve, tmp_path: Pa
         (
             {"device": "cpu", "no_init_weights": True},
             {},
-            "leaves weights uninitialized",
+            "--no-init-weights requires --load-from-checkpoint",
         ),
         ({"device": "cpu", "attn_implementation": "flex_attention"}, {}, "no backward pass on the CPU"),
         ({"device": "cpu"}, {"dataset_config": "x"}, "--dataset-config requires --dataset-project"),

@@ -135,7 +135,7 @@ def test_one_checkpoint_is_the_last_one_and_the_best(train: Train, tmp_path: Pat
 def test_runs_are_continued_on_request_and_with_equal_options_only(train: Train, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         train(callbacks=stopping_at(4), save_every=2, lr=0.002)
-    with pytest.raises(TrainingError, match="has the checkpoints of a run: add --resume"):
+    with pytest.raises(TrainingError, match="contains the checkpoints of a run: add --resume"):
         train(save_every=2)
     with pytest.raises(TrainingError, match=r"--lr is 0.5, but the run began with 0.002"):
         train(resume=True, lr=0.5)
@@ -319,7 +319,7 @@ def test_a_run_that_does_not_fit_is_refused_before_it_begins(train: Train, monke
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"dataset_project": None}, "--dataset-project is missing"),
+        ({"dataset_project": None}, "--dataset-project is required"),
         ({"tokens": "many"}, "--tokens: expected a number of tokens such as 500k, 10M or 2B, got 'many'"),
         ({"tokens": "0"}, "--tokens: expected a number"),
         ({"tokens": "9" * 400}, "--tokens: expected a number"),

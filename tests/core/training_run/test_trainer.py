@@ -158,7 +158,8 @@ def test_rows_of_a_stream_get_no_mask_and_need_no_padding_token(tmp_path: Path) 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1, "[E]": 2}, "a")))
     tokenizer.add_special_tokens({"eos_token": "[E]"})
     stream = PackedStream(Corpus("texts", lambda: iter(["a", "b"] * 9)), tokenizer, 2, 6)
-    with pytest.raises(TrainingError, match="a step reads 8 rows, but the PackedStream has batches of 2: create it"):
+    problem = "a step reads 8 rows, but the PackedStream has batches of 2: create the PackedStream with rows=8"
+    with pytest.raises(TrainingError, match=problem):
         Trainer(model=llama(), args=arguments(tmp_path), train_dataset=stream, processing_class=tokenizer)
     stream = PackedStream(stream.corpus, tokenizer, 8, 6)
     made = Trainer(model=llama(), args=arguments(tmp_path), train_dataset=stream, processing_class=tokenizer)

@@ -49,5 +49,5 @@ MUTANTS = [mutant for group in GROUPS.values() for mutant in group]
 
 
 def named(name: str) -> Mutant:
-    """Return the mutant with this name."""
+    """Return the mutant of this name."""
     return next(mutant for mutant in MUTANTS if mutant.name == name)

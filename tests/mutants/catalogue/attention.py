@@ -21,7 +21,7 @@ MUTANTS = [
         old="query_BHTK, key_BGTK = query_BTHK.transpose(1, 2), key_BTGK.transpose(1, 2)",
         new="query_BHTK, key_BGTK = query_BTHK.transpose(1, 2), key_BTGK.transpose(1, 2)\n"
         "        query_BHTK = query_BHTK.unflatten(1, (-1, self.num_key_value_groups)).transpose(1, 2).flatten(1, 2)",
-        mistake="the same in every implementation: query head i uses key head i modulo G",
+        mistake="query head i uses key head i modulo G, in every implementation",
         check="native-parity",
     ),
     Mutant(

@@ -131,7 +131,7 @@ MUTANTS = [
         file="modeling_deepone.py",
         old="alpha = (2 * c.num_hidden_layers) ** (1 / 4)",
         new="alpha = (8 * c.num_hidden_layers) ** (1 / 4)",
-        mistake="the constant of beta in the formula of alpha",
+        mistake="alpha is computed with the constant of beta",
         check="reference-parity",
     ),
     Mutant(
@@ -140,7 +140,7 @@ MUTANTS = [
         file="modeling_deepone.py",
         old="beta = (8 * c.num_hidden_layers) ** (-1 / 4)",
         new="beta = (2 * c.num_hidden_layers) ** (-1 / 4)",
-        mistake="the constant of alpha in the formula of beta",
+        mistake="beta is computed with the constant of alpha",
         check="init-std",
     ),
     Mutant(
@@ -158,7 +158,7 @@ MUTANTS = [
         file="feed_forward.py",
         old="self.act_fn(self.up_proj(hidden_states))",
         new="self.up_proj(hidden_states)",
-        mistake="two linear layers with nothing between them",
+        mistake="no activation between the two linear layers",
         check="reference-parity",
     ),
     Mutant(
@@ -194,7 +194,7 @@ MUTANTS = [
         file="modeling_single_head.py",
         old="self.embed_drop(inputs_embeds * self.config.hidden_size**0.5)",
         new="self.embed_drop(inputs_embeds)",
-        mistake="sqrt(d) is missing before a norm, which hides it from everything but the residual",
+        mistake="sqrt(d) is missing: the norm of each branch hides it, the residual does not",
         check="reference-parity",
     ),
     Mutant(

@@ -1,4 +1,4 @@
-"""Mistakes in what a call leaves behind, what it costs, and what the files of a directory promise."""
+"""Mistakes in state that a call leaves behind, in its cost, and in the files of a directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MUTANTS = [
         file="norms.py",
         old="        x = hidden_states.float()",
         new="        torch.manual_seed(0)\n        x = hidden_states.float()",
-        mistake="a seed that was set for a debugging session: every call restarts the random generator",
+        mistake="every call seeds the random generator, as left over from debugging",
         check="call-state",
     ),
     Mutant(
@@ -29,7 +29,7 @@ MUTANTS = [
         file="norms.py",
         old="        self.eps = eps",
         new="        type(self).eps = eps",
-        mistake="a setting is an attribute of the class: the latest model decides for all others in the process",
+        mistake="a setting is an attribute of the class: the latest model sets it for all models in the process",
         check="call-agreement",
         count=2,
     ),
@@ -51,7 +51,7 @@ MUTANTS = [
         file="language_model.py",
         old="logits = self.lm_head(hidden_states[:, keep, :])",
         new="logits = self.lm_head(hidden_states)[:, keep, :]",
-        mistake="the head is applied to all tokens, and the logits of the last are selected: memory of long prompts",
+        mistake="the head is applied to all tokens before the last are selected: long prompts need more memory",
         check="attention-cost",
     ),
     Mutant(
@@ -106,7 +106,7 @@ MUTANTS = [
         file="language_model.py",
         old="            loss = linear_cross_entropy(",
         new="            import apex_fused_kernels\n\n            loss = linear_cross_entropy(",
-        mistake="a kernel of a package that users do not have, imported where only training reaches it",
+        mistake="the training loss imports a kernel package that users do not have",
         check="imports",
     ),
     Mutant(

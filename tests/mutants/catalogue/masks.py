@@ -38,7 +38,7 @@ MUTANTS = [
         file="self_attention.py",
         old="is_causal = True",
         new="is_causal = False",
-        mistake="is_causal left at False: sdpa, which gets no mask for plain rows, attends to later tokens",
+        mistake="is_causal is False: sdpa, which gets no mask for rows without padding, attends to later tokens",
         check="causality",
     ),
     Mutant(

@@ -1,4 +1,4 @@
-"""A mistake, as one replacement of text."""
+"""A mutant: a mistake in a model directory, as one replacement of text."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Mutant:
         file: The file to change, in that directory.
         old: The text to replace.
         new: Its replacement.
-        mistake: A description of the mistake and of its origin.
+        mistake: A description of the mistake, and of its origin if it is known.
         check: The name of the check that must find it.
         options: Options of the definition, in addition to the preset's.
         count: The number of occurrences of the text; all are replaced.
-        error: A part of the error in which the mistake shows, where calls fail instead of returning wrong values.
+        error: A part of the error message, if the mistake makes calls fail instead of returning wrong values.
     """
 
     name: str
@@ -49,24 +49,24 @@ class Mutant:
         Raises:
             ValueError: The text to replace does not occur `count` times.
         """
-        if (found := text.count(self.old)) != self.count:
+        if (count := text.count(self.old)) != self.count:
             raise ValueError(
-                f"mutant '{self.name}': expected its text {self.count} times in {self.file}, found it {found} times"
-                f"{'' if found else _difference(self.old, text, self.file)}"
+                f"mutant '{self.name}': expected its text {self.count} times in {self.file}, found it {count} times"
+                f"{'' if count else _difference(self.old, text, self.file)}"
             )
         return text.replace(self.old, self.new)
 
 
 def _difference(old: str, text: str, file: str) -> str:
     """Return a diff from the missing lines `old` to the most similar passage of a text."""
-    wanted, lines = old.splitlines(), text.splitlines()
-    starts = range(max(1, len(lines) - len(wanted) + 1))
+    old_lines, lines = old.splitlines(), text.splitlines()
+    starts = range(max(1, len(lines) - len(old_lines) + 1))
     compared = SequenceMatcher(b=old, autojunk=False)
 
     def similarity(start: int) -> float:
-        compared.set_seq1("\n".join(lines[start : start + len(wanted)]))
+        compared.set_seq1("\n".join(lines[start : start + len(old_lines)]))
         return compared.ratio()
 
     start = max(starts, key=similarity)
-    nearest = lines[start : start + len(wanted)]
-    return "\n" + "\n".join(unified_diff(wanted, nearest, "catalogue", f"{file}:{start + 1}", lineterm="", n=0))
+    nearest = lines[start : start + len(old_lines)]
+    return "\n" + "\n".join(unified_diff(old_lines, nearest, "catalogue", f"{file}:{start + 1}", lineterm="", n=0))

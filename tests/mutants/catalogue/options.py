@@ -21,7 +21,7 @@ MUTANTS = [
         file="modeling_deepone.py",
         old="num_key_value_heads=c.num_key_value_heads,",
         new="num_key_value_heads=c.num_attention_heads,",
-        mistake="the same, with a preset that does not use it",
+        mistake="num_key_value_heads is accepted and has no effect, with a preset that does not use it",
         check="no-dead-options",
     ),
     Mutant(
