@@ -15,6 +15,7 @@ from .optimizers import update_in_backward
 
 Groups = list[dict[str, Any]]
 BETAS = (0.9, 0.95)  # usual for AdamW in language models (arXiv:2005.14165, app. B)
+OPTIMIZERS = ("adamw", "sgd", "muon")
 MOMENTUM = 0.9  # momentum of SGD
 
 
@@ -94,11 +95,17 @@ def training_optimizer(
         model: The model.
         lr: The learning rate.
         weight_decay: The weight decay coefficient.
-        in_backward: Update each parameter within backward; has no effect with muon.
+        in_backward: Update each parameter within backward.
 
     Raises:
-        TrainingError: The installed torch has no Muon.
+        TrainingError: There is no optimizer of this name, the installed torch has no Muon, or `in_backward` is set
+            with muon.
     """
+    if name not in OPTIMIZERS:
+        raise TrainingError(f"must be one of {', '.join(OPTIMIZERS)}; got '{name}'", option="--optimizer")
+    if name == "muon" and in_backward:
+        problem = "does not support muon"
+        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="use adamw or sgd")
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = set(decayed_names(model))
 

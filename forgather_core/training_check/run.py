@@ -13,12 +13,13 @@ from ..data.batches import Batch, packed_batches, padded_batches, random_documen
 from ..data.corpus import Corpus
 from ..data.projects import open_corpus
 from ..data.tokenized import tokenized_documents
-from ..errors import BuildError, DataError, TrainingCheckError
+from ..errors import DataError, TrainingCheckError
 from ..options.command_options import TestOptions
 from ..tokenizers.lookup import load_tokenizer
 from ..training import measure
 from ..training.loop import Step, TrainingResult, train
 from ..training.optimizers import FusedStepper, PlainStepper, Stepper, optimizer_of
+from ..training.preconditions import check_trainable
 from .findings import report_of
 
 if TYPE_CHECKING:
@@ -30,21 +31,10 @@ def check_test_options(resolved: ResolvedModel, options: TestOptions) -> None:
     """Check that the options allow a training check, before any work is done.
 
     Raises:
-        BuildError: The weights would be uninitialized, or the attention implementation has no backward pass.
+        BuildError: The weights would be uninitialized, or the attention implementation cannot be trained.
         DataError: The dataset options contradict each other, or the dataset project or configuration does not exist.
     """
-    build = resolved.build
-    if build.no_init_weights and build.load_from_checkpoint is None and build.device != "meta":
-        problem = "requires --load-from-checkpoint, since uninitialized weights cannot be trained"
-        raise BuildError(problem, option="--no-init-weights", hint="add it, or drop --no-init-weights")
-    if build.attn_implementation == "flex_attention" and build.device.startswith("cpu"):
-        problem = "flex_attention has no backward pass on the CPU"
-        raise BuildError(problem, option="--attn-implementation", hint="use sdpa or eager")
-    dropout = getattr(resolved.options, "attention_dropout", 0.0)
-    if build.attn_implementation == "flex_attention" and dropout > 0:
-        problem = f"flex_attention does not support dropout, and attention_dropout is {dropout}"
-        hint = "use sdpa or eager, or set attention_dropout to 0"
-        raise BuildError(problem, option="--attn-implementation", hint=hint)
+    check_trainable(resolved)
     if options.dataset_config is not None and options.dataset_project is None:
         raise DataError("requires --dataset-project", option="--dataset-config")
     if options.packing is not None and not options.packed:

@@ -29,6 +29,7 @@ from ..settings.resolve import DEFAULT
 from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.lookup import LoadedTokenizer, load_tokenizer
 from ..training.combined_optimizer import training_optimizer
+from ..training.preconditions import check_trainable
 from .arguments import training_arguments
 from .conditions import check_supported, check_train_options, plain
 from .cost import Cost, disk_of, measured_seconds, refuse_if_too_large, traced_cost
@@ -87,6 +88,7 @@ def run_training(
         The report as plain data: model_name, setup, plan, data, cost, steps, evaluations, final, samples, notes.
 
     Raises:
+        BuildError: The weights would be uninitialized, or the attention implementation cannot be trained.
         TrainingError: The run does not fit or cannot continue; or a loss or a gradient is not finite, or the loss does
             not fall. The last checkpoint is complete.
         DataError: The data cannot be read, or there is none.
@@ -110,6 +112,7 @@ def run_training(
     # Locked and checked before the directory is constructed, which may rebuild it.
     with exclusive or nullcontext(), quiet_transformers():
         latest = checkpoint_to_resume(target, options, resolved, plan)
+        check_trainable(resolved, has_checkpoint=latest is not None)
         with state.main_process_first():
             made = construct(
                 resolved, project=project, refresh=refresh, keep=keep, callbacks=callbacks.construct, force=force

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from forgather_core.errors import TrainingError
 from forgather_core.training.combined_optimizer import CombinedOptimizer, decayed_names, training_optimizer
 
 
@@ -110,3 +111,15 @@ def test_a_schedule_reaches_every_optimizer() -> None:
     assert isinstance(optimizer, CombinedOptimizer)
     assert {group["lr"] for one in optimizer.optimizers for group in one.param_groups} == {0.05}
     schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "in_backward", "message"),
+    [
+        ("adam", False, "--optimizer must be one of adamw, sgd, muon; got 'adam'"),
+        ("muon", True, "--fuse-optim-with-backward does not support muon: use adamw or sgd"),
+    ],
+)
+def test_an_optimizer_that_does_not_exist_is_refused(name: str, in_backward: bool, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        training_optimizer(name, model(), lr=0.1, weight_decay=0.0, in_backward=in_backward)

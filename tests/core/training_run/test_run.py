@@ -17,7 +17,14 @@ from transformers import AutoModelForCausalLM
 
 from forgather_core.checkpoint import find_latest_checkpoint
 from forgather_core.data.corpus import HASH_BITS, document_hash
-from forgather_core.errors import CheckpointError, DataError, DirectoryError, ForgatherError, TrainingError
+from forgather_core.errors import (
+    BuildError,
+    CheckpointError,
+    DataError,
+    DirectoryError,
+    ForgatherError,
+    TrainingError,
+)
 from forgather_core.training_run import cost, trainer
 from forgather_core.training_run.record import RECORD
 from forgather_core.training_run.run import TrainingCallbacks
@@ -372,3 +379,18 @@ def test_the_unigram_entropy_is_that_of_the_held_out_tokens(train: Train) -> Non
     held_out = train(eval_fraction=0.2)["data"]["held_out"]
     assert 0 < held_out["unigram_entropy"] < math.log(384)
     assert held_out["documents"] > 1
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"no_init_weights": True}, "--no-init-weights requires --load-from-checkpoint"),
+        ({"attn_implementation": "flex_attention"}, "flex_attention has no backward pass on the CPU"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused_before_it_is_constructed(
+    train: Train, tmp_path: Path, model: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BuildError, match=message):
+        train(model=model)
+    assert not (tmp_path / "out").exists()
