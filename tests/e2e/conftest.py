@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.fork_server import ForkServer
 
 # Makes Forgather and the plugins impossible to import, as if they were not installed.
 DEFINITIONS = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head")
@@ -34,15 +36,21 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Return a process in whose forks the commands of a module's tests run; they share its cache of remote code."""
+    cache = tmp_path_factory.mktemp("server") / "hf"
+    with ForkServer(os.environ | {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}) as started:
+        yield started
+
+
 @pytest.fixture
-def forgather(tmp_path: Path, environment: dict[str, str]) -> Run:
+def forgather(tmp_path: Path, environment: dict[str, str], server: ForkServer) -> Run:
     """Run `forgather` with arguments in the test's directory."""
 
     def run(*arguments: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "forgather_cli.main", *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment | more, capture_output=True, text=True, check=False, timeout=300
-        )
+        command = ["-m", "forgather_cli.main", *arguments]
+        done = server.run(command, cwd=tmp_path, environment=environment | more)
         assert done.returncode == code, done.stdout + done.stderr
         return done
 
@@ -50,43 +58,41 @@ def forgather(tmp_path: Path, environment: dict[str, str]) -> Run:
 
 
 @pytest.fixture
-def python(tmp_path: Path, environment: dict[str, str]) -> Run:
+def python(tmp_path: Path, environment: dict[str, str], server: ForkServer) -> Run:
     """Run a Python program in the test's directory; by default without Forgather."""
 
     def run(program: str, *, alone: bool = True) -> subprocess.CompletedProcess[str]:
         program = (WITHOUT_FORGATHER if alone else "") + program
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-            stdin=subprocess.DEVNULL,
-        )
+        done = server.run(["-c", program], cwd=tmp_path, environment=environment)
         assert done.returncode == 0, done.stderr
         return done
 
     return run
 
 
-def run_in(place: Path, **environment: str) -> Callable[..., None]:
-    """Run this Python with arguments in a directory that several tests share, on the CPU; fail if it fails."""
+def run_in(place: Path, server: ForkServer | None = None, **environment: str) -> Callable[..., None]:
+    """Run this Python with arguments in a directory that several tests share, on the CPU; fail if it fails.
+
+    With a server, in a fork of it; without, in a new process.
+    """
     environment = (
         os.environ | {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
     )
 
-    def run(*arguments: str) -> None:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=place,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
+    def run(*arguments: str, new_process: bool = False) -> None:
+        done: subprocess.CompletedProcess[str]
+        if server is not None and not new_process:
+            done = server.run(arguments, cwd=place, environment=environment)
+        else:
+            done = subprocess.run(
+                [sys.executable, *arguments],
+                cwd=place,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=300,
+            )
         assert done.returncode == 0, done.stdout + done.stderr
 
     return run

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests.support.fork_server import ForkServer
+
 from .conftest import run_in
 
 pytestmark = pytest.mark.slow
@@ -32,11 +34,11 @@ Report = dict[str, Any]
 
 
 @pytest.fixture(scope="module", params=OPTIONS)
-def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Report:
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: ForkServer) -> Report:
     """Return the report of each tool for the definition's directory."""
     definition: str = request.param
     place = tmp_path_factory.mktemp(definition)
-    run = run_in(place)
+    run = run_in(place, server)
     model = ("-m", "forgather_cli.main", "-t", definition, "model", *SIZES, *OPTIONS[definition])
     # With this seed, initial weights show a leak between documents far above the tolerance.
     run(

@@ -16,7 +16,7 @@ from typing import Self
 
 import pytest
 
-from tests.support.fork_server import ForkServer
+from tests.support.fork_server import TRANSFORMERS, ForkServer
 
 from .pages import Block, apply, commands, is_printed, parts, sessions, stale_lines
 
@@ -138,7 +138,10 @@ class Reader:
             return self.install("my_model")
         program, *arguments = command.split()
         if program == "forgather":
-            code, printed = self.server.run(arguments, SECONDS)
+            ran = self.server.run(
+                ["-m", "forgather_cli.main", *arguments], cwd=self.place, seconds=SECONDS, merged=True
+            )
+            code, printed = ran.returncode, ran.stdout
         elif program == "pytest":
             code, printed = self.execute(["-m", "pytest", "-q", "-k", "causality or preset", *arguments])
         else:
@@ -168,7 +171,7 @@ class Reader:
 
     @cached_property
     def server(self) -> ForkServer:
-        return ForkServer(self.place, self.environment)
+        return ForkServer(self.environment, (*TRANSFORMERS, "forgather_cli.program"))
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,8 @@ import math
 
 import pytest
 
+from tests.support.fork_server import ForkServer
+
 from .conftest import run_in
 
 pytestmark = pytest.mark.slow
@@ -49,10 +51,12 @@ json.dump(found, open(report, "w"))
 
 
 @pytest.mark.parametrize("definition", ["llama", "deepone"])
-def test_preferences_and_rewards_move_every_weight(definition: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_preferences_and_rewards_move_every_weight(
+    definition: str, tmp_path_factory: pytest.TempPathFactory, server: ForkServer
+) -> None:
     pytest.importorskip("trl")
     place = tmp_path_factory.mktemp(definition)
-    run = run_in(place)
+    run = run_in(place, server)
     options = ("--device", "cpu", "--seed", "1", "--save-checkpoint", "--safetensors", "--output-dir", definition)
     run("-m", "forgather_cli.main", "-t", definition, "model", *SIZES, *options, "construct")
     run("-c", PROGRAM, definition, "report.json")

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.fork_server import ForkServer
+
 from .conftest import DEFINITIONS, run_in
 
 pytestmark = pytest.mark.slow
@@ -52,11 +54,13 @@ json.dump(found, open(report, "w"))
 
 
 @pytest.fixture(scope="module", params=DEFINITIONS)
-def differences(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+def differences(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: ForkServer
+) -> dict[str, float]:
     """Return the largest difference of logits by tool; for quantized weights in standard deviations of the logits."""
     definition: str = request.param
     place = tmp_path_factory.mktemp(definition)
-    run = run_in(place)
+    run = run_in(place, server)
     options = ("--device", "cpu", "--seed", "1", "--save-checkpoint", "--safetensors", "--output-dir", definition)
     run("-m", "forgather_cli.main", "-t", definition, "model", *SIZES, *options, "construct")
     run("-c", PROGRAM, definition, "report.json")

@@ -14,6 +14,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers.distributed import DistributedConfig
 
+from tests.support.fork_server import ForkServer
+
 from .conftest import run_in
 
 WAYS = {"tp_size", "pp_size", "fsdp_size"}
@@ -49,10 +51,10 @@ def definition(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def reports(definition: str, tmp_path_factory: pytest.TempPathFactory) -> Reports:
+def reports(definition: str, tmp_path_factory: pytest.TempPathFactory, server: ForkServer) -> Reports:
     """Return the reports of the two processes for the definition's directories, untied and tied."""
     place = tmp_path_factory.mktemp(definition)
-    run = run_in(place, OMP_NUM_THREADS="1")
+    run = run_in(place, server, OMP_NUM_THREADS="1")
     model = ("-m", "forgather_cli.main", "-t", definition, "model", *SIZES, *OPTIONS[definition])
     checkpoint = ("--device", "cpu", "--save-checkpoint", "--safetensors")
     for tie, flag in TIES.items():
@@ -60,7 +62,7 @@ def reports(definition: str, tmp_path_factory: pytest.TempPathFactory) -> Report
         randomize_weights(place / tie)
     script = Path(__file__).with_name("scale_out.py")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run(*torchrun, str(script), str(place), *TIES)
+    run(*torchrun, str(script), str(place), *TIES, new_process=True)
     return [json.loads((place / f"{rank}.json").read_text()) for rank in range(2)]
 
 
