@@ -114,7 +114,7 @@ def test_values_of_a_file_are_not_refused(cli: Cli) -> None:
         ("ls --device cpu", "--device has no effect on 'ls': remove it, or use 'model construct', 'model test'"),
         ("dataset ls --examples 3", "--examples has no effect on 'dataset ls': remove it, or use 'dataset show'"),
         ("checkpoint inspect x --lr 3", "--lr has no effect on 'checkpoint inspect': remove it, or use 'model test'"),
-        ("-t llama/4M verify x", "-t has no effect on 'verify': remove it, or use 'model'"),
+        ("-t llama/4M verify x", "-t has no effect on 'verify': remove it, or use 'model verify'"),
         ("-t llama/4M ls", "-t has no effect on 'ls': remove it, or use 'model'"),
         ("-p . dataset ls", "-p has no effect on 'dataset': remove it, or use 'model' or 'ls'"),
         ("model verify --list --lr 3", "--lr has no effect on 'verify': remove it, or use 'test'"),
