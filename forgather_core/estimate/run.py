@@ -181,7 +181,7 @@ def _precision(resolved: ResolvedModel, options: EstimateOptions) -> str:
         return found
     if dtype is not None and found != ("fp32" if options.precision == "mixed" else options.precision):
         problem = f"{options.precision} contradicts --dtype {resolved.build.dtype}"
-        raise BuildError(problem, option="--precision", hint="drop one of them")
+        raise BuildError(problem, option="--precision", hint="remove one of them")
     return options.precision
 
 

@@ -52,12 +52,12 @@ REAL_DEVICE = Requirement(
 )
 TRAINING = Requirement("a real device: add --device cpu", lambda values: values["device"] != "meta", ("test",))
 INITIALIZING = Requirement(
-    "initial weights: drop --no-init-weights", lambda values: not values["no_init_weights"], ("construct",)
+    "initial weights: remove --no-init-weights", lambda values: not values["no_init_weights"], ("construct",)
 )
 DATASET = Requirement("--dataset-project", lambda values: values["dataset_project"] is not None, ("test", "train"))
 PACKED = Requirement("--packed", lambda values: bool(values["packed"]), ("test",))
 FULL = Requirement("--full", lambda values: bool(values["full"]) or bool(values["list"]), ("verify",))
-NOT_LISTING = Requirement("a run of the checks: drop --list", lambda values: not values["list"], ("verify",))
+NOT_LISTING = Requirement("a run of the checks: remove --list", lambda values: not values["list"], ("verify",))
 
 
 @dataclass(frozen=True, kw_only=True)

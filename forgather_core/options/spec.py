@@ -162,7 +162,7 @@ def _names(spec: OptionSpec, value: Any) -> list[str]:
         raise _unexpected(spec, value, "names separated by commas")
     names = [name.strip() for text in given for name in text.split(",") if name.strip()]
     if not names:
-        raise ConfigurationError("contains no name", hint="add one, or drop the option")
+        raise ConfigurationError("contains no name", hint="add one, or remove the option")
     return names
 
 

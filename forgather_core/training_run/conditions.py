@@ -35,10 +35,10 @@ def check_train_options(options: TrainOptions) -> None:
         flag = "--fuse-optim-with-backward"
         if options.max_grad_norm:
             problem = "requires --max-grad-norm 0: gradients are freed before their norm is known"
-            raise TrainingError(problem, option=flag, hint="add --max-grad-norm 0, or drop the flag")
+            raise TrainingError(problem, option=flag, hint="add --max-grad-norm 0, or remove the flag")
         if options.gradient_accumulation_steps > 1:
             problem = "requires --gradient-accumulation-steps 1: gradients are freed after each batch"
-            raise TrainingError(problem, option=flag, hint="drop one of them")
+            raise TrainingError(problem, option=flag, hint="remove one of them")
         if options.optimizer == "muon":
             raise TrainingError("does not support muon", option=flag, hint="use adamw or sgd")
 
@@ -51,7 +51,7 @@ def check_supported(resolved: ResolvedModel, options: TrainOptions, processes: i
     """
     if options.fuse_optim_with_backward and processes > 1:
         problem = "does not support several processes: each would train on its own gradients"
-        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="drop the flag")
+        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="remove the flag")
     if resolved.build.dtype not in _DTYPES:
         problem, hint = "must be float32: other dtypes round small updates away", "use --mixed-precision bf16"
         raise TrainingError(problem, option="--dtype", hint=hint)

@@ -118,10 +118,10 @@ def test_values_of_a_file_are_not_refused(cli: Cli) -> None:
         ("-t llama/4M ls", "-t has no effect on 'ls': remove it, or use 'model'"),
         ("-p . dataset ls", "-p has no effect on 'dataset': remove it, or use 'model' or 'ls'"),
         ("model verify --list --lr 3", "--lr has no effect on 'verify': remove it, or use 'test'"),
-        ("model verify --list --full", "--full requires a run of the checks: drop --list"),
+        ("model verify --list --full", "--full requires a run of the checks: remove --list"),
         ("model verify --list --model-name m", "--model-name requires -t: choose a model definition"),
-        ("model verify --list --checks ,", "--checks contains no name: add one, or drop the option"),
-        ("verify . --checks=", "--checks contains no name: add one, or drop the option"),
+        ("model verify --list --checks ,", "--checks contains no name: add one, or remove the option"),
+        ("verify . --checks=", "--checks contains no name: add one, or remove the option"),
         (
             "-t llama/4M model show --format bin",
             "--format has no effect on 'model show': remove it, or use 'checkpoint",
