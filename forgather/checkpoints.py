@@ -66,12 +66,12 @@ def convert_checkpoint(
     import_tqdm()
     from forgather_core.checkpoint import convert_checkpoint as run
 
-    how = {"format": format, "dtype": dtype, "keep": keep, "max_shard_size": max_shard_size}
+    settings = {"format": format, "dtype": dtype, "keep": keep, "max_shard_size": max_shard_size}
     return run(
         source,
         target,
         verify_checksums=verify_checksums,
         on_verify=progress.verifying,
         on_progress=progress.saving,
-        **how,  # type: ignore[arg-type]
+        **settings,  # type: ignore[arg-type]
     )

@@ -1,4 +1,4 @@
-"""Names of options in errors: keywords instead of flags."""
+"""Replace flags by keywords in error messages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ _FLAG = re.compile(
     (?:\s(?P<value>meta|cpu|cuda|bfloat16|float16|float32|chatml)\b)?""",
     re.VERBOSE,
 )
+_ARGUMENTS = {"PROJECT": "project", "NAME": "name"}  # positional arguments of commands
 _FUNCTIONS = {"list": "list_checks()", "json": "to_dict()"}  # flags that correspond to functions instead of keywords
 
 
 def with_keywords(text: str) -> str:
     """Replace flags by keywords: `--batch-size` by `batch_size`, `add --device cpu` by `add device='cpu'`."""
     text = text.replace("forgather model verify --list", "--list")  # a command whose function has a name of its own
-    return "project" if text == "PROJECT" else _FLAG.sub(_keyword, text)
+    return _ARGUMENTS.get(text) or _FLAG.sub(_keyword, text)
 
 
 def _keyword(found: re.Match[str]) -> str:

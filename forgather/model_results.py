@@ -178,7 +178,7 @@ class Verification(Result):
 
 
 class Estimate(Result):
-    """The estimated parameters, memory, compute and devices of a model."""
+    """The estimated parameters, memory and compute of a model, and its limits on devices."""
 
     kind = "estimate"
 

@@ -137,7 +137,7 @@ test.__test__ = False  # type: ignore[attr-defined] # pytest would collect it by
 def estimate(
     model: Model, *, project: str | Path | None = None, progress: Progress = SILENT, **options: Any
 ) -> Estimate:
-    """Estimate parameters, memory, compute and fitting devices of a model. Nothing is allocated or written.
+    """Estimate parameters, memory and compute, and the devices that a model fits on. Nothing is allocated or written.
 
     Args:
         model: A definition or preset, a YAML file, or a resolved model.

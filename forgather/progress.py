@@ -33,7 +33,7 @@ class Progress:
         begin: Called with the report of a training run before its first step: plan, data and cost.
         record: Called with the measurements of a training run at each logged step.
         evaluation: Called with the step number and the metrics of each evaluation of a training run.
-        item: Called with the name of a check, or of a part of an estimate, before it runs; or with the documents read.
+        item: Called with the name of each check or part of an estimate before it runs, or the number of documents read.
         note: Called with a sentence about omitted results, such as the checks of a broken plugin.
         partial: Called with the results so far if an exception ends the call early; the exception propagates.
     """
@@ -55,6 +55,6 @@ SILENT = Progress()
 
 
 def partial_of(progress: Progress, kind: type[Result]) -> Callable[[dict[str, Any]], None] | None:
-    """Return a function that passes a partial report on as a result, or None without the callback."""
+    """Return a function that passes a partial report to the callback `partial` as a result; None without callback."""
     on_partial = progress.partial
     return None if on_partial is None else lambda report: on_partial(kind(report))

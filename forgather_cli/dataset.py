@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from forgather_core.options.plain_options import DescribeDatasetOptions
-from forgather_core.options.shared import OutputOptions
+from forgather_core.options.shared import DATASET_PROJECTS, OutputOptions
 
 from .bridge.plain import PlainGroup, given, with_options
 from .completion import projects
@@ -22,7 +22,7 @@ app = typer.Typer(
     help="List and inspect dataset projects.",
 )
 
-_PROJECT = "Directory with YAML files, or a built-in name: stdlib"
+_PROJECT = f"Dataset project: {DATASET_PROJECTS}"
 
 
 @app.command(cls=with_options(OutputOptions), context_settings=CONTEXT_SETTINGS)
@@ -42,9 +42,7 @@ def ls(
 @app.command("show", cls=with_options(DescribeDatasetOptions, OutputOptions), context_settings=CONTEXT_SETTINGS)
 def show_dataset(
     ctx: typer.Context,
-    project: Annotated[
-        str, typer.Argument(metavar="PROJECT", help=f"{_PROJECT}, or a data file or directory", autocompletion=projects)
-    ],
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help=_PROJECT, autocompletion=projects)],
 ) -> None:
     """Show the columns of a dataset, count documents and tokens, and print the first documents as model input."""
     from .views import data as views

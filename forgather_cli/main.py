@@ -18,7 +18,7 @@ import typer.main
 from forgather_core.errors import ForgatherError, access_hint
 from forgather_core.filesystem.paths import project_directory
 from forgather_core.filesystem.printable import one_line
-from forgather_core.options.scope import no_effect
+from forgather_core.options.scope import MODEL_COMMANDS, no_effect
 from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import did_you_mean
 
@@ -101,8 +101,8 @@ app = typer.Typer(
 app.add_typer(model.app, name="model")
 
 
-def _version(wanted: bool | None) -> None:
-    if wanted:
+def _version(requested: bool | None) -> None:
+    if requested:
         typer.echo(f"forgather {importlib.metadata.version('forgather')}")
         raise typer.Exit()
 
@@ -131,7 +131,9 @@ def root(
     """Turn a model definition into a model directory that any Hugging Face tool loads."""
     for flag, value in (("-t", template), ("-p", project)):
         if value is not None and ctx.invoked_subcommand not in ROOT_SCOPES[flag]:
-            raise no_effect(flag, str(ctx.invoked_subcommand), ROOT_SCOPES[flag])
+            command = str(ctx.invoked_subcommand)
+            in_model = f"model {command}" if command in MODEL_COMMANDS else "model"
+            raise no_effect(flag, command, (in_model, *ROOT_SCOPES[flag][1:]))
     if project is not None:
         ctx.params["project"] = str(project_directory(project, "-p"))
 
@@ -224,8 +226,8 @@ def _print_error(error: Any, code: int) -> int:
     if os.environ.get("FORGATHER_TRACEBACK"):
         raise error
     if isinstance(error, OSError):
-        named = f"{error.filename}: " if error.filename else ""
-        text = f"{named}{error.strerror}: {access_hint(error)}"
+        prefix = f"{error.filename}: " if error.filename else ""
+        text = f"{prefix}{error.strerror}: {access_hint(error)}"
     elif isinstance(error, _UsageError):
         from .bridge.usage_errors import usage_text
 

@@ -11,17 +11,17 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run `forgather`. It exits with `SystemExit`, or immediately if interrupted during import or exit."""
-    watched = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not under nohup, which ignores it
-    if watched:
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not under nohup, which ignores it
+    if is_default:
         signal.signal(signal.SIGINT, _leave)
     from .main import main as run
 
-    if watched:
+    if is_default:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         run()
     finally:
-        if watched:
+        if is_default:
             signal.signal(signal.SIGINT, _leave)  # output is flushed already
 
 

@@ -158,7 +158,7 @@ def note(sentence: str) -> None:
 
 def waiting() -> None:
     """Print that another process is using the model directory."""
-    print_stderr("another process holds the model directory: waiting for it")
+    print_stderr("another process holds the lock of the model directory: waiting for it")
 
 
 @contextmanager

@@ -68,8 +68,8 @@ def show(report: Mapping[str, Any], view: RenderableType, *, as_json: bool = Fal
     if as_json:
         print(to_json(report))
     else:
-        on = console()
-        on.print(view, crop=on.fixed_width)
+        target = console()
+        target.print(view, crop=target.fixed_width)
 
 
 def check_output(path: Path, *, as_json: bool = False) -> None:
@@ -99,10 +99,10 @@ def write(
 
         text = page(kind, report)
     else:
-        with Path("/dev/null").open("w", encoding="utf-8") as nowhere:
-            recorded = _recorded(view, nowhere, PAGE_WIDTH)
+        with Path("/dev/null").open("w", encoding="utf-8") as null_device:
+            recorded = _recorded(view, null_device, PAGE_WIDTH)
             if recorded.required_width > PAGE_WIDTH:
-                recorded = _recorded(view, nowhere, recorded.required_width)
+                recorded = _recorded(view, null_device, recorded.required_width)
             is_image = path.suffix.lower() == ".svg"
             text = recorded.export_svg(title=title) if is_image else recorded.export_text()
     try:

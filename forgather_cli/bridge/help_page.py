@@ -56,8 +56,8 @@ def _paragraphs(text: str, width: int) -> str:
 
 
 def _bold(text: str) -> str:
-    wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    return typer.style(text, bold=True) if wanted else text
+    is_styled = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return typer.style(text, bold=True) if is_styled else text
 
 
 def arguments_of(parameters: list[Any]) -> list[tuple[str, str]]:

@@ -61,7 +61,7 @@ def unknown_option(ctx: typer.Context, session: Session, flag: str) -> Forgather
     """Return the error about an option that a command of `forgather model` does not have."""
     if flag in {"-t", "--template", "-p", "--project"}:
         example = f"forgather {flag} {'NAME' if 't' in flag else 'DIR'} model ..."
-        return ForgatherError("belongs before 'model'", option=flag, hint=example)
+        return ForgatherError("must come before 'model'", option=flag, hint=example)
     known = [spelling for spec in session.specs for spelling in spec.flags]
     name = session.configuration.definition.name if session.configuration is not None else None
     owners = [
@@ -74,7 +74,7 @@ def unknown_option(ctx: typer.Context, session: Session, flag: str) -> Forgather
     if name is None:
         if owners:
             hint = "choose one of them with -t before 'model'"
-            return ForgatherError(f"belongs to {joined(owners)}", option=flag, hint=hint)
+            return ForgatherError(f"is an option of {joined(owners)}", option=flag, hint=hint)
         return no_such_option(flag, known, CHOOSE)
     if owners:
         hint = f"remove it, or use it with {joined(owners, 'or')}"

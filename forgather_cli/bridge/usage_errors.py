@@ -6,6 +6,8 @@ from typing import Any
 
 import typer
 
+from forgather_core.options.scope import MODEL_COMMANDS
+
 from .owners import list_options_hint, no_such_option, option_of_other_commands
 
 
@@ -24,6 +26,9 @@ def usage_text(error: Any) -> str:
         return f"{error.option_name} requires a value"
     if text.startswith(("No such command", "Missing command")) and "?" not in text:
         command = error.ctx.command_path if error.ctx is not None else "forgather"
+        name = text.partition("'")[2].partition("'")[0]
+        if command == "forgather" and name in MODEL_COMMANDS:
+            return f"{text.rstrip('.')}: use forgather -t NAME model {name}"
         return f"{text.rstrip('.')}: list the commands with {command} --help"
     if "does not take a value" in text:
         return f"{text.rstrip('.')}: remove the value"

@@ -104,8 +104,8 @@ def _devices(devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> 
         for device in devices
     ]
     legend = (
-        f"batch: maximum at this length; length: maximum at this batch; step, tokens/s: training at "
-        f"{setup['mfu']:.0%} MFU; context: longest cache; decode/s: tokens, limited by bandwidth\n"
+        "batch: maximum at this sequence length; sequence length: maximum at this batch; step, tokens/s: training at "
+        f"{setup['mfu']:.0%} MFU; context length: longest cache; decode/s: decoded tokens/s, limited by bandwidth\n"
     )
     table = grid("Fits on", columns, rows, right=range(1, len(columns)), dense=True)
     return Group(table, Text(legend))

@@ -94,8 +94,8 @@ def evaluation(report: Mapping[str, Any]) -> RenderableType:
     return pairs(f"Evaluation of {report['model_name']}", values)
 
 
-def _sample_views(found: list[Mapping[str, str]]) -> Iterator[RenderableType]:
-    for one in found:
+def _sample_views(generated: list[Mapping[str, str]]) -> Iterator[RenderableType]:
+    for one in generated:
         line = Text(one["prompt"], "bold")
         line.append_text(Text(one["continuation"]))
         yield Group(line, Text())

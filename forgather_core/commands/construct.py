@@ -167,7 +167,7 @@ def _refuse_unset(options: BuildOptions, loaded: LoadReport) -> None:
     if options.no_init_weights and unset:
         names = ", ".join(unset[:3]) + (", ..." if len(unset) > 3 else "")
         problem = f"does not contain {names}, which --no-init-weights leaves uninitialized"
-        raise BuildError(problem, file=loaded.path, hint="drop --no-init-weights")
+        raise BuildError(problem, file=loaded.path, hint="remove --no-init-weights")
 
 
 def _refuse_contradictions(resolved: ResolvedModel) -> None:
@@ -181,5 +181,5 @@ def _refuse_contradictions(resolved: ResolvedModel) -> None:
                 raise BuildError("requires a real device instead of meta", option=flag, hint="add --device cpu")
     if options.save_checkpoint and options.no_init_weights and options.load_from_checkpoint is None:
         problem = "would save the memory that --no-init-weights leaves uninitialized"
-        hint = "add --load-from-checkpoint, or drop --no-init-weights"
+        hint = "add --load-from-checkpoint, or remove --no-init-weights"
         raise BuildError(problem, option="--save-checkpoint", hint=hint)

@@ -71,7 +71,8 @@ def make_tokenizer(
 
 def _refuse_taken(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise TokenizerError("already exists", file=directory, hint="choose another --output-dir, or remove it")
+        problem = "already exists and is not an empty directory"
+        raise TokenizerError(problem, file=directory, hint="choose another --output-dir, or remove it")
 
 
 class _CountedCorpus:

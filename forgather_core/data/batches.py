@@ -141,11 +141,11 @@ def all_batches(documents: Iterable[Sequence[int]], rows: int, length: int, *, p
         length: Sequence length T.
         pad_id: Token id of padding.
     """
-    found = [document for document in documents if len(document) > 1]
-    if not found:
+    kept = [document for document in documents if len(document) > 1]
+    if not kept:
         return []
-    ids = np.fromiter(chain.from_iterable(found), np.int64)
-    lengths = cut_long(np.array([len(document) for document in found], np.int64), length)
+    ids = np.fromiter(chain.from_iterable(kept), np.int64)
+    lengths = cut_long(np.array([len(document) for document in kept], np.int64), length)
     row_of = np.array(first_fit(lengths.tolist(), length), np.int64)
     return list(_assemble_batches(ids, lengths, row_of, rows, length, pad_id))
 

@@ -86,7 +86,7 @@ class PackedStream(IterableDataset[dict[str, Tensor]]):
             self._remember({**window_begin, "read": read, "batch": number, "batches_of_window": 0})
 
     def position_after(self, batches: int) -> dict[str, Any]:
-        """Return the position after a number of whole batches, counted from the beginning of the stream.
+        """Return the position after a number of batches, counted from the beginning of the stream.
 
         Raises:
             KeyError: The batch is not one of the last ones that were read.
@@ -117,8 +117,8 @@ class _Documents:
     Args:
         corpus: The documents.
         tokenizer: A transformers tokenizer.
-        begin: The position at which to start. Its `read` has the documents that were read for it: the pass, the number
-            of documents in this pass, their digest, and the digest of a whole pass, if one was completed.
+        begin: The position at which to start. `begin["read"]` identifies the documents read before it: the pass, the
+            number of documents read in this pass, their digest, and the digest of a complete pass if there was one.
 
     Attributes:
         passes: Number of completed passes over the corpus.
@@ -133,7 +133,7 @@ class _Documents:
         self._whole: str | None = self._expected["whole"]
 
     def read(self) -> dict[str, Any]:
-        """Return the part `read` of a position: the pass, the number of its documents, and the digests."""
+        """Return the value of `read` in a position: the pass, the number of documents read in it, and the digests."""
         return {"pass": self.passes, "document": self.count, "digest": str(self._digest), "whole": self._whole}
 
     def __iter__(self) -> Iterator[Sequence[int]]:
@@ -158,7 +158,7 @@ class _Documents:
             self._whole = str(self._digest)
 
     def _check(self, expected: str, found: str) -> None:
-        """Refuse to continue with documents that are not those that were read before."""
+        """Raise a DataError if the documents differ from those read before the checkpoint."""
         if found != expected:
             problem = f"{self._corpus.name} has changed since the checkpoint: the documents before it are different"
             raise DataError(problem, hint="restore the data, or begin a new run")

@@ -40,10 +40,10 @@ def assign_rows(lengths: Ints, rows: int, length: int, strategy: Strategy) -> tu
     # The emptiest rows are packed again with the next window. With greedy, only the last row can be incomplete.
     filled = np.bincount(row_of, pieces)
     full = int(np.count_nonzero(filled == length)) if greedy else len(filled)
-    kept = np.lexsort((np.arange(len(filled)), -filled))[: full // rows * rows]
+    used = np.lexsort((np.arange(len(filled)), -filled))[: full // rows * rows]
     first = np.unique(row_of, return_index=True)[1]
     numbers = np.full(len(filled), -1)
-    numbers[kept[np.argsort(first[kept])]] = np.arange(len(kept))
+    numbers[used[np.argsort(first[used])]] = np.arange(len(used))
     return pieces, numbers[row_of]
 
 

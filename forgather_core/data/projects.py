@@ -1,4 +1,4 @@
-"""Dataset projects, the source of text for `model test`, `dataset` and `tokenizer train`.
+"""Dataset projects, the source of text for `model train`, `model test`, `eval`, `dataset` and `tokenizer train`.
 
 A project is built-in (`stdlib`), a directory with one or more configurations (`NAME.yaml` or `configs/NAME.yaml`), or
 data without a configuration: a file or a directory of text, JSON, Parquet or Arrow (see `files`).

@@ -54,12 +54,12 @@ def _documents(configuration: DatasetConfiguration) -> Iterator[Document]:
         if is_chat and not isinstance(value, list):
             problem = f"expected lists of {{role, content}} in '{column}', got {type(value).__name__}"
             raise configuration.error(key, problem, hint="use another column, or text_column for texts")
-        if is_chat and (wrong := _chat_problem(value)):
-            wrong = f"'{column}' of a row: {wrong}"
-            raise configuration.error(key, wrong, hint="correct the data, or use another column")
+        if is_chat and (invalid := _chat_problem(value)) is not None:
+            problem = f"'{column}' of a row: {invalid}"
+            raise configuration.error(key, problem, hint="correct the data, or use another column")
         if not is_chat and not isinstance(value, str):
-            is_other = isinstance(value, list) and not _chat_problem(value)
-            hint = "for chats use 'messages' instead of text_column" if is_other else None
+            is_chat_column = isinstance(value, list) and not _chat_problem(value)
+            hint = "for chats use 'messages' instead of text_column" if is_chat_column else "use another column"
             raise configuration.error(key, f"expected text in '{column}', got {type(value).__name__}", hint=hint)
         yield value
 
@@ -205,8 +205,8 @@ def _source_error(configuration: DatasetConfiguration, problem: str, *, hint: st
     """Return an error about the source of the rows; `problem` is a predicate whose subject is the source."""
     if not configuration.files:
         return configuration.error("source", f"'{configuration.source}' {problem}", hint=hint)
-    what = f"'{configuration.files[0]}'" if len(configuration.files) == 1 else "one of the files"
-    return configuration.error("files", f"{what} {problem}", hint=hint)
+    subject = f"'{configuration.files[0]}'" if len(configuration.files) == 1 else "one of the files"
+    return configuration.error("files", f"{subject} {problem}", hint=hint)
 
 
 def _no_rows(configuration: DatasetConfiguration) -> DataError:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ..errors import DataError
 
+_NOT_STANDARD = {"site-packages", "dist-packages", "__pycache__"}
 # Tests and generated tables would make up half of the text and hardly resemble prose or typical code.
-_NO_TEXT = {"site-packages", "dist-packages", "__pycache__"}
-_EXCLUDED = frozenset(_NO_TEXT | {"test", "tests", "idle_test", "lib2to3", "encodings", "pydoc_data"})
+_TESTS_AND_TABLES = {"test", "tests", "idle_test", "lib2to3", "encodings", "pydoc_data"}
+_EXCLUDED = frozenset(_NOT_STANDARD | _TESTS_AND_TABLES)
 
 
 def standard_library_texts() -> Iterator[str]:

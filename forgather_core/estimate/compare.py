@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -44,13 +45,18 @@ def compare(
 
     with keep_partial(keep):
         for name, resolved in zip(names, models, strict=True):
-            estimates.append(estimate_of(resolved, options, lambda what, name=name: report_progress(f"{name}: {what}")))  # type: ignore[misc]
+            on_part = partial(_report_part, report_progress, name)
+            estimates.append(estimate_of(resolved, options, on_part))
     return _report(names, models, estimates)
 
 
+def _report_part(report_progress: OnProgress, model: str, part: str) -> None:
+    report_progress(f"{model}: {part}")
+
+
 def _report(names: Sequence[str], models: Sequence[ResolvedModel], estimates: Sequence[Estimate]) -> dict[str, Any]:
-    shapes = [_shapes(found.model) for found in estimates]
-    reports = [found.report for found in estimates]
+    shapes = [_shapes(estimate.model) for estimate in estimates]
+    reports = [estimate.report for estimate in estimates]
     return {
         "models": list(names),
         "setups": [report["setup"] for report in reports],
@@ -60,7 +66,7 @@ def _report(names: Sequence[str], models: Sequence[ResolvedModel], estimates: Se
             name: sorted(own.keys() - set().union(*(other.keys() for other in shapes if other is not own)))
             for name, own in zip(names, shapes, strict=True)
         },
-        "totals": {what: [report["parameters"][what] for report in reports] for what in _TOTALS},
+        "totals": {key: [report["parameters"][key] for report in reports] for key in _TOTALS},
         "training": _side_by_side([report["training"] for report in reports]),
         "generation": _side_by_side([report["generation"] for report in reports]),
         "flops": _side_by_side([report["flops"] for report in reports]),
@@ -72,7 +78,7 @@ _TOTALS = ("total", "trainable", "embedding", "non_embedding", "active", "bytes"
 
 
 def _names(names: Sequence[str]) -> list[str]:
-    """Number equal names: a variant may be compared with its preset."""
+    """Number equal names, since a preset may be compared with a variant of itself."""
     return [name if names.count(name) == 1 else f"{name} ({names[:n].count(name) + 1})" for n, name in enumerate(names)]
 
 
@@ -81,8 +87,8 @@ def _values(resolved: ResolvedModel) -> dict[str, Any]:
 
 
 def _differing(values: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    every = dict.fromkeys(name for found in values for name in found)
-    rows = {name: [found.get(name, _ABSENT) for found in values] for name in every}
+    names = dict.fromkeys(name for options in values for name in options)
+    rows = {name: [options.get(name, _ABSENT) for options in values] for name in names}
     return {name: row for name, row in rows.items() if any(value != row[0] for value in row)}
 
 
@@ -95,13 +101,13 @@ def _shapes(model: Any) -> dict[str, list[tuple[int, ...]]]:
 
 
 def _parameters(shapes: Sequence[Mapping[str, list[tuple[int, ...]]]]) -> list[dict[str, Any]]:
-    kinds = dict.fromkeys(kind for found in shapes for kind in found)
+    kinds = dict.fromkeys(kind for by_kind in shapes for kind in by_kind)
     return [
         {
             "name": kind,
-            "shapes": [found[kind][0] if kind in found else None for found in shapes],
-            "layers": [len(found.get(kind, ())) for found in shapes],
-            "elements": [sum(map(prod, found.get(kind, ()))) for found in shapes],
+            "shapes": [by_kind[kind][0] if kind in by_kind else None for by_kind in shapes],
+            "layers": [len(by_kind.get(kind, ())) for by_kind in shapes],
+            "elements": [sum(map(prod, by_kind.get(kind, ()))) for by_kind in shapes],
         }
         for kind in kinds
     ]

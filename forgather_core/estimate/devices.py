@@ -15,6 +15,7 @@ import torch
 from ..errors import ConfigurationError, access_hint
 from ..filesystem.model_files import read_text
 from ..filesystem.paths import expanded
+from ..filesystem.printable import shortened
 from ..options.yaml_text import YamlError, parse_yaml
 
 _GIB, _GIGA, _TERA = 2**30, 10**9, 10**12
@@ -40,7 +41,7 @@ class Device:
     source: str | None
 
     def flops_in(self, precision: str) -> float | None:
-        """Return the peak FLOP/s in a precision, or None if unknown. fp16 and mixed have those of bf16."""
+        """Return the peak FLOP/s in a precision, or None if unknown; fp16 and mixed use those of bf16."""
         return self.flops.get("bf16" if precision in {"mixed", "fp16"} else precision)
 
 
@@ -64,7 +65,8 @@ def load_devices(path: Path | None = None) -> list[Device]:
     except YamlError as error:
         raise error.at(file=label) from None
     if not isinstance(document.value, dict) or not document.value:
-        problem = "expected a mapping from device names to memory, bandwidth and flops"
+        got = shortened(repr(document.value))
+        problem = f"expected a mapping from device names to memory, bandwidth and flops, got {got}"
         raise ConfigurationError(problem, option="--hardware", file=label)
     found = []
     for name, item in document.value.items():
@@ -117,7 +119,7 @@ def _device(name: str, item: Any) -> Device:
     )
 
 
-def _positive(what: str, value: Any) -> float:
+def _positive(field: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ValueError(f"{what} must be a number above zero, got '{value}'")
+        raise ValueError(f"{field} must be a number above zero, got '{value}'")
     return float(value)

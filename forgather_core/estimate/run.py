@@ -181,7 +181,7 @@ def _precision(resolved: ResolvedModel, options: EstimateOptions) -> str:
         return found
     if dtype is not None and found != ("fp32" if options.precision == "mixed" else options.precision):
         problem = f"{options.precision} contradicts --dtype {resolved.build.dtype}"
-        raise BuildError(problem, option="--precision", hint="drop one of them")
+        raise BuildError(problem, option="--precision", hint="remove one of them")
     return options.precision
 
 
@@ -235,15 +235,15 @@ def _generation(timeline: Timeline, memory: Memory, rows: int, context: int) -> 
 
 def _flops(step: Timeline, forward: Timeline, tokens: int) -> dict[str, float]:
     """Return FLOPs/token. By convention, training is 3 x the forward pass; `computed` includes recomputation."""
-    weights, attention = (forward.total_flops("forward", what) / tokens for what in ("weights", "attention"))
-    spent = sum(step.flops.values()) / tokens
+    weights, attention = (forward.total_flops("forward", operands) / tokens for operands in ("weights", "attention"))
+    computed = sum(step.flops.values()) / tokens
     return {
         "forward": weights + attention,
         "forward_weights": weights,
         "forward_attention": attention,
         "training": 3 * (weights + attention),
-        "computed": spent,
-        "step": spent * tokens,
+        "computed": computed,
+        "step": computed * tokens,
     }
 
 
@@ -256,7 +256,7 @@ def _on_device(
     speed, fitting = device.flops_in(report["setup"]["precision"]), fits.step_fits(device)
     seconds = report["flops"]["step"] / (speed * options.mfu) if speed is not None and fitting else None
     generation, context = report["generation"], fits.longest_generation(device)
-    read = generation["weights"] + generation["cache"]  # once per token
+    bytes_per_token = generation["weights"] + generation["cache"]  # each decoded token reads both once
     return {
         "name": device.name,
         "memory": device.memory,
@@ -267,7 +267,9 @@ def _on_device(
         "tokens_per_second": rows * length / seconds if seconds else None,
         "context_length": context,
         "decode_tokens_per_second": (
-            rows * device.bandwidth / read if device.bandwidth and context >= generation["context_length"] else None
+            rows * device.bandwidth / bytes_per_token
+            if device.bandwidth and context >= generation["context_length"]
+            else None
         ),
         "source": device.source,
     }

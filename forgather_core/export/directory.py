@@ -123,7 +123,7 @@ def draft_directory(
         ExportError, ConfigurationError, TokenizerError: The directory cannot be built; nothing is written.
     """
     if refresh and keep:
-        raise DirectoryError("cannot be combined with --keep", option="--refresh-model", hint="drop one of them")
+        raise DirectoryError("cannot be combined with --keep", option="--refresh-model", hint="remove one of them")
     plan = plan_contents(resolved)
     with directory_lock(target, on_wait=on_wait):
         sweep_stale(target)

@@ -48,7 +48,7 @@ def check_native(resolved: ResolvedModel) -> None:
         ConfigurationError: There is no native class, or it computes a different model. The message gives the reason.
     """
     if (problem := native_problem(resolved)) is not None:
-        hint = "change the options, or drop --native"
+        hint = "change the options, or remove --native"
         raise ConfigurationError(problem, option="--native", hint=hint)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from .scope import DATASET, ESTIMATING, NOT_LISTING, PACKED, RUNNING, STEPPING, TRAINING
 from .scope import shared_option as option
+from .shared import DATASET_PROJECTS
 
 STEP = "Training step"
 TEST = "Options of test"
@@ -56,7 +57,7 @@ class TestOptions(TrainingStepOptions):
     lr: float = option(0.01, help="Learning rate", group=TEST, ge=0, commands=RUNNING, requirements=(TRAINING,))
     dataset_project: str | None = option(
         None,
-        help="Dataset project: a directory, or stdlib (built in); default: random tokens",
+        help=f"Dataset project: {DATASET_PROJECTS} (default: random tokens)",
         group=TEST,
         commands=RUNNING,
         requirements=(TRAINING,),
@@ -69,7 +70,7 @@ class TestOptions(TrainingStepOptions):
     )
     packing: Literal["greedy", "first-fit", "best-fit"] | None = option(
         None,
-        help="Packing strategy of --packed: greedy cuts documents at the end of a row, the others keep them whole",
+        help="Packing strategy of --packed: greedy cuts documents at row ends, the others only if longer than a row",
         group=TEST,
         commands=RUNNING,
         requirements=(PACKED, TRAINING),
@@ -154,7 +155,7 @@ class VerifyOptions:
     )
     strength: int = option(
         2,
-        help="Ways to call the model that call-agreement combines: all pairs (2), or all triples (3, many minutes)",
+        help="call-agreement: combine ways to call the model in all pairs (2) or all triples (3, many minutes)",
         group=VERIFY,
         commands=("verify",),
         requirements=(NOT_LISTING,),
@@ -163,7 +164,7 @@ class VerifyOptions:
     )
     case: str | None = option(
         None,
-        help="Run one case of call-agreement, by the id that a report prints",
+        help="Run only the case of call-agreement with this id, as printed in a report",
         group=VERIFY,
         metavar="ID",
         commands=("verify",),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .scope import shared_option
+from .shared import DATASET_PROJECTS
 
 _CHECKSUMS = "Compare every file with its recorded checksum"
 _CONFIG = "Dataset config name (default: the config named default, or the only one)"
@@ -36,13 +37,15 @@ class VerifyDirectoryOptions:
     )
     strength: int = option(
         2,
-        help="Ways to call the model that call-agreement combines: all pairs (2), or all triples (3, many minutes)",
+        help="call-agreement: combine ways to call the model in all pairs (2) or all triples (3, many minutes)",
         ge=2,
         le=3,
     )
-    case: str | None = option(None, help="Run one case of call-agreement, by the id that a report prints", metavar="ID")
+    case: str | None = option(
+        None, help="Run only the case of call-agreement with this id, as printed in a report", metavar="ID"
+    )
     junit: Path | None = option(None, help="Also write the results as JUnit XML", metavar="FILE")
-    force: bool = option(False, help="Continue even if memory seems insufficient", negatable=False)
+    force: bool = option(False, help="With --full: ignore insufficient memory", negatable=False)
 
 
 @dataclass(kw_only=True)
@@ -84,14 +87,14 @@ class TrainTokenizerOptions:
 
     dataset_project: str = option(
         None,
-        help="Dataset project: a directory, or stdlib (built in)",
+        help=f"Dataset project: {DATASET_PROJECTS}",
         metavar="PROJECT",
         required=True,
     )
     vocab_size: int = option(
         None, help="Vocabulary size: special tokens, 256 bytes, merges", metavar="N", ge=1, required=True
     )
-    output_dir: Path = option(None, help="New directory", metavar="DIR", flags=("-o",), required=True)
+    output_dir: Path = option(None, help="New or empty directory", metavar="DIR", flags=("-o",), required=True)
     dataset_config: str | None = option(None, help=_CONFIG, metavar="NAME")
     model_max_length: int = option(2048, help="Maximum length of a text, in tokens", metavar="N", ge=1)
 
@@ -120,7 +123,7 @@ class SampleOptions:
     """Options of `forgather sample`."""
 
     max_new_tokens: int = option(100, help="Maximum number of new tokens", metavar="N", ge=1)
-    samples: int = option(1, help="Continuations of each text", metavar="N", ge=1)
+    samples: int = option(1, help="Number of continuations of each text", metavar="N", ge=1)
     temperature: float = option(0.8, help="Divide logits by this number; 0: greedy decoding", metavar="X", ge=0)
     top_p: float = option(
         0.95, help="Sample from the most probable tokens with this total probability", metavar="X", gt=0, le=1
@@ -137,7 +140,7 @@ class EvaluateOptions:
 
     dataset_project: str = option(
         None,
-        help="Text to evaluate: a text, JSON, Parquet or Arrow file, a directory of them, a dataset project, or stdlib",
+        help=f"Dataset project to evaluate on: {DATASET_PROJECTS}",
         metavar="PROJECT",
         required=True,
     )

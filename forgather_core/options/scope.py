@@ -1,6 +1,6 @@
 """The commands that use each shared option, and the conditions without which an option has no effect.
 
-Only options on the command line are rejected: a YAML file may be used with several commands.
+Only options of the command line or of a Python call are refused: a YAML file may be used with several commands.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ REAL_DEVICE = Requirement(
 )
 TRAINING = Requirement("a real device: add --device cpu", lambda values: values["device"] != "meta", ("test",))
 INITIALIZING = Requirement(
-    "initial weights: drop --no-init-weights", lambda values: not values["no_init_weights"], ("construct",)
+    "initial weights: remove --no-init-weights", lambda values: not values["no_init_weights"], ("construct",)
 )
 DATASET = Requirement("--dataset-project", lambda values: values["dataset_project"] is not None, ("test", "train"))
 PACKED = Requirement("--packed", lambda values: bool(values["packed"]), ("test",))
 FULL = Requirement("--full", lambda values: bool(values["full"]) or bool(values["list"]), ("verify",))
-NOT_LISTING = Requirement("a run of the checks: drop --list", lambda values: not values["list"], ("verify",))
+NOT_LISTING = Requirement("a run of the checks: remove --list", lambda values: not values["list"], ("verify",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +101,8 @@ def shared_option(
         **info: The fields of `OptionInfo`.
     """
     field = plain_option(default, **info)
-    given: OptionInfo = field.metadata[METADATA_KEY]
-    values = {item.name: getattr(given, item.name) for item in dataclasses.fields(given)}
+    declared: OptionInfo = field.metadata[METADATA_KEY]
+    values = {item.name: getattr(declared, item.name) for item in dataclasses.fields(declared)}
     scoped = SharedOptionInfo(
         **values,
         commands=commands,
@@ -147,30 +147,30 @@ def joined(words: Iterable[str], conjunction: str = "and") -> str:
     return f"{', '.join(most)} {conjunction} {last}" if most else last
 
 
-def refuse_other_commands(command: str, typed: Iterable[OptionSpec]) -> None:
+def refuse_other_commands(command: str, given: Iterable[OptionSpec]) -> None:
     """Refuse options that `command` does not use.
 
     Raises:
         ConfigurationError: An option belongs to other commands only.
     """
-    for spec in typed:
+    for spec in given:
         if command not in commands_of(spec):
             raise no_effect(spec.flag, command, commands_of(spec))
 
 
-def refuse_without_effect(command: str, typed: Iterable[OptionSpec], values: Values) -> None:
+def refuse_without_effect(command: str, given: Iterable[OptionSpec], values: Values) -> None:
     """Refuse options of `command` that have no effect in combination with the other values.
 
     Args:
         command: The command.
-        typed: The options typed on the command line.
+        given: The options set on the command line or in a Python call.
         values: The resolved values of all options by name, including those from YAML files.
 
     Raises:
         ConfigurationError: An option requires another one.
     """
-    for spec in typed:
+    for spec in given:
         for requirement in requirements_of(spec):
-            given = values[spec.name] is not None and values[spec.name] is not False
-            if command in requirement.commands and given and not requirement.holds(values):
+            is_set = values[spec.name] is not None and values[spec.name] is not False
+            if command in requirement.commands and is_set and not requirement.holds(values):
                 raise ConfigurationError(f"requires {requirement.text}", option=spec.flag)

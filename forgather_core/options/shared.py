@@ -28,6 +28,8 @@ DIRECTORY = "Model directory"
 BUILD = "Build"
 CHECKPOINT = "Checkpoint"
 OUTPUT = "Output"
+# The values of --dataset-project, for its help texts.
+DATASET_PROJECTS = "stdlib (built in), a directory of YAML configurations, or text, JSON, Parquet or Arrow files"
 
 AttentionImplementation = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
 

@@ -115,16 +115,16 @@ def _to_bool(spec: OptionSpec, value: Any) -> bool:
 def _to_int(spec: OptionSpec, value: Any) -> int:
     if not isinstance(value, bool):
         try:
-            return int(value, 0) if isinstance(value, str) else _whole(value)
+            return int(value, 0) if isinstance(value, str) else _exact_integer(value)
         except (TypeError, ValueError, OverflowError):
             try:
-                return _whole(float(value))  # 1e3 is an integer, 1.5 is not
+                return _exact_integer(float(value))  # 1e3 is an integer, 1.5 is not
             except (TypeError, ValueError, OverflowError):
                 pass
     raise _unexpected(spec, value, "an integer")
 
 
-def _whole(value: Any) -> int:
+def _exact_integer(value: Any) -> int:
     number = int(value)
     if number != value:
         raise ValueError
@@ -162,7 +162,7 @@ def _names(spec: OptionSpec, value: Any) -> list[str]:
         raise _unexpected(spec, value, "names separated by commas")
     names = [name.strip() for text in given for name in text.split(",") if name.strip()]
     if not names:
-        raise ConfigurationError("contains no name", hint="add one, or drop the option")
+        raise ConfigurationError("contains no name", hint="add one, or remove the option")
     return names
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from .command_options import STEP, TrainingStepOptions
 from .scope import DATASET, RUNNING, STEPPING
 from .scope import shared_option as option
+from .shared import DATASET_PROJECTS
 
 DATA = "Data"
 OPTIMIZATION = "Optimization"
@@ -21,7 +22,7 @@ class TrainOptions(TrainingStepOptions):
 
     dataset_project: str | None = option(
         None,
-        help="Text to train on: a text, JSON, Parquet or Arrow file, a directory of them, a dataset project, or stdlib",
+        help=f"Dataset project to train on: {DATASET_PROJECTS}",
         group=DATA,
         commands=RUNNING,
     )
@@ -37,7 +38,7 @@ class TrainOptions(TrainingStepOptions):
     )
     packing: Literal["greedy", "first-fit", "best-fit"] = option(
         "greedy",
-        help="Packing of documents into rows: greedy cuts them at the end of a row, the others keep them whole",
+        help="Packing strategy: greedy cuts documents at row ends, the others only if longer than a row",
         group=DATA,
         commands=RUNNING,
     )

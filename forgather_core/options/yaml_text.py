@@ -33,10 +33,10 @@ class YamlText(NamedTuple):
         for part in path:
             if not isinstance(node, yaml.MappingNode):
                 break
-            hit = next(((key, value) for key, value in node.value if key.value == part), None)
-            if hit is None:
+            entry = next(((key, value) for key, value in node.value if key.value == part), None)
+            if entry is None:
                 break
-            mark, node = hit[0].start_mark, hit[1]
+            mark, node = entry[0].start_mark, entry[1]
         return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
 
     def written(self, *path: str | int) -> str | None:
@@ -159,7 +159,7 @@ def _check(node: yaml.Node, remaining: int, ancestors: frozenset[int]) -> int:
         seen: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise YamlError("a key must be plain text", **_place(key))
+                raise YamlError("a key must be plain text", **_place(key), hint="replace the list or mapping by a name")
             if key.tag != _MERGE_TAG:
                 _check(key, remaining, ancestors)
                 key.tag = _TEXT_TAG  # an option named `on`, a device named 4090

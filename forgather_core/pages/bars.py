@@ -30,23 +30,23 @@ def bars(
         values: The values by their labels, from top to bottom.
         texts: The values as text.
         colours: One colour for each bar, from `drawing`.
-        limit: Draw a line at this value, to which the bars are compared.
+        limit: Value to compare the bars with, drawn as a dashed line.
     """
-    kept = dict(list(values.items())[:MOST_BARS])
-    most = max([*kept.values(), limit or 0.0])
+    drawn = dict(list(values.items())[:MOST_BARS])
+    most = max([*drawn.values(), limit or 0.0])
 
     def draw(axes: Axes) -> None:
-        _frame(axes, list(kept), most, max(map(len, texts), default=0))
+        _frame(axes, list(drawn), most, max(map(len, texts), default=0))
         if limit is not None:
             axes.axvline(limit, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), zorder=0.5)
-        for row, (value, text, fill) in enumerate(zip(kept.values(), texts, colours, strict=False)):
+        for row, (value, text, fill) in enumerate(zip(drawn.values(), texts, colours, strict=False)):
             axes.barh(row, value, height=_BAR / _ROW, color=fill)
             is_near = limit is not None and _NEAR * limit < value < limit
             # Near the limit, the text is placed beyond the line, not on it.
             _value(axes, limit if limit is not None and is_near else value, row, text)
 
-    stated = ", ".join(f"{label} {text}" for label, text in zip(kept, texts, strict=False))
-    return drawing(f"{name}: {stated}", _height(len(kept)), draw)
+    stated = ", ".join(f"{label} {text}" for label, text in zip(drawn, texts, strict=False))
+    return drawing(f"{name}: {stated}", _height(len(drawn)), draw)
 
 
 def stacked(
@@ -73,7 +73,7 @@ def stacked(
                 left += size
             _value(axes, totals[label], row, texts[row])
 
-    stated = ", ".join(f"{label} {kept}" for label, kept in zip(rows, texts, strict=True))
+    stated = ", ".join(f"{label} {total}" for label, total in zip(rows, texts, strict=True))
     return drawing(f"{name}: {stated}", _height(len(rows), 36.0), draw)
 
 
@@ -95,7 +95,7 @@ def grouped(
                 _value(axes, value, place, texts[number][row])
 
     stated = "; ".join(
-        f"{one}: " + ", ".join(f"{label} {kept}" for label, kept in zip(labels, row, strict=True))
+        f"{one}: " + ", ".join(f"{label} {value}" for label, value in zip(labels, row, strict=True))
         for one, row in zip(series, texts, strict=True)
     )
     return drawing(f"{name}. {stated}", _height(len(labels), step), draw)

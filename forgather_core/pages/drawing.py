@@ -16,11 +16,11 @@ from .html import Html, brief, escaped, tag
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH = 460  # CSS pixels: on a phone text is still readable, and two charts stand side by side on a screen
+WIDTH = 460  # CSS pixels: readable on a phone, and two charts fit side by side on a larger screen
 SIZE = 11.5  # pixels, of text
 _UNITS = 72  # SVG units per inch
 
-# matplotlib knows no CSS: it draws in these colours, which no chart needs, and they are replaced in its output.
+# matplotlib does not support CSS variables: it draws in these placeholder colours, which are replaced in its output.
 _VARIABLES = {
     **{f"#fa000{number}": f"c{number}" for number in range(1, 9)},
     "#fb0001": "ink",
@@ -49,7 +49,7 @@ _SPACE = re.compile(r">\s+<")
 
 
 def colour(number: int) -> str:
-    """Return a colour of `SERIES`, from 1 on."""
+    """Return the colour of a series, numbered from 1; after `SERIES` colours they repeat."""
     return _COLOURS[f"c{(number - 1) % SERIES + 1}"]
 
 
@@ -70,8 +70,8 @@ def drawing(name: str, height: float, draw: Callable[[Axes], None]) -> Html:
         figure.patch.set_visible(False)
         draw(figure.add_axes((0.0, 0.0, 1.0, 1.0)))
         written = io.StringIO()
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        FigureCanvasSVG(figure).print_svg(written, metadata=nothing)  # type: ignore[no-untyped-call]
+        no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        FigureCanvasSVG(figure).print_svg(written, metadata=no_metadata)  # type: ignore[no-untyped-call]
     return _inline(written.getvalue(), name)
 
 

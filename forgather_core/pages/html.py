@@ -41,7 +41,7 @@ def tag(name: str, *content: object, **attributes: object) -> Html:
     """Return an element.
 
     Args:
-        name: Its name.
+        name: The name of the element.
         content: Text and elements.
         attributes: `class_` and `aria_label` stand for `class` and `aria-label`; None leaves an attribute out.
     """
@@ -52,7 +52,7 @@ def tag(name: str, *content: object, **attributes: object) -> Html:
 
 
 def joined(content: Iterable[object]) -> Html:
-    """Return text and elements one after the other."""
+    """Concatenate text and elements."""
     return Html("".join(map(escaped, content)))
 
 

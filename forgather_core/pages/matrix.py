@@ -25,8 +25,8 @@ def pairs_matrix(
 ) -> Html:
     """Return a chart with a square for each pair of factors: red if a combination of their levels fails.
 
-    A square is paler where fewer of the combinations have a meaning and ran. Those on the diagonal are factors by
-    themselves.
+    The fewer combinations of a pair are valid and ran, the paler its square. A square on the diagonal stands for a
+    single factor.
 
     Args:
         name: The title of the chart.
@@ -36,7 +36,7 @@ def pairs_matrix(
     """
     names = list(levels)
     failed = {pair for cause in causes for pair in _pairs(cause)}
-    if not all(causes):  # the plain call fails, and with it every other
+    if not all(causes):  # an empty cause: the plain call fails, and so does every other
         failed |= {frozenset(pair) for pair in product(names, names)}
     ran = {(one, two): {(case[one], case[two]) for case in cases} for one, two in combinations(names, 2)}
     label = max(map(len, names)) * _CHARACTER_WIDTH + _GAP
@@ -72,7 +72,7 @@ def pairs_matrix(
 
 
 def _pairs(cause: Mapping[str, str]) -> list[frozenset[str]]:
-    """Return the pairs of factors of a cause; a single factor is a pair with itself."""
+    """Return the pairs of factors in a cause; a single factor is paired with itself."""
     if len(cause) < 2:
         return [frozenset(cause)]
     return [frozenset(pair) for pair in combinations(cause, 2)]

@@ -48,7 +48,7 @@ def compatibility(
     files = directory or shipped_tokenizers().get(tokenizer)
     rows = (
         _transformers(),
-        _natively(resolved, native),
+        _native_transformers(resolved, native),
         _vllm(model, native),
         _llama_cpp(model, native, tokenizer, files),
     )
@@ -59,7 +59,7 @@ def _transformers() -> ToolSupport:
     return ToolSupport("transformers", True, "with trust_remote_code=True")
 
 
-def _natively(resolved: ResolvedModel, native: str | None) -> ToolSupport:
+def _native_transformers(resolved: ResolvedModel, native: str | None) -> ToolSupport:
     name = "transformers, natively"
     if native is not None:
         return ToolSupport(name, True, f"as {native}, without trust_remote_code")

@@ -67,7 +67,7 @@ def new_plugin(name: str, directory: str | Path | None = None, *, plugins: Regis
             file = staging / _RENAMED.get(path, path)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
-    where = shlex.quote(str(target) if target.is_absolute() else f".{os.sep}{target}")
+    quoted = shlex.quote(str(target) if target.is_absolute() else f".{os.sep}{target}")
     return {
         "name": name,
         "distribution": distribution,
@@ -77,11 +77,11 @@ def new_plugin(name: str, directory: str | Path | None = None, *, plugins: Regis
             {"path": _RENAMED.get(path, _replaced(path, new)), "about": about or None} for path, about in _ABOUT.items()
         ],
         "next": [
-            f"pip install -e {where}",
+            f"pip install -e {quoted}",
             f"forgather -t {name} model construct",
             f"forgather -t {name} model --device cpu test",
             f"forgather -t {name} model verify",
-            f"pip install pytest && pytest {where}",
+            f"pip install pytest && pytest {quoted}",
         ],
     }
 
@@ -136,4 +136,4 @@ def _problems(name: str, plugins: Registry) -> Iterator[tuple[str | None, str]]:
 
 def _refuse_existing(target: Path) -> None:
     if os.path.lexists(target):
-        raise DirectoryError("exists", file=target, hint="choose another --output-dir, or remove it")
+        raise DirectoryError("already exists", file=target, hint="choose another --output-dir, or remove it")

@@ -25,7 +25,7 @@ def blamed(options: Any, problem: Problem, layers: Sequence[Mapping[str, Any]]) 
 
     Returns:
         The index of the topmost layer that causes the problem and the options in it that cause it; None if no layer
-        above the defaults does. In the layer that sets the option named by the problem, it is that option.
+        above the defaults does. If that layer sets the option that the problem names, only that option is returned.
     """
     name = problem[0]
     for number in range(len(layers) - 1, 0, -1):

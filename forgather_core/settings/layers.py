@@ -225,6 +225,6 @@ def _split_notes(layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:
         notes |= {key: layer.text.written(key) or value for key, value in notes.items() if NOTES[key] is str}
     for key, value in notes.items():
         if type(value) is not NOTES[key]:
-            wanted = "an integer" if NOTES[key] is int else "text"
-            raise ConfigurationError(f"expected {wanted}, got {value!r}", **layer.place(key))
+            expected = "an integer" if NOTES[key] is int else "text"
+            raise ConfigurationError(f"expected {expected}, got {value!r}", **layer.place(key))
     return {key: value for key, value in layer.values.items() if key not in notes}, notes

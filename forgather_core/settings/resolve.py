@@ -46,8 +46,8 @@ def resolve(configuration: Configuration, flags: Mapping[str, Any] | None = None
     definition = configuration.definition
     specs = schema(definition.options)
     files = [_as_written(layer, specs) for layer in configuration.layers]
-    typed = with_current_names(Layer("command line", flags or {}))
-    layers, source_config = _with_source_config([*files, typed], definition)
+    command_line = with_current_names(Layer("command line", flags or {}))
+    layers, source_config = _with_source_config([*files, command_line], definition)
     origins = {name: Origin(DEFAULT, {"option": name}) for name in specs}
     merged: dict[str, Any] = {name: spec.default for name, spec in specs.items()}
     for rank, layer in enumerate(layers, start=1):
@@ -195,4 +195,5 @@ def _check_model_name(resolved: ResolvedModel) -> None:
     name = resolved.model_name
     if name in {".", ".."} or "/" in name or "\\" in name or not name.isprintable() or name != name.strip():
         place = resolved.origins["model_name"].place
-        raise ConfigurationError(f"'{name}' is not a plain name", **place, hint="set a path with --output-dir")
+        hint = "use a name without '/', '\\' or surrounding spaces; set a path with --output-dir"
+        raise ConfigurationError(f"'{name}' is not a valid directory name", **place, hint=hint)

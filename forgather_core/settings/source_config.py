@@ -58,8 +58,8 @@ def read_source_config(definition: ModelDefinition, directory: Path) -> SourceCo
     Values that config.json omits are the defaults of its class. Code in the directory is never run.
 
     Raises:
-        ConfigurationError: The directory is not a model directory, contains another model, or uses a feature that the
-            definition does not support.
+        ConfigurationError: The directory is not a model directory, contains a model of another architecture, or uses a
+            feature that the definition does not support.
     """
     file = directory / "config.json"
     text, content = _content(file)

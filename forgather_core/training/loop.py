@@ -181,7 +181,7 @@ def _failure(
     if fused_norms is not None:  # in the order of backward
         first = next((name for name, norm in fused_norms.items() if not norm.isfinite()), None)
         problem = f"the gradient of {first or 'all parameters'} is the first non-finite gradient in backward"
-        hint = f"{hint}, or drop --fuse-optim-with-backward to see which module produces it"
+        hint = f"{hint}, or remove --fuse-optim-with-backward to see which module produces it"
         return TrainingCheckError(f"step {step}: {problem}", hint=hint)
     return _error_with_diagnosis(f"step {step}: a gradient is not finite", model, inputs, rng, hint=hint)
 

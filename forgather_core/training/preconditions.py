@@ -20,7 +20,7 @@ def check_trainable(resolved: ResolvedModel, *, has_checkpoint: bool = False) ->
     has_checkpoint = has_checkpoint or build.load_from_checkpoint is not None
     if build.no_init_weights and not has_checkpoint and build.device != "meta":
         problem = "requires --load-from-checkpoint, since uninitialized weights cannot be trained"
-        raise BuildError(problem, option="--no-init-weights", hint="add it, or drop --no-init-weights")
+        raise BuildError(problem, option="--no-init-weights", hint="add it, or remove --no-init-weights")
     if build.attn_implementation == "flex_attention" and build.device.startswith("cpu"):
         problem = "flex_attention has no backward pass on the CPU"
         raise BuildError(problem, option="--attn-implementation", hint="use sdpa or eager")

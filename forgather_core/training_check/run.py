@@ -116,7 +116,7 @@ def _compiled(model: Any, batches: Iterator[Batch], stepper: Stepper, arguments:
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[:2]) or type(error).__name__  # the operation and its error message
         problem = f"torch cannot compile this model on this machine: {reason}"
-        raise TrainingCheckError(problem, option="--compile", hint="drop --compile") from error
+        raise TrainingCheckError(problem, option="--compile", hint="remove --compile") from error
 
 
 def _corpus(options: TestOptions) -> Corpus | None:

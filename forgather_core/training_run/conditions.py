@@ -33,10 +33,10 @@ def check_train_options(options: TrainOptions) -> None:
         flag = "--fuse-optim-with-backward"
         if options.max_grad_norm:
             problem = "requires --max-grad-norm 0: gradients are freed before their norm is known"
-            raise TrainingError(problem, option=flag, hint=f"add --max-grad-norm 0, or drop {flag}")
+            raise TrainingError(problem, option=flag, hint=f"add --max-grad-norm 0, or remove {flag}")
         if options.gradient_accumulation_steps > 1:
             problem = "requires --gradient-accumulation-steps 1: gradients are freed after each batch"
-            raise TrainingError(problem, option=flag, hint="drop one of the two options")
+            raise TrainingError(problem, option=flag, hint="remove one of the two options")
         if options.optimizer == "muon":
             raise TrainingError("does not support muon", option=flag, hint="use adamw or sgd")
 
@@ -49,7 +49,7 @@ def check_supported(resolved: ResolvedModel, options: TrainOptions, processes: i
     """
     if options.fuse_optim_with_backward and processes > 1:
         problem = "does not support several processes: each would train on its own gradients"
-        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="drop it, or use one process")
+        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="remove it, or use one process")
     if resolved.build.dtype not in _DTYPES:
         problem, hint = (
             "must be float32 or float64: other dtypes round small updates away",

@@ -98,7 +98,7 @@ def run_training(
     assert options.dataset_project is not None
     if resolved.build.device == "meta" and resolved.origins["device"].label != DEFAULT:
         problem = "must be cpu, cuda, cuda:N or mps; got 'meta'"
-        raise TrainingError(problem, option="--device", hint="drop it to use the first device of this machine")
+        raise TrainingError(problem, option="--device", hint="remove it to use the first device of this machine")
     state = PartialState(cpu=resolved.build.device.startswith("cpu"))
     resolved = replace(resolved, build=replace(resolved.build, device=_device(resolved.build.device, state)))
     device = torch.device(resolved.build.device)

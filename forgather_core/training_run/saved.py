@@ -141,7 +141,7 @@ def _prompt(text: str, tokenizer: Any, chat: bool) -> list[int]:
         raise DataError("is not UTF-8", option="TEXT", hint="correct its encoding") from None
     if chat:
         if not tokenizer.chat_template:
-            hint = "drop --chat, or construct the model with --chat-template chatml"
+            hint = "remove --chat, or construct the model with --chat-template chatml"
             raise DataError("the tokenizer has no chat template", option="--chat", hint=hint)
         messages = [{"role": "user", "content": text}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -156,12 +156,12 @@ def _prompt(text: str, tokenizer: Any, chat: bool) -> list[int]:
 
 def _fraction(directory: Path) -> float:
     path = directory.resolve()
-    hint = "restore the file, or drop --held-out"
+    hint = "restore the file, or remove --held-out"
     record = read_record(path, hint=hint)
     if not record and path.parent.name == CHECKPOINTS:  # a checkpoint of a run
         record = read_record(path.parent.parent, hint=hint)
     if not record:
-        raise DataError(f"has no {RECORD}: nothing was held out", file=directory, hint="drop --held-out")
+        raise DataError(f"has no {RECORD}: nothing was held out", file=directory, hint="remove --held-out")
     fraction = record["options"].get("eval_fraction")
     if not isinstance(fraction, float):
         problem = f"{RECORD} has no valid eval_fraction"

@@ -20,9 +20,9 @@ OF_LLAMA = [
     ("--hidden 3 show", r"--hidden does not exist\."),  # abbreviations are not accepted: their meaning may change
     ("--no-no-init-weights show", r"--no-no-init-weights does not exist\. Did you mean --no-init-weights\?"),
     ("--zzz show", "--zzz does not exist"),
-    ("-t llama show", "-t belongs before 'model'"),
-    ("show -t llama", "-t belongs before 'model': forgather -t NAME model"),
-    ("show -p x", "-p belongs before 'model': forgather -p DIR model"),
+    ("-t llama show", "-t must come before 'model'"),
+    ("show -t llama", "-t must come before 'model': forgather -t NAME model"),
+    ("show -p x", "-p must come before 'model': forgather -p DIR model"),
     ("show extra", "unexpected extra argument"),
     ("shw", r"No such command 'shw'\. Did you mean 'show'\?"),
     ("show --hidden-size", "--hidden-size requires a value"),
@@ -43,7 +43,7 @@ OF_LLAMA = [
     ("--rope-parameters {a show", "not valid YAML at column 3"),
     ("--rope-parameters [1] show", "expected a YAML mapping"),
     ("--output-dir= show", "the path is empty"),
-    ("--model-name a/b show", "'a/b' is not a plain name: set a path with --output-dir"),
+    ("--model-name a/b show", "'a/b' is not a valid directory name: use a name without .* path with --output-dir"),
     ("--model-name ${nope} show", "--model-name: Interpolation key 'nope' not found"),
     ("--tokenizer nope show", r"--tokenizer: 'nope' does not exist: use a shipped one \(bpe-2k"),
     # rules between options
@@ -257,7 +257,7 @@ def test_errors_do_not_call_a_flag_a_value(cli: Cli, words: str) -> None:
 
 def test_an_option_without_a_definition_requires_one(cli: Cli) -> None:
     error = cli("model", "--hidden-size", "3", "show").error
-    assert "choose a model definition" in error or "belongs to " in error
+    assert "choose a model definition" in error or "is an option of " in error
     assert "Did you mean --batch-size" not in error
 
 

@@ -83,7 +83,7 @@ def test_models_are_compared(cli: Cli) -> None:
         (("model", "compare", "llama/4M"), "compare requires two models"),
         (("model", "compare"), "MODEL is missing: add it, as in forgather model compare MODEL..."),
         (("model", "compare", "llama/4M", "lama"), "lama"),
-        (("model", "--hidden-size", "3", "compare", "llama/4M", "mistral/4M"), "--hidden-size belongs to"),
+        (("model", "--hidden-size", "3", "compare", "llama/4M", "mistral/4M"), "--hidden-size is an option of"),
         ((*LLAMA, "estimate", "--precision", "fp8"), "--precision"),
         ((*LLAMA, "estimate", "--precision", "mixed", "--dtype", "bfloat16"), "contradict"),
         ((*LLAMA, "estimate", "--mfu", "0"), "--mfu must be above 0, got 0"),

@@ -66,7 +66,8 @@ def test_an_existing_directory_is_kept(cli: Cli) -> None:
     Path("made").mkdir()
     assert cli(*TRAIN).code == 0  # an empty directory is accepted
     before = {path: path.read_bytes() for path in Path("made").iterdir()}
-    assert "made already exists: choose another --output-dir, or remove it" in cli(*TRAIN).error
+    error = cli(*TRAIN).error
+    assert "made already exists and is not an empty directory: choose another --output-dir, or remove it" in error
     assert {path: path.read_bytes() for path in Path("made").iterdir()} == before
 
 

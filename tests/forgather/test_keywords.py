@@ -93,7 +93,7 @@ def test_a_list_of_checks_validates_the_options_of_a_model() -> None:
 
 @pytest.mark.parametrize("checks", ["", ",", " , ", [], (), ["", " "]])
 def test_no_check_is_not_every_check(checks: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"^checks contains no name: add one, or drop the option"):
+    with pytest.raises(ConfigurationError, match=r"^checks contains no name: add one, or remove the option"):
         fg.list_checks(checks=checks)
 
 
@@ -126,7 +126,7 @@ def test_version() -> None:
         ("add --dtype bfloat16 or float16", "add dtype='bfloat16' or float16"),
         ("try a smaller --lr, or --dtype float32", "try a smaller lr, or dtype='float32'"),
         ("bf16 contradicts --dtype float32", "bf16 contradicts dtype float32"),
-        ("drop --no-init-weights", "drop no_init_weights"),
+        ("remove --no-init-weights", "remove no_init_weights"),
         (
             "hf download a/b --local-dir b, then use --from-config b",
             "hf download a/b --local-dir b, then use from_config b",

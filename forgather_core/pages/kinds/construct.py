@@ -66,4 +66,4 @@ def _tokenizer(known: Mapping[str, Any]) -> Html:
 
 def _compatibility(rows: Sequence[Mapping[str, Any]]) -> Html:
     drawn = [(row["name"], badge("yes", "good") if row["loads"] else badge("no", "warn"), row["how"]) for row in rows]
-    return card("Loads in", table(("tool", "loads", "how, or why not"), drawn, name="compatibility"))
+    return card("Loads in", table(("tool", "loads", "notes"), drawn, name="compatibility"))

@@ -111,8 +111,8 @@ def _devices(devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> 
         for device in devices
     ]
     legend = (
-        f"batch: maximum at this length; length: maximum at this batch; step, tokens/s: training at "
-        f"{setup['mfu']:.0%} MFU; context: longest cache; decode/s: tokens, limited by bandwidth"
+        "batch: maximum at this sequence length; sequence length: maximum at this batch; step, tokens/s: training at "
+        f"{setup['mfu']:.0%} MFU; context length: longest cache; decode/s: decoded tokens/s, limited by bandwidth"
     )
     return card("Devices", table(heads, rows, right=(1, 3, 4, 5, 6, 7, 8), name="devices"), lead=legend)
 
@@ -127,8 +127,8 @@ def _flops(flops: Mapping[str, float]) -> Html:
         ("forward, attention", count_of(flops["forward_attention"])),
         ("forward", count_of(flops["forward"])),
         ("training (3 × forward)", count_of(flops["training"])),
-        ("executed in training", count_of(flops["computed"])),
-        ("a whole step, all tokens", count_of(flops["step"])),
+        ("computed, with recomputation", count_of(flops["computed"])),
+        ("step, all tokens", count_of(flops["step"])),
     ]
     lead = "A multiply-add is two FLOPs"
     return card("FLOPs/token", table(("", "FLOPs"), rows, right=(1,), name="FLOPs"), lead=lead)

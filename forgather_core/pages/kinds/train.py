@@ -110,14 +110,14 @@ def _memory(report: Mapping[str, Any]) -> Html:
     return card("Memory and disk", facts(values))
 
 
-def _evaluations(found: Sequence[Mapping[str, Any]]) -> Html:
-    rows = [(f"{one['step']:,}", f"{one['loss']:.4f}", f"{one['bits_per_byte']:.4f}") for one in found]
+def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> Html:
+    rows = [(f"{one['step']:,}", f"{one['loss']:.4f}", f"{one['bits_per_byte']:.4f}") for one in evaluations]
     heads = ("step", "loss", "bits per byte")
     return card("Evaluations", table(heads, rows, right=range(len(heads)), name="evaluations"))
 
 
-def _samples_card(found: Sequence[Mapping[str, str]]) -> Html:
-    rows = [(one["prompt"], one["continuation"]) for one in found]
+def _samples_card(generated: Sequence[Mapping[str, str]]) -> Html:
+    rows = [(one["prompt"], one["continuation"]) for one in generated]
     return card("Samples", table(("text", "continuation"), rows, name="samples"))
 
 

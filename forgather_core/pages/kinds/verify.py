@@ -23,8 +23,8 @@ _NEAR = 0.01  # minimum error listed as near, as a fraction of the tolerance
 
 def verification(report: Mapping[str, Any]) -> Content:
     """Return the content of the page of a verification."""
-    found = sorted(report["checks"], key=lambda check: _ORDER.get(check["result"], 2))
-    failed = [check for check in found if check["result"] == "failed"]
+    checks = sorted(report["checks"], key=lambda check: _ORDER.get(check["result"], 2))
+    failed = [check for check in checks if check["result"] == "failed"]
     shape = "the model itself" if report["full"] else "a small copy with the same features"
     return Content(
         kind="Verification",
@@ -32,9 +32,9 @@ def verification(report: Mapping[str, Any]) -> Content:
         subtitle=f"{report['directory']}: {shape}" if report.get("model_name") else f"Checked: {shape}",
         figures=_figures(report),
         blocks=[
-            _columns(found, failed),
-            *(_calls(check) for check in found if check["details"].get("levels")),
-            *([_checks(found)] if found else []),
+            _columns(checks, failed),
+            *(_calls(check) for check in checks if check["details"].get("levels")),
+            *([_checks(checks)] if checks else []),
         ],
         notes=report.get("notes") or (),
     )
@@ -102,7 +102,7 @@ def _chart(checks: Sequence[Mapping[str, Any]]) -> Html | None:
 
 
 def _nearest_to_tolerance(checks: Sequence[Mapping[str, Any]]) -> Html | None:
-    """Return the worst cases that hold, one of each check: on another machine, these may fail first."""
+    """Return the worst passing case of each check: on another machine, these may fail first."""
     worst = []
     for check in checks:
         cases = [(_ratio(one), check["name"], one["what"]) for one in check["measured"] if one["holds"]]
@@ -112,7 +112,7 @@ def _nearest_to_tolerance(checks: Sequence[Mapping[str, Any]]) -> Html | None:
     if not rows:
         return None
     drawn = table(("check", "case", "error"), rows, right=(2,), code=(0,), name="nearest")
-    return card("Nearest to their tolerances", drawn, lead="Worst cases that hold; errors as shares of tolerances")
+    return card("Nearest to their tolerances", drawn, lead="Worst passing cases; errors as fractions of tolerances")
 
 
 def _ratio(case: Mapping[str, Any]) -> float:
@@ -132,7 +132,7 @@ def _calls(check: Mapping[str, Any]) -> Html:
     causes = {case["cause"] for case in details["cases"] if case["cause"]}
     lead = (
         f"{details['combinations']:,} combinations of levels in {len(cases):,} cases. A square is a pair of factors: "
-        "red if a combination of their levels fails, pale where few combinations have a meaning"
+        "red if a combination of their levels fails, pale if few combinations are valid"
     )
     title = "Ways to call the model"
     drawn = chart(title, pairs_matrix(title, levels, cases, [_levels_of(cause) for cause in causes]), lead=lead)
@@ -152,7 +152,7 @@ def _count(cause: str, details: Mapping[str, Any]) -> int:
 
 
 def _levels_of(case: str) -> dict[str, str]:
-    """Return the levels that are not plain of a case's id."""
+    """Return the levels in the id of a case, without plain ones."""
     return dict(part.split("=", 1) for part in case.split(",")) if case != "plain" else {}
 
 

@@ -189,7 +189,7 @@ def test_incomplete_checkpoint_leaves_no_uninitialized_memory(
 ) -> None:
     first = construct(small(device="cpu", save_checkpoint=True, num_hidden_layers=1), project=tmp_path / "one")
     flags: dict[str, Any] = {"device": "cpu", "load_from_checkpoint": str(first.directory.path)}
-    with pytest.raises(BuildError, match=r"does not contain model\.layers\.1.*drop --no-init-weights"):
+    with pytest.raises(BuildError, match=r"does not contain model\.layers\.1.*remove --no-init-weights"):
         construct(small(**flags, no_init_weights=True), project=tmp_path / "two")
     found = construct(small(**flags), project=tmp_path / "two")
     assert found.loaded is not None

@@ -113,7 +113,7 @@ PLACES = {
     # The weights are already updated: only the parameter can be named.
     FusedStepper: (
         r"gradient of model\.layers\.1\.mlp\.gate_proj\.weight is the first non-finite gradient in backward"
-        r".*drop --fuse-optim"
+        r".*remove --fuse-optim"
     ),
 }
 
