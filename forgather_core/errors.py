@@ -28,7 +28,9 @@ def access_hint(error: BaseException) -> str:
         return "free memory"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free disk space"
-    return "check the disk" if error.errno == errno.EIO else "check the path and its permissions"
+    # The last two are those of filesystem.disk: the file is larger than supported, or not a regular file.
+    special = {errno.EIO: "check the disk", errno.EFBIG: "use a smaller file", errno.EINVAL: "use a regular file"}
+    return special.get(error.errno or 0, "check the path and its permissions")
 
 
 # A problem that begins with one of these follows the place without a colon: "--force requires --full".

@@ -53,7 +53,13 @@ class Wrapped:
 
     @classmethod
     def of(cls, model: nn.Module) -> Wrapped:
-        """Find the innermost model."""
+        """Find the innermost model.
+
+        Raises:
+            TypeError: `model` is not a module.
+        """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         attributes: dict[type, str | None] = {}
         kinds = _kinds()
         waiting: list[nn.Module | None] = [model]

@@ -223,19 +223,23 @@ def use_one_of(names: Collection[str]) -> str:
     return f"use {'one of ' if len(names) > 1 else ''}{', '.join(names)}"
 
 
+_MIN_PREFIX = 3  # letters of a word that is taken for the beginning of another
+
+
 def did_you_mean(word: str, known: Iterable[str], template: str = "'{}'", *, similarity: float = 0.6) -> str | None:
     """Return the hint `"Did you mean 'hidden_size'?"`, or None if no known word is similar.
 
     Args:
-        word: The unknown word.
+        word: The unknown word. Case is ignored, as are the dashes of a flag.
         known: The known words.
         template: Format of the suggestion.
         similarity: Minimum ratio of difflib for similar words, from 0 to 1.
     """
-    names = list(known)
-    near = get_close_matches(word, names, n=1, cutoff=similarity)
-    near = near or [name for name in names if name.lower() == word.lower()][:1]
-    return f"Did you mean {template.format(near[0])}?" if near else None
+    names = {name.lstrip("-").lower(): name for name in known}  # the dashes of flags would make all flags similar
+    plain = word.lstrip("-").lower()
+    near = get_close_matches(plain, names, n=1, cutoff=similarity)
+    near = near or [name for name in names if len(plain) >= _MIN_PREFIX and name.startswith(plain)]
+    return f"Did you mean {template.format(names[near[0]])}?" if near else None
 
 
 @lru_cache(maxsize=64)

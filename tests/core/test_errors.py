@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from typing import Any
 
 import pytest
 
-from forgather_core.errors import CheckpointError, ConfigurationError, UnknownDefinitionError
+from forgather_core.errors import CheckpointError, ConfigurationError, UnknownDefinitionError, access_hint
 
 LINE = {"file": "exp.yaml", "line": 3, "column": 14}
 
@@ -61,3 +62,18 @@ def test_errors_survive_pickling() -> None:
     assert type(again) is ConfigurationError
     assert str(again) == str(error)
     assert again.fields() == error.fields()
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (OSError(errno.EACCES, "denied"), "check the path and its permissions"),
+        (OSError("no number"), "check the path and its permissions"),
+        (OSError(errno.EFBIG, "too large"), "use a smaller file"),
+        (OSError(errno.EINVAL, "a FIFO"), "use a regular file"),
+        (ValueError("no JSON"), "correct the file"),
+    ],
+    ids=str,
+)
+def test_the_hint_is_about_the_reason(error: Exception, hint: str) -> None:
+    assert access_hint(error) == hint

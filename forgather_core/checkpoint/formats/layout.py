@@ -75,7 +75,7 @@ _LARGEST = 2.0**63  # bytes of a file
 
 DAMAGED = f"the checkpoint is damaged; {FETCH_AGAIN}"  # a hint
 _NAME_ONE = "name a model directory, a weight file or an index"
-_SAVE_FIRST = "name another directory, or save weights into it with --save-checkpoint"
+_SAVE_FIRST = "name another directory, or construct the model with --save-checkpoint"
 
 
 def parse_size(text: int | str) -> int:

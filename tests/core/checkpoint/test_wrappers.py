@@ -279,3 +279,13 @@ def test_processes_save_once_and_all_load(tmp_path: Path, kind: str, size: int) 
         assert (files, count, equal, refused) == (["model.safetensors"] if writes else [], 20, True, writes)
     expected = {n: t for n, t in llama(0).state_dict().items() if n != "lm_head.weight"}
     assert same(read(tmp_path / "saved"), expected)
+
+
+@pytest.mark.parametrize("wrong", [None, {"weight": torch.zeros(1)}, LlamaForCausalLM])
+def test_what_is_not_a_module_is_refused_and_nothing_is_written(tmp_path: Path, wrong: Any) -> None:
+    save(tmp_path / "model", llama())
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got "):
+        save(tmp_path / "new", wrong)
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got "):
+        load_checkpoint(tmp_path / "model", wrong)
+    assert not (tmp_path / "new").exists()

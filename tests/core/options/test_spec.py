@@ -144,3 +144,6 @@ def test_did_you_mean() -> None:
     assert did_you_mean("hiden_size", ["hidden_size"]) == "Did you mean 'hidden_size'?"
     assert did_you_mean("4m", ["4M", "30M"]) == "Did you mean '4M'?"
     assert did_you_mean("zzz", ["hidden_size"]) is None
+    flags = ["--list", "--alibi-slopes", "--hidden-size"]
+    assert did_you_mean("--alibi-slope", flags, "{}") == "Did you mean --alibi-slopes?"
+    assert did_you_mean("--alibi", flags, "{}") == "Did you mean --alibi-slopes?"  # not --list: dashes do not count
