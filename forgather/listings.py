@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,25 @@ __all__ = [
 ]
 
 
-class ModelList(Result):
+class _Listing(Result):
+    """A list of named items: it iterates over `names`, and has their number as its length."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, in the order of the list."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __bool__(self) -> bool:
+        return True  # as every result: also without names
+
+
+class ModelList(_Listing):
     """The installed definitions with their presets, and the configurations of a project."""
 
     kind = "ls"
@@ -40,10 +58,15 @@ class ModelList(Result):
         return f"of {', '.join(one['name'] for one in self._report['definitions'])}"
 
 
-class PluginList(Result):
+class PluginList(_Listing):
     """The plugins that provide definitions."""
 
     kind = "plugins"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the plugins, including disabled and broken ones."""
+        return tuple(row["name"] for row in self._report["plugins"])
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -51,7 +74,7 @@ class PluginList(Result):
         return tuple(row["name"] for row in self._report["plugins"] if row["state"] == "broken")
 
     def _summary(self) -> str:
-        return f"of {', '.join(row['name'] for row in self._report['plugins'])}"
+        return f"of {', '.join(self.names)}"
 
 
 class NewPlugin(Result):
@@ -68,7 +91,7 @@ class NewPlugin(Result):
         return f"{self._report['name']} in {self.directory}"
 
 
-class CheckList(Result):
+class CheckList(_Listing):
     """The checks of `verify`."""
 
     kind = "checks"
@@ -97,14 +120,18 @@ class CheckpointInfo(Result):
         return f"{self._report['path']}: {len(self._report['tensors'])} tensors, {size} in {files} files"
 
 
-class DatasetList(Result):
+class DatasetList(_Listing):
     """The configurations of dataset projects."""
 
     kind = "datasets"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The configurations, each as `project/config`."""
+        return tuple(f"{row['project']}/{row['config']}" for row in self._report["configurations"])
+
     def _summary(self) -> str:
-        rows = self._report["configurations"]
-        return f"of {', '.join(row['project'] + '/' + row['config'] for row in rows)}"
+        return f"of {', '.join(self.names)}"
 
 
 class DatasetInfo(Result):

@@ -35,7 +35,7 @@ def verify(
         project: See `construct`.
         progress: Callbacks.
         **options: The options of `forgather model verify`, such as `checks=["causality", "padding"]`, `quick=True`; for
-            the directory of a model: `checks`, `quick`, `full` and `force`.
+            a model directory: those of `forgather verify`.
 
     Raises:
         TypeError: There is no option of that name.
@@ -110,6 +110,7 @@ def _verify_directory(directory: Path, progress: Progress, options: Mapping[str,
         report = run(
             directory,
             checks,
+            seed=chosen.seed,
             full=chosen.full,
             scope=requested_scope(chosen),
             force=chosen.force,

@@ -23,12 +23,13 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
     """Return the view of a verification: one row per check, then the details of failed checks."""
     checks = report["checks"]
     shape = "full size" if report["full"] else "small copy with the same features"
+    seed = f", seed {report['seed']}" if report["seed"] else ""
     count = f"{report['passed']} passed, {report['failed']} failed, {report['skipped']} skipped"
     if report["expected"]:
         count += f", {report['expected']} failed as expected"
     seconds = sum(check["seconds"] for check in checks)
     return Group(
-        Text(f"{report['directory']}, {shape}", "bold"),
+        Text(f"{report['directory']}, {shape}{seed}", "bold"),
         grid("", _COLUMNS, _rows(checks), right=(2, 3, 4, 5), drop=(5, 2, 4, 3)),
         *(line for check in checks if check["result"] == "failed" for line in _failure(check)),
         *(

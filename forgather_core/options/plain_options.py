@@ -44,6 +44,7 @@ class VerifyDirectoryOptions:
     case: str | None = option(
         None, help="Run only the case of call-agreement with this id, as printed in a report", metavar="ID"
     )
+    seed: int = option(0, help="Seed of the weights and texts", metavar="N", ge=0, lt=2**63)
     junit: Path | None = option(None, help="Also write the results as JUnit XML", metavar="FILE")
     force: bool = option(False, help="With --full: ignore insufficient memory", negatable=False)
 

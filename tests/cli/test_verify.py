@@ -69,6 +69,15 @@ def test_a_failure_is_shown_with_place_and_cause(cli: Cli, directory: Path) -> N
     assert "1 passed, 2 failed" in done.out
 
 
+def test_a_seed_selects_other_texts_and_is_shown(cli: Cli, directory: Path) -> None:
+    words = ("verify", str(directory), "--checks", "positions")
+    assert "seed" not in cli(*words).out
+    done = cli(*words, "--seed", "3")
+    assert f"{directory}, small copy with the same features, seed 3" in done.out.replace("\n", " ")
+    measured = [cli(*words, *seed, "--json").json["checks"][0]["measured"] for seed in ((), ("--seed", "3"))]
+    assert measured[0] != measured[1]
+
+
 def test_a_check_that_raises_has_failed(cli: Cli, directory: Path) -> None:
     plant(
         directory,

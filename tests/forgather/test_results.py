@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,18 @@ def test_reports_are_independent_plain_data(small: fg.ResolvedModel, directory: 
             pass
         assert to_json(result.to_dict()) == before, result
         assert json.loads(before)
+
+
+@pytest.mark.parametrize("make", [fg.list_models, fg.list_plugins, fg.list_checks, fg.list_datasets])
+def test_a_listing_iterates_over_its_names(make: Callable[[], Any]) -> None:
+    found = make()
+    assert tuple(found) == found.names
+    assert len(found) == len(found.names) > 0
+
+
+def test_a_listing_without_names_is_true_as_every_result() -> None:
+    assert not fg.ModelList({"definitions": [], "configurations": []}).names
+    assert fg.ModelList({"definitions": [], "configurations": []})
 
 
 def test_properties_do_not_expose_the_report(small: fg.ResolvedModel) -> None:
