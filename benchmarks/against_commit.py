@@ -80,7 +80,7 @@ def _request(worker: subprocess.Popen[str], name: str) -> str:
     worker.stdin.flush()
     answer = worker.stdout.readline().strip()
     if not answer:
-        raise SystemExit(f"{name}: the process that runs {worker.args} ended")
+        raise SystemExit(f"{name}: the process that runs {worker.args} ended: see its traceback above")
     return answer
 
 

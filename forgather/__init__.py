@@ -92,7 +92,8 @@ __all__ = [
     "verify",
 ]
 
-_FROM_CHECKPOINT = frozenset({"LoadReport", "SaveReport", "load_checkpoint", "save_checkpoint"})  # which imports torch
+# Their module imports torch.
+_FROM_CHECKPOINT = frozenset({"LoadReport", "SaveReport", "load_checkpoint", "save_checkpoint"})
 
 
 def __getattr__(name: str) -> Any:

@@ -83,7 +83,7 @@ class DynamicOptions:
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in self.first_groups}
         for spec in session.specs if command is None else session.of_command(command).values():
             if command is None or spec.info.group is not None:
-                row = names_of(spec), explanation(spec, values)
+                row = names_of(spec), explanation(spec, values, command)
                 sections.setdefault(spec.info.group or own_title, []).append(row)
         return [(title, rows) for title, rows in sections.items() if rows]
 

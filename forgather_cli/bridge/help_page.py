@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from forgather_core.options.scope import is_required
+from forgather_core.options.scope import help_of, is_required
 from forgather_core.options.spec import OptionSpec
 
 NAME_WIDTH = 30
@@ -77,8 +77,10 @@ def names_of(spec: OptionSpec) -> str:
     return names if spec.kind is bool else f"{names} {spec.metavar}"
 
 
-def explanation(spec: OptionSpec, values: Mapping[str, Any]) -> str:
-    """Return the help of an option with its default, from `values` (the preset) if the option is there."""
+def explanation(spec: OptionSpec, values: Mapping[str, Any], command: str | None = None) -> str:
+    """Return the help of an option of a command with its default, from `values` (the preset) if the option is there."""
+    if (text := help_of(spec, command)) is not None:
+        return text
     default = "required" if is_required(spec) else shown_default(spec, values)
     return spec.info.help if default is None else f"{spec.info.help} [{default}]"
 

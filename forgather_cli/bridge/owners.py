@@ -14,6 +14,8 @@ from forgather_core.options.spec import did_you_mean, flag_of, specs_of
 
 from .session import CHOOSE, Session
 
+_SIMILARITY = 0.7  # flags share words such as size: below this, similar flags mean something else
+
 
 def option_of_other_commands(ctx: typer.Context, flag: str) -> ForgatherError | None:
     """Return an error that lists the commands with the option `flag`, or None if no command has it."""
@@ -32,7 +34,8 @@ def no_such_option(flag: str, known: Iterable[str], otherwise: str | None = None
         known: The options of the command.
         otherwise: The hint if none of them is similar.
     """
-    return ForgatherError("does not exist", option=flag, hint=did_you_mean(flag, known, "{}") or otherwise)
+    hint = did_you_mean(flag, known, "{}", similarity=_SIMILARITY) or otherwise
+    return ForgatherError("does not exist", option=flag, hint=hint)
 
 
 def list_options_hint(command: str) -> str:

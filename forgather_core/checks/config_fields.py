@@ -39,8 +39,8 @@ EXTRA: Values = {
 @check("config-fields", cause="a field that is not saved, or derived from another one when it is loaded", quick=False)
 def config_fields(subject: ModelUnderTest) -> Iterator[Measured]:
     """Every field of the configuration survives saving, loading and copying, and the model remains the same."""
-    with subject.scratch() as place:
-        store = _Store(subject, place / subject.workdir.name)
+    with subject.scratch() as directory:
+        store = _Store(subject, directory / subject.workdir.name)
         yield from _check_config("config.json", subject.config(), store)
         extended = yield from _check_config("unknown fields", subject.constructed(EXTRA), store)
         if extended is not None:

@@ -45,5 +45,5 @@ def _test(suite: ElementTree.Element, check: str, name: str) -> ElementTree.Elem
 
 
 def _text(text: str) -> str:
-    """Return text without the characters that XML does not allow."""
+    """Replace the characters that XML does not allow by U+FFFD."""
     return _NOT_XML.sub("\ufffd", text)

@@ -22,8 +22,8 @@ from .shared.tokenizer_generation import check_generation, token_ids
 from .shared.tokenizer_settings import (
     FILES,
     adds_a_space,
+    expected_special_tokens,
     file_content,
-    promised_special_tokens,
     restores_any_text,
     texts,
 )
@@ -87,7 +87,7 @@ def _check_texts(subject: ModelUnderTest, loaded: Any) -> Iterator[Measured]:
 
 def _check_special_tokens(subject: ModelUnderTest, loaded: Any) -> Iterator[Measured]:
     contents = [file_content(subject.workdir, name) for name in ("tokenizer_config.json", "tokenizer.json")]
-    promised = promised_special_tokens(contents[0], contents[1], loaded.bos_token, loaded.eos_token)
+    expected_counts = expected_special_tokens(contents[0], contents[1], loaded.bos_token, loaded.eos_token)
     for name, text in texts(subject.seed).items():
         ids, plain = loaded(text)["input_ids"], loaded(text, add_special_tokens=False)["input_ids"]
         if not plain:
@@ -100,12 +100,12 @@ def _check_special_tokens(subject: ModelUnderTest, loaded: Any) -> Iterator[Meas
             continue
         for token, added in (("BOS", ids[:start]), ("EOS", ids[start + len(plain) :])):
             special = loaded.bos_token_id if token == "BOS" else loaded.eos_token_id
-            wanted, count = promised[token], added.count(special)
+            expected, count = expected_counts[token], added.count(special)
             if special is None:
                 continue
-            holds = count <= 1 if wanted is None else count == wanted
-            expected = "at most 1" if wanted is None else str(int(wanted))
-            failure = f"{name}: by the tokenizer's files, expected {expected} {token}, got {count}"
+            holds = count <= 1 if expected is None else count == expected
+            number = "at most 1" if expected is None else str(int(expected))
+            failure = f"{name}: by the tokenizer's files, expected {number} {token}, got {count}"
             yield expect(f"{name}: {token} is added as the files require", holds, str(ids[:3]), failure=failure)
 
 

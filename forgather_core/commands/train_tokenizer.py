@@ -12,7 +12,7 @@ from ..data.projects import open_corpus
 from ..data.tokenized import no_text
 from ..errors import TokenizerError
 from ..filesystem.atomic import new_directory
-from ..filesystem.paths import expanded, refuse_unsuitable_place
+from ..filesystem.paths import expanded, refuse_unsuitable_path
 from ..tokenizers.train import ALL_SPECIAL, save_tokenizer, train_bpe
 
 SAMPLE = 2_000_000  # characters encoded to measure the compression
@@ -47,7 +47,7 @@ def make_tokenizer(
     """
     started = time.perf_counter()
     directory = expanded(directory)
-    refuse_unsuitable_place(directory)
+    refuse_unsuitable_path(directory)
     _refuse_taken(directory)
     counted = _CountedCorpus(open_corpus(project, config))
     tokenizer = train_bpe(counted.texts(), vocab_size, progress=progress)

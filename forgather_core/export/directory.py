@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import DirectoryError
 from ..filesystem.atomic import carry, carry_over, directory_lock, replace_directory, staging_directory, sweep_stale
 from ..filesystem.model_files import TEMPLATES
-from ..filesystem.paths import refuse_unsuitable_place
+from ..filesystem.paths import refuse_unsuitable_path
 from ..model.manifest import EDITED, MANIFEST, MISSING, SPECIAL, Manifest, edited_files, read_manifest
 from ..runtime.short_repr import Brief
 from ..settings.resolved_model import ResolvedModel
@@ -131,7 +131,7 @@ def draft_directory(
         if manifest is not None and not refresh:
             yield _existing(plan, manifest, target, keep=keep)
             return
-        refuse_unsuitable_place(target)
+        refuse_unsuitable_path(target)
         # Loaders name the module of the source files after the directory: the draft has the final name.
         with staging_directory(target) as path:
             contents = write_contents(plan, path)

@@ -16,7 +16,7 @@ NOT_EXPORTABLE = ("forgather_cli", "forgather")
 
 
 class Packages:
-    """Packages whose modules are copied into a model directory, which does not depend on these packages.
+    """Packages that a model directory must not depend on: modules of these packages are copied into it, or refused.
 
     These are Forgather's own packages, every plugin, and the packages of the definition.
 

@@ -46,11 +46,11 @@ def resolved(target: Path) -> Path:
     except FileNotFoundError:  # from os.getcwd(): a path need not exist
         raise DirectoryError("the working directory has been removed", hint="change to another directory") from None
     except (OSError, RuntimeError):  # Python below 3.13 raises RuntimeError for a loop
-        hint = "remove the link, or choose another path"
-        raise DirectoryError("is a loop of symbolic links", file=target, hint=hint) from None
+        hint = "remove the links, or choose another path"
+        raise DirectoryError("contains a loop of symbolic links", file=target, hint=hint) from None
 
 
-def refuse_unsuitable_place(target: Path) -> None:
+def refuse_unsuitable_path(target: Path) -> None:
     """Check the path of a new model or tokenizer directory before any work.
 
     Raises:
@@ -59,7 +59,7 @@ def refuse_unsuitable_place(target: Path) -> None:
     try:
         str(resolved(target)).encode()
     except UnicodeEncodeError:  # the tokenizers library opens only files with such a path
-        raise DirectoryError("must have a UTF-8 path", file=resolved(target), hint="rename the directory") from None
+        raise DirectoryError("must have a UTF-8 path", file=resolved(target), hint="choose another path") from None
     refuse_working_directory(target)
 
 

@@ -64,7 +64,7 @@ def loading_errors(directory: Path, error: type[ForgatherError], *, imports_only
         elif names := edited(directory):
             kind = type(reason).__name__
             problem = f"cannot be built after an edit of {', '.join(names)}: {kind}: {first_line(reason)}"
-            hint = "undo the edit, or rebuild the directory with --refresh-model"
+            hint = "undo the edit, or rebuild the directory with model construct --refresh-model"
             found = ForgatherError(problem, file=directory, hint=hint)
         else:
             raise

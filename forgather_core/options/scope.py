@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -70,6 +70,7 @@ class SharedOptionInfo(OptionInfo):
         aliases: Former names. They are accepted as flags and YAML keys, but not shown in help or completion.
         required: The command line must set it.
         comma_separated: The value is one or more names: "a,b" in one text, or a list or tuple of names.
+        helps: Help texts of commands in which the option or its default differs; they state the default.
     """
 
     commands: tuple[str, ...] = MODEL_COMMANDS
@@ -77,6 +78,7 @@ class SharedOptionInfo(OptionInfo):
     aliases: tuple[str, ...] = ()
     required: bool = False
     comma_separated: bool = False
+    helps: Mapping[str, str] = field(default_factory=dict)
 
 
 def shared_option(
@@ -87,6 +89,7 @@ def shared_option(
     aliases: tuple[str, ...] = (),
     required: bool = False,
     comma_separated: bool = False,
+    helps: Mapping[str, str] | None = None,
     **info: Any,
 ) -> Any:
     """Declare a shared option.
@@ -98,10 +101,10 @@ def shared_option(
         aliases: See `SharedOptionInfo`.
         required: See `SharedOptionInfo`.
         comma_separated: See `SharedOptionInfo`.
+        helps: See `SharedOptionInfo`.
         **info: The fields of `OptionInfo`.
     """
-    field = plain_option(default, **info)
-    declared: OptionInfo = field.metadata[METADATA_KEY]
+    declared: OptionInfo = plain_option(default, **info).metadata[METADATA_KEY]
     values = {item.name: getattr(declared, item.name) for item in dataclasses.fields(declared)}
     scoped = SharedOptionInfo(
         **values,
@@ -110,6 +113,7 @@ def shared_option(
         aliases=aliases,
         required=required,
         comma_separated=comma_separated,
+        helps=helps or {},
     )
     return dataclasses.field(default=default, metadata={METADATA_KEY: scoped})
 
@@ -117,6 +121,11 @@ def shared_option(
 def commands_of(spec: OptionSpec) -> tuple[str, ...]:
     """Return the commands that use an option. All commands use the options of a definition."""
     return spec.info.commands if isinstance(spec.info, SharedOptionInfo) else MODEL_COMMANDS
+
+
+def help_of(spec: OptionSpec, command: str | None) -> str | None:
+    """Return the help text of an option that a command replaces, default included; None if it does not."""
+    return spec.info.helps.get(command or "") if isinstance(spec.info, SharedOptionInfo) else None
 
 
 def requirements_of(spec: OptionSpec) -> tuple[Requirement, ...]:

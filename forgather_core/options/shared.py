@@ -80,6 +80,7 @@ class BuildOptions:
         help="Device to construct model on: meta, cpu, cuda, cuda:N, mps",
         group=BUILD,
         commands=BUILDING_SHOW_ESTIMATING,
+        helps={"train": "Device to train on: cpu, cuda, cuda:N, mps (default: cuda or mps if available, else cpu)"},
     )
     dtype: str | None = option(
         None,

@@ -28,7 +28,7 @@ def curve(
     level: float | None = None,
     points: Mapping[int, float] | None = None,
 ) -> Html:
-    """Return a line over steps. None is a gap.
+    """Return a line chart of values by step. A value of None leaves a gap.
 
     Args:
         name: The title of the chart.
@@ -59,7 +59,9 @@ def curve(
         axes.tick_params(length=0, pad=6)
 
     known = [value for value in values if value is not None]
-    ends = f"from {known[0]:.4g} to {known[-1]:.4g} in {len(values)} steps" if known else "no finite value"
+    ends = (
+        f"from {known[0]:.4g} to {known[-1]:.4g} at steps {steps[0]:,} to {steps[-1]:,}" if known else "no finite value"
+    )
     return drawing(f"{name}: {ends}", _HEIGHT, draw)
 
 

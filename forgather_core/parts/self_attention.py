@@ -69,7 +69,8 @@ class SelfAttention(nn.Module):
         num_heads: H, compared with the number of slopes; None skips the comparison.
 
     Raises:
-        ValueError: A size is not above 0, the dropout is not in [0, 1), or the number of slopes is not H.
+        ValueError: A size is not above 0, `layer_idx` is negative, the dropout is not in [0, 1), or the number of
+            slopes is not H.
     """
 
     is_causal = True

@@ -23,7 +23,7 @@ _SIZES = (
     re.compile(r"tried to allocate ([\d.]+ [KMGT]iB)", re.IGNORECASE),
     re.compile(r"tried to allocate (\d+) bytes", re.IGNORECASE),
 )
-ADVICE = "use a smaller model, batch or text, or another --device"
+ADVICE = "use a smaller model, batch or text, or another device"
 
 
 def out_of_memory(error: BaseException) -> str | None:

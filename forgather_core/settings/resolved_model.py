@@ -52,7 +52,7 @@ class ResolvedModel:
     Args:
         configuration: The configuration that was resolved.
         options: The options of the definition, an instance of `definition.options`, as set.
-        directory: The other options of the model directory.
+        directory: The options of the model directory: its name, path and tokenizer.
         build: The options that control how the model is built.
         origins: The origin of every option, by name.
         tokenizer: Facts of the tokenizer; None if they require transformers or the Hub (see `with_tokenizer`).
@@ -220,7 +220,7 @@ class ResolvedModel:
                 f"'{tokenizer.name}' has {tokenizer.vocab_size} entries, more than the "
                 f"vocab_size ({vocab.value}) of {vocab.origin.label}",
                 **chosen.place,
-                hint="increase vocab_size, or choose another tokenizer",
+                hint="increase --vocab-size, or choose another tokenizer",
             )
         raise ConfigurationError(
             f"{vocab.value} is smaller than the {tokenizer.vocab_size} entries of the tokenizer '{tokenizer.name}'",

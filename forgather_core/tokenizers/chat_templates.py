@@ -52,7 +52,7 @@ def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str,
     if path is None:
         names = [*shipped, *(f"{_quoted(name)} of the tokenizer" for name in own)]
         hint = did_you_mean(spec, [*shipped, *own]) or f"use {', '.join(names)}, or a Jinja file"
-        problem = f"'{spec}' is neither a file nor a shipped template"
+        problem = f"'{spec}' is neither a file, a shipped template nor a template of the tokenizer"
         raise TokenizerError(problem, option="--chat-template", hint=hint)
     try:
         text = read_text(path)

@@ -28,7 +28,7 @@ def check_train_options(options: TrainOptions) -> None:
         for name in (name.strip() for name in options.report_to.split(",")):
             if name not in known:
                 problem = f"'{name}' is not an installed tracker (installed: {', '.join(known)})"
-                raise TrainingError(problem, option="--report-to", hint="install its package, or choose another")
+                raise TrainingError(problem, option="--report-to", hint="install its package, or remove --report-to")
     if options.fuse_optim_with_backward:
         flag = "--fuse-optim-with-backward"
         if options.max_grad_norm:
@@ -51,10 +51,8 @@ def check_supported(resolved: ResolvedModel, options: TrainOptions, processes: i
         problem = "does not support several processes: each would train on its own gradients"
         raise TrainingError(problem, option="--fuse-optim-with-backward", hint="remove it, or use one process")
     if resolved.build.dtype not in _DTYPES:
-        problem, hint = (
-            "must be float32 or float64: other dtypes round small updates away",
-            "use --mixed-precision bf16",
-        )
+        problem = "must be float32 or float64: other dtypes round small updates away"
+        hint = "remove it, and train with --mixed-precision bf16"
         raise TrainingError(problem, option="--dtype", hint=hint)
 
 

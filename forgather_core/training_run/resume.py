@@ -32,6 +32,7 @@ _NOT_COMPARED = {
 _NEW_RUN = "choose another --output-dir for a new run"
 _SAME = f"use the same value to continue the run, or {_NEW_RUN}"
 _EARLIER = "remove this directory to continue from an earlier checkpoint"
+_DAMAGED = "remove the directory of this file to continue from an earlier checkpoint"
 
 
 def checkpoint_to_resume(directory: Path, options: TrainOptions, resolved: ResolvedModel, plan: Plan) -> Path | None:
@@ -86,10 +87,10 @@ def read_position(checkpoint: Path) -> dict[str, Any]:
     try:
         position = read_object(checkpoint / POSITION)
     except ValueError as error:
-        raise TrainingError(f"is damaged: {error}", file=checkpoint / POSITION, hint=_EARLIER) from None
+        raise TrainingError(f"is damaged: {error}", file=checkpoint / POSITION, hint=_DAMAGED) from None
     if missing := POSITION_KEYS - position.keys():
         problem = f"is damaged: it has no '{min(missing)}'"
-        raise TrainingError(problem, file=checkpoint / POSITION, hint=_EARLIER)
+        raise TrainingError(problem, file=checkpoint / POSITION, hint=_DAMAGED)
     return position
 
 
@@ -106,7 +107,7 @@ def _check_options(before: Mapping[str, Any], options: TrainOptions, resolved: R
     if old_plan["processes"] != plan.processes:
         count = old_plan["processes"]
         problem = f"the number of processes is {plan.processes}, but the run began with {count}"
-        raise TrainingError(problem, hint=f"start {count} processes with accelerate launch, or {_NEW_RUN}")
+        raise TrainingError(problem, hint=f"use as many processes as before (accelerate launch), or {_NEW_RUN}")
     build = resolved.build
     pairs = {name: (old[name], plain(value)) for name, value in asdict(options).items() if name in old}
     pairs = {name: pair for name, pair in pairs.items() if name not in _NOT_COMPARED}

@@ -22,7 +22,7 @@ from ..data.projects import open_corpus
 from ..errors import DataError, TrainingError
 from ..estimate import known_device
 from ..filesystem.locks import directory_lock
-from ..model.build import first_device
+from ..model.build import first_device, parse_device
 from ..options.train_options import TrainOptions
 from ..runtime.quiet import quiet_transformers
 from ..settings.resolve import DEFAULT
@@ -99,6 +99,8 @@ def run_training(
     if resolved.build.device == "meta" and resolved.origins["device"].label != DEFAULT:
         problem = "must be cpu, cuda, cuda:N or mps; got 'meta'"
         raise TrainingError(problem, option="--device", hint="remove it to use the first device of this machine")
+    if resolved.build.device != "meta":
+        parse_device(resolved.build.device, real=True)
     state = PartialState(cpu=resolved.build.device.startswith("cpu"))
     resolved = replace(resolved, build=replace(resolved.build, device=_device(resolved.build.device, state)))
     device = torch.device(resolved.build.device)
@@ -148,8 +150,8 @@ class _Run:
         facts = loaded.facts
         vocabulary: int = model.config.vocab_size
         if facts.vocab_size > vocabulary:
-            problem = f"the tokenizer has {facts.vocab_size} entries, but the model's vocab_size is {vocabulary}"
-            raise DataError(problem, hint="use another --tokenizer, or raise --vocab-size")
+            problem = f"has {facts.vocab_size} entries, but the model's vocab_size is {vocabulary}"
+            raise DataError(problem, option="--tokenizer", hint="use another tokenizer, or increase --vocab-size")
         self.pad_id = facts.pad_token_id if facts.pad_token_id is not None else 0
         self.held_out: HeldOut = held_out_batches(
             split.held_out,

@@ -16,6 +16,8 @@ import pytest
 from forgather_cli.main import main
 from forgather_core.definitions.registry import registry
 
+from .remedies import wrong_remedy
+
 LLAMA = ("-t", "llama/4M", "model")
 # Like the installed script: `python -m` would change the name of the program.
 SCRIPT = "import sys; sys.argv[0] = 'forgather'; from forgather_cli.main import main; main()"
@@ -75,6 +77,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             main()
         printed = capsys.readouterr()
         assert isinstance(left.value.code, int)
+        if left.value.code == 2:
+            assert (flag := wrong_remedy(arguments, printed.err)) is None, f"no option of the command: {flag}"
         return Ran(left.value.code, printed.out, printed.err)
 
     return run

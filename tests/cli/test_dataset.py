@@ -119,7 +119,7 @@ def test_chats_are_rendered(cli: Cli) -> None:
         ("show project --tokenizer nope", "--tokenizer: 'nope' does not exist"),
         (
             "show project --chat-template nope",
-            "--chat-template: 'nope' is neither a file nor a shipped template: use chatml, or a ",
+            "--chat-template: 'nope' is neither a file, a shipped template nor a template of the tokenizer",
         ),
         ("show project --limit few", "--limit: expected an integer or all, got 'few'"),
         ("show project --limit 0", "--limit must be at least 1, got 0"),

@@ -75,7 +75,7 @@ OF_CONSTRUCTION = [
     ),
     ("--attn-implementation flash_attention_2 --device cpu construct", "--attn-implementation: flash_attention_2"),
     ("--tokenizer nope construct", "'nope' does not exist"),
-    ("--chat-template nope construct", "'nope' is neither a file nor a shipped template"),
+    ("--chat-template nope construct", "'nope' is neither a file, a shipped template nor a template of the tokenizer"),
     ("--vocab-size 10 construct", "10 is smaller than the 2000 entries of the tokenizer"),
     ("-o x.pdf construct", "suffix of 'x.pdf' must be one of"),
     ("--device cpu test --packing best-fit", "--packing requires --packed"),

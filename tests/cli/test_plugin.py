@@ -37,7 +37,7 @@ def test_errors_are_one_line(cli: Cli) -> None:
     assert "NAME is missing: add it, as in forgather plugin new NAME" in cli("plugin", "new").error
     assert nothing_on_disk()
     Path("forgather-mine").mkdir()
-    assert "forgather-mine exists" in cli("plugin", "new", "mine").error
+    assert "forgather-mine already exists" in cli("plugin", "new", "mine").error
 
 
 def test_it_imports_nothing_heavy() -> None:

@@ -21,7 +21,7 @@ SLOW = [
     ("dataset", "ls"),
     (*LLAMA, "show", "--init"),
     (*LLAMA, "verify", "--list"),
-    (*LLAMA, "model", "estimate"),
+    (*LLAMA, "estimate"),
     ("model", "compare", "llama/4M", "single_head/4M", "mistral/4M"),
 ]
 

@@ -128,7 +128,7 @@ def test_what_is_wrong_is_one_line(cli: Cli) -> None:
             "--case cache=none,padding=up",
             "--case: padding must be one of none, left, right, both, middle; got 'up': copy the id from a report",
         ),
-        ("--case color=red", "--case: there is no factor 'color': copy the id from a report of verify"),
+        ("--case color=red", "--case: 'color=red' is not a level of a factor, FACTOR=LEVEL (factors: "),
         ("--case padding=left", "--case: padding=left, mask=none: padding requires a mask: change one of these levels"),
         ("--strength 4", "--strength"),
         ("--junit missing/report.xml", "--junit: the directory missing does not exist: create it"),

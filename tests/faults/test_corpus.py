@@ -1162,10 +1162,10 @@ PLACES: dict[str, tuple[Builder, Outcome]] = {
         lambda directory: directory / ("n" * 300),
         Refused("nnn", "cannot be read: File name too long"),
     ),
-    "a link to itself": (link_loop, Refused("loop", "is a broken link|is a loop of symbolic links")),
+    "a link to itself": (link_loop, Refused("loop", "is a broken link|contains a loop of symbolic links")),
     "a path below a link to itself": (
         lambda directory: link_loop(directory) / SINGLE,
-        Refused("loop", "is a loop of symbolic links"),
+        Refused("loop", "contains a loop of symbolic links"),
     ),
     "a broken link": (broken_link, Refused(SINGLE, "is a broken link")),
     "a directory whose file is a broken link": (

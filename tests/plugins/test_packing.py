@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from .cases import ATTENDING, ATTENTION, EVERYTHING_SEEN, SLOPES, empty_cache, in_chunks, made
+from .compiled import compiled_flex_attention, compiled_model
 from .packed import IDS, POSITIONS, each_alone
 from .tiny import TOLERANCE, difference, tokens
 
@@ -135,19 +136,18 @@ def test_gradients_do_not_cross_documents(case: str, attention: str) -> None:
 @pytest.mark.parametrize("case", ["causal_lm", "deepone, window", "llama", "qwen3, half window", "single_head"])
 @torch.no_grad()
 def test_flex_attention_isolates_documents(case: str) -> None:
-    torch._dynamo.reset()
     model = made(case)
     model.set_attn_implementation("flex_attention")
-    assert difference(model(IDS, position_ids=POSITIONS).logits, each_alone(case)) <= TOLERANCE
+    with compiled_flex_attention(case):
+        assert difference(model(IDS, position_ids=POSITIONS).logits, each_alone(case)) <= TOLERANCE
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ATTENDING)
 @torch.no_grad()
 def test_compiled_models_isolate_documents(case: str) -> None:
-    torch._dynamo.reset()
     model = made(case)
-    compiled = torch.compile(model, fullgraph=True)
+    compiled = compiled_model(model, case)
     assert difference(compiled(IDS, position_ids=POSITIONS, use_cache=False).logits, each_alone(case)) <= TOLERANCE
     plain = torch.arange(17).expand(2, -1)  # one graph must serve both
     packed = compiled(IDS, position_ids=plain, use_cache=False).logits

@@ -12,6 +12,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from forgather_core.parts.caches import CACHE
 
 from .cases import ATTENDING, ATTENTION, SLOPES, empty_cache, made
+from .compiled import compiled_model
 from .tiny import CASES, DEFINITIONS, OPTIONS, TOLERANCE, difference, slopes_of, tokens
 
 LAYERS = OPTIONS["num_hidden_layers"]
@@ -167,9 +168,8 @@ class Watched(nn.Module):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ATTENDING)
 def test_one_graph_without_breaks(case: str) -> None:
-    torch._dynamo.reset()
     model, ids = made(case).train(), tokens(2, 12)
-    compiled = torch.compile(model, fullgraph=True)
+    compiled = compiled_model(model, case)
     expected = model(ids, labels=ids, use_cache=False).loss
     expected.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}

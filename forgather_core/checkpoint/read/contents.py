@@ -67,7 +67,11 @@ def contents_for(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Chec
     """
     path = checkpoint.path
     matching = match_names(
-        checkpoint.keys(), state.keys(), base_prefix_of(model), lambda a, b: equal_bits(checkpoint[a], checkpoint[b])
+        checkpoint.keys(),
+        state.keys(),
+        base_prefix_of(model),
+        lambda a, b: equal_bits(checkpoint[a], checkpoint[b]),
+        path,
     )
     quantization = quantization_of(checkpoint, matching.names)
     refuse_packed(quantization, path)

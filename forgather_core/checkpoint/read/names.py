@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
@@ -36,7 +37,7 @@ class Matching:
 
 
 def match_names(
-    stored: Collection[str], slots: Collection[str], base_prefix: str, equal: Callable[[str, str], bool]
+    stored: Collection[str], slots: Collection[str], base_prefix: str, equal: Callable[[str, str], bool], file: Path
 ) -> Matching:
     """Find the name in the model of each stored tensor: the same name, or a name that differs only in prefixes.
 
@@ -49,6 +50,7 @@ def match_names(
         slots: The names of the tensor slots of the model.
         base_prefix: The model's `base_model_prefix`; "" if it has none.
         equal: Returns whether two stored tensors are equal.
+        file: The checkpoint, for error messages.
 
     Raises:
         CheckpointError: Two different stored tensors match the same name of the model.
@@ -70,7 +72,7 @@ def match_names(
             changes.update(_changes(name, match, base_prefix) if name != match else ())
         elif not equal(name, other):
             problem = f"'{printable_name(other)}' and '{printable_name(name)}' both match '{match}' of the model"
-            raise CheckpointError(problem, hint="remove one of them")
+            raise CheckpointError(problem, file=file, hint="remove one of them from the file")
     return Matching(found, tuple(f"names of {tensors(count)} matched {change}" for change, count in changes.items()))
 
 

@@ -28,7 +28,7 @@ class ConfigUpdate(Enum):
     NOTHING = "the configuration matches"
     ADD = "the directory has neither a configuration nor weights"
     DTYPE = "its dtype differs from that of the weights"
-    REPLACE = "it belongs to another model"
+    REPLACE = "it is missing beside weights, is not valid JSON, or belongs to another model"
 
 
 def config_update(model: Any, directory: Path, dtype: str | None) -> ConfigUpdate:

@@ -63,7 +63,7 @@ class Journal:
             return None
         except OSError as error:
             raise ValueError(str(error.strerror)) from None
-        if _is_torn(data):
+        if _is_truncated(data):
             return None  # files are moved only after the journal is durable
         return cls(**_checked(parse_object(data, 2 * _FILES)))
 
@@ -95,7 +95,7 @@ def index_of(file: Path) -> tuple[str | None, set[str]]:
     return hashlib.sha256(data).hexdigest(), found
 
 
-def _is_torn(data: bytes) -> bool:
+def _is_truncated(data: bytes) -> bool:
     """Return whether a journal is truncated because a crash or a power cut interrupted its write."""
     return b'{"index": "'.startswith(data[:11]) and not data.rstrip().endswith(b"}}")
 

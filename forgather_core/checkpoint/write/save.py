@@ -247,7 +247,7 @@ class Job:
             existing = read_config(directory)
             differences = changes(self.model, existing if existing is not None else {})
         except ValueError:
-            differences = ["it could not be read"]
+            return (f"{CONFIG} was replaced: it was not a JSON object",)
         return (f"{CONFIG} belonged to another model and was replaced: {', '.join(differences[:3])}",)
 
     def report(self, directory: Path, written: Written, notes: tuple[str, ...] = ()) -> SaveReport:

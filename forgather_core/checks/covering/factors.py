@@ -124,7 +124,7 @@ def case_of(text: str) -> dict[str, str]:
         name, _, level = part.partition("=")
         factor = next((one for one in FACTORS if one.name == name), None)
         if factor is None:
-            raise ValueError(f"there is no factor '{name}'")
+            raise ValueError(f"'{part}' is not a level of a factor, FACTOR=LEVEL (factors: {', '.join(NAMES)})")
         if level not in factor.levels:
             raise ValueError(f"{name} must be one of {', '.join(factor.levels)}; got '{level}'")
         case[name] = level

@@ -44,13 +44,15 @@ def restores_any_text(tokenizer: Any) -> bool:
         return False
     parts = json.loads(backend.to_str())
     vocabulary = tokenizer.get_vocab()
-    if any(kind["type"] not in _REVERSIBLE or _replaces(kind) for kind in _kinds(parts["normalizer"])):
+    if any(
+        component["type"] not in _REVERSIBLE or _replaces(component) for component in _components(parts["normalizer"])
+    ):
         return False
     if parts["model"].get("byte_fallback"):
         return all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
     from tokenizers import pre_tokenizers
 
-    byte_level = any(kind["type"] == "ByteLevel" for kind in _kinds(parts["pre_tokenizer"]))
+    byte_level = any(component["type"] == "ByteLevel" for component in _components(parts["pre_tokenizer"]))
     return byte_level and vocabulary.keys() >= set(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -59,29 +61,31 @@ def adds_a_space(tokenizer: Any) -> bool:
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         return False
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
-    kinds = [*_kinds(parts["pre_tokenizer"]), *_kinds(parts["normalizer"])]
+    components = [*_components(parts["pre_tokenizer"]), *_components(parts["normalizer"])]
     return any(
-        kind.get("add_prefix_space") or kind.get("prepend_scheme", "never") != "never" or kind["type"] == "Prepend"
-        for kind in kinds
+        component.get("add_prefix_space")
+        or component.get("prepend_scheme", "never") != "never"
+        or component["type"] == "Prepend"
+        for component in components
     )
 
 
-def _replaces(kind: Mapping[str, Any]) -> bool:
+def _replaces(component: Mapping[str, Any]) -> bool:
     """Return whether a normalizer replaces anything but spaces by the mark of SentencePiece."""
-    return kind["type"] == "Replace" and (kind["pattern"], kind["content"]) != ({"String": " "}, "▁")
+    return component["type"] == "Replace" and (component["pattern"], component["content"]) != ({"String": " "}, "▁")
 
 
-def _kinds(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+def _components(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
     """Yield a part of tokenizer.json, and its own parts if it is a sequence."""
     if part is None:
         return
     yield part
     for name in ("normalizers", "pretokenizers", "processors"):
         for inner in part.get(name, ()):
-            yield from _kinds(inner)
+            yield from _components(inner)
 
 
-def promised_special_tokens(
+def expected_special_tokens(
     settings: Mapping[str, Any], content: Mapping[str, Any], bos: str | None, eos: str | None
 ) -> dict[str, bool | None]:
     """Return whether BOS and EOS must be added to a text, by name; None if the files do not state it.
@@ -104,12 +108,12 @@ def promised_special_tokens(
 def _template(processor: Mapping[str, Any] | None) -> tuple[list[str], list[str]]:
     """Return the special tokens that a post-processor adds before and after a text."""
     before, after = list[str](), list[str]()
-    for kind in _kinds(processor):
-        if kind["type"] in ("BertProcessing", "RobertaProcessing"):
-            before.append(kind["cls"][0])
-            after.append(kind["sep"][0])
+    for component in _components(processor):
+        if component["type"] in ("BertProcessing", "RobertaProcessing"):
+            before.append(component["cls"][0])
+            after.append(component["sep"][0])
         seen = False
-        for piece in kind.get("single", ()) if kind["type"] == "TemplateProcessing" else ():
+        for piece in component.get("single", ()) if component["type"] == "TemplateProcessing" else ():
             if "Sequence" in piece:
                 seen = True
             else:

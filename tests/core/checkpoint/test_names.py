@@ -111,7 +111,7 @@ def test_any_wrappers_anywhere_in_a_name(data: st.DataObject) -> None:
         stored[front + ".".join(parts)] = place
     if "_orig_mod" in places:  # a name that consists of wrappers matches only exactly
         stored = {name: place for name, place in stored.items() if place != "_orig_mod"} | {"_orig_mod": "_orig_mod"}
-    assert match_names(stored, places, "", lambda a, b: False).names == stored
+    assert match_names(stored, places, "", lambda a, b: False, Path("x")).names == stored
 
 
 @given(
@@ -123,7 +123,7 @@ def test_matching_names_are_never_changed(parts: list[str], data: st.DataObject)
     name = ".".join(parts)
     others = [f"x.{name}", f"{name}.x"]
     assert match_names(
-        [name], [*others, name], data.draw(st.sampled_from(["", "model"])), lambda a, b: False
+        [name], [*others, name], data.draw(st.sampled_from(["", "model"])), lambda a, b: False, Path("x")
     ).names == {name: name}
 
 

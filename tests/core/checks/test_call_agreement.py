@@ -203,10 +203,12 @@ def test_the_requested_case_runs_alone(subject: ModelUnderTest) -> None:
 
 @pytest.mark.slow
 def test_all_cases_of_a_definition_agree(subject: ModelUnderTest) -> None:
+    """With fewer levels; tools/false_alarms.py runs all, with several seeds."""
+    subject.scope = Scope(quick=True)
     *measured, details = call_agreement.run(subject)
-    assert len(measured) > 80
+    assert len(measured) > 40
     assert all(one.holds for one in measured)
-    assert details.content["combinations"] > 3000
+    assert details.content["combinations"] > 1000
     assert len(details.content["cases"]) == len(measured)
 
 

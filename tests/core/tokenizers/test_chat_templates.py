@@ -97,7 +97,9 @@ def test_chat_template_sets_the_default_and_keeps_the_others(small: Resolve, tmp
     (place / "additional_chat_templates" / "rag.jinja").write_text(RAG + "!")
     with pytest.raises(DirectoryError, match=r"changed: additional_chat_templates/rag\.jinja\), chat_template"):
         prepare_directory(small(tokenizer=str(place), chat_template="rag"), target)
-    with pytest.raises(TokenizerError, match=r"'rga' is neither a file nor a shipped template.*'rag'"):
+    with pytest.raises(
+        TokenizerError, match=r"'rga' is neither a file, a shipped template nor a template of the tokenizer.*'rag'"
+    ):
         prepare_directory(small(tokenizer=str(place), chat_template="rga"), target)
 
 

@@ -89,5 +89,5 @@ def test_ids_name_the_levels_that_are_not_plain() -> None:
         with pytest.raises(ValueError, match="padding must be one of none, left, right, both, middle; got '"):
             case_of(wrong)
     for wrong in ("color=red", ""):
-        with pytest.raises(ValueError, match="there is no factor '"):
+        with pytest.raises(ValueError, match="is not a level of a factor, FACTOR=LEVEL"):
             case_of(wrong)
