@@ -2,7 +2,7 @@
 
 python tools/compatibility.py [DIRECTORY]
 
-For each release, creates a virtual environment without Forgather in DIRECTORY (default: a temporary directory), and
+For each release, it creates a virtual environment without Forgather in DIRECTORY (default: a temporary directory), and
 loads models there that the environment of this script has exported. Then it runs the numerical tests (parity with
 transformers' own classes and with the references, packing, caches, options, weights) on each release from the sources,
 and the tests of the command line on the oldest and the newest supported Typer. The exit code is 1 if logits differ by
@@ -77,19 +77,20 @@ def main() -> int:
         work = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         environments = {name: _environment(work / name, release) for name, release in RELEASES.items()}
         worst = 0.0
-        for number, (title, (template, options)) in enumerate(MODELS.items()):
+        for number, (title, (preset, options)) in enumerate(MODELS.items()):
             exported = Path(temporary) / f"model_{number}"
-            _export(exported, template, options)
+            _export(exported, preset, options)
             results = {name: _probe(python, exported, Path(temporary)) for name, python in environments.items()}
-            new = results["newest"]
+            new, largest = results["newest"], 0.0
             for old in results.values():
                 assert old["ids"] == new["ids"], "the tokenizers differ"
                 assert old["tokens"] == new["tokens"], f"generated tokens differ: {old['tokens']} and {new['tokens']}"
                 pairs = zip(old["logits"], new["logits"], strict=True)
                 error = max(abs(a - b) for row in pairs for a, b in zip(*row, strict=True))
-                worst = max(worst, error)
+                largest = max(largest, error)
+            worst = max(worst, largest)
             versions = ", ".join(result["transformers"] for result in results.values())
-            print(f"{title}: transformers {versions}: {len(new['ids'])} tokens, logits differ by {worst:.1e} at most")
+            print(f"{title}: transformers {versions}: {len(new['ids'])} tokens, logits differ by {largest:.1e} at most")
         failed = [name for name, python in environments.items() if not _numerical_tests(python, name)]
         failed += [release for release in TYPER.values() if not _command_line_tests(work, release)]
         print(f"torch {new['torch']}, Python {new['python']}")
@@ -127,9 +128,9 @@ def _tests(python: Path, tests: list[str], title: str) -> bool:
     return done.returncode == 0
 
 
-def _export(directory: Path, template: str, options: list[str]) -> None:
+def _export(directory: Path, preset: str, options: list[str]) -> None:
     weights = ["--device", "cpu", "--save-checkpoint", "--safetensors"]
-    command = [sys.executable, "-m", "forgather_cli.main", "-t", template, "model", *weights, *options]
+    command = [sys.executable, "-m", "forgather_cli.main", "-t", preset, "model", *weights, *options]
     subprocess.run([*command, "--output-dir", str(directory), "construct"], check=True, stdout=subprocess.DEVNULL)
 
 

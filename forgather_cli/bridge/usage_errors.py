@@ -32,4 +32,7 @@ def usage_text(error: Any) -> str:
         return f"{text.rstrip('.')}: list the commands with {command} --help"
     if "does not take a value" in text:
         return f"{text.rstrip('.')}: remove the value"
-    return f"{text}: remove it" if text.startswith("Got unexpected extra argument") else text
+    if text.startswith("Got unexpected extra argument"):
+        words = text.partition("(")[2].rpartition(")")[0].removeprefix("s) (")
+        return f"unexpected argument{'s' if ' ' in words else ''} '{words}': remove {'them' if ' ' in words else 'it'}"
+    return text

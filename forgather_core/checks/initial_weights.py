@@ -1,8 +1,8 @@
 """Initial weights: their std, measured over all weights of a kind, is that of the definition's initialization table.
 
 The standard error of a standard deviation of n samples is std / sqrt(2n) for the normal distribution, and less for
-distributions with shorter tails; that of a mean is std / sqrt(n). Six standard errors are allowed: fewer than one in
-10^8 correct models fails.
+distributions with shorter tails; that of a mean is std / sqrt(n). Six standard errors are allowed: a correct
+statistic exceeds them with probability 2e-9.
 
 Without a table, the only requirement is that weights are random.
 """

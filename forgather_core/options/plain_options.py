@@ -77,7 +77,11 @@ class DescribeDatasetOptions:
 
     dataset_config: str | None = option(None, help=_CONFIG, metavar="NAME", aliases=("config",))
     tokenizer: str = option("bpe-8k", help="Shipped tokenizer, directory, or Hub id", metavar="NAME")
-    chat_template: str | None = option(None, help="Chat template for messages: a Jinja file or chatml", metavar="NAME")
+    chat_template: str | None = option(
+        None,
+        help="Chat template for messages: a Jinja file, chatml, or a template of the tokenizer",
+        metavar="NAME",
+    )
     examples: int = option(3, help="Number of documents to print", metavar="N", ge=0)
     limit: str = option("1000", help="Number of documents to read and count, or all", metavar="N")
 

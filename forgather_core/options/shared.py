@@ -184,7 +184,8 @@ class RunOptions:
     )
     force: bool = option(
         False,
-        help="Ignore insufficient memory; in train, also insufficient disk space and a loss that does not fall",
+        help="Ignore insufficient memory; in train, also insufficient disk space, a loss that does not fall, and "
+        "weights without gradient",
         group=BUILD,
         negatable=False,
         commands=WRITING,

@@ -110,7 +110,10 @@ class Alibi(nn.Module):
 
     @staticmethod
     def arguments(inputs_embeds: Tensor, attention_mask: Any, **where: Any) -> dict[str, Any]:
-        """Return the keyword arguments of the wrapped function except the slopes; `where` as for `token_positions`."""
+        """Return the keyword arguments of the wrapped function except the slopes.
+
+        `where` is passed to `token_positions`.
+        """
         return {"token_positions": token_positions(inputs_embeds, attention_mask, **where)}
 
     def extra_repr(self) -> str:
@@ -119,7 +122,7 @@ class Alibi(nn.Module):
 
 
 def _additive(attention_function: Callable[..., Any]) -> Callable[..., Any]:
-    """Combine bias and mask into one additive mask [B or 1, H, T, S], computed in float32 or wider."""
+    """Return an attention function that adds bias and mask in one mask [B or 1, H, T, S], in float32 or wider."""
 
     def attention(
         module: Any,

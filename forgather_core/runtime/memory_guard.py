@@ -155,6 +155,6 @@ def _number(config: Mapping[str, Any], name: str) -> int:
 
 
 def _width(config: Mapping[str, Any]) -> int:
-    """Return an upper bound of a layer's width: the largest number in the configuration that is not a token count."""
+    """Return an upper bound of a layer's width: the largest number in the configuration that may be a size."""
     heads = _number(config, "num_attention_heads") * _number(config, "head_dim")
     return max([heads, 1, *(value for name, value in _numbers(config) if not name.endswith(_NOT_SIZES))])

@@ -41,7 +41,7 @@ def resolve_chat_template(spec: str, base: Path | None = None, own: Mapping[str,
         own: The tokenizer's templates by name.
 
     Raises:
-        TokenizerError: The template does not exist, or its Jinja syntax is invalid.
+        TokenizerError: The template does not exist, its file cannot be read, or its Jinja syntax is invalid.
     """
     own = own or {}
     shipped = shipped_chat_templates()

@@ -72,7 +72,10 @@ def traced_cost(
 
 
 def measured_seconds(model: nn.Module, rows: Iterator[dict[str, Tensor]], options: TrainOptions, plan: Plan) -> float:
-    """Estimate the seconds of all steps of a run from forward and backward of two batches. Weights do not change."""
+    """Estimate the seconds of all steps of a run from forward and backward of one batch, after one that warms up.
+
+    Weights do not change.
+    """
     device = next(model.parameters()).device
     compiled: Any = torch.compile(model) if options.compile else model
     seconds = 0.0

@@ -137,7 +137,7 @@ class TrainingCallback(TrainerCallback):
             if self.stop:
                 checkpoint = last_checkpoint(args.output_dir)
                 problem = f"step {state.global_step}: no gradient has reached {names}{checkpoint}"
-                hint = "run forgather model verify, or add --force to train the other parameters"
+                hint = "run forgather -t NAME model verify, or add --force to train the other parameters"
                 raise TrainingError(problem, hint=hint)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -191,7 +191,7 @@ class TrainingCallback(TrainerCallback):
         if last >= first:
             losses = f"{first:.4f} at the beginning, {last:.4f} now"
             problem = f"step {state.global_step}: the loss does not fall: {losses}{last_checkpoint(directory)}"
-            raise TrainingError(problem, hint="try a smaller --lr, run forgather model verify, or add --force")
+            raise TrainingError(problem, hint="try a smaller --lr, run forgather -t NAME model verify, or add --force")
 
 
 def _evaluation(step: int, metrics: Mapping[str, float]) -> dict[str, float]:

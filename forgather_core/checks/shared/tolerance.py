@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...definitions.check import Measured
 from ...model.difference import relative_difference
 
-SIGMAS = 6  # allowed standard errors of a statistic: fewer than one in 10^8 correct models fails
+SIGMAS = 6  # allowed standard errors of a statistic: a correct one exceeds them with probability 2e-9
 LARGE_EPS = 0.1  # an eps of norms that is large enough to show where it is added
 _OPERATIONS = 10  # sums and products in sequence, in each layer
 
