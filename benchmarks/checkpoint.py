@@ -5,8 +5,8 @@ python benchmarks/checkpoint.py [--layers 16] [--runs 7] [--directory DIR] [--on
 The bounds of times apply to medians. `OPENSSL_ia32cap=~0x200000200000000:~0x20000000` in the environment hides the SHA
 instructions from hashlib; the second line of output shows its throughput. Some peers do less than Forgather: none
 computes checksums, and `read the bytes` and `mmap of the file` load no model. A save includes fsync of the files and
-the directory, also for peers that do not call it. A load includes a read of every page of a mapped file. The page cache is
-warm. The exit code is 1 if a bound is exceeded.
+the directory, also for peers that do not call it. A load includes a read of every page of a mapped file. The page
+cache is warm. The exit code is 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
