@@ -21,6 +21,7 @@ DEVICES = ("meta", "cpu", "cuda", "mps")
 CHECK_NAMES = (
     "causality", "sliding-window", "packing-isolation", "padding", "batch-invariance", "positions",
     "attention-backends", "call-agreement", "call-state", "kv-cache", "cache-size", "attention-cost", "generation",
+    "continuous-batching",
     "inputs-embeds", "hidden-states", "loss", "gradients", "gradient-checkpointing", "dropout", "precision",
     "torch-compile", "initial-weights", "signal-propagation", "same-seed", "buffers", "state-dict", "round-trip",
     "config-fields", "tokenizer", "imports", "standalone", "manifest", "parallel-plans", "no-dead-options",

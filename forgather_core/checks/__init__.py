@@ -12,6 +12,7 @@ from .call_state import call_state
 from .causality import causality
 from .choose import choose, requested_checks, requested_scope
 from .config_fields import config_fields
+from .continuous_batching import continuous_batching
 from .dropout import dropout
 from .estimates import estimates
 from .generation import generation
@@ -60,6 +61,7 @@ CHECKS: tuple[Check, ...] = (
     cache_size,
     attention_cost,
     generation,
+    continuous_batching,
     inputs_embeds,
     hidden_states,
     loss,

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from ..definitions.check import Measured, check
+from .shared.greedy import first_difference, greedy_text, model_without_eos
 from .shared.implementations import implementations
 from .shared.inputs import padded_rows
 from .shared.model_under_test import ModelUnderTest
@@ -31,48 +31,21 @@ def generation(subject: ModelUnderTest) -> Iterator[Measured]:
     """Greedy generate() returns the most probable token at each step, with padding, with and without a cache."""
     ids, mask = padded_rows(subject, "left", PROMPTS)
     for attention in implementations(subject):
-        model = _model_without_eos(subject, attention)
-        texts = [_greedy_text(model, row[real][None]) for row, real in zip(ids, mask.bool(), strict=True)]
+        model = model_without_eos(subject, attention)
+        texts = [greedy_text(model, row[real][None], NEW_TOKENS) for row, real in zip(ids, mask.bool(), strict=True)]
         for use_cache in (True, False):
             arguments = {"input_ids": ids, "attention_mask": mask, "use_cache": use_cache}
             generated = model.generate(**arguments, max_new_tokens=NEW_TOKENS)[:, ids.shape[1] :]
             for row, text in enumerate(texts):
                 if not text:
                     continue  # rounding decides on the first token
-                first = _first_difference(generated[row].tolist(), text)
+                first = first_difference(generated[row].tolist(), text)
                 what = f"{attention}, use_cache={use_cache}, row {row}, prompt {PROMPTS[row]}: {len(text)} new tokens"
                 yield Measured(what, float(first is not None), 0.0, f"row {row}, new token {first}")
             beams = model.generate(
                 **arguments, max_new_tokens=NEW_TOKENS, num_beams=2, return_dict_in_generate=True, output_scores=True
             )
             yield _compare_scores(model, beams, mask, f"{attention}, use_cache={use_cache}, two beams: scores")
-
-
-def _model_without_eos(subject: ModelUnderTest, attention: str) -> Any:
-    """Return a model that decodes greedily and has no EOS token, so that it never stops early."""
-    model = subject.randomized_model(attention=attention)
-    pad = getattr(subject.text_config, "pad_token_id", None)
-    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=pad if isinstance(pad, int) else 0)
-    return model
-
-
-def _greedy_text(model: Any, ids: Tensor) -> list[int]:
-    """Return the tokens that greedy decoding adds to a row [1, T], up to the first that rounding may change."""
-    tokens: list[int] = []
-    for _ in range(NEW_TOKENS):
-        logits = model(ids, use_cache=False).logits[0, -1]
-        first, second = logits.topk(2).values
-        if first - second <= 2 * rounding(model) * logits.square().mean().sqrt():
-            break
-        tokens.append(int(logits.argmax()))
-        ids = torch.cat((ids, logits.argmax()[None, None]), dim=1)
-    return tokens
-
-
-def _first_difference(found: list[int], expected: list[int]) -> int | None:
-    if len(found) < len(expected):
-        return len(found)
-    return next((at for at, (one, other) in enumerate(zip(found, expected, strict=False)) if one != other), None)
 
 
 def _compare_scores(model: Any, beams: Any, mask: Tensor, what: str) -> Measured:

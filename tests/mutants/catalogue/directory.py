@@ -46,6 +46,15 @@ MUTANTS = [
         check="cache-size",
     ),
     Mutant(
+        name="paged-cache-without-its-indices",
+        definition="llama",
+        file="caches.py",
+        old="return cache.update(key, value, layer_idx, kwargs=kwargs)",
+        new="return cache.update(key, value, layer_idx)",
+        mistake="attention does not pass its arguments to the cache: a server's paged cache has its indices there",
+        check="continuous-batching",
+    ),
+    Mutant(
         name="head-of-all-tokens",
         definition="qwen3",
         file="language_model.py",
