@@ -23,7 +23,7 @@ OF_LLAMA = [
     ("-t llama show", "-t must come before 'model'"),
     ("show -t llama", "-t must come before 'model': forgather -t NAME model"),
     ("show -p x", "-p must come before 'model': forgather -p DIR model"),
-    ("show extra", "unexpected extra argument"),
+    ("show extra", "unexpected argument 'extra': remove it"),
     ("shw", r"No such command 'shw'\. Did you mean 'show'\?"),
     ("show --hidden-size", "--hidden-size requires a value"),
     ("show --json=yes", "'--json' does not take a value"),
@@ -105,7 +105,7 @@ OF_THE_ROOT = [
     ("chekpoint", r"No such command 'chekpoint'\. Did you mean 'checkpoint'\?"),
     ("zzz", "No such command 'zzz'"),
     ("--zzz ls", "--zzz does not exist"),
-    ("ls extra", "unexpected extra argument"),
+    ("ls extra", "unexpected argument 'extra': remove it"),
     ("-p nowhere ls", "the directory 'nowhere' does not exist"),
     ("-p /dev/null ls", "-p: '/dev/null' is a file: choose another"),
 ]

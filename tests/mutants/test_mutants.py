@@ -20,7 +20,7 @@ from forgather_core.checks.shared.scope import Scope
 from .apply import UNINFORMATIVE_CHECK, Original, Originals, mutated
 from .catalogue import GROUPS, MUTANTS, Mutant
 
-QUICK = {check.name for check in CHECKS if check.quick}
+QUICK = {check.name for check in CHECKS if check.quick} - {"call-agreement"}
 SAMPLE = [
     pytest.param(mutant, id=mutant.name, marks=() if check.name in QUICK else pytest.mark.slow)
     for check in CHECKS

@@ -17,7 +17,7 @@ from forgather_core.checks.try_check import PASSED
 
 from .planted import edited, failures, row_of, written
 
-MODULE = sys.modules[ModelUnderTest.__module__.replace("model_under_test", "config_fields")]
+MODULE = sys.modules[config_fields.run.__module__]
 CLASS = "class LlamaConfig(LlamaOptions, DecoderConfig):\n"
 
 

@@ -283,8 +283,10 @@ def test_refuses_missing_projects_and_configurations(tmp_path: Path) -> None:
         open_corpus("stdlb")
     with pytest.raises(DataError, match="contains neither a YAML configuration nor data"):
         open_corpus(str(tmp_path))
-    with pytest.raises(DataError, match=r"no configuration 'doc'.*default, docstrings"):
+    with pytest.raises(DataError, match=r"no configuration 'doc'\. Did you mean 'docstrings'"):
         open_corpus("stdlib", "doc")
+    with pytest.raises(DataError, match=r"no configuration 'x': choose one of default, docstrings"):
+        open_corpus("stdlib", "x")
     file = tmp_path / "mine.yaml"
     file.write_text(json.dumps({"source": "text"}))
     with pytest.raises(DataError, match="is a file: use its directory, with the configuration 'mine'"):

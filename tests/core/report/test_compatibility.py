@@ -44,7 +44,7 @@ def test_alibi_is_not_supported_by_vllm(tmp_path: Path) -> None:
 
 
 def test_a_llama_with_a_window_is_reported_as_a_mistral(tmp_path: Path) -> None:
-    assert "mistral has" in table("llama", tmp_path, sliding_window=8)["transformers, natively"][1]
+    assert "mistral does" in table("llama", tmp_path, sliding_window=8)["transformers, natively"][1]
 
 
 def test_a_native_directory_loads_natively(tmp_path: Path) -> None:
