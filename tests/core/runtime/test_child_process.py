@@ -111,8 +111,7 @@ import os, time
 from forgather_core.runtime.child_process import ChildProcesses
 def compute(_):
     open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
-    while True:
-        pass
+    time.sleep(60)
 run = ChildProcesses(compute)
 import threading
 threading.Timer(5, lambda: os._exit(0)).start()
