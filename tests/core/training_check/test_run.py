@@ -149,9 +149,7 @@ def test_a_broken_model_fails_on_meta_too(small: Resolve, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_compiled_model_has_the_same_losses(
-    small: Resolve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiled_model_has_the_same_losses(small: Resolve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # without the C++ compiler
     torch._dynamo.reset()  # it treats equal source text as the same code, and other tests compile it too
     plain, compiled = (
