@@ -18,19 +18,24 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+_REMEDIES = {
+    errno.ENOMEM: "free memory",
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free disk space",
+    errno.EIO: "check the disk",
+    # Those of filesystem.disk: the file is larger than supported, or not a regular file.
+    errno.EFBIG: "use a smaller file",
+    errno.EINVAL: "use a regular file",
+}
+
+
 def access_hint(error: BaseException) -> str:
     """Return the hint for a file that cannot be read or written, or that has invalid content."""
     if isinstance(error, UnicodeDecodeError):
         return "save it as UTF-8"
     if not isinstance(error, OSError):
         return "correct the file"
-    if error.errno == errno.ENOMEM:
-        return "free memory"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "free disk space"
-    # The last two are those of filesystem.disk: the file is larger than supported, or not a regular file.
-    special = {errno.EIO: "check the disk", errno.EFBIG: "use a smaller file", errno.EINVAL: "use a regular file"}
-    return special.get(error.errno or 0, "check the path and its permissions")
+    return _REMEDIES.get(error.errno or 0, "check the path and its permissions")
 
 
 # A problem that begins with one of these follows the place without a colon: "--force requires --full".

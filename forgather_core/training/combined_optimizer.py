@@ -81,6 +81,19 @@ def decayed_names(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.dim() >= 2]
 
 
+def check_optimizer(name: str, *, in_backward: bool) -> None:
+    """Check that an optimizer exists, and that it can update each parameter within backward.
+
+    Raises:
+        TrainingError: There is no optimizer of this name, or `in_backward` is set with muon.
+    """
+    if name not in OPTIMIZERS:
+        raise TrainingError(f"must be one of {', '.join(OPTIMIZERS)}; got '{name}'", option="--optimizer")
+    if name == "muon" and in_backward:
+        problem = "does not support muon"
+        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="use adamw or sgd")
+
+
 def training_optimizer(
     name: str, model: nn.Module, *, lr: float, weight_decay: float, in_backward: bool = False
 ) -> torch.optim.Optimizer:
@@ -101,11 +114,7 @@ def training_optimizer(
         TrainingError: There is no optimizer of this name, the installed torch has no Muon, or `in_backward` is set
             with muon.
     """
-    if name not in OPTIMIZERS:
-        raise TrainingError(f"must be one of {', '.join(OPTIMIZERS)}; got '{name}'", option="--optimizer")
-    if name == "muon" and in_backward:
-        problem = "does not support muon"
-        raise TrainingError(problem, option="--fuse-optim-with-backward", hint="use adamw or sgd")
+    check_optimizer(name, in_backward=in_backward)
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = set(decayed_names(model))
 

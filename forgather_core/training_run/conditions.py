@@ -10,6 +10,7 @@ from transformers.integrations import get_available_reporting_integrations
 from ..errors import DataError, TrainingError
 from ..options.train_options import TrainOptions
 from ..settings.resolved_model import ResolvedModel
+from ..training.combined_optimizer import check_optimizer
 
 _DTYPES = {None, "float32", "fp32", "float64", "fp64"}
 
@@ -37,8 +38,7 @@ def check_train_options(options: TrainOptions) -> None:
         if options.gradient_accumulation_steps > 1:
             problem = "requires --gradient-accumulation-steps 1: gradients are freed after each batch"
             raise TrainingError(problem, option=flag, hint="remove one of the two options")
-        if options.optimizer == "muon":
-            raise TrainingError("does not support muon", option=flag, hint="use adamw or sgd")
+    check_optimizer(options.optimizer, in_backward=options.fuse_optim_with_backward)
 
 
 def check_supported(resolved: ResolvedModel, options: TrainOptions, processes: int) -> None:

@@ -21,7 +21,7 @@ from .conditions import plain
 from .evaluation import HeldOut
 from .plan import Plan, token_count
 from .record import RECORD, read_record
-from .trainer import POSITION
+from .trainer import EARLIER, POSITION
 
 # Options that do not change the steps (a run may continue with other values), or that are compared by their effect:
 # the learning rate and the numbers of tokens below, the dataset by the digests of its documents.
@@ -31,7 +31,6 @@ _NOT_COMPARED = {
 }  # fmt: skip
 _NEW_RUN = "choose another --output-dir for a new run"
 _SAME = f"use the same value to continue the run, or {_NEW_RUN}"
-_EARLIER = "remove this directory to continue from an earlier checkpoint"
 _DAMAGED = "remove the directory of this file to continue from an earlier checkpoint"
 
 
@@ -99,7 +98,7 @@ def _check_files(latest: Path, plan: Plan) -> None:
     random = ["rng_state.pth"] if plan.processes == 1 else [f"rng_state_{i}.pth" for i in range(plan.processes)]
     for name in ("optimizer.pt", "scheduler.pt", TRAINER_STATE_NAME, *random):
         if not (latest / name).is_file():
-            raise TrainingError(f"has no {name}", file=latest, hint=_EARLIER)
+            raise TrainingError(f"has no {name}", file=latest, hint=EARLIER)
 
 
 def _check_options(before: Mapping[str, Any], options: TrainOptions, resolved: ResolvedModel, plan: Plan) -> None:

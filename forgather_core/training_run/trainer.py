@@ -34,7 +34,7 @@ from .watch import last_checkpoint
 from .weights import load_all_weights
 
 POSITION = "data_position.json"
-_EARLIER = "remove this directory to continue from an earlier checkpoint"
+EARLIER = "remove this directory to continue from an earlier checkpoint"
 _SMALLER_LR = "try a smaller --lr, or --mixed-precision no"
 _FULL = 2**16  # bytes; a disk with less free space is full
 _TORCH_WRITERS = ("inline_container", "PytorchStreamWriter")  # in torch's errors of saving
@@ -208,7 +208,7 @@ class Trainer(transformers.Trainer):
         Raises:
             CheckpointError: The weights cannot be read, or tensors are missing or unexpected.
         """
-        load_all_weights(checkpoint, self.model, hint=_EARLIER)
+        load_all_weights(checkpoint, self.model, hint=EARLIER)
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -231,13 +231,13 @@ class Trainer(transformers.Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
             problem = f"the state of the optimizer or of the schedule cannot be loaded: {first_line(error)}"
-            raise CheckpointError(problem, file=checkpoint, hint=_EARLIER) from error
+            raise CheckpointError(problem, file=checkpoint, hint=EARLIER) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_all_weights(resume_from_checkpoint, model or self.model, hint=_EARLIER)
+            load_all_weights(resume_from_checkpoint, model or self.model, hint=EARLIER)
 
 
 def last_step(checkpoint: Path) -> int:

@@ -73,15 +73,15 @@ def python(tmp_path: Path, environment: dict[str, str], server: ForkServer) -> R
 def run_in(place: Path, server: ForkServer | None = None, **environment: str) -> Callable[..., None]:
     """Run this Python with arguments in a directory that several tests share, on the CPU; fail if it fails.
 
-    With a server, in a fork of it; without, in a new process.
+    With a server, in a fork of it; without one, in a new process.
     """
     environment = (
         os.environ | {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
     )
 
-    def run(*arguments: str, new_process: bool = False) -> None:
+    def run(*arguments: str) -> None:
         done: subprocess.CompletedProcess[str]
-        if server is not None and not new_process:
+        if server is not None:
             done = server.run(arguments, cwd=place, environment=environment)
         else:
             done = subprocess.run(

@@ -62,7 +62,7 @@ def reports(definition: str, tmp_path_factory: pytest.TempPathFactory, server: F
         randomize_weights(place / tie)
     script = Path(__file__).with_name("scale_out.py")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run(*torchrun, str(script), str(place), *TIES, new_process=True)
+    run_in(place, OMP_NUM_THREADS="1")(*torchrun, str(script), str(place), *TIES)
     return [json.loads((place / f"{rank}.json").read_text()) for rank in range(2)]
 
 

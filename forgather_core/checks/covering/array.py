@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations, product
 from math import prod
 from typing import Any
@@ -44,12 +44,14 @@ class _Controller(Controller):  # type: ignore[misc]  # covertable has no types
 
     def _forward_check(self, snapshot: Mapping[int, int]) -> bool:
         """Return whether a valid case contains these levels (factors and levels by covertable's numbers)."""
-        if not hasattr(self, "_completion"):
-            tables = [(found["condition"]["requires"], found["condition"]["allowed"]) for found in self._constraints]
-            self._completion = Completion(self.factors, tables)
         return self._completion.possible(
             {factor: self.factors[factor][number - self.serials[factor][0]] for factor, number in snapshot.items()}
         )
+
+    @cached_property
+    def _completion(self) -> Completion:
+        tables = [(found["condition"]["requires"], found["condition"]["allowed"]) for found in self._constraints]
+        return Completion(self.factors, tables)
 
 
 def covering_array(

@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from transformers import GPT2Config
+
 from forgather_core.checks.shared.model_under_test import ModelUnderTest
 from forgather_core.checks.try_check import FAILED, try_check
 from forgather_core.commands.construct import construct
@@ -46,6 +48,20 @@ def edited_subject(resolve: Resolve, place: Path, *edits: tuple[str, str, str], 
         (directory / file).write_text(text.replace(old, new))
     (place / "work").mkdir()
     return ModelUnderTest(directory, place / "work", resolved=resolved)
+
+
+def edited_row(
+    check: Check, resolve: Resolve, place: Path, *edits: tuple[str, str, str], **options: Any
+) -> dict[str, Any]:
+    """Return the row of a check for a small definition in which texts are replaced: file, old, new."""
+    return try_check(check, edited_subject(resolve, place, *edits, **options))
+
+
+def gpt2_row(check: Check, place: Path) -> dict[str, Any]:
+    """Return the row of a check for a small GPT-2 of transformers."""
+    config = GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, architectures=["GPT2LMHeadModel"])
+    config.save_pretrained(place / "gpt2")
+    return row_of(place / "gpt2", check, place)
 
 
 def changed_models(subject: ModelUnderTest, method: str, plant: Callable[[Any], object]) -> ModelUnderTest:

@@ -9,12 +9,11 @@ import pytest
 from transformers import GPT2Config
 
 from forgather_core.checks.cache_size import cache_size, cached_heads
-from forgather_core.checks.shared.model_under_test import ModelUnderTest
-from forgather_core.checks.try_check import FAILED, PASSED, try_check
+from forgather_core.checks.try_check import FAILED, PASSED
 from forgather_core.definitions.check import failure_text
 from tests.support.settings import Resolve, small
 
-from .planted import edited_subject
+from .planted import edited_row, gpt2_row
 
 __all__ = ["small"]
 
@@ -32,22 +31,14 @@ VIEW = """every = cache.update(key, value, layer_idx, kwargs=kwargs)
 DEFAULT = "cache = DynamicCache(config=self.config)"
 
 
-def row(resolve: Resolve, place: Path, *edits: tuple[str, str, str], **options: Any) -> dict[str, Any]:
-    """Return the row of a definition in which texts are replaced: file, old, new."""
-    return try_check(cache_size, edited_subject(resolve, place, *edits, **options))
-
-
 @pytest.mark.parametrize("options", [{}, {"sliding_window": 4}])
 def test_a_correct_model_passes(options: dict[str, Any], small: Resolve, tmp_path: Path) -> None:
-    found = row(small, tmp_path, **options)
+    found = edited_row(cache_size, small, tmp_path, **options)
     assert found["result"] == PASSED, [one for one in found["measured"] if not one["holds"]]
 
 
 def test_transformers_own_model_passes(tmp_path: Path) -> None:
-    config = GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, architectures=["GPT2LMHeadModel"])
-    config.save_pretrained(tmp_path / "gpt2")
-    (tmp_path / "work").mkdir()
-    assert try_check(cache_size, ModelUnderTest(tmp_path / "gpt2", tmp_path / "work"))["result"] == PASSED
+    assert gpt2_row(cache_size, tmp_path)["result"] == PASSED
 
 
 @pytest.mark.parametrize(
@@ -81,7 +72,7 @@ def test_transformers_own_model_passes(tmp_path: Path) -> None:
 def test_mistakes_are_described(
     edits: list[tuple[str, str, str]], options: dict[str, Any], words: list[str], small: Resolve, tmp_path: Path
 ) -> None:
-    found = row(small, tmp_path, *edits, **options)
+    found = edited_row(cache_size, small, tmp_path, *edits, **options)
     assert found["result"] == FAILED
     texts = [failure_text(one) for one in found["measured"] if not one["holds"]]
     for part in words:

@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 import transformers
 from packaging.version import Version
-from transformers import GPT2Config
 
 from forgather_core.checks.continuous_batching import continuous_batching
-from forgather_core.checks.shared.model_under_test import ModelUnderTest
-from forgather_core.checks.try_check import FAILED, PASSED, SKIPPED, try_check
+from forgather_core.checks.try_check import FAILED, PASSED, SKIPPED
 from forgather_core.definitions.check import failure_text
 from tests.support.settings import Resolve, small
 
-from .planted import edited_subject
+from .planted import edited_row, gpt2_row
 
 __all__ = ["small"]
 
@@ -29,23 +27,15 @@ COUNTED = (
 pytestmark = pytest.mark.skipif(Version(transformers.__version__) < Version("5.20"), reason="the check is skipped")
 
 
-def row(resolve: Resolve, place: Path, *edits: tuple[str, str, str], **options: Any) -> dict[str, Any]:
-    """Return the row of a definition in which texts are replaced: file, old, new."""
-    return try_check(continuous_batching, edited_subject(resolve, place, *edits, **options))
-
-
 @pytest.mark.parametrize("options", [{}, {"sliding_window": 4}])
 def test_a_correct_model_passes(options: dict[str, Any], small: Resolve, tmp_path: Path) -> None:
-    found = row(small, tmp_path, **options)
+    found = edited_row(continuous_batching, small, tmp_path, **options)
     assert found["result"] == PASSED, [one for one in found["measured"] if not one["holds"]]
     assert len(found["measured"]) == 8
 
 
 def test_transformers_own_model_passes(tmp_path: Path) -> None:
-    config = GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, architectures=["GPT2LMHeadModel"])
-    config.save_pretrained(tmp_path / "gpt2")
-    (tmp_path / "work").mkdir()
-    assert try_check(continuous_batching, ModelUnderTest(tmp_path / "gpt2", tmp_path / "work"))["result"] == PASSED
+    assert gpt2_row(continuous_batching, tmp_path)["result"] == PASSED
 
 
 @pytest.mark.parametrize(
@@ -59,7 +49,7 @@ def test_transformers_own_model_passes(tmp_path: Path) -> None:
 def test_mistakes_are_found(
     edit: tuple[str, str, str], words: str, small: Resolve, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = row(small, tmp_path, edit)
+    found = edited_row(continuous_batching, small, tmp_path, edit)
     assert found["result"] == FAILED
     assert words in " ".join(failure_text(one) for one in found["measured"] if not one["holds"])
     assert not caplog.records
@@ -68,5 +58,5 @@ def test_mistakes_are_found(
 
 def test_it_is_skipped_with_an_older_release(small: Resolve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers, "__version__", "5.4.0")
-    found = row(small, tmp_path)
+    found = edited_row(continuous_batching, small, tmp_path)
     assert (found["result"], found["reason"]) == (SKIPPED, "it requires transformers 5.20")
