@@ -17,11 +17,10 @@ import transformers
 from packaging.version import Version
 
 from ..definitions.check import DoesNotApply, Measured, check
-from .shared.greedy import first_difference, greedy_text, model_without_eos
+from .shared.greedy import NEW_TOKENS, first_difference, greedy_text, model_without_eos
 from .shared.implementations import implementations
 from .shared.model_under_test import ModelUnderTest
 
-NEW_TOKENS = 8  # more than a shrunk window
 PROMPTS = (9, 6, 1, 14)  # lengths; together they are more than the tokens of a pass
 _PASS = 16  # tokens
 _PAGE = 4  # tokens
@@ -41,7 +40,7 @@ def continuous_batching(subject: ModelUnderTest) -> Iterator[Measured]:
     prompts = [subject.tokens(1, length, seed=length)[0].tolist() for length in PROMPTS]
     for attention in implementations(subject):
         model = model_without_eos(subject, attention)
-        texts = [greedy_text(model, torch.tensor([prompt]), NEW_TOKENS) for prompt in prompts]
+        texts = [greedy_text(model, torch.tensor([prompt])) for prompt in prompts]
         for prompt, text, (found, error) in zip(prompts, texts, _in_one_batch(model, prompts), strict=True):
             what = f"{attention}, a prompt of {len(prompt)}: {len(text)} new tokens"
             if error is not None:

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from ..definitions.check import Measured, check
-from .shared.greedy import first_difference, greedy_text, model_without_eos
+from .shared.greedy import NEW_TOKENS, first_difference, greedy_text, model_without_eos
 from .shared.implementations import implementations
 from .shared.inputs import padded_rows
 from .shared.model_under_test import ModelUnderTest
 from .shared.tolerance import rounding
 
-NEW_TOKENS = 8  # more than a shrunk window
 PROMPTS = (9, 6, 1)  # lengths
 
 
@@ -32,7 +31,7 @@ def generation(subject: ModelUnderTest) -> Iterator[Measured]:
     ids, mask = padded_rows(subject, "left", PROMPTS)
     for attention in implementations(subject):
         model = model_without_eos(subject, attention)
-        texts = [greedy_text(model, row[real][None], NEW_TOKENS) for row, real in zip(ids, mask.bool(), strict=True)]
+        texts = [greedy_text(model, row[real][None]) for row, real in zip(ids, mask.bool(), strict=True)]
         for use_cache in (True, False):
             arguments = {"input_ids": ids, "attention_mask": mask, "use_cache": use_cache}
             generated = model.generate(**arguments, max_new_tokens=NEW_TOKENS)[:, ids.shape[1] :]

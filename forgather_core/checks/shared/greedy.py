@@ -11,6 +11,8 @@ from transformers import GenerationConfig
 from .model_under_test import ModelUnderTest
 from .tolerance import rounding
 
+NEW_TOKENS = 8  # more than a shrunk window
+
 
 def model_without_eos(subject: ModelUnderTest, attention: str) -> Any:
     """Return a model that decodes greedily and has no EOS token, so that it never stops early."""
@@ -20,18 +22,17 @@ def model_without_eos(subject: ModelUnderTest, attention: str) -> Any:
     return model
 
 
-def greedy_text(model: Any, ids: Tensor, count: int) -> list[int]:
-    """Return the tokens that greedy decoding adds to a row [1, T], up to the first that rounding may change.
+def greedy_text(model: Any, ids: Tensor) -> list[int]:
+    """Return NEW_TOKENS tokens that greedy decoding adds to a row [1, T], or those before rounding may change one.
 
     Each token is that of a full forward pass over the row, without a cache.
 
     Args:
         model: The model.
         ids: The token ids of the row.
-        count: Maximum number of new tokens.
     """
     tokens: list[int] = []
-    for _ in range(count):
+    for _ in range(NEW_TOKENS):
         logits = model(ids, use_cache=False).logits[0, -1]
         first, second = logits.topk(2).values
         if first - second <= 2 * rounding(model) * logits.square().mean().sqrt():
