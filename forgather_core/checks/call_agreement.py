@@ -7,7 +7,7 @@ that fails is reduced to the levels that make it fail, and cases that fail for t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from ..definitions.check import Details, DoesNotApply, Measured, check
@@ -17,7 +17,7 @@ from .covering.array import CoveringArray, covering_array
 from .covering.calls import Calls
 from .covering.factors import case_id, case_of, differing
 from .covering.failures import Failure, measured_cases
-from .covering.rules import violated
+from .covering.rules import RULES, Rule, violated
 from .covering.usual import usual_cases
 from .shared.model_under_test import ModelUnderTest
 
@@ -36,18 +36,22 @@ def _array(agreement: Agreement) -> CoveringArray:
     """Return the cases: those of a covering array, or the requested one."""
     scope, levels = agreement.subject.scope, agreement.levels
     if scope.case is None:
-        array = covering_array(levels, strength=scope.strength, seed=agreement.subject.seed)
-        more = tuple(case for case in usual_cases(levels) if case not in array.cases)
+        array = covering_array(levels, strength=scope.strength, seed=agreement.subject.seed, rules=agreement.rules)
+        more = tuple(case for case in usual_cases(levels, agreement.rules) if case not in array.cases)
         return replace(array, cases=array.cases + more)
-    case = requested_case(scope.case)
+    case = requested_case(scope.case, agreement.rules)
     for level in sorted(f"{name}={level}" for name, level in differing(case)):
         if level in agreement.inapplicable:
             raise DoesNotApply(f"{level}: {agreement.inapplicable[level]}")
     return CoveringArray((case,), combinations=0, excluded=0, strength=0)
 
 
-def requested_case(text: str) -> dict[str, str]:
+def requested_case(text: str, rules: Collection[Rule] = RULES) -> dict[str, str]:
     """Parse the id of a case.
+
+    Args:
+        text: The id, as a report prints it.
+        rules: The conditions that it satisfies.
 
     Raises:
         CheckError: A factor or level does not exist, or the combination is not valid.
@@ -56,7 +60,7 @@ def requested_case(text: str) -> dict[str, str]:
         case = case_of(text)
     except ValueError as error:
         raise CheckError(str(error), option="--case", hint="copy the id from a report of verify") from None
-    if (rule := violated(case)) is not None:
+    if (rule := violated(case, rules)) is not None:
         names = ", ".join(f"{name}={case[name]}" for name in rule.factors)
         raise CheckError(f"{names}: {rule.reason}", option="--case", hint="change one of these levels")
     return case

@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..definitions.check import Measured, check, expect
 from .shared.model_under_test import ModelUnderTest
+from .shared.other_values import values_of_equal_shapes
 from .shared.tolerance import compare, rounding
 
 _TIMEOUT = 300  # seconds
@@ -57,6 +60,13 @@ def attempt(name):
 def _():
     global config
     config = AutoConfig.from_pretrained(workdir, **remote)
+
+
+if given["another"]:
+    @attempt("another model of the class")
+    def _():
+        other = AutoConfig.from_pretrained(workdir, **given["another"], **remote)
+        AutoModelForCausalLM.from_config(other, **remote).eval()(text)
 
 
 if given["tokenizer"]:
@@ -121,12 +131,25 @@ def standalone(subject: ModelUnderTest) -> Iterator[Measured]:
             "remote": not subject.is_builtin,
             "tokenizer": (subject.workdir / "tokenizer_config.json").is_file(),
             "threads": torch.get_num_threads(),
+            "another": values_of_equal_shapes(subject.text_config.to_dict()),
         }
         for name, problem in _run(given, directory).items():
             yield expect(name, problem is None, failure=f"{name}: {problem}")
         if (directory / "logits.pt").is_file():
             logits = torch.load(directory / "logits.pt")
-            yield compare("the logits are the same", logits, expected, rounding(model))
+            found = compare("the logits are the same", logits, expected, rounding(model))
+            yield found if found.holds or not given["another"] else _without_another(found, given, directory, expected)
+
+
+def _without_another(found: Measured, given: dict[str, Any], directory: Path, expected: Tensor) -> Measured:
+    """Return a failure whose text states whether another model that was called first is the cause."""
+    (directory / "logits.pt").unlink()
+    _run(given | {"another": {}}, directory)
+    if not (directory / "logits.pt").is_file():
+        return found
+    alone = compare(found.what, torch.load(directory / "logits.pt"), expected, found.tolerance)
+    failure = f"another model of the class, called first, changes the logits by {found.error:.2g}"
+    return replace(found, failure=failure) if alone.holds else found
 
 
 def _run(given: dict[str, Any], directory: Path) -> dict[str, str | None]:

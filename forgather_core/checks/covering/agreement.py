@@ -17,7 +17,7 @@ from ..shared.inputs import padding_id
 from ..shared.layers import windows_of
 from ..shared.model_under_test import ModelUnderTest
 from ..shared.tolerance import gradient_error, rounding
-from .applicable import inapplicable_levels
+from .applicable import inapplicable_levels, rules_of
 from .arguments import ITEMS, divides_by_items, targets_of
 from .array import all_levels
 from .call import Results, call
@@ -41,6 +41,7 @@ class Agreement:
     Attributes:
         inapplicable: The levels that do not apply to the model, as "factor=level", with the reason.
         levels: The levels of each factor that apply to the model, in its scope: those of a quick run, or all.
+        rules: The conditions that every case of the model satisfies.
         base: The plain case: the first of these levels, for each factor.
     """
 
@@ -51,6 +52,7 @@ class Agreement:
             name: tuple(level for level in levels if f"{name}={level}" not in self.inapplicable)
             for name, levels in all_levels(quick=subject.scope.quick).items()
         }
+        self.rules = rules_of(subject)
         self._windows = windows_of(subject)
         self.models = Models(subject)
         self.base: Case = {name: levels[0] for name, levels in self.levels.items()}

@@ -11,11 +11,11 @@ from ..shared.layers import windows_of
 from ..shared.model_under_test import ATTENTIONS, FLEX, ModelUnderTest
 from ..shared.position_encoding import kind_of, switching_length
 from .caches import SPARE, quantized_cache
-from .factors import LENGTHS, POSITIONS
+from .factors import LENGTHS, POSITIONS, Case
 from .models import fewer_positions
+from .rules import RULES, Rule
 
 FEWER_POSITIONS = "the model has fewer positions"
-SWITCHING = "the frequencies of RoPE depend on the longest text of a call"
 DIFFERENT_MASKS = "the layers have different masks"
 COLUMNS = "a sliding window counts columns, padding included"
 FLOAT32_ANGLES = "transformers' classes keep float32 angles after from_pretrained only"
@@ -55,12 +55,38 @@ def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
     return left_out
 
 
+def rules_of(subject: ModelUnderTest) -> tuple[Rule, ...]:
+    """Return the conditions that the cases of a model satisfy: those of every model, and those of its RoPE."""
+    limit = switching_length(subject.config(**fewer_positions(subject)).get_text_config())
+    return RULES if limit is None else (*RULES, _switching_rule(limit))
+
+
+def _switching_rule(limit: int) -> Rule:
+    """Return the condition of a RoPE whose frequencies depend on the longest text of a call.
+
+    Args:
+        limit: The length beyond which they change.
+    """
+
+    def holds(case: Case) -> bool:
+        one_length = case["rows"] in ("one", "equal") and case["packing"] == "none" and case["chunks"] == "whole"
+        keeps_all = case["cache"] not in ("reset", "cropped", "quantized")
+        columns_are_positions = case["padding"] == "none" or case["positions"] == "given"
+        return int(case["length"]) <= limit - SPARE or (one_length and keeps_all and columns_are_positions)
+
+    names = ("length", "rows", "packing", "chunks", "cache", "padding", "positions")
+    reason = (
+        f"beyond {limit} tokens the frequencies of RoPE depend on the longest text of a call, so all texts must be "
+        "equally long, computed in one call"
+    )
+    return Rule(names, holds, reason)
+
+
 def _lengths(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
-    positions = POSITIONS if fewer_positions(subject) else subject.text_config.to_dict().get("max_position_embeddings")
+    content = subject.text_config.to_dict() | fewer_positions(subject)
+    positions = content.get("max_position_embeddings")
     if positions is not None and kind_of(model) != "relative":
         yield from ((length, FEWER_POSITIONS) for length in LENGTHS if int(length) > positions - SPARE)
-    if (limit := switching_length(subject.text_config)) is not None:
-        yield from ((length, SWITCHING) for length in LENGTHS if int(length) > limit - SPARE)
 
 
 def _masks(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:

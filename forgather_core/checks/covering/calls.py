@@ -56,13 +56,13 @@ class Calls:
         """Run cases, and return their failures, the worst first."""
         cases = list(cases)
         self._run_all(sorted(cases, key=self.agreement.models.key))
-        return failures_of(cases, self.worst_of, self.agreement.base)
+        return failures_of(cases, self.worst_of, self.agreement.base, self.agreement.rules)
 
     def applicable(self, case: Case) -> Case | None:
         """Return a case with plain levels for those that do not apply to the model; None if it has no meaning."""
         levels = self.agreement.levels
         found = {name: level if level in levels[name] else levels[name][0] for name, level in case.items()}
-        return found if violated(found) is None else None
+        return found if violated(found, self.agreement.rules) is None else None
 
     def expected(self, failure: Failure) -> str | None:
         """Return the reason for which the definition expects a failure, or None."""

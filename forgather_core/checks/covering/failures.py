@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from ...definitions.check import Measured
 from .factors import FACTORS, NAMES, Case, case_id, differing
-from .rules import violated
+from .rules import RULES, Rule, violated
 
 _WITHOUT = {1: "right without it", 2: "right without either"}
 
@@ -49,7 +49,9 @@ class Failure:
         return f"{call}: {worst.what}{size}{count}{look}"
 
 
-def failures_of(cases: Iterable[Case], worst_of: Callable[[Case], Measured], base: Case) -> list[Failure]:
+def failures_of(
+    cases: Iterable[Case], worst_of: Callable[[Case], Measured], base: Case, rules: Collection[Rule] = RULES
+) -> list[Failure]:
     """Return the failures among cases, the worst first.
 
     A case that contains a known failure may have a second one, so it is run again without levels of the known one.
@@ -58,6 +60,7 @@ def failures_of(cases: Iterable[Case], worst_of: Callable[[Case], Measured], bas
         cases: The cases.
         worst_of: Returns the largest deviation of a case.
         base: The plain case of the model.
+        rules: The conditions that every case satisfies.
     """
     failures: list[Failure] = []
     failed = [case for case in cases if not worst_of(case).holds]
@@ -67,40 +70,43 @@ def failures_of(cases: Iterable[Case], worst_of: Callable[[Case], Measured], bas
             levels = differing(left)
             known = next((one for one in failures if differing(one.smallest) <= levels), None)
             if known is None:
-                smallest = shrunk(left, worst_of, base)
-                known = Failure(smallest, _required(smallest, base), worst_of(smallest), [])
+                smallest = shrunk(left, worst_of, base, rules)
+                known = Failure(smallest, _required(smallest, base, rules), worst_of(smallest), [])
                 failures.append(known)
             known.cases.append(case_id(case))
-            left = next(_failing_without(left, known.smallest, worst_of, base), None)
+            left = next(_failing_without(left, known.smallest, worst_of, base, rules), None)
     return sorted(failures, key=lambda one: (-excess(one.worst), -len(one.cases)))
 
 
-def shrunk(case: Case, worst_of: Callable[[Case], Measured], base: Case) -> Case:
+def shrunk(case: Case, worst_of: Callable[[Case], Measured], base: Case, rules: Collection[Rule] = RULES) -> Case:
     """Return a case with as few levels that are not plain as possible that still fails.
 
     Args:
         case: A case that fails.
         worst_of: Returns the largest deviation of a case.
         base: The plain case of the model.
+        rules: The conditions that every case satisfies.
     """
-    while (simpler := next(_failing_without(case, case, worst_of, base), None)) is not None:
+    while (simpler := next(_failing_without(case, case, worst_of, base, rules), None)) is not None:
         case = simpler
     return case
 
 
-def _failing_without(case: Case, levels: Case, worst_of: Callable[[Case], Measured], base: Case) -> Iterator[Case]:
+def _failing_without(
+    case: Case, levels: Case, worst_of: Callable[[Case], Measured], base: Case, rules: Collection[Rule]
+) -> Iterator[Case]:
     """Yield the failing cases in which one of these levels is replaced by the plain one."""
     for name in reversed(NAMES):
         if levels[name] != base[name] and case[name] != base[name]:
             simpler = {**case, name: base[name]}
-            if violated(simpler) is None and not worst_of(simpler).holds:
+            if violated(simpler, rules) is None and not worst_of(simpler).holds:
                 yield simpler
 
 
-def _required(smallest: Case, base: Case) -> frozenset[str]:
+def _required(smallest: Case, base: Case, rules: Collection[Rule]) -> frozenset[str]:
     """Return the factors whose levels cannot be plain because of the others."""
     changed = (name for name in NAMES if smallest[name] != base[name])
-    return frozenset(name for name in changed if violated({**smallest, name: base[name]}) is not None)
+    return frozenset(name for name in changed if violated({**smallest, name: base[name]}, rules) is not None)
 
 
 def excess(deviation: Measured) -> float:

@@ -12,6 +12,8 @@ import torch
 from ...model.randomize import randomize_weights
 from ..shared.meta_initialization import initialized_after_meta
 from ..shared.model_under_test import ModelUnderTest
+from ..shared.other_values import values_of_equal_shapes
+from ..shared.position_encoding import switching_length
 from .factors import POSITIONS, Case
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -88,7 +90,7 @@ class Models:
 
     def _another(self, how: Mapping[str, Any]) -> Any:
         """Return another model of the same class, with another configuration and weights, that has been called."""
-        changes = {**how, **other_values(self.subject.text_config.to_dict())}
+        changes = {**how, **values_of_equal_shapes(self.subject.text_config.to_dict())}
         other = self.subject.randomized_model(seed=self.subject.seed + 1, **changes)
         self._call(other)
         return other
@@ -105,22 +107,17 @@ class Models:
         model.eval()(self.subject.tokens(1, length))
 
 
-def fewer_positions(subject: ModelUnderTest) -> dict[str, int]:
-    """Return a smaller max_position_embeddings, which texts reach; nothing if it determines frequencies of RoPE."""
+def fewer_positions(subject: ModelUnderTest) -> dict[str, Any]:
+    """Return changes to the configuration, so that texts reach the last position, or the length at which RoPE changes.
+
+    There are none if the number of positions determines the frequencies of every text.
+    """
     config = subject.text_config
     positions = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
-    if positions is None or positions <= POSITIONS or rope.get("rope_type", "default") != "default":
+    kind = rope.get("rope_type", "default")
+    if kind == "longrope" and (switching_length(config) or 0) > POSITIONS // 2:
+        return {"rope_parameters": rope | {"original_max_position_embeddings": POSITIONS // 2}}
+    if positions is None or positions <= POSITIONS or kind not in ("default", "dynamic"):
         return {}
     return {"max_position_embeddings": POSITIONS}
-
-
-def other_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return other values for some fields of a configuration that do not determine the shape of a weight."""
-    changes: dict[str, Any] = {
-        name: 10 * value for name, value in config.items() if name.endswith(("_eps", "_epsilon"))
-    }
-    rope = config.get("rope_parameters")
-    if isinstance(rope, dict) and isinstance(rope.get("rope_theta"), (int, float)):
-        changes["rope_parameters"] = rope | {"rope_theta": 2 * rope["rope_theta"]}
-    return changes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from .factors import MIN_TARGETS, SINGLE_TOKEN_CHUNKS, Case, has_fixed_size
@@ -213,6 +213,6 @@ RULES = (
 )
 
 
-def violated(case: Case, rules: tuple[Rule, ...] = RULES) -> Rule | None:
+def violated(case: Case, rules: Collection[Rule] = RULES) -> Rule | None:
     """Return the first rule that a case violates, or None."""
     return next((rule for rule in rules if not rule.holds(case)), None)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from .factors import Case, case_of
-from .rules import violated
+from .rules import RULES, Rule, violated
 
 _BATCH = "length=65,rows=unequal,padding=left,mask=2d,chunks=uneven"  # generate() on prompts
 _TRAINING = "mode=train,gradients=on,length=65,rows=equal,labels=all"
@@ -25,12 +25,13 @@ USUAL = tuple(
 )
 
 
-def usual_cases(levels: Mapping[str, tuple[str, ...]]) -> tuple[Case, ...]:
+def usual_cases(levels: Mapping[str, tuple[str, ...]], rules: Collection[Rule] = RULES) -> tuple[Case, ...]:
     """Return the usual calls that have a meaning for a model.
 
     Args:
         levels: The levels of each factor that apply to the model.
+        rules: The conditions that its cases satisfy.
     """
     return tuple(
-        case for case in USUAL if violated(case) is None and all(case[name] in levels[name] for name in levels)
+        case for case in USUAL if violated(case, rules) is None and all(case[name] in levels[name] for name in levels)
     )

@@ -55,3 +55,14 @@ def _mappings(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield value | {name: 10 * number}
     if "rope_theta" in value:
         yield {"rope_type": "dynamic", "rope_theta": value["rope_theta"], "factor": 2.0}
+
+
+def values_of_equal_shapes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return other values for some fields of a configuration that do not determine the shape of a weight."""
+    changes: dict[str, Any] = {
+        name: 10 * value for name, value in config.items() if name.endswith(("_eps", "_epsilon"))
+    }
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict) and isinstance(rope.get("rope_theta"), (int, float)):
+        changes["rope_parameters"] = rope | {"rope_theta": 2 * rope["rope_theta"]}
+    return changes

@@ -83,6 +83,26 @@ MUTANTS = [
         options={"rope_parameters": DYNAMIC},
     ),
     Mutant(
+        name="rope-dynamic-keeps-long-frequencies",
+        definition="llama",
+        file="rope.py",
+        old="return torch.where(last >= self.rope_config.max_position_embeddings, scaled, inv_freq)",
+        new="self.inv_freq = torch.where(last >= self.rope_config.max_position_embeddings, scaled, inv_freq)\n"
+        "            return self.inv_freq",
+        mistake="after a long text, rope_type dynamic uses its frequencies for short texts too",
+        check="call-agreement",
+        options={"rope_parameters": DYNAMIC},
+    ),
+    Mutant(
+        name="rope-frequencies-of-the-first-model",
+        definition="mistral",
+        file="rope.py",
+        old="inv_freq = self.inv_freq.to(position_ids.device)",
+        new='type(self).known = inv_freq = getattr(type(self), "known", self.inv_freq)',
+        mistake="all models of a process use the frequencies of the first one that is called",
+        check="standalone",
+    ),
+    Mutant(
         name="rope-angles-in-low-precision",
         definition="llama",
         file="rope.py",
