@@ -1,6 +1,7 @@
 """Configure pytest: one thread per parallel worker (set before torch is imported), markers, time limits.
 
-`@pytest.mark.few(N)` runs N cases of a test each time; the others are marked slow. The entries of
+`@pytest.mark.few(N, slow=M)` runs N cases of a test each time and M more in CI's slow run; the others are marked
+exhaustive, and run on request only. Without `slow`, CI runs all. The entries of
 `@pytest.mark.regression` are written to pytest's XML report, which tools/regressions.py reads. It sets
 FORGATHER_REGRESSIONS, the entries to run, and FORGATHER_TEST_SECONDS, the time limit of a test: on an older commit some
 would wait forever.
@@ -27,14 +28,22 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all but N cases of a test as slow, chosen by a digest of their names; and regressions; pages come first."""
-    cases: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
+    """Mark all but few cases of a test, chosen by a digest of their names; and regressions; pages come first."""
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if (few := item.get_closest_marker("few")) is not None and item.get_closest_marker("slow") is None:
-            cases[item.nodeid.partition("[")[0], few.args[0]].append(item)
-    for (_, keep), found in cases.items():
-        for item in sorted(found, key=lambda item: crc32(item.name.encode()))[keep:]:
+        if item.get_closest_marker("few") is not None and not (
+            item.get_closest_marker("slow") or item.get_closest_marker("exhaustive")
+        ):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for found in cases.values():
+        few = found[0].get_closest_marker("few")
+        assert few is not None
+        (keep,), slow = few.args, few.kwargs.get("slow", len(found))
+        ordered = sorted(found, key=lambda item: crc32(item.name.encode()))
+        for item in ordered[keep : keep + slow]:
             item.add_marker(pytest.mark.slow)
+        for item in ordered[keep + slow :]:
+            item.add_marker(pytest.mark.exhaustive)
     for item in items:
         for mark in item.iter_markers("regression"):
             item.user_properties += [("regression", entry) for entry in mark.args]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import multiprocessing
 import os
 import pickle
@@ -167,6 +168,7 @@ class _Child:
 
 
 def _serve(function: Callable[[Any], Any], connection: Any, parent_connection: Any, parent: int) -> None:
+    gc.freeze()  # collections leave the parent's objects, whose memory is shared, alone
     parent_connection.close()  # otherwise the end of the parent would not close the pipe
     _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent

@@ -32,7 +32,7 @@ def test_ls_splits_no_number(width: int) -> None:
     check_widths(("ls",), width)
 
 
-@pytest.mark.slow
+@pytest.mark.few(0, slow=2)
 @pytest.mark.parametrize("arguments", SLOW, ids=" ".join)
 def test_no_command_splits_a_number(arguments: tuple[str, ...]) -> None:
     check_widths(arguments, 40)

@@ -169,8 +169,15 @@ def test_its_model_type_differs_from_those_of_transformers(imported: Any) -> Non
     assert scaffold.__name__ == "forgather_core.scaffold"
 
 
-@pytest.mark.slow
-def test_the_package_works_unchanged(tmp_path: Path) -> None:
+# Without the cases of the covering array, which call-agreement runs too.
+@pytest.mark.parametrize(
+    "tests",
+    [
+        pytest.param("causality or gradients or init_std", id="some", marks=pytest.mark.slow),
+        pytest.param("not test_call", id="all", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_the_package_works_unchanged(tests: str, tmp_path: Path) -> None:
     """Installed with pip, it is constructed, trained and verified, and its own tests pass."""
     new_plugin("my_model")
     package, site = Path("forgather-my-model").resolve(), tmp_path / "site"
@@ -192,7 +199,6 @@ def test_the_package_works_unchanged(tmp_path: Path) -> None:
     assert "4,172,032" in run(*forgather, "construct")
     run(*forgather, "--device", "cpu", "test", "--sequence-length", "32", "--packed")
     assert "0 failed" in run(*forgather, "verify", "--checks", "causality,no-dead-options")  # its tests run them all
-    # Each case of the covering array is a test: these take minutes, and call-agreement runs the same cases.
-    output = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not test_call", place=package)
+    output = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", tests, place=package)
     assert " passed" in output
     assert "my_model" not in registry().plugins  # this environment is unchanged

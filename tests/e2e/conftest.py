@@ -27,6 +27,12 @@ for name in {PACKAGES!r}:
     sys.modules[name] = None
 """
 
+# Each of these suites takes half a minute for a definition: CI tries two, with everything that others have.
+SAMPLED = ("deepone", "qwen3")
+SAMPLE_OF_DEFINITIONS = [
+    pytest.param(name, marks=() if name in SAMPLED else pytest.mark.exhaustive) for name in DEFINITIONS
+]
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.support.fork_server import ForkServer
 
-from .conftest import run_in
+from .conftest import SAMPLE_OF_DEFINITIONS, run_in
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ SIZES = ("--hidden-size", "32", "--intermediate-size", "48", "--num-hidden-layer
 Report = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=OPTIONS)
+@pytest.fixture(scope="module", params=SAMPLE_OF_DEFINITIONS)
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: ForkServer) -> Report:
     """Return the report of each tool for the definition's directory."""
     definition: str = request.param

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.fork_server import ForkServer
 
-from .conftest import DEFINITIONS, run_in
+from .conftest import SAMPLE_OF_DEFINITIONS, run_in
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ json.dump(found, open(report, "w"))
 """
 
 
-@pytest.fixture(scope="module", params=DEFINITIONS)
+@pytest.fixture(scope="module", params=SAMPLE_OF_DEFINITIONS)
 def differences(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: ForkServer
 ) -> dict[str, float]:

@@ -32,6 +32,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.few(15)
 @pytest.mark.parametrize("kind", FAILURES)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_any_failing_call_leaves_the_old_checkpoint(restore: Restore, name: str, kind: str) -> None:
@@ -69,6 +70,7 @@ def test_any_failing_call_leaves_the_old_checkpoint(restore: Restore, name: str,
     assert at > 10
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("limit", [0, 100, 3_000, 20_000, 35_000])
 @pytest.mark.parametrize("name", ["safetensors, other shards", "bin over transformers' single file"])
 def test_a_limit_on_the_size_of_files(restore: Restore, saver: Server, name: str, limit: int) -> None:

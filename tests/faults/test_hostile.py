@@ -224,6 +224,7 @@ PICKLES: dict[str, bytes] = {
 
 
 @pytest.mark.regression("H4")
+@pytest.mark.few(8)
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("name", PICKLES)
 def test_pickles_are_bounded(model: Path, name: str, old: bool) -> None:

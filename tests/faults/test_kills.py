@@ -39,6 +39,7 @@ def check(directory: Path, scenario: Scenario, saver: Server, *, acknowledged: b
     return found
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_before_every_step(restore: Restore, saver: Server, name: str) -> None:
     found = []

@@ -20,6 +20,7 @@ from .scenarios import NEW, SCENARIOS
 pytestmark = pytest.mark.faults
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("images", [5, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_power_cut_at_any_moment(restore: Restore, tmp_path: Path, name: str, images: int) -> None:

@@ -127,7 +127,7 @@ def test_attributes_and_parameters_have_the_names_of_transformers(case: str) -> 
         assert list(inspect.signature(mine.forward).parameters)[: len(names)] == names
 
 
-@pytest.mark.slow
+@pytest.mark.few(0, slow=4)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("case", ["deepone", *(case for case in CASES if case != "deepone" and "tied" not in case)])
 @torch.no_grad()
@@ -144,7 +144,7 @@ def test_an_exported_graph_takes_other_sizes(case: str, attention: str) -> None:
     assert difference(program.module()(input_ids=ids, **more).logits, model(ids).logits) <= TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.few(0, slow=1)
 @pytest.mark.regression("E3")
 @pytest.mark.parametrize("case", ["deepone", "deepone, window", "single_head", "llama"])
 def test_onnx_computes_the_same(case: str) -> None:

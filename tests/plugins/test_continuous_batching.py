@@ -32,7 +32,7 @@ def in_one_batch(model: Any, prompts: list[list[int]], config: GenerationConfig,
     return [result.generated_tokens for result in in_order]
 
 
-@pytest.mark.few(1)
+@pytest.mark.few(1, slow=4)
 @pytest.mark.regression("E1")
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("case", SERVED)

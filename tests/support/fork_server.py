@@ -24,9 +24,10 @@ TRANSFORMERS = (
     "transformers.models.auto",
 )
 SERVER = """
-import atexit, importlib, json, os, runpy, signal, sys
+import atexit, gc, importlib, json, os, runpy, signal, sys
 for name in sys.argv[1:]:
     importlib.import_module(name)
+gc.collect(), gc.freeze()
 
 def run(arguments):
     first, *others = arguments

@@ -136,7 +136,7 @@ def test_a_correct_model_passes(case: str, check: Check, directory: Callable[[st
 BRIEF = tuple(check for check in CHECKS if check is not call_agreement)
 
 
-@pytest.mark.slow
+@pytest.mark.few(0, slow=40)
 @pytest.mark.parametrize(("case", "check"), [*cases((*DEFINITIONS, *NATIVE), CHECKS), *cases(tuple(VARIANTS), BRIEF)])
 def test_every_correct_model_passes(case: str, check: Check, directory: Callable[[str], Path]) -> None:
     test_a_correct_model_passes(case, check, directory)

@@ -140,13 +140,13 @@ def test_correct_models_pass(make: Make, name: str) -> None:
     assert results(make(name), *QUICK) == expected(name, *QUICK)
 
 
-@pytest.mark.slow
+@pytest.mark.few(0, slow=3)
 @pytest.mark.parametrize("name", EVERY)
 def test_all_correct_models_pass_all(make: Make, name: str) -> None:
     assert results(make(name), *CHECKS) == expected(name, *CHECKS)
 
 
-@pytest.mark.slow
+@pytest.mark.few(0, slow=3)
 @pytest.mark.parametrize("name", EVERY)
 def test_another_seed_raises_no_false_alarm(make: Make, name: str) -> None:  # tools/false_alarms.py tries twenty
     assert results(make(name), *STATISTICAL, seed=1) == expected(name, *STATISTICAL)

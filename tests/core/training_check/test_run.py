@@ -53,7 +53,9 @@ def test_the_report(small: Resolve, tmp_path: Path) -> None:
     assert report["parameters"]["total"] == sum(p.numel() for p in made.model.parameters())
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "compiled"])
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["plain", "compiled"]
+)
 def test_reports_the_loss_on_the_first_batch_before_and_after(
     small: Resolve, tmp_path: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +278,7 @@ def test_a_mistake_in_a_dataset_configuration_keeps_its_place(small: Resolve, tm
     assert (caught.value.line, caught.value.hint) == (2, "Did you mean 'files'?")
 
 
-@pytest.mark.slow
+@pytest.mark.few(0, slow=1)
 @pytest.mark.parametrize("definition", ["single_head", "causal_lm", "llama", "deepone", "mistral", "qwen3"])
 def test_every_default_preset_trains_on_real_text(tmp_path: Path, definition: str) -> None:
     resolved = resolve(find_configuration(definition, registry(), tmp_path), {"device": "cpu"})
