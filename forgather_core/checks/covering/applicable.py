@@ -11,7 +11,7 @@ from ..shared.layers import windows_of
 from ..shared.model_under_test import ATTENTIONS, FLEX, ModelUnderTest
 from ..shared.position_encoding import kind_of, switching_length
 from .caches import SPARE, quantized_cache
-from .factors import LENGTHS, POSITIONS, Case
+from .factors import LENGTHS, Case
 from .models import fewer_positions
 from .rules import RULES, Rule
 
