@@ -24,7 +24,7 @@ from .checks.covering.calls import Calls
 from .checks.covering.factors import Case, case_id
 from .checks.covering.usual import usual_cases
 from .checks.known import known_checks
-from .definitions.check import failure_text
+from .definitions.check import shown_failures
 from .definitions.registry import registry
 from .errors import ForgatherError
 from .runtime.quiet import quiet_transformers
@@ -129,10 +129,10 @@ def failure(row: Mapping[str, Any]) -> str | None:
     """
     if row["cause"] is None:
         return None
-    failed = [case for case in row["measured"] if not case["holds"]]
-    lines = [f"{row['name']}: {row['promise']}", *(f"  {failure_text(case)}" for case in failed[:_MAX_FAILURES])]
-    if len(failed) > _MAX_FAILURES:
-        lines.append(f"  and {len(failed) - _MAX_FAILURES} more of {len(row['measured'])}")
+    failures, more = shown_failures(row["measured"], _MAX_FAILURES)
+    lines = [f"{row['name']}: {row['promise']}", *(f"  {failure}" for failure in failures)]
+    if more:
+        lines.append(f"  and {more} more of {len(row['measured'])}")
     if row["reason"]:
         lines.append(f"  {row['reason']}")
     return "\n".join([*lines, f"usual cause: {row['cause']}"])

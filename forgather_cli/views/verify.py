@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from forgather_core.definitions.check import failure_text
+from forgather_core.definitions.check import shown_failures
 from forgather_core.pages.units import by_reason
 
 from ..render import Text, notes
@@ -84,11 +84,10 @@ def _failure(check: Mapping[str, Any]) -> Iterator[Text]:
     yield Text(f"\n{check['name']}: {check['promise']}", "bold red")
     if check["reason"]:
         yield Text(f"  raised {check['reason']}")
-    failed = [one for one in check["measured"] if not one["holds"]]
-    for one in failed[:_MAX_CASES]:
-        yield Text(f"  {failure_text(one)}")
-    if len(failed) > _MAX_CASES:
-        yield Text(f"  and {len(failed) - _MAX_CASES} more cases")
+    failures, more = shown_failures(check["measured"], _MAX_CASES)
+    yield from (Text(f"  {failure}") for failure in failures)
+    if more:
+        yield Text(f"  and {more} more cases")
     yield Text(f"  usual cause: {check['cause']}", "yellow")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from ..reference import DoesNotApply
 if TYPE_CHECKING:
     from ..checks.shared.model_under_test import ModelUnderTest
 
-__all__ = ["Check", "Details", "DoesNotApply", "Measured", "check", "expect", "failure_text"]
+__all__ = ["Check", "Details", "DoesNotApply", "Measured", "check", "expect", "failure_text", "shown_failures"]
 
 OLD_NAMES = {"must": "expect", "told": "failure_text"}
 keep_old_names(__name__, OLD_NAMES)
@@ -30,6 +30,7 @@ class Measured:
         tolerance: The largest allowed error, derived from a dtype and a size; 0 requires equality.
         where: Location of the error: module, layer, position. Reported only if the case fails.
         failure: The statement to report if the case fails; None builds one from `what` and the error.
+        cause: The case whose failure explains that of this one, if it fails; reports show that one only.
     """
 
     what: str
@@ -37,6 +38,7 @@ class Measured:
     tolerance: float = 0.0
     where: str | None = None
     failure: str | None = None
+    cause: str | None = None
 
     @property
     def holds(self) -> bool:
@@ -44,7 +46,7 @@ class Measured:
         return math.isfinite(self.error) and self.error <= self.tolerance
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as plain data; `where` and `failure` are None if the case holds."""
+        """Return the result as plain data; `where`, `failure` and `cause` are None if the case holds."""
         return {
             "what": self.what,
             "error": self.error,
@@ -52,6 +54,7 @@ class Measured:
             "holds": self.holds,
             "where": None if self.holds else self.where,
             "failure": None if self.holds else self.failure,
+            "cause": None if self.holds else self.cause,
         }
 
 
@@ -64,6 +67,18 @@ class Details:
     """
 
     content: Mapping[str, Any]
+
+
+def shown_failures(measured: Sequence[Mapping[str, Any]], limit: int) -> tuple[list[str], int]:
+    """Return the failures of a check to show, one line each, and the number of other failed cases.
+
+    Args:
+        measured: The results of `Measured.as_dict()`.
+        limit: The largest number of lines.
+    """
+    failed = [case for case in measured if not case["holds"]]
+    shown = [failure_text(case) for case in failed if case["cause"] is None][:limit]
+    return shown, len(failed) - len(shown)
 
 
 def failure_text(case: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ...definitions.check import Measured
 from .factors import FACTORS, NAMES, Case, case_id, differing
@@ -15,38 +15,51 @@ _WITHOUT = {1: "right without it", 2: "right without either"}
 
 @dataclass
 class Failure:
-    """A set of levels that fails, and the cases that contain it.
+    """Levels of some factors that fail, and the cases that contain them.
 
     Args:
-        smallest: The case with these levels only; the others are plain.
+        smallest: The case with the levels whose deviation is largest; the others are plain.
         required: The factors of levels that the others require: without them, the case has no meaning.
         worst: Its largest deviation from the plain call.
-        cases: The ids of the cases of the array that contain it.
+        cases: The ids of the cases of the array that contain these levels.
+        alike: The smallest cases with other levels of the same factors.
     """
 
     smallest: Case
     required: frozenset[str]
     worst: Measured
     cases: list[str]
+    alike: list[Case] = field(default_factory=list)
+
+    @property
+    def factors(self) -> frozenset[str]:
+        """The factors whose levels cause the failure."""
+        names = frozenset(name for name, _ in differing(self.smallest))
+        return names - self.required or names
 
     @property
     def text(self) -> str:
         """The levels, the deviation, and where to look, as one line."""
-        levels = [(name, level) for name, level in self.smallest.items() if (name, level) in differing(self.smallest)]
-        causes = [f"{name}={level}" for name, level in levels if name not in self.required]
-        others = [f"{name}={level}" for name, level in levels if name in self.required]
+        names = {name for name, _ in differing(self.smallest)}
+        causes = [self._levels(name) for name in NAMES if name in self.factors]
+        others = [self._levels(name) for name in NAMES if name in names - self.factors]
         call = "wrong in the plain call"
-        if levels:
+        if causes:
             without = _WITHOUT.get(len(causes), "right without any of them")
-            call = f"wrong with {' + '.join(causes or others)}, {without}"
-            call += f" ({', '.join(others)} required)" if causes and others else ""
+            call = f"wrong with {' + '.join(causes)}, {without}"
+            call += f" ({', '.join(others)} required)" if others else ""
         worst = self.worst
         size = f" off by {worst.error:.2g}, tolerance {worst.tolerance:.2g}" if math.isfinite(worst.error) else ""
         count = f" ({len(self.cases)} cases)" if len(self.cases) > 1 else ""
-        names = {name for name, _ in levels}
         hints = [factor.look_at for factor in FACTORS if factor.name in names]
         look = f"; look at: {'; '.join(hints)}" if hints else ""
         return f"{call}: {worst.what}{size}{count}{look}"
+
+    def _levels(self, name: str) -> str:
+        """Return the levels of a factor that fail, as "chunks=single or uneven"."""
+        found = dict.fromkeys(one[name] for one in (self.smallest, *self.alike) if (name, one[name]) in differing(one))
+        *most, last = found
+        return f"{name}={', '.join(most)} or {last}" if most else f"{name}={last}"
 
 
 def failures_of(
@@ -75,7 +88,21 @@ def failures_of(
                 failures.append(known)
             known.cases.append(case_id(case))
             left = next(_failing_without(left, known.smallest, worst_of, base, rules), None)
-    return sorted(failures, key=lambda one: (-excess(one.worst), -len(one.cases)))
+    return _grouped(sorted(failures, key=lambda one: (-excess(one.worst), -len(one.cases))))
+
+
+def _grouped(failures: Iterable[Failure]) -> list[Failure]:
+    """Join failures by different levels of the same factors; those that raise an exception by its text."""
+    groups: dict[tuple[frozenset[str], str], Failure] = {}
+    for one in failures:
+        key = one.factors, "" if math.isfinite(one.worst.error) else one.worst.what
+        if key in groups:
+            group = groups[key]
+            group.alike.append(one.smallest)
+            group.cases += [case for case in one.cases if case not in group.cases]
+        else:
+            groups[key] = replace(one, cases=list(one.cases))
+    return list(groups.values())
 
 
 def shrunk(case: Case, worst_of: Callable[[Case], Measured], base: Case, rules: Collection[Rule] = RULES) -> Case:
@@ -132,5 +159,6 @@ def measured_cases(
         worst = worst_of(case)
         found = causes.get(name)
         if found is None or name != case_id(found.smallest):
-            same = f"{name}: same cause as {case_id(found.smallest)}" if found else None
-            yield Measured(name, worst.error, worst.tolerance, None, same)
+            cause = case_id(found.smallest) if found else None
+            same = f"{name}: same cause as {cause}" if found else None
+            yield Measured(name, worst.error, worst.tolerance, None, same, cause)

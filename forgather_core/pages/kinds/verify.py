@@ -74,12 +74,10 @@ def _failures(checks: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def _failure(check: Mapping[str, Any]) -> Html:
-    failed = [one for one in check["measured"] if not one["holds"]]
-    from ...definitions.check import failure_text  # imported here, because it imports torch
+    from ...definitions.check import shown_failures  # imported here, because it imports torch
 
-    cases: list[object] = [failure_text(one) for one in failed[:_MOST_CASES]]
-    if len(failed) > _MOST_CASES:
-        cases.append(f"and {len(failed) - _MOST_CASES:,} more cases")
+    failures, more = shown_failures(check["measured"], _MOST_CASES)
+    cases: list[object] = [*failures, f"and {more:,} more cases"] if more else [*failures]
     parts = [tag("h3", brief(check["name"])), tag("p", prose(check["promise"]), class_="fg-muted")]
     if check["reason"]:
         parts.append(tag("p", "Reason: ", brief(check["reason"])))

@@ -214,7 +214,10 @@ def test_uses_the_tokenizers_templates(small: Resolve, tmp_path: Path) -> None:
 
 # --- text of the assistant ---------------------------------------------------------------------------------------
 
-WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Mn", "Mc", "Me")), max_size=12)
+# Hypothesis draws strings of the source too, such as the markers of ChatML, which split this test's texts elsewhere.
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Mn", "Mc", "Me")), max_size=12).filter(
+    lambda text: "<|im_" not in text
+)
 TALKS = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), WORDS), min_size=1, max_size=5)
 
 
