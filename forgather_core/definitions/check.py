@@ -70,15 +70,16 @@ class Details:
 
 
 def shown_failures(measured: Sequence[Mapping[str, Any]], limit: int) -> tuple[list[str], int]:
-    """Return the failures of a check to show, one line each, and the number of other failed cases.
+    """Return the failures of a check to show, one line each, and the number of the others.
+
+    Cases whose failure another one explains are neither shown nor counted.
 
     Args:
         measured: The results of `Measured.as_dict()`.
         limit: The largest number of lines.
     """
-    failed = [case for case in measured if not case["holds"]]
-    shown = [failure_text(case) for case in failed if case["cause"] is None][:limit]
-    return shown, len(failed) - len(shown)
+    failed = [case for case in measured if not case["holds"] and case["cause"] is None]
+    return [failure_text(case) for case in failed[:limit]], max(len(failed) - limit, 0)
 
 
 def failure_text(case: Mapping[str, Any]) -> str:
