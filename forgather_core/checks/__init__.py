@@ -2,6 +2,7 @@
 
 from ..definitions.check import OLD_NAMES, Check, DoesNotApply, Measured, check, expect
 from ..deprecated import keep_old_names, moved_module
+from .adapters import adapters
 from .attention_backends import attention_backends
 from .attention_cost import attention_cost
 from .batch_invariance import batch_invariance
@@ -64,6 +65,7 @@ CHECKS: tuple[Check, ...] = (
     continuous_batching,
     inputs_embeds,
     hidden_states,
+    adapters,
     loss,
     gradients,
     gradient_checkpointing,

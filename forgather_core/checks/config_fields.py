@@ -45,6 +45,7 @@ def config_fields(subject: ModelUnderTest) -> Iterator[Measured]:
         extended = yield from _check_config("unknown fields", subject.constructed(EXTRA), store)
         if extended is not None:
             yield from _check_extra(extended)
+        yield from _check_former_rope(subject)
         for name, values in _values(subject):
             for value in values:
                 try:
@@ -132,6 +133,20 @@ def _check_extra(loaded: Any) -> Iterator[Measured]:
         found = getattr(loaded, name, None)
         failure = f"an unknown field of config.json is lost: {_printable(value)} becomes {_printable(found)}"
         yield expect("an unknown field of config.json is kept", found == value, name, failure=failure)
+
+
+def _check_former_rope(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Check that a file from before transformers 5, which has no rope_parameters, gives the same RoPE."""
+    config = subject.config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if not isinstance(rope.get("rope_theta"), (int, float)) or config.get_text_config() is not config:
+        return
+    expected = {"rope_theta": 2 * rope["rope_theta"], "rope_type": "linear", "factor": 2.0}
+    former = {"rope_theta": expected["rope_theta"], "rope_scaling": {"type": "linear", "factor": 2.0}}
+    found = subject.constructed(former, without=("rope_parameters",)).rope_parameters
+    changed = _changes(expected, {name: found.get(name, _ABSENT) for name in expected})
+    what = "rope_theta and rope_scaling, as older files have them"
+    yield expect(f"{what}, are rope_parameters", not changed, failure=f"{what}, are ignored: {changed}")
 
 
 Observation = tuple[dict[str, Tensor], Tensor, Tensor]

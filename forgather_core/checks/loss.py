@@ -43,6 +43,8 @@ def loss(subject: ModelUnderTest) -> Iterator[Measured]:
                     found = model(text, labels=targets, num_items_in_batch=items).loss
                 what = f"{how}, {name}, num_items_in_batch as {'a tensor' if isinstance(items, Tensor) else 'an int'}"
                 yield Measured(what, relative_difference(found, total / 7), tolerance)
+    if not subject.is_builtin:  # transformers 5.24 has renamed the cache in outputs, and not in its configurations
+        yield _check_predictions(model.eval(), text)
     if "logits_to_keep" in parameters:
         yield from _check_logits_to_keep(model.eval(), text, tolerance)
     if can_skip_logits(model):
@@ -61,6 +63,16 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     real = following != -100
     chosen = scores.gather(-1, following.clamp(min=0)[..., None])[..., 0]
     return -chosen[real].sum(), int(real.sum())
+
+
+@torch.no_grad()
+def _check_predictions(model: Any, text: Tensor) -> Measured:
+    """Check that the evaluation of transformers' Trainer gets no prediction besides the logits, such as the cache."""
+    ignored = getattr(model.config, "keys_to_ignore_at_inference", None) or ["past_key_values"]
+    returned = [name for name in model(text, labels=text, use_cache=True) if name not in ("loss", "logits")]
+    more = ", ".join(name for name in returned if name not in ignored)
+    failure = f"keys_to_ignore_at_inference lacks {more}: a Trainer takes it for a prediction"
+    return expect("a Trainer's evaluation gets the logits only", not more, failure=failure)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..errors import CheckError, first_line
 from ..model.directory_errors import load_config
 from ..tokenizers.chat_templates import DEFAULT, templates_by_name
+from ..tokenizers.lookup import load_tokenizer
 from .shared.model_under_test import ModelUnderTest
 from .shared.tokenizer_generation import check_generation, token_ids
 from .shared.tokenizer_settings import (
@@ -44,6 +45,7 @@ def tokenizer(subject: ModelUnderTest) -> Iterator[Measured]:
     written = (subject.workdir / GENERATION).is_file()
     generation = GenerationConfig.from_pretrained(subject.workdir) if written else None
     yield from _check_ids(subject, loaded, generation)
+    yield from _check_facts(subject)
     yield from _check_texts(subject, loaded)
     yield from _check_special_tokens(subject, loaded)
     yield from _check_padding(subject, loaded)
@@ -67,6 +69,17 @@ def _check_ids(subject: ModelUnderTest, loaded: Any, generation: Any) -> Iterato
     failure = f"the tokenizer makes ids that are not below vocab_size, {config.vocab_size}"
     where = f"{token!r} has the id {largest}"
     yield expect("all ids of the tokenizer are below vocab_size", largest < config.vocab_size, where, failure=failure)
+
+
+def _check_facts(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Check that the tokenizer of the directory is the one of the settings: its size, special tokens and limit."""
+    if subject.resolved is None or (expected := subject.resolved.tokenizer) is None:
+        return
+    found = load_tokenizer(str(subject.workdir), option=None).facts
+    for fact in ("vocab_size", *NAMES, "model_max_length"):
+        one, two = getattr(found, fact), getattr(expected, fact)
+        failure = f"{fact} of the directory's tokenizer is {one}; the tokenizer '{expected.name}' has {two}"
+        yield expect(f"{fact} is that of the tokenizer it was written from", one == two, failure=failure)
 
 
 def _check_texts(subject: ModelUnderTest, loaded: Any) -> Iterator[Measured]:

@@ -13,7 +13,7 @@ import torch
 
 from ..definitions.check import Measured, check, expect
 from ..model.difference import relative_difference
-from .shared.inputs import packed_rows
+from .shared.inputs import packed_rows, padded_labels, padded_rows
 from .shared.model_under_test import LENGTH, ModelUnderTest
 from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
 
@@ -29,18 +29,27 @@ def torch_compile(subject: ModelUnderTest) -> Iterator[Measured]:
 
     model = subject.randomized_model(**subject.no_dropout).train()
     documents, position_ids = packed_rows(subject)
-    whole = torch.arange(LENGTH).expand(2, -1).contiguous()
-    cases: dict[str, list[dict[str, Any]]] = {"no positions": [{}]}
+    text = {"input_ids": documents, "labels": documents}
+    ids, mask = padded_rows(subject, "left")
+    padded = {"input_ids": ids, "labels": padded_labels(ids, mask)}
+    cases: dict[str, list[dict[str, Any]]] = {
+        "no positions": [text],
+        "padded rows, then whole ones, by the same graph": [
+            padded | {"attention_mask": mask},
+            padded | {"attention_mask": torch.ones_like(mask)},
+        ],
+    }
     if not subject.is_builtin:  # transformers' own classes test whether anything is packed
+        whole = torch.arange(LENGTH).expand(2, -1).contiguous()
         cases["packed documents, then one text, by the same graph"] = [
-            {"position_ids": position_ids},
-            {"position_ids": whole},
+            text | {"position_ids": position_ids},
+            text | {"position_ids": whole},
         ]
     for what, calls in cases.items():
         torch._dynamo.reset()  # type: ignore[no-untyped-call]
         compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
-        for more in calls:
-            inputs = {"input_ids": documents, "labels": documents, "use_cache": False} | more
+        for call in calls:
+            inputs = call | {"use_cache": False}
             model.zero_grad()
             expected = model(**inputs)
             expected.loss.backward()
@@ -55,7 +64,8 @@ def torch_compile(subject: ModelUnderTest) -> Iterator[Measured]:
                 break
             yield expect(f"{what}: one graph", True)
             found.loss.backward()
-            yield compare(f"{what}: logits", found.logits, expected.logits, rounding(model))
+            real = inputs["attention_mask"].bool() if "attention_mask" in inputs else ...
+            yield compare(f"{what}: logits", found.logits[real], expected.logits[real], rounding(model))
             yield Measured(f"{what}: loss", relative_difference(found.loss, expected.loss), rounding(model))
             yield compare_gradients(f"{what}: gradients", gradients_of(model), gradients, rounding(model))
     torch._dynamo.reset()  # type: ignore[no-untyped-call]

@@ -29,6 +29,8 @@ from .factors import Case
 from .layout import Layout
 from .models import DTYPES
 
+_GRADIENT_MODES = {"off": torch.no_grad, "on": torch.enable_grad, "inference-mode": torch.inference_mode}
+
 
 @dataclass
 class Results:
@@ -79,7 +81,7 @@ def call(model: Any, case: Case, layout: Layout, *, windows: tuple[int | None, .
     autocast = case["dtype"].startswith("autocast-")
     with (
         prepared(model, case),
-        torch.set_grad_enabled(case["gradients"] == "on"),
+        _GRADIENT_MODES[case["gradients"]](),
         torch.autocast("cpu", DTYPES[low]) if autocast else nullcontext(),
         uncompiled() if case["attention"] == "flex_attention" else nullcontext(),
         _compiled(model) if case["compile"] == "on" else nullcontext(model) as function,

@@ -52,7 +52,7 @@ FACTORS = (
     ),
     Factor("mode", ("eval", "train"), None, "branches on self.training"),
     Factor("dropout", ("off", "on"), None, "dropout outside of training"),
-    Factor("gradients", ("off", "on"), None, "detached tensors and operations in place"),
+    Factor("gradients", ("off", "on", "inference-mode"), None, "detached tensors and operations in place"),
     Factor(
         "dtype",
         ("float32", "float64", "bfloat16", "float16", "autocast-bfloat16", "autocast-float16"),

@@ -30,7 +30,7 @@ def _has_4d(case: Case) -> bool:
 RULES = (
     Rule(
         ("attention", "gradients"),
-        lambda c: c["attention"] != "flex_attention" or c["gradients"] == "off",
+        lambda c: c["attention"] != "flex_attention" or c["gradients"] != "on",
         "flex_attention has no backward pass on the CPU",
     ),
     Rule(
@@ -106,7 +106,7 @@ RULES = (
     Rule(
         ("gradients", "chunks", "cache"),
         lambda c: (
-            c["gradients"] == "off" or (c["chunks"] == "whole" and not has_fixed_size(c) and c["cache"] != "quantized")
+            c["gradients"] != "on" or (c["chunks"] == "whole" and not has_fixed_size(c) and c["cache"] != "quantized")
         ),
         "gradients require chunks=whole, and a cache that is not static, reset or quantized",
     ),
@@ -203,12 +203,12 @@ RULES = (
     Rule(
         ("gradients", "dtype"),
         lambda c: (
-            c["gradients"] == "off"
+            c["gradients"] != "on"
             or not c["dtype"].endswith("float16")
             or c["dtype"] == "autocast-bfloat16"
             or c["dtype"] == "bfloat16"
         ),
-        "gradients overflow in float16: use another dtype, or gradients=off",
+        "gradients overflow in float16: use another dtype, or no gradients",
     ),
 )
 

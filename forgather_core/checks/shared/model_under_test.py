@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -166,12 +166,17 @@ class ModelUnderTest:
         default = {} if self.default_attention is None else {"attn_implementation": self.default_attention}
         return {"trust_remote_code": True} | default
 
-    def constructed(self, changes: Mapping[str, Any]) -> Any:
+    def constructed(self, changes: Mapping[str, Any], without: Sequence[str] = ()) -> Any:
         """Return a new configuration of the copy, constructed with changes, so that its validation applies to them.
 
         `config` applies changes after validation.
+
+        Args:
+            changes: Fields with other values, or new ones.
+            without: Fields of the file to leave out.
         """
-        content = read_object(self.workdir / "config.json") | dict(changes)
+        content = read_object(self.workdir / "config.json")
+        content = {name: value for name, value in content.items() if name not in without} | dict(changes)
         config = self._config_class.from_dict(content)
         config.name_or_path = str(self.workdir)
         return config

@@ -1,0 +1,107 @@
+"""Adapters: a module in place of a projection has its effect wherever the projection is used.
+
+LoRA, quantization and sharding replace modules or hook their calls. A model that multiplies by the weight of a module
+instead of calling it bypasses them. Here an adapter adds a random matrix to each projection, and the results are
+compared with those of a model whose weights include it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..definitions.check import DoesNotApply, Measured, check
+from ..model.difference import relative_difference
+from ..training.loss import can_skip_logits
+from .shared.model_under_test import ModelUnderTest
+from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
+
+_SIZE = 0.5  # of an added matrix, relative to the weight
+
+
+class _Adapter(nn.Module):
+    """A module that adds a matrix to the weight of a projection or of an embedding, without changing the weight."""
+
+    def __init__(self, base_layer: nn.Linear | nn.Embedding, added: Tensor) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.register_buffer("added", added)
+
+    def __getattr__(self, name: str) -> Any:  # adapters have the weight and the sizes of their module
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.base_layer, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        operation = nn.functional.linear if isinstance(self.base_layer, nn.Linear) else nn.functional.embedding
+        more: Tensor = operation(x, self.added)
+        base: Tensor = self.base_layer(x)
+        return base + more
+
+
+@check("adapters", cause="a weight that is read in place of a call of its module, which bypasses adapters and hooks")
+def adapters(subject: ModelUnderTest) -> Iterator[Measured]:
+    """An adapter around a projection or an embedding has the effect of adding its matrix to the weight."""
+    model = subject.randomized_model(**subject.no_dropout)
+    added = _added_matrices(subject, model)
+    if not added:
+        raise DoesNotApply("it has no torch.nn.Linear and no torch.nn.Embedding with a weight of its own")
+    found = list(_compared(subject, model, added))
+    wrong = next((one for one in found if not one.holds), None)
+    if wrong is not None and len(added) > 1:  # name the first module that alone is wrong
+        for name, matrix in added.items():
+            alone = [one for one in _compared(subject, model, {name: matrix}) if not one.holds]
+            if alone:
+                yield from (Measured(one.what, one.error, one.tolerance, name) for one in alone)
+                return
+    yield from found
+
+
+def _added_matrices(subject: ModelUnderTest, model: nn.Module) -> dict[str, Tensor]:
+    """Return a random matrix for each projection and embedding whose weight no other module has."""
+    modules = {n: m for n, m in model.named_modules() if type(m) in (nn.Linear, nn.Embedding)}
+    generator = torch.Generator().manual_seed(subject.seed)
+    counts: dict[int, int] = {}
+    for module in modules.values():
+        counts[id(module.weight)] = counts.get(id(module.weight), 0) + 1
+    return {
+        name: torch.randn(weight.shape, generator=generator) * weight.detach().std() * _SIZE
+        for name, module in modules.items()
+        if isinstance(weight := module.weight, Tensor) and counts[id(weight)] == 1
+    }
+
+
+def _compared(subject: ModelUnderTest, model: Any, added: dict[str, Tensor]) -> Iterator[Measured]:
+    """Compare a model with adapters and a model whose weights include their matrices."""
+    adapted, merged = copy.deepcopy(model), copy.deepcopy(model)
+    for name, matrix in added.items():
+        adapted.set_submodule(name, _Adapter(adapted.get_submodule(name), matrix))
+        with torch.no_grad():
+            merged.get_submodule(name).weight += matrix
+    tolerance = 10 * rounding(model)  # the sum of two products is rounded where that of the weights is not
+    for length in (None, 1):
+        text = subject.tokens(2) if length is None else subject.tokens(2, length)
+        what = "a text" if length is None else "a single token"
+        with torch.no_grad():
+            pair = [one.eval()(text, use_cache=False).logits for one in (adapted, merged)]
+        yield compare(f"{what}, without gradients", *pair, tolerance)
+    text = subject.tokens(2)
+    ways: dict[str, dict[str, Any]] = {"loss": {}}
+    if can_skip_logits(model):
+        ways["chunked loss"] = {"skip_logits": True}
+    for what, more in ways.items():
+        losses, gradients = [], []
+        for one in (adapted, merged):
+            one.train().zero_grad()
+            loss = one(text, labels=text, use_cache=False, **more).loss
+            loss.backward()
+            losses.append(loss.detach())
+            found = gradients_of(one)
+            gradients.append({name.replace(".base_layer.", "."): gradient for name, gradient in found.items()})
+        yield Measured(f"training, {what}", relative_difference(*losses), tolerance)
+        yield compare_gradients(f"training, gradients of the {what}", *gradients, tolerance)
