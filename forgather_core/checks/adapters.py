@@ -8,7 +8,7 @@ compared with those of a model whose weights include it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ _SIZE = 0.5  # of an added matrix, relative to the weight
 
 
 class _Adapter(nn.Module):
-    """A module that adds a matrix to the weight of a projection or of an embedding, without changing the weight."""
+    """A module around a projection or an embedding, which adds a matrix to its weight without changing it."""
 
     def __init__(self, base_layer: nn.Linear | nn.Embedding, added: Tensor) -> None:
         super().__init__()
@@ -38,10 +38,26 @@ class _Adapter(nn.Module):
             return getattr(self.base_layer, name)
 
     def forward(self, x: Tensor) -> Tensor:
-        operation = nn.functional.linear if isinstance(self.base_layer, nn.Linear) else nn.functional.embedding
-        more: Tensor = operation(x, self.added)
         base: Tensor = self.base_layer(x)
-        return base + more
+        return base + _product(self.base_layer, x, self.added)
+
+
+def _subclassed(layer: nn.Module, added: Tensor) -> nn.Module:
+    """Turn a layer into one of a subclass that adds a matrix, as quantized layers have their own forward."""
+    kind: Any = type(layer)
+    layer.register_buffer("added", added)
+    forward = lambda self, x: kind.forward(self, x) + _product(self, x, self.added)  # noqa: E731
+    layer.__class__ = type(f"Adapted{kind.__name__}", (kind,), {"forward": forward})
+    return layer
+
+
+def _product(layer: nn.Module, x: Tensor, added: Tensor) -> Tensor:
+    operation = nn.functional.linear if isinstance(layer, nn.Linear) else nn.functional.embedding
+    product: Tensor = operation(x, added)
+    return product
+
+
+WAYS: dict[str, Callable[[Any, Tensor], nn.Module]] = {"wrapped": _Adapter, "of a subclass": _subclassed}
 
 
 @check("adapters", cause="a weight that is read in place of a call of its module, which bypasses adapters and hooks")
@@ -77,31 +93,36 @@ def _added_matrices(subject: ModelUnderTest, model: nn.Module) -> dict[str, Tens
 
 
 def _compared(subject: ModelUnderTest, model: Any, added: dict[str, Tensor]) -> Iterator[Measured]:
-    """Compare a model with adapters and a model whose weights include their matrices."""
-    adapted, merged = copy.deepcopy(model), copy.deepcopy(model)
-    for name, matrix in added.items():
-        adapted.set_submodule(name, _Adapter(adapted.get_submodule(name), matrix))
-        with torch.no_grad():
-            merged.get_submodule(name).weight += matrix
-    tolerance = 10 * rounding(model)  # the sum of two products is rounded where that of the weights is not
+    """Compare models with adapters and a model whose weights include their matrices."""
+    for kind, adapter in WAYS.items():
+        adapted, merged = copy.deepcopy(model), copy.deepcopy(model)
+        for name, matrix in added.items():
+            adapted.set_submodule(name, adapter(adapted.get_submodule(name), matrix))
+            with torch.no_grad():
+                merged.get_submodule(name).weight += matrix
+        yield from _compared_models(kind, subject, adapted, merged)
+
+
+def _compared_models(kind: str, subject: ModelUnderTest, adapted: Any, merged: Any) -> Iterator[Measured]:
+    tolerance = 10 * rounding(merged)  # the sum of two products is rounded where that of the weights is not
     for length in (None, 1):
         text = subject.tokens(2) if length is None else subject.tokens(2, length)
-        what = "a text" if length is None else "a single token"
+        what = f"modules {kind}, {'a text' if length is None else 'a single token'}"
         with torch.no_grad():
-            pair = [one.eval()(text, use_cache=False).logits for one in (adapted, merged)]
-        yield compare(f"{what}, without gradients", *pair, tolerance)
+            found, expected = (one.eval()(text, use_cache=False).logits for one in (adapted, merged))
+        yield compare(f"{what}, without gradients", found, expected, tolerance)
     text = subject.tokens(2)
     ways: dict[str, dict[str, Any]] = {"loss": {}}
-    if can_skip_logits(model):
+    if can_skip_logits(merged):
         ways["chunked loss"] = {"skip_logits": True}
     for what, more in ways.items():
-        losses, gradients = [], []
+        losses = []
         for one in (adapted, merged):
             one.train().zero_grad()
-            loss = one(text, labels=text, use_cache=False, **more).loss
-            loss.backward()
-            losses.append(loss.detach())
-            found = gradients_of(one)
-            gradients.append({name.replace(".base_layer.", "."): gradient for name, gradient in found.items()})
-        yield Measured(f"training, {what}", relative_difference(*losses), tolerance)
-        yield compare_gradients(f"training, gradients of the {what}", *gradients, tolerance)
+            losses.append(one(text, labels=text, use_cache=False, **more).loss)
+            losses[-1].backward()
+        yield Measured(f"modules {kind}, training, {what}", relative_difference(losses[0], losses[1]), tolerance)
+        gradients = {name.replace(".base_layer.", "."): one for name, one in gradients_of(adapted).items()}
+        yield compare_gradients(
+            f"modules {kind}, training, gradients of the {what}", gradients, gradients_of(merged), tolerance
+        )

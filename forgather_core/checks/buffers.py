@@ -47,7 +47,16 @@ def buffers(subject: ModelUnderTest) -> Iterator[Measured]:
     if not subject.is_builtin:  # transformers' own classes promise float32 after from_pretrained only
         cast = subject.randomized_model().to(torch.bfloat16)
         yield from _compare_buffers("model.to(bfloat16)", cast, model)
+        yield _check_kept(cast, model)
         yield from _compare_buffers("model.to(bfloat16).to(float32)", cast.to(torch.float32), model)
+
+
+def _check_kept(cast: nn.Module, model: nn.Module) -> Measured:
+    """Check that parameters that remain float32 in a model of bfloat16 keep their values."""
+    kept = {name: p.detach() for name, p in cast.named_parameters() if p.dtype == torch.float32}
+    wrong = different_tensors(kept, {name: model.get_parameter(name).detach() for name in kept})
+    failure = f"model.to(bfloat16): parameters remain float32, and are rounded: {', '.join(wrong[:3])}"
+    return expect("model.to(bfloat16): parameters that remain float32 are equal", not wrong, failure=failure)
 
 
 def _compare_buffers(way: str, found: Any, expected: nn.Module, text: Tensor | None = None) -> Iterator[Measured]:

@@ -25,6 +25,7 @@ from ..parts.table_init import find_rule
 from .shared.model_under_test import ModelUnderTest
 from .shared.tolerance import SIGMAS
 
+_ELEMENTS = 600_000  # of the embedding whose rows are examined
 # Rules of parts/initial_weights.py with mean 0. Compared by name: an exported copy defines its own classes.
 _SYMMETRIC = ("Normal", "TruncatedNormal", "XavierNormal", "FanInUniform")
 
@@ -37,6 +38,7 @@ def initial_weights(subject: ModelUnderTest) -> Iterator[Measured]:
         device="cpu", dtype="float32", seed=subject.seed, attn_implementation=subject.default_attention
     )
     yield from _check_model("build", build(subject.workdir, options))
+    yield from _check_rows(subject)
 
 
 def _check_model(way: str, model: Any) -> Iterator[Measured]:
@@ -100,6 +102,23 @@ def _check_random(what: str, parameters: dict[str, nn.Parameter]) -> Iterator[Me
     """Check that matrices are random; vectors may be constant, as the scales of norms and biases are."""
     constant = [name for name, p in parameters.items() if p.dim() >= 2 and min(p.shape) > 1 and p.std() == 0]
     yield expect(f"{what}: is random", not constant, next(iter(constant), None))
+
+
+def _check_rows(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Check that no row of a random embedding is constant, except that of padding.
+
+    Weights may be drawn in pieces, so the embedding has more elements than a piece.
+    """
+    config = subject.config()
+    if config.get_text_config() is config and (hidden_size := getattr(config, "hidden_size", None)):
+        config.vocab_size = max(config.vocab_size, _ELEMENTS // hidden_size)
+    model = subject.fresh_model_of(config)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and min(module.weight.shape) > 1 and module.weight.std() > 0:
+            constant = (module.weight.detach().std(dim=1) == 0).nonzero().flatten().tolist()
+            rows = [row for row in constant if row != module.padding_idx]
+            failure = f"{name}: {len(rows)} of {len(module.weight)} rows are constant, such as {rows[:3]}"
+            yield expect(f"{name}: no row is constant, except padding", not rows, failure=failure)
 
 
 def _check_padding(way: str, model: nn.Module) -> Iterator[Measured]:

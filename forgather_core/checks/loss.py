@@ -95,7 +95,7 @@ def _check_skip_logits(subject: ModelUnderTest, model: Any) -> Iterator[Measured
     for length in (LENGTH, LONG):
         text = subject.tokens(2, length)
         some = text.clone()
-        some[0, 5:9] = some[1, : length // 2] = -100
+        some[0, 5:9] = some[1, 3 : length // 2] = -100
         for name, more in (("", {}), (", num_items_in_batch", {"num_items_in_batch": 7})):
             what = f"skip_logits, {length} tokens{name}"
             losses, gradients = [], []

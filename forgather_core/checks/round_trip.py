@@ -56,6 +56,19 @@ def _check_ties(subject: ModelUnderTest) -> Iterator[Measured]:
         yield expect(
             f"tie_word_embeddings {tied}: head and embedding are {'one tensor' if tied else 'two tensors'}", one == tied
         )
+    yield _check_base_of_tied(subject, model)
+
+
+def _check_base_of_tied(subject: ModelUnderTest, model: Any) -> Measured:
+    """Check that AutoModel, which has no head, finds the tied weight in a saved model."""
+    from transformers import AutoModel
+
+    with subject.scratch() as directory:
+        saved = subject.save(model, directory)
+        _, info = AutoModel.from_pretrained(saved, output_loading_info=True, **subject.loading)
+    missing = sorted(info["missing_keys"])
+    failure = f"a saved tied model lacks weights of AutoModel, which initializes them: {', '.join(missing[:3])}"
+    return expect("AutoModel loads a tied model", not missing, failure=failure)
 
 
 def _in_dtype(subject: ModelUnderTest, model: Any, dtype: torch.dtype) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..definitions.check import Measured, check, expect
 from .shared.model_under_test import ModelUnderTest
 from .shared.other_values import values_of_equal_shapes
-from .shared.tolerance import compare, rounding
+from .shared.tolerance import compare, different_tensors, rounding
 
 _TIMEOUT = 300  # seconds
 
@@ -74,6 +74,14 @@ if given["tokenizer"]:
     def _():
         tokenizer = AutoTokenizer.from_pretrained(workdir, **remote)
         assert tokenizer("def main():")["input_ids"], "no tokens"
+
+
+@attempt("initial weights")
+def _():
+    torch.manual_seed(given["seed"])
+    how = {"attn_implementation": given["attention"]} if given["attention"] else {}
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **how, **remote)
+    torch.save(dict(model.named_parameters()), given["weights"])
 
 
 @attempt("AutoModelForCausalLM.from_config, bare")
@@ -132,9 +140,17 @@ def standalone(subject: ModelUnderTest) -> Iterator[Measured]:
             "tokenizer": (subject.workdir / "tokenizer_config.json").is_file(),
             "threads": torch.get_num_threads(),
             "another": values_of_equal_shapes(subject.text_config.to_dict()),
+            "weights": str(directory / "weights.pt"),
+            "seed": subject.seed,
+            "attention": subject.default_attention,
         }
         for name, problem in _run(given, directory).items():
             yield expect(name, problem is None, failure=f"{name}: {problem}")
+        if (directory / "weights.pt").is_file():
+            weights = torch.load(directory / "weights.pt")
+            wrong = different_tensors(weights, dict(subject.fresh_model().named_parameters()))
+            failure = f"the same seed gives other initial weights in another process: {', '.join(wrong[:3])}"
+            yield expect("the same seed gives the same initial weights", not wrong, failure=failure)
         if (directory / "logits.pt").is_file():
             logits = torch.load(directory / "logits.pt")
             found = compare("the logits are the same", logits, expected, rounding(model))
@@ -154,7 +170,11 @@ def _without_another(found: Measured, given: dict[str, Any], directory: Path, ex
 
 def _run(given: dict[str, Any], directory: Path) -> dict[str, str | None]:
     """Return the error of each step of the program; None if it succeeded."""
-    environment = os.environ | {"HF_MODULES_CACHE": str(directory / "modules"), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {
+        "HF_MODULES_CACHE": str(directory / "modules"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONHASHSEED": "1",  # Python's hashes of strings differ from those of this process
+    }
     try:
         done = subprocess.run(
             [sys.executable, "-c", _PROGRAM, json.dumps(given)],

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..errors import CheckError, first_line
+from ..filesystem.printable import truncated_list
 from ..model.directory_errors import load_config
 from ..tokenizers.chat_templates import DEFAULT, templates_by_name
 from ..tokenizers.lookup import load_tokenizer
@@ -31,6 +32,7 @@ from .shared.tokenizer_settings import (
 
 NAMES = {"bos_token_id": "BOS", "eos_token_id": "EOS", "pad_token_id": "padding", "unk_token_id": "unknown"}
 GENERATION = "generation_config.json"
+_REPEATS = 3
 CHAT = (("user", "forgather-question"), ("assistant", "forgather-answer"), ("user", "forgather-next"))
 
 
@@ -47,6 +49,7 @@ def tokenizer(subject: ModelUnderTest) -> Iterator[Measured]:
     yield from _check_ids(subject, loaded, generation)
     yield from _check_facts(subject)
     yield from _check_texts(subject, loaded)
+    yield from _check_added_tokens(subject, loaded)
     yield from _check_special_tokens(subject, loaded)
     yield from _check_padding(subject, loaded)
     yield from _check_chats(loaded)
@@ -96,6 +99,26 @@ def _check_texts(subject: ModelUnderTest, loaded: Any) -> Iterator[Measured]:
         where = f"character {at}: expected {text[at : at + 8]!r}, got {found[at : at + 8]!r}"
         holds = found == text or (spaced and text in (f" {found}", found.removeprefix(" ")))
         yield expect(f"{name}: decoding restores the text", holds, where, failure=f"{name}: the text is not restored")
+        ids = loaded(text)["input_ids"]
+        same = all(loaded(text)["input_ids"] == ids for _ in range(_REPEATS))
+        yield expect(f"{name}: has the same tokens each time", same, failure=f"{name}: the tokens are random")
+
+
+def _check_added_tokens(subject: ModelUnderTest, loaded: Any) -> Iterator[Measured]:
+    """Check that spaces around added tokens, such as those of chats, are kept.
+
+    Some families of models strip them on purpose; the tokenizers of Forgather do not.
+    """
+    if not subject.made_by_forgather or not restores_any_text(loaded):
+        return
+    changed = []
+    for token in sorted(loaded.get_added_vocab()):
+        text = f"a \n{token}\n b"
+        ids = loaded(text, add_special_tokens=False)["input_ids"]
+        if loaded.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) != text:
+            changed.append(token)
+    failure = f"white space beside added tokens is lost: {truncated_list(changed)}"
+    yield expect("white space beside added tokens is kept", not changed, failure=failure)
 
 
 def _check_special_tokens(subject: ModelUnderTest, loaded: Any) -> Iterator[Measured]:

@@ -31,6 +31,13 @@ NO_SKIP_LOGITS = "the model has no skip_logits"
 NO_CHECKPOINTING = "the model does not support gradient checkpointing"
 
 
+_CHECKPOINTING = Rule(
+    ("checkpointing", "gradients"),
+    lambda case: case["checkpointing"] == "off" or case["gradients"] == "on",
+    "transformers' classes drop the cache under gradient checkpointing, with and without gradients",
+)
+
+
 def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
     """Return the levels that do not apply to a model, as "factor=level", with the reason."""
     model = subject.on_meta()
@@ -58,7 +65,8 @@ def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
 def rules_of(subject: ModelUnderTest) -> tuple[Rule, ...]:
     """Return the conditions that the cases of a model satisfy: those of every model, and those of its RoPE."""
     limit = switching_length(subject.config(**fewer_positions(subject)).get_text_config())
-    return RULES if limit is None else (*RULES, _switching_rule(limit))
+    switching = () if limit is None else (_switching_rule(limit),)
+    return (*RULES, *switching, *((_CHECKPOINTING,) if subject.is_builtin else ()))
 
 
 def _switching_rule(limit: int) -> Rule:

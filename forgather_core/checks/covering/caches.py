@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from ..shared.cached_forward import cache_argument, empty_cache, forward_in_chunks, token_arguments
 from .factors import Case, has_fixed_size
@@ -45,6 +46,8 @@ def _cache(model: Any, case: Case, layout: Layout) -> Any:
     """Return an empty cache; for the levels `reset` and `cropped`, tokens were added and removed."""
     if case["cache"] == "quantized":
         return quantized_cache(model.config)
+    if case["cache"] == "bare":
+        return DynamicCache()  # without the configuration, an empty cache has no layers yet
     cache = empty_cache("static" if has_fixed_size(case) else "dynamic", model, layout.ids.shape[1] + SPARE)
     if case["cache"] == "reset":
         _add(model, cache, layout.ids.flip(1), case)

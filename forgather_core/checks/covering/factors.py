@@ -46,6 +46,7 @@ FACTORS = (
             "before-another",
             "after-another",
             "after-other-dtype",
+            "after-other-attention",
         ),
         ("from-config", "from-pretrained", "before-another"),
         "buffers, and values that a class or a module keeps",
@@ -72,8 +73,8 @@ FACTORS = (
     Factor("mask", ("none", "2d", "4d-bool", "4d-float", "dict"), None, "how the given mask is used"),
     Factor(
         "cache",
-        ("none", "default", "config-off", "dynamic", "static", "reset", "cropped", "reordered", "quantized"),
-        ("none", "default", "dynamic", "static"),
+        ("none", "default", "config-off", "dynamic", "bare", "static", "reset", "cropped", "reordered", "quantized"),
+        ("none", "default", "dynamic", "bare", "static"),
         "cached keys, values and lengths",
     ),
     Factor("chunks", ("whole", "single", "uneven"), None, "positions and masks of later chunks"),

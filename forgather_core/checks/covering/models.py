@@ -19,7 +19,8 @@ from .factors import POSITIONS, Case
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DROPOUT = 0.3
 _LONG = 129  # tokens of a call that may change the state of a module or a class
-BESIDE_OTHERS = ("before-another", "after-another", "after-other-dtype")  # these cases involve a second model or dtype
+# These cases involve a second model, dtype or attention implementation.
+BESIDE_OTHERS = ("before-another", "after-another", "after-other-dtype", "after-other-attention")
 Key = tuple[str, str, str, str]
 
 
@@ -64,7 +65,8 @@ class Models:
         made = case["made"]
         if made == "after-another":
             self._others.append(self._another(how))
-        model = self.subject.randomized_model(**how)
+        first = self._other_attention(case["attention"]) if made == "after-other-attention" else case["attention"]
+        model = self.subject.randomized_model(**how | {"attention": first})
         if made == "from-pretrained":
             return self._reloaded(model, case, dtype)
         if made == "meta":
@@ -79,6 +81,9 @@ class Models:
             self._others.append(self._another(how))
         elif made == "after-other-dtype":
             self._call_in(torch.float32 if dtype.itemsize == 2 else torch.bfloat16, model)
+        elif made == "after-other-attention":
+            self._call(model)
+            model.set_attn_implementation(case["attention"])
         return model.to(dtype).eval()
 
     def _reloaded(self, model: Any, case: Case, dtype: torch.dtype) -> Any:
@@ -94,6 +99,11 @@ class Models:
         other = self.subject.randomized_model(seed=self.subject.seed + 1, **changes)
         self._call(other)
         return other
+
+    def _other_attention(self, attention: str) -> str:
+        """Return another attention implementation that the model supports; the same one if there is none."""
+        possible = (name for name in ("eager", "sdpa") if name not in self.subject.refused_attention)
+        return next((name for name in possible if name != attention), attention)
 
     def _call_in(self, dtype: torch.dtype, model: Any) -> None:
         """Call a model in another dtype."""

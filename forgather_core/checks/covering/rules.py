@@ -186,12 +186,12 @@ RULES = (
         "transformers collects hidden states and attention weights outside of the graph",
     ),
     Rule(
-        ("checkpointing", "gradients", "mode"),
-        lambda c: c["checkpointing"] == "off" or (c["gradients"] == "on" and c["mode"] == "train"),
-        "gradient checkpointing requires gradients=on and mode=train",
+        ("checkpointing", "mode"),
+        lambda c: c["checkpointing"] == "off" or c["mode"] == "train",
+        "gradient checkpointing requires mode=train",
     ),
     Rule(
-        ("checkpointing", "frozen", "input"),
+        ("checkpointing", "frozen"),
         lambda c: c["checkpointing"] != "reentrant" or c["frozen"] not in ("embeddings", "all-but-one"),
         "reentrant checkpointing requires trainable embeddings",
     ),
