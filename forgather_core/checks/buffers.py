@@ -15,8 +15,9 @@ from ..checkpoint import load_checkpoint, save_checkpoint
 from ..definitions.check import Measured, check, expect
 from ..model.build import build
 from ..options.shared import BuildOptions
-from .shared.meta_initialization import fill_with_nan, initialized_after_meta
+from .shared.meta_initialization import fill_with_nan, initialized_after_meta, loaded_after_meta
 from .shared.model_under_test import ModelUnderTest
+from .shared.position_encoding import rope_types
 from .shared.tolerance import compare, different_tensors
 
 
@@ -45,9 +46,16 @@ def buffers(subject: ModelUnderTest) -> Iterator[Measured]:
             way = f"build on {device}, no_init_weights, load_checkpoint"
             yield from _compare_buffers(way, built, model, text)
     if not subject.is_builtin:  # transformers' own classes promise float32 after from_pretrained only
+        loaded = loaded_after_meta(subject, model.state_dict())
+        yield from _compare_buffers("meta, to_empty, load_state_dict", loaded, model, text)
         cast = subject.randomized_model().to(torch.bfloat16)
         yield from _compare_buffers("model.to(bfloat16)", cast, model)
         yield _check_kept(cast, model)
+    if subject.made_by_forgather:
+        for rope in rope_types(subject.text_config):
+            way = f"rope_type {rope['rope_type']}: meta, to_empty, init_weights"
+            made = initialized_after_meta(subject, rope_parameters=rope)
+            yield from _compare_buffers(way, made, subject.fresh_model(rope_parameters=rope))
         yield from _compare_buffers("model.to(bfloat16).to(float32)", cast.to(torch.float32), model)
 
 

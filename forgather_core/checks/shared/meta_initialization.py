@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .model_under_test import ModelUnderTest
 
@@ -24,6 +26,25 @@ def initialized_after_meta(subject: ModelUnderTest, **how: Any) -> Any:
         for one in (*model.modules(), *model.parameters(), *model.buffers()):
             one._is_hf_initialized = False
     model.init_weights()
+    return model
+
+
+def loaded_after_meta(subject: ModelUnderTest, weights: Mapping[str, Tensor]) -> Any:
+    """Build a model on the meta device, and load weights into uninitialized memory, which torch fills with NaN.
+
+    Args:
+        subject: The model under test.
+        weights: A state dict.
+    """
+    with torch.device("meta"):
+        model = subject.fresh_model()
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills new tensors
+    try:
+        model.to_empty(device="cpu")
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    model.load_state_dict(weights)
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 _RELATIVE = re.compile(r"rotary|rope|alibi", re.IGNORECASE)
@@ -32,3 +33,21 @@ def switching_length(config: Any) -> int | None:
     if rope.get("rope_type") not in _LENGTH_DEPENDENT:
         return None
     return rope.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
+
+
+def rope_types(config: Any) -> Iterator[dict[str, Any]]:
+    """Yield rope_parameters of each type of transformers that a configuration may have; none without RoPE.
+
+    Args:
+        config: The text configuration.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "rope_theta" not in rope:
+        return
+    theta, size = {"rope_theta": rope["rope_theta"]}, config.head_dim // 2
+    length = {"original_max_position_embeddings": config.max_position_embeddings // 2}
+    yield {"rope_type": "linear", "factor": 4.0, **theta}
+    yield {"rope_type": "dynamic", "factor": 4.0, **theta}
+    yield {"rope_type": "yarn", "factor": 4.0, **length, **theta}
+    yield {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **length, **theta}
+    yield {"rope_type": "longrope", "short_factor": [1.5] * size, "long_factor": [3.0] * size, **length, **theta}

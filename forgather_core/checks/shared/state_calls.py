@@ -47,6 +47,8 @@ def calls_of(subject: ModelUnderTest, attention: str) -> dict[str, Call]:
     }
     if attention != FLEX:  # it has no backward pass on CPU
         calls["a training step"] = partial(training_step, text=text)
+        if subject.on_meta().supports_gradient_checkpointing:
+            calls["a training step with gradient checkpointing"] = partial(_checkpointed_step, text=text)
         calls["an interruption of a training step"] = partial(_interrupted, text=text, step=True)
     return calls
 
@@ -73,6 +75,17 @@ def training_step(model: Any, text: Tensor) -> None:
         model.train()(text, labels=text.clone(), use_cache=False).loss.backward()
     model.zero_grad(set_to_none=True)
     model.eval()
+
+
+def _checkpointed_step(model: Any, text: Tensor) -> None:
+    """Compute a training step with gradient checkpointing, which is off afterwards."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        training_step(model, text)
+    finally:
+        model.gradient_checkpointing_disable()
+        with suppress(AttributeError):  # transformers 5 makes the embeddings require gradients, and keeps the hooks
+            model.disable_input_require_grads()
 
 
 def _wrong_shapes(model: Any, text: Tensor) -> None:
