@@ -22,7 +22,7 @@ CHECK_NAMES = (
     "causality", "sliding-window", "packing-isolation", "padding", "batch-invariance", "positions",
     "attention-backends", "call-agreement", "call-state", "kv-cache", "cache-size", "attention-cost", "generation",
     "continuous-batching",
-    "inputs-embeds", "hidden-states", "loss", "gradients", "gradient-checkpointing", "dropout", "precision",
+    "inputs-embeds", "hidden-states", "adapters", "loss", "gradients", "gradient-checkpointing", "dropout", "precision",
     "torch-compile", "initial-weights", "signal-propagation", "same-seed", "buffers", "state-dict", "round-trip",
     "config-fields", "tokenizer", "imports", "standalone", "manifest", "parallel-plans", "no-dead-options",
     "native-parity", "reference-parity", "init-std", "estimates",

@@ -141,12 +141,15 @@ def _check_former_rope(subject: ModelUnderTest) -> Iterator[Measured]:
     rope = getattr(config, "rope_parameters", None) or {}
     if not isinstance(rope.get("rope_theta"), (int, float)) or config.get_text_config() is not config:
         return
-    expected = {"rope_theta": 2 * rope["rope_theta"], "rope_type": "linear", "factor": 2.0}
-    former = {"rope_theta": expected["rope_theta"], "rope_scaling": {"type": "linear", "factor": 2.0}}
-    found = subject.constructed(former, without=("rope_parameters",)).rope_parameters
-    changed = _changes(expected, {name: found.get(name, _ABSENT) for name in expected})
-    what = "rope_theta and rope_scaling, as older files have them"
-    yield expect(f"{what}, are rope_parameters", not changed, failure=f"{what}, are ignored: {changed}")
+    theta = {"rope_theta": 2 * rope["rope_theta"]}
+    scaled = theta | {"rope_scaling": {"type": "linear", "factor": 2.0}}
+    for what, former, expected in (
+        ("rope_theta of older files", theta, theta),
+        ("rope_theta and rope_scaling of older files", scaled, theta | {"rope_type": "linear", "factor": 2.0}),
+    ):
+        found = subject.constructed(former, without=("rope_parameters",)).rope_parameters
+        changed = _changes(expected, {name: found.get(name, _ABSENT) for name in expected})
+        yield expect(f"{what} is in rope_parameters", not changed, failure=f"{what} is ignored: {changed}")
 
 
 Observation = tuple[dict[str, Tensor], Tensor, Tensor]

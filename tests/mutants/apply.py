@@ -103,7 +103,13 @@ class Outcome:
 
 
 def run_checks(
-    name: str, path: Path, resolved: ResolvedModel, todo: Iterable[Check], deferred: Collection[str] = ()
+    name: str,
+    path: Path,
+    resolved: ResolvedModel,
+    todo: Iterable[Check],
+    deferred: Collection[str] = (),
+    *,
+    quick: bool = True,
 ) -> Outcome:
     """Run checks on a directory. A check that raises counts as failed.
 
@@ -113,6 +119,7 @@ def run_checks(
         resolved: The resolved model of the directory.
         todo: The checks.
         deferred: Names of checks that run last, and only if no check without a reference has failed.
+        quick: Run the levels of a quick run.
     """
     outcome = Outcome(name)
     for check in sorted(todo, key=lambda check: check.name in deferred):
@@ -121,7 +128,7 @@ def run_checks(
         start = time.perf_counter()
         try:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-                row = verify(path, [check], resolved=resolved, scope=Scope(quick=True))["checks"][0]
+                row = verify(path, [check], resolved=resolved, scope=Scope(quick=quick))["checks"][0]
             message = _first_failure(row) if row["result"] == FAILED else None
         except Exception as error:  # the configuration cannot be loaded
             message = f"{type(error).__name__}: {error}"
@@ -190,7 +197,8 @@ class _Work:
 def _in_processes(work: Sequence[_Work], *, jobs: int) -> Iterator[tuple[Mutant | None, Outcome]]:
     def outcome_of(number: int) -> Outcome:  # torch and transformers are imported once
         item = work[number]
-        return run_checks(item.name, item.path, item.resolved, item.todo, item.deferred)
+        quick = item.mutant is None or item.mutant.quick
+        return run_checks(item.name, item.path, item.resolved, item.todo, item.deferred, quick=quick)
 
     with ChildProcesses(outcome_of, count=jobs, seconds=TIMEOUT, single_use=True) as run_one:
         for number, result in run_one.map(range(len(work))):

@@ -8,6 +8,7 @@ shows the nearest passage. Each entry names the check that must find it.
 from . import (
     alibi,
     attention,
+    blind,
     blocks,
     caches,
     directory,
@@ -44,6 +45,7 @@ GROUPS = {
     "run time": runtime.MUTANTS,
     "options": options.MUTANTS,
     "calls and files": directory.MUTANTS,
+    "blind set": blind.MUTANTS,
 }
 MUTANTS = [mutant for group in GROUPS.values() for mutant in group]
 

@@ -30,6 +30,7 @@ class Mutant:
         options: Options of the definition, in addition to the preset's.
         count: The number of occurrences of the text; all are replaced.
         error: A part of the error message, if the mistake makes calls fail instead of returning wrong values.
+        quick: The levels of a quick run show it; otherwise the check runs with all levels.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Mutant:
     options: Mapping[str, Any] = field(default_factory=dict)
     count: int = 1
     error: str = ""
+    quick: bool = True
 
     def applied(self, text: str) -> str:
         """Return the text of a file with the mistake.
