@@ -29,6 +29,7 @@ from .loss import loss
 from .manifest import manifest
 from .native_parity import native_parity
 from .no_dead_options import no_dead_options
+from .other_options import other_options
 from .packing_isolation import packing_isolation
 from .padding import padding
 from .parallel_plans import parallel_plans
@@ -85,6 +86,7 @@ CHECKS: tuple[Check, ...] = (
     manifest,
     parallel_plans,
     no_dead_options,
+    other_options,
     native_parity,
     reference_parity,
     init_std,

@@ -6,11 +6,13 @@ that the plan reduces over ranks are summed and compared with those of the full 
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from .shared.implementations import forward_implementations
@@ -18,6 +20,7 @@ from .shared.layers import layers_of
 from .shared.model_under_test import FLEX, ModelUnderTest
 from .shared.parallel_split import pattern_of
 from .shared.tensor_parallel import measure_ranks
+from .shared.tolerance import compare
 
 _RESULTS = frozenset({"logits", "last_hidden_state"})
 
@@ -39,6 +42,8 @@ def parallel_plans(subject: ModelUnderTest) -> Iterator[Measured]:
     runs = bool(forward_implementations(subject))
     if stages:
         yield from _check_stages(stages, model, subject, runs=runs)
+        if runs and subject.made_by_forgather:
+            yield from _check_split(model.base_model, subject.tokens(2))
     if runs and tensor:
         yield from measure_ranks(model, tensor, subject.tokens(2), backward=subject.default_attention != FLEX)
 
@@ -141,6 +146,30 @@ def _check_stages(plan: Mapping[str, Any], model: Any, subject: ModelUnderTest, 
         yield expect(f"pipeline plan, {stage}: outputs exist", not unused, failure=failure)
 
 
+class _Elsewhere(nn.Identity):
+    """A placeholder for a module of another stage, as in transformers and vLLM."""
+
+    def forward(self, x: Tensor, **_: Any) -> Tensor:
+        return x
+
+
+@torch.no_grad()
+def _check_split(base: Any, text: Tensor) -> Iterator[Measured]:
+    """Compare two stages of a pipeline with the whole model; later stages receive hidden states as embeddings."""
+    stages = list(base.config.base_model_pp_plan)
+    layers = next((name for name in stages if isinstance(base.get_submodule(name), nn.ModuleList)), None)
+    if layers is None or len(base.get_submodule(layers)) < 2:
+        return
+    expected, count = base(text, use_cache=False).last_hidden_state, len(base.get_submodule(layers))
+    at, pair = stages.index(layers), (copy.deepcopy(base), copy.deepcopy(base))
+    for stage, absent in zip(pair, (stages[at + 1 :], stages[:at]), strict=True):
+        for name in (*absent, *(f"{layers}.{i}" for i in range(count) if (i < count // 2) == (stage is pair[1]))):
+            stage.set_submodule(name, _Elsewhere())
+    middle = pair[0](text, use_cache=False).last_hidden_state
+    found = pair[1](inputs_embeds=middle, use_cache=False).last_hidden_state
+    yield compare("pipeline plan: two stages give the hidden states of the whole", found, expected)
+
+
 def _order(stages: list[str], model: Any, subject: ModelUnderTest) -> list[str]:
     """Return the stages in the order of their first call; a list of layers runs when its first layer does."""
     order: list[str] = []
@@ -151,7 +180,7 @@ def _order(stages: list[str], model: Any, subject: ModelUnderTest) -> list[str]:
     handles = []
     for stage in stages:
         module = model.get_submodule(stage)
-        first = module[0] if isinstance(module, torch.nn.ModuleList) and len(module) else module
+        first = module[0] if isinstance(module, nn.ModuleList) and len(module) else module
         handles.append(first.register_forward_pre_hook(record(stage)))
     try:
         with torch.no_grad():

@@ -30,13 +30,12 @@ def torch_compile(subject: ModelUnderTest) -> Iterator[Measured]:
     model = subject.randomized_model(**subject.no_dropout).train()
     documents, position_ids = packed_rows(subject)
     text = {"input_ids": documents, "labels": documents}
-    ids, mask = padded_rows(subject, "left")
-    padded = {"input_ids": ids, "labels": padded_labels(ids, mask)}
+    padded = [padded_rows(subject, side) for side in ("left", "within", "right")]
+    padded.append((padded[0][0], torch.ones_like(padded[0][1])))
     cases: dict[str, list[dict[str, Any]]] = {
         "no positions": [text],
         "padded rows, then whole ones, by the same graph": [
-            padded | {"attention_mask": mask},
-            padded | {"attention_mask": torch.ones_like(mask)},
+            {"input_ids": ids, "attention_mask": mask, "labels": padded_labels(ids, mask)} for ids, mask in padded
         ],
     }
     if not subject.is_builtin:  # transformers' own classes test whether anything is packed

@@ -177,6 +177,15 @@ def test_levels_that_others_require_are_no_cause() -> None:
     assert found.text.startswith("wrong with padding=left, right without it (mask=2d required): logits off by 1")
 
 
+def test_levels_of_one_factor_are_one_failure() -> None:
+    texts = ("cache=dynamic,chunks=single", "cache=static,chunks=uneven", "rows=equal,cache=static,chunks=uneven")
+    (found,) = failures_of([case_of(text) for text in texts], failing("chunks=single", "chunks=uneven"), PLAIN)
+    assert found.text.startswith(
+        "wrong with chunks=single or uneven, right without it (cache=dynamic or static required): logits off by 1"
+    )
+    assert "(3 cases)" in found.text and found.cases == [case_id(case_of(text)) for text in texts]
+
+
 def test_a_call_without_logits_fails(subject: ModelUnderTest) -> None:
     agreement = Agreement(subject)
 

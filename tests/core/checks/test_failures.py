@@ -12,7 +12,7 @@ from torch import nn
 
 from forgather_core.checks.precision import _check_dtypes
 from forgather_core.checks.standalone import _run
-from forgather_core.definitions.check import failure_text
+from forgather_core.definitions.check import Measured, failure_text, shown_failures
 
 
 def test_a_parameter_of_another_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +33,9 @@ def test_a_process_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(subprocess, "run", runs_on)
     assert _run({}, tmp_path) == {"the program": "the process did not end within 300 s"}
+
+
+def test_explained_failures_are_neither_shown_nor_counted() -> None:
+    cases = [Measured(str(n), 1.0, cause="0" if n % 2 else None).as_dict() for n in range(9)]
+    assert shown_failures(cases, 3) == ([f"{n}: off by 1, tolerance 0" for n in (0, 2, 4)], 2)
+    assert shown_failures([Measured("holds", 0.0).as_dict()], 3) == ([], 0)

@@ -6,6 +6,7 @@ from itertools import combinations, product
 
 import pytest
 
+from forgather_core.checks.covering.applicable import _switching_rule
 from forgather_core.checks.covering.array import all_levels, covering_array
 from forgather_core.checks.covering.factors import FACTORS, NAMES, PLAIN, case_id, case_of
 from forgather_core.checks.covering.rules import RULES, Rule, violated
@@ -77,6 +78,14 @@ def test_rules_read_only_the_factors_that_they_name() -> None:
             read = set[str]()
             rule.holds(Recorded(PLAIN | dict(zip(rule.factors, levels, strict=True))))
             assert read <= set(rule.factors), rule.reason
+
+
+def test_beyond_the_length_at_which_rope_changes_texts_are_equally_long() -> None:
+    rule = _switching_rule(100)
+    assert rule.holds(case_of("length=65,rows=unequal,padding=left,mask=2d,cache=dynamic,chunks=uneven"))
+    assert rule.holds(case_of("length=128,rows=equal,cache=dynamic,gradients=on"))
+    for wrong in ("rows=unequal,padding=right,mask=2d", "cache=dynamic,chunks=uneven", "cache=cropped", "padding=left"):
+        assert not rule.holds(case_of(f"length=128,{wrong}"))
 
 
 def test_ids_name_the_levels_that_are_not_plain() -> None:
