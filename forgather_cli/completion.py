@@ -21,11 +21,11 @@ DEVICES = ("meta", "cpu", "cuda", "mps")
 CHECK_NAMES = (
     "causality", "sliding-window", "packing-isolation", "padding", "batch-invariance", "positions",
     "attention-backends", "call-agreement", "call-state", "kv-cache", "cache-size", "attention-cost", "generation",
-    "continuous-batching",
-    "inputs-embeds", "hidden-states", "adapters", "loss", "gradients", "gradient-checkpointing", "dropout", "precision",
+    "continuous-batching", "inputs-embeds", "hidden-states", "adapters", "loss", "gradients", "gradient-checkpointing",
+    "dropout", "precision",
     "torch-compile", "initial-weights", "signal-propagation", "same-seed", "buffers", "state-dict", "round-trip",
     "config-fields", "tokenizer", "imports", "standalone", "manifest", "parallel-plans", "no-dead-options",
-    "native-parity", "reference-parity", "init-std", "estimates",
+    "other-options", "native-parity", "reference-parity", "init-std", "estimates",
 )  # fmt: skip
 # True if the shell requests completions. Typer inspects each completion function, which would slow down help pages.
 IS_COMPLETING = any(name.endswith("_COMPLETE") for name in os.environ)

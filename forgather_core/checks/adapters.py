@@ -45,8 +45,12 @@ class _Adapter(nn.Module):
 def _subclassed(layer: nn.Module, added: Tensor) -> nn.Module:
     """Turn a layer into one of a subclass that adds a matrix, as quantized layers have their own forward."""
     kind: Any = type(layer)
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        base: Tensor = kind.forward(self, x)
+        return base + _product(self, x, self.added)
+
     layer.register_buffer("added", added)
-    forward = lambda self, x: kind.forward(self, x) + _product(self, x, self.added)  # noqa: E731
     layer.__class__ = type(f"Adapted{kind.__name__}", (kind,), {"forward": forward})
     return layer
 

@@ -149,8 +149,8 @@ def _check_stages(plan: Mapping[str, Any], model: Any, subject: ModelUnderTest, 
 class _Elsewhere(nn.Identity):
     """A placeholder for a module of another stage, as in transformers and vLLM."""
 
-    def forward(self, x: Tensor, **_: Any) -> Tensor:
-        return x
+    def forward(self, input: Tensor, **_: Any) -> Tensor:
+        return input
 
 
 @torch.no_grad()

@@ -98,7 +98,7 @@ def test_an_option_means_the_same_before_and_after_the_command(
         assert resolved(f"{flag}={text}") == before
 
 
-@pytest.mark.few(20)
+@pytest.mark.few(20, slow=60)
 @pytest.mark.parametrize("words", ALL_OTHERS)
 @pytest.mark.parametrize("command", ["construct", "test", "show", "estimate"])
 def test_every_command_takes_every_option_on_both_sides(

@@ -100,6 +100,7 @@ def test_checks_are_listed(cli: Cli) -> None:
         "call-state",
         "config-fields",
         "torch-compile",
+        "other-options",
         "standalone",
     }
 

@@ -233,6 +233,17 @@ ids = torch.arange(8)[None]
 REPRODUCES = {"write-a-plugin": pytest.mark.regression("P15")}
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the cache of Hugging Face for all pages, which tokenize the same data."""
+    return tmp_path_factory.mktemp("hf")
+
+
+@pytest.fixture
+def environment(environment: dict[str, str], cache: Path) -> dict[str, str]:
+    return environment | {"HF_HOME": str(cache)}
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """Return an empty directory."""

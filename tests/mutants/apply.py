@@ -27,7 +27,7 @@ from .catalogue import Mutant
 UNINFORMATIVE_CHECK = "manifest"  # digests detect any change
 DEFERRED = (
     "attention-backends", "call-agreement", "call-state", "round-trip", "config-fields", "torch-compile",
-    "no-dead-options", "standalone",
+    "no-dead-options", "other-options", "standalone",
 )  # fmt: skip
 REFERENCE_CHECKS = ("reference-parity", "init-std")  # they do not apply if the definition has no reference
 TIMEOUT = 900.0  # seconds for one directory

@@ -60,7 +60,7 @@ def test_the_text_exists_and_its_replacement_parses(mutant: Mutant, originals: O
         assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(text))
 
 
-@pytest.mark.few(8, slow=16)
+@pytest.mark.few(8, slow=8)
 @pytest.mark.parametrize("mutant", SAMPLE)
 def test_the_check_that_the_entry_names_finds_it(mutant: Mutant, originals: Originals, tmp_path: Path) -> None:
     original = originals.of(mutant)

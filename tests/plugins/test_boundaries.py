@@ -127,7 +127,7 @@ def test_attributes_and_parameters_have_the_names_of_transformers(case: str) -> 
         assert list(inspect.signature(mine.forward).parameters)[: len(names)] == names
 
 
-@pytest.mark.few(0, slow=4)
+@pytest.mark.few(0, slow=2)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("case", ["deepone", *(case for case in CASES if case != "deepone" and "tied" not in case)])
 @torch.no_grad()

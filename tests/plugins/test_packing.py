@@ -132,7 +132,7 @@ def test_gradients_do_not_cross_documents(case: str, attention: str) -> None:
     assert not reached[1].any()
 
 
-@pytest.mark.few(0, slow=2)
+@pytest.mark.few(0, slow=1)
 @pytest.mark.parametrize("case", ["causal_lm", "deepone, window", "llama", "qwen3, half window", "single_head"])
 @torch.no_grad()
 def test_flex_attention_isolates_documents(case: str) -> None:
@@ -142,7 +142,7 @@ def test_flex_attention_isolates_documents(case: str) -> None:
         assert difference(model(IDS, position_ids=POSITIONS).logits, each_alone(case)) <= TOLERANCE
 
 
-@pytest.mark.few(0, slow=3)
+@pytest.mark.few(0, slow=1)
 @pytest.mark.parametrize("case", ATTENDING)
 @torch.no_grad()
 def test_compiled_models_isolate_documents(case: str) -> None:

@@ -32,7 +32,7 @@ def logits_of(model: Any, ids: Tensor, mask: Tensor, how: str, **more: Any) -> T
     return torch.stack(found.logits, dim=1)
 
 
-@pytest.mark.few(12)
+@pytest.mark.few(12, slow=30)
 @pytest.mark.regression("R2")
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("padding", MASKS)
@@ -66,7 +66,7 @@ def test_padded_prompts_give_the_logits_of_transformers_llama(padding: str, how:
     assert difference(logits_of(model, ids, mask, how, **more), expected) <= TOLERANCE
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(6, slow=60)
 @pytest.mark.regression("R2")
 @pytest.mark.parametrize("size", [2, 3, 4, 6])
 @pytest.mark.parametrize("padding", MASKS)

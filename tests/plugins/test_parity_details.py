@@ -138,7 +138,7 @@ WINDOWS = {
 }
 
 
-@pytest.mark.few(0, slow=150)
+@pytest.mark.few(0, slow=80)
 @attentions
 @pytest.mark.parametrize("kind", ROPE)
 @pytest.mark.parametrize(("definition", "window"), WINDOWS.values(), ids=WINDOWS)
@@ -181,7 +181,7 @@ def test_the_whole_grid(
         assert difference(mine.grad, other.grad) <= TOLERANCE, name
 
 
-@pytest.mark.few(0, slow=3)
+@pytest.mark.few(0, slow=2)
 @pytest.mark.parametrize("pad", ["none", "left"])
 @cases
 @torch.no_grad()

@@ -165,7 +165,7 @@ class Watched(nn.Module):
         return self.inner(*args, **kwargs)
 
 
-@pytest.mark.few(0, slow=3)
+@pytest.mark.few(0, slow=2)
 @pytest.mark.parametrize("case", ATTENDING)
 def test_one_graph_without_breaks(case: str) -> None:
     model, ids = made(case).train(), tokens(2, 12)

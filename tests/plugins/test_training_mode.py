@@ -19,7 +19,7 @@ def checkpointed(case: str, *, reentrant: bool = False, **options: Any) -> Any:
     return model
 
 
-@pytest.mark.few(12)
+@pytest.mark.few(12, slow=40)
 @pytest.mark.regression("R1")
 @pytest.mark.parametrize("reentrant", [False, True], ids=["non-reentrant", "reentrant"])
 @pytest.mark.parametrize("how", ["dynamic", "static", "no cache"])

@@ -270,7 +270,7 @@ def several(tmp_path: Path, kind: str, size: int) -> list[Any]:
     return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(size)]
 
 
-@pytest.mark.few(0, slow=2)
+@pytest.mark.few(0, slow=1)
 @pytest.mark.parametrize(("kind", "size"), [("ddp", 2), ("fsdp", 1), ("fsdp", 2), ("fsdp of layers", 2)])
 def test_processes_save_once_and_all_load(tmp_path: Path, kind: str, size: int) -> None:
     found = several(tmp_path, kind, size)

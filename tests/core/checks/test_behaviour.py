@@ -124,7 +124,7 @@ def cases(names: Any, checks: Any) -> list[Any]:
     return [pytest.param(name, check, id=f"{name}-{check.name}") for name in names for check in checks]
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(4, slow=4)
 @pytest.mark.parametrize(("case", "check"), cases(["deepone", "Mistral"], QUICK))
 def test_a_correct_model_passes(case: str, check: Check, directory: Callable[[str], Path]) -> None:
     row = outcome(directory(case), check)
@@ -136,7 +136,7 @@ def test_a_correct_model_passes(case: str, check: Check, directory: Callable[[st
 BRIEF = tuple(check for check in CHECKS if check is not call_agreement)
 
 
-@pytest.mark.few(0, slow=40)
+@pytest.mark.few(0, slow=20)
 @pytest.mark.parametrize(("case", "check"), [*cases((*DEFINITIONS, *NATIVE), CHECKS), *cases(tuple(VARIANTS), BRIEF)])
 def test_every_correct_model_passes(case: str, check: Check, directory: Callable[[str], Path]) -> None:
     test_a_correct_model_passes(case, check, directory)

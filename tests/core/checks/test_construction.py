@@ -140,7 +140,7 @@ def test_correct_models_pass(make: Make, name: str) -> None:
     assert results(make(name), *QUICK) == expected(name, *QUICK)
 
 
-@pytest.mark.few(0, slow=3)
+@pytest.mark.few(0, slow=1)
 @pytest.mark.parametrize("name", EVERY)
 def test_all_correct_models_pass_all(make: Make, name: str) -> None:
     assert results(make(name), *CHECKS) == expected(name, *CHECKS)

@@ -18,7 +18,7 @@ from .conftest import DEFINITIONS, Resolve
 SMALL = {"num_hidden_layers": 2}
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(2, slow=3)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_weights_and_buffers_are_those_of_the_real_model(
@@ -54,7 +54,7 @@ def cache_of(model: Any, rows: int, length: int, kind: str) -> int:
     return sum({x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in tensors}.values())
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(3, slow=5)
 @pytest.mark.parametrize("length", [7, 40])
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 @pytest.mark.parametrize("definition", DEFINITIONS)
@@ -77,7 +77,7 @@ def test_the_cache_of_grouped_heads_by_hand(resolved: Resolve) -> None:
     assert memory.generation(5, 33).after("decode")[CACHE] == 5 * 33 * per_token
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(3, slow=3)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_flops_equal_the_formula(resolved: Resolve, definition: str, attention: str) -> None:
@@ -109,7 +109,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 PAIRS = [pytest.param(name, change, id=f"{name}-{change}") for name in DEFINITIONS for change in CHANGES]
 
 
-@pytest.mark.few(1)
+@pytest.mark.few(1, slow=7)
 @pytest.mark.parametrize(("definition", "change"), PAIRS)
 def test_extrapolated_peaks_equal_direct_traces(resolved: Resolve, definition: str, change: dict[str, Any]) -> None:
     memory = Memory(resolved(definition, **SMALL), device_type="cpu", **change)

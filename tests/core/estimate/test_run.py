@@ -84,7 +84,7 @@ def test_estimates_a_model_whose_tokenizer_is_on_the_hub(resolved: Resolve) -> N
         Memory(resolved("llama/4M", tokenizer="unknown/tokenizer")).model()
 
 
-@pytest.mark.few(1)
+@pytest.mark.few(1, slow=2)
 @pytest.mark.parametrize(
     ("dtype", "precision", "expected"),
     [(None, None, "fp32"), ("bfloat16", None, "bf16"), ("fp16", None, "fp16"), (None, "mixed", "mixed"),

@@ -59,7 +59,13 @@ FOUND_BY = {
         "labels-shifted-after-flattening",
     ),
     "no-dead-options": ("explicit-head-size-overwritten",),
-    "parallel-plans": ("base-class-not-to-split", "head-norms-not-reduced", "no-split-modules-of-another-model"),
+    "other-options": ("sliding-cache-offset-lost-in-alibi",),
+    "parallel-plans": (
+        "base-class-not-to-split",
+        "head-norms-not-reduced",
+        "later-stage-prepares-again",
+        "no-split-modules-of-another-model",
+    ),
     "precision": ("positions-in-model-dtype",),
     "round-trip": ("slopes-in-default-dtype", "tie-source-and-target-swapped", "tie-turned-around"),
     "same-seed": ("attention-dropout-in-evaluation",),
@@ -71,7 +77,11 @@ FOUND_BY = {
         "im-end-swallows-newline",
         "tokenizer-without-max-length",
     ),
-    "torch-compile": ("packing-check-breaks-the-graph", "packing-ignored-when-compiling", "shortcut-on-mask-values"),
+    "torch-compile": (
+        "packing-check-breaks-the-graph",
+        "packing-ignored-when-compiling",
+        "shortcut-on-mask-values",
+    ),
 }
 # These show only in levels that a quick run does not have.
 NOT_QUICK = frozenset(
