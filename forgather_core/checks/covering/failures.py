@@ -57,8 +57,8 @@ class Failure:
 
     def _levels(self, name: str) -> str:
         """Return the levels of a factor that fail, as "chunks=single or uneven"."""
-        found = dict.fromkeys(one[name] for one in (self.smallest, *self.alike) if (name, one[name]) in differing(one))
-        *most, last = found
+        found = {one[name] for one in (self.smallest, *self.alike) if (name, one[name]) in differing(one)}
+        *most, last = (level for level in next(one.levels for one in FACTORS if one.name == name) if level in found)
         return f"{name}={', '.join(most)} or {last}" if most else f"{name}={last}"
 
 
