@@ -1,7 +1,7 @@
 """Configure pytest: one thread per parallel worker (set before torch is imported), markers, time limits.
 
 `@pytest.mark.few(N, slow=M)` runs N cases of a test each time and M more in CI's slow run; the others are marked
-exhaustive, and run on request only. Without `slow`, CI runs all. The entries of
+exhaustive, and run on request only. Without `slow`, all others are slow; CI runs no slow faults. The entries of
 `@pytest.mark.regression` are written to pytest's XML report, which tools/regressions.py reads. It sets
 FORGATHER_REGRESSIONS, the entries to run, and FORGATHER_TEST_SECONDS, the time limit of a test: on an older commit some
 would wait forever.

@@ -8,6 +8,7 @@ compared with those of a model whose weights include it.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..training.loss import can_skip_logits
 from .shared.model_under_test import ModelUnderTest
 from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
 
-_SIZE = 0.5  # of an added matrix, relative to the weight
+_SIZE = 0.5  # std of an added matrix, relative to that of the weight
 
 
 class _Adapter(nn.Module):
@@ -61,7 +62,7 @@ def _product(layer: nn.Module, x: Tensor, added: Tensor) -> Tensor:
     return product
 
 
-WAYS: dict[str, Callable[[Any, Tensor], nn.Module]] = {"wrapped": _Adapter, "of a subclass": _subclassed}
+ADAPTERS: dict[str, Callable[[Any, Tensor], nn.Module]] = {"wrapped": _Adapter, "subclassed": _subclassed}
 
 
 @check("adapters", cause="a weight that is read in place of a call of its module, which bypasses adapters and hooks")
@@ -84,21 +85,18 @@ def adapters(subject: ModelUnderTest) -> Iterator[Measured]:
 
 def _added_matrices(subject: ModelUnderTest, model: nn.Module) -> dict[str, Tensor]:
     """Return a random matrix for each projection and embedding whose weight no other module has."""
-    modules = {n: m for n, m in model.named_modules() if type(m) in (nn.Linear, nn.Embedding)}
     generator = torch.Generator().manual_seed(subject.seed)
-    counts: dict[int, int] = {}
-    for module in modules.values():
-        counts[id(module.weight)] = counts.get(id(module.weight), 0) + 1
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     return {
-        name: torch.randn(weight.shape, generator=generator) * weight.detach().std() * _SIZE
-        for name, module in modules.items()
-        if isinstance(weight := module.weight, Tensor) and counts[id(weight)] == 1
+        name: torch.randn(module.weight.shape, generator=generator) * module.weight.detach().std() * _SIZE
+        for name, module in model.named_modules()
+        if type(module) in (nn.Linear, nn.Embedding) and uses[id(module.weight)] == 1
     }
 
 
 def _compared(subject: ModelUnderTest, model: Any, added: dict[str, Tensor]) -> Iterator[Measured]:
     """Compare models with adapters and a model whose weights include their matrices."""
-    for kind, adapter in WAYS.items():
+    for kind, adapter in ADAPTERS.items():
         adapted, merged = copy.deepcopy(model), copy.deepcopy(model)
         for name, matrix in added.items():
             adapted.set_submodule(name, adapter(adapted.get_submodule(name), matrix))
@@ -123,6 +121,7 @@ def _compared_models(kind: str, subject: ModelUnderTest, adapted: Any, merged: A
         losses = []
         for one in (adapted, merged):
             one.train().zero_grad()
+            torch.manual_seed(subject.seed)  # a router may be random in training
             losses.append(one(text, labels=text, use_cache=False, **more).loss)
             losses[-1].backward()
         yield Measured(f"modules {kind}, training, {what}", relative_difference(losses[0], losses[1]), tolerance)

@@ -46,17 +46,25 @@ def buffers(subject: ModelUnderTest) -> Iterator[Measured]:
             way = f"build on {device}, no_init_weights, load_checkpoint"
             yield from _compare_buffers(way, built, model, text)
     if not subject.is_builtin:  # transformers' own classes promise float32 after from_pretrained only
-        loaded = loaded_after_meta(subject, model.state_dict())
-        yield from _compare_buffers("meta, to_empty, load_state_dict", loaded, model, text)
         cast = subject.randomized_model().to(torch.bfloat16)
         yield from _compare_buffers("model.to(bfloat16)", cast, model)
         yield _check_kept(cast, model)
-    if subject.made_by_forgather:
-        for rope in rope_types(subject.text_config):
-            way = f"rope_type {rope['rope_type']}: meta, to_empty, init_weights"
-            made = initialized_after_meta(subject, rope_parameters=rope)
-            yield from _compare_buffers(way, made, subject.fresh_model(rope_parameters=rope))
         yield from _compare_buffers("model.to(bfloat16).to(float32)", cast.to(torch.float32), model)
+    if subject.made_by_forgather:  # few other models have such buffers right after load_state_dict
+        loaded = loaded_after_meta(subject, model.state_dict())
+        yield from _compare_buffers("meta, to_empty, load_state_dict", loaded, model, text)
+        yield from _compare_rope_types(subject)
+
+
+def _compare_rope_types(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Compare the buffers of a model initialized after meta with those of a new one, for each type of RoPE."""
+    for rope in rope_types(subject.text_config):
+        try:
+            expected = subject.fresh_model(rope_parameters=rope)
+        except (ValueError, KeyError):  # the definition does not support this type
+            continue
+        made = initialized_after_meta(subject, rope_parameters=rope)
+        yield from _compare_buffers(f"rope_type {rope['rope_type']}: meta, to_empty, init_weights", made, expected)
 
 
 def _check_kept(cast: nn.Module, model: nn.Module) -> Measured:

@@ -45,7 +45,8 @@ def config_fields(subject: ModelUnderTest) -> Iterator[Measured]:
         extended = yield from _check_config("unknown fields", subject.constructed(EXTRA), store)
         if extended is not None:
             yield from _check_extra(extended)
-        yield from _check_former_rope(subject)
+        if subject.made_by_forgather:
+            yield from _check_older_rope_fields(subject)
         for name, values in _values(subject):
             for value in values:
                 try:
@@ -135,7 +136,7 @@ def _check_extra(loaded: Any) -> Iterator[Measured]:
         yield expect("an unknown field of config.json is kept", found == value, name, failure=failure)
 
 
-def _check_former_rope(subject: ModelUnderTest) -> Iterator[Measured]:
+def _check_older_rope_fields(subject: ModelUnderTest) -> Iterator[Measured]:
     """Check that a file from before transformers 5, which has no rope_parameters, gives the same RoPE."""
     config = subject.config()
     rope = getattr(config, "rope_parameters", None) or {}

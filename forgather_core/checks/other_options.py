@@ -1,4 +1,4 @@
-"""Other options: with other values of all options at once, usual calls give the results of the plain call.
+"""Other options: with other values of most options at once, usual calls give the results of the plain call.
 
 The other checks run on the configuration of the directory, so a feature that is off there, such as a sliding window, is
 under test here only. If a call fails, the options are tried one by one.
@@ -38,7 +38,7 @@ _WINDOW = 8  # tokens: a usual text is longer, and each token has others in its 
 
 @check("other-options", cause="a feature that is correct with its default value only", quick=False)
 def other_options(subject: ModelUnderTest) -> Iterator[Measured]:
-    """With other values of all options at once, usual calls give the results of the plain call."""
+    """With other values of most options at once, usual calls give the results of the plain call."""
     changes = _other_values(subject)
     if not changes:
         raise DoesNotApply("no option has another value that is valid with the others")
@@ -88,8 +88,8 @@ def _run(
 @contextmanager
 def _variant(subject: ModelUnderTest, changes: Mapping[str, Any]) -> Iterator[ModelUnderTest]:
     """Provide a copy of the model with other options."""
-    with subject.scratch() as place:
-        directory, workdir = place / "changed" / subject.workdir.name, place / "work"
+    with subject.scratch() as temporary:
+        directory, workdir = temporary / "changed" / subject.workdir.name, temporary / "work"
         shutil.copytree(subject.workdir, directory)
         workdir.mkdir()
         config = subject.constructed({**subject.underived(), **changes})
@@ -102,6 +102,6 @@ def _causes(subject: ModelUnderTest, changes: Mapping[str, Any], case: Case) -> 
     alone = [
         f"{name}={value}"
         for name, value in changes.items()
-        if not all(worst.holds for _, worst in _run(subject, {name: value}, case))
+        if _is_valid(subject, {name: value}) and not all(worst.holds for _, worst in _run(subject, {name: value}, case))
     ]
     return ", ".join(alone) or "these options together: " + ", ".join(f"{n}={v}" for n, v in changes.items())

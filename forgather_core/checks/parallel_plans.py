@@ -146,8 +146,8 @@ def _check_stages(plan: Mapping[str, Any], model: Any, subject: ModelUnderTest, 
         yield expect(f"pipeline plan, {stage}: outputs exist", not unused, failure=failure)
 
 
-class _Elsewhere(nn.Identity):
-    """A placeholder for a module of another stage, as in transformers and vLLM."""
+class _Placeholder(nn.Identity):
+    """Stands for a module of another stage, as in transformers and vLLM."""
 
     def forward(self, input: Tensor, **_: Any) -> Tensor:
         return input
@@ -164,7 +164,7 @@ def _check_split(base: Any, text: Tensor) -> Iterator[Measured]:
     at, pair = stages.index(layers), (copy.deepcopy(base), copy.deepcopy(base))
     for stage, absent in zip(pair, (stages[at + 1 :], stages[:at]), strict=True):
         for name in (*absent, *(f"{layers}.{i}" for i in range(count) if (i < count // 2) == (stage is pair[1]))):
-            stage.set_submodule(name, _Elsewhere())
+            stage.set_submodule(name, _Placeholder())
     middle = pair[0](text, use_cache=False).last_hidden_state
     found = pair[1](inputs_embeds=middle, use_cache=False).last_hidden_state
     yield compare("pipeline plan: two stages give the hidden states of the whole", found, expected)

@@ -9,13 +9,13 @@ tokenizer_config.json (add_bos_token, add_eos_token), or else of the post-proces
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..errors import CheckError, first_line
-from ..filesystem.printable import truncated_list
 from ..model.directory_errors import load_config
 from ..tokenizers.chat_templates import DEFAULT, templates_by_name
 from ..tokenizers.lookup import load_tokenizer
@@ -49,7 +49,6 @@ def tokenizer(subject: ModelUnderTest) -> Iterator[Measured]:
     yield from _check_ids(subject, loaded, generation)
     yield from _check_facts(subject)
     yield from _check_texts(subject, loaded)
-    yield from _check_added_tokens(subject, loaded)
     yield from _check_special_tokens(subject, loaded)
     yield from _check_padding(subject, loaded)
     yield from _check_chats(loaded)
@@ -75,14 +74,25 @@ def _check_ids(subject: ModelUnderTest, loaded: Any, generation: Any) -> Iterato
 
 
 def _check_facts(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Check that the tokenizer of the directory is the one of the settings: its size, special tokens and limit."""
+    """Check that the tokenizer of the directory is that of the settings: its facts, and the tokens that it makes."""
     if subject.resolved is None or (expected := subject.resolved.tokenizer) is None:
         return
-    found = load_tokenizer(str(subject.workdir), option=None).facts
+    written = load_tokenizer(str(subject.workdir), option=None)
     for fact in ("vocab_size", *NAMES, "model_max_length"):
-        one, two = getattr(found, fact), getattr(expected, fact)
+        one, two = getattr(written.facts, fact), getattr(expected, fact)
         failure = f"{fact} of the directory's tokenizer is {one}; the tokenizer '{expected.name}' has {two}"
         yield expect(f"{fact} is that of the tokenizer it was written from", one == two, failure=failure)
+    if not isinstance(expected.source, Path):
+        return  # it would be loaded from the Hub
+    source = load_tokenizer(str(expected.source), option=None).tokenizer
+    added = [f"a \n{token}\n b" for token in sorted(source.get_added_vocab())]
+    changed = [
+        text
+        for text in (*added, *texts(subject.seed).values())
+        if written.tokenizer(text)["input_ids"] != source(text)["input_ids"]
+    ]
+    failure = f"the directory's tokenizer encodes {changed[0]!r} differently" if changed else ""
+    yield expect("texts have the tokens of the tokenizer it was written from", not changed, failure=failure)
 
 
 def _check_texts(subject: ModelUnderTest, loaded: Any) -> Iterator[Measured]:
@@ -102,23 +112,6 @@ def _check_texts(subject: ModelUnderTest, loaded: Any) -> Iterator[Measured]:
         ids = loaded(text)["input_ids"]
         same = all(loaded(text)["input_ids"] == ids for _ in range(_REPEATS))
         yield expect(f"{name}: has the same tokens each time", same, failure=f"{name}: the tokens are random")
-
-
-def _check_added_tokens(subject: ModelUnderTest, loaded: Any) -> Iterator[Measured]:
-    """Check that spaces around added tokens, such as those of chats, are kept.
-
-    Some families of models strip them on purpose; the tokenizers of Forgather do not.
-    """
-    if not subject.made_by_forgather or not restores_any_text(loaded):
-        return
-    changed = []
-    for token in sorted(loaded.get_added_vocab()):
-        text = f"a \n{token}\n b"
-        ids = loaded(text, add_special_tokens=False)["input_ids"]
-        if loaded.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) != text:
-            changed.append(token)
-    failure = f"white space beside added tokens is lost: {truncated_list(changed)}"
-    yield expect("white space beside added tokens is kept", not changed, failure=failure)
 
 
 def _check_special_tokens(subject: ModelUnderTest, loaded: Any) -> Iterator[Measured]:

@@ -30,7 +30,7 @@ class Measured:
         tolerance: The largest allowed error, derived from a dtype and a size; 0 requires equality.
         where: Location of the error: module, layer, position. Reported only if the case fails.
         failure: The statement to report if the case fails; None builds one from `what` and the error.
-        cause: The case whose failure explains that of this one, if it fails; reports show that one only.
+        explained_by: The case whose failure explains that of this one; reports show that one only.
     """
 
     what: str
@@ -38,7 +38,7 @@ class Measured:
     tolerance: float = 0.0
     where: str | None = None
     failure: str | None = None
-    cause: str | None = None
+    explained_by: str | None = None
 
     @property
     def holds(self) -> bool:
@@ -46,7 +46,7 @@ class Measured:
         return math.isfinite(self.error) and self.error <= self.tolerance
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as plain data; `where`, `failure` and `cause` are None if the case holds."""
+        """Return the result as plain data; `where`, `failure` and `explained_by` are None if the case holds."""
         return {
             "what": self.what,
             "error": self.error,
@@ -54,7 +54,7 @@ class Measured:
             "holds": self.holds,
             "where": None if self.holds else self.where,
             "failure": None if self.holds else self.failure,
-            "cause": None if self.holds else self.cause,
+            "explained_by": None if self.holds else self.explained_by,
         }
 
 
@@ -78,7 +78,7 @@ def shown_failures(measured: Sequence[Mapping[str, Any]], limit: int) -> tuple[l
         measured: The results of `Measured.as_dict()`.
         limit: The largest number of lines.
     """
-    failed = [case for case in measured if not case["holds"] and case["cause"] is None]
+    failed = [case for case in measured if not case["holds"] and case.get("explained_by") is None]
     return [failure_text(case) for case in failed[:limit]], max(len(failed) - limit, 0)
 
 

@@ -28,7 +28,7 @@ HUGE = ("--hidden-size", "1000000", "--device", "cpu")
     ],
     ids=["construct", "batch", "length"],
 )
-@pytest.mark.few(0, slow=1)
+@pytest.mark.slow
 def test_work_that_exceeds_memory_is_refused_before_it_starts(words: tuple[str, ...]) -> None:
     # In a separate process with limited memory, in case the work is not refused.
     def limit() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.support.fork_server import ForkServer
 
@@ -27,11 +28,13 @@ for name in {PACKAGES!r}:
     sys.modules[name] = None
 """
 
-# Each of these suites takes half a minute for a definition: CI tries one, whose ALiBi has parameters of its own.
-SAMPLED = ("deepone",)
-SAMPLE_OF_DEFINITIONS = [
-    pytest.param(name, marks=() if name in SAMPLED else pytest.mark.exhaustive) for name in DEFINITIONS
-]
+
+def sample(*names: str) -> list[ParameterSet]:
+    """Return all definitions as parameters; CI tries these: a suite takes half a minute for each."""
+    return [pytest.param(name, marks=() if name in names else pytest.mark.exhaustive) for name in DEFINITIONS]
+
+
+SAMPLE_OF_DEFINITIONS = sample("qwen3")  # RoPE, norms of queries and keys, windows
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -265,7 +265,7 @@ def test_page(name: str, place: Path, environment: dict[str, str], server: ForkS
 
 
 @pytest.mark.regression("P17")
-@pytest.mark.exhaustive  # README's page runs the same commands
+@pytest.mark.exhaustive  # twenty steps; README's page runs the same commands with three
 def test_the_main_command_ends_on_a_falling_loss(place: Path, environment: dict[str, str], server: ForkServer) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     main = next(part for part in parts(text) if isinstance(part, Block) and part.text.startswith("pip install ."))

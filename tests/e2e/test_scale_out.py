@@ -16,7 +16,7 @@ from transformers.distributed import DistributedConfig
 
 from tests.support.fork_server import ForkServer
 
-from .conftest import SAMPLE_OF_DEFINITIONS, run_in
+from .conftest import run_in, sample
 
 WAYS = {"tp_size", "pp_size", "fsdp_size"}
 KNOWN = {field.name for field in dataclasses.fields(DistributedConfig)}
@@ -44,7 +44,7 @@ TOLERANCE = 1e-5
 Reports = list[dict[str, Any]]
 
 
-@pytest.fixture(scope="module", params=SAMPLE_OF_DEFINITIONS)
+@pytest.fixture(scope="module", params=sample("deepone", "qwen3"))
 def definition(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

@@ -33,10 +33,10 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Originals]:
     yield Originals(tmp_path_factory.mktemp("originals"))
 
 
-def row(path: Path, name: str, original: Original) -> dict[str, Any]:
-    """Return the row of one check from the report on a directory."""
-    checks = [check for check in CHECKS if check.name == name]
-    report = verify(path, checks, resolved=original.resolved, scope=Scope(quick=True))
+def row(path: Path, mutant: Mutant, original: Original) -> dict[str, Any]:
+    """Return the row of the check that an entry names from the report on a directory."""
+    checks = [check for check in CHECKS if check.name == mutant.check]
+    report = verify(path, checks, resolved=original.resolved, scope=Scope(quick=mutant.quick))
     result: dict[str, Any] = report["checks"][0]
     return result
 
@@ -65,8 +65,8 @@ def test_the_text_exists_and_its_replacement_parses(mutant: Mutant, originals: O
 def test_the_check_that_the_entry_names_finds_it(mutant: Mutant, originals: Originals, tmp_path: Path) -> None:
     original = originals.of(mutant)
     if mutant.options:  # tests/core/checks tests the definitions without options
-        assert row(original.path, mutant.check, original)["result"] == PASSED
-    found = row(mutated(mutant, original, tmp_path), mutant.check, original)
+        assert row(original.path, mutant, original)["result"] == PASSED
+    found = row(mutated(mutant, original, tmp_path), mutant, original)
     assert found["result"] == FAILED, found["measured"]
     # By a measured case, or by the error of the entry: a failure elsewhere in the model proves nothing about the check.
     measured = found["measured"]

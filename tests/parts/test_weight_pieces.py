@@ -250,7 +250,7 @@ os._exit(0)  # gloo's threads sometimes abort an orderly end
 """
 
 
-@pytest.mark.few(0, slow=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [0, 1])
 def test_shards_have_the_numbers_of_the_whole(tied: int, tmp_path: Any) -> None:
     import subprocess

@@ -49,6 +49,7 @@ for line in sys.stdin:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(request["cwd"])
         os.environ.clear(), os.environ.update(request["environment"])
+        sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
         signal.alarm(request["seconds"])
         sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
         sys.stderr = open(2, "w", buffering=1, closefd=False)

@@ -24,6 +24,8 @@ ADDED_MASK = "transformers' eager attention adds a mask of bool to the scores"
 LATER_MASK = "transformers' masks for a static cache are those of later queries"
 ONE_MASK = "the model takes one mask for all layers"
 NOT_CROPPED = "a cache of this model cannot forget its latest tokens"
+NOT_BARE = "the cache of this model has other layers than those of attention"
+ONE_ATTENTION = "the model has one attention implementation, or cannot exchange it"
 NOT_QUANTIZED = "transformers has no quantized cache for this model"
 NO_DROPOUT = "the model has no dropout"
 NO_SPECIAL = "the model has no special tokens"
@@ -34,7 +36,7 @@ NO_CHECKPOINTING = "the model does not support gradient checkpointing"
 _CHECKPOINTING = Rule(
     ("checkpointing", "gradients"),
     lambda case: case["checkpointing"] == "off" or case["gradients"] == "on",
-    "transformers' classes drop the cache under gradient checkpointing, with and without gradients",
+    "many models drop the cache under gradient checkpointing, with and without gradients",
 )
 
 
@@ -46,6 +48,9 @@ def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
         left_out |= {f"dtype={name}": FLOAT32_ANGLES for name in ("float64", "bfloat16", "float16")}
         left_out |= {"made=after-other-dtype": FLOAT32_ANGLES, "packing=position-ids": PACKING}
         left_out.setdefault("attention=flex_attention", LATER_MASK)
+    can_exchange = getattr(type(model), "_can_set_attn_implementation", None)
+    if len({"eager", "sdpa"} - subject.refused_attention.keys()) < 2 or (can_exchange and not can_exchange()):
+        left_out["made=after-other-attention"] = ONE_ATTENTION
     left_out |= {f"length={length}": reason for length, reason in _lengths(subject, model)}
     left_out |= {f"mask={kind}": reason for kind, reason in _masks(subject, model)}
     left_out |= {f"cache={kind}": reason for kind, reason in _caches(subject)}
@@ -65,8 +70,15 @@ def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
 def rules_of(subject: ModelUnderTest) -> tuple[Rule, ...]:
     """Return the conditions that the cases of a model satisfy: those of every model, and those of its RoPE."""
     limit = switching_length(subject.config(**fewer_positions(subject)).get_text_config())
-    switching = () if limit is None else (_switching_rule(limit),)
-    return (*RULES, *switching, *((_CHECKPOINTING,) if subject.is_builtin else ()))
+    own = () if subject.made_by_forgather else (_CHECKPOINTING,)
+    if limit is None:
+        return (*RULES, *own)
+    return (*RULES, *own, _length_rule(limit) if subject.is_builtin else _switching_rule(limit))
+
+
+def _length_rule(limit: int) -> Rule:
+    reason = f"from {limit} tokens on, transformers' classes keep the frequencies of longer texts"
+    return Rule(("length",), lambda case: int(case["length"]) <= limit - SPARE, reason)
 
 
 def _switching_rule(limit: int) -> Rule:
@@ -109,6 +121,8 @@ def _masks(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
 def _caches(subject: ModelUnderTest) -> Iterator[tuple[str, str]]:
     if not _is_croppable(subject):
         yield "cropped", NOT_CROPPED
+    if not _layers_of_cache(subject) <= {"DynamicLayer", "DynamicSlidingWindowLayer"}:
+        yield "bare", NOT_BARE
     try:
         quantized_cache(subject.text_config)
     except (ImportError, TypeError, ValueError):
@@ -125,7 +139,11 @@ def _takes_a_mask_per_layer_type(subject: ModelUnderTest, model: Any) -> bool:
 
 def _is_croppable(subject: ModelUnderTest) -> bool:
     """Return whether each layer of a cache keeps all keys."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
+    return _layers_of_cache(subject) <= {"DynamicLayer"}
 
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=subject.text_config).layers)
+
+def _layers_of_cache(subject: ModelUnderTest) -> set[str]:
+    """Return the names of the classes of layers that a cache of the model has."""
+    from transformers import DynamicCache
+
+    return {type(layer).__name__ for layer in DynamicCache(config=subject.text_config).layers}

@@ -25,7 +25,7 @@ def labels_of(case: Case, layout: Layout) -> Tensor:
         targets, ids = targets_of(case, one, layout)
         labels[one.row, one.columns[targets]] = ids
         if one.columns[0] == 0 and case["labels"] in ("all", "num-items", "special"):
-            labels[one.row, 0] = one.tokens[0]  # no token of the row predicts it, nor the row before
+            labels[one.row, 0] = one.tokens[0]  # no token predicts it, nor does the last one of the row before
     return labels
 
 

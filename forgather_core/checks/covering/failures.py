@@ -22,14 +22,14 @@ class Failure:
         required: The factors of levels that the others require: without them, the case has no meaning.
         worst: Its largest deviation from the plain call.
         cases: The ids of the cases of the array that contain these levels.
-        alike: The smallest cases with other levels of the same factors.
+        other_smallest: The smallest cases with other levels of the same factors.
     """
 
     smallest: Case
     required: frozenset[str]
     worst: Measured
     cases: list[str]
-    alike: list[Case] = field(default_factory=list)
+    other_smallest: list[Case] = field(default_factory=list)
 
     @property
     def factors(self) -> frozenset[str]:
@@ -57,7 +57,7 @@ class Failure:
 
     def _levels(self, name: str) -> str:
         """Return the levels of a factor that fail, as "chunks=single or uneven"."""
-        found = {one[name] for one in (self.smallest, *self.alike) if (name, one[name]) in differing(one)}
+        found = {one[name] for one in (self.smallest, *self.other_smallest) if (name, one[name]) in differing(one)}
         *most, last = (level for level in next(one.levels for one in FACTORS if one.name == name) if level in found)
         return f"{name}={', '.join(most)} or {last}" if most else f"{name}={last}"
 
@@ -92,13 +92,13 @@ def failures_of(
 
 
 def _grouped(failures: Iterable[Failure]) -> list[Failure]:
-    """Join failures by different levels of the same factors; those that raise an exception by its text."""
-    groups: dict[tuple[frozenset[str], str], Failure] = {}
+    """Join failures of the same results by different levels of one factor."""
+    groups: dict[tuple[frozenset[str] | str, str], Failure] = {}
     for one in failures:
-        key = one.factors, "" if math.isfinite(one.worst.error) else one.worst.what
+        key = one.factors if len(one.factors) == 1 else case_id(one.smallest), one.worst.what
         if key in groups:
             group = groups[key]
-            group.alike.append(one.smallest)
+            group.other_smallest.append(one.smallest)
             group.cases += [case for case in one.cases if case not in group.cases]
         else:
             groups[key] = replace(one, cases=list(one.cases))

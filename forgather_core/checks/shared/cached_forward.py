@@ -66,7 +66,7 @@ def forward_in_chunks(
             more["attention_mask"] = mask[:, : mask.shape[1] - ids.shape[1] + at]
         more |= token_arguments(model, ids[:, here], embed=embed)
         outputs = model(use_cache=True, **{cache_argument(model): cache}, **more)
-        cache = cache_in(outputs) if given is None else given  # as callers do that keep a cache over several calls
+        cache = cache_in(outputs) if given is None else given  # callers may keep one cache over several calls
         logits.append(outputs.logits)
     return torch.cat(logits, dim=1), cache
 

@@ -36,15 +36,16 @@ def switching_length(config: Any) -> int | None:
 
 
 def rope_types(config: Any) -> Iterator[dict[str, Any]]:
-    """Yield rope_parameters of each type of transformers that a configuration may have; none without RoPE.
+    """Yield rope_parameters of the types that scale frequencies; none without RoPE.
 
     Args:
         config: The text configuration.
     """
     rope = getattr(config, "rope_parameters", None) or {}
-    if "rope_theta" not in rope:
+    head_dim = getattr(config, "head_dim", None)
+    if "rope_theta" not in rope or head_dim is None:
         return
-    theta, size = {"rope_theta": rope["rope_theta"]}, config.head_dim // 2
+    theta, size = {"rope_theta": rope["rope_theta"]}, head_dim // 2
     length = {"original_max_position_embeddings": config.max_position_embeddings // 2}
     yield {"rope_type": "linear", "factor": 4.0, **theta}
     yield {"rope_type": "dynamic", "factor": 4.0, **theta}

@@ -41,7 +41,7 @@ def test_a_bypassed_projection_is_named(small: Resolve, tmp_path: Path) -> None:
     ("condition", "kind"),
     [
         ("head.bias is None", "modules wrapped"),
-        ("isinstance(head, nn.Linear) and head.bias is None", "modules of a subclass"),
+        ("isinstance(head, nn.Linear) and head.bias is None", "modules subclassed"),
     ],
 )
 def test_a_loss_that_bypasses_an_adapted_head_is_found(

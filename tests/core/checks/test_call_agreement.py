@@ -210,7 +210,7 @@ def test_the_requested_case_runs_alone(subject: ModelUnderTest) -> None:
         run("padding=up")
 
 
-@pytest.mark.exhaustive  # docs/write-a-plugin.md runs the same cases
+@pytest.mark.exhaustive  # test_behaviour.py runs them for some models
 def test_all_cases_of_a_definition_agree(subject: ModelUnderTest) -> None:
     """With fewer levels; tools/false_alarms.py runs all, with several seeds."""
     subject.scope = Scope(quick=True)
@@ -221,7 +221,7 @@ def test_all_cases_of_a_definition_agree(subject: ModelUnderTest) -> None:
     assert len(details.content["cases"]) == len(measured)
 
 
-@pytest.mark.exhaustive  # docs/write-a-plugin.md has such a report
+@pytest.mark.slow
 def test_the_report_names_the_cause_once(subject: ModelUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = Agreement.__init__
 

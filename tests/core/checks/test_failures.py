@@ -36,6 +36,6 @@ def test_a_process_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_explained_failures_are_neither_shown_nor_counted() -> None:
-    cases = [Measured(str(n), 1.0, 0.5, cause="0" if n % 2 else None).as_dict() for n in range(9)]
+    cases = [Measured(str(n), 1.0, 0.5, explained_by="0" if n % 2 else None).as_dict() for n in range(9)]
     assert shown_failures(cases, 3) == ([f"{n}: off by 1, tolerance 0.5" for n in (0, 2, 4)], 2)
     assert shown_failures([Measured("holds", 0.0).as_dict()], 3) == ([], 0)

@@ -205,7 +205,7 @@ print(prepare_directory(settings, Path(sys.argv[1]), refresh="-r" in sys.argv).s
 """
 
 
-@pytest.mark.few(0, slow=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["-r"]], ids=["construct", "rebuild"])
 def test_concurrent_processes_all_succeed(target: Path, more: list[str]) -> None:
     command = [sys.executable, "-c", PROCESS, str(target), *more]

@@ -72,7 +72,7 @@ def test_a_finished_run_is_a_model_directory(train: Train, tmp_path: Path) -> No
     assert torch.equal(model(ids).logits, last(ids).logits)
 
 
-@pytest.mark.few(0, slow=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_an_interrupted_run_ends_with_equal_weights(optimizer: str, train: Train, tmp_path: Path) -> None:
     """Dropout, accumulation, evaluations between checkpoints, and two interruptions."""

@@ -1,6 +1,6 @@
-"""Mistakes of the blind set, written from the sources of exported models alone; docs/blind.md has the first results.
+"""Mistakes by other authors, who saw the sources of exported models only; docs/mutants.md has the first results.
 
-The other mistakes of the set, which no check finds, are in `tests/mutants/blind/first_set.json` too.
+`tests/mutants/blind/first_set.json` has one more, which no check finds.
 """
 
 from __future__ import annotations
