@@ -107,12 +107,10 @@ def _compared(subject: ModelUnderTest, model: Any, added: dict[str, Tensor]) -> 
 
 def _compared_models(kind: str, subject: ModelUnderTest, adapted: Any, merged: Any) -> Iterator[Measured]:
     tolerance = 10 * rounding(merged)  # the sum of two products is rounded where that of the weights is not
-    for length in (None, 1):
-        text = subject.tokens(2) if length is None else subject.tokens(2, length)
-        what = f"modules {kind}, {'a text' if length is None else 'a single token'}"
+    for name, text in {"a text": subject.tokens(2), "a single token": subject.tokens(2, 1)}.items():
         with torch.no_grad():
             found, expected = (one.eval()(text, use_cache=False).logits for one in (adapted, merged))
-        yield compare(f"{what}, without gradients", found, expected, tolerance)
+        yield compare(f"modules {kind}, {name}, without gradients", found, expected, tolerance)
     text = subject.tokens(2)
     ways: dict[str, dict[str, Any]] = {"loss": {}}
     if can_skip_logits(merged):

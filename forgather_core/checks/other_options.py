@@ -6,17 +6,15 @@ under test here only. If a call fails, the options are tried one by one.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ..definitions.check import DoesNotApply, Measured, check
 from .covering.agreement import Agreement
 from .covering.factors import Case, case_id
-from .covering.failures import excess
+from .covering.failures import deviation_text, excess
 from .covering.usual import usual_cases
 from .shared.model_under_test import ModelUnderTest
 from .shared.option_fields import options_of
@@ -47,8 +45,7 @@ def other_options(subject: ModelUnderTest) -> Iterator[Measured]:
             yield Measured(case_id(case), worst.error, worst.tolerance)
             continue
         causes = _causes(subject, changes, case)
-        size = f" off by {worst.error:.2g}, tolerance {worst.tolerance:.2g}" if math.isfinite(worst.error) else ""
-        failure = f"{causes}: {case_id(case)}: {worst.what}{size}"
+        failure = f"{causes}: {case_id(case)}: {deviation_text(worst)}"
         yield Measured(case_id(case), worst.error, worst.tolerance, worst.where, failure)
 
 
@@ -93,7 +90,7 @@ def _variant(subject: ModelUnderTest, changes: Mapping[str, Any]) -> Iterator[Mo
         shutil.copytree(subject.workdir, directory)
         workdir.mkdir()
         config = subject.constructed({**subject.underived(), **changes})
-        Path(directory / "config.json").write_text(config.to_json_string(use_diff=False), encoding="utf-8")
+        (directory / "config.json").write_text(config.to_json_string(use_diff=False), encoding="utf-8")
         yield ModelUnderTest(directory, workdir, full=True, seed=subject.seed, scope=subject.scope)
 
 

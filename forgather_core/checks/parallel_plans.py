@@ -161,12 +161,15 @@ def _check_split(base: Any, text: Tensor) -> Iterator[Measured]:
     if layers is None or len(base.get_submodule(layers)) < 2:
         return
     expected, count = base(text, use_cache=False).last_hidden_state, len(base.get_submodule(layers))
-    at, pair = stages.index(layers), (copy.deepcopy(base), copy.deepcopy(base))
-    for stage, absent in zip(pair, (stages[at + 1 :], stages[:at]), strict=True):
-        for name in (*absent, *(f"{layers}.{i}" for i in range(count) if (i < count // 2) == (stage is pair[1]))):
+    at, half, first, second = stages.index(layers), count // 2, copy.deepcopy(base), copy.deepcopy(base)
+    for stage, absent, numbers in (
+        (first, stages[at + 1 :], range(half, count)),
+        (second, stages[:at], range(half)),
+    ):
+        for name in (*absent, *(f"{layers}.{number}" for number in numbers)):
             stage.set_submodule(name, _Placeholder())
-    middle = pair[0](text, use_cache=False).last_hidden_state
-    found = pair[1](inputs_embeds=middle, use_cache=False).last_hidden_state
+    middle = first(text, use_cache=False).last_hidden_state
+    found = second(inputs_embeds=middle, use_cache=False).last_hidden_state
     yield compare("pipeline plan: two stages give the hidden states of the whole", found, expected)
 
 

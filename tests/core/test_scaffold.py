@@ -173,7 +173,7 @@ def test_its_model_type_differs_from_those_of_transformers(imported: Any) -> Non
 @pytest.mark.parametrize(
     "tests",
     [
-        pytest.param("causality or gradients or init_std", id="some", marks=pytest.mark.slow),
+        pytest.param("causality or gradients or init-std", id="some", marks=pytest.mark.slow),
         pytest.param("not test_call", id="all", marks=pytest.mark.exhaustive),
     ],
 )

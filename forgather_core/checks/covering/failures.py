@@ -48,12 +48,10 @@ class Failure:
             without = _WITHOUT.get(len(causes), "right without any of them")
             call = f"wrong with {' + '.join(causes)}, {without}"
             call += f" ({', '.join(others)} required)" if others else ""
-        worst = self.worst
-        size = f" off by {worst.error:.2g}, tolerance {worst.tolerance:.2g}" if math.isfinite(worst.error) else ""
         count = f" ({len(self.cases)} cases)" if len(self.cases) > 1 else ""
         hints = [factor.look_at for factor in FACTORS if factor.name in names]
         look = f"; look at: {'; '.join(hints)}" if hints else ""
-        return f"{call}: {worst.what}{size}{count}{look}"
+        return f"{call}: {deviation_text(self.worst)}{count}{look}"
 
     def _levels(self, name: str) -> str:
         """Return the levels of a factor that fail, as "chunks=single or uneven"."""
@@ -134,6 +132,13 @@ def _required(smallest: Case, base: Case, rules: Collection[Rule]) -> frozenset[
     """Return the factors whose levels cannot be plain because of the others."""
     changed = (name for name in NAMES if smallest[name] != base[name])
     return frozenset(name for name in changed if violated({**smallest, name: base[name]}, rules) is not None)
+
+
+def deviation_text(deviation: Measured) -> str:
+    """Describe what deviates and by how much: "logits off by 4.2, tolerance 8.3e-05"."""
+    if not math.isfinite(deviation.error):
+        return deviation.what
+    return f"{deviation.what} off by {deviation.error:.2g}, tolerance {deviation.tolerance:.2g}"
 
 
 def excess(deviation: Measured) -> float:
