@@ -135,7 +135,7 @@ def _required(smallest: Case, base: Case, rules: Collection[Rule]) -> frozenset[
 
 
 def deviation_text(deviation: Measured) -> str:
-    """Describe what deviates and by how much: "logits off by 4.2, tolerance 8.3e-05"."""
+    """Return the size of a deviation, as "logits off by 4.2, tolerance 8.3e-05"."""
     if not math.isfinite(deviation.error):
         return deviation.what
     return f"{deviation.what} off by {deviation.error:.2g}, tolerance {deviation.tolerance:.2g}"
