@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable
 from typing import Any, Self
 
+import torch
+
 from ...definitions.check import Measured
 from ...runtime.child_process import ChildDiedError, ChildProcesses
 from ..shared.expected import expected_reason
@@ -35,6 +37,8 @@ class Calls:
     def __init__(self, subject: ModelUnderTest) -> None:
         self.agreement = Agreement(subject)
         self._results: dict[str, Measured] = {}
+        if "flex_attention" in self.agreement.levels["attention"]:
+            torch.compile(torch.relu)  # imports the compiler, for seconds, before processes are forked
         how: dict[str, Any] = {"count": _processes(subject), "seconds": _seconds(self.agreement)}
         self._run = ChildProcesses(self.agreement.run, **how)
         # Another model may change state on classes and modules, for every later call in its process.

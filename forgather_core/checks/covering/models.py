@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from ...model.randomize import randomize_weights
+from ..shared.implementations import uncompiled
 from ..shared.meta_initialization import initialized_after_meta
-from ..shared.model_under_test import ModelUnderTest
+from ..shared.model_under_test import FLEX, ModelUnderTest
 from ..shared.other_values import values_of_equal_shapes
 from ..shared.position_encoding import switching_length
 from .factors import POSITIONS, Case
@@ -114,7 +116,8 @@ class Models:
     @torch.no_grad()
     def _call(self, model: Any) -> None:
         length = min(_LONG, getattr(self.subject.text_config, "max_position_embeddings", None) or _LONG)
-        model.eval()(self.subject.tokens(1, length))
+        with uncompiled() if model.config._attn_implementation == FLEX else nullcontext():
+            model.eval()(self.subject.tokens(1, length))
 
 
 def fewer_positions(subject: ModelUnderTest) -> dict[str, Any]:
