@@ -28,7 +28,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all but few cases of a test, chosen by a digest of their names; and regressions; pages come first."""
+    """Mark all but few cases of a test, chosen by a digest of their names; and regressions; long files come first."""
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("few") is not None and not (
@@ -47,8 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("regression"):
             item.user_properties += [("regression", entry) for entry in mark.args]
-    # One worker runs all pages, for ten minutes: started last, it would run alone at the end.
-    items.sort(key=lambda item: item.path.name != "test_pages.py")
+    # One worker runs a file whose tests share processes: a long one, started last, would run alone at the end.
+    items.sort(key=lambda item: (item.path.name != "test_pages.py", item.path.parent.name not in ("e2e", "faults")))
     if chosen := os.environ.get("FORGATHER_REGRESSIONS"):
         kept = {("regression", entry) for entry in chosen.split(",")}
         items[:] = [item for item in items if kept.intersection(item.user_properties)]

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 REPLACED = {
     "--device cuda": "--device cpu",
     "--steps 20": "--steps 3",
+    "--steps 40": "--steps 3",
     "--tokens 10M": "--tokens 512 --sequence-length 16 --batch-size 4",
 }
 FEW_CHECKS = " --checks causality,kv-cache"
@@ -265,7 +266,7 @@ def test_page(name: str, place: Path, environment: dict[str, str], server: ForkS
 
 
 @pytest.mark.regression("P17")
-@pytest.mark.exhaustive  # twenty steps; README's page runs the same commands with three
+@pytest.mark.exhaustive  # forty steps; README's page runs the same commands with three
 def test_the_main_command_ends_on_a_falling_loss(place: Path, environment: dict[str, str], server: ForkServer) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     main = next(part for part in parts(text) if isinstance(part, Block) and part.text.startswith("pip install ."))
