@@ -58,6 +58,7 @@ def test_every_shared_option_is_in_the_table() -> None:
     assert {spec.flag: set(commands_of(spec)) for group in SHARED_OPTIONS for spec in specs_of(group)} == table
 
 
+@pytest.mark.few(4)
 @pytest.mark.regression("typed-options", "P1")
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("command", COMMANDS)

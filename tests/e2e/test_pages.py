@@ -136,19 +136,20 @@ class Reader:
         if command == "pip install -e ./forgather-my-model":
             return self.install("my_model")
         program, *arguments = command.split()
-        if program == "forgather":
-            ran = self.server.run(
-                ["-m", "forgather_cli.main", *arguments],
-                cwd=self.place,
-                environment=self.environment,
-                seconds=SECONDS,
-                merged=True,
-            )
-            code, printed = ran.returncode, ran.stdout
-        elif program == "pytest":
-            code, printed = self.execute(["-m", "pytest", "-q", "-k", "causality or preset", *arguments])
+        if program == "pytest":
+            module = ["pytest", "-q", "-k", "causality or preset"]
+        elif program == "forgather":
+            module = ["forgather_cli.main"]
         else:
             raise AssertionError(f"no program of that name is known here: {command}")
+        ran = self.server.run(
+            ["-m", *module, *arguments],
+            cwd=self.place,
+            environment=self.environment,
+            seconds=SECONDS,
+            merged=True,
+        )
+        code, printed = ran.returncode, ran.stdout
         assert code in codes, f"{command} exits with {code}:\n{printed}"
         return printed
 
@@ -159,18 +160,6 @@ class Reader:
         (information / "entry_points.txt").write_text(f"[forgather.models]\n{name} = forgather_{name}.plugin\n")
         (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: forgather-{name}\nVersion: 0.1.0\n")
         return ""
-
-    def execute(self, arguments: list[str]) -> tuple[int, str]:
-        ran = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.place,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS,
-        )
-        return ran.returncode, ran.stdout + ran.stderr
 
     def undo(self) -> None:
         if self.undone is not None:

@@ -110,11 +110,16 @@ def test_children_end_with_their_parent(tmp_path: Path) -> None:
 import os, time
 from forgather_core.runtime.child_process import ChildProcesses
 def compute(_):
-    open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
+    open({str(tmp_path / "new")!r}, "w").write(str(os.getpid()))
+    os.rename({str(tmp_path / "new")!r}, {str(tmp_path / "pid")!r})
     time.sleep(60)
 run = ChildProcesses(compute)
 import threading
-threading.Timer(5, lambda: os._exit(0)).start()
+def end():
+    while not os.path.exists({str(tmp_path / "pid")!r}):
+        time.sleep(0.05)
+    os._exit(0)
+threading.Thread(target=end).start()
 run(0)
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
