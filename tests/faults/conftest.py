@@ -1,19 +1,38 @@
-"""Fixtures: the suite's marker, a process that saves, and directories in the state before a save."""
+"""Fixtures: commands within limits, a process that saves, and directories in the state before a save."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.fork_server import TRANSFORMERS, ForkServer
+
+from .commands import Commands, environment
 from .scenarios import SCENARIOS, Scenario
 from .server import Server, server
 
 Restore = Callable[[str], tuple[Path, Scenario]]
+ON_DISK = ("a new directory", "one bin file over sharded bin")  # the other scenarios run in memory, where fsync is fast
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Start a process in whose forks commands run; they share its cache of remote code."""
+    cache = str(tmp_path_factory.mktemp("fork_server") / "hf")
+    with ForkServer(environment() | {"HF_HOME": cache}, (*TRANSFORMERS, "transformers.trainer")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def forgather(fork_server: ForkServer) -> Commands:
+    """Return a function that runs `forgather` within limits."""
+    return Commands(fork_server)
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +40,17 @@ def saver() -> Iterator[Server]:
     """Start a process that saves and may be killed."""
     with server() as running:
         yield running
+
+
+@pytest.fixture
+def memory_path(tmp_path: Path) -> Iterator[Path]:
+    """Return a directory in memory, where an fsync takes no time; tmp_path on a system without one."""
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK):
+        with tempfile.TemporaryDirectory(dir=memory) as place:
+            yield Path(place)
+    else:
+        yield tmp_path
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +63,11 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def restore(states: Path, tmp_path: Path) -> Restore:
+def restore(states: Path, tmp_path: Path, memory_path: Path) -> Restore:
     """Restore a directory, alone in its parent, to the state before the save of a scenario."""
 
     def make(name: str) -> tuple[Path, Scenario]:
-        place = tmp_path / "place"
+        place = (tmp_path if name in ON_DISK else memory_path) / "place"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         if (states / name).exists():

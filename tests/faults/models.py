@@ -13,7 +13,7 @@ from forgather_core.checkpoint import load_checkpoint, save_checkpoint
 from forgather_core.errors import CheckpointError
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
     "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 32,
 }  # fmt: skip
 MARK = "bos_token_id"  # a configuration value that does not affect weights: it identifies the generation

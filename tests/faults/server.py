@@ -7,6 +7,7 @@ child.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -63,9 +64,12 @@ def serve() -> None:
     """Answer requests until the input ends."""
     import xxhash  # noqa: F401 - a saver without rights could not import it later
 
+    from . import steps  # noqa: F401 - each child would import it
     from .models import model_of
 
     model_of(0)  # triggers late imports
+    gc.collect()
+    gc.freeze()  # otherwise a collection in a child copies the pages of all objects
     for line in sys.stdin:
         request = json.loads(line)
         reader, writer = os.pipe()

@@ -33,9 +33,9 @@ def hidden_size(directory: Path) -> int:
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 8))])
-def test_killed_while_a_directory_is_rebuilt_with_its_weights(tmp_path: Path, saver: Server, part: int) -> None:
+def test_killed_while_a_directory_is_rebuilt_with_its_weights(memory_path: Path, saver: Server, part: int) -> None:
     """Every eighth step: writing the files, the exchange, removing the old directory."""
-    old, place = tmp_path / "old" / "model", tmp_path / "place"
+    old, place = memory_path / "old" / "model", memory_path / "place"
     assert saver.save(old, 0, {}, flags=OLD) == "ok"
     (old / "notes.txt").write_text("mine")
     found, names = [], set()

@@ -6,73 +6,19 @@ import json
 import os
 import pickle
 import re
-import signal
 import socket
 import struct
-import subprocess
-import sys
-import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.faults.commands import Commands, Done
 from tests.faults.test_corpus import BIN, INDEX, SINGLE, framed, parts, sparse
 
 pytestmark = pytest.mark.faults
-
-SECONDS = 30
-MEMORY = 1_000_000_000  # bytes, resident
-OUTPUT = 100_000  # bytes
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def both(self) -> str:
-        return self.out + self.err
-
-
-def forgather(*arguments: str | Path, cwd: Path, raw: bool = False) -> Done:
-    """Run a command within the limits, and check what it prints."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "forgather_cli.main", *map(str, arguments)]
-    out, err = cwd.parent / "out.txt", cwd.parent / "err.txt"
-    with out.open("wb") as o, err.open("wb") as e:
-        start = time.monotonic()
-        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=o, stderr=e)
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                break
-            if time.monotonic() - start > SECONDS or _resident(process.pid) > 2 * MEMORY:
-                process.send_signal(signal.SIGKILL)
-                os.wait4(process.pid, 0)
-                pytest.fail(f"{arguments}: more than {SECONDS} s, or {2 * MEMORY:,} bytes")
-            time.sleep(0.02)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert usage.ru_maxrss * 1024 < MEMORY
-    done = Done(process.returncode, out.read_bytes().decode(), err.read_bytes().decode())
-    assert "Traceback" not in done.err, done.err[-2000:]
-    if not raw:
-        assert len(done.out) + len(done.err) < OUTPUT
-    odd = {c for c in done.both if c != "\n" and not c.isprintable()}
-    assert not odd
-    return done
-
-
-def _resident(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
 
 
 def refused(done: Done, *patterns: str) -> None:
@@ -83,9 +29,9 @@ def refused(done: Done, *patterns: str) -> None:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(memory_path: Path) -> Path:
     """A directory with weights and nothing else."""
-    directory = tmp_path / "model"
+    directory = memory_path / "model"
     directory.mkdir()
     (directory / SINGLE).write_bytes(framed(*parts({"a.weight": torch.ones(2, 3)})))
     return directory
@@ -137,7 +83,7 @@ ODD_FILES: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.regression("H3")
 @pytest.mark.parametrize("kind", ODD_FILES)
-def test_odd_config_json_is_refused_by_like_and_verify(model: Path, kind: str) -> None:
+def test_odd_config_json_is_refused_by_like_and_verify(forgather: Commands, model: Path, kind: str) -> None:
     ODD_FILES[kind](model / "config.json")
     refused(forgather("-t", "llama", "model", "--from-config", model, "show", cwd=model), "config.json")
     refused(forgather("verify", model, cwd=model), "config.json")
@@ -145,7 +91,7 @@ def test_odd_config_json_is_refused_by_like_and_verify(model: Path, kind: str) -
 
 @pytest.mark.regression("H3")
 @pytest.mark.parametrize("kind", ["fifo", "huge", "nested"])
-def test_weights_are_read_despite_odd_config_json(model: Path, kind: str) -> None:
+def test_weights_are_read_despite_odd_config_json(forgather: Commands, model: Path, kind: str) -> None:
     ODD_FILES[kind](model / "config.json")
     assert "a.weight" in forgather("checkpoint", "inspect", model, cwd=model).out
 
@@ -153,7 +99,7 @@ def test_weights_are_read_despite_odd_config_json(model: Path, kind: str) -> Non
 @pytest.mark.regression("H3")
 @pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "tokenizer.json"])
 @pytest.mark.parametrize("kind", ["fifo", "huge"])
-def test_odd_files_beside_config_json_are_refused(model: Path, kind: str, name: str) -> None:
+def test_odd_files_beside_config_json_are_refused(forgather: Commands, model: Path, kind: str, name: str) -> None:
     (model / "config.json").write_text('{"model_type": "llama"}')
     ODD_FILES[kind](model / name)
     refused(forgather("-t", "llama", "model", "--from-config", model, "show", cwd=model), name)
@@ -161,32 +107,34 @@ def test_odd_files_beside_config_json_are_refused(model: Path, kind: str, name: 
 
 @pytest.mark.regression("H3")
 @pytest.mark.parametrize("kind", ["fifo", "device", "huge"])
-def test_odd_yaml_and_templates_are_refused(model: Path, kind: str) -> None:
+def test_odd_yaml_and_templates_are_refused(forgather: Commands, model: Path, kind: str) -> None:
     ODD_FILES[kind](model / "mine.yaml")
     refused(forgather("-t", "mine.yaml", "model", "show", cwd=model), "mine")
     refused(forgather("-t", "llama", "model", "--hardware", "mine.yaml", "estimate", cwd=model), "mine.yaml")
 
 
 @pytest.mark.regression("H3")
-def test_huge_config_json_is_not_copied(model: Path) -> None:
+def test_huge_config_json_is_not_copied(forgather: Commands, model: Path) -> None:
     ODD_FILES["huge"](model / "config.json")
     refused(forgather("checkpoint", "convert", model, "converted", cwd=model), "config.json")
 
 
 @pytest.mark.regression("H6")
-def test_control_characters_of_config_json_do_not_reach_the_terminal_from_verify(model: Path) -> None:
+def test_control_characters_of_config_json_do_not_reach_the_terminal_from_verify(
+    forgather: Commands, model: Path
+) -> None:
     (model / "config.json").write_text('{"model_type": "\\u001b[2J\\u202e"}')
     refused(forgather("verify", model, cwd=model), "config.json", r"x1b\[2J")
 
 
 @pytest.mark.regression("H3")
-def test_yaml_and_json_of_very_many_values_are_refused(model: Path) -> None:
+def test_yaml_and_json_of_very_many_values_are_refused(forgather: Commands, model: Path) -> None:
     (model / "mine.yaml").write_text(
         "extends: llama\na0: &a0 [x]\n"
         + "".join(f"a{n + 1}: &a{n + 1} [{','.join([f'*a{n}'] * 9)}]\n" for n in range(12))
     )
     refused(forgather("-t", "mine.yaml", "model", "show", cwd=model), "mine.yaml:")
-    count = 6_000_000  # written in pieces: a process starts with the peak memory of its parent
+    count = 6_000_000
     with (model / SINGLE).open("wb") as file:
         file.write(struct.pack("<Q", 13 * count + 19) + b'{"__metadata__":{')
         for n in range(0, count, 10_000):
@@ -216,8 +164,8 @@ PICKLES: dict[str, bytes] = {
     "lists": b"\x80\x02" + b"]" * 45_000_000 + b".",
     "marks": b"\x80\x02" + b"(" * 45_000_000 + b".",
     "memo": b"\x80\x04}" + b"\x94" * 45_000_000 + b".",
-    "a list of lists": b"\x80\x02]" + b"]a" * 22_000_000 + b".",
-    "dictionaries": b"\x80\x02]" + b"}a" * 22_000_000 + b".",
+    "a list of lists": b"\x80\x02]" + b"]a" * 13_000_000 + b".",
+    "dictionaries": b"\x80\x02]" + b"}a" * 13_000_000 + b".",
     "a long text": b"\x80\x02X" + struct.pack("<I", 2**31) + b"x.",
     "a number of a megabyte": b"\x80\x02L" + b"9" * 2**20 + b"L\n.",
 }
@@ -227,7 +175,7 @@ PICKLES: dict[str, bytes] = {
 @pytest.mark.few(8)
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("name", PICKLES)
-def test_pickles_are_bounded(model: Path, name: str, old: bool) -> None:
+def test_pickles_are_bounded(forgather: Commands, model: Path, name: str, old: bool) -> None:
     file = model / BIN
     if old:
         file.write_bytes(b"".join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {})) + PICKLES[name])
@@ -237,7 +185,7 @@ def test_pickles_are_bounded(model: Path, name: str, old: bool) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_thousands_of_tensors_load(model: Path, shared: bool) -> None:
+def test_thousands_of_tensors_load(forgather: Commands, model: Path, shared: bool) -> None:
     one = torch.zeros(4)
     torch.save({f"experts.{n}.weight": one[:2] if shared else torch.zeros(2) for n in range(20_000)}, model / BIN)
     assert "20000" in forgather("checkpoint", "inspect", model / BIN, cwd=model).out.replace(",", "")
@@ -254,7 +202,7 @@ def zip64(size: int, count: int, start: int) -> bytes:
 
 @pytest.mark.regression("H5")
 @pytest.mark.parametrize("count", [1, 2**32, 65_000_000])
-def test_a_directory_of_gigabytes_is_refused(model: Path, count: int) -> None:
+def test_a_directory_of_gigabytes_is_refused(forgather: Commands, model: Path, count: int) -> None:
     with (model / BIN).open("wb") as file:
         file.write(b"PK\x03\x04")
         file.seek(3 * 10**9)
@@ -263,7 +211,7 @@ def test_a_directory_of_gigabytes_is_refused(model: Path, count: int) -> None:
 
 
 @pytest.mark.regression("H5")
-def test_very_many_records_are_refused(model: Path) -> None:
+def test_very_many_records_are_refused(forgather: Commands, model: Path) -> None:
     entry = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0)
     records = b"".join(entry + b"d%07d" % n for n in range(700_000))
     (model / BIN).write_bytes(b"PK\x03\x04" + b"\0" * 26 + records + zip64(len(records), 700_000, 30))
@@ -290,7 +238,9 @@ def nasty(model: Path) -> Path:
 
 @pytest.mark.regression("H6")
 @pytest.mark.parametrize("options", [(), ("--all",), ("--json",)])
-def test_nothing_in_a_checkpoint_reaches_the_terminal(nasty: Path, options: tuple[str, ...]) -> None:
+def test_nothing_in_a_checkpoint_reaches_the_terminal(
+    forgather: Commands, nasty: Path, options: tuple[str, ...]
+) -> None:
     done = forgather("checkpoint", "inspect", nasty, *options, cwd=nasty)
     assert done.code == 0
     assert "[/x]" in done.out
@@ -301,7 +251,7 @@ def test_nothing_in_a_checkpoint_reaches_the_terminal(nasty: Path, options: tupl
 
 
 @pytest.mark.regression("H6")
-def test_deeply_nested_metadata_raises_no_traceback(nasty: Path) -> None:
+def test_deeply_nested_metadata_raises_no_traceback(forgather: Commands, nasty: Path) -> None:
     content = json.loads((nasty / INDEX).read_text())
     deep = '{"a":' * 900 + "1" + "}" * 900
     content["metadata"] = {"x": "DEEP"}
@@ -311,21 +261,22 @@ def test_deeply_nested_metadata_raises_no_traceback(nasty: Path) -> None:
 
 
 @pytest.mark.regression("H9")
-def test_a_report_on_very_many_names_is_short(model: Path) -> None:
-    header, data = {}, b"\0" * 400_000
-    for n in range(100_000):
+def test_a_report_on_very_many_names_is_short(forgather: Commands, model: Path) -> None:
+    count = 25_000  # their names alone exceed the limit of output
+    header, data = {}, bytes(4 * count)
+    for n in range(count):
         header[f"u{n}x"] = {"dtype": "F16", "shape": [1], "data_offsets": [2 * n, 2 * n + 2]}
-    header["lm_head.weight"] = {"dtype": "F16", "shape": [100_000], "data_offsets": [200_000, 400_000]}
+    header["lm_head.weight"] = {"dtype": "F16", "shape": [count], "data_offsets": [2 * count, 4 * count]}
     (model / SINGLE).write_bytes(framed(header, data))
     done = forgather("checkpoint", "inspect", model, "--all", cwd=model)
     assert done.code == 0
     assert re.search(r"and \d+,\d+ more; --json lists all", done.out)
     done = forgather("checkpoint", "inspect", model, "--json", cwd=model, raw=True)
-    assert len(json.loads(done.out)["tensors"]) == 100_001
+    assert len(json.loads(done.out)["tensors"]) == count + 1
 
 
 @pytest.mark.regression("H9")
-def test_very_many_non_finite_names_are_truncated(model: Path) -> None:
+def test_very_many_non_finite_names_are_truncated(forgather: Commands, model: Path) -> None:
     (model / SINGLE).rename(model / "model-1.safetensors")
     metadata = {"non_finite": [f"name{n}" for n in range(200_000)]}
     index = {"metadata": metadata, "weight_map": {"a.weight": "model-1.safetensors"}}
@@ -342,13 +293,15 @@ def test_very_many_non_finite_names_are_truncated(model: Path) -> None:
 @pytest.mark.parametrize(
     "make", [lambda: torch.zeros(1).expand(2**20, 2**20), lambda: torch.zeros(2**20).as_strided((2**19, 2**19), (1, 1))]
 )
-def test_expanded_tensors_are_not_written_in_full(model: Path, make: Callable[[], torch.Tensor]) -> None:
+def test_expanded_tensors_are_not_written_in_full(
+    forgather: Commands, model: Path, make: Callable[[], torch.Tensor]
+) -> None:
     torch.save({"w": make()}, model / BIN)
     refused(forgather("checkpoint", "convert", model / BIN, model.parent / "new", cwd=model), BIN, "'w' repeats")
     assert not (model.parent / "new").exists()
 
 
-def test_small_expanded_tensors_are_converted(model: Path) -> None:
+def test_small_expanded_tensors_are_converted(forgather: Commands, model: Path) -> None:
     torch.save({"w": torch.arange(3.0).expand(4, 3)}, model / BIN)
     done = forgather("checkpoint", "convert", model / BIN, model.parent / "new", "--format", "safetensors", cwd=model)
     assert done.code == 0, done.err
@@ -357,10 +310,11 @@ def test_small_expanded_tensors_are_converted(model: Path) -> None:
 @pytest.mark.regression("H11")
 @pytest.mark.parametrize("limit", [1024, 256])
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
-def test_more_shards_than_descriptors(model: Path, suffix: str, limit: int) -> None:
+def test_more_shards_than_descriptors(forgather: Commands, model: Path, suffix: str, limit: int) -> None:
     (model / SINGLE).unlink()
     entry, weight_map = (INDEX if suffix == ".safetensors" else BIN + ".index.json"), {}
-    for n in range(1500):
+    count = limit + 60
+    for n in range(count):
         name = f"{'model' if suffix == '.safetensors' else 'pytorch_model'}-{n:05d}{suffix}"
         state = {f"{n}.weight": torch.full((3,), float(n))}
         if suffix == ".bin":
@@ -375,25 +329,17 @@ resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
 from torch import nn
 from forgather_core.checkpoint import convert_checkpoint, inspect_checkpoint, load_checkpoint
 def net():
-    return nn.ModuleList(nn.ParameterDict({{"weight": nn.Parameter(torch.zeros(3))}}) for _ in range(1500))
+    return nn.ModuleList(nn.ParameterDict({{"weight": nn.Parameter(torch.zeros(3))}}) for _ in range({count}))
 for assign in (False, True):
     model = net()
     assert load_checkpoint(sys.argv[1], model, assign=assign).complete
     assert all(bool((p == n).all()) for n, p in enumerate(model.parameters()))
-assert len(inspect_checkpoint(sys.argv[1], verify_checksums=True)["files"]) == 1500
+assert len(inspect_checkpoint(sys.argv[1], verify_checksums=True)["files"]) == {count}
 convert_checkpoint(sys.argv[1], sys.argv[2], max_shard_size="1B")
 assert load_checkpoint(sys.argv[2], net(), verify_checksums=True).complete
 """
-    command = [sys.executable, "-c", program, str(model), str(model.parent / "new")]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stderr[-1500:]
+    done = forgather.python(["-c", program, str(model), str(model.parent / "new")], cwd=model)
+    assert done.code == 0, done.err[-1500:]
 
 
 # H12 -----------------------------------------------------------------------------------------------------------------
@@ -411,7 +357,7 @@ FOREIGN = {
 @pytest.mark.regression("H12")
 @pytest.mark.parametrize("file", [SINGLE, BIN])
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_foreign_files_are_named(model: Path, kind: str, file: str) -> None:
+def test_foreign_files_are_named(forgather: Commands, model: Path, kind: str, file: str) -> None:
     content, pattern = FOREIGN[kind]
     (model / file).write_bytes(content)
     refused(forgather("checkpoint", "inspect", model / file, cwd=model), pattern)
@@ -431,7 +377,7 @@ def test_foreign_files_are_named(model: Path, kind: str, file: str) -> None:
         ("x.gguf", "GGUF"),
     ],
 )
-def test_foreign_directories_are_named(model: Path, name: str, pattern: str) -> None:
+def test_foreign_directories_are_named(forgather: Commands, model: Path, name: str, pattern: str) -> None:
     (model / SINGLE).unlink()
     if "." in name:
         (model / name).write_bytes(b"x")

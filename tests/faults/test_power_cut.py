@@ -23,7 +23,7 @@ pytestmark = pytest.mark.faults
 @pytest.mark.few(5)
 @pytest.mark.parametrize("images", [5, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_power_cut_at_any_moment(restore: Restore, tmp_path: Path, name: str, images: int) -> None:
+def test_power_cut_at_any_moment(restore: Restore, memory_path: Path, name: str, images: int) -> None:
     directory, scenario = restore(name)
     chance, found = random.Random(0), []
     how = {key: value for key, value in scenario.how.items() if key not in {"marked", "dtype"}}
@@ -32,7 +32,7 @@ def test_power_cut_at_any_moment(restore: Restore, tmp_path: Path, name: str, im
 
     def look() -> None:
         for _ in range(images):
-            image = emptied(tmp_path / "image")
+            image = emptied(memory_path / "image")
             disk.image(image, chance)
             found.append(generation_of(image / "model", marked=scenario.marked))
 

@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import multiprocessing
 import time
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .models import generation_of, model_of, tree
+from .models import generation_of, model_of, save, tree
 from .scenarios import SHARDED
 
 pytestmark = pytest.mark.faults
 
-SAVER = """
-import sys
-from pathlib import Path
-from tests.faults.models import save
-first, count, how = int(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
-print("ready", flush=True)
-sys.stdin.readline()
-for generation in range(first, first + count):
-    save(Path(sys.argv[1]), generation, **how)
-"""
+FORKS = multiprocessing.get_context("forkserver")  # of a process that has imported the models
+FORKS.set_forkserver_preload(["tests.faults.models"])
 
 
-def processes(directory: Path, hows: list[dict[str, Any]], count: int) -> list[subprocess.Popen[str]]:
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(directory), str(100 * (number + 1)), str(count), repr(how)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        for number, how in enumerate(hows)
+def save_many(directory: Path, generations: range, how: dict[str, Any], ready: Barrier) -> None:
+    """Save generations one after another, from when all processes are ready."""
+    model_of(0)  # triggers late imports
+    ready.wait()
+    for generation in generations:
+        save(directory, generation, **how)
+
+
+def processes(directory: Path, hows: list[dict[str, Any]], count: int) -> list[BaseProcess]:
+    """Start a process for each way of saving, and return when they save."""
+    ready = FORKS.Barrier(len(hows) + 1)
+    firsts = [100 * (number + 1) for number in range(len(hows))]
+    started: list[BaseProcess] = [
+        FORKS.Process(target=save_many, args=(directory, range(first, first + count), how, ready))
+        for first, how in zip(firsts, hows, strict=True)
     ]
     for process in started:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        process.start()
+    ready.wait(timeout=120)
     return started
 
 
@@ -58,23 +54,17 @@ def test_savers_take_turns_and_readers_see_one_save(tmp_path: Path, kind: str) -
         "exchanged": [{"marked": True, **SHARDED}, {"marked": True, "max_shard_size": 20_000}],
     }
     started = processes(directory, hows[kind], 12)
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
     seen = set()
-    while any(process.poll() is None for process in started):
+    while any(process.is_alive() for process in started):
         if kind == "in place":
             seen.add(_ours(directory))
         time.sleep(0.01)
-    assert [process.returncode for process in started] == [0, 0]
+    assert [process.exitcode for process in started] == [0, 0]
     assert generation_of(directory, marked=kind == "exchanged") in {111, 211}
     assert seen <= {1, *range(100, 112), *range(200, 212)}
     assert (directory / "notes.txt").read_text() == "mine"
     assert [path.name for path in directory.parent.iterdir()] == ["model"]
     assert not [name for name in tree(directory) if name.startswith(".")]
-    for process in started:
-        process.communicate()
 
 
 def _ours(directory: Path) -> float:
@@ -88,14 +78,11 @@ def _ours(directory: Path) -> float:
 
 def test_dead_saver_blocks_no_other(tmp_path: Path) -> None:
     directory = tmp_path / "model"
-    first, second = processes(directory, [SHARDED, SHARDED], 200)
-    for process in (first, second):
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+    count = 60
+    first, second = processes(directory, [SHARDED, SHARDED], count)
     time.sleep(0.5)
+    assert first.is_alive()
     first.kill()
-    assert second.wait(timeout=120) == 0
-    assert generation_of(directory) == 399
-    for process in (first, second):
-        process.communicate()
+    second.join(timeout=120)
+    assert second.exitcode == 0
+    assert generation_of(directory) == 199 + count
