@@ -6,14 +6,24 @@ import errno
 import importlib
 import json
 import os
-import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .conftest import LLAMA, Cli, start
+from tests.support.fork_server import ForkServer
+
+from .conftest import LLAMA, SCRIPT, Cli
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    """Return a process in whose forks commands run."""
+    with ForkServer(os.environ) as started:
+        yield started
+
 
 HUGE = ("--hidden-size", "1000000", "--device", "cpu")
 
@@ -29,12 +39,10 @@ HUGE = ("--hidden-size", "1000000", "--device", "cpu")
     ids=["construct", "batch", "length"],
 )
 @pytest.mark.slow
-def test_work_that_exceeds_memory_is_refused_before_it_starts(words: tuple[str, ...]) -> None:
+def test_work_that_exceeds_memory_is_refused_before_it_starts(words: tuple[str, ...], server: ForkServer) -> None:
     # In a separate process with limited memory, in case the work is not refused.
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, resource.RLIM_INFINITY))
-
-    done = start(*words, preexec_fn=limit)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, resource.RLIM_INFINITY))"
+    done = server.run(("-c", f"{limit}\n{SCRIPT}", *words), cwd=Path.cwd(), environment=os.environ)
     assert done.returncode == 2, done.stderr[-300:]
     assert " needs about " in done.stderr
     assert " is free on cpu: " in done.stderr

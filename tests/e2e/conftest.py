@@ -45,9 +45,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    """Return a process in whose forks the commands of a module's tests run; they share its cache of remote code."""
+    """Return a process in whose forks the commands of all tests run; they share its cache of remote code."""
     cache = tmp_path_factory.mktemp("server") / "hf"
     with ForkServer(os.environ | {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}) as started:
         yield started

@@ -1,4 +1,4 @@
-"""Compare model directories in one process and split over two in every way; run by torchrun.
+"""Compare model directories in one process and split over two in every way; run by torchrun, or as by torchrun.
 
     torchrun --standalone --nproc-per-node 2 scale_out.py REPORTS DIRECTORY ...
 

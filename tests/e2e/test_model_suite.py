@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import transformers
 
+from tests.support.fork_server import ForkServer
+
 from .conftest import DEFINITIONS, SAMPLE_OF_DEFINITIONS, run_in
 
 pytestmark = pytest.mark.slow
@@ -77,10 +79,10 @@ Suite = Callable[[str], Outcomes]
 
 
 @pytest.fixture(scope="module")
-def suite(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Suite:
+def suite(sources: Path, tmp_path_factory: pytest.TempPathFactory, server: ForkServer) -> Suite:
     """Return a function that returns the outcome of each test by model: "transformers" is transformers' Llama."""
     place = tmp_path_factory.mktemp("suite")
-    run = run_in(place)
+    run = run_in(place, server)
 
     @cache
     def outcomes(name: str) -> Outcomes:

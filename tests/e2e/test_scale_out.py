@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers.distributed import DistributedConfig
 
 from tests.support.fork_server import ForkServer
+from tests.support.processes import run_ranks
 
 from .conftest import run_in, sample
 
@@ -61,8 +63,9 @@ def reports(definition: str, tmp_path_factory: pytest.TempPathFactory, server: F
         run(*model, flag, *checkpoint, "--output-dir", tie, "construct")
         randomize_weights(place / tie)
     script = Path(__file__).with_name("scale_out.py")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run_in(place, OMP_NUM_THREADS="1")(*torchrun, str(script), str(place), *TIES)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = run_ranks(server, script, str(place), *TIES, cwd=place, environment=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads((place / f"{rank}.json").read_text()) for rank in range(2)]
 
 

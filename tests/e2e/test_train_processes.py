@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.fork_server import ForkServer
+
 pytestmark = pytest.mark.slow
 
 MODEL = (
@@ -28,10 +30,24 @@ def free_port() -> int:
         return port
 
 
-def run(place: Path, launcher: tuple[str, ...], name: str, *options: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", *launcher, *MODEL, "--output-dir", name, *RUN, *options]
+def run(
+    place: Path, launcher: tuple[str, ...], name: str, *options: str, server: ForkServer | None = None
+) -> dict[str, Any]:
+    """Train with a launcher, in a fork of a server or in a new process, and return the report."""
+    command = ["-m", *launcher, *MODEL, "--output-dir", name, *RUN, *options]
     environment = os.environ | {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    if server is not None:
+        done = server.run(command, cwd=place, environment=environment)
+    else:
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=place,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
     assert done.returncode == 0, done.stderr
     # Only one process reports.
     assert done.stdout.count("Training of llama_4m") == 1
@@ -40,7 +56,7 @@ def run(place: Path, launcher: tuple[str, ...], name: str, *options: str) -> dic
     return report
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_as_one(tmp_path: Path, server: ForkServer) -> None:
     (tmp_path / "texts").mkdir()
     for number in range(30):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"text number {number} " * (number % 7 + 3))
@@ -49,7 +65,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         *("--dynamo_backend", "no", "--multi_gpu", "--main_process_port", str(free_port())),
         *("--module", "forgather_cli.main"),
     )
-    one = run(tmp_path, ("forgather_cli.main",), "one", "--batch-size", "8")
+    one = run(tmp_path, ("forgather_cli.main",), "one", "--batch-size", "8", server=server)
     two = run(tmp_path, launch, "two", "--batch-size", "4")
     assert one["plan"]["rows"] == two["plan"]["rows"] == 8
     assert two["plan"]["processes"] == 2

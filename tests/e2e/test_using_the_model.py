@@ -20,9 +20,13 @@ config = AutoConfig.from_pretrained(model_path, trust_remote_code=True)
 """
 
 
+# Estimates of memory take most of the time of a command: as many times as there are layers.
+SHALLOW = ("--num-hidden-layers", "1")
+
+
 @pytest.fixture
 def built(forgather: Run) -> None:
-    forgather("-t", "llama/4M", "model", "construct")
+    forgather("-t", "llama/4M", "model", *SHALLOW, "construct")
 
 
 # The definition's own std of the embedding: no class of Hugging Face has any of these.
@@ -31,7 +35,7 @@ EMBEDDING = {"causal_lm": 1 / 16, "deepone": 1, "llama": 1, "mistral": 1, "qwen3
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_a_new_model_is_made_saved_and_loaded(definition: str, python: Run, forgather: Run) -> None:
-    forgather("-t", f"{definition}/4M", "model", "construct")
+    forgather("-t", f"{definition}/4M", "model", *SHALLOW, "construct")
     python(
         LOAD.replace("llama", definition)
         + f"std = {EMBEDDING[definition]}"
@@ -53,7 +57,7 @@ assert isinstance(again.config, type(config))
 assert (again.lm_head.weight is again.model.embed_tokens.weight) == tied
 """
     )
-    report = json.loads(forgather("-t", f"{definition}/4M", "model", "--json", "construct").stdout)
+    report = json.loads(forgather("-t", f"{definition}/4M", "model", *SHALLOW, "--json", "construct").stdout)
     assert report["state"] == "reused"  # saving beside the sources is no edit
 
 
@@ -85,7 +89,7 @@ assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.
 
 @pytest.mark.usefixtures("built")
 def test_the_headless_model_loads_and_its_buffers_are_right(forgather: Run, python: Run) -> None:
-    forgather("-t", "llama/4M", "model", "--device", "cpu", "--save-checkpoint", "--safetensors", "construct")
+    forgather("-t", "llama/4M", "model", *SHALLOW, "--device", "cpu", "--save-checkpoint", "--safetensors", "construct")
     python(
         LOAD
         + """
@@ -101,7 +105,7 @@ torch.testing.assert_close(base.rotary_emb.inv_freq, 10000.0 ** -(torch.arange(0
 
 @pytest.mark.parametrize("definition", [name for name in DEFINITIONS if name != "llama"])
 def test_every_definition_trains_on_real_text_from_a_checkpoint(definition: str, forgather: Run) -> None:
-    model = ("-t", definition, "model", "--device", "cpu", "--json")
+    model = ("-t", definition, "model", *SHALLOW, "--device", "cpu", "--json")
     forgather(*model, "--save-checkpoint", "--safetensors", "construct")
     test_options = ("--dataset-project", "stdlib", "--steps", "2", "--sequence-length", "64", "--packed")
     flags = ("--load-from-checkpoint", f"output_models/{definition}_4m", "--gradient-checkpointing")
@@ -111,7 +115,7 @@ def test_every_definition_trains_on_real_text_from_a_checkpoint(definition: str,
 
 
 def test_a_llama_of_transformers_is_converted_as_documented(forgather: Run, python: Run) -> None:
-    forgather("-t", "llama/4M", "model", "--native", "--device", "cpu", "--save-checkpoint", "construct")
+    forgather("-t", "llama/4M", "model", *SHALLOW, "--native", "--device", "cpu", "--save-checkpoint", "construct")
     python(
         """
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -137,20 +141,20 @@ assert (converted(ids).logits - native(ids).logits).abs().max() <= 1e-5
 
 
 def test_old_weights_move_to_changed_code_in_one_step(forgather: Run, tmp_path: Path) -> None:
-    llama = ("-t", "llama/4M", "model", "--device", "cpu", "--json")
+    llama = ("-t", "llama/4M", "model", *SHALLOW, "--device", "cpu", "--json")
     forgather(*llama, "--save-checkpoint", "construct")
     directory = tmp_path / "output_models" / "llama_4m"
     (directory / "notes.txt").write_text("mine")
     changed = ("-r", "--sliding-window", "64", "--save-checkpoint", "--safetensors", "--load-from-checkpoint")
     report = json.loads(forgather(*llama, *changed, str(directory), "construct").stdout)
-    assert (report["state"], report["loaded"]["loaded"], report["loaded"]["missing"]) == ("rebuilt", 39, [])
+    assert (report["state"], report["loaded"]["loaded"], report["loaded"]["missing"]) == ("rebuilt", 12, [])
     assert (directory / "notes.txt").read_text() == "mine"
     assert json.loads((directory / "config.json").read_text())["sliding_window"] == 64
     assert not list(directory.glob("*.bin*"))
 
 
 def test_training_on_real_text_carries_on_from_a_checkpoint(forgather: Run) -> None:
-    llama = ("-t", "llama/4M", "model", "--device", "cpu", "--json")
+    llama = ("-t", "llama/4M", "model", *SHALLOW, "--device", "cpu", "--json")
     forgather(*llama, "--save-checkpoint", "construct")
     load = ("--load-from-checkpoint", "output_models/llama_4m")
     test_options = ("--dataset-project", "stdlib", "--steps", "2", "--sequence-length", "64", "--packed")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,8 @@ from forgather_core.parts.initial_weights import (
     xavier_normal,
     zeros,
 )
+from tests.support.fork_server import ForkServer
+from tests.support.processes import run_ranks
 
 SMALL = 96  # elements of a piece in the tests that need many pieces
 NORMAL = normal(std=0.5)
@@ -196,7 +200,6 @@ def test_fake_tensors_are_left_alone() -> None:
 
 SCRIPT = """
 import os
-import sys
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -207,21 +210,22 @@ from forgather_core.parts.initial_weights import normal, truncated_normal, fan_i
 from forgather_llama.modeling_llama import LlamaConfig, LlamaForCausalLM
 
 dist.init_process_group("gloo")
-torch.manual_seed(dist.get_rank() and 99)  # the seed of the first process counts
-config = LlamaConfig(vocab_size=301, hidden_size=32, num_attention_heads=2, num_key_value_heads=2,
-                     intermediate_size=48, num_hidden_layers=2, tie_word_embeddings=bool(int(sys.argv[1])))
-with torch.device("meta"):
-    model = LlamaForCausalLM(config)
-for layer in model.model.layers:
-    fully_shard(layer)
-fully_shard(model)
-model.to_empty(device="cpu")
-model.init_weights()
-full = {name: p.full_tensor() for name, p in model.named_parameters()}
-torch.manual_seed(0)
-whole = LlamaForCausalLM(config)
-for name, parameter in whole.named_parameters():
-    assert torch.equal(full[name], parameter), name
+for tied in (False, True):
+    torch.manual_seed(dist.get_rank() and 99)  # the seed of the first process counts
+    config = LlamaConfig(vocab_size=301, hidden_size=32, num_attention_heads=2, num_key_value_heads=2,
+                         intermediate_size=48, num_hidden_layers=2, tie_word_embeddings=tied)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    for layer in model.model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    model.to_empty(device="cpu")
+    model.init_weights()
+    full = {name: p.full_tensor() for name, p in model.named_parameters()}
+    torch.manual_seed(0)
+    whole = LlamaForCausalLM(config)
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(full[name], parameter), (tied, name)
 
 weight_pieces.PIECE, weight_pieces.RUN = 60, 20
 plain = init_device_mesh("cpu", (2,))
@@ -251,22 +255,9 @@ os._exit(0)  # gloo's threads sometimes abort an orderly end
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tied", [0, 1])
-def test_shards_have_the_numbers_of_the_whole(tied: int, tmp_path: Any) -> None:
-    import subprocess
-    import sys
-
+def test_shards_have_the_numbers_of_the_whole(tmp_path: Path) -> None:
     script = tmp_path / "shards.py"
     script.write_text(SCRIPT)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        script,
-        str(tied),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    with ForkServer(os.environ) as server:
+        done = run_ranks(server, script, cwd=tmp_path, environment=os.environ)
     assert done.returncode == 0, done.stderr[-3000:]

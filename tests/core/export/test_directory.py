@@ -193,26 +193,33 @@ def test_a_failure_changes_nothing(make: Make, target: Path, monkeypatch: pytest
     assert names(target.parent) == ({"small"} if old else set())
 
 
-PROCESS = """
-import sys
+PROCESSES = """
+import os, sys
 from pathlib import Path
 from forgather_core.definitions.registry import Registry
 from forgather_core.export.directory import prepare_directory
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve
 settings = resolve(find_configuration("llama/4M", Registry(), Path()), {"tokenizer": "bytes"})
-print(prepare_directory(settings, Path(sys.argv[1]), refresh="-r" in sys.argv).state)
+begin, end = os.pipe()
+for _ in range(3):
+    if os.fork() == 0:
+        os.close(end)
+        os.read(begin, 1)  # until all processes exist
+        print(prepare_directory(settings, Path(sys.argv[1]), refresh="-r" in sys.argv).state, flush=True)
+        os._exit(0)
+os.close(begin), os.close(end)
+sys.exit(any([os.wait()[1] for _ in range(3)]))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["-r"]], ids=["construct", "rebuild"])
 def test_concurrent_processes_all_succeed(target: Path, more: list[str]) -> None:
-    command = [sys.executable, "-c", PROCESS, str(target), *more]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    ends = [process.communicate(timeout=120) for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0], ends
-    states = sorted(out.strip() for out, _ in ends)
+    command = [sys.executable, "-c", PROCESSES, str(target), *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    states = sorted(done.stdout.split())
     assert states == ["created", *(["rebuilt"] if more else ["reused"]) * 2]
     assert names(target.parent) == {"small"}
     AutoConfig.from_pretrained(target, trust_remote_code=True)

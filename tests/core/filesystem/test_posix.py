@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.fork_server import ForkServer
+
 # Here the libraries need what this system has, so they are imported first.
-LIBRARIES = "import datasets, torch, transformers.generation.utils, transformers.masking_utils"
+LIBRARIES = ("datasets", "torch", "transformers.generation.utils", "transformers.masking_utils")
 WITHOUT_POSIX = """
 import os, sys
 sys.modules["fcntl"] = sys.modules["resource"] = sys.modules["pwd"] = sys.modules["termios"] = None
@@ -29,6 +33,13 @@ for root in ("forgather_core", "forgather_cli", "forgather"):
 PROGRAM = "sys.argv = ['forgather', *sys.argv[1:]]; from forgather_cli.main import main; main()"
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    """Return a process that has imported the libraries."""
+    with ForkServer(os.environ, LIBRARIES) as started:
+        yield started
+
+
 def run(text: str, *arguments: str, place: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", text, *arguments], cwd=place, capture_output=True, text=True, check=False
@@ -37,8 +48,8 @@ def run(text: str, *arguments: str, place: Path) -> subprocess.CompletedProcess[
 
 @pytest.mark.slow
 @pytest.mark.regression("windows")
-def test_every_module_imports_without_posix(tmp_path: Path) -> None:
-    ran = run(LIBRARIES + WITHOUT_POSIX + IMPORT_ALL, place=tmp_path)
+def test_every_module_imports_without_posix(tmp_path: Path, server: ForkServer) -> None:
+    ran = server.run(("-c", WITHOUT_POSIX + IMPORT_ALL), cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
 
 
@@ -51,8 +62,8 @@ def test_commands_without_posix_requirements_work(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.regression("windows")
-def test_commands_that_require_posix_are_refused_in_one_line(tmp_path: Path) -> None:
-    ran = run(LIBRARIES + WITHOUT_POSIX + PROGRAM, "-t", "llama/4M", "model", "construct", place=tmp_path)
+def test_commands_that_require_posix_are_refused_in_one_line(tmp_path: Path, server: ForkServer) -> None:
+    ran = server.run(("-c", WITHOUT_POSIX + PROGRAM, "-t", "llama/4M", "model", "construct"), cwd=tmp_path)
     assert ran.returncode == 2, ran.stderr
     assert ran.stderr.startswith("forgather: error: ")
     assert "not supported on Windows" in ran.stderr

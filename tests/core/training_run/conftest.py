@@ -39,7 +39,7 @@ def train(small: Resolve, texts: Path, tmp_path: Path) -> Train:
         refresh: bool = False,
         **options: Any,
     ) -> dict[str, Any]:
-        flags = {"device": "cpu", "output_dir": tmp_path / name} | (model or {})
+        flags = {"device": "cpu", "num_hidden_layers": 1, "output_dir": tmp_path / name} | (model or {})
         resolved = small(**{flag: value for flag, value in flags.items() if value is not None})
         usual = {"dataset_project": str(texts), "tokens": "1536", "sequence_length": 32, "batch_size": 4}
         return run_training(
