@@ -68,6 +68,8 @@ def show(model: Model, *, project: str | Path | None = None, **options: Any) -> 
     """
     call = Call("show", model, project, options)
     report = call.resolved.to_dict(call.project)
+    if call.resolved.tokenizer is not None:  # one on the Hub may have the template
+        call.resolved.chat_template_text()
     if call.take(ShowOptions).init:
         from forgather_core.model.initial_table import initial_table
 

@@ -16,7 +16,7 @@ from ..errors import DefinitionError
 from ..model.hf_config import config_json, eos_entry, generation_config_json
 from ..model.manifest import MANIFEST, FileRecord, Manifest, OptionRecord, record
 from ..settings.resolved_model import ResolvedModel
-from ..tokenizers.chat_templates import resolve_chat_template, turn_ends
+from ..tokenizers.chat_templates import turn_ends
 from ..tokenizers.lookup import (
     LoadedTokenizer,
     TokenizerFacts,
@@ -129,13 +129,7 @@ def plan_contents(resolved: ResolvedModel) -> Plan:
         with resolved.errors_at("tokenizer"):
             loaded = load_tokenizer(directory.tokenizer, base=resolved.base_of("tokenizer"))
         resolved = resolved.with_tokenizer(loaded.facts)
-    template = directory.chat_template
-    text = None
-    if template:
-        known = resolved.tokenizer.chat_templates if resolved.tokenizer is not None else {}
-        with resolved.errors_at("chat_template"):
-            text = resolve_chat_template(template, resolved.base_of("chat_template"), known)
-    plan = Plan(resolved, sources, loaded, text)
+    plan = Plan(resolved, sources, loaded, resolved.chat_template_text())
     if resolved.source_config is not None:
         check_source(definition, resolved.source_config)
     if directory.native:

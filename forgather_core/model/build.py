@@ -11,17 +11,15 @@ import torch
 from torch import nn
 
 from ..definitions import contracts
-from ..errors import BuildError, access_hint, first_line
+from ..errors import BuildError, ConfigurationError, access_hint, first_line
 from ..options.shared import BuildOptions
-from ..options.spec import did_you_mean
+from ..options.torch_names import device_parts
 from ..parts.table_init import find_rule
 from ..runtime.extras import install_hint
 from .code_cache import code_cache
 from .directory_errors import load_config, loading_errors
 from .dtypes import default_dtype, parse_dtype
 from .no_init import no_init_weights
-
-DEVICE_TYPES = ("meta", "cpu", "cuda", "mps")
 
 # Arguments: a configuration, and a function that builds its model on meta.
 BeforeBuild = Callable[[Any, Callable[[], nn.Module]], None]
@@ -40,18 +38,17 @@ def parse_device(text: str, *, real: bool = False) -> torch.device:
     Raises:
         BuildError: The name is invalid, or this machine has no such device.
     """
-    kind, _, index = text.partition(":")
-    kinds = DEVICE_TYPES[1:] if real else DEVICE_TYPES
+    try:
+        kind, index = device_parts(text, real=real)
+    except ConfigurationError as error:
+        raise error.at(BuildError, option="--device") from None
     use = "use cpu" if real else "use cpu or meta"
-    if kind not in kinds or (index and not index.isdigit()):
-        problem = f"must be {'' if real else 'meta, '}cpu, cuda, cuda:N or mps; got '{text}'"
-        raise BuildError(problem, option="--device", hint=did_you_mean(text, kinds))
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
             problem = f"'{text}': torch {torch.__version__} finds no CUDA device"
             raise BuildError(problem, option="--device", hint=use)
-        if index and int(index) >= count:
+        if index is not None and index >= count:
             hint = "use cuda:0" if count == 1 else f"use cuda:0 to cuda:{count - 1}"
             raise BuildError(f"'{text}' does not exist on this machine", option="--device", hint=hint)
     if kind == "mps" and not torch.backends.mps.is_available():

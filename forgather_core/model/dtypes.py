@@ -6,23 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import BuildError
-from ..options.spec import did_you_mean
+from ..errors import BuildError, ConfigurationError
+from ..options.torch_names import dtype_name
 
 if TYPE_CHECKING:
     import torch
-
-DTYPE_NAMES = ("float32", "bfloat16", "float16", "float64")
-_ALIASES = {
-    "bf16": "bfloat16",
-    "fp16": "float16",
-    "half": "float16",
-    "fp32": "float32",
-    "float": "float32",
-    "fp64": "float64",
-    "double": "float64",
-}
-_SHORT = ("bf16", "fp16", "fp32", "fp64")
 
 
 def parse_dtype(name: str) -> torch.dtype:
@@ -33,13 +21,10 @@ def parse_dtype(name: str) -> torch.dtype:
     """
     import torch
 
-    plain = name.strip().lower().removeprefix("torch.")
-    plain = _ALIASES.get(plain, plain)
-    if plain not in DTYPE_NAMES:
-        hint = did_you_mean(plain, (*DTYPE_NAMES, *_SHORT))
-        problem = f"must be one of {', '.join(DTYPE_NAMES)} (or {', '.join(_SHORT)}); got '{name}'"
-        raise BuildError(problem, option="--dtype", hint=hint)
-    dtype: torch.dtype = getattr(torch, plain)
+    try:
+        dtype: torch.dtype = getattr(torch, dtype_name(name))
+    except ConfigurationError as error:
+        raise error.at(BuildError, option="--dtype") from None
     return dtype
 
 

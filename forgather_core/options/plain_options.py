@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .scope import shared_option
 from .shared import DATASET_PROJECTS
+from .torch_names import device_parts, dtype_name
 
 _CHECKSUMS = "Compare every file with its recorded checksum"
 _CONFIG = "Dataset config name (default: the config named default, or the only one)"
@@ -62,7 +64,7 @@ class ConvertOptions:
 
     format: str | None = option(None, help="safetensors or bin (default: that of SRC)", metavar="FORMAT")
     dtype: str | None = option(
-        None, help="New dtype; it replaces the most common dtype of the checkpoint", metavar="DTYPE"
+        None, help="New dtype; it replaces the most common dtype of the checkpoint", metavar="DTYPE", check=dtype_name
     )
     keep: str | None = option(
         None, help="Regular expression for names of tensors that keep their dtype", metavar="PATTERN"
@@ -119,7 +121,10 @@ class InspectViewOptions:
 
 
 _DEVICE = option(
-    None, help="Device: cpu, cuda, cuda:N, mps (default: cuda or mps if available, else cpu)", metavar="DEVICE"
+    None,
+    help="Device: cpu, cuda, cuda:N, mps (default: cuda or mps if available, else cpu)",
+    metavar="DEVICE",
+    check=partial(device_parts, real=True),
 )
 
 
@@ -136,7 +141,9 @@ class SampleOptions:
     seed: int = option(0, help="Seed of the random sampling", metavar="N", ge=0, lt=2**63)
     chat: bool = option(False, help="Format each text as a user message with the chat template", negatable=False)
     device: str | None = _DEVICE
-    dtype: str | None = option(None, help="Dtype of the weights (default: that of the checkpoint)", metavar="DTYPE")
+    dtype: str | None = option(
+        None, help="Dtype of the weights (default: that of the checkpoint)", metavar="DTYPE", check=dtype_name
+    )
 
 
 @dataclass(kw_only=True)
@@ -155,4 +162,6 @@ class EvaluateOptions:
     sequence_length: int = option(512, help="Tokens per row; longer documents are cut", metavar="N", ge=2)
     batch_size: int = option(8, help="Rows per batch", metavar="N", ge=1)
     device: str | None = _DEVICE
-    dtype: str | None = option(None, help="Dtype of the weights (default: that of the checkpoint)", metavar="DTYPE")
+    dtype: str | None = option(
+        None, help="Dtype of the weights (default: that of the checkpoint)", metavar="DTYPE", check=dtype_name
+    )

@@ -71,6 +71,7 @@ class SharedOptionInfo(OptionInfo):
         required: The command line must set it.
         comma_separated: The value is one or more names: "a,b" in one text, or a list or tuple of names.
         helps: Help texts of commands in which the option or its default differs; they state the default.
+        check: Called with each value; raises ConfigurationError if it is invalid.
     """
 
     commands: tuple[str, ...] = MODEL_COMMANDS
@@ -79,6 +80,13 @@ class SharedOptionInfo(OptionInfo):
     required: bool = False
     comma_separated: bool = False
     helps: Mapping[str, str] = field(default_factory=dict)
+    check: Callable[[Any], object] | None = None
+
+    def complaint(self, value: Any) -> str | None:
+        """Return the bound that `value` violates; raise ConfigurationError if `check` refuses it."""
+        if self.check is not None and value is not None:
+            self.check(value)
+        return super().complaint(value)
 
 
 def shared_option(
@@ -90,6 +98,7 @@ def shared_option(
     required: bool = False,
     comma_separated: bool = False,
     helps: Mapping[str, str] | None = None,
+    check: Callable[[Any], object] | None = None,
     **info: Any,
 ) -> Any:
     """Declare a shared option.
@@ -102,6 +111,7 @@ def shared_option(
         required: See `SharedOptionInfo`.
         comma_separated: See `SharedOptionInfo`.
         helps: See `SharedOptionInfo`.
+        check: See `SharedOptionInfo`.
         **info: The fields of `OptionInfo`.
     """
     declared: OptionInfo = plain_option(default, **info).metadata[METADATA_KEY]
@@ -114,6 +124,7 @@ def shared_option(
         required=required,
         comma_separated=comma_separated,
         helps=helps or {},
+        check=check,
     )
     return dataclasses.field(default=default, metadata={METADATA_KEY: scoped})
 

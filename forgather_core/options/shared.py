@@ -23,6 +23,7 @@ from .scope import (
     WRITING_AND_SHOW,
 )
 from .scope import shared_option as option
+from .torch_names import device_parts, dtype_name
 
 DIRECTORY = "Model directory"
 BUILD = "Build"
@@ -81,6 +82,7 @@ class BuildOptions:
         group=BUILD,
         commands=BUILDING_SHOW_ESTIMATING,
         helps={"train": "Device to train on: cpu, cuda, cuda:N, mps (default: cuda or mps if available, else cpu)"},
+        check=device_parts,
     )
     dtype: str | None = option(
         None,
@@ -88,6 +90,7 @@ class BuildOptions:
         group=BUILD,
         metavar="DTYPE",
         commands=BUILDING_SHOW_ESTIMATING,
+        check=dtype_name,
     )
     no_init_weights: bool = option(
         False,

@@ -16,6 +16,7 @@ from ..errors import ConfigurationError, Place, TokenizerError
 from ..filesystem.printable import plain_copy
 from ..options.shared import BuildOptions, DirectoryOptions
 from ..options.spec import specs_of
+from ..tokenizers.chat_templates import resolve_chat_template
 from ..tokenizers.lookup import TokenizerFacts
 from .layers import Configuration
 
@@ -165,6 +166,18 @@ class ResolvedModel:
             if "file" not in place:
                 raise
             raise TokenizerError(**error.fields() | {"option": None}).at(**place) from None
+
+    def chat_template_text(self) -> str | None:
+        """Return the text of the chat template that the options name; None if they name none.
+
+        Raises:
+            TokenizerError: It does not exist, cannot be read, or is invalid.
+        """
+        if not self.directory.chat_template:
+            return None
+        own = self.tokenizer.chat_templates if self.tokenizer is not None else {}
+        with self.errors_at("chat_template"):
+            return resolve_chat_template(self.directory.chat_template, self.base_of("chat_template"), own)
 
     def to_dict(self, project: Path | None = None) -> dict[str, Any]:
         """Return the options with their origins as plain data, the report of `show`.

@@ -154,8 +154,7 @@ def test_values_are_completed(line: str, offered: list[str]) -> None:
 def test_completed_values_equal_the_valid_ones() -> None:
     from forgather_cli import completion
     from forgather_core.checks import CHECKS
-    from forgather_core.model.build import DEVICE_TYPES
-    from forgather_core.model.dtypes import DTYPE_NAMES
+    from forgather_core.options.torch_names import DEVICE_TYPES, DTYPE_NAMES
 
     assert completion.DEVICES == DEVICE_TYPES
     assert completion.DTYPES == DTYPE_NAMES

@@ -46,6 +46,10 @@ OF_LLAMA = [
     ("--model-name a/b show", "'a/b' is not a valid directory name: use a name without .* path with --output-dir"),
     ("--model-name ${nope} show", "--model-name: Interpolation key 'nope' not found"),
     ("--tokenizer nope show", r"--tokenizer: 'nope' does not exist: use a shipped one \(bpe-2k"),
+    ("--chat-template nope show", "--chat-template: 'nope' is neither a file, a shipped template nor a template of"),
+    ("--dtype float99 show", r"--dtype must be one of float32, .*; got 'float99'\. Did you mean 'float64'\?"),
+    ("--device gpu9 show", "--device must be meta, cpu, cuda, cuda:N or mps; got 'gpu9'"),
+    ("--device gpu9 estimate", "--device must be meta, cpu, cuda, cuda:N or mps; got 'gpu9'"),
     # rules between options
     ("--num-attention-heads 3 show", r"--num-attention-heads must divide hidden_size \(256\), got 3"),
     ("--num-key-value-heads 3 show", r"--num-key-value-heads must divide num_attention_heads \(4\), got 3"),
