@@ -79,7 +79,9 @@ def python(tmp_path: Path, environment: dict[str, str], server: ForkServer) -> R
     return run
 
 
-def run_in(place: Path, server: ForkServer | None = None, **environment: str) -> Callable[..., None]:
+def run_in(
+    place: Path, server: ForkServer | None = None, **environment: str
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run this Python with arguments in a directory that several tests share, on the CPU; fail if it fails.
 
     With a server, in a fork of it; without one, in a new process.
@@ -88,7 +90,7 @@ def run_in(place: Path, server: ForkServer | None = None, **environment: str) ->
         os.environ | {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
     )
 
-    def run(*arguments: str) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         done: subprocess.CompletedProcess[str]
         if server is not None:
             done = server.run(arguments, cwd=place, environment=environment)
@@ -103,5 +105,6 @@ def run_in(place: Path, server: ForkServer | None = None, **environment: str) ->
                 timeout=300,
             )
         assert done.returncode == 0, done.stdout + done.stderr
+        return done
 
     return run

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.fork_server import ForkServer
+from tests.support.processes import free_port
+
+from .conftest import run_in
 
 pytestmark = pytest.mark.slow
 
@@ -23,32 +22,12 @@ MODEL = (
 RUN = ("train", "--dataset-project", "texts", "--tokens", "4k", "--sequence-length", "32", "--lr", "1e-2")
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
 def run(
     place: Path, launcher: tuple[str, ...], name: str, *options: str, server: ForkServer | None = None
 ) -> dict[str, Any]:
     """Train with a launcher, in a fork of a server or in a new process, and return the report."""
     command = ["-m", *launcher, *MODEL, "--output-dir", name, *RUN, *options]
-    environment = os.environ | {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    if server is not None:
-        done = server.run(command, cwd=place, environment=environment)
-    else:
-        done = subprocess.run(
-            [sys.executable, *command],
-            cwd=place,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-    assert done.returncode == 0, done.stderr
+    done = run_in(place, server, OMP_NUM_THREADS="1")(*command)
     # Only one process reports.
     assert done.stdout.count("Training of llama_4m") == 1
     assert done.stderr.count("step 8: loss") == 1

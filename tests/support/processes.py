@@ -42,6 +42,14 @@ sys.exit(failed)
 """
 
 
+def free_port() -> int:
+    """Return a port on which nothing listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
 def run_ranks(
     server: ForkServer, script: Path, *arguments: str, cwd: Path, environment: Mapping[str, str], size: int = 2
 ) -> subprocess.CompletedProcess[str]:
@@ -55,8 +63,5 @@ def run_ranks(
         environment: The environment, to which the variables of torchrun are added.
         size: Number of processes.
     """
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    command = ("-c", RANKS.replace("SECONDS", "240"), str(size), port, str(script), *arguments)
+    command = ("-c", RANKS.replace("SECONDS", "240"), str(size), str(free_port()), str(script), *arguments)
     return server.run(command, cwd=cwd, environment=environment)
