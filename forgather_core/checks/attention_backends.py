@@ -8,7 +8,6 @@ without compilation, which is slow. Its masks and biases are the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check
 from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks
-from .shared.implementations import forward_implementations, uncompiled
+from .shared.implementations import forward_implementations, uncompiled_flex
 from .shared.inputs import packed_rows, padded_labels, padded_rows, real_positions
 from .shared.model_under_test import ModelUnderTest
 from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
@@ -36,7 +35,7 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
     for attention in names:
         if attention == "eager":
             continue
-        with uncompiled() if attention == "flex_attention" else nullcontext():
+        with uncompiled_flex(attention):
             found = _logits(subject, subject.randomized_model(attention=attention))
         for what, logits in found.items():
             yield compare(f"{attention}, {what}", logits, expected[what], tolerance)

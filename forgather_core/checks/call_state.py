@@ -8,14 +8,13 @@ tensors are counted after calls with new lengths: a cache with an entry for each
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..definitions.check import Measured, check, expect
-from .shared.implementations import forward_implementations, uncompiled
+from .shared.implementations import forward_implementations, uncompiled_flex
 from .shared.inputs import padded_labels, padded_rows, real_positions
 from .shared.model_under_test import FLEX, ModelUnderTest
 from .shared.process_state import LiveTensors, Snapshot, attribute_of
@@ -34,7 +33,7 @@ def call_state(subject: ModelUnderTest) -> Iterator[Measured]:
     """A call does not change its arguments, the model, global settings, or the results and memory of later calls."""
     with LiveTensors() as live:
         for attention in forward_implementations(subject):
-            with uncompiled() if attention == FLEX else nullcontext():
+            with uncompiled_flex(attention):
                 model = subject.randomized_model(attention=attention, **subject.no_dropout)
                 calls = calls_of(subject, attention)
                 yield from _check_calls(subject, model, attention, calls)

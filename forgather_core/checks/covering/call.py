@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...training.loss import can_skip_logits
 from ..shared.cached_forward import token_arguments
-from ..shared.implementations import uncompiled
+from ..shared.implementations import uncompiled_flex
 from ..shared.tolerance import gradients_of
 from .arguments import (
     attention_mask,
@@ -83,7 +83,7 @@ def call(model: Any, case: Case, layout: Layout, *, windows: tuple[int | None, .
         prepared(model, case),
         _GRADIENT_MODES[case["gradients"]](),
         torch.autocast("cpu", DTYPES[low]) if autocast else nullcontext(),
-        uncompiled() if case["attention"] == "flex_attention" else nullcontext(),
+        uncompiled_flex(case["attention"]),
         _compiled(model) if case["compile"] == "on" else nullcontext(model) as function,
     ):
         if case["chunks"] == "whole":

@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from ...model.randomize import randomize_weights
-from ..shared.implementations import uncompiled
+from ..shared.implementations import uncompiled_flex
 from ..shared.meta_initialization import initialized_after_meta
-from ..shared.model_under_test import FLEX, ModelUnderTest
+from ..shared.model_under_test import ModelUnderTest
 from ..shared.other_values import values_of_equal_shapes
 from ..shared.position_encoding import switching_length
 from .factors import POSITIONS, Case
@@ -116,7 +115,7 @@ class Models:
     @torch.no_grad()
     def _call(self, model: Any) -> None:
         length = min(_LONG, getattr(self.subject.text_config, "max_position_embeddings", None) or _LONG)
-        with uncompiled() if model.config._attn_implementation == FLEX else nullcontext():
+        with uncompiled_flex(model.config._attn_implementation):
             model.eval()(self.subject.tokens(1, length))
 
 

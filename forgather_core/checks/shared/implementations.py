@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -37,6 +37,11 @@ def uncompiled() -> Iterator[None]:
     with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
         warnings.simplefilter("ignore")  # torch warns that this is slow
         yield
+
+
+def uncompiled_flex(attention: str) -> AbstractContextManager[None]:
+    """Return `uncompiled()` for flex_attention, and a context that does nothing for other implementations."""
+    return uncompiled() if attention == FLEX else nullcontext()
 
 
 def require_dropout(subject: ModelUnderTest) -> None:
