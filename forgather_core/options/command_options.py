@@ -23,7 +23,7 @@ _OPTIMIZER: dict[str, Any] = {
 }
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class TrainingStepOptions:
     """Options of a training step, which `test` runs and `estimate` estimates."""
 
@@ -46,7 +46,7 @@ class TrainingStepOptions:
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class TestOptions(TrainingStepOptions):
     """Options of `test`."""
 
@@ -85,7 +85,7 @@ class TestOptions(TrainingStepOptions):
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class EstimateOptions(TrainingStepOptions):
     """Options of `estimate` and `compare`."""
 
@@ -125,7 +125,7 @@ class EstimateOptions(TrainingStepOptions):
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class VerifyOptions:
     """Options of `verify`."""
 
@@ -181,7 +181,7 @@ class VerifyOptions:
     list: bool = option(False, help="List the checks", group=VERIFY, negatable=False, commands=("verify",))
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class ShowOptions:
     """Options of `show`."""
 

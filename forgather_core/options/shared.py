@@ -35,7 +35,7 @@ DATASET_PROJECTS = "stdlib (built in), a directory of YAML configurations, or te
 AttentionImplementation = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class DirectoryOptions:
     """Options of the model directory, in addition to those of the definition."""
 
@@ -72,7 +72,7 @@ class DirectoryOptions:
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class BuildOptions:
     """Options that determine how the model is built from its directory."""
 
@@ -164,7 +164,7 @@ class BuildOptions:
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class RunOptions:
     """Options of a single run, accepted on the command line only."""
 
@@ -196,14 +196,14 @@ class RunOptions:
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class JsonOptions:
     """The `--json` option of every command."""
 
     json: bool = option(False, help="Print the report as JSON", group=OUTPUT, negatable=False)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class OutputOptions(JsonOptions):
     """Options of the output of a report."""
 

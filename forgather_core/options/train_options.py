@@ -16,7 +16,7 @@ RUN = "Training run"
 _TRAIN = ("train",)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class TrainOptions(TrainingStepOptions):
     """Options of `train`."""
 

@@ -1,6 +1,7 @@
 """Groups of options that several definitions share. A definition's options class inherits groups, in reverse order.
 
-Standard library only, like every options file: `--help` and the YAML schema read them without torch.
+Standard library only, like every options file: `--help` and the YAML schema read them without torch. Groups are only
+inherited, and the classes that inherit them generate the methods of a dataclass: here they would cost start-up time.
 """
 
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ class OptionGroup:
         yield from ()
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class DecoderOptions(OptionGroup):
     """Options of every decoder. The default sizes are those of Llama 2 7B (arXiv:2307.09288)."""
 
@@ -42,7 +43,7 @@ class DecoderOptions(OptionGroup):
     vocab_size: int | None = option(None, help="Size of the vocabulary (from the tokenizer unless set)", ge=1)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class HeadOptions(DecoderOptions):
     """Multi-head attention with heads of size hidden_size / num_attention_heads."""
 
@@ -60,7 +61,7 @@ class HeadOptions(DecoderOptions):
         return super().unsupported_attention() | flash_limit("head_dim", self.hidden_size // self.num_attention_heads)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class GroupedHeadOptions(DecoderOptions):
     """Grouped-query attention (arXiv:2305.13245) with heads of any size."""
 
@@ -92,21 +93,21 @@ class GroupedHeadOptions(DecoderOptions):
         return super().unsupported_attention() | flash_limit("head_dim", self.derived()["head_dim"])
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class RMSNormOptions(OptionGroup):
     """Root mean square layer normalization."""
 
     rms_norm_eps: float = option(1e-5, help="RMS Norm eps", gt=0)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class WindowOptions(OptionGroup):
     """Sliding window attention."""
 
     sliding_window: int | None = option(None, help="Sliding window size. 'null' for disabled", ge=2)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class DropoutOptions(OptionGroup):
     """Dropout, except that of attention."""
 
@@ -114,7 +115,7 @@ class DropoutOptions(OptionGroup):
     layer_dropout: float = option(0.0, help="Dropout probability of the residual branches", ge=0, lt=1)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class AlibiOptions(OptionGroup):
     """Linear biases (arXiv:2108.12409)."""
 

@@ -24,7 +24,7 @@ ROPE_TYPES: dict[str, tuple[set[str], set[str]]] = {
 }
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class RopeOptions(OptionGroup):
     """Rotary positions (arXiv:2104.09864), with transformers' scaled variants."""
 
