@@ -81,9 +81,8 @@ def project_configurations(ctx: typer.Context, incomplete: str) -> list[str]:
     from forgather_core.data.projects import configuration_files
     from forgather_core.errors import DataError
 
-    from .bridge.session import Session
-
-    given = Session.of(ctx).given.get("dataset_project")
+    session = ctx.find_root().meta.get("forgather")  # only the commands of models have one
+    given = session.given.get("dataset_project") if session is not None else None
     project = ctx.params.get("project") or getattr(ctx.params.get("dataset_project"), "value", None) or given
     project = project or ctx.params.get("dataset_project") or _first_argument(ctx)
     try:

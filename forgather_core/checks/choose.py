@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..definitions.check import Check
-from ..deprecated import warn_renamed
 from ..errors import CheckError
+from ..options.aliases import warn_renamed_option
 from ..options.spec import did_you_mean
+from .call_agreement import call_agreement, requested_case
+from .known import known_checks
 from .shared.scope import Scope
 
 if TYPE_CHECKING:
@@ -44,9 +46,6 @@ def requested_checks(
     Raises:
         CheckError: A check or case does not exist, or an option has no effect on the selected checks.
     """
-    from .call_agreement import call_agreement, requested_case
-    from .known import known_checks
-
     names = options.checks.split(",") if options.checks is not None else []
     if options.case is not None:
         requested_case(options.case)
@@ -73,7 +72,7 @@ def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = 
 
     Args:
         checks: The available checks.
-        names: The names to choose; an empty sequence chooses all. Old names work, with a DeprecationWarning.
+        names: The names to choose; an empty sequence chooses all. Old names work, with a `RenamedOptionWarning`.
         quick: Skip slow checks, unless `names` lists them.
 
     Raises:
@@ -83,7 +82,7 @@ def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = 
     names = [_current_name(name, known) for name in names]
     for name in names:
         if name not in known:
-            hint = did_you_mean(name, known) or "list them: forgather model verify --list"
+            hint = did_you_mean(name, known) or "list them with 'forgather model verify --list'"
             raise CheckError(f"there is no check '{name}'", option="--checks", hint=hint)
     return [check for name, check in known.items() if (name in names if names else check.quick or not quick)]
 
@@ -92,5 +91,5 @@ def _current_name(name: str, known: Mapping[str, Check]) -> str:
     new = OLD_CHECK_NAMES.get(name, name)
     if name in known or new not in known:  # a plugin's check may have an old name
         return name
-    warn_renamed(f"the check name '{name}'", f"'{new}'", stacklevel=3)
+    warn_renamed_option(f"'{new}'", option=f"the check name '{name}'")
     return new

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ..definitions.check import Check
 from ..definitions.registry import Registry, registry
 from ..errors import DefinitionError
-from . import CHECKS
+from .own_checks import CHECKS
 
 
 def known_checks(plugins: Registry | None = None, *, on_broken: Callable[[str], object] = warnings.warn) -> list[Check]:

@@ -104,8 +104,8 @@ class Registry:
 
     def _definitions_of(self, module: Any, name: str) -> dict[str, ModelDefinition]:
         if not self._manager.is_registered(module):  # two entry points may refer to the same module
+            self._refuse_unknown_hooks(module, name)
             self._manager.register(module, name=name)
-            self._manager.check_pending()
         others = [other for other in self._manager.get_plugins() if other is not module]
         results = self._manager.subset_hook_caller("forgather_models", others)()
         if not results:
@@ -117,6 +117,13 @@ class Registry:
                 raise DefinitionError(f"it provides two definitions named '{definition.name}'", hint="rename one")
             found[definition.name] = definition
         return found
+
+    def _refuse_unknown_hooks(self, module: Any, name: str) -> None:
+        hooks = [hook for hook in vars(ForgatherHooks) if not hook.startswith("_")]
+        for function in sorted(vars(module)):
+            if self._manager.parse_hookimpl_opts(module, function) is not None and function not in hooks:
+                hint = did_you_mean(function, hooks) or use_one_of(hooks)
+                raise DefinitionError(f"there is no hook '{function}'", hint=hint)
 
     def _refuse_duplicates(self, plugin: Plugin) -> None:
         for name in plugin.definitions.keys() & self.plugins.keys():

@@ -1,5 +1,6 @@
 """Base class of decoder configurations."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -79,10 +80,22 @@ class DecoderConfig(PreTrainedConfig):
             rope.pop("type", None)  # former name of rope_type; transformers keeps both
             if original_length is not None and ORIGINAL_LENGTH in rope:  # set by transformers for types that use it
                 rope[ORIGINAL_LENGTH] = original_length
-        for name, sentence in getattr(self, "problems", tuple)():
+        for name, sentence in self.problems():
             raise ValueError(f"{name}: {sentence}")
-        for name, value in getattr(self, "derived", dict)().items():
+        for name, value in self.derived().items():
             setattr(self, name, value)
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield the violated constraints between options, as (option, sentence); none by default."""
+        return ()
+
+    def derived(self) -> dict[str, Any]:
+        """Return derived values for options that are null, by name; none by default."""
+        return {}
+
+    def unsupported_attention(self) -> dict[str, str]:
+        """Return the attention implementations that cannot compute the model: name -> reason; none by default."""
+        return {}
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:

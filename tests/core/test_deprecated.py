@@ -15,6 +15,7 @@ from forgather_core.reference import Reference
 
 CHECK = "forgather_core.definitions.check"
 REFERENCE, SUBJECT = "forgather_core.reference", "forgather_core.checks.shared.model_under_test"
+PARTS = "forgather_core.parts"
 RENAMED = [
     ("forgather_core.errors", "TrialError", "forgather_core.errors", "TrainingCheckError"),
     ("forgather_core.checks", "Subject", "forgather_core.checks", "ModelUnderTest"),
@@ -30,6 +31,14 @@ RENAMED = [
     ("forgather_core.checks.subject", "Subject", SUBJECT, "ModelUnderTest"),
     ("forgather_core.checks.subject", "strengthen", SUBJECT, "randomize_weights"),
     ("forgather_core.checks.subject", "LENGTH", SUBJECT, "LENGTH"),
+    ("forgather_core.definition", "ModelDefinition", "forgather_core.definitions.definition", "ModelDefinition"),
+    ("forgather_core.hookspecs", "hookimpl", "forgather_core.definitions.hookspecs", "hookimpl"),
+    (f"{PARTS}.caches", "the_cache", f"{PARTS}.caches", "resolve_cache"),
+    (f"{PARTS}.linear_cross_entropy", "MOST_PARTS", f"{PARTS}.linear_cross_entropy", "MAX_CHUNKS"),
+    (f"{PARTS}.rope", "RopeNumbers", f"{PARTS}.rope", "RopeConfig"),
+    (f"{PARTS}.rope", "SCALED_FROM_A_LENGTH", f"{PARTS}.rope", "USES_ORIGINAL_LENGTH"),
+    (f"{PARTS}.table_init", "initialise_module", f"{PARTS}.table_init", "initialize_module"),
+    (f"{PARTS}.weight_pieces", "FEW", f"{PARTS}.weight_pieces", "MIN_THREADED"),
     (REFERENCE, "Spread", REFERENCE, "InitStd"),
     (REFERENCE, "gated", REFERENCE, "glu"),
     (REFERENCE, "llama_spreads", REFERENCE, "llama_init_std"),
@@ -99,7 +108,7 @@ def test_old_check_names_are_not_present_ones() -> None:
 
 @pytest.mark.parametrize(("old", "new"), OLD_CHECK_NAMES.items())
 def test_check_names(old: str, new: str) -> None:
-    with pytest.warns(DeprecationWarning, match=f"^the check name '{old}' is deprecated: use '{new}'$"):
+    with pytest.warns(DeprecationWarning, match=f"^the check name '{old}' is now '{new}'$"):
         (found,) = choose(CHECKS, [old])
     assert found.name == new
 

@@ -24,8 +24,8 @@ from ...model.directory_errors import load_config
 from ...model.manifest import MANIFEST, read_manifest
 from ...model.randomize import randomize_weights
 from ...model.shrink import Keep, shrunk
-from ...option import METADATA_KEY
 from ...options.shared import AttentionImplementation
+from .option_fields import derived_fields
 from .scope import DEFAULT_SCOPE, Scope
 
 if TYPE_CHECKING:
@@ -187,18 +187,7 @@ class ModelUnderTest:
 
     def underived(self) -> dict[str, Any]:
         """Return the changes that make `constructed` recompute the fields that are derived from options."""
-        from transformers import PreTrainedConfig
-
-        fields = {name: field for name, field in self._config_class.__dataclass_fields__.items() if field.init}
-        if not any(METADATA_KEY in field.metadata for field in fields.values()):
-            return {}
-        own = {name: field for name, field in fields.items() if name not in PreTrainedConfig.__dataclass_fields__}
-        not_derived = ("_token_id", "vocab_size", "max_position_embeddings")
-        return {
-            name: None
-            for name, field in own.items()
-            if METADATA_KEY not in field.metadata and field.default is None and not name.endswith(not_derived)
-        }
+        return dict.fromkeys(derived_fields(self._config_class))
 
     def fresh_model_of(self, config: Any, *, seed: int | None = None, attention: str | None = None) -> Any:
         """Build a float32 model with initial weights, in training mode.

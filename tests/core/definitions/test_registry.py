@@ -35,7 +35,8 @@ def test_every_attribute_of_a_configuration_is_reserved_or_may_be_an_option() ->
     from forgather_core.parts.decoder_config import DecoderConfig
 
     names = {*dir(DecoderConfig), *(field.name for field in dataclasses.fields(DecoderConfig))}
-    allowed = {"vocab_size", "max_position_embeddings", "use_cache"}
+    methods = {"derived", "problems", "unsupported_attention"}  # of options classes; `check_options` refuses options
+    allowed = {"vocab_size", "max_position_embeddings", "use_cache", *methods}
     assert {name for name in names if name[0] != "_"} - allowed - FOLDED_INTO_ROPE <= RESERVED
 
 
@@ -96,6 +97,13 @@ def test_a_plugin_may_provide_several_definitions(make_registry: MakeRegistry) -
     )
     assert registry.definition("b").name == "b"
     assert list(registry.names()) == ["a", "b"]
+
+
+def test_a_misspelt_hook_gets_a_hint(make_registry: MakeRegistry) -> None:
+    registry = make_registry(bad=MISSPELT)
+    registry.load_all()
+    expected = "there is no hook 'forgather_modelz'. Did you mean 'forgather_models'?"
+    assert registry.plugins["bad"].error == expected
 
 
 def test_unknown_names_get_a_hint(make_registry: MakeRegistry) -> None:
