@@ -1,47 +1,87 @@
-"""Attention backends: eager, sdpa and flex_attention compute the same model.
+"""Attention backends: eager, sdpa, flex_attention and flash attention compute the same model.
 
 eager is the reference. The logits of the others must equal its logits with every kind of mask (causal, sliding window,
 padding, packed documents, with a cache), and the gradients of sdpa must equal its gradients. flex_attention runs
-without compilation, which is slow. Its masks and biases are the same.
+without compilation, which is slow. Its masks and biases are the same. Flash attention requires a GPU: its functions run
+in plain torch, and receive the arguments that they receive there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..definitions import contracts
 from ..definitions.check import DoesNotApply, Measured, check
 from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks
 from .shared.implementations import forward_implementations, uncompiled_flex
 from .shared.inputs import packed_rows, padded_labels, padded_rows, real_positions
 from .shared.model_under_test import ModelUnderTest
+from .shared.plain_flash import FLASH, plain_flash
 from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
+
+PACKED, PADDED_DOCUMENTS = "packed documents", "packed documents, padding on the right"
 
 
 @check("attention-backends", cause="a mask, bias or scaling that one implementation does not receive")
 def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
     """Every attention implementation gives the same logits and gradients as eager, with every kind of mask."""
     names = forward_implementations(subject)
+    if "eager" in names and _supports_flash(subject):
+        names.append(FLASH)
     if "eager" not in names or len(names) < 2:
         available = ", ".join(names) or "none"
         raise DoesNotApply(f"the comparison requires eager and another implementation; available: {available}")
-    model = subject.randomized_model(attention="eager")
-    tolerance = rounding(model)
-    expected = _logits(subject, model)
+    with _model(subject, "eager") as model:
+        tolerance = rounding(model)
+        expected = _logits(subject, model)
     gradients = _gradients(subject, "eager")
     for attention in names:
         if attention == "eager":
             continue
-        with uncompiled_flex(attention):
-            found = _logits(subject, subject.randomized_model(attention=attention))
-        for what, logits in found.items():
-            yield compare(f"{attention}, {what}", logits, expected[what], tolerance)
+        with uncompiled_flex(attention), _model(subject, attention) as model:
+            found = _logits(subject, model)
+        for what in _cases(subject, attention, expected):
+            yield compare(f"{attention}, {what}", found[what], expected[what], tolerance)
         if attention != "flex_attention":  # it has no backward pass on CPU
-            for what, one in _gradients(subject, attention).items():
-                yield compare_gradients(f"{attention}, {what}, gradients", one, gradients[what], tolerance)
+            found_gradients = _gradients(subject, attention)
+            for what in _cases(subject, attention, gradients):
+                name = f"{attention}, {what}, gradients"
+                yield compare_gradients(name, found_gradients[what], gradients[what], tolerance)
+
+
+def _supports_flash(subject: ModelUnderTest) -> bool:
+    """Return whether the model supports flash attention, and reads its implementation at each call."""
+    model: Any = type(subject.on_meta())
+    can_exchange = getattr(model, "_can_set_attn_implementation", None)
+    return (
+        getattr(model, "_supports_flash_attn", False)
+        and FLASH not in contracts.unsupported_attention(subject.config())
+        and (can_exchange is None or can_exchange())
+    )
+
+
+@contextmanager
+def _model(subject: ModelUnderTest, attention: str, **changes: Any) -> Iterator[Any]:
+    """Provide the model with an attention implementation."""
+    if attention != FLASH:
+        yield subject.randomized_model(attention=attention, **changes)
+        return
+    with plain_flash(subject.randomized_model(attention="eager", **changes)) as model:
+        yield model
+
+
+def _cases(subject: ModelUnderTest, attention: str, cases: Iterable[str]) -> list[str]:
+    """Return the cases that an implementation supports.
+
+    transformers detects packing only without a mask, and for flash attention only in batches of one row.
+    """
+    unsupported = {PADDED_DOCUMENTS} | ({PACKED} if attention == FLASH else set()) if subject.is_builtin else set()
+    return [what for what in cases if what not in unsupported]
 
 
 @torch.no_grad()
@@ -54,24 +94,33 @@ def _logits(subject: ModelUnderTest, model: Any) -> dict[str, Tensor]:
         ids, mask = padded_rows(subject, side)
         logits = model(ids, attention_mask=mask, position_ids=real_positions(mask)).logits
         found[f"padding on the {side}"] = torch.where(mask.bool()[..., None], logits, 0.0)
-    documents, position_ids = packed_rows(subject)
-    found["packed documents"] = model(documents, position_ids=position_ids, use_cache=False).logits
+    ids, mask = padded_rows(subject, "left")
+    cache = empty_cache("dynamic", model)
+    logits, _ = forward_in_chunks(model, ids, UNEQUAL, cache, mask, position_ids=real_positions(mask))
+    found["padding on the left, with a cache, in unequal chunks"] = torch.where(mask.bool()[..., None], logits, 0.0)
     found["with a cache, in unequal chunks"], _ = forward_in_chunks(model, text, UNEQUAL, empty_cache("dynamic", model))
+    documents, position_ids = packed_rows(subject)
+    found[PACKED] = model(documents, position_ids=position_ids, use_cache=False).logits
+    mask = torch.ones_like(documents)
+    mask[0, -4:], mask[1, -1:] = 0, 0  # the end of the last document
+    logits = model(documents, attention_mask=mask, position_ids=position_ids, use_cache=False).logits
+    found[PADDED_DOCUMENTS] = torch.where(mask.bool()[..., None], logits, 0.0)
     return found
 
 
 def _gradients(subject: ModelUnderTest, attention: str) -> dict[str, dict[str, Tensor]]:
-    model = subject.randomized_model(attention=attention, **subject.no_dropout).train()
     text, (documents, position_ids) = subject.tokens(2), packed_rows(subject)
     ids, mask = padded_rows(subject, "left")
     cases: dict[str, dict[str, Tensor]] = {
         "no mask": {"input_ids": text, "labels": text},
         "padding": {"input_ids": ids, "attention_mask": mask, "labels": padded_labels(ids, mask)},
-        "packed documents": {"input_ids": documents, "position_ids": position_ids, "labels": documents},
+        PACKED: {"input_ids": documents, "position_ids": position_ids, "labels": documents},
     }
     found = {}
-    for what, inputs in cases.items():
-        model.zero_grad()
-        model(**inputs, use_cache=False).loss.backward()
-        found[what] = gradients_of(model)
+    with _model(subject, attention, **subject.no_dropout) as model:
+        model.train()
+        for what, inputs in cases.items():
+            model.zero_grad()
+            model(**inputs, use_cache=False).loss.backward()
+            found[what] = gradients_of(model)
     return found

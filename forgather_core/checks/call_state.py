@@ -37,14 +37,16 @@ def call_state(subject: ModelUnderTest) -> Iterator[Measured]:
                 model = subject.randomized_model(attention=attention, **subject.no_dropout)
                 calls = calls_of(subject, attention)
                 yield from _check_calls(subject, model, attention, calls)
-                yield from _check_arguments(subject, model, attention)
+                yield from _check_arguments(subject, attention)
                 if subject.no_dropout and attention != FLEX:
                     yield _check_evaluation_with_dropout(subject, attention)
                 yield from _check_memory(subject, model, attention, live)
 
 
-def _check_arguments(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:
-    """Check that the tensors that a caller passes keep their values, in evaluation and in training."""
+def _check_arguments(subject: ModelUnderTest, attention: str) -> Iterator[Measured]:
+    """Check that the tensors that a caller passes keep their values, in evaluation and in training with dropout."""
+    options: dict[str, Any] = dict.fromkeys(subject.no_dropout, 0.0 if attention == FLEX else DROPOUT)
+    model = subject.randomized_model(attention=attention, **options)
     ids, mask = padded_rows(subject, "left")
     more = {"attention_mask": mask, "position_ids": real_positions(mask), "labels": padded_labels(ids, mask)}
     inputs = {"input_ids": ids}, {"inputs_embeds": model.get_input_embeddings()(ids).detach()}
@@ -62,7 +64,6 @@ def _check_arguments(subject: ModelUnderTest, model: Any, attention: str) -> Ite
             what = f"{attention}, {'training' if training else 'evaluation'} with {next(iter(first))}"
             failure = f"{what} changes the caller's {', '.join(changed)}"
             yield expect(f"{what}: the arguments keep their values", not changed, failure=failure)
-    model.eval()
 
 
 def _check_calls(subject: ModelUnderTest, model: Any, attention: str, calls: Mapping[str, Call]) -> Iterator[Measured]:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..definitions import contracts
 from ..definitions.check import Measured, check, expect
 from ..errors import first_line
 from ..filesystem.strict_json import read_object
@@ -47,6 +48,7 @@ def config_fields(subject: ModelUnderTest) -> Iterator[Measured]:
             yield from _check_extra(extended)
         if subject.made_by_forgather:
             yield from _check_older_rope_fields(subject)
+            yield _check_callers_values(subject)
         for name, values in _values(subject):
             for value in values:
                 try:
@@ -58,6 +60,7 @@ def config_fields(subject: ModelUnderTest) -> Iterator[Measured]:
                 loaded = yield from _check_config(what, config, store, name)
                 if loaded is not None:
                     yield from _check_model(what, subject, observed, loaded)
+                yield from _check_native_form(what, name, config, store)
                 break
 
 
@@ -129,6 +132,23 @@ def _check_config(what: str, config: Any, store: _Store, name: str | None = None
     return loaded
 
 
+def _check_native_form(what: str, name: str, config: Any, store: _Store) -> Iterator[Measured]:
+    """Check that a field survives in a config.json for transformers' own class, if there is an equivalent one."""
+    native_type = contracts.native_model_type(config)
+    if native_type is None or any(contracts.native_problems(config)):
+        return
+    native = copy.deepcopy(config)
+    native.native = True
+    try:
+        native.save_pretrained(store.directory)
+        found = getattr(type(config).from_pretrained(store.directory), name)
+        failure = f"{what}, a config.json of '{native_type}': {_changes({name: getattr(config, name)}, {name: found})}"
+        holds = found == getattr(config, name)
+    except Exception as error:  # the configuration's own code may raise any exception
+        failure, holds = f"{what}, a config.json of '{native_type}': {type(error).__name__}: {first_line(error)}", False
+    yield expect(f"{what}, a config.json of '{native_type}'", holds, failure=failure)
+
+
 def _check_extra(loaded: Any) -> Iterator[Measured]:
     for name, value in EXTRA.items():
         found = getattr(loaded, name, None)
@@ -151,6 +171,22 @@ def _check_older_rope_fields(subject: ModelUnderTest) -> Iterator[Measured]:
         found = subject.constructed(former, without=("rope_parameters",)).rope_parameters
         changed = _changes(expected, {name: found.get(name, _ABSENT) for name in expected})
         yield expect(f"{what} is in rope_parameters", not changed, failure=f"{what} is ignored: {changed}")
+
+
+def _check_callers_values(subject: ModelUnderTest) -> Measured:
+    """Check that a configuration copies the mappings and lists that a caller passes, and does not change them."""
+    config = subject.config()
+    options = {option.name for option in options_of(config)}
+    content = {name: value for name, value in read_object(subject.workdir / "config.json").items() if name in options}
+    before = copy.deepcopy(content)
+    made = type(config)(**content)
+    changed = _changes(before, content)
+    shared = [n for n, value in content.items() if isinstance(value, (dict, list)) and getattr(made, n) is value]
+    failure = f"the configuration changes its arguments: {changed}" if changed else None
+    failure = failure or f"the configuration shares {', '.join(shared)} with the caller, who may change it"
+    return expect(
+        "the configuration copies mappings and lists of the caller", not changed and not shared, failure=failure
+    )
 
 
 Observation = tuple[dict[str, Tensor], Tensor, Tensor]

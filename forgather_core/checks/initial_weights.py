@@ -63,6 +63,7 @@ def _check_model(way: str, model: Any) -> Iterator[Measured]:
             continue
         yield from _compare_with_rule(f"{way}: {kind}", rules, list(parameters.values()))
     yield from _check_padding(way, model)
+    yield _check_different(way, model)
 
 
 def _compare_with_rule(what: str, rules: list[Any], parameters: list[nn.Parameter]) -> Iterator[Measured]:
@@ -104,8 +105,16 @@ def _check_random(what: str, parameters: dict[str, nn.Parameter]) -> Iterator[Me
     yield expect(f"{what}: is random", not constant, next(iter(constant), None))
 
 
+def _check_different(way: str, model: nn.Module) -> Measured:
+    """Check that no two random matrices of one shape are equal."""
+    drawn = [(name, p.detach()) for name, p in model.named_parameters() if p.dim() >= 2 and p.std() > 0]
+    pairs = ((a, b) for i, a in enumerate(drawn) for b in drawn[:i] if a[1].shape == b[1].shape)
+    equal = next((f"{one[0]} and {two[0]}" for one, two in pairs if torch.equal(one[1], two[1])), None)
+    return expect(f"{way}: no two weights are equal", equal is None, equal)
+
+
 def _check_rows(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Check that no row of a random embedding is constant, except that of padding.
+    """Check that no row of a random embedding is constant, except that of padding, and that no two are equal.
 
     Weights may be drawn in pieces, so the embedding has more elements than a piece.
     """
@@ -119,6 +128,9 @@ def _check_rows(subject: ModelUnderTest) -> Iterator[Measured]:
             rows = [row for row in constant if row != module.padding_idx]
             failure = f"{name}: {len(rows)} of {len(module.weight)} rows are constant, such as {rows[:3]}"
             yield expect(f"{name}: no row is constant, except padding", not rows, failure=failure)
+            repeated = len(module.weight) - len(torch.unique(module.weight.detach(), dim=0))
+            failure = f"{name}: {repeated} of {len(module.weight)} rows are equal to another row"
+            yield expect(f"{name}: no two rows are equal", not repeated or bool(rows), failure=failure)
 
 
 def _check_padding(way: str, model: nn.Module) -> Iterator[Measured]:

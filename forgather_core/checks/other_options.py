@@ -1,24 +1,52 @@
-"""Other options: with other values of most options at once, usual calls give the results of the plain call.
+"""Other options: with other values of most options at once, usual calls and other checks give the right results.
 
 The other checks run on the configuration of the directory, so a feature that is off there, such as a sliding window, is
-under test here only. If a call fails, the options are tried one by one.
+under test here only. If a call or a check fails, the options are tried one by one.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from ..definitions.check import DoesNotApply, Measured, check
+from ..definitions.check import Check, DoesNotApply, Measured, check, expect, failure_text
+from .adapters import adapters
+from .attention_backends import attention_backends
+from .attention_cost import attention_cost
+from .batch_invariance import batch_invariance
+from .buffers import buffers
+from .cache_size import cache_size
+from .causality import causality
+from .continuous_batching import continuous_batching
 from .covering.agreement import Agreement
 from .covering.factors import Case, case_id
 from .covering.failures import deviation_text, excess
 from .covering.usual import usual_cases
+from .dropout import dropout
+from .generation import generation
+from .gradient_checkpointing import gradient_checkpointing
+from .gradients import gradients
+from .hidden_states import hidden_states
+from .initial_weights import initial_weights
+from .inputs_embeds import inputs_embeds
+from .kv_cache import kv_cache
+from .loss import loss
+from .packing_isolation import packing_isolation
+from .padding import padding
+from .parallel_plans import parallel_plans
+from .positions import positions
+from .precision import precision
+from .round_trip import round_trip
+from .same_seed import same_seed
 from .shared.model_under_test import ModelUnderTest
 from .shared.option_fields import options_of
 from .shared.other_values import Values, other_values
+from .sliding_window import sliding_window
+from .state_dict import state_dict
+from .try_check import FAILED, try_check
 
 # Options that change the size of the model; the small copy has sizes that the other checks need.
 _SIZES = frozenset(
@@ -31,30 +59,47 @@ _SIZES = frozenset(
         "vocab_size",
     }
 )
+HEADS, GROUPS = "num_attention_heads", "num_key_value_heads"
 _WINDOW = 8  # tokens: a usual text is longer, and each token has others in its window
+# The checks that are run with other options: those of calls and weights that are quick. call-agreement has usual cases.
+_CHECKS = (
+    causality, sliding_window, packing_isolation, padding, batch_invariance, positions, attention_backends, kv_cache,
+    cache_size, attention_cost, generation, continuous_batching, inputs_embeds, hidden_states, adapters, loss,
+    gradients, gradient_checkpointing, dropout, precision, initial_weights, same_seed, buffers, state_dict, round_trip,
+    parallel_plans,
+)  # fmt: skip
 
 
 @check("other-options", cause="a feature that is correct with its default value only", quick=False)
 def other_options(subject: ModelUnderTest) -> Iterator[Measured]:
-    """With other values of most options at once, usual calls give the results of the plain call."""
+    """With other values of most options at once, usual calls and the other checks give the same results."""
     changes = _other_values(subject)
     if not changes:
         raise DoesNotApply("no option has another value that is valid with the others")
-    for case, worst in _run(subject, changes):
-        if worst.holds:
-            yield Measured(case_id(case), worst.error, worst.tolerance)
-            continue
-        causes = _causes(subject, changes, case)
-        failure = f"{causes}: {case_id(case)}: {deviation_text(worst)}"
-        yield Measured(case_id(case), worst.error, worst.tolerance, worst.where, failure)
+    with _variant(subject, changes) as variant:
+        for case, worst in _usual_calls(variant):
+            failure = None
+            if not worst.holds:
+                causes = _causes(subject, changes, partial(_call_fails, case))
+                failure = f"{causes}: {case_id(case)}: {deviation_text(worst)}"
+            yield Measured(case_id(case), worst.error, worst.tolerance, worst.where, failure)
+        for one in _CHECKS:
+            problem = _problem(one, variant)
+            if problem is None:
+                yield expect(one.name, True)
+            elif _problem(one, subject) is None:  # not a mistake that its own row reports
+                causes = _causes(subject, changes, partial(_problem, one))
+                yield expect(one.name, False, failure=f"{causes}: {one.name}: {problem}")
 
 
 def _other_values(subject: ModelUnderTest) -> dict[str, Any]:
     """Return another value for each option that has one which is valid with the others."""
-    found: dict[str, Any] = {}
     config = subject.config()
-    for option in options_of(config):
-        if option.name in _SIZES:
+    options = options_of(config)
+    grouping = _other_grouping(config) if options and _is_valid(subject, _other_grouping(config)) else {}
+    found: dict[str, Any] = {**grouping}
+    for option in options:
+        if option.name in _SIZES or (grouping and option.name == GROUPS):
             continue
         candidates = [*other_values(option, getattr(config, option.name))]
         for value in sorted(candidates, key=lambda one: one[option.name] != _WINDOW):
@@ -62,6 +107,14 @@ def _other_values(subject: ModelUnderTest) -> dict[str, Any]:
                 found |= value
                 break
     return found
+
+
+def _other_grouping(config: Any) -> dict[str, Any]:
+    """Return changes that group the heads in pairs, or that ungroup them. Two groups show a wrong order of heads."""
+    heads, groups = (getattr(config, name, None) for name in (HEADS, GROUPS))
+    if heads is None or groups is None:
+        return {}
+    return {HEADS: 2 * groups} if heads == groups else {GROUPS: heads}
 
 
 def _is_valid(subject: ModelUnderTest, changes: Values) -> bool:
@@ -72,14 +125,24 @@ def _is_valid(subject: ModelUnderTest, changes: Values) -> bool:
     return True
 
 
-def _run(
-    subject: ModelUnderTest, changes: Mapping[str, Any], only: Case | None = None
-) -> Iterator[tuple[Case, Measured]]:
-    """Yield each usual call of a model with other options, or one call, and its largest deviation."""
-    with _variant(subject, changes) as variant:
-        agreement = Agreement(variant)
-        for case in usual_cases(agreement.levels, agreement.rules) if only is None else (only,):
-            yield case, max(agreement.run(case), key=excess)
+def _usual_calls(subject: ModelUnderTest) -> Iterator[tuple[Case, Measured]]:
+    """Yield each usual call and its largest deviation."""
+    agreement = Agreement(subject)
+    for case in usual_cases(agreement.levels, agreement.rules):
+        yield case, max(agreement.run(case), key=excess)
+
+
+def _call_fails(case: Case, subject: ModelUnderTest) -> bool:
+    return not all(one.holds for one in Agreement(subject).run(case))
+
+
+def _problem(one: Check, subject: ModelUnderTest) -> str | None:
+    """Return the first failure of a check, or None."""
+    row = try_check(one, subject)
+    if row["result"] != FAILED:
+        return None
+    failed = [case for case in row["measured"] if not case["holds"]]
+    return failure_text(failed[0]) if failed else str(row["reason"])
 
 
 @contextmanager
@@ -94,11 +157,11 @@ def _variant(subject: ModelUnderTest, changes: Mapping[str, Any]) -> Iterator[Mo
         yield ModelUnderTest(directory, workdir, full=True, seed=subject.seed, scope=subject.scope)
 
 
-def _causes(subject: ModelUnderTest, changes: Mapping[str, Any], case: Case) -> str:
-    """Return the options whose other value alone makes a call fail; all options if none does alone."""
-    alone = [
-        f"{name}={value}"
-        for name, value in changes.items()
-        if _is_valid(subject, {name: value}) and not all(worst.holds for _, worst in _run(subject, {name: value}, case))
-    ]
+def _causes(subject: ModelUnderTest, changes: Mapping[str, Any], fails: Callable[[ModelUnderTest], Any]) -> str:
+    """Return the options whose other value alone makes a model fail; all options if none does alone."""
+    alone = []
+    for name, value in changes.items():
+        if _is_valid(subject, {name: value}):
+            with _variant(subject, {name: value}) as variant:
+                alone += [f"{name}={value}"] if fails(variant) else []
     return ", ".join(alone) or "these options together: " + ", ".join(f"{n}={v}" for n, v in changes.items())

@@ -16,8 +16,8 @@ from torch import Tensor
 from ..definitions.check import Measured, check, expect
 from ..model.difference import relative_difference
 from .shared.implementations import implementations
-from .shared.inputs import logits_of_rows, padded_labels, padded_rows, position_arguments
-from .shared.model_under_test import ModelUnderTest
+from .shared.inputs import PADDED_LENGTHS, logits_of_rows, padded_labels, padded_rows, position_arguments
+from .shared.model_under_test import LENGTH, ModelUnderTest
 from .shared.tolerance import gradients_of, position_of_largest, rounding
 
 
@@ -26,10 +26,13 @@ def padding(subject: ModelUnderTest) -> Iterator[Measured]:
     """Padding does not change the logits and the loss of a text, and nothing becomes NaN."""
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention, **subject.no_dropout)
-        # A sliding window counts padding within the text, so that fewer real tokens are visible.
-        within = ("within",) if subject.made_by_forgather and subject.window is None else ()
-        for side in ("left", "right", *within):
-            ids, mask = padded_rows(subject, side)
+        # A sliding window counts padding within the text: texts beyond it would have fewer visible tokens.
+        window = min(subject.window or LENGTH, LENGTH)
+        lengths = {"left": PADDED_LENGTHS, "right": PADDED_LENGTHS}
+        if subject.made_by_forgather:
+            lengths["within"] = (window, max(window // 2, 2), 2)  # all rows begin and end with a token
+        for side, of_rows in lengths.items():
+            ids, mask = padded_rows(subject, side, of_rows)
             real = mask.bool()
             with torch.no_grad():
                 alone = logits_of_rows(model, ids, mask)

@@ -49,6 +49,9 @@ def precision(subject: ModelUnderTest) -> Iterator[Measured]:
     if not subject.is_builtin:  # transformers' own classes promise float32 angles after from_pretrained only
         ways["model.to(bfloat16)"] = subject.randomized_model().to(LOW)
     for way, low in ways.items():
+        yield from _check_dtypes(way, low, randomized)
+    yield _check_dtype_of_config(subject)
+    for way, low in {**ways, "autocast(bfloat16)": torch.autocast("cpu", LOW)(randomized.forward)}.items():
         near = _error(randomized, low, text)
         distant = _error(randomized, low, text, position_ids=far)
         what = f"{way}: error at positions {last - length} to {last - 1}, relative to that at 0 to {length - 1}"
@@ -56,7 +59,6 @@ def precision(subject: ModelUnderTest) -> Iterator[Measured]:
         late = _error(randomized, low, long, positions=slice(-length, None))
         what = f"{way}: error at the end of {long.shape[1]} tokens, relative to that at 0 to {length - 1}"
         yield Measured(what, late / near, _MAX_GROWTH)
-        yield from _check_dtypes(way, low, randomized)
     yield from _check_norms(randomized)
 
 
@@ -70,15 +72,14 @@ def _in_bfloat16(subject: ModelUnderTest, model: Any) -> Any:
 
 @torch.no_grad()
 def _error(model: Any, low: Any, text: Tensor, positions: slice = slice(None), **more: Any) -> float:
-    """Return the root mean square of the difference, relative to that of the logits."""
+    """Return the root mean square of the difference of two models or their calls, relative to that of the logits."""
     expected, found = (one(text, use_cache=False, **more).logits[:, positions] for one in (model, low))
     return rms_difference(found, expected)
 
 
 def _check_dtypes(way: str, low: Any, model: Any) -> Iterator[Measured]:
     """Check that parameters are bfloat16, except for those that the class keeps in float32."""
-    patterns = getattr(low, "_keep_in_fp32_modules_strict", None) or ()
-    rule = re.compile("|".join(rf"(^|\.){re.escape(pattern)}(\.|$)" for pattern in patterns)) if patterns else None
+    rule = _kept_in_float32(low)
     for name, parameter in low.named_parameters():
         if rule is not None and rule.search(name):
             exact = parameter.dtype == torch.float32 and torch.equal(parameter, model.get_parameter(name))
@@ -88,6 +89,29 @@ def _check_dtypes(way: str, low: Any, model: Any) -> Iterator[Measured]:
         else:
             failure = f"{way}: {name}: expected bfloat16, got {dtype_of(parameter.dtype)}"
             yield expect(f"{way}: {name} is bfloat16", parameter.dtype == LOW, failure=failure)
+
+
+def _check_dtype_of_config(subject: ModelUnderTest) -> Measured:
+    """Check that `from_config` builds a model in the dtype of the configuration."""
+    from transformers import AutoModelForCausalLM
+
+    config = subject.config()
+    config.dtype = LOW
+    how = {} if subject.default_attention is None else {"attn_implementation": subject.default_attention}
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, **how)
+    kept = _kept_in_float32(model)
+    wrong = [name for name, p in model.named_parameters() if p.dtype != LOW and not (kept and kept.search(name))]
+    what = "from_config builds a model in the dtype of the configuration"
+    failure = (
+        f"from_config of a configuration with dtype bfloat16 makes weights of another dtype: {', '.join(wrong[:3])}"
+    )
+    return expect(what, not wrong, failure=failure)
+
+
+def _kept_in_float32(model: Any) -> re.Pattern[str] | None:
+    """Return the pattern of the parameters that the class keeps in float32, or None if there are none."""
+    patterns = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    return re.compile("|".join(rf"(^|\.){re.escape(pattern)}(\.|$)" for pattern in patterns)) if patterns else None
 
 
 @torch.no_grad()

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from ..definitions import contracts
 from ..definitions.check import Measured, check, expect
 from ..model.randomize import randomize_weights
 from .shared.implementations import require_dropout
 from .shared.model_under_test import ModelUnderTest
+from .shared.sharded_initialization import SHARDINGS, can_shard, initialized_shard, part_of
 from .shared.tolerance import compare, different_tensors
 
 PROBABILITY = 0.5
@@ -30,6 +32,8 @@ def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
     yield expect("some weights are random", bool(drawn))
     equal = [name for name in drawn if torch.equal(first.get_parameter(name), other.get_parameter(name))]
     yield expect("another seed gives other weights", not equal, ", ".join(sorted(equal)))
+    if contracts.initial_weights(first) is not None and can_shard():
+        yield from _check_shards(subject, first)
     require_dropout(subject)
     options = dropouts(subject.config())
     without = _randomized(subject, dict.fromkeys(options, 0.0))
@@ -48,6 +52,15 @@ def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
             one, two = (dropping(text, use_cache=False).logits for _ in range(2))
             yield expect(f"training with {what}, repeated: the logits differ", not torch.equal(one, two))
             yield compare(f"eval after training with {what}", dropping.eval()(text).logits, plain)
+
+
+def _check_shards(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
+    """Check that a process of a device mesh has its part of the same weights."""
+    for name, dims in SHARDINGS.items():
+        parts = {name: part_of(parameter, dims) for name, parameter in model.named_parameters()}
+        wrong = different_tensors(initialized_shard(subject, dims), parts)
+        failure = f"a model that is sharded by {name} before its initialization has other weights"
+        yield expect(f"sharded by {name}: the same weights", not wrong, ", ".join(wrong[:3]), failure=failure)
 
 
 def dropouts(config: Any) -> list[str]:

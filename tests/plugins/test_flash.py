@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import flash_attention_mask
 
+from forgather_core.checks.shared.plain_flash import flash_attn_func, flash_attn_varlen_func
 from forgather_core.parts import alibi_flash
 
 from .cases import FIXED_WINDOW, empty_cache, in_chunks, made
 from .packed import IDS, POSITIONS, each_alone
-from .plain_flash import flash_attn_func, flash_attn_varlen_func
 from .tiny import TOLERANCE, difference, tokens
 
 NAME = "flash_stand_in"

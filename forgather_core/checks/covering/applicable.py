@@ -11,7 +11,7 @@ from ..shared.layers import windows_of
 from ..shared.model_under_test import ATTENTIONS, FLEX, ModelUnderTest
 from ..shared.position_encoding import kind_of, switching_length
 from .caches import SPARE, quantized_cache
-from .factors import LENGTHS, Case
+from .factors import LENGTHS, Case, has_4d_mask
 from .models import fewer_positions
 from .rules import RULES, Rule
 
@@ -37,6 +37,13 @@ _CHECKPOINTING = Rule(
     ("checkpointing", "gradients"),
     lambda case: case["checkpointing"] == "off" or case["gradients"] == "on",
     "many models drop the cache under gradient checkpointing, with and without gradients",
+)
+
+
+_WHOLE_MASK = Rule(
+    ("mask", "chunks"),
+    lambda case: case["chunks"] == "whole" or not has_4d_mask(case),
+    "a sliding window drops keys from the cache, which a 4-D mask in chunks covers",
 )
 
 
@@ -71,6 +78,8 @@ def rules_of(subject: ModelUnderTest) -> tuple[Rule, ...]:
     """Return the conditions that the cases of a model satisfy: those of every model, and those of its RoPE."""
     limit = switching_length(subject.config(**fewer_positions(subject)).get_text_config())
     own = () if subject.made_by_forgather else (_CHECKPOINTING,)
+    if any(windows_of(subject)):
+        own = (*own, _WHOLE_MASK)
     if limit is None:
         return (*RULES, *own)
     return (*RULES, *own, _length_rule(limit) if subject.is_builtin else _switching_rule(limit))

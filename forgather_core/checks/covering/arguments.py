@@ -82,19 +82,28 @@ def attention_mask(case: Case, layout: Layout, windows: tuple[int | None, ...], 
         window = next((size for size in windows if size is not None), None)
         kinds = {"full_attention": None, "sliding_attention": window}
         return {kind: _additive(_allowed(layout, size), dtype) for kind, size in kinds.items()}
-    allowed = _allowed(layout, windows[0] if windows else None)
-    return allowed if case["mask"] == "4d-bool" else _additive(allowed, dtype)
+    window = windows[0] if windows else None
+    if case["mask"] == "4d-bool":
+        return _allowed(layout, window)
+    return _additive(_allowed(layout, window, padding_sees=case["chunks"] == "whole"), dtype)
 
 
-def _allowed(layout: Layout, window: int | None) -> Tensor:
-    """Return the keys that each query attends to, [B, 1, W, W] of bool."""
+def _allowed(layout: Layout, window: int | None, *, padding_sees: bool = True) -> Tensor:
+    """Return the keys that each query attends to, [B, 1, W, W] of bool.
+
+    Args:
+        layout: The rows.
+        window: The sliding window; None for none.
+        padding_sees: Whether padding attends to itself. Otherwise its rows hide all keys.
+    """
     document = layout.document_of()
     column = torch.arange(layout.ids.shape[1])
     allowed = (document[:, :, None] == document[:, None, :]) & (column[:, None] >= column[None, :])
     if window is not None:
         rank = layout.real.long().cumsum(-1) - 1
         allowed &= rank[:, :, None] - rank[:, None, :] < window
-    allowed |= torch.eye(layout.ids.shape[1], dtype=torch.bool)  # padding attends to itself: no row is empty
+    own = torch.eye(layout.ids.shape[1], dtype=torch.bool)
+    allowed = (allowed | own) if padding_sees else (allowed & layout.real[:, :, None])
     return allowed[:, None]
 
 

@@ -80,7 +80,7 @@ def logits_in_chunks(
         model: The model.
         case: The levels of all factors.
         layout: The texts.
-        mask: Attention mask [B, W], 0 on padding.
+        mask: Attention mask [B, W], 0 on padding; or [B, 1, W, W]; or None.
         positions: The argument position_ids [B, W], if the case passes it.
         sizes: The sizes of the chunks.
     """

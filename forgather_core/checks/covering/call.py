@@ -89,7 +89,7 @@ def call(model: Any, case: Case, layout: Layout, *, windows: tuple[int | None, .
         if case["chunks"] == "whole":
             results = _whole(function, case, layout, windows, passes_positions)
         else:
-            logits = _in_chunks(function, case, layout, passes_positions)
+            logits = _in_chunks(function, case, layout, windows, passes_positions)
             results = Results(logits=_by_document(logits, layout, _columns(None, layout.ids.shape[1])))
         if case["gradients"] == "on":
             _backward(model, results, layout, kept_tokens(case, layout))
@@ -208,11 +208,13 @@ def _by_document(logits: Tensor, layout: Layout, columns: Tensor) -> list[Tensor
     return [logits[one.row, torch.isin(columns, one.columns)] for one in layout.documents]
 
 
-def _in_chunks(model: Any, case: Case, layout: Layout, passes_positions: bool) -> Tensor:
+def _in_chunks(
+    model: Any, case: Case, layout: Layout, windows: tuple[int | None, ...], passes_positions: bool
+) -> Tensor:
     """Return the logits [B, W, V] of a text that is passed in chunks through a cache."""
     width = layout.ids.shape[1]
     sizes = (1,) * width if case["chunks"] == "single" else uneven(width)
-    mask = layout.real.long() if case["mask"] == "2d" else None
+    mask = None if case["mask"] == "none" else attention_mask(case, layout, windows, model.dtype)
     positions = position_arguments(case, layout, passes_positions)
     return logits_in_chunks(model, case, layout, mask, positions, sizes)
 

@@ -108,6 +108,11 @@ def has_fixed_size(case: Case) -> bool:
     return case["cache"] in ("static", "reset")
 
 
+def has_4d_mask(case: Case) -> bool:
+    """Return whether the mask of a case has a row for each query."""
+    return case["mask"] in ("4d-bool", "4d-float", "dict")
+
+
 def case_id(case: Case) -> str:
     """Return the id of a case: the levels that are not plain, or "plain"."""
     different = [f"{name}={case[name]}" for name in NAMES if case[name] != PLAIN[name]]

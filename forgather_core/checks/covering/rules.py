@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from .factors import MIN_TARGETS, SINGLE_TOKEN_CHUNKS, Case, has_fixed_size
+from .factors import MIN_TARGETS, SINGLE_TOKEN_CHUNKS, Case, has_4d_mask, has_fixed_size
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,6 @@ class Rule:
     reason: str
 
 
-def _has_4d(case: Case) -> bool:
-    return case["mask"] in ("4d-bool", "4d-float", "dict")
-
-
 RULES = (
     Rule(
         ("attention", "gradients"),
@@ -35,7 +31,7 @@ RULES = (
     ),
     Rule(
         ("attention", "mask"),
-        lambda c: c["attention"] != "flex_attention" or not _has_4d(c),
+        lambda c: c["attention"] != "flex_attention" or not has_4d_mask(c),
         "flex_attention does not support 4-D masks",
     ),
     Rule(
@@ -65,17 +61,24 @@ RULES = (
     ),
     Rule(
         ("padding", "mask", "positions"),
-        lambda c: not _has_4d(c) or c["padding"] in ("none", "right") or c["positions"] == "given",
+        lambda c: not has_4d_mask(c) or c["padding"] in ("none", "right") or c["positions"] == "given",
         "a 4-D mask does not show which tokens are padding, so this padding requires positions=given",
     ),
     Rule(
         ("mask", "chunks"),
-        lambda c: c["chunks"] == "whole" or not _has_4d(c),
-        "a 4-D mask requires chunks=whole",
+        lambda c: c["chunks"] == "whole" or c["mask"] != "dict",
+        "a dict of masks requires chunks=whole",
+    ),
+    Rule(
+        ("mask", "chunks", "cache"),
+        lambda c: (
+            c["chunks"] == "whole" or not has_4d_mask(c) or c["cache"] in ("default", "config-off", "dynamic", "bare")
+        ),
+        "a 4-D mask in chunks requires a cache with all keys in their order",
     ),
     Rule(
         ("mask", "cache"),
-        lambda c: not has_fixed_size(c) or not _has_4d(c),
+        lambda c: not has_fixed_size(c) or not has_4d_mask(c),
         "a 4-D mask does not cover the unfilled slots of a static or reset cache",
     ),
     Rule(

@@ -50,7 +50,7 @@ def forward_in_chunks(
         ids: Token ids [B, T].
         sizes: Chunk sizes; their sum may be less than T - `begin`.
         cache: The cache to fill; None lets the model make one.
-        mask: Attention mask [B, at least T], 0 on padding.
+        mask: Attention mask [B, at least T], 0 on padding; or [B, 1, T, T], with keys hidden.
         embed: Pass the embeddings of the tokens instead of their ids.
         begin: Number of tokens that the cache already contains.
         **rows: Further arguments [B, T], which are split as the token ids are.
@@ -62,7 +62,9 @@ def forward_in_chunks(
     for size in sizes:
         here, at = slice(at, at + size), at + size
         more: dict[str, Any] = {name: row[:, here] for name, row in rows.items()}
-        if mask is not None:
+        if mask is not None and mask.dim() == 4:
+            more["attention_mask"] = mask[:, :, here, :at]
+        elif mask is not None:
             more["attention_mask"] = mask[:, : mask.shape[1] - ids.shape[1] + at]
         more |= token_arguments(model, ids[:, here], embed=embed)
         outputs = model(use_cache=True, **{cache_argument(model): cache}, **more)

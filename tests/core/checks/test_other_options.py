@@ -23,7 +23,7 @@ def test_options_get_other_values_that_are_valid_together(small: Resolve, tmp_pa
     subject = edited_subject(small, tmp_path)
     found = _other_values(subject)
     assert found[WINDOW] == 8
-    assert {"head_dim", "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings"} <= found.keys()
+    assert {"head_dim", "num_attention_heads", "rms_norm_eps", "tie_word_embeddings"} <= found.keys()
     assert not {"hidden_size", "vocab_size"} & found.keys()
     config = subject.config()
     assert all(getattr(config, name) != value for name, value in found.items())
