@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..definitions.check import Measured, check, expect
-from ..model.difference import relative_difference
+from ..model.difference import relative_difference, rms_difference
 from ..training.loss import can_skip_logits
 from .shared.model_under_test import LENGTH, ModelUnderTest
 from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
 
+MANY, MANY_LENGTH = 8, 512  # rows and tokens of a text with many chunks
 LONG = 300  # tokens: two such rows are several chunks of the chunked cross-entropy
 
 
@@ -45,6 +46,7 @@ def loss(subject: ModelUnderTest) -> Iterator[Measured]:
                 yield Measured(what, relative_difference(found, total / 7), tolerance)
     if subject.made_by_forgather:  # releases of transformers name the cache differently; Forgather supports all
         yield _check_predictions(model.eval(), text)
+        yield from _check_own_loss(subject, text)
     if "logits_to_keep" in parameters:
         yield from _check_logits_to_keep(model.eval(), text, tolerance)
     if can_skip_logits(model):
@@ -76,6 +78,25 @@ def _check_predictions(model: Any, text: Tensor) -> Measured:
 
 
 @torch.no_grad()
+def _check_own_loss(subject: ModelUnderTest, text: Tensor) -> Iterator[Measured]:
+    """Check that a function that replaces the model's loss is used in every mode."""
+
+    def mean_square(logits: Tensor, **_: Any) -> Tensor:
+        return logits.float().square().mean()
+
+    model = subject.randomized_model(**subject.no_dropout)
+    expected = mean_square(model(text, use_cache=False).logits)
+    model.loss_function = mean_square
+    for training in (False, True):
+        for more in ({}, {"skip_logits": True}) if can_skip_logits(model) else ({},):
+            found = model.train(training)(text, labels=text, use_cache=False, **more).loss
+            what = f"{'training' if training else 'evaluation'}{', skip_logits' if more else ''}, model.loss_function"
+            failure = f"{what} is replaced, and the loss is that of another function"
+            holds = relative_difference(found, expected) <= rounding(model)
+            yield expect(what, holds, failure=failure)
+
+
+@torch.no_grad()
 def _check_logits_to_keep(model: Any, text: Tensor, tolerance: float) -> Iterator[Measured]:
     whole = model(text).logits
     positions = torch.tensor([1, LENGTH // 2, LENGTH - 2])
@@ -87,6 +108,23 @@ def _check_logits_to_keep(model: Any, text: Tensor, tolerance: float) -> Iterato
     ):
         logits = model(text, logits_to_keep=keep).logits
         yield compare(f"logits_to_keep {what}", logits, expected, tolerance)
+
+
+def _check_sum_of_chunks(subject: ModelUnderTest) -> Measured:
+    """Check that the chunks of a bfloat16 loss are summed in float32: few roundings, however many chunks there are.
+
+    The gradients of the head with and without chunks differ by three roundings. Each is up to half an eps, with a root
+    mean square of eps / (2 sqrt(3)) at most.
+    """
+    model = subject.randomized_model(**subject.no_dropout).to(torch.bfloat16).train()
+    text = subject.tokens(MANY, min(subject.text_config.max_position_embeddings or MANY_LENGTH, MANY_LENGTH))
+    gradients = []
+    for skip in (False, True):
+        model.zero_grad()
+        model(text, labels=text, skip_logits=skip, use_cache=False).loss.backward()
+        gradients.append(model.get_output_embeddings().weight.grad.clone())
+    what = f"skip_logits in bfloat16, {text.numel()} tokens: gradient of the head"
+    return Measured(what, rms_difference(gradients[1], gradients[0]), float(torch.finfo(torch.bfloat16).eps) / 2)
 
 
 def _check_skip_logits(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
@@ -109,6 +147,7 @@ def _check_skip_logits(subject: ModelUnderTest, model: Any) -> Iterator[Measured
                 gradients.append(gradients_of(model))
             yield Measured(f"{what}: loss", relative_difference(losses[1], losses[0]), tolerance)
             yield compare_gradients(f"{what}: gradients", gradients[1], gradients[0], tolerance)
+    yield _check_sum_of_chunks(subject)
     if hasattr(model.config, "skip_logits"):
         text, model.config.skip_logits = subject.tokens(2), True
         for training in (False, True):

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..definitions.check import Measured, check, expect
+from ..filesystem.strict_json import read_object
 from ..model.build import build
 from ..options.shared import BuildOptions
 from .shared.model_under_test import ModelUnderTest
 from .shared.option_fields import options_of
 from .shared.tolerance import compare, different_tensors
 
+_CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
 _WAYS = ((torch.float32, False), (torch.bfloat16, True))  # dtype, sharded
 
 
@@ -26,6 +28,7 @@ def round_trip(subject: ModelUnderTest) -> Iterator[Measured]:
     """Saving and loading preserves weights, ties, dtypes and logits, to the last bit."""
     if any(option.name == "tie_word_embeddings" for option in options_of(subject.config())):
         yield from _check_ties(subject)
+    yield from _check_auto_classes(subject)
     text = subject.tokens(2)
     for dtype, sharded in _WAYS:
         model = subject.randomized_model()
@@ -69,6 +72,34 @@ def _check_base_of_tied(subject: ModelUnderTest, model: Any) -> Measured:
     missing = sorted(info["missing_keys"])
     failure = f"a saved tied model lacks weights of AutoModel, which initializes them: {', '.join(missing[:3])}"
     return expect("AutoModel loads a tied model", not missing, failure=failure)
+
+
+def _check_auto_classes(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Check that the model of each Auto class is saved with its class, and loaded again, if the directory has code."""
+    import transformers
+
+    auto_map = getattr(subject.config(), "auto_map", None) or {}
+    for name in sorted({*auto_map, *_CLASSIFIERS} if auto_map else ()):
+        if not name.startswith("AutoModel"):
+            continue
+        auto_class = getattr(transformers, name)
+        try:
+            model = auto_class.from_config(subject.config(), **subject.loading)
+        except ValueError:
+            if name in auto_map:
+                raise
+            continue  # the directory has no classifier
+        with subject.scratch() as directory:
+            saved = subject.save(model, directory)
+            entry = read_object(saved / "config.json").get("auto_map", {}).get(name, "no class")
+            failure = f"{name}: the saved config.json names {entry}, not {type(model).__name__}"
+            yield expect(f"{name}: its class is saved", entry.endswith(f".{type(model).__name__}"), failure=failure)
+            loaded, info = auto_class.from_pretrained(saved, output_loading_info=True, **subject.loading)
+        missing = sorted(info["missing_keys"])
+        failure = f"{name}: loading lacks {', '.join(missing[:3])}"
+        yield expect(f"{name}: all weights are loaded", not missing, failure=failure)
+        wrong = different_tensors(dict(loaded.named_parameters()), dict(model.named_parameters()))
+        yield expect(f"{name}: loaded weights are equal", not wrong, ", ".join(wrong[:3]))
 
 
 def _in_dtype(subject: ModelUnderTest, model: Any, dtype: torch.dtype) -> Any:

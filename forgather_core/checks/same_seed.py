@@ -34,6 +34,12 @@ def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
     yield expect("another seed gives other weights", not equal, ", ".join(sorted(equal)))
     if contracts.initial_weights(first) is not None and can_shard():
         yield from _check_shards(subject, first)
+        yield _check_low(subject, first)
+        torch.manual_seed(subject.seed + 1)
+        second.init_weights()
+        wrong = different_tensors(dict(second.named_parameters()), dict(other.named_parameters()))
+        failure = "init_weights() of an existing model does not use the current seed"
+        yield expect("init_weights() again uses the current seed", not wrong, ", ".join(wrong[:3]), failure=failure)
     require_dropout(subject)
     options = dropouts(subject.config())
     without = _randomized(subject, dict.fromkeys(options, 0.0))
@@ -52,6 +58,19 @@ def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
             one, two = (dropping(text, use_cache=False).logits for _ in range(2))
             yield expect(f"training with {what}, repeated: the logits differ", not torch.equal(one, two))
             yield compare(f"eval after training with {what}", dropping.eval()(text).logits, plain)
+
+
+def _check_low(subject: ModelUnderTest, model: Any) -> Measured:
+    """Check that a model built in bfloat16 has the weights of a float32 model, rounded."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(subject.seed)
+    low = AutoModelForCausalLM.from_config(subject.config(), dtype=torch.bfloat16, **subject.loading)
+    expected = dict(model.named_parameters())
+    found = {name: parameter.detach() for name, parameter in low.named_parameters()}
+    wrong = different_tensors(found, {name: expected[name].detach().to(one.dtype) for name, one in found.items()})
+    failure = "a model built in bfloat16 has other weights than the rounded ones of float32"
+    return expect("weights in bfloat16 are those of float32, rounded", not wrong, ", ".join(wrong[:3]), failure=failure)
 
 
 def _check_shards(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:

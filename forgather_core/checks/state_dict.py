@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..definitions.check import Measured, check, expect
 from ..errors import first_line
-from ..filesystem.printable import truncated_list
+from ..filesystem.printable import dtype_of, truncated_list
 from .shared.model_under_test import ModelUnderTest
 from .shared.tolerance import different_tensors
 
@@ -33,6 +33,7 @@ def state_dict(subject: ModelUnderTest) -> Iterator[Measured]:
     yield from _check_training(subject, model)
     yield from _check_memory(model)
     yield from _check_names(subject, model)
+    yield from _check_casts(model)
 
 
 def _check_content(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
@@ -52,6 +53,17 @@ def _check_content(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
     wrong = different_tensors(kept, {name: parameters[name].detach() for name in kept})
     failure = "values in the state dict differ from the parameters"
     yield expect("the state dict has the values of the parameters", not wrong, truncated_list(wrong), failure=failure)
+
+
+def _check_casts(model: nn.Module) -> Iterator[Measured]:
+    """Check that a cast keeps the parameters, which an optimizer may already have: torch replaces their data only."""
+    before = dict(model.named_parameters())
+    for dtype in (torch.bfloat16, torch.float32):
+        model.to(dtype)
+        replaced = [name for name, parameter in model.named_parameters() if parameter is not before.get(name)]
+        what = f"to({dtype_of(dtype)}) keeps the parameters"
+        failure = f"to({dtype_of(dtype)}) replaces parameters by new ones, which an optimizer does not have"
+        yield expect(what, not replaced, truncated_list(replaced), failure=failure)
 
 
 def _check_loading(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:

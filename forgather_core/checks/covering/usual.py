@@ -9,6 +9,7 @@ from .rules import RULES, Rule, violated
 
 _BATCH = "length=65,rows=unequal,padding=left,mask=2d,chunks=uneven"  # generate() on prompts
 _TRAINING = "mode=train,gradients=on,length=65,rows=equal,labels=all"
+_OWN_MASK = "length=33,rows=unequal,positions=given,mask=4d-float"
 USUAL = tuple(
     case_of(text)
     for text in (
@@ -18,6 +19,8 @@ USUAL = tuple(
             for cache in ("dynamic", "static")
         ),
         f"attention=sdpa,dtype=bfloat16,made=from-pretrained,positions=given,cache=dynamic,{_BATCH}",
+        f"attention=sdpa,dtype=float16,{_OWN_MASK},padding=left",
+        f"dtype=float16,{_OWN_MASK},padding=middle,cache=dynamic,chunks=uneven",
         f"attention=sdpa,{_TRAINING},checkpointing=non-reentrant,loss=chunked",
         f"attention=sdpa,{_TRAINING},checkpointing=non-reentrant,packing=position-ids,positions=given,padding=right,mask=2d",
         f"attention=sdpa,{_TRAINING},dtype=autocast-bfloat16,packing=position-ids,positions=given,loss=chunked",

@@ -24,7 +24,7 @@ PLAIN = "type(head) is nn.Linear and head.bias is None"
 def test_a_correct_model_passes(options: dict[str, Any], small: Resolve, tmp_path: Path) -> None:
     row = edited_row(adapters, small, tmp_path, **options)
     assert row["result"] == PASSED, row
-    assert len(row["measured"]) == 12  # for modules of two kinds: two texts, two losses with their gradients
+    assert len(row["measured"]) == 18  # for modules of three kinds: two texts, two losses with their gradients
 
 
 def test_transformers_own_model_passes(tmp_path: Path) -> None:
@@ -50,3 +50,11 @@ def test_a_loss_that_bypasses_an_adapted_head_is_found(
     found = failures(edited_row(adapters, small, tmp_path, ("language_model.py", PLAIN, condition)))
     assert any(text.startswith(f"{kind}, training, chunked loss: off by") for text in found)
     assert {text.rpartition(", at ")[2] for text in found} == {"lm_head"}
+
+
+def test_an_input_that_is_cast_to_the_dtype_of_the_weight_is_found(small: Resolve, tmp_path: Path) -> None:
+    cast = "self.act_fn(self.gate_proj(hidden_states.to(self.gate_proj.weight.dtype)))"
+    found = failures(edited_row(adapters, small, tmp_path, ("feed_forward.py", CALL, cast)))
+    (text,) = found
+    assert text.startswith("modules quantized: raises RuntimeError: expected m1 and m2 to have the same dtype")
+    assert text.endswith(", at model.layers.0.mlp.gate_proj")
