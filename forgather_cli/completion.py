@@ -5,7 +5,6 @@ Shells offer files where there are no completions.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ import typer
 
 from forgather_core.definitions.registry import registry
 from forgather_core.options.spec import OptionSpec
+
+from .bridge.shell import first_argument
 
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 DEVICES = ("meta", "cpu", "cuda", "mps")
@@ -27,8 +28,6 @@ CHECK_NAMES = (
     "config-fields", "tokenizer", "imports", "standalone", "manifest", "parallel-plans", "no-dead-options",
     "other-options", "native-parity", "reference-parity", "init-std", "estimates",
 )  # fmt: skip
-# True if the shell requests completions. Typer inspects each completion function, which would slow down help pages.
-IS_COMPLETING = any(name.endswith("_COMPLETE") for name in os.environ)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 Complete = Callable[..., list[Any]]
@@ -84,19 +83,11 @@ def project_configurations(ctx: typer.Context, incomplete: str) -> list[str]:
     session = ctx.find_root().meta.get("forgather")  # only the commands of models have one
     given = session.given.get("dataset_project") if session is not None else None
     project = ctx.params.get("project") or getattr(ctx.params.get("dataset_project"), "value", None) or given
-    project = project or ctx.params.get("dataset_project") or _first_argument(ctx)
+    project = project or ctx.params.get("dataset_project") or first_argument(ctx)
     try:
         return starting_with(BUILT_IN.get(project) or (configuration_files(project) if project else ()), incomplete)
     except (DataError, OSError):
         return []
-
-
-def _first_argument(ctx: typer.Context) -> str:
-    """Return the first argument of the command, which Typer does not parse while an option value is incomplete."""
-    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
-    words = line.split()
-    following = words[words.index(ctx.info_name) + 1 :] if ctx.info_name in words else []
-    return next((word for word in following if not word.startswith("-")), "")
 
 
 def devices(incomplete: str) -> list[str]:

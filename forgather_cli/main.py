@@ -5,26 +5,24 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
-import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
-import typer.main
 
 from forgather_core.errors import ForgatherError, access_hint
 from forgather_core.filesystem.paths import project_directory
 from forgather_core.filesystem.printable import one_line
 from forgather_core.options.scope import MODEL_COMMANDS, no_effect
 from forgather_core.options.shared import OutputOptions
-from forgather_core.options.spec import did_you_mean
 
 from . import model
-from .bridge.plain import PlainGroup, given, with_options
-from .completion import SHELLS, templates
+from .bridge.lazy_group import LazyGroup
+from .bridge.plain import given, with_options
+from .bridge.usage_errors import UsageError, is_help, usage_text
+from .completion import templates
 from .messages import prepare_warnings
 from .output import Output
 from .program import INTERRUPTED
@@ -36,59 +34,13 @@ LAZY |= {name: name for name in ("checkpoint", "dataset", "tokenizer", "plugin")
 ORDER = ("ls", "verify", "sample", "eval", "plugins", "model", "checkpoint", "dataset", "tokenizer", "plugin")
 
 
-_COMPLETION = {
-    "install_completion": f"Install shell completion (default: the current shell): {', '.join(SHELLS)}",
-    "show_completion": "Print the completion script of a shell (default: the current shell)",
-}
-
-
-def _complete_shell(ctx: Any, flag: str, shell: str) -> None:
-    """Install or print completion for a shell, and exit."""
-    from typer.completion import install_callback, show_callback
-
-    if shell not in SHELLS:
-        problem = f"must be one of {', '.join(SHELLS)}; got '{shell}'"
-        raise ForgatherError(problem, option=flag, hint=did_you_mean(shell, SHELLS))
-    (install_callback if flag == "--install-completion" else show_callback)(ctx, None, shell)  # type: ignore[arg-type]
-
-
-class RootGroup(PlainGroup):
+class RootGroup(LazyGroup):
     """`forgather`, with commands that are imported on demand."""
 
     epilog_text = "A first model: forgather -t llama/4M model --device cpu --save-checkpoint construct"
-
-    def get_command(self, ctx: Any, name: str) -> Any:
-        """Return the command `name`."""
-        if name not in self.commands:
-            self._add([name] if name in LAZY else LAZY)  # a misspelt name is compared with all commands
-        return super().get_command(ctx, name)
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of all commands."""
-        self._add(LAZY)
-        return sorted(super().list_commands(ctx), key=ORDER.index)
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options of the root; the help of the completion options states that they accept a shell."""
-        parameters = super().get_params(ctx)
-        for parameter in parameters:
-            if parameter.name in _COMPLETION:
-                parameter.metavar, parameter.help = "[SHELL]", _COMPLETION[parameter.name]
-        return parameters
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments. The completion options accept a shell, which Typer would read as a command."""
-        flag, equals, shell = args[0].partition("=") if args else ("", "", "")
-        name = flag[2:].replace("-", "_")
-        if flag[:2] == "--" and name in _COMPLETION and not ctx.resilient_parsing and (equals or len(args) > 1):
-            _complete_shell(ctx, flag, shell if equals else args[1])
-        return super().parse_args(ctx, args)
-
-    def _add(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name not in self.commands:
-                group = typer.main.get_group(importlib.import_module(f".{LAZY[name]}", __package__).app)
-                self.commands[name] = group.commands.get(name, group)
+    package = __package__
+    lazy = LAZY
+    order = ORDER
 
 
 app = typer.Typer(
@@ -162,10 +114,6 @@ def plugins(ctx: typer.Context) -> None:
     raise typer.Exit(1 if result.broken else 0)
 
 
-# Typer vendors Click, and exports only subclasses of this base class of all usage errors.
-_UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
-
-
 # Errors of the system that have a cause outside the program: a full disk, a long path, no permission.
 _EXTERNAL_ERRORS = {
     errno.ENAMETOOLONG,
@@ -190,7 +138,7 @@ def main() -> None:
         sys.stdout.flush()
     except ForgatherError as error:
         code = _print_error(error, error.exit_code)
-    except _UsageError as error:
+    except UsageError as error:
         code = _print_error(error, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -220,7 +168,7 @@ def main() -> None:
 
 
 def _print_error(error: Any, code: int) -> int:
-    if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: the message is the help page
+    if is_help(error):
         print_stderr(error.format_message())
         return code
     if os.environ.get("FORGATHER_TRACEBACK"):
@@ -228,9 +176,7 @@ def _print_error(error: Any, code: int) -> int:
     if isinstance(error, OSError):
         prefix = f"{error.filename}: " if error.filename else ""
         text = f"{prefix}{error.strerror}: {access_hint(error)}"
-    elif isinstance(error, _UsageError):
-        from .bridge.usage_errors import usage_text
-
+    elif isinstance(error, UsageError):
         text = usage_text(error)
     else:
         text = str(error.with_flags)

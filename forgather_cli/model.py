@@ -9,8 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from forgather_core.errors import ForgatherError, UnknownDefinitionError
-from forgather_core.options.command_options import VerifyOptions
-from forgather_core.options.scope import refuse_other_commands, refuse_without_effect
 from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import specs_of
 
@@ -23,6 +21,7 @@ from .bridge.dynamic import (
     TrainCommand,
     VerifyCommand,
 )
+from .bridge.owners import refuse_in_listing
 from .bridge.session import CHOOSE, Session
 from .completion import templates
 from .output import MakeView, Output
@@ -167,27 +166,19 @@ def compare(
 
 
 def _list_checks(ctx: typer.Context) -> None:
-    """List the checks. Refuse options that only affect running them."""
+    """List the checks."""
     from .views.verify import checks
 
-    command, session = ModelCommand(ctx, checks, needs_model=False), Session.of(ctx)
-    specs = session.given_specs()
-    refuse_other_commands("verify", specs)
-    refuse_without_effect("verify", specs, {spec.name: spec.default for spec in session.specs} | session.given)
-    without_model = {spec.name for group in (VerifyOptions, OutputOptions) for spec in specs_of(group)}
-    if command.model is None:
-        del command.options["project"]
-        for spec in specs:
-            if spec.name not in without_model:
-                raise ForgatherError("requires -t", option=spec.flag, hint=CHOOSE)
+    refuse_in_listing(Session.of(ctx))
+    command = ModelCommand(ctx, checks, needs_model=False)
+    for name in ("list",) if command.model is not None else ("list", "project"):
+        del command.options[name]
     import forgather
 
     from . import progress
 
-    del command.options["list"]
-    command.output.emit(
-        forgather.list_checks(command.model, progress=forgather.Progress(note=progress.note), **command.options)
-    )
+    found = forgather.list_checks(command.model, progress=forgather.Progress(note=progress.note), **command.options)
+    command.output.emit(found)
 
 
 class ModelCommand:

@@ -13,9 +13,9 @@ from forgather_core.errors import ForgatherError
 from forgather_core.options.command_options import ESTIMATE, SHOW, STEP, TEST, VERIFY
 from forgather_core.options.train_options import DATA, OPTIMIZATION, RUN
 
-from ..messages import PrintableLogs
 from .help_page import about, arguments_of, explanation, names_of, page
 from .options import given_values, skip_conversion, usage_line
+from .printable_logs import PrintableLogs
 from .session import Session
 
 

@@ -15,7 +15,8 @@ from forgather_core.options.aliases import former_names, warn_renamed_option
 from forgather_core.options.scope import is_required
 from forgather_core.options.spec import OptionSpec, flag_of
 
-from ..completion import IS_COMPLETING, completion_of
+from ..completion import completion_of
+from .shell import IS_COMPLETING
 
 
 def typer_parameters(specs: Iterable[OptionSpec]) -> dict[str, Any]:

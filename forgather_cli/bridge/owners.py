@@ -9,7 +9,9 @@ import typer
 
 from forgather_core.definitions.registry import SHARED_OPTIONS, registry
 from forgather_core.errors import ForgatherError
-from forgather_core.options.scope import commands_of, joined, no_effect
+from forgather_core.options.command_options import VerifyOptions
+from forgather_core.options.scope import commands_of, joined, no_effect, refuse_other_commands, refuse_without_effect
+from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import did_you_mean, flag_of, specs_of
 
 from .session import CHOOSE, Session
@@ -83,3 +85,18 @@ def unknown_option(ctx: typer.Context, session: Session, flag: str) -> Forgather
         hint = f"remove it, or use it with {joined(owners, 'or')}"
         return ForgatherError(f"is not an option of '{name}'", option=flag, hint=hint)
     return no_such_option(flag, known, list_options_hint(ctx.command_path))
+
+
+def refuse_in_listing(session: Session) -> None:
+    """Refuse options that do not affect a list of checks.
+
+    Raises:
+        ForgatherError: An option only affects running checks, or requires a model, and there is none.
+    """
+    specs = session.given_specs()
+    refuse_other_commands("verify", specs)
+    refuse_without_effect("verify", specs, {spec.name: spec.default for spec in session.specs} | session.given)
+    without_model = {spec.name for group in (VerifyOptions, OutputOptions) for spec in specs_of(group)}
+    for spec in specs if session.configuration is None else ():
+        if spec.name not in without_model:
+            raise ForgatherError("requires -t", option=spec.flag, hint=CHOOSE)

@@ -11,9 +11,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from forgather_core.options.spec import OptionSpec, specs_of
 
-from ..messages import PrintableLogs
 from .help_page import about, arguments_of, explanation, names_of, page
 from .options import given_values, skip_conversion, typer_parameters, usage_line
+from .printable_logs import PrintableLogs
 
 _GIVEN = "forgather.given"
 

@@ -1,4 +1,4 @@
-"""Messages of Typer's usage errors, with hints."""
+"""Typer's usage errors, and their messages with hints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import typer
 from forgather_core.options.scope import MODEL_COMMANDS
 
 from .owners import list_options_hint, no_such_option, option_of_other_commands
+
+# Typer vendors Click, and exports only subclasses of this base class of all usage errors.
+UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+
+
+def is_help(error: BaseException) -> bool:
+    """Return whether a usage error is a group without a command: its message is the help page."""
+    return type(error).__name__ == "NoArgsIsHelpError"
 
 
 def usage_text(error: Any) -> str:

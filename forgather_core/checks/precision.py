@@ -35,7 +35,7 @@ _MAX_GROWTH = 2.0  # maximum ratio of the error at far positions to that at near
 
 @check("precision", cause="positions, norms or softmax computed in the dtype of the weights instead of float32")
 def precision(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Logits in bfloat16 differ from those in float32 by rounding only, at every position of a long text."""
+    """Logits in bfloat16 and autocast differ from float32 by rounding only, at every position of a long text."""
     last = getattr(subject.text_config, "max_position_embeddings", None) or 2048
     length = min(LENGTH, last)
     text = subject.tokens(2, length)

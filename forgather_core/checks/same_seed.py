@@ -24,7 +24,7 @@ _SUFFIXES = ("dropout", "pdrop")
     cause="randomness outside torch's generator, dropout outside training, or an ignored dropout option",
 )
 def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
-    """The same seed gives the same weights, another seed gives others, and only dropout in training is random."""
+    """The same seed gives the same weights, in shards too; another gives others; only dropout in training is random."""
     first, second, other = subject.fresh_model(), subject.fresh_model(), subject.fresh_model(seed=subject.seed + 1)
     wrong = different_tensors(dict(first.named_parameters()), dict(second.named_parameters()))
     yield expect("the same seed gives the same weights", not wrong, ", ".join(wrong[:3]))

@@ -12,6 +12,14 @@ from forgather_core.checks.run import verify
 from forgather_core.errors import CheckError
 
 
+def test_the_page_lists_every_check() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "verify.md").read_text(encoding="utf-8")
+    rows = [f"| `{check.name}` | {check.promise} | {check.cause} |" for check in CHECKS]
+    listed = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 4]
+    own = {check.name for check in CHECKS}
+    assert [line for line in listed if line.split("`")[1] in own] == rows
+
+
 def test_an_unknown_check_has_option_and_hint() -> None:
     with pytest.raises(CheckError) as caught:
         choose(CHECKS, ["kv-cash"])
