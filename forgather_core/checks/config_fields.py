@@ -141,9 +141,10 @@ def _check_native_form(what: str, name: str, config: Any, store: _Store) -> Iter
     native.native = True
     try:
         native.save_pretrained(store.directory)
-        found = getattr(type(config).from_pretrained(store.directory), name)
-        failure = f"{what}, a config.json of '{native_type}': {_changes({name: getattr(config, name)}, {name: found})}"
-        holds = found == getattr(config, name)
+        loaded = type(config).from_pretrained(store.directory)
+        expected = {name: getattr(config, name), "model_type": native_type}
+        found = {name: getattr(loaded, name), "model_type": loaded.to_dict()["model_type"]}
+        failure, holds = f"{what}, a config.json of '{native_type}': {_changes(expected, found)}", found == expected
     except Exception as error:  # the configuration's own code may raise any exception
         failure, holds = f"{what}, a config.json of '{native_type}': {type(error).__name__}: {first_line(error)}", False
     yield expect(f"{what}, a config.json of '{native_type}'", holds, failure=failure)

@@ -56,10 +56,18 @@ def _check_content(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
 
 
 def _check_casts(model: nn.Module) -> Iterator[Measured]:
-    """Check that a cast keeps the parameters, which an optimizer may already have: torch replaces their data only."""
+    """Check that a cast keeps the parameters, which an optimizer may already have, and their latest values."""
     before = dict(model.named_parameters())
-    for dtype in (torch.bfloat16, torch.float32):
+    for dtype in (torch.bfloat16, torch.float32, torch.bfloat16):
+        with torch.no_grad():
+            for parameter in before.values():
+                parameter.mul_(0.7).add_(0.3)
+        values = {name: parameter.detach().clone() for name, parameter in before.items()}
         model.to(dtype)
+        found = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        wrong = different_tensors(found, {name: values[name].to(one.dtype) for name, one in found.items()})
+        failure = f"to({dtype_of(dtype)}) gives parameters other values than they had"
+        yield expect(f"to({dtype_of(dtype)}) keeps the values", not wrong, truncated_list(wrong), failure=failure)
         replaced = [name for name, parameter in model.named_parameters() if parameter is not before.get(name)]
         what = f"to({dtype_of(dtype)}) keeps the parameters"
         failure = f"to({dtype_of(dtype)}) replaces parameters by new ones, which an optimizer does not have"
