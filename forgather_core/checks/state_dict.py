@@ -58,7 +58,7 @@ def _check_content(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
 def _check_casts(model: nn.Module) -> Iterator[Measured]:
     """Check that a cast keeps the parameters, which an optimizer may already have, and their latest values."""
     before = dict(model.named_parameters())
-    for dtype in (torch.bfloat16, torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16, torch.float32):
         with torch.no_grad():
             for parameter in before.values():
                 parameter.mul_(0.7).add_(0.3)
