@@ -76,20 +76,21 @@ def other_options(subject: ModelUnderTest) -> Iterator[Measured]:
     changes = _other_values(subject)
     if not changes:
         raise DoesNotApply("no option has another value that is valid with the others")
+    causes: dict[str, Any] = {}
     with _variant(subject, changes) as variant:
         for case, worst in _usual_calls(variant):
             failure = None
             if not worst.holds:
-                causes = _causes(subject, changes, partial(_call_fails, case))
-                failure = f"{causes}: {case_id(case)}: {deviation_text(worst)}"
+                causes = _causes(subject, changes, partial(_call_fails, case), causes)
+                failure = f"{_named(causes, changes)}: {case_id(case)}: {deviation_text(worst)}"
             yield Measured(case_id(case), worst.error, worst.tolerance, worst.where, failure)
         for one in _CHECKS:
             problem = _problem(one, variant)
             if problem is None:
                 yield expect(one.name, True)
             elif _problem(one, subject) is None:  # not a mistake that its own row reports
-                causes = _causes(subject, changes, partial(_problem, one))
-                yield expect(one.name, False, failure=f"{causes}: {one.name}: {problem}")
+                causes = _causes(subject, changes, partial(_problem, one), causes)
+                yield expect(one.name, False, failure=f"{_named(causes, changes)}: {one.name}: {problem}")
 
 
 def _other_values(subject: ModelUnderTest) -> dict[str, Any]:
@@ -157,11 +158,33 @@ def _variant(subject: ModelUnderTest, changes: Mapping[str, Any]) -> Iterator[Mo
         yield ModelUnderTest(directory, workdir, full=True, seed=subject.seed, scope=subject.scope)
 
 
-def _causes(subject: ModelUnderTest, changes: Mapping[str, Any], fails: Callable[[ModelUnderTest], Any]) -> str:
-    """Return the options whose other value alone makes a model fail; all options if none does alone."""
-    alone = []
-    for name, value in changes.items():
-        if _is_valid(subject, {name: value}):
-            with _variant(subject, {name: value}) as variant:
-                alone += [f"{name}={value}"] if fails(variant) else []
-    return ", ".join(alone) or "these options together: " + ", ".join(f"{n}={v}" for n, v in changes.items())
+def _causes(
+    subject: ModelUnderTest,
+    changes: Mapping[str, Any],
+    fails: Callable[[ModelUnderTest], Any],
+    known: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the options whose other value alone makes a model fail.
+
+    Args:
+        subject: The model under test.
+        changes: The other values of all options.
+        fails: Whether a model fails.
+        known: The causes of an earlier failure, which are tried first: a mistake usually shows in several cases.
+    """
+    for candidates in (known, changes):
+        alone: dict[str, Any] = {}
+        for name, value in candidates.items():
+            if _is_valid(subject, {name: value}):
+                with _variant(subject, {name: value}) as variant:
+                    alone |= {name: value} if fails(variant) else {}
+        if alone:
+            return alone
+    return {}
+
+
+def _named(causes: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
+    """Return the causes of a failure as text; all changes if none of them is one alone."""
+    if causes:
+        return ", ".join(f"{name}={value}" for name, value in causes.items())
+    return "these options together: " + ", ".join(f"{name}={value}" for name, value in changes.items())

@@ -62,7 +62,7 @@ def identify_again(directory: Path) -> None:
     journal.write_text(json.dumps(text))
 
 
-@pytest.mark.slow
+@pytest.mark.few(0, slow=3)
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_a_directory_loads_rebuilds_and_keeps_its_weights(
     name: str, kept: Path, copied: Path, python: Run, forgather: Run
