@@ -9,18 +9,20 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
+from .shared.cached_forward import UNEQUAL, cache_argument, empty_cache
 from .shared.implementations import forward_implementations
 from .shared.layers import layers_of
 from .shared.model_under_test import FLEX, ModelUnderTest
 from .shared.parallel_split import pattern_of
 from .shared.tensor_parallel import measure_ranks
-from .shared.tolerance import compare
+from .shared.tolerance import compare, rounding
 
 _RESULTS = frozenset({"logits", "last_hidden_state"})
 
@@ -171,6 +173,13 @@ def _check_split(base: Any, text: Tensor) -> Iterator[Measured]:
     middle = first(text, use_cache=False).last_hidden_state
     found = second(inputs_embeds=middle, use_cache=False).last_hidden_state
     yield compare("pipeline plan: two stages give the hidden states of the whole", found, expected)
+    caches = [{cache_argument(stage): empty_cache("dynamic", stage), "use_cache": True} for stage in (first, second)]
+    chunks = []
+    for begin, end in pairwise((0, *accumulate(UNEQUAL))):
+        middle = first(text[:, begin:end], **caches[0]).last_hidden_state
+        chunks.append(second(inputs_embeds=middle, **caches[1]).last_hidden_state)
+    what = "pipeline plan: two stages with caches, in chunks"
+    yield compare(what, torch.cat(chunks, dim=1), expected, 10 * rounding(base))
 
 
 def _order(stages: list[str], model: Any, subject: ModelUnderTest) -> list[str]:
