@@ -29,6 +29,7 @@ def round_trip(subject: ModelUnderTest) -> Iterator[Measured]:
     if any(option.name == "tie_word_embeddings" for option in options_of(subject.config())):
         yield from _check_ties(subject)
     yield from _check_auto_classes(subject)
+    yield _check_incomplete(subject)
     text = subject.tokens(2)
     for dtype, sharded in _WAYS:
         model = subject.randomized_model()
@@ -100,6 +101,27 @@ def _check_auto_classes(subject: ModelUnderTest) -> Iterator[Measured]:
         yield expect(f"{name}: all weights are loaded", not missing, failure=failure)
         wrong = different_tensors(dict(loaded.named_parameters()), dict(model.named_parameters()))
         yield expect(f"{name}: loaded weights are equal", not wrong, ", ".join(wrong[:3]))
+
+
+def _check_incomplete(subject: ModelUnderTest) -> Measured:
+    """Check that loading a checkpoint that lacks one parameter of each module keeps the other weights."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    model = subject.randomized_model()
+    lacking = {f"{path}.{[*module._parameters][-1]}" for path, module in model.named_modules() if module._parameters}
+    with subject.scratch() as directory:
+        saved = subject.save(model, directory)
+        file = saved / "model.safetensors"
+        kept = {name: tensor for name, tensor in load_file(file).items() if name not in lacking}
+        if not kept:  # no module has two parameters: leave out every other one
+            kept = dict([*load_file(file).items()][::2])
+        save_file(kept, file, metadata={"format": "pt"})
+        loaded = AutoModelForCausalLM.from_pretrained(saved, **subject.loading)
+    found = {name: one.detach() for name, one in loaded.named_parameters(remove_duplicate=False) if name in kept}
+    wrong = different_tensors(found, {name: kept[name] for name in found})
+    failure = "weights of a checkpoint that lacks others are not loaded, or overwritten"
+    return expect("an incomplete checkpoint: its weights are loaded", not wrong, ", ".join(wrong[:3]), failure=failure)
 
 
 def _in_dtype(subject: ModelUnderTest, model: Any, dtype: torch.dtype) -> Any:
