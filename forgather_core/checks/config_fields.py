@@ -87,10 +87,13 @@ class _Store:
 
 
 def _values(subject: ModelUnderTest) -> Iterator[tuple[str, list[Values]]]:
-    """Yield the name of each option, or else of each field of config.json, with other values to try."""
+    """Yield the name of each option, or else of each field of config.json, with other values to try; null by itself."""
     config = subject.config()
     if options := options_of(config):
-        yield from ((option.name, [*other_values(option, getattr(config, option.name))]) for option in options)
+        for option in options:
+            name, values = option.name, [*other_values(option, getattr(config, option.name))]
+            yield name, [value for value in values if value[name] is not None]
+            yield name, [value for value in values if value[name] is None]
         return
     for name, value in read_object(subject.workdir / "config.json").items():
         if name not in _IDENTITY:
