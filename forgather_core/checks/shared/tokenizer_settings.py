@@ -14,6 +14,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.m
 TEXTS = {
     "ASCII": "".join(map(chr, range(32, 127))),
     "accents": "Größe, naïve café, Łódź, ñandú, Ελλάδα, Ωμέγα",
+    "compatibility characters": "E = mc², ½ cup, ﬁnal, Ｆｕｌｌ, 10\u00a0km, x ≤ 3… ™",
     "emoji": "\U0001f600 \U0001f469\u200d\U0001f680 \U0001f1e9\U0001f1ea \u2764\ufe0f",
     "newlines": "one\ntwo\n\n\nthree\r\nfour\tfive\n",
     "leading spaces": "    four spaces,  two  spaces, one at the end ",
