@@ -82,7 +82,7 @@ def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = 
     names = [_current_name(name, known) for name in names]
     for name in names:
         if name not in known:
-            hint = did_you_mean(name, known) or "list them with 'forgather model verify --list'"
+            hint = did_you_mean(name, known) or "list them: forgather model verify --list"
             raise CheckError(f"there is no check '{name}'", option="--checks", hint=hint)
     return [check for name, check in known.items() if (name in names if names else check.quick or not quick)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -57,13 +58,14 @@ def test_an_interrupted_verification_is_not_ok(small: fg.ResolvedModel, director
 def test_checks_that_cannot_be_loaded_make_a_verification_incomplete(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from forgather_core.checks import CHECKS, known
+    from forgather_core.checks import CHECKS
 
     def checks(*, on_broken: Any) -> list[Any]:
         on_broken("the checks of the plugin 'x' are not available: broken")
         return [check for check in CHECKS if check.name in ("causality", "padding")]
 
-    monkeypatch.setattr(known, "known_checks", checks)
+    module = importlib.import_module("forgather_core.checks.choose")  # the package has a function of this name
+    monkeypatch.setattr(module, "known_checks", checks)
     noted: list[str] = []
     every = fg.verify(directory, progress=fg.Progress(note=noted.append))
     assert (every.passed, every.complete, every.ok) == (("causality", "padding"), False, False)
