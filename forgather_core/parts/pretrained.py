@@ -105,7 +105,8 @@ class Pretrained(PreTrainedModel):
 
 
 def _check_attention(config: Any, implementation: Any) -> None:
-    refused: dict[str, str] = config.unsupported_attention()
+    # A plugin's configuration may have another base class than DecoderConfig.
+    refused: dict[str, str] = getattr(config, "unsupported_attention", dict)()
     kind = "flash_attention_2" if "flash" in str(implementation) else implementation  # hub kernels have other names
     if isinstance(implementation, str) and kind in refused:
         raise ValueError(f"attn_implementation '{implementation}': {refused[kind]}")
