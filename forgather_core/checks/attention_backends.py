@@ -18,7 +18,7 @@ from torch import Tensor
 from ..definitions import contracts
 from ..definitions.check import DoesNotApply, Measured, check
 from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks
-from .shared.implementations import forward_implementations, uncompiled_flex
+from .shared.implementations import can_exchange_attention, forward_implementations, uncompiled_flex
 from .shared.inputs import packed_rows, padded_labels, padded_rows, real_positions
 from .shared.model_under_test import ModelUnderTest
 from .shared.plain_flash import FLASH, plain_flash
@@ -56,13 +56,9 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
 
 def _supports_flash(subject: ModelUnderTest) -> bool:
     """Return whether the model supports flash attention, and reads its implementation at each call."""
-    model: Any = type(subject.on_meta())
-    can_exchange = getattr(model, "_can_set_attn_implementation", None)
-    return (
-        getattr(model, "_supports_flash_attn", False)
-        and FLASH not in contracts.unsupported_attention(subject.config())
-        and (can_exchange is None or can_exchange())
-    )
+    model = type(subject.on_meta())
+    refused = contracts.unsupported_attention(subject.config())
+    return getattr(model, "_supports_flash_attn", False) and FLASH not in refused and can_exchange_attention(model)
 
 
 @contextmanager

@@ -97,8 +97,7 @@ def _check_dtype_of_config(subject: ModelUnderTest) -> Measured:
 
     config = subject.config()
     config.dtype = LOW
-    how = {} if subject.default_attention is None else {"attn_implementation": subject.default_attention}
-    model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, **how)
+    model = AutoModelForCausalLM.from_config(config, **subject.loading)
     kept = _kept_in_float32(model)
     wrong = [name for name, p in model.named_parameters() if p.dtype != LOW and not (kept and kept.search(name))]
     what = "from_config builds a model in the dtype of the configuration"

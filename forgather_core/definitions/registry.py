@@ -104,7 +104,7 @@ class Registry:
 
     def _definitions_of(self, module: Any, name: str) -> dict[str, ModelDefinition]:
         if not self._manager.is_registered(module):  # two entry points may refer to the same module
-            self._refuse_unknown_hooks(module, name)
+            self._refuse_unknown_hooks(module)
             self._manager.register(module, name=name)
         others = [other for other in self._manager.get_plugins() if other is not module]
         results = self._manager.subset_hook_caller("forgather_models", others)()
@@ -118,10 +118,11 @@ class Registry:
             found[definition.name] = definition
         return found
 
-    def _refuse_unknown_hooks(self, module: Any, name: str) -> None:
+    def _refuse_unknown_hooks(self, module: Any) -> None:
         hooks = [hook for hook in vars(ForgatherHooks) if not hook.startswith("_")]
         for function in sorted(vars(module)):
-            if self._manager.parse_hookimpl_opts(module, function) is not None and function not in hooks:
+            options = self._manager.parse_hookimpl_opts(module, function)
+            if options is not None and not options["optionalhook"] and function not in hooks:
                 hint = did_you_mean(function, hooks) or use_one_of(hooks)
                 raise DefinitionError(f"there is no hook '{function}'", hint=hint)
 

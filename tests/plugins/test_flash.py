@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import flash_attention_mask
 
-from forgather_core.checks.shared.plain_flash import flash_attn_func, flash_attn_varlen_func
+from forgather_core.checks.shared.plain_flash import flash_attention, flash_attn_func, flash_attn_varlen_func
 from forgather_core.parts import alibi_flash
 
 from .cases import FIXED_WINDOW, empty_cache, in_chunks, made
@@ -29,39 +29,31 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     AttentionInterface.register(NAME, documents_only)
     AttentionMaskInterface.register(NAME, flash_attention_mask)
     monkeypatch.setattr(alibi_flash, "flash_attn_func", flash_attn_func)
-    monkeypatch.setattr(alibi_flash, "flash_attn_varlen_func", flash_attn_varlen_func)
+    monkeypatch.setattr(alibi_flash, "flash_attn_varlen_func", exact_lengths)
     yield
     del AttentionInterface._global_mapping[NAME]
     del AttentionMaskInterface._global_mapping[NAME]
 
 
+def exact_lengths(q: Tensor, k: Tensor, v: Tensor, *lengths: Any, **more: Any) -> Tensor:
+    """Compute flash attention; the longest lengths must be exact, not only large enough."""
+    for ends, longest in zip(lengths[:2], lengths[2:], strict=True):
+        assert type(longest) is int
+        assert longest == ends.diff().max()
+    return flash_attn_varlen_func(q, k, v, *lengths, **more)
+
+
 def documents_only(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    sliding_window: int | None = None,
-    cu_seq_lens_q: Tensor | None = None,
-    cu_seq_lens_k: Tensor | None = None,
-    max_length_q: int | None = None,
-    max_length_k: int | None = None,
-    **_: Any,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
-    """Like transformers' flash function, except padding without documents, which transformers handles."""
+    """Compute flash attention in plain torch; transformers handles padding without documents."""
     assert module.config._attn_implementation == NAME  # transformers' flash function reads it there
     assert attention_mask is None
-    qkv = [x.transpose(1, 2) for x in (query, key, value)]
-    more: dict[str, Any] = {"softmax_scale": scaling, "causal": module.is_causal}
-    if sliding_window is not None:
-        more["window_size"] = (sliding_window - 1, 0)
-    if cu_seq_lens_q is None:
-        return flash_attn_func(*qkv, **more), None
-    flat = [x.flatten(0, 1) for x in qkv]
-    result = flash_attn_varlen_func(*flat, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, **more)
-    return result.view(qkv[0].shape), None
+    if more.get("cu_seq_lens_q") is not None:
+        for name in "qk":
+            assert type(more[f"max_length_{name}"]) is int
+            assert more[f"max_length_{name}"] == more[f"cu_seq_lens_{name}"].diff().max()
+    return flash_attention(module, query, key, value, None, **more)
 
 
 def flash(case: str, **options: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...training.loss import can_skip_logits
+from ..shared.implementations import can_exchange_attention
 from ..shared.layers import windows_of
 from ..shared.model_under_test import ATTENTIONS, FLEX, ModelUnderTest
 from ..shared.position_encoding import kind_of, switching_length
@@ -55,8 +56,7 @@ def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
         left_out |= {f"dtype={name}": FLOAT32_ANGLES for name in ("float64", "bfloat16", "float16")}
         left_out |= {"made=after-other-dtype": FLOAT32_ANGLES, "packing=position-ids": PACKING}
         left_out.setdefault("attention=flex_attention", LATER_MASK)
-    can_exchange = getattr(type(model), "_can_set_attn_implementation", None)
-    if len({"eager", "sdpa"} - subject.refused_attention.keys()) < 2 or (can_exchange and not can_exchange()):
+    if len({"eager", "sdpa"} - subject.refused_attention.keys()) < 2 or not can_exchange_attention(type(model)):
         left_out["made=after-other-attention"] = ONE_ATTENTION
     left_out |= {f"length={length}": reason for length, reason in _lengths(subject, model)}
     left_out |= {f"mask={kind}": reason for kind, reason in _masks(subject, model)}

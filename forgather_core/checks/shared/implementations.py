@@ -31,6 +31,12 @@ def forward_implementations(subject: ModelUnderTest) -> list[str]:
     return [name for name in ATTENTIONS if name not in subject.refused_attention]
 
 
+def can_exchange_attention(model: type) -> bool:
+    """Return whether models of a class read their attention implementation at each call."""
+    can_exchange = getattr(model, "_can_set_attn_implementation", None)
+    return can_exchange is None or bool(can_exchange())
+
+
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Run flex_attention and everything else without compilation, which is slow."""
