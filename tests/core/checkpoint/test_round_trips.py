@@ -660,6 +660,7 @@ def test_mismatches_are_reported_and_strict_refuses_them_before_any_change(
     saved = [leaf for leaf in plan.leaves if leaf.kind != "unsaved"]
     assume(len(saved) > 1)
     odd = data.draw(st.sampled_from(saved))
+    assume(not is_scale(odd, saved))
     wider = replace(plan, leaves=tuple(replace(x, shape=(*x.shape, 2)) if x is odd else x for x in plan.leaves))
     without = replace(plan, leaves=tuple(leaf for leaf in plan.leaves if leaf is not odd))
     there, here = {"missing": (without, plan), "unexpected": (plan, without), "other shape": (wider, plan)}[what]
@@ -684,6 +685,13 @@ def test_mismatches_are_reported_and_strict_refuses_them_before_any_change(
     assert not report.complete
     expected = {name: value for name, value in state(model).items() if name != odd.name}
     assert state(other) == expected | ({} if what == "unexpected" else {odd.name: before[odd.name]})
+
+
+def is_scale(leaf: Leaf, others: list[Leaf]) -> bool:
+    """Return whether a leaf has the name of the scale of an 8-bit weight: such files are quantized (test_fp8.py)."""
+    stem, _, name = leaf.name.rpartition("scale")
+    weights = {other.name for other in others if other.dtype.itemsize == 1}
+    return not name and f"{stem}weight" in weights
 
 
 def addresses(model: nn.Module) -> dict[str, int]:
