@@ -27,7 +27,6 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
     count = f"{report['passed']} passed, {report['failed']} failed, {report['skipped']} skipped"
     if report["expected"]:
         count += f", {report['expected']} failed as expected"
-    seconds = sum(check["seconds"] for check in checks)
     return Group(
         Text(f"{report['directory']}, {shape}{seed}", "bold"),
         grid("", _COLUMNS, _rows(checks), right=(2, 3, 4, 5), drop=(5, 2, 4, 3)),
@@ -38,7 +37,7 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
             if _has_remark(check)
         ),
         *(line for check in checks if check["details"].get("levels") for line in _coverage(check)),
-        Text(f"\n{count}, in {seconds:.1f} s\n", _colour(report)),
+        Text(f"\n{count}, in {report['seconds']:.1f} s\n", _colour(report)),
         notes(report.get("notes", ())),
     )
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..definitions.check import Check
 from ..errors import CheckError
 from ..model.directory_errors import directory_problem, edited, loading_errors
 from ..model.parameters import parameter_table
-from ..runtime.child_process import ChildDiedError, ChildProcesses
+from ..runtime.child_process import ChildDiedError, ChildProcesses, can_fork
 from ..runtime.memory_guard import most_parameters, refuse_too_large
 from ..runtime.partial_results import keep_partial
 from ..runtime.quiet import quiet_transformers
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ..settings.resolved_model import ResolvedModel
 
 _MAX_SECONDS = 7200  # time limit of a check
+_BESIDE = "call-agreement"  # runs beside the other checks, which use one core; not with --full, which needs the memory
 _COPIES = 3  # copies of the weights: most checks have two models, or two models and the gradients of one
 
 
@@ -59,7 +62,7 @@ def verify(
 
     Returns:
         The report, as plain data: directory, full, seed, checks (name, promise, result, measured, reason, cause,
-        seconds, details), passed, failed, skipped, expected (failures that the
+        seconds, details), seconds (of the run; checks overlap), passed, failed, skipped, expected (failures that the
         definition expects), complete (all requested checks ran), notes.
 
     Raises:
@@ -79,23 +82,44 @@ def verify(
                 _try_values(subject)
         if full and not force:
             _refuse_too_large(subject)
-        rows: list[dict[str, Any]] = []
+        rows: dict[int, dict[str, Any]] = {}
+        report = partial(_report, directory, rows, full=full, seed=seed, began=time.perf_counter())
 
         def keep(reason: str) -> None:
             if rows and on_partial is not None:
                 ended = f"ended early, after {len(rows)} of {len(checks)} checks: {reason}"
-                on_partial(_report(directory, rows, [*left_out, ended], full=full, seed=seed))
+                on_partial(report([*left_out, ended]))
 
-        with keep_partial(keep), ChildProcesses(partial(_run, checks, subject), seconds=_seconds(subject)) as run:
-            for number, check in enumerate(checks):
-                if on_check is not None:
-                    on_check(check.name)
-                began = time.perf_counter()
-                try:
-                    rows.append(run(number))
-                except ChildDiedError as died:
-                    rows.append(with_expected(row_of(check, FAILED, began=began, reason=str(died)), subject))
-    return _report(directory, rows, left_out, full=full, seed=seed)
+        with keep_partial(keep):
+            for number, row in _rows(checks, subject, on_check or (lambda _: None)):
+                rows[number] = row
+    return report(left_out)
+
+
+def _rows(
+    checks: Sequence[Check], subject: ModelUnderTest, on_check: Callable[[str], None]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Run the checks, and yield the number and the row of each."""
+    numbers = list(range(len(checks)))
+    beside = [] if subject.full else [number for number in numbers if checks[number].name == _BESIDE and numbers[1:]]
+    function, seconds = partial(_run, checks, subject), _seconds(subject)
+
+    def row(number: int, result: Callable[[], dict[str, Any]], began: float) -> dict[str, Any]:
+        on_check(checks[number].name)
+        try:
+            return result()
+        except ChildDiedError as died:
+            return with_expected(row_of(checks[number], FAILED, began=began, reason=str(died)), subject)
+
+    with ChildProcesses(function, seconds=seconds) as run, ChildProcesses(function, seconds=seconds) as run_beside:
+        if beside and can_fork():
+            torch.compile(torch.relu)  # imports the compiler, for seconds, before two processes need it
+        started = [(number, run_beside.start(number), time.perf_counter()) for number in beside]
+        for number in numbers:
+            if number not in beside:
+                yield number, row(number, partial(run, number), time.perf_counter())
+        for number, result, began in started:
+            yield number, row(number, result, began)
 
 
 def _seconds(subject: ModelUnderTest) -> float | None:
@@ -134,15 +158,17 @@ def _refuse_too_large(subject: ModelUnderTest) -> None:
 
 
 def _report(
-    directory: Path, rows: list[dict[str, Any]], notes: Sequence[str], *, full: bool, seed: int
+    directory: Path, rows: Mapping[int, dict[str, Any]], notes: Sequence[str], *, full: bool, seed: int, began: float
 ) -> dict[str, Any]:
     """Return the report; `notes` has a sentence for each reason why requested checks did not run."""
-    count = {result: sum(row["result"] == result for row in rows) for result in (PASSED, FAILED, SKIPPED, EXPECTED)}
+    results = [row["result"] for row in rows.values()]
+    count = {result: results.count(result) for result in (PASSED, FAILED, SKIPPED, EXPECTED)}
     return {
         "directory": str(directory),
         "full": full,
         "seed": seed,
-        "checks": rows,
+        "checks": [rows[number] for number in sorted(rows)],
+        "seconds": time.perf_counter() - began,
         "passed": count[PASSED],
         "failed": count[FAILED],
         "skipped": count[SKIPPED],

@@ -16,6 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, Self, TypeVar
@@ -71,6 +72,25 @@ class ChildProcesses(Generic[Argument, Result]):
         ((_, result),) = self.map([argument])
         if isinstance(result, ChildDiedError):
             raise result
+        return result
+
+    def start(self, argument: Argument) -> Callable[[], Result]:
+        """Start a call, and return the function that waits for its result; it raises what a call raises.
+
+        Until then, make no other call. If this process cannot be forked safely, that function calls.
+        """
+        if not can_fork():
+            return partial(self, argument)
+        child = self._children[0]
+        connection, limit = child.send(argument), time.monotonic() + (self._seconds or 0)
+
+        def result() -> Result:
+            in_time = wait([connection], None if self._seconds is None else max(limit - time.monotonic(), 0))
+            found = child.receive() if in_time else child.kill(f"took more than {self._seconds:g} s")
+            if isinstance(found, ChildDiedError):
+                raise found
+            return found  # type: ignore[no-any-return]
+
         return result
 
     def map(self, arguments: Iterable[Argument]) -> Iterator[tuple[Argument, Result | ChildDiedError]]:

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from forgather_core.checks import CHECKS
+from forgather_core.checks import CHECKS, Measured, ModelUnderTest, check, expect
 from forgather_core.checks.choose import choose
 from forgather_core.checks.run import verify
+from forgather_core.commands.construct import construct
+from forgather_core.definitions.registry import Registry
 from forgather_core.errors import CheckError
+from forgather_core.runtime.child_process import can_fork
+from forgather_core.settings.layers import find_configuration
+from forgather_core.settings.resolve import resolve
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "tokenizer": "bytes"}
+forked = pytest.mark.skipif(not can_fork(), reason="processes cannot be forked here")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = tmp_path_factory.mktemp("project")
+    resolved = resolve(find_configuration("single_head", Registry(), project), SMALL)
+    return construct(resolved, project=project).directory.path
 
 
 def test_the_page_lists_every_check() -> None:
@@ -31,3 +51,83 @@ def test_a_directory_without_a_model_is_the_file_of_the_error(tmp_path: Path) ->
         verify(tmp_path, CHECKS)
     assert caught.value.file == str(tmp_path)
     assert str(caught.value) == f"{tmp_path} is not a model directory: it has no config.json: name a model directory"
+
+
+@forked
+def test_call_agreement_runs_beside_the_other_checks(directory: Path, tmp_path: Path) -> None:
+    def met(mine: str, other: str) -> bool:
+        """Return whether the check of the other process is seen to run while this one does."""
+        (tmp_path / mine).touch()
+        end = time.monotonic() + 60
+        while not (tmp_path / other).exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        return (tmp_path / other).exists()
+
+    @check("call-agreement", cause="none")
+    def beside(subject: ModelUnderTest) -> Iterator[Measured]:
+        """Meet the last check."""
+        yield expect("met", met("beside", "last"))
+
+    @check("first", cause="none")
+    def first(subject: ModelUnderTest) -> Iterator[Measured]:
+        """Leave a trace in the process."""
+        os.environ["FORGATHER_TEST_TRACE"] = "left"
+        yield expect("ran", True)
+
+    @check("last", cause="none")
+    def last(subject: ModelUnderTest) -> Iterator[Measured]:
+        """Meet call-agreement, in the process of the first check."""
+        yield expect("met", met("last", "beside"))
+        yield expect("the same process", os.environ.get("FORGATHER_TEST_TRACE") == "left")
+
+    begun: list[str] = []
+    report = verify(directory, [first, beside, last], on_check=begun.append)
+    assert [row["name"] for row in report["checks"]] == ["first", "call-agreement", "last"]
+    assert (report["passed"], report["failed"]) == (3, 0)
+    assert begun == ["first", "last", "call-agreement"]
+    assert report["seconds"] >= max(row["seconds"] for row in report["checks"])
+
+
+@forked
+def test_the_end_of_call_agreement_is_its_failure_only(directory: Path) -> None:
+    @check("call-agreement", cause="none")
+    def killed(subject: ModelUnderTest) -> Iterator[Measured]:
+        """End the process."""
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield expect("unreached", True)
+
+    @check("other", cause="none")
+    def other(subject: ModelUnderTest) -> Iterator[Measured]:
+        """Hold."""
+        yield expect("ran", True)
+
+    partial: list[dict[str, Any]] = []
+    report = verify(directory, [killed, other], on_partial=partial.append)
+    assert [row["result"] for row in report["checks"]] == ["failed", "passed"]
+    assert report["checks"][0]["reason"].startswith("the process was ended by SIGKILL")
+    assert report["complete"] and not partial
+
+
+@forked
+def test_an_interrupted_run_keeps_the_rows_so_far_in_order(directory: Path) -> None:
+    @check("call-agreement", cause="none")
+    def endless(subject: ModelUnderTest) -> Iterator[Measured]:
+        """Run on."""
+        time.sleep(600)
+        yield expect("unreached", True)
+
+    @check("other", cause="none")
+    def other(subject: ModelUnderTest) -> Iterator[Measured]:
+        """Hold."""
+        yield expect("ran", True)
+
+    def interrupt(name: str) -> None:
+        if name == "call-agreement":
+            raise KeyboardInterrupt
+
+    partial: list[dict[str, Any]] = []
+    with pytest.raises(KeyboardInterrupt):
+        verify(directory, [endless, other], on_check=interrupt, on_partial=partial.append)
+    (kept,) = partial
+    assert [row["name"] for row in kept["checks"]] == ["other"]
+    assert kept["notes"] == ["ended early, after 1 of 2 checks: interrupted"]

@@ -53,6 +53,18 @@ def test_the_end_of_a_child_is_an_error_of_its_call_only(what: str, reason: str)
         assert run("two") == "did two"
 
 
+def test_calls_that_are_started_overlap_and_have_the_results_of_calls() -> None:
+    with ChildProcesses(act) as one, ChildProcesses(act) as other:
+        first, second = one.start("value"), other.start("crash")
+        with pytest.raises(ChildDiedError, match="SIGSEGV"):
+            second()
+        with pytest.raises(ValueError, match="no such value"):
+            first()
+        assert one.start("this")() == "did this"
+    with ChildProcesses(act, seconds=1) as slow, pytest.raises(ChildDiedError, match="took more than 1 s"):
+        slow.start("hang")()
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_results_are_in_the_order_of_the_arguments(count: int) -> None:
     order = ["one", "crash", "two", "exit", "three", "four"]

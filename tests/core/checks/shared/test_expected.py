@@ -65,5 +65,5 @@ def test_the_report_counts_them_apart(tmp_path: Path) -> None:
     from forgather_core.checks.run import _report
 
     rows = [row({"sums": "rounds"}, Measured("b", 1.0)), row({}, Measured("a", 0.0))]
-    report = _report(tmp_path, rows, [], full=False, seed=0)
+    report = _report(tmp_path, dict(enumerate(rows)), [], full=False, seed=0, began=0.0)
     assert (report["passed"], report["failed"], report["skipped"], report["expected"]) == (1, 0, 0, 1)
