@@ -11,13 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..definitions.check import Check
 from ..errors import CheckError
 from ..model.directory_errors import directory_problem, edited, loading_errors
 from ..model.parameters import parameter_table
-from ..runtime.child_process import ChildDiedError, ChildProcesses, can_fork
+from ..runtime.child_process import ChildDiedError, ChildProcesses
 from ..runtime.memory_guard import most_parameters, refuse_too_large
 from ..runtime.partial_results import keep_partial
 from ..runtime.quiet import quiet_transformers
@@ -100,26 +98,21 @@ def _rows(
     checks: Sequence[Check], subject: ModelUnderTest, on_check: Callable[[str], None]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Run the checks, and yield the number and the row of each."""
-    numbers = list(range(len(checks)))
-    beside = [] if subject.full else [number for number in numbers if checks[number].name == _BESIDE and numbers[1:]]
+    beside = [number for number, check in enumerate(checks) if check.name == _BESIDE and not subject.full]
+    others = [number for number in range(len(checks)) if number not in beside]
     function, seconds = partial(_run, checks, subject), _seconds(subject)
-
-    def row(number: int, result: Callable[[], dict[str, Any]], began: float) -> dict[str, Any]:
-        on_check(checks[number].name)
-        try:
-            return result()
-        except ChildDiedError as died:
-            return with_expected(row_of(checks[number], FAILED, began=began, reason=str(died)), subject)
-
     with ChildProcesses(function, seconds=seconds) as run, ChildProcesses(function, seconds=seconds) as run_beside:
-        if beside and can_fork():
-            torch.compile(torch.relu)  # imports the compiler, for seconds, before two processes need it
-        started = [(number, run_beside.start(number), time.perf_counter()) for number in beside]
-        for number in numbers:
-            if number not in beside:
-                yield number, row(number, partial(run, number), time.perf_counter())
-        for number, result, began in started:
-            yield number, row(number, result, began)
+        started = time.perf_counter()
+        calls: dict[int, Callable[[], dict[str, Any]]] = {number: partial(run, number) for number in others}
+        calls |= {number: run_beside.start(number) for number in beside}
+        for number, result in calls.items():
+            check, began = checks[number], started if number in beside else time.perf_counter()
+            on_check(check.name)
+            try:
+                row = result()
+            except ChildDiedError as died:
+                row = with_expected(row_of(check, FAILED, began=began, reason=str(died)), subject)
+            yield number, row
 
 
 def _seconds(subject: ModelUnderTest) -> float | None:

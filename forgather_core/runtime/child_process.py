@@ -80,16 +80,16 @@ class ChildProcesses(Generic[Argument, Result]):
         Until then, make no other call. If this process cannot be forked safely, that function calls.
         """
         if not can_fork():
-            return partial(self, argument)
+            return partial(self._function, argument)
         child = self._children[0]
         connection, limit = child.send(argument), time.monotonic() + (self._seconds or 0)
 
         def result() -> Result:
-            in_time = wait([connection], None if self._seconds is None else max(limit - time.monotonic(), 0))
-            found = child.receive() if in_time else child.kill(f"took more than {self._seconds:g} s")
+            ready = wait([connection], None if self._seconds is None else max(limit - time.monotonic(), 0))
+            found: Result | ChildDiedError = self._received(child, in_time=bool(ready))
             if isinstance(found, ChildDiedError):
                 raise found
-            return found  # type: ignore[no-any-return]
+            return found
 
         return result
 
@@ -115,9 +115,7 @@ class ChildProcesses(Generic[Argument, Result]):
                 ready = wait(list(busy), None if self._seconds is None else max(seconds, 0))
                 for connection in ready or [min(busy, key=lambda connection: busy[connection][2])]:
                     child, number, _ = busy.pop(connection)
-                    done[number] = child.receive() if ready else child.kill(f"took more than {self._seconds:g} s")
-                    if self._single_use:
-                        child.kill("is no longer needed")
+                    done[number] = self._received(child, in_time=bool(ready))
                     idle.append(child)
                 while following in done:
                     yield numbered[following][1], done.pop(following)
@@ -125,6 +123,13 @@ class ChildProcesses(Generic[Argument, Result]):
         finally:  # after an exception, results of the other children must not be returned by later calls
             for child, _, _ in busy.values():
                 child.kill("is no longer needed")
+
+    def _received(self, child: _Child, *, in_time: bool) -> Any:
+        """Return the result of a child, or a ChildDiedError if its time is over. Raises what the function raised."""
+        found = child.receive() if in_time else child.kill(f"took more than {self._seconds:g} s")
+        if self._single_use:
+            child.kill("is no longer needed")
+        return found
 
     def close(self) -> None:
         """End the child processes."""

@@ -109,7 +109,7 @@ def test_the_end_of_call_agreement_is_its_failure_only(directory: Path) -> None:
 
 
 @forked
-def test_an_interrupted_run_keeps_the_rows_so_far_in_order(directory: Path) -> None:
+def test_an_interrupted_run_keeps_the_rows_so_far(directory: Path) -> None:
     @check("call-agreement", cause="none")
     def endless(subject: ModelUnderTest) -> Iterator[Measured]:
         """Run on."""

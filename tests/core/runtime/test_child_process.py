@@ -53,7 +53,7 @@ def test_the_end_of_a_child_is_an_error_of_its_call_only(what: str, reason: str)
         assert run("two") == "did two"
 
 
-def test_calls_that_are_started_overlap_and_have_the_results_of_calls() -> None:
+def test_a_started_call_has_the_result_of_a_call() -> None:
     with ChildProcesses(act) as one, ChildProcesses(act) as other:
         first, second = one.start("value"), other.start("crash")
         with pytest.raises(ChildDiedError, match="SIGSEGV"):
@@ -63,6 +63,8 @@ def test_calls_that_are_started_overlap_and_have_the_results_of_calls() -> None:
         assert one.start("this")() == "did this"
     with ChildProcesses(act, seconds=1) as slow, pytest.raises(ChildDiedError, match="took more than 1 s"):
         slow.start("hang")()
+    with ChildProcesses(lambda _: os.getpid(), single_use=True) as single:
+        assert single.start(0)() != single.start(0)()
 
 
 @pytest.mark.parametrize("count", [1, 3])
