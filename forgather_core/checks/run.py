@@ -16,6 +16,7 @@ from ..errors import CheckError
 from ..model.directory_errors import directory_problem, edited, loading_errors
 from ..model.parameters import parameter_table
 from ..runtime.child_process import ChildDiedError, ChildProcesses
+from ..runtime.cores import usable_cores
 from ..runtime.memory_guard import most_parameters, refuse_too_large
 from ..runtime.partial_results import keep_partial
 from ..runtime.quiet import quiet_transformers
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from ..settings.resolved_model import ResolvedModel
 
 _MAX_SECONDS = 7200  # time limit of a check
-_BESIDE = "call-agreement"  # runs beside the other checks, which use one core; not with --full, which needs the memory
+_MOST_PROCESSES = 2  # one for a full model, which needs the memory; call-agreement starts further ones
+_LONGEST = "call-agreement"  # is run first
 _COPIES = 3  # copies of the weights: most checks have two models, or two models and the gradients of one
 
 
@@ -97,22 +99,23 @@ def verify(
 def _rows(
     checks: Sequence[Check], subject: ModelUnderTest, on_check: Callable[[str], None]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Run the checks, and yield the number and the row of each."""
-    beside = [number for number, check in enumerate(checks) if check.name == _BESIDE and not subject.full]
-    others = [number for number in range(len(checks)) if number not in beside]
-    function, seconds = partial(_run, checks, subject), _seconds(subject)
-    with ChildProcesses(function, seconds=seconds) as run, ChildProcesses(function, seconds=seconds) as run_beside:
-        started = time.perf_counter()
-        calls: dict[int, Callable[[], dict[str, Any]]] = {number: partial(run, number) for number in others}
-        calls |= {number: run_beside.start(number) for number in beside}
-        for number, result in calls.items():
-            check, began = checks[number], started if number in beside else time.perf_counter()
-            on_check(check.name)
-            try:
-                row = result()
-            except ChildDiedError as died:
-                row = with_expected(row_of(check, FAILED, began=began, reason=str(died)), subject)
-            yield number, row
+    """Run the checks, and yield the number and the row of each as soon as it is known."""
+    began = dict[int, float]()
+
+    def numbers() -> Iterator[int]:
+        for number in sorted(range(len(checks)), key=lambda number: checks[number].name != _LONGEST):
+            on_check(checks[number].name)
+            began[number] = time.perf_counter()
+            yield number
+
+    count = 1 if subject.full else min(usable_cores(), _MOST_PROCESSES)
+    with ChildProcesses(partial(_run, checks, subject), count=count, seconds=_seconds(subject)) as run:
+        for number, row in run.as_completed(numbers()):
+            if not isinstance(row, ChildDiedError):
+                yield number, row
+                continue
+            failed = row_of(checks[number], FAILED, began=began[number], reason=str(row))
+            yield number, with_expected(failed, subject)
 
 
 def _seconds(subject: ModelUnderTest) -> float | None:

@@ -16,7 +16,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, Self, TypeVar
@@ -74,54 +73,52 @@ class ChildProcesses(Generic[Argument, Result]):
             raise result
         return result
 
-    def start(self, argument: Argument) -> Callable[[], Result]:
-        """Start a call, and return the function that waits for its result; it raises what a call raises.
-
-        Until then, make no other call. If this process cannot be forked safely, that function calls.
-        """
-        if not can_fork():
-            return partial(self._function, argument)
-        child = self._children[0]
-        connection, limit = child.send(argument), time.monotonic() + (self._seconds or 0)
-
-        def result() -> Result:
-            ready = wait([connection], None if self._seconds is None else max(limit - time.monotonic(), 0))
-            found: Result | ChildDiedError = self._received(child, in_time=bool(ready))
-            if isinstance(found, ChildDiedError):
-                raise found
-            return found
-
-        return result
-
     def map(self, arguments: Iterable[Argument]) -> Iterator[tuple[Argument, Result | ChildDiedError]]:
         """Yield each argument and its result in order. The result is a ChildDiedError if the child process died.
 
         Raises:
             Exception: The exception that the function raised.
         """
+        done, following = dict[int, tuple[Argument, Result | ChildDiedError]](), 0
+        for number, argument, result in self._completed(arguments):
+            done[number] = argument, result
+            while following in done:
+                yield done.pop(following)
+                following += 1
+
+    def as_completed(self, arguments: Iterable[Argument]) -> Iterator[tuple[Argument, Result | ChildDiedError]]:
+        """Yield each argument and its result as soon as it is known, as `map` does in order.
+
+        An argument is taken when a child can compute it.
+        """
+        for _, argument, result in self._completed(arguments):
+            yield argument, result
+
+    def _completed(self, arguments: Iterable[Argument]) -> Iterator[tuple[int, Argument, Result | ChildDiedError]]:
+        waiting = enumerate(arguments)
         if not can_fork():
-            for argument in arguments:
-                yield argument, self._function(argument)
+            for number, argument in waiting:
+                yield number, argument, self._function(argument)
             return
-        numbered = list(enumerate(arguments))
-        waiting, done, following = deque(numbered), dict[int, Any](), 0
-        idle, busy = list(self._children), dict[Any, tuple[_Child, int, float]]()
+        idle, busy = deque(self._children), dict[Any, tuple[_Child, int, Argument, float]]()
         try:
-            while following < len(numbered):
-                while idle and waiting:
-                    child, (number, argument) = idle.pop(0), waiting.popleft()
-                    busy[child.send(argument)] = child, number, time.monotonic() + (self._seconds or float("inf"))
-                seconds = min(limit for _, _, limit in busy.values()) - time.monotonic()
-                ready = wait(list(busy), None if self._seconds is None else max(seconds, 0))
-                for connection in ready or [min(busy, key=lambda connection: busy[connection][2])]:
-                    child, number, _ = busy.pop(connection)
-                    done[number] = self._received(child, in_time=bool(ready))
+            while True:
+                while idle and (following := next(waiting, None)) is not None:
+                    child, (number, argument) = idle.popleft(), following
+                    limit = time.monotonic() + (self._seconds or float("inf"))
+                    busy[child.send(argument)] = child, number, argument, limit
+                if not busy:
+                    return
+                soonest = min(busy, key=lambda connection: busy[connection][3])
+                seconds = None if self._seconds is None else max(busy[soonest][3] - time.monotonic(), 0)
+                ready = wait(list(busy), seconds)
+                for connection in ready or [soonest]:
+                    child, number, argument, _ = busy.pop(connection)
+                    result = self._received(child, in_time=bool(ready))
                     idle.append(child)
-                while following in done:
-                    yield numbered[following][1], done.pop(following)
-                    following += 1
+                    yield number, argument, result
         finally:  # after an exception, results of the other children must not be returned by later calls
-            for child, _, _ in busy.values():
+            for child, *_ in busy.values():
                 child.kill("is no longer needed")
 
     def _received(self, child: _Child, *, in_time: bool) -> Any:

@@ -13,7 +13,7 @@ from covertable import criteria
 from covertable.main import Controller
 
 from .completion import Completion
-from .factors import FACTORS, PLAIN, Case
+from .factors import FACTORS, PLAIN, SLOW, Case
 from .rules import RULES, Rule
 
 Levels = Mapping[str, tuple[str, ...]]
@@ -73,6 +73,20 @@ def _covering_array(
     items: tuple[tuple[str, tuple[str, ...]], ...], strength: int, seed: int, rules: tuple[Rule, ...]
 ) -> CoveringArray:
     levels = dict(items)
+    name, slow = SLOW
+    others = tuple(level for level in levels.get(name, ()) if level != slow)
+    if others and slow in levels[name]:
+        cases = _cases({**levels, name: others}, strength, seed, rules)
+        cases += _cases({**levels, name: (slow,)}, strength - 1, seed, rules)
+    else:
+        cases = _cases(levels, strength, seed, rules)
+    covered = {frozenset(some) for case in cases for some in combinations(case.items(), strength)}
+    count = sum(prod(len(levels[name]) for name in some) for some in combinations(levels, strength))
+    return CoveringArray(cases, len(covered), count - len(covered), strength)
+
+
+def _cases(levels: Levels, strength: int, seed: int, rules: Collection[Rule]) -> tuple[Case, ...]:
+    """Return cases that contain every valid combination of levels of `strength` factors."""
     varied = {name: list(found) for name, found in levels.items() if len(found) > 1}
     fixed = {name: found[0] for name, found in levels.items() if len(found) == 1}
     constraints = [found for rule in rules if (found := _constraint(rule, varied, fixed)) is not None]
@@ -81,10 +95,7 @@ def _covering_array(
     # Factors by number: covertable splits a name at its dots at each lookup.
     controller = _Controller(list(varied.values()), strength=min(strength, len(varied)), **how)
     rows = [dict(zip(varied, row, strict=True)) for row in controller.make()]
-    cases = tuple({name: {**fixed, **row}[name] for name in levels} for row in rows)
-    covered = {frozenset(some) for case in cases for some in combinations(case.items(), strength)}
-    count = sum(prod(len(levels[name]) for name in some) for some in combinations(levels, strength))
-    return CoveringArray(cases, len(covered), count - len(covered), strength)
+    return tuple({name: {**fixed, **row}[name] for name in levels} for row in rows)
 
 
 def _constraint(rule: Rule, varied: Mapping[str, list[str]], fixed: Mapping[str, str]) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterable
 from typing import Any, Self
@@ -12,6 +11,7 @@ import torch
 
 from ...definitions.check import Measured
 from ...runtime.child_process import ChildDiedError, ChildProcesses
+from ...runtime.cores import usable_cores
 from ..shared.expected import expected_reason
 from ..shared.model_under_test import ModelUnderTest
 from .agreement import RAISED, Agreement
@@ -21,7 +21,7 @@ from .models import BESIDE_OTHERS
 from .rules import violated
 
 _MIN_SECONDS, _TIMES_PLAIN = 60, 100  # time limit of a case
-_MOST_PROCESSES = 4
+_MOST_PROCESSES = 4  # one for a full model, which needs the memory
 
 
 class Calls:
@@ -39,7 +39,8 @@ class Calls:
         self._results: dict[str, Measured] = {}
         if "flex_attention" in self.agreement.levels["attention"]:
             torch.compile(torch.relu)  # imports the compiler, for seconds, before processes are forked
-        how: dict[str, Any] = {"count": _processes(subject), "seconds": _seconds(self.agreement)}
+        count = 1 if subject.full else min(usable_cores(), _MOST_PROCESSES)
+        how: dict[str, Any] = {"count": count, "seconds": _seconds(self.agreement)}
         self._run = ChildProcesses(self.agreement.run, **how)
         # Another model may change state on classes and modules, for every later call in its process.
         self._run_once = ChildProcesses(self.agreement.run, single_use=True, **how)
@@ -79,15 +80,6 @@ class Calls:
         for run, is_single in ((self._run, False), (self._run_once, True)):
             for case, result in run.map([case for case in new if (case["made"] in BESIDE_OTHERS) is is_single]):
                 self._results[case_id(case)] = _worst(result)
-
-
-def _processes(subject: ModelUnderTest) -> int:
-    """Return the number of processes; 1 for a full model, which needs the memory."""
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
-    cores = (
-        int(allowed) if allowed.isdigit() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    )
-    return 1 if subject.full else max(1, min(cores, _MOST_PROCESSES))
 
 
 def _seconds(agreement: Agreement) -> float:

@@ -94,6 +94,8 @@ FACTORS = (
     Factor("compile", ("off", "on"), ("off",), "Python code that depends on values or on earlier calls"),
 )
 
+# The cases of this level take seconds: it is combined with the others in as few cases as possible. No rule requires it.
+SLOW = ("compile", "on")
 NAMES = tuple(factor.name for factor in FACTORS)
 PLAIN: Case = {factor.name: factor.levels[0] for factor in FACTORS}
 

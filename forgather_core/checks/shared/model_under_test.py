@@ -78,6 +78,7 @@ class ModelUnderTest:
     ) -> None:
         self.directory, self.resolved, self.full, self.seed = directory, resolved, full, seed
         self.scope = scope
+        self._classes = dict[type, Any]()  # classes of models by those of their configurations
         self.workdir = workdir / directory.resolve().name  # transformers names the module of the sources after it
         try:
             str(self.workdir).encode()
@@ -129,9 +130,8 @@ class ModelUnderTest:
 
     def config(self, **changes: Any) -> Any:
         """Return a new configuration of the copy, changed after it is loaded."""
-        from transformers import AutoConfig
-
-        return AutoConfig.from_pretrained(self.workdir, trust_remote_code=True, **changes)
+        content = read_object(self.workdir / "config.json")
+        return self._config_class.from_dict(content, name_or_path=str(self.workdir), **changes)
 
     @cached_property
     def refused_attention(self) -> dict[str, str]:
@@ -183,7 +183,9 @@ class ModelUnderTest:
 
     @cached_property
     def _config_class(self) -> Any:
-        return type(self.config())
+        from transformers import AutoConfig
+
+        return type(AutoConfig.from_pretrained(self.workdir, trust_remote_code=True))
 
     def underived(self) -> dict[str, Any]:
         """Return the changes that make `constructed` recompute the fields that are derived from options."""
@@ -211,12 +213,16 @@ class ModelUnderTest:
         with torch.device("meta"):
             return self._build(load_config(self.directory, CheckError), None)
 
-    @staticmethod
-    def _build(config: Any, attention: str | None) -> Any:
+    def _build(self, config: Any, attention: str | None) -> Any:
         from transformers import AutoModelForCausalLM
 
         how = {"attn_implementation": attention} if attention is not None else {}
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=torch.float32, **how).train()
+        if (known := self._classes.get(type(config))) is not None:
+            return known._from_config(config, dtype=torch.float32, **how).train()
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=torch.float32, **how).train()
+        if not self.is_builtin:  # transformers compares all source files to find the class
+            self._classes[type(config)] = type(model)
+        return model
 
     def fresh_model(self, *, seed: int | None = None, attention: str | None = None, **changes: Any) -> Any:
         """Build a float32 model of the copy with initial weights, in training mode.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from forgather_core.checks import CHECKS, Measured, ModelUnderTest, check, expect
+from forgather_core.checks import CHECKS, Check, Measured, ModelUnderTest, check, expect
 from forgather_core.checks.choose import choose
 from forgather_core.checks.run import verify
 from forgather_core.commands.construct import construct
@@ -53,8 +53,23 @@ def test_a_directory_without_a_model_is_the_file_of_the_error(tmp_path: Path) ->
     assert str(caught.value) == f"{tmp_path} is not a model directory: it has no config.json: name a model directory"
 
 
+@check("call-agreement", cause="none")
+def longest(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Run on until the process ends."""
+    time.sleep(600)
+    yield expect("unreached", True)
+
+
+@check("other", cause="none")
+def other(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Hold."""
+    yield expect("ran", True)
+
+
 @forked
-def test_call_agreement_runs_beside_the_other_checks(directory: Path, tmp_path: Path) -> None:
+def test_two_checks_run_at_once_with_call_agreement_first(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def met(mine: str, other: str) -> bool:
         """Return whether the check of the other process is seen to run while this one does."""
         (tmp_path / mine).touch()
@@ -64,42 +79,51 @@ def test_call_agreement_runs_beside_the_other_checks(directory: Path, tmp_path: 
         return (tmp_path / other).exists()
 
     @check("call-agreement", cause="none")
-    def beside(subject: ModelUnderTest) -> Iterator[Measured]:
+    def long(subject: ModelUnderTest) -> Iterator[Measured]:
         """Meet the last check."""
-        yield expect("met", met("beside", "last"))
-
-    @check("first", cause="none")
-    def first(subject: ModelUnderTest) -> Iterator[Measured]:
-        """Leave a trace in the process."""
-        os.environ["FORGATHER_TEST_TRACE"] = "left"
-        yield expect("ran", True)
+        yield expect("met", met("long", "last"))
 
     @check("last", cause="none")
     def last(subject: ModelUnderTest) -> Iterator[Measured]:
-        """Meet call-agreement, in the process of the first check."""
-        yield expect("met", met("last", "beside"))
-        yield expect("the same process", os.environ.get("FORGATHER_TEST_TRACE") == "left")
+        """Meet call-agreement."""
+        yield expect("met", met("last", "long"))
 
     begun: list[str] = []
-    report = verify(directory, [first, beside, last], on_check=begun.append)
-    assert [row["name"] for row in report["checks"]] == ["first", "call-agreement", "last"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    report = verify(directory, [other, long, last], on_check=begun.append)
+    assert [row["name"] for row in report["checks"]] == ["other", "call-agreement", "last"]
     assert (report["passed"], report["failed"]) == (3, 0)
-    assert begun == ["first", "last", "call-agreement"]
+    assert begun == ["call-agreement", "other", "last"]
     assert report["seconds"] >= max(row["seconds"] for row in report["checks"])
 
 
 @forked
-def test_the_end_of_call_agreement_is_its_failure_only(directory: Path) -> None:
-    @check("call-agreement", cause="none")
+@pytest.mark.parametrize(("cores", "full", "processes"), [("4", False, 2), ("1", False, 1), ("4", True, 1)])
+def test_one_core_and_a_full_model_run_one_check_at_a_time(
+    cores: str, full: bool, processes: int, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def named(name: str) -> Check:
+        @check(name, cause="none")
+        def leave(subject: ModelUnderTest) -> Iterator[Measured]:
+            """Leave the id of the process."""
+            (tmp_path / f"{name}.pid").write_text(str(os.getpid()))
+            time.sleep(1)
+            yield expect("ran", True)
+
+        return leave
+
+    monkeypatch.setenv("OMP_NUM_THREADS", cores)
+    verify(directory, [named("one"), named("two")], full=full)
+    assert len({file.read_text() for file in tmp_path.glob("*.pid")}) == processes
+
+
+@forked
+def test_the_end_of_a_process_is_the_failure_of_one_check(directory: Path) -> None:
+    @check("killed", cause="none")
     def killed(subject: ModelUnderTest) -> Iterator[Measured]:
         """End the process."""
         os.kill(os.getpid(), signal.SIGKILL)
         yield expect("unreached", True)
-
-    @check("other", cause="none")
-    def other(subject: ModelUnderTest) -> Iterator[Measured]:
-        """Hold."""
-        yield expect("ran", True)
 
     partial: list[dict[str, Any]] = []
     report = verify(directory, [killed, other], on_partial=partial.append)
@@ -109,25 +133,20 @@ def test_the_end_of_call_agreement_is_its_failure_only(directory: Path) -> None:
 
 
 @forked
-def test_an_interrupted_run_keeps_the_rows_so_far(directory: Path) -> None:
-    @check("call-agreement", cause="none")
-    def endless(subject: ModelUnderTest) -> Iterator[Measured]:
-        """Run on."""
-        time.sleep(600)
-        yield expect("unreached", True)
-
-    @check("other", cause="none")
-    def other(subject: ModelUnderTest) -> Iterator[Measured]:
+def test_an_interrupted_run_keeps_the_rows_so_far(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @check("last", cause="none")
+    def last(subject: ModelUnderTest) -> Iterator[Measured]:
         """Hold."""
         yield expect("ran", True)
 
     def interrupt(name: str) -> None:
-        if name == "call-agreement":
+        if name == "last":
             raise KeyboardInterrupt
 
     partial: list[dict[str, Any]] = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     with pytest.raises(KeyboardInterrupt):
-        verify(directory, [endless, other], on_check=interrupt, on_partial=partial.append)
+        verify(directory, [longest, other, last], on_check=interrupt, on_partial=partial.append)
     (kept,) = partial
     assert [row["name"] for row in kept["checks"]] == ["other"]
-    assert kept["notes"] == ["ended early, after 1 of 2 checks: interrupted"]
+    assert kept["notes"] == ["ended early, after 1 of 3 checks: interrupted"]

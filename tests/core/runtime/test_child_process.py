@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ def act(what: str) -> str:
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "exit":
         os._exit(3)
+    elif what == "wait":
+        time.sleep(3)
     elif what == "hang":
         time.sleep(60)
     elif what == "value":
@@ -53,20 +56,6 @@ def test_the_end_of_a_child_is_an_error_of_its_call_only(what: str, reason: str)
         assert run("two") == "did two"
 
 
-def test_a_started_call_has_the_result_of_a_call() -> None:
-    with ChildProcesses(act) as one, ChildProcesses(act) as other:
-        first, second = one.start("value"), other.start("crash")
-        with pytest.raises(ChildDiedError, match="SIGSEGV"):
-            second()
-        with pytest.raises(ValueError, match="no such value"):
-            first()
-        assert one.start("this")() == "did this"
-    with ChildProcesses(act, seconds=1) as slow, pytest.raises(ChildDiedError, match="took more than 1 s"):
-        slow.start("hang")()
-    with ChildProcesses(lambda _: os.getpid(), single_use=True) as single:
-        assert single.start(0)() != single.start(0)()
-
-
 @pytest.mark.parametrize("count", [1, 3])
 def test_results_are_in_the_order_of_the_arguments(count: int) -> None:
     order = ["one", "crash", "two", "exit", "three", "four"]
@@ -74,6 +63,24 @@ def test_results_are_in_the_order_of_the_arguments(count: int) -> None:
         found = list(run.map(order))
     assert [argument for argument, _ in found] == order
     assert [type(result) for _, result in found] == [str, ChildDiedError, str, ChildDiedError, str, str]
+
+
+def test_results_are_available_as_soon_as_they_are_known_and_arguments_are_taken_when_a_child_is_free() -> None:
+    taken: list[str] = []
+
+    def arguments() -> Iterator[str]:
+        for what in ("wait", "crash", "two"):
+            taken.append(what)
+            yield what
+
+    with ChildProcesses(act, count=2) as run:
+        results = run.as_completed(arguments())
+        first, result = next(results)
+        assert (first, type(result)) == ("crash", ChildDiedError)
+        assert taken == ["wait", "crash"]
+        assert list(results) == [("two", "did two"), ("wait", "did wait")]
+    with ChildProcesses(act, count=2) as run, pytest.raises(ValueError, match="no such value"):
+        list(run.as_completed(["one", "value", "wait"]))
 
 
 def test_a_call_that_takes_too_long_is_ended() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from forgather_core.checks.covering.applicable import _switching_rule
 from forgather_core.checks.covering.array import all_levels, covering_array
-from forgather_core.checks.covering.factors import FACTORS, NAMES, PLAIN, case_id, case_of
+from forgather_core.checks.covering.factors import FACTORS, NAMES, PLAIN, SLOW, case_id, case_of
 from forgather_core.checks.covering.rules import RULES, Rule, violated
 from forgather_core.checks.covering.usual import USUAL, usual_cases
 
@@ -45,6 +45,33 @@ def test_a_factor_with_one_level_does_not_vary() -> None:
     array = covering_array(SMALL | {"d": ("0",)}, rules=FORBIDDEN)
     assert {case["d"] for case in array.cases} == {"0"}
     assert not any(case["b"] == "1" and case["c"] == "2" for case in array.cases)  # requires d=1
+
+
+@pytest.mark.parametrize("strength", [2, 3])
+def test_the_slow_level_is_in_few_cases_and_every_combination_is_covered(strength: int) -> None:
+    name, slow = SLOW
+    levels = {**SMALL, name: ("off", slow)}
+    rules = (*FORBIDDEN, Rule((name, "a"), lambda c: c[name] != slow or c["a"] != "1", ""))
+    valid = [
+        case
+        for chosen in product(*levels.values())
+        if all(rule.holds(case := dict(zip(levels, chosen, strict=True))) for rule in rules)
+    ]
+    possible = {some for case in valid for some in combinations(case.items(), strength)}
+    array = covering_array(levels, strength=strength, rules=rules)
+    assert all(case in valid for case in array.cases)
+    assert {some for case in array.cases for some in combinations(case.items(), strength)} == possible
+    assert sum(case[name] == slow for case in array.cases) <= {2: 4, 3: 11}[strength]
+
+
+def test_no_combination_requires_the_slow_level() -> None:
+    name, slow = SLOW
+    other = PLAIN[name]
+    levels = {factor.name: factor.levels for factor in FACTORS}
+    for rule in RULES:
+        for chosen in product(*(levels[factor] for factor in rule.factors)):
+            case = {**PLAIN, **dict(zip(rule.factors, chosen, strict=True))}
+            assert rule.holds({**case, name: other}) or not rule.holds({**case, name: slow}), rule.reason
 
 
 @pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
