@@ -1,6 +1,6 @@
 """Verify every built-in definition and transformers' own models with many seeds: no check may fail.
 
-    python tools/false_alarms.py [--seeds 20] [--first 0] [--all]
+    python tools/false_alarms.py [--seeds 20] [--first 0] [--all] [--checks call-agreement,...]
 
 Prints the failures, and for each check the largest error relative to its tolerance. Exit code 1 if a check failed.
 Without `--all`, checks that do not depend on a seed (files, separate processes, compilation) are skipped.
@@ -59,8 +59,10 @@ def main() -> int:
     parser.add_argument(
         "--all", action="store_true", help="run all checks, including those that do not depend on a seed"
     )
+    parser.add_argument("--checks", default="", help="names of checks, separated by commas (default: all)")
     arguments = parser.parse_args()
-    chosen = [check for check in choose(CHECKS) if arguments.all or check.name not in UNSEEDED]
+    names = [name for name in arguments.checks.split(",") if name]
+    chosen = [check for check in choose(CHECKS, names) if arguments.all or check.name not in UNSEEDED]
     largest: dict[str, tuple[float, str]] = {}
     failed = 0
     with tempfile.TemporaryDirectory() as workdir:

@@ -12,6 +12,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from ..errors import first_line
 from ..model.difference import relative_difference
 from ..runtime.out_of_memory import out_of_memory
 from ..training.loss import can_skip_logits
+from .shared.compared_gradients import Again, Gradients, compare_gradients, gradients_of
 from .shared.model_under_test import ModelUnderTest
-from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
+from .shared.tolerance import compare, rounding
 
 _SIZE = 0.5  # std of an added matrix, relative to that of the weight
 
@@ -150,15 +152,25 @@ def _compared_models(kind: str, subject: ModelUnderTest, adapted: Any, merged: A
     if can_skip_logits(merged):
         ways["chunked loss"] = {"skip_logits": True}
     for what, more in ways.items():
-        losses = []
-        for one in (adapted, merged):
-            one.train().zero_grad()
-            torch.manual_seed(subject.seed)  # a router may be random in training
-            losses.append(one(text, labels=text, use_cache=False, **more).loss)
-            losses[-1].backward()
-        yield Measured(f"modules {kind}, training, {what}", relative_difference(losses[0], losses[1]), tolerance)
-        gradients = {name.replace(".base_layer.", "."): one for name, one in gradients_of(adapted).items()}
-        expected = gradients_of(merged)
+        (loss, found), (expected_loss, expected) = (_trained(one, subject, text, more) for one in (adapted, merged))
+        yield Measured(f"modules {kind}, training, {what}", relative_difference(loss, expected_loss), tolerance)
         if kind == QUANTIZED:  # their weights have none
-            expected = {name: one for name, one in expected.items() if name in gradients}
-        yield compare_gradients(f"modules {kind}, training, gradients of the {what}", gradients, expected, tolerance)
+            expected = {name: one for name, one in expected.items() if name in found}
+        again = Again(adapted, partial(_gradients, adapted, subject, text, more, expected))
+        name = f"modules {kind}, training, gradients of the {what}"
+        yield compare_gradients(name, found, expected, tolerance, again)
+
+
+def _trained(model: Any, subject: ModelUnderTest, text: Tensor, more: dict[str, Any]) -> tuple[Tensor, Gradients]:
+    """Return the loss and the gradients of a training step."""
+    model.train().zero_grad()
+    torch.manual_seed(subject.seed)  # a router may be random in training
+    loss = model(text, labels=text, use_cache=False, **more).loss
+    loss.backward()
+    return loss.detach(), {name.replace(".base_layer.", "."): one for name, one in gradients_of(model).items()}
+
+
+def _gradients(
+    model: Any, subject: ModelUnderTest, text: Tensor, more: dict[str, Any], expected: Gradients
+) -> tuple[Gradients, Gradients]:
+    return _trained(model, subject, text, more)[1], expected

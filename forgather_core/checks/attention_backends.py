@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ from torch import Tensor
 from ..definitions import contracts
 from ..definitions.check import DoesNotApply, Measured, check
 from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks
+from .shared.compared_gradients import Again, Gradients, compare_gradients, loss_gradients
 from .shared.implementations import can_exchange_attention, forward_implementations, uncompiled_flex
 from .shared.inputs import packed_rows, padded_labels, padded_rows, real_positions
 from .shared.model_under_test import ModelUnderTest
 from .shared.plain_flash import FLASH, plain_flash
-from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
+from .shared.tolerance import compare, rounding
 
 PACKED, PADDED_DOCUMENTS = "packed documents", "packed documents, padding on the right"
 
@@ -39,7 +41,9 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
     with _model(subject, "eager") as model:
         tolerance = rounding(model)
         expected = _logits(subject, model)
-    gradients = _gradients(subject, "eager")
+    inputs = _training_inputs(subject)
+    with _model(subject, "eager", **subject.no_dropout) as model:
+        gradients = {what: loss_gradients(model.train(), **one) for what, one in inputs.items()}
     for attention in names:
         if attention == "eager":
             continue
@@ -48,10 +52,11 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
         for what in _cases(subject, attention, expected):
             yield compare(f"{attention}, {what}", found[what], expected[what], tolerance)
         if attention != "flex_attention":  # it has no backward pass on CPU
-            found_gradients = _gradients(subject, attention)
-            for what in _cases(subject, attention, gradients):
-                name = f"{attention}, {what}, gradients"
-                yield compare_gradients(name, found_gradients[what], gradients[what], tolerance)
+            with _model(subject, attention, **subject.no_dropout) as model:
+                for what in _cases(subject, attention, inputs):
+                    compute = partial(_gradients, model.train(), inputs[what], gradients[what])
+                    name = f"{attention}, {what}, gradients"
+                    yield compare_gradients(name, *compute(), tolerance, Again(model, compute))
 
 
 def _supports_flash(subject: ModelUnderTest) -> bool:
@@ -104,19 +109,17 @@ def _logits(subject: ModelUnderTest, model: Any) -> dict[str, Tensor]:
     return found
 
 
-def _gradients(subject: ModelUnderTest, attention: str) -> dict[str, dict[str, Tensor]]:
+def _training_inputs(subject: ModelUnderTest) -> dict[str, dict[str, Any]]:
+    """Return the inputs of each case with gradients."""
     text, (documents, position_ids) = subject.tokens(2), packed_rows(subject)
     ids, mask = padded_rows(subject, "left")
-    cases: dict[str, dict[str, Tensor]] = {
+    cases = {
         "no mask": {"input_ids": text, "labels": text},
         "padding": {"input_ids": ids, "attention_mask": mask, "labels": padded_labels(ids, mask)},
         PACKED: {"input_ids": documents, "position_ids": position_ids, "labels": documents},
     }
-    found = {}
-    with _model(subject, attention, **subject.no_dropout) as model:
-        model.train()
-        for what, inputs in cases.items():
-            model.zero_grad()
-            model(**inputs, use_cache=False).loss.backward()
-            found[what] = gradients_of(model)
-    return found
+    return {what: {**inputs, "use_cache": False} for what, inputs in cases.items()}
+
+
+def _gradients(model: Any, inputs: dict[str, Any], expected: Gradients) -> tuple[Gradients, Gradients]:
+    return loss_gradients(model, **inputs), expected

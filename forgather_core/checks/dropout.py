@@ -20,12 +20,13 @@ from ..definitions.check import Details, DoesNotApply, Measured, check, expect
 from ..model.difference import relative_difference
 from ..model.randomize import randomize_weights
 from .same_seed import dropouts
+from .shared.compared_gradients import compare_gradients, gradients_of
 from .shared.dropout_calls import DropoutCall, recorded_dropout
 from .shared.dropout_masks import MAX_CORRELATION, Mask, most_correlated, share_error
 from .shared.implementations import implementations, require_dropout
 from .shared.layers import layers_of
 from .shared.model_under_test import LENGTH, ModelUnderTest
-from .shared.tolerance import SIGMAS, compare, compare_gradients, gradients_of, rounding
+from .shared.tolerance import SIGMAS, compare, rounding
 
 PROBABILITY = 0.3
 ROWS = 4

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..model.difference import relative_difference
+from .shared.compared_gradients import compare_gradients, gradients_of
 from .shared.implementations import implementations
 from .shared.layers import layers_of
 from .shared.model_under_test import ModelUnderTest
-from .shared.tolerance import compare_gradients, gradients_of, rounding
+from .shared.tolerance import rounding
 
 StepResult = tuple[Tensor, dict[str, Tensor], list[int]]  # loss, gradients, calls of each layer
 

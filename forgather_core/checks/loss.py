@@ -12,8 +12,9 @@ from torch import Tensor
 from ..definitions.check import Measured, check, expect
 from ..model.difference import relative_difference, rms_difference
 from ..training.loss import can_skip_logits
+from .shared.compared_gradients import compare_gradients, gradients_of
 from .shared.model_under_test import LENGTH, ModelUnderTest
-from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
+from .shared.tolerance import compare, rounding
 
 MANY, MANY_LENGTH = 8, 512  # rows and tokens of a text with many chunks
 LONG = 300  # tokens: two such rows are several chunks of the chunked cross-entropy

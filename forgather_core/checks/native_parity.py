@@ -14,8 +14,9 @@ import torch
 
 from ..definitions import contracts
 from ..definitions.check import DoesNotApply, Measured, check, expect
+from .shared.compared_gradients import Again, compare_gradients, loss_gradients
 from .shared.model_under_test import ModelUnderTest
-from .shared.tolerance import LARGE_EPS, compare, compare_gradients, gradients_of, rounding
+from .shared.tolerance import LARGE_EPS, compare, rounding
 
 EPS = "rms_norm_eps"
 
@@ -70,6 +71,6 @@ def _compare_models(subject: ModelUnderTest, model: Any, native: Any, where: str
         with torch.no_grad():
             found, expected = (one(text, **more).logits for one in (model, native))
         yield compare(f"{what}{where}", found, expected, rounding(model))
-    for one in (model, native):
-        one.train()(text, labels=text).loss.backward()
-    yield compare_gradients(f"gradients{where}", gradients_of(model), gradients_of(native), rounding(model))
+    found, expected = (loss_gradients(one.train(), input_ids=text, labels=text) for one in (model, native))
+    again = Again(model, lambda: (loss_gradients(model, input_ids=text, labels=text), expected))
+    yield compare_gradients(f"gradients{where}", found, expected, rounding(model), again)

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ..definitions.check import Measured, check, expect
 from ..model.difference import relative_difference
+from .shared.compared_gradients import gradients_of
 from .shared.implementations import implementations
 from .shared.inputs import PADDED_LENGTHS, logits_of_rows, padded_labels, padded_rows, position_arguments
 from .shared.model_under_test import LENGTH, ModelUnderTest
-from .shared.tolerance import gradients_of, position_of_largest, rounding
+from .shared.tolerance import position_of_largest, rounding
 
 
 @check("padding", cause="positions that count padding, a mask that is dropped, or a mask row that hides everything")

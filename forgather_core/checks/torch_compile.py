@@ -13,9 +13,10 @@ import torch
 
 from ..definitions.check import Measured, check, expect
 from ..model.difference import relative_difference
+from .shared.compared_gradients import compare_gradients, gradients_of
 from .shared.inputs import packed_rows, padded_labels, padded_rows
 from .shared.model_under_test import LENGTH, ModelUnderTest
-from .shared.tolerance import compare, compare_gradients, gradients_of, rounding
+from .shared.tolerance import compare, rounding
 
 
 @check(

@@ -13,10 +13,11 @@ from ...definitions.check import Measured
 from ...errors import first_line
 from ...model.difference import relative_difference, rms_difference
 from ...runtime.out_of_memory import out_of_memory
+from ..shared.compared_gradients import Again, compare_gradients
 from ..shared.inputs import padding_id
 from ..shared.layers import windows_of
 from ..shared.model_under_test import ModelUnderTest
-from ..shared.tolerance import gradient_error, rounding
+from ..shared.tolerance import rounding
 from .applicable import inapplicable_levels, rules_of
 from .arguments import ITEMS, divides_by_items, targets_of
 from .array import all_levels
@@ -101,8 +102,8 @@ class Agreement:
         yield from _compared_layers("hidden states", found.hidden, expected.hidden, 10 * tolerance)
         yield from _compared_layers("attention weights", found.weights, expected.weights, 10 * tolerance)
         if case["gradients"] == "on":
-            error, where = gradient_error(found.gradients, expected.gradients)
-            yield Measured("gradients", error, 2 * tolerance, where)
+            again = Again(self.plain.model, lambda: (found.gradients, self.plain.gradients(case, layout)))
+            yield compare_gradients("gradients", found.gradients, expected.gradients, tolerance, again)
 
     def _compared_loss(self, case: Case, layout: Layout, found: Tensor | None, expected: Results) -> Measured:
         assert expected.loss is not None and expected.logits is not None

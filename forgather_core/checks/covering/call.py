@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ...training.loss import can_skip_logits
 from ..shared.cached_forward import token_arguments
+from ..shared.compared_gradients import gradients_of
 from ..shared.implementations import uncompiled_flex
-from ..shared.tolerance import gradients_of
 from .arguments import (
     attention_mask,
     label_arguments,

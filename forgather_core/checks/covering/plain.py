@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..shared.tolerance import gradients_of
+from ..shared.compared_gradients import gradients_of
 from .arguments import ITEMS, divides_by_items, targets_of
 from .call import Results, kept_tokens, prepared, weighted_sum
 from .factors import PLAIN, Case
@@ -53,7 +53,7 @@ class PlainCalls:
         if case["labels"] != "none":
             results.loss = _loss(case, layout, [one.double() for one in logits])
         if case["gradients"] == "on":
-            results.gradients = self._gradients(case, layout, kept)
+            results.gradients = self.gradients(case, layout)
         return results
 
     def _logits(self, document: Document) -> Tensor:
@@ -68,7 +68,9 @@ class PlainCalls:
         with torch.no_grad():
             return self.model.eval()(document.tokens[None], use_cache=False, **requests)
 
-    def _gradients(self, case: Case, layout: Layout, kept: Sequence[Tensor] | None) -> dict[str, Tensor]:
+    def gradients(self, case: Case, layout: Layout) -> dict[str, Tensor]:
+        """Return the gradients that a case must have."""
+        kept = kept_tokens(case, layout)
         with prepared(self.model, {**PLAIN, "frozen": case["frozen"]}), torch.enable_grad():
             logits = [self.model(one.tokens[None], use_cache=False).logits[0] for one in layout.documents]
             if case["labels"] != "none":

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from ...definitions.check import Measured, expect
 from ...errors import first_line
 from ...model.difference import relative_difference
+from .compared_gradients import gradient_error
 from .parallel_split import ADDED, RANKS, Split, split_of
-from .tolerance import gradient_error, position_of_largest, rounding
+from .tolerance import position_of_largest, rounding
 
 
 class _Replaced(torch.autograd.Function):

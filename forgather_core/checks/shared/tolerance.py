@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...definitions.check import Measured
 from ...model.difference import relative_difference
@@ -75,47 +75,3 @@ def different_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor
 
     names = sorted(found.keys() | expected.keys())
     return [n for n in names if not (n in found and n in expected and same(found[n], expected[n]))]
-
-
-def gradients_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies of the gradients of all parameters that have one."""
-    return {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def gradient_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[float, str | None]:
-    """Return the largest relative difference of two sets of gradients, and the name of its parameter.
-
-    A difference is relative to the root mean square of the parameter's own gradient or, if that is larger, of the
-    gradient of all parameters: the terms of a sum may be of that size even if they cancel, as in the bias of keys.
-    Zeros do not count: they are the rows of an embedding whose tokens do not occur. Rounding errors of a gradient are
-    at most twice those of logits: it is computed from activations, and backwards through as many sums.
-
-    Returns:
-        The error is inf if the names differ, and NaN if there are no gradients or one of them is not finite.
-    """
-    if not expected:
-        return math.nan, "no gradients"
-    if found.keys() != expected.keys():
-        return math.inf, ", ".join(sorted(found.keys() ^ expected.keys()))
-    whole = _size(torch.cat([gradient.double().flatten() for gradient in expected.values()]))
-    worst, where = 0.0, None
-    for name, gradient in expected.items():
-        error = float((found[name].double() - gradient.double()).abs().max()) / max(_size(gradient), whole, 1e-30)
-        if not error <= worst:
-            worst, where = error, name
-        if math.isnan(error):
-            break
-    return worst, where
-
-
-def compare_gradients(
-    what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float
-) -> Measured:
-    """Compare two sets of gradients, with twice the tolerance of the logits."""
-    error, where = gradient_error(found, expected)
-    return Measured(what, error, 2 * tolerance, where)
-
-
-def _size(gradient: Tensor) -> float:
-    """Return the root mean square of the elements that are not 0."""
-    return float((gradient.double().square().sum() / gradient.count_nonzero().clamp_min(1)).sqrt())

@@ -24,7 +24,7 @@ from forgather_core.checks import (
     verify,
 )
 from forgather_core.checks.causality import causality
-from forgather_core.checks.shared.tolerance import gradient_error
+from forgather_core.checks.shared.compared_gradients import gradient_error
 from forgather_core.commands.construct import construct
 from forgather_core.definitions.registry import Registry
 from forgather_core.model.difference import relative_difference

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,17 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
-from forgather_core.checks.shared.tolerance import (
-    compare,
-    compare_gradients,
-    different_tensors,
-    gradient_error,
-    gradients_of,
-    position_of_largest,
-    rounding,
-)
+from forgather_core.checks.shared.tolerance import compare, different_tensors, position_of_largest, rounding
 from forgather_core.definitions.check import failure_text
 
 
@@ -83,54 +74,3 @@ def test_different_tensors_are_named() -> None:
     other["f"] = torch.ones(2)
     assert different_tensors(one, other) == different_tensors(other, one) == ["b", "c", "d", "e", "f"]
     assert different_tensors(one, dict(one)) == []
-
-
-def test_gradients_are_copies_and_only_those_that_exist() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    model[1].requires_grad_(False)
-    model(torch.ones(1, 2)).sum().backward()
-    found = gradients_of(model)
-    assert found.keys() == {"0.weight", "0.bias"}
-    before = found["0.bias"].clone()
-    model.get_parameter("0.bias").grad.add_(1)  # type: ignore[union-attr]
-    assert torch.equal(found["0.bias"], before)
-
-
-def pair(**changes: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return gradients with changes, and the expected ones: a large and a tiny parameter, and rows of zeros."""
-    expected = {"large": torch.full((4,), 8.0), "tiny": torch.full((4,), 1e-6), "rows": torch.zeros(99, 4)}
-    return expected | {name: expected[name] + change for name, change in changes.items()}, expected
-
-
-def test_an_error_is_relative_to_the_larger_of_its_parameter_and_all() -> None:
-    whole = 8 / math.sqrt(2)  # root mean square of the eight elements that are not 0
-    assert gradient_error(*pair()) == (0.0, None)
-    sizes = {"large": 8.0, "tiny": whole, "rows": whole}
-    for name, size in sizes.items():
-        error, where = gradient_error(*pair(**{name: torch.tensor([0.0, 0.8, 0.0, 0.0])}))
-        assert error == pytest.approx(0.8 / size)
-        assert where == name
-
-
-def test_the_largest_error_is_reported_and_nan_beats_every_other() -> None:
-    changes = {"large": torch.full((4,), 0.4), "tiny": torch.full((4,), 4.0)}
-    assert gradient_error(*pair(**changes))[1] == "tiny"
-    error, where = gradient_error(*pair(**changes, rows=torch.full((99, 4), torch.nan)))
-    assert math.isnan(error)
-    assert where == "rows"
-    error, where = gradient_error(*pair(large=torch.full((4,), torch.nan), tiny=torch.full((4,), 4.0)))
-    assert math.isnan(error)
-    assert where == "large"
-
-
-def test_gradients_of_other_parameters_are_an_infinite_error() -> None:
-    found, expected = pair()
-    del found["tiny"]
-    assert gradient_error(found | {"more": torch.ones(1)}, expected) == (math.inf, "more, tiny")
-
-
-def test_gradients_have_twice_the_tolerance() -> None:
-    found, expected = pair(large=torch.full((4,), 0.8))
-    assert compare_gradients("x", found, expected, 0.051).holds
-    assert not compare_gradients("x", found, expected, 0.049).holds
-    assert compare_gradients("x", found, expected, 0.049).where == "large"

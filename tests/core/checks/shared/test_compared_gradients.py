@@ -1,0 +1,129 @@
+"""Comparison of gradients: errors are relative to sizes that do not hide them, and a jump by rounding is no error."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from forgather_core.checks.shared.compared_gradients import (
+    Again,
+    Gradients,
+    compare_gradients,
+    gradient_error,
+    gradients_of,
+)
+
+
+def test_gradients_are_copies_and_only_those_that_exist() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].requires_grad_(False)
+    model(torch.ones(1, 2)).sum().backward()
+    found = gradients_of(model)
+    assert found.keys() == {"0.weight", "0.bias"}
+    before = found["0.bias"].clone()
+    model.get_parameter("0.bias").grad.add_(1)  # type: ignore[union-attr]
+    assert torch.equal(found["0.bias"], before)
+
+
+def pair(**changes: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return gradients with changes, and the expected ones: a large and a tiny parameter, and rows of zeros."""
+    expected = {"large": torch.full((4,), 8.0), "tiny": torch.full((4,), 1e-6), "rows": torch.zeros(99, 4)}
+    return expected | {name: expected[name] + change for name, change in changes.items()}, expected
+
+
+def test_an_error_is_relative_to_the_larger_of_its_parameter_and_all() -> None:
+    whole = 8 / math.sqrt(2)  # root mean square of the eight elements that are not 0
+    assert gradient_error(*pair()) == (0.0, None)
+    sizes = {"large": 8.0, "tiny": whole, "rows": whole}
+    for name, size in sizes.items():
+        error, where = gradient_error(*pair(**{name: torch.tensor([0.0, 0.8, 0.0, 0.0])}))
+        assert error == pytest.approx(0.8 / size)
+        assert where == name
+
+
+def test_the_largest_error_is_reported_and_nan_beats_every_other() -> None:
+    changes = {"large": torch.full((4,), 0.4), "tiny": torch.full((4,), 4.0)}
+    assert gradient_error(*pair(**changes))[1] == "tiny"
+    error, where = gradient_error(*pair(**changes, rows=torch.full((99, 4), torch.nan)))
+    assert math.isnan(error)
+    assert where == "rows"
+    error, where = gradient_error(*pair(large=torch.full((4,), torch.nan), tiny=torch.full((4,), 4.0)))
+    assert math.isnan(error)
+    assert where == "large"
+
+
+def test_gradients_of_other_parameters_are_an_infinite_error() -> None:
+    found, expected = pair()
+    del found["tiny"]
+    assert gradient_error(found | {"more": torch.ones(1)}, expected) == (math.inf, "more, tiny")
+
+
+def test_gradients_have_twice_the_tolerance() -> None:
+    found, expected = pair(large=torch.full((4,), 0.8))
+    assert compare_gradients("x", found, expected, 0.051).holds
+    assert not compare_gradients("x", found, expected, 0.049).holds
+    assert compare_gradients("x", found, expected, 0.049).where == "large"
+
+
+def at_a_kink(activation: nn.Module) -> tuple[nn.Sequential, Tensor]:
+    """Return a model and a text of which two inputs of the activation are 0."""
+    model = nn.Sequential(nn.Linear(2, 4, bias=False), activation, nn.Linear(4, 1, bias=False))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, -1.0], [-2.0, 2.0], [1.0, 1.0], [2.0, 1.0]]))
+        model[2].weight.fill_(1.0)
+    return model, torch.ones(1, 2)
+
+
+def gradients(model: nn.Module, text: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    model(text).sum().backward()
+    return gradients_of(model)
+
+
+def as_if_above_zero(model: nn.Sequential, text: Tensor) -> dict[str, Tensor]:
+    """Return the gradients if rounding had made one of the two inputs positive."""
+    found = gradients(model, text)
+    return found | {"0.weight": found["0.weight"] + torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])}
+
+
+def test_gradients_that_rounding_decides_on_are_those_of_weights_that_differ_by_rounding() -> None:
+    model, text = at_a_kink(nn.ReLU())
+    expected, found = gradients(model, text), as_if_above_zero(model, text)
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
+    assert not compare_gradients("x", found, expected, 1e-5).holds
+    assert compare_gradients("x", found, expected, 1e-5, Again(model, lambda: (found, gradients(model, text)))).holds
+    assert compare_gradients("x", expected, found, 1e-5, Again(model, lambda: (gradients(model, text), found))).holds
+    assert all(torch.equal(weights, before[name]) for name, weights in model.state_dict().items())
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.SiLU()])
+@pytest.mark.parametrize("size", [0.99, 1.5])
+def test_a_wrong_gradient_is_an_error_beside_a_jump_and_without(activation: nn.Module, size: float) -> None:
+    model, text = at_a_kink(activation)
+    expected = gradients(model, text)
+    wrong = {name: size * one for name, one in as_if_above_zero(model, text).items()}
+    calls = 0
+
+    def again() -> tuple[Gradients, Gradients]:
+        nonlocal calls
+        calls += 1
+        return wrong, gradients(model, text)
+
+    measured = compare_gradients("x", wrong, expected, 1e-5, Again(model, again))
+    assert not measured.holds
+    assert measured.error == gradient_error(wrong, expected)[0]
+    assert calls == (32 if isinstance(activation, nn.ReLU) else 8)
+
+
+def test_gradients_that_agree_or_are_incomparable_are_not_computed_again() -> None:
+    def again() -> tuple[Gradients, Gradients]:
+        raise AssertionError
+
+    found, expected = pair(large=torch.full((4,), 0.8))
+    assert compare_gradients("x", found, expected, 0.051, Again(nn.Linear(1, 1), again)).holds
+    for other in ({}, {"large": torch.full((4,), torch.nan)}):
+        assert not compare_gradients("x", other, expected, 0.051, Again(nn.Linear(1, 1), again)).holds
