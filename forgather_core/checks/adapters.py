@@ -23,7 +23,7 @@ from ..errors import first_line
 from ..model.difference import relative_difference
 from ..runtime.out_of_memory import out_of_memory
 from ..training.loss import can_skip_logits
-from .shared.compared_gradients import Again, Gradients, compare_gradients, gradients_of
+from .shared.compared_gradients import Gradients, Recomputation, compare_gradients, gradients_of
 from .shared.model_under_test import ModelUnderTest
 from .shared.tolerance import compare, rounding
 
@@ -154,11 +154,15 @@ def _compared_models(kind: str, subject: ModelUnderTest, adapted: Any, merged: A
     for what, more in ways.items():
         (loss, found), (expected_loss, expected) = (_trained(one, subject, text, more) for one in (adapted, merged))
         yield Measured(f"modules {kind}, training, {what}", relative_difference(loss, expected_loss), tolerance)
-        if kind == QUANTIZED:  # their weights have none
-            expected = {name: one for name, one in expected.items() if name in found}
-        again = Again(adapted, partial(_gradients, adapted, subject, text, more, expected))
+        expected = _of_adapted(kind, expected, found)
+        both = Recomputation(merged, partial(_gradients, kind, found, merged, subject, text, more))
         name = f"modules {kind}, training, gradients of the {what}"
-        yield compare_gradients(name, found, expected, tolerance, again)
+        yield compare_gradients(name, found, expected, tolerance, both)
+
+
+def _of_adapted(kind: str, gradients: Gradients, found: Gradients) -> Gradients:
+    """Return the gradients that adapted modules have: quantized weights have none."""
+    return {name: one for name, one in gradients.items() if name in found} if kind == QUANTIZED else gradients
 
 
 def _trained(model: Any, subject: ModelUnderTest, text: Tensor, more: dict[str, Any]) -> tuple[Tensor, Gradients]:
@@ -171,6 +175,6 @@ def _trained(model: Any, subject: ModelUnderTest, text: Tensor, more: dict[str, 
 
 
 def _gradients(
-    model: Any, subject: ModelUnderTest, text: Tensor, more: dict[str, Any], expected: Gradients
+    kind: str, found: Gradients, merged: Any, subject: ModelUnderTest, text: Tensor, more: dict[str, Any]
 ) -> tuple[Gradients, Gradients]:
-    return _trained(model, subject, text, more)[1], expected
+    return found, _of_adapted(kind, _trained(merged, subject, text, more)[1], found)

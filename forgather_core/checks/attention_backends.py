@@ -19,7 +19,7 @@ from torch import Tensor
 from ..definitions import contracts
 from ..definitions.check import DoesNotApply, Measured, check
 from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks
-from .shared.compared_gradients import Again, Gradients, compare_gradients, loss_gradients
+from .shared.compared_gradients import Gradients, Recomputation, compare_gradients, loss_gradients
 from .shared.implementations import can_exchange_attention, forward_implementations, uncompiled_flex
 from .shared.inputs import packed_rows, padded_labels, padded_rows, real_positions
 from .shared.model_under_test import ModelUnderTest
@@ -56,7 +56,7 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
                 for what in _cases(subject, attention, inputs):
                     compute = partial(_gradients, model.train(), inputs[what], gradients[what])
                     name = f"{attention}, {what}, gradients"
-                    yield compare_gradients(name, *compute(), tolerance, Again(model, compute))
+                    yield compare_gradients(name, *compute(), tolerance, Recomputation(model, compute))
 
 
 def _supports_flash(subject: ModelUnderTest) -> bool:

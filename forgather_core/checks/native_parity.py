@@ -14,7 +14,7 @@ import torch
 
 from ..definitions import contracts
 from ..definitions.check import DoesNotApply, Measured, check, expect
-from .shared.compared_gradients import Again, compare_gradients, loss_gradients
+from .shared.compared_gradients import Recomputation, compare_gradients, loss_gradients
 from .shared.model_under_test import ModelUnderTest
 from .shared.tolerance import LARGE_EPS, compare, rounding
 
@@ -72,5 +72,5 @@ def _compare_models(subject: ModelUnderTest, model: Any, native: Any, where: str
             found, expected = (one(text, **more).logits for one in (model, native))
         yield compare(f"{what}{where}", found, expected, rounding(model))
     found, expected = (loss_gradients(one.train(), input_ids=text, labels=text) for one in (model, native))
-    again = Again(model, lambda: (loss_gradients(model, input_ids=text, labels=text), expected))
-    yield compare_gradients(f"gradients{where}", found, expected, rounding(model), again)
+    both = Recomputation(model, lambda: (loss_gradients(model, input_ids=text, labels=text), expected))
+    yield compare_gradients(f"gradients{where}", found, expected, rounding(model), both)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..reference import Weights, float64, surprise
-from .shared.compared_gradients import Again, compare_gradients, gradients_of, loss_gradients
+from .shared.compared_gradients import Recomputation, compare_gradients, gradients_of, loss_gradients
 from .shared.definition_reference import reference_of
 from .shared.implementations import implementations
 from .shared.model_under_test import ModelUnderTest
@@ -54,8 +54,8 @@ def _compare_with_reference(logits: Any, model: Any, text: Tensor, what: str) ->
     yield expect(f"{what}: the reference uses every parameter", unused is None, unused)
     if unused is None:
         kept = {name: gradient for name, gradient in wanted.items() if gradient is not None}
-        again = Again(model, lambda: (loss_gradients(model, input_ids=text, labels=text), kept))
-        yield compare_gradients(f"{what}: gradients", gradients_of(model), kept, rounding(model), again)
+        both = Recomputation(model, lambda: (loss_gradients(model, input_ids=text, labels=text), kept))
+        yield compare_gradients(f"{what}: gradients", gradients_of(model), kept, rounding(model), both)
 
 
 def _float64_weights(model: Any) -> tuple[Weights, dict[str, Tensor]]:

@@ -15,12 +15,12 @@ from ..definitions.check import Check
 from ..errors import CheckError
 from ..model.directory_errors import directory_problem, edited, loading_errors
 from ..model.parameters import parameter_table
-from ..runtime.child_process import ChildDiedError, ChildProcesses
-from ..runtime.cores import usable_cores
+from ..runtime.child_process import ChildDiedError, ChildProcesses, can_fork
 from ..runtime.memory_guard import most_parameters, refuse_too_large
 from ..runtime.partial_results import keep_partial
 from ..runtime.quiet import quiet_transformers
 from .shared.model_under_test import ModelUnderTest
+from .shared.processes import process_count
 from .shared.scope import DEFAULT_SCOPE, Scope
 from .try_check import EXPECTED, FAILED, PASSED, SKIPPED, row_of, try_check, with_expected
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from ..settings.resolved_model import ResolvedModel
 
 _MAX_SECONDS = 7200  # time limit of a check
-_MOST_PROCESSES = 2  # one for a full model, which needs the memory; call-agreement starts further ones
-_LONGEST = "call-agreement"  # is run first
+_MOST_PROCESSES = 2  # call-agreement starts its own, too
+_LONGEST = "call-agreement"
 _COPIES = 3  # copies of the weights: most checks have two models, or two models and the gradients of one
 
 
@@ -57,7 +57,7 @@ def verify(
         scope: How much the checks cover.
         force: Run even if the memory is too small for the full model.
         left_out: A sentence for each plugin whose checks cannot be loaded although they were requested.
-        on_check: Called with the name of each check before it runs.
+        on_check: Called with the name of each check before it runs, and at the end with that of one that still runs.
         on_partial: Called with the report of the checks so far if the run ends early.
 
     Returns:
@@ -100,22 +100,26 @@ def _rows(
     checks: Sequence[Check], subject: ModelUnderTest, on_check: Callable[[str], None]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Run the checks, and yield the number and the row of each as soon as it is known."""
-    began = dict[int, float]()
+    count = process_count(subject, _MOST_PROCESSES) if can_fork() else 1
+    running = dict[int, float]()  # when each began
 
     def numbers() -> Iterator[int]:
-        for number in sorted(range(len(checks)), key=lambda number: checks[number].name != _LONGEST):
+        # Beside the others, the longest one begins first. Otherwise it is the last: an interrupted run has the others.
+        for number in sorted(range(len(checks)), key=lambda n: (checks[n].name == _LONGEST) is (count == 1)):
             on_check(checks[number].name)
-            began[number] = time.perf_counter()
+            running[number] = time.perf_counter()
             yield number
+        for number in running:
+            on_check(checks[number].name)
 
-    count = 1 if subject.full else min(usable_cores(), _MOST_PROCESSES)
     with ChildProcesses(partial(_run, checks, subject), count=count, seconds=_seconds(subject)) as run:
         for number, row in run.as_completed(numbers()):
-            if not isinstance(row, ChildDiedError):
+            began = running.pop(number)
+            if isinstance(row, ChildDiedError):
+                failed = row_of(checks[number], FAILED, began=began, reason=str(row))
+                yield number, with_expected(failed, subject)
+            else:
                 yield number, row
-                continue
-            failed = row_of(checks[number], FAILED, began=began[number], reason=str(row))
-            yield number, with_expected(failed, subject)
 
 
 def _seconds(subject: ModelUnderTest) -> float | None:

@@ -17,6 +17,7 @@ from .shared.compared_gradients import compare_gradients, gradients_of
 from .shared.inputs import packed_rows, padded_labels, padded_rows
 from .shared.model_under_test import LENGTH, ModelUnderTest
 from .shared.tolerance import compare, rounding
+from .shared.traced import traced
 
 
 @check(
@@ -26,8 +27,6 @@ from .shared.tolerance import compare, rounding
 )
 def torch_compile(subject: ModelUnderTest) -> Iterator[Measured]:
     """torch.compile traces forward with labels as one graph, which has the same logits, loss and gradients."""
-    from transformers.utils import logging
-
     model = subject.randomized_model(**subject.no_dropout).train()
     documents, position_ids = packed_rows(subject)
     text = {"input_ids": documents, "labels": documents}
@@ -46,29 +45,31 @@ def torch_compile(subject: ModelUnderTest) -> Iterator[Measured]:
             text | {"position_ids": whole},
         ]
     for what, calls in cases.items():
-        torch._dynamo.reset()  # type: ignore[no-untyped-call]
-        compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
-        for call in calls:
-            inputs = call | {"use_cache": False}
-            model.zero_grad()
-            expected = model(**inputs)
-            expected.loss.backward()
-            gradients = gradients_of(model)
-            model.zero_grad()
-            try:
-                with torch._dynamo.config.patch(ignore_logging_functions={logging.warning_once}):
-                    found = compiled(**inputs)
-            except torch._dynamo.exc.TorchDynamoException as broken:
-                failure = f"{what}: expected one graph, got {_first_lines(broken)}"
-                yield expect(f"{what}: one graph", False, failure=failure)
-                break
-            yield expect(f"{what}: one graph", True)
-            found.loss.backward()
-            real = inputs["attention_mask"].bool() if "attention_mask" in inputs else ...
-            yield compare(f"{what}: logits", found.logits[real], expected.logits[real], rounding(model))
-            yield Measured(f"{what}: loss", relative_difference(found.loss, expected.loss), rounding(model))
-            yield compare_gradients(f"{what}: gradients", gradients_of(model), gradients, rounding(model))
-    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+        with traced(model, fullgraph=True) as compiled:
+            yield from _compared_calls(model, compiled, what, calls)
+
+
+def _compared_calls(model: Any, compiled: Any, what: str, calls: list[dict[str, Any]]) -> Iterator[Measured]:
+    """Compare calls of a compiled model, up to the first graph break."""
+    for call in calls:
+        inputs = call | {"use_cache": False}
+        model.zero_grad()
+        expected = model(**inputs)
+        expected.loss.backward()
+        gradients = gradients_of(model)
+        model.zero_grad()
+        try:
+            found = compiled(**inputs)
+        except torch._dynamo.exc.TorchDynamoException as broken:
+            failure = f"{what}: expected one graph, got {_first_lines(broken)}"
+            yield expect(f"{what}: one graph", False, failure=failure)
+            return
+        yield expect(f"{what}: one graph", True)
+        found.loss.backward()
+        real = inputs["attention_mask"].bool() if "attention_mask" in inputs else ...
+        yield compare(f"{what}: logits", found.logits[real], expected.logits[real], rounding(model))
+        yield Measured(f"{what}: loss", relative_difference(found.loss, expected.loss), rounding(model))
+        yield compare_gradients(f"{what}: gradients", gradients_of(model), gradients, rounding(model))
 
 
 def _first_lines(error: Exception) -> str:

@@ -87,9 +87,10 @@ class ChildProcesses(Generic[Argument, Result]):
                 following += 1
 
     def as_completed(self, arguments: Iterable[Argument]) -> Iterator[tuple[Argument, Result | ChildDiedError]]:
-        """Yield each argument and its result as soon as it is known, as `map` does in order.
+        """Yield each argument and its result when the call ends; the next argument is taken when a child is free.
 
-        An argument is taken when a child can compute it.
+        Raises:
+            Exception: The exception that the function raised.
         """
         for _, argument, result in self._completed(arguments):
             yield argument, result

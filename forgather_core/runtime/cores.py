@@ -6,8 +6,7 @@ import os
 
 
 def usable_cores() -> int:
-    """Return OMP_NUM_THREADS if it is set, otherwise the cores that the system allows; 1 if they are unknown."""
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
-    if allowed.isdigit() and int(allowed) > 0:
-        return int(allowed)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    """Return the cores that the system allows (1 if they are unknown), at most OMP_NUM_THREADS."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    requested = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # OpenMP's list has a number for each level
+    return min(available, int(requested) or available) if requested.isdecimal() else available

@@ -75,6 +75,24 @@ def test_the_check_that_the_entry_names_finds_it(mutant: Mutant, originals: Orig
     assert shown, found["reason"]
 
 
+def test_every_check_has_a_mistake_that_call_agreement_does_not_find() -> None:
+    found = {mutant.check for mutant in MUTANTS if mutant.beyond_calls}
+    assert found == {check.name for check in CHECKS} - {UNINFORMATIVE_CHECK, "call-agreement"}
+
+
+@pytest.mark.few(0, slow=2)
+@pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if mutant.beyond_calls], ids=lambda one: one.name)
+def test_call_agreement_does_not_find_it_and_the_named_check_does(
+    mutant: Mutant, originals: Originals, tmp_path: Path
+) -> None:
+    original = originals.of(mutant)
+    path = mutated(mutant, original, tmp_path)
+    assert row(path, mutant, original)["result"] == FAILED
+    checks = [check for check in CHECKS if check.name == "call-agreement"]
+    (found,) = verify(path, checks, resolved=original.resolved)["checks"]
+    assert found["result"] == PASSED, found["reason"]
+
+
 def test_a_text_that_no_longer_exists_is_shown_beside_the_nearest_passage() -> None:
     mutant = Mutant(
         name="x", definition="llama", file="a.py", old="a = b + 1\nc = a", new="", mistake="", check="causality"

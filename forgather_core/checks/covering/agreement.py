@@ -13,7 +13,7 @@ from ...definitions.check import Measured
 from ...errors import first_line
 from ...model.difference import relative_difference, rms_difference
 from ...runtime.out_of_memory import out_of_memory
-from ..shared.compared_gradients import Again, compare_gradients
+from ..shared.compared_gradients import Recomputation, compare_gradients
 from ..shared.inputs import padding_id
 from ..shared.layers import windows_of
 from ..shared.model_under_test import ModelUnderTest
@@ -102,8 +102,8 @@ class Agreement:
         yield from _compared_layers("hidden states", found.hidden, expected.hidden, 10 * tolerance)
         yield from _compared_layers("attention weights", found.weights, expected.weights, 10 * tolerance)
         if case["gradients"] == "on":
-            again = Again(self.plain.model, lambda: (found.gradients, self.plain.gradients(case, layout)))
-            yield compare_gradients("gradients", found.gradients, expected.gradients, tolerance, again)
+            both = Recomputation(self.plain.model, lambda: (found.gradients, self.plain.gradients(case, layout)))
+            yield compare_gradients("gradients", found.gradients, expected.gradients, tolerance, both)
 
     def _compared_loss(self, case: Case, layout: Layout, found: Tensor | None, expected: Results) -> Measured:
         assert expected.loss is not None and expected.logits is not None

@@ -17,6 +17,7 @@ from ...training.loss import can_skip_logits
 from ..shared.cached_forward import token_arguments
 from ..shared.compared_gradients import gradients_of
 from ..shared.implementations import uncompiled_flex
+from ..shared.traced import traced
 from .arguments import (
     attention_mask,
     label_arguments,
@@ -84,7 +85,7 @@ def call(model: Any, case: Case, layout: Layout, *, windows: tuple[int | None, .
         _GRADIENT_MODES[case["gradients"]](),
         torch.autocast("cpu", DTYPES[low]) if autocast else nullcontext(),
         uncompiled_flex(case["attention"]),
-        _compiled(model) if case["compile"] == "on" else nullcontext(model) as function,
+        traced(model) if case["compile"] == "on" else nullcontext(model) as function,
     ):
         if case["chunks"] == "whole":
             results = _whole(function, case, layout, windows, passes_positions)
@@ -123,19 +124,6 @@ def prepared(model: Any, case: Case) -> Iterator[None]:
         for parameter in frozen:
             parameter.requires_grad_(True)
         model.zero_grad()
-
-
-@contextmanager
-def _compiled(model: Any) -> Iterator[Any]:
-    """Provide a compiled model: torch's tracer without its compiler, which is slow and not under test."""
-    from transformers.utils import logging
-
-    torch._dynamo.reset()  # type: ignore[no-untyped-call]
-    try:
-        with torch._dynamo.config.patch(ignore_logging_functions={logging.warning_once}):
-            yield torch.compile(model, backend="eager")
-    finally:
-        torch._dynamo.reset()  # type: ignore[no-untyped-call]
 
 
 def _frozen(model: Any, level: str) -> list[nn.Parameter]:

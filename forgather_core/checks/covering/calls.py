@@ -11,9 +11,9 @@ import torch
 
 from ...definitions.check import Measured
 from ...runtime.child_process import ChildDiedError, ChildProcesses
-from ...runtime.cores import usable_cores
 from ..shared.expected import expected_reason
 from ..shared.model_under_test import ModelUnderTest
+from ..shared.processes import process_count
 from .agreement import RAISED, Agreement
 from .factors import Case, case_id
 from .failures import Failure, excess, failures_of
@@ -21,7 +21,7 @@ from .models import BESIDE_OTHERS
 from .rules import violated
 
 _MIN_SECONDS, _TIMES_PLAIN = 60, 100  # time limit of a case
-_MOST_PROCESSES = 4  # one for a full model, which needs the memory
+_MOST_PROCESSES = 4
 
 
 class Calls:
@@ -39,7 +39,7 @@ class Calls:
         self._results: dict[str, Measured] = {}
         if "flex_attention" in self.agreement.levels["attention"]:
             torch.compile(torch.relu)  # imports the compiler, for seconds, before processes are forked
-        count = 1 if subject.full else min(usable_cores(), _MOST_PROCESSES)
+        count = process_count(subject, _MOST_PROCESSES)
         how: dict[str, Any] = {"count": count, "seconds": _seconds(self.agreement)}
         self._run = ChildProcesses(self.agreement.run, **how)
         # Another model may change state on classes and modules, for every later call in its process.

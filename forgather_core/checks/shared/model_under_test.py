@@ -108,8 +108,7 @@ class ModelUnderTest:
     @cached_property
     def is_builtin(self) -> bool:
         """Return whether the model is a class of transformers: the directory has no code of its own."""
-        content = read_object(self.workdir / "config.json")
-        return not self.made_by_forgather and "auto_map" not in content
+        return not self.made_by_forgather and "auto_map" not in read_object(self.workdir / "config.json")
 
     @cached_property
     def definition(self) -> ModelDefinition | None:
@@ -130,8 +129,11 @@ class ModelUnderTest:
 
     def config(self, **changes: Any) -> Any:
         """Return a new configuration of the copy, changed after it is loaded."""
-        content = read_object(self.workdir / "config.json")
-        return self._config_class.from_dict(content, name_or_path=str(self.workdir), **changes)
+        if not self.is_builtin:
+            return self._config_class.from_pretrained(self.workdir, name_or_path=str(self.workdir), **changes)
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self.workdir, trust_remote_code=True, **changes)
 
     @cached_property
     def refused_attention(self) -> dict[str, str]:
@@ -175,9 +177,9 @@ class ModelUnderTest:
             changes: Fields with other values, or new ones.
             without: Fields of the file to leave out.
         """
-        content = read_object(self.workdir / "config.json")
-        content = {name: value for name, value in content.items() if name not in without} | dict(changes)
-        config = self._config_class.from_dict(content)
+        content, _ = self._config_class.get_config_dict(self.workdir)
+        kept = {name: value for name, value in content.items() if name not in without}
+        config = self._config_class.from_dict(kept | dict(changes))
         config.name_or_path = str(self.workdir)
         return config
 

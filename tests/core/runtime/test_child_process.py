@@ -27,8 +27,6 @@ def act(what: str) -> str:
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "exit":
         os._exit(3)
-    elif what == "wait":
-        time.sleep(3)
     elif what == "hang":
         time.sleep(60)
     elif what == "value":
@@ -65,7 +63,9 @@ def test_results_are_in_the_order_of_the_arguments(count: int) -> None:
     assert [type(result) for _, result in found] == [str, ChildDiedError, str, ChildDiedError, str, str]
 
 
-def test_results_are_available_as_soon_as_they_are_known_and_arguments_are_taken_when_a_child_is_free() -> None:
+def test_results_are_available_as_soon_as_they_are_known_and_arguments_are_taken_when_a_child_is_free(
+    tmp_path: Path,
+) -> None:
     taken: list[str] = []
 
     def arguments() -> Iterator[str]:
@@ -73,14 +73,23 @@ def test_results_are_available_as_soon_as_they_are_known_and_arguments_are_taken
             taken.append(what)
             yield what
 
-    with ChildProcesses(act, count=2) as run:
+    def wait_or_act(what: str) -> str:
+        while what == "wait" and not (tmp_path / "go").exists():
+            time.sleep(0.01)
+        return act(what)
+
+    with ChildProcesses(wait_or_act, count=2) as run:
         results = run.as_completed(arguments())
         first, result = next(results)
         assert (first, type(result)) == ("crash", ChildDiedError)
         assert taken == ["wait", "crash"]
-        assert list(results) == [("two", "did two"), ("wait", "did wait")]
-    with ChildProcesses(act, count=2) as run, pytest.raises(ValueError, match="no such value"):
-        list(run.as_completed(["one", "value", "wait"]))
+        assert next(results) == ("two", "did two")
+        (tmp_path / "go").touch()
+        assert list(results) == [("wait", "did wait")]
+    with ChildProcesses(act, count=2) as run:
+        with pytest.raises(ValueError, match="no such value"):
+            list(run.as_completed(["hang", "value"]))
+        assert run("two") == "did two"
 
 
 def test_a_call_that_takes_too_long_is_ended() -> None:

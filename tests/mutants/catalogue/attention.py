@@ -78,6 +78,7 @@ MUTANTS = [
         new="if self.q_norm is None and self.k_norm is not None:",
         mistake="the norm of queries is created, saved, and never applied",
         check="gradients",
+        beyond_calls=True,
     ),
     Mutant(
         name="softmax-in-low-precision",

@@ -97,6 +97,7 @@ MUTANTS = [
         new="x = hidden_states",
         mistake="the mean square is computed in the dtype of the model",
         check="precision",
+        beyond_calls=True,
     ),
     Mutant(
         name="norm-over-the-batch",
@@ -160,6 +161,7 @@ MUTANTS = [
         new="self.up_proj(hidden_states)",
         mistake="no activation between the two linear layers",
         check="reference-parity",
+        beyond_calls=True,
     ),
     Mutant(
         name="activation-other",
@@ -214,6 +216,7 @@ MUTANTS = [
         new="2 * hidden_states + self.drop(attended)",
         mistake="the residual is added twice: the signal grows by 2 in each layer",
         check="signal-propagation",
+        beyond_calls=True,
     ),
     Mutant(
         name="residual-replaced",
@@ -235,6 +238,18 @@ MUTANTS = [
         check="batch-invariance",
     ),
     Mutant(
+        name="scaled-by-the-largest-of-the-batch-and-back",
+        definition="llama",
+        file="language_model.py",
+        old="hidden_states = outputs.last_hidden_state",
+        new="hidden_states = outputs.last_hidden_state\n"
+        "        largest = hidden_states.detach().abs().max()\n"
+        "        hidden_states = hidden_states / largest * largest",
+        mistake="hidden states are scaled by the largest of all rows and back: other rows change the rounding",
+        check="batch-invariance",
+        beyond_calls=True,
+    ),
+    Mutant(
         name="embeddings-scaled-unless-given",
         definition="llama",
         file="decoder.py",
@@ -251,5 +266,6 @@ MUTANTS = [
         new="if input_ids is None and inputs_embeds is None:",
         mistake="input_ids and inputs_embeds are accepted together, and one of them is ignored",
         check="inputs-embeds",
+        beyond_calls=True,
     ),
 ]

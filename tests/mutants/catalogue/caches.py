@@ -34,6 +34,20 @@ MUTANTS = [
         error="Expected size for first two dimensions",
     ),
     Mutant(
+        name="generation-keeps-the-last-token-only",
+        definition="llama",
+        file="language_model.py",
+        old="    @takes_cache\n",
+        new="    def prepare_inputs_for_generation(self, *args, **kwargs):\n"
+        "        inputs = super().prepare_inputs_for_generation(*args, **kwargs)\n"
+        '        last = {name: inputs[name][:, -1:] for name in ("input_ids", "position_ids")}\n'
+        "        return {**inputs, **last}\n\n"
+        "    @takes_cache\n",
+        mistake="generate() passes the last token of the prompt, as in later steps, also if the cache is empty",
+        check="generation",
+        beyond_calls=True,
+    ),
+    Mutant(
         name="use-cache-ignored",
         definition="qwen3",
         file="decoder.py",
@@ -41,6 +55,7 @@ MUTANTS = [
         new="if cache is None:",
         mistake="use_cache=False is accepted and a cache is returned (seen in practice)",
         check="kv-cache",
+        beyond_calls=True,
     ),
     Mutant(
         name="layers-share-a-cache",

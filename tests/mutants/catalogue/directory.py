@@ -22,6 +22,7 @@ MUTANTS = [
         new="        torch.manual_seed(0)\n        x = hidden_states.float()",
         mistake="every call seeds the random generator, as left over from debugging",
         check="call-state",
+        beyond_calls=True,
     ),
     Mutant(
         name="epsilon-on-the-class",
@@ -53,6 +54,7 @@ MUTANTS = [
         new="return cache.update(key, value, layer_idx)",
         mistake="attention does not pass its arguments to the cache: a server's paged cache has its indices there",
         check="continuous-batching",
+        beyond_calls=True,
     ),
     Mutant(
         name="head-of-all-tokens",
@@ -62,6 +64,7 @@ MUTANTS = [
         new="logits = self.lm_head(hidden_states)[:, keep, :]",
         mistake="the head is applied to all tokens before the last are selected: long prompts need more memory",
         check="attention-cost",
+        beyond_calls=True,
     ),
     Mutant(
         name="dropout-twice-the-rate",
@@ -81,6 +84,7 @@ MUTANTS = [
         new="    weights_BHTS = nn.functional.dropout2d(weights_BHTS, dropout, module.training)",
         mistake="dropout of whole heads in place of single attention weights",
         check="dropout",
+        beyond_calls=True,
     ),
     Mutant(
         name="persistent-frequencies",
@@ -90,6 +94,7 @@ MUTANTS = [
         new='self.register_buffer("inv_freq", inv_freq)',
         mistake="the frequencies of RoPE are saved: loading them in bfloat16 rounds them",
         check="state-dict",
+        beyond_calls=True,
     ),
     Mutant(
         name="epsilon-of-the-class",
@@ -108,6 +113,20 @@ MUTANTS = [
         new='"eos_token_id": 7',
         mistake="generation_config.json was copied from a model with another tokenizer: generate() does not stop",
         check="tokenizer",
+        beyond_calls=True,
+    ),
+    Mutant(
+        name="import-in-a-method-that-no-call-runs",
+        definition="llama",
+        file="language_model.py",
+        old="    @takes_cache\n",
+        new="    def exported_graph(self, ids):\n"
+        "        from onnx_graphs_of_models import traced\n\n"
+        "        return traced(self, ids)\n\n"
+        "    @takes_cache\n",
+        mistake="a method that only an export calls imports a package that the environment lacks",
+        check="imports",
+        beyond_calls=True,
     ),
     Mutant(
         name="import-of-a-missing-package",
@@ -126,5 +145,6 @@ MUTANTS = [
         new='    "layers.*.self_attn.o_proj": "colwise",',
         mistake="the output projection is split like the input projections: tensor parallelism fails or sums nothing",
         check="parallel-plans",
+        beyond_calls=True,
     ),
 ]

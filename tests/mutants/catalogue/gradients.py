@@ -13,6 +13,7 @@ MUTANTS = [
         new="class Block(nn.Module):",
         mistake="gradient_checkpointing_enable() sets a flag that no layer reads",
         check="gradient-checkpointing",
+        beyond_calls=True,
     ),
     Mutant(
         name="gradient-cut-in-residual",

@@ -130,6 +130,7 @@ MUTANTS = [
         new="skip_logits = False",
         mistake="skip_logits of the configuration is accepted and has no effect",
         check="loss",
+        beyond_calls=True,
     ),
     Mutant(
         name="attentions-lost",
@@ -139,5 +140,15 @@ MUTANTS = [
         new="attentions=None,",
         mistake="output_attentions is accepted and has no effect",
         check="hidden-states",
+    ),
+    Mutant(
+        name="attentions-scaled",
+        definition="llama",
+        file="self_attention.py",
+        old=".contiguous(), weights_BHTS",
+        new=".contiguous(), weights_BHTS * scaling",
+        mistake="the returned attention weights are scaled like the scores: they do not sum to 1",
+        check="hidden-states",
+        beyond_calls=True,
     ),
 ]

@@ -67,6 +67,7 @@ MUTANTS = [
         new=".softmax(-1).clamp(min=1e-10).to(",
         mistake="weights are clamped after masking, so that 1e-10 of every later token leaks (seen in practice)",
         check="causality",
+        beyond_calls=True,
     ),
     Mutant(
         name="mask-is-minus-ten",

@@ -31,6 +31,8 @@ class Mutant:
         count: The number of occurrences of the text; all are replaced.
         error: A part of the error message, if the mistake makes calls fail instead of returning wrong values.
         quick: The levels of a quick run show it; otherwise the check runs with all levels.
+        beyond_calls: call-agreement does not find it with all levels, because all calls are wrong in the same way, or
+            correct: a reason for the other check to exist.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Mutant:
     count: int = 1
     error: str = ""
     quick: bool = True
+    beyond_calls: bool = False
 
     def applied(self, text: str) -> str:
         """Return the text of a file with the mistake.

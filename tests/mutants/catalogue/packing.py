@@ -51,6 +51,17 @@ MUTANTS = [
         check="packing-isolation",
     ),
     Mutant(
+        name="packing-forgets-a-break-at-the-end",
+        definition="llama",
+        file="masks.py",
+        old="return torch.diff(position_ids, dim=-1, prepend=position_ids[:, :1] - 1) != 1",
+        new="breaks = torch.diff(position_ids, dim=-1, prepend=position_ids[:, :1] - 1) != 1\n"
+        "        return breaks & (step < step.shape[-1] - 1)",
+        mistake="a document of one token at the end of a row attends to the document before",
+        check="packing-isolation",
+        beyond_calls=True,
+    ),
+    Mutant(
         name="packing-hides-itself",
         definition="single_head",
         file="masks.py",

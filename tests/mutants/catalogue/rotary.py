@@ -15,6 +15,7 @@ MUTANTS = [
         "    return [x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2) for x in turned]",
         mistake="pairs (2i, 2i + 1) as in Meta's own files, with weights for the half-split form",
         check="native-parity",
+        beyond_calls=True,
     ),
     Mutant(
         name="rope-turns-backwards",
@@ -33,6 +34,7 @@ MUTANTS = [
         new="query_BHTK = rotate_all((query_BHTK, key_BGTK), *position_embeddings)[0]",
         mistake="keys are not rotated",
         check="positions",
+        beyond_calls=True,
     ),
     Mutant(
         name="rope-theta-ignored",
@@ -51,6 +53,7 @@ MUTANTS = [
         new="10000.0 **",
         mistake="rope_theta is a constant, equal to the default of the option",
         check="no-dead-options",
+        beyond_calls=True,
     ),
     Mutant(
         name="rope-scaling-missing",

@@ -15,6 +15,7 @@ MUTANTS = [
         "        for layer, window in zip(layers, windows, strict=True):\n",
         mistake="reading a value in forward breaks the compiled graph and synchronizes with the device",
         check="torch-compile",
+        beyond_calls=True,
     ),
     Mutant(
         name="graph-break-by-print",

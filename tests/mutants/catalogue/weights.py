@@ -22,6 +22,7 @@ MUTANTS = [
         new='yield r"(q|k|v|gate|up)_proj", truncated_normal(std=0.036)',
         mistake="the table has 1.8 times the std (0.036 for 0.020, seen in practice)",
         check="init-std",
+        beyond_calls=True,
     ),
     Mutant(
         name="init-draws-another-std",
@@ -130,6 +131,7 @@ MUTANTS = [
         new="_tied_weights_keys: ClassVar[dict[str, str]] = {}",
         mistake="tie_word_embeddings has no effect: a separate random head, which a tied checkpoint does not contain",
         check="estimates",
+        beyond_calls=True,
     ),
     Mutant(
         name="ties-only-in-memory",
@@ -177,6 +179,7 @@ MUTANTS = [
         new="    torch.seed()\n    seed = None\n    for fill in fills:\n        try:",
         mistake="initial weights are drawn without the seed of the caller",
         check="same-seed",
+        beyond_calls=True,
     ),
     Mutant(
         name="init-mean-not-zero",
@@ -186,6 +189,7 @@ MUTANTS = [
         new="uniform_(-0.9 * bound, 1.1 * bound,",
         mistake="a uniform distribution that is not centered",
         check="initial-weights",
+        beyond_calls=True,
     ),
     Mutant(
         name="init-constant-wrong",
@@ -250,5 +254,6 @@ MUTANTS = [
         new="import torch\n__import__('forgather_core')\n",
         mistake="exported code imports the package that exported it",
         check="standalone",
+        beyond_calls=True,
     ),
 ]

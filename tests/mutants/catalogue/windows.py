@@ -47,6 +47,24 @@ MUTANTS = [
         options=WINDOW,
     ),
     Mutant(
+        name="window-one-less-in-given-masks-too",
+        definition="mistral",
+        file="masks.py",
+        old="    create = create_causal_mask if sliding_window is None",
+        new="    before = overlay\n"
+        "    near = lambda q, kv: kv > q - sliding_window + 1\n"
+        "    overlay = lambda batch, head, q, kv: near(q, kv) & (before is None or before(batch, head, q, kv))\n"
+        "    if attention_mask is not None and attention_mask.dim() == 4:\n"
+        "        rows, columns = (torch.arange(size) for size in attention_mask.shape[-2:])\n"
+        "        hidden = ~near(rows[:, None] + len(columns) - len(rows), columns)\n"
+        "        lowest = False if attention_mask.dtype == torch.bool else torch.finfo(attention_mask.dtype).min\n"
+        "        attention_mask = attention_mask.masked_fill(hidden, lowest)\n"
+        "    create = create_causal_mask if sliding_window is None",
+        mistake="off by one in every call: a given mask is narrowed to the same wrong window",
+        check="sliding-window",
+        beyond_calls=True,
+    ),
+    Mutant(
         name="window-ignored-with-cache",
         definition="mistral",
         file="decoder.py",
