@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MAX_SECONDS = 7200  # time limit of a check
 _MOST_PROCESSES = 2  # call-agreement starts its own, too
 _LONGEST = "call-agreement"
-_COPIES = 3  # copies of the weights: most checks have two models, or two models and the gradients of one
+_COPIES = 6  # copies of the weights: call-agreement has up to three models, and three sets of gradients
 
 
 def verify(

@@ -64,7 +64,7 @@ def gradient_error(found: Gradients, expected: Gradients) -> tuple[float, str | 
         return math.nan, "no gradients"
     if found.keys() != expected.keys():
         return math.inf, ", ".join(sorted(found.keys() ^ expected.keys()))
-    whole = _size(torch.cat([gradient.double().flatten() for gradient in expected.values()]))
+    whole = _size(*expected.values())
     worst, where = 0.0, None
     for name, gradient in expected.items():
         error = float((found[name].double() - gradient.double()).abs().max()) / max(_size(gradient), whole, 1e-30)
@@ -144,6 +144,7 @@ def perturbed_weights(model: nn.Module, roundings: float, seed: int) -> Iterator
                 parameter.copy_(weights)
 
 
-def _size(gradient: Tensor) -> float:
+def _size(*gradients: Tensor) -> float:
     """Return the root mean square of the elements that are not 0."""
-    return float((gradient.double().square().sum() / gradient.count_nonzero().clamp_min(1)).sqrt())
+    squares = sum(float(one.double().square().sum()) for one in gradients)
+    return math.sqrt(squares / max(sum(int(one.count_nonzero()) for one in gradients), 1))
