@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from ..errors import first_line
 from ..model.difference import relative_difference
 from ..runtime.out_of_memory import out_of_memory
 from ..training.loss import can_skip_logits
-from .shared.compared_gradients import Gradients, Recomputation, compare_gradients, gradients_of
+from .shared.compared_gradients import Gradients, Recomputation, compare_gradients, loss_and_gradients
 from .shared.model_under_test import ModelUnderTest
 from .shared.tolerance import compare, rounding
 
@@ -154,27 +154,21 @@ def _compared_models(kind: str, subject: ModelUnderTest, adapted: Any, merged: A
     for what, more in ways.items():
         (loss, found), (expected_loss, expected) = (_trained(one, subject, text, more) for one in (adapted, merged))
         yield Measured(f"modules {kind}, training, {what}", relative_difference(loss, expected_loss), tolerance)
-        expected = _of_adapted(kind, expected, found)
-        both = Recomputation(merged, partial(_gradients, kind, found, merged, subject, text, more))
+        names = found.keys() if kind == QUANTIZED else expected.keys()  # quantized weights have no gradients
+        expected = {name: one for name, one in expected.items() if name in names}
+        recomputed = Recomputation(merged, partial(_gradients, merged, subject, text, more, names), "expected")
         name = f"modules {kind}, training, gradients of the {what}"
-        yield compare_gradients(name, found, expected, tolerance, both)
-
-
-def _of_adapted(kind: str, gradients: Gradients, found: Gradients) -> Gradients:
-    """Return the gradients that adapted modules have: quantized weights have none."""
-    return {name: one for name, one in gradients.items() if name in found} if kind == QUANTIZED else gradients
+        yield compare_gradients(name, found, expected, tolerance, recomputed)
 
 
 def _trained(model: Any, subject: ModelUnderTest, text: Tensor, more: dict[str, Any]) -> tuple[Tensor, Gradients]:
     """Return the loss and the gradients of a training step."""
-    model.train().zero_grad()
     torch.manual_seed(subject.seed)  # a router may be random in training
-    loss = model(text, labels=text, use_cache=False, **more).loss
-    loss.backward()
-    return loss.detach(), {name.replace(".base_layer.", "."): one for name, one in gradients_of(model).items()}
+    loss, gradients = loss_and_gradients(model.train(), input_ids=text, labels=text, use_cache=False, **more)
+    return loss, {name.replace(".base_layer.", "."): one for name, one in gradients.items()}
 
 
 def _gradients(
-    kind: str, found: Gradients, merged: Any, subject: ModelUnderTest, text: Tensor, more: dict[str, Any]
-) -> tuple[Gradients, Gradients]:
-    return found, _of_adapted(kind, _trained(merged, subject, text, more)[1], found)
+    model: Any, subject: ModelUnderTest, text: Tensor, more: dict[str, Any], names: Collection[str]
+) -> Gradients:
+    return {name: one for name, one in _trained(model, subject, text, more)[1].items() if name in names}

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..definitions import contracts
 from ..definitions.check import DoesNotApply, Measured, check
 from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks
-from .shared.compared_gradients import Gradients, Recomputation, compare_gradients, loss_gradients
+from .shared.compared_gradients import Recomputation, compare_gradients, loss_gradients
 from .shared.implementations import can_exchange_attention, forward_implementations, uncompiled_flex
 from .shared.inputs import packed_rows, padded_labels, padded_rows, real_positions
 from .shared.model_under_test import ModelUnderTest
@@ -54,9 +54,9 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
         if attention != "flex_attention":  # it has no backward pass on CPU
             with _model(subject, attention, **subject.no_dropout) as model:
                 for what in _cases(subject, attention, inputs):
-                    compute = partial(_gradients, model.train(), inputs[what], gradients[what])
-                    name = f"{attention}, {what}, gradients"
-                    yield compare_gradients(name, *compute(), tolerance, Recomputation(model, compute))
+                    compute = partial(loss_gradients, model.train(), **inputs[what])
+                    name, recomputed = f"{attention}, {what}, gradients", Recomputation(model, compute)
+                    yield compare_gradients(name, compute(), gradients[what], tolerance, recomputed)
 
 
 def _supports_flash(subject: ModelUnderTest) -> bool:
@@ -119,7 +119,3 @@ def _training_inputs(subject: ModelUnderTest) -> dict[str, dict[str, Any]]:
         PACKED: {"input_ids": documents, "position_ids": position_ids, "labels": documents},
     }
     return {what: {**inputs, "use_cache": False} for what, inputs in cases.items()}
-
-
-def _gradients(model: Any, inputs: dict[str, Any], expected: Gradients) -> tuple[Gradients, Gradients]:
-    return loss_gradients(model, **inputs), expected

@@ -20,7 +20,7 @@ from ..definitions.check import Details, DoesNotApply, Measured, check, expect
 from ..model.difference import relative_difference
 from ..model.randomize import randomize_weights
 from .same_seed import dropouts
-from .shared.compared_gradients import compare_gradients, gradients_of
+from .shared.compared_gradients import compare_gradients, loss_and_gradients
 from .shared.dropout_calls import DropoutCall, recorded_dropout
 from .shared.dropout_masks import MAX_CORRELATION, Mask, most_correlated, share_error
 from .shared.implementations import implementations, require_dropout
@@ -181,8 +181,5 @@ def _check_recomputation(subject: ModelUnderTest, changes: dict[str, float]) -> 
 
 
 def _step(model: Any, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    model.zero_grad()
     torch.manual_seed(0)
-    loss = model(text, labels=text).loss
-    loss.backward()
-    return loss.detach(), gradients_of(model)
+    return loss_and_gradients(model, input_ids=text, labels=text)

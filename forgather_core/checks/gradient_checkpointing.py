@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..model.difference import relative_difference
-from .shared.compared_gradients import compare_gradients, gradients_of
+from .shared.compared_gradients import compare_gradients, loss_and_gradients
 from .shared.implementations import implementations
 from .shared.layers import layers_of
 from .shared.model_under_test import ModelUnderTest
@@ -72,11 +72,9 @@ def _step(model: Any, layers: nn.ModuleList, text: Tensor) -> StepResult:
         for index, layer in enumerate(layers)
         for module in layer.children()
     ]
-    model.zero_grad()
     torch.manual_seed(0)  # for dropout
-    loss = model(text, labels=text).loss
-    loss.backward()
+    loss, gradients = loss_and_gradients(model, input_ids=text, labels=text)
     for hook in hooks:
         hook.remove()
     # The first module that was called: torch ends the recomputation as soon as it has all the tensors that it needs.
-    return loss.detach(), gradients_of(model), [next(iter(inner.values()), 0) for inner in calls]
+    return loss, gradients, [next(iter(inner.values()), 0) for inner in calls]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,5 +73,5 @@ def _compare_models(subject: ModelUnderTest, model: Any, native: Any, where: str
             found, expected = (one(text, **more).logits for one in (model, native))
         yield compare(f"{what}{where}", found, expected, rounding(model))
     found, expected = (loss_gradients(one.train(), input_ids=text, labels=text) for one in (model, native))
-    both = Recomputation(model, lambda: (loss_gradients(model, input_ids=text, labels=text), expected))
-    yield compare_gradients(f"gradients{where}", found, expected, rounding(model), both)
+    recomputed = Recomputation(model, partial(loss_gradients, model, input_ids=text, labels=text))
+    yield compare_gradients(f"gradients{where}", found, expected, rounding(model), recomputed)

@@ -7,6 +7,7 @@ which follows the papers' equations and shares no code with the model.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -54,8 +55,8 @@ def _compare_with_reference(logits: Any, model: Any, text: Tensor, what: str) ->
     yield expect(f"{what}: the reference uses every parameter", unused is None, unused)
     if unused is None:
         kept = {name: gradient for name, gradient in wanted.items() if gradient is not None}
-        both = Recomputation(model, lambda: (loss_gradients(model, input_ids=text, labels=text), kept))
-        yield compare_gradients(f"{what}: gradients", gradients_of(model), kept, rounding(model), both)
+        recomputed = Recomputation(model, partial(loss_gradients, model, input_ids=text, labels=text))
+        yield compare_gradients(f"{what}: gradients", gradients_of(model), kept, rounding(model), recomputed)
 
 
 def _float64_weights(model: Any) -> tuple[Weights, dict[str, Tensor]]:

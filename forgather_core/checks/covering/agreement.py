@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -102,8 +103,8 @@ class Agreement:
         yield from _compared_layers("hidden states", found.hidden, expected.hidden, 10 * tolerance)
         yield from _compared_layers("attention weights", found.weights, expected.weights, 10 * tolerance)
         if case["gradients"] == "on":
-            both = Recomputation(self.plain.model, lambda: (found.gradients, self.plain.gradients(case, layout)))
-            yield compare_gradients("gradients", found.gradients, expected.gradients, tolerance, both)
+            recomputed = Recomputation(self.plain.model, partial(self.plain.gradients, case, layout), "expected")
+            yield compare_gradients("gradients", found.gradients, expected.gradients, tolerance, recomputed)
 
     def _compared_loss(self, case: Case, layout: Layout, found: Tensor | None, expected: Results) -> Measured:
         assert expected.loss is not None and expected.logits is not None

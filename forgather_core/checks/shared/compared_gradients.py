@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,13 @@ class Recomputation:
 
     Args:
         model: The model that one side of the comparison is computed from. Its weights are changed and restored.
-        gradients: Computes this side from the model, and returns both sides.
+        gradients: Computes this side.
+        side: The side.
     """
 
     model: nn.Module
-    gradients: Callable[[], tuple[Gradients, Gradients]]
+    gradients: Callable[[], Gradients]
+    side: Literal["found", "expected"] = "found"
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
@@ -42,11 +44,17 @@ def gradients_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def loss_and_gradients(model: Any, **inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of a call, and its gradients."""
+    model.zero_grad()
+    loss = model(**inputs).loss
+    loss.backward()
+    return loss.detach(), gradients_of(model)
+
+
 def loss_gradients(model: Any, **inputs: Any) -> dict[str, Tensor]:
     """Return the gradients of the loss of a call."""
-    model.zero_grad()
-    model(**inputs).loss.backward()
-    return gradients_of(model)
+    return loss_and_gradients(model, **inputs)[1]
 
 
 def gradient_error(found: Gradients, expected: Gradients) -> tuple[float, str | None]:
@@ -89,12 +97,12 @@ def compare_gradients(
     tolerance *= 2
     error, where = gradient_error(found, expected)
     if tolerance < error < math.inf and recomputation is not None:
-        error, tolerance = _explained_by_rounding((found, expected), error, tolerance, recomputation)
+        error, tolerance = _explained_by_rounding(found, expected, error, tolerance, recomputation)
     return Measured(what, error, tolerance, where)
 
 
 def _explained_by_rounding(
-    compared: tuple[Gradients, Gradients], error: float, tolerance: float, recomputation: Recomputation
+    found: Gradients, expected: Gradients, error: float, tolerance: float, recomputation: Recomputation
 ) -> tuple[float, float]:
     """Return the error and the tolerance in view of other weights.
 
@@ -105,7 +113,9 @@ def _explained_by_rounding(
     def changes() -> tuple[float, float]:
         """Return the error of the new gradients, and their change."""
         new = recomputation.gradients()
-        return gradient_error(*new)[0], max(gradient_error(*pair)[0] for pair in zip(new, compared, strict=True))
+        if recomputation.side == "found":
+            return gradient_error(new, expected)[0], gradient_error(new, found)[0]
+        return gradient_error(found, new)[0], gradient_error(new, expected)[0]
 
     if not changes()[1] <= tolerance:
         return error, tolerance  # the same weights give other gradients: this is no effect of rounding

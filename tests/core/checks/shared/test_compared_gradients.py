@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -96,11 +97,12 @@ def test_gradients_that_rounding_decides_on_are_those_of_weights_that_differ_by_
     expected, found = gradients(model, text), as_if_above_zero(model, text)
     before = {name: weights.clone() for name, weights in model.state_dict().items()}
     assert not compare_gradients("x", found, expected, 1e-5).holds
-    for one, other, recompute in (
-        (found, expected, lambda: (found, gradients(model, text))),
-        (expected, found, lambda: (gradients(model, text), found)),
-    ):
-        measured = compare_gradients("x", one, other, 1e-5, Recomputation(model, recompute))
+    sides: list[tuple[Gradients, Gradients, Literal["found", "expected"]]] = [
+        (found, expected, "expected"),
+        (expected, found, "found"),
+    ]
+    for one, other, side in sides:
+        measured = compare_gradients("x", one, other, 1e-5, Recomputation(model, lambda: gradients(model, text), side))
         assert measured.holds
         assert measured.tolerance == 2e-5
     assert all(torch.equal(weights, before[name]) for name, weights in model.state_dict().items())
@@ -114,12 +116,12 @@ def test_a_wrong_gradient_is_an_error_beside_a_jump_and_without(activation: nn.M
     wrong = {name: size * one for name, one in as_if_above_zero(model, text).items()}
     calls = 0
 
-    def recompute() -> tuple[Gradients, Gradients]:
+    def recompute() -> Gradients:
         nonlocal calls
         calls += 1
-        return wrong, gradients(model, text)
+        return gradients(model, text)
 
-    measured = compare_gradients("x", wrong, expected, 1e-5, Recomputation(model, recompute))
+    measured = compare_gradients("x", wrong, expected, 1e-5, Recomputation(model, recompute, "expected"))
     assert not measured.holds
     assert measured.error == gradient_error(wrong, expected)[0]
     assert calls == 1 + (16 if isinstance(activation, nn.ReLU) else 6)
@@ -141,7 +143,7 @@ def test_the_amplification_of_rounding_errors_adds_to_the_tolerance() -> None:
     with perturbed_weights(model, 6, 99):
         found = cancelled()
     error = gradient_error(found, expected)[0]
-    both = Recomputation(model, lambda: (found, cancelled()))
+    both = Recomputation(model, cancelled, "expected")
     measured = compare_gradients("x", found, expected, 0.49 * error, both)
     assert (measured.error, measured.holds) == (error, True)
     assert error < measured.tolerance <= 2 * 0.98 * error
@@ -154,11 +156,11 @@ def test_gradients_that_differ_from_call_to_call_are_an_error(kind: str) -> None
     expected = gradients(model, text)
     calls = 0
 
-    def recompute() -> tuple[Gradients, Gradients]:
+    def recompute() -> Gradients:
         nonlocal calls
         calls += 1
         size = 1.0 if kind == "first call" else 1 + calls % 3
-        return {name: size * one for name, one in gradients(model, text).items()}, expected
+        return {name: size * one for name, one in gradients(model, text).items()}
 
     wrong = {name: 4 * one for name, one in expected.items()}
     assert compare_gradients("x", wrong, expected, 1e-5, Recomputation(model, recompute)).error == pytest.approx(
@@ -179,7 +181,7 @@ def test_only_weights_that_are_floating_point_numbers_are_perturbed() -> None:
 
 
 def test_gradients_that_agree_or_are_incomparable_are_not_computed_again() -> None:
-    def recompute() -> tuple[Gradients, Gradients]:
+    def recompute() -> Gradients:
         raise AssertionError
 
     found, expected = pair(large=torch.full((4,), 0.8))
