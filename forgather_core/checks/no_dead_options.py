@@ -64,18 +64,22 @@ def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
 
 def _effect(observer: _Observer, name: str, values: list[Values], others: Mapping[str, list[Values]]) -> str | None:
     """Return a sentence about the effect of an option, or None if it has none."""
-    for value in values:
-        if observer.differ(value, {}):
-            return f"{name}: {_printable(value[name])} differs from {_printable(observer.value(name))}"
     # Options that enable something come first: other options seldom depend on a size.
-    for other in sorted(others.keys() - {name}, key=lambda other: _rank(observer.value(other))):
-        for condition in others[other][:2] + others[other][2:][-1:]:
-            for value in values:
+    ranked = sorted(others.keys() - {name}, key=lambda other: _rank(observer.value(other)))
+    conditions = [value for other in ranked for value in others[other][:2] + others[other][2:][-1:]]
+    for some in (values[:2], values[2:]):  # most effects are seen with one of the first two
+        for condition in ({}, *conditions):
+            for value in some:
                 if observer.differ({**condition, **value}, condition):
-                    return (
-                        f"{name}: {_printable(value[name])} has an effect if {other} is {_printable(condition[other])}"
-                    )
+                    return _effect_text(name, value, condition, observer)
     return None
+
+
+def _effect_text(name: str, value: Values, condition: Values, observer: _Observer) -> str:
+    if not condition:
+        return f"{name}: {_printable(value[name])} differs from {_printable(observer.value(name))}"
+    ((other, needed),) = condition.items()
+    return f"{name}: {_printable(value[name])} has an effect if {other} is {_printable(needed)}"
 
 
 def _rank(value: Any) -> int:

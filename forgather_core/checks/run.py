@@ -22,6 +22,7 @@ from ..runtime.quiet import quiet_transformers
 from .shared.model_under_test import ModelUnderTest
 from .shared.processes import process_count
 from .shared.scope import DEFAULT_SCOPE, Scope
+from .shared.traced import import_tracer
 from .try_check import EXPECTED, FAILED, PASSED, SKIPPED, row_of, try_check, with_expected
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ def _rows(
     """Run the checks, and yield the number and the row of each as soon as it is known."""
     count = process_count(subject, _MOST_PROCESSES) if can_fork() else 1
     running = dict[int, float]()  # when each began
+    if _LONGEST in {check.name for check in checks}:
+        import_tracer()  # once, before processes are forked
 
     def numbers() -> Iterator[int]:
         # Beside the others, the longest one begins first. Otherwise it is the last: an interrupted run has the others.

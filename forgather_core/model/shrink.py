@@ -82,7 +82,7 @@ def _shrink_heads(get: Callable[[str], Any], set_value: Callable[[str, Any], boo
             set_value("num_key_value_heads", few_kv_heads)
         rope = get("rope_parameters") or get("rope_scaling") or {}
         by_dimension = any(isinstance(value, list) for value in rope.values())  # factors per dimension fix the size
-        small = min(size, _KEPT_HEAD) if keep else size if by_dimension else min(size, _HEAD)
+        small = min(size, _KEPT_HEAD) if keep else size if by_dimension else min(size, _HEAD, HIDDEN // few_heads)
         if keep and set_value("head_dim", small):
             width = 8 * few_heads  # independent of the head size, which may be large
         else:

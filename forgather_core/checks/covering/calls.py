@@ -7,13 +7,12 @@ import time
 from collections.abc import Iterable
 from typing import Any, Self
 
-import torch
-
 from ...definitions.check import Measured
 from ...runtime.child_process import ChildDiedError, ChildProcesses
 from ..shared.expected import expected_reason
 from ..shared.model_under_test import ModelUnderTest
 from ..shared.processes import process_count
+from ..shared.traced import import_tracer
 from .agreement import RAISED, Agreement
 from .factors import Case, case_id
 from .failures import Failure, excess, failures_of
@@ -37,8 +36,7 @@ class Calls:
     def __init__(self, subject: ModelUnderTest) -> None:
         self.agreement = Agreement(subject)
         self._results: dict[str, Measured] = {}
-        if "flex_attention" in self.agreement.levels["attention"]:
-            torch.compile(torch.relu)  # imports the compiler, for seconds, before processes are forked
+        import_tracer()  # once, before processes are forked
         count = process_count(subject, _MOST_PROCESSES)
         how: dict[str, Any] = {"count": count, "seconds": _seconds(self.agreement)}
         self._run = ChildProcesses(self.agreement.run, **how)

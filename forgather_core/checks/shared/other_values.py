@@ -36,8 +36,8 @@ def _candidates(value: Any, kind: Any) -> Iterator[Any]:
     elif isinstance(value, dict):
         yield from _mappings(value)
     elif isinstance(value, int) or (value is None and (int in kinds or "int" in str(kind))):
-        # Sizes must divide each other, windows are short, limits long: try near and far values, with various divisors.
-        yield from (2 * value, value // 2, value + 1, 1, 2, 4, 8, 3) if value else (1, 2, 4, 8, 3)
+        # Sizes must divide each other, windows are short, limits long: try far and near values, with various divisors.
+        yield from (2 * value, 1, value // 2, value + 1, 2, 4, 8, 3) if value else (1, 2, 4, 8, 3)
     elif isinstance(value, float) or (value is None and (float in kinds or "float" in str(kind))):
         yield from (value * 1000, value + 0.25, value / 2, 0.5) if value else (0.5, 0.25, 1.0)
     if value is not None and (type(None) in kinds or "None" in str(kind)):

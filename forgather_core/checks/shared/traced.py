@@ -30,3 +30,8 @@ def traced(model: Any, *, fullgraph: bool = False) -> Iterator[Any]:
     finally:
         log.setLevel(level)
         torch._dynamo.reset()  # type: ignore[no-untyped-call]
+
+
+def import_tracer() -> None:
+    """Import the 400 modules that torch's tracer and flex_attention need at their first call, for half a second."""
+    torch.compile(torch.relu, backend="eager")

@@ -45,8 +45,8 @@ def test_only_sizes_change(keep: tuple[Keep, ...]) -> None:
 
 def test_heads_are_small_unless_they_are_kept() -> None:
     made = small()
-    assert (made["num_attention_heads"], made["num_key_value_heads"], made["head_dim"]) == (4, 2, 32)
-    assert made["hidden_size"] == 4 * 32
+    assert (made["num_attention_heads"], made["num_key_value_heads"], made["head_dim"]) == (4, 2, 16)
+    assert made["hidden_size"] == HIDDEN
     kept = small(("heads",))
     assert (kept["num_attention_heads"], kept["num_key_value_heads"], kept["head_dim"]) == (8, 2, 128)
     assert kept["hidden_size"] == 8 * 8, "the size of a head does not enlarge the other weights"
@@ -75,14 +75,14 @@ def test_small_heads_stay_grouped_and_independent(groups: int, ratio: int, size:
     few, key_heads = made["num_attention_heads"], made["num_key_value_heads"]
     assert few % key_heads == 0
     assert (few > key_heads, key_heads > 1) == (ratio > 1, groups > 1)
-    assert made["head_dim"] == min(size, 32)
+    assert made["head_dim"] == min(size, 32, HIDDEN // few)
     assert (made["hidden_size"] == few * made["head_dim"]) == (extra == 0)
 
 
 @pytest.mark.parametrize("keep", [(), ("heads",)])
 def test_without_head_dim_the_hidden_size_gives_the_head_size(keep: tuple[Keep, ...]) -> None:
     made = small(keep, head_dim=...)
-    assert made["hidden_size"] == made["num_attention_heads"] * (128 if keep else 32)
+    assert made["hidden_size"] == made["num_attention_heads"] * (128 if keep else 16)
 
 
 def test_many_query_heads_and_large_heads_are_limited_although_kept() -> None:
