@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,16 +16,16 @@ from torch import Tensor
 from ...definitions import contracts
 from ...definitions.registry import registry
 from ...deprecated import renamed_members
-from ...errors import CheckError, UnknownDefinitionError, access_hint, first_line
+from ...errors import CheckError, UnknownDefinitionError, first_line
 from ...filesystem.model_files import skip_unsuitable
 from ...filesystem.strict_json import read_object
 from ...model.directory_errors import load_config
 from ...model.manifest import MANIFEST, read_manifest
 from ...model.randomize import randomize_weights
-from ...model.shrink import Keep, shrunk
 from ...options.shared import AttentionImplementation
 from .option_fields import derived_fields
 from .scope import DEFAULT_SCOPE, Scope
+from .small_copy import shrink_copy
 
 if TYPE_CHECKING:
     from ...definitions.definition import ModelDefinition
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
 FLEX: Literal["flex_attention"] = "flex_attention"
 ATTENTIONS: tuple[AttentionImplementation, ...] = ("eager", "sdpa", FLEX)  # all of them run on CPU
-KEPT: tuple[Keep, ...] = ("token_ids",)  # tokenizer and generation_config.json, which are not shrunk, have these ids
 LENGTH = 20  # tokens of a text: longer than a shrunk window, and different from other sizes
 
 
@@ -88,17 +86,7 @@ class ModelUnderTest:
         config = load_config(directory, CheckError)
         shutil.copytree(directory, self.workdir, ignore=skip_unsuitable(WEIGHTS))
         if not full:
-            self._shrink(config)
-
-    def _shrink(self, config: Any) -> None:
-        file = self.workdir / "config.json"
-        content = read_object(file)
-        try:
-            changes = shrunk(config.to_dict(), config.attribute_map, keep=KEPT)
-        except Exception as error:  # third-party configurations may raise any exception
-            problem = f"cannot be loaded: {first_line(error)}"
-            raise CheckError(problem, file=self.directory / file.name, hint=access_hint(error)) from None
-        file.write_text(json.dumps(content | changes, indent=2) + "\n", encoding="utf-8")
+            shrink_copy(directory, self.workdir, config)
 
     @property
     def made_by_forgather(self) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import Gemma3Config, Gemma3TextConfig, SiglipVisionConfig
 
-from forgather_core.model.shrink import HIDDEN, LAYERS, POSITIONS, VOCABULARY, WINDOW, Keep, shrunk
+from forgather_core.model.shrink import HIDDEN, LAYERS, POSITIONS, VOCABULARY, WINDOW, Keep, shrunk, shrunk_config
 
 LARGE: dict[str, Any] = {
     "hidden_size": 4096,
@@ -125,10 +126,11 @@ def test_kept_token_ids_are_in_the_vocabulary(ids: dict[str, Any], vocabulary: i
     ]
 
 
-@pytest.mark.parametrize(("padding", "expected"), [(7, 1), (0, 1), (None, None)])
-def test_other_token_ids_are_dropped(padding: int | None, expected: int | None) -> None:
+@pytest.mark.parametrize("padding", [7, 0, None])
+def test_other_token_ids_are_small(padding: int | None) -> None:
     made = small(pad_token_id=padding, vocab_size=2)
-    assert (made["bos_token_id"], made["eos_token_id"], made["pad_token_id"]) == (None, None, expected)
+    assert (made["bos_token_id"], made["eos_token_id"]) == (2, [3])
+    assert made["pad_token_id"] == (None if padding is None else 1)
     assert made["vocab_size"] == VOCABULARY
 
 
@@ -142,7 +144,77 @@ def test_every_kind_of_layer_remains(kinds: list[str]) -> None:
     made = small(layer_types=kinds, num_hidden_layers=len(kinds))
     assert len(made["layer_types"]) == made["num_hidden_layers"] == min(len(kinds), LAYERS)
     assert set(made["layer_types"]) == set(kinds)
-    assert made["layer_types"] == sorted(made["layer_types"], key=kinds.index)
+    if len(kinds) > LAYERS:
+        assert made["layer_types"] == sorted(made["layer_types"], key=kinds.index)
+    else:
+        assert made["layer_types"] == kinds
+
+
+@given(
+    layers=st.lists(
+        st.tuples(
+            st.sampled_from(["full_attention", "sliding_attention"]),
+            st.sampled_from(["dense", "sparse"]),
+            st.sampled_from([None, {"head_dim": 512}]),
+        ),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_combinations_of_lists_for_each_layer_remain(layers: list[tuple[str, str, Any]]) -> None:
+    kinds, networks, changes = (list(values) for values in zip(*layers, strict=True))
+    by_index = {str(index): one for index, one in enumerate(changes) if one}
+    made = small(
+        num_hidden_layers=len(layers), layer_types=kinds, mlp_layer_types=networks, per_layer_config=by_index or None
+    )
+    depth = made["num_hidden_layers"]
+    by_index = {int(index): one for index, one in (made["per_layer_config"] or {}).items()}
+    rows = list(zip(made["layer_types"], made["mlp_layer_types"], map(by_index.get, range(depth)), strict=True))
+    assert depth <= 6
+    missing = [row for row in layers if row not in rows]
+    assert not missing or depth == 6
+    assert all(row in layers for row in rows)
+
+
+def test_experts_and_latent_attention_are_small_and_valid() -> None:
+    made = small(
+        n_routed_experts=256, num_experts_per_tok=8, n_group=8, topk_group=4, moe_intermediate_size=2048,
+        q_lora_rank=1536, kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, qk_head_dim=192, v_head_dim=128,
+        head_dim=64, first_k_dense_replace=3,
+    )  # fmt: skip
+    assert (made["n_routed_experts"], made["num_experts_per_tok"], made["n_group"], made["topk_group"]) == (8, 2, 2, 1)
+    assert made["qk_head_dim"] == made["qk_nope_head_dim"] + made["qk_rope_head_dim"]
+    assert made["head_dim"] == made["qk_rope_head_dim"]
+    assert made["first_k_dense_replace"] == 1
+    assert made["moe_intermediate_size"] < 2048
+
+
+@pytest.mark.parametrize(
+    ("heads", "size", "expand"),
+    [("mamba_n_heads", "mamba_d_head", "mamba_expand"), ("n_mamba_heads", "mamba_headdim", "mamba_expand")],
+)
+def test_heads_of_recurrent_layers_fill_the_expanded_width(heads: str, size: str, expand: str) -> None:
+    made = small(**{heads: 128, size: 64, expand: 2})
+    assert made[heads] * made[size] == 2 * made["hidden_size"]
+
+
+def test_a_part_of_each_head_is_rotated() -> None:
+    made = small(hidden_size=4096, num_attention_heads=16, num_key_value_heads=..., head_dim=..., rotary_dim=64)
+    assert made["rotary_dim"] * 4 == made["hidden_size"] // made["num_attention_heads"]
+
+
+def test_lists_of_sizes_are_small() -> None:
+    made = small(intermediate_size=[8192] * 16 + [16384] * 16)
+    assert len(made["intermediate_size"]) == made["num_hidden_layers"]
+    assert max(made["intermediate_size"]) < 1000
+
+
+def test_contained_configurations_are_small() -> None:
+    config = Gemma3Config(text_config=Gemma3TextConfig(), vision_config=SiglipVisionConfig())
+    made = Gemma3Config.from_dict(config.to_dict() | shrunk_config(config, keep=()))
+    assert made.text_config.hidden_size < config.text_config.hidden_size
+    assert made.text_config.vocab_size == VOCABULARY
+    assert made.vision_config.hidden_size < config.vision_config.hidden_size
 
 
 def test_names_of_the_configuration_are_used() -> None:
