@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -67,11 +68,12 @@ def _effect(observer: _Observer, name: str, values: list[Values], others: Mappin
     # Options that enable something come first: other options seldom depend on a size.
     ranked = sorted(others.keys() - {name}, key=lambda other: _rank(observer.value(other)))
     conditions = [value for other in ranked for value in others[other][:2] + others[other][2:][-1:]]
-    for some in (values[:2], values[2:]):  # most effects are seen with one of the first two
-        for condition in ({}, *conditions):
-            for value in some:
-                if observer.differ({**condition, **value}, condition):
-                    return _effect_text(name, value, condition, observer)
+    alone: list[tuple[Values, Values]] = [(value, {}) for value in values]
+    # In combination, most effects are seen with one of the first two values.
+    combined = ((value, condition) for some in (values[:2], values[2:]) for condition in conditions for value in some)
+    for value, condition in chain(alone, combined):
+        if observer.differ({**condition, **value}, condition):
+            return _effect_text(name, value, condition, observer)
     return None
 
 

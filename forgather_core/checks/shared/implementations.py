@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial, wraps
 from typing import Any
@@ -43,27 +43,30 @@ def can_exchange_attention(model: type) -> bool:
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Run flex_attention and everything else without compilation, which is slow."""
-    later = mock.patch.object(torch, "compile", partial(_compile_later, torch.compile))
+    later = mock.patch.object(torch, "compile", _compile_later)
     with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"), later:
         warnings.simplefilter("ignore")  # torch warns that this is slow
         yield
 
 
-def _compile_later(compile_now: Callable[..., Any], function: Any = None, **options: Any) -> Any:
+_compile_now = torch.compile
+
+
+def _compile_later(function: Any = None, **options: Any) -> Any:
     """Take the place of `torch.compile`, whose first call imports the compiler: 0.8 s of CPU time.
 
     transformers keeps the result for all later calls in the process: the first one outside `uncompiled` compiles it.
     """
     if function is None:
-        return partial(_compile_later, compile_now, **options)
+        return partial(_compile_later, **options)
     if isinstance(function, torch.nn.Module):
-        return compile_now(function, **options)
-    compiled = cache(partial(compile_now, function, **options))
+        return _compile_now(function, **options)
+    compiled = cache(partial(_compile_now, function, **options))
 
     @wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
-        chosen = compiled() if torch.compile is compile_now else function
-        return chosen(*arguments, **named)
+        is_plain = torch.compile is not _compile_now or torch.compiler.is_compiling()
+        return (function if is_plain else compiled())(*arguments, **named)
 
     return call
 

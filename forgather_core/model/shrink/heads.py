@@ -25,7 +25,7 @@ def shrink_heads(sizes: Sizes, *, keep: bool) -> int | None:
     if not isinstance(heads, int):
         width = min(hidden, HIDDEN)
     else:
-        kv_heads = sizes["num_key_value_heads"] or heads
+        kv_heads = min(sizes["num_key_value_heads"] or heads, heads)  # latent attention ignores a larger number
         few_kv_heads = min(kv_heads, 2)
         few_heads = few_kv_heads * min(heads // kv_heads, _KEPT_RATIO if keep else _RATIO)
         size = sizes["head_dim"] or hidden // heads

@@ -203,6 +203,12 @@ def test_a_part_of_each_head_is_rotated() -> None:
     assert made["rotary_dim"] * 4 == made["hidden_size"] // made["num_attention_heads"]
 
 
+@pytest.mark.parametrize("keep", [(), ("heads",)])
+def test_more_key_heads_than_query_heads_as_in_latent_attention(keep: tuple[Keep, ...]) -> None:
+    made = small(keep, num_attention_heads=8, num_key_value_heads=40)
+    assert made["num_attention_heads"] == made["num_key_value_heads"] == 2
+
+
 def test_lists_of_sizes_are_small() -> None:
     made = small(intermediate_size=[8192] * 16 + [16384] * 16)
     assert len(made["intermediate_size"]) == made["num_hidden_layers"]
