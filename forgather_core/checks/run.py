@@ -24,6 +24,7 @@ from .shared.processes import process_count
 from .shared.scope import DEFAULT_SCOPE, Scope
 from .shared.traced import import_tracer
 from .try_check import EXPECTED, FAILED, PASSED, SKIPPED, row_of, try_check, with_expected
+from .unbuildable import join_findings
 
 if TYPE_CHECKING:
     from ..settings.resolved_model import ResolvedModel
@@ -94,6 +95,7 @@ def verify(
         with keep_partial(keep):
             for number, row in _rows(checks, subject, on_check or (lambda _: None)):
                 rows[number] = row
+            join_findings(rows, subject)
     return report(left_out)
 
 
