@@ -1,0 +1,154 @@
+"""Verify every type of causal language model of the installed transformers.
+
+    python tools/scoreboard.py [TYPE ...] [--seeds 1] [--all] [--seconds 900] [--jobs 2] [--json FILE]
+
+Each type gets a directory with its default configuration, changed where `DEFAULTS` says so, and is verified as a small
+copy with fresh weights, in a process of its own with a time limit. A type from whose configuration no model can be
+built is one line. Exit code 1 if a check fails or a process dies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one check after the other; several types run at once
+
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, __version__
+
+from forgather_core.checks import CHECKS, choose, verify
+from forgather_core.checks.shared.scope import Scope
+from forgather_core.errors import ForgatherError, first_line
+from forgather_core.runtime.child_process import ChildDiedError, ChildProcesses
+from forgather_core.runtime.quiet import quiet_transformers
+
+# Values of types whose default configuration does not build a model, or one that is not causal.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 16},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128},
+    "ministral": {"head_dim": 128},
+    "nemotron": {"head_dim": 128},
+    "xmod": {"default_language": "en_XX"},
+}
+BUILT, UNBUILT, DIED = "built", "no model", "died"
+
+
+@dataclass
+class Result:
+    """What became of one type.
+
+    Attributes:
+        kind: The model type.
+        seed: The seed of weights and texts.
+        outcome: "built" (then the checks ran), "no model" or "died".
+        reason: Why there are no results.
+        checks: Name of a check -> "passed", "failed" or "skipped".
+        failures: Name of a check -> its first failures, as text.
+        skipped: Name of a check -> the reason.
+        seconds: Wall time.
+    """
+
+    kind: str
+    seed: int
+    outcome: str
+    reason: str | None = None
+    checks: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def model_types() -> list[str]:
+    """Return the types that transformers builds with `AutoModelForCausalLM`."""
+    return sorted({config.model_type for config in MODEL_FOR_CAUSAL_LM_MAPPING})
+
+
+def write_directory(kind: str, directory: Path) -> None:
+    """Write the configuration of a type."""
+    made = CONFIG_MAPPING[kind]
+    values = dict(DEFAULTS.get(kind, {}))
+    config = made(**values)
+    if getattr(config, "is_decoder", True) is False:
+        config = made(**values, is_decoder=True)
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[made]
+    config.architectures = [(model[0] if isinstance(model, tuple) else model).__name__]
+    config.save_pretrained(directory)
+
+
+def try_type(task: tuple[str, int, bool]) -> Result:
+    """Verify a type with one seed."""
+    kind, seed, quick = task
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"), quiet_transformers():
+        directory = Path(folder) / re.sub(r"\W", "_", f"transformers_{kind}")
+        try:
+            write_directory(kind, directory)
+            report = verify(directory, choose(CHECKS, quick=quick), seed=seed, scope=Scope(quick=quick))
+        except ForgatherError as error:
+            return Result(kind, seed, UNBUILT, str(error), seconds=_since(began))
+        except Exception as error:
+            return Result(kind, seed, UNBUILT, f"{type(error).__name__}: {first_line(error)}", seconds=_since(began))
+    result = Result(kind, seed, BUILT, seconds=_since(began))
+    for row in report["checks"]:
+        result.checks[row["name"]] = row["result"]
+        if row["result"] == "failed":
+            texts = [case["failure"] or case["what"] for case in row["measured"] if not case["holds"]]
+            result.failures[row["name"]] = ([row["reason"]] if row["reason"] else []) + texts[:3]
+        elif row["result"] == "skipped":
+            result.skipped[row["name"]] = row["reason"]
+    return result
+
+
+def _since(began: float) -> float:
+    return time.perf_counter() - began
+
+
+def results(tasks: list[tuple[str, int, bool]], *, jobs: int, seconds: float) -> Iterator[Result]:
+    """Yield the result of each task when it ends."""
+    with ChildProcesses(try_type, count=jobs, seconds=seconds, single_use=True) as run:
+        for (kind, seed, _), result in run.as_completed(tasks):
+            yield Result(kind, seed, DIED, str(result)) if isinstance(result, ChildDiedError) else result
+
+
+def main() -> int:
+    """Run the types, print the results, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("types", nargs="*", help="model types (default: all)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
+    parser.add_argument("--all", action="store_true", help="run slow checks, too")
+    parser.add_argument("--seconds", type=float, default=900, help="time limit of a type (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="types at once (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the results as JSON")
+    arguments = parser.parse_args()
+    tasks = [
+        (kind, seed, not arguments.all) for seed in range(arguments.seeds) for kind in arguments.types or model_types()
+    ]
+    found: list[Result] = []
+    for result in results(tasks, jobs=arguments.jobs, seconds=arguments.seconds):
+        found.append(result)
+        failed = ", ".join(result.failures) or result.reason or "passed"
+        print(f"{result.kind} (seed {result.seed}, {result.seconds:.0f} s): {failed}", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
+    red = sum(bool(one.failures) or one.outcome == DIED for one in found)
+    built = sum(one.outcome == BUILT for one in found)
+    print(f"transformers {__version__}: {len(found)} runs, {built} built, {red} with failures")
+    return int(red > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
