@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgather_core.errors import ConfigurationError
-from forgather_core.filesystem.disk import replace_file
-from forgather_core.filesystem.output_file import check_output_file
+from forgather_core.filesystem.output_file import check_output_file, write_output_file
 from forgather_core.filesystem.paths import expanded
 from forgather_core.options.command_options import VerifyOptions
 from forgather_core.options.plain_options import VerifyDirectoryOptions
@@ -65,7 +64,7 @@ def verify(
             force=call.run.force,
             left_out=left_out,
             on_check=progress.item,
-            on_partial=partial_of(progress, Verification),
+            on_partial=_on_partial(progress, chosen),
         )
     return _written(report, chosen)
 
@@ -116,7 +115,7 @@ def _verify_directory(directory: Path, progress: Progress, options: Mapping[str,
             force=chosen.force,
             left_out=left_out,
             on_check=progress.item,
-            on_partial=partial_of(progress, Verification),
+            on_partial=_on_partial(progress, chosen),
         )
     return _written(report, chosen)
 
@@ -126,8 +125,23 @@ def _written(report: dict[str, Any], options: VerifyOptions | VerifyDirectoryOpt
     if options.junit is not None:
         from forgather_core.checks.junit import junit_xml
 
-        replace_file(expanded(str(options.junit)), junit_xml(report).encode())
+        write_output_file(expanded(str(options.junit)), junit_xml(report).encode(), "--junit")
     return Verification(report)
+
+
+def _on_partial(
+    progress: Progress, options: VerifyOptions | VerifyDirectoryOptions
+) -> Callable[[dict[str, Any]], None] | None:
+    """Return a function that reports the results of an interrupted run; None if there is no use for them."""
+    if options.junit is None:
+        return partial_of(progress, Verification)
+
+    def report_partial(report: dict[str, Any]) -> None:
+        result = _written(report, options)
+        if progress.partial is not None:
+            progress.partial(result)
+
+    return report_partial
 
 
 def _chosen(options: VerifyOptions | VerifyDirectoryOptions, progress: Progress) -> tuple[list[Check], list[str]]:

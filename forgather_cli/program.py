@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from types import FrameType
 from typing import Any
 
 INTERRUPTED = 130
+_IMPORT = "<frozen importlib._bootstrap>"
 
 
 def main() -> None:
@@ -17,12 +19,21 @@ def main() -> None:
     from .main import main as run
 
     if is_default:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         run()
     finally:
         if is_default:
             signal.signal(signal.SIGINT, _leave)  # output is flushed already
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, except during an import: libraries catch it there, and stay imported by half."""
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORT:
+            _leave()
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _leave(*_: Any) -> None:

@@ -11,9 +11,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
 from rich.text import Text as RichText
 
-from forgather_core.errors import ForgatherError, access_hint
-from forgather_core.filesystem.disk import replace_file
-from forgather_core.filesystem.output_file import check_output_file
+from forgather_core.errors import ForgatherError
+from forgather_core.filesystem.output_file import check_output_file, write_output_file
 from forgather_core.filesystem.printable import printable, shortened, to_json
 
 SUFFIXES = (".txt", ".json", ".html", ".svg")
@@ -105,11 +104,7 @@ def write(
                 recorded = _recorded(view, null_device, recorded.required_width)
             is_image = path.suffix.lower() == ".svg"
             text = recorded.export_svg(title=title) if is_image else recorded.export_text()
-    try:
-        replace_file(path, text.encode())
-    except OSError as error:
-        problem, hint = f"cannot be written: {error.strerror}", access_hint(error)
-        raise ForgatherError(problem, option="--output-file", file=path, hint=hint) from None
+    write_output_file(path, text.encode(), "--output-file")
 
 
 def _recorded(view: RenderableType, file: Any, width: int) -> _Console:

@@ -2,7 +2,7 @@
 
     python tools/scoreboard.py [TYPE ...] [--seeds 1] [--all] [--seconds 900] [--jobs 2] [--json FILE]
 
-Each type gets a directory with its default configuration, changed where `DEFAULTS` says so, and is verified as a small
+Each type gets a directory with its default configuration, with the changes of `DEFAULTS`, and is verified as a small
 copy with fresh weights, in a process of its own with a time limit. A type from whose configuration no model can be
 built is one line. Exit code 1 if a check fails or a process dies.
 """
@@ -49,7 +49,7 @@ BUILT, UNBUILT, DIED = "built", "no model", "died"
 
 @dataclass
 class Result:
-    """What became of one type.
+    """The result of one type.
 
     Attributes:
         kind: The model type.

@@ -209,7 +209,7 @@ def test_a_file_that_cannot_be_written(cli: Cli, monkeypatch: pytest.MonkeyPatch
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("forgather_cli.render.replace_file", refuse)
+    monkeypatch.setattr("forgather_core.filesystem.output_file.replace_file", refuse)
     error = cli(*LLAMA, "show", "-o", "x.txt").error
     problem = "--output-file: x.txt cannot be written: Permission denied"
     assert error == f"{problem}: check the path and its permissions"

@@ -134,6 +134,37 @@ def test_ctrl_c_while_importing_is_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "forgather: interrupted\n")
 
 
+IMPORTING = """
+import signal
+from forgather_cli.program import _interrupt
+
+signal.signal(signal.SIGINT, _interrupt)
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("raised outside of imports", flush=True)
+import swallowing
+print("went on")
+"""
+SWALLOWING = """
+import signal
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    pass
+"""
+
+
+def test_ctrl_c_in_a_library_that_swallows_it_ends_the_program(tmp_path: Path) -> None:
+    """numpy is left imported by half, and checks then failed with AttributeErrors."""
+    (tmp_path / "swallowing.py").write_text(SWALLOWING)
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    command = [sys.executable, "-c", IMPORTING]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path})
+    expected = (130, "raised outside of imports\n", "forgather: interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == expected
+
+
 @pytest.mark.regression("P7")
 @pytest.mark.few(2)
 @pytest.mark.parametrize("command", ["test", "estimate", "compare", "verify", "construct"])

@@ -129,6 +129,10 @@ def test_what_is_wrong_is_one_line(cli: Cli) -> None:
             "--case cache=none,padding=up",
             "--case: padding must be one of none, left, right, both, middle; got 'up': copy the id from a report",
         ),
+        (
+            "--case padding=left,padding=right,mask=2d",
+            "--case: padding has two levels, 'left' and 'right': copy the id",
+        ),
         ("--case color=red", "--case: 'color=red' is not a level of a factor, FACTOR=LEVEL (factors: "),
         ("--case padding=left", "--case: padding=left, mask=none: padding requires a mask: change one of these levels"),
         ("--strength 4", "--strength"),

@@ -177,7 +177,7 @@ def test_progress_is_reported_to_callbacks(small: fg.ResolvedModel) -> None:
     assert steps == [1, 2]
 
 
-def test_partial_results_are_handed_over(small: fg.ResolvedModel) -> None:
+def test_partial_results_are_handed_over(small: fg.ResolvedModel, tmp_path: Path) -> None:
     kept: list[fg.Verification] = []
 
     def stop(name: str) -> None:
@@ -185,9 +185,11 @@ def test_partial_results_are_handed_over(small: fg.ResolvedModel) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fg.verify(small, checks="causality,padding", progress=fg.Progress(item=stop, partial=kept.append))
+        progress = fg.Progress(item=stop, partial=kept.append)
+        fg.verify(small, checks="causality,padding", junit=tmp_path / "partial.xml", progress=progress)
     assert kept[0].passed == ("causality",)
     assert any("interrupted" in note for note in kept[0].notes)
+    assert "causality" in (tmp_path / "partial.xml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

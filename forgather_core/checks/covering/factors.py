@@ -125,18 +125,19 @@ def case_of(text: str) -> dict[str, str]:
     """Parse the id of a case.
 
     Raises:
-        ValueError: A factor or a level does not exist.
+        ValueError: A factor or a level does not exist, or a factor has two levels.
     """
-    case = dict(PLAIN)
-    for part in text.split(",") if text != "plain" else ():
+    given: dict[str, str] = {}
+    for part in map(str.strip, text.split(",") if text != "plain" else ()):
         name, _, level = part.partition("=")
         factor = next((one for one in FACTORS if one.name == name), None)
         if factor is None:
             raise ValueError(f"'{part}' is not a level of a factor, FACTOR=LEVEL (factors: {', '.join(NAMES)})")
         if level not in factor.levels:
             raise ValueError(f"{name} must be one of {', '.join(factor.levels)}; got '{level}'")
-        case[name] = level
-    return case
+        if given.setdefault(name, level) != level:
+            raise ValueError(f"{name} has two levels, '{given[name]}' and '{level}'")
+    return {**PLAIN, **given}
 
 
 def differing(case: Case) -> frozenset[tuple[str, str]]:

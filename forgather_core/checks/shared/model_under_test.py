@@ -17,21 +17,20 @@ from ...definitions import contracts
 from ...definitions.registry import registry
 from ...deprecated import renamed_members
 from ...errors import CheckError, UnknownDefinitionError, first_line
-from ...filesystem.model_files import skip_unsuitable
 from ...filesystem.strict_json import read_object
 from ...model.directory_errors import load_config
 from ...model.manifest import MANIFEST, read_manifest
 from ...model.randomize import randomize_weights
 from ...options.shared import AttentionImplementation
+from .causal_class import require_causal_class
 from .option_fields import derived_fields
 from .scope import DEFAULT_SCOPE, Scope
-from .small_copy import shrink_copy
+from .small_copy import copy_directory, shrink_copy
 
 if TYPE_CHECKING:
     from ...definitions.definition import ModelDefinition
     from ...settings.resolved_model import ResolvedModel
 
-WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
 FLEX: Literal["flex_attention"] = "flex_attention"
 ATTENTIONS: tuple[AttentionImplementation, ...] = ("eager", "sdpa", FLEX)  # all of them run on CPU
 LENGTH = 20  # tokens of a text: longer than a shrunk window, and different from other sizes
@@ -84,7 +83,8 @@ class ModelUnderTest:
             hint = "rename the directory, or set TMPDIR to a UTF-8 path"
             raise CheckError("is not UTF-8", file=self.workdir, hint=hint) from None
         config = load_config(directory, CheckError)
-        shutil.copytree(directory, self.workdir, ignore=skip_unsuitable(WEIGHTS))
+        require_causal_class(directory, config)
+        copy_directory(directory, self.workdir)
         if not full:
             shrink_copy(directory, self.workdir, config)
 
@@ -263,7 +263,7 @@ class ModelUnderTest:
         """Return random token ids [rows, length] without special tokens."""
         size: int = self.text_config.vocab_size
         usual = torch.tensor([i for i in range(size) if i not in self.special_ids])
-        generator = torch.Generator().manual_seed(1000 * self.seed + seed + 1)
+        generator = torch.Generator().manual_seed((1000 * self.seed + seed + 1) % 2**63)
         return usual[torch.randint(len(usual), (rows, length), generator=generator)]
 
     @contextmanager

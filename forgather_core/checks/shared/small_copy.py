@@ -1,17 +1,28 @@
-"""Make the copy of a model directory small."""
+"""Copy a model directory, and make the copy small."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...errors import CheckError, access_hint, first_line
+from ...filesystem.model_files import skip_unsuitable
 from ...filesystem.strict_json import read_object
 from ...model.shrink import Keep, shrunk_config
 
+WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "*.pt", "*.pth", "checkpoint-*")
 _SMALL_ID = 4096  # up to this token id, a vocabulary is small enough to keep the special tokens
+
+
+def copy_directory(directory: Path, copy: Path) -> None:
+    """Copy a model directory without its weights; the copy can be written, even if the original is read-only."""
+    shutil.copytree(directory, copy, ignore=skip_unsuitable(WEIGHTS))
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
 
 
 def shrink_copy(directory: Path, copy: Path, config: Any) -> None:
