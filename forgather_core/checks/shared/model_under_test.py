@@ -25,7 +25,7 @@ from ...options.shared import AttentionImplementation
 from .causal_class import require_causal_class
 from .option_fields import derived_fields
 from .scope import DEFAULT_SCOPE, Scope
-from .small_copy import copy_directory, shrink_copy
+from .small_copy import copy_directory, shrink_copy, special_ids
 
 if TYPE_CHECKING:
     from ...definitions.definition import ModelDefinition
@@ -253,11 +253,7 @@ class ModelUnderTest:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """The token ids of the configuration's special tokens."""
-        special = set[int]()
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
-            value = getattr(self.text_config, name, None)
-            special |= set(value) if isinstance(value, list) else {value} if isinstance(value, int) else set()
-        return frozenset(special)
+        return frozenset(special_ids(self.text_config))
 
     def tokens(self, rows: int, length: int = LENGTH, seed: int = 0) -> Tensor:
         """Return random token ids [rows, length] without special tokens."""

@@ -50,10 +50,13 @@ def shrink_copy(directory: Path, copy: Path, config: Any) -> None:
 def _keeps_token_ids(copy: Path, config: Any) -> bool:
     """Return whether the special tokens stay: other files, which are not shrunk, have their ids, or they are small."""
     files = ("generation_config.json", "tokenizer_config.json", "tokenizer.json")
-    return any((copy / name).exists() for name in files) or max(_special_ids(config), default=0) < _SMALL_ID
+    if any((copy / name).exists() for name in files):
+        return True
+    return max(special_ids(config.get_text_config(decoder=True)), default=0) < _SMALL_ID
 
 
-def _special_ids(config: Any) -> Iterator[int]:
+def special_ids(config: Any) -> Iterator[int]:
+    """Yield the token ids of a text configuration's special tokens."""
     for name in ("bos", "eos", "pad", "unk"):
-        value = getattr(config.get_text_config(decoder=True), f"{name}_token_id", None)
+        value = getattr(config, f"{name}_token_id", None)
         yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int))
