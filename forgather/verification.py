@@ -29,8 +29,8 @@ def verify(
     """Verify that a model behaves as a causal language model must.
 
     Args:
-        model: The path of a model directory (as a `Path`), exported by Forgather or any causal language model of
-            Hugging Face; or a definition or preset, a YAML file, or a resolved model.
+        model: The path of a model directory or of a config.json (as a `Path`), exported by Forgather or any causal
+            language model of Hugging Face; or a definition or preset, a YAML file, or a resolved model.
         project: See `construct`.
         progress: Callbacks.
         **options: The options of `forgather model verify`, such as `checks=["causality", "padding"]`, `quick=True`; for
@@ -102,12 +102,13 @@ def _verify_directory(directory: Path, progress: Progress, options: Mapping[str,
         raise ConfigurationError("requires --full", option="--force")
     from forgather_core.checks import requested_scope
     from forgather_core.checks import verify as run
+    from forgather_core.checks.shared.configuration_file import model_directory
     from forgather_core.training.random_state import kept_random_state
 
     checks, left_out = _chosen(chosen, progress)
-    with kept_random_state():
+    with kept_random_state(), model_directory(directory) as found:
         report = run(
-            directory,
+            found,
             checks,
             seed=chosen.seed,
             full=chosen.full,
@@ -117,7 +118,7 @@ def _verify_directory(directory: Path, progress: Progress, options: Mapping[str,
             on_check=progress.item,
             on_partial=_on_partial(progress, chosen),
         )
-    return _written(report, chosen)
+    return _written(report | {"directory": str(directory)}, chosen)
 
 
 def _written(report: dict[str, Any], options: VerifyOptions | VerifyDirectoryOptions) -> Verification:

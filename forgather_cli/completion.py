@@ -26,7 +26,7 @@ CHECK_NAMES = (
     "dropout", "precision",
     "torch-compile", "initial-weights", "signal-propagation", "same-seed", "buffers", "state-dict", "round-trip",
     "config-fields", "tokenizer", "imports", "standalone", "manifest", "parallel-plans", "no-dead-options",
-    "other-options", "native-parity", "reference-parity", "init-std", "estimates",
+    "other-options", "native-parity", "reference-parity", "other-implementation", "init-std", "estimates",
 )  # fmt: skip
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 

@@ -24,7 +24,10 @@ def verify(
     ctx: typer.Context,
     directory: Annotated[
         str,
-        typer.Argument(metavar="DIR", help="Model directory: exported by Forgather, or any Hugging Face causal LM"),
+        typer.Argument(
+            metavar="DIR",
+            help="Model directory, or its config.json: exported by Forgather, or any Hugging Face causal LM",
+        ),
     ],
 ) -> None:
     """Verify that a model directory is a correct causal language model; exit code 1 if a check fails."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..definitions.check import Measured, check, expect
+from .shared.cached_forward import taken
 from .shared.implementations import forward_implementations, uncompiled_flex
 from .shared.inputs import padded_labels, padded_rows, real_positions
 from .shared.model_under_test import FLEX, ModelUnderTest
@@ -48,7 +49,8 @@ def _check_arguments(subject: ModelUnderTest, attention: str) -> Iterator[Measur
     options: dict[str, Any] = dict.fromkeys(subject.no_dropout, 0.0 if attention == FLEX else DROPOUT)
     model = subject.randomized_model(attention=attention, **options)
     ids, mask = padded_rows(subject, "left")
-    more = {"attention_mask": mask, "position_ids": real_positions(mask), "labels": padded_labels(ids, mask)}
+    more = {"attention_mask": mask, "labels": padded_labels(ids, mask)}
+    more |= taken(model, position_ids=real_positions(mask))
     inputs = {"input_ids": ids}, {"inputs_embeds": model.get_input_embeddings()(ids).detach()}
     for training in (False, True):
         backward = training and attention != FLEX

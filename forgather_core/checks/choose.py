@@ -10,8 +10,10 @@ from ..definitions.check import Check
 from ..errors import CheckError
 from ..options.aliases import warn_renamed_option
 from ..options.spec import did_you_mean
-from .call_agreement import call_agreement, requested_case
+from .call_agreement import call_agreement
+from .covering.requested import requested_case
 from .known import known_checks
+from .other_implementation import other_implementation
 from .shared.scope import Scope
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ def requested_checks(
         if call_agreement.name not in names:
             raise CheckError(f"requires the check {call_agreement.name}", option="--case", hint="add it to --checks")
     chosen = choose(known_checks(on_broken=on_broken), names, quick=options.quick)
+    if options.against is not None and other_implementation not in chosen:
+        hint = f"remove it, or add {other_implementation.name} to --checks"
+        raise CheckError(f"has no effect without the check {other_implementation.name}", option="--against", hint=hint)
     if options.strength != Scope.strength:
         if options.case is not None:
             raise CheckError("has no effect with --case", option="--strength", hint="remove it")
@@ -64,7 +69,13 @@ def requested_checks(
 
 def requested_scope(options: VerifyOptions | VerifyDirectoryOptions) -> Scope:
     """Return the scope of a run of the checks."""
-    return Scope(quick=options.quick, strength=options.strength, case=options.case)
+    return Scope(
+        quick=options.quick,
+        strength=options.strength,
+        case=options.case,
+        against=options.against,
+        trust_remote_code=options.trust_remote_code,
+    )
 
 
 def choose(checks: Iterable[Check], names: Sequence[str] = (), *, quick: bool = False) -> list[Check]:

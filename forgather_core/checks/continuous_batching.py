@@ -17,6 +17,7 @@ import transformers
 from packaging.version import Version
 
 from ..definitions.check import DoesNotApply, Measured, check
+from ..errors import first_line
 from .shared.greedy import NEW_TOKENS, first_difference, greedy_text, model_without_eos
 from .shared.implementations import implementations
 from .shared.model_under_test import ModelUnderTest
@@ -25,6 +26,7 @@ PROMPTS = (9, 6, 1, 14)  # lengths; together they are more than the tokens of a 
 _PASS = 16  # tokens
 _PAGE = 4  # tokens
 _PAGES = 64
+_NOT_SUPPORTED = "transformers' continuous batching does not support this model"
 _RELEASE = "5.20"  # earlier releases have other names of implementations, and errors with sliding windows
 
 
@@ -41,8 +43,16 @@ def continuous_batching(subject: ModelUnderTest) -> Iterator[Measured]:
     for attention in implementations(subject):
         model = model_without_eos(subject, attention)
         texts = [greedy_text(model, torch.tensor([prompt])) for prompt in prompts]
-        for prompt, text, (found, error) in zip(prompts, texts, _in_one_batch(model, prompts), strict=True):
+        try:
+            results = _in_one_batch(model, prompts)
+        except Exception as raised:
+            if subject.made_by_forgather:
+                raise
+            raise DoesNotApply(f"{_NOT_SUPPORTED}: {first_line(raised)}") from None
+        for prompt, text, (found, error) in zip(prompts, texts, results, strict=True):
             what = f"{attention}, a prompt of {len(prompt)}: {len(text)} new tokens"
+            if error is not None and not subject.made_by_forgather:
+                raise DoesNotApply(f"{_NOT_SUPPORTED}: {error}")
             if error is not None:
                 yield Measured(what, 1.0, 0.0, failure=f"{what}: {error}")
             elif text:  # otherwise rounding decides on the first token

@@ -42,7 +42,7 @@ def dropout(subject: ModelUnderTest) -> Iterator[Measured | Details]:
     if not options:
         raise DoesNotApply("the configuration has no dropout option")
     unobserved = []
-    for names in [options] if subject.is_builtin else [[name] for name in options]:
+    for names in [[name] for name in options] if subject.made_by_forgather else [options]:
         changes = dict.fromkeys(options, 0.0) | dict.fromkeys(names, PROBABILITY)
         found: dict[str, list[DropoutCall]] = {}
         for attention in implementations(subject):
@@ -51,7 +51,7 @@ def dropout(subject: ModelUnderTest) -> Iterator[Measured | Details]:
             found[attention], random = yield from _check_model(what, model, subject.tokens(ROWS), subject.seed)
             if not found[attention] and random:
                 unobserved.append(what)
-            elif not found[attention] and not subject.is_builtin:
+            elif not found[attention] and subject.made_by_forgather:
                 failure = f"{what}: it has no effect in training"
                 yield expect(f"{what}: something is dropped in training", False, failure=failure)
         if len(found) == 2 and all(found.values()):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 from ..definitions.check import Measured, check, expect
 from .shared.implementations import implementations
 from .shared.model_under_test import ModelUnderTest
+
+_OTHER_INPUTS = re.compile(r"encoder_attn|cross_?attention|vision|visual|audio|image|video", re.IGNORECASE)
 
 
 @check("gradients", cause="a parameter that is unused, used under no_grad, or detached from the loss")
@@ -19,7 +23,9 @@ def gradients(subject: ModelUnderTest) -> Iterator[Measured]:
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention, **subject.no_dropout).train()
         model(text, labels=text).loss.backward()
-        trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        unused = () if subject.made_by_forgather else _of_other_inputs(model)
+        named = ((name, p) for name, p in model.named_parameters() if p.requires_grad and not name.startswith(unused))
+        trained = {name: p.grad for name, p in named}
         yield expect(f"{attention}, there are trainable parameters", bool(trained))
         found = {name: grad for name, grad in trained.items() if grad is not None}
         faults = {
@@ -34,6 +40,12 @@ def gradients(subject: ModelUnderTest) -> Iterator[Measured]:
             untrained = [i for i in sorted(set(text[:, :-1].flatten().tolist())) if not embedding.grad[i].any()]
             where = "embeddings of the tokens " + _shortened([str(i) for i in untrained])
             yield expect(f"{attention}, the embeddings of all tokens of the text are trained", not untrained, where)
+
+
+def _of_other_inputs(model: Any) -> tuple[str, ...]:
+    """Return the names of modules that text alone does not use: attention to an encoder, other modalities."""
+    named = [name for name, _ in model.named_modules() if _OTHER_INPUTS.search(name)]
+    return tuple(f"{name}." for name in named)
 
 
 def _shortened(names: list[str]) -> str:

@@ -8,7 +8,7 @@ in assisted generation.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -16,9 +16,18 @@ from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..model.difference import relative_difference
-from .shared.cached_forward import SINGLE, UNEQUAL, cache_argument, cache_in, empty_cache, forward_in_chunks
+from .shared.cached_forward import (
+    SINGLE,
+    UNEQUAL,
+    cache_argument,
+    cache_in,
+    empty_cache,
+    forward_in_chunks,
+    takes_static_cache,
+)
 from .shared.implementations import implementations
 from .shared.inputs import logits_of_rows, padded_rows, position_arguments
+from .shared.layers import is_recurrent
 from .shared.model_under_test import LENGTH, ModelUnderTest
 from .shared.tolerance import compare, position_of_largest, rounding
 
@@ -40,20 +49,24 @@ def kv_cache(subject: ModelUnderTest) -> Iterator[Measured]:
             continue
         none = cache_in(model(text[:, :2], use_cache=False))
         yield expect(f"{attention}, use_cache=False returns no cache", none is None)
+        kinds = ("dynamic", "static") if takes_static_cache(subject, model) else ("dynamic",)
         for name, sizes in (("one token at a time", SINGLE), ("in unequal chunks", UNEQUAL)):
-            for kind in ("default", "dynamic", "static"):
+            for kind in ("default", *kinds):
                 cache = None if kind == "default" else empty_cache(kind, model)
                 logits, cache = forward_in_chunks(model, text, sizes, cache)
                 what = f"{attention}, {kind} cache, {name}"
                 yield compare(what, logits, whole, rounding(model))
                 yield from _check_lengths(what, model, cache, kind)
-        yield from _check_padding(subject, model, attention)
-        yield from _check_reordering(subject, model, attention)
-        yield from _check_cropping(subject, model, attention)
+        yield from _check_padding(subject, model, attention, kinds)
+        yield from _check_reordering(subject, model, attention, kinds)
+        if not is_recurrent(model):  # a state cannot forget its latest tokens
+            yield from _check_cropping(subject, model, attention)
 
 
 def _check_lengths(what: str, model: Any, cache: Any, kind: str) -> Iterator[Measured]:
     """Check that a cache counts all tokens and holds exactly the keys that the next query attends to."""
+    if is_recurrent(model):
+        return  # states hold no tokens
     seen = int(cache.get_seq_length())
     failure = f"{what}: expected a length of {LENGTH} tokens, got {seen}"
     yield expect(f"{what}: it counts all tokens", seen == LENGTH, failure=failure)
@@ -72,12 +85,12 @@ def _check_lengths(what: str, model: Any, cache: Any, kind: str) -> Iterator[Mea
         yield expect(f"{what}: layer {index} holds {expected} keys", found == expected, failure=failure)
 
 
-def _check_padding(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:
+def _check_padding(subject: ModelUnderTest, model: Any, attention: str, kinds: Collection[str]) -> Iterator[Measured]:
     """Check decoding with padding on the left, all of which is in the first chunk, as in a prompt."""
     ids, mask = padded_rows(subject, "left", (LENGTH, LENGTH - HALF + 2, LENGTH - HALF + 1))
     alone = logits_of_rows(model, ids, mask)
     sizes = (HALF, *(1,) * (LENGTH - HALF))
-    for kind in ("dynamic", "static"):
+    for kind in kinds:
         for name, rows in position_arguments(subject, mask).items():
             logits, _ = forward_in_chunks(model, ids, sizes, empty_cache(kind, model), mask, **rows)
             expected = torch.zeros_like(logits)
@@ -88,7 +101,9 @@ def _check_padding(subject: ModelUnderTest, model: Any, attention: str) -> Itera
             yield Measured(what, error, rounding(model), position_of_largest(found, expected))
 
 
-def _check_reordering(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:
+def _check_reordering(
+    subject: ModelUnderTest, model: Any, attention: str, kinds: Collection[str]
+) -> Iterator[Measured]:
     text, order = subject.tokens(3), torch.tensor([2, 0, 0])
     after = torch.cat((text[order, :HALF], text[:, HALF:]), dim=1)
     expected = model(after, use_cache=False).logits[:, HALF:]
@@ -97,8 +112,15 @@ def _check_reordering(subject: ModelUnderTest, model: Any, attention: str) -> It
         ("static", "reorder_cache"),
         ("dynamic", "batch_select_indices"),
     ):
+        if kind not in kinds:
+            continue
         _, cache = forward_in_chunks(model, text[:, :HALF], (HALF - 1, 1), empty_cache(kind, model))
-        getattr(cache, method)(order)
+        try:
+            getattr(cache, method)(order)
+        except AttributeError:
+            if not is_recurrent(model):
+                raise
+            continue  # the caches of recurrent layers have only the method of beam search
         position_ids = torch.arange(HALF, LENGTH).expand(3, -1)
         logits, _ = forward_in_chunks(model, text[:, HALF:], (1, LENGTH - HALF - 1), cache, position_ids=position_ids)
         what = f"{attention}, {kind} cache, rows reordered by {method}"

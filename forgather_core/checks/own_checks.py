@@ -27,6 +27,7 @@ from .loss import loss
 from .manifest import manifest
 from .native_parity import native_parity
 from .no_dead_options import no_dead_options
+from .other_implementation import other_implementation
 from .other_options import other_options
 from .packing_isolation import packing_isolation
 from .padding import padding
@@ -84,6 +85,7 @@ CHECKS: tuple[Check, ...] = (
     other_options,
     native_parity,
     reference_parity,
+    other_implementation,
     init_std,
     estimates,
 )

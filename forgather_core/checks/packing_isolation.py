@@ -13,18 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..definitions.check import Measured, check
+from ..definitions.check import DoesNotApply, Measured, check
 from ..model.difference import relative_difference
-from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks
+from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks, takes_positions
 from .shared.implementations import implementations
 from .shared.inputs import DOCUMENTS, packed_rows, split_documents
 from .shared.model_under_test import LENGTH, ModelUnderTest
 from .shared.tolerance import position_of_largest, rounding
 
+NO_POSITIONS = "the model takes no position_ids, which separate packed documents"
+
 
 @check("packing-isolation", cause="packing that is detected only without a cache and without an attention mask")
 def packing_isolation(subject: ModelUnderTest) -> Iterator[Measured]:
     """Packed documents do not attend to each other: logits and loss equal those of each document alone."""
+    if not takes_positions(subject.on_meta()):
+        raise DoesNotApply(NO_POSITIONS)
     text, position_ids = packed_rows(subject)
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention, **subject.no_dropout)
@@ -38,7 +42,7 @@ def packing_isolation(subject: ModelUnderTest) -> Iterator[Measured]:
                     logits = model(text, position_ids=position_ids, **more).logits
                 what = f"{attention}, {'training' if training else 'evaluation'}, {name}"
                 yield Measured(what, relative_difference(logits, alone), tolerance, _position(logits, alone))
-        if not subject.is_builtin:
+        if subject.made_by_forgather:
             yield from _check_cache(model.eval(), attention, text, position_ids, alone)
         with torch.no_grad():
             expected = _mean_loss_of_documents(model, text)
@@ -59,7 +63,7 @@ def _check_cache(model: Any, attention: str, text: Tensor, position_ids: Tensor,
 
 def _arguments(subject: ModelUnderTest, text: Tensor) -> dict[str, dict[str, Any]]:
     """Return further arguments by case; transformers' own classes support packing in only one case."""
-    if subject.is_builtin:
+    if not subject.made_by_forgather:
         return {"use_cache=False, no mask (transformers' own classes support no other case)": {"use_cache": False}}
     ones = torch.ones_like(text)
     return {

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +26,8 @@ from .shared.parallel_split import pattern_of
 from .shared.tensor_parallel import measure_ranks
 from .shared.tolerance import compare, rounding
 
+_ATTRIBUTE = re.compile(r"\bself\.(\w+) *(?::[^=\n]+)?=")
+_FORWARD_ONLY = frozenset({"rowwise_split_input", "mla_kv_a_proj"})  # their gradients are not simulated
 _RESULTS = frozenset({"logits", "last_hidden_state"})
 
 
@@ -36,18 +40,20 @@ def parallel_plans(subject: ModelUnderTest) -> Iterator[Measured]:
     classes = set(model._no_split_modules or ())
     if not (tensor or stages or sharded or classes):
         raise DoesNotApply("the model has no plans")
+    others = set() if subject.made_by_forgather else _attributes(type(model))
     for kind, plan in (("tensor", tensor), ("FSDP", sharded), ("pipeline", stages)):
-        yield from _check_patterns(kind, plan, model)
+        yield from _check_patterns(kind, plan, model, others)
     yield from _check_styles(tensor)
     yield from _check_layers(tensor, model)
     yield from _check_classes(classes, model)
     runs = bool(forward_implementations(subject))
-    if stages:
+    if stages and (subject.made_by_forgather or model.config.base_model_pp_plan):  # some classes have that of the head
         yield from _check_stages(stages, model, subject, runs=runs)
         if runs and subject.made_by_forgather:
             yield from _check_split(model.base_model, subject.tokens(2))
     if runs and tensor:
-        yield from measure_ranks(model, tensor, subject.tokens(2), backward=subject.default_attention != FLEX)
+        backward = subject.default_attention != FLEX and not _FORWARD_ONLY & set(tensor.values())
+        yield from measure_ranks(model, tensor, subject.tokens(2), backward=backward)
 
 
 def tensor_plan(model: Any) -> dict[str, str]:
@@ -71,12 +77,19 @@ def _named(model: Any) -> set[str]:
     return {name for name, _ in (*model.named_modules(), *model.named_parameters(remove_duplicate=False)) if name}
 
 
-def _check_patterns(kind: str, plan: Mapping[str, Any], model: Any) -> Iterator[Measured]:
+def _attributes(model: type) -> set[str]:
+    """Return the attributes that the source file of a class sets: those of modules in any configuration."""
+    return set(_ATTRIBUTE.findall(Path(inspect.getfile(model)).read_text(encoding="utf-8")))
+
+
+def _check_patterns(kind: str, plan: Mapping[str, Any], model: Any, others: Collection[str]) -> Iterator[Measured]:
+    """Check that the modules of a plan exist; those of other configurations are called `others`."""
     names = _named(model)
     known = names | {pattern_of(name) for name in names}
     for pattern in plan:
+        exists = pattern in known or pattern.rpartition(".")[2] in others
         failure = f"the {kind} plan names {pattern}, and the model has no such module"
-        yield expect(f"{kind} plan, {pattern}: exists", pattern in known, failure=failure)
+        yield expect(f"{kind} plan, {pattern}: exists", exists, failure=failure)
 
 
 def _check_styles(plan: Mapping[str, str]) -> Iterator[Measured]:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..definitions.check import Measured, check, expect
+from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..model.difference import relative_difference
+from ..model.randomize import randomize_weights
+from .shared.cached_forward import takes_positions
+from .shared.depth import of_depth
 from .shared.implementations import implementations
 from .shared.model_under_test import LENGTH, ModelUnderTest
-from .shared.position_encoding import kind_of, switching_length
+from .shared.position_encoding import kind_of, last_position, switching_length
 from .shared.tolerance import compare, rounding
 
 SHIFT = 5
@@ -34,16 +38,20 @@ def positions(subject: ModelUnderTest) -> Iterator[Measured]:
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention)
         logits = model(text).logits
-        explicit = model(text, position_ids=torch.arange(LENGTH).expand(2, -1)).logits
-        yield compare(f"{attention}, position_ids 0, 1, 2, ...", explicit, logits)
-        shallow = subject.randomized_model(attention=attention, **_one_layer(subject))
-        exchanged = short.clone()
-        exchanged[:, -3:-1] = short[:, -3:-1].flip(1)
-        change = relative_difference(shallow(exchanged).logits[:, -1], shallow(short).logits[:, -1])
-        what = f"{attention}, one layer, two tokens exchanged: the logits of the next change"
-        yield expect(what, _is_clear(change, shallow))
+        if takes_positions(model):
+            explicit = model(text, position_ids=torch.arange(LENGTH).expand(2, -1)).logits
+            yield compare(f"{attention}, position_ids 0, 1, 2, ...", explicit, logits)
+        with suppress(DoesNotApply):  # the depth of some classes is not an option
+            shallow = _with_one_layer(subject, attention)
+            exchanged = short.clone()
+            exchanged[:, -3:-1] = short[:, -3:-1].flip(1)
+            change = relative_difference(*(shallow(one, use_cache=False).logits[:, -1] for one in (exchanged, short)))
+            what = f"{attention}, one layer, two tokens exchanged: the logits of the next change"
+            yield expect(what, _is_clear(change, shallow))
         kind, shift = kind_of(model), _shift(subject)
-        if kind is None or shift <= 0:
+        if kind is None or shift <= 0 or not takes_positions(model):
+            continue
+        if kind == "relative" and not subject.made_by_forgather:  # they may have other positions, too
             continue
         later = model(text, position_ids=torch.arange(shift, LENGTH + shift).expand(2, -1)).logits
         what = f"{attention}, {kind} positions, shifted by {shift}"
@@ -64,15 +72,16 @@ def _short_rows(subject: ModelUnderTest) -> Tensor:
     return next(text for text in drawn if (text[:, 1:] != text[:, :-1]).all())
 
 
-def _one_layer(subject: ModelUnderTest) -> dict[str, Any]:
-    kinds = getattr(subject.text_config, "layer_types", None)
-    return {"num_hidden_layers": 1} | ({"layer_types": kinds[:1]} if kinds else {})
+def _with_one_layer(subject: ModelUnderTest, attention: str) -> Any:
+    model = subject.fresh_model_of(of_depth(subject, 1), attention=attention)
+    randomize_weights(model, subject.seed)
+    return model.eval()
 
 
 def _shift(subject: ModelUnderTest) -> int:
     """Return the shift of positions that changes no frequencies of RoPE and does not exceed a table."""
     config = subject.text_config
-    limit = switching_length(config) or getattr(config, "max_position_embeddings", None)
+    limit = switching_length(config) or last_position(subject)
     return SHIFT if limit is None else min(SHIFT, limit - LENGTH)
 
 

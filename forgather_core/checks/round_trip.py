@@ -80,7 +80,8 @@ def _check_auto_classes(subject: ModelUnderTest) -> Iterator[Measured]:
     import transformers
 
     auto_map = getattr(subject.config(), "auto_map", None) or {}
-    for name in sorted({*auto_map, *_CLASSIFIERS} if auto_map else ()):
+    more = _CLASSIFIERS if subject.made_by_forgather else ()
+    for name in sorted({*auto_map, *more} if auto_map else ()):
         if not name.startswith("AutoModel"):
             continue
         auto_class = getattr(transformers, name)
@@ -178,7 +179,7 @@ def _check_checkpoint(
     failure = f"{what}: {'; '.join(report.problems())}"
     yield expect(f"{what}: no missing and no unexpected keys", report.complete, failure=failure)
     # transformers' own classes compute angles in the dtype in which they are built.
-    if model.dtype == torch.float32 or not subject.is_builtin:
+    if model.dtype == torch.float32 or subject.made_by_forgather:
         yield from _compare_models(what, loaded.eval(), model, text, logits)
 
 

@@ -19,10 +19,12 @@ from ..runtime.child_process import ChildDiedError, ChildProcesses, can_fork
 from ..runtime.memory_guard import most_parameters, refuse_too_large
 from ..runtime.partial_results import keep_partial
 from ..runtime.quiet import quiet_transformers
+from .against.find import find_counterpart
 from .shared.model_under_test import ModelUnderTest
 from .shared.processes import process_count
 from .shared.scope import DEFAULT_SCOPE, Scope
 from .shared.traced import import_tracer
+from .shared.trust import require_trust
 from .try_check import EXPECTED, FAILED, PASSED, SKIPPED, row_of, try_check, with_expected
 from .unbuildable import join_findings
 
@@ -73,6 +75,7 @@ def verify(
     """
     if problem := directory_problem(directory):
         raise CheckError(problem, file=directory, hint="name a model directory")
+    require_trust(directory, trusted=scope.trust_remote_code)
     with ExitStack() as stack:
         workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="forgather-verify-"))
         stack.enter_context(quiet_transformers())
@@ -82,6 +85,10 @@ def verify(
             _try_imports(subject)
             if "config.json" in names:
                 _try_values(subject)
+        if scope.against is not None:
+            find_counterpart(
+                scope.against, trusted=scope.trust_remote_code
+            )  # a mistake in its name is found before any work
         if full and not force:
             _refuse_too_large(subject)
         rows: dict[int, dict[str, Any]] = {}

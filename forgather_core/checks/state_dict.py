@@ -115,8 +115,8 @@ def _check_training(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
     """Check that every parameter is trained, except those that an option of the configuration freezes."""
     stems = frozen_stems(model.config.to_dict())
     frozen = [n for n, p in _parameters(model).items() if not p.requires_grad and not any(s in n for s in stems)]
-    if subject.is_builtin:  # some classes of transformers have fixed tables of positions
-        frozen = [name for name in frozen if not _POSITIONS.search(name)]
+    if not subject.made_by_forgather:  # some classes have fixed tables of positions, and biases of routers
+        frozen = [name for name in frozen if model.get_parameter(name).dim() > 1 and not _POSITIONS.search(name)]
     failure = f"parameters do not require a gradient, and no option freezes them: {truncated_list(frozen)}"
     yield expect("every parameter requires a gradient", not frozen, failure=failure)
 

@@ -27,14 +27,14 @@ def load_config(directory: Path, error: type[ForgatherError], **changes: Any) ->
         changes: Values that override those of the file.
     """
     check_files(directory, error)
-    with loading_errors(directory, error), code_cache(error) if _has_code(directory) else nullcontext():
+    with loading_errors(directory, error), code_cache(error) if has_code(directory) else nullcontext():
         from transformers import AutoConfig
 
         with quiet_transformers():  # transformers warns if the name of the directory is not a Python identifier
             return AutoConfig.from_pretrained(directory, trust_remote_code=True, **changes)
 
 
-def _has_code(directory: Path) -> bool:
+def has_code(directory: Path) -> bool:
     """Return whether loading imports code of the directory."""
     try:
         return "auto_map" in read_object(directory / "config.json")

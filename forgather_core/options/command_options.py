@@ -170,6 +170,22 @@ class VerifyOptions:
         commands=("verify",),
         requirements=(NOT_LISTING,),
     )
+    against: str | None = option(
+        None,
+        help="Compare with another implementation: a model directory, or a class of transformers, such as llama",
+        group=VERIFY,
+        metavar="OTHER",
+        commands=("verify",),
+        requirements=(NOT_LISTING,),
+    )
+    trust_remote_code: bool = option(
+        False,
+        help="With --against DIR: run Python code of DIR that Forgather did not write",
+        group=VERIFY,
+        negatable=False,
+        commands=("verify",),
+        requirements=(NOT_LISTING,),
+    )
     junit: Path | None = option(
         None,
         help="Also write the results as JUnit XML",

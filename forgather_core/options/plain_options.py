@@ -46,6 +46,14 @@ class VerifyDirectoryOptions:
     case: str | None = option(
         None, help="Run only the case of call-agreement with this id, as printed in a report", metavar="ID"
     )
+    against: str | None = option(
+        None,
+        help="Compare with another implementation: a model directory, or a class of transformers, such as llama",
+        metavar="OTHER",
+    )
+    trust_remote_code: bool = option(
+        False, help="Run Python code of DIR and OTHER that Forgather did not write", negatable=False
+    )
     seed: int = option(0, help="Seed of the weights and texts", metavar="N", ge=0, lt=2**63)
     junit: Path | None = option(None, help="Also write the results as JUnit XML", metavar="FILE")
     force: bool = option(False, help="With --full: ignore insufficient memory", negatable=False)

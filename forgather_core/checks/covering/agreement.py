@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from ...definitions.check import Measured
 from ...errors import first_line
 from ...model.difference import relative_difference, rms_difference
 from ...runtime.out_of_memory import out_of_memory
-from ..shared.compared_gradients import Recomputation, compare_gradients
+from ..shared.cached_forward import takes_positions
+from ..shared.compared_gradients import Recomputation, compare_gradients, perturbed_weights
 from ..shared.inputs import padding_id
 from ..shared.layers import windows_of
 from ..shared.model_under_test import ModelUnderTest
@@ -27,10 +28,12 @@ from .factors import Case, case_id, is_low
 from .layout import Layout, layout_of
 from .models import Models
 from .plain import PlainCalls
+from .refused import RAISED, refused_levels
 
-RAISED = "raised"
 _LOW_ERROR = 4  # allowed error of a 16-bit call, relative to that of the plain call in the same dtype
 _LONG = 129  # maximum length, in tokens, of the text that measures this error
+_PERTURBATIONS = 3
+_ROUNDED = 3  # weights, inputs and results of products
 _MAX_ERROR = 0.7  # half of the error of unrelated logits
 
 
@@ -45,22 +48,28 @@ class Agreement:
         levels: The levels of each factor that apply to the model, in its scope: those of a quick run, or all.
         rules: The conditions that every case of the model satisfies.
         base: The plain case: the first of these levels, for each factor.
+        promised: Leave out levels whose results transformers' classes do not promise.
     """
+
+    promised = True
 
     def __init__(self, subject: ModelUnderTest) -> None:
         self.subject = subject
-        self.inapplicable = inapplicable_levels(subject)
+        self.inapplicable = inapplicable_levels(subject, promised=self.promised)
         self.levels = {
             name: tuple(level for level in levels if f"{name}={level}" not in self.inapplicable)
             for name, levels in all_levels(quick=subject.scope.quick).items()
         }
-        self.rules = rules_of(subject)
+        self.rules = rules_of(subject, promised=self.promised)
         self._windows = windows_of(subject)
         self.models = Models(subject)
         self.base: Case = {name: levels[0] for name, levels in self.levels.items()}
         self.plain = PlainCalls(Models(subject).of(self.base))
-        self.tolerance = rounding(self.plain.model)
         self._low_errors: dict[str, float] = {}
+        if self.promised and not subject.made_by_forgather:
+            for name, level, reason in list(refused_levels(self.run, self.levels, self.base, self.rules)):
+                self.levels[name] = tuple(one for one in self.levels[name] if one != level)
+                self.inapplicable[f"{name}={level}"] = reason
 
     def run(self, case: Case) -> list[Measured]:
         """Return the deviations of a case from the plain call."""
@@ -69,7 +78,8 @@ class Agreement:
             with warnings.catch_warnings(action="ignore"):
                 expected = self.plain.expected(case, layout)  # first: another model may change state on classes
                 model = self.models.of(case)
-                found = call(model, case, layout, windows=self._windows, passes_positions=self.subject.is_builtin)
+                passes_positions = not self.subject.made_by_forgather and takes_positions(model)
+                found = call(model, case, layout, windows=self._windows, passes_positions=passes_positions)
                 compared = list(self._compared(case, layout, found, expected))
         except Exception as error:  # a model may raise any exception
             if out_of_memory(error):
@@ -82,7 +92,7 @@ class Agreement:
         return layout_of(case, self.subject.tokens, padding_id(self.subject), special)
 
     def _compared(self, case: Case, layout: Layout, found: Results, expected: Results) -> Iterator[Measured]:
-        tolerance = self._low_error(case) if is_low(case) else self.tolerance
+        tolerance = self._tolerance(case)
         difference = rms_difference if is_low(case) else relative_difference
         assert expected.logits is not None
         if found.logits is None and case["loss"] == "full":
@@ -111,10 +121,31 @@ class Agreement:
         if found is None:
             return Measured("no loss", math.inf, 0.0)
         if not is_low(case):
-            return Measured("loss", relative_difference(found, expected.loss), self.tolerance)
+            return Measured("loss", relative_difference(found, expected.loss), self._tolerance(case))
         size = float(torch.cat(expected.logits).double().square().mean().sqrt())
         error = abs(float(found.double() - expected.loss.double()))
         return Measured("loss", error, 2 * self._low_error(case) * size * _targets_per_item(case, layout))
+
+    def _tolerance(self, case: Case) -> float:
+        """Return the allowed relative error of logits."""
+        if is_low(case):
+            return self._low_error(case)
+        return max(rounding(self.plain.model, tokens=int(case["length"])), self._amplified)
+
+    @cached_property
+    def _amplified(self) -> float:
+        """The effect of rounding on the logits of this model, as far as it amplifies errors.
+
+        It is measured for rounded weights; inputs and results of their products are rounded, too.
+        """
+        text = self.subject.tokens(2, max(int(one) for one in self.levels["length"] if int(one) <= _LONG))
+        model, changes = self.plain.model.eval(), []
+        with torch.no_grad():
+            exact = model(text, use_cache=False).logits
+            for seed in range(_PERTURBATIONS):
+                with perturbed_weights(model, 1, seed):
+                    changes.append(relative_difference(model(text, use_cache=False).logits, exact))
+        return _ROUNDED * max(changes)
 
     def _low_error(self, case: Case) -> float:
         """Return the allowed error in 16 bits, or with a quantized cache.
@@ -128,14 +159,17 @@ class Agreement:
         key = case_id(plain)
         if key not in self._low_errors:
             layout = self._layout(plain)
-            with warnings.catch_warnings(action="ignore"):
-                model = Models(self.subject).of(plain)
-                found = call(model, plain, layout, windows=self._windows, passes_positions=False)
-            expected = self.plain.expected(plain, layout)
-            assert found.logits is not None and expected.logits is not None
-            error = rms_difference(torch.cat(found.logits), torch.cat(expected.logits))
-            self._low_errors[key] = min(max(_LOW_ERROR * error, self.tolerance), _MAX_ERROR)
+            error = self._low_difference(plain, layout, self.plain.expected(plain, layout))
+            self._low_errors[key] = min(max(_LOW_ERROR * error, rounding(self.plain.model)), _MAX_ERROR)
         return self._low_errors[key]
+
+    def _low_difference(self, plain: Case, layout: Layout, expected: Results) -> float:
+        """Return the error of the model in a call that differs from the plain one only in dtype, cache and length."""
+        with warnings.catch_warnings(action="ignore"):
+            model = Models(self.subject).of(plain)
+            found = call(model, plain, layout, windows=self._windows, passes_positions=False)
+        assert found.logits is not None and expected.logits is not None
+        return rms_difference(torch.cat(found.logits), torch.cat(expected.logits))
 
 
 def _compared_layers(

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...training.loss import can_skip_logits
+from ..shared.cached_forward import takes_positions, takes_static_cache
 from ..shared.implementations import can_exchange_attention
-from ..shared.layers import windows_of
+from ..shared.layers import is_recurrent, windows_of
 from ..shared.model_under_test import ATTENTIONS, FLEX, ModelUnderTest
 from ..shared.position_encoding import kind_of, switching_length
 from .caches import SPARE, quantized_cache
@@ -21,6 +22,10 @@ DIFFERENT_MASKS = "the layers have different masks"
 COLUMNS = "a sliding window counts columns, padding included"
 FLOAT32_ANGLES = "transformers' classes keep float32 angles after from_pretrained only"
 PACKING = "transformers' classes detect packing in one kind of call only"
+NO_POSITIONS = "the model takes no position_ids"
+NOT_WITHIN = "generate() pads on the left only, and loaders on the right"
+NOT_STATIC = "transformers marks the class as one without static caches"
+RECURRENT = "recurrent layers take a mask of tokens only"
 ADDED_MASK = "transformers' eager attention adds a mask of bool to the scores"
 LATER_MASK = "transformers' masks for a static cache are those of later queries"
 ONE_MASK = "the model takes one mask for all layers"
@@ -48,11 +53,17 @@ _WHOLE_MASK = Rule(
 )
 
 
-def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
-    """Return the levels that do not apply to a model, as "factor=level", with the reason."""
+def inapplicable_levels(subject: ModelUnderTest, *, promised: bool = True) -> dict[str, str]:
+    """Return the levels that do not apply to a model, as "factor=level", with the reason.
+
+    Args:
+        subject: The model under test.
+        promised: Leave out levels whose results transformers' classes do not promise. Two implementations of a model
+            give the same results with these levels, too.
+    """
     model = subject.on_meta()
     left_out = {f"attention={name}": why for name, why in subject.refused_attention.items() if name in ATTENTIONS}
-    if subject.is_builtin:
+    if promised and not subject.made_by_forgather:
         left_out |= {f"dtype={name}": FLOAT32_ANGLES for name in ("float64", "bfloat16", "float16")}
         left_out |= {"made=after-other-dtype": FLOAT32_ANGLES, "packing=position-ids": PACKING}
         left_out.setdefault("attention=flex_attention", LATER_MASK)
@@ -61,8 +72,16 @@ def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
     left_out |= {f"length={length}": reason for length, reason in _lengths(subject, model)}
     left_out |= {f"mask={kind}": reason for kind, reason in _masks(subject, model)}
     left_out |= {f"cache={kind}": reason for kind, reason in _caches(subject)}
+    if not takes_positions(model):
+        left_out |= {"positions=given": NO_POSITIONS, "packing=position-ids": NO_POSITIONS}
     if any(windows_of(subject)):
         left_out["padding=middle"] = COLUMNS
+    elif promised and not subject.made_by_forgather:
+        left_out["padding=middle"] = NOT_WITHIN
+    if is_recurrent(model):
+        left_out |= dict.fromkeys(("mask=4d-bool", "mask=4d-float", "mask=dict"), RECURRENT)
+    if not takes_static_cache(subject, model):
+        left_out |= dict.fromkeys(("cache=static", "cache=reset"), NOT_STATIC)
     if not subject.no_dropout or subject.default_attention == FLEX:
         left_out["dropout=on"] = NO_DROPOUT
     if not subject.special_ids:
@@ -74,15 +93,22 @@ def inapplicable_levels(subject: ModelUnderTest) -> dict[str, str]:
     return left_out
 
 
-def rules_of(subject: ModelUnderTest) -> tuple[Rule, ...]:
-    """Return the conditions that the cases of a model satisfy: those of every model, and those of its RoPE."""
+def rules_of(subject: ModelUnderTest, *, promised: bool = True) -> tuple[Rule, ...]:
+    """Return the conditions that the cases of a model satisfy: those of every model, and those of its RoPE.
+
+    Args:
+        subject: The model under test.
+        promised: As for `inapplicable_levels`.
+    """
+    if not promised:
+        return RULES
     limit = switching_length(subject.config(**fewer_positions(subject)).get_text_config())
     own = () if subject.made_by_forgather else (_CHECKPOINTING,)
     if any(windows_of(subject)):
         own = (*own, _WHOLE_MASK)
     if limit is None:
         return (*RULES, *own)
-    return (*RULES, *own, _length_rule(limit) if subject.is_builtin else _switching_rule(limit))
+    return (*RULES, *own, _switching_rule(limit) if subject.made_by_forgather else _length_rule(limit))
 
 
 def _length_rule(limit: int) -> Rule:
@@ -121,7 +147,7 @@ def _lengths(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
 def _masks(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
     if len(set(windows_of(subject))) > 1:
         yield from (("4d-bool", DIFFERENT_MASKS), ("4d-float", DIFFERENT_MASKS))
-    elif subject.is_builtin:
+    elif not subject.made_by_forgather:
         yield "4d-bool", ADDED_MASK
     if not _takes_a_mask_per_layer_type(subject, model):
         yield "dict", ONE_MASK

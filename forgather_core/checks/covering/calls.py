@@ -13,10 +13,11 @@ from ..shared.expected import expected_reason
 from ..shared.model_under_test import ModelUnderTest
 from ..shared.processes import process_count
 from ..shared.traced import import_tracer
-from .agreement import RAISED, Agreement
+from .agreement import Agreement
 from .factors import Case, case_id
 from .failures import Failure, excess, failures_of
 from .models import BESIDE_OTHERS
+from .refused import RAISED
 from .rules import violated
 
 _MIN_SECONDS, _TIMES_PLAIN = 60, 100  # time limit of a case
@@ -28,13 +29,14 @@ class Calls:
 
     Args:
         subject: The model under test.
+        agreement: Computes and compares a case; None compares with the plain call of the same model.
 
     Attributes:
         agreement: Computes and compares a case.
     """
 
-    def __init__(self, subject: ModelUnderTest) -> None:
-        self.agreement = Agreement(subject)
+    def __init__(self, subject: ModelUnderTest, agreement: Agreement | None = None) -> None:
+        self.agreement = agreement or Agreement(subject)
         self._results: dict[str, Measured] = {}
         import_tracer()  # once, before processes are forked
         count = process_count(subject, _MOST_PROCESSES)

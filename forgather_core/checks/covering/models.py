@@ -55,14 +55,14 @@ class Models:
         """Release the latest model."""
         self._latest, self._others = None, []
 
-    def _changes(self, case: Case) -> dict[str, Any]:
+    def changes(self, case: Case) -> dict[str, Any]:
         """Return the changes to the configuration."""
         drops = self.subject.no_dropout
         changes: dict[str, Any] = dict.fromkeys(drops, DROPOUT) if case["dropout"] == "on" else dict(drops)
         return changes | fewer_positions(self.subject)
 
     def _made(self, case: Case, dtype: torch.dtype) -> Any:
-        how = self._changes(case) | {"attention": case["attention"]}
+        how = self.changes(case) | {"attention": case["attention"]}
         made = case["made"]
         if made == "after-another":
             self._others.append(self._another(how))
@@ -96,9 +96,15 @@ class Models:
 
     def _another(self, how: Mapping[str, Any]) -> Any:
         """Return another model of the same class, with another configuration and weights, that has been called."""
-        changes = {**how, **values_of_equal_shapes(self.subject.text_config.to_dict())}
-        other = self.subject.randomized_model(seed=self.subject.seed + 1, **changes)
-        self._call(other)
+        seed, changes = self.subject.seed + 1, {**how, **values_of_equal_shapes(self.subject.text_config.to_dict())}
+        try:
+            other = self.subject.randomized_model(seed=seed, **changes)
+            self._call(other)
+        except Exception:
+            if self.subject.made_by_forgather:
+                raise
+            other = self.subject.randomized_model(seed=seed, **how)  # the changed values may depend on others
+            self._call(other)
         return other
 
     def _other_attention(self, attention: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from ...parts.caches import CACHE
-from .model_under_test import LENGTH
+from .model_under_test import LENGTH, ModelUnderTest
 
 SINGLE = (1,) * LENGTH
 UNEQUAL = (7, 1, 5, LENGTH - 13)  # shorter than a shrunk window, at its end, and across it
@@ -25,6 +25,22 @@ def cache_argument(model: Any) -> str:
 def cache_in(outputs: Any) -> Any:
     """Return the cache among a model's outputs, under either of its names, or None."""
     return next((outputs[name] for name in ("cache", "past_key_values") if outputs.get(name) is not None), None)
+
+
+def taken(model: Any, **arguments: Any) -> dict[str, Any]:
+    """Return those of some arguments that the model takes: not every model takes position_ids."""
+    names = inspect.signature(model.forward).parameters
+    return {name: value for name, value in arguments.items() if name in names}
+
+
+def takes_positions(model: Any) -> bool:
+    """Return whether the model takes position_ids."""
+    return bool(taken(model, position_ids=None))
+
+
+def takes_static_cache(subject: ModelUnderTest, model: Any) -> bool:
+    """Return whether a static cache is promised; transformers marks the classes that support one."""
+    return subject.made_by_forgather or bool(getattr(model, "_can_compile_fullgraph", False))
 
 
 def empty_cache(kind: str, model: Any, length: int = LENGTH + 4) -> Any:
@@ -53,12 +69,12 @@ def forward_in_chunks(
         mask: Attention mask [B, at least T], 0 on padding; or [B, 1, T, T], with keys hidden.
         embed: Pass the embeddings of the tokens instead of their ids.
         begin: Number of tokens that the cache already contains.
-        **rows: Further arguments [B, T], which are split as the token ids are.
+        **rows: Further arguments [B, T], which are split as the token ids are; those that the model takes.
 
     Returns:
         The logits [B, sum of sizes, V], and the cache.
     """
-    logits, at, given = [], begin, cache
+    logits, at, given, rows = [], begin, cache, taken(model, **rows)
     for size in sizes:
         here, at = slice(at, at + size), at + size
         more: dict[str, Any] = {name: row[:, here] for name, row in rows.items()}

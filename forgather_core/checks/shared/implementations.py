@@ -12,6 +12,7 @@ from unittest import mock
 import torch
 
 from ...definitions.check import DoesNotApply
+from ...errors import first_line
 from .model_under_test import ATTENTIONS, FLEX, ModelUnderTest
 
 
@@ -77,6 +78,13 @@ def uncompiled_flex(attention: str) -> AbstractContextManager[None]:
 
 
 def require_dropout(subject: ModelUnderTest) -> None:
-    """Raise DoesNotApply if flex_attention, which has no dropout, is the only implementation."""
+    """Raise DoesNotApply if flex_attention, which has no dropout, is the only one, or the model refuses dropout."""
     if subject.default_attention == FLEX:
         raise DoesNotApply(f"the model refuses eager and sdpa, and {FLEX} does not support dropout")
+    if subject.made_by_forgather or not subject.no_dropout:
+        return
+    try:
+        model = subject.fresh_model_of(subject.constructed(dict.fromkeys(subject.no_dropout, 0.1)))
+        model(subject.tokens(1), use_cache=False)
+    except Exception as error:  # the code of others may raise any exception
+        raise DoesNotApply(f"the model refuses dropout: {first_line(error)}") from None

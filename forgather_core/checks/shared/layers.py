@@ -25,6 +25,11 @@ def layers_of(model: Any) -> nn.ModuleList:
     return next((found for found in lists if len(found) == depth), max(lists, key=len))
 
 
+def is_recurrent(model: Any) -> bool:
+    """Return whether some layers keep a state instead of keys, as transformers marks such classes."""
+    return bool(getattr(model, "_is_stateful", False))
+
+
 def windows_of(subject: ModelUnderTest) -> tuple[int | None, ...]:
     """Return the sliding window of each layer; None for a layer without one."""
     kinds = getattr(subject.text_config, "layer_types", None)

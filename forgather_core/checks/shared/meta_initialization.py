@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def initialized_after_meta(subject: ModelUnderTest, **how: Any) -> Any:
         model = subject.fresh_model(**how)
     model.to_empty(device="cpu")
     fill_with_nan([*model.parameters(), *model.buffers()])
-    if subject.is_builtin:  # transformers' own classes skip tensors with this mark
+    if not subject.made_by_forgather:  # transformers' own classes skip tensors with this mark
         for one in (*model.modules(), *model.parameters(), *model.buffers()):
             one._is_hf_initialized = False
     model.init_weights()
@@ -38,14 +39,21 @@ def loaded_after_meta(subject: ModelUnderTest, weights: Mapping[str, Tensor]) ->
     """
     with torch.device("meta"):
         model = subject.fresh_model()
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)  # fills new tensors
-    try:
+    with new_memory_is_nan():
         model.to_empty(device="cpu")
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
     model.load_state_dict(weights)
     return model
+
+
+@contextmanager
+def new_memory_is_nan() -> Iterator[None]:
+    """Let torch fill the memory of new tensors with NaN."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def fill_with_nan(tensors: Any) -> None:

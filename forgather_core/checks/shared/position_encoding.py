@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from .model_under_test import ModelUnderTest
 
 _RELATIVE = re.compile(r"rotary|rope|alibi", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"(^|\.)(wpe|embed_positions?|position_embeddings?)$")
@@ -21,6 +26,18 @@ def kind_of(model: Any) -> str | None:
     if any(_RELATIVE.search(name) for name in (*names, *types)):
         return "relative"
     return "absolute" if any(_ABSOLUTE.search(name) for name in names) else None
+
+
+def last_position(subject: ModelUnderTest) -> int | None:
+    """Return the number of positions of a model; None if they are unlimited.
+
+    A table of positions with a row for padding, as RoBERTa has, numbers the others after it.
+    """
+    positions: int | None = getattr(subject.text_config, "max_position_embeddings", None)
+    for name, module in subject.on_meta().named_modules():
+        if _ABSOLUTE.search(name) and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    return positions
 
 
 def switching_length(config: Any) -> int | None:

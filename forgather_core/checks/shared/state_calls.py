@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cached_forward import UNEQUAL, empty_cache, forward_in_chunks
+from .cached_forward import UNEQUAL, empty_cache, forward_in_chunks, taken
 from .inputs import packed_rows
 from .layers import layers_of
 from .model_under_test import FLEX, LENGTH, ModelUnderTest
@@ -37,7 +37,7 @@ def calls_of(subject: ModelUnderTest, attention: str) -> dict[str, Call]:
         "a plain call": partial(plain_call, text=text),
         "a longer text": lambda model: model(subject.tokens(2, lengths_of(subject)[-1])),
         "a text of one row": lambda model: model(text[:1, :7]),
-        "packed documents": lambda model: model(documents, position_ids=position_ids, use_cache=False),
+        "packed documents": lambda model: model(documents, use_cache=False, **taken(model, position_ids=position_ids)),
         "a dynamic cache": lambda model: forward_in_chunks(model, text, UNEQUAL, empty_cache("dynamic", model)),
         "a static cache": lambda model: forward_in_chunks(model, text, UNEQUAL, empty_cache("static", model)),
         "bfloat16 autocast": partial(autocast, text=text),

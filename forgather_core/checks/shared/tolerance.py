@@ -2,7 +2,7 @@
 
 A sum of n terms in another order differs by about eps sqrt(n) of the size of its terms (rounding errors are as likely
 up as down; Higham and Mary 2019, doi:10.1137/18M1226312). A layer has about ten such sums and products in sequence,
-each over at most as many terms as the widest weight has, and the errors of layers add up.
+each over at most as many terms as the widest weight has, or the text if it is longer, and the errors of layers add up.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ LARGE_EPS = 0.1  # an eps of norms that is large enough to show where it is adde
 _OPERATIONS = 10  # sums and products in sequence, in each layer
 
 
-def rounding(model: Any, dtype: torch.dtype = torch.float32) -> float:
+def rounding(model: Any, dtype: torch.dtype = torch.float32, *, tokens: int = 0) -> float:
     """Return the relative error allowed between two ways to compute a model's logits.
 
     Args:
         model: The model; its depth and its widest weight determine the error.
         dtype: The dtype of both computations.
+        tokens: The tokens of a text, over which attention and gradients of weights are summed.
     """
     config = model.config.get_text_config()
     layers = getattr(config, "num_hidden_layers", None) or 1
     widest = max((max(p.shape) for p in model.parameters() if p.dim() == 2), default=1)
-    return float(torch.finfo(dtype).eps) * _OPERATIONS * (layers + 1) * math.sqrt(widest)
+    return float(torch.finfo(dtype).eps) * _OPERATIONS * (layers + 1) * math.sqrt(max(widest, tokens))
 
 
 def position_of_largest(found: Tensor, expected: Tensor, names: tuple[str, ...] = ("row", "position")) -> str | None:

@@ -1,0 +1,1 @@
+"""Compare a model with another implementation that has the same weights."""

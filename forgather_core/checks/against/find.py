@@ -1,0 +1,108 @@
+"""Find another implementation of a model."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import CheckError
+from ...filesystem.strict_json import read_object
+from ...model.directory_errors import directory_problem, load_config
+from ...options.spec import did_you_mean
+from ..shared.causal_class import require_causal_class
+from ..shared.model_under_test import ModelUnderTest
+from ..shared.trust import require_trust
+from .counterpart import Counterpart, different_parameters
+
+_MOST_BUILT = 12  # classes of transformers that are built to compare their parameters
+
+_MOST_NAMED = 3
+
+
+def find_counterpart(text: str, *, trusted: bool) -> Counterpart:
+    """Return the implementation that `--against` names.
+
+    Args:
+        text: A model directory, or a class or a model type of transformers.
+        trusted: Whether the code of a directory that Forgather did not write may run.
+
+    Raises:
+        CheckError: It is neither, or its code is not trusted.
+    """
+    path, types = Path(text).expanduser(), _causal_types()
+    if path.exists() and directory_problem(path) is None:
+        require_trust(path, trusted=trusted, option="--against")
+        require_causal_class(path, load_config(path, CheckError))
+        return Counterpart(str(path), directory=path.resolve())
+    for kind, name in types.items():
+        if text in (kind, name):
+            return Counterpart(f"{name} of transformers", model_type=kind)
+    problem = "is neither a model directory nor a causal language model of transformers"
+    hint = did_you_mean(text, [*types, *types.values()]) or "name a directory, a class or a model type, such as llama"
+    raise CheckError(f"{problem}: {text!r}", option="--against", hint=hint)
+
+
+def by_config(subject: ModelUnderTest) -> Counterpart | None:
+    """Return the class of transformers that the configuration of a directory with its own code names, or None."""
+    if subject.made_by_forgather or subject.is_builtin:
+        return None
+    content = read_object(subject.workdir / "config.json")
+    named = content.get("architectures")
+    names = [content.get("model_type"), *(named if isinstance(named, list) else [])]
+    types = _causal_types()
+    kind = next((kind for kind, name in types.items() if kind in names or name in names), None)
+    return None if kind is None else Counterpart(f"{types[kind]} of transformers", model_type=kind)
+
+
+def by_parameters(subject: ModelUnderTest) -> list[str]:
+    """Return the model types of transformers whose classes have the same parameters, by name and shape.
+
+    Those with the most similar options come first.
+    """
+    model = subject.on_meta()
+    parts = {part for name, _ in model.named_parameters() for part in name.split(".")[:-1] if not part.isdigit()}
+    patterns = [re.compile(rf"\bself\.{re.escape(part)} *(?::[^=\n]+)?=") for part in sorted(parts)]
+    texts = {kind: _source(kind) for kind in _causal_types()}
+    candidates = [kind for kind, text in texts.items() if all(pattern.search(text) for pattern in patterns)]
+    candidates.sort(key=lambda kind: len(texts[kind]))  # the plainest first
+    found = [kind for kind in candidates[:_MOST_BUILT] if _has_parameters(kind, subject, model)]
+    names = model.config.to_dict().keys()
+    return sorted(found, key=lambda kind: len(names ^ _default(kind).keys()))[:_MOST_NAMED]
+
+
+def _default(kind: str) -> dict[str, Any]:
+    from transformers import CONFIG_MAPPING
+
+    content: dict[str, Any] = CONFIG_MAPPING[kind]().to_dict()
+    return content
+
+
+def _has_parameters(kind: str, subject: ModelUnderTest, model: Any) -> bool:
+    try:
+        with torch.device("meta"):
+            other = Counterpart(kind, model_type=kind).fresh_model(subject, model.config)
+    except Exception:  # the values of the configuration may mean nothing to another class
+        return False
+    return not different_parameters(model, other)
+
+
+def _causal_types() -> dict[str, str]:
+    """Return the model types of transformers with a class of causal language models, and its name."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def _source(kind: str) -> str:
+    """Return the text of the modeling file of a model type."""
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
+
+    spec = find_spec("transformers")
+    assert spec is not None and spec.origin is not None
+    name = model_type_to_module_name(kind)
+    file = Path(spec.origin).parent / "models" / name / f"modeling_{name}.py"
+    return file.read_text(encoding="utf-8") if file.is_file() else ""

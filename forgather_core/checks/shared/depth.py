@@ -1,0 +1,49 @@
+"""The small configuration with another number of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle, islice
+from typing import Any
+
+from ...definitions.check import DoesNotApply
+from ...model.shrink.sizes import Sizes
+from .layers import layers_of
+from .model_under_test import ModelUnderTest
+
+DEPTH = "num_hidden_layers"
+
+
+def of_depth(subject: ModelUnderTest, layers: int) -> Any:
+    """Return a configuration with this number of layers, which repeats the values of lists with one for each layer.
+
+    Args:
+        subject: The model under test.
+        layers: The number of layers.
+
+    Raises:
+        DoesNotApply: A model of another class has another depth: its configuration has more than one.
+    """
+    config, text = subject.config(), subject.text_config
+    changes = _changes(text.to_dict(), text.attribute_map, layers)
+    derived = subject.underived()
+    changes = {name: value for name, value in changes.items() if name not in derived} | derived
+    part = next((n for n in config.sub_configs if getattr(config, n, None) is config.get_text_config()), None)
+    if part is not None:
+        changes = {part: text.to_dict() | changes}
+    if subject.made_by_forgather:
+        return subject.constructed(changes)
+    try:
+        deep = subject.constructed(changes)
+        found = len(layers_of(subject.fresh_model_of(deep)))
+    except Exception as error:  # the code of others may raise any exception
+        raise DoesNotApply(f"{DEPTH} {layers} gives no model: {type(error).__name__}") from None
+    if found != layers:
+        raise DoesNotApply(f"{DEPTH} {layers} gives {found} layers")
+    return deep
+
+
+def _changes(content: Mapping[str, Any], names: Mapping[str, str], layers: int) -> dict[str, Any]:
+    own = names.get(DEPTH, DEPTH)
+    lists = Sizes(content, names).lists(content[own]) if own in content else {}
+    return {own: layers} | {name: list(islice(cycle(values), layers)) for name, values in lists.items()}
