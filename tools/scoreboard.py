@@ -41,6 +41,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "granite": {"attention_multiplier": 0.125},
     "granite_swa": {"attention_multiplier": 0.125},
     "granitemoe": {"attention_multiplier": 0.125},
+    "granitemoe_swa": {"attention_multiplier": 0.125},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 16, "attention_multiplier": 0.125},
     "granitemoeshared": {"attention_multiplier": 0.125},
     "hunyuan_v1_dense": {"head_dim": 128},
@@ -117,6 +118,9 @@ def try_type(task: tuple[str, int, bool]) -> Result:
             return Result(kind, seed, UNBUILT, str(error), seconds=_since(began))
         except Exception as error:
             return Result(kind, seed, UNBUILT, f"{type(error).__name__}: {first_line(error)}", seconds=_since(began))
+    if any(row["reason"].startswith("the model cannot be built") for row in report["checks"] if row["reason"]):
+        reason = next(row["reason"] for row in report["checks"] if row["result"] == "failed" and row["reason"])
+        return Result(kind, seed, UNBUILT, reason, seconds=_since(began))
     result = Result(kind, seed, BUILT, seconds=_since(began))
     for row in report["checks"]:
         result.checks[row["name"]] = row["result"]

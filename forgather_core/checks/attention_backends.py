@@ -26,12 +26,15 @@ from .shared.model_under_test import FLEX, ModelUnderTest
 from .shared.plain_flash import FLASH, plain_flash
 from .shared.tolerance import compare, rounding
 
+_EXPERTS = ("eager", "batched_mm", "grouped_mm")
 PACKED, PADDED_DOCUMENTS = "packed documents", "packed documents, padding on the right"
 
 
 @check("attention-backends", cause="a mask, bias or scaling that one implementation does not receive")
 def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
     """Every attention implementation gives the same logits and gradients as eager, with every kind of mask."""
+    if "eager" not in subject.refused_attention:
+        yield from _compare_experts(subject)
     names = forward_implementations(subject)
     if "eager" in names and _supports_flash(subject):
         names.append(FLASH)
@@ -64,9 +67,29 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
                     yield compare_gradients(name, compute(), gradients[what], tolerance, recomputed)
 
 
+@torch.no_grad()
+def _compare_experts(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Compare the implementations of experts that transformers offers for the class."""
+    model = subject.randomized_model()
+    if not getattr(model, "_can_set_experts_implementation", lambda: False)():
+        return
+    text, found = subject.tokens(2), {}
+    for name in _EXPERTS:
+        try:
+            model.set_experts_implementation(name)
+            found[name] = model(text, use_cache=False).logits
+        except (ValueError, ImportError, RuntimeError, AttributeError):
+            continue  # the release, the class or the device does not support it
+    for name in list(found)[1:]:
+        yield compare(f"experts computed by {name}", found[name], found[next(iter(found))], rounding(model))
+
+
 def _supports_flash(subject: ModelUnderTest) -> bool:
     """Return whether the model supports flash attention, and reads its implementation at each call."""
-    model = type(subject.on_meta())
+    built = subject.on_meta()
+    if any("sink" in name for name, _ in built.named_parameters()):
+        return False  # flash-attn computes none
+    model = type(built)
     refused = contracts.unsupported_attention(subject.config())
     return getattr(model, "_supports_flash_attn", False) and FLASH not in refused and can_exchange_attention(model)
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..definitions.check import Measured, check, expect
-from .shared.cached_forward import SINGLE, UNEQUAL, cache_argument, cache_in, empty_cache
+from ..definitions.check import DoesNotApply, Measured, check, expect
+from .shared.cached_forward import SINGLE, UNEQUAL, cache_argument, cache_in, empty_cache, takes_cache
 from .shared.layers import windows_of
 from .shared.model_under_test import LENGTH, ModelUnderTest
 
@@ -35,6 +35,8 @@ _COUNTED = ("full_attention", "sliding_attention")
 def cache_size(subject: ModelUnderTest) -> Iterator[Measured]:
     """A cache holds all tokens, or those of the window, with the model's key/value heads and dtype, and no more."""
     model = subject.randomized_model()
+    if not takes_cache(model):
+        raise DoesNotApply("the model has no cache argument")
     text, windows, heads = subject.tokens(ROWS), windows_of(subject), cached_heads(subject.text_config)
     found = cache_in(model(text, use_cache=False))
     yield expect("use_cache=False", found is None, failure="use_cache=False returns a cache")
@@ -62,6 +64,8 @@ def cached_heads(config: Any) -> int | None:
     Args:
         config: The text configuration.
     """
+    if config.to_dict().get("per_layer_config"):
+        return None  # the sizes of heads differ by layer
     heads = getattr(config, "num_attention_heads", None)
     size = getattr(config, "head_dim", None)
     if size is None and heads and getattr(config, "hidden_size", None):
@@ -135,7 +139,8 @@ def _fill(
             return
         promise.total = 0
         kinds = getattr(model.config.get_text_config(), "layer_types", None) or _COUNTED[:1] * len(promise.windows)
-        for index, (layer, window, kind) in enumerate(zip(cache.layers, promise.windows, kinds, strict=False)):
+        layers = getattr(cache, "self_attention_cache", cache).layers  # of classes that may have an encoder
+        for index, (layer, window, kind) in enumerate(zip(layers, promise.windows, kinds, strict=False)):
             if kind not in _COUNTED or window == 1 or not isinstance(getattr(layer, "keys", None), Tensor):
                 continue  # transformers' layer with a window of 1 keeps all tokens
             if problem := promise.problem(layer, window, at, size):

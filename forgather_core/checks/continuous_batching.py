@@ -18,6 +18,7 @@ from packaging.version import Version
 
 from ..definitions.check import DoesNotApply, Measured, check
 from ..errors import first_line
+from .shared.cached_forward import takes_cache
 from .shared.greedy import NEW_TOKENS, first_difference, greedy_text, model_without_eos
 from .shared.implementations import implementations
 from .shared.model_under_test import ModelUnderTest
@@ -39,6 +40,8 @@ def continuous_batching(subject: ModelUnderTest) -> Iterator[Measured]:
     """generate_batch() gives each request the tokens that it has alone, with the keys of all requests in pages."""
     if Version(transformers.__version__) < Version(_RELEASE):
         raise DoesNotApply(f"it requires transformers {_RELEASE}")
+    if not takes_cache(subject.on_meta()):
+        raise DoesNotApply("the model has no cache argument")
     prompts = [subject.tokens(1, length, seed=length)[0].tolist() for length in PROMPTS]
     for attention in implementations(subject):
         model = model_without_eos(subject, attention)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from .shared.layers import is_recurrent
@@ -33,6 +34,9 @@ def hidden_states(subject: ModelUnderTest) -> Iterator[Measured]:
         len(states) == layers + 1,
         failure=f"expected {layers + 1} hidden states, got {len(states)}",
     )
+    last = model.base_model(text, use_cache=False).get("last_hidden_state")
+    if states and isinstance(last, Tensor) and states[-1].shape == last.shape:
+        yield compare("the last hidden state is that of the base model", states[-1], last)
     recurrent = is_recurrent(model)  # such layers have no attention weights
     yield expect(
         "attention weights of every layer are returned",

@@ -7,7 +7,6 @@ in assisted generation.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -19,10 +18,10 @@ from ..model.difference import relative_difference
 from .shared.cached_forward import (
     SINGLE,
     UNEQUAL,
-    cache_argument,
     cache_in,
     empty_cache,
     forward_in_chunks,
+    takes_cache,
     takes_static_cache,
 )
 from .shared.implementations import implementations
@@ -42,7 +41,7 @@ def kv_cache(subject: ModelUnderTest) -> Iterator[Measured]:
         model = subject.randomized_model(attention=attention)
         text = subject.tokens(2)
         whole = model(text, use_cache=False).logits
-        if cache_argument(model) not in inspect.signature(model.forward).parameters:
+        if not takes_cache(model):
             raise DoesNotApply("the model has no cache argument")
         if cache_in(model(text[:, :2], use_cache=True)) is None:
             yield expect(f"{attention}, use_cache=True returns a cache", False)
@@ -57,6 +56,10 @@ def kv_cache(subject: ModelUnderTest) -> Iterator[Measured]:
                 what = f"{attention}, {kind} cache, {name}"
                 yield compare(what, logits, whole, rounding(model))
                 yield from _check_lengths(what, model, cache, kind)
+        ones, sizes = torch.ones_like(text), (HALF, *(1,) * (LENGTH - HALF))
+        logits, _ = forward_in_chunks(model, text, sizes, empty_cache("dynamic", model), ones)
+        what = f"{attention}, dynamic cache, a mask of ones, a prompt and single tokens"
+        yield compare(what, logits, whole, rounding(model))
         yield from _check_padding(subject, model, attention, kinds)
         yield from _check_reordering(subject, model, attention, kinds)
         if not is_recurrent(model):  # a state cannot forget its latest tokens
@@ -70,7 +73,7 @@ def _check_lengths(what: str, model: Any, cache: Any, kind: str) -> Iterator[Mea
     seen = int(cache.get_seq_length())
     failure = f"{what}: expected a length of {LENGTH} tokens, got {seen}"
     yield expect(f"{what}: it counts all tokens", seen == LENGTH, failure=failure)
-    layers = list(cache.layers)
+    layers = list(getattr(cache, "self_attention_cache", cache).layers)  # of classes that may have an encoder
     count = model.config.get_text_config().num_hidden_layers
     failure = f"{what}: expected {count} layers, got {len(layers)}"
     yield expect(f"{what}: it has all layers", len(layers) == count, failure=failure)

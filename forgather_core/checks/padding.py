@@ -25,6 +25,7 @@ from .shared.tolerance import position_of_largest, rounding
 @check("padding", cause="positions that count padding, a mask that is dropped, or a mask row that hides everything")
 def padding(subject: ModelUnderTest) -> Iterator[Measured]:
     """Padding does not change the logits and the loss of a text, and nothing becomes NaN."""
+    yield from _check_router_loss(subject)
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention, **subject.no_dropout)
         # A sliding window counts padding within the text: texts beyond it would have fewer visible tokens.
@@ -56,6 +57,23 @@ def padding(subject: ModelUnderTest) -> Iterator[Measured]:
                 outputs.loss.backward()
                 names = [name for name, grad in gradients_of(model).items() if not grad.isfinite().all()]
                 yield expect(f"{what}: gradients are finite", not names, ", ".join(names[:5]))
+
+
+@torch.no_grad()
+def _check_router_loss(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Check that the auxiliary loss of a router does not count padding."""
+    if not hasattr(subject.text_config, "router_aux_loss_coef") or not implementations(subject):
+        return
+    model = subject.randomized_model(**subject.no_dropout)
+    ids, mask = padded_rows(subject, "right", (LENGTH, LENGTH // 2))
+    row, ones = ids[1:], mask[1:]
+    found = model(row, attention_mask=ones, output_router_logits=True, use_cache=False).get("aux_loss")
+    alone = row[ones.bool()][None]
+    more = {"attention_mask": torch.ones_like(alone)}
+    expected = model(alone, output_router_logits=True, use_cache=False, **more).get("aux_loss")
+    if isinstance(found, Tensor) and isinstance(expected, Tensor):
+        error = relative_difference(found, expected)
+        yield Measured("the auxiliary loss of the router, with and without padding", error, rounding(model))
 
 
 def _mean_loss_of_rows(model: Any, ids: Tensor, mask: Tensor) -> Tensor:

@@ -46,8 +46,12 @@ def test_names_are_unique() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
 
 
+# Its mistakes are in copies of transformers' models (`copies.py`).
+OTHER = "other-implementation"
+
+
 def test_every_check_can_fail() -> None:
-    assert {mutant.check for mutant in MUTANTS} == {check.name for check in CHECKS} - {UNINFORMATIVE_CHECK}
+    assert {mutant.check for mutant in MUTANTS} == {check.name for check in CHECKS} - {UNINFORMATIVE_CHECK, OTHER}
 
 
 @pytest.mark.few(20)
@@ -77,7 +81,7 @@ def test_the_check_that_the_entry_names_finds_it(mutant: Mutant, originals: Orig
 
 def test_every_check_has_a_mistake_that_call_agreement_does_not_find() -> None:
     found = {mutant.check for mutant in MUTANTS if mutant.beyond_calls}
-    assert found == {check.name for check in CHECKS} - {UNINFORMATIVE_CHECK, "call-agreement"}
+    assert found == {check.name for check in CHECKS} - {UNINFORMATIVE_CHECK, "call-agreement", OTHER}
 
 
 @pytest.mark.few(0, slow=2)

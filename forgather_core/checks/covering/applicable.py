@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...training.loss import can_skip_logits
-from ..shared.cached_forward import takes_positions, takes_static_cache
+from ..shared.cached_forward import takes_cache, takes_positions, takes_static_cache
 from ..shared.implementations import can_exchange_attention
 from ..shared.layers import is_recurrent, windows_of
 from ..shared.model_under_test import ATTENTIONS, FLEX, ModelUnderTest
 from ..shared.position_encoding import kind_of, switching_length
 from .caches import SPARE, quantized_cache
-from .factors import LENGTHS, Case, has_4d_mask
+from .factors import FACTORS, LENGTHS, Case, has_4d_mask
 from .models import fewer_positions
 from .rules import RULES, Rule
 
@@ -25,6 +25,7 @@ PACKING = "transformers' classes detect packing in one kind of call only"
 NO_POSITIONS = "the model takes no position_ids"
 NOT_WITHIN = "generate() pads on the left only, and loaders on the right"
 NOT_STATIC = "transformers marks the class as one without static caches"
+NO_CACHE = "the model has no cache"
 RECURRENT = "recurrent layers take a mask of tokens only"
 ADDED_MASK = "transformers' eager attention adds a mask of bool to the scores"
 LATER_MASK = "transformers' masks for a static cache are those of later queries"
@@ -38,11 +39,26 @@ NO_SPECIAL = "the model has no special tokens"
 NO_SKIP_LOGITS = "the model has no skip_logits"
 NO_CHECKPOINTING = "the model does not support gradient checkpointing"
 
+_LEVELS_OF_CACHE = next(one.levels[1:] for one in FACTORS if one.name == "cache")
 
 _CHECKPOINTING = Rule(
     ("checkpointing", "gradients"),
     lambda case: case["checkpointing"] == "off" or case["gradients"] == "on",
     "many models drop the cache under gradient checkpointing, with and without gradients",
+)
+
+
+_NO_CHECKPOINTED_CACHE = Rule(
+    ("checkpointing", "cache"),
+    lambda case: case["checkpointing"] == "off" or case["cache"] == "none",
+    "many models add the keys of recomputed layers to a given cache again",
+)
+
+
+_WHOLE_PADDING = Rule(
+    ("padding", "chunks"),
+    lambda case: case["padding"] == "none" or case["chunks"] == "whole",
+    "recurrent layers skip padding in the first chunk only, which has the whole prompt in generate()",
 )
 
 
@@ -71,7 +87,7 @@ def inapplicable_levels(subject: ModelUnderTest, *, promised: bool = True) -> di
         left_out["made=after-other-attention"] = ONE_ATTENTION
     left_out |= {f"length={length}": reason for length, reason in _lengths(subject, model)}
     left_out |= {f"mask={kind}": reason for kind, reason in _masks(subject, model)}
-    left_out |= {f"cache={kind}": reason for kind, reason in _caches(subject)}
+    left_out |= {f"cache={kind}": reason for kind, reason in _caches(subject, model)}
     if not takes_positions(model):
         left_out |= {"positions=given": NO_POSITIONS, "packing=position-ids": NO_POSITIONS}
     if any(windows_of(subject)):
@@ -103,7 +119,9 @@ def rules_of(subject: ModelUnderTest, *, promised: bool = True) -> tuple[Rule, .
     if not promised:
         return RULES
     limit = switching_length(subject.config(**fewer_positions(subject)).get_text_config())
-    own = () if subject.made_by_forgather else (_CHECKPOINTING,)
+    own: tuple[Rule, ...] = () if subject.made_by_forgather else (_CHECKPOINTING, _NO_CHECKPOINTED_CACHE)
+    if is_recurrent(subject.on_meta()):
+        own = (*own, _WHOLE_PADDING)
     if any(windows_of(subject)):
         own = (*own, _WHOLE_MASK)
     if limit is None:
@@ -145,7 +163,8 @@ def _lengths(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
 
 
 def _masks(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
-    if len(set(windows_of(subject))) > 1:
+    kinds = set(getattr(subject.text_config, "layer_types", None) or ())
+    if len(set(windows_of(subject))) > 1 or (len(kinds) > 1 and not subject.made_by_forgather):
         yield from (("4d-bool", DIFFERENT_MASKS), ("4d-float", DIFFERENT_MASKS))
     elif not subject.made_by_forgather:
         yield "4d-bool", ADDED_MASK
@@ -153,7 +172,9 @@ def _masks(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
         yield "dict", ONE_MASK
 
 
-def _caches(subject: ModelUnderTest) -> Iterator[tuple[str, str]]:
+def _caches(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
+    if not takes_cache(model):
+        yield from ((level, NO_CACHE) for level in _LEVELS_OF_CACHE)
     if not _is_croppable(subject):
         yield "cropped", NOT_CROPPED
     if not _layers_of_cache(subject) <= {"DynamicLayer", "DynamicSlidingWindowLayer"}:

@@ -38,6 +38,11 @@ def takes_positions(model: Any) -> bool:
     return bool(taken(model, position_ids=None))
 
 
+def takes_cache(model: Any) -> bool:
+    """Return whether the model takes a cache."""
+    return cache_argument(model) in inspect.signature(model.forward).parameters
+
+
 def takes_static_cache(subject: ModelUnderTest, model: Any) -> bool:
     """Return whether a static cache is promised; transformers marks the classes that support one."""
     return subject.made_by_forgather or bool(getattr(model, "_can_compile_fullgraph", False))

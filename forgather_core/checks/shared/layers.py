@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from .model_under_test import ModelUnderTest
 
 
+_STATES = ("linear", "mamba", "conv", "recurrent")
+
+
 def layers_of(model: Any) -> nn.ModuleList:
     """Return the first module list with `num_hidden_layers` modules, or else the longest one.
 
@@ -26,8 +29,10 @@ def layers_of(model: Any) -> nn.ModuleList:
 
 
 def is_recurrent(model: Any) -> bool:
-    """Return whether some layers keep a state instead of keys, as transformers marks such classes."""
-    return bool(getattr(model, "_is_stateful", False))
+    """Return whether some layers keep a state instead of keys: transformers marks most of these classes."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ()
+    return bool(getattr(model, "_is_stateful", False)) or any(kind.startswith(_STATES) for kind in kinds)
 
 
 def windows_of(subject: ModelUnderTest) -> tuple[int | None, ...]:

@@ -26,16 +26,20 @@ class Selections(TorchFunctionMode):
 
     Attributes:
         found: The indices of each call.
+        any: Whether there was a selection, by top-k or another function.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[Tensor] = []
+        self.any = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _TOP_K:
             self.found.append(result[1])
+        self.any |= func in (*_TOP_K, torch.argmax, Tensor.argmax)
+        self.any |= func in (torch.max, Tensor.max) and isinstance(result, tuple)
         return result
 
 
@@ -67,7 +71,7 @@ def selects(subject: ModelUnderTest) -> bool:
     model = subject.randomized_model(**subject.no_dropout)
     with torch.no_grad(), Selections() as selections:
         model(subject.tokens(1), use_cache=False)
-    return bool(selections.found)
+    return bool(selections.any)
 
 
 def order_of_sums(subject: ModelUnderTest) -> Callable[[Any], float]:

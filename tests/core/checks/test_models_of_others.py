@@ -1,0 +1,120 @@
+"""Checks on models that Forgather did not write: what their classes do not promise does not apply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+from forgather_core.checks import CHECKS, choose, verify
+from forgather_core.checks.shared.scope import Scope
+from forgather_core.definitions.check import failure_text
+from tests.support.remote_code import SMALL, Edit, write_remote_code
+
+EXPERTS = {**SMALL, "num_key_value_heads": 2, "num_local_experts": 4}
+MISTAKES: dict[str, tuple[str, dict[str, Any], Edit, str]] = {
+    "hidden-states": (
+        "qwen3",
+        {**SMALL, "head_dim": 16, "num_key_value_heads": 2},
+        (
+            "    @capture_outputs\n    @auto_docstring",
+            "    @capture_outputs(tie_last_hidden_states=False)\n    @auto_docstring",
+        ),
+        "the last hidden state is that of the base model",
+    ),
+    "attention-backends": (
+        "mixtral",
+        EXPERTS,
+        ("gate, up = nn.functional.linear(current_state,", "up, gate = nn.functional.linear(current_state,"),
+        "experts computed by batched_mm",
+    ),
+    "padding": (
+        "mixtral",
+        EXPERTS,
+        ("self.num_experts_per_tok,\n                attention_mask,", "self.num_experts_per_tok,"),
+        "the auxiliary loss of the router",
+    ),
+    "kv-cache": (
+        "llama",
+        SMALL,
+        (
+            "        if position_ids is None:\n",
+            "        if position_ids is None and attention_mask is not None and inputs_embeds.shape[1] == 1:\n"
+            "            position_ids = attention_mask.sum(dim=-1, keepdim=True)\n"
+            "        if position_ids is None:\n",
+        ),
+        "a mask of ones, a prompt and single tokens",
+    ),
+}
+
+
+def row_of(directory: Path, name: str) -> dict[str, Any]:
+    (row,) = verify(directory, choose(CHECKS, [name]), scope=Scope(quick=True, trust_remote_code=True))["checks"]
+    return row
+
+
+def row_of_type(kind: str, place: Path, name: str, **values: Any) -> dict[str, Any]:
+    config = CONFIG_MAPPING[kind](**values)
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
+    config.save_pretrained(place / "model")
+    return row_of(place / "model", name)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_in_copies_are_found(name: str, tmp_path: Path) -> None:
+    kind, values, edit, words = MISTAKES[name]
+    row = row_of(write_remote_code(kind, tmp_path / f"mistake_{kind}", [edit], **values), name)
+    assert row["result"] == "failed"
+    assert words in " | ".join(failure_text(one) for one in row["measured"] if not one["holds"])
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_copies_without_a_mistake_pass(name: str, tmp_path: Path) -> None:
+    kind, values, _, _ = MISTAKES[name]
+    row = row_of(write_remote_code(kind, tmp_path / f"correct_{kind}", **values), name)
+    assert row["result"] == "passed", [one["what"] for one in row["measured"] if not one["holds"]]
+
+
+@pytest.mark.parametrize("name", ["causality", "batch-invariance", "precision"])
+def test_experts_may_differ_by_rounding(name: str, tmp_path: Path) -> None:
+    row = row_of_type("mixtral", tmp_path, name)
+    assert row["result"] == "passed", [one["what"] for one in row["measured"] if not one["holds"]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "reason"),
+    [
+        ("bloom", "packing-isolation", "the model takes no position_ids"),
+        ("mamba2", "continuous-batching", "transformers' continuous batching does not support this model"),
+        ("diffllama", "dropout", "the model refuses dropout"),
+        ("openai-gpt", "kv-cache", "the model has no cache argument"),
+        ("openai-gpt", "cache-size", "the model has no cache argument"),
+    ],
+)
+def test_what_a_class_does_not_have_does_not_apply(kind: str, name: str, reason: str, tmp_path: Path) -> None:
+    row = row_of_type(kind, tmp_path, name)
+    assert row["result"] == "skipped"
+    assert row["reason"].startswith(reason)
+
+
+def test_recurrent_layers_have_no_keys_to_crop(tmp_path: Path) -> None:
+    row = row_of_type("mamba2", tmp_path, "kv-cache")
+    assert not any("cropped" in one["what"] for one in row["measured"])
+
+
+@pytest.mark.parametrize(("kind", "levels"), [("bloom", ["mask=4d-float"]), ("gptj", ["length=513"])])
+def test_a_level_that_a_model_refuses_is_reported(kind: str, levels: list[str], tmp_path: Path) -> None:
+    details = row_of_type(kind, tmp_path, "call-agreement")["details"]
+    for level in levels:
+        assert details["inapplicable"][level].startswith("the model refuses it: ")
+
+
+def test_a_packed_leak_is_found(tmp_path: Path) -> None:
+    assert row_of_type("gpt_oss", tmp_path, "packing-isolation")["result"] == "failed"
+
+
+def test_a_loss_that_is_not_shifted_is_found(tmp_path: Path) -> None:
+    row = row_of_type("bart", tmp_path, "loss", is_decoder=True, is_encoder_decoder=False)
+    assert row["result"] == "failed"
