@@ -20,6 +20,7 @@ from scoreboard import model_types, write_directory
 from upstream_defects import DEFECTS, SETUP, Defect
 
 from forgather_core.checks.shared.model_under_test import ModelUnderTest
+from forgather_core.errors import first_line
 from forgather_core.runtime.quiet import quiet_transformers
 
 _SECONDS = 300
@@ -33,8 +34,11 @@ def write_small(kinds: Iterable[str], folder: Path) -> None:
             original, place = Path(work) / "model", Path(work) / "copy"
             original.mkdir()
             place.mkdir()
-            write_directory(kind, original)
-            ModelUnderTest(original, place).config().save_pretrained(folder / kind)
+            try:
+                write_directory(kind, original)
+                ModelUnderTest(original, place).config().save_pretrained(folder / kind)
+            except Exception as error:  # the default configuration of a class may be invalid
+                print(f"{kind}: no configuration: {first_line(error)}", file=sys.stderr)
 
 
 def program_of(defect: Defect, kind: str) -> str:
@@ -45,7 +49,10 @@ def program_of(defect: Defect, kind: str) -> str:
 def shows(defect: Defect, kind: str, folder: Path) -> str:
     """Run the program of a defect; return "True" if it shows, or what it printed instead."""
     command = [sys.executable, "-W", "ignore", "-c", program_of(defect, kind)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return f"more than {_SECONDS} s"
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     return lines[-1] if lines else f"exit code {done.returncode}"
 

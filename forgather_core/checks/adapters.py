@@ -130,6 +130,8 @@ def _compared(subject: ModelUnderTest, model: Any, added: dict[str, Tensor]) -> 
         except RuntimeError as error:  # a product of two dtypes
             if out_of_memory(error):
                 raise
+            if kind == QUANTIZED and not subject.made_by_forgather:
+                continue  # some classes read the dtype of a weight: an error, not a silent one
             failure = f"modules {kind}: raises {type(error).__name__}: {first_line(error)}"
             yield expect(f"modules {kind}", False, failure=failure)
 

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from ..definitions import contracts
-from ..definitions.check import DoesNotApply, Measured, check
-from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks, taken, takes_positions
+from ..definitions.check import Details, DoesNotApply, Measured, check
+from ..errors import first_line
+from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks, has_positions, taken
 from .shared.compared_gradients import Recomputation, compare_gradients, loss_gradients
 from .shared.implementations import can_exchange_attention, forward_implementations, uncompiled_flex
 from .shared.inputs import packed_rows, padded_labels, padded_rows, real_positions
+from .shared.layers import is_recurrent
 from .shared.model_under_test import FLEX, ModelUnderTest
 from .shared.plain_flash import FLASH, plain_flash
 from .shared.tolerance import compare, rounding
@@ -31,7 +33,7 @@ PACKED, PADDED_DOCUMENTS = "packed documents", "packed documents, padding on the
 
 
 @check("attention-backends", cause="a mask, bias or scaling that one implementation does not receive")
-def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
+def attention_backends(subject: ModelUnderTest) -> Iterator[Measured | Details]:
     """Every attention implementation gives the same logits and gradients as eager, with every kind of mask."""
     if "eager" not in subject.refused_attention:
         yield from _compare_experts(subject)
@@ -53,10 +55,12 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured]:
         try:
             with uncompiled_flex(attention), _model(subject, attention) as model:
                 found = _logits(subject, model)
-        except Exception:
-            if subject.made_by_forgather or attention != FLEX:
+        except Exception as error:
+            # Some kernels of flex_attention require a GPU, and some classes refuse an implementation when they run.
+            if subject.made_by_forgather or (attention != FLEX and "not supported" not in str(error)):
                 raise
-            continue  # some kernels of flex_attention require a GPU
+            yield Details({f"{attention} is not compared": first_line(error)})
+            continue
         for what in _cases(subject, attention, expected):
             yield compare(f"{attention}, {what}", found[what], expected[what], tolerance)
         if attention != FLEX:  # it has no backward pass on CPU
@@ -77,9 +81,12 @@ def _compare_experts(subject: ModelUnderTest) -> Iterator[Measured]:
     for name in _EXPERTS:
         try:
             model.set_experts_implementation(name)
+        except (ValueError, ImportError):
+            continue  # the release or the class does not have it
+        try:
             found[name] = model(text, use_cache=False).logits
-        except (ValueError, ImportError, RuntimeError, AttributeError):
-            continue  # the release, the class or the device does not support it
+        except NotImplementedError:
+            continue  # the device does not have it
     for name in list(found)[1:]:
         yield compare(f"experts computed by {name}", found[name], found[next(iter(found))], rounding(model))
 
@@ -87,7 +94,7 @@ def _compare_experts(subject: ModelUnderTest) -> Iterator[Measured]:
 def _supports_flash(subject: ModelUnderTest) -> bool:
     """Return whether the model supports flash attention, and reads its implementation at each call."""
     built = subject.on_meta()
-    if any("sink" in name for name, _ in built.named_parameters()):
+    if not subject.made_by_forgather and any("sink" in name for name, _ in built.named_parameters()):
         return False  # flash-attn computes none
     model = type(built)
     refused = contracts.unsupported_attention(subject.config())
@@ -128,9 +135,10 @@ def _logits(subject: ModelUnderTest, model: Any) -> dict[str, Tensor]:
     ids, mask = padded_rows(subject, "left")
     cache = empty_cache("dynamic", model)
     logits, _ = forward_in_chunks(model, ids, UNEQUAL, cache, mask, position_ids=real_positions(mask))
-    found["padding on the left, with a cache, in unequal chunks"] = torch.where(mask.bool()[..., None], logits, 0.0)
+    if not is_recurrent(model):  # such layers skip padding in the first chunk only
+        found["padding on the left, with a cache, in unequal chunks"] = torch.where(mask.bool()[..., None], logits, 0.0)
     found["with a cache, in unequal chunks"], _ = forward_in_chunks(model, text, UNEQUAL, empty_cache("dynamic", model))
-    if not takes_positions(model):
+    if not has_positions(subject, model):
         return found
     documents, position_ids = packed_rows(subject)
     found[PACKED] = model(documents, position_ids=position_ids, use_cache=False).logits
@@ -149,6 +157,6 @@ def _training_inputs(subject: ModelUnderTest) -> dict[str, dict[str, Any]]:
         "no mask": {"input_ids": text, "labels": text},
         "padding": {"input_ids": ids, "attention_mask": mask, "labels": padded_labels(ids, mask)},
     }
-    if takes_positions(subject.on_meta()):
+    if has_positions(subject, subject.on_meta()):
         cases[PACKED] = {"input_ids": documents, "position_ids": position_ids, "labels": documents}
     return {what: {**inputs, "use_cache": False} for what, inputs in cases.items()}

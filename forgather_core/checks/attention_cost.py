@@ -87,10 +87,10 @@ def _check_products(subject: ModelUnderTest, model: Any, attention: str) -> Iter
         cache = {cache_argument(model): empty_cache("dynamic", model), "use_cache": True}
         model(text[:, :past], **cache)
         found = weight_flops(model, lambda: model(text[:, past : past + 1], **cache))  # noqa: B023
-        if getattr(subject.text_config, "kv_lora_rank", None):  # the cache has compressed keys: each call expands them
-            found = Counter(
-                {name: one[name] if count == (past + 1) * one[name] else count for name, count in found.items()}
-            )
+        if (rank := getattr(subject.text_config, "kv_lora_rank", None)) is not None:
+            # The cache has compressed keys, which each call expands.
+            expanded = {name for name in found if model.get_parameter(name).shape[-1] == rank}
+            found = Counter({name: one[name] if name in expanded else count for name, count in found.items()})
         yield _compare(f"{what}, one token after {past} in a cache", found, one, 1, exact=exact)
     head = model.get_output_embeddings()
     if head is None or "logits_to_keep" not in inspect.signature(model.forward).parameters:

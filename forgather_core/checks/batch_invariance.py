@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..definitions.check import Measured, check
 from ..model.difference import relative_difference
-from .shared.cached_forward import takes_positions
+from .shared.cached_forward import has_positions
 from .shared.implementations import implementations
 from .shared.inputs import packed_rows
 from .shared.model_under_test import LENGTH, ModelUnderTest
@@ -41,7 +41,7 @@ def batch_invariance(subject: ModelUnderTest) -> Iterator[Measured]:
                 yield compare(f"{how}, rows in another order", found, before[order], rounding(model))
                 found = model(text[1:2]).logits
                 yield compare(f"{how}, row 1 alone", found, before[1:2], rounding(model))
-                if takes_positions(model):
+                if has_positions(subject, model):
                     position_ids = torch.arange(LENGTH).repeat(3, 1)
                     whole = model(text, position_ids=position_ids, use_cache=False).logits
                     position_ids[0] = packed_rows(subject)[1][0]

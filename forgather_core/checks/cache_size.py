@@ -35,7 +35,7 @@ _COUNTED = ("full_attention", "sliding_attention")
 def cache_size(subject: ModelUnderTest) -> Iterator[Measured]:
     """A cache holds all tokens, or those of the window, with the model's key/value heads and dtype, and no more."""
     model = subject.randomized_model()
-    if not takes_cache(model):
+    if not (subject.made_by_forgather or takes_cache(model)):
         raise DoesNotApply("the model has no cache argument")
     text, windows, heads = subject.tokens(ROWS), windows_of(subject), cached_heads(subject.text_config)
     found = cache_in(model(text, use_cache=False))

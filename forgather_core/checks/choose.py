@@ -51,8 +51,8 @@ def requested_checks(
     names = options.checks.split(",") if options.checks is not None else []
     if options.case is not None:
         requested_case(options.case)
-        names = names or [call_agreement.name]
-        if call_agreement.name not in names:
+        names = names or [call_agreement.name, *([other_implementation.name] if options.against is not None else [])]
+        if not {call_agreement.name, other_implementation.name} & set(names):
             raise CheckError(f"requires the check {call_agreement.name}", option="--case", hint="add it to --checks")
     chosen = choose(known_checks(on_broken=on_broken), names, quick=options.quick)
     if options.against is not None and other_implementation not in chosen:

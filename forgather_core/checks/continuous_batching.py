@@ -40,7 +40,7 @@ def continuous_batching(subject: ModelUnderTest) -> Iterator[Measured]:
     """generate_batch() gives each request the tokens that it has alone, with the keys of all requests in pages."""
     if Version(transformers.__version__) < Version(_RELEASE):
         raise DoesNotApply(f"it requires transformers {_RELEASE}")
-    if not takes_cache(subject.on_meta()):
+    if not (subject.made_by_forgather or takes_cache(subject.on_meta())):
         raise DoesNotApply("the model has no cache argument")
     prompts = [subject.tokens(1, length, seed=length)[0].tolist() for length in PROMPTS]
     for attention in implementations(subject):

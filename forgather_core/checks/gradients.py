@@ -10,7 +10,9 @@ from ..definitions.check import Measured, check, expect
 from .shared.implementations import implementations
 from .shared.model_under_test import ModelUnderTest
 
-_OTHER_INPUTS = re.compile(r"encoder_attn|cross_?attention|vision|visual|audio|image|video", re.IGNORECASE)
+_OTHER_INPUTS = re.compile(
+    r"(?:^|[._])(?:encoder_attn|cross_?attention|vision|visual|audio|image|video)", re.IGNORECASE
+)
 
 
 @check("gradients", cause="a parameter that is unused, used under no_grad, or detached from the loss")

@@ -43,6 +43,8 @@ def other_implementation(subject: ModelUnderTest) -> Iterator[Measured | Details
     counterpart = _counterpart(subject)
     yield Details({"other implementation": counterpart.name})
     agreement = OtherAgreement(subject, counterpart)
+    if agreement.problems and subject.scope.against is None:  # another model with the same name
+        raise DoesNotApply(f"{UNKNOWN}; {counterpart.name} has other parameters")
     failure = f"the weights are not those of {counterpart.name}: {'; '.join(agreement.problems)}"
     yield expect(f"the weights are those of {counterpart.name}", not agreement.problems, failure=failure)
     if agreement.problems:
@@ -82,7 +84,7 @@ def _compare_initial_weights(subject: ModelUnderTest, counterpart: Counterpart) 
     own = subject.fresh_model()
     other = counterpart.fresh_model(subject, own.config)
     found, expected = (_by_kind(model) for model in (own, other))
-    for kind in found.keys() & expected.keys():
+    for kind in sorted(found.keys() & expected.keys()):
         one, two = found[kind], expected[kind]
         if one.numel() != two.numel():
             continue

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check
 from ..model.difference import relative_difference
-from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks, takes_positions
+from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks, has_positions
 from .shared.implementations import implementations
 from .shared.inputs import DOCUMENTS, packed_rows, split_documents
 from .shared.model_under_test import LENGTH, ModelUnderTest
@@ -27,7 +27,7 @@ NO_POSITIONS = "the model takes no position_ids, which separate packed documents
 @check("packing-isolation", cause="packing that is detected only without a cache and without an attention mask")
 def packing_isolation(subject: ModelUnderTest) -> Iterator[Measured]:
     """Packed documents do not attend to each other: logits and loss equal those of each document alone."""
-    if not takes_positions(subject.on_meta()):
+    if not has_positions(subject, subject.on_meta()):
         raise DoesNotApply(NO_POSITIONS)
     text, position_ids = packed_rows(subject)
     for attention in implementations(subject):

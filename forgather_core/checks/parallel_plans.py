@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from .shared.cached_forward import UNEQUAL, cache_argument, empty_cache
 from .shared.implementations import forward_implementations
-from .shared.layers import layers_of
+from .shared.layers import is_recurrent, layers_of
 from .shared.model_under_test import FLEX, ModelUnderTest
 from .shared.parallel_split import pattern_of
 from .shared.tensor_parallel import measure_ranks
@@ -52,7 +52,8 @@ def parallel_plans(subject: ModelUnderTest) -> Iterator[Measured]:
         if runs and subject.made_by_forgather:
             yield from _check_split(model.base_model, subject.tokens(2))
     if runs and tensor:
-        backward = subject.default_attention != FLEX and not _FORWARD_ONLY & set(tensor.values())
+        simulated = subject.made_by_forgather or not (_FORWARD_ONLY & set(tensor.values()) or is_recurrent(model))
+        backward = subject.default_attention != FLEX and simulated
         yield from measure_ranks(model, tensor, subject.tokens(2), backward=backward)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..model.difference import relative_difference
 from ..model.randomize import randomize_weights
-from .shared.cached_forward import takes_positions
+from .shared.cached_forward import has_positions
 from .shared.depth import of_depth
 from .shared.implementations import implementations
 from .shared.model_under_test import LENGTH, ModelUnderTest
@@ -38,7 +38,7 @@ def positions(subject: ModelUnderTest) -> Iterator[Measured]:
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention)
         logits = model(text).logits
-        if takes_positions(model):
+        if has_positions(subject, model):
             explicit = model(text, position_ids=torch.arange(LENGTH).expand(2, -1)).logits
             yield compare(f"{attention}, position_ids 0, 1, 2, ...", explicit, logits)
         with suppress(DoesNotApply):  # the depth of some classes is not an option
@@ -49,7 +49,7 @@ def positions(subject: ModelUnderTest) -> Iterator[Measured]:
             what = f"{attention}, one layer, two tokens exchanged: the logits of the next change"
             yield expect(what, _is_clear(change, shallow))
         kind, shift = kind_of(model), _shift(subject)
-        if kind is None or shift <= 0 or not takes_positions(model):
+        if kind is None or shift <= 0 or not has_positions(subject, model):
             continue
         if kind == "relative" and not subject.made_by_forgather:  # they may have other positions, too
             continue

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _MAX_SECONDS = 7200  # time limit of a check
 _MOST_PROCESSES = 2  # call-agreement starts its own, too
 _LONGEST = "call-agreement"
+_COPIES_OF_OTHER = 3  # the other implementation: the plain model, that of a case, one in 16 bits
 _COPIES = 6  # copies of the weights: call-agreement has up to three models, and three sets of gradients
 
 
@@ -162,9 +163,10 @@ def _try_values(subject: ModelUnderTest) -> None:
 
 def _refuse_too_large(subject: ModelUnderTest) -> None:
     config = subject.config()
+    copies = _COPIES + (_COPIES_OF_OTHER if subject.scope.against is not None else 0)
     needs = (
-        lambda: _COPIES * 4 * most_parameters(config.to_dict()),
-        lambda: _COPIES * parameter_table(subject.on_meta()).bytes,
+        lambda: copies * 4 * most_parameters(config.to_dict()),
+        lambda: copies * parameter_table(subject.on_meta()).bytes,
     )
     refuse_too_large("a check of the full model (--full)", "cpu", needs)
 

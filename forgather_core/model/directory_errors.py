@@ -6,6 +6,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,13 @@ def load_config(directory: Path, error: type[ForgatherError], **changes: Any) ->
 
 
 def has_code(directory: Path) -> bool:
-    """Return whether loading imports code of the directory."""
+    """Return whether loading the model or its tokenizer imports code of the directory."""
+    return any(map(partial(_names_code, directory), ("config.json", "tokenizer_config.json")))
+
+
+def _names_code(directory: Path, name: str) -> bool:
     try:
-        return "auto_map" in read_object(directory / "config.json")
+        return "auto_map" in read_object(directory / name)
     except (OSError, ValueError):
         return False  # the next reader reports the problem
 

@@ -136,7 +136,9 @@ def _summary(
     for one in chosen:
         original = results[_key(originals[one["model"], json.dumps(one["values"])])]
         result = results[_key(by_name[one["name"]])]
-        is_found = bool(result.died or new_failures(result, original))
+        if original.died or result.died:
+            print(f"{one['model']} {one['name']}: {original.died or result.died}")
+        is_found = not original.died and bool(new_failures(result, original))
         (found if is_found else missed)[one["kind"]].append(one["name"])
     for kind, names in missed.items():
         count = len(found[kind])

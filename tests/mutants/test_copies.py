@@ -8,7 +8,11 @@ from .copies import Task, mistakes, new_failures, run_task
 
 # Found by comparison with the original class only: what the model is; and by the other checks only.
 BY_COMPARISON = ("exact-gelu-instead-of-tanh", "rotate-half-as-in-llama", "lm-head-made-after-post-init")
-BY_OTHERS = ("window-short-by-one-in-decoding", "labels-changed-in-place", "cache-made-without-config")
+BY_OTHERS = {
+    "window-short-by-one-in-decoding": "kv-cache",
+    "labels-changed-in-place": "gradients",
+    "cache-made-without-config": "cache-size",
+}
 
 
 def test_the_set_has_forty_mistakes_in_eight_models() -> None:
@@ -22,8 +26,7 @@ def failures_of(name: str, *, against: bool) -> dict[str, list[str]]:
     entry = next(one for one in mistakes() if one["name"] == name)
     edits = tuple((old, new) for old, new in entry["edits"])
     original, planted = (
-        run_task(Task(name, entry["model"], part, entry["values"], quick=True, against=against))
-        for part in ((), edits)
+        run_task(Task(name, entry["model"], part, entry["values"], quick=True, against=against)) for part in ((), edits)
     )
     assert not original.failures
     return new_failures(planted, original)
@@ -38,4 +41,4 @@ def test_mistakes_in_what_a_model_is_need_another_implementation(name: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BY_OTHERS)
 def test_mistakes_that_break_a_promise_need_none(name: str) -> None:
-    assert failures_of(name, against=False)
+    assert BY_OTHERS[name] in failures_of(name, against=False)

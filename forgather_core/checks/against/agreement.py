@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...definitions.check import Measured
+from ...errors import first_line
 from ...model.difference import rms_difference
 from ...runtime.out_of_memory import out_of_memory
 from ..covering.agreement import Agreement
@@ -64,7 +65,7 @@ class OtherAgreement(Agreement):
         layout = self._layout(case)
         found, expected = (self._results(case, layout, other=other) for other in (False, True))
         if isinstance(found, str) or isinstance(expected, str):
-            if found == expected:
+            if found == expected and case != self.base:
                 return [Measured(f"both raise {found}", 0.0, 0.0)]
             one, two = (f"{RAISED} {one}" if isinstance(one, str) else "no error" for one in (found, expected))
             return [Measured(f"{one}, and {self._counterpart.name}: {two}", torch.inf, 0.0)]
@@ -73,7 +74,7 @@ class OtherAgreement(Agreement):
         return list(self._compared(case, layout, found, expected)) or [Measured("no logits", 0.0, 0.0)]
 
     def _results(self, case: Case, layout: Layout, *, other: bool) -> Results | str:
-        """Return the results of a call, or the class of the exception that it raises."""
+        """Return the results of a call, or the class and the text of the exception that it raises."""
         try:
             with warnings.catch_warnings(action="ignore"):
                 model = self._other_model(case) if other else self.models.of(case)
@@ -82,7 +83,7 @@ class OtherAgreement(Agreement):
         except Exception as error:
             if out_of_memory(error):
                 raise
-            return type(error).__name__
+            return f"{type(error).__name__}: {first_line(error)}"
 
     def _other_model(self, case: Case) -> Any:
         """Return the other implementation with the attention, dropout and dtype of a case."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import CheckError
+from ...filesystem.paths import expanded
 from ...filesystem.strict_json import read_object
 from ...model.directory_errors import directory_problem, load_config
 from ...options.spec import did_you_mean
@@ -33,14 +34,13 @@ def find_counterpart(text: str, *, trusted: bool) -> Counterpart:
     Raises:
         CheckError: It is neither, or its code is not trusted.
     """
-    path, types = Path(text).expanduser(), _causal_types()
+    path, types = expanded(text), _causal_types()
     if path.exists() and directory_problem(path) is None:
         require_trust(path, trusted=trusted, option="--against")
         require_causal_class(path, load_config(path, CheckError))
         return Counterpart(str(path), directory=path.resolve())
-    for kind, name in types.items():
-        if text in (kind, name):
-            return Counterpart(f"{name} of transformers", model_type=kind)
+    if (kind := _type_of(text)) is not None:
+        return Counterpart(f"{types[kind]} of transformers", model_type=kind)
     problem = "is neither a model directory nor a causal language model of transformers"
     hint = did_you_mean(text, [*types, *types.values()]) or "name a directory, a class or a model type, such as llama"
     raise CheckError(f"{problem}: {text!r}", option="--against", hint=hint)
@@ -53,9 +53,25 @@ def by_config(subject: ModelUnderTest) -> Counterpart | None:
     content = read_object(subject.workdir / "config.json")
     named = content.get("architectures")
     names = [content.get("model_type"), *(named if isinstance(named, list) else [])]
+    kind = next((found for name in names if isinstance(name, str) and (found := _type_of(name)) is not None), None)
+    return None if kind is None else Counterpart(f"{_causal_types()[kind]} of transformers", model_type=kind)
+
+
+def _type_of(name: str) -> str | None:
+    """Return the model type with this name or, if there is none, the one whose class has it."""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.auto_factory import getattribute_from_module
+
     types = _causal_types()
-    kind = next((kind for kind, name in types.items() if kind in names or name in names), None)
-    return None if kind is None else Counterpart(f"{types[kind]} of transformers", model_type=kind)
+    if name in types:
+        return name
+    kinds = [kind for kind, found in types.items() if found == name]
+    if len(kinds) < 2:
+        return kinds[0] if kinds else None
+    import transformers
+
+    config_class = getattribute_from_module(transformers, name).config_class
+    return next((kind for kind in kinds if CONFIG_MAPPING[kind] is config_class), kinds[0])
 
 
 def by_parameters(subject: ModelUnderTest) -> list[str]:

@@ -19,6 +19,7 @@ from ..shared.compared_gradients import Recomputation, compare_gradients, pertur
 from ..shared.inputs import padding_id
 from ..shared.layers import windows_of
 from ..shared.model_under_test import ModelUnderTest
+from ..shared.selection import Selections, same_selections
 from ..shared.tolerance import rounding
 from .applicable import inapplicable_levels, rules_of
 from .arguments import ITEMS, divides_by_items, targets_of
@@ -33,6 +34,7 @@ from .refused import RAISED, refused_levels
 _LOW_ERROR = 4  # allowed error of a 16-bit call, relative to that of the plain call in the same dtype
 _LONG = 129  # maximum length, in tokens, of the text that measures this error
 _PERTURBATIONS = 3
+_MAX_AMPLIFIED = 30  # of the tolerance of a model that does not amplify errors
 _ROUNDED = 3  # weights, inputs and results of products
 _MAX_ERROR = 0.7  # half of the error of unrelated logits
 
@@ -134,18 +136,22 @@ class Agreement:
 
     @cached_property
     def _amplified(self) -> float:
-        """The effect of rounding on the logits of this model, as far as it amplifies errors.
+        """The effect of rounding on the logits of a model of others, as far as it amplifies errors.
 
         It is measured for rounded weights; inputs and results of their products are rounded, too.
         """
+        if self.subject.made_by_forgather:
+            return 0.0
         text = self.subject.tokens(2, max(int(one) for one in self.levels["length"] if int(one) <= _LONG))
         model, changes = self.plain.model.eval(), []
-        with torch.no_grad():
-            exact = model(text, use_cache=False).logits
-            for seed in range(_PERTURBATIONS):
-                with perturbed_weights(model, 1, seed):
-                    changes.append(relative_difference(model(text, use_cache=False).logits, exact))
-        return _ROUNDED * max(changes)
+        with torch.no_grad(), Selections() as selections:
+            exact, repeated = (model(text, use_cache=False).logits for _ in range(2))
+        if not torch.equal(exact, repeated):
+            return 0.0  # something else than rounding changes the logits
+        for seed in range(_PERTURBATIONS):
+            with torch.no_grad(), perturbed_weights(model, 1, seed), same_selections(selections.found):
+                changes.append(relative_difference(model(text, use_cache=False).logits, exact))
+        return min(_ROUNDED * max(changes), _MAX_AMPLIFIED * rounding(model))
 
     def _low_error(self, case: Case) -> float:
         """Return the allowed error in 16 bits, or with a quantized cache.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...training.loss import can_skip_logits
-from ..shared.cached_forward import takes_cache, takes_positions, takes_static_cache
+from ..shared.cached_forward import has_positions, takes_cache, takes_static_cache
 from ..shared.implementations import can_exchange_attention
 from ..shared.layers import is_recurrent, windows_of
 from ..shared.model_under_test import ATTENTIONS, FLEX, ModelUnderTest
@@ -88,7 +88,7 @@ def inapplicable_levels(subject: ModelUnderTest, *, promised: bool = True) -> di
     left_out |= {f"length={length}": reason for length, reason in _lengths(subject, model)}
     left_out |= {f"mask={kind}": reason for kind, reason in _masks(subject, model)}
     left_out |= {f"cache={kind}": reason for kind, reason in _caches(subject, model)}
-    if not takes_positions(model):
+    if not has_positions(subject, model):
         left_out |= {"positions=given": NO_POSITIONS, "packing=position-ids": NO_POSITIONS}
     if any(windows_of(subject)):
         left_out["padding=middle"] = COLUMNS
@@ -116,9 +116,9 @@ def rules_of(subject: ModelUnderTest, *, promised: bool = True) -> tuple[Rule, .
         subject: The model under test.
         promised: As for `inapplicable_levels`.
     """
-    if not promised:
-        return RULES
     limit = switching_length(subject.config(**fewer_positions(subject)).get_text_config())
+    if not promised:
+        return RULES if limit is None else (*RULES, _switching_rule(limit))
     own: tuple[Rule, ...] = () if subject.made_by_forgather else (_CHECKPOINTING, _NO_CHECKPOINTED_CACHE)
     if is_recurrent(subject.on_meta()):
         own = (*own, _WHOLE_PADDING)
@@ -173,7 +173,7 @@ def _masks(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
 
 
 def _caches(subject: ModelUnderTest, model: Any) -> Iterator[tuple[str, str]]:
-    if not takes_cache(model):
+    if not (subject.made_by_forgather or takes_cache(model)):
         yield from ((level, NO_CACHE) for level in _LEVELS_OF_CACHE)
     if not _is_croppable(subject):
         yield "cropped", NOT_CROPPED

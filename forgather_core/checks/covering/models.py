@@ -96,8 +96,9 @@ class Models:
 
     def _another(self, how: Mapping[str, Any]) -> Any:
         """Return another model of the same class, with another configuration and weights, that has been called."""
-        seed, changes = self.subject.seed + 1, {**how, **values_of_equal_shapes(self.subject.text_config.to_dict())}
+        seed = self.subject.seed + 1
         try:
+            changes = {**how, **values_of_equal_shapes(self.subject.text_config.to_dict())}
             other = self.subject.randomized_model(seed=seed, **changes)
             self._call(other)
         except Exception:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from ...definitions.check import Measured
+from ...filesystem.printable import shortened
 from .factors import Case
 from .rules import Rule, violated
 
 RAISED = "raised"
 # Features that not every model has. The checks of single features report errors in the others.
+_MOST = 100  # characters of the error
 _OPTIONAL = ("dropout", "length", "mask", "cache", "input", "outputs", "labels")
 
 
@@ -34,4 +36,4 @@ def refused_levels(
                 continue
             what = run(case)[0].what
             if what.startswith(RAISED):
-                yield name, level, f"the model refuses it: {what.removeprefix(RAISED).strip().partition(':')[0]}"
+                yield name, level, f"the model refuses it: {shortened(what.removeprefix(RAISED).strip(), _MOST)}"

@@ -38,6 +38,11 @@ def takes_positions(model: Any) -> bool:
     return bool(taken(model, position_ids=None))
 
 
+def has_positions(subject: ModelUnderTest, model: Any) -> bool:
+    """Return whether position_ids are promised: models of Forgather take them."""
+    return subject.made_by_forgather or takes_positions(model)
+
+
 def takes_cache(model: Any) -> bool:
     """Return whether the model takes a cache."""
     return cache_argument(model) in inspect.signature(model.forward).parameters

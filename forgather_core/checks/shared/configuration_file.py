@@ -19,13 +19,18 @@ def model_directory(path: Path) -> Iterator[Path]:
     Raises:
         CheckError: The file cannot be read.
     """
+    if path.name == "config.json" and path.is_file():
+        yield path.parent  # it may need the other files
+        return
     if path.suffix != ".json" or not path.is_file():
         yield path
         return
     try:
-        read_object(path)
+        has_code = "auto_map" in read_object(path)
     except (OSError, ValueError) as error:
         raise CheckError(f"cannot be read: {error}", file=path, hint=access_hint(error)) from None
+    if has_code:
+        raise CheckError("names code of its directory", file=path, hint="name the directory")
     with tempfile.TemporaryDirectory(prefix="forgather-config-") as folder:
         directory = Path(folder) / "model"
         directory.mkdir()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...model.randomize import randomize_weights
-from .cached_forward import takes_positions
+from .cached_forward import has_positions
 from .model_under_test import LENGTH, ModelUnderTest
 
 PADDED_LENGTHS = (LENGTH, LENGTH // 2, 1)  # real tokens of each padded row
@@ -46,7 +46,7 @@ def padded_labels(ids: Tensor, mask: Tensor) -> Tensor:
 
 def position_arguments(subject: ModelUnderTest, mask: Tensor) -> dict[str, dict[str, Any]]:
     """Return position arguments by case: those of `generate()` and, for models of Forgather, none."""
-    if not takes_positions(subject.on_meta()):
+    if not has_positions(subject, subject.on_meta()):
         return {"no positions": {}}
     given = {"positions as generate() passes them": {"position_ids": real_positions(mask)}}
     return given | {"no positions": {}} if subject.made_by_forgather else given

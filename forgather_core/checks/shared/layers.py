@@ -32,7 +32,9 @@ def is_recurrent(model: Any) -> bool:
     """Return whether some layers keep a state instead of keys: transformers marks most of these classes."""
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or ()
-    return bool(getattr(model, "_is_stateful", False)) or any(kind.startswith(_STATES) for kind in kinds)
+    return bool(getattr(model, "_is_stateful", False)) or any(
+        isinstance(kind, str) and kind.startswith(_STATES) for kind in kinds
+    )
 
 
 def windows_of(subject: ModelUnderTest) -> tuple[int | None, ...]:

@@ -59,7 +59,7 @@ def flash_attn_func(
         _require(alibi_slopes.dtype == torch.float32, f"alibi_slopes is {alibi_slopes.dtype}, not float32")
         scores = scores - alibi_slopes[:, None, None] * (at - j).abs()
     weights = scores.masked_fill(~visible, -torch.inf).softmax(-1).nan_to_num(0.0)
-    return torch.einsum("bhts,bshk->bthk", weights, value)
+    return torch.einsum("bhts,bshk->bthk", weights, value).contiguous()  # as the kernels return it
 
 
 def flash_attn_varlen_func(

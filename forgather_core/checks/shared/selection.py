@@ -54,8 +54,11 @@ class _Repeat(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if func not in _TOP_K:
             return result
-        scores, indices = args[0], next(self.indices)
-        dim = (kwargs or {}).get("dim", args[2] if len(args) > 2 else -1)
+        named = kwargs or {}
+        scores, indices = named.get("input", args[0] if args else None), next(self.indices, None)
+        if scores is None or indices is None or indices.dim() != scores.dim():
+            return result  # another call than the recorded one
+        dim = named.get("dim", args[2] if len(args) > 2 else -1)
         return type(result)((scores.gather(dim, indices), indices))
 
 
@@ -67,7 +70,7 @@ def same_selections(indices: list[Tensor]) -> Iterator[None]:
 
 
 def selects(subject: ModelUnderTest) -> bool:
-    """Return whether the model selects by top-k."""
+    """Return whether the model selects by top-k, or by the position of a maximum."""
     model = subject.randomized_model(**subject.no_dropout)
     with torch.no_grad(), Selections() as selections:
         model(subject.tokens(1), use_cache=False)

@@ -101,7 +101,7 @@ def _input_hook(name: str, run: _Run, whole: _Run | None) -> Any:
 
 def _output_hook(name: str, run: _Run, whole: _Run | None) -> Any:
     def note(_module: nn.Module, _arguments: Any, output: Tensor) -> Any:
-        run.outputs[name] = output.detach()
+        run.outputs[name] = output.detach().clone()  # the model may add to it in place
         return None if whole is None else _Replaced.apply(output, whole.outputs[name])  # type: ignore[no-untyped-call]
 
     return note

@@ -69,5 +69,5 @@ def _shrink_vocabulary(sizes: Sizes, *, keep: Collection[Keep]) -> None:
     for name, small in _SPECIAL.items():
         if (value := sizes[name]) is not None:
             sizes.set(name, [small] if isinstance(value, list) else small)
-    for name in ("vocab_size", "decoder_vocab_size"):
+    for name in ("vocab_size", "decoder_vocab_size", "unpadded_vocab_size"):
         sizes.set(name, VOCABULARY)

@@ -101,6 +101,8 @@ def test_what_a_class_does_not_have_does_not_apply(kind: str, name: str, reason:
 
 def test_recurrent_layers_have_no_keys_to_crop(tmp_path: Path) -> None:
     row = row_of_type("mamba2", tmp_path, "kv-cache")
+    assert row["result"] == "passed"
+    assert len(row["measured"]) > 10
     assert not any("cropped" in one["what"] for one in row["measured"])
 
 
@@ -112,9 +114,13 @@ def test_a_level_that_a_model_refuses_is_reported(kind: str, levels: list[str], 
 
 
 def test_a_packed_leak_is_found(tmp_path: Path) -> None:
-    assert row_of_type("gpt_oss", tmp_path, "packing-isolation")["result"] == "failed"
+    row = row_of_type("gpt_oss", tmp_path, "packing-isolation")
+    assert row["result"] == "failed"
+    assert row["reason"] is None
+    assert all(one["error"] > 100 * one["tolerance"] for one in row["measured"] if not one["holds"])
 
 
 def test_a_loss_that_is_not_shifted_is_found(tmp_path: Path) -> None:
     row = row_of_type("bart", tmp_path, "loss", is_decoder=True, is_encoder_decoder=False)
     assert row["result"] == "failed"
+    assert "evaluation, all tokens are targets" in [one["what"] for one in row["measured"] if not one["holds"]]

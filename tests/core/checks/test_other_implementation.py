@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import LlamaConfig
 
 from forgather_core.checks import CHECKS, choose, verify
+from forgather_core.checks.against.find import find_counterpart
 from forgather_core.checks.shared.scope import Scope
 from forgather_core.definitions.check import failure_text
-from forgather_core.errors import CheckError
+from forgather_core.errors import CheckError, ForgatherError
 from tests.support.remote_code import SMALL, Edit, write_remote_code
 
 from .planted import written
@@ -112,3 +114,35 @@ def test_code_of_others_runs_on_request_only(tmp_path: Path) -> None:
     with pytest.raises(CheckError, match="--against has Python code of its own"):
         scope = Scope(against=str(directory))
         verify(written("llama", tmp_path), choose(CHECKS, ["other-implementation"]), scope=scope)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("llama", "llama"), ("LlamaForCausalLM", "llama"), ("gpt2", "gpt2"), ("Llama4ForCausalLM", "llama4_text")],
+)
+def test_a_class_has_the_type_of_its_configuration(name: str, kind: str) -> None:
+    assert find_counterpart(name, trusted=False).model_type == kind
+
+
+def test_code_of_a_tokenizer_runs_on_request_only(tmp_path: Path) -> None:
+    LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["code.Tokenizer", null]}}')
+    with pytest.raises(CheckError, match="--trust-remote-code"):
+        verify(tmp_path, choose(CHECKS, ["tokenizer"]))
+
+
+def test_an_empty_manifest_is_no_reason_to_trust_code(tmp_path: Path) -> None:
+    directory = write_remote_code("llama", tmp_path / "copied", **SMALL)
+    (directory / "forgather.json").write_text("")
+    with pytest.raises(ForgatherError, match="cannot be read"):
+        verify(directory, choose(CHECKS, ["causality"]))
+
+
+def test_a_model_of_another_architecture_with_a_known_name_is_not_compared_with_it(tmp_path: Path) -> None:
+    edit = (
+        "self.norm = LlamaRMSNorm(config.hidden_size",
+        "self.extra = nn.Linear(4, 4)\n        self.norm = LlamaRMSNorm(config.hidden_size",
+    )
+    row = row_of(write_remote_code("llama", tmp_path / "other", [edit], **SMALL))
+    assert row["result"] == "skipped"
+    assert "has other parameters" in row["reason"]

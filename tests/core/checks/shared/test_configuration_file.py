@@ -30,3 +30,16 @@ def test_a_broken_file_is_an_error(text: str, tmp_path: Path) -> None:
     file.write_text(text)
     with pytest.raises(CheckError, match=r"broken\.json"), model_directory(file):
         pass
+
+
+def test_a_config_json_is_that_of_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with model_directory(tmp_path / "config.json") as found:
+        assert found == tmp_path
+
+
+def test_a_configuration_that_names_code_requires_its_directory(tmp_path: Path) -> None:
+    file = tmp_path / "other.json"
+    file.write_text('{"auto_map": {}}')
+    with pytest.raises(CheckError, match="name the directory"), model_directory(file):
+        pass
