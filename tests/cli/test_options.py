@@ -73,7 +73,17 @@ OF_A_TRAINING = [
         "--resume",
     ),
 ]
-OF_A_VERIFICATION = ["--checks padding", "--quick", "--full", "--strength 3", "--case plain", "--junit r.xml", "--list"]
+OF_A_VERIFICATION = [
+    "--checks padding",
+    "--quick",
+    "--full",
+    "--strength 3",
+    "--case plain",
+    "--against llama",
+    "--trust-remote-code",
+    "--junit r.xml",
+    "--list",
+]
 OF_A_DIRECTORY = ["--from-config d"]  # its values are the directory's: tests/core/settings/test_source_config.py
 ALL_OTHERS = [*OF_A_RUN, *OF_A_TEST, *OF_A_TRAINING, *OF_AN_ESTIMATE, *OF_A_SHOW, *OF_A_VERIFICATION, *OF_A_DIRECTORY]
 

@@ -44,7 +44,8 @@ SCOPES: dict[str, set[str]] = {
     "--report-to tensorboard": {TRAIN}, "--resume": {TRAIN}, "--precision bf16": {ESTIMATE, COMPARE},
     "--context-length 9": {ESTIMATE, COMPARE}, "--cache static": {ESTIMATE, COMPARE}, "--mfu 0.3": {ESTIMATE},
     "--hardware no.yaml": {ESTIMATE}, "--checks padding": {VERIFY}, "--quick": {VERIFY}, "--full": {VERIFY},
-    "--strength 3": {VERIFY}, "--case plain": {VERIFY}, "--junit r.xml": {VERIFY},
+    "--strength 3": {VERIFY}, "--case plain": {VERIFY}, "--against llama": {VERIFY}, "--junit r.xml": {VERIFY},
+    "--trust-remote-code": {VERIFY},
     "--list": {VERIFY}, "--init": {SHOW},
 }  # fmt: skip
 
