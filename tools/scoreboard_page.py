@@ -93,7 +93,7 @@ def _defects() -> str:
         types = ", ".join(f"`{kind}`" for kind in defect.types)
         parts.append(
             f"### {defect.name[0].upper()}{defect.name[1:]}\n\n{defect.text}\n\nTypes: {types}.\n\n"
-            f"<!-- not run: tools/reproduce.py runs it -->\n```python\n{defect.program}\n```\n"
+            f"<!-- not run: tools/reproduce.py runs it -->\n```python\n{defect.program.rstrip()}\n```\n"
         )
     return "\n".join(parts)
 
