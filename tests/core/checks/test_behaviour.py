@@ -26,6 +26,7 @@ from forgather_core.checks.positions import positions
 from forgather_core.checks.run import verify
 from forgather_core.checks.shared.model_under_test import ModelUnderTest
 from forgather_core.checks.shared.position_encoding import kind_of
+from forgather_core.checks.shared.scope import Scope
 from forgather_core.checks.torch_compile import torch_compile
 from forgather_core.checks.try_check import FAILED, PASSED
 from forgather_core.commands.construct import construct
@@ -111,7 +112,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 def outcome(path: Path, check: Check) -> dict[str, Any]:
     """Run a check on a directory and return its row of the report."""
-    row: dict[str, Any] = verify(path, [check])["checks"][0]
+    row: dict[str, Any] = verify(path, [check], scope=Scope(trust_remote_code=True))["checks"][0]
     return row
 
 
