@@ -68,9 +68,8 @@ def _check_model(subject: ModelUnderTest, way: str, model: Any) -> Iterator[Meas
             yield expect(f"{way}: the table has a rule for {kind}", False, kind, failure=f"{way}: {error}")
             continue
         yield from _compare_with_rule(f"{way}: {kind}", rules, list(parameters.values()))
-    if (
-        table is not None or subject.made_by_forgather
-    ):  # other classes draw the row of padding, too, where head and embedding are tied
+    # Other classes draw the row of padding, too, where head and embedding are tied.
+    if table is not None or subject.made_by_forgather:
         yield from _check_padding(way, model)
     yield _check_different(way, model, () if subject.made_by_forgather else _constant(subject, model))
 

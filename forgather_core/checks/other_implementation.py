@@ -89,9 +89,7 @@ def _compare_initial_weights(subject: ModelUnderTest, counterpart: Counterpart) 
         if one.numel() != two.numel():
             continue
         std, wanted = (float(values.std()) if len(values) > 1 else 0.0 for values in (one, two))
-        error = math.sqrt(
-            1 / len(one)
-        )  # of a mean, in standard deviations; a std of random weights has half its square
+        error = 1 / math.sqrt(len(one))  # of a mean, in units of std; the variance of a std is half that of a mean
         what = f"initial {kind}: std {wanted:.4g}"
         failure = (
             f"initial {kind}: expected std {wanted:.4g} and mean {float(two.mean()):.4g}, as {counterpart.name} has"
@@ -125,7 +123,8 @@ def _compare_rounding(
     text = subject.tokens(4, min(_LENGTH, positions))
     with torch.no_grad(), Selections() as selections:
         exact, other_exact = (model(text, use_cache=False).logits for model in (own, other))
-    with torch.no_grad(), cast(own, _LOW, subject) as low, cast(other, _LOW, subject) as other_low:
+    low, other_low = (cast(model, _LOW, subject) for model in (own, other))
+    with torch.no_grad():
         for what, pair in {
             "bfloat16": (low, other_low),
             "autocast to bfloat16": (_autocast(own), _autocast(other)),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import re
 from collections.abc import Collection, Iterator, Mapping
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -23,10 +22,10 @@ from .shared.implementations import forward_implementations
 from .shared.layers import is_recurrent, layers_of
 from .shared.model_under_test import FLEX, ModelUnderTest
 from .shared.parallel_split import pattern_of
+from .shared.source_attributes import attributes_set_in
 from .shared.tensor_parallel import measure_ranks
 from .shared.tolerance import compare, rounding
 
-_ATTRIBUTE = re.compile(r"\bself\.(\w+) *(?::[^=\n]+)?=")
 _FORWARD_ONLY = frozenset({"rowwise_split_input", "mla_kv_a_proj"})  # their gradients are not simulated
 _RESULTS = frozenset({"logits", "last_hidden_state"})
 
@@ -80,7 +79,7 @@ def _named(model: Any) -> set[str]:
 
 def _attributes(model: type) -> set[str]:
     """Return the attributes that the source file of a class sets: those of modules in any configuration."""
-    return set(_ATTRIBUTE.findall(Path(inspect.getfile(model)).read_text(encoding="utf-8")))
+    return attributes_set_in(Path(inspect.getfile(model)).read_text(encoding="utf-8"))
 
 
 def _check_patterns(kind: str, plan: Mapping[str, Any], model: Any, others: Collection[str]) -> Iterator[Measured]:

@@ -15,14 +15,13 @@ from ...errors import first_line
 from ...model.difference import rms_difference
 from ...runtime.out_of_memory import out_of_memory
 from ..covering.agreement import Agreement
-from ..covering.call import Results, call
+from ..covering.call import Results
 from ..covering.factors import Case
 from ..covering.failures import excess
 from ..covering.layout import Layout
 from ..covering.models import DTYPES, Models
 from ..covering.plain import PlainCalls
 from ..covering.refused import RAISED
-from ..shared.cached_forward import takes_positions
 from ..shared.model_under_test import ModelUnderTest
 from .counterpart import Counterpart, cast, different_parameters
 
@@ -78,8 +77,7 @@ class OtherAgreement(Agreement):
         try:
             with warnings.catch_warnings(action="ignore"):
                 model = self._other_model(case) if other else self.models.of(case)
-                positions = not self.subject.made_by_forgather and takes_positions(model)
-                return call(model, case, layout, windows=self._windows, passes_positions=positions)
+                return self._called(model, case, layout)
         except Exception as error:
             if out_of_memory(error):
                 raise
@@ -93,8 +91,7 @@ class OtherAgreement(Agreement):
             own = self.subject.fresh_model(**self.models.changes(case))
             own.load_state_dict(self.own.state_dict())
             other, _ = self._counterpart.model_of(self.subject, own, attention=case["attention"])
-            with cast(other, DTYPES[key[0]], self.subject) as model:
-                self._latest = key, model
+            self._latest = key, cast(other, DTYPES[key[0]], self.subject)
         return self._latest[1]
 
     def _low_difference(self, plain: Case, layout: Layout, expected: Results) -> float:

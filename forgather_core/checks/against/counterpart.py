@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from ...errors import CheckError
+from ...filesystem.printable import truncated_list
 from ...model.directory_errors import load_config
 from ...model.shrink import shrunk_config
 from ..shared.model_under_test import ModelUnderTest
@@ -117,8 +117,7 @@ class Counterpart:
         ):
             names = sorted(one if isinstance(one, str) else one[0] for one in report.get(key) or ())
             if names:
-                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                problems.append(f"{what}: {', '.join(names[:3])}{more}")
+                problems.append(f"{what}: {truncated_list(names)}")
         return loaded.eval(), problems
 
 
@@ -134,16 +133,14 @@ def _content(config: Any) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name not in _OF_FILE}
 
 
-@contextmanager
-def cast(model: Any, dtype: torch.dtype, subject: ModelUnderTest) -> Iterator[Any]:
-    """Provide a model of another dtype, as `from_pretrained` loads it."""
+def cast(model: Any, dtype: torch.dtype, subject: ModelUnderTest) -> Any:
+    """Return the model in another dtype, as `from_pretrained` loads it; the model itself in float32."""
     from transformers import AutoModelForCausalLM
 
     if dtype == torch.float32:
-        yield model
-        return
+        return model
     with subject.scratch() as folder:
         target = folder / "other"
         model.save_pretrained(target)
         how = {"attn_implementation": model.config._attn_implementation, "dtype": dtype}
-        yield AutoModelForCausalLM.from_pretrained(target, config=model.config, trust_remote_code=True, **how).eval()
+        return AutoModelForCausalLM.from_pretrained(target, config=model.config, trust_remote_code=True, **how).eval()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,11 @@ from ...model.directory_errors import directory_problem, load_config
 from ...options.spec import did_you_mean
 from ..shared.causal_class import require_causal_class
 from ..shared.model_under_test import ModelUnderTest
+from ..shared.source_attributes import attributes_set_in
 from ..shared.trust import require_trust
 from .counterpart import Counterpart, different_parameters
 
 _MOST_BUILT = 12  # classes of transformers that are built to compare their parameters
-
 _MOST_NAMED = 3
 
 
@@ -59,7 +57,7 @@ def by_config(subject: ModelUnderTest) -> Counterpart | None:
 
 def _type_of(name: str) -> str | None:
     """Return the model type with this name or, if there is none, the one whose class has it."""
-    from transformers import CONFIG_MAPPING
+    import transformers
     from transformers.models.auto.auto_factory import getattribute_from_module
 
     types = _causal_types()
@@ -68,10 +66,8 @@ def _type_of(name: str) -> str | None:
     kinds = [kind for kind, found in types.items() if found == name]
     if len(kinds) < 2:
         return kinds[0] if kinds else None
-    import transformers
-
     config_class = getattribute_from_module(transformers, name).config_class
-    return next((kind for kind in kinds if CONFIG_MAPPING[kind] is config_class), kinds[0])
+    return next((kind for kind in kinds if transformers.CONFIG_MAPPING[kind] is config_class), kinds[0])
 
 
 def by_parameters(subject: ModelUnderTest) -> list[str]:
@@ -81,9 +77,8 @@ def by_parameters(subject: ModelUnderTest) -> list[str]:
     """
     model = subject.on_meta()
     parts = {part for name, _ in model.named_parameters() for part in name.split(".")[:-1] if not part.isdigit()}
-    patterns = [re.compile(rf"\bself\.{re.escape(part)} *(?::[^=\n]+)?=") for part in sorted(parts)]
     texts = {kind: _source(kind) for kind in _causal_types()}
-    candidates = [kind for kind, text in texts.items() if all(pattern.search(text) for pattern in patterns)]
+    candidates = [kind for kind, text in texts.items() if parts <= attributes_set_in(text)]
     candidates.sort(key=lambda kind: len(texts[kind]))  # the plainest first
     found = [kind for kind in candidates[:_MOST_BUILT] if _has_parameters(kind, subject, model)]
     names = model.config.to_dict().keys()
@@ -115,10 +110,9 @@ def _causal_types() -> dict[str, str]:
 
 def _source(kind: str) -> str:
     """Return the text of the modeling file of a model type."""
+    import transformers
     from transformers.models.auto.configuration_auto import model_type_to_module_name
 
-    spec = find_spec("transformers")
-    assert spec is not None and spec.origin is not None
     name = model_type_to_module_name(kind)
-    file = Path(spec.origin).parent / "models" / name / f"modeling_{name}.py"
+    file = Path(transformers.__file__).parent / "models" / name / f"modeling_{name}.py"
     return file.read_text(encoding="utf-8") if file.is_file() else ""

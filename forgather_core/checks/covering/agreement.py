@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,14 +81,18 @@ class Agreement:
             with warnings.catch_warnings(action="ignore"):
                 expected = self.plain.expected(case, layout)  # first: another model may change state on classes
                 model = self.models.of(case)
-                passes_positions = not self.subject.made_by_forgather and takes_positions(model)
-                found = call(model, case, layout, windows=self._windows, passes_positions=passes_positions)
+                found = self._called(model, case, layout)
                 compared = list(self._compared(case, layout, found, expected))
         except Exception as error:  # a model may raise any exception
             if out_of_memory(error):
                 raise  # a limit of the machine, not a fault of the model
             return [Measured(f"{RAISED} {type(error).__name__}: {first_line(error)}", math.inf, 0.0)]
         return compared or [Measured("no logits of a token are requested", 0.0, 0.0)]  # only logits of padding
+
+    def _called(self, model: Any, case: Case, layout: Layout) -> Results:
+        """Return the results of a call; models of others get the positions of padded rows, as from `generate()`."""
+        positions = not self.subject.made_by_forgather and takes_positions(model)
+        return call(model, case, layout, windows=self._windows, passes_positions=positions)
 
     def _layout(self, case: Case) -> Layout:
         special = tuple(sorted(one for one in self.subject.special_ids if one >= 0))

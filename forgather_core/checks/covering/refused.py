@@ -10,8 +10,8 @@ from .factors import Case
 from .rules import Rule, violated
 
 RAISED = "raised"
-# Features that not every model has. The checks of single features report errors in the others.
 _MOST = 100  # characters of the error
+# Features that not every model has. The checks of single features report errors in the others.
 _OPTIONAL = ("dropout", "length", "mask", "cache", "input", "outputs", "labels")
 
 

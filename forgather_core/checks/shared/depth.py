@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from itertools import cycle, islice
 from typing import Any
 
+import torch
+
 from ...definitions.check import DoesNotApply
 from ...model.shrink.sizes import Sizes
 from .layers import layers_of
@@ -35,7 +37,8 @@ def of_depth(subject: ModelUnderTest, layers: int) -> Any:
         return subject.constructed(changes)
     try:
         deep = subject.constructed(changes)
-        found = len(layers_of(subject.fresh_model_of(deep)))
+        with torch.device("meta"):
+            found = len(layers_of(subject.fresh_model_of(deep)))
     except Exception as error:  # the code of others may raise any exception
         raise DoesNotApply(f"{DEPTH} {layers} gives no model: {type(error).__name__}") from None
     if found != layers:
