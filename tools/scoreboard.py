@@ -44,18 +44,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "granitemoe_swa": {"attention_multiplier": 0.125},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 16, "attention_multiplier": 0.125},
     "granitemoeshared": {"attention_multiplier": 0.125},
-    "hrm_text": {
-        "num_layers_per_stack": 1,
-        "H_cycles": 1,
-        "L_cycles": 2,
-        "num_hidden_layers": 3,
-    },  # the depth is a product
+    # The depth is a product of the others.
+    "hrm_text": {"num_layers_per_stack": 1, "H_cycles": 1, "L_cycles": 2, "num_hidden_layers": 3},
     "hunyuan_v1_dense": {"head_dim": 128},
-    "hunyuan_v1_moe": {
-        "head_dim": 128,
-        "num_experts": 8,
-        "moe_topk": 2,
-    },  # the renormalized weight of one expert is constant
+    # The renormalized weight of one expert is constant.
+    "hunyuan_v1_moe": {"head_dim": 128, "num_experts": 8, "moe_topk": 2},
     "ministral": {"head_dim": 128},
     "nemotron": {"head_dim": 128},
     "xmod": {"default_language": "en_XX"},

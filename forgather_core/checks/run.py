@@ -87,9 +87,8 @@ def verify(
             if "config.json" in names:
                 _try_values(subject)
         if scope.against is not None:
-            find_counterpart(
-                scope.against, trusted=scope.trust_remote_code
-            )  # a mistake in its name is found before any work
+            # A mistake in its name is found before any work.
+            find_counterpart(scope.against, trusted=scope.trust_remote_code)
         if full and not force:
             _refuse_too_large(subject)
         rows: dict[int, dict[str, Any]] = {}
