@@ -158,7 +158,8 @@ def _compared_models(kind: str, subject: ModelUnderTest, adapted: Any, merged: A
         yield Measured(f"modules {kind}, training, {what}", relative_difference(loss, expected_loss), tolerance)
         names = found.keys() if kind == QUANTIZED else expected.keys()  # quantized weights have no gradients
         expected = {name: one for name, one in expected.items() if name in names}
-        recomputed = Recomputation(merged, partial(_gradients, merged, subject, text, more, names), "expected")
+        compute, others = partial(_gradients, merged, subject, text, more, names), not subject.made_by_forgather
+        recomputed = Recomputation(merged, compute, "expected", amplifies=others)
         name = f"modules {kind}, training, gradients of the {what}"
         yield compare_gradients(name, found, expected, tolerance, recomputed)
 

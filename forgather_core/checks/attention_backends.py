@@ -67,7 +67,8 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured | Details]:
             with _model(subject, attention, **subject.no_dropout) as model:
                 for what in _cases(subject, attention, inputs):
                     compute = partial(loss_gradients, model.train(), **inputs[what])
-                    name, recomputed = f"{attention}, {what}, gradients", Recomputation(model, compute)
+                    recomputed = Recomputation(model, compute, amplifies=not subject.made_by_forgather)
+                    name = f"{attention}, {what}, gradients"
                     yield compare_gradients(name, compute(), gradients[what], tolerance, recomputed)
 
 

@@ -18,6 +18,7 @@ from ..options.shared import BuildOptions
 from .shared.meta_initialization import fill_with_nan, initialized_after_meta, loaded_after_meta
 from .shared.model_under_test import ModelUnderTest
 from .shared.position_encoding import rope_types
+from .shared.reloaded import align
 from .shared.tolerance import compare, different_tensors
 
 
@@ -88,6 +89,7 @@ def _compare_buffers(
     count = len(actual.keys() | wanted.keys())
     yield expect(f"{way}: {count} buffers are equal", not wrong, ", ".join(wrong[:3]))
     if text is not None:
+        align(found)
         with torch.no_grad():
             logits, reference = found.eval()(text).logits, expected(text).logits
         yield compare(f"{way}: logits", logits, reference)

@@ -18,6 +18,7 @@ from ..definitions.check import DoesNotApply, Measured, check, expect
 from .shared.cached_forward import SINGLE, UNEQUAL, cache_argument, cache_in, empty_cache, takes_cache
 from .shared.layers import windows_of
 from .shared.model_under_test import LENGTH, ModelUnderTest
+from .shared.reloaded import reloaded
 
 ROWS = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -41,7 +42,8 @@ def cache_size(subject: ModelUnderTest) -> Iterator[Measured]:
     found = cache_in(model(text, use_cache=False))
     yield expect("use_cache=False", found is None, failure="use_cache=False returns a cache")
     for dtype_name, dtype in DTYPES.items():
-        model = model.to(dtype)
+        if dtype != torch.float32:
+            model = model.to(dtype) if subject.made_by_forgather else reloaded(subject, model, dtype)
         for way, sizes in WAYS.items():
             totals = {}
             for kind in ("passed", "default"):

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from torch import nn
+
 from ..definitions.check import Measured, check, expect
 from .shared.implementations import implementations
 from .shared.model_under_test import ModelUnderTest
@@ -25,7 +27,7 @@ def gradients(subject: ModelUnderTest) -> Iterator[Measured]:
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention, **subject.no_dropout).train()
         model(text, labels=text).loss.backward()
-        unused = () if subject.made_by_forgather else _of_other_inputs(model)
+        unused = () if subject.made_by_forgather else (*_of_other_inputs(model), *_padded_tables(model))
         named = ((name, p) for name, p in model.named_parameters() if p.requires_grad and not name.startswith(unused))
         trained = {name: p.grad for name, p in named}
         yield expect(f"{attention}, there are trainable parameters", bool(trained))
@@ -48,6 +50,13 @@ def _of_other_inputs(model: Any) -> tuple[str, ...]:
     """Return the names of modules that text alone does not use: attention to an encoder, other modalities."""
     named = [name for name, _ in model.named_modules() if _OTHER_INPUTS.search(name)]
     return tuple(f"{name}." for name in named)
+
+
+def _padded_tables(model: Any) -> list[str]:
+    """Return the names of other tables than the embedding that have a row for padding, which an absent input reads."""
+    tables = {name: one for name, one in model.named_modules() if isinstance(one, nn.Embedding)}
+    known = model.get_input_embeddings()
+    return [f"{name}." for name, one in tables.items() if one is not known and one.padding_idx is not None]
 
 
 def _shortened(names: list[str]) -> str:

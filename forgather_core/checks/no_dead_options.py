@@ -54,13 +54,29 @@ def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
             else:
                 unknown.append(name)  # nothing to try
             continue
-        if (effect := _effect(observer, name, values, others)) is not None:
-            yield expect(effect, True)
-        else:
-            tried = _joined([_printable(value[name]) for value in values])
-            yield expect(f"{name} has an effect", False, failure=f"{name} has no effect (tried {tried})")
+        for label, some in _entries(name, observer.value(name), values):
+            if (effect := _effect(observer, name, some, others)) is not None:
+                yield expect(effect, True)
+            else:
+                tried = _joined([_printable(value[name]) for value in some])
+                yield expect(f"{label} has an effect", False, failure=f"{label} has no effect (tried {tried})")
     if len(unknown) == len(options):
         raise DoesNotApply(f"no other value is known for {', '.join(unknown)}")
+
+
+def _entries(name: str, value: Any, others: list[Values]) -> Iterator[tuple[str, list[Values]]]:
+    """Yield the entries of an option and the values that change them: each changed entry of a mapping by itself."""
+    single: dict[str, list[Values]] = {}
+    for other in others if isinstance(value, Mapping) else ():
+        found = other[name]
+        if isinstance(found, Mapping) and found.keys() == value.keys():
+            changed = [key for key in found if found[key] != value[key]]
+            if len(changed) == 1:
+                single.setdefault(changed[0], []).append(other)
+    if not single:
+        yield name, others
+    for key, some in single.items():
+        yield f"{name}.{key}", some
 
 
 def _effect(observer: _Observer, name: str, values: list[Values], others: Mapping[str, list[Values]]) -> str | None:

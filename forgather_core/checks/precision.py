@@ -28,6 +28,7 @@ from ..model.difference import rms_difference
 from .shared.cached_forward import has_positions
 from .shared.model_under_test import ModelUnderTest
 from .shared.position_encoding import last_position
+from .shared.reloaded import reloaded
 from .shared.selection import Selections, same_selections
 
 LOW = torch.bfloat16
@@ -50,9 +51,9 @@ def precision(subject: ModelUnderTest) -> Iterator[Measured]:
     allowed = float(torch.finfo(LOW).eps) / 2 * math.sqrt(_ROUNDINGS * (subject.text_config.num_hidden_layers + 1))
     if not subject.made_by_forgather:
         allowed = max(allowed, min(_ROUNDED * _effect_of_rounding(fresh, text), _MAX_ERROR))
-    yield Measured("initial weights", _error(fresh, _in_bfloat16(subject, fresh), text), allowed)
+    yield Measured("initial weights", _error(fresh, reloaded(subject, fresh, LOW), text), allowed)
     randomized = subject.randomized_model()
-    ways = {"from_pretrained": _in_bfloat16(subject, randomized)}
+    ways = {"from_pretrained": reloaded(subject, randomized, LOW)}
     if subject.made_by_forgather:  # transformers' own classes promise float32 angles after from_pretrained only
         ways["model.to(bfloat16)"] = subject.randomized_model().to(LOW)
     for way, low in ways.items():
@@ -77,14 +78,6 @@ def _effect_of_rounding(model: Any, text: Tensor) -> float:
         for parameter in rounded.parameters():
             parameter.copy_(parameter.to(LOW))
     return _error(model, rounded, text)
-
-
-def _in_bfloat16(subject: ModelUnderTest, model: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    with subject.scratch() as directory:
-        saved = subject.save(model, directory)
-        return AutoModelForCausalLM.from_pretrained(saved, dtype=LOW, **subject.loading).eval()
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from ..model.build import build
 from ..options.shared import BuildOptions
 from .shared.model_under_test import ModelUnderTest
 from .shared.option_fields import options_of
+from .shared.reloaded import align, reloaded
 from .shared.tolerance import compare, different_tensors
 
 _CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
@@ -33,7 +34,9 @@ def round_trip(subject: ModelUnderTest) -> Iterator[Measured]:
     text = subject.tokens(2)
     for dtype, sharded in _WAYS:
         model = subject.randomized_model()
-        model = model if dtype == torch.float32 else _in_dtype(subject, model, dtype)
+        if dtype != torch.float32:
+            model = reloaded(subject, model, dtype)
+            align(model)
         with torch.no_grad():
             logits = model(text).logits
         kind = str(dtype).removeprefix("torch.") + (", sharded" if sharded else "")
@@ -138,15 +141,6 @@ def _check_incomplete(subject: ModelUnderTest) -> Measured:
     return expect("an incomplete checkpoint: its weights are loaded", not wrong, ", ".join(wrong[:3]), failure=failure)
 
 
-def _in_dtype(subject: ModelUnderTest, model: Any, dtype: torch.dtype) -> Any:
-    """Return the model in another dtype, saved and loaded by transformers."""
-    from transformers import AutoModelForCausalLM
-
-    with subject.scratch() as directory:
-        saved = subject.save(model, directory)
-        return AutoModelForCausalLM.from_pretrained(saved, dtype=dtype, **subject.loading)
-
-
 def _check_pretrained(
     what: str, subject: ModelUnderTest, saved: Path, model: Any, text: Tensor, logits: Tensor
 ) -> Iterator[Measured]:
@@ -192,12 +186,13 @@ def _compare_models(what: str, loaded: Any, model: Any, text: Tensor, logits: Te
     yield expect(f"{what}: the same weights are tied", tied == expected, failure=failure)
     if (head := loaded.get_output_embeddings()) is not None:
         is_tied = head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
-        configured = loaded.config.get_text_config().tie_word_embeddings
+        configured = bool(getattr(loaded.config.get_text_config(), "tie_word_embeddings", False))
         yield expect(
             f"{what}: head and embedding are tied if tie_word_embeddings is true", is_tied == configured, "the head"
         )
     trained = [n for n in actual.keys() & wanted.keys() if actual[n].requires_grad != wanted[n].requires_grad]
     yield expect(f"{what}: the same weights are trainable", not trained, ", ".join(trained[:3]))
+    align(loaded)
     with torch.no_grad():
         found = loaded(text).logits
     yield compare(f"{what}: logits", found, logits)

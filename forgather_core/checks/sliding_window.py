@@ -11,6 +11,7 @@ import torch
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from .shared.implementations import implementations
+from .shared.layers import is_recurrent
 from .shared.model_under_test import LENGTH, ModelUnderTest
 
 
@@ -22,6 +23,8 @@ def sliding_window(subject: ModelUnderTest) -> Iterator[Measured]:
         raise DoesNotApply("no layer has a sliding window")
     if "full_attention" in (getattr(config, "layer_types", None) or ()):
         raise DoesNotApply("some layers have no sliding window")
+    if is_recurrent(subject.on_meta()):
+        raise DoesNotApply("layers with a state reach beyond the window")
     reach = config.num_hidden_layers * (size - 1)
     if reach >= LENGTH - 1:
         raise DoesNotApply(f"a text of {LENGTH} tokens is not longer than {config.num_hidden_layers} windows of {size}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,8 +117,10 @@ def _yielded(check: Check, subject: ModelUnderTest) -> Iterator[Measured | Detai
 
 
 def _reason(error: Exception) -> str:
-    """Return the error and the line that raised it, if possible a line of the model's own files."""
+    """Return the error and the line that raised it, if possible a line of the model's own files or class."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "transformers_modules" in frame.filename] or frames
-    place = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
+    code = ("transformers_modules", f"transformers{os.sep}models{os.sep}")
+    own = (next((frame for frame in reversed(frames) if part in frame.filename), None) for part in code)
+    frame = next(filter(None, own), frames[-1])
+    place = f"{Path(frame.filename).name}:{frame.lineno}"
     return f"{type(error).__name__}: {' '.join(str(error).split())} ({place})"

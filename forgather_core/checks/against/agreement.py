@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ...definitions.check import Measured
 from ...errors import first_line
-from ...model.difference import rms_difference
 from ...runtime.out_of_memory import out_of_memory
 from ..covering.agreement import Agreement
+from ..covering.allowed import Allowed
 from ..covering.call import Results
 from ..covering.factors import Case
 from ..covering.failures import excess
-from ..covering.layout import Layout
+from ..covering.layout import Layout, layout_for
 from ..covering.models import DTYPES, Models
 from ..covering.plain import PlainCalls
 from ..covering.refused import RAISED
@@ -48,6 +48,7 @@ class OtherAgreement(Agreement):
         self._counterpart, self.own = counterpart, self.plain.model
         other, self.problems = counterpart.model_of(subject, self.own, attention=self.base["attention"])
         self.plain = PlainCalls(other)
+        self._allowed = Allowed(subject, self.levels, self.plain, self.base, self._low_results)
         self._other_names = frozenset(different_parameters(self.own, other))
         self._latest: tuple[tuple[str, ...], Any] | None = None
 
@@ -61,7 +62,7 @@ class OtherAgreement(Agreement):
 
     def _compared_with_same(self, case: Case) -> list[Measured]:
         """Return the deviations from the same call of the other implementation."""
-        layout = self._layout(case)
+        layout = layout_for(self.subject, case)
         found, expected = (self._results(case, layout, other=other) for other in (False, True))
         if isinstance(found, str) or isinstance(expected, str):
             if found == expected and case != self.base:
@@ -94,13 +95,10 @@ class OtherAgreement(Agreement):
             self._latest = key, cast(other, DTYPES[key[0]], self.subject)
         return self._latest[1]
 
-    def _low_difference(self, plain: Case, layout: Layout, expected: Results) -> float:
-        """Return the error of the other implementation in a 16-bit dtype."""
+    def _low_results(self, plain: Case, layout: Layout) -> Results:
+        """Return the results of the other implementation in 16 bits; those of the model if it raises an error."""
         found = self._results(plain, layout, other=True)
-        if isinstance(found, str):
-            return super()._low_difference(plain, layout, expected)
-        assert found.logits is not None and expected.logits is not None
-        return rms_difference(torch.cat(found.logits), torch.cat(expected.logits))
+        return self._allowed.low_results(plain, layout) if isinstance(found, str) else found
 
     def _compared(self, case: Case, layout: Layout, found: Results, expected: Results) -> Iterator[Measured]:
         """Compare results, with the gradients of parameters that have the same name in both implementations."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,31 +13,22 @@ from torch import Tensor
 
 from ...definitions.check import Measured
 from ...errors import first_line
-from ...model.difference import relative_difference, rms_difference
+from ...model.difference import relative_difference
 from ...runtime.out_of_memory import out_of_memory
 from ..shared.cached_forward import takes_positions
-from ..shared.compared_gradients import Recomputation, compare_gradients, perturbed_weights
-from ..shared.inputs import padding_id
+from ..shared.compared_gradients import Recomputation, compare_gradients
 from ..shared.layers import windows_of
 from ..shared.model_under_test import ModelUnderTest
-from ..shared.selection import Selections, same_selections
-from ..shared.tolerance import rounding
+from .allowed import Allowed
 from .applicable import inapplicable_levels, rules_of
 from .arguments import ITEMS, divides_by_items, targets_of
 from .array import all_levels
 from .call import Results, call
-from .factors import Case, case_id, is_low
-from .layout import Layout, layout_of
+from .factors import Case, is_low
+from .layout import Layout, layout_for
 from .models import Models
 from .plain import PlainCalls
 from .refused import RAISED, refused_levels
-
-_LOW_ERROR = 4  # allowed error of a 16-bit call, relative to that of the plain call in the same dtype
-_LONG = 129  # maximum length, in tokens, of the text that measures this error
-_PERTURBATIONS = 3
-_MAX_AMPLIFIED = 30  # of the tolerance of a model that does not amplify errors
-_ROUNDED = 3  # weights, inputs and results of products
-_MAX_ERROR = 0.7  # half of the error of unrelated logits
 
 
 class Agreement:
@@ -68,7 +59,7 @@ class Agreement:
         self.models = Models(subject)
         self.base: Case = {name: levels[0] for name, levels in self.levels.items()}
         self.plain = PlainCalls(Models(subject).of(self.base))
-        self._low_errors: dict[str, float] = {}
+        self._allowed = Allowed(subject, self.levels, self.plain, self.base)
         if self.promised and not subject.made_by_forgather:
             for name, level, reason in list(refused_levels(self.run, self.levels, self.base, self.rules)):
                 self.levels[name] = tuple(one for one in self.levels[name] if one != level)
@@ -76,7 +67,7 @@ class Agreement:
 
     def run(self, case: Case) -> list[Measured]:
         """Return the deviations of a case from the plain call."""
-        layout = self._layout(case)
+        layout = layout_for(self.subject, case)
         try:
             with warnings.catch_warnings(action="ignore"):
                 expected = self.plain.expected(case, layout)  # first: another model may change state on classes
@@ -94,20 +85,16 @@ class Agreement:
         positions = not self.subject.made_by_forgather and takes_positions(model)
         return call(model, case, layout, windows=self._windows, passes_positions=positions)
 
-    def _layout(self, case: Case) -> Layout:
-        special = tuple(sorted(one for one in self.subject.special_ids if one >= 0))
-        return layout_of(case, self.subject.tokens, padding_id(self.subject), special)
-
     def _compared(self, case: Case, layout: Layout, found: Results, expected: Results) -> Iterator[Measured]:
-        tolerance = self._tolerance(case)
-        difference = rms_difference if is_low(case) else relative_difference
+        tolerance = self._allowed.of_logits(case)
         assert expected.logits is not None
         if found.logits is None and case["loss"] == "full":
             yield Measured("no logits", math.inf, 0.0)
         elif found.logits is not None:
             pair = torch.cat(found.logits), torch.cat(expected.logits)
             if pair[0].numel() or pair[1].numel():
-                yield Measured("logits", difference(*pair), tolerance, _where(found.logits, expected.logits))
+                error, allowed = self._allowed.error(case, *pair), self._allowed.of_logits(case, len(pair[1]))
+                yield Measured("logits", error, allowed, _where(found.logits, expected.logits))
         if expected.loss is not None:
             yield self._compared_loss(case, layout, found.loss, expected)
         if is_low(case):
@@ -120,7 +107,8 @@ class Agreement:
         yield from _compared_layers("hidden states", found.hidden, expected.hidden, 10 * tolerance)
         yield from _compared_layers("attention weights", found.weights, expected.weights, 10 * tolerance)
         if case["gradients"] == "on":
-            recomputed = Recomputation(self.plain.model, partial(self.plain.gradients, case, layout), "expected")
+            compute, others = partial(self.plain.gradients, case, layout), not self.subject.made_by_forgather
+            recomputed = Recomputation(self.plain.model, compute, "expected", amplifies=others)
             yield compare_gradients("gradients", found.gradients, expected.gradients, tolerance, recomputed)
 
     def _compared_loss(self, case: Case, layout: Layout, found: Tensor | None, expected: Results) -> Measured:
@@ -128,59 +116,10 @@ class Agreement:
         if found is None:
             return Measured("no loss", math.inf, 0.0)
         if not is_low(case):
-            return Measured("loss", relative_difference(found, expected.loss), self._tolerance(case))
+            return Measured("loss", relative_difference(found, expected.loss), self._allowed.of_logits(case))
         size = float(torch.cat(expected.logits).double().square().mean().sqrt())
         error = abs(float(found.double() - expected.loss.double()))
-        return Measured("loss", error, 2 * self._low_error(case) * size * _targets_per_item(case, layout))
-
-    def _tolerance(self, case: Case) -> float:
-        """Return the allowed relative error of logits."""
-        if is_low(case):
-            return self._low_error(case)
-        return max(rounding(self.plain.model, tokens=int(case["length"])), self._amplified)
-
-    @cached_property
-    def _amplified(self) -> float:
-        """The effect of rounding on the logits of a model of others, as far as it amplifies errors.
-
-        It is measured for rounded weights; inputs and results of their products are rounded, too.
-        """
-        if self.subject.made_by_forgather:
-            return 0.0
-        text = self.subject.tokens(2, max(int(one) for one in self.levels["length"] if int(one) <= _LONG))
-        model, changes = self.plain.model.eval(), []
-        with torch.no_grad(), Selections() as selections:
-            exact, repeated = (model(text, use_cache=False).logits for _ in range(2))
-        if not torch.equal(exact, repeated):
-            return 0.0  # something else than rounding changes the logits
-        for seed in range(_PERTURBATIONS):
-            with torch.no_grad(), perturbed_weights(model, 1, seed), same_selections(selections.found):
-                changes.append(relative_difference(model(text, use_cache=False).logits, exact))
-        return min(_ROUNDED * max(changes), _MAX_AMPLIFIED * rounding(model))
-
-    def _low_error(self, case: Case) -> float:
-        """Return the allowed error in 16 bits, or with a quantized cache.
-
-        It is a multiple of the error of a call that differs from the plain one only in dtype, cache and length.
-        """
-        long = max((length for length in self.levels["length"] if int(length) <= _LONG), key=int)
-        plain = {**self.base, "dtype": case["dtype"], "length": long}
-        if case["cache"] == "quantized":
-            plain |= {"cache": "quantized", "chunks": case["chunks"]}
-        key = case_id(plain)
-        if key not in self._low_errors:
-            layout = self._layout(plain)
-            error = self._low_difference(plain, layout, self.plain.expected(plain, layout))
-            self._low_errors[key] = min(max(_LOW_ERROR * error, rounding(self.plain.model)), _MAX_ERROR)
-        return self._low_errors[key]
-
-    def _low_difference(self, plain: Case, layout: Layout, expected: Results) -> float:
-        """Return the error of the model in a call that differs from the plain one only in dtype, cache and length."""
-        with warnings.catch_warnings(action="ignore"):
-            model = Models(self.subject).of(plain)
-            found = call(model, plain, layout, windows=self._windows, passes_positions=False)
-        assert found.logits is not None and expected.logits is not None
-        return rms_difference(torch.cat(found.logits), torch.cat(expected.logits))
+        return Measured("loss", error, self._allowed.of_loss(case) * size * _targets_per_item(case, layout))
 
 
 def _compared_layers(

@@ -36,6 +36,7 @@ ONE_ATTENTION = "the model has one attention implementation, or cannot exchange 
 NOT_QUANTIZED = "transformers has no quantized cache for this model"
 NO_DROPOUT = "the model has no dropout"
 NO_SPECIAL = "the model has no special tokens"
+NO_LOGITS_TO_KEEP = "the model takes no logits_to_keep"
 NO_SKIP_LOGITS = "the model has no skip_logits"
 NO_CHECKPOINTING = "the model does not support gradient checkpointing"
 
@@ -102,6 +103,8 @@ def inapplicable_levels(subject: ModelUnderTest, *, promised: bool = True) -> di
         left_out["dropout=on"] = NO_DROPOUT
     if not subject.special_ids:
         left_out["labels=special"] = NO_SPECIAL
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        left_out |= dict.fromkeys(("logits_to_keep=last", "logits_to_keep=indices"), NO_LOGITS_TO_KEEP)
     if not can_skip_logits(model):
         left_out["loss=chunked"] = NO_SKIP_LOGITS
     if not model.supports_gradient_checkpointing:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..shared.inputs import padding_id
+from ..shared.model_under_test import ModelUnderTest
 from .factors import Case
 
 PADDING = 3  # columns of padding in the longest row
@@ -109,3 +111,9 @@ def _split(count: int) -> list[int]:
     """Return the lengths of the documents of a packed row, one of them a single token."""
     half = count // 2
     return [size for size in (half, 1, count - half - 1) if size > 0] if count > 2 else [count]
+
+
+def layout_for(subject: ModelUnderTest, case: Case) -> Layout:
+    """Return the rows of a case for a model."""
+    special = tuple(sorted(one for one in subject.special_ids if one >= 0))
+    return layout_of(case, subject.tokens, padding_id(subject), special)

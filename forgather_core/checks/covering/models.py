@@ -15,6 +15,7 @@ from ..shared.meta_initialization import initialized_after_meta
 from ..shared.model_under_test import ModelUnderTest
 from ..shared.other_values import values_of_equal_shapes
 from ..shared.position_encoding import switching_length
+from ..shared.reloaded import reloaded
 from .factors import POSITIONS, Case
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -69,7 +70,7 @@ class Models:
         first = self._other_attention(case["attention"]) if made == "after-other-attention" else case["attention"]
         model = self.subject.randomized_model(**how | {"attention": first})
         if made == "from-pretrained":
-            return self._reloaded(model, case, dtype)
+            return reloaded(self.subject, model, dtype, attn_implementation=case["attention"])
         if made == "meta":
             weights, model = model.state_dict(), initialized_after_meta(self.subject, **how)
             model.load_state_dict(weights)
@@ -86,13 +87,6 @@ class Models:
             self._call(model)
             model.set_attn_implementation(case["attention"])
         return model.to(dtype).eval()
-
-    def _reloaded(self, model: Any, case: Case, dtype: torch.dtype) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        how = self.subject.loading | {"attn_implementation": case["attention"], "dtype": dtype}
-        with self.subject.scratch() as directory:
-            return AutoModelForCausalLM.from_pretrained(self.subject.save(model, directory), **how).eval()
 
     def _another(self, how: Mapping[str, Any]) -> Any:
         """Return another model of the same class, with another configuration and weights, that has been called."""

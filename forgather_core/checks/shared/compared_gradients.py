@@ -22,6 +22,7 @@ from ...definitions.check import Measured
 Gradients = Mapping[str, Tensor]
 _ROUNDINGS = (0.5, 1, 2, 4)  # the changes of weights, in rounding errors
 _TRIES, _TRIES_WITHOUT_JUMP = 16, 6
+MAX_AMPLIFIED = 30  # times the tolerance of a model that does not amplify errors
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,14 @@ class Recomputation:
         model: The model that one side of the comparison is computed from. Its weights are changed and restored.
         gradients: Computes this side.
         side: The side.
+        amplifies: Whether the model may amplify rounding errors, as those of others do: the effect of one rounding of
+            each weight is allowed, up to `MAX_AMPLIFIED` times the tolerance.
     """
 
     model: nn.Module
     gradients: Callable[[], Gradients]
     side: Literal["found", "expected"] = "found"
+    amplifies: bool = False
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
@@ -119,16 +123,18 @@ def _explained_by_rounding(
 
     if not changes()[1] <= tolerance:
         return error, tolerance  # the same weights give other gradients: this is no effect of rounding
-    largest = 0.0
+    largest = of_one = 0.0
     for number in range(_TRIES):
-        with perturbed_weights(recomputation.model, _ROUNDINGS[number % len(_ROUNDINGS)], number):
+        roundings = _ROUNDINGS[number % len(_ROUNDINGS)]
+        with perturbed_weights(recomputation.model, roundings, number):
             other, change = changes()
         if other <= tolerance < change:
             return other, tolerance
         largest = max(largest, change)
+        of_one = max(of_one, change) if roundings <= 1 else of_one
         if number + 1 == _TRIES_WITHOUT_JUMP and largest <= tolerance:
             return error, tolerance + largest
-    return error, tolerance
+    return error, tolerance + (min(of_one, MAX_AMPLIFIED * tolerance) if recomputation.amplifies else 0.0)
 
 
 @contextmanager

@@ -16,18 +16,19 @@ from .model_under_test import ModelUnderTest
 DEPTH = "num_hidden_layers"
 
 
-def of_depth(subject: ModelUnderTest, layers: int) -> Any:
+def of_depth(subject: ModelUnderTest, layers: int, first: int = 0) -> Any:
     """Return a configuration with this number of layers, which repeats the values of lists with one for each layer.
 
     Args:
         subject: The model under test.
         layers: The number of layers.
+        first: The layer whose values come first.
 
     Raises:
         DoesNotApply: A model of another class has another depth: its configuration has more than one.
     """
     config, text = subject.config(), subject.text_config
-    changes = _changes(text.to_dict(), text.attribute_map, layers)
+    changes = _changes(text.to_dict(), text.attribute_map, layers, first)
     derived = subject.underived()
     changes = {name: value for name, value in changes.items() if name not in derived} | derived
     part = next((n for n in config.sub_configs if getattr(config, n, None) is config.get_text_config()), None)
@@ -46,7 +47,7 @@ def of_depth(subject: ModelUnderTest, layers: int) -> Any:
     return deep
 
 
-def _changes(content: Mapping[str, Any], names: Mapping[str, str], layers: int) -> dict[str, Any]:
+def _changes(content: Mapping[str, Any], names: Mapping[str, str], layers: int, first: int) -> dict[str, Any]:
     own = names.get(DEPTH, DEPTH)
     lists = Sizes(content, names).lists(content[own]) if own in content else {}
-    return {own: layers} | {name: list(islice(cycle(values), layers)) for name, values in lists.items()}
+    return {own: layers} | {name: list(islice(cycle(values), first, first + layers)) for name, values in lists.items()}

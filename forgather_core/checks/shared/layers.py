@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .model_under_test import ModelUnderTest
 
 
-_STATES = ("linear", "mamba", "conv", "recurrent")
+_STATES = ("linear", "mamba", "conv", "hybrid", "recurrent")
 
 
 def layers_of(model: Any) -> nn.ModuleList:

@@ -51,7 +51,8 @@ def split_of(model: Any, plan: Mapping[str, str]) -> Split:
     """Return the split modules, without attention whose heads cannot be split and modules with unknown styles."""
     split, config = Split(), model.config.get_text_config()
     heads = [getattr(config, name, None) or 0 for name in ("num_attention_heads", "num_key_value_heads")]
-    unknown = {name.rpartition(".")[0] for name, style in plan.items() if style not in _KNOWN}
+    named = {name for name, style in plan.items() if style not in _KNOWN}
+    unknown = named | {name.rpartition(".")[0] for name in named}
 
     def style_of(name: str) -> str:
         parent = name.rpartition(".")[0]

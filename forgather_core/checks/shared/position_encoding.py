@@ -35,8 +35,11 @@ def last_position(subject: ModelUnderTest) -> int | None:
     """
     positions: int | None = getattr(subject.text_config, "max_position_embeddings", None)
     for name, module in subject.on_meta().named_modules():
-        if _ABSOLUTE.search(name) and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        if not (_ABSOLUTE.search(name) and isinstance(module, nn.Embedding)):
+            continue
+        if module.padding_idx is not None:
             return module.num_embeddings - module.padding_idx - 1
+        positions = positions or module.num_embeddings
     return positions
 
 

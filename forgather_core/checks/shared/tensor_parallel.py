@@ -61,7 +61,7 @@ def _run(model: Any, split: Split, text: Tensor, *, backward: bool, rank: int = 
         for name in {path.rpartition(".")[0] for path in (*split.columns, *split.rows)}:
             module = model.get_submodule(name)
             stack.callback(module.register_forward_pre_hook(lambda *_, n=name: run.running.append(n)).remove)
-            stack.callback(module.register_forward_hook(lambda *_: run.running.pop() and None).remove)
+            stack.callback(module.register_forward_hook(lambda *_: _ended(run)).remove)
         for name, module in split.columns.items():
             stack.callback(module.register_forward_pre_hook(_input_hook(name, run, whole)).remove)
         for name, module in split.rows.items():
@@ -81,6 +81,10 @@ def _run(model: Any, split: Split, text: Tensor, *, backward: bool, rank: int = 
             found = torch.autograd.grad((logits * weights).sum(), [*trained.values()], allow_unused=True)
             run.gradients = {n: g for n, g in zip(trained, found, strict=True) if g is not None}
     return run
+
+
+def _ended(run: _Run) -> None:
+    run.running.pop()
 
 
 def _input_hook(name: str, run: _Run, whole: _Run | None) -> Any:

@@ -19,7 +19,7 @@ from ...model.difference import relative_difference
 
 SIGMAS = 6  # allowed standard errors of a statistic: a correct one exceeds them with probability 2e-9
 LARGE_EPS = 0.1  # an eps of norms that is large enough to show where it is added
-_OPERATIONS = 10  # sums and products in sequence, in each layer
+_OPERATIONS, _LATENT = 10, 4  # sums and products in sequence, in each layer; two products and norms more if latent
 
 
 def rounding(model: Any, dtype: torch.dtype = torch.float32, *, tokens: int = 0) -> float:
@@ -32,8 +32,9 @@ def rounding(model: Any, dtype: torch.dtype = torch.float32, *, tokens: int = 0)
     """
     config = model.config.get_text_config()
     layers = getattr(config, "num_hidden_layers", None) or 1
+    operations = _OPERATIONS + (_LATENT if getattr(config, "kv_lora_rank", None) else 0)
     widest = max((max(p.shape) for p in model.parameters() if p.dim() == 2), default=1)
-    return float(torch.finfo(dtype).eps) * _OPERATIONS * (layers + 1) * math.sqrt(max(widest, tokens))
+    return float(torch.finfo(dtype).eps) * operations * (layers + 1) * math.sqrt(max(widest, tokens))
 
 
 def position_of_largest(found: Tensor, expected: Tensor, names: tuple[str, ...] = ("row", "position")) -> str | None:

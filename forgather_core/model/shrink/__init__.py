@@ -14,6 +14,8 @@ __all__ = ["HIDDEN", "LAYERS", "POSITIONS", "VOCABULARY", "WINDOW", "Keep", "shr
 
 VOCABULARY, POSITIONS = 300, 64
 Keep = Literal["heads", "positions", "token_ids"]
+# Tables for other properties of tokens than their ids, or for a second embedding of the ids.
+_OTHER_VOCABULARIES = ("vocab_size_per_layer_input", "pronunciation_vocab_size", "shape_vocab_size")
 _SPECIAL = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "unk_token_id": 4}
 
 
@@ -65,9 +67,10 @@ def _shrink_vocabulary(sizes: Sizes, *, keep: Collection[Keep]) -> None:
         special = [sizes[name] for name in _SPECIAL]
         ids = [i for item in special for i in (item if isinstance(item, list) else [item]) if isinstance(i, int)]
         sizes.set("vocab_size", min(sizes["vocab_size"] or VOCABULARY, max([*ids, 0]) + VOCABULARY))
-        return
-    for name, small in _SPECIAL.items():
-        if (value := sizes[name]) is not None:
-            sizes.set(name, [small] if isinstance(value, list) else small)
-    for name in ("vocab_size", "decoder_vocab_size", "unpadded_vocab_size"):
-        sizes.set(name, VOCABULARY)
+    else:
+        for name, small in _SPECIAL.items():
+            if (value := sizes[name]) is not None:
+                sizes.set(name, [small] if isinstance(value, list) else small)
+        for name in ("vocab_size", "decoder_vocab_size", "unpadded_vocab_size"):
+            sizes.set(name, VOCABULARY)
+    sizes.limit(_OTHER_VOCABULARIES, sizes.current("vocab_size") or VOCABULARY)

@@ -23,7 +23,8 @@ def shrink_heads(sizes: Sizes, *, keep: bool) -> int | None:
     if not isinstance(hidden, int):
         return None
     if not isinstance(heads, int):
-        width = min(hidden, HIDDEN)
+        # The configuration of xLSTM rounds hidden size x factor up to a multiple of 64; its layers do not.
+        width = min(hidden, int(HIDDEN / min(sizes["qk_dim_factor"] or 1, 1)))
     else:
         kv_heads = min(sizes["num_key_value_heads"] or heads, heads)  # latent attention ignores a larger number
         few_kv_heads = min(kv_heads, 2)

@@ -11,6 +11,7 @@ _MOST_LAYERS = 6  # if there are more kinds of layers than LAYERS
 _COUNTS = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "num_kv_shared_layers")
 _PERIODS = ("attn_layer_period", "expert_layer_period")  # every second layer instead of every eighth
 _OFFSETS = ("attn_layer_offset", "expert_layer_offset")
+_OTHER_DEPTHS = ("num_layers", "num_blocks")  # beside num_hidden_layers, or instead
 _PARTS = ("n_input_layers", "n_recurrent_layers", "n_output_layers")  # their sum is the depth
 _BY_INDEX = "per_layer_config"  # changes to the configuration of some layers, by index
 
@@ -23,6 +24,9 @@ def shrink_layers(sizes: Sizes) -> None:
     kinds = list(dict.fromkeys(rows))
     layers = min(depth or LAYERS, max(LAYERS, min(len(kinds), _MOST_LAYERS)))
     sizes.set("num_hidden_layers", layers)
+    for name in _OTHER_DEPTHS:
+        if sizes[name] and (depth is None or sizes[name] == depth):
+            sizes.set(name, layers)
     if rows and layers < len(rows):
         first = [rows.index(kind) for kind in kinds[:layers]]
         chosen = first + first[-1:] * (layers - len(first))  # as for `max_window_layers`, which may be validated

@@ -24,16 +24,18 @@ _EXPERTS = {
     1: ("topk_group",),
 }  # fmt: skip
 _HEADS = {
-    32: ("q_lora_rank",),
+    # Of few heads that index keys, often none is active: their scores are all 0, and the choice of keys is arbitrary.
+    32: ("q_lora_rank", "index_n_heads"),
     16: (
         "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "o_lora_rank", "index_head_dim",
         "mamba_d_state", "state_size", "ssm_state_size", "linear_key_head_dim", "linear_value_head_dim",
-        "linear_head_dim", "swa_head_dim", "dim_head", "hidden_size_per_layer_input",
+        "linear_head_dim", "swa_head_dim", "dim_head", "hidden_size_per_layer_input", "pronunciation_embed_dim",
+        "shape_embed_dim",
     ),
     8: ("time_step_rank", "mamba_dt_rank", "chunk_size", "mamba_chunk_size", "block_size"),
     4: ("linear_num_value_heads", "linear_num_heads", "swa_num_attention_heads"),
     2: (
-        "linear_num_key_heads", "index_n_heads", "o_groups", "mamba_n_groups", "mamba_ngroups", "n_groups",
+        "linear_num_key_heads", "o_groups", "mamba_n_groups", "mamba_ngroups", "n_groups",
         "swa_num_key_value_heads",
     ),
 }  # fmt: skip
