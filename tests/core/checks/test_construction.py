@@ -19,7 +19,7 @@ from forgather_core.checks.init_std import init_std
 from forgather_core.checks.initial_weights import initial_weights
 from forgather_core.checks.manifest import manifest
 from forgather_core.checks.native_parity import native_parity
-from forgather_core.checks.no_dead_options import no_dead_options
+from forgather_core.checks.no_dead_options import _entries, no_dead_options
 from forgather_core.checks.precision import precision
 from forgather_core.checks.reference_parity import reference_parity
 from forgather_core.checks.round_trip import round_trip
@@ -208,3 +208,15 @@ def test_a_small_copy_has_enough_positions_for_the_texts(tmp_path: Path) -> None
     config.save_pretrained(tmp_path / "short")
     (tmp_path / "place").mkdir()
     assert ModelUnderTest(tmp_path / "short", tmp_path / "place").config().n_positions == 64
+
+
+def test_each_entry_of_a_mapping_has_an_effect_by_itself() -> None:
+    value = {"rope_type": "default", "rope_theta": 10.0, "factor": 2}
+    theta, factor = ({"rope": value | {name: 100}} for name in ("rope_theta", "factor"))
+    dynamic = {"rope": {"rope_type": "dynamic", "rope_theta": 10.0}}
+    assert [*_entries("rope", value, [theta, factor, dynamic])] == [
+        ("rope.rope_theta", [theta]),
+        ("rope.factor", [factor]),
+    ]
+    assert [*_entries("rope", value, [dynamic])] == [("rope", [dynamic])]
+    assert [*_entries("size", 4, [{"size": 8}])] == [("size", [{"size": 8}])]

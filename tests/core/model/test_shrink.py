@@ -227,3 +227,20 @@ def test_names_of_the_configuration_are_used() -> None:
     names = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"}
     config = {"n_embd": 768, "n_head": 12, "n_layer": 12, "n_inner": None}
     assert shrunk(config, names, keep=EVERY) == {"n_embd": 128, "n_head": 2, "n_layer": 3}
+
+
+def test_heads_that_index_keys_are_so_many_that_one_is_active() -> None:
+    assert small(index_n_heads=64)["index_n_heads"] == 32
+    assert small(index_n_heads=4)["index_n_heads"] == 4
+
+
+def test_depths_and_vocabularies_under_other_names_follow() -> None:
+    made = small(num_hidden_layers=32, num_blocks=32, num_layers=5)
+    assert (made["num_hidden_layers"], made["num_blocks"], made["num_layers"]) == (3, 3, 5)
+    made = small(vocab_size=50_000, vocab_size_per_layer_input=262_144, shape_vocab_size=90)
+    assert (made["vocab_size_per_layer_input"], made["shape_vocab_size"]) == (made["vocab_size"], 90)
+
+
+def test_without_num_hidden_layers_another_depth_is_small() -> None:
+    config = {name: value for name, value in LARGE.items() if name != "num_hidden_layers"} | {"num_layers": 28}
+    assert shrunk(config, {}, keep=())["num_layers"] == LAYERS

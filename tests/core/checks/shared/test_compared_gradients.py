@@ -150,6 +150,23 @@ def test_the_amplification_of_rounding_errors_adds_to_the_tolerance() -> None:
     assert not compare_gradients("x", found, expected, 0.49 * error).holds
 
 
+def test_amplified_rounding_of_models_of_others_is_allowed_up_to_a_bound() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    model = nn.ParameterList([weight])
+
+    def amplified(by: float) -> Gradients:
+        """Return a gradient that changes by `by` times the change of a weight."""
+        return {"0": torch.tensor([1.0, 1.0]) + by * (weight.detach() - 1)}
+
+    for by, allowed in ((1e3, True), (1e6, False)):
+        found = {"0": torch.tensor([1.0, 1.0 + 0.5 * by * 1e-7])}
+        for amplifies in (False, True):
+            again = Recomputation(model, lambda by=by: amplified(by), "expected", amplifies=amplifies)  # type: ignore[misc]
+            measured = compare_gradients("x", found, amplified(by), 1e-6, again)
+            assert measured.holds == (amplifies and allowed), (by, amplifies, measured)
+            assert measured.tolerance <= 31 * 2e-6
+
+
 @pytest.mark.parametrize("kind", ["first call", "random"])
 def test_gradients_that_differ_from_call_to_call_are_an_error(kind: str) -> None:
     model, text = at_a_kink(nn.ReLU())
