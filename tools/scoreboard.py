@@ -35,6 +35,7 @@ from forgather_core.runtime.quiet import quiet_transformers
 # Values of types whose default configuration builds no model, one that is not causal, or one without checkpoints.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1},
     # Scores that are not divided by the root of the head size amplify rounding errors; no checkpoint has this default.
@@ -50,7 +51,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     # The renormalized weight of one expert is constant.
     "hunyuan_v1_moe": {"head_dim": 128, "num_experts": 8, "moe_topk": 2},
     "ministral": {"head_dim": 128},
-    "nemotron": {"head_dim": 128},
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention"] * 8, "num_hidden_layers": 24},
+    "nemotron": {"head_dim": 128, "num_key_value_heads": 8},
     "xmod": {"default_language": "en_XX"},
 }
 # Types of whose configuration no small copy works yet: the reason.

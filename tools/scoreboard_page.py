@@ -25,9 +25,9 @@ _INTRODUCTION = f"""\
 `forgather verify --quick` on a small copy of each type of causal language model of transformers {__version__},
 with random weights. Types with images or sounds are left out; their text models are types of their own.
 A program below shows each defect in each type that is listed for it. **Unexplained** failures have no program yet: they
-may be defects, or limits of the checks. **Died** means a time limit, of 150 seconds here.
+may be defects, or limits of the checks. **Not run**: the default configuration builds no model.
 
-<!-- not run: it takes twenty minutes -->
+<!-- not run: it takes half an hour -->
 ```bash
 python tools/scoreboard.py --json RESULTS.json    # each type in a process of its own
 python tools/scoreboard_page.py RESULTS.json      # this page

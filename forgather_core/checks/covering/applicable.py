@@ -6,8 +6,10 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from ...training.loss import can_skip_logits
-from ..shared.cached_forward import has_positions, takes_cache, takes_static_cache
+from ..shared.cached_forward import cache_in, has_positions, takes_cache, takes_static_cache
 from ..shared.implementations import can_exchange_attention
 from ..shared.layers import is_recurrent, windows_of
 from ..shared.model_under_test import ATTENTIONS, FLEX, ModelUnderTest
@@ -53,6 +55,13 @@ _NO_CHECKPOINTED_CACHE = Rule(
     ("checkpointing", "cache"),
     lambda case: case["checkpointing"] == "off" or case["cache"] == "none",
     "many models add the keys of recomputed layers to a given cache again",
+)
+
+
+_NO_TRAINING_CACHE = Rule(
+    ("mode", "cache"),
+    lambda case: case["mode"] == "eval" or case["cache"] != "default",
+    "the model makes no cache in training",
 )
 
 
@@ -125,11 +134,19 @@ def rules_of(subject: ModelUnderTest, *, promised: bool = True) -> tuple[Rule, .
     own: tuple[Rule, ...] = () if subject.made_by_forgather else (_CHECKPOINTING, _NO_CHECKPOINTED_CACHE)
     if is_recurrent(subject.on_meta()):
         own = (*own, _WHOLE_PADDING)
+    if not subject.made_by_forgather and _makes_no_cache_in_training(subject):
+        own = (*own, _NO_TRAINING_CACHE)
     if any(windows_of(subject)):
         own = (*own, _WHOLE_MASK)
     if limit is None:
         return (*RULES, *own)
     return (*RULES, *own, _switching_rule(limit) if subject.made_by_forgather else _length_rule(limit))
+
+
+@torch.no_grad()
+def _makes_no_cache_in_training(subject: ModelUnderTest) -> bool:
+    model, text = subject.randomized_model(), subject.tokens(1)
+    return cache_in(model(text)) is not None and cache_in(model.train()(text)) is None
 
 
 def _length_rule(limit: int) -> Rule:
