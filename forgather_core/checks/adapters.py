@@ -23,7 +23,13 @@ from ..errors import first_line
 from ..model.difference import relative_difference
 from ..runtime.out_of_memory import out_of_memory
 from ..training.loss import can_skip_logits
-from .shared.compared_gradients import Gradients, Recomputation, compare_gradients, loss_and_gradients
+from .shared.compared_gradients import (
+    Gradients,
+    Recomputation,
+    compare_gradients,
+    limit_of_amplification,
+    loss_and_gradients,
+)
 from .shared.model_under_test import ModelUnderTest
 from .shared.tolerance import compare, rounding
 
@@ -158,8 +164,9 @@ def _compared_models(kind: str, subject: ModelUnderTest, adapted: Any, merged: A
         yield Measured(f"modules {kind}, training, {what}", relative_difference(loss, expected_loss), tolerance)
         names = found.keys() if kind == QUANTIZED else expected.keys()  # quantized weights have no gradients
         expected = {name: one for name, one in expected.items() if name in names}
-        compute, others = partial(_gradients, merged, subject, text, more, names), not subject.made_by_forgather
-        recomputed = Recomputation(merged, compute, "expected", amplifies=others)
+        compute = partial(_gradients, merged, subject, text, more, names)
+        limit = None if subject.made_by_forgather else limit_of_amplification(merged)
+        recomputed = Recomputation(merged, compute, "expected", limit)
         name = f"modules {kind}, training, gradients of the {what}"
         yield compare_gradients(name, found, expected, tolerance, recomputed)
 

@@ -20,7 +20,7 @@ from ..definitions import contracts
 from ..definitions.check import Details, DoesNotApply, Measured, check
 from ..errors import first_line
 from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks, has_positions, taken
-from .shared.compared_gradients import Recomputation, compare_gradients, loss_gradients
+from .shared.compared_gradients import Recomputation, compare_gradients, limit_of_amplification, loss_gradients
 from .shared.implementations import can_exchange_attention, forward_implementations, uncompiled_flex
 from .shared.inputs import packed_rows, padded_labels, padded_rows, real_positions
 from .shared.layers import is_recurrent
@@ -67,7 +67,8 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured | Details]:
             with _model(subject, attention, **subject.no_dropout) as model:
                 for what in _cases(subject, attention, inputs):
                     compute = partial(loss_gradients, model.train(), **inputs[what])
-                    recomputed = Recomputation(model, compute, amplifies=not subject.made_by_forgather)
+                    limit = None if subject.made_by_forgather else limit_of_amplification(model)
+                    recomputed = Recomputation(model, compute, limit=limit)
                     name = f"{attention}, {what}, gradients"
                     yield compare_gradients(name, compute(), gradients[what], tolerance, recomputed)
 

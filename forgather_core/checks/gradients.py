@@ -11,6 +11,7 @@ from torch import nn
 from ..definitions.check import Measured, check, expect
 from .shared.implementations import implementations
 from .shared.model_under_test import ModelUnderTest
+from .shared.position_encoding import is_position_table
 
 _OTHER_INPUTS = re.compile(
     r"(?:^|[._])(?:encoder_attn|cross_?attention|vision|visual|audio|image|video)", re.IGNORECASE
@@ -56,7 +57,8 @@ def _padded_tables(model: Any) -> list[str]:
     """Return the names of other tables than the embedding that have a row for padding, which an absent input reads."""
     tables = {name: one for name, one in model.named_modules() if isinstance(one, nn.Embedding)}
     known = model.get_input_embeddings()
-    return [f"{name}." for name, one in tables.items() if one is not known and one.padding_idx is not None]
+    others = {name: one for name, one in tables.items() if one is not known and not is_position_table(name)}
+    return [f"{name}." for name, one in others.items() if one.padding_idx is not None]
 
 
 def _shortened(names: list[str]) -> str:

@@ -56,7 +56,7 @@ def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
             continue
         for label, some in _entries(name, observer.value(name), values):
             if (effect := _effect(observer, name, some, others)) is not None:
-                yield expect(effect, True)
+                yield expect(f"{label}: {effect}", True)
             else:
                 tried = _joined([_printable(value[name]) for value in some])
                 yield expect(f"{label} has an effect", False, failure=f"{label} has no effect (tried {tried})")
@@ -65,22 +65,26 @@ def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
 
 
 def _entries(name: str, value: Any, others: list[Values]) -> Iterator[tuple[str, list[Values]]]:
-    """Yield the entries of an option and the values that change them: each changed entry of a mapping by itself."""
+    """Yield the entries of an option and the values that change them: each number of a mapping by itself."""
     single: dict[str, list[Values]] = {}
-    for other in others if isinstance(value, Mapping) else ():
+    several: list[Values] = []
+    for other in others:
         found = other[name]
-        if isinstance(found, Mapping) and found.keys() == value.keys():
+        changed = []
+        if isinstance(value, Mapping) and isinstance(found, Mapping) and found.keys() == value.keys():
             changed = [key for key in found if found[key] != value[key]]
-            if len(changed) == 1:
-                single.setdefault(changed[0], []).append(other)
-    if not single:
-        yield name, others
+        if len(changed) == 1:
+            single.setdefault(changed[0], []).append(other)
+        else:
+            several.append(other)
+    if several:
+        yield name, several
     for key, some in single.items():
         yield f"{name}.{key}", some
 
 
 def _effect(observer: _Observer, name: str, values: list[Values], others: Mapping[str, list[Values]]) -> str | None:
-    """Return a sentence about the effect of an option, or None if it has none."""
+    """Return the effect of an option as text, or None if it has none."""
     # Options that enable something come first: other options seldom depend on a size.
     ranked = sorted(others.keys() - {name}, key=lambda other: _rank(observer.value(other)))
     conditions = [value for other in ranked for value in others[other][:2] + others[other][2:][-1:]]
@@ -95,9 +99,9 @@ def _effect(observer: _Observer, name: str, values: list[Values], others: Mappin
 
 def _effect_text(name: str, value: Values, condition: Values, observer: _Observer) -> str:
     if not condition:
-        return f"{name}: {_printable(value[name])} differs from {_printable(observer.value(name))}"
+        return f"{_printable(value[name])} differs from {_printable(observer.value(name))}"
     ((other, needed),) = condition.items()
-    return f"{name}: {_printable(value[name])} has an effect if {other} is {_printable(needed)}"
+    return f"{_printable(value[name])} has an effect if {other} is {_printable(needed)}"
 
 
 def _rank(value: Any) -> int:

@@ -119,8 +119,10 @@ def _yielded(check: Check, subject: ModelUnderTest) -> Iterator[Measured | Detai
 def _reason(error: Exception) -> str:
     """Return the error and the line that raised it, if possible a line of the model's own files or class."""
     frames = traceback.extract_tb(error.__traceback__)
-    code = ("transformers_modules", f"transformers{os.sep}models{os.sep}")
-    own = (next((frame for frame in reversed(frames) if part in frame.filename), None) for part in code)
+    classes, auto = f"transformers{os.sep}models{os.sep}", f"transformers{os.sep}models{os.sep}auto{os.sep}"
+    code = ("transformers_modules", classes)
+    files = [frame for frame in frames if auto not in frame.filename]
+    own = (next((frame for frame in reversed(files) if part in frame.filename), None) for part in code)
     frame = next(filter(None, own), frames[-1])
     place = f"{Path(frame.filename).name}:{frame.lineno}"
     return f"{type(error).__name__}: {' '.join(str(error).split())} ({place})"

@@ -16,7 +16,7 @@ from ...errors import first_line
 from ...model.difference import relative_difference
 from ...runtime.out_of_memory import out_of_memory
 from ..shared.cached_forward import takes_positions
-from ..shared.compared_gradients import Recomputation, compare_gradients
+from ..shared.compared_gradients import Recomputation, compare_gradients, limit_of_amplification
 from ..shared.layers import windows_of
 from ..shared.model_under_test import ModelUnderTest
 from .allowed import Allowed
@@ -107,8 +107,9 @@ class Agreement:
         yield from _compared_layers("hidden states", found.hidden, expected.hidden, 10 * tolerance)
         yield from _compared_layers("attention weights", found.weights, expected.weights, 10 * tolerance)
         if case["gradients"] == "on":
-            compute, others = partial(self.plain.gradients, case, layout), not self.subject.made_by_forgather
-            recomputed = Recomputation(self.plain.model, compute, "expected", amplifies=others)
+            limit = None if self.subject.made_by_forgather else limit_of_amplification(self.plain.model)
+            compute = partial(self.plain.gradients, case, layout)
+            recomputed = Recomputation(self.plain.model, compute, "expected", limit)
             yield compare_gradients("gradients", found.gradients, expected.gradients, tolerance, recomputed)
 
     def _compared_loss(self, case: Case, layout: Layout, found: Tensor | None, expected: Results) -> Measured:

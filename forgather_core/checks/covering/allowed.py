@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...model.difference import relative_difference, rms_difference
+from ...runtime.out_of_memory import out_of_memory
 from ..shared.compared_gradients import MAX_AMPLIFIED, perturbed_weights
 from ..shared.layers import windows_of
 from ..shared.model_under_test import ModelUnderTest
@@ -32,8 +33,8 @@ _LONG = 129  # maximum length, in tokens, of the text that measures this error
 _PERTURBATIONS = 3
 _ROUNDED = 4  # weights, inputs and results of products, and states of recurrent layers
 _MAX_ERROR = 0.7  # half of the error of unrelated logits
-_SELECTED = 1 / 8  # the share of tokens that may select differently in 16 bits
-_FEW = 16  # tokens; of fewer, half may select differently
+_SELECTED = 1 / 8  # the share of tokens that select differently in 16 bits, in the mean of the loss
+_FEW = 16  # tokens; of fewer, half may select differently, and the median is not stable
 
 
 class Allowed:
@@ -62,6 +63,7 @@ class Allowed:
         self._low_results = low_results or self.low_results
         self._low: dict[str, float] = {}
         self._amplified: dict[int, float] = {}
+        self._refused: set[int] = set()  # lengths of texts
 
     def error(self, case: Case, found: Tensor, expected: Tensor) -> float:
         """Return the error of logits [tokens, vocabulary]."""
@@ -84,40 +86,58 @@ class Allowed:
     def _selects(self) -> bool:
         return not self._subject.made_by_forgather and selects(self._subject)
 
-    @cached_property
-    def _long(self) -> int:
-        return max(int(one) for one in self._levels["length"] if int(one) <= _LONG)
+    def _measured(self, length: int, measure: Callable[[int], float]) -> float:
+        """Return what is measured on a long text or, if a model of others refuses it, on one of `length` tokens."""
+        longest = max(int(one) for one in self._levels["length"] if int(one) <= _LONG)
+        if not (self._subject.made_by_forgather or longest in self._refused):
+            try:
+                return measure(longest)
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                self._refused.add(longest)
+        return measure(longest if self._subject.made_by_forgather else min(length, longest))
 
     def _amplification(self, length: int) -> float:
         """Return the effect of rounding on the logits of a text, as far as the model amplifies errors.
 
         It is measured for rounded weights; inputs and results of their products are rounded, too.
         """
-        length = max(length, self._long)
-        if length not in self._amplified:
-            text, model, changes = self._subject.tokens(2, length), self._plain.model.eval(), [0.0]
-            with torch.no_grad(), Selections() as selections:
-                exact, repeated = (model(text, use_cache=False).logits for _ in range(2))
-            # Otherwise something else than rounding changes the logits.
-            for seed in range(_PERTURBATIONS if torch.equal(exact, repeated) else 0):
-                with torch.no_grad(), perturbed_weights(model, 1, seed), same_selections(selections.found):
-                    changes.append(relative_difference(model(text, use_cache=False).logits, exact))
-            self._amplified[length] = min(_ROUNDED * max(changes), MAX_AMPLIFIED * rounding(model))
-        return self._amplified[length]
+
+        def measure(tokens: int) -> float:
+            if tokens not in self._amplified:
+                self._amplified[tokens] = self._amplification_of(self._subject.tokens(2, tokens))
+            return self._amplified[tokens]
+
+        return measure(length) if length > _LONG else self._measured(length, measure)
+
+    def _amplification_of(self, text: Tensor) -> float:
+        model, changes = self._plain.model.eval(), [0.0]
+        with torch.no_grad(), Selections() as selections:
+            exact, repeated = (model(text, use_cache=False).logits for _ in range(2))
+        # Otherwise something else than rounding changes the logits.
+        for seed in range(_PERTURBATIONS if torch.equal(exact, repeated) else 0):
+            with torch.no_grad(), perturbed_weights(model, 1, seed), same_selections(selections.found):
+                changes.append(relative_difference(model(text, use_cache=False).logits, exact))
+        return min(_ROUNDED * max(changes), MAX_AMPLIFIED * rounding(model))
 
     def _low_error(self, case: Case) -> float:
         """Return the allowed error in 16 bits, or with a quantized cache.
 
         It is a multiple of the error of a call that differs from the plain one only in dtype, cache and length.
         """
-        plain = {**self._base, "dtype": case["dtype"], "length": str(self._long)}
-        if case["cache"] == "quantized":
-            plain |= {"cache": "quantized", "chunks": case["chunks"]}
-        key = case_id(plain)
-        if key not in self._low:
-            error = self._error_of(plain)
-            self._low[key] = min(max(_LOW_ERROR * error, rounding(self._plain.model)), _MAX_ERROR)
-        return self._low[key]
+
+        def measure(tokens: int) -> float:
+            plain = {**self._base, "dtype": case["dtype"], "length": str(tokens)}
+            if case["cache"] == "quantized":
+                plain |= {"cache": "quantized", "chunks": case["chunks"]}
+            key = case_id(plain)
+            if key not in self._low:
+                error = self._error_of(plain)
+                self._low[key] = min(max(_LOW_ERROR * error, rounding(self._plain.model)), _MAX_ERROR)
+            return self._low[key]
+
+        return self._measured(int(case["length"]), measure)
 
     def _error_of(self, plain: Case) -> float:
         layout = layout_for(self._subject, plain)

@@ -112,7 +112,7 @@ def inapplicable_levels(subject: ModelUnderTest, *, promised: bool = True) -> di
         left_out["dropout=on"] = NO_DROPOUT
     if not subject.special_ids:
         left_out["labels=special"] = NO_SPECIAL
-    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+    if not subject.made_by_forgather and "logits_to_keep" not in inspect.signature(model.forward).parameters:
         left_out |= dict.fromkeys(("logits_to_keep=last", "logits_to_keep=indices"), NO_LOGITS_TO_KEEP)
     if not can_skip_logits(model):
         left_out["loss=chunked"] = NO_SKIP_LOGITS

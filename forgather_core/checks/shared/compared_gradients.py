@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...definitions.check import Measured
+from .tolerance import rounding
 
 Gradients = Mapping[str, Tensor]
 _ROUNDINGS = (0.5, 1, 2, 4)  # the changes of weights, in rounding errors
@@ -33,14 +34,19 @@ class Recomputation:
         model: The model that one side of the comparison is computed from. Its weights are changed and restored.
         gradients: Computes this side.
         side: The side.
-        amplifies: Whether the model may amplify rounding errors, as those of others do: the effect of one rounding of
-            each weight is allowed, up to `MAX_AMPLIFIED` times the tolerance.
+        limit: The largest tolerance of a model that may amplify rounding errors, as one that Forgather did not write:
+            the effect of one rounding of each weight is allowed. None allows no amplification.
     """
 
     model: nn.Module
     gradients: Callable[[], Gradients]
     side: Literal["found", "expected"] = "found"
-    amplifies: bool = False
+    limit: float | None = None
+
+
+def limit_of_amplification(model: Any) -> float:
+    """Return the largest tolerance of the gradients of a model that amplifies rounding errors."""
+    return 2 * MAX_AMPLIFIED * rounding(model)
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
@@ -134,7 +140,7 @@ def _explained_by_rounding(
         of_one = max(of_one, change) if roundings <= 1 else of_one
         if number + 1 == _TRIES_WITHOUT_JUMP and largest <= tolerance:
             return error, tolerance + largest
-    return error, tolerance + (min(of_one, MAX_AMPLIFIED * tolerance) if recomputation.amplifies else 0.0)
+    return error, max(tolerance, min(tolerance + of_one, recomputation.limit or 0.0))
 
 
 @contextmanager

@@ -49,10 +49,11 @@ def _is_union(kind: Any) -> bool:
 
 
 def _mappings(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the mapping with one number multiplied by ten, then RoPE whose frequencies depend on the length."""
+    """Yield the mapping with one number ten times as large or small, then RoPE that depends on the length."""
     for name, number in value.items():
         if isinstance(number, (int, float)) and not isinstance(number, bool):
             yield value | {name: 10 * number}
+            yield value | {name: number / 10 if isinstance(number, float) else max(number // 10, 1)}
     if "rope_theta" in value:
         yield {"rope_type": "dynamic", "rope_theta": value["rope_theta"], "factor": 2.0}
 

@@ -25,7 +25,12 @@ def kind_of(model: Any) -> str | None:
         return "relative"
     if any(_RELATIVE.search(name) for name in (*names, *types)):
         return "relative"
-    return "absolute" if any(_ABSOLUTE.search(name) for name in names) else None
+    return "absolute" if any(map(is_position_table, names)) else None
+
+
+def is_position_table(name: str) -> bool:
+    """Return whether a module of this name is a table of positions."""
+    return _ABSOLUTE.search(name) is not None
 
 
 def last_position(subject: ModelUnderTest) -> int | None:
@@ -35,7 +40,7 @@ def last_position(subject: ModelUnderTest) -> int | None:
     """
     positions: int | None = getattr(subject.text_config, "max_position_embeddings", None)
     for name, module in subject.on_meta().named_modules():
-        if not (_ABSOLUTE.search(name) and isinstance(module, nn.Embedding)):
+        if not (is_position_table(name) and isinstance(module, nn.Embedding)):
             continue
         if module.padding_idx is not None:
             return module.num_embeddings - module.padding_idx - 1

@@ -19,7 +19,8 @@ from ...model.difference import relative_difference
 
 SIGMAS = 6  # allowed standard errors of a statistic: a correct one exceeds them with probability 2e-9
 LARGE_EPS = 0.1  # an eps of norms that is large enough to show where it is added
-_OPERATIONS, _LATENT = 10, 4  # sums and products in sequence, in each layer; two products and norms more if latent
+_OPERATIONS = 10  # sums and products in sequence, in each layer
+_LATENT = 4  # latent attention has two more products and two more norms
 
 
 def rounding(model: Any, dtype: torch.dtype = torch.float32, *, tokens: int = 0) -> float:

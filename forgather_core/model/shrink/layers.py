@@ -26,7 +26,7 @@ def shrink_layers(sizes: Sizes) -> None:
     sizes.set("num_hidden_layers", layers)
     for name in _OTHER_DEPTHS:
         if sizes[name] and (depth is None or sizes[name] == depth):
-            sizes.set(name, layers)
+            sizes.limit((name,), layers)
     if rows and layers < len(rows):
         first = [rows.index(kind) for kind in kinds[:layers]]
         chosen = first + first[-1:] * (layers - len(first))  # as for `max_window_layers`, which may be validated

@@ -215,6 +215,7 @@ def test_each_entry_of_a_mapping_has_an_effect_by_itself() -> None:
     theta, factor = ({"rope": value | {name: 100}} for name in ("rope_theta", "factor"))
     dynamic = {"rope": {"rope_type": "dynamic", "rope_theta": 10.0}}
     assert [*_entries("rope", value, [theta, factor, dynamic])] == [
+        ("rope", [dynamic]),
         ("rope.rope_theta", [theta]),
         ("rope.factor", [factor]),
     ]
