@@ -61,6 +61,9 @@ def identity(tensor: Tensor) -> Any:
     """Return a key that is equal for tensors that share all of their memory."""
     if tensor.is_meta or tensor.numel() == 0:
         return id(tensor)
+    if hasattr(tensor, "to_local"):  # a DTensor has no memory of its own
+        local: Tensor = tensor.detach().to_local()  # type: ignore[attr-defined]
+        return (identity(local), tensor.shape) if local.numel() else id(tensor)
     return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 

@@ -163,7 +163,7 @@ def _tasks(fills: Sequence[Fill], seed: int) -> Iterator[Task]:
     """Yield tasks of about one piece each, for all parameters."""
     for fill in fills:
         shape = tuple(fill.tensor.shape) or (1,)
-        local, box = _local(fill)
+        local, box = local_part(fill.tensor, fill.name)
         if 0 in local.shape:
             continue
         local = local.view(1) if local.dim() == 0 else local
@@ -189,7 +189,7 @@ def _fill_rows(part: Callable[..., None], out: Tensor, shape: Shape, box: Box, r
 
 def _needs_whole(fill: Fill) -> bool:
     """Return whether a parameter cannot be filled in pieces: its rule or tensor subclass requires the full tensor."""
-    return fill.rule.needs_whole or not (_is_plain(fill.tensor) or _is_sharded(fill.tensor))
+    return fill.rule.needs_whole or not (_is_plain(fill.tensor) or is_sharded(fill.tensor))
 
 
 def _fill_whole(fill: Fill, seed: int) -> None:
@@ -207,8 +207,8 @@ def _fill_whole(fill: Fill, seed: int) -> None:
             fill.rule.draw(whole)
         if whole.numel():
             _zero_row(fill.rule, whole.view(-1), shape or (1,), 0)
-    if _is_sharded(fill.tensor):
-        local, box = _local(fill)
+    if is_sharded(fill.tensor):
+        local, box = local_part(fill.tensor, fill.name)
         local.copy_(whole[tuple(slice(offset, offset + size) for offset, size in box)])
     else:
         fill.tensor.detach().copy_(whole)
@@ -218,19 +218,24 @@ def _is_plain(tensor: Tensor) -> bool:
     return type(tensor.detach()) is Tensor
 
 
-def _is_sharded(tensor: Any) -> bool:
+def is_sharded(tensor: Any) -> bool:
+    """Return whether a tensor is a `DTensor`, of which each process has a part."""
     return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
 
 
-def _local(fill: Fill) -> tuple[Tensor, Box]:
+def local_part(parameter: Tensor, name: str) -> tuple[Tensor, Box]:
     """Return the local part of a parameter, and its position in the full parameter.
+
+    Args:
+        parameter: A parameter or buffer. That of one process is its own local part.
+        name: Its name, for errors.
 
     Raises:
         ValueError: A placement is neither `Shard` nor `Replicate`.
     """
-    tensor: Any = fill.tensor.detach()
+    tensor: Any = parameter.detach()
     box = [(0, n) for n in tensor.shape] or [(0, 1)]
-    if not _is_sharded(tensor):
+    if not is_sharded(tensor):
         return tensor, box
     from torch.distributed.tensor import Replicate, Shard
 
@@ -250,8 +255,8 @@ def _local(fill: Fill) -> tuple[Tensor, Box]:
         if local.dim() == 0 or tuple(local.shape) == tuple(size for _, size in box):
             return local, box
     raise ValueError(
-        f"'{fill.name}' is sharded as {tensor.placements}, which initialization does not support; "
-        "initialize the model before sharding it, or load a checkpoint"
+        f"'{name}' is sharded as {tensor.placements}, which is not supported; "
+        "initialize the model, or load a checkpoint into it, before sharding it"
     )
 
 

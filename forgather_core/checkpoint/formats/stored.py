@@ -66,7 +66,8 @@ class StoredTensor(ABC):
 
     def read(self, memory: memoryview, start: int) -> None:
         """Fill `memory` with the bytes of the values, starting at byte `start`."""
-        memory[:] = memory_of(self.mapped())[start : start + memory.nbytes]
+        values = self.mapped()  # it may be new, and must outlive its memory
+        memory[:] = memory_of(values)[start : start + memory.nbytes]
 
 
 class WeightFile:

@@ -14,7 +14,9 @@ from ...errors import CheckpointError
 from ...model.tensor_slots import TensorSlot, materialize, replace_tensors, state_of, tensor_slots
 from ...model.wrappers import Wrapped
 from ...parts.table_init import mark_filled
+from ...parts.weight_pieces import is_sharded, local_part
 from ..formats.fp8 import ScaledTensor
+from ..formats.part import PartTensor
 from ..formats.stored import FileTensor, StoredTensor
 from ..report import LoadReport
 from .contents import Contents, contents_for
@@ -43,7 +45,8 @@ def load_checkpoint(
     (`module.`, `_orig_mod.`, ...), and the prefix of the base model may be missing or extra. The model may be wrapped
     (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting); the report lists the names
     of the wrapped model. PEFT adapters are unchanged unless the checkpoint contains them too. With FSDP1 every process
-    must call this function, and each reads the checkpoint.
+    must call this function, and each reads the checkpoint. Of weights that are sharded over a device mesh (FSDP2,
+    tensor parallelism), each process reads its part only, and reports NaN and Inf in its part.
 
     Args:
         path: A model directory, a weight file, an index, or a Hub repository (`owner/name`).
@@ -100,6 +103,9 @@ def load_into(
     if wrapped.has_fsdp and (assign or device is not None):
         problem = "assign and device are not supported with FSDP, which owns the memory of its parameters"
         raise CheckpointError(problem, hint="load without them")
+    if assign and any(is_sharded(slot.tensor) for slot in tensor_slots(wrapped.root)):
+        problem = "assign is not supported for weights that are sharded over processes"
+        raise CheckpointError(problem, hint="load without it")
     adapters = wrapped.adapters()
     with wrapped.full_parameters():
         root, model = wrapped.root, wrapped.base
@@ -252,6 +258,11 @@ def _copy(
     known, copies, found = contents.non_finite, [], set()
     for names, source in plan.fills:
         stored, target = contents[source], state[names[0]]
+        if is_sharded(target):
+            target, box = local_part(target, names[0])
+            if not target.numel():
+                continue  # this process has no part of it
+            stored = stored if target.shape == stored.shape else PartTensor(stored, box)
         is_known = known is not None and stored.dtype == target.dtype and not isinstance(stored, ScaledTensor)
         if is_known and source in (known or ()):
             found.add(names[0])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError
 from ...filesystem.printable import dtype_of, printable_name, shape_of, tensors, truncated_list
 from ...model.tensor_slots import declared_ties, groups_of, tie_targets
+from ...parts.weight_pieces import is_sharded, local_part
 from ..report import MissingTensor, OtherShape, counted_names
 from .contents import Contents, equal_bits
 from .names import mismatch_hint
@@ -97,9 +98,9 @@ def refuse(
     path = checkpoint.path
     for _, source in plan.fills:
         checkpoint[source].check()
-    if sharded := [names[0] for names, _ in plan.fills if hasattr(state[names[0]], "full_tensor")]:
-        hint = "load the checkpoint before sharding the model"
-        raise CheckpointError(f"'{sharded[0]}' of the model is sharded over devices", hint=hint)
+    for filled, _ in plan.fills:
+        if is_sharded(state[filled[0]]):
+            _refuse_placement(filled[0], state[filled[0]])
     wrong = [
         f"{source} (expected {dtype_of(state[names[0]].dtype)}, got {dtype_of(checkpoint[source].dtype)})"
         for names, source in plan.fills
@@ -125,6 +126,19 @@ def refuse(
         if problems := [counted_names(names, predicate) for names, predicate in kinds if names]:
             problem = f"does not fit the model: {'; '.join(problems)}; nothing was loaded"
             raise UnmatchedTensorsError(problem, file=path, hint=_NOT_STRICT)
+
+
+def _refuse_placement(name: str, tensor: Tensor) -> None:
+    """Check that the part of a sharded tensor that this process has is a box of the whole tensor.
+
+    Raises:
+        CheckpointError: It is sharded in another way.
+    """
+    try:
+        local_part(tensor, name)
+    except ValueError as error:
+        problem, _, hint = str(error).partition("; ")
+        raise CheckpointError(problem, hint=hint) from None
 
 
 def few_matched(plan: Plan, state: Mapping[str, Tensor], path: object) -> str | None:
