@@ -34,7 +34,7 @@ _PERTURBATIONS = 3
 _ROUNDED = 4  # weights, inputs and results of products, and states of recurrent layers
 _MAX_ERROR = 0.7  # half of the error of unrelated logits
 _SELECTED = 1 / 8  # the share of tokens that select differently in 16 bits, in the mean of the loss
-_FEW = 16  # tokens; of fewer, half may select differently, and the median is not stable
+_FEW = 16  # tokens; of fewer, half may select differently, and their errors are not those of many
 
 
 class Allowed:
@@ -87,7 +87,7 @@ class Allowed:
         return not self._subject.made_by_forgather and selects(self._subject)
 
     def _measured(self, length: int, measure: Callable[[int], float]) -> float:
-        """Return what is measured on a long text or, if a model of others refuses it, on one of `length` tokens."""
+        """Return the measurement of a long text or, if a model of others refuses it, of one of `length` tokens."""
         longest = max(int(one) for one in self._levels["length"] if int(one) <= _LONG)
         if not (self._subject.made_by_forgather or longest in self._refused):
             try:
@@ -137,7 +137,11 @@ class Allowed:
                 self._low[key] = min(max(_LOW_ERROR * error, rounding(self._plain.model)), _MAX_ERROR)
             return self._low[key]
 
-        return self._measured(int(case["length"]), measure)
+        length = int(case["length"])
+        error = self._measured(length, measure)
+        # Of few tokens, those that a cache has quantized may be a larger part.
+        few = case["cache"] == "quantized" and length < _FEW and not self._subject.made_by_forgather
+        return max(error, measure(length)) if few else error
 
     def _error_of(self, plain: Case) -> float:
         layout = layout_for(self._subject, plain)
